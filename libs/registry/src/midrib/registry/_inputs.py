@@ -1,0 +1,70 @@
+"""What a backbone takes: declared at registration, carried by the wire, read by the preprocessing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+
+@dataclass(frozen=True)
+class TensorInput:
+    """Rows of one shape and element type.
+
+    shape: one row's shape, without the batch dimension; None is any length.
+    dtype: numpy's name of the element type, such as "float32", "bfloat16" or "int64".
+    """
+
+    shape: tuple[int | None, ...]
+    dtype: str = "float32"
+
+    @property
+    def tensor(self) -> TensorInput:
+        """The tensor that the backbone takes: this one."""
+        return self
+
+
+@dataclass(frozen=True)
+class ImageInput:
+    """RGB images, resized and centre-cropped to size x size, scaled to 0..1, then (x - mean) / std.
+
+    size: height and width in pixels.  mean, std: one value a channel, on the 0..1 scale.
+    interpolation: "bicubic" or "bilinear".  crop: the share of the resized side that the crop keeps, 0 < crop <= 1.
+    """
+
+    size: int
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    interpolation: str = "bicubic"
+    crop: float = 0.875
+
+    @property
+    def tensor(self) -> TensorInput:
+        """The tensor that the backbone takes: [3, size, size], float32."""
+        return TensorInput((3, self.size, self.size))
+
+
+@dataclass(frozen=True)
+class TextInput:
+    """Strings, turned into at most max_tokens token ids a row, padded with id 0."""
+
+    max_tokens: int
+
+    @property
+    def tensor(self) -> TensorInput:
+        """The tensor that the backbone takes: [tokens], int64, 0 where padded."""
+        return TensorInput((None,), "int64")
+
+
+@dataclass(frozen=True)
+class AudioInput:
+    """Mono clips, resampled to rate samples a second."""
+
+    rate: int
+
+    @property
+    def tensor(self) -> TensorInput:
+        """The tensor that the backbone takes: [samples], float32 in -1..1."""
+        return TensorInput((None,))
+
+
+InputSpec: TypeAlias = TensorInput | ImageInput | TextInput | AudioInput
