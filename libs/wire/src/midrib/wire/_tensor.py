@@ -1,0 +1,111 @@
+"""numpy arrays <-> Tensor messages."""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import Any, TypeAlias, cast
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from midrib.v1 import tensor_pb2
+from midrib.wire._errors import InvalidInputError
+
+Array: TypeAlias = NDArray[Any]
+
+MAX_RANK = 8
+_MAX_BYTES = 2**63 - 1
+
+_DTYPES: dict[int, np.dtype[Any]] = {
+    tensor_pb2.DATA_TYPE_FLOAT32: np.dtype("<f4"),
+    tensor_pb2.DATA_TYPE_FLOAT16: np.dtype("<f2"),
+    tensor_pb2.DATA_TYPE_BFLOAT16: np.dtype(ml_dtypes.bfloat16),
+    tensor_pb2.DATA_TYPE_FLOAT64: np.dtype("<f8"),
+    tensor_pb2.DATA_TYPE_INT8: np.dtype("i1"),
+    tensor_pb2.DATA_TYPE_UINT8: np.dtype("u1"),
+    tensor_pb2.DATA_TYPE_INT16: np.dtype("<i2"),
+    tensor_pb2.DATA_TYPE_INT32: np.dtype("<i4"),
+    tensor_pb2.DATA_TYPE_INT64: np.dtype("<i8"),
+    tensor_pb2.DATA_TYPE_BOOL: np.dtype("?"),
+}
+_CODES = {dtype: code for code, dtype in _DTYPES.items()}
+_NAMES = ", ".join(sorted(dtype.name for dtype in _CODES))
+
+
+def dtype_from_code(code: int, *, field: str = "dtype") -> np.dtype[Any]:
+    """The numpy type of a DataType; bfloat16 is ml_dtypes' own.
+
+    Raises InvalidInputError where the code is unspecified or unknown; field names the place in the message.
+    """
+    dtype = _DTYPES.get(code)
+    if dtype is None:
+        got = "unspecified" if code == tensor_pb2.DATA_TYPE_UNSPECIFIED else f"unknown ({code})"
+        raise InvalidInputError(f"{field} is {got}: set it to one of {_NAMES}", field=field)
+    return dtype
+
+
+def code_from_dtype(dtype: str | np.dtype[Any] | type) -> tensor_pb2.DataType:
+    """The DataType of a numpy type or of its name ("bfloat16" included).
+
+    Raises InvalidInputError where the wire has no such type.
+    """
+    try:
+        code = _CODES.get(np.dtype(dtype).newbyteorder("<"))
+    except TypeError:
+        code = None
+    if code is None:
+        raise InvalidInputError(f"dtype {dtype!s} cannot travel: convert to one of {_NAMES}", field="dtype")
+    return cast(tensor_pb2.DataType, code)
+
+
+def encode_tensor(array: Array) -> tensor_pb2.Tensor:
+    """The message of an array of any layout and byte order; one copy.
+
+    Raises InvalidInputError for an element type or a rank that the wire does not have.
+    """
+    if array.ndim > MAX_RANK:
+        raise InvalidInputError(
+            f"array has {array.ndim} dimensions, at most {MAX_RANK} can travel: reshape it", field="shape"
+        )
+    code = code_from_dtype(array.dtype)
+    little = array if sys.byteorder == "little" and array.dtype.isnative else array.astype(_DTYPES[code])
+    return tensor_pb2.Tensor(dtype=code, shape=array.shape, data=little.tobytes())
+
+
+def decode_tensor(message: tensor_pb2.Tensor, *, field: str = "tensor") -> Array:
+    """The array of a message: a read-only view of its bytes, no copy.
+
+    field: where the tensor stands in its request, for the error.
+    Raises InvalidInputError, naming the field, where dtype, shape and bytes do not agree.
+    """
+    dtype = dtype_from_code(message.dtype, field=f"{field}.dtype")
+    shape = tuple(message.shape)
+    expected = checked_size(shape, dtype.itemsize, field=f"{field}.shape")
+    if len(message.data) != expected:
+        raise InvalidInputError(
+            f"{field}.data has {len(message.data)} bytes, shape {list(shape)} of {dtype.name} "
+            f"takes {expected}: send exactly product(shape) x itemsize bytes",
+            field=f"{field}.data",
+        )
+    array = np.frombuffer(message.data, dtype=dtype)
+    if dtype == np.bool_ and array.view(np.uint8).max(initial=0) > 1:
+        raise InvalidInputError(
+            f"{field}.data has bytes over 1: a bool is one byte, 0 or 1", field=f"{field}.data"
+        )
+    return array.reshape(shape)
+
+
+def checked_size(shape: tuple[int, ...], itemsize: int, *, field: str) -> int:
+    """The bytes that a shape takes; raises InvalidInputError for a shape that no tensor has."""
+    if len(shape) > MAX_RANK:
+        raise InvalidInputError(
+            f"{field} has {len(shape)} dimensions, at most {MAX_RANK} are allowed", field=field
+        )
+    if any(size < 0 for size in shape):
+        raise InvalidInputError(f"{field} is {list(shape)}: no dimension may be negative", field=field)
+    # Zeros are left out: [0, 2**62, 2**62] is empty, yet no array library can hold its shape.
+    if math.prod(size for size in shape if size) * itemsize > _MAX_BYTES:
+        raise InvalidInputError(f"{field} is {list(shape)}: its size overflows 63 bits", field=field)
+    return math.prod(shape) * itemsize
