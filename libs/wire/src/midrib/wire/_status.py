@@ -60,8 +60,7 @@ def status_to_error(status: status_pb2.Status) -> MidribError:
     request = error_details_pb2.BadRequest()
     for detail in status.details:
         for message in (info, retry, request):
-            if detail.Is(message.DESCRIPTOR):
-                detail.Unpack(message)
+            detail.Unpack(message)  # does nothing for a detail of another type
     kind = _BY_REASON.get(info.reason) if info.domain == DOMAIN else None
     if kind is None or kind.code != status.code:
         kind = _BY_CODE.get(status.code, MidribError)
