@@ -1,0 +1,77 @@
+"""Several registries, searched left to right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from midrib.registry._entry import Entry
+from midrib.registry._lookup import AbstractRegistry, Entries, Keys
+from midrib.registry._plugins import PluginFailure
+from midrib.registry._registry import Registry
+from midrib.registry._selection import Selection
+
+
+class ConcatRegistry(AbstractRegistry):
+    """Several registries, searched left to right: the first that knows a key answers.
+
+    What is registered through it goes to the leftmost Registry.
+    """
+
+    def __init__(self, *registries: AbstractRegistry) -> None:
+        flat = [part.registries if isinstance(part, ConcatRegistry) else (part,) for part in registries]
+        self.registries: tuple[AbstractRegistry, ...] = tuple(part for group in flat for part in group)
+        self.name = "+".join(part.name for part in self.registries)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Register in the leftmost Registry; see Registry."""
+        return self._own()(*args, **kwargs)
+
+    def remove(self, key: str, **metadata: Any) -> None:
+        """Remove from the leftmost Registry, so that what it shadowed appears; see Registry.remove."""
+        self._own().remove(key, **metadata)
+
+    @contextmanager
+    def temporary(self) -> Iterator[ConcatRegistry]:
+        """Undo, on leaving, every registration and removal made meanwhile; for tests."""
+        with ExitStack() as stack:
+            for part in self.registries:
+                if isinstance(part, Registry):
+                    stack.enter_context(part.temporary())
+            yield self
+
+    def layers(self, key: str, **metadata: Any) -> Iterator[Entries]:
+        return (layer for part in self.registries for layer in part.layers(key, **metadata))
+
+    def open_layers(self, key: str, **metadata: Any) -> Iterator[Entries]:
+        return (layer for part in self.registries for layer in part.open_layers(key, **metadata))
+
+    def entries(self, selection: Selection) -> Iterator[Entry]:
+        """What can be reached: an entry of the same identity further left hides one further right."""
+        seen: dict[str, list[Entry]] = {}
+        for part in self.registries:
+            fresh = [e for e in part.entries(selection) if all(e.tags != s.tags for s in seen.get(e.key, ()))]
+            for entry in fresh:
+                seen.setdefault(entry.key, []).append(entry)
+            yield from fresh
+
+    def nearby(self, key: str) -> Keys:
+        return [near for part in self.registries for near in part.nearby(key)]
+
+    def install_hint(self, key: str) -> str | None:
+        return next(filter(None, (part.install_hint(key) for part in self.registries)), None)
+
+    @property
+    def plugin_failures(self) -> tuple[PluginFailure, ...]:
+        return tuple(failure for part in self.registries for failure in part.plugin_failures)
+
+    def refresh(self) -> None:
+        for part in self.registries:
+            part.refresh()
+
+    def _own(self) -> Registry:
+        for part in self.registries:
+            if isinstance(part, Registry):
+                return part
+        raise TypeError(f"{self!r} holds no Registry that could be registered in: add one on the left")

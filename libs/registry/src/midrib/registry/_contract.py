@@ -1,0 +1,92 @@
+"""What a loader owes its caller: (module, num_features). Duck-typed, so that no tensor library is needed."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import operator
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from midrib.registry._errors import ContractError, MissingLibraryError
+
+if TYPE_CHECKING:
+    from midrib.registry._entry import Entry
+
+
+def call_loader(entry: Entry, kwargs: dict[str, Any]) -> tuple[Any, int]:
+    """Call the entry's loader with kwargs; return its (module, num_features), checked.
+
+    Raises MissingLibraryError with the install line, TypeError for arguments that the loader does not take,
+    ContractError for what it should not have returned.
+    """
+    if missing := missing_libraries(entry.requires):
+        raise _missing(entry, missing)
+    _check_arguments(entry, kwargs)
+    return _check_returned(entry, entry.fn(**kwargs))
+
+
+def missing_libraries(requires: Iterable[str]) -> tuple[str, ...]:
+    """Those of the importable names that are not installed; nothing is imported to find out."""
+    return tuple(name for name in requires if not _is_installed(name))
+
+
+def install_line(requires: Iterable[str], install: str | None) -> str:
+    """The command that installs what an entry needs."""
+    return f"pip install {install or ' '.join(requires)}"
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ModuleNotFoundError, ValueError):  # a missing parent package; a module without a spec
+        return False
+
+
+def _missing(entry: Entry, missing: tuple[str, ...]) -> MissingLibraryError:
+    line = install_line(entry.requires, entry.install)
+    return MissingLibraryError(
+        f"backbone {entry.key!r} needs {', '.join(missing)}, not installed here: {line}", name=missing[0]
+    )
+
+
+def _check_arguments(entry: Entry, kwargs: dict[str, Any]) -> None:
+    try:
+        signature = inspect.signature(entry.fn)
+    except (TypeError, ValueError):  # some builtins have none
+        return
+    try:
+        signature.bind(**kwargs)
+    except TypeError as error:
+        raise TypeError(f"backbone {entry.key!r}: {error}; its loader takes {signature}") from None
+
+
+def _check_returned(entry: Entry, returned: object) -> tuple[Any, int]:
+    owed = "(module, num_features)"
+    if not isinstance(returned, tuple) or len(returned) != 2:
+        raise ContractError(f"the loader of {entry.key!r} returned {_shown(returned)}, expected {owed}")
+    module, width = returned
+    if not callable(module):
+        raise ContractError(
+            f"the loader of {entry.key!r} returned {_shown(module)} as its module, expected a callable"
+        )
+    try:
+        num_features = operator.index(width)
+    except TypeError:
+        num_features = 0
+    if isinstance(width, bool) or num_features < 1:
+        raise ContractError(
+            f"the loader of {entry.key!r} returned num_features={width!r}, expected a positive int"
+        )
+    if entry.num_features not in (None, num_features):
+        raise ContractError(
+            f"the loader of {entry.key!r} returned num_features={num_features}, but its registration declares "
+            f"{entry.num_features}: correct one of them"
+        )
+    return module, num_features
+
+
+def _shown(value: object) -> str:
+    kind = type(value).__name__
+    return f"a tuple of {len(value)}" if isinstance(value, tuple) else f"{value!r:.80} of type {kind}"

@@ -1,0 +1,156 @@
+"""One registration: a name, its loader, and what was declared about it."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+from typing import Any, TypeAlias
+
+from midrib.registry._contract import call_loader
+from midrib.registry._inputs import InputSpec
+from midrib.registry._place import Place, caller_frame
+
+Loader: TypeAlias = Callable[..., Any]
+
+# What a registration may declare besides free metadata: it describes an entry, and does not tell two apart.
+_DECLARED = (
+    "input",
+    "num_features",
+    "providers",
+    "license",
+    "aliases",
+    "deprecated_aliases",
+    "requires",
+    "install",
+)
+_warned: set[tuple[str, str]] = set()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A loader under its name.
+
+    tags: the free metadata, sorted by name; with the key, it is the entry's identity.
+    place: where it was registered.
+    """
+
+    name: str
+    fn: Loader
+    place: Place
+    namespace: str | None = None
+    input: InputSpec | None = None
+    num_features: int | None = None
+    providers: tuple[Any, ...] = ()
+    license: str | None = None
+    aliases: tuple[str, ...] = ()
+    deprecated_aliases: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
+    install: str | None = None
+    tags: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def key(self) -> str:
+        """namespace/name, or the name alone where there is no namespace."""
+        return self._within(self.name)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The name and its aliases, old ones included, without the namespace."""
+        return (self.name, *self.aliases, *self.deprecated_aliases)
+
+    @property
+    def claims(self) -> tuple[str, ...]:
+        """The keys that this entry answers to, each with its namespace."""
+        return tuple(self._within(name) for name in self.names)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """All that was declared at registration, by its keyword."""
+        declared = {name: getattr(self, name) for name in ("namespace", *_DECLARED)}
+        return {name: value for name, value in declared.items() if value not in (None, ())} | dict(self.tags)
+
+    def __getitem__(self, field: str) -> Any:
+        """entry["fn"], entry["name"], entry["metadata"]: how Lightning Flash's users read an entry."""
+        if field not in ("fn", "name", "metadata"):
+            raise KeyError(field)
+        return getattr(self, field)
+
+    def fits(self, wanted: dict[str, Any]) -> bool:
+        """Whether everything wanted was declared so; None asks that it was not declared."""
+        declared = self.metadata
+        return all(
+            (
+                value in self.providers
+                if name == "providers" and value in self.providers
+                else declared.get(name) == value
+            )
+            for name, value in wanted.items()
+        )
+
+    def load(self, **kwargs: Any) -> tuple[Any, int]:
+        """Call the loader and check what it returns; see AbstractRegistry.load."""
+        return call_loader(self, kwargs)
+
+    def warn_if_deprecated(self, key: str) -> None:
+        """Warn, once in this process, that the key is an old name of this entry."""
+        old = {*self.deprecated_aliases, *map(self._within, self.deprecated_aliases)}
+        if key in old and (key, self.key) not in _warned:
+            _warned.add((key, self.key))
+            message = f"{key!r} is an old name and will go: use {self.key!r}"
+            warnings.warn(message, DeprecationWarning, stacklevel=caller_frame()[1] + 1)
+
+    def _within(self, name: str) -> str:
+        return f"{self.namespace}/{name}" if self.namespace else name
+
+
+def declare(fn: Loader, name: str | None, place: Place, **declared: Any) -> Entry:
+    """Check a registration and make it an entry.
+
+    Raises TypeError for what is not callable, and TypeError or ValueError for names that cannot be looked up.
+    """
+    if not callable(fn):
+        raise TypeError(
+            f"a loader must be callable, got {fn!r}: register a function that returns (module, num_features)"
+        )
+    own = {f.name for f in fields(Entry)}
+    known = {key: declared.pop(key) for key in list(declared) if key in own - {"tags", "place"}}
+    for key in ("providers", "aliases", "deprecated_aliases", "requires"):
+        known[key] = _as_tuple(known.get(key))
+    entry = Entry(name or _name_of(fn), fn, place, tags=tuple(sorted(declared.items())), **known)
+    for part in (*entry.names, *([entry.namespace] if entry.namespace is not None else [])):
+        _check_name(part)
+    _check_num_features(entry)
+    return entry
+
+
+def _as_tuple(value: Any) -> tuple[Any, ...]:
+    if value is None:
+        return ()
+    return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
+
+
+def _name_of(fn: Any) -> str:
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    name: str | None = getattr(fn, "__name__", None)
+    if name is None or name == "<lambda>":
+        raise ValueError(f"{fn!r} has no name of its own: pass name=...")
+    return name
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str):
+        raise TypeError(f"a name must be a str, got {name!r} of type {type(name).__name__}")
+    if not name or "://" in name or name != name.strip("/ \t\n"):
+        raise ValueError(
+            f"got the name {name!r}: a name is not empty, has no slash or blank at its ends, and no '://' (a URL is "
+            "opened, not registered)"
+        )
+
+
+def _check_num_features(entry: Entry) -> None:
+    width = entry.num_features
+    if width is not None and (isinstance(width, bool) or not isinstance(width, int) or width < 1):
+        raise ValueError(f"{entry.key!r} declares num_features={width!r}: it must be a positive int")

@@ -1,0 +1,185 @@
+"""Everything that reads a registry, over the few methods in which registries differ."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
+
+from midrib.registry import _description
+from midrib.registry._description import Description, Explanation
+from midrib.registry._entry import Entry, Loader
+from midrib.registry._errors import AmbiguousKeyError
+from midrib.registry._plugins import PluginFailure
+from midrib.registry._resolvers import is_url, resolve
+from midrib.registry._selection import Selection, as_patterns, natural
+from midrib.registry._unknown import unknown_key
+
+if TYPE_CHECKING:
+    from midrib.registry._concat import ConcatRegistry
+
+Entries: TypeAlias = tuple[Entry, ...]
+Keys: TypeAlias = list[str]
+
+
+class AbstractRegistry(ABC):
+    """Names to loaders: what Registry, ConcatRegistry and ExternalRegistry have in common."""
+
+    name: str
+
+    @abstractmethod
+    def layers(self, key: str, **metadata: Any) -> Iterator[Entries]:
+        """The entries known under this key, one group per registry, left to right, no group empty; found lazily."""
+
+    @abstractmethod
+    def entries(self, selection: Selection) -> Iterator[Entry]:
+        """The entries that the selection takes, in any order."""
+
+    def open_layers(
+        self, key: str, **metadata: Any
+    ) -> Iterator[Entries]:  # noqa: ARG002 (for those that have them)
+        """Entries that may exist: from catalogues that cannot list their names, and so are asked last."""
+        return iter(())
+
+    def nearby(self, key: str) -> Keys:  # noqa: ARG002
+        """The keys that a mistyped key is compared with."""
+        return [spelling for entry in self.entries(Selection()) for spelling in {entry.key, entry.name}]
+
+    def install_hint(self, key: str) -> str | None:  # noqa: ARG002
+        """The command that installs what would provide this key, if a package is known to."""
+        return None
+
+    @property
+    def plugin_failures(self) -> tuple[PluginFailure, ...]:
+        """The plugins that could not be loaded, each with its reason."""
+        return ()
+
+    def refresh(self) -> None:
+        """Look again for plugins; does nothing where there are none."""
+        return
+
+    @overload
+    def get(
+        self, key: str, with_metadata: Literal[False] = ..., strict: Literal[True] = ..., **metadata: Any
+    ) -> Loader: ...
+    @overload
+    def get(
+        self, key: str, with_metadata: Literal[True], strict: Literal[True] = ..., **metadata: Any
+    ) -> Entry: ...
+    @overload
+    def get(
+        self, key: str, with_metadata: Literal[False] = ..., *, strict: Literal[False], **metadata: Any
+    ) -> list[Loader]: ...
+    @overload
+    def get(
+        self, key: str, with_metadata: Literal[True], strict: Literal[False], **metadata: Any
+    ) -> list[Entry]: ...
+
+    def get(self, key: str, with_metadata: bool = False, strict: bool = True, **metadata: Any) -> Any:
+        """The loader that the key leads to.
+
+        key: "name", "namespace/name", or a URL that an installed resolver opens.
+        with_metadata: the whole Entry, instead of its loader.
+        strict: one match, or an error; False: a list of all matches, left to right.
+        metadata: what the entry must declare; namespace=None picks the one without a namespace.
+        Raises UnknownKeyError, AmbiguousKeyError (both are KeyError); warns once of a deprecated name.
+        """
+        found = self._find(key, metadata) if strict else self._find_all(key, metadata)
+        if strict and len(found) > 1:
+            raise _ambiguous(self, key, found)
+        for entry in found:
+            entry.warn_if_deprecated(key)
+        wanted = [entry if with_metadata else entry.fn for entry in found]
+        return wanted[0] if strict else wanted
+
+    def load(self, key: str, **kwargs: Any) -> tuple[Any, int]:
+        """Call the loader that the key leads to, and check what it returns: (module, num_features).
+
+        Raises what get raises; MissingLibraryError with the install line; TypeError for arguments that the loader
+        does not take; ContractError, saying what came instead.
+        """
+        return self.get(key, with_metadata=True).load(**kwargs)
+
+    def describe(self, key: str, **metadata: Any) -> Description:
+        """What is declared under the key, and whether it can be loaded here."""
+        return _description.describe(self._one(key, metadata))
+
+    def explain(self, key: str, **metadata: Any) -> Explanation:
+        """The description, and where the entry comes from: file:line, package and version, what it shadows."""
+        entry = self._one(key, metadata)
+        shadowed = [other for layer in list(self._candidates(key, metadata))[1:] for other in layer]
+        return _description.explain(entry, shadowed)
+
+    def available_keys(self) -> Keys:
+        """Every key once, in natural order: the namespace and the name."""
+        return sorted({entry.key for entry in self.entries(Selection())}, key=natural)
+
+    def __contains__(self, key: object) -> bool:
+        """Whether the key is known to lead to an entry; a URL never is, for only opening it can tell."""
+        return isinstance(key, str) and any(True for _ in self.layers(key))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self.entries(Selection()))
+
+    def __iter__(self) -> Iterator[str]:
+        """One key for each entry, in natural order."""
+        return iter(sorted((entry.key for entry in self.entries(Selection())), key=natural))
+
+    def __add__(self, other: AbstractRegistry) -> ConcatRegistry:
+        """Both registries, searched left to right."""
+        from midrib.registry._concat import ConcatRegistry
+
+        return ConcatRegistry(self, other) if isinstance(other, AbstractRegistry) else NotImplemented
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r})"
+
+    def _candidates(self, key: str, metadata: dict[str, Any]) -> Iterator[Entries]:
+        if is_url(key):
+            return iter([(resolve(key),)])
+        return chain(self.layers(key, **metadata), self.open_layers(key, **metadata))
+
+    def _find(self, key: str, metadata: dict[str, Any]) -> Entries:
+        for found in self._candidates(key, metadata):
+            return found
+        raise unknown_key(self, key, metadata)
+
+    def _find_all(self, key: str, metadata: dict[str, Any]) -> Entries:
+        found = tuple(chain.from_iterable(self._candidates(key, metadata)))
+        if not found:
+            raise unknown_key(self, key, metadata)
+        return found
+
+    def _one(self, key: str, metadata: dict[str, Any]) -> Entry:
+        found = self._find(key, metadata)
+        if len(found) > 1:
+            raise _ambiguous(self, key, found)
+        return found[0]
+
+    # Last, for within the class its name hides the builtin from the annotations that follow.
+    def list(
+        self,
+        pattern: str | Iterable[str] | None = None,
+        *,
+        exclude: str | Iterable[str] | None = None,
+        catalogues: bool = True,
+        **metadata: Any,
+    ) -> tuple[Description, ...]:
+        """Describe the entries that match, in natural order.
+
+        pattern, exclude: one wildcard or several, matched with the key and with the name: "*vit*", ["mlp-*", "image/*"].
+        catalogues: False leaves out whole catalogues (ExternalRegistry), whose names may take seconds to find.
+        metadata: what the entries must declare, such as namespace="image/classification".
+        """
+        selection = Selection(as_patterns(pattern), as_patterns(exclude), catalogues, metadata)
+        chosen = sorted(self.entries(selection), key=lambda entry: natural(entry.key))
+        return tuple(map(_description.describe, chosen))
+
+
+def _ambiguous(registry: AbstractRegistry, key: str, found: Entries) -> AmbiguousKeyError:
+    lines = "".join(f"\n  {entry.key} {entry.metadata} ({entry.place})" for entry in found)
+    return AmbiguousKeyError(
+        f"{key!r} leads to {len(found)} entries of {registry!r}: say more of the key, or pass the metadata that tells "
+        f"them apart (such as namespace=...), or strict=False for all{lines}"
+    )

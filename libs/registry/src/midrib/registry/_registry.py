@@ -1,0 +1,177 @@
+"""A registry that one registers in."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar, overload
+
+from midrib.registry._entry import Entry, declare
+from midrib.registry._errors import DuplicateKeyError
+from midrib.registry._lookup import AbstractRegistry, Entries
+from midrib.registry._place import calling_place
+from midrib.registry._plugins import PluginFailure, Plugins
+from midrib.registry._selection import Selection
+from midrib.registry._unknown import unknown_key
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Registry(AbstractRegistry):
+    """Names to loaders, each with what is declared about it. Thread-safe; picklable where its loaders are.
+
+    name: what error messages call it.
+    plugins: the entry-point group through which other packages add to it, searched at the first look-up.
+    """
+
+    def __init__(self, name: str, *, plugins: str | None = None) -> None:
+        self.name = name
+        self._plugins = Plugins(plugins)
+        self._index: dict[str, Entries] = {}  # by every spelling that leads to an entry
+        self._entries: Entries = ()
+        self._journals: dict[int, list[tuple[Entry, Entry | None]]] = {}  # by thread: (added, replaced)
+        self._lock = threading.RLock()
+
+    @overload
+    def __call__(self, fn: F, name: str | None = ..., *, override: bool = ..., **declared: Any) -> F: ...
+    @overload
+    def __call__(
+        self, fn: None = ..., name: str | None = ..., *, override: bool = ..., **declared: Any
+    ) -> Callable[[F], F]: ...
+
+    def __call__(
+        self, fn: Any = None, name: str | None = None, *, override: bool = False, **declared: Any
+    ) -> Any:
+        """Register a loader: @R, @R(name=..., namespace=...), or R(fn, name=..., namespace=...). Returns fn itself.
+
+        name: the function's own by default; a lambda needs one.  namespace: data_type/task_type.
+        override: replace the entry of the same name, namespace and metadata, instead of refusing.
+        declared: input (an InputSpec), num_features (the width of a row out), providers, license, aliases,
+        deprecated_aliases (old names, which warn once), requires (importable libraries that the loader needs),
+        install (the requirement that brings them, by default requires); whatever else is free metadata, and with the
+        key tells entries apart.
+        Raises DuplicateKeyError (a ValueError) that names both places of registration; TypeError, ValueError for
+        what cannot be a loader or a name.
+        """
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"`name` must be a str, got {name!r} of type {type(name).__name__}")
+        if fn is None:
+            return lambda decorated: self(decorated, name, override=override, **declared)
+        self.add(declare(fn, name, calling_place(), **declared), override=override)
+        return fn
+
+    def add(self, entry: Entry, *, override: bool = False) -> None:
+        """Register an entry made elsewhere, such as another registry's.  Raises DuplicateKeyError."""
+        with self._lock:
+            replaced = self._same(entry)
+            if replaced and not (override and replaced.key == entry.key):
+                raise _duplicate(self, entry, replaced)
+            if replaced:
+                self._discard(replaced)
+            self._insert(entry)
+            self._journals.get(threading.get_ident(), []).append((entry, replaced))
+
+    def remove(self, key: str, **metadata: Any) -> None:
+        """Remove every entry that the key and the metadata lead to.  Raises UnknownKeyError if there is none."""
+        self._plugins.discover(self)
+        with self._lock:
+            found = self._lookup(key, metadata)
+            if not found:
+                raise unknown_key(self, key, metadata)
+            for entry in found:
+                self._discard(entry)
+
+    @contextmanager
+    def temporary(self) -> Iterator[Registry]:
+        """Undo, on leaving, every registration and removal made meanwhile; for tests."""
+        self._plugins.discover(self)
+        with self._lock:
+            entries, index = self._entries, dict(self._index)
+        try:
+            yield self
+        finally:
+            with self._lock:
+                self._entries, self._index = entries, index
+
+    def layers(self, key: str, **metadata: Any) -> Iterator[Entries]:
+        self._plugins.discover(self)
+        with self._lock:
+            found = self._lookup(key, metadata)
+        return iter((found,) if found else ())
+
+    def entries(self, selection: Selection) -> Iterator[Entry]:
+        self._plugins.discover(self)
+        return filter(selection.takes, self._entries)
+
+    @property
+    def plugin_failures(self) -> tuple[PluginFailure, ...]:
+        """The plugins that could not be loaded, each with its reason; refresh() tries them again."""
+        self._plugins.discover(self)
+        return tuple(self._plugins.failures.values())
+
+    def refresh(self) -> None:
+        """Look again for plugins: packages installed since the first look-up, and plugins that failed."""
+        self._plugins.forget()
+        self._plugins.discover(self)
+
+    def copy_into(self, other: Registry) -> None:
+        """Register all of these entries in another registry."""
+        for entry in self.entries(Selection()):
+            other.add(entry)
+
+    @contextmanager
+    def all_or_none(self) -> Iterator[None]:
+        """Undo what this thread registers within, if it ends in an error."""
+        journal = self._journals[threading.get_ident()] = []
+        try:
+            yield
+        except BaseException:
+            with self._lock:
+                for added, replaced in reversed(journal):
+                    self._discard(added)
+                    if replaced:
+                        self._insert(replaced)
+            raise
+        finally:
+            del self._journals[threading.get_ident()]
+
+    def _same(self, entry: Entry) -> Entry | None:
+        for claim in entry.claims:
+            for other in self._index.get(claim, ()):
+                if claim in other.claims and other.tags == entry.tags:
+                    return other
+        return None
+
+    def _lookup(self, key: str, metadata: dict[str, Any]) -> Entries:
+        found = tuple(entry for entry in self._index.get(key, ()) if entry.fits(metadata))
+        # A namespace/name is never made ambiguous by a bare name elsewhere that merely looks like it.
+        return tuple(entry for entry in found if entry.namespace and key in entry.claims) or found
+
+    def _insert(self, entry: Entry) -> None:
+        self._entries += (entry,)
+        for spelling in {*entry.names, *entry.claims}:
+            self._index[spelling] = (*self._index.get(spelling, ()), entry)
+
+    def _discard(self, entry: Entry) -> None:
+        self._entries = tuple(other for other in self._entries if other is not entry)
+        for spelling in {*entry.names, *entry.claims}:
+            self._index[spelling] = tuple(
+                other for other in self._index.get(spelling, ()) if other is not entry
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        with self._lock:
+            return {name: value for name, value in vars(self).items() if name != "_lock"} | {"_journals": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.RLock())
+
+
+def _duplicate(registry: Registry, entry: Entry, other: Entry) -> DuplicateKeyError:
+    shared = next(claim for claim in entry.claims if claim in other.claims)
+    told = f" with {dict(entry.tags)}" if entry.tags else ""
+    return DuplicateKeyError(
+        f"{shared!r}{told} is already in {registry!r}: registered at {other.place}, and again at {entry.place}; "
+        "choose another name, or pass override=True to replace the first"
+    )

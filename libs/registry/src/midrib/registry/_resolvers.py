@@ -1,0 +1,40 @@
+"""URL-like names, opened by what other packages install under the entry-point group midrib.resolvers."""
+
+from __future__ import annotations
+
+import functools
+import re
+
+from midrib.registry._entry import Entry
+from midrib.registry._errors import UnknownKeyError
+from midrib.registry._place import Place
+
+GROUP = "midrib.resolvers"
+_URL = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
+_KNOWN_PACKAGES = {"grpc": "midrib-remote", "grpcs": "midrib-remote"}
+
+
+def is_url(key: str) -> bool:
+    """Whether the key is for a resolver to open: scheme://..."""
+    return _URL.match(key) is not None
+
+
+def resolve(url: str) -> Entry:
+    """The entry whose loader opens the URL.  Raises UnknownKeyError, with an install line where one is known."""
+    from importlib.metadata import entry_points
+
+    scheme = url.partition("://")[0].lower()
+    # Asked anew each time: opening a URL costs far more, and a late install just works.
+    for point in entry_points(group=GROUP, name=scheme):
+        package = (point.dist.name, point.dist.version) if point.dist else None
+        place = Place(f"entry point {point.value}", 0, point.module, package)
+        return Entry(url, functools.partial(point.load(), url), place)
+    raise UnknownKeyError(_advice(url, scheme))
+
+
+def _advice(url: str, scheme: str) -> str:
+    if package := _KNOWN_PACKAGES.get(scheme):
+        return f"{url!r} needs the resolver for {scheme}://, not installed here: pip install {package}"
+    return (
+        f"{url!r} has the scheme {scheme!r}, which no installed package opens: a package adds it by {GROUP}"
+    )
