@@ -1,0 +1,123 @@
+"""BackboneService: what is served, and changing it."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from midrib.server._abort import Context, unary
+from midrib.server._catalogue import Catalogue, Slot
+from midrib.server._intake import Intake
+from midrib.server._served import State
+from midrib.server._settings import BackboneSettings, Settings
+from midrib.v1 import backbone_pb2, backbone_pb2_grpc
+from midrib.wire import (
+    InvalidInputError,
+    PermissionDeniedError,
+    code_from_dtype,
+    encode_input_spec,
+)
+
+_STATES = {
+    State.LOADING: backbone_pb2.BACKBONE_STATE_LOADING,
+    State.READY: backbone_pb2.BACKBONE_STATE_READY,
+    State.DRAINING: backbone_pb2.BACKBONE_STATE_DRAINING,
+    State.FAILED: backbone_pb2.BACKBONE_STATE_FAILED,
+}
+
+
+class BackboneService(backbone_pb2_grpc.BackboneServiceServicer):
+    """Answers from the catalogue."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
+
+    @unary
+    async def ListBackbones(
+        self, request: backbone_pb2.ListBackbonesRequest, context: Context
+    ) -> backbone_pb2.ListBackbonesResponse:
+        """Every slot, ordered by name."""
+        slots = sorted(self._catalogue.slots.values(), key=lambda slot: slot.name)
+        return backbone_pb2.ListBackbonesResponse(backbones=[self._message(slot) for slot in slots])
+
+    @unary
+    async def GetBackbone(
+        self, request: backbone_pb2.GetBackboneRequest, context: Context
+    ) -> backbone_pb2.GetBackboneResponse:
+        """One slot; BackboneNotFoundError names the nearest."""
+        return backbone_pb2.GetBackboneResponse(backbone=self._message(self._catalogue.slot(request.name)))
+
+    @unary
+    async def LoadBackbone(
+        self, request: backbone_pb2.LoadBackboneRequest, context: Context
+    ) -> backbone_pb2.LoadBackboneResponse:
+        """Load a registered backbone with arguments that its loader declares."""
+        self._require_admin("LoadBackbone")
+        name = self._catalogue.canonical_name(request.name)
+        arguments = {key: _argument(key, value) for key, value in request.arguments.items()}
+        self._check_declared(name, arguments)
+        slot = await self._catalogue.load(BackboneSettings(name=name, arguments=arguments))
+        return backbone_pb2.LoadBackboneResponse(backbone=self._message(slot))
+
+    @unary
+    async def UnloadBackbone(
+        self, request: backbone_pb2.UnloadBackboneRequest, context: Context
+    ) -> backbone_pb2.UnloadBackboneResponse:
+        """Drain a backbone and free its device."""
+        self._require_admin("UnloadBackbone")
+        await self._catalogue.unload(request.name)
+        return backbone_pb2.UnloadBackboneResponse()
+
+    def _require_admin(self, call: str) -> None:
+        if not self._catalogue.settings.admin:
+            raise PermissionDeniedError(f"{call} is not allowed here: start the server with --admin")
+
+    def _check_declared(self, name: str, arguments: dict[str, Any]) -> None:
+        declared = inspect.signature(self._catalogue.registry.get(name)).parameters
+        for key in arguments:
+            if key not in declared:
+                raise InvalidInputError(
+                    f"the loader of {name!r} has no argument {key!r}, it has: {', '.join(declared) or 'none'}",
+                    field=f"arguments[{key}]",
+                )
+
+    def _message(self, slot: Slot) -> backbone_pb2.Backbone:
+        message = backbone_pb2.Backbone(name=slot.name, state=_STATES[slot.state], error=slot.error)
+        if slot.loaded is not None:
+            described = slot.loaded.served.description
+            message.MergeFrom(
+                backbone_pb2.Backbone(
+                    revision=described.revision,
+                    num_features=described.num_features,
+                    input=encode_input_spec(described.input),
+                    device=described.device,
+                    compute_dtype=code_from_dtype(described.dtype),
+                    license=described.license,
+                    limits=limits_message(self._catalogue.settings, slot.loaded.intake),
+                )
+            )
+        return message
+
+
+def limits_message(settings: Settings, intake: Intake) -> backbone_pb2.Limits:
+    """What one call to this backbone may carry."""
+    return backbone_pb2.Limits(
+        max_message_bytes=settings.max_message_bytes,
+        max_rows=intake.max_rows,
+        max_stream_items=settings.max_stream_items,
+    )
+
+
+def _argument(key: str, message: backbone_pb2.Argument) -> str | int | float | bool:
+    """A plain value; a string that could name a file or a host is refused: a server fetches nothing for a client."""
+    kind = message.WhichOneof("value")
+    if kind is None:
+        raise InvalidInputError(f"argument {key!r} has no value", field=f"arguments[{key}]")
+    value: str | int | float | bool = getattr(message, kind)
+    if isinstance(value, str) and any(mark in value for mark in "/\\:~"):
+        raise InvalidInputError(
+            f"argument {key!r} looks like a path or a URL: the server reads neither for a client; "
+            "put it into the server's own configuration",
+            field=f"arguments[{key}]",
+        )
+    return value

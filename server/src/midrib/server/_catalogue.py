@@ -1,0 +1,130 @@
+"""What this server serves, by name; loading, swapping and unloading while it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from midrib.registry import Registry
+from midrib.server._loading import Loaded, load
+from midrib.server._served import State
+from midrib.server._settings import BackboneSettings, Settings
+from midrib.wire import BackboneLoadingError, BackboneNotFoundError, UnavailableError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Slot:
+    """One served name, from the moment it is asked for."""
+
+    name: str
+    state: State = State.LOADING
+    loaded: Loaded | None = None
+    error: str = ""
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def ready(self) -> Loaded:
+        """The loaded backbone; raises BackboneLoadingError or UnavailableError where there is none."""
+        if self.loaded is not None:
+            return self.loaded
+        if self.state is State.FAILED:
+            raise UnavailableError(f"backbone {self.name!r} failed to load: {self.error}")
+        raise BackboneLoadingError(f"backbone {self.name!r} is loading: try again shortly", retry_after=1.0)
+
+
+class Catalogue:
+    """The served backbones of one server.
+
+    on_change: told of every slot whose state changed, for health.
+    """
+
+    def __init__(
+        self, settings: Settings, registry: Registry, *, on_change: Callable[[Slot], None] = lambda _slot: None
+    ) -> None:
+        self.settings = settings
+        self.registry = registry
+        self.slots: dict[str, Slot] = {}
+        self._on_change = on_change
+        self._media_pool = ThreadPoolExecutor(thread_name_prefix="media")
+
+    def slot(self, name: str) -> Slot:
+        """The slot of `namespace/name`, or of a name that only one served backbone has.
+
+        Raises BackboneNotFoundError with the nearest names.
+        """
+        if name in self.slots:
+            return self.slots[name]
+        matches = [slot for key, slot in self.slots.items() if key.endswith("/" + name)]
+        if name and len(matches) == 1:
+            return matches[0]
+        spellings = {spelling: key for key in self.slots for spelling in (key, key.rpartition("/")[2])}
+        near = {spellings[match] for match in difflib.get_close_matches(name, spellings, cutoff=0.5)}
+        served = ", ".join(sorted(self.slots)) or "nothing"
+        hint = f"did you mean {' or '.join(sorted(near))}?" if near else f"served here: {served}"
+        raise BackboneNotFoundError(f"no backbone {name!r} is served here; {hint}")
+
+    async def load(self, wanted: BackboneSettings) -> Slot:
+        """Load, warm and start serving; an older revision of the same name serves until then, then drains.
+
+        Raises what loading raised; a name that was serving goes on with what it had.
+        """
+        name = self.canonical_name(wanted.name)
+        slot = self.slots.setdefault(name, Slot(name))
+        async with slot.lock:
+            before = slot.loaded
+            try:
+                loaded = await asyncio.to_thread(load, wanted, self.settings, self.registry, self._media_pool)
+                await loaded.served.start()
+            except Exception as error:
+                if before is None:
+                    self._change(slot, State.FAILED, error=str(error))
+                raise
+            slot.loaded = loaded
+            self._change(slot, State.READY)
+        if before is not None:
+            await before.served.drain()
+        return slot
+
+    async def unload(self, name: str) -> None:
+        """Stop serving a name, once what it accepted is finished."""
+        slot = self.slot(name)
+        async with slot.lock:
+            loaded, slot.loaded = slot.loaded, None
+            self._change(slot, State.DRAINING)
+            if loaded is not None:
+                await loaded.served.drain()
+            self.slots.pop(slot.name, None)
+
+    async def close(self, grace_s: float) -> None:
+        """Finish what was accepted within the grace, then fail the rest as retriable."""
+        serving = [slot.loaded.served for slot in self.slots.values() if slot.loaded is not None]
+        for slot in self.slots.values():
+            self._change(slot, State.DRAINING)
+        drains = asyncio.gather(*(served.drain() for served in serving))
+        try:
+            await asyncio.wait_for(asyncio.shield(drains), grace_s)
+        except TimeoutError:
+            for served in serving:
+                served.abort(UnavailableError("the server stopped before this item was computed: try another"))
+            await drains
+        self._media_pool.shutdown(wait=False, cancel_futures=True)
+
+    def canonical_name(self, name: str) -> str:
+        """`namespace/name` of a registered name.
+
+        Raises BackboneNotFoundError where the registry has none, ValueError where several match.
+        """
+        try:
+            return self.registry.describe(name).key
+        except KeyError as error:
+            raise BackboneNotFoundError(str(error)) from error
+
+    def _change(self, slot: Slot, state: State, *, error: str = "") -> None:
+        slot.state, slot.error = state, error
+        logger.info("backbone %s: %s%s", slot.name, state.value, f" ({error})" if error else "")
+        self._on_change(slot)

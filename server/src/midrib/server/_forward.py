@@ -1,0 +1,164 @@
+"""One batch through a module: staging, compute, read-back. The only part of the engine that knows torch.
+
+Policy: the module runs in eval mode under inference_mode; TF32 stays off (torch's default for matrix products), so
+float32 means float32.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Sequence
+
+import ml_dtypes
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from midrib.registry import AudioInput, InputSpec, TextInput
+from midrib.wire import Array
+
+_EXAMPLE_TOKENS = 32
+_EXAMPLE_LENGTH = 16
+_TUNING_REPEATS = 3
+
+
+class Forward:
+    """A backbone on one device, called with the arrays of one batch.
+
+    module: in eval mode; moved to the device and, if floating, to the compute dtype.
+    """
+
+    def __init__(self, module: nn.Module, spec: InputSpec, *, device: str, dtype: str) -> None:
+        self.device = torch.device(device)
+        self.dtype: torch.dtype = getattr(torch, dtype)
+        self._module = module.eval().requires_grad_(requires_grad=False).to(self.device)
+        if dtype != "float32":
+            self._module = self._module.to(self.dtype)
+        self._spec = spec
+        self._takes_integers = _takes_integers(spec)
+        self._staging: dict[int, Tensor] = {}
+
+    def __call__(self, batch: Sequence[tuple[Array, ...]]) -> list[Array]:
+        """The rows of every item: embeddings for one array an item, input gradients for two.
+
+        Raises whatever the module raises; nothing of the batch is kept then.
+        """
+        inputs = self._stage([arrays[0] for arrays in batch], slot=0)
+        if len(batch[0]) == 1:
+            with torch.inference_mode():
+                rows = self._read_back(self._module(inputs), inputs)
+        else:
+            rows = self._gradient(inputs, self._stage([arrays[1] for arrays in batch], slot=1))
+        ends = list(itertools.accumulate(len(arrays[0]) for arrays in batch))
+        return [rows[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+    def tune_threads(self, rows: int, candidates: Sequence[int]) -> int:
+        """Set this thread's intra-op thread count to the fastest by measurement, and return it.
+
+        A count is judged by one row and by so many rows alike: the product of its times. (The wrong
+        count costs a small model up to 500 times: its OpenMP threads spin against each other.)
+        """
+        if self.device.type != "cpu":
+            return torch.get_num_threads()
+        batches = [[(example_rows(self._spec, 1),)], [(example_rows(self._spec, rows),)]]
+        scores = {}
+        for count in candidates:
+            torch.set_num_threads(count)
+            scores[count] = float(np.prod([self._seconds(batch) for batch in batches]))
+        best = min(scores, key=scores.__getitem__)
+        torch.set_num_threads(best)
+        return best
+
+    def _seconds(self, batch: Sequence[tuple[Array, ...]]) -> float:
+        self(batch)
+        times = []
+        for _ in range(_TUNING_REPEATS):
+            started = time.perf_counter()
+            self(batch)
+            times.append(time.perf_counter() - started)
+        return min(times)
+
+    def _stage(self, arrays: Sequence[Array], *, slot: int) -> Tensor:
+        """Fill one reused buffer with the rows of all items, zero-padded to the longest, on the device."""
+        rows = sum(len(array) for array in arrays)
+        shape = tuple(max(sizes) for sizes in zip(*(array.shape[1:] for array in arrays), strict=True))
+        host = self._buffer(rows, shape, slot=slot)
+        view = host.numpy()
+        offset = 0
+        for array in arrays:
+            target = view[offset : offset + len(array)]
+            if array.shape[1:] != shape:
+                target.fill(0)
+                target = target[(slice(None), *map(slice, array.shape[1:]))]
+            np.copyto(target, array, casting="unsafe")
+            offset += len(array)
+        dtype = None if self._takes_integers and slot == 0 else self.dtype
+        return host.to(self.device, dtype, non_blocking=True)
+
+    def _buffer(self, rows: int, shape: tuple[int, ...], *, slot: int) -> Tensor:
+        integers = self._takes_integers and slot == 0
+        dtype = torch.int64 if integers else torch.promote_types(self.dtype, torch.float32)
+        needed = rows * int(np.prod(shape, dtype=np.int64))
+        flat = self._staging.get(slot)
+        if flat is None or flat.numel() < needed:
+            flat = torch.empty(needed, dtype=dtype, pin_memory=self.device.type == "cuda")
+            self._staging[slot] = flat
+        return flat[:needed].view(rows, *shape)
+
+    def _gradient(self, inputs: Tensor, grad_rows: Tensor) -> Array:
+        leaf = inputs.clone().requires_grad_()
+        with torch.enable_grad():
+            (gradient,) = torch.autograd.grad(self._module(leaf), leaf, grad_rows)
+        return _to_numpy(gradient)
+
+    def _read_back(self, rows: Tensor, inputs: Tensor) -> Array:
+        # A module may hand its input back (Identity, Flatten): the next batch would overwrite it.
+        if rows.untyped_storage().data_ptr() == inputs.untyped_storage().data_ptr():
+            rows = rows.clone()
+        return _to_numpy(rows)
+
+
+def _to_numpy(rows: Tensor) -> Array:
+    host = rows.detach().contiguous().cpu()
+    if host.dtype == torch.bfloat16:
+        return host.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
+    result: Array = host.numpy()
+    return result
+
+
+def available_devices(device: str) -> list[str]:
+    """The devices that a setting names: "cpu", "cuda" (every one), "cuda:1", or "auto" (CUDA where there is one).
+
+    Raises ValueError where CUDA is asked for and torch sees none.
+    """
+    found = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    if device == "auto":
+        return found or ["cpu"]
+    if device.startswith("cuda") and not found:
+        raise ValueError(f"device {device!r} was asked for, and torch sees no CUDA device here: use device='cpu'")
+    return found if device == "cuda" else [device]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a forward pass failed for want of memory, on a GPU or on the host."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "not enough memory" in str(error)
+
+
+def example_rows(spec: InputSpec, rows: int) -> Array:
+    """Rows of an input, for warming up and for measuring; the same ones every time."""
+    source = np.random.default_rng(0)
+    shape = (rows, *(_open_length(spec) if size is None else size for size in spec.tensor.shape))
+    if _takes_integers(spec):
+        return source.integers(1, 100, shape)
+    return source.standard_normal(shape, dtype=np.float32)
+
+
+def _takes_integers(spec: InputSpec) -> bool:
+    return spec.tensor.dtype.startswith(("int", "uint", "bool"))
+
+
+def _open_length(spec: InputSpec) -> int:
+    if isinstance(spec, TextInput):
+        return min(_EXAMPLE_TOKENS, spec.max_tokens)
+    return spec.rate if isinstance(spec, AudioInput) else _EXAMPLE_LENGTH

@@ -1,0 +1,184 @@
+"""From an Input message to the arrays of an item, and from an item's rows to a Tensor message."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Hashable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from midrib.backbones import Backbone, MediaError
+from midrib.registry import AudioInput, ImageInput, InputSpec, TextInput
+from midrib.v1 import embedding_pb2, tensor_pb2
+from midrib.wire import (
+    Array,
+    InputKindError,
+    InvalidInputError,
+    LimitExceededError,
+    decode_tensor,
+    dtype_from_code,
+    encode_tensor,
+)
+
+# Texts whose token counts round up to the same multiple share a batch: little padding, few shapes.
+_TOKEN_STEP = 16
+_OUTPUT_CODES = (
+    tensor_pb2.DATA_TYPE_FLOAT32,
+    tensor_pb2.DATA_TYPE_FLOAT16,
+    tensor_pb2.DATA_TYPE_BFLOAT16,
+    tensor_pb2.DATA_TYPE_FLOAT64,
+)
+
+
+@dataclass(frozen=True)
+class Intake:
+    """What one backbone accepts.
+
+    max_rows, max_elements: of one item.  pool: decodes media, beside the event loop.
+    """
+
+    backbone: Backbone
+    max_rows: int
+    max_elements: int
+    pool: Executor
+
+    async def read(self, message: embedding_pb2.Input) -> Array:
+        """The rows of an input, as the backbone's module takes them.
+
+        Raises InputKindError for media that this backbone does not take, InvalidInputError for a broken or
+        ill-shaped input, LimitExceededError for one that is too large.
+        """
+        kind = message.WhichOneof("kind")
+        if kind == "tensor":
+            return self.tensor(message.tensor)
+        if kind is None:
+            raise InvalidInputError("the input is empty: set one of tensor, images, texts, audio", field="input")
+        takes = media_kind(self.backbone.input)
+        if kind != takes:
+            accepted = f"{takes} or a tensor" if takes else "a tensor"
+            raise InputKindError(f"backbone {self.backbone.name!r} got {kind}, it takes {accepted}")
+        try:
+            rows = await asyncio.get_running_loop().run_in_executor(self.pool, self._prepare, message)
+        except MediaError as error:
+            raise InvalidInputError(str(error), field=f"input.{kind}[{error.index}]") from error
+        return self._within_limits(rows)
+
+    def tensor(self, message: tensor_pb2.Tensor, *, field: str = "input.tensor") -> Array:
+        """The rows of a tensor input, without waiting."""
+        array = decode_tensor(message, field=field)
+        self._check_dtype(array, field)
+        self._check_shape(array, field)
+        return self._within_limits(array)
+
+    def gradient(self, message: tensor_pb2.Tensor, rows: int) -> Array:
+        """The embedding's gradient of a Backward call; [rows, num_features], floating."""
+        array = decode_tensor(message, field="grad_embedding")
+        expected = (rows, self.backbone.num_features)
+        if array.shape != expected or not _is_floating(array.dtype):
+            raise InvalidInputError(
+                f"grad_embedding is {array.dtype.name} {list(array.shape)}, expected floating {list(expected)}",
+                field="grad_embedding",
+            )
+        return array
+
+    def bucket(self, rows: Array) -> tuple[Hashable, int]:
+        """The bucket of an item, and its cost in elements, padding included."""
+        shape: tuple[int, ...] = rows.shape[1:]
+        if isinstance(self.backbone.input, TextInput):
+            shape = (-(-shape[0] // _TOKEN_STEP) * _TOKEN_STEP,)
+        return shape, len(rows) * int(np.prod(shape, dtype=np.int64))
+
+    def _prepare(self, message: embedding_pb2.Input) -> Array:
+        if message.WhichOneof("kind") == "images":
+            prepared = self.backbone.prepare_images(list(message.images.encoded))
+        elif message.WhichOneof("kind") == "texts":
+            prepared = self.backbone.prepare_texts(list(message.texts.texts))
+        else:
+            clips = [
+                decode_tensor(clip, field=f"input.audio.clips[{index}]")
+                for index, clip in enumerate(message.audio.clips)
+            ]
+            prepared = self.backbone.prepare_audio(clips, rate=message.audio.rate)
+        array: Array = prepared.numpy()
+        return array
+
+    def _check_dtype(self, array: Array, field: str) -> None:
+        wanted = self.backbone.input.tensor.dtype
+        right = array.dtype.kind in "iu" if wanted.startswith(("int", "uint")) else _is_floating(array.dtype)
+        if not right:
+            raise InvalidInputError(
+                f"{field} is {array.dtype.name}, backbone {self.backbone.name!r} takes {wanted}: convert it",
+                field=f"{field}.dtype",
+            )
+
+    def _check_shape(self, array: Array, field: str) -> None:
+        wanted = self.backbone.input.tensor.shape
+        trailing = array.shape[1:]
+        fits = array.ndim == len(wanted) + 1 and all(
+            want in (None, got) for want, got in zip(wanted, trailing, strict=True)
+        )
+        if not fits:
+            shape = ", ".join("any" if size is None else str(size) for size in wanted)
+            raise InvalidInputError(
+                f"{field} has shape {list(array.shape)}, backbone {self.backbone.name!r} takes [rows, {shape}]",
+                field=f"{field}.shape",
+            )
+        spec = self.backbone.input
+        if isinstance(spec, TextInput) and trailing[0] > spec.max_tokens:
+            raise InvalidInputError(
+                f"{field} has {trailing[0]} tokens a row, at most {spec.max_tokens} are taken: truncate it",
+                field=f"{field}.shape",
+            )
+
+    def _within_limits(self, rows: Array) -> Array:
+        _, cost = self.bucket(rows)
+        if len(rows) > self.max_rows or cost > self.max_elements:
+            raise LimitExceededError(
+                f"one item has {len(rows)} rows and {cost} elements, at most {self.max_rows} rows and "
+                f"{self.max_elements} elements are taken: split it",
+                field="input",
+            )
+        return rows
+
+
+def check_options(options: embedding_pb2.Options, num_features: int) -> None:
+    """Raises InvalidInputError for options that no embedding can satisfy."""
+    if options.HasField("dtype") and options.dtype not in _OUTPUT_CODES:
+        raise InvalidInputError(
+            "options.dtype must be a floating type: float32, float16, bfloat16 or float64",
+            field="options.dtype",
+        )
+    if options.HasField("dimensions") and not 1 <= options.dimensions <= num_features:
+        raise InvalidInputError(
+            f"options.dimensions is {options.dimensions}, this backbone has 1..{num_features}",
+            field="options.dimensions",
+        )
+
+
+def encode_rows(rows: Array, options: embedding_pb2.Options) -> tensor_pb2.Tensor:
+    """The embedding of an item under the caller's options: truncated, then normalised, then converted."""
+    if options.HasField("dimensions"):
+        rows = rows[:, : options.dimensions]
+    if options.normalize:
+        wide = rows.astype(np.promote_types(np.float32, rows.dtype))
+        norm = np.linalg.norm(wide, axis=-1, keepdims=True)
+        rows = (wide / np.maximum(norm, np.finfo(wide.dtype).tiny)).astype(rows.dtype)
+    if options.HasField("dtype"):
+        rows = rows.astype(dtype_from_code(options.dtype), copy=False)
+    return encode_tensor(rows)
+
+
+def media_kind(spec: InputSpec) -> str | None:
+    """The wire's name of the media that a backbone takes; None where it takes tensors only."""
+    if isinstance(spec, ImageInput):
+        return "images"
+    if isinstance(spec, TextInput):
+        return "texts"
+    return "audio" if isinstance(spec, AudioInput) else None
+
+
+def _is_floating(dtype: np.dtype[Any]) -> bool:
+    return dtype.kind == "f" or dtype.name == "bfloat16"

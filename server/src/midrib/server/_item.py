@@ -1,0 +1,55 @@
+"""What the engine passes along: items in, outcomes out. No torch, no grpc."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from midrib.wire import Array
+
+
+class Priority(IntEnum):
+    """The share of a busy device that an item's client gets, relative to the others."""
+
+    BULK = 1
+    TRAINING = 4
+    INTERACTIVE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of one item.
+
+    rows: [rows, ...], this item's rows of its batch.  queue_s, compute_s: seconds waited and computed.
+    """
+
+    rows: Array
+    queue_s: float
+    compute_s: float
+
+
+@dataclass(slots=True, eq=False)
+class Item:
+    """One or more rows that stay together through the engine.
+
+    arrays: one for an embedding ([rows, ...]), two for a gradient (the input and the embedding's gradient).
+    bucket: items of one bucket may share a batch.  cost: rows x elements, padding included.
+    flow: whose item it is; a busy device is shared out between flows.
+    deadline: on the batcher's clock, after which nobody waits for it.
+    """
+
+    arrays: tuple[Array, ...]
+    bucket: Hashable
+    cost: int
+    flow: Hashable = None
+    priority: Priority = Priority.INTERACTIVE
+    deadline: float | None = None
+    arrived: float = 0.0
+    done: asyncio.Future[Outcome] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    @property
+    def rows(self) -> int:
+        """How many rows the item has."""
+        return int(self.arrays[0].shape[0])

@@ -1,0 +1,120 @@
+"""From a registered name to a backbone that serves: load, place, warm, prove."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from midrib.backbones import Backbone, load_backbone
+from midrib.registry import Registry, TextInput
+from midrib.server._batcher import BatchLimits
+from midrib.server._forward import Forward, available_devices, example_rows
+from midrib.server._intake import Intake
+from midrib.server._replica import Compute
+from midrib.server._served import Description, ServedBackbone
+from midrib.server._settings import BackboneSettings, Settings
+from midrib.wire import Array, MidribError
+
+# Largest difference between a row alone in the loader's own module and the same row in a batch of the engine,
+# relative to the largest feature: the parity self-test refuses to serve beyond it.
+PARITY_BOUND = {"float64": 1e-9, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
+_PARITY_ROWS = 3
+_TUNING_ROWS = 16
+# What a row of an open length (audio, say) is taken for when rows are counted.
+_NOMINAL_LENGTH = 16_000
+
+
+class ParityError(MidribError, RuntimeError):
+    """The engine's rows differ from the module's own: the backbone must not be served like this."""
+
+    default_reason = "PARITY"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A backbone ready to take items."""
+
+    served: ServedBackbone
+    intake: Intake
+
+
+def load(wanted: BackboneSettings, settings: Settings, registry: Registry, pool: Executor) -> Loaded:
+    """Load a registered backbone and lay out its replicas; slow, so never call it on the event loop.
+
+    Raises what the registry and the loader raise, and ValueError for a device that is not there.
+    """
+    backbone = load_backbone(wanted.name, registry=registry, **wanted.arguments)
+    dtype = wanted.dtype or settings.dtype
+    devices = available_devices(wanted.device or settings.device)
+    threads = wanted.threads or settings.threads
+    golden = _golden(backbone)
+    prepares = [
+        _prepare(backbone if index == 0 else copy.deepcopy(backbone), device, dtype, threads, golden)
+        for index, device in enumerate(devices)
+    ]
+    description = Description(
+        name=backbone.name,
+        revision=backbone.revision(dtype),
+        num_features=backbone.num_features,
+        input=backbone.input,
+        device=", ".join(devices),
+        dtype=dtype,
+        license=registry.describe(wanted.name).license or "",
+    )
+    max_rows = max(1, min(settings.max_batch_rows, settings.max_batch_elements // _row_elements(backbone)))
+    limits = BatchLimits(
+        max_rows=settings.max_batch_rows,
+        max_cost=settings.max_batch_elements,
+        max_queue_items=settings.max_queue_items,
+        max_queue_cost=4 * settings.max_batch_elements,
+    )
+    intake = Intake(backbone, max_rows, settings.max_batch_elements, pool)
+    return Loaded(ServedBackbone(description, prepares, limits), intake)
+
+
+def _prepare(
+    backbone: Backbone, device: str, dtype: str, threads: int | None, golden: tuple[Array, Array]
+) -> Callable[[], Compute]:
+    def prepare() -> Compute:
+        forward = Forward(backbone.module, backbone.input, device=device, dtype=dtype)
+        if threads is not None:
+            torch.set_num_threads(threads)
+        else:
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            candidates = [count for count in (1, 2, 4, 8, 16, 32) if count < cores]
+            forward.tune_threads(_TUNING_ROWS, [*candidates, cores])
+        _check_parity(backbone.name, forward, golden, dtype)
+        return forward
+
+    return prepare
+
+
+def _golden(backbone: Backbone) -> tuple[Array, Array]:
+    """A few inputs, and their rows by the loader's own module, one at a time, before the engine touches it."""
+    rows = example_rows(backbone.input, _PARITY_ROWS)
+    with torch.inference_mode():
+        outputs = [backbone.module(torch.from_numpy(rows[index : index + 1])) for index in range(len(rows))]
+    return rows, torch.cat(outputs).double().numpy()
+
+
+def _check_parity(name: str, forward: Forward, golden: tuple[Array, Array], dtype: str) -> None:
+    rows, expected = golden
+    (got,) = forward([(rows,)])
+    difference = float(np.abs(got.astype(np.float64) - expected).max()) / max(float(np.abs(expected).max()), 1e-12)
+    if not difference <= PARITY_BOUND[dtype]:
+        raise ParityError(
+            f"backbone {name!r} in {dtype} differs from its own module by {difference:.2g} of its largest feature, "
+            f"at most {PARITY_BOUND[dtype]:.0e} is allowed: serve it in float32"
+        )
+
+
+def _row_elements(backbone: Backbone) -> int:
+    """The elements of one row, where an open length counts as its longest, or as a nominal one."""
+    longest = backbone.input.max_tokens if isinstance(backbone.input, TextInput) else _NOMINAL_LENGTH
+    return int(np.prod([longest if size is None else size for size in backbone.input.tensor.shape], dtype=np.int64))

@@ -1,0 +1,64 @@
+"""What unary calls and streams share: finding the backbone, making an item, telling the time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Hashable
+
+import numpy as np
+from google.protobuf.duration_pb2 import Duration
+
+from midrib.server._abort import Context
+from midrib.server._catalogue import Catalogue
+from midrib.server._item import Item, Outcome
+from midrib.server._loading import Loaded
+from midrib.v1 import embedding_pb2
+from midrib.wire import Array, RevisionMismatchError, code_from_dtype, dtype_from_code
+
+
+def open_backbone(
+    catalogue: Catalogue,
+    request: embedding_pb2.EmbedRequest | embedding_pb2.BackwardRequest | embedding_pb2.Open,
+) -> Loaded:
+    """The backbone that a request names.
+
+    Raises BackboneNotFoundError, BackboneLoadingError, or RevisionMismatchError where it pins another revision.
+    """
+    loaded = catalogue.slot(request.backbone).ready()
+    described = loaded.served.description
+    if request.HasField("revision") and request.revision != described.revision:
+        raise RevisionMismatchError(
+            f"backbone {described.name!r} is at revision {described.revision[:12]}, the call pins "
+            f"{request.revision[:12]}: connect again to accept the new one, and throw away what the old one made"
+        )
+    return loaded
+
+
+def new_item(loaded: Loaded, arrays: tuple[Array, ...], context: Context, *, flow: Hashable) -> Item:
+    """An item of these arrays, with the call's own deadline."""
+    shape, cost = loaded.intake.bucket(arrays[0])
+    remaining = context.time_remaining()
+    deadline = None if remaining is None else time.monotonic() + remaining
+    return Item(arrays, bucket=(len(arrays), shape), cost=cost, flow=flow, deadline=deadline)
+
+
+def empty_outcome(loaded: Loaded, arrays: tuple[Array, ...]) -> Outcome:
+    """What no rows come to, without a device: an embedding [0, num_features], or the empty gradient."""
+    described = loaded.served.description
+    dtype = dtype_from_code(code_from_dtype(described.dtype))
+    rows = arrays[0] if len(arrays) > 1 else np.empty((0, described.num_features), dtype)
+    return Outcome(rows, 0.0, 0.0)
+
+
+def timing(outcome: Outcome, arrived: float) -> embedding_pb2.Timing:
+    """Where an item's time went; arrived on time.monotonic."""
+    return embedding_pb2.Timing(
+        queue=_duration(outcome.queue_s),
+        compute=_duration(outcome.compute_s),
+        total=_duration(time.monotonic() - arrived),
+    )
+
+
+def _duration(seconds: float) -> Duration:
+    whole = int(seconds)
+    return Duration(seconds=whole, nanos=int((seconds - whole) * 1e9))

@@ -1,0 +1,124 @@
+"""A served backbone: its batcher, its replicas, and the loop that feeds them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from midrib.registry import InputSpec
+from midrib.server._batcher import Batcher, BatchLimits
+from midrib.server._item import Item, Outcome
+from midrib.server._replica import Compute, Replica
+from midrib.wire import Array, InternalError, MidribError, UnavailableError
+
+logger = logging.getLogger(__name__)
+
+
+class State(Enum):
+    """Where a backbone stands between being asked for and being gone."""
+
+    LOADING = "loading"
+    READY = "ready"
+    DRAINING = "draining"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a client may know of a served backbone.
+
+    name: `namespace/name`.  num_features: the width of a row out.  dtype: what the forward pass computes in.
+    """
+
+    name: str
+    revision: str
+    num_features: int
+    input: InputSpec
+    device: str
+    dtype: str
+    license: str
+
+
+class ServedBackbone:
+    """Runs items of one backbone on its replicas.
+
+    prepares: one a replica, each called on that replica's thread to build and warm its compute.
+    """
+
+    def __init__(self, description: Description, prepares: list[Callable[[], Compute]], limits: BatchLimits) -> None:
+        self.description = description
+        self.batcher = Batcher(limits)
+        self.draining = asyncio.Event()
+        self.batches = 0
+        self._prepares = prepares
+        self._feeders: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Start and warm every replica; raises what the first failing one raised."""
+        replicas = [self._replica(index) for index in range(len(self._prepares))]
+        await asyncio.gather(*(replica.start() for replica in replicas))
+        self._feeders = [asyncio.create_task(self._feed(index, replica)) for index, replica in enumerate(replicas)]
+
+    async def drain(self) -> None:
+        """Accept no more, finish what was accepted, end the replicas."""
+        self.draining.set()
+        self.batcher.close()
+        await asyncio.gather(*self._feeders)
+
+    def abort(self, error: UnavailableError) -> None:
+        """Accept no more and fail what waits; what runs still finishes."""
+        self.draining.set()
+        self.batcher.close(error)
+
+    def _replica(self, index: int) -> Replica:
+        return Replica(self._prepares[index], name=f"{self.description.name}-{index}")
+
+    async def _feed(self, index: int, replica: Replica) -> None:
+        """Hand a replica one batch after the other; replace it if its thread is lost."""
+        while batch := await self.batcher.take():
+            try:
+                report = await replica.run([item.arrays for item in batch])
+            except UnavailableError as lost:
+                logger.warning("backbone %s: %s", self.description.name, lost)
+                for item in batch:
+                    _settle(item, lost)
+                replica = await self._replace(index)
+                continue
+            self.batches += 1
+            compute_s = report.finished - report.started
+            for item, result in zip(batch, report.results, strict=True):
+                _settle(item, self._outcome(item, result, report.started, compute_s))
+        replica.close()
+        await replica.join()
+
+    async def _replace(self, index: int) -> Replica:
+        replica = self._replica(index)
+        await replica.start()
+        return replica
+
+    def _outcome(self, item: Item, result: Array | Exception, started: float, compute_s: float) -> Outcome | Exception:
+        if isinstance(result, Exception):
+            return hidden_error(result, f"backbone {self.description.name} failed on this item")
+        return Outcome(result, max(0.0, started - item.arrived), compute_s)
+
+
+def hidden_error(error: Exception, what: str) -> MidribError:
+    """The error that a caller may see in place of an unforeseen one, which goes to the log under the same id."""
+    if isinstance(error, MidribError):
+        return error
+    error_id = uuid.uuid4().hex[:12]
+    logger.error("error %s: %s", error_id, what, exc_info=error)
+    return InternalError(f"{what}: the server's log explains error {error_id}")
+
+
+def _settle(item: Item, outcome: Outcome | Exception) -> None:
+    if item.done.done():
+        return
+    if isinstance(outcome, Outcome):
+        item.done.set_result(outcome)
+    else:
+        item.done.set_exception(outcome)

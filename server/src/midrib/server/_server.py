@@ -1,0 +1,99 @@
+"""The gRPC server: its services on one port, from the first byte to the last answer."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health
+from grpc_reflection.v1alpha import reflection
+
+from midrib.backbones import BACKBONES
+from midrib.registry import Registry
+from midrib.server._backbone_service import BackboneService
+from midrib.server._catalogue import Catalogue, Slot
+from midrib.server._embedding_service import EmbeddingService
+from midrib.server._served import State
+from midrib.server._settings import Settings
+from midrib.v1 import backbone_pb2, backbone_pb2_grpc, embedding_pb2, embedding_pb2_grpc
+
+logger = logging.getLogger(__name__)
+
+_SERVICES = [
+    backbone_pb2.DESCRIPTOR.services_by_name["BackboneService"].full_name,
+    embedding_pb2.DESCRIPTOR.services_by_name["EmbeddingService"].full_name,
+    health.SERVICE_NAME if hasattr(health, "SERVICE_NAME") else "grpc.health.v1.Health",
+    reflection.SERVICE_NAME,
+]
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class Server:
+    """Serves the backbones that its settings name.
+
+    Raises ConnectionError from `start` where the address cannot be had; what loading raises comes through `load`.
+    """
+
+    def __init__(self, settings: Settings, *, registry: Registry = BACKBONES) -> None:
+        self.settings = settings
+        self.port = settings.port
+        self._health = health.HealthServicer()
+        self._health_changes: set[asyncio.Task[None]] = set()
+        self.catalogue = Catalogue(settings, registry, on_change=self._report_health)
+        self._grpc: grpc.aio.Server
+
+    @property
+    def address(self) -> str:
+        """Where clients reach it: "host:port"."""
+        host = self.settings.host
+        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+
+    async def start(self) -> None:
+        """Listen. Calls answer UNAVAILABLE until `load` is through."""
+        size = self.settings.max_message_bytes
+        self._grpc = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", size),
+                ("grpc.max_send_message_length", size),
+                # A second server on the port would take every other connection: refuse to start instead.
+                ("grpc.so_reuseport", 0),
+            ]
+        )
+        backbone_pb2_grpc.add_BackboneServiceServicer_to_server(BackboneService(self.catalogue), self._grpc)
+        embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(EmbeddingService(self.catalogue), self._grpc)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        reflection.enable_server_reflection(_SERVICES, self._grpc)
+        await self._health.set("", _NOT_SERVING)
+        try:
+            self.port = self._grpc.add_insecure_port(self.address)
+        except RuntimeError as error:
+            raise ConnectionError(
+                f"cannot listen on {self.address}: is another server there? Choose another --port, or 0 for a free one"
+            ) from error
+        await self._grpc.start()
+
+    async def load(self) -> None:
+        """Load and warm every backbone of the settings, then say ready; raises what the first failing one raised."""
+        for module in self.settings.imports:
+            importlib.import_module(module)
+        for wanted in self.settings.backbones:
+            await self.catalogue.load(wanted)
+        await self._health.set("", _SERVING)
+
+    async def stop(self, grace_s: float | None = None) -> None:
+        """Not ready, GoAway, finish what was accepted within the grace, then close."""
+        grace = self.settings.drain_grace_s if grace_s is None else grace_s
+        await self._health.set("", _NOT_SERVING)
+        await self.catalogue.close(grace)
+        await self._grpc.stop(grace)
+        await self._health.enter_graceful_shutdown()
+
+    def _report_health(self, slot: Slot) -> None:
+        status = _SERVING if slot.state is State.READY else _NOT_SERVING
+        change = asyncio.get_running_loop().create_task(self._health.set(slot.name, status))
+        self._health_changes.add(change)
+        change.add_done_callback(self._health_changes.discard)

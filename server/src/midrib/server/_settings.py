@@ -1,0 +1,126 @@
+"""The server's one configuration: a TOML file, MIDRIB_ variables and flags, the later over the earlier."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+MEBI = 2**20
+DType = Literal["float32", "float16", "bfloat16", "float64"]
+
+
+class BackboneSettings(BaseModel):
+    """One backbone to serve. What is absent follows the server's own settings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    """`namespace/name`, or a name that is unique in the registry."""
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    """The loader's arguments."""
+    device: str | None = None
+    dtype: DType | None = None
+    threads: int | None = Field(default=None, ge=1)
+
+
+class Settings(BaseSettings):
+    """What a server serves, where, and within which limits."""
+
+    model_config = SettingsConfigDict(env_prefix="MIDRIB_", env_nested_delimiter="__", extra="forbid", frozen=True)
+
+    backbones: tuple[BackboneSettings, ...] = ()
+    """What to load at start. A plain string stands for its name."""
+    imports: tuple[str, ...] = ()
+    """Modules to import first: they register backbones of your own."""
+    host: str = "127.0.0.1"
+    """The address to listen on."""
+    port: int = Field(default=50051, ge=0, le=65535)
+    """The port to listen on; 0 lets the system choose."""
+    insecure: bool = False
+    """Allow an address other than the loopback without TLS or token."""
+    admin: bool = False
+    """Allow LoadBackbone and UnloadBackbone."""
+    device: str = "auto"
+    """"cpu", "cuda" (a replica on every GPU), "cuda:1", or "auto"."""
+    dtype: DType = "float32"
+    """What the forward pass computes in."""
+    threads: int | None = Field(default=None, ge=1)
+    """Intra-op threads of a CPU replica; measured for each backbone where absent."""
+    max_message_bytes: int = Field(default=64 * MEBI, ge=1024)
+    """Of one message, in either direction."""
+    max_stream_bytes: int = Field(default=32 * MEBI, ge=1)
+    """Of one stream's items in flight; the server reads no further until some are answered."""
+    max_stream_items: int = Field(default=1024, ge=1)
+    """Of one stream's items in flight."""
+    max_in_flight_bytes: int = Field(default=256 * MEBI, ge=1)
+    """Of all items in flight: a unary call over it is refused, a stream waits."""
+    max_batch_rows: int = Field(default=1024, ge=1)
+    """Of one forward pass, and so of one item."""
+    max_batch_elements: int = Field(default=8 * MEBI, ge=1)
+    """Rows x elements (padding included) of one forward pass, and so of one item."""
+    max_queue_items: int = Field(default=4096, ge=1)
+    """Items that wait for one backbone; the next unary call is refused."""
+    drain_grace_s: float = Field(default=30.0, ge=0)
+    """How long a SIGTERM lets accepted work finish."""
+
+    @field_validator("backbones", mode="before")
+    @classmethod
+    def _names_are_backbones(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return tuple({"name": entry} if isinstance(entry, str) else entry for entry in value)
+        return value
+
+    @model_validator(mode="after")
+    def _only_the_loopback_is_open(self) -> Settings:
+        if not self.insecure and not is_loopback(self.host):
+            raise ValueError(
+                f"host {self.host!r} is reachable from other machines, and nothing protects it: "
+                "keep 127.0.0.1, or pass --insecure if that network is trusted"
+            )
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic's signature
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic's signature
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags over variables over the file."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def load_settings(config: Path | None = None, **flags: Any) -> Settings:
+    """The effective settings; a flag that is None was not given.
+
+    Raises FileNotFoundError for a config file that is not there, pydantic.ValidationError (a ValueError) for a
+    wrong value.
+    """
+    if config is not None and not config.is_file():
+        raise FileNotFoundError(f"no config file at {config}")
+
+    class ConfiguredSettings(Settings):
+        model_config = SettingsConfigDict(toml_file=config)
+
+    return ConfiguredSettings(**{name: value for name, value in flags.items() if value is not None})
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches the address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

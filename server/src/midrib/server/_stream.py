@@ -1,0 +1,159 @@
+"""One EmbedStream call: what it read, what is in flight, what it still has to write."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from functools import partial
+
+from midrib.server._abort import Context
+from midrib.server._backbone_service import limits_message
+from midrib.server._catalogue import Catalogue
+from midrib.server._in_flight import ByteBudget
+from midrib.server._intake import check_options, encode_rows
+from midrib.server._item import Outcome
+from midrib.server._loading import Loaded
+from midrib.server._requests import empty_outcome, new_item, open_backbone, timing
+from midrib.server._served import hidden_error
+from midrib.v1 import embedding_pb2
+from midrib.v1.embedding_pb2 import EmbedStreamRequest, EmbedStreamResponse, Result
+from midrib.wire import DuplicateItemError, MidribError, StreamProtocolError, error_to_status
+
+
+class StreamSession:
+    """Reads items while its bytes in flight are under the limit, and writes results as they come.
+
+    An item counts as in flight until its result is written, so a client that never reads is soon not read from:
+    HTTP/2 flow control does the rest.
+    """
+
+    def __init__(self, catalogue: Catalogue, in_flight: ByteBudget, context: Context) -> None:
+        settings = catalogue.settings
+        self._catalogue = catalogue
+        self._context = context
+        self._server_bytes = in_flight
+        self._stream_bytes = ByteBudget(settings.max_stream_bytes)
+        self._slots = asyncio.Semaphore(settings.max_stream_items)
+        self._sizes: dict[int, int] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        # Each response with the item that it ends, if it ends one.
+        self._outgoing: asyncio.Queue[tuple[EmbedStreamResponse, int | None] | None] = asyncio.Queue()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._going_away = False
+
+    async def run(self, first: EmbedStreamRequest, requests: AsyncIterator[EmbedStreamRequest]) -> None:
+        """Serve the stream to its end; raises what is the fault of the stream as a whole."""
+        loaded = self._open(first)
+        writer = asyncio.create_task(self._write())
+        reader = asyncio.create_task(self._read(loaded, requests))
+        drained = asyncio.create_task(loaded.served.draining.wait())
+        try:
+            await asyncio.wait({reader, drained, writer}, return_when=asyncio.FIRST_COMPLETED)
+            if not reader.done():
+                self._going_away = True
+                goodbye = embedding_pb2.GoAway(reason="the backbone is being drained: open another stream")
+                self._outgoing.put_nowait((EmbedStreamResponse(go_away=goodbye), None))
+            else:
+                reader.result()
+            await self._idle.wait()
+            self._outgoing.put_nowait(None)
+            await writer
+        finally:
+            for task in (reader, drained, writer, *self._tasks):
+                task.cancel()
+            self._server_bytes.release(sum(self._sizes.values()))
+            self._sizes.clear()
+
+    def _open(self, first: EmbedStreamRequest) -> Loaded:
+        if first.WhichOneof("message") != "open":
+            raise StreamProtocolError("the first message of a stream must be `open`, then come items")
+        self._options = first.open.options
+        loaded = open_backbone(self._catalogue, first.open)
+        described = loaded.served.description
+        check_options(self._options, described.num_features)
+        opened = embedding_pb2.Opened(
+            revision=described.revision,
+            num_features=described.num_features,
+            limits=limits_message(self._catalogue.settings, loaded.intake),
+        )
+        self._outgoing.put_nowait((EmbedStreamResponse(opened=opened), None))
+        return loaded
+
+    async def _read(self, loaded: Loaded, requests: AsyncIterator[EmbedStreamRequest]) -> None:
+        async for request in requests:
+            if self._going_away:
+                continue
+            if request.WhichOneof("message") != "item":
+                raise StreamProtocolError(
+                    "a stream is opened once: send only items after `open`", reason="OPENED_TWICE"
+                )
+            item = request.item
+            if item.id in self._sizes:
+                duplicate = DuplicateItemError(f"item {item.id} is still in flight: use another id")
+                self._outgoing.put_nowait((_refusal(item.id, duplicate), None))
+                continue
+            await self._hold(item.id, item.ByteSize())
+            if item.input.WhichOneof("kind") == "tensor":
+                await self._embed(loaded, item, time.monotonic())
+            else:
+                # Media are decoded beside the loop: the next item need not wait for that.
+                task = asyncio.create_task(self._embed(loaded, item, time.monotonic()))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    async def _hold(self, item_id: int, size: int) -> None:
+        await self._slots.acquire()
+        await self._stream_bytes.wait(size)
+        await self._server_bytes.wait(size)
+        self._sizes[item_id] = size
+        self._idle.clear()
+
+    async def _embed(self, loaded: Loaded, item: embedding_pb2.Item, arrived: float) -> None:
+        """Queue one item; its result is written when it comes. An error is the item's own."""
+        try:
+            rows = await loaded.intake.read(item.input)
+            if not len(rows):
+                self._answer(item.id, empty_outcome(loaded, (rows,)), arrived)
+                return
+            queued = new_item(loaded, (rows,), self._context, flow=self)
+            queued.done.add_done_callback(partial(self._finish, item.id, arrived))
+            await loaded.served.batcher.put(queued)
+        except Exception as error:  # noqa: BLE001 - one bad item spoils only itself
+            self._refuse(item.id, hidden_error(error, "the item failed"))
+
+    def _finish(self, item_id: int, arrived: float, done: asyncio.Future[Outcome]) -> None:
+        if done.cancelled() or item_id not in self._sizes:
+            return
+        error = done.exception()
+        if error is None:
+            self._answer(item_id, done.result(), arrived)
+        elif isinstance(error, Exception):
+            self._refuse(item_id, hidden_error(error, "the item failed"))
+
+    def _answer(self, item_id: int, outcome: Outcome, arrived: float) -> None:
+        result = Result(id=item_id, embedding=encode_rows(outcome.rows, self._options), timing=timing(outcome, arrived))
+        self._outgoing.put_nowait((EmbedStreamResponse(result=result), item_id))
+
+    def _refuse(self, item_id: int, error: MidribError) -> None:
+        self._outgoing.put_nowait((_refusal(item_id, error), item_id))
+
+    async def _write(self) -> None:
+        while (outgoing := await self._outgoing.get()) is not None:
+            response, ended = outgoing
+            await self._context.write(response)
+            if ended is not None:
+                self._release(ended)
+
+    def _release(self, item_id: int) -> None:
+        size = self._sizes.pop(item_id)
+        self._slots.release()
+        self._stream_bytes.release(size)
+        self._server_bytes.release(size)
+        if not self._sizes:
+            self._idle.set()
+
+
+def _refusal(item_id: int, error: MidribError) -> EmbedStreamResponse:
+    return EmbedStreamResponse(result=Result(id=item_id, error=error_to_status(error)))

@@ -1,0 +1,68 @@
+"""A real server inside the test's own process: `with serving("mlp-128", arguments={"num_features": 8}) as address`."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from midrib.backbones import BACKBONES
+from midrib.registry import Registry
+from midrib.server._server import Server
+from midrib.server._settings import BackboneSettings, Settings
+
+
+class RunningServer:
+    """A server on a thread of its own.
+
+    address: "host:port".  url(name): what `Task(backbone=...)` takes.
+    """
+
+    def __init__(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
+        self.server = server
+        self._loop = loop
+
+    @property
+    def address(self) -> str:
+        """Where it listens: "127.0.0.1:port"."""
+        return self.server.address
+
+    def url(self, name: str) -> str:
+        """The grpc:// URL of a backbone."""
+        return f"grpc://{self.address}/{name}"
+
+    def run(self, coroutine: Any, *, timeout: float = 60.0) -> Any:
+        """Run a coroutine on the server's loop, and wait for its result."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout)
+
+
+@contextmanager
+def serving(
+    *backbones: str | dict[str, Any], registry: Registry = BACKBONES, **settings: Any
+) -> Iterator[RunningServer]:
+    """Serve backbones on a free loopback port, ready on entry and drained on exit.
+
+    backbones: names, or mappings with BackboneSettings' fields.  settings: the fields of Settings.
+    Raises what loading raises.
+    """
+    wanted = tuple(
+        BackboneSettings.model_validate({"name": entry} if isinstance(entry, str) else entry) for entry in backbones
+    )
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="midrib-test-server", daemon=True)
+    thread.start()
+    server = Server(Settings(**{"port": 0, "threads": 1, "backbones": wanted, **settings}), registry=registry)
+    running = RunningServer(server, loop)
+    try:
+        running.run(server.start())
+        try:
+            running.run(server.load(), timeout=300.0)
+            yield running
+        finally:
+            running.run(server.stop(grace_s=10.0))
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
