@@ -1,0 +1,11 @@
+"""Pretrained feature extractors by name, each with its preprocessing.
+
+`load_backbone("image/classification/efficientnet-lite0").embed_images([...])` is the whole of it. Importing this
+package imports neither torch nor Pillow; loading a backbone does.
+"""
+
+from midrib.backbones._backbone import Backbone, load_backbone
+from midrib.backbones._catalogue import BACKBONES
+from midrib.backbones._errors import InputKindError, MediaError, WeightsError
+
+__all__ = ["BACKBONES", "Backbone", "InputKindError", "MediaError", "WeightsError", "load_backbone"]

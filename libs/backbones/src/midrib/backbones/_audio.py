@@ -1,0 +1,87 @@
+"""Clips of sound to the tensor that an audio backbone takes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from midrib.backbones._errors import MediaError
+from midrib.registry import AudioInput
+
+MAX_CHANNELS = 8
+_ZERO_CROSSINGS = 6
+_ROLLOFF = 0.99
+
+
+def prepare_audio(clips: Sequence[npt.NDArray[np.generic]], rate: int, spec: AudioInput) -> Tensor:
+    """Turn clips into one batch: [rows, samples of the longest], float32, mono, at spec.rate, 0 where padded.
+
+    clips: [samples] or [samples, channels] of at most 8 channels, which are averaged. Integers are scaled by their full
+    range, floats are taken as they are. rate: samples a second of the clips.
+    Raises MediaError, with the item's index, for a clip that is none of these, empty or not finite.
+    """
+    if rate <= 0:
+        raise ValueError(f"got a rate of {rate}, expected samples a second, such as 16000")
+    rows = [resample(torch.from_numpy(_mono(i, clip)), rate, spec.rate) for i, clip in enumerate(clips)]
+    batch = torch.zeros(len(rows), max((len(row) for row in rows), default=1))
+    for filled, row in zip(batch, rows, strict=True):
+        filled[: len(row)] = row
+    return batch
+
+
+def _mono(index: int, clip: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
+    if not isinstance(clip, np.ndarray):
+        raise MediaError(index, f"got {type(clip).__name__}, expected a numpy array of samples")
+    if clip.ndim not in (1, 2) or clip.size == 0 or (clip.ndim == 2 and clip.shape[1] > MAX_CHANNELS):
+        raise MediaError(
+            index,
+            f"got an array of shape {clip.shape}, expected [samples] or [samples, channels], "
+            f"not empty, of at most {MAX_CHANNELS} channels",
+        )
+    samples = _floating(index, clip)
+    if not np.isfinite(samples).all():
+        raise MediaError(index, "the clip holds NaN or infinite samples: clean it first")
+    return np.ascontiguousarray(samples.mean(axis=1) if clip.ndim == 2 else samples, dtype=np.float32)
+
+
+def _floating(index: int, clip: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    if np.issubdtype(clip.dtype, np.floating):
+        return clip.astype(np.float64)
+    if clip.dtype == np.uint8:
+        return (clip.astype(np.float64) - 128) / 128
+    if np.issubdtype(clip.dtype, np.signedinteger):
+        return clip.astype(np.float64) / -float(np.iinfo(clip.dtype).min)
+    raise MediaError(index, f"got samples of {clip.dtype}, expected floats, signed integers or uint8")
+
+
+def resample(samples: Tensor, rate: int, new_rate: int) -> Tensor:
+    """Resample [samples] at rate to [ceil(samples * new_rate / rate)] at new_rate, by a windowed sinc.
+
+    Source: Smith, "Digital audio resampling", with torchaudio's defaults (Hann window of 6 crossings, roll-off 0.99).
+    """
+    if rate == new_rate:
+        return samples
+    common = math.gcd(rate, new_rate)
+    old, new = rate // common, new_rate // common
+    kernel, reach = _sinc_kernel(old, new)
+    padded = torch.nn.functional.pad(samples.view(1, 1, -1), (reach, reach + old))
+    phases = torch.nn.functional.conv1d(padded, kernel, stride=old)
+    length = -(-new * len(samples) // old)
+    return phases.transpose(1, 2).reshape(-1)[:length]
+
+
+def _sinc_kernel(old: int, new: int) -> tuple[Tensor, int]:
+    """Return one filter for each of the `new` phases, [new, 1, taps], and its reach in old samples."""
+    base = min(old, new) * _ROLLOFF
+    reach = math.ceil(_ZERO_CROSSINGS * old / base)
+    taps = torch.arange(-reach, reach + old, dtype=torch.float64) / old
+    phases = torch.arange(0, -new, -1, dtype=torch.float64) / new
+    time = ((phases[:, None, None] + taps) * base).clamp(-_ZERO_CROSSINGS, _ZERO_CROSSINGS)
+    window = torch.cos(time * math.pi / _ZERO_CROSSINGS / 2) ** 2
+    return (torch.sinc(time) * window * base / old).to(torch.float32), reach

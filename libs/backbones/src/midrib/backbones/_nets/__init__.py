@@ -1,0 +1,1 @@
+"""The networks themselves. Everything here imports torch: only loaders import from here."""

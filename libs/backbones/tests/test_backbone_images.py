@@ -1,0 +1,206 @@
+"""Every kind of image has one defined answer."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import skimage.data
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from midrib.backbones import MediaError
+from midrib.backbones._images import MAX_PIXELS, prepare_images, resize_and_crop
+from midrib.registry import ImageInput
+
+# Size 4, whole image, no normalisation: a row is the picture itself, on the 0..1 scale.
+PLAIN = ImageInput(4, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "bilinear", 1.0)
+RED, GREEN, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (255, 255, 255), (0, 0, 0)
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def solid(colour: tuple[int, ...], mode: str = "RGB", size: tuple[int, int] = (8, 8)) -> Image.Image:
+    return Image.new(mode, size, colour)
+
+
+def colour_of(*media: bytes | Image.Image | npt.NDArray[np.generic]) -> list[int]:
+    """The colour of the first row's first pixel, 0..255."""
+    return [round(float(level) * 255) for level in prepare_images(media, PLAIN)[0, :, 0, 0]]
+
+
+def test_bytes_pil_and_array_give_the_same_row() -> None:
+    """How an image arrives does not change what the backbone sees."""
+    array = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+    image = Image.fromarray(array)
+    rows = prepare_images([encoded(image), image, array], ImageInput(16))
+    assert rows.shape == (3, 3, 16, 16)
+    assert torch.equal(rows[0], rows[1])
+    assert torch.equal(rows[0], rows[2])
+
+
+def test_no_images_give_an_empty_batch() -> None:
+    """An empty list is a batch of no rows, of the right trailing shape."""
+    assert prepare_images([], PLAIN).shape == (0, 3, 4, 4)
+
+
+def test_normalisation_is_the_specs() -> None:
+    """A row is (level / 255 - mean) / std, one mean and std a channel."""
+    spec = ImageInput(4, (0.1, 0.2, 0.3), (0.5, 0.25, 2.0), "bilinear", 1.0)
+    row = prepare_images([solid((51, 102, 255))], spec)[0, :, 0, 0]
+    assert row.tolist() == pytest.approx([(0.2 - 0.1) / 0.5, (0.4 - 0.2) / 0.25, (1.0 - 0.3) / 2.0])
+
+
+GREY16 = np.full((8, 8), 0x80FF, dtype=np.uint16)
+ANIMATED = encoded(solid(RED), "GIF", save_all=True, append_images=[solid(GREEN)])
+HIDDEN = Image.new("RGBA", (8, 8), (10, 20, 30, 0))
+
+
+@pytest.mark.parametrize(
+    ("media", "colour"),
+    [
+        pytest.param(encoded(Image.new("L", (8, 8), 77)), [77, 77, 77], id="greyscale"),
+        pytest.param(np.full((8, 8), 77, np.uint8), [77, 77, 77], id="greyscale-array"),
+        pytest.param(encoded(Image.new("1", (8, 8), 1)), [255, 255, 255], id="bilevel"),
+        pytest.param(encoded(solid(RED).quantize(2)), [255, 0, 0], id="palette"),
+        pytest.param(encoded(HIDDEN), [255, 255, 255], id="transparent-is-white"),
+        pytest.param(encoded(Image.new("RGBA", (8, 8), (255, 0, 0, 51))), [255, 204, 204], id="translucent-over-white"),
+        pytest.param(encoded(Image.new("LA", (8, 8), (0, 0))), [255, 255, 255], id="grey-alpha"),
+        pytest.param(
+            encoded(Image.new("P", (8, 8), 0), transparency=0), [255, 255, 255], id="palette-with-transparent-colour"
+        ),
+        pytest.param(np.array([[[9, 9, 9, 0]]], np.uint8), [255, 255, 255], id="rgba-array"),
+        pytest.param(encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "TIFF"), [255, 0, 0], id="cmyk"),
+        pytest.param(encoded(Image.fromarray(GREY16)), [128, 128, 128], id="16-bit"),
+        pytest.param(GREY16, [128, 128, 128], id="16-bit-array"),
+        pytest.param(Image.new("I", (8, 8), 0x80FF), [128, 128, 128], id="16-bit-in-32"),
+        pytest.param(ANIMATED, [255, 0, 0], id="animation-first-frame"),
+        pytest.param(encoded(Image.new("RGB", (1, 1), GREEN)), [0, 255, 0], id="one-pixel"),
+        pytest.param(np.zeros((1, 60000, 3), np.uint8), [0, 0, 0], id="one-by-sixty-thousand"),
+    ],
+)
+def test_each_kind_of_image_has_one_answer(
+    media: bytes | Image.Image | npt.NDArray[np.generic], colour: list[int]
+) -> None:
+    """Grey, palette, CMYK, 16 bits, transparency and animation become 8-bit RGB in one defined way."""
+    assert colour_of(media) == colour
+
+
+def test_what_lies_under_transparency_does_not_matter() -> None:
+    """Two pictures that look the same give the same row, whatever colour the invisible pixels hold."""
+    red = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
+    blue = Image.new("RGBA", (8, 8), (0, 0, 255, 0))
+    rows = prepare_images([red, blue], PLAIN)
+    assert torch.equal(rows[0], rows[1])
+
+
+@pytest.mark.parametrize(
+    ("orientation", "corner"),
+    [
+        pytest.param(1, "top-left", id="1-upright"),
+        pytest.param(2, "top-right", id="2-mirrored"),
+        pytest.param(3, "bottom-right", id="3-half-turn"),
+        pytest.param(6, "top-right", id="6-quarter-turn"),
+        pytest.param(8, "bottom-left", id="8-three-quarters"),
+    ],
+)
+def test_exif_orientation_turns_the_image(orientation: int, corner: str) -> None:
+    """A camera's picture is seen as its photographer saw it."""
+    picture = solid(BLACK, size=(4, 4))
+    picture.putpixel((0, 0), WHITE)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    row = prepare_images([encoded(picture, exif=exif)], PLAIN)[0, 0]
+    corners = {"top-left": row[0, 0], "top-right": row[0, 3], "bottom-left": row[3, 0], "bottom-right": row[3, 3]}
+    assert corners[corner] == 1
+
+
+def bomb() -> bytes:
+    """A PNG of a few bytes that says it is 60000 x 60000."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+NOISE = Image.fromarray(np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("media", "message"),
+    [
+        pytest.param(b"", "no image of a known format", id="empty"),
+        pytest.param(b"not an image", "no image of a known format: send one of JPEG, PNG", id="text"),
+        pytest.param(b"%!PS-Adobe-3.0 EPSF-3.0\n", "no image of a known format", id="postscript"),
+        pytest.param(encoded(NOISE)[:2000], "broken or cut short", id="truncated-png"),
+        pytest.param(encoded(NOISE, "JPEG")[:1500], "broken or cut short", id="truncated-jpeg"),
+        pytest.param(bomb(), f"more than {MAX_PIXELS} pixels", id="bomb"),
+        pytest.param(np.zeros((9500, 9500), np.uint8), f"more than {MAX_PIXELS} pixels", id="huge-array"),
+        pytest.param(np.zeros((8, 8), np.float32), "array of float32, expected uint8 or uint16", id="float-array"),
+        pytest.param(
+            np.zeros((3, 8, 8), np.uint8), r"shape \(3, 8, 8\), expected \[height, width\]", id="channels-first"
+        ),
+        pytest.param(np.zeros((0, 8, 3), np.uint8), r"shape \(0, 8, 3\)", id="empty-array"),
+        pytest.param(Image.new("F", (8, 8)), "floating pixels", id="float-image"),
+        pytest.param("cat.jpg", "got str, expected bytes, a PIL image or a numpy array", id="a-path"),
+    ],
+)
+def test_an_unusable_image_is_an_error_of_that_item(media: object, message: str) -> None:
+    """The error names the item and what to do; its neighbours are not to blame."""
+    with pytest.raises(MediaError, match=f"item 1: .*{message}") as caught:
+        prepare_images([solid(RED), media], PLAIN)  # type: ignore[list-item]
+    assert caught.value.index == 1
+
+
+def reference(image: Image.Image, spec: ImageInput) -> npt.NDArray[np.int16]:
+    """Resize, then crop, in two steps, as torchvision's transforms do it."""
+    shorter = int(spec.size // spec.crop)
+    width, height = image.size
+    scale = (shorter, int(shorter * height / width)) if width <= height else (int(shorter * width / height), shorter)
+    scaled = image.resize(scale, Image.Resampling.BICUBIC)
+    left, top = round((scale[0] - spec.size) / 2.0), round((scale[1] - spec.size) / 2.0)
+    return np.asarray(scaled.crop((left, top, left + spec.size, top + spec.size)), dtype=np.int16)
+
+
+@pytest.mark.parametrize("photo", ["chelsea", "coffee", "astronaut", "rocket"])
+@pytest.mark.parametrize("crop", [0.875, 0.9, 1.0])
+def test_photographs_are_resized_as_by_the_reference(photo: str, crop: float) -> None:
+    """At most one level of 255 from resizing the whole image and then cropping it."""
+    image = Image.fromarray(getattr(skimage.data, photo)())
+    spec = ImageInput(224, crop=crop)
+    ours = np.asarray(resize_and_crop(image, spec), dtype=np.int16)
+    assert int(np.abs(ours - reference(image, spec)).max()) <= 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    width=st.integers(1, 300),
+    height=st.integers(1, 300),
+    crop=st.sampled_from([0.875, 0.882, 0.9, 0.95, 1.0]),
+    seed=st.integers(0, 2**16),
+)
+def test_any_shape_is_resized_as_by_the_reference(width: int, height: int, crop: float, seed: int) -> None:
+    """At most two levels of 255 for smooth images of any size and aspect."""
+    coarse = np.random.default_rng(seed).integers(64, 192, (3, 3, 3), dtype=np.uint8)
+    image = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+    spec = ImageInput(32, interpolation="bicubic", crop=crop)
+    ours = np.asarray(resize_and_crop(image, spec), dtype=np.int16)
+    assert int(np.abs(ours - reference(image, spec)).max()) <= 2
+
+
+def test_an_unknown_interpolation_is_named() -> None:
+    """An input spec that nobody can follow says which words are known."""
+    with pytest.raises(MediaError, match="unknown interpolation 'nearest' in the input spec: use bicubic, bilinear"):
+        prepare_images([solid(RED)], ImageInput(4, interpolation="nearest"))

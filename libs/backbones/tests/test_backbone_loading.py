@@ -1,0 +1,183 @@
+"""Loading a backbone: its contract is tried at once, and its revision names what it computes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from midrib.backbones import BACKBONES, Backbone, InputKindError, WeightsError, load_backbone
+from midrib.registry import ContractError, ImageInput, InputSpec, Registry, TensorInput, TextInput, UnknownKeyError
+
+
+@pytest.fixture()
+def registry() -> Registry:
+    return Registry("mine")
+
+
+class Returns(nn.Module):
+    """Answers any batch with one fixed value."""
+
+    def __init__(self, answer: object) -> None:
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, batch: Tensor) -> object:
+        return self.answer
+
+
+def test_importing_the_catalogue_imports_no_heavy_library() -> None:
+    """`midrib list` answers at once because nothing that computes is loaded."""
+    heavy = ["torch", "numpy", "PIL", "transformers", "tokenizers", "timm", "safetensors", "huggingface_hub"]
+    code = f"import sys, midrib.backbones as b; list(b.BACKBONES); print([m for m in {heavy} if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
+    assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("name", "width"), [("mlp-128", 128), ("mlp-128-256", 256)])
+def test_the_perceptrons_take_the_width_in_and_any_number_of_rows(name: str, width: int) -> None:
+    """num_features is the width in, as in the guide; one row works, for that is how they are served."""
+    backbone = load_backbone(name, num_features=20)
+    assert (backbone.num_features, backbone.input) == (width, TensorInput((20,)))
+    assert backbone.name == f"template/classification/{name}"
+    assert backbone.embed(torch.ones(1, 20)).shape == (1, width)
+    assert backbone.embed(torch.ones(0, 20)).shape == (0, width)
+
+
+def test_a_loaded_backbone_is_in_eval_mode() -> None:
+    """Its answer does not depend on who else is in the batch."""
+    assert not load_backbone("mlp-128", num_features=4).module.training
+
+
+def test_an_unknown_name_gives_the_near_ones() -> None:
+    """A typo is answered with what was meant."""
+    with pytest.raises(UnknownKeyError, match="mlp-128"):
+        load_backbone("mlp-129", num_features=4)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        pytest.param([1], "returned list, expected one tensor", id="not-a-tensor"),
+        pytest.param(torch.zeros(2, 4, 5), r"returned \[2, 4, 5\].*expected \[2, 4\].*pool", id="not-pooled"),
+        pytest.param(torch.zeros(4), r"returned \[4\]", id="pooled-over-the-batch"),
+        pytest.param(torch.zeros(2, 5), r"returned \[2, 5\]", id="another-width"),
+        pytest.param(torch.zeros(2, 4, dtype=torch.int64), "torch.int64 for 2 rows.*floating", id="integers"),
+    ],
+)
+def test_what_is_no_backbone_is_refused_at_load(registry: Registry, answer: object, message: str) -> None:
+    """The error says what came instead of one row of features an item."""
+    registry(lambda: (Returns(answer), 4), name="bad", input=TensorInput((3,)))
+    with pytest.raises(ContractError, match=f"backbone 'bad' .*{message}"):
+        load_backbone("bad", registry=registry)
+
+
+def test_a_module_that_cannot_take_its_declared_input_is_refused_at_load(registry: Registry) -> None:
+    """A wrong declaration is found when loading, not by the first client."""
+    registry(lambda: (nn.Linear(8, 4), 4), name="bad", input=TensorInput((3,)))
+    with pytest.raises(ContractError, match=r"fails on a batch of shape \[2, 3\]"):
+        load_backbone("bad", registry=registry)
+
+
+def test_a_loader_that_declares_nothing_is_read_off_its_first_linear_layer(registry: Registry) -> None:
+    """The guide's own loaders declare no input, and work."""
+    registry(lambda num_features: (nn.Linear(num_features, 4), 4), name="guide")
+    assert load_backbone("guide", registry=registry, num_features=7).input == TensorInput((7,))
+
+
+def test_an_input_that_cannot_be_known_must_be_declared(registry: Registry) -> None:
+    """Where the first layer does not tell, the error says what to add."""
+    registry(lambda: (nn.Sequential(nn.Conv2d(3, 4, 1)), 4), name="conv")
+    with pytest.raises(ContractError, match="register it with input="):
+        load_backbone("conv", registry=registry)
+
+
+def test_a_module_may_say_its_input_itself(registry: Registry) -> None:
+    """What is known only once loaded goes before what was registered."""
+    module = nn.Flatten()
+    module.input = ImageInput(2)  # type: ignore[assignment]
+    registry(lambda: (module, 12), name="late", input=ImageInput(224))
+    assert load_backbone("late", registry=registry).input == ImageInput(2)
+
+
+def test_media_of_another_kind_are_refused() -> None:
+    """A perceptron has no use for pictures, and says what it takes."""
+    with pytest.raises(InputKindError, match=r"takes TensorInput\(shape=\(4,\).*got image"):
+        load_backbone("mlp-128", num_features=4).prepare_images([])
+
+
+def linear(dtype: torch.dtype = torch.float32) -> nn.Linear:
+    layer = nn.Linear(2, 2)
+    nn.init.ones_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer.to(dtype)
+
+
+class Prompted(nn.Linear):
+    """A layer with a setting that is no weight."""
+
+    def __init__(self, prompt: str) -> None:
+        super().__init__(2, 2)
+        nn.init.ones_(self.weight)
+        nn.init.zeros_(self.bias)
+        self.settings = {"prompt": prompt}
+
+
+PAIR = TensorInput((2,))
+
+
+def backbone(module: nn.Module, spec: InputSpec = PAIR) -> Backbone:
+    return Backbone("x", module, 2, spec)
+
+
+def test_the_same_function_has_the_same_revision() -> None:
+    """A revision is decided by content alone, so that it is the same in every process and on every machine."""
+    assert backbone(linear()).revision() == backbone(linear()).revision()
+    # Written down once: a change of the digest's definition would orphan every cache and pin.
+    assert backbone(linear()).revision() == PINNED
+
+
+PINNED = "4ba42db8ac5c3738f220f07402181828e1ea5823042dae8d26d7e27932d15ac9"
+
+
+def changed_weight() -> nn.Module:
+    layer = linear()
+    layer.weight.data[0, 0] += 1e-6
+    return layer
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param(backbone(changed_weight()), id="one-weight"),
+        pytest.param(backbone(linear(torch.bfloat16)), id="dtype-of-weights"),
+        pytest.param(backbone(nn.Sequential(linear())), id="names"),
+        pytest.param(backbone(linear(), TensorInput((None,))), id="input-spec"),
+        pytest.param(backbone(linear(), TextInput(2)), id="kind-of-input"),
+        pytest.param(backbone(Prompted("query: ")), id="settings"),
+    ],
+)
+def test_any_change_of_the_function_changes_the_revision(other: Backbone) -> None:
+    """Weights, their names and types, the input, and settings that are no weights all count."""
+    assert other.revision() != backbone(linear()).revision()
+
+
+def test_the_compute_dtype_is_part_of_the_revision() -> None:
+    """The same weights run in bfloat16 are another function."""
+    assert backbone(linear()).revision("bfloat16") != backbone(linear()).revision("float32")
+
+
+def test_settings_tell_two_functions_of_the_same_weights_apart() -> None:
+    """Two prompts over one encoder are two backbones."""
+    assert backbone(Prompted("query: ")).revision() != backbone(Prompted("passage: ")).revision()
+
+
+def test_pretrained_without_weights_is_an_error_not_random_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing can be fetched, the error says so and what would help."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(WeightsError, match=r"dino.* could not be fetched .*checkpoint=PATH.*pretrained=False"):
+        BACKBONES.load("dino_vitb16")
