@@ -16,9 +16,7 @@ from midrib.wire._errors import MidribError
 
 DOMAIN: Final = "midrib"
 
-_FAMILY = [
-    kind for kind in vars(_errors).values() if isinstance(kind, type) and issubclass(kind, MidribError)
-]
+_FAMILY = [kind for kind in vars(_errors).values() if isinstance(kind, type) and issubclass(kind, MidribError)]
 _BY_REASON = {kind.default_reason: kind for kind in _FAMILY}
 # A status that is not Midrib's own (a proxy's, gRPC's) has a code only: the plainest error of that code.
 _BY_CODE: dict[int, type[MidribError]] = {
@@ -67,8 +65,6 @@ def status_to_error(status: status_pb2.Status) -> MidribError:
     return kind(
         status.message,
         reason=info.reason or None,
-        retry_after=(
-            retry.retry_delay.ToTimedelta().total_seconds() if retry.HasField("retry_delay") else None
-        ),
+        retry_after=(retry.retry_delay.ToTimedelta().total_seconds() if retry.HasField("retry_delay") else None),
         field=request.field_violations[0].field if request.field_violations else None,
     )

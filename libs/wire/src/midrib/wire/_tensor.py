@@ -91,18 +91,14 @@ def decode_tensor(message: tensor_pb2.Tensor, *, field: str = "tensor") -> Array
         )
     array = np.frombuffer(message.data, dtype=dtype)
     if dtype == np.bool_ and array.view(np.uint8).max(initial=0) > 1:
-        raise InvalidInputError(
-            f"{field}.data has bytes over 1: a bool is one byte, 0 or 1", field=f"{field}.data"
-        )
+        raise InvalidInputError(f"{field}.data has bytes over 1: a bool is one byte, 0 or 1", field=f"{field}.data")
     return array.reshape(shape)
 
 
 def checked_size(shape: tuple[int, ...], itemsize: int, *, field: str) -> int:
     """The bytes that a shape takes; raises InvalidInputError for a shape that no tensor has."""
     if len(shape) > MAX_RANK:
-        raise InvalidInputError(
-            f"{field} has {len(shape)} dimensions, at most {MAX_RANK} are allowed", field=field
-        )
+        raise InvalidInputError(f"{field} has {len(shape)} dimensions, at most {MAX_RANK} are allowed", field=field)
     if any(size < 0 for size in shape):
         raise InvalidInputError(f"{field} is {list(shape)}: no dimension may be negative", field=field)
     # Zeros are left out: [0, 2**62, 2**62] is empty, yet no array library can hold its shape.

@@ -1,0 +1,87 @@
+"""One family of errors, the same on both sides of the wire."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+from midrib import wire
+from midrib.wire import MidribError, error_to_status, status_to_error
+
+FAMILY = [kind for kind in vars(wire).values() if isinstance(kind, type) and issubclass(kind, MidribError)]
+
+
+@pytest.mark.parametrize("kind", FAMILY)
+def test_an_error_comes_back_as_itself(kind: type[MidribError]) -> None:
+    """Class, message, reason, retry and field survive the wire."""
+    error = kind("what was got, what to do", retry_after=0.25, field="input.tensor.shape")
+    back = status_to_error(error_to_status(error))
+    assert (type(back), back.__dict__) == (kind, error.__dict__)
+
+
+@pytest.mark.parametrize("kind", FAMILY)
+def test_an_error_survives_pickling(kind: type[MidribError]) -> None:
+    """A DataLoader worker's error reaches the trainer whole."""
+    error = kind("message", reason="SPECIAL", retry_after=1.0)
+    back = pickle.loads(pickle.dumps(error))
+    assert (type(back), back.__dict__) == (kind, error.__dict__)
+
+
+@pytest.mark.parametrize(
+    ("kind", "builtin"),
+    [
+        (wire.BackboneNotFoundError, KeyError),
+        (wire.InvalidInputError, ValueError),
+        (wire.InputKindError, TypeError),
+        (wire.DeadlineExceededError, TimeoutError),
+        (wire.UnavailableError, ConnectionError),
+        (wire.UnauthenticatedError, PermissionError),
+    ],
+    ids=lambda kind: kind.__name__,
+)
+def test_an_error_is_the_builtin_that_a_user_expects(kind: type[MidribError], builtin: type[Exception]) -> None:
+    """Code that knows nothing of Midrib can still catch it."""
+    assert issubclass(kind, builtin)
+
+
+def test_a_key_error_reads_as_a_sentence() -> None:
+    """KeyError alone would show the message's repr."""
+    assert str(wire.BackboneNotFoundError("no backbone 'x' here")) == "no backbone 'x' here"
+
+
+def test_the_status_carries_standard_details() -> None:
+    """Clients in any language read ErrorInfo, RetryInfo and BadRequest."""
+    status = error_to_status(wire.OverloadedError("full", retry_after=1.5, field="input"))
+    info, retry, request = (
+        error_details_pb2.ErrorInfo(),
+        error_details_pb2.RetryInfo(),
+        error_details_pb2.BadRequest(),
+    )
+    assert [detail.Unpack(message) for detail, message in zip(status.details, (info, retry, request), strict=True)]
+    assert (status.code, info.reason, info.domain) == (code_pb2.RESOURCE_EXHAUSTED, "OVERLOADED", "midrib")
+    assert retry.retry_delay.ToSeconds() == 1
+    assert request.field_violations[0].field == "input"
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (code_pb2.UNAVAILABLE, wire.UnavailableError),
+        (code_pb2.DEADLINE_EXCEEDED, wire.DeadlineExceededError),
+        (code_pb2.UNAUTHENTICATED, wire.UnauthenticatedError),
+        (code_pb2.DATA_LOSS, MidribError),
+    ],
+    ids=["unavailable", "deadline", "unauthenticated", "unknown code"],
+)
+def test_a_foreign_status_becomes_the_plain_error_of_its_code(code: int, kind: type[MidribError]) -> None:
+    """A proxy's status has no reason of ours."""
+    assert type(status_to_error(status_pb2.Status(code=code, message="m"))) is kind
+
+
+def test_a_reason_of_another_code_is_not_believed() -> None:
+    """The code decides where the two disagree."""
+    status = error_to_status(wire.OverloadedError("full"))
+    status.code = code_pb2.INTERNAL
+    assert type(status_to_error(status)) is wire.InternalError
