@@ -1,0 +1,175 @@
+"""`midrib demo`: one backbone, served; one Task, trained twice on it: remotely and in process."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import typer
+from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from midrib.backbones import Backbone, load_backbone
+from midrib.registry import ImageInput
+from midrib.server._demo_picture import save_map
+from midrib.server._demo_textures import CLASSES, PATCH, Patches, load_textures
+from midrib.task import ClassificationTask
+
+BACKBONE = "image/classification/efficientnet-lite0"
+_BATCH_ROWS = 16
+_LEARNING_RATE = 1e-2
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one training came to.  accuracy: on the test half, 0..1.  epoch_s: the median epoch, in seconds."""
+
+    accuracy: float
+    epoch_s: float
+    rows_per_s: float
+
+
+def run(out: Path, *, epochs: int) -> None:
+    """Run the demo; the picture goes to `out`.
+
+    Raises RuntimeError if the server does not come up or does not stop cleanly.
+    """
+    _quieten()
+    seed_everything(0, verbose=False)
+    _say(f"1. Starting a server process with {BACKBONE} (pretrained weights from an installed package) ...")
+    with _server_process() as url:
+        _say(f"   It serves {url}")
+        _say("   In your own code, anywhere that reaches it:")
+        _say(f'     ClassificationTask(backbone="{url}", num_classes=...)')
+        train, test = load_textures()
+        _say(
+            f"2. Data: {len(train.labels)} training and {len(test.labels)} test patches, {PATCH} x {PATCH} pixels, of "
+            f"{', '.join(CLASSES)};\n"
+            "   the training patches come from the left halves of the photographs, the test patches from the right."
+        )
+        local = load_backbone(BACKBONE)
+        inputs = [_prepared(local, patches) for patches in (train, test)]
+        _say("3. Training a head through the server (RemoteBackbone) ...")
+        remote_task, remote = _train(url, inputs, epochs)
+        _say("4. Training the same head on the same backbone in this process ...")
+        local_task, in_process = _train(BACKBONE, inputs, epochs)
+        _say("5. Training the same head on raw pixels, to see what the backbone is worth ...")
+        pixels = (nn.Flatten(), 3 * PATCH * PATCH)
+        _, raw = _train(pixels, [_raw(patches) for patches in (train, test)], epochs)
+        images = inputs[1].tensors[0]
+        features = [_features(task, images) for task in (remote_task, local_task)]
+        save_map(out, features[0].numpy(), test.labels, CLASSES)
+        _report(remote, in_process, raw, difference=float((features[0] - features[1]).abs().max()))
+        _say(f"   A map of the test patches' embeddings: {out.resolve()}")
+    _say("6. The server has stopped cleanly.")
+
+
+@contextlib.contextmanager
+def _server_process() -> Iterator[str]:
+    """A real server process on a free loopback port; the URL of its backbone. Ended by SIGTERM on exit."""
+    command = [sys.executable, "-m", "midrib.server.cli", "serve", BACKBONE, "--port", "0", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own command
+        try:
+            yield _url_when_ready(process)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            status = process.wait(timeout=60)
+    if status != 0:
+        raise RuntimeError(f"the server ended with exit status {status}, expected 0")
+
+
+def _url_when_ready(process: subprocess.Popen[str]) -> str:
+    for line in process.stdout or ():
+        event = json.loads(line)
+        if event["event"] == "ready":
+            return str(event["backbones"][0]["url"])
+    raise RuntimeError("the server ended before it was ready; its own output above says why")
+
+
+def _train(backbone: Any, data: list[TensorDataset], epochs: int) -> tuple[ClassificationTask, Run]:
+    train, test = data
+    task = ClassificationTask(backbone=backbone, num_classes=len(CLASSES), learning_rate=_LEARNING_RATE)
+    clock = _EpochClock(rows=len(train))
+    trainer = Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        callbacks=[clock],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    generator = torch.Generator().manual_seed(0)
+    trainer.fit(task, DataLoader(train, batch_size=_BATCH_ROWS, shuffle=True, generator=generator))
+    metrics = trainer.test(task, DataLoader(test, batch_size=_BATCH_ROWS), verbose=False)[0]
+    accuracy = next(value for name, value in metrics.items() if "accuracy" in name)
+    _say(f"   test accuracy {accuracy:.3f}")
+    median = sorted(clock.seconds)[len(clock.seconds) // 2]
+    return task, Run(float(accuracy), median, len(train) / median)
+
+
+class _EpochClock(Callback):
+    """Says how each epoch went, and keeps how long it took."""
+
+    def __init__(self, *, rows: int) -> None:
+        self.seconds: list[float] = []
+        self._rows = rows
+        self._started = 0.0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        self._started = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        self.seconds.append(time.perf_counter() - self._started)
+        loss = next((float(value) for name, value in trainer.callback_metrics.items() if "loss" in name), float("nan"))
+        _say(
+            f"   epoch {trainer.current_epoch + 1}/{trainer.max_epochs}: loss {loss:.4f}, "
+            f"{self.seconds[-1]:.2f} s, {self._rows / self.seconds[-1]:.0f} images/s"
+        )
+
+
+def _prepared(backbone: Backbone, patches: Patches) -> TensorDataset:
+    return TensorDataset(backbone.prepare_images(list(patches.images)), torch.from_numpy(patches.labels))
+
+
+def _raw(patches: Patches) -> TensorDataset:
+    pixels = torch.from_numpy(patches.images).permute(0, 3, 1, 2).float() / 255
+    spec = ImageInput(PATCH)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (spec.mean, spec.std))
+    return TensorDataset((pixels - mean) / std, torch.from_numpy(patches.labels))
+
+
+def _features(task: ClassificationTask, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([task.backbone(batch) for batch in torch.split(images, _BATCH_ROWS)])
+
+
+def _report(remote: Run, local: Run, raw: Run, *, difference: float) -> None:
+    _say("")
+    _say(f"   {'':<24}{'accuracy':>10}{'s/epoch':>10}{'images/s':>10}")
+    for name, result in (("remote backbone", remote), ("local backbone", local), ("raw pixels", raw)):
+        _say(f"   {name:<24}{result.accuracy:>10.3f}{result.epoch_s:>10.2f}{result.rows_per_s:>10.0f}")
+    _say(f"   largest difference between a remote and a local embedding: {difference:.2g}")
+
+
+def _quieten() -> None:
+    """Keep Lightning's advice about workers and loggers out of the demo's own lines."""
+    for name in ("pytorch_lightning", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+
+
+_say: Callable[[str], None] = typer.echo

@@ -1,0 +1,51 @@
+"""The demo's data: patches of three photographs of textures that scikit-image ships."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+CLASSES = ("brick", "grass", "gravel")
+PATCH = 64
+
+
+@dataclass(frozen=True)
+class Patches:
+    """images: [rows, PATCH, PATCH, 3], uint8.  labels: [rows], int64, an index into CLASSES."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+
+def load_textures() -> tuple[Patches, Patches]:
+    """Training patches from the left halves, test patches from the right: no pixel is in both.
+
+    Raises ImportError with the install line if scikit-image is not there.
+    """
+    photographs = [_photograph(name) for name in CLASSES]
+    middle = photographs[0].shape[1] // 2
+    return _patches([image[:, :middle] for image in photographs]), _patches(
+        [image[:, middle:] for image in photographs]
+    )
+
+
+def _photograph(name: str) -> NDArray[np.uint8]:
+    try:
+        from skimage import data
+    except ImportError as error:
+        raise ImportError("the demo's photographs come with scikit-image: pip install 'midrib-server[demo]'") from error
+    image: NDArray[Any] = getattr(data, name)()
+    return np.stack([image] * 3, axis=-1) if image.ndim == 2 else image[..., :3]
+
+
+def _patches(images: list[NDArray[np.uint8]]) -> Patches:
+    cut, labels = [], []
+    for label, image in enumerate(images):
+        for top in range(0, image.shape[0] - PATCH + 1, PATCH):
+            for left in range(0, image.shape[1] - PATCH + 1, PATCH):
+                cut.append(image[top : top + PATCH, left : left + PATCH])
+                labels.append(label)
+    return Patches(np.stack(cut), np.array(labels, dtype=np.int64))

@@ -1,0 +1,74 @@
+"""`midrib list` and `midrib describe`: the registry's entries, as a table or as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from midrib.backbones import BACKBONES
+from midrib.registry import AudioInput, Description, ImageInput, InputSpec, TensorInput, TextInput
+
+_PIPE_WIDTH = 1000
+
+
+def print_list(pattern: str, *, namespace: str | None, catalogues: bool, as_json: bool) -> None:
+    """Print the entries whose name matches the wildcard; whole catalogues (timm, say) only if asked for."""
+    metadata = {} if namespace is None else {"namespace": namespace}
+    entries = BACKBONES.list(pattern, catalogues=catalogues, **metadata)
+    if as_json:
+        typer.echo(json.dumps([entry.as_dict() for entry in entries], indent=2))
+    elif not entries:
+        typer.echo(f"no backbone matches {pattern!r}; `midrib list` shows all")
+    else:
+        _print_table(entries)
+
+
+def print_explanation(name: str, *, as_json: bool) -> None:
+    """Print what is known of one entry; raises KeyError with near names where there is none."""
+    explanation = BACKBONES.explain(name)
+    if as_json:
+        typer.echo(json.dumps(explanation.as_dict(), indent=2))
+        return
+    for field, value in explanation.as_dict().items():
+        shown = in_words(explanation.input) if field == "input" else _plain(value)
+        if shown:
+            typer.echo(f"{field.replace('_', ' '):>18}  {shown}")
+
+
+def in_words(spec: InputSpec | None) -> str:
+    """An input declaration for a reader: "image 224", "text, at most 256 tokens"."""
+    if isinstance(spec, ImageInput):
+        return f"image {spec.size}"
+    if isinstance(spec, TextInput):
+        return f"text, at most {spec.max_tokens} tokens"
+    if isinstance(spec, AudioInput):
+        return f"audio, {spec.rate} Hz"
+    if isinstance(spec, TensorInput):
+        shape = " x ".join("any" if size is None else str(size) for size in spec.shape)
+        return f"{spec.dtype} [{shape}]"
+    return ""
+
+
+def _print_table(entries: Sequence[Description]) -> None:
+    table = Table("name", "input", "features", "licence", "needs", box=None, header_style="bold", pad_edge=False)
+    for entry in entries:
+        cells = (entry.key, in_words(entry.input), _plain(entry.num_features), entry.license or "", entry.install or "")
+        table.add_row(*map(escape, cells))
+    # A pipe has no width: whoever reads it wants whole cells.
+    Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH).print(table)
+
+
+def _plain(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={inner}" for key, inner in value.items())
+    return str(value)

@@ -1,0 +1,121 @@
+"""The command `midrib`. Each command imports what it needs when it runs, so that the light ones stay light."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+app = typer.Typer(
+    name="midrib",
+    help="Pretrained backbones behind many small heads: in process, or served over gRPC.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+BackboneNames = Annotated[
+    Optional[list[str]],  # noqa: UP007 - typer reads Optional
+    typer.Argument(help="What to serve: 'namespace/name', or with loader arguments 'namespace/name?argument=value'."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+@app.command()
+def serve(  # - a flag is a parameter
+    backbones: BackboneNames = None,
+    *,
+    config: Annotated[Optional[Path], typer.Option(help="A TOML file with the same settings.")] = None,  # noqa: UP007
+    host: Annotated[Optional[str], typer.Option(help="The address to listen on. [127.0.0.1]")] = None,  # noqa: UP007
+    port: Annotated[Optional[int], typer.Option(help="The port; 0 takes a free one. [50051]")] = None,  # noqa: UP007
+    device: Annotated[Optional[str], typer.Option(help="cpu, cuda, cuda:1 or auto. [auto]")] = None,  # noqa: UP007
+    dtype: Annotated[Optional[str], typer.Option(help="What to compute in. [float32]")] = None,  # noqa: UP007
+    threads: Annotated[Optional[int], typer.Option(help="Of a CPU replica. [measured]")] = None,  # noqa: UP007
+    imports: Annotated[
+        Optional[list[str]], typer.Option("--import", help="A module that registers backbones.")  # noqa: UP007
+    ] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Allow an address beyond the loopback.")] = False,
+    admin: Annotated[bool, typer.Option("--admin", help="Allow loading and unloading by clients.")] = False,
+    print_config: Annotated[bool, typer.Option("--print-config", help="Show the effective settings.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Serve backbones over gRPC until SIGTERM or Ctrl-C."""
+    from midrib.server import _serve
+    from midrib.server._settings import load_settings
+
+    settings = load_settings(
+        config,
+        backbones=[_serve.parse_backbone(text) for text in backbones] if backbones else None,
+        host=host,
+        port=port,
+        device=device,
+        dtype=dtype,
+        threads=threads,
+        imports=imports or None,
+        insecure=insecure or None,
+        admin=admin or None,
+    )
+    if print_config:
+        typer.echo(_serve.render_config(settings), nl=False)
+    else:
+        _serve.run(settings, as_json=as_json)
+
+
+@app.command(name="list")
+def list_backbones(
+    pattern: Annotated[str, typer.Argument(help="A wildcard, such as '*vit*'.")] = "*",
+    *,
+    namespace: Annotated[Optional[str], typer.Option(help="Only this data_type/task_type.")] = None,  # noqa: UP007
+    catalogues: Annotated[bool, typer.Option("--all", help="With every name of timm, transformers, ...")] = False,
+    as_json: Json = False,
+) -> None:
+    """List the backbones that are registered here, without loading any."""
+    from midrib.server._listing import print_list
+
+    print_list(pattern, namespace=namespace, catalogues=catalogues, as_json=as_json)
+
+
+@app.command()
+def describe(
+    name: Annotated[str, typer.Argument(help="'namespace/name', or a name that is unique.")], *, as_json: Json = False
+) -> None:
+    """Tell all that is known of one backbone: input, features, licence, signature, where it was registered."""
+    from midrib.server._listing import print_explanation
+
+    print_explanation(name, as_json=as_json)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where to save the picture.")] = Path("midrib-demo.png"),
+    epochs: Annotated[int, typer.Option(min=1, help="Of each training.")] = 5,
+) -> None:
+    """Serve EfficientNet-Lite0 and train one head on it twice: through the server, and in process."""
+    from midrib.server._demo import run
+
+    run(out, epochs=epochs)
+
+
+def main() -> None:
+    """Run the command; an error that the user can mend is one line on stderr and exit status 1."""
+    try:
+        app()
+    except (LookupError, ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
+        typer.secho(f"midrib: {_sentence(error)}", fg=typer.colors.RED, err=True)
+        sys.exit(1)
+
+
+def _sentence(error: Exception) -> str:
+    details = getattr(error, "errors", None)
+    if callable(details):  # pydantic's: one line a field, without its links
+        return "\n".join(
+            f"{'.'.join(map(str, detail['loc'])) or 'settings'}: {detail['msg'].removeprefix('Value error, ')}"
+            for detail in details()
+        )
+    return str(error)
+
+
+if __name__ == "__main__":
+    main()
