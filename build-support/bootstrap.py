@@ -1,0 +1,240 @@
+"""Runs Pants with nothing but a package index: the stock `pants` launcher where it works, else Pants from PyPI.
+
+    bootstrap.py run ARG...   what ./pants does: makes what is missing, makes the lockfiles, runs Pants
+    bootstrap.py export       what .pants.bootstrap does: prints this machine's settings for the shell
+
+What differs from machine to machine is handed to Pants through PANTS_* variables, so that pants.toml names no path and
+no host. Everything made lies in the user's cache, under a digest of what it is made from. Only the standard library is
+used, and nothing newer than Python 3.8: this runs before any environment exists.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+ROOT = Path(__file__).resolve().parent.parent
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "midrib-build"
+
+PANTS = "2.17.1"  # the newest on PyPI; pants.toml pins the same, so that both routes run one version
+PANTS_PYTHON = "3.9"  # the newest that it runs on
+PEX = "2.1.137"  # the one that it asks for
+PROTOC_PYTHON = "3.11"
+PROTOC = "1.74.0"  # grpcio-tools: gencode 6.31, so the wheels may say protobuf>=6.31
+GOOGLE_PROTOS = "1.70.0"  # googleapis-common-protos: google/rpc/*.proto, of which it holds the Python too
+
+FIND_LINKS, INDEXES = "PANTS_PYTHON_REPOS_FIND_LINKS", "PANTS_PYTHON_REPOS_INDEXES"
+
+PROTOC_SHIM = """\
+#!{python} -sE
+# grpcio-tools under the name and the flags that Pants knows; writes .pyi beside .py.
+import sys
+from pathlib import Path
+import grpc_tools
+from grpc_tools import protoc
+
+well_known = Path(grpc_tools.__file__).parent / "_proto"
+google_rpc = Path(grpc_tools.__file__).parent.parent
+
+arguments = ["protoc", "-I."]
+for argument in sys.argv[1:]:
+    if argument.startswith("--plugin=protoc-gen-grpc="):
+        continue
+    arguments.append("--grpc_python_out" if argument == "--grpc_out" else argument)
+for flag, value in zip(sys.argv, sys.argv[1:]):
+    if flag == "--python_out":
+        arguments += ["--pyi_out", value]
+sys.exit(protoc.main([*arguments, f"-I{{well_known}}", f"-I{{google_rpc}}"]))
+"""
+
+
+def main(arguments: list[str]) -> None:
+    if arguments[:1] == ["export"]:
+        settings = {**pip_settings(), **protoc_settings()}
+        print("\n".join(f"export {name}={shlex.quote(value)}" for name, value in settings.items()))
+    elif arguments[:1] == ["run"]:
+        run(arguments[1:])
+    else:
+        sys.exit(f"bootstrap.py: got {arguments[:1]}, expected 'run' or 'export': call ./pants instead")
+
+
+def run(arguments: list[str]) -> NoReturn:
+    try:
+        pants = prepare()
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"[bootstrap] this failed with status {error.returncode}: {shlex.join(map(str, error.cmd))}")
+    os.chdir(ROOT)
+    os.execv(pants, [str(pants), *arguments])
+
+
+def prepare() -> Path:
+    """Make the tools, settings and lockfiles that are missing; return the Pants to run."""
+    with locked(CACHE / "lock"):
+        os.environ.update({**pip_settings(), **protoc_settings()})
+        pants = stock_launcher() or pants_from_index()
+        make_lockfiles(pants)
+    return pants
+
+
+def stock_launcher() -> Path | None:
+    """The `pants` on PATH, if it is not ours and can run the version we pin (tried once)."""
+    found = shutil.which("pants")
+    if found is None or (ROOT / "pants").samefile(found):
+        return None
+    verdict = made_from("stock", found, PANTS)
+    if not verdict.exists():
+        tried = subprocess.run([found, "--version"], cwd=ROOT, capture_output=True, text=True, check=False)
+        verdict.write_text(tried.stdout.strip() if tried.returncode == 0 else "")
+    return Path(found) if verdict.read_text() == PANTS else None
+
+
+def pants_from_index() -> Path:
+    venv = make_venv("pants", PANTS_PYTHON, f"pantsbuild.pants=={PANTS}")
+    pex = made_from("pex", PEX)
+    if not pex.exists():
+        say(f"building PEX {PEX}")
+        part = pex.with_suffix(".part")
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("PEX_")}
+        build = [str(venv / "bin/pex"), f"pex=={PEX}", "-c", "pex", "--no-compile", "--no-use-system-time"]
+        subprocess.run([*build, "-o", str(part)], check=True, env=clean, stdout=sys.stderr)
+        part.rename(pex)
+    os.environ.update({**tool_settings("PEX_CLI", f"v{PEX}", pex), "NO_SCIE_WARNING": "1"})
+    return venv / "bin/pants"
+
+
+def protoc_settings() -> dict[str, str]:
+    """Stand grpcio-tools in for the protoc and the gRPC plugin that Pants would download."""
+    shim = PROTOC_SHIM.format(python=make_protoc() / "bin/python")
+    archive, plugin = made_from("protoc.zip", shim), made_from("grpc_python_plugin")
+    if not archive.exists():
+        plugin.write_text("#!/bin/sh\nexit 1  # never called: protoc has the plugin built in\n")
+        member = zipfile.ZipInfo("bin/protoc", (1980, 1, 1, 0, 0, 0))
+        member.external_attr = 0o755 << 16
+        with zipfile.ZipFile(archive.with_suffix(".part"), "w") as part:
+            part.writestr(member, shim)
+        archive.with_suffix(".part").rename(archive)
+    version = f"grpcio-tools-{PROTOC}"
+    return {
+        **tool_settings("PROTOC", version, archive),
+        **tool_settings("GRPC_PYTHON_PLUGIN", version, plugin),
+    }
+
+
+def make_protoc() -> Path:
+    return make_venv("protoc", PROTOC_PYTHON, f"grpcio-tools=={PROTOC}", f"googleapis-common-protos=={GOOGLE_PROTOS}")
+
+
+def tool_settings(tool: str, version: str, file: Path) -> dict[str, str]:
+    """Point one of Pants's external tools at a file of this machine."""
+    systems = {"Linux": "linux", "Darwin": "macos"}
+    machines = {"x86_64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}
+    target = f"{systems[platform.system()]}_{machines[platform.machine()]}"
+    content = file.read_bytes()
+    known = f"{version}|{target}|{hashlib.sha256(content).hexdigest()}|{len(content)}"
+    return {
+        f"PANTS_{tool}_VERSION": version,
+        f"PANTS_{tool}_URL_TEMPLATE": file.as_uri(),
+        f"PANTS_{tool}_KNOWN_VERSIONS": repr([known]),
+    }
+
+
+def pip_settings() -> dict[str, str]:
+    """Hand pip's own settings of this machine to Pants: its indexes, its folders of wheels, its certificates."""
+    python = make_protoc() / "bin/python"
+    listed = subprocess.run([python, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True)
+    found = dict(line.split("=", 1) for line in listed.stdout.splitlines() if "=" in line)
+
+    def setting(name: str) -> list[str]:
+        value = found.get(f":env:.{name}") or found.get(f"global.{name}") or "''"
+        return value.strip("'").replace("\\n", " ").split()
+
+    links = [Path(link).as_uri() if link.startswith("/") else link for link in setting("find-links")]
+    indexes = (setting("index-url") or ["https://pypi.org/simple/"]) + setting("extra-index-url")
+    settings = {FIND_LINKS: repr(links), INDEXES: repr(indexes)}
+    certificates = setting("cert") or [os.environ.get("SSL_CERT_FILE", "")]
+    if certificates[0]:
+        settings["PANTS_CA_CERTS_PATH"] = certificates[0]
+    return settings
+
+
+def make_lockfiles(pants: Path) -> None:
+    """Resolve the checked-in pins on this machine, once for each state of what the result depends on."""
+    folder = ROOT / "3rdparty/python"
+    inputs = re.findall(r"^\[python.*?(?=^\[|\Z)", (ROOT / "pants.toml").read_text(), re.MULTILINE | re.DOTALL)
+    inputs += [path.read_text() for path in sorted(folder.glob("*.txt"))]
+    made = made_from("lockfiles", *inputs, os.environ[FIND_LINKS], os.environ[INDEXES])
+    if not made.exists():
+        say("resolving the lockfiles")
+        for old in folder.glob("*.lock"):
+            old.unlink()
+        subprocess.run([str(pants), "generate-lockfiles"], cwd=ROOT, check=True, stdout=sys.stderr)
+        part = made.with_suffix(".part")
+        shutil.copytree(folder, part, ignore=shutil.ignore_patterns("*.txt", "BUILD"), dirs_exist_ok=True)
+        part.rename(made)
+    for lockfile in made.iterdir():
+        here = folder / lockfile.name
+        if not here.exists() or here.read_bytes() != lockfile.read_bytes():
+            shutil.copy(lockfile, here)
+
+
+def make_venv(name: str, version: str, *requirements: str) -> Path:
+    venv = made_from(name, version, *requirements)
+    if not (venv / "complete").exists():
+        say(f"installing {', '.join(requirements)}")
+        shutil.rmtree(venv, ignore_errors=True)
+        subprocess.run([find_python(version), "-m", "venv", str(venv)], check=True, stdout=sys.stderr)
+        install = [str(venv / "bin/python"), "-m", "pip", "install", "-qq", *requirements]
+        subprocess.run(install, check=True, stdout=sys.stderr)
+        (venv / "complete").touch()
+    return venv
+
+
+def made_from(name: str, *inputs: str | None) -> Path:
+    """Where in the cache stands what is made from these inputs."""
+    folder = CACHE / hashlib.sha256(repr(inputs).encode()).hexdigest()[:12]
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / name
+
+
+def find_python(version: str) -> str:
+    """A Python of this version that can make a venv: from PATH, or one of pyenv's."""
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
+    for candidate in [f"python{version}", *map(str, sorted(pyenv.glob(f"{version}.*/bin/python")))]:
+        with contextlib.suppress(OSError):
+            probe = [candidate, "-c", "import sys, venv, ensurepip; print(sys.executable)"]
+            answer = subprocess.run(probe, capture_output=True, text=True, check=False)
+            if answer.returncode == 0:
+                return answer.stdout.strip()
+    sys.exit(
+        f"[bootstrap] Python {version} with venv was found neither on PATH nor in {pyenv}: install it, "
+        "or (in place of 3.9) the stock launcher, https://www.pantsbuild.org/docs/installation"
+    )
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep a second ./pants waiting while this one makes things."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def say(text: str) -> None:
+    print(f"[bootstrap] {text}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
