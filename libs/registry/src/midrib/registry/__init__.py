@@ -1,7 +1,10 @@
 """Names to loaders: register a backbone once, find it by name, load it with its contract checked."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from midrib.registry._concat import ConcatRegistry
-from midrib.registry._description import Description, Explanation
 from midrib.registry._entry import Entry, Loader
 from midrib.registry._errors import (
     AmbiguousKeyError,
@@ -13,8 +16,10 @@ from midrib.registry._errors import (
 from midrib.registry._external import ExternalRegistry
 from midrib.registry._inputs import AudioInput, ImageInput, InputSpec, TensorInput, TextInput
 from midrib.registry._lookup import AbstractRegistry
-from midrib.registry._plugins import PluginFailure
 from midrib.registry._registry import Registry
+
+if TYPE_CHECKING:
+    from midrib.registry._description import Description, Explanation, PluginFailure
 
 FlashRegistry = Registry
 
@@ -40,3 +45,12 @@ __all__ = [
     "TextInput",
     "UnknownKeyError",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Importing this library is on everybody's way; what only listings make is built when first asked for.
+    if name in ("Description", "Explanation", "PluginFailure"):
+        from midrib.registry import _description
+
+        return getattr(_description, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

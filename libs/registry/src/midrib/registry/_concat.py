@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from midrib.registry._entry import Entry
 from midrib.registry._lookup import AbstractRegistry, Entries, Keys
-from midrib.registry._plugins import PluginFailure
 from midrib.registry._registry import Registry
 from midrib.registry._selection import Selection
+
+if TYPE_CHECKING:
+    from midrib.registry._description import PluginFailure
 
 
 class ConcatRegistry(AbstractRegistry):

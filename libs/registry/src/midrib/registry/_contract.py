@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
 import operator
 from collections.abc import Iterable
@@ -38,6 +36,8 @@ def install_line(requires: Iterable[str], install: str | None) -> str:
 
 
 def _is_installed(name: str) -> bool:
+    import importlib.util
+
     try:
         return importlib.util.find_spec(name) is not None
     except (ModuleNotFoundError, ValueError):  # a missing parent package; a module without a spec
@@ -68,17 +68,13 @@ def _check_returned(entry: Entry, returned: object) -> tuple[Any, int]:
         raise ContractError(f"the loader of {entry.key!r} returned {_shown(returned)}, expected {owed}")
     module, width = returned
     if not callable(module):
-        raise ContractError(
-            f"the loader of {entry.key!r} returned {_shown(module)} as its module, expected a callable"
-        )
+        raise ContractError(f"the loader of {entry.key!r} returned {_shown(module)} as its module, expected a callable")
     try:
         num_features = operator.index(width)
     except TypeError:
         num_features = 0
     if isinstance(width, bool) or num_features < 1:
-        raise ContractError(
-            f"the loader of {entry.key!r} returned num_features={width!r}, expected a positive int"
-        )
+        raise ContractError(f"the loader of {entry.key!r} returned num_features={width!r}, expected a positive int")
     if entry.num_features not in (None, num_features):
         raise ContractError(
             f"the loader of {entry.key!r} returned num_features={num_features}, but its registration declares "

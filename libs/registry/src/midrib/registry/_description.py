@@ -1,4 +1,4 @@
-"""What is told about an entry: plain frozen data, JSON by as_dict()."""
+"""What is told about entries and plugins: plain frozen data, JSON by as_dict()."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from midrib.registry._contract import install_line, missing_libraries
-from midrib.registry._entry import Entry
+from midrib.registry._entry import Entry, unwrapped
 from midrib.registry._inputs import InputSpec
 
 
@@ -57,6 +57,27 @@ class Explanation(Description):
     shadows: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class PluginFailure:
+    """A plugin that could not be loaded; none of its entries are there.
+
+    name, value: its entry point.  package, version: the distribution that declares it.  error: what it raised.
+    """
+
+    name: str
+    value: str
+    package: str | None
+    version: str | None
+    error: str
+
+    def __str__(self) -> str:
+        return f"{self.name!r} ({self.value}, of {self.package} {self.version}) failed to load: {self.error}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as JSON's own types."""
+        return dataclasses.asdict(self)
+
+
 def describe(entry: Entry) -> Description:
     """What is declared about the entry, and whether it can be loaded here."""
     return Description(**_described(entry))
@@ -94,7 +115,7 @@ def _described(entry: Entry) -> dict[str, Any]:
         "providers": tuple(map(str, entry.providers)),
         "missing": missing,
         "install": install_line(entry.requires, entry.install) if missing else None,
-        "summary": (inspect.getdoc(entry.fn) or "").partition("\n")[0],
+        "summary": (inspect.getdoc(unwrapped(entry.fn)) or "").partition("\n")[0],
         "metadata": dict(entry.tags),
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
@@ -25,7 +25,8 @@ _DECLARED = (
     "requires",
     "install",
 )
-_warned: set[tuple[str, str]] = set()
+# The old names that have been warned of in this process.
+_warned: dict[tuple[str, str], object] = {}
 
 
 @dataclass(frozen=True)
@@ -77,15 +78,11 @@ class Entry:
             raise KeyError(field)
         return getattr(self, field)
 
-    def fits(self, wanted: dict[str, Any]) -> bool:
-        """Whether everything wanted was declared so; None asks that it was not declared."""
+    def fits(self, wanted: Mapping[str, Any]) -> bool:
+        """Whether all of it was declared so; None asks that it was not, and of several providers one will do."""
         declared = self.metadata
         return all(
-            (
-                value in self.providers
-                if name == "providers" and value in self.providers
-                else declared.get(name) == value
-            )
+            declared.get(name) == value or (name == "providers" and value in self.providers)
             for name, value in wanted.items()
         )
 
@@ -96,10 +93,13 @@ class Entry:
     def warn_if_deprecated(self, key: str) -> None:
         """Warn, once in this process, that the key is an old name of this entry."""
         old = {*self.deprecated_aliases, *map(self._within, self.deprecated_aliases)}
-        if key in old and (key, self.key) not in _warned:
-            _warned.add((key, self.key))
+        turn = object()
+        # setdefault is atomic: of several threads, one warns.
+        if key in old and _warned.setdefault((key, self.key), turn) is turn:
             message = f"{key!r} is an old name and will go: use {self.key!r}"
-            warnings.warn(message, DeprecationWarning, stacklevel=caller_frame()[1] + 1)
+            # The line to change is the user's, whichever of our libraries it came through.
+            _, distance = caller_frame("midrib")
+            warnings.warn(message, DeprecationWarning, stacklevel=distance + 1)
 
     def _within(self, name: str) -> str:
         return f"{self.namespace}/{name}" if self.namespace else name
@@ -121,7 +121,7 @@ def declare(fn: Loader, name: str | None, place: Place, **declared: Any) -> Entr
     entry = Entry(name or _name_of(fn), fn, place, tags=tuple(sorted(declared.items())), **known)
     for part in (*entry.names, *([entry.namespace] if entry.namespace is not None else [])):
         _check_name(part)
-    _check_num_features(entry)
+    _check_declared(entry)
     return entry
 
 
@@ -131,10 +131,15 @@ def _as_tuple(value: Any) -> tuple[Any, ...]:
     return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
 
 
-def _name_of(fn: Any) -> str:
+def unwrapped(fn: Loader) -> Loader:
+    """The function inside a partial, or the function itself."""
     while isinstance(fn, functools.partial):
         fn = fn.func
-    name: str | None = getattr(fn, "__name__", None)
+    return fn
+
+
+def _name_of(fn: Loader) -> str:
+    name: str | None = getattr(unwrapped(fn), "__name__", None)
     if name is None or name == "<lambda>":
         raise ValueError(f"{fn!r} has no name of its own: pass name=...")
     return name
@@ -150,7 +155,11 @@ def _check_name(name: object) -> None:
         )
 
 
-def _check_num_features(entry: Entry) -> None:
+def _check_declared(entry: Entry) -> None:
+    if not isinstance(entry.input, InputSpec | None):
+        raise TypeError(
+            f"{entry.key!r} declares input={entry.input!r}: it must be an InputSpec, such as ImageInput(224)"
+        )
     width = entry.num_features
     if width is not None and (isinstance(width, bool) or not isinstance(width, int) or width < 1):
         raise ValueError(f"{entry.key!r} declares num_features={width!r}: it must be a positive int")

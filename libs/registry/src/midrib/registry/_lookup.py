@@ -7,17 +7,15 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
-from midrib.registry import _description
-from midrib.registry._description import Description, Explanation
 from midrib.registry._entry import Entry, Loader
 from midrib.registry._errors import AmbiguousKeyError
-from midrib.registry._plugins import PluginFailure
 from midrib.registry._resolvers import is_url, resolve
 from midrib.registry._selection import Selection, as_patterns, natural
 from midrib.registry._unknown import unknown_key
 
 if TYPE_CHECKING:
     from midrib.registry._concat import ConcatRegistry
+    from midrib.registry._description import Description, Explanation, PluginFailure
 
 Entries: TypeAlias = tuple[Entry, ...]
 Keys: TypeAlias = list[str]
@@ -36,18 +34,16 @@ class AbstractRegistry(ABC):
     def entries(self, selection: Selection) -> Iterator[Entry]:
         """The entries that the selection takes, in any order."""
 
-    def open_layers(
-        self, key: str, **metadata: Any
-    ) -> Iterator[Entries]:  # noqa: ARG002 (for those that have them)
-        """Entries that may exist: from catalogues that cannot list their names, and so are asked last."""
+    def open_layers(self, key: str, **metadata: Any) -> Iterator[Entries]:  # noqa: ARG002 (here there are none)
+        """Entries that may exist: of catalogues that cannot list their names, and so are asked last."""
         return iter(())
 
-    def nearby(self, key: str) -> Keys:  # noqa: ARG002
+    def nearby(self, key: str) -> Keys:  # noqa: ARG002 (a catalogue looks at it)
         """The keys that a mistyped key is compared with."""
-        return [spelling for entry in self.entries(Selection()) for spelling in {entry.key, entry.name}]
+        return [spelling for entry in self.entries(Selection()) for spelling in (entry.key, entry.name)]
 
-    def install_hint(self, key: str) -> str | None:  # noqa: ARG002
-        """The command that installs what would provide this key, if a package is known to."""
+    def install_hint(self, key: str) -> str | None:  # noqa: ARG002 (a catalogue looks at it)
+        """The command that installs what may provide this key, if a package is known to."""
         return None
 
     @property
@@ -64,17 +60,13 @@ class AbstractRegistry(ABC):
         self, key: str, with_metadata: Literal[False] = ..., strict: Literal[True] = ..., **metadata: Any
     ) -> Loader: ...
     @overload
-    def get(
-        self, key: str, with_metadata: Literal[True], strict: Literal[True] = ..., **metadata: Any
-    ) -> Entry: ...
+    def get(self, key: str, with_metadata: Literal[True], strict: Literal[True] = ..., **metadata: Any) -> Entry: ...
     @overload
     def get(
         self, key: str, with_metadata: Literal[False] = ..., *, strict: Literal[False], **metadata: Any
     ) -> list[Loader]: ...
     @overload
-    def get(
-        self, key: str, with_metadata: Literal[True], strict: Literal[False], **metadata: Any
-    ) -> list[Entry]: ...
+    def get(self, key: str, with_metadata: Literal[True], strict: Literal[False], **metadata: Any) -> list[Entry]: ...
 
     def get(self, key: str, with_metadata: bool = False, strict: bool = True, **metadata: Any) -> Any:
         """The loader that the key leads to.
@@ -85,15 +77,13 @@ class AbstractRegistry(ABC):
         metadata: what the entry must declare; namespace=None picks the one without a namespace.
         Raises UnknownKeyError, AmbiguousKeyError (both are KeyError); warns once of a deprecated name.
         """
-        found = self._find(key, metadata) if strict else self._find_all(key, metadata)
-        if strict and len(found) > 1:
-            raise _ambiguous(self, key, found)
+        found = self._found(key, metadata, strict=strict)
         for entry in found:
             entry.warn_if_deprecated(key)
         wanted = [entry if with_metadata else entry.fn for entry in found]
         return wanted[0] if strict else wanted
 
-    def load(self, key: str, **kwargs: Any) -> tuple[Any, int]:
+    def load(self, key: str, /, **kwargs: Any) -> tuple[Any, int]:
         """Call the loader that the key leads to, and check what it returns: (module, num_features).
 
         Raises what get raises; MissingLibraryError with the install line; TypeError for arguments that the loader
@@ -103,13 +93,17 @@ class AbstractRegistry(ABC):
 
     def describe(self, key: str, **metadata: Any) -> Description:
         """What is declared under the key, and whether it can be loaded here."""
-        return _description.describe(self._one(key, metadata))
+        from midrib.registry import _description
+
+        return _description.describe(self._found(key, metadata)[0])
 
     def explain(self, key: str, **metadata: Any) -> Explanation:
         """The description, and where the entry comes from: file:line, package and version, what it shadows."""
-        entry = self._one(key, metadata)
-        shadowed = [other for layer in list(self._candidates(key, metadata))[1:] for other in layer]
-        return _description.explain(entry, shadowed)
+        from midrib.registry import _description
+
+        [entry] = self._found(key, metadata)
+        _, *shadowed = self._candidates(key, metadata)
+        return _description.explain(entry, chain.from_iterable(shadowed))
 
     def available_keys(self) -> Keys:
         """Every key once, in natural order: the namespace and the name."""
@@ -140,22 +134,14 @@ class AbstractRegistry(ABC):
             return iter([(resolve(key),)])
         return chain(self.layers(key, **metadata), self.open_layers(key, **metadata))
 
-    def _find(self, key: str, metadata: dict[str, Any]) -> Entries:
-        for found in self._candidates(key, metadata):
-            return found
-        raise unknown_key(self, key, metadata)
-
-    def _find_all(self, key: str, metadata: dict[str, Any]) -> Entries:
-        found = tuple(chain.from_iterable(self._candidates(key, metadata)))
+    def _found(self, key: str, metadata: dict[str, Any], *, strict: bool = True) -> Entries:
+        layers = self._candidates(key, metadata)
+        found = next(layers, ()) if strict else tuple(chain.from_iterable(layers))
         if not found:
             raise unknown_key(self, key, metadata)
-        return found
-
-    def _one(self, key: str, metadata: dict[str, Any]) -> Entry:
-        found = self._find(key, metadata)
-        if len(found) > 1:
+        if strict and len(found) > 1:
             raise _ambiguous(self, key, found)
-        return found[0]
+        return found
 
     # Last, for within the class its name hides the builtin from the annotations that follow.
     def list(
@@ -172,14 +158,22 @@ class AbstractRegistry(ABC):
         catalogues: False leaves out whole catalogues (ExternalRegistry), whose names may take seconds to find.
         metadata: what the entries must declare, such as namespace="image/classification".
         """
+        from midrib.registry import _description
+
         selection = Selection(as_patterns(pattern), as_patterns(exclude), catalogues, metadata)
         chosen = sorted(self.entries(selection), key=lambda entry: natural(entry.key))
         return tuple(map(_description.describe, chosen))
 
 
+def closest(key: str, entries: Iterable[Entry]) -> Entries:
+    """Of the entries that answer to the key, those meant: a namespace/name beats a bare name that looks like it."""
+    found = tuple(entry for entry in entries if key in entry.names or key in entry.claims)
+    return tuple(entry for entry in found if entry.namespace and key in entry.claims) or found
+
+
 def _ambiguous(registry: AbstractRegistry, key: str, found: Entries) -> AmbiguousKeyError:
     lines = "".join(f"\n  {entry.key} {entry.metadata} ({entry.place})" for entry in found)
     return AmbiguousKeyError(
-        f"{key!r} leads to {len(found)} entries of {registry!r}: say more of the key, or pass the metadata that tells "
-        f"them apart (such as namespace=...), or strict=False for all{lines}"
+        f"{key!r} leads to {len(found)} entries of {registry!r}: say more of the key, or pass the metadata that "
+        f"tells them apart (such as namespace=...), or strict=False for all{lines}"
     )

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from types import FrameType
+from typing import NamedTuple
 
 _OWN_PACKAGE = __name__.rpartition(".")[0]
 
@@ -15,9 +15,8 @@ _OWN_PACKAGE = __name__.rpartition(".")[0]
 _loading: ContextVar[tuple[str, tuple[str, str] | None]] = ContextVar("_loading", default=("", None))
 
 
-@dataclass(frozen=True)
-class Place:
-    """A line of code.
+class Place(NamedTuple):
+    """A line of code; line 0 is none in particular.
 
     distribution: name and version of the plugin's package; None for what no entry point led to.
     """
@@ -28,7 +27,7 @@ class Place:
     distribution: tuple[str, str] | None = None
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}"
+        return f"{self.file}:{self.line}" if self.line else self.file
 
     def installed(self) -> tuple[str | None, str | None]:
         """Name and version of the installed distribution that holds the module, or None, None."""
@@ -39,31 +38,25 @@ class Place:
         top, *rest = self.module.split(".")
         names = metadata.packages_distributions().get(top, [])
         # In a namespace package, such as midrib, a.b.c is taken to live in the distribution a-b.
-        own = [
-            name
-            for name in names
-            if len(set(names)) == 1 or name.replace("_", "-") == "-".join([top, *rest[:1]])
-        ]
+        own = [name for name in names if len(set(names)) == 1 or name.replace("_", "-") == "-".join([top, *rest[:1]])]
         return (own[0], metadata.version(own[0])) if own else (None, None)
 
 
-def caller_frame() -> tuple[FrameType, int]:
-    """The nearest frame outside this package, and how many frames above our caller it is."""
+def caller_frame(outside: str) -> tuple[FrameType, int]:
+    """The nearest frame outside this package of packages, and how many frames above our caller it is."""
     # Not inspect.stack, which reads every file: milliseconds a registration.
     frame, distance = sys._getframe(1), 0  # noqa: SLF001
-    while frame.f_back and _is_own(frame.f_globals.get("__name__", "")):
+    while frame.f_back and f"{frame.f_globals.get('__name__')}.".startswith(f"{outside}."):
         frame, distance = frame.f_back, distance + 1
     return frame, distance
 
 
 def calling_place() -> Place:
     """The line outside this package that is being run."""
-    frame, _ = caller_frame()
+    frame, _ = caller_frame(_OWN_PACKAGE)
     module = frame.f_globals.get("__name__", "")
     plugin, distribution = _loading.get()
-    return Place(
-        frame.f_code.co_filename, frame.f_lineno, module, distribution if _top(module) == plugin else None
-    )
+    return Place(frame.f_code.co_filename, frame.f_lineno, module, distribution if _top(module) == plugin else None)
 
 
 @contextmanager
@@ -78,7 +71,3 @@ def loading(module: str, distribution: tuple[str, str] | None) -> Iterator[None]
 
 def _top(module: str) -> str:
     return module.partition(".")[0]
-
-
-def _is_own(module: str) -> bool:
-    return module == _OWN_PACKAGE or module.startswith(_OWN_PACKAGE + ".")

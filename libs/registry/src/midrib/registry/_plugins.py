@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from dataclasses import dataclass
 from importlib import invalidate_caches
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -14,24 +13,8 @@ from midrib.registry._place import loading
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
+    from midrib.registry._description import PluginFailure
     from midrib.registry._registry import Registry
-
-
-@dataclass(frozen=True)
-class PluginFailure:
-    """A plugin that could not be loaded; none of its entries are there.
-
-    name, value: its entry point.  package, version: the distribution that declares it.  error: what it raised.
-    """
-
-    name: str
-    value: str
-    package: str | None
-    version: str | None
-    error: str
-
-    def __str__(self) -> str:
-        return f"{self.name!r} ({self.value}, of {self.package} {self.version}) failed to load: {self.error}"
 
 
 class Plugins:
@@ -39,15 +22,15 @@ class Plugins:
 
     def __init__(self, group: str | None) -> None:
         self.group = group
-        self.failures: dict[tuple[str, ...], PluginFailure] = {}
-        self._loaded: set[tuple[str, ...]] = set()
+        self.failures: tuple[PluginFailure, ...] = ()
+        self._loaded: set[tuple[str, str, str | None]] = set()
         self._stale = group is not None
         self._busy = False
         # Not the registry's own: while we wait for another thread's import, that thread may register.
         self._lock = threading.RLock()
 
     def discover(self, registry: Registry) -> None:
-        """Load what is not loaded yet, once, until forget()."""
+        """Load what is not loaded yet; only the first call does anything, until refresh()."""
         if not self._stale:
             return
         with self._lock:
@@ -55,32 +38,32 @@ class Plugins:
                 return
             self._busy = True
             try:
-                for point in _entry_points(self.group or ""):
-                    self._load(point, registry)
+                found = [self._load(point, registry) for point in _entry_points(self.group or "")]
+                self.failures = tuple(filter(None, found))
                 self._stale = False
             finally:
                 self._busy = False
 
-    def forget(self) -> None:
-        """Look again at the next discover(): for late installs, and for what failed."""
-        invalidate_caches()
-        self._stale = self.group is not None
+    def refresh(self, registry: Registry) -> None:
+        """Look again: for late installs, and for what failed."""
+        with self._lock:
+            invalidate_caches()
+            self._stale = self.group is not None
+            self.discover(registry)
 
-    def _load(self, point: EntryPoint, registry: Registry) -> None:
-        package, version = (point.dist.name, point.dist.version) if point.dist else (None, None)
-        identity = (point.name, point.value, package or "")
+    def _load(self, point: EntryPoint, registry: Registry) -> PluginFailure | None:
+        distribution = (point.dist.name, point.dist.version) if point.dist else None
+        identity = (point.name, point.value, distribution and distribution[0])
         if identity in self._loaded:
-            return
+            return None
         try:
-            distribution = (package, version) if package and version else None
             with loading(point.module, distribution), registry.all_or_none():
                 _add(point, registry)
-            self._loaded.add(identity)
-            self.failures.pop(identity, None)
         # One plugin's fault, of whatever kind, hides nobody else's entries.
         except (Exception, SystemExit) as error:
-            text = f"{type(error).__name__}: {error}"
-            self.failures[identity] = PluginFailure(point.name, point.value, package, version, text)
+            return _failure(point, distribution, error)
+        self._loaded.add(identity)
+        return None
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_lock"} | {"_busy": False}
@@ -96,11 +79,22 @@ def _entry_points(group: str) -> Iterable[EntryPoint]:
 
 
 def _add(point: EntryPoint, registry: Registry) -> None:
+    from midrib.registry._lookup import AbstractRegistry
+    from midrib.registry._selection import Selection
+
     value = point.load()
-    if hasattr(value, "copy_into"):
-        value.copy_into(registry)
+    if isinstance(value, AbstractRegistry):
+        for entry in value.entries(Selection(catalogues=False)):
+            registry.add(entry)
     elif callable(value):
         value(registry)
     elif not isinstance(value, ModuleType):  # a module registers by being imported
         kind = type(value).__name__
         raise TypeError(f"got a {kind}, expected a callable that takes the registry, a Registry, or a module")
+
+
+def _failure(point: EntryPoint, distribution: tuple[str, str] | None, error: BaseException) -> PluginFailure:
+    from midrib.registry._description import PluginFailure
+
+    package, version = distribution or (None, None)
+    return PluginFailure(point.name, point.value, package, version, f"{type(error).__name__}: {error}")

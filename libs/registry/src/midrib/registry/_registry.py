@@ -5,15 +5,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from midrib.registry._entry import Entry, declare
 from midrib.registry._errors import DuplicateKeyError
-from midrib.registry._lookup import AbstractRegistry, Entries
+from midrib.registry._lookup import AbstractRegistry, Entries, closest
 from midrib.registry._place import calling_place
-from midrib.registry._plugins import PluginFailure, Plugins
+from midrib.registry._plugins import Plugins
 from midrib.registry._selection import Selection
 from midrib.registry._unknown import unknown_key
+
+if TYPE_CHECKING:
+    from midrib.registry._description import PluginFailure
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -40,9 +43,7 @@ class Registry(AbstractRegistry):
         self, fn: None = ..., name: str | None = ..., *, override: bool = ..., **declared: Any
     ) -> Callable[[F], F]: ...
 
-    def __call__(
-        self, fn: Any = None, name: str | None = None, *, override: bool = False, **declared: Any
-    ) -> Any:
+    def __call__(self, fn: Any = None, name: str | None = None, *, override: bool = False, **declared: Any) -> Any:
         """Register a loader: @R, @R(name=..., namespace=...), or R(fn, name=..., namespace=...). Returns fn itself.
 
         name: the function's own by default; a lambda needs one.  namespace: data_type/task_type.
@@ -102,23 +103,18 @@ class Registry(AbstractRegistry):
 
     def entries(self, selection: Selection) -> Iterator[Entry]:
         self._plugins.discover(self)
-        return filter(selection.takes, self._entries)
+        with self._lock:
+            return filter(selection.takes, self._entries)
 
     @property
     def plugin_failures(self) -> tuple[PluginFailure, ...]:
         """The plugins that could not be loaded, each with its reason; refresh() tries them again."""
         self._plugins.discover(self)
-        return tuple(self._plugins.failures.values())
+        return self._plugins.failures
 
     def refresh(self) -> None:
         """Look again for plugins: packages installed since the first look-up, and plugins that failed."""
-        self._plugins.forget()
-        self._plugins.discover(self)
-
-    def copy_into(self, other: Registry) -> None:
-        """Register all of these entries in another registry."""
-        for entry in self.entries(Selection()):
-            other.add(entry)
+        self._plugins.refresh(self)
 
     @contextmanager
     def all_or_none(self) -> Iterator[None]:
@@ -144,9 +140,7 @@ class Registry(AbstractRegistry):
         return None
 
     def _lookup(self, key: str, metadata: dict[str, Any]) -> Entries:
-        found = tuple(entry for entry in self._index.get(key, ()) if entry.fits(metadata))
-        # A namespace/name is never made ambiguous by a bare name elsewhere that merely looks like it.
-        return tuple(entry for entry in found if entry.namespace and key in entry.claims) or found
+        return closest(key, (entry for entry in self._index.get(key, ()) if entry.fits(metadata)))
 
     def _insert(self, entry: Entry) -> None:
         self._entries += (entry,)
@@ -156,9 +150,7 @@ class Registry(AbstractRegistry):
     def _discard(self, entry: Entry) -> None:
         self._entries = tuple(other for other in self._entries if other is not entry)
         for spelling in {*entry.names, *entry.claims}:
-            self._index[spelling] = tuple(
-                other for other in self._index.get(spelling, ()) if other is not entry
-            )
+            self._index[spelling] = tuple(other for other in self._index.get(spelling, ()) if other is not entry)
 
     def __getstate__(self) -> dict[str, Any]:
         with self._lock:

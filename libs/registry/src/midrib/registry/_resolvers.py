@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from midrib.registry._entry import Entry
 from midrib.registry._errors import UnknownKeyError
 from midrib.registry._place import Place
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 GROUP = "midrib.resolvers"
 _URL = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
@@ -26,15 +31,21 @@ def resolve(url: str) -> Entry:
     scheme = url.partition("://")[0].lower()
     # Asked anew each time: opening a URL costs far more, and a late install just works.
     for point in entry_points(group=GROUP, name=scheme):
-        package = (point.dist.name, point.dist.version) if point.dist else None
-        place = Place(f"entry point {point.value}", 0, point.module, package)
-        return Entry(url, functools.partial(point.load(), url), place)
+        distribution = (point.dist.name, point.dist.version) if point.dist else None
+        place = Place(f"entry point {point.value}", 0, point.module, distribution)
+        return Entry(url, functools.partial(_loaded(point), url), place)
     raise UnknownKeyError(_advice(url, scheme))
+
+
+def _loaded(point: EntryPoint) -> Callable[..., Any]:
+    try:
+        opener: Callable[..., Any] = point.load()
+    except (ImportError, AttributeError) as error:
+        raise ImportError(f"the resolver for {point.name}:// ({point.value}) cannot be imported: {error}") from error
+    return opener
 
 
 def _advice(url: str, scheme: str) -> str:
     if package := _KNOWN_PACKAGES.get(scheme):
         return f"{url!r} needs the resolver for {scheme}://, not installed here: pip install {package}"
-    return (
-        f"{url!r} has the scheme {scheme!r}, which no installed package opens: a package adds it by {GROUP}"
-    )
+    return f"{url!r} has the scheme {scheme!r}, which no installed package opens: a package adds it by {GROUP}"

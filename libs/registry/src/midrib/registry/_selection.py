@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
-from typing import Any
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from midrib.registry._entry import Entry
 
 
-@dataclass(frozen=True)
-class Selection:
+class Selection(NamedTuple):
     """Entries by wildcard and by what they declare.
 
     patterns: any of these must match the key or the name; none asks for all.  exclude: none of these may.
@@ -22,7 +20,7 @@ class Selection:
     patterns: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     catalogues: bool = True
-    declared: dict[str, Any] = field(default_factory=dict)
+    declared: Mapping[str, Any] = MappingProxyType({})
 
     def takes(self, entry: Entry) -> bool:
         """Whether the entry is asked for."""
@@ -44,4 +42,6 @@ def natural(key: str) -> list[Any]:
 
 
 def _matches(entry: Entry, patterns: tuple[str, ...]) -> bool:
+    from fnmatch import fnmatchcase
+
     return any(fnmatchcase(name, pattern) for pattern in patterns for name in (entry.key, entry.name))

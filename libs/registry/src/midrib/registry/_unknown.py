@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from midrib.registry._errors import UnknownKeyError
 
 if TYPE_CHECKING:
+    from midrib.registry._entry import Entry
     from midrib.registry._lookup import AbstractRegistry
 
 
 def unknown_key(registry: AbstractRegistry, key: str, metadata: dict[str, Any]) -> UnknownKeyError:
-    """The error, with what would help: the install line, the metadata that does exist, or the nearest names."""
-    parts = [_help(registry, key, metadata), *_failed_plugins(registry)]
-    return UnknownKeyError("; ".join(parts))
+    """The error, with what would help: the metadata that there is, the nearest names, the install line."""
+    known = [entry for layer in registry.layers(key) for entry in layer]
+    wanted = "".join(f" with {name}={value!r}" for name, value in metadata.items())
+    advice = [_other_metadata(known)] if known else _advice(registry, key)
+    return UnknownKeyError("; ".join([f"{key!r} is not in {registry!r}{wanted}", *advice, *_failed_plugins(registry)]))
 
 
-def _help(registry: AbstractRegistry, key: str, metadata: dict[str, Any]) -> str:
-    if line := registry.install_hint(key):
-        return f"{key!r} is not in {registry!r} as installed here, but a known package provides it: {line}"
-    if known := [entry for layer in registry.layers(key) for entry in layer]:
-        wanted = ", ".join(f"{name}={value!r}" for name, value in metadata.items())
-        return f"{key!r} is in {registry!r}, but not with {wanted}: it has {known[0].metadata}"
-    near = _nearest(key, registry.nearby(key))
-    advice = f"did you mean {' or '.join(map(repr, near))}?" if near else "available_keys() gives every name"
-    return f"{key!r} is not in {registry!r}: {advice}"
+def _other_metadata(known: list[Entry]) -> str:
+    return "it is there with " + " and with ".join(str(entry.metadata) for entry in known)
+
+
+def _advice(registry: AbstractRegistry, key: str) -> Iterator[str]:
+    line = registry.install_hint(key)
+    if line:
+        yield f"a package that is not installed may provide it: {line}"
+    if near := _nearest(key, registry.nearby(key)):
+        yield f"did you mean {' or '.join(map(repr, near))}?"
+    elif not line:
+        yield "available_keys() gives every name"
 
 
 def _nearest(key: str, keys: list[str]) -> list[str]:
@@ -34,4 +41,4 @@ def _nearest(key: str, keys: list[str]) -> list[str]:
 
 
 def _failed_plugins(registry: AbstractRegistry) -> list[str]:
-    return [f"the plugin {failure}, so what it adds is missing" for failure in registry.plugin_failures]
+    return [f"the plugin {failure}" for failure in registry.plugin_failures]
