@@ -1,0 +1,199 @@
+"""Features of a frozen backbone, kept on disk, so that the second epoch never runs it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+_DIGEST_BYTES = 32
+
+
+def row_digests(inputs: Tensor) -> list[bytes]:
+    """The sha-256 of every row: of its element type, its shape and its bytes.
+
+    inputs: [batch, ...].  Rows of integer ids are taken without their trailing zeros: the padding of a text belongs
+    to its batch, not to the text.
+    """
+    rows = inputs.detach().cpu().contiguous()
+    return [_digest(_unpadded(row)) for row in rows]
+
+
+def _unpadded(row: Tensor) -> Tensor:
+    if row.dim() != 1 or row.dtype != torch.int64:
+        return row
+    ids = row.nonzero()
+    return row[: int(ids[-1]) + 1] if len(ids) else row[:0]
+
+
+def _digest(row: Tensor) -> bytes:
+    digest = hashlib.sha256(f"{row.dtype} {tuple(row.shape)}".encode())
+    digest.update(row.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.digest()
+
+
+class FeatureCache:
+    """A folder of features, keyed by the revision that made them and the digest of their input.
+
+    path: the folder; processes may share it.  max_bytes: the folder's bound; when it is reached, shards of other
+    revisions leave, oldest first, and after that nothing more is stored (a scan larger than its cache would only push
+    out what it is about to need).  shard_rows: rows held in memory before they are written as one safetensors file.
+
+    Sound only where equal inputs have equal features: a frozen backbone in eval mode. Inputs augmented at random are
+    new every time and would only fill the disk.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, max_bytes: int = 4 << 30, shard_rows: int = 512) -> None:
+        if max_bytes < 1 or shard_rows < 1:
+            raise ValueError(
+                f"a feature cache needs max_bytes and shard_rows of at least 1, got max_bytes={max_bytes} and "
+                f"shard_rows={shard_rows}"
+            )
+        self.path = Path(path)
+        self.max_bytes = max_bytes
+        self.shard_rows = shard_rows
+        self.hits = 0
+        self.misses = 0
+        self._revisions: dict[str, _Revision] = {}
+
+    def features(self, revision: str, inputs: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        """The features of every row of inputs; compute is called once, on the rows that the cache has not.
+
+        inputs: [batch, ...].  compute: maps [rows, ...] to [rows, ...].  Returns the batch's rows in order, on the
+        device of the inputs.
+        """
+        if len(inputs) == 0:
+            return compute(inputs)
+        held = self._held(revision)
+        digests = row_digests(inputs)
+        found = held.find(digests)
+        new = {digest: row for row, digest in enumerate(digests) if digest not in found}
+        if new:
+            computed = compute(inputs[list(new.values())])
+            found.update(zip(new, computed.detach().cpu(), strict=True))
+            held.add({digest: found[digest] for digest in new})
+        self.hits += len(digests) - len(new)
+        self.misses += len(new)
+        return torch.stack([found[digest] for digest in digests]).to(inputs.device)
+
+    def flush(self) -> None:
+        """Write what is still in memory, so that other processes and the next run find it."""
+        for held in self._revisions.values():
+            held.flush()
+
+    def _held(self, revision: str) -> _Revision:
+        if revision not in self._revisions:
+            self._revisions[revision] = _Revision(self, self.path / revision)
+        return self._revisions[revision]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy in another process opens the files itself and shares them through the folder."""
+        self.flush()
+        return {**self.__dict__, "_revisions": {}}
+
+
+class _Revision:
+    """The rows of one revision: shards that are mapped into memory, and those not written yet."""
+
+    def __init__(self, cache: FeatureCache, folder: Path) -> None:
+        self._cache = cache
+        self._folder = folder
+        self._shards: dict[str, Tensor | None] = {}
+        self._rows: dict[bytes, tuple[Tensor, int]] = {}
+        self._pending: dict[bytes, Tensor] = {}
+        self._full = False
+
+    def find(self, digests: Sequence[bytes]) -> dict[bytes, Tensor]:
+        if any(digest not in self._rows and digest not in self._pending for digest in digests):
+            self._open_new_shards()
+        found = {}
+        for digest in digests:
+            if digest in self._pending:
+                found[digest] = self._pending[digest]
+            elif digest in self._rows:
+                features, row = self._rows[digest]
+                found[digest] = features[row]
+        return found
+
+    def add(self, rows: dict[bytes, Tensor]) -> None:
+        if self._full:
+            return
+        self._pending.update(rows)
+        if len(self._pending) >= self._cache.shard_rows:
+            self.flush()
+
+    def flush(self) -> None:
+        if not self._pending:
+            return
+        features = torch.stack(list(self._pending.values())).contiguous()
+        size = features.numel() * features.element_size() + len(self._pending) * _DIGEST_BYTES
+        if self._has_room(size):
+            self._write(features)
+        self._pending = {}
+
+    def _write(self, features: Tensor) -> None:
+        digests = torch.frombuffer(bytearray(b"".join(self._pending)), dtype=torch.uint8)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        name = f"{uuid.uuid4().hex}.safetensors"
+        draft = self._folder / f".{name}.part"
+        save_file({"digests": digests.view(-1, _DIGEST_BYTES), "features": features}, draft)
+        draft.replace(self._folder / name)  # readers see whole shards only
+        self._open_new_shards()
+
+    def _has_room(self, size: int) -> bool:
+        shards = sorted(_shards_of(self._cache.path), key=lambda shard: shard[1].st_mtime)
+        total = sum(stat.st_size for _, stat in shards) + size
+        for shard, stat in shards:
+            if total <= self._cache.max_bytes:
+                break
+            if shard.parent != self._folder:
+                shard.unlink(missing_ok=True)
+                total -= stat.st_size
+        self._full = total > self._cache.max_bytes
+        if self._full:
+            warnings.warn(
+                f"the feature cache {self._cache.path} is full (max_bytes={self._cache.max_bytes}): rows that it does "
+                "not hold are computed every time; raise max_bytes",
+                stacklevel=2,
+            )
+        return not self._full
+
+    def _open_new_shards(self) -> None:
+        if not self._folder.is_dir():
+            return
+        for shard in self._folder.glob("*.safetensors"):
+            if shard.name not in self._shards:
+                self._shards[shard.name] = self._open(shard)
+
+    def _open(self, shard: Path) -> Tensor | None:
+        try:
+            with safe_open(shard, framework="pt") as file:
+                digests = file.get_tensor("digests").numpy().tobytes()
+                features: Tensor = file.get_tensor("features")  # mapped, not read
+        except FileNotFoundError:  # another process made room
+            return None
+        except SafetensorError as error:
+            warnings.warn(f"the feature cache leaves out {shard}, which is damaged: {error}", stacklevel=2)
+            return None
+        for row in range(len(features)):
+            self._rows[digests[row * _DIGEST_BYTES : (row + 1) * _DIGEST_BYTES]] = (features, row)
+        return features
+
+
+def _shards_of(path: Path) -> list[tuple[Path, os.stat_result]]:
+    shards = []
+    for shard in path.rglob("*.safetensors"):
+        try:
+            shards.append((shard, shard.stat()))
+        except FileNotFoundError:  # another process made room
+            continue
+    return shards

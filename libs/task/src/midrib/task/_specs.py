@@ -1,0 +1,53 @@
+"""The forms in which a Task takes its parts: a name, a callable, or either with arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from midrib.registry import ConcatRegistry, Registry
+
+AnyRegistry: TypeAlias = Registry | ConcatRegistry
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A factory with the arguments that the user gave it; both dictionaries are copies."""
+
+    factory: Callable[..., Any]
+    kwargs: dict[str, Any]
+    config: dict[str, Any]
+
+
+def parse(part: str, given: Any, registry: AnyRegistry, *, takes_config: bool = False) -> Spec:
+    """Read a user's "name", callable, (either, kwargs) or, where it takes one, (either, kwargs, config).
+
+    part: what it is called in errors.  Names are matched without regard to case.
+    Raises UnknownKeyError for an unknown name, TypeError for any other form.
+    """
+    parts = given if isinstance(given, tuple | list) else (given,)  # a list: YAML has no tuples
+    longest = 3 if takes_config else 2
+    head, *rest = parts or (None,)
+    fits = isinstance(head, str) or callable(head)
+    if not fits or len(parts) > longest or not all(isinstance(extra, Mapping) for extra in rest):
+        raise TypeError(_accepted(part, given, takes_config))
+    factory = registry.get(head.lower()) if isinstance(head, str) else head
+    kwargs, config = [*map(dict, rest), {}, {}][:2]
+    return Spec(factory, kwargs, config)
+
+
+def _accepted(part: str, given: Any, takes_config: bool) -> str:
+    forms = ["a name", "a class or another callable", "(name or callable, kwargs)"]
+    if takes_config:
+        forms.append("(name or callable, kwargs, lightning_config)")
+    return f"{part} got {given!r} of type {type(given).__name__}, expected {', '.join(forms[:-1])} or {forms[-1]}"
+
+
+def branch(registry: AnyRegistry, owner: str) -> Registry:
+    """A copy of a registry that belongs to one class: what is registered in it, no other class sees."""
+    copy = Registry(f"{registry.name} of {owner}")
+    for key in dict.fromkeys(registry):
+        for entry in registry.get(key, with_metadata=True, strict=False):
+            copy(entry.fn, name=entry.name, **entry.metadata)
+    return copy
