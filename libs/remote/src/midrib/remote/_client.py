@@ -1,0 +1,150 @@
+"""`Client`: embeddings as numpy arrays, without torch."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from numpy.typing import ArrayLike
+
+from midrib.remote._address import endpoint_from
+from midrib.remote._asked import Asked, Kind, Sessions, batch_rows, rows_from
+from midrib.remote._call import Call
+from midrib.remote._info import BackboneInfo
+from midrib.remote._rows import ImageLike
+from midrib.remote._servers import Argument, Servers
+from midrib.remote._session import Session
+from midrib.wire import Array, RevisionMismatchError
+
+# How far a stream reads ahead of its consumer.
+AHEAD_ITEMS: Final = 64
+AHEAD_BYTES: Final = 64 << 20
+
+
+class Client:
+    """Talks to Midrib servers; safe to use from any thread, and after a fork.
+
+    address: "host:port", several divided by commas (balanced, with fail-over), or a grpc:// or grpcs:// URL.
+    timeout: seconds that any call may take, its retries included.  token: $MIDRIB_TOKEN where absent.
+    tls: True, or the path of a PEM file of root certificates; by the scheme where absent.
+    Connecting is lazy: the first call does it, and says clearly where nothing answers.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout: float = 30.0,
+        token: str | None = None,
+        tls: bool | str | Path | None = None,
+    ) -> None:
+        self._servers = Servers(endpoint_from(address, token=token, tls=tls), timeout)
+        self._sessions = Sessions(self._servers)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Client({str(self._servers.endpoint)!r})"
+
+    def close(self) -> None:
+        """Close this client's streams; a later call opens them again."""
+        self._sessions.close()
+
+    def list(self) -> list[BackboneInfo]:
+        """Every backbone of the server, ordered by name."""
+        return self._servers.now(self._servers.list)
+
+    def describe(self, name: str) -> BackboneInfo:
+        """One backbone. Raises BackboneNotFoundError, with the nearest names."""
+        info = self._servers.now(lambda: self._servers.describe(name))
+        self._sessions.learn(name, info)
+        return info
+
+    def load(self, name: str, **arguments: Argument) -> BackboneInfo:
+        """Have the server load a registered backbone, with arguments that its loader declares. Admin scope."""
+        return self._servers.now(lambda: self._servers.load(name, arguments))
+
+    def unload(self, name: str) -> None:
+        """Have the server finish and free a backbone. Admin scope."""
+        self._servers.now(lambda: self._servers.unload(name))
+
+    def embed(
+        self,
+        name: str,
+        x: ArrayLike | None = None,
+        *,
+        images: Sequence[ImageLike] | None = None,
+        texts: Sequence[str] | None = None,
+        audio: Sequence[ArrayLike] | None = None,
+        rate: int | None = None,
+        dtype: str | None = None,
+        normalize: bool = False,
+        dimensions: int | None = None,
+        revision: str | None = None,
+    ) -> Array:
+        """The features of a batch, [rows, num_features]; any number of rows.
+
+        One of: x, [rows, ...], the backbone's own input; images, encoded (bytes), as paths, PIL images or uint8
+        arrays [height, width, 3]; texts; audio, mono clips [samples] in -1..1 at rate samples a second.
+        dtype: of the features, the backbone's compute type where absent.  normalize: rows of unit length.
+        dimensions: keep the first so many features.  revision: refuse to answer with another.
+        Raises a MidribError that says what to do.
+        """
+        rows = rows_from(x, images, texts, audio, rate)
+        asked = Asked(dtype, normalize, dimensions, revision)
+        session = self._session(name, asked)
+        try:
+            return session.wait(session.submit(rows), self._servers.timeout)
+        except RevisionMismatchError:
+            if revision is not None:
+                raise
+        self._sessions.forget(name)  # nothing was pinned: follow the server, with all rows of one revision
+        session = self._session(name, asked)
+        return session.wait(session.submit(rows), self._servers.timeout)
+
+    def embed_stream(
+        self,
+        name: str,
+        batches: Iterable[Any],
+        *,
+        kind: Kind = "tensor",
+        rate: int | None = None,
+        dtype: str | None = None,
+        normalize: bool = False,
+        dimensions: int | None = None,
+        revision: str | None = None,
+    ) -> Iterator[Array]:
+        """The features of each batch, in order; reads only a little ahead of its consumer (64 batches, 64 MB).
+
+        batches: each as `embed` takes it, of one kind: "tensor", "images", "texts" or "audio".
+        All results are of one revision: where the server changes it, RevisionMismatchError ends the stream.
+        """
+        session = self._session(name, Asked(dtype, normalize, dimensions, revision))
+        ahead: deque[Call] = deque()
+        ahead_bytes = 0
+        try:
+            for batch in batches:
+                ahead.append(session.submit(batch_rows(batch, kind, rate)))
+                ahead_bytes += ahead[-1].rows.nbytes
+                while len(ahead) >= AHEAD_ITEMS or ahead_bytes > AHEAD_BYTES or (ahead and ahead[0].done):
+                    ahead_bytes -= ahead[0].rows.nbytes
+                    yield session.wait(ahead.popleft(), self._servers.timeout)
+            while ahead:
+                yield session.wait(ahead.popleft(), self._servers.timeout)
+        finally:
+            for call in ahead:
+                call.leave()
+
+    def _session(self, name: str, asked: Asked) -> Session:
+        if not self._sessions.known(name):
+            self.describe(name)
+        return self._sessions.get(name, asked)

@@ -1,0 +1,53 @@
+"""What a server says of a backbone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from midrib.registry import InputSpec
+from midrib.v1 import backbone_pb2
+from midrib.wire import decode_input_spec, dtype_from_code
+
+
+@dataclass(frozen=True)
+class BackboneInfo:
+    """A served backbone.
+
+    name: `namespace/name`.  revision: the digest that names this very function.  num_features: the width of a row out.
+    input: what it takes.  state: "loading", "ready", "draining" or "failed", for which error says why.
+    compute_dtype: what it computes in, and the default type of its features.
+    max_message_bytes, max_rows, max_stream_items: what one message and one stream may carry; 0 is not said.
+    """
+
+    name: str
+    revision: str
+    num_features: int
+    input: InputSpec
+    state: str
+    device: str
+    compute_dtype: str
+    license: str
+    error: str = ""
+    max_message_bytes: int = 0
+    max_rows: int = 0
+    max_stream_items: int = 0
+
+
+def info_from(message: backbone_pb2.Backbone) -> BackboneInfo:
+    """The description that a message carries."""
+    state = backbone_pb2.BackboneState.Name(message.state).removeprefix("BACKBONE_STATE_").lower()
+    compute = dtype_from_code(message.compute_dtype).name if message.compute_dtype else ""
+    return BackboneInfo(
+        name=message.name,
+        revision=message.revision,
+        num_features=message.num_features,
+        input=decode_input_spec(message.input),
+        state=state,
+        device=message.device,
+        compute_dtype=compute,
+        license=message.license,
+        error=message.error,
+        max_message_bytes=message.limits.max_message_bytes,
+        max_rows=message.limits.max_rows,
+        max_stream_items=message.limits.max_stream_items,
+    )

@@ -1,0 +1,227 @@
+"""One stream to one address: opened when there is work, opened again when it breaks."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Iterator
+from typing import Final, Protocol
+
+import stamina
+
+from midrib.remote._address import Endpoint
+from midrib.remote._call import Message
+from midrib.remote._codec import Result, decode_result
+from midrib.remote._runtime import runtime
+from midrib.remote._transport import StreamCall, is_end, open_stream, stream_error
+from midrib.remote._window import SMALL, Window
+from midrib.v1 import embedding_pb2
+from midrib.wire import MidribError, OverloadedError, RevisionMismatchError, StreamProtocolError, UnavailableError
+
+# How long an address that refused for good (another revision, no token) is left out.
+_REFUSED_S: Final = 5.0
+# A stream that carries nothing for so long is closed; the next call opens another.
+_IDLE_S: Final = 60.0
+
+
+class Source(Protocol):
+    """Where a lane's messages come from and its results go."""
+
+    opening: bytes
+    revision: str
+    endpoint: Endpoint
+    stall_s: float
+
+    def take(self) -> Message | None: ...
+    def busy(self) -> bool: ...
+    def backlog(self) -> bool: ...
+    def answered(self, message: Message, result: Result) -> None: ...
+    def unanswered(self, messages: list[Message]) -> None: ...
+    def refused(self, lane: Lane, error: MidribError) -> None: ...
+
+
+def retriable(error: Exception) -> bool:
+    """Whether the same call may succeed later: nobody answered, or the server had no room."""
+    return isinstance(error, UnavailableError | OverloadedError)
+
+
+def pause(error: MidribError) -> float | bool:
+    """What the server asked to wait, with jitter; True leaves it to the back-off."""
+    if error.retry_after is None:
+        return True
+    return error.retry_after * random.uniform(1.0, 1.5)  # noqa: S311 - spreads retries, guards nothing
+
+
+class Lane:
+    """Sends a source's messages to one address and brings back the results."""
+
+    def __init__(self, source: Source, address: str, window: int | None) -> None:
+        self.address = address
+        self.window = Window(window)
+        self.failure: MidribError | None = None
+        self._source = source
+        self._in_flight: dict[int, Message] = {}
+        self._next_id = 1
+        self._wakened = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._stream: StreamCall | None = None
+        self._watcher: asyncio.TimerHandle | None = None
+        self._refused_until = 0.0
+        self._heard_at = 0.0
+        self._progress = False
+        self._leaving = False
+
+    @property
+    def alive(self) -> bool:
+        """Whether it is open, opening, or waiting to open again."""
+        return self._task is not None and not self._task.done()
+
+    def wake(self, *, even_if_refused: bool = False) -> bool:
+        """There is work: open if closed. False while the address is left out. On the loop only."""
+        if not self.alive:
+            if time.monotonic() < self._refused_until and not even_if_refused:
+                return False
+            self._task = asyncio.get_running_loop().create_task(self._run())
+        self._wakened.set()
+        return True
+
+    async def close(self) -> None:
+        """End the stream; what is unanswered goes back to the source."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    async def _run(self) -> None:
+        """Attend to the source until it has nothing left; each stream that worked starts the back-off afresh."""
+        try:
+            while True:
+                async for attempt in stamina.retry_context(
+                    on=self._back_off, attempts=None, timeout=None, wait_initial=0.05, wait_max=1, wait_jitter=0.1
+                ):
+                    with attempt:
+                        await self._attend()
+                if not self._source.busy():
+                    return
+        except MidribError as error:
+            self.failure = error
+            if not retriable(error):
+                self._refused_until = time.monotonic() + _REFUSED_S
+            # Its own task is not done yet: let the source see this lane as closed.
+            self._task = None
+            self._source.refused(self, error)
+
+    def _back_off(self, error: Exception) -> float | bool:
+        if not isinstance(error, MidribError) or not retriable(error) or not self._source.busy():
+            return False
+        self.failure = error
+        return pause(error)
+
+    async def _attend(self) -> None:
+        """One stream from its opening to its end. Raises what ended it, unless results had come."""
+        self._progress = self._leaving = False
+        channel = runtime().channel(self.address, self._source.endpoint)
+        stream = self._stream = open_stream(channel, self._source.endpoint)
+        writer: asyncio.Task[None] | None = None
+        try:
+            await self._open(stream)
+            writer = asyncio.create_task(self._write(stream))
+            self._watch(stream)
+            await self._read(stream)
+            error = await stream_error(stream, self.address)
+            if not (self._progress or self._leaving):
+                raise error
+            self.failure = error
+        finally:
+            self._stream = None
+            if self._watcher is not None:
+                self._watcher.cancel()
+            if writer is not None:
+                writer.cancel()
+                await asyncio.gather(writer, return_exceptions=True)
+            stream.cancel()
+            left, self._in_flight = list(self._in_flight.values()), {}
+            self._source.unanswered(left)
+
+    async def _open(self, stream: StreamCall) -> None:
+        try:
+            await stream.write(self._source.opening)
+            first = await stream.read()
+        except asyncio.InvalidStateError:  # the stream was over before the write
+            first = None
+        if first is None or is_end(first):
+            raise await stream_error(stream, self.address)
+        response = embedding_pb2.EmbedStreamResponse.FromString(first)
+        if response.HasField("go_away"):
+            raise UnavailableError(f"{self.address} is draining: {response.go_away.reason}", reason="DRAINING")
+        if not response.HasField("opened"):
+            raise StreamProtocolError(f"{self.address} answered Open with something else: is it a Midrib server?")
+        revision = response.opened.revision
+        if revision != self._source.revision:
+            raise RevisionMismatchError(
+                f"{self.address} serves revision {revision[:12]}, pinned is {self._source.revision[:12]}"
+            )
+        self.failure = None
+        self._heard_at = time.monotonic()
+        self.window.allow(max(1, response.opened.limits.max_stream_items or SMALL))
+
+    async def _write(self, stream: StreamCall) -> None:
+        while True:
+            for message in self._messages():
+                item_id = self._next_id
+                self._next_id += 1
+                began = time.monotonic()
+                data = message.encode(item_id)
+                message.sent_at = time.monotonic()
+                message.encode_s = message.sent_at - began
+                message.size = len(data)
+                self._in_flight[item_id] = message
+                try:
+                    await stream.write(data)
+                except Exception:  # noqa: BLE001 - whatever a dead stream raises here, its status tells the reader
+                    return
+            self._wakened.clear()
+            await self._wakened.wait()
+
+    def _messages(self) -> Iterator[Message]:
+        """Messages while there is room: a full window, or a few small ones, which gain by waiting for company."""
+        while not self._leaving:
+            room = len(self._in_flight) < (self.window.size if self._source.backlog() else SMALL)
+            message = self._source.take() if room else None
+            if message is None:
+                return
+            yield message
+
+    async def _read(self, stream: StreamCall) -> None:
+        while not is_end(data := await stream.read()):
+            self._heard_at = time.monotonic()
+            result = decode_result(data)
+            if result is not None:
+                self._settle(result)
+            elif embedding_pb2.EmbedStreamResponse.FromString(data).HasField("go_away"):
+                self._leaving = True
+                await stream.done_writing()
+
+    def _settle(self, result: Result) -> None:
+        limited = len(self._in_flight) >= self.window.size and self._source.backlog()
+        message = self._in_flight.pop(result.id, None)
+        if message is None:
+            return  # not ours, or answered twice
+        self._progress = True
+        self.window.observe(result.timing, limited=limited)
+        self._source.answered(message, result)
+        self._wakened.set()
+
+    def _watch(self, stream: StreamCall) -> None:
+        """Cancel a stream that owes results and has been silent for too long: the peer may be gone without a word."""
+        now = time.monotonic()
+        oldest = min((message.sent_at for message in self._in_flight.values()), default=now)
+        quiet_s = now - max(oldest, self._heard_at)
+        if self._in_flight and quiet_s > self._source.stall_s:
+            stream.cancel()
+        elif not self._in_flight and now - self._heard_at > _IDLE_S:
+            self._leaving = True
+            stream.cancel()
+        loop = asyncio.get_running_loop()
+        self._watcher = loop.call_later(self._source.stall_s / 4, self._watch, stream)

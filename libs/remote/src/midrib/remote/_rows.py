@@ -1,0 +1,156 @@
+"""What a call asks for: rows of one kind, which can be cut and joined and written as one item."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from midrib.remote._codec import encode_item
+from midrib.v1 import embedding_pb2
+from midrib.wire import Array, InvalidInputError, code_from_dtype, encode_tensor
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+ImageLike: TypeAlias = "bytes | str | Path | Array | Image"
+
+
+class Rows(Protocol):
+    """Rows of one input. Rows of an equal key may travel in one item."""
+
+    key: Hashable
+    nbytes: int
+
+    def __len__(self) -> int: ...
+
+    def cut(self, start: int, stop: int) -> Rows: ...
+
+    def encode(self, item_id: int, others: Sequence[Any]) -> bytes:
+        """The item of these rows and of the others', which have the same key."""
+        ...
+
+    def identity(self) -> Hashable:
+        """Equal for equal rows only."""
+        ...
+
+
+class TensorRows:
+    """The rows of an array [rows, ...], in memory order."""
+
+    def __init__(self, array: Array) -> None:
+        self.array = array
+        self.nbytes = array.nbytes
+        self.key: Hashable = (array.dtype, array.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def cut(self, start: int, stop: int) -> TensorRows:
+        return TensorRows(self.array[start:stop])
+
+    def copied(self) -> TensorRows:
+        """These rows in memory of their own."""
+        return TensorRows(self.array.copy())
+
+    def encode(self, item_id: int, others: Sequence[TensorRows]) -> bytes:
+        return encode_item(item_id, [self.array, *(other.array for other in others)])
+
+    def identity(self) -> Hashable:
+        return (self.key, self.array.tobytes())
+
+
+class MediaRows:
+    """Encoded images, strings or clips, one a row."""
+
+    def __init__(self, kind: str, values: tuple[Any, ...], sizes: tuple[int, ...], rate: int = 0) -> None:
+        self.key: Hashable = (kind, rate)
+        self.nbytes = sum(sizes)
+        self.values = values
+        self._kind, self._sizes, self._rate = kind, sizes, rate
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def cut(self, start: int, stop: int) -> MediaRows:
+        return MediaRows(self._kind, self.values[start:stop], self._sizes[start:stop], self._rate)
+
+    def encode(self, item_id: int, others: Sequence[MediaRows]) -> bytes:
+        values = [value for rows in (self, *others) for value in rows.values]
+        message = embedding_pb2.Input()
+        if self._kind == "images":
+            message.images.encoded.extend(values)
+        elif self._kind == "texts":
+            message.texts.texts.extend(values)
+        else:
+            message.audio.rate = self._rate
+            message.audio.clips.extend(encode_tensor(clip) for clip in values)
+        item = embedding_pb2.Item(id=item_id, input=message)
+        return embedding_pb2.EmbedStreamRequest(item=item).SerializeToString()
+
+    def identity(self) -> Hashable:
+        plain = tuple(v.tobytes() if isinstance(v, np.ndarray) else v for v in self.values)
+        return (self.key, plain)
+
+
+def tensor_rows(x: ArrayLike, *, dtype: str | None = None) -> TensorRows:
+    """Rows of anything numpy takes, shaped [rows, ...]; floating ones as dtype where it is given.
+
+    Raises InvalidInputError for a scalar or an element type that cannot travel.
+    """
+    array = np.asarray(x)
+    if array.ndim == 0:
+        raise InvalidInputError("input is a scalar, expected [rows, ...]: pass a batch, x[None] for one row")
+    if dtype is not None and is_floating(array.dtype):
+        array = array.astype(dtype, copy=False)
+    if array.ndim > 8:
+        raise InvalidInputError(f"input has {array.ndim} dimensions, at most 8 can travel: reshape it")
+    code_from_dtype(array.dtype)
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    return TensorRows(np.ascontiguousarray(array))
+
+
+def is_floating(dtype: np.dtype[Any]) -> bool:
+    """Whether an element type is floating, bfloat16 included (numpy calls that one void)."""
+    return dtype.kind == "f" or dtype.name == "bfloat16"
+
+
+def image_rows(images: Sequence[ImageLike]) -> MediaRows:
+    """Rows of encoded images (bytes), paths, PIL images or uint8 arrays [height, width, 3]."""
+    encoded = tuple(_encode_image(image) for image in images)
+    return MediaRows("images", encoded, tuple(map(len, encoded)))
+
+
+def text_rows(texts: Sequence[str]) -> MediaRows:
+    """Rows of strings. Raises InvalidInputError for one string, which would be a row a character."""
+    if isinstance(texts, str):
+        raise InvalidInputError("texts is one string, expected a sequence of them: pass [text]")
+    values = tuple(texts)
+    return MediaRows("texts", values, tuple(4 + len(text) for text in values))
+
+
+def audio_rows(clips: Sequence[ArrayLike], rate: int | None) -> MediaRows:
+    """Rows of mono clips [samples] in -1..1, all of one rate in samples a second."""
+    if rate is None:
+        raise InvalidInputError("audio came without its rate: pass rate=, in samples a second")
+    values = tuple(np.ascontiguousarray(clip, dtype=np.float32) for clip in clips)
+    return MediaRows("audio", values, tuple(clip.nbytes + 16 for clip in values), rate)
+
+
+def _encode_image(image: ImageLike) -> bytes:
+    if isinstance(image, bytes):
+        return image
+    if isinstance(image, str | Path):
+        return Path(image).read_bytes()
+    if isinstance(image, np.ndarray):
+        from PIL import Image
+
+        image = Image.fromarray(image)
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, "PNG")  # lossless: the server sees the caller's pixels
+    return buffer.getvalue()

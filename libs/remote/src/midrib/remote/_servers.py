@@ -1,0 +1,151 @@
+"""Unary calls to servers that answer alike: one after the other until one answers, inside the caller's deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import CancelledError
+from typing import Any, Final, TypeAlias, TypeVar
+
+import stamina
+from google.protobuf.message import Message
+
+from midrib.remote._address import Endpoint
+from midrib.remote._info import BackboneInfo, info_from
+from midrib.remote._lane import pause, retriable
+from midrib.remote._runtime import runtime
+from midrib.remote._transport import call
+from midrib.v1 import backbone_pb2, embedding_pb2
+from midrib.wire import (
+    Array,
+    DeadlineExceededError,
+    MidribError,
+    decode_tensor,
+    encode_tensor,
+)
+
+# A wrong address is told after so long; a server that is starting has this long to come up.
+CONNECT_S: Final = 5.0
+_HOPELESS = {"NO_SERVER", "TLS_FAILED", "PROXY"}
+_Response = TypeVar("_Response", bound=Message)
+_T = TypeVar("_T")
+Argument: TypeAlias = str | int | float | bool  # - an int is sent as one
+
+
+class Servers:
+    """The unary calls, to be awaited on the runtime's loop: `now` and `soon` bring other threads and loops there."""
+
+    def __init__(self, endpoint: Endpoint, timeout: float) -> None:
+        self.endpoint = endpoint
+        self.timeout = timeout
+        self._first = 0
+
+    def now(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+        """Do one of the calls from a plain thread."""
+        while True:
+            future = runtime().start(work())
+            try:
+                return future.result()
+            except CancelledError:
+                continue  # the loop closed for a fork: on the next one
+            except BaseException:
+                future.cancel()
+                raise
+
+    async def soon(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+        """Do one of the calls from another event loop."""
+        return await asyncio.wrap_future(runtime().start(work()))
+
+    async def describe(self, name: str) -> BackboneInfo:
+        """One backbone; waits for one that is loading."""
+        request = backbone_pb2.GetBackboneRequest(name=name)
+        response = await self._call("BackboneService/GetBackbone", request, backbone_pb2.GetBackboneResponse)
+        return info_from(response.backbone)
+
+    async def list(self) -> list[BackboneInfo]:
+        """Every backbone, ordered by name."""
+        request = backbone_pb2.ListBackbonesRequest()
+        response = await self._call("BackboneService/ListBackbones", request, backbone_pb2.ListBackbonesResponse)
+        return [info_from(backbone) for backbone in response.backbones]
+
+    async def load(self, name: str, arguments: dict[str, Argument]) -> BackboneInfo:
+        """Have a registered backbone loaded and warmed. Admin scope."""
+        request = backbone_pb2.LoadBackboneRequest(name=name)
+        for key, value in arguments.items():
+            kind = {bool: "bool_value", int: "int_value", float: "double_value"}.get(type(value), "string_value")
+            setattr(request.arguments[key], kind, value)
+        response = await self._call("BackboneService/LoadBackbone", request, backbone_pb2.LoadBackboneResponse)
+        return info_from(response.backbone)
+
+    async def unload(self, name: str) -> None:
+        """Have a backbone finished and freed. Admin scope."""
+        request = backbone_pb2.UnloadBackboneRequest(name=name)
+        await self._call("BackboneService/UnloadBackbone", request, backbone_pb2.UnloadBackboneResponse)
+
+    async def backward(self, name: str, revision: str, rows: Array, grad_embedding: Array) -> Array:
+        """The input's gradient, for the gradient of its embedding."""
+        request = embedding_pb2.BackwardRequest(
+            backbone=name,
+            revision=revision,
+            input=encode_tensor(rows),
+            grad_embedding=encode_tensor(grad_embedding),
+        )
+        response = await self._call("EmbeddingService/Backward", request, embedding_pb2.BackwardResponse)
+        return decode_tensor(response.grad_input)
+
+    async def _call(self, method: str, request: Message, response: type[_Response]) -> _Response:
+        """Try the addresses in turn. Raises the last error where none helps in time."""
+        began = time.monotonic()
+        last: MidribError | None = None
+        addresses = itertools.cycle(self._rotated())
+        try:
+            async with asyncio.timeout(self.timeout):
+                async for attempt in stamina.retry_context(
+                    on=lambda error: self._back_off(error, began),
+                    attempts=None,
+                    timeout=None,
+                    wait_initial=0.05,
+                    wait_max=1,
+                    wait_jitter=0.1,
+                ):
+                    with attempt:
+                        last = None
+                        address = next(addresses)
+                        try:
+                            return await self._once(address, method, request, response, began)
+                        except MidribError as error:
+                            last = error
+                            raise
+        except TimeoutError as error:
+            if isinstance(error, MidribError):
+                raise
+        raise self._late(method, last) from last
+
+    async def _once(
+        self, address: str, method: str, request: Message, response: type[_Response], began: float
+    ) -> _Response:
+        left = max(0.001, self.timeout - (time.monotonic() - began))
+        channel = runtime().channel(address, self.endpoint)
+        found = await call(channel, address, self.endpoint, f"/midrib.v1.{method}", request, response, left)
+        self._first = self.endpoint.addresses.index(address)  # the one that answers is asked first next time
+        return found
+
+    def _rotated(self) -> tuple[str, ...]:
+        addresses = self.endpoint.addresses
+        return addresses[self._first :] + addresses[: self._first]
+
+    def _back_off(self, error: Exception, began: float) -> float | bool:
+        if not isinstance(error, MidribError) or not retriable(error):
+            return False
+        if error.reason in _HOPELESS and time.monotonic() - began > CONNECT_S:
+            return False
+        return pause(error)
+
+    def _late(self, method: str, last: MidribError | None) -> DeadlineExceededError:
+        why = f" ({last})" if last is not None else ""
+        call_name = method.partition("/")[2]
+        return DeadlineExceededError(
+            f"{call_name} at {self.endpoint}: no answer within {self.timeout:g} s{why}: raise timeout="
+        )

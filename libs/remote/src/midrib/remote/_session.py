@@ -1,0 +1,294 @@
+"""The queue of one served backbone: what callers ask, joined into messages for the lanes to send."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Hashable
+from concurrent.futures import CancelledError
+from dataclasses import dataclass
+from typing import Final
+
+from midrib.remote._address import Endpoint
+from midrib.remote._call import Call, Message, Part, cut
+from midrib.remote._codec import Result
+from midrib.remote._info import BackboneInfo
+from midrib.remote._lane import Lane, pause, retriable
+from midrib.remote._rows import Rows
+from midrib.remote._runtime import register, runtime
+from midrib.remote._timing import Totals
+from midrib.v1 import embedding_pb2, tensor_pb2
+from midrib.wire import Array, DeadlineExceededError, InternalError, LimitExceededError, MidribError
+
+# Large calls travel in pieces, so that the server computes one while the next is on its way.
+_PART_BYTES: Final = 2 << 20
+# Beyond this a message gains nothing by company.
+_JOIN_BYTES: Final = 256 << 10
+# Equal calls are looked for among small ones only: there, finding one costs less than sending one.
+_SAME_BYTES: Final = 16 << 10
+_ITEM_RETRY_S: Final = 0.05
+_DEFAULT_MESSAGE_BYTES: Final = 4 << 20
+_HEAD_BYTES: Final = 256
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a stream's items ask for. revision is pinned; dtype is the features' element type, a DataType."""
+
+    name: str
+    revision: str
+    dtype: tensor_pb2.DataType | None = None
+    normalize: bool = False
+    dimensions: int | None = None
+
+    def opening(self) -> bytes:
+        """The stream's first request."""
+        options = embedding_pb2.Options(normalize=self.normalize)
+        if self.dtype is not None:
+            options.dtype = self.dtype
+        if self.dimensions is not None:
+            options.dimensions = self.dimensions
+        opening = embedding_pb2.Open(backbone=self.name, revision=self.revision, options=options)
+        return embedding_pb2.EmbedStreamRequest(open=opening).SerializeToString()
+
+
+class Session:
+    """Takes calls from any thread; its lanes, on the loop, take messages. One per endpoint and Wanted."""
+
+    def __init__(
+        self, endpoint: Endpoint, wanted: Wanted, info: BackboneInfo, *, timeout: float, window: int | None
+    ) -> None:
+        self.endpoint = endpoint
+        self.opening = wanted.opening()
+        self.revision = wanted.revision
+        self.totals = Totals()
+        self.stall_s = max(1.0, timeout / 3)  # leaves a caller two more tries
+        self._name = wanted.name
+        self._max_bytes = (info.max_message_bytes or _DEFAULT_MESSAGE_BYTES) - _HEAD_BYTES
+        # The answer must fit a message as well: at most 8 bytes a feature.
+        fitting = max(1, self._max_bytes // (8 * max(1, info.num_features)))
+        self._max_rows = min(info.max_rows or fitting, fitting)
+        self._window = window
+        self._lock = threading.Lock()
+        self._pending: deque[Part] = deque()
+        self._delayed: list[Part] = []
+        self._same: dict[Hashable, Call] = {}
+        self._lanes: list[Lane] = []
+        self._wake_due = False
+        register(self)
+
+    def submit(self, rows: Rows) -> Call:
+        """Queue a call, or join an equal one in flight; any thread. The caller waits, or leaves.
+
+        Raises LimitExceededError where a single row is over the server's message limit.
+        """
+        key = rows.identity() if rows.nbytes <= _SAME_BYTES else None
+        with self._lock:
+            call = self._same.get(key) if key is not None else None
+            if call is not None and call.join():
+                return call
+            call = Call(rows)
+            parts = self._cut(call)
+            self._pending.extend(parts)
+            if key is not None:
+                self._same[key] = call
+        if key is not None:
+            call.future.add_done_callback(lambda _: self._same.pop(key, None))
+        self._wake_soon()
+        return call
+
+    def wait(self, call: Call, timeout: float) -> Array:
+        """The features of a call. Raises DeadlineExceededError, which tells what went wrong meanwhile."""
+        try:
+            features = call.future.result(timeout)
+        except (TimeoutError, CancelledError):
+            call.leave()
+            raise self._late(timeout) from self._failure()
+        except BaseException:
+            call.leave()
+            raise
+        return features.copy() if call.shared else features
+
+    async def wait_async(self, call: Call, timeout: float) -> Array:
+        """The same for a caller on an event loop of its own."""
+        try:
+            async with asyncio.timeout(timeout):
+                features = await asyncio.shield(asyncio.wrap_future(call.future))
+        except TimeoutError:
+            call.leave()
+            raise self._late(timeout) from self._failure()
+        except BaseException:
+            call.leave()
+            raise
+        return features.copy() if call.shared else features
+
+    def take(self) -> Message | None:
+        """The next message: the oldest part that someone still waits for, and small ones like it."""
+        first = self._next()
+        if first is None:
+            return None
+        parts, rows, size = [first], len(first.rows), first.rows.nbytes
+        while not first.alone and size <= _JOIN_BYTES // 2 and self._pending:
+            other = self._pending[0]
+            rows += len(other.rows)
+            size += other.rows.nbytes
+            if other.alone or other.rows.key != first.rows.key or rows > self._max_rows or size > _JOIN_BYTES:
+                break
+            self._pending.popleft()
+            if not other.call.done:
+                parts.append(other)
+        return Message(parts)
+
+    def busy(self) -> bool:
+        """Whether anyone waits for something that is queued."""
+        return any(not part.call.done for part in list(self._pending))
+
+    def backlog(self) -> bool:
+        """Whether more is queued than joins into one message, so that waiting for company gains nothing."""
+        if not self._pending:
+            return False
+        rows = self._pending[0].rows
+        waiting = len(self._pending)
+        return rows.nbytes * waiting > _JOIN_BYTES // 2 or len(rows) * waiting > self._max_rows
+
+    def answered(self, message: Message, result: Result) -> None:
+        """Settle a message's parts: deliver them, fail them, or queue them again."""
+        outcome = result.outcome
+        if isinstance(outcome, MidribError):
+            self._failed(message.parts, outcome)
+        elif outcome.ndim != 2 or len(outcome) != message.rows:
+            text = f"{self._name} answered {message.rows} rows with shape {list(outcome.shape)}: a fault of the server"
+            self._failed(message.parts, InternalError(text))
+        else:
+            message.deliver(outcome)
+            self.totals.add(message, time.monotonic(), result.timing)
+
+    def unanswered(self, messages: list[Message]) -> None:
+        """Queue again what a broken stream still owed, before all else."""
+        parts = [part for message in messages for part in message.parts if not part.call.done]
+        self._pending.extendleft(reversed(parts))
+        if parts:
+            self._wake_soon()
+
+    def refused(self, lane: Lane, error: MidribError) -> None:
+        """A lane gave up. With no other left, its error is everyone's."""
+        if any(other.alive for other in self._lanes if other is not lane):
+            return
+        if retriable(error):  # nobody waited when it gave up
+            if self.busy():
+                self._wake_soon()
+            return
+        while (part := self._next()) is not None:
+            part.call.fail(error)
+
+    def close(self) -> None:
+        """End the streams now; later calls open them again. From any thread but the loop's."""
+        runtime().start(self.close_streams()).result()
+        self.resume()
+
+    async def close_streams(self) -> None:
+        """End the streams; what is unanswered stays queued."""
+        for lane in self._lanes:
+            await lane.close()
+        self._lanes = []
+        self._pending.extendleft(self._delayed)
+        self._delayed = []
+
+    def resume(self) -> None:
+        """Go on with what is queued, on a new loop."""
+        self._wake_due = False
+        if self._pending:
+            self._wake_soon()
+
+    def forget(self) -> None:
+        """In a forked child: what is queued is the parent's."""
+        self._lock = threading.Lock()
+        self._pending, self._delayed, self._same = deque(), [], {}
+        self._lanes, self._wake_due = [], False
+
+    def _cut(self, call: Call) -> list[Part]:
+        parts = list(cut(call, self._max_rows, min(_PART_BYTES, self._max_bytes), time.monotonic()))
+        for part in parts:
+            if part.rows.nbytes > self._max_bytes:
+                raise LimitExceededError(
+                    f"one row takes {part.rows.nbytes} bytes, {self._name} takes messages of {self._max_bytes}: "
+                    "make it smaller, or raise the server's max_message_bytes"
+                )
+        return parts
+
+    def _next(self) -> Part | None:
+        while self._pending:
+            part = self._pending.popleft()
+            if not part.call.done:
+                return part
+        return None
+
+    def _failed(self, parts: list[Part], error: MidribError) -> None:
+        if retriable(error):
+            delay = pause(error)
+            self._delayed.extend(parts)
+            wait_s = random.uniform(1, 2) * _ITEM_RETRY_S if delay is True else delay  # noqa: S311 - spreads retries
+            asyncio.get_running_loop().call_later(wait_s, self._again, parts)
+            return
+        if len(parts) == 1:
+            parts[0].call.fail(error)
+            return
+        for part in parts:  # only one of them may be at fault
+            part.alone = True
+        self._pending.extendleft(reversed(parts))
+        self._wake()
+
+    def _again(self, parts: list[Part]) -> None:
+        for part in parts:
+            self._delayed.remove(part)
+        self._pending.extendleft(reversed(parts))
+        self._wake()
+
+    def _wake_soon(self) -> None:
+        if self._wake_due:
+            return
+        self._wake_due = True
+        try:
+            runtime().soon(self._wake)
+        except RuntimeError:  # the loop closed just now, for a fork: resume follows
+            self._wake_due = False
+
+    def _wake(self) -> None:
+        self._wake_due = False
+        if not self._lanes:
+            self._lanes = [Lane(self, address, self._window) for address in self.endpoint.addresses]
+        awake = [lane.wake() for lane in self._lanes]
+        if not any(awake):
+            for lane in self._lanes:
+                lane.wake(even_if_refused=True)
+
+    def _failure(self) -> MidribError | None:
+        return next((lane.failure for lane in self._lanes if lane.failure is not None), None)
+
+    def _late(self, timeout: float) -> DeadlineExceededError:
+        failure = self._failure()
+        why = f" ({failure})" if failure is not None else ""
+        return DeadlineExceededError(
+            f"{self._name} at {self.endpoint}: no answer within {timeout:g} s{why}: "
+            "raise timeout=, or ask `midrib doctor`"
+        )
+
+
+_sessions: weakref.WeakValueDictionary[Hashable, Session] = weakref.WeakValueDictionary()
+_sessions_lock = threading.Lock()
+
+
+def session_for(
+    endpoint: Endpoint, wanted: Wanted, info: BackboneInfo, *, timeout: float, window: int | None
+) -> Session:
+    """The process's one session for these: whoever asks the same function travels together."""
+    key = (endpoint, wanted, timeout, window)
+    with _sessions_lock:
+        session = _sessions.get(key)
+        if session is None:
+            session = _sessions[key] = Session(endpoint, wanted, info, timeout=timeout, window=window)
+        return session

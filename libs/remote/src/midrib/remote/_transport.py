@@ -1,0 +1,133 @@
+"""All that speaks gRPC: channels, calls, and what their failures mean."""
+
+from __future__ import annotations
+
+from typing import Any, Final, Protocol, TypeVar, cast
+
+import grpc
+from google.protobuf.message import Message
+from google.rpc import status_pb2
+
+from midrib.remote._address import Endpoint
+from midrib.wire import DeadlineExceededError, LimitExceededError, MidribError, UnavailableError, status_to_error
+
+EMBED_STREAM: Final = "/midrib.v1.EmbeddingService/EmbedStream"
+_STATUS_KEY = "grpc-status-details-bin"
+_OPTIONS = [
+    # The server's limits govern; gRPC's own default would refuse answers over 4 MB.
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    # A restarted server is found again within a second, not after gRPC's default of up to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    # A name with several records: all of them are used, and the dead ones left out.
+    ("grpc.lb_policy_name", "round_robin"),
+]
+# What breaks under a call, as against what a server says about it.
+_BROKEN = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.ABORTED,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.DATA_LOSS,
+}
+_Response = TypeVar("_Response", bound=Message)
+
+
+class StreamCall(Protocol):
+    """A bidirectional call that carries bytes."""
+
+    async def write(self, request: bytes) -> None: ...
+    async def read(self) -> Any: ...
+    async def done_writing(self) -> None: ...
+    async def code(self) -> grpc.StatusCode: ...
+    async def details(self) -> str: ...
+    async def trailing_metadata(self) -> Any: ...
+    def cancel(self) -> bool: ...
+
+
+def open_channel(address: str, endpoint: Endpoint) -> grpc.aio.Channel:
+    """A lazy channel to one address, with the endpoint's security."""
+    if endpoint.roots is None:
+        return grpc.aio.insecure_channel(address, options=_OPTIONS)
+    credentials = grpc.ssl_channel_credentials(endpoint.roots or None)
+    return grpc.aio.secure_channel(address, credentials, options=_OPTIONS)
+
+
+async def call(
+    channel: grpc.aio.Channel,
+    address: str,
+    endpoint: Endpoint,
+    method: str,
+    request: Message,
+    response: type[_Response],
+    timeout: float,
+) -> _Response:
+    """One unary call. Raises what the server said, or UnavailableError where none answers."""
+    unary = channel.unary_unary(
+        method, request_serializer=type(request).SerializeToString, response_deserializer=response.FromString
+    )
+    try:
+        return await unary(request, timeout=timeout, metadata=_metadata(endpoint))
+    except grpc.aio.AioRpcError as error:
+        raise _error(error.code(), error.details(), error.trailing_metadata(), address) from error
+
+
+def open_stream(channel: grpc.aio.Channel, endpoint: Endpoint) -> StreamCall:
+    """A stream of embeddings, of raw bytes: its messages are coded by hand."""
+    return cast(StreamCall, channel.stream_stream(EMBED_STREAM)(metadata=_metadata(endpoint)))
+
+
+async def stream_error(stream: StreamCall, address: str) -> MidribError:
+    """Why a stream ended."""
+    return _error(await stream.code(), await stream.details(), await stream.trailing_metadata(), address)
+
+
+def is_end(message: Any) -> bool:
+    """Whether a read found the stream's end."""
+    return message is grpc.aio.EOF
+
+
+def _metadata(endpoint: Endpoint) -> list[tuple[str, str]]:
+    return [("authorization", f"Bearer {endpoint.token}")] if endpoint.token else []
+
+
+def _error(code: grpc.StatusCode, details: str | None, trailing: Any, address: str) -> MidribError:
+    for key, value in trailing or ():
+        if key == _STATUS_KEY:
+            return status_to_error(status_pb2.Status.FromString(value))
+    text = details or code.name
+    if code is grpc.StatusCode.OK:
+        return UnavailableError(f"{address} ended the stream: open another", reason="STREAM_ENDED")
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return DeadlineExceededError(f"{address} did not answer in time: raise timeout=")
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return LimitExceededError(f"{address}: {text}: send fewer rows at a time")
+    if code in _BROKEN:
+        return _broken(text, address)
+    return status_to_error(status_pb2.Status(code=code.value[0], message=f"{address}: {text}"))
+
+
+def _broken(text: str, address: str) -> UnavailableError:
+    """A lost connection, told by its cause. reason: NO_SERVER and TLS are not worth a long wait."""
+    lower = text.lower()
+    if "ssl" in lower or "tls" in lower or "certificate" in lower or "wrong_version" in lower:
+        hint = "one side speaks TLS and the other does not, or the certificate is not trusted"
+        return UnavailableError(
+            f"TLS with {address} failed ({text}): {hint}; use grpcs:// with tls=<roots.pem>, or grpc://",
+            reason="TLS_FAILED",
+        )
+    if "dns" in lower or "resolv" in lower:
+        return UnavailableError(f"{address} cannot be resolved ({text}): check the name", reason="NO_SERVER")
+    if "http2 header with status" in lower or "http proxy" in lower:
+        return UnavailableError(
+            f"a proxy stands before {address} and does not pass gRPC ({text}): set no_proxy", reason="PROXY"
+        )
+    if "connect" in lower and ("refused" in lower or "failed" in lower):
+        return UnavailableError(
+            f"no server answers at {address}: start one with `midrib serve`, or check the address ({text})",
+            reason="NO_SERVER",
+        )
+    return UnavailableError(f"the connection to {address} broke: {text}", reason="CONNECTION_LOST")

@@ -1,0 +1,82 @@
+"""Addresses and URLs are taken apart, or refused with what to write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from midrib.remote._address import endpoint_from, split_url
+from midrib.wire import InvalidInputError
+
+
+@pytest.mark.parametrize(
+    ("text", "addresses"),
+    [
+        pytest.param("gpu-box:4000", ("gpu-box:4000",), id="plain"),
+        pytest.param("gpu-box", ("gpu-box:50051",), id="default-port"),
+        pytest.param("grpc://a:1,b,c:3", ("a:1", "b:50051", "c:3"), id="several"),
+        pytest.param("[::1]:4000", ("[::1]:4000",), id="ipv6"),
+        pytest.param("[::1]", ("[::1]:50051",), id="ipv6-default-port"),
+        pytest.param("grpc://a:1/", ("a:1",), id="trailing-slash"),
+    ],
+)
+def test_an_address_names_every_server(text: str, addresses: tuple[str, ...]) -> None:
+    """host:port, a scheme before it, several by commas; 50051 where no port is given."""
+    assert endpoint_from(text).addresses == addresses
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        pytest.param("http://a:1", "scheme 'http': use grpc://", id="scheme"),
+        pytest.param("a:port", "not host:port", id="port-word"),
+        pytest.param("a:0", "not host:port", id="port-zero"),
+        pytest.param("a:1,,b:2", "not host:port", id="empty-host"),
+        pytest.param("", "not host:port", id="empty"),
+    ],
+)
+def test_an_address_that_cannot_be_read_is_refused(text: str, said: str) -> None:
+    """The error shows what to write instead."""
+    with pytest.raises(InvalidInputError, match=said):
+        endpoint_from(text)
+
+
+def test_the_scheme_decides_about_tls() -> None:
+    """grpcs:// is TLS by the system's roots, grpc:// is not."""
+    assert (endpoint_from("grpcs://a:1").roots, endpoint_from("grpc://a:1").roots) == (b"", None)
+
+
+def test_roots_come_from_a_file(tmp_path: Path) -> None:
+    """tls= may name a PEM file, which also turns TLS on."""
+    (tmp_path / "roots.pem").write_bytes(b"PEM")
+    assert endpoint_from("a:1", tls=tmp_path / "roots.pem").roots == b"PEM"
+
+
+def test_contradictory_tls_is_refused() -> None:
+    """grpcs:// together with tls=False is a mistake, not a preference."""
+    with pytest.raises(InvalidInputError, match="tls=False forbids it"):
+        endpoint_from("grpcs://a:1", tls=False)
+
+
+def test_the_token_defaults_to_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """$MIDRIB_TOKEN stands in for token=, which wins over it, and neither shows in the repr."""
+    monkeypatch.setenv("MIDRIB_TOKEN", "from-environment")
+    endpoints = (endpoint_from("a:1"), endpoint_from("a:1", token="given"))
+    assert [endpoint.token for endpoint in endpoints] == ["from-environment", "given"]
+    assert "from-environment" not in repr(endpoints[0])
+
+
+def test_a_url_holds_the_backbones_name() -> None:
+    """The name begins after the address and may hold slashes."""
+    assert split_url("grpc://a:1,b:2/image/classification/timm/x") == (
+        "grpc://a:1,b:2",
+        "image/classification/timm/x",
+    )
+
+
+@pytest.mark.parametrize("url", ["grpc://a:1", "grpc://a:1/", "a:1/name", "grpc:///name"])
+def test_a_url_without_a_name_is_refused(url: str) -> None:
+    """Nothing is guessed."""
+    with pytest.raises(InvalidInputError, match="write grpc://host:port/namespace/name"):
+        split_url(url)

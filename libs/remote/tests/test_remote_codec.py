@@ -1,0 +1,86 @@
+"""The hand-written codec writes and reads protobuf's own bytes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import status_pb2
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+
+from midrib.remote._codec import Result, Timing, decode_result, encode_item
+from midrib.v1 import embedding_pb2
+from midrib.wire import Array, InvalidInputError, MidribError, encode_tensor, error_to_status
+
+IDS = st.integers(0, 2**64 - 1)
+DTYPES = st.sampled_from(["<f4", "<f2", "<f8", "i1", "u1", "<i8", "bfloat16"])
+ROWS = npst.array_shapes(min_dims=1, max_dims=4, min_side=0, max_side=5)
+
+
+@st.composite
+def arrays(draw: st.DrawFn) -> Array:
+    """Arrays of any element type that travels."""
+    shape = draw(ROWS)
+    filled = np.arange(np.prod(shape, dtype=int)) % 100
+    return filled.reshape(shape).astype(draw(DTYPES))
+
+
+@given(item_id=IDS, array=arrays(), cuts=st.integers(0, 5))
+def test_an_item_is_written_as_protobuf_writes_it(item_id: int, array: Array, cuts: int) -> None:
+    """Whatever the rows, and however many pieces they come in, the bytes are the library's."""
+    message = embedding_pb2.EmbedStreamRequest(
+        item=embedding_pb2.Item(id=item_id, input=embedding_pb2.Input(tensor=encode_tensor(array)))
+    )
+    assert encode_item(item_id, [array[:cuts], array[cuts:]]) == message.SerializeToString()
+
+
+@given(item_id=IDS, array=arrays(), nanos=st.integers(0, 999_999_999))
+def test_a_result_is_read_as_protobuf_reads_it(item_id: int, array: Array, nanos: int) -> None:
+    """Id, rows and timing come back as they were written."""
+    timing = embedding_pb2.Timing(queue=Duration(seconds=1, nanos=nanos), total=Duration(nanos=nanos))
+    result = embedding_pb2.Result(id=item_id, embedding=encode_tensor(array), timing=timing)
+    got = _decoded(embedding_pb2.EmbedStreamResponse(result=result).SerializeToString())
+    assert isinstance(got.outcome, np.ndarray)
+    np.testing.assert_array_equal(got.outcome, array)
+    assert (got.id, got.outcome.dtype, got.outcome.shape) == (item_id, array.dtype, array.shape)
+    assert got.timing == Timing(1 + nanos * 1e-9, 0.0, nanos * 1e-9)
+
+
+def test_fields_in_another_order_are_read_as_well() -> None:
+    """The wire allows any order; what the fast reader does not expect goes to the library."""
+    tensor = b"\x1a\x04\x00\x00\x80\x3f" + b"\x12\x02\x01\x01" + b"\x08\x01"  # data, shape, dtype
+    result = b"\x12" + bytes([len(tensor)]) + tensor + b"\x08\x07"  # embedding, id
+    got = _decoded(b"\x12" + bytes([len(result)]) + result)
+    assert (got.id, np.asarray(got.outcome).tolist()) == (7, [[1.0]])
+
+
+def test_an_error_becomes_the_exception_that_it_names() -> None:
+    """A result that is a status carries kind, reason and message."""
+    status = status_pb2.Status.FromString(
+        error_to_status(InvalidInputError("row 3 holds NaN", reason="NOT_FINITE")).SerializeToString()
+    )
+    message = embedding_pb2.EmbedStreamResponse(result=embedding_pb2.Result(id=9, error=status))
+    got = _decoded(message.SerializeToString())
+    assert isinstance(got.outcome, MidribError)
+    assert (got.id, type(got.outcome), got.outcome.reason) == (9, InvalidInputError, "NOT_FINITE")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        pytest.param(embedding_pb2.EmbedStreamResponse(), id="empty"),
+        pytest.param(embedding_pb2.EmbedStreamResponse(opened=embedding_pb2.Opened(revision="r")), id="opened"),
+        pytest.param(embedding_pb2.EmbedStreamResponse(go_away=embedding_pb2.GoAway()), id="go-away"),
+    ],
+)
+def test_what_is_no_result_is_none(message: embedding_pb2.EmbedStreamResponse) -> None:
+    """Other responses are left to the library."""
+    assert decode_result(message.SerializeToString()) is None
+
+
+def _decoded(data: bytes) -> Result:
+    got = decode_result(data)
+    assert got is not None
+    return got

@@ -1,0 +1,102 @@
+"""Calls are cut into parts, and what comes back is put together."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from midrib.remote._call import Call, Message, cut
+from midrib.remote._codec import Timing
+from midrib.remote._rows import audio_rows, tensor_rows, text_rows
+from midrib.remote._window import SMALL, Window
+from midrib.wire import InternalError, InvalidInputError
+
+
+@given(count=st.integers(1, 300), max_rows=st.integers(1, 64), max_bytes=st.integers(1, 4000), data=st.data())
+def test_any_split_gives_every_row_once_and_in_order(
+    count: int, max_rows: int, max_bytes: int, data: st.DataObject
+) -> None:
+    """Parts stay under the limits (one row may not), and features land where their rows stood, in any order."""
+    x = np.arange(count * 4, dtype="f4").reshape(count, 4)
+    call = Call(tensor_rows(x))
+    parts = list(cut(call, max_rows, max_bytes, 0.0))
+    assert all(len(part.rows) == 1 or len(part.rows) <= max_rows for part in parts)
+    assert all(len(part.rows) == 1 or part.rows.nbytes <= max_bytes for part in parts)
+    for part in data.draw(st.permutations(parts)):
+        Message([part]).deliver(x[part.start : part.start + len(part.rows)])
+    np.testing.assert_array_equal(call.future.result(0), x)
+
+
+def test_features_belong_to_the_caller() -> None:
+    """What comes back may be written to: it is no view of a message."""
+    call = Call(tensor_rows(np.ones((2, 3), "f4")))
+    message = np.frombuffer(bytes(16), "f4").reshape(2, 2)
+    call.deliver(0, message)
+    assert call.future.result(0).flags.writeable
+
+
+def test_a_call_fails_once() -> None:
+    """The first error stands, and later parts change nothing."""
+    call = Call(tensor_rows(np.ones((2, 3), "f4")))
+    call.fail(InternalError("first"))
+    call.fail(InternalError("second"))
+    call.deliver(0, np.ones((2, 2), "f4"))
+    with pytest.raises(InternalError, match="first"):
+        call.future.result(0)
+
+
+def test_a_call_is_dropped_with_its_last_caller() -> None:
+    """Of two that share it, one may give up without harm to the other."""
+    call = Call(text_rows(["a"]))
+    assert call.join()
+    call.leave()
+    assert not call.done
+    call.leave()
+    assert call.done
+    assert not call.join()
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        pytest.param(lambda: tensor_rows(3.0), "scalar, expected", id="scalar"),
+        pytest.param(lambda: tensor_rows(np.array(["x"])), "cannot travel", id="strings"),
+        pytest.param(lambda: text_rows("one"), r"pass \[text\]", id="one-string"),
+        pytest.param(lambda: audio_rows([[0.0]], None), "pass rate=", id="no-rate"),
+    ],
+)
+def test_input_that_cannot_travel_is_refused_at_once(make: object, said: str) -> None:
+    """Before any call is made, with what to do."""
+    assert callable(make)
+    with pytest.raises(InvalidInputError, match=said):
+        make()
+
+
+def test_the_window_grows_while_the_server_runs_dry() -> None:
+    """An item that waited less than one computation asks for more in flight, up to the server's limit."""
+    window = Window()
+    window.allow(6)
+    for _ in range(9):
+        window.observe(Timing(0.001, 0.010, 0.012), limited=True)
+    assert window.size == 6
+
+
+def test_the_window_shrinks_while_items_pile_up() -> None:
+    """A queue of over four computations hides no more latency."""
+    window = Window()
+    window.allow(100)
+    for _ in range(9):
+        window.observe(Timing(0.050, 0.010, 0.061), limited=True)
+    assert window.size == SMALL
+
+
+def test_a_given_window_stays() -> None:
+    """window= turns adaptation off, and the server's limit still holds."""
+    window = Window(7)
+    window.allow(100)
+    window.observe(Timing(0.0, 0.010, 0.011), limited=True)
+    assert window.size == 7
+    window.allow(3)
+    assert window.size == 3

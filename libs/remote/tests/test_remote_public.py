@@ -1,0 +1,25 @@
+"""The public list, and what importing it costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import midrib.remote
+
+
+def test_the_public_list_is_this() -> None:
+    """Adding or removing a name is a decision: it changes this test."""
+    assert sorted(midrib.remote.__all__) == ["BackboneInfo", "Client", "RemoteBackbone", "Stall", "open_url"]
+
+
+def test_the_numpy_client_needs_no_torch() -> None:
+    """Installing and importing the client brings no torch; RemoteBackbone does, at its first mention."""
+    code = (
+        "import sys; sys.modules['torch'] = None; from midrib.remote import Client; Client('localhost:1');"
+        "import midrib.remote as r\n"
+        "try: r.RemoteBackbone\n"
+        "except ImportError: print('torch asked for')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "torch asked for"

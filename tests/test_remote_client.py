@@ -1,0 +1,157 @@
+"""`Client` over a real server."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from midrib.registry import Registry, TensorInput
+from midrib.remote import Client
+from midrib.server.testing import RunningServer, serving
+from midrib.wire import Array, BackboneNotFoundError, DeadlineExceededError, InvalidInputError, UnavailableError
+
+NAME = "test/numbers/mlp"
+WIDTH = 8
+RNG = np.random.default_rng(0)
+REGISTRY = Registry("test")
+
+
+@REGISTRY(name="mlp", namespace="test/numbers", input=TensorInput((WIDTH,)), num_features=128)
+def mlp() -> tuple[nn.Module, int]:
+    """The same weights wherever it is loaded."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(WIDTH, 128), nn.ReLU()).eval(), 128
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RunningServer]:
+    with serving(NAME, registry=REGISTRY) as running:
+        yield running
+
+
+@pytest.fixture()
+def client(server: RunningServer) -> Iterator[Client]:
+    with Client(server.address) as client:
+        yield client
+
+
+def local(x: Array) -> Array:
+    """What the same backbone gives in process."""
+    array: Array = mlp()[0](torch.from_numpy(x)).detach().numpy()
+    return array
+
+
+def rows(count: int) -> Array:
+    return RNG.standard_normal((count, WIDTH), dtype=np.float32)
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 1024, 2500])
+def test_any_number_of_rows_equals_the_local_backbone(client: Client, count: int) -> None:
+    """Above the server's limit of rows the batch is split, and comes back whole and in order."""
+    x = rows(count)
+    np.testing.assert_allclose(client.embed(NAME, x), local(x), atol=1e-5)
+
+
+def test_many_callers_get_their_own_rows(client: Client) -> None:
+    """Small concurrent calls travel together, and nobody gets a neighbour's features."""
+    inputs = [rows(1) for _ in range(64)]
+    outputs: dict[int, Array] = {}
+    threads = [
+        threading.Thread(target=lambda i=i: outputs.update({i: client.embed(NAME, inputs[i])})) for i in range(64)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    np.testing.assert_allclose(
+        np.concatenate([outputs[i] for i in range(64)]), local(np.concatenate(inputs)), atol=1e-5
+    )
+
+
+def test_a_stream_comes_back_in_order(client: Client) -> None:
+    """One result a batch, each where its batch stood; an input that is reused in place changes nothing."""
+    buffer = np.zeros((3, WIDTH), np.float32)
+    batches = [rows(3) for _ in range(200)]
+
+    def reusing() -> Iterator[Array]:
+        for batch in batches:
+            buffer[:] = batch
+            yield buffer
+
+    got = list(client.embed_stream(NAME, reusing()))
+    np.testing.assert_allclose(np.concatenate(got), local(np.concatenate(batches)), atol=1e-5)
+
+
+def test_a_stream_reads_only_a_little_ahead(client: Client) -> None:
+    """A slow consumer holds its source back: 64 batches at most are made before they are asked for."""
+    made: list[int] = []
+
+    def source() -> Iterator[Array]:
+        for number in range(1000):
+            made.append(number)
+            yield rows(1)
+
+    stream = client.embed_stream(NAME, source())
+    next(stream)
+    assert len(made) <= 64
+    stream.close()  # type: ignore[attr-defined]
+
+
+def test_options_shape_the_features(client: Client) -> None:
+    """Element type, truncation and unit length are the server's work, in this order."""
+    x = rows(4)
+    got = client.embed(NAME, x, dtype="float16", dimensions=16, normalize=True)
+    want = local(x)[:, :16]
+    assert (got.dtype, got.shape) == (np.dtype(np.float16), (4, 16))
+    np.testing.assert_allclose(got, want / np.linalg.norm(want, axis=1, keepdims=True), atol=2e-3)
+
+
+def test_list_and_describe_agree(client: Client) -> None:
+    """A description has what a client needs to know before its first call."""
+    info = client.describe(NAME)
+    assert client.list() == [info]
+    assert (info.name, info.num_features, info.state, info.compute_dtype) == (NAME, 128, "ready", "float32")
+
+
+def test_an_unknown_name_is_told_with_near_ones(client: Client) -> None:
+    """The error is a KeyError as well, and reads as a sentence."""
+    with pytest.raises(BackboneNotFoundError, match="test/numbers/mlp"):
+        client.embed("test/numbers/mlq", rows(1))
+
+
+def test_a_wrong_shape_is_the_callers_error(client: Client) -> None:
+    """It fails that call, once, with the shape that was expected."""
+    with pytest.raises(InvalidInputError, match="8"):
+        client.embed(NAME, np.zeros((2, WIDTH + 1), np.float32))
+
+
+def test_a_bad_call_does_not_spoil_its_neighbours(client: Client) -> None:
+    """Where joined rows fail, each part is sent again alone."""
+    x = rows(1)
+    bad = np.full((1, WIDTH), np.nan, np.float32)
+    good_and_bad = [client.embed_stream(NAME, iter([x])), client.embed_stream(NAME, iter([bad]))]
+    np.testing.assert_allclose(next(good_and_bad[0]), local(x), atol=1e-5)
+
+
+def test_one_input_is_expected(client: Client) -> None:
+    """None, or two of them, is a mistake that is told before any call."""
+    with pytest.raises(InvalidInputError, match="got nothing, expected one input"):
+        client.embed(NAME)
+    with pytest.raises(InvalidInputError, match="got x and texts"):
+        client.embed(NAME, rows(1), texts=["a"])
+
+
+def test_no_server_is_told_clearly_and_soon() -> None:
+    """The error names the address and how to start a server, inside the deadline."""
+    with (
+        Client("127.0.0.1:9", timeout=1.0) as client,
+        pytest.raises(
+            (UnavailableError, DeadlineExceededError), match="no server answers at 127.0.0.1:9.*midrib serve"
+        ),
+    ):
+        client.list()
