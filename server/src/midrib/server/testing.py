@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from midrib.backbones import BACKBONES
 from midrib.registry import Registry
 from midrib.server._server import Server
 from midrib.server._settings import BackboneSettings, Settings
+
+T = TypeVar("T")
 
 
 class RunningServer:
@@ -33,9 +36,13 @@ class RunningServer:
         """The grpc:// URL of a backbone."""
         return f"grpc://{self.address}/{name}"
 
-    def run(self, coroutine: Any, *, timeout: float = 60.0) -> Any:
+    def start(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+        """Run a coroutine on the server's loop."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+    def run(self, coroutine: Coroutine[Any, Any, T], *, timeout: float = 60.0) -> T:
         """Run a coroutine on the server's loop, and wait for its result."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout)
+        return self.start(coroutine).result(timeout)
 
 
 @contextmanager

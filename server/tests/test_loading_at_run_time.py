@@ -1,0 +1,123 @@
+"""LoadBackbone, UnloadBackbone, and what callers see in between."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from torch import nn
+
+from midrib.registry import Registry, TensorInput
+from midrib.server.testing import RunningServer, serving
+from midrib.v1 import backbone_pb2, backbone_pb2_grpc, embedding_pb2, embedding_pb2_grpc
+from midrib.wire import encode_tensor
+
+LINEAR = "test/embedding/linear"
+Argument = backbone_pb2.Argument
+Code = grpc.StatusCode
+
+
+@pytest.fixture()
+def admin(test_registry: Registry) -> Iterator[RunningServer]:
+    """A server of its own: it serves nothing yet, and clients may load."""
+    with serving(registry=test_registry, admin=True) as running:
+        yield running
+
+
+@pytest.fixture()
+def stubs(admin: RunningServer) -> Iterator[tuple[Any, Any]]:
+    with grpc.insecure_channel(admin.address) as channel:
+        yield backbone_pb2_grpc.BackboneServiceStub(channel), embedding_pb2_grpc.EmbeddingServiceStub(channel)
+
+
+def load(**arguments: Argument) -> backbone_pb2.LoadBackboneRequest:
+    return backbone_pb2.LoadBackboneRequest(name="linear", arguments=arguments)
+
+
+def embed() -> embedding_pb2.EmbedRequest:
+    rows = embedding_pb2.Input(tensor=encode_tensor(np.zeros((1, 2), np.float32)))
+    return embedding_pb2.EmbedRequest(backbone=LINEAR, input=rows)
+
+
+def test_a_loaded_backbone_is_served_and_an_unloaded_one_is_gone(stubs: tuple[Any, Any]) -> None:
+    """With the arguments that its loader declares."""
+    backbones, embedding = stubs
+    loaded = backbones.LoadBackbone(load(num_features=Argument(int_value=5)), timeout=20).backbone
+    assert (loaded.name, loaded.num_features) == (LINEAR, 5)
+    assert list(embedding.Embed(embed(), timeout=10).embedding.shape) == [1, 5]
+    backbones.UnloadBackbone(backbone_pb2.UnloadBackboneRequest(name="linear"), timeout=10)
+    with pytest.raises(grpc.RpcError, match="no backbone 'test/embedding/linear' is served here"):
+        embedding.Embed(embed(), timeout=10)
+
+
+def test_loading_again_swaps_the_revision(stubs: tuple[Any, Any]) -> None:
+    """A changed argument makes another function, under the same name."""
+    backbones, embedding = stubs
+    first = backbones.LoadBackbone(load(seed=Argument(int_value=1)), timeout=20).backbone
+    second = backbones.LoadBackbone(load(seed=Argument(int_value=2)), timeout=20).backbone
+    assert first.revision != second.revision
+    assert embedding.Embed(embed(), timeout=10).revision == second.revision
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        pytest.param(
+            {"sede": Argument(int_value=1)}, "has no argument 'sede', it has: num_features, seed", id="undeclared"
+        ),
+        pytest.param({"seed": Argument()}, "argument 'seed' has no value", id="no value"),
+        pytest.param({"checkpoint": Argument(string_value="/etc/passwd")}, "looks like a path or a URL", id="path"),
+        pytest.param({"checkpoint": Argument(string_value="https://x")}, "looks like a path or a URL", id="url"),
+    ],
+)
+def test_an_argument_that_is_not_plain_is_refused(
+    stubs: tuple[Any, Any], arguments: dict[str, Argument], words: str
+) -> None:
+    """The server fetches nothing that a client names."""
+    with pytest.raises(grpc.RpcError, match=words) as caught:
+        stubs[0].LoadBackbone(load(**arguments), timeout=10)
+    assert caught.value.code() is Code.INVALID_ARGUMENT
+
+
+def test_an_unregistered_name_is_not_found(stubs: tuple[Any, Any]) -> None:
+    """The registry's own near names come along."""
+    with pytest.raises(grpc.RpcError, match="linear") as caught:
+        stubs[0].LoadBackbone(backbone_pb2.LoadBackboneRequest(name="liner"), timeout=10)
+    assert caught.value.code() is Code.NOT_FOUND
+
+
+def test_only_an_admin_server_lets_clients_load(backbones: Any) -> None:
+    """The other servers serve what their configuration names."""
+    with pytest.raises(grpc.RpcError, match="start the server with --admin") as caught:
+        backbones.LoadBackbone(load(), timeout=10)
+    assert caught.value.code() is Code.PERMISSION_DENIED
+
+
+def test_a_loading_backbone_asks_to_be_tried_again() -> None:
+    """UNAVAILABLE until it is warm."""
+    go_on = threading.Event()
+    registry = Registry("slow")
+
+    @registry(name="linear", namespace="test/embedding", input=TensorInput((2,)))
+    def load_slowly() -> tuple[nn.Module, int]:
+        go_on.wait(20)
+        return nn.Linear(2, 3), 3
+
+    with serving(registry=registry, admin=True) as running, grpc.insecure_channel(running.address) as channel:
+        backbones, embedding = backbone_pb2_grpc.BackboneServiceStub(channel), embedding_pb2_grpc.EmbeddingServiceStub(
+            channel
+        )
+        loading = backbones.LoadBackbone.future(load(), timeout=20)
+        listed: list[Any] = []
+        while not listed:  # until the request has arrived
+            listed = list(backbones.ListBackbones(backbone_pb2.ListBackbonesRequest(), timeout=10).backbones)
+        with pytest.raises(grpc.RpcError, match="is loading: try again shortly") as caught:
+            embedding.Embed(embed(), timeout=10)
+        go_on.set()
+        assert listed[0].state == backbone_pb2.BACKBONE_STATE_LOADING
+        assert caught.value.code() is Code.UNAVAILABLE
+        assert loading.result().backbone.state == backbone_pb2.BACKBONE_STATE_READY

@@ -1,0 +1,76 @@
+"""One configuration from three places."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from midrib.server import load_settings
+from midrib.server._serve import parse_backbone, render_config
+
+
+@pytest.fixture()
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "midrib.toml"
+    path.write_text('port = 1111\ndevice = "cpu"\nbackbones = ["mlp-128", {name = "vit", dtype = "bfloat16"}]\n')
+    return path
+
+
+def test_flags_go_over_variables_over_the_file(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each place overrules the one before it."""
+    monkeypatch.setenv("MIDRIB_PORT", "2222")
+    monkeypatch.setenv("MIDRIB_MAX_BATCH_ROWS", "7")
+    settings = load_settings(config, max_batch_rows=9, device=None)
+    assert (settings.device, settings.port, settings.max_batch_rows) == ("cpu", 2222, 9)
+
+
+def test_a_backbone_is_a_name_or_a_table(config: Path) -> None:
+    """What a table leaves out follows the server."""
+    first, second = load_settings(config).backbones
+    assert (first.name, first.dtype, second.name, second.dtype) == ("mlp-128", None, "vit", "bfloat16")
+
+
+def test_the_printed_config_gives_the_same_settings(config: Path, tmp_path: Path) -> None:
+    """`--print-config` can be saved and used."""
+    settings = load_settings(config, threads=2)
+    printed = tmp_path / "printed.toml"
+    printed.write_text(render_config(settings))
+    assert load_settings(printed).model_dump() == settings.model_dump()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        pytest.param({"host": "0.0.0.0"}, "reachable from other machines.*--insecure", id="open address"),
+        pytest.param({"port": 70000}, "less than or equal to 65535", id="port"),
+        pytest.param({"dtype": "int8"}, "'float32', 'float16', 'bfloat16' or 'float64'", id="dtype"),
+        pytest.param({"prot": 1}, "Extra inputs are not permitted", id="misspelt"),
+        pytest.param({"backbones": [{"name": "a", "argument": 1}]}, "Extra inputs", id="misspelt in a backbone"),
+    ],
+)
+def test_a_wrong_setting_is_refused(flags: dict[str, Any], words: str) -> None:
+    """Nothing is guessed, nothing is ignored."""
+    with pytest.raises(ValidationError, match=words):
+        load_settings(**flags)
+
+
+def test_an_open_address_can_be_meant() -> None:
+    """--insecure says so."""
+    assert load_settings(host="0.0.0.0", insecure=True).host == "0.0.0.0"
+
+
+def test_a_missing_config_file_is_said(tmp_path: Path) -> None:
+    """A misspelt path must not mean defaults."""
+    with pytest.raises(FileNotFoundError, match="no config file at"):
+        load_settings(tmp_path / "missing.toml")
+
+
+def test_loader_arguments_follow_the_name() -> None:
+    """As in a URL's query; values are JSON where they can be."""
+    assert parse_backbone("a/b/mlp?num_features=784&pretrained=false&kind=x") == {
+        "name": "a/b/mlp",
+        "arguments": {"num_features": 784, "pretrained": False, "kind": "x"},
+    }
