@@ -168,8 +168,7 @@ def _quieten() -> None:
     """Keep Lightning's advice about workers and loggers out of the demo's own lines."""
     for name in ("pytorch_lightning", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
 
 
 _say: Callable[[str], None] = typer.echo
