@@ -154,7 +154,7 @@ class AbstractRegistry(ABC):
     ) -> tuple[Description, ...]:
         """Describe the entries that match, in natural order.
 
-        pattern, exclude: one wildcard or several, matched with the key and with the name: "*vit*", ["mlp-*", "image/*"].
+        pattern, exclude: one wildcard or several, such as "*vit*", matched with the key and with the name.
         catalogues: False leaves out whole catalogues (ExternalRegistry), whose names may take seconds to find.
         metadata: what the entries must declare, such as namespace="image/classification".
         """

@@ -66,10 +66,11 @@ class Plugins:
         return None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_lock"} | {"_busy": False}
+        return {"group": self.group, "failures": self.failures, "_stale": self._stale, "_loaded": {*self._loaded}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _lock=threading.RLock())
+        Plugins.__init__(self, state["group"])
+        vars(self).update(state)
 
 
 def _entry_points(group: str) -> Iterable[EntryPoint]:

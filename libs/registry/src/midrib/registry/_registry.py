@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from midrib.registry._entry import Entry, declare
@@ -65,9 +66,11 @@ class Registry(AbstractRegistry):
     def add(self, entry: Entry, *, override: bool = False) -> None:
         """Register an entry made elsewhere, such as another registry's.  Raises DuplicateKeyError."""
         with self._lock:
-            replaced = self._same(entry)
-            if replaced and not (override and replaced.key == entry.key):
-                raise _duplicate(self, entry, replaced)
+            replaced = None
+            for other in self._clashing(entry):
+                if not override or other.key != entry.key:
+                    raise _duplicate(self, entry, other)
+                replaced = other
             if replaced:
                 self._discard(replaced)
             self._insert(entry)
@@ -78,10 +81,10 @@ class Registry(AbstractRegistry):
         self._plugins.discover(self)
         with self._lock:
             found = self._lookup(key, metadata)
-            if not found:
-                raise unknown_key(self, key, metadata)
             for entry in found:
                 self._discard(entry)
+        if not found:
+            raise unknown_key(self, key, metadata)
 
     @contextmanager
     def temporary(self) -> Iterator[Registry]:
@@ -132,12 +135,11 @@ class Registry(AbstractRegistry):
         finally:
             del self._journals[threading.get_ident()]
 
-    def _same(self, entry: Entry) -> Entry | None:
+    def _clashing(self, entry: Entry) -> Iterator[Entry]:
         for claim in entry.claims:
             for other in self._index.get(claim, ()):
                 if claim in other.claims and other.tags == entry.tags:
-                    return other
-        return None
+                    yield other
 
     def _lookup(self, key: str, metadata: dict[str, Any]) -> Entries:
         return closest(key, (entry for entry in self._index.get(key, ()) if entry.fits(metadata)))
@@ -153,11 +155,13 @@ class Registry(AbstractRegistry):
             self._index[spelling] = tuple(other for other in self._index.get(spelling, ()) if other is not entry)
 
     def __getstate__(self) -> dict[str, Any]:
-        with self._lock:
-            return {name: value for name, value in vars(self).items() if name != "_lock"} | {"_journals": {}}
+        return {"name": self.name, "plugins": copy(self._plugins), "entries": self._entries}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _lock=threading.RLock())
+        Registry.__init__(self, state["name"])
+        self._plugins = state["plugins"]
+        for entry in state["entries"]:
+            self._insert(entry)
 
 
 def _duplicate(registry: Registry, entry: Entry, other: Entry) -> DuplicateKeyError:
@@ -165,5 +169,5 @@ def _duplicate(registry: Registry, entry: Entry, other: Entry) -> DuplicateKeyEr
     told = f" with {dict(entry.tags)}" if entry.tags else ""
     return DuplicateKeyError(
         f"{shared!r}{told} is already in {registry!r}: registered at {other.place}, and again at {entry.place}; "
-        "choose another name, or pass override=True to replace the first"
+        f"choose another name, or replace {other.key!r} by override=True under its own name"
     )

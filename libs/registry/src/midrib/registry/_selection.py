@@ -35,10 +35,10 @@ def as_patterns(patterns: str | Iterable[str] | None) -> tuple[str, ...]:
     return (patterns,) if isinstance(patterns, str) else tuple(patterns)
 
 
-def natural(key: str) -> list[Any]:
+def natural(key: str) -> tuple[list[Any], str]:
     """A sort key under which mlp-2 comes before mlp-10, and case decides last."""
     parts = re.split(r"(\d+)", key)
-    return [int(part) if odd % 2 else part.casefold() for odd, part in enumerate(parts)] + [key]
+    return [int(part) if odd % 2 else part.casefold() for odd, part in enumerate(parts)], key
 
 
 def _matches(entry: Entry, patterns: tuple[str, ...]) -> bool:

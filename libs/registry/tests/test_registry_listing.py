@@ -1,0 +1,169 @@
+"""Listing, describing, explaining: plain data for people and for JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from typing import Any
+
+import pytest
+
+from midrib.registry import AudioInput, ImageInput, Registry, TensorInput, TextInput
+
+
+def load_lite(pretrained: bool = True) -> tuple[Any, int]:
+    """Small and quick.
+
+    And more about it.
+    """
+    return abs, 1280
+
+
+@pytest.fixture()
+def registry() -> Registry:
+    """Five entries in three namespaces."""
+    made = Registry("backbones")
+    for name in ("mlp-10", "mlp-2", "Mlp-3"):
+        made(lambda: (abs, 1), name=name, namespace="template")
+    made(load_lite, name="lite0", namespace="image/classification", input=ImageInput(224), num_features=1280, depth=3)
+    made(functools.partial(load_lite), name="vit", namespace="text", providers=["us", "them"], license="MIT")
+    return made
+
+
+def test_keys_come_in_natural_order(registry: Registry) -> None:
+    """2 before 10, and case does not matter first."""
+    assert registry.available_keys() == [
+        "image/classification/lite0",
+        "template/mlp-2",
+        "template/Mlp-3",
+        "template/mlp-10",
+        "text/vit",
+    ]
+
+
+def test_iteration_len_and_in_agree(registry: Registry) -> None:
+    """One key for each entry, each of them in the registry, though two entries may share one."""
+    registry(load_lite, name="vit", namespace="text", depth=4)
+    assert len(registry) == len(list(registry)) == 6
+    assert list(registry).count("text/vit") == 2
+    assert registry.available_keys().count("text/vit") == 1
+    assert all(key in registry for key in registry)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        pytest.param({}, ["lite0", "mlp-2", "Mlp-3", "mlp-10", "vit"], id="all"),
+        pytest.param({"pattern": "*vi*"}, ["vit"], id="wildcard"),
+        pytest.param({"pattern": "mlp-*"}, ["mlp-2", "mlp-10"], id="matched with the name"),
+        pytest.param({"pattern": "template/mlp-*"}, ["mlp-2", "mlp-10"], id="matched with the key"),
+        pytest.param({"pattern": ["lite?", "vit"]}, ["lite0", "vit"], id="several"),
+        pytest.param({"pattern": iter(["vit"])}, ["vit"], id="any iterable"),
+        pytest.param({"pattern": []}, ["lite0", "mlp-2", "Mlp-3", "mlp-10", "vit"], id="no wildcard is no limit"),
+        pytest.param({"exclude": "*mlp*"}, ["lite0", "Mlp-3", "vit"], id="exclude"),
+        pytest.param({"exclude": ["*lp*", "text/*"]}, ["lite0"], id="exclude several"),
+        pytest.param({"pattern": "template/*", "exclude": "*-10"}, ["mlp-2", "Mlp-3"], id="both"),
+        pytest.param({"namespace": "template"}, ["mlp-2", "Mlp-3", "mlp-10"], id="namespace"),
+        pytest.param({"depth": 3}, ["lite0"], id="free metadata"),
+        pytest.param({"providers": "them"}, ["vit"], id="one of the providers"),
+        pytest.param({"providers": ("us", "them")}, ["vit"], id="all the providers"),
+        pytest.param({"pattern": "nothing*"}, [], id="nothing"),
+    ],
+)
+def test_a_listing_takes_wildcards_and_metadata(
+    registry: Registry, arguments: dict[str, Any], names: list[str]
+) -> None:
+    """Any pattern takes in, any exclude leaves out, all metadata must be declared."""
+    assert [entry.name for entry in registry.list(**arguments)] == names
+
+
+def test_a_description_tells_what_is_declared(registry: Registry) -> None:
+    """All of it, as JSON's own types; an input carries its kind."""
+    assert json.loads(json.dumps(registry.describe("lite0").as_dict())) == {
+        "key": "image/classification/lite0",
+        "name": "lite0",
+        "namespace": "image/classification",
+        "input": {
+            "kind": "image",
+            "size": 224,
+            "mean": [0.485, 0.456, 0.406],
+            "std": [0.229, 0.224, 0.225],
+            "interpolation": "bicubic",
+            "crop": 0.875,
+        },
+        "num_features": 1280,
+        "providers": [],
+        "license": None,
+        "aliases": [],
+        "deprecated_aliases": [],
+        "requires": [],
+        "missing": [],
+        "install": None,
+        "summary": "Small and quick.",
+        "metadata": {"depth": 3},
+    }
+
+
+def test_a_description_is_frozen(registry: Registry) -> None:
+    """It is a record of what was declared, not a handle on the entry."""
+    with pytest.raises(dataclasses.FrozenInstanceError, match="num_features"):
+        registry.describe("lite0").num_features = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("spec", "kind"),
+    [
+        pytest.param(TensorInput((3, None)), {"kind": "tensor", "shape": [3, None], "dtype": "float32"}, id="tensor"),
+        pytest.param(TextInput(256), {"kind": "text", "max_tokens": 256}, id="text"),
+        pytest.param(AudioInput(16_000), {"kind": "audio", "rate": 16_000}, id="audio"),
+    ],
+)
+def test_every_input_has_its_kind(registry: Registry, spec: Any, kind: dict[str, Any]) -> None:
+    """A reader in another language tells inputs apart by it."""
+    registry(load_lite, name="x", input=spec)
+    assert registry.describe("x").as_dict()["input"] == kind
+
+
+def test_metadata_of_any_type_becomes_json(registry: Registry) -> None:
+    """What JSON does not know is told as text."""
+    registry(load_lite, name="x", shape={"a": (1, 2.5)}, kind=complex(1, 2), flags={True})
+    assert registry.describe("x").as_dict()["metadata"] == {"flags": [True], "kind": "(1+2j)", "shape": {"a": [1, 2.5]}}
+
+
+@pytest.mark.parametrize(("key", "summary"), [("vit", "Small and quick."), ("mlp-2", "")], ids=["partial", "none"])
+def test_the_summary_is_the_loaders_first_line(registry: Registry, key: str, summary: str) -> None:
+    """A partial speaks for its function; a loader without a docstring says nothing."""
+    assert registry.describe(key).summary == summary
+
+
+def test_a_missing_library_is_listed_with_its_install_line(registry: Registry) -> None:
+    """The entry is there, and what it lacks is said."""
+    registry(load_lite, name="heavy", requires=("json", "no_such_library"), install="heavy[all]")
+    [described] = registry.list("heavy")
+    assert (described.missing, described.install) == (("no_such_library",), "pip install heavy[all]")
+
+
+def test_an_explanation_tells_where_an_entry_comes_from(registry: Registry) -> None:
+    """The description, and file:line, module, signature."""
+    explained = registry.explain("lite0")
+    assert explained.where.startswith(f"{__file__}:")
+    assert explained.module == __name__
+    assert explained.signature == "(pretrained: 'bool' = True) -> 'tuple[Any, int]'"
+    assert (explained.package, explained.version, explained.shadows) == (None, None, ())
+    assert explained.as_dict().items() >= registry.describe("lite0").as_dict().items()
+
+
+def test_an_explanation_names_the_installed_package() -> None:
+    """Found by the module that registered, in the package that installed it."""
+    registry = Registry("backbones")
+    code = "def load():\n    return abs, 1\nregistry(load)"
+    exec(compile(code, "plugin.py", "exec"), {"__name__": "pytest", "registry": registry})  # (our own text)
+    explained = registry.explain("load")
+    assert (explained.where, explained.package, explained.version) == ("plugin.py:3", "pytest", pytest.__version__)
+
+
+def test_a_loader_without_a_signature_is_explained_all_the_same(registry: Registry) -> None:
+    """Some builtins have none."""
+    registry(dict, name="x")
+    assert registry.explain("x").signature == "(...)"

@@ -1,0 +1,126 @@
+"""Many threads on one registry."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from midrib.registry import DuplicateKeyError, Registry
+
+_THREADS = 8
+_ROUNDS = 200
+
+
+def load() -> tuple[Any, int]:
+    """A loader."""
+    return abs, 1
+
+
+def together(work: Callable[[int], None]) -> None:
+    """Run work(0), work(1)… at once, each in its thread; raises the first error of any."""
+    start = threading.Barrier(_THREADS)
+    errors: list[BaseException] = []
+
+    def run(number: int) -> None:
+        start.wait()
+        try:
+            work(number)
+        except BaseException as error:  # noqa: BLE001 (told below, in the test's own thread)
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(_THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for error in errors:
+        raise error
+
+
+@pytest.fixture(autouse=True)
+def _switch_often(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Give every race a chance: threads take turns every few microseconds."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+def test_no_registration_is_lost() -> None:
+    """Every thread's entries are there, and nobody else's."""
+    registry = Registry("backbones")
+
+    def work(number: int) -> None:
+        for turn in range(_ROUNDS):
+            registry(load, name=f"{number}-{turn}", namespace=f"space-{turn}")
+
+    together(work)
+    assert len(registry) == len(registry.available_keys()) == _THREADS * _ROUNDS
+    assert len(registry.get("3-7", strict=False)) == 1
+
+
+def test_of_one_identity_one_thread_registers() -> None:
+    """The others get the error, whatever the timing."""
+    registry = Registry("backbones")
+    refused: list[int] = []
+
+    def work(number: int) -> None:
+        for turn in range(_ROUNDS):
+            try:
+                registry(load, name=f"x-{turn}")
+            except DuplicateKeyError:
+                refused.append(turn)
+
+    together(work)
+    assert len(registry) == _ROUNDS
+    assert sorted(refused) == sorted(list(range(_ROUNDS)) * (_THREADS - 1))
+
+
+def test_a_reader_never_sees_half_an_override() -> None:
+    """An entry that is replaced is there at every moment, once."""
+    registry = Registry("backbones")
+    registry(load, name="x", aliases="y")
+
+    def work(number: int) -> None:
+        for _ in range(_ROUNDS):
+            if number == 0:
+                registry(load, name="x", aliases="y", override=True)
+            else:
+                assert registry.get("y") is load
+                assert list(registry) == ["x"]
+
+    together(work)
+
+
+def test_registering_and_removing_interleave() -> None:
+    """What each thread adds and takes away leaves the registry as it was."""
+    registry = Registry("backbones")
+    registry(load, name="kept")
+
+    def work(number: int) -> None:
+        for _ in range(_ROUNDS):
+            registry(load, name=f"x-{number}", namespace="a")
+            assert registry.load(f"a/x-{number}") == (abs, 1)
+            registry.remove(f"x-{number}")
+
+    together(work)
+    assert list(registry) == ["kept"]
+
+
+def test_an_old_name_warns_one_thread() -> None:
+    """Once in the process means once."""
+    registry = Registry("backbones")
+    registry(load, name="new", deprecated_aliases="old-among-threads")
+
+    def work(number: int) -> None:
+        registry.get("old-among-threads")
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        together(work)
+    assert [str(warning.message) for warning in caught] == ["'old-among-threads' is an old name and will go: use 'new'"]
