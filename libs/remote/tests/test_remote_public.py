@@ -10,7 +10,14 @@ import midrib.remote
 
 def test_the_public_list_is_this() -> None:
     """Adding or removing a name is a decision: it changes this test."""
-    assert sorted(midrib.remote.__all__) == ["BackboneInfo", "Client", "RemoteBackbone", "Stall", "open_url"]
+    assert sorted(midrib.remote.__all__) == [
+        "AsyncClient",
+        "BackboneInfo",
+        "Client",
+        "RemoteBackbone",
+        "Stall",
+        "open_url",
+    ]
 
 
 def test_the_numpy_client_needs_no_torch() -> None:

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from midrib.remote._async_client import AsyncClient
 from midrib.remote._client import Client
 from midrib.remote._info import BackboneInfo
 from midrib.remote._timing import Stall
@@ -9,7 +10,7 @@ from midrib.remote._timing import Stall
 if TYPE_CHECKING:
     from midrib.remote._backbone import RemoteBackbone, open_url
 
-__all__ = ["BackboneInfo", "Client", "RemoteBackbone", "Stall", "open_url"]
+__all__ = ["AsyncClient", "BackboneInfo", "Client", "RemoteBackbone", "Stall", "open_url"]
 
 
 def __getattr__(name: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from numpy.typing import ArrayLike
 
@@ -13,6 +13,10 @@ from midrib.remote._rows import ImageLike, Rows, audio_rows, image_rows, tensor_
 from midrib.remote._servers import Servers
 from midrib.remote._session import Session, Wanted, session_for
 from midrib.wire import InvalidInputError, code_from_dtype
+
+# How far a stream reads ahead of its consumer.
+AHEAD_ITEMS: Final = 64
+AHEAD_BYTES: Final = 64 << 20
 
 Kind: TypeAlias = Literal["tensor", "images", "texts", "audio"]
 

@@ -6,22 +6,18 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Self
 
 from numpy.typing import ArrayLike
 
 from midrib.remote._address import endpoint_from
-from midrib.remote._asked import Asked, Kind, Sessions, batch_rows, rows_from
+from midrib.remote._asked import AHEAD_BYTES, AHEAD_ITEMS, Asked, Kind, Sessions, batch_rows, rows_from
 from midrib.remote._call import Call
 from midrib.remote._info import BackboneInfo
 from midrib.remote._rows import ImageLike
 from midrib.remote._servers import Argument, Servers
 from midrib.remote._session import Session
 from midrib.wire import Array, RevisionMismatchError
-
-# How far a stream reads ahead of its consumer.
-AHEAD_ITEMS: Final = 64
-AHEAD_BYTES: Final = 64 << 20
 
 
 class Client:
@@ -135,7 +131,7 @@ class Client:
             for batch in batches:
                 ahead.append(session.submit(batch_rows(batch, kind, rate)))
                 ahead_bytes += ahead[-1].rows.nbytes
-                while len(ahead) >= AHEAD_ITEMS or ahead_bytes > AHEAD_BYTES or (ahead and ahead[0].done):
+                while ahead and (len(ahead) >= AHEAD_ITEMS or ahead_bytes > AHEAD_BYTES or ahead[0].done):
                     ahead_bytes -= ahead[0].rows.nbytes
                     yield session.wait(ahead.popleft(), self._servers.timeout)
             while ahead:

@@ -9,11 +9,14 @@ from __future__ import annotations
 import asyncio
 import atexit
 import concurrent.futures
+import gc
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol, TypeVar
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeVar
 
 import grpc
 
@@ -21,6 +24,9 @@ from midrib.remote._address import Endpoint
 from midrib.remote._transport import open_channel
 
 _T = TypeVar("_T")
+_GRPC_THREADS: Final = ("grpc_", "event_engine", "lifeguard", "resolver-exec")
+# Where another part of the process uses gRPC, its threads stay, and a forked child cannot call.
+_THREADS_END_S: Final = 0.5
 
 
 class Tenant(Protocol):
@@ -122,7 +128,24 @@ def _close_current() -> None:
 
 def _before_fork() -> None:
     _lock.acquire()  # held over the fork: no other thread may start a runtime in between
+    if _current is None:
+        return
     _close_current()
+    gc.collect()  # gRPC's objects sit in cycles, and its threads end with the last of them
+    patience = time.monotonic() + _THREADS_END_S
+    while _grpc_threads() and time.monotonic() < patience:
+        time.sleep(0.001)
+
+
+def _grpc_threads() -> list[str]:
+    """gRPC's own threads, which Python does not list; elsewhere than on Linux none can be seen."""
+    names = []
+    for task in Path("/proc/self/task").glob("*/comm"):
+        try:
+            names.append(task.read_text())
+        except OSError:
+            continue  # ended meanwhile
+    return [name for name in names if name.startswith(_GRPC_THREADS)]
 
 
 def _after_in_parent() -> None:

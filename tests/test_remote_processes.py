@@ -1,0 +1,116 @@
+"""Remote backbones in other processes: forked and spawned workers, DistributedDataParallel."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from midrib.remote import RemoteBackbone
+
+NAME = "template/classification/mlp-128"
+WIDTH = 8
+# A process of its own: a server's gRPC, unlike a client's, does not survive a fork of its process.
+SERVER = f"""
+import sys
+from midrib.server.testing import serving
+with serving({{"name": "{NAME}", "arguments": {{"num_features": {WIDTH}}}}}) as running:
+    print(running.url("{NAME}"), flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with subprocess.Popen(  # noqa: S603
+        [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        yield server.stdout.readline().strip()
+        server.stdin.close()
+
+
+class Embedded(Dataset[Tensor]):
+    """Rows that the worker embeds."""
+
+    def __init__(self, backbone: RemoteBackbone) -> None:
+        self.backbone = backbone
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, index: int) -> Tensor:
+        features: Tensor = self.backbone(torch.full((1, WIDTH), float(index)))[0]
+        return features
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_dataloader_workers_embed(url: str, start: str) -> None:
+    """Workers use the backbone that the parent used before them, and the parent goes on using it."""
+    backbone = RemoteBackbone(url, timeout=20.0)
+    want = backbone(torch.arange(12.0)[:, None].expand(12, WIDTH))
+    loader = DataLoader(Embedded(backbone), batch_size=4, num_workers=2, multiprocessing_context=start)
+    torch.testing.assert_close(torch.cat(list(loader)), want, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(backbone(torch.zeros(1, WIDTH)), want[:1], atol=1e-5, rtol=1e-5)
+
+
+def test_no_grpc_thread_lives_at_a_fork(url: str) -> None:
+    """Everything is closed just before: a child of a process with gRPC threads could never call."""
+    backbone = RemoteBackbone(url, timeout=20.0)
+    backbone(torch.zeros(1, WIDTH))
+    context = multiprocessing.get_context("fork")
+    parent, child = context.Pipe()
+    worker = context.Process(target=lambda: child.send(backbone(torch.zeros(2, WIDTH)).shape))
+    worker.start()
+    assert parent.poll(20.0)
+    assert parent.recv() == (2, 128)
+    worker.join()
+    assert worker.exitcode == 0
+
+
+def test_ddp_trains_a_head_over_two_processes(url: str) -> None:
+    """Gradients of the head are averaged; the backbone has none, and each process has its own stream."""
+    context = multiprocessing.get_context("spawn")
+    queue = context.SimpleQueue()
+    port = _free_port()
+    workers = [context.Process(target=_train, args=(rank, port, url, queue)) for rank in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+    heads = [queue.get() for _ in workers]
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    assert heads[0] == heads[1]
+
+
+def _train(rank: int, port: int, url: str, queue: Any) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    model = nn.parallel.DistributedDataParallel(nn.Sequential(RemoteBackbone(url), nn.Linear(128, 2)))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(3):
+        torch.manual_seed(rank)
+        model(torch.randn(4, WIDTH)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    queue.put([round(value, 6) for value in model.module[1].bias.tolist()])
+    torch.distributed.destroy_process_group()
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
