@@ -72,7 +72,7 @@ def local() -> tuple[nn.Module, int]:
 
 
 @pytest.fixture()
-def remote() -> tuple[nn.Module, int]:
+def remote() -> tuple[RemoteStandIn, int]:
     return RemoteStandIn(make_backbone()), NUM_FEATURES
 
 

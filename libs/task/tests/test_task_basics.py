@@ -54,7 +54,7 @@ def test_stages_log_under_their_own_names(backbone: Pair, loader: DataLoader[Any
 
 
 def test_training_never_asks_a_remote_backbone_for_gradients(
-    remote: Pair, loader: DataLoader[Any], trainer: MakeTrainer
+    remote: tuple[Any, int], loader: DataLoader[Any], trainer: MakeTrainer
 ) -> None:
     """A frozen backbone runs without a graph, so that backward stops at the head."""
     trainer().fit(ClassificationTask(remote, 3), loader)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -49,7 +50,8 @@ class FeatureCache:
     out what it is about to need).  shard_rows: rows held in memory before they are written as one safetensors file.
 
     Sound only where equal inputs have equal features: a frozen backbone in eval mode. Inputs augmented at random are
-    new every time and would only fill the disk.
+    new every time and would only fill the disk.  hits, misses: rows found and computed so far.
+    full: nothing more is stored.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, max_bytes: int = 4 << 30, shard_rows: int = 512) -> None:
@@ -63,6 +65,7 @@ class FeatureCache:
         self.shard_rows = shard_rows
         self.hits = 0
         self.misses = 0
+        self.full = False
         self._revisions: dict[str, _Revision] = {}
 
     def features(self, revision: str, inputs: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
@@ -101,6 +104,33 @@ class FeatureCache:
         return {**self.__dict__, "_revisions": {}}
 
 
+class CacheKeeper(Callback):
+    """Writes a task's cache at the end of each epoch, and tells if it is of no use."""
+
+    def __init__(self, cache: FeatureCache) -> None:
+        self._cache = cache
+        self._found = 0
+        self._before = 0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        self._found = 0
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self._before = self._cache.hits
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self._found += self._cache.hits - self._before
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        self._cache.flush()
+        if trainer.current_epoch == 1 and not self._found and not self._cache.full and self._cache.misses:
+            warnings.warn(
+                f"the feature cache {self._cache.path} found none of epoch 1's rows: if inputs are augmented at random, "
+                "they are new every time; pass cache=None",
+                stacklevel=2,
+            )
+
+
 class _Revision:
     """The rows of one revision: shards that are mapped into memory, and those not written yet."""
 
@@ -110,7 +140,6 @@ class _Revision:
         self._shards: dict[str, Tensor | None] = {}
         self._rows: dict[bytes, tuple[Tensor, int]] = {}
         self._pending: dict[bytes, Tensor] = {}
-        self._full = False
 
     def find(self, digests: Sequence[bytes]) -> dict[bytes, Tensor]:
         if any(digest not in self._rows and digest not in self._pending for digest in digests):
@@ -125,7 +154,7 @@ class _Revision:
         return found
 
     def add(self, rows: dict[bytes, Tensor]) -> None:
-        if self._full:
+        if self._cache.full:
             return
         self._pending.update(rows)
         if len(self._pending) >= self._cache.shard_rows:
@@ -134,38 +163,35 @@ class _Revision:
     def flush(self) -> None:
         if not self._pending:
             return
-        features = torch.stack(list(self._pending.values())).contiguous()
-        size = features.numel() * features.element_size() + len(self._pending) * _DIGEST_BYTES
-        if self._has_room(size):
-            self._write(features)
-        self._pending = {}
-
-    def _write(self, features: Tensor) -> None:
         digests = torch.frombuffer(bytearray(b"".join(self._pending)), dtype=torch.uint8)
+        features = torch.stack(list(self._pending.values())).contiguous()
         self._folder.mkdir(parents=True, exist_ok=True)
         name = f"{uuid.uuid4().hex}.safetensors"
         draft = self._folder / f".{name}.part"
         save_file({"digests": digests.view(-1, _DIGEST_BYTES), "features": features}, draft)
-        draft.replace(self._folder / name)  # readers see whole shards only
-        self._open_new_shards()
+        if self._has_room(draft.stat().st_size):
+            draft.replace(self._folder / name)  # readers see whole shards only
+            self._open_new_shards()
+        else:
+            draft.unlink()
+        self._pending = {}
 
     def _has_room(self, size: int) -> bool:
         shards = sorted(_shards_of(self._cache.path), key=lambda shard: shard[1].st_mtime)
         total = sum(stat.st_size for _, stat in shards) + size
         for shard, stat in shards:
-            if total <= self._cache.max_bytes:
-                break
-            if shard.parent != self._folder:
+            if total > self._cache.max_bytes and shard.parent != self._folder:
                 shard.unlink(missing_ok=True)
                 total -= stat.st_size
-        self._full = total > self._cache.max_bytes
-        if self._full:
-            warnings.warn(
-                f"the feature cache {self._cache.path} is full (max_bytes={self._cache.max_bytes}): rows that it does "
-                "not hold are computed every time; raise max_bytes",
-                stacklevel=2,
-            )
-        return not self._full
+        if total <= self._cache.max_bytes:
+            return True
+        self._cache.full = True
+        warnings.warn(
+            f"the feature cache {self._cache.path} is full (max_bytes={self._cache.max_bytes}): rows that it does not "
+            "hold are computed every time; raise max_bytes",
+            stacklevel=2,
+        )
+        return False
 
     def _open_new_shards(self) -> None:
         if not self._folder.is_dir():

@@ -31,6 +31,7 @@ FORMAT = "0.1"
 _PREFIX = "backbone."
 # Where a task runs, not what it is.
 _NEVER_KEPT = ("cache",)
+_SECRETS = ("token",)
 
 T = TypeVar("T", bound="Task")
 
@@ -52,35 +53,40 @@ def caller_arguments(cls: type, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 
 def split_plain(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The arguments that a checkpoint can hold, and the names of those that it cannot: functions and modules."""
-    flat = {name: value.item() if isinstance(value, np.generic) else value for name, value in arguments.items()}
-    recipe = flat.get("backbone")
-    if isinstance(recipe, BackboneRecipe):
-        flat |= {"backbone": recipe.name, "backbone_kwargs": recipe.kwargs}
-    kept = {name: value for name, value in flat.items() if name not in _NEVER_KEPT}
-    plain = {name: value for name, value in kept.items() if _is_plain(value)}
-    return plain, sorted(kept.keys() - plain.keys())
+    kept = {name: value for name, value in arguments.items() if name not in _NEVER_KEPT}
+    if isinstance(recipe := kept.get("backbone"), BackboneRecipe):
+        kept |= {"backbone": recipe.name, "backbone_kwargs": recipe.kwargs}
+    plain, left_out = {}, []
+    for name, value in kept.items():
+        try:
+            plain[name] = _plain(value)
+        except TypeError:
+            left_out.append(name)
+    return plain, sorted(left_out)
 
 
-def _is_plain(value: Any) -> bool:
+def _plain(value: Any) -> Any:
+    """The same in builtin types, without secrets.  Raises TypeError for what has no such form."""
     if isinstance(value, dict):
-        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+        return {str(key): _plain(item) for key, item in value.items() if key not in _SECRETS}
     if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
-    return value is None or type(value) in (bool, int, float, str)
+        return type(value)(map(_plain, value))
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"{type(value).__name__} has no plain form")
 
 
 def record(task: Task) -> dict[str, Any]:
     """The note in a checkpoint: its format, the backbone's recipe with the revision of the weights beside it."""
     recipe = replace(task.recipe, revision=task.revision)
-    kept, dropped = split_plain({"kwargs": recipe.kwargs})
-    if dropped:
-        recipe = replace(recipe, name=None, kwargs={})
-    return {
-        "format": FORMAT,
-        "task": type(task).__name__,
-        "not_kept": task.not_kept,
-        "backbone": asdict(recipe),
-    }
+    kept, left_out = split_plain({"kwargs": recipe.kwargs})
+    # A loader that was given live objects is one that only its maker can call again.
+    recipe = replace(recipe, name=None, kwargs={}) if left_out else replace(recipe, **kept)
+    return {"format": FORMAT, "task": type(task).__name__, "not_kept": task.not_kept, "backbone": asdict(recipe)}
 
 
 def check(task: Task, checkpoint: Mapping[str, Any]) -> None:
@@ -100,13 +106,13 @@ def restore(cls: type[T], checkpoint: Mapping[str, Any], given: dict[str, Any], 
             f"this {note['task']} was made with {', '.join(missing)} that a checkpoint cannot hold (functions, "
             f"modules): pass them again, as in load_from_checkpoint(path, {missing[0]}=...)"
         )
-    arguments = dict(checkpoint.get("hyper_parameters", {}))
+    arguments = {**checkpoint.get("hyper_parameters", {}), "backbone_kwargs": None, **given}
     if "backbone" not in given:
-        arguments["backbone"] = BackboneRecipe(**note["backbone"])
-    if "backbone" not in given or "backbone_kwargs" not in given:
-        arguments.pop("backbone_kwargs", None)
+        recipe = BackboneRecipe(**note["backbone"])
+        kwargs = recipe.kwargs | (arguments.pop("backbone_kwargs") or {})
+        arguments["backbone"] = replace(recipe, kwargs=kwargs)
     try:
-        task = cls(**{**arguments, **given})
+        task = cls(**arguments)
     except TypeError as error:
         raise CheckpointError(f"this checkpoint holds a {note['task']}, loaded as {cls.__name__}: {error}") from error
     _load_state(task, checkpoint["state_dict"], strict)

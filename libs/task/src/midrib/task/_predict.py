@@ -15,6 +15,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from midrib.backbones import Backbone
 from midrib.registry import AudioInput, ImageInput, TextInput
+from midrib.task._backbone import is_remote
 from midrib.task._outputs import OutputLike, output_of
 
 if TYPE_CHECKING:
@@ -105,10 +106,15 @@ def _preparation(task: Task, items: Any) -> Callable[[Any], Tensor]:
         return lambda rows: torch.as_tensor(np.asarray(rows))
     backbone = Backbone(str(task.recipe.name), task.backbone, task.num_features, spec)
     if isinstance(spec, ImageInput):
-        return backbone.prepare_images
+        return lambda images: backbone.prepare_images(list(images))
+    if isinstance(spec, TextInput) and is_remote(task.backbone):
+        raise ValueError(
+            f"the tokeniser of {backbone.name!r} is with its server: embed texts by midrib.remote.Client, or give this "
+            "task batches of token ids"
+        )
     if isinstance(spec, TextInput):
-        return backbone.prepare_texts
-    return lambda clips: backbone.prepare_audio(clips, spec.rate)
+        return lambda texts: backbone.prepare_texts(list(texts))
+    return lambda clips: backbone.prepare_audio(list(clips), spec.rate)
 
 
 def _rows(data: Any) -> int | None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from midrib.task import _predict
 from midrib.task._backbone import BackboneLike, OpenedBackbone, is_remote, open_backbone, revision_of
-from midrib.task._cache import FeatureCache
+from midrib.task._cache import CacheKeeper, FeatureCache
 from midrib.task._finetuning import Finetuning, LayerFreezer, StrategyLike, finetuning_of, parse_strategy
 from midrib.task._heads import HeadLike, build_head
 from midrib.task._losses import Losses, LossLike
@@ -232,8 +232,9 @@ class Task(HasRegistries, Persistent):
         return self
 
     def configure_callbacks(self) -> list[Callback]:
-        """Bring the Finetuning callback, unless the Trainer has one."""
-        return [] if finetuning_of(self.trainer) else [Finetuning()]
+        """Bring the Finetuning callback, unless the Trainer has one, and one that keeps the cache."""
+        finetuning = [] if finetuning_of(self.trainer) else [Finetuning()]
+        return [*finetuning, *([] if self.cache is None else [CacheKeeper(self.cache)])]
 
     def finetune(
         self,
@@ -278,8 +279,3 @@ class Task(HasRegistries, Persistent):
         from midrib.task._embedding import EmbeddingTask
 
         return EmbeddingTask.of(self, layer)
-
-    def on_train_epoch_end(self) -> None:
-        """Write the cache's last rows, for other processes and the next run."""
-        if self.cache is not None:
-            self.cache.flush()

@@ -1,0 +1,155 @@
+"""Rows out of a task: predict and embed over every kind of data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from pytorch_lightning import Trainer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from midrib.registry import ImageInput, TensorInput
+from midrib.task import ClassificationTask, Task
+
+Pair = tuple[nn.Module, int]
+MakeTrainer = Callable[..., Trainer]
+
+
+def list_of_mappings(rows: Tensor) -> Any:
+    return [{"input": row} for row in rows]
+
+
+@settings(deadline=None, max_examples=25)
+@given(rows=st.integers(0, 20), batch_size=st.integers(1, 8))
+def test_rows_come_in_order_for_any_batching(rows: int, batch_size: int) -> None:
+    """One row for each item, whatever the batches."""
+    task = Task((nn.Identity(), 1), head=nn.Identity())
+    inputs = torch.arange(float(rows)).reshape(rows, 1)
+    assert torch.equal(task.predict(inputs, batch_size=batch_size), inputs)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        pytest.param(lambda rows: rows, id="tensor"),
+        pytest.param(lambda rows: rows.numpy(), id="array"),
+        pytest.param(lambda rows: list(rows.numpy()), id="list of arrays"),
+        pytest.param(lambda rows: DataLoader(TensorDataset(rows), batch_size=3), id="loader of inputs"),
+        pytest.param(lambda rows: DataLoader(TensorDataset(rows, rows), batch_size=3), id="loader of pairs"),
+        pytest.param(lambda rows: DataLoader(list_of_mappings(rows), batch_size=3), id="loader of mappings"),
+    ],
+)
+def test_every_form_of_data_gives_the_same_rows(backbone: Pair, form: Callable[[Tensor], Any]) -> None:
+    """embed and predict read them all."""
+    task, rows = ClassificationTask(backbone, 3), torch.randn(7, 8)
+    np.testing.assert_allclose(task.embed(form(rows)), task.embed(rows), atol=1e-6)
+    assert task.predict(form(rows)).shape == (7,)
+
+
+def test_embed_returns_one_float_array(backbone: Pair) -> None:
+    """[rows, num_features], for numpy and all that reads it."""
+    rows = ClassificationTask(backbone, 3).embed(torch.randn(70, 8))
+    assert (rows.shape, str(rows.dtype)) == ((70, 16), "float32")
+
+
+def test_embed_shows_its_progress(backbone: Pair, capsys: pytest.CaptureFixture[str]) -> None:
+    """In rows, on the error stream."""
+    ClassificationTask(backbone, 3).embed(torch.randn(5, 8), progress=True)
+    assert "5/5" in capsys.readouterr().err
+
+
+def test_predicting_leaves_the_task_in_its_mode(backbone: Pair) -> None:
+    """A training goes on where it was."""
+    task = ClassificationTask(backbone, 3).train()
+    task.predict(torch.randn(2, 8))
+    assert task.head.training
+
+
+@pytest.mark.parametrize(
+    "options", [pytest.param({"shuffle": True}, id="shuffle"), pytest.param({"drop_last": True}, id="drop_last")]
+)
+def test_a_loader_that_loses_the_order_is_refused(backbone: Pair, options: dict[str, Any]) -> None:
+    """Nobody could tell which row is whose."""
+    loader = DataLoader(TensorDataset(torch.randn(4, 8)), batch_size=3, **options)
+    with pytest.raises(ValueError, match="make it with shuffle=False, drop_last=False"):
+        ClassificationTask(backbone, 3).embed(loader)
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "error", "message"),
+    [
+        pytest.param("a text", {}, TypeError, "got str, expected a DataLoader", id="one string"),
+        pytest.param(3, {}, TypeError, "got int, expected a DataLoader", id="a number"),
+        pytest.param(torch.ones(1, 8), {"batch_size": 0}, ValueError, "batch_size=0", id="empty batches"),
+    ],
+)
+def test_wrong_data_says_what_is_accepted(
+    backbone: Pair, data: Any, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    """Got, expected."""
+    with pytest.raises(error, match=message):
+        ClassificationTask(backbone, 3).predict(data, **options)
+
+
+def test_the_trainer_predicts_too(backbone: Pair, dataset: TensorDataset, trainer: MakeTrainer) -> None:
+    """Trainer.predict gives batches of the task's own output."""
+    task = ClassificationTask(backbone, 3, labels=["a", "b", "c"], output_transform="labels")
+    loader = DataLoader(dataset, batch_size=16)
+    batches: Any = trainer().predict(task, loader)
+    assert [label for batch in batches for label in batch] == task.predict(loader)
+
+
+class Mean(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return images.mean(dim=(2, 3))
+
+
+@pytest.fixture()
+def picture_task() -> ClassificationTask:
+    """Its features are the mean colours, on the 0..1 scale."""
+
+    class PictureTask(ClassificationTask):
+        pass
+
+    spec = ImageInput(8, mean=(0, 0, 0), std=(1, 1, 1), crop=1.0)
+    PictureTask.backbones(lambda: (Mean(), 3), name="mean-colour", input=spec)
+    return PictureTask("mean-colour", 2)
+
+
+def test_images_are_prepared_as_the_backbone_wants_them(picture_task: ClassificationTask) -> None:
+    """Resized, cropped and scaled by its declared input: PIL images and uint8 arrays alike."""
+    red = Image.new("RGB", (20, 10), (255, 0, 0))
+    expected = np.array([[1, 0, 0]], np.float32)
+    np.testing.assert_allclose(picture_task.embed([red]), expected, atol=1e-6)
+    np.testing.assert_allclose(picture_task.embed(np.asarray(red)[None]), expected, atol=1e-6)
+
+
+def test_texts_are_prepared_by_the_backbones_tokeniser(tmp_path: Path) -> None:
+    """A text backbone that runs here turns strings into ids itself."""
+    task = ClassificationTask("text/embedding/all-minilm-l6-v2", 2)
+    rows = task.embed(["a leaf", "a leaf", "taxes"])
+    assert rows.shape == (3, 384)
+    np.testing.assert_allclose(rows[0], rows[1], atol=1e-5)
+
+
+def test_the_revision_follows_the_weights(local: Pair) -> None:
+    """The digest names what the backbone computes now."""
+    task = ClassificationTask(local, 3)
+    first = task.revision
+    assert task.revision == first
+    with torch.no_grad():
+        next(local[0].parameters()).add_(1)
+    assert task.revision != first
+
+
+def test_a_backbones_input_is_the_tasks(remote: Pair) -> None:
+    """What it takes is known without asking its name."""
+    assert ClassificationTask(remote, 3).input == TensorInput((8,))
