@@ -125,8 +125,8 @@ class CacheKeeper(Callback):
         self._cache.flush()
         if trainer.current_epoch == 1 and not self._found and not self._cache.full and self._cache.misses:
             warnings.warn(
-                f"the feature cache {self._cache.path} found none of epoch 1's rows: if inputs are augmented at random, "
-                "they are new every time; pass cache=None",
+                f"the feature cache {self._cache.path} found none of epoch 1's rows: inputs that are augmented at "
+                "random are new every time, so pass cache=None for them",
                 stacklevel=2,
             )
 

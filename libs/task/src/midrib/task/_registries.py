@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from midrib.backbones import BACKBONES
-from midrib.registry import Registry
+from midrib.registry import AbstractRegistry, ConcatRegistry, Registry
 from midrib.task._finetuning import FINETUNING_STRATEGIES
 from midrib.task._heads import HEADS
 from midrib.task._optimizers import OPTIMIZERS
@@ -75,10 +75,14 @@ class HasRegistries:
         return cls.finetuning_strategies.available_keys()
 
 
-def _own_backbones(inherited: AnyRegistry, owner: str) -> AnyRegistry:
+def _own_backbones(inherited: AbstractRegistry, owner: str) -> AnyRegistry:
     """A registry of the class's own, with a copy of what its parents registered, before the whole catalogue."""
     own = Registry(f"backbones of {owner}")
-    for part in getattr(inherited, "registries", (inherited,)):
-        if part is not BACKBONES:
+    for part in _parts(inherited):
+        if part not in _parts(BACKBONES) and isinstance(part, Registry):
             own = branch(part, owner)
     return own + BACKBONES
+
+
+def _parts(registry: AbstractRegistry) -> tuple[AbstractRegistry, ...]:
+    return registry.registries if isinstance(registry, ConcatRegistry) else (registry,)
