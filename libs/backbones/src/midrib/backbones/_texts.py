@@ -32,24 +32,36 @@ class Tokenizer(Protocol):
 class FastTokenizer:
     """A tokeniser of the `tokenizers` library, bounded in length and with a prompt before each text.
 
-    shift is added to every id. It is 1 for a family whose id 0 is a word and not the padding.
+    shift is added to every id: 1 for a family whose id 0 is a word and not the padding.
+    special: whether to add the family's marks, such as [CLS] and [SEP].
     """
 
-    def __init__(self, tokenizer: tokenizers.Tokenizer, *, max_tokens: int, prompt: str = "", shift: int = 0) -> None:
+    def __init__(
+        self,
+        tokenizer: tokenizers.Tokenizer,
+        *,
+        max_tokens: int,
+        prompt: str = "",
+        shift: int = 0,
+        special: bool = True,
+    ) -> None:
         tokenizer.no_padding()
         tokenizer.enable_truncation(max_tokens)
         self.shift = shift
         self._tokenizer = tokenizer
         self._prompt = prompt
+        self._special = special
 
     def __call__(self, texts: Sequence[str], /) -> list[Tokens]:
-        encodings = self._tokenizer.encode_batch_fast([self._prompt + text for text in texts])
+        prompted = [self._prompt + text for text in texts]
+        encodings = self._tokenizer.encode_batch_fast(prompted, add_special_tokens=self._special)
         return [Tokens([i + self.shift for i in e.ids], bool(e.overflowing)) for e in encodings]
 
     @property
     def settings(self) -> dict[str, str]:
         """What decides its answers, for the revision."""
-        return {"tokenizer": self._tokenizer.to_str(), "prompt": self._prompt, "shift": str(self.shift)}
+        own = {"prompt": self._prompt, "shift": str(self.shift), "special": str(self._special)}
+        return {"tokenizer": self._tokenizer.to_str(), **own}
 
 
 def prepare_texts(texts: Sequence[str], tokenizer: Tokenizer, max_tokens: int, *, truncate: bool = True) -> Tensor:

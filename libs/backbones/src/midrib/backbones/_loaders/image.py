@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from midrib.backbones._weights import PackagedFile, hub_file, load_strictly, read_state
+from midrib.registry import ImageInput
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -62,18 +63,21 @@ class DinoSize(NamedTuple):
 
 
 def load_dino(
-    size: DinoSize, *, pretrained: bool = True, checkpoint: str | Path | None = None
+    size: DinoSize, *, pretrained: bool = True, checkpoint: str | Path | None = None, image_size: int = 224
 ) -> tuple[nn.Module, int]:
-    """DINO vision transformer, its class token: [rows, 3, 224, 224] to [rows, width].
+    """DINO vision transformer, its class token: [rows, 3, image_size, image_size] to [rows, width].
 
     pretrained: fetch the published weights from the hub (or its cache); if False, random ones.
     checkpoint: load this file instead, a backbone's (dino_…_pretrain) or a whole training's (dino_…_full_checkpoint),
-    whose teacher is taken.
+    whose teacher is taken.  image_size: a multiple of the patch; positions are interpolated for another than 224.
     Raises WeightsError if the weights cannot be had.
     """
     from midrib.backbones._nets.dino_vit import DinoVisionTransformer
 
+    if image_size < size.patch or image_size % size.patch:
+        raise ValueError(f"got image_size={image_size}, expected a multiple of the patch, {size.patch}")
     module = DinoVisionTransformer(patch=size.patch, width=size.width, heads=size.heads)
+    module.input = ImageInput(image_size)  # type: ignore[assignment]
     source = hub_file(size.repository, "model.safetensors") if pretrained and checkpoint is None else checkpoint
     if source is not None:
         load_strictly(module, dino_state(read_state(source)), str(source))

@@ -41,3 +41,36 @@ def load_all_minilm_l6_v2(*, pretrained: bool = True) -> tuple[nn.Module, int]:
         load_strictly(encoder, kept, _MINILM_WEIGHTS.distribution)
     tokenizer = FastTokenizer(Tokenizer.from_file(str(_MINILM_TOKENIZER.locate())), max_tokens=256)
     return TextEncoder(encoder, tokenizer, max_tokens=256, pooling="mean", normalize=True), 384
+
+_WORDLLAMA = "wordllama", "wordllama"
+_WORDLLAMA_WEIGHTS = PackagedFile(
+    *_WORDLLAMA,
+    "weights/l2_supercat_256.safetensors",
+    "64b47a2dc493cb8e85944076601189739852d7b64e0e1eedcb1937a251cd9fd5",
+)
+_WORDLLAMA_TOKENIZER = PackagedFile(
+    *_WORDLLAMA,
+    "tokenizers/l2_supercat_tokenizer_config.json",
+    "93248f2a9ec36c7b35f700a033d5f36228aae48db61aee31007fa49062cdeb68",
+)
+
+
+def load_wordllama(*, pretrained: bool = True) -> tuple[nn.Module, int]:
+    """WordLlama: the average of static word vectors, [rows, tokens] to [rows, 256]; fast, and blind to word order.
+
+    pretrained: load the vectors that package wordllama carries; if False, random ones.
+    """
+    import torch
+    from tokenizers import Tokenizer
+
+    from midrib.backbones._nets.text_encoder import StaticTextEncoder
+    from midrib.backbones._texts import FastTokenizer
+
+    own = Tokenizer.from_file(str(_WORDLLAMA_TOKENIZER.locate()))
+    # Its id 0 is the unknown word.
+    tokenizer = FastTokenizer(own, max_tokens=1024, shift=1, special=False)
+    if pretrained:
+        vectors = read_state(_WORDLLAMA_WEIGHTS.locate())["embedding.weight"].to(torch.float32)
+    else:
+        vectors = torch.randn(own.get_vocab_size(), 256)
+    return StaticTextEncoder(vectors, tokenizer, max_tokens=1024, normalize=False), 256

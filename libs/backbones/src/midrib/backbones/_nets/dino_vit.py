@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-_IMAGE = 224
+# The side of the images that DINO was trained on, and so the grid of its learnt positions.
+_TRAINED_SIDE = 224
 
 
 class DinoVisionTransformer(nn.Module):
-    """[rows, 3, 224, 224] to [rows, width]: the normalised class token of the last block.
+    """[rows, 3, side, side] to [rows, width]: the normalised class token of the last block.
+
+    For a side other than 224 the learnt positions are interpolated, as the published code does.
 
     Source: Caron et al. 2021, "Emerging properties in self-supervised vision transformers", and its published code,
     whose parameter names these are.
@@ -20,7 +25,7 @@ class DinoVisionTransformer(nn.Module):
         super().__init__()
         self.patch_embed = _PatchEmbed(patch, width)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.pos_embed = nn.Parameter(torch.zeros(1, (_IMAGE // patch) ** 2 + 1, width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, (_TRAINED_SIDE // patch) ** 2 + 1, width))
         self.blocks = nn.ModuleList(_Block(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self._initialise()
@@ -28,11 +33,21 @@ class DinoVisionTransformer(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return the class token's features."""
         patches = self.patch_embed(images)
-        tokens = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], 1) + self.pos_embed
+        tokens = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], 1)
+        tokens = tokens + self._positions(patches.shape[1])
         for block in self.blocks:
             tokens = block(tokens)
         features: Tensor = self.norm(tokens)[:, 0]
         return features
+
+    def _positions(self, patches: int) -> Tensor:
+        if patches + 1 == self.pos_embed.shape[1]:
+            return self.pos_embed
+        first, grid = self.pos_embed[:, :1], self.pos_embed[:, 1:]
+        learnt, wanted = math.isqrt(grid.shape[1]), math.isqrt(patches)
+        plane = grid.unflatten(1, (learnt, learnt)).permute(0, 3, 1, 2)
+        resized = functional.interpolate(plane, size=(wanted, wanted), mode="bicubic")
+        return torch.cat([first, resized.flatten(2).transpose(1, 2)], 1)
 
     def _initialise(self) -> None:
         nn.init.trunc_normal_(self.cls_token, std=0.02)

@@ -1,0 +1,121 @@
+"""Clips become mono rows at the backbone's rate, and a bad one is an error of its own."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from midrib.backbones import Backbone, MediaError, load_backbone
+from midrib.backbones._audio import prepare_audio, resample
+from midrib.backbones._nets.mel import mel_filters
+from midrib.registry import AudioInput
+
+AT_16K = AudioInput(16000)
+
+
+def tone(rate: int, hertz: float = 440.0, seconds: float = 0.5) -> npt.NDArray[np.float64]:
+    return np.sin(2 * np.pi * hertz * np.arange(int(rate * seconds)) / rate)
+
+
+def test_rows_are_padded_with_zero_to_the_longest() -> None:
+    """A batch is [rows, samples], float32."""
+    batch = prepare_audio([np.ones(5), np.ones(3, np.float32)], 16000, AT_16K)
+    assert batch.dtype == torch.float32
+    assert batch.tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]
+
+
+def test_no_clips_give_no_rows() -> None:
+    """An empty list is a batch of no rows."""
+    assert len(prepare_audio([], 16000, AT_16K)) == 0
+
+
+@pytest.mark.parametrize(
+    ("clip", "samples"),
+    [
+        pytest.param(np.array([-32768, 0, 16384], np.int16), [-1.0, 0.0, 0.5], id="int16"),
+        pytest.param(np.array([-(2**31), 2**30], np.int32), [-1.0, 0.5], id="int32"),
+        pytest.param(np.array([0, 128, 192], np.uint8), [-1.0, 0.0, 0.5], id="uint8"),
+        pytest.param(np.array([-0.5, 0.25]), [-0.5, 0.25], id="floats"),
+        pytest.param(np.array([[0.0, 1.0], [0.5, -0.5]]), [0.5, 0.0], id="stereo-is-averaged"),
+    ],
+)
+def test_every_sample_format_is_brought_to_one_scale(clip: npt.NDArray[np.generic], samples: list[float]) -> None:
+    """Integers span -1..1 by their full range; channels are averaged."""
+    assert prepare_audio([clip], 16000, AT_16K)[0].tolist() == samples
+
+
+@pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000])
+def test_a_tone_survives_resampling(rate: int) -> None:
+    """Away from the ends a sine is that sine at the other rate, within 0.2 %."""
+    got = resample(torch.from_numpy(tone(rate).astype(np.float32)), rate, 16000)
+    expected = torch.from_numpy(tone(16000).astype(np.float32))
+    assert abs(len(got) - len(expected)) <= 1
+    assert float((got[200:-200] - expected[200 : len(got) - 200]).abs().max()) < 0.002
+
+
+def test_what_the_new_rate_cannot_hold_is_filtered_out() -> None:
+    """A tone above half the new rate does not come back as another tone."""
+    high = torch.from_numpy(tone(48000, 11000).astype(np.float32))
+    assert float(resample(high, 48000, 16000)[200:-200].abs().max()) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("clip", "message"),
+    [
+        pytest.param([0.1, 0.2], "got list, expected a numpy array", id="a-list"),
+        pytest.param(np.zeros(0), r"shape \(0,\).*not empty", id="empty"),
+        pytest.param(np.zeros((2, 16000)), r"shape \(2, 16000\).*\[samples, channels\]", id="channels-first"),
+        pytest.param(np.zeros((2, 2, 2)), r"shape \(2, 2, 2\)", id="three-dimensional"),
+        pytest.param(np.array([0.0, np.nan]), "NaN or infinite", id="nan"),
+        pytest.param(np.array([0.0, np.inf]), "NaN or infinite", id="infinite"),
+        pytest.param(np.zeros(4, np.complex64), "got samples of complex64", id="complex"),
+    ],
+)
+def test_an_unusable_clip_is_an_error_of_that_item(clip: object, message: str) -> None:
+    """The error names the item; its neighbours are not to blame."""
+    with pytest.raises(MediaError, match=f"item 1: .*{message}") as caught:
+        prepare_audio([np.zeros(4), clip], 16000, AT_16K)  # type: ignore[list-item]
+    assert caught.value.index == 1
+
+
+def test_a_rate_must_be_positive() -> None:
+    """A rate is of the whole call, and so is the error."""
+    with pytest.raises(ValueError, match="got a rate of 0, expected samples a second"):
+        prepare_audio([], 0, AT_16K)
+
+
+@pytest.fixture(scope="module")
+def voices() -> Backbone:
+    return load_backbone("audio/embedding/resemblyzer")
+
+
+def test_a_clip_embeds_the_same_beside_a_longer_one(voices: Backbone) -> None:
+    """Padding is not heard."""
+    short, long = tone(16000, 200, 1.0), tone(16000, 300, 3.0)
+    alone = voices.embed_audio([short], 16000)
+    beside = voices.embed_audio([long, short], 16000)
+    assert torch.allclose(alone[0], beside[1], atol=1e-5)
+
+
+def test_silence_embeds_to_something_finite(voices: Backbone) -> None:
+    """Digital silence is quiet, not an error and not NaN."""
+    assert bool(voices.embed_audio([np.zeros(100)], 16000).isfinite().all())
+
+
+def test_a_voice_equals_resemblyzers(voices: Backbone) -> None:
+    """The package's own pipeline agrees to 1e-5, but for its removal of silences, which is a step before."""
+    for library in ("librosa", "webrtcvad"):
+        pytest.importorskip(library, reason="the reference for this family")
+    resemblyzer = pytest.importorskip("resemblyzer", reason="the reference for this family", exc_type=ImportError)
+    clip = tone(16000, 220, 4.3) * 0.2
+    expected = resemblyzer.VoiceEncoder("cpu", verbose=False).embed_utterance(clip.astype(np.float32))
+    assert float(np.abs(voices.embed_audio([clip], 16000)[0].numpy() - expected).max()) <= 1e-5
+
+
+@pytest.mark.parametrize("bins", [40, 80, 128])
+def test_mel_filters_equal_those_of_transformers(bins: int) -> None:
+    """The filters that every family here was trained with, to 1e-7."""
+    audio_utils = pytest.importorskip("transformers.audio_utils", reason="the reference for this family")
+    expected = audio_utils.mel_filter_bank(201, bins, 0.0, 8000.0, 16000, norm="slaney", mel_scale="slaney").T
+    assert float(np.abs(mel_filters(bins, fft=400, rate=16000).numpy() - expected).max()) < 1e-7
