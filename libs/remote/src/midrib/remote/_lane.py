@@ -14,10 +14,17 @@ from midrib.remote._address import Endpoint
 from midrib.remote._call import Message
 from midrib.remote._codec import Result, decode_result
 from midrib.remote._runtime import runtime
-from midrib.remote._transport import StreamCall, is_end, open_stream, stream_error
+from midrib.remote._transport import Stream
 from midrib.remote._window import SMALL, Window
 from midrib.v1 import embedding_pb2
-from midrib.wire import MidribError, OverloadedError, RevisionMismatchError, StreamProtocolError, UnavailableError
+from midrib.wire import (
+    InternalError,
+    MidribError,
+    OverloadedError,
+    RevisionMismatchError,
+    StreamProtocolError,
+    UnavailableError,
+)
 
 # How long an address that refused for good (another revision, no token) is left out.
 _REFUSED_S: Final = 5.0
@@ -65,7 +72,6 @@ class Lane:
         self._next_id = 1
         self._wakened = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._stream: StreamCall | None = None
         self._watcher: asyncio.TimerHandle | None = None
         self._refused_until = 0.0
         self._heard_at = 0.0
@@ -104,7 +110,9 @@ class Lane:
                         await self._attend()
                 if not self._source.busy():
                     return
-        except MidribError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
+            if not isinstance(error, MidribError):
+                error = InternalError(f"the stream to {self.address} failed in this client: {error!r}")
             self.failure = error
             if not retriable(error):
                 self._refused_until = time.monotonic() + _REFUSED_S
@@ -122,19 +130,18 @@ class Lane:
         """One stream from its opening to its end. Raises what ended it, unless results had come."""
         self._progress = self._leaving = False
         channel = runtime().channel(self.address, self._source.endpoint)
-        stream = self._stream = open_stream(channel, self._source.endpoint)
+        stream = Stream(channel, self.address, self._source.endpoint)
         writer: asyncio.Task[None] | None = None
         try:
             await self._open(stream)
             writer = asyncio.create_task(self._write(stream))
             self._watch(stream)
             await self._read(stream)
-            error = await stream_error(stream, self.address)
+            error = await stream.error()
             if not (self._progress or self._leaving):
                 raise error
             self.failure = error
         finally:
-            self._stream = None
             if self._watcher is not None:
                 self._watcher.cancel()
             if writer is not None:
@@ -144,14 +151,11 @@ class Lane:
             left, self._in_flight = list(self._in_flight.values()), {}
             self._source.unanswered(left)
 
-    async def _open(self, stream: StreamCall) -> None:
-        try:
-            await stream.write(self._source.opening)
-            first = await stream.read()
-        except asyncio.InvalidStateError:  # the stream was over before the write
-            first = None
-        if first is None or is_end(first):
-            raise await stream_error(stream, self.address)
+    async def _open(self, stream: Stream) -> None:
+        await stream.write(self._source.opening)
+        first = await stream.read()
+        if first is None:
+            raise await stream.error()
         response = embedding_pb2.EmbedStreamResponse.FromString(first)
         if response.HasField("go_away"):
             raise UnavailableError(f"{self.address} is draining: {response.go_away.reason}", reason="DRAINING")
@@ -166,7 +170,7 @@ class Lane:
         self._heard_at = time.monotonic()
         self.window.allow(max(1, response.opened.limits.max_stream_items or SMALL))
 
-    async def _write(self, stream: StreamCall) -> None:
+    async def _write(self, stream: Stream) -> None:
         while True:
             for message in self._messages():
                 item_id = self._next_id
@@ -177,10 +181,8 @@ class Lane:
                 message.encode_s = message.sent_at - began
                 message.size = len(data)
                 self._in_flight[item_id] = message
-                try:
-                    await stream.write(data)
-                except Exception:  # noqa: BLE001 - whatever a dead stream raises here, its status tells the reader
-                    return
+                if not await stream.write(data):
+                    return  # the reader hears why
             self._wakened.clear()
             await self._wakened.wait()
 
@@ -193,15 +195,15 @@ class Lane:
                 return
             yield message
 
-    async def _read(self, stream: StreamCall) -> None:
-        while not is_end(data := await stream.read()):
+    async def _read(self, stream: Stream) -> None:
+        while (data := await stream.read()) is not None:
             self._heard_at = time.monotonic()
             result = decode_result(data)
             if result is not None:
                 self._settle(result)
             elif embedding_pb2.EmbedStreamResponse.FromString(data).HasField("go_away"):
                 self._leaving = True
-                await stream.done_writing()
+                await stream.finish()
 
     def _settle(self, result: Result) -> None:
         limited = len(self._in_flight) >= self.window.size and self._source.backlog()
@@ -213,13 +215,14 @@ class Lane:
         self._source.answered(message, result)
         self._wakened.set()
 
-    def _watch(self, stream: StreamCall) -> None:
+    def _watch(self, stream: Stream) -> None:
         """Cancel a stream that owes results and has been silent for too long: the peer may be gone without a word."""
         now = time.monotonic()
         oldest = min((message.sent_at for message in self._in_flight.values()), default=now)
         quiet_s = now - max(oldest, self._heard_at)
         if self._in_flight and quiet_s > self._source.stall_s:
             stream.cancel()
+            runtime().drop(self.address, self._source.endpoint)
         elif not self._in_flight and now - self._heard_at > _IDLE_S:
             self._leaving = True
             stream.cancel()

@@ -52,6 +52,7 @@ class Runtime:
         self.loop = _new_loop()
         self.loop.set_exception_handler(_ignore_shared_poller)
         self._channels: dict[tuple[str, Endpoint], grpc.aio.Channel] = {}
+        self._closing: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._run, name="midrib-remote", daemon=True)
         self._thread.start()
 
@@ -61,6 +62,14 @@ class Runtime:
         if key not in self._channels:
             self._channels[key] = open_channel(address, endpoint)
         return self._channels[key]
+
+    def drop(self, address: str, endpoint: Endpoint) -> None:
+        """Give up a channel whose connection is dead without a word; the next call opens another. On the loop only."""
+        channel = self._channels.pop((address, endpoint), None)
+        if channel is not None:
+            closing = self.loop.create_task(channel.close())
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
 
     def start(self, work: Coroutine[Any, Any, _T]) -> concurrent.futures.Future[_T]:
         """Run a coroutine on the loop, from any thread."""

@@ -22,12 +22,14 @@ from midrib.wire import (
     Array,
     DeadlineExceededError,
     MidribError,
+    UnavailableError,
     decode_tensor,
     encode_tensor,
 )
 
 # A wrong address is told after so long; a server that is starting has this long to come up.
 CONNECT_S: Final = 5.0
+_SLOW: Final = {"BackboneService/LoadBackbone", "BackboneService/UnloadBackbone"}
 _HOPELESS = {"NO_SERVER", "TLS_FAILED", "PROXY"}
 _Response = TypeVar("_Response", bound=Message)
 _T = TypeVar("_T")
@@ -127,8 +129,14 @@ class Servers:
         self, address: str, method: str, request: Message, response: type[_Response], began: float
     ) -> _Response:
         left = max(0.001, self.timeout - (time.monotonic() - began))
+        # A connection that is dead without a word costs a third of the time, not all of it; loading is slow by nature.
+        patience = left if method in _SLOW else min(left, max(1.0, self.timeout / 3))
         channel = runtime().channel(address, self.endpoint)
-        found = await call(channel, address, self.endpoint, f"/midrib.v1.{method}", request, response, left)
+        try:
+            found = await call(channel, address, self.endpoint, f"/midrib.v1.{method}", request, response, patience)
+        except DeadlineExceededError as error:
+            runtime().drop(address, self.endpoint)
+            raise UnavailableError(f"{address} is silent", reason="SILENT") from error
         self._first = self.endpoint.addresses.index(address)  # the one that answers is asked first next time
         return found
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Protocol, TypeVar, cast
+import asyncio
+import contextlib
+from typing import Any, Final, TypeVar, cast
 
 import grpc
 from google.protobuf.message import Message
@@ -21,6 +23,8 @@ _OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # A channel that is opened in place of a dead one gets a connection of its own.
+    ("grpc.use_local_subchannel_pool", 1),
     # A name with several records: all of them are used, and the dead ones left out.
     ("grpc.lb_policy_name", "round_robin"),
 ]
@@ -34,18 +38,6 @@ _BROKEN = {
     grpc.StatusCode.DATA_LOSS,
 }
 _Response = TypeVar("_Response", bound=Message)
-
-
-class StreamCall(Protocol):
-    """A bidirectional call that carries bytes."""
-
-    async def write(self, request: bytes) -> None: ...
-    async def read(self) -> Any: ...
-    async def done_writing(self) -> None: ...
-    async def code(self) -> grpc.StatusCode: ...
-    async def details(self) -> str: ...
-    async def trailing_metadata(self) -> Any: ...
-    def cancel(self) -> bool: ...
 
 
 def open_channel(address: str, endpoint: Endpoint) -> grpc.aio.Channel:
@@ -75,19 +67,58 @@ async def call(
         raise _error(error.code(), error.details(), error.trailing_metadata(), address) from error
 
 
-def open_stream(channel: grpc.aio.Channel, endpoint: Endpoint) -> StreamCall:
-    """A stream of embeddings, of raw bytes: its messages are coded by hand."""
-    return cast(StreamCall, channel.stream_stream(EMBED_STREAM)(metadata=_metadata(endpoint)))
+class Stream:
+    """A stream of embeddings, of raw bytes: its messages are coded by hand. However it breaks, it just ends."""
 
+    def __init__(self, channel: grpc.aio.Channel, address: str, endpoint: Endpoint) -> None:
+        self._call: Any = channel.stream_stream(EMBED_STREAM)(metadata=_metadata(endpoint))
+        self._address = address
+        self._cancelled = False
 
-async def stream_error(stream: StreamCall, address: str) -> MidribError:
-    """Why a stream ended."""
-    return _error(await stream.code(), await stream.details(), await stream.trailing_metadata(), address)
+    async def write(self, data: bytes) -> bool:
+        """Send a message, once there is room for it; False where the stream is over."""
+        try:
+            await self._call.write(data)
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            return False
+        except asyncio.CancelledError:
+            self._unless_ours()
+            return False
+        return True
 
+    async def read(self) -> bytes | None:
+        """The next message; None where the stream is over."""
+        try:
+            message = await self._call.read()
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            return None
+        except asyncio.CancelledError:
+            self._unless_ours()
+            return None
+        return None if message is grpc.aio.EOF else cast(bytes, message)
 
-def is_end(message: Any) -> bool:
-    """Whether a read found the stream's end."""
-    return message is grpc.aio.EOF
+    async def finish(self) -> None:
+        """Say that no more will be sent; reading goes on."""
+        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            await self._call.done_writing()
+
+    async def error(self) -> MidribError:
+        """Why it ended."""
+        if self._cancelled:
+            return UnavailableError(f"{self._address} owed results and was silent for too long", reason="SILENT")
+        call = self._call
+        return _error(await call.code(), await call.details(), await call.trailing_metadata(), self._address)
+
+    def cancel(self) -> None:
+        """End it now."""
+        self._cancelled = True
+        self._call.cancel()
+
+    def _unless_ours(self) -> None:
+        """gRPC tells a cancelled call by the error that also cancels a task: pass on the latter."""
+        task = asyncio.current_task()
+        if not self._cancelled or (task is not None and task.cancelling()):
+            raise  # - called from an except clause
 
 
 def _metadata(endpoint: Endpoint) -> list[tuple[str, str]]:
