@@ -20,7 +20,6 @@ from midrib.wire import (
     LimitExceededError,
     decode_tensor,
     dtype_from_code,
-    encode_tensor,
 )
 
 # Texts whose token counts round up to the same multiple share a batch: little padding, few shapes.
@@ -158,7 +157,7 @@ def check_options(options: embedding_pb2.Options, num_features: int) -> None:
         )
 
 
-def encode_rows(rows: Array, options: embedding_pb2.Options) -> tensor_pb2.Tensor:
+def apply_options(rows: Array, options: embedding_pb2.Options) -> Array:
     """The embedding of an item under the caller's options: truncated, then normalised, then converted."""
     if options.HasField("dimensions"):
         rows = rows[:, : options.dimensions]
@@ -168,7 +167,7 @@ def encode_rows(rows: Array, options: embedding_pb2.Options) -> tensor_pb2.Tenso
         rows = (wide / np.maximum(norm, np.finfo(wide.dtype).tiny)).astype(rows.dtype)
     if options.HasField("dtype"):
         rows = rows.astype(dtype_from_code(options.dtype), copy=False)
-    return encode_tensor(rows)
+    return rows
 
 
 def media_kind(spec: InputSpec) -> str | None:

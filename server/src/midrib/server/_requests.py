@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Hashable
+from dataclasses import dataclass
 
 import numpy as np
 from google.protobuf.duration_pb2 import Duration
@@ -14,6 +15,25 @@ from midrib.server._item import Item, Outcome
 from midrib.server._loading import Loaded
 from midrib.v1 import embedding_pb2
 from midrib.wire import Array, RevisionMismatchError, code_from_dtype, dtype_from_code
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks, and until when.
+
+    flow: whose items these are; a busy device is shared out between flows.
+    deadline: on time.monotonic, after which nobody waits.
+    """
+
+    flow: Hashable
+    deadline: float | None = None
+
+    @classmethod
+    def of_call(cls, context: Context, *, flow: Hashable = None) -> Caller:
+        """The caller of a gRPC call, with the call's own deadline; a flow of its own, or its connection's."""
+        remaining = context.time_remaining()
+        deadline = None if remaining is None else time.monotonic() + remaining
+        return cls(flow if flow is not None else context.peer(), deadline)
 
 
 def open_backbone(
@@ -34,12 +54,10 @@ def open_backbone(
     return loaded
 
 
-def new_item(loaded: Loaded, arrays: tuple[Array, ...], context: Context, *, flow: Hashable) -> Item:
-    """An item of these arrays, with the call's own deadline."""
+def new_item(loaded: Loaded, arrays: tuple[Array, ...], caller: Caller) -> Item:
+    """An item of these arrays, with its caller's deadline."""
     shape, cost = loaded.intake.bucket(arrays[0])
-    remaining = context.time_remaining()
-    deadline = None if remaining is None else time.monotonic() + remaining
-    return Item(arrays, bucket=(len(arrays), shape), cost=cost, flow=flow, deadline=deadline)
+    return Item(arrays, bucket=(len(arrays), shape), cost=cost, flow=caller.flow, deadline=caller.deadline)
 
 
 def empty_outcome(loaded: Loaded, arrays: tuple[Array, ...]) -> Outcome:

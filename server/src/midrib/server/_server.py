@@ -15,6 +15,7 @@ from midrib.backbones import BACKBONES
 from midrib.registry import Registry
 from midrib.server._backbone_service import BackboneService
 from midrib.server._catalogue import Catalogue, Slot
+from midrib.server._embedder import Embedder
 from midrib.server._embedding_service import EmbeddingService
 from midrib.server._served import State
 from midrib.server._settings import Settings
@@ -44,6 +45,7 @@ class Server:
         self._health = health.HealthServicer()
         self._health_changes: set[asyncio.Task[None]] = set()
         self.catalogue = Catalogue(settings, registry, on_change=self._report_health)
+        self.embedder = Embedder(self.catalogue)
         self._grpc: grpc.aio.Server
 
     @property
@@ -64,7 +66,7 @@ class Server:
             ]
         )
         backbone_pb2_grpc.add_BackboneServiceServicer_to_server(BackboneService(self.catalogue), self._grpc)
-        embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(EmbeddingService(self.catalogue), self._grpc)
+        embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(EmbeddingService(self.embedder), self._grpc)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         reflection.enable_server_reflection(_SERVICES, self._grpc)
         await self._health.set("", _NOT_SERVING)

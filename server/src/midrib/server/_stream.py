@@ -9,16 +9,16 @@ from functools import partial
 
 from midrib.server._abort import Context
 from midrib.server._backbone_service import limits_message
-from midrib.server._catalogue import Catalogue
+from midrib.server._embedder import Embedder
 from midrib.server._in_flight import ByteBudget
-from midrib.server._intake import check_options, encode_rows
+from midrib.server._intake import apply_options, check_options
 from midrib.server._item import Outcome
 from midrib.server._loading import Loaded
-from midrib.server._requests import empty_outcome, new_item, open_backbone, timing
+from midrib.server._requests import Caller, empty_outcome, new_item, open_backbone, timing
 from midrib.server._served import hidden_error
 from midrib.v1 import embedding_pb2
 from midrib.v1.embedding_pb2 import EmbedStreamRequest, EmbedStreamResponse, Result
-from midrib.wire import DuplicateItemError, MidribError, StreamProtocolError, error_to_status
+from midrib.wire import DuplicateItemError, MidribError, StreamProtocolError, encode_tensor, error_to_status
 
 
 class StreamSession:
@@ -28,11 +28,12 @@ class StreamSession:
     HTTP/2 flow control does the rest.
     """
 
-    def __init__(self, catalogue: Catalogue, in_flight: ByteBudget, context: Context) -> None:
-        settings = catalogue.settings
-        self._catalogue = catalogue
+    def __init__(self, embedder: Embedder, context: Context) -> None:
+        settings = embedder.catalogue.settings
+        self._catalogue = embedder.catalogue
         self._context = context
-        self._server_bytes = in_flight
+        self._caller = Caller.of_call(context, flow=self)
+        self._server_bytes = embedder.in_flight
         self._stream_bytes = ByteBudget(settings.max_stream_bytes)
         self._slots = asyncio.Semaphore(settings.max_stream_items)
         self._sizes: dict[int, int] = {}
@@ -117,7 +118,7 @@ class StreamSession:
             if not len(rows):
                 self._answer(item.id, empty_outcome(loaded, (rows,)), arrived)
                 return
-            queued = new_item(loaded, (rows,), self._context, flow=self)
+            queued = new_item(loaded, (rows,), self._caller)
             queued.done.add_done_callback(partial(self._finish, item.id, arrived))
             await loaded.served.batcher.put(queued)
         except Exception as error:  # noqa: BLE001 - one bad item spoils only itself
@@ -133,7 +134,8 @@ class StreamSession:
             self._refuse(item_id, hidden_error(error, "the item failed"))
 
     def _answer(self, item_id: int, outcome: Outcome, arrived: float) -> None:
-        result = Result(id=item_id, embedding=encode_rows(outcome.rows, self._options), timing=timing(outcome, arrived))
+        embedding = encode_tensor(apply_options(outcome.rows, self._options))
+        result = Result(id=item_id, embedding=embedding, timing=timing(outcome, arrived))
         self._outgoing.put_nowait((EmbedStreamResponse(result=result), item_id))
 
     def _refuse(self, item_id: int, error: MidribError) -> None:

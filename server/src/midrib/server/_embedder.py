@@ -1,0 +1,65 @@
+"""The way of a call that cannot wait for room: the same for every protocol."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from midrib.server._catalogue import Catalogue
+from midrib.server._in_flight import ByteBudget
+from midrib.server._intake import apply_options, check_options
+from midrib.server._item import Outcome
+from midrib.server._loading import Loaded
+from midrib.server._requests import Caller, empty_outcome, new_item, open_backbone, timing
+from midrib.server._served import Description
+from midrib.v1 import embedding_pb2
+from midrib.wire import Array
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What came of one call.
+
+    by: the backbone that made it.  inputs: [rows, ...], as its module took them.
+    features: [rows, dimensions], under the caller's options.
+    """
+
+    by: Description
+    inputs: Array
+    features: Array
+    timing: embedding_pb2.Timing
+
+
+class Embedder:
+    """Runs calls on the catalogue's backbones, within one budget of bytes in flight."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self.catalogue = catalogue
+        self.in_flight = ByteBudget(catalogue.settings.max_in_flight_bytes)
+
+    async def embed(self, request: embedding_pb2.EmbedRequest, caller: Caller) -> Embedded:
+        """One batch in, its embedding out; refused at once where there is no room.
+
+        Raises the errors of the design's table.
+        """
+        arrived = time.monotonic()
+        loaded = open_backbone(self.catalogue, request)
+        described = loaded.served.description
+        check_options(request.options, described.num_features)
+        rows = await loaded.intake.read(request.input)
+        outcome = await self.run(loaded, (rows,), caller)
+        features = apply_options(outcome.rows, request.options)
+        return Embedded(described, rows, features, timing(outcome, arrived))
+
+    async def run(self, loaded: Loaded, arrays: tuple[Array, ...], caller: Caller) -> Outcome:
+        """What one item of these arrays comes to."""
+        if not len(arrays[0]):
+            return empty_outcome(loaded, arrays)
+        size = sum(array.nbytes for array in arrays)
+        self.in_flight.take(size)
+        try:
+            item = new_item(loaded, arrays, caller)
+            loaded.served.batcher.submit(item)
+            return await item.done
+        finally:
+            self.in_flight.release(size)
