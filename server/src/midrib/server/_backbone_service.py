@@ -52,21 +52,28 @@ class BackboneService(backbone_pb2_grpc.BackboneServiceServicer):
         self, request: backbone_pb2.LoadBackboneRequest, context: Context
     ) -> backbone_pb2.LoadBackboneResponse:
         """Load a registered backbone with arguments that its loader declares."""
-        self._require_admin("LoadBackbone")
-        name = self._catalogue.canonical_name(request.name)
-        arguments = {key: _argument(key, value) for key, value in request.arguments.items()}
-        self._check_declared(name, arguments)
-        slot = await self._catalogue.load(BackboneSettings(name=name, arguments=arguments))
-        return backbone_pb2.LoadBackboneResponse(backbone=self._message(slot))
+        return backbone_pb2.LoadBackboneResponse(backbone=self._message(await self.load(request)))
 
     @unary
     async def UnloadBackbone(
         self, request: backbone_pb2.UnloadBackboneRequest, context: Context
     ) -> backbone_pb2.UnloadBackboneResponse:
         """Drain a backbone and free its device."""
-        self._require_admin("UnloadBackbone")
-        await self._catalogue.unload(request.name)
+        await self.unload(request.name)
         return backbone_pb2.UnloadBackboneResponse()
+
+    async def load(self, request: backbone_pb2.LoadBackboneRequest) -> Slot:
+        """What LoadBackbone does, for every protocol."""
+        self._require_admin("LoadBackbone")
+        name = self._catalogue.canonical_name(request.name)
+        arguments = {key: _argument(key, value) for key, value in request.arguments.items()}
+        self._check_declared(name, arguments)
+        return await self._catalogue.load(BackboneSettings(name=name, arguments=arguments))
+
+    async def unload(self, name: str) -> None:
+        """What UnloadBackbone does, for every protocol."""
+        self._require_admin("UnloadBackbone")
+        await self._catalogue.unload(name)
 
     def _require_admin(self, call: str) -> None:
         if not self._catalogue.settings.admin:

@@ -49,8 +49,15 @@ class Catalogue:
         self.settings = settings
         self.registry = registry
         self.slots: dict[str, Slot] = {}
+        self.complete = False
+        self.closing = asyncio.Event()
         self._on_change = on_change
         self._media_pool = ThreadPoolExecutor(thread_name_prefix="media")
+
+    @property
+    def ready(self) -> bool:
+        """Whether all that the settings name has been loaded, and the server is not going away."""
+        return self.complete and not self.closing.is_set()
 
     def slot(self, name: str) -> Slot:
         """The slot of `namespace/name`, or of a name that only one served backbone has.
@@ -102,6 +109,7 @@ class Catalogue:
 
     async def close(self, grace_s: float) -> None:
         """Finish what was accepted within the grace, then fail the rest as retriable."""
+        self.closing.set()
         serving = [slot.loaded.served for slot in self.slots.values() if slot.loaded is not None]
         for slot in self.slots.values():
             self._change(slot, State.DRAINING)

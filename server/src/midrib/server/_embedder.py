@@ -1,4 +1,4 @@
-"""The way of a call that cannot wait for room: the same for every protocol."""
+"""The way of one call through the engine: the same for every protocol."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Embedder:
         self.in_flight = ByteBudget(catalogue.settings.max_in_flight_bytes)
 
     async def embed(self, request: embedding_pb2.EmbedRequest, caller: Caller) -> Embedded:
-        """One batch in, its embedding out; refused at once where there is no room.
+        """One batch in, its embedding out; refused at once where there is no room, unless its caller is patient.
 
         Raises the errors of the design's table.
         """
@@ -56,10 +56,16 @@ class Embedder:
         if not len(arrays[0]):
             return empty_outcome(loaded, arrays)
         size = sum(array.nbytes for array in arrays)
-        self.in_flight.take(size)
+        if caller.patient:
+            await self.in_flight.wait(size)
+        else:
+            self.in_flight.take(size)
         try:
             item = new_item(loaded, arrays, caller)
-            loaded.served.batcher.submit(item)
+            if caller.patient:
+                await loaded.served.batcher.put(item)
+            else:
+                loaded.served.batcher.submit(item)
             return await item.done
         finally:
             self.in_flight.release(size)

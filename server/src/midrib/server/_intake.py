@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
@@ -59,6 +59,7 @@ class Intake:
         if kind != takes:
             accepted = f"{takes} or a tensor" if takes else "a tensor"
             raise InputKindError(f"backbone {self.backbone.name!r} got {kind}, it takes {accepted}")
+        self._check_count(len(_media(message)))
         try:
             rows = await asyncio.get_running_loop().run_in_executor(self.pool, self._prepare, message)
         except MediaError as error:
@@ -132,6 +133,13 @@ class Intake:
                 field=f"{field}.shape",
             )
 
+    def _check_count(self, count: int) -> None:
+        """Too many media are refused before any is decoded."""
+        if count > self.max_rows:
+            raise LimitExceededError(
+                f"one item has {count} rows, at most {self.max_rows} rows are taken: split it", field="input"
+            )
+
     def _within_limits(self, rows: Array) -> Array:
         _, cost = self.bucket(rows)
         if len(rows) > self.max_rows or cost > self.max_elements:
@@ -168,6 +176,11 @@ def apply_options(rows: Array, options: embedding_pb2.Options) -> Array:
     if options.HasField("dtype"):
         rows = rows.astype(dtype_from_code(options.dtype), copy=False)
     return rows
+
+
+def _media(message: embedding_pb2.Input) -> Sequence[object]:
+    """The media of an input that holds no tensor."""
+    return message.images.encoded or message.texts.texts or message.audio.clips
 
 
 def media_kind(spec: InputSpec) -> str | None:

@@ -23,10 +23,12 @@ class Caller:
 
     flow: whose items these are; a busy device is shared out between flows.
     deadline: on time.monotonic, after which nobody waits.
+    patient: waits for room, as a stream does, rather than be refused.
     """
 
     flow: Hashable
     deadline: float | None = None
+    patient: bool = False
 
     @classmethod
     def of_call(cls, context: Context, *, flow: Hashable = None) -> Caller:

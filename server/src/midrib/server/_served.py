@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -43,6 +44,34 @@ class Description:
     license: str
 
 
+@dataclass
+class Totals:
+    """What the replicas did since the backbone was loaded.
+
+    answered, failed: items.  rows: of the items answered.  queue_s: that those waited.
+    compute_s: of the batches.  last: when a batch was last computed, on time.time.
+    """
+
+    batches: int = 0
+    answered: int = 0
+    failed: int = 0
+    rows: int = 0
+    queue_s: float = 0.0
+    compute_s: float = 0.0
+    last: float = 0.0
+
+    def add(self, outcomes: Sequence[Outcome | Exception], compute_s: float) -> None:
+        """Count one batch."""
+        answered = [outcome for outcome in outcomes if isinstance(outcome, Outcome)]
+        self.batches += 1
+        self.answered += len(answered)
+        self.failed += len(outcomes) - len(answered)
+        self.rows += sum(len(outcome.rows) for outcome in answered)
+        self.queue_s += sum(outcome.queue_s for outcome in answered)
+        self.compute_s += compute_s
+        self.last = time.time()
+
+
 class ServedBackbone:
     """Runs items of one backbone on its replicas.
 
@@ -53,7 +82,7 @@ class ServedBackbone:
         self.description = description
         self.batcher = Batcher(limits)
         self.draining = asyncio.Event()
-        self.batches = 0
+        self.totals = Totals()
         self._prepares = prepares
         self._feeders: list[asyncio.Task[None]] = []
 
@@ -88,10 +117,14 @@ class ServedBackbone:
                     _settle(item, lost)
                 replica = await self._replace(index)
                 continue
-            self.batches += 1
             compute_s = report.finished - report.started
-            for item, result in zip(batch, report.results, strict=True):
-                _settle(item, self._outcome(item, result, report.started, compute_s))
+            outcomes = [
+                self._outcome(item, result, report.started, compute_s)
+                for item, result in zip(batch, report.results, strict=True)
+            ]
+            self.totals.add(outcomes, compute_s)
+            for item, outcome in zip(batch, outcomes, strict=True):
+                _settle(item, outcome)
         replica.close()
         await replica.join()
 

@@ -84,6 +84,7 @@ class Server:
             importlib.import_module(module)
         for wanted in self.settings.backbones:
             await self.catalogue.load(wanted)
+        self.catalogue.complete = True
         await self._health.set("", _SERVING)
 
     async def stop(self, grace_s: float | None = None) -> None:
