@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import status_pb2
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
@@ -27,6 +27,7 @@ def arrays(draw: st.DrawFn) -> Array:
     return filled.reshape(shape).astype(draw(DTYPES))
 
 
+@settings(deadline=None)
 @given(item_id=IDS, array=arrays(), cuts=st.integers(0, 5))
 def test_an_item_is_written_as_protobuf_writes_it(item_id: int, array: Array, cuts: int) -> None:
     """Whatever the rows, and however many pieces they come in, the bytes are the library's."""
@@ -36,6 +37,7 @@ def test_an_item_is_written_as_protobuf_writes_it(item_id: int, array: Array, cu
     assert encode_item(item_id, [array[:cuts], array[cuts:]]) == message.SerializeToString()
 
 
+@settings(deadline=None)
 @given(item_id=IDS, array=arrays(), nanos=st.integers(0, 999_999_999))
 def test_a_result_is_read_as_protobuf_reads_it(item_id: int, array: Array, nanos: int) -> None:
     """Id, rows and timing come back as they were written."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from midrib.remote._call import Call, Message, cut
@@ -14,6 +14,7 @@ from midrib.remote._window import SMALL, Window
 from midrib.wire import InternalError, InvalidInputError
 
 
+@settings(deadline=None)
 @given(count=st.integers(1, 300), max_rows=st.integers(1, 64), max_bytes=st.integers(1, 4000), data=st.data())
 def test_any_split_gives_every_row_once_and_in_order(
     count: int, max_rows: int, max_bytes: int, data: st.DataObject

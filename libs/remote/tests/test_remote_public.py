@@ -15,7 +15,10 @@ def test_the_public_list_is_this() -> None:
         "BackboneInfo",
         "Client",
         "RemoteBackbone",
+        "RemoteRegistry",
         "Stall",
+        "Verdict",
+        "doctor",
         "open_url",
     ]
 

@@ -4,13 +4,25 @@ from typing import TYPE_CHECKING, Any
 
 from midrib.remote._async_client import AsyncClient
 from midrib.remote._client import Client
+from midrib.remote._doctor import Verdict, doctor
 from midrib.remote._info import BackboneInfo
+from midrib.remote._registry import RemoteRegistry
 from midrib.remote._timing import Stall
 
 if TYPE_CHECKING:
     from midrib.remote._backbone import RemoteBackbone, open_url
 
-__all__ = ["AsyncClient", "BackboneInfo", "Client", "RemoteBackbone", "Stall", "open_url"]
+__all__ = [
+    "AsyncClient",
+    "BackboneInfo",
+    "Client",
+    "RemoteBackbone",
+    "RemoteRegistry",
+    "Stall",
+    "Verdict",
+    "doctor",
+    "open_url",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from midrib.registry import InputSpec
 from midrib.remote._address import endpoint_from, split_url
 from midrib.remote._asked import Asked
-from midrib.remote._rows import is_floating, tensor_rows
+from midrib.remote._cache import FeatureCache
+from midrib.remote._rows import TensorRows, is_floating, tensor_rows
 from midrib.remote._servers import Servers
 from midrib.remote._session import Session, session_for
 from midrib.remote._timing import Stall
@@ -32,7 +33,8 @@ class RemoteBackbone(nn.Module):
     revision: the digest to insist on; the server's at construction where absent. Another one is refused.
     timeout: seconds that one call may take, its retries included.  window: items in flight; adaptive where absent.
     dtype: the element type that floating values travel in, both ways ("float16", "bfloat16"): fewer bytes, at the
-    cost of its rounding.  token, tls: as for `Client`.
+    cost of its rounding.  cache: a file that keeps the features of every row that was embedded, so that a second
+    epoch makes no calls; shared by processes.  token, tls: as for `Client`.
     Raises UnavailableError where no server answers, BackboneNotFoundError, RevisionMismatchError.
     """
 
@@ -51,6 +53,7 @@ class RemoteBackbone(nn.Module):
         tls: bool | str | Path | None = None,
         window: int | None = None,
         dtype: str | None = None,
+        cache: str | Path | None = None,
     ) -> None:
         super().__init__()
         address, self.name = split_url(url) if isinstance(url, str) else url
@@ -70,6 +73,8 @@ class RemoteBackbone(nn.Module):
         self._window = window
         self._dtype = dtype
         self._session: Session | None = None
+        features_dtype = dtype or self._info.compute_dtype
+        self._cache = None if cache is None else FeatureCache(cache, self.revision, features_dtype, self.num_features)
 
     @property
     def stall(self) -> Stall:
@@ -92,10 +97,14 @@ class RemoteBackbone(nn.Module):
         return {**self.__dict__, "_session": None}
 
     def _embed(self, x: Tensor) -> Tensor:
-        session = self._open()
-        features = session.wait(session.submit(tensor_rows(to_numpy(x), dtype=self._dtype)), self.timeout)
+        rows = tensor_rows(to_numpy(x), dtype=self._dtype).array
+        features = self._ask(rows) if self._cache is None else self._cache.features(rows, self._ask)
         dtype = x.dtype if x.is_floating_point() else getattr(torch, self._info.compute_dtype)
         return from_numpy(features).to(device=x.device, dtype=dtype)
+
+    def _ask(self, rows: Array) -> Array:
+        session = self._open()
+        return session.wait(session.submit(TensorRows(rows)), self.timeout)
 
     def _gradient(self, x: Tensor, grad: Tensor) -> Tensor:
         rows, gradient = to_numpy(x), to_numpy(grad)

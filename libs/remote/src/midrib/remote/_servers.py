@@ -29,7 +29,8 @@ from midrib.wire import (
 
 # A wrong address is told after so long; a server that is starting has this long to come up.
 CONNECT_S: Final = 5.0
-_SLOW: Final = {"BackboneService/LoadBackbone", "BackboneService/UnloadBackbone"}
+_BACKBONES: Final = "/midrib.v1.BackboneService"
+_SLOW: Final = {f"{_BACKBONES}/LoadBackbone", f"{_BACKBONES}/UnloadBackbone"}
 _HOPELESS = {"NO_SERVER", "TLS_FAILED", "PROXY"}
 _Response = TypeVar("_Response", bound=Message)
 _T = TypeVar("_T")
@@ -63,13 +64,13 @@ class Servers:
     async def describe(self, name: str) -> BackboneInfo:
         """One backbone; waits for one that is loading."""
         request = backbone_pb2.GetBackboneRequest(name=name)
-        response = await self._call("BackboneService/GetBackbone", request, backbone_pb2.GetBackboneResponse)
+        response = await self.ask(f"{_BACKBONES}/GetBackbone", request, backbone_pb2.GetBackboneResponse)
         return info_from(response.backbone)
 
     async def list(self) -> list[BackboneInfo]:
         """Every backbone, ordered by name."""
         request = backbone_pb2.ListBackbonesRequest()
-        response = await self._call("BackboneService/ListBackbones", request, backbone_pb2.ListBackbonesResponse)
+        response = await self.ask(f"{_BACKBONES}/ListBackbones", request, backbone_pb2.ListBackbonesResponse)
         return [info_from(backbone) for backbone in response.backbones]
 
     async def load(self, name: str, arguments: dict[str, Argument]) -> BackboneInfo:
@@ -78,13 +79,13 @@ class Servers:
         for key, value in arguments.items():
             kind = {bool: "bool_value", int: "int_value", float: "double_value"}.get(type(value), "string_value")
             setattr(request.arguments[key], kind, value)
-        response = await self._call("BackboneService/LoadBackbone", request, backbone_pb2.LoadBackboneResponse)
+        response = await self.ask(f"{_BACKBONES}/LoadBackbone", request, backbone_pb2.LoadBackboneResponse)
         return info_from(response.backbone)
 
     async def unload(self, name: str) -> None:
         """Have a backbone finished and freed. Admin scope."""
         request = backbone_pb2.UnloadBackboneRequest(name=name)
-        await self._call("BackboneService/UnloadBackbone", request, backbone_pb2.UnloadBackboneResponse)
+        await self.ask(f"{_BACKBONES}/UnloadBackbone", request, backbone_pb2.UnloadBackboneResponse)
 
     async def backward(self, name: str, revision: str, rows: Array, grad_embedding: Array) -> Array:
         """The input's gradient, for the gradient of its embedding."""
@@ -94,11 +95,14 @@ class Servers:
             input=encode_tensor(rows),
             grad_embedding=encode_tensor(grad_embedding),
         )
-        response = await self._call("EmbeddingService/Backward", request, embedding_pb2.BackwardResponse)
+        response = await self.ask("/midrib.v1.EmbeddingService/Backward", request, embedding_pb2.BackwardResponse)
         return decode_tensor(response.grad_input)
 
-    async def _call(self, method: str, request: Message, response: type[_Response]) -> _Response:
-        """Try the addresses in turn. Raises the last error where none helps in time."""
+    async def ask(self, method: str, request: Message, response: type[_Response]) -> _Response:
+        """Any call, by its path "/package.Service/Method": the addresses in turn, until one answers.
+
+        Raises the last error where waiting does not help, DeadlineExceededError where time is up.
+        """
         began = time.monotonic()
         last: MidribError | None = None
         addresses = itertools.cycle(self._rotated())
@@ -133,7 +137,15 @@ class Servers:
         patience = left if method in _SLOW else min(left, max(1.0, self.timeout / 3))
         channel = runtime().channel(address, self.endpoint)
         try:
-            found = await call(channel, address, self.endpoint, f"/midrib.v1.{method}", request, response, patience)
+            found = await call(
+                channel,
+                address,
+                self.endpoint,
+                method if method.startswith("/") else f"/midrib.v1.{method}",
+                request,
+                response,
+                patience,
+            )
         except DeadlineExceededError as error:
             runtime().drop(address, self.endpoint)
             raise UnavailableError(f"{address} is silent", reason="SILENT") from error
@@ -153,7 +165,7 @@ class Servers:
 
     def _late(self, method: str, last: MidribError | None) -> DeadlineExceededError:
         why = f" ({last})" if last is not None else ""
-        call_name = method.partition("/")[2]
+        call_name = method.rpartition("/")[2]
         return DeadlineExceededError(
             f"{call_name} at {self.endpoint}: no answer within {self.timeout:g} s{why}: raise timeout="
         )

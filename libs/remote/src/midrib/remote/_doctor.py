@@ -1,0 +1,166 @@
+"""`doctor`: what stands between this machine and a served backbone, each thing with a verdict and a fix."""
+
+from __future__ import annotations
+
+import os
+import socket
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from google.protobuf.wrappers_pb2 import Int32Value, StringValue
+
+from midrib.remote._address import Endpoint, endpoint_from, split_url
+from midrib.remote._asked import Asked
+from midrib.remote._info import BackboneInfo
+from midrib.remote._rows import tensor_rows
+from midrib.remote._servers import Servers
+from midrib.remote._session import session_for
+from midrib.wire import MidribError, PermissionDeniedError, UnauthenticatedError, UnavailableError, UnsupportedError
+
+_PROBES: Final = 10
+_BULK_BYTES: Final = 4 << 20
+_SLOW_MS: Final = 20.0
+_SMALL_MESSAGE_BYTES: Final = 4 << 20
+_SERVING: Final = 1  # grpc.health.v1.HealthCheckResponse.ServingStatus.SERVING
+_PROXIES: Final = ("grpc_proxy", "https_proxy", "http_proxy")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One check: whether it passed, what was seen, and what to do where it did not."""
+
+    check: str
+    ok: bool
+    detail: str
+    fix: str = ""
+
+
+def doctor(
+    url: str, *, timeout: float = 5.0, token: str | None = None, tls: bool | str | Path | None = None
+) -> list[Verdict]:
+    """Check the way to a served backbone: address, name resolution, TCP, gRPC (with TLS and token), health, the
+    backbone and its revision, message limits, latency, bandwidth.
+
+    url: grpc://host:port/namespace/name.  timeout: seconds for each check.
+    Ends with the first check that makes the next ones pointless. Never raises for what it finds.
+    """
+    try:
+        address, name = split_url(url)
+        endpoint = endpoint_from(address, token=token, tls=tls)
+    except (MidribError, OSError) as error:
+        return [Verdict("address", False, str(error), "write grpc://host:port/namespace/name")]
+    verdicts = [Verdict("address", True, f"{endpoint}, backbone {name}")]
+    for checks in (_network(endpoint, timeout), _server(endpoint, name, timeout)):
+        verdicts.extend(checks)
+        if not verdicts[-1].ok:
+            break
+    return verdicts
+
+
+def _network(endpoint: Endpoint, timeout: float) -> Iterator[Verdict]:
+    """Name resolution and TCP, of every address."""
+    for address in endpoint.addresses:
+        host, _, port = address.rpartition(":")
+        try:
+            found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+        except OSError as error:
+            yield Verdict("resolve", False, f"{host}: {error}", "check the name, or use the machine's IP address")
+            return
+        yield Verdict("resolve", True, f"{host} is {', '.join(sorted({str(entry[4][0]) for entry in found}))}")
+        try:
+            began = time.perf_counter()
+            socket.create_connection((host.strip("[]"), int(port)), timeout).close()
+        except OSError as error:
+            fix = "start a server there with `midrib serve`, or open the port"
+            yield Verdict("tcp", False, f"{address}: {error}", fix)
+            return
+        yield Verdict("tcp", True, f"{address} accepts after {1e3 * (time.perf_counter() - began):.1f} ms")
+
+
+def _server(endpoint: Endpoint, name: str, timeout: float) -> Iterator[Verdict]:
+    """gRPC, then what the server says, then how fast."""
+    servers = Servers(endpoint, timeout)
+    try:
+        info = servers.now(lambda: servers.describe(name))
+    except MidribError as error:
+        yield Verdict(_failed_check(error), False, str(error), _fix(error))
+        return
+    yield Verdict("grpc", True, "with TLS" if endpoint.roots is not None else "without TLS")
+    yield Verdict("token", True, "accepted" if endpoint.token else "none sent, none asked for")
+    yield _health(servers, name)
+    yield _backbone(info)
+    if info.state == "ready":
+        yield _limits(info)
+        yield from _speed(servers, info)
+
+
+def _failed_check(error: MidribError) -> str:
+    if isinstance(error, UnauthenticatedError | PermissionDeniedError):
+        return "token"
+    return "grpc" if isinstance(error, UnavailableError) or error.default_reason != "BACKBONE_NOT_FOUND" else "backbone"
+
+
+def _fix(error: MidribError) -> str:
+    if isinstance(error, UnauthenticatedError | PermissionDeniedError):
+        return "pass token=, or set MIDRIB_TOKEN"
+    proxies = [name for name in _PROXIES if os.environ.get(name)]
+    if isinstance(error, UnavailableError) and proxies:
+        return f"a proxy is set ({', '.join(proxies)}): try again with no_proxy=<host>"
+    if isinstance(error, UnavailableError):
+        return "check that this is a Midrib server, and whether it wants grpcs://"
+    return "`midrib list` shows what this server has"
+
+
+def _health(servers: Servers, name: str) -> Verdict:
+    try:
+        # The bytes of HealthCheckRequest and -Response: a string, and an enum, in field 1.
+        status = servers.now(lambda: servers.ask("/grpc.health.v1.Health/Check", StringValue(value=name), Int32Value))
+    except UnsupportedError:
+        return Verdict("health", True, "this server has no health service")
+    except MidribError as error:
+        return Verdict("health", False, str(error), "the server does not know this backbone yet: wait, or load it")
+    if status.value == _SERVING:
+        return Verdict("health", True, "serving")
+    return Verdict("health", False, "not serving", "the backbone is loading, draining or failed: see the server's log")
+
+
+def _backbone(info: BackboneInfo) -> Verdict:
+    detail = f"{info.name} {info.state} on {info.device}, {info.compute_dtype}, revision {info.revision[:12]}"
+    return Verdict("backbone", info.state == "ready", detail, "" if info.state == "ready" else info.error or "wait")
+
+
+def _limits(info: BackboneInfo) -> Verdict:
+    detail = f"{info.max_message_bytes} bytes a message, {info.max_rows} rows, {info.max_stream_items} items in flight"
+    ok = info.max_message_bytes >= _SMALL_MESSAGE_BYTES
+    return Verdict("limits", ok, detail, "" if ok else "raise the server's max_message_bytes: large rows will not fit")
+
+
+def _speed(servers: Servers, info: BackboneInfo) -> Iterator[Verdict]:
+    times = []
+    for _ in range(_PROBES):
+        began = time.perf_counter()
+        servers.now(lambda: servers.describe(info.name))
+        times.append(1e3 * (time.perf_counter() - began))
+    median = statistics.median(times)
+    fix = "" if median < _SLOW_MS else "send larger batches, or embed_stream: they hide the round trip"
+    yield Verdict("latency", True, f"{median:.1f} ms a call (median of {_PROBES}, slowest {max(times):.1f})", fix)
+    wanted = Asked(revision=info.revision).wanted(info)
+    session = session_for(servers.endpoint, wanted, info, timeout=servers.timeout, window=None)
+    shape = tuple(16 if size is None else size for size in info.input.tensor.shape)
+    row = np.ones(shape, info.input.tensor.dtype)
+    count = max(1, min(info.max_rows, _BULK_BYTES // row.nbytes, 256))
+    try:
+        before = session.totals.stall
+        session.wait(session.submit(tensor_rows(np.broadcast_to(row, (count, *shape)))), servers.timeout)
+    except MidribError as error:
+        yield Verdict("bandwidth", False, str(error), "the backbone refuses its own input: see the server's log")
+        return
+    spent = session.totals.stall - before
+    rate = spent.sent_bytes / max(spent.wire_s, 1e-6) / 1e6
+    detail = f"{rate:.0f} MB/s on the way, {spent.compute_s / count * 1e3:.2f} ms a row to compute"
+    yield Verdict("bandwidth", True, detail)

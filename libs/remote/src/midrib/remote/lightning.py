@@ -1,0 +1,43 @@
+"""What a training step waited for, in Lightning's logs: `Trainer(callbacks=[StallMonitor()])`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any, Final
+
+import pytorch_lightning as pl
+
+from midrib.remote._backbone import RemoteBackbone
+from midrib.remote._timing import Stall
+
+__all__ = ["StallMonitor"]
+
+_LOGGED: Final = ("waiting_s", "encode_s", "wire_s", "queue_s", "compute_s", "rows")
+
+
+class StallMonitor(pl.Callback):
+    """Logs, for each training step, where the time of its remote items went, summed over them.
+
+    remote/waiting_s: queued in this process.  remote/encode_s: made into messages.  remote/wire_s: on the way.
+    remote/queue_s, remote/compute_s: on the server.  remote/rows: how many it embedded.
+    """
+
+    def __init__(self, prefix: str = "remote") -> None:
+        self._prefix = prefix
+        self._before: dict[str, Stall] = {}
+
+    def on_train_batch_start(self, _: pl.Trainer, pl_module: pl.LightningModule, *__: Any) -> None:
+        """Remember where the clocks stand."""
+        self._before = {name: backbone.stall for name, backbone in _remotes(pl_module)}
+
+    def on_train_batch_end(self, _: pl.Trainer, pl_module: pl.LightningModule, *__: Any) -> None:
+        """Log what this step added."""
+        spent: dict[str, float] = dict.fromkeys(_LOGGED, 0.0)
+        for name, backbone in _remotes(pl_module):
+            step = asdict(backbone.stall - self._before.get(name, Stall()))
+            spent = {key: spent[key] + step[key] for key in _LOGGED}
+        pl_module.log_dict({f"{self._prefix}/{key}": value for key, value in spent.items()})
+
+
+def _remotes(module: pl.LightningModule) -> list[tuple[str, RemoteBackbone]]:
+    return [(name, child) for name, child in module.named_modules() if isinstance(child, RemoteBackbone)]

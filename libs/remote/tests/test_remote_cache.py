@@ -1,0 +1,76 @@
+"""The cache of features asks once for each row, and never mixes functions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from midrib.remote._cache import FeatureCache
+from midrib.wire import Array, InvalidInputError
+
+
+class Counting:
+    """A function of rows that remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[float]] = []
+
+    def __call__(self, rows: Array) -> Array:
+        self.asked.append(rows[:, 0].tolist())
+        return np.stack([rows[:, 0], rows[:, 0] * 2], axis=1)
+
+
+def rows(*values: float, dtype: str = "f4") -> Array:
+    return np.array(values, dtype)[:, None]
+
+
+def test_only_new_rows_are_asked_for(tmp_path: Path) -> None:
+    """Known rows come from the file, in their place; equal ones are asked once."""
+    compute, cache = Counting(), FeatureCache(tmp_path / "c.db", "revision", "float32", 2)
+    cache.features(rows(1, 2, 2), compute)
+    got = cache.features(rows(3, 2, 1), compute)
+    assert compute.asked == [[1.0, 2.0], [3.0]]
+    assert got.tolist() == [[3, 6], [2, 4], [1, 2]]
+
+
+def test_a_second_process_finds_them(tmp_path: Path) -> None:
+    """The file is the cache: another one over it makes no calls."""
+    FeatureCache(tmp_path / "c.db", "revision", "float32", 2).features(rows(1, 2), Counting())
+    compute = Counting()
+    FeatureCache(tmp_path / "c.db", "revision", "float32", 2).features(rows(2, 1), compute)
+    assert compute.asked == []
+
+
+@pytest.mark.parametrize(
+    ("function", "dtype"),
+    [pytest.param("other", "float32", id="revision"), pytest.param("revision", "float16", id="dtype")],
+)
+def test_another_function_has_rows_of_its_own(tmp_path: Path, function: str, dtype: str) -> None:
+    """Nothing of another revision or element type is ever given out."""
+    FeatureCache(tmp_path / "c.db", "revision", "float32", 2).features(rows(1), Counting())
+    compute = Counting()
+    FeatureCache(tmp_path / "c.db", function, dtype, 2).features(rows(1), compute)
+    assert compute.asked == [[1.0]]
+
+
+def test_rows_of_equal_bytes_and_another_type_differ(tmp_path: Path) -> None:
+    """Type and shape belong to the digest: 0 as a float is not 0 as an integer."""
+    compute, cache = Counting(), FeatureCache(tmp_path / "c.db", "revision", "float32", 2)
+    cache.features(rows(0), compute)
+    cache.features(rows(0, dtype="i4"), compute)
+    assert len(compute.asked) == 2
+
+
+def test_no_rows_are_no_question(tmp_path: Path) -> None:
+    """An empty batch has its width all the same."""
+    compute = Counting()
+    got = FeatureCache(tmp_path / "c.db", "r", "float32", 2).features(np.empty((0, 1), "f4"), compute)
+    assert (got.shape, compute.asked) == ((0, 2), [])
+
+
+def test_a_missing_directory_is_told_at_once(tmp_path: Path) -> None:
+    """Not after the first epoch."""
+    with pytest.raises(InvalidInputError, match="no directory"):
+        FeatureCache(tmp_path / "none" / "c.db", "r", "float32", 2)

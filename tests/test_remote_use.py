@@ -1,0 +1,167 @@
+"""Around a remote backbone: the cache, the registry of a server, the doctor, what a step waited for."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from midrib.registry import Registry, TensorInput
+from midrib.remote import RemoteBackbone, RemoteRegistry, Stall, doctor
+from midrib.remote.lightning import StallMonitor
+from midrib.server.testing import RunningServer, serving
+
+NAME = "test/numbers/mlp"
+WIDTH = 8
+REGISTRY = Registry("test")
+
+
+@REGISTRY(name="mlp", namespace="test/numbers", input=TensorInput((WIDTH,)), num_features=16, license="MIT")
+def mlp() -> tuple[nn.Module, int]:
+    """The same weights wherever it is loaded."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(WIDTH, 16), nn.Tanh()).eval(), 16
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RunningServer]:
+    with serving(NAME, registry=REGISTRY) as running:
+        yield running
+
+
+def test_a_second_epoch_makes_no_calls(server: RunningServer, tmp_path: Path) -> None:
+    """With a cache, rows that were embedded once come from the file, equal to the bit."""
+    backbone = RemoteBackbone(server.url(NAME), cache=tmp_path / "features.db")
+    x = torch.randn(40, WIDTH)
+    first, sent = backbone(x), backbone.stall.rows
+    again = RemoteBackbone(server.url(NAME), cache=tmp_path / "features.db")
+    assert torch.equal(again(x.flip(0)), first.flip(0))
+    assert (again.stall.rows - sent, sent) == (0, 40)
+
+
+def test_an_empty_cached_batch(server: RunningServer, tmp_path: Path) -> None:
+    """No rows have the backbone's width, cached or not."""
+    backbone = RemoteBackbone(server.url(NAME), cache=tmp_path / "features.db")
+    assert backbone(torch.empty(0, WIDTH)).shape == (0, 16)
+
+
+def test_a_server_is_a_registry(server: RunningServer) -> None:
+    """Its backbones are found by name, described without loading, and load as remote ones."""
+    remote = RemoteRegistry(server.address)
+    assert NAME in remote
+    assert remote.describe(NAME).license == "MIT"
+    module, num_features = remote.load("mlp", timeout=7.0)
+    assert isinstance(module, RemoteBackbone)
+    assert (module.timeout, num_features) == (7.0, 16)
+
+
+def test_local_names_come_before_a_servers(server: RunningServer) -> None:
+    """Registries add up, left to right."""
+    both = Registry("local") + RemoteRegistry(server.address)
+    assert isinstance(both.load(NAME)[0], RemoteBackbone)
+
+
+def test_the_doctor_finds_a_good_way(server: RunningServer) -> None:
+    """Each check has its verdict, in the order in which they build on each other."""
+    verdicts = doctor(server.url(NAME))
+    assert [(verdict.check, verdict.ok) for verdict in verdicts] == [
+        (check, True)
+        for check in (
+            *("address", "resolve", "tcp", "grpc", "token", "health", "backbone", "limits", "latency", "bandwidth"),
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("url", "check", "fix"),
+    [
+        pytest.param("grpc://127.0.0.1:1", "address", "write grpc://", id="no-name"),
+        pytest.param("grpc://127.0.0.1:9/a/b", "tcp", "midrib serve", id="no-server"),
+        pytest.param("grpc://no-such-host.invalid:1/a/b", "resolve", "check the name", id="no-host"),
+    ],
+)
+def test_the_doctor_ends_with_what_is_wrong(url: str, check: str, fix: str) -> None:
+    """The last verdict names the first obstacle, and what to do."""
+    last = doctor(url, timeout=1.0)[-1]
+    assert (last.check, last.ok) == (check, False)
+    assert fix in last.fix
+
+
+def test_the_doctor_knows_a_wrong_name(server: RunningServer) -> None:
+    """The server answers, and has no such backbone."""
+    last = doctor(server.url("test/numbers/other"))[-1]
+    assert (last.check, last.ok, "midrib list" in last.fix) == ("backbone", False, True)
+
+
+def test_the_doctor_knows_what_is_no_server() -> None:
+    """Something listens there that does not speak gRPC."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        last = doctor(f"grpc://127.0.0.1:{port}/{NAME}", timeout=1.0)[-1]
+    assert (last.check, last.ok) == ("grpc", False)
+
+
+def test_stall_tells_where_the_time_went(server: RunningServer) -> None:
+    """Differences of two snapshots are a step's own."""
+    backbone = RemoteBackbone(server.url(NAME))
+    before = backbone.stall
+    backbone(torch.randn(5, WIDTH))
+    spent = backbone.stall - before
+    assert (spent.items, spent.rows) == (1, 5)
+    assert min(spent.waiting_s, spent.encode_s, spent.wire_s, spent.queue_s, spent.compute_s) >= 0
+    assert spent.compute_s > 0
+    assert Stall(items=3) - Stall(items=1) == Stall(items=2)
+
+
+class Training(pl.LightningModule):
+    """A head over a backbone."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Linear(16, 1)
+
+    def training_step(self, batch: list[Tensor], _: int) -> Tensor:
+        loss: Tensor = self.head(self.backbone(batch[0])).square().mean()
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers")
+@pytest.mark.filterwarnings("ignore:.*isinstance.*LeafSpec:FutureWarning")
+def test_lightning_logs_what_steps_waited_for(server: RunningServer, tmp_path: Path) -> None:
+    """The callback adds up every remote backbone of the module, step by step."""
+    trainer = pl.Trainer(
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[StallMonitor()],
+        default_root_dir=tmp_path,
+        accelerator="cpu",
+        log_every_n_steps=1,
+    )
+    data = DataLoader(TensorDataset(torch.randn(8, WIDTH)), batch_size=4)
+    trainer.fit(Training(RemoteBackbone(server.url(NAME))), data)
+    assert trainer.callback_metrics["remote/rows"].item() == 4
+    assert trainer.callback_metrics["remote/compute_s"].item() > 0
+
+
+def test_calls_from_a_running_loop_do_not_need_it(server: RunningServer) -> None:
+    """A notebook's loop is no obstacle to the synchronous calls."""
+
+    async def notebook() -> tuple[int, ...]:
+        return tuple(RemoteBackbone(server.url(NAME))(torch.zeros(2, WIDTH)).shape)
+
+    assert asyncio.run(notebook()) == (2, 16)
