@@ -1,0 +1,135 @@
+"""Checks that every task must pass, to inherit in one's own suite.
+
+class TestMyTask(TaskTester):
+    def make_task(self): return MyTask(...)
+    def make_batch(self): return inputs, targets
+"""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import unittest
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Trainer
+from torch.utils.data import DataLoader, TensorDataset
+
+from midrib.task._backbone import is_remote
+from midrib.task._task import Task
+
+
+class TaskTester:
+    """A suite over one task: forward, fit, validate, test, predict, checkpoint, copies and export.
+
+    Subclass it under a name that pytest collects, and give make_task and make_batch.
+    """
+
+    def make_task(self) -> Task:
+        """A new task, with a loss."""
+        raise NotImplementedError(f"{type(self).__name__} needs make_task(), which returns a new Task")
+
+    def make_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """A batch of at least two rows: (inputs, targets)."""
+        raise NotImplementedError(f"{type(self).__name__} needs make_batch(), which returns (inputs, targets)")
+
+    def make_trainer(self, **options: Any) -> Trainer:
+        """A Trainer that writes nothing and trains one epoch on the CPU."""
+        quiet: dict[str, Any] = {
+            "accelerator": "cpu",
+            "devices": 1,
+            "max_epochs": 1,
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+        }
+        return Trainer(**(quiet | options))
+
+    def make_loader(self) -> DataLoader[Any]:
+        """The batch's rows, two at a time."""
+        return DataLoader(TensorDataset(*self.make_batch()), batch_size=2)
+
+    def restore(self, path: Path) -> Task:
+        """The task in a checkpoint; override to give again what no checkpoint holds."""
+        return type(self.make_task()).load_from_checkpoint(path)
+
+    def test_forward_gives_a_row_for_each_item(self) -> None:
+        """One row of outputs per row of inputs."""
+        inputs, _ = self.make_batch()
+        outputs = self.make_task().eval()(inputs)
+        _check(len(outputs) == len(inputs), f"forward gave {len(outputs)} rows for {len(inputs)} items")
+
+    def test_fit_changes_the_head_and_lowers_no_guard(self) -> None:
+        """Training moves what may be trained, and leaves a frozen backbone byte for byte."""
+        task = self.make_task()
+        before = _bytes(task)
+        was_frozen = task.backbone_is_frozen
+        loader = self.make_loader()
+        self.make_trainer(max_epochs=2).fit(task, loader, loader)
+        moved = {name for name, value in _bytes(task).items() if before[name] != value}
+        _check(bool(moved), "fit changed nothing: does any parameter require a gradient?")
+        theirs = {name for name in moved if name.startswith("backbone.")}
+        _check(not (was_frozen and task.backbone_is_frozen and theirs), f"fit changed the frozen backbone: {theirs}")
+
+    def test_every_stage_logs_its_loss(self) -> None:
+        """train_loss, val_loss and test_loss, finite."""
+        task, trainer, loader = self.make_task(), self.make_trainer(), self.make_loader()
+        trainer.fit(task, loader, loader)
+        logged = dict(trainer.callback_metrics)
+        trainer.test(task, loader, verbose=False)
+        logged |= trainer.callback_metrics
+        for name in ("train_loss", "val_loss", "test_loss"):
+            _check(name in logged and bool(logged[name].isfinite()), f"{name} is {logged.get(name)}, expected a number")
+
+    def test_predict_gives_a_row_for_each_item_with_every_output(self) -> None:
+        """Every output that the task offers, but those that need arguments, gives one row per item."""
+        task = self.make_task()
+        inputs, _ = self.make_batch()
+        for output in set(task.available_outputs()) - {"top_k"}:
+            rows = task.predict(inputs, output=output, batch_size=2)
+            _check(len(rows) == len(inputs), f"output {output!r} gave {len(rows)} rows for {len(inputs)} items")
+
+    def test_a_checkpoint_brings_it_back(self, tmp_path: Path) -> None:
+        """Saved and loaded, it gives the same outputs."""
+        task, trainer = self.make_task(), self.make_trainer(max_steps=1)
+        trainer.fit(task, self.make_loader())
+        trainer.save_checkpoint(tmp_path / "task.ckpt")
+        self._check_same(task, self.restore(tmp_path / "task.ckpt"), "loaded from its checkpoint")
+
+    def test_a_copy_is_the_same_task(self) -> None:
+        """deepcopy gives the same outputs."""
+        task = self.make_task()
+        self._check_same(task, copy.deepcopy(task), "deep copied")
+
+    def test_it_travels_to_other_processes(self) -> None:
+        """pickle gives the same outputs, which spawned workers and ranks need."""
+        task = self.make_task()
+        self._check_same(task, pickle.loads(pickle.dumps(task)), "pickled")  # noqa: S301 (its own bytes)
+
+    def test_it_exports_to_one_graph(self) -> None:
+        """torch.export takes it whole; skipped for a remote backbone, whose graph is on its server."""
+        task = self.make_task().eval()
+        if is_remote(task.backbone):
+            raise unittest.SkipTest("a remote backbone has no graph here")
+        inputs, _ = self.make_batch()
+        exported = torch.export.export(task, (inputs,)).module()
+        torch.testing.assert_close(exported(inputs), task(inputs))
+
+    def _check_same(self, task: Task, other: Task, how: str) -> None:
+        inputs, _ = self.make_batch()
+        ours, theirs = (one.predict(inputs, output="logits") for one in (task, other))
+        difference = float((ours - theirs).abs().max())
+        _check(difference <= 1e-5, f"{how}, the task gives other outputs: the largest difference is {difference:.3g}")
+
+
+def _check(holds: bool, message: str) -> None:
+    if not holds:
+        raise AssertionError(message)
+
+
+def _bytes(task: Task) -> dict[str, bytes]:
+    state = task.state_dict().items()
+    return {name: value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes() for name, value in state}
