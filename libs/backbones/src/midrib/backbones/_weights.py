@@ -70,17 +70,29 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
             return load_file(path)
         return dict(torch.load(path, map_location="cpu", weights_only=True))
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, TypeError, ValueError) as error:
+        # Not the library's own text: torch's advises to read the file unsafely.
         raise WeightsError(
-            f"{path} is no checkpoint that can be read safely ({error}): save its state dict as safetensors"
+            f"{path} is no checkpoint that can be read safely ({type(error).__name__}): "
+            "save its state dict as safetensors"
         ) from error
 
 
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Load a state dict whose names and shapes must be the module's own. Raises WeightsError with the differences."""
-    try:
-        module.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        raise WeightsError(f"the weights of {source} do not fit {type(module).__name__}: {error}") from error
+    own = module.state_dict()
+    differences = {
+        "lack": sorted(own.keys() - state.keys()),
+        "have besides": sorted(state.keys() - own.keys()),
+        "have in another shape": sorted(name for name in own.keys() & state.keys() if own[name].shape != state[name].shape),
+    }
+    if any(differences.values()):
+        found = "; ".join(f"{what} {_first(names)}" for what, names in differences.items() if names)
+        raise WeightsError(f"the weights of {source} do not fit {type(module).__name__}: they {found}")
+    module.load_state_dict(state)
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def hub_file(repository: str, filename: str) -> Path:

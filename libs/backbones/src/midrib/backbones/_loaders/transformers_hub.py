@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from midrib.backbones._nets.text_encoder import Pooling
     from midrib.backbones._texts import FastTokenizer
 
-_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _LONGEST = 8192
 
 
@@ -126,7 +126,7 @@ def load_sentence_transformers(
 
 
 def _sentence_backbone(pipeline: Any, prompt: str) -> tuple[nn.Module, int]:
-    from sentence_transformers.models import Normalize, StaticEmbedding
+    from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
 
     from midrib.backbones._nets.text_encoder import SentenceEncoder, StaticTextEncoder
     from midrib.backbones._texts import FastTokenizer
@@ -215,7 +215,8 @@ def _source(name: str, checkpoint: str | Path | None) -> str:
         if not Path(checkpoint).is_dir():
             raise WeightsError(f"no folder {checkpoint}: give the one that save_pretrained wrote")
         return str(checkpoint)
-    if not _HUB_NAME.fullmatch(name):
+    # The libraries take a name for a folder where there is one, and so would read what the caller did not mean.
+    if not _HUB_NAME.fullmatch(name) or Path(name).exists():
         raise ValueError(f"got {name!r}, expected a name on the hub, such as owner/model: for a folder pass checkpoint=")
     return name
 

@@ -1,0 +1,267 @@
+"""Encoders of transformers and sentence-transformers, from folders in those libraries' own format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from midrib.backbones import BACKBONES, Backbone, WeightsError, load_backbone
+from midrib.backbones.testing import assert_conforms, no_network
+
+transformers = pytest.importorskip("transformers", reason="the families under test")
+
+WORDS = ["a", "leaf", "midrib", "is", "the", "backbone", "of", "query", "passage", ":"]
+TEXTS = ["a leaf", "the midrib is the backbone of a leaf", ""]
+TINY: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+
+
+@pytest.fixture(autouse=True)
+def _offline() -> Any:
+    with no_network():
+        yield
+
+
+def bert_tokenizer() -> Any:
+    """[PAD] is 0, as for BERT."""
+    return _tokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS], "[CLS]", "[SEP]", "[PAD]", "[UNK]")
+
+
+def roberta_tokenizer() -> Any:
+    """<s> is 0 and <pad> is 1, as for RoBERTa."""
+    return _tokenizer(["<s>", "<pad>", "</s>", "<unk>", *WORDS], "<s>", "</s>", "<pad>", "<unk>")
+
+
+def _tokenizer(vocabulary: list[str], first: str, last: str, pad: str, unknown: str) -> Any:
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    ids = {word: place for place, word in enumerate(vocabulary)}
+    own = Tokenizer(models.WordLevel(ids, unk_token=unknown))
+    own.pre_tokenizer = pre_tokenizers.Whitespace()
+    marks = [(first, ids[first]), (last, ids[last])]
+    own.post_processor = processors.TemplateProcessing(single=f"{first} $A {last}", special_tokens=marks)
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=own, pad_token=pad, unk_token=unknown, cls_token=first, sep_token=last, model_max_length=20
+    )
+
+
+def save(folder: Path, model: Any, tokenizer: Any = None) -> Any:
+    model.eval().save_pretrained(folder)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+    return model
+
+
+def bert(folder: Path) -> Any:
+    config = transformers.BertConfig(vocab_size=14, max_position_embeddings=32, **TINY)
+    return save(folder, transformers.BertModel(config), bert_tokenizer())
+
+
+def roberta(folder: Path) -> Any:
+    config = transformers.RobertaConfig(vocab_size=14, max_position_embeddings=22, pad_token_id=1, **TINY)
+    return save(folder, transformers.RobertaModel(config), roberta_tokenizer())
+
+
+def t5(folder: Path) -> Any:
+    config = transformers.T5Config(vocab_size=14, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
+    return save(folder, transformers.T5Model(config), bert_tokenizer())
+
+
+def reference(model: Any, tokenizer: Any, texts: list[str]) -> torch.Tensor:
+    """The mean over the tokens, one text at a time, so that no padding is involved."""
+    encoder = model.get_encoder() if model.config.is_encoder_decoder else model
+    rows = []
+    for text in texts:
+        ids = torch.tensor([tokenizer(text)["input_ids"]])
+        with torch.inference_mode():
+            rows.append(encoder(input_ids=ids).last_hidden_state[0].mean(0))
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize(
+    ("make", "tokenizer"),
+    [
+        pytest.param(bert, bert_tokenizer, id="bert"),
+        pytest.param(roberta, roberta_tokenizer, id="roberta-whose-padding-is-not-0"),
+        pytest.param(t5, bert_tokenizer, id="t5-whose-decoder-is-dropped"),
+    ],
+)
+def test_a_text_encoder_equals_the_librarys(tmp_path: Path, make: Any, tokenizer: Any) -> None:
+    """Batched and padded by us, the features are those of each text run alone by the library."""
+    model = make(tmp_path)
+    backbone = load_backbone("transformers/any/name", checkpoint=tmp_path)
+    expected = reference(model, tokenizer(), TEXTS)
+    assert float((backbone.embed_texts(TEXTS) - expected).abs().max()) <= 1e-5
+    assert_conforms("transformers/any/name", checkpoint=tmp_path)
+
+
+@pytest.mark.parametrize(("make", "longest"), [(bert, 20), (roberta, 20)])
+def test_the_longest_text_fits_the_positions(tmp_path: Path, make: Any, longest: int) -> None:
+    """A text beyond the limit is cut where both tokeniser and network allow it, and runs."""
+    make(tmp_path)
+    backbone = load_backbone("transformers/any/name", checkpoint=tmp_path)
+    assert backbone.prepare_texts(["leaf " * 100]).shape == (1, longest)
+    assert bool(backbone.embed_texts(["leaf " * 100]).isfinite().all())
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "max"])
+def test_each_pooling_is_another_function(tmp_path: Path, pooling: str) -> None:
+    """The choice is honoured, and the revision knows it."""
+    bert(tmp_path)
+    backbone = load_backbone("transformers/any/name", checkpoint=tmp_path, pooling=pooling, normalize=True)
+    assert backbone.embed_texts(TEXTS).norm(dim=1).tolist() == pytest.approx([1, 1, 1])
+    other = load_backbone("transformers/any/name", checkpoint=tmp_path, pooling=pooling)
+    assert other.revision() != backbone.revision()
+
+
+def test_a_checkpoint_that_lacks_a_weight_is_refused(tmp_path: Path) -> None:
+    """The library would fill it with random numbers and print a warning."""
+    model = bert(tmp_path)
+    state = {name: value for name, value in model.state_dict().items() if "layer.1.output.dense" not in name}
+    model.save_pretrained(tmp_path, state_dict=state)
+    with pytest.raises(WeightsError, match=r"any/name lack encoder.layer.1.output.dense"):
+        BACKBONES.load("transformers/any/name", checkpoint=tmp_path)
+
+
+def test_random_weights_in_a_known_shape_differ_from_the_saved(tmp_path: Path) -> None:
+    """pretrained=False takes the shape of the checkpoint, and not its weights."""
+    bert(tmp_path)
+    random = load_backbone("transformers/any/name", checkpoint=tmp_path, pretrained=False)
+    saved = load_backbone("transformers/any/name", checkpoint=tmp_path)
+    assert random.revision() != saved.revision()
+
+
+@pytest.mark.parametrize("key", ["transformers/owner/model", "sentence-transformers/model"])
+def test_a_model_that_cannot_be_fetched_is_an_error_that_helps(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    """Without the hub and without a folder there is nothing to load."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(WeightsError, match=r"model cannot be loaded .*pass checkpoint=FOLDER"):
+        BACKBONES.load(key)
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../up", "a/b/c", "https:x"])
+def test_a_name_is_never_a_path(name: str) -> None:
+    """What a client may name is a model of the hub; a folder is given by checkpoint=, in process alone."""
+    with pytest.raises(ValueError, match="expected a name on the hub"):
+        BACKBONES.registries[-1].get(f"transformers/{name}")()
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """The error says what wrote such folders."""
+    with pytest.raises(WeightsError, match="no folder .*absent: give the one that save_pretrained wrote"):
+        BACKBONES.load("transformers/any/name", checkpoint=tmp_path / "absent")
+
+
+def speech(folder: Path, family: str) -> Any:
+    config = getattr(transformers, f"{family}Config")(
+        conv_dim=(8, 8, 8, 8, 8, 8, 8), num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=2, **TINY
+    )
+    transformers.Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(folder)
+    return save(folder, transformers.AutoModel.from_config(config))
+
+
+@pytest.mark.parametrize("family", ["Wav2Vec2", "Hubert", "WavLM"])
+def test_a_speech_encoder_equals_the_librarys(tmp_path: Path, family: str) -> None:
+    """With the family's own standardisation of the samples, and no neighbour's padding."""
+    model = speech(tmp_path, family)
+    clips = [np.random.default_rng(n).standard_normal(n) * 0.1 for n in (5000, 9000)]
+    backbone = load_backbone("transformers/any/name", checkpoint=tmp_path)
+    extractor = transformers.Wav2Vec2FeatureExtractor(do_normalize=True)
+    for clip, got in zip(clips, backbone.embed_audio(clips, 16000), strict=True):
+        values = extractor(clip.astype(np.float32), sampling_rate=16000, return_tensors="pt").input_values
+        with torch.inference_mode():
+            assert float((model(values).last_hidden_state[0].mean(0) - got).abs().max()) <= 1e-4
+    assert_conforms("transformers/any/name", checkpoint=tmp_path)
+
+
+def test_whispers_encoder_equals_the_librarys(tmp_path: Path) -> None:
+    """Its spectrogram is the extractor's, and only the frames that hold sound are averaged."""
+    config = transformers.WhisperConfig(
+        vocab_size=20, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, pad_token_id=0, bos_token_id=1,
+        eos_token_id=2, decoder_start_token_id=1,
+    )  # fmt: skip
+    model = save(tmp_path, transformers.WhisperModel(config))
+    clip = np.random.default_rng(0).standard_normal(8000) * 0.1
+    extractor = transformers.WhisperFeatureExtractor()
+    mels = extractor(clip.astype(np.float32), sampling_rate=16000, return_tensors="pt").input_features
+    with torch.inference_mode():
+        expected = model.get_encoder()(mels).last_hidden_state[0, :25].mean(0)
+    got = load_backbone("transformers/any/name", checkpoint=tmp_path).embed_audio([clip], 16000)[0]
+    assert float((got - expected).abs().max()) <= 1e-5
+
+
+def test_a_clip_longer_than_whispers_window_is_taken_in_windows() -> None:
+    """Nothing after the thirtieth second is thrown away."""
+    backbone = load_backbone("whisper-tiny", pretrained=False)
+    clip = np.random.default_rng(0).standard_normal(40 * 16000).astype(np.float32) * 0.1
+    changed = clip.copy()
+    changed[-16000:] *= 0.1
+    rows = backbone.embed_audio([clip, changed], 16000)
+    assert not torch.equal(rows[0], rows[1])
+
+
+def pipeline(folder: Path, *, dense: bool = False) -> Any:
+    """A sentence-transformers folder: a transformer, its pooling, maybe a projection, and prompts of its own."""
+    sentence_transformers = pytest.importorskip("sentence_transformers", reason="the family under test")
+    from sentence_transformers.sentence_transformer import modules
+
+    bert(folder / "encoder")
+    first = modules.Transformer(str(folder / "encoder"), max_seq_length=12)
+    steps = [first, modules.Pooling(16, pooling_mode="cls")]
+    if dense:
+        steps.append(modules.Dense(16, 6))
+    made = sentence_transformers.SentenceTransformer(
+        modules=[*steps, modules.Normalize()], prompts={"query": "query: ", "passage": "passage: "}, device="cpu"
+    )
+    made.save(str(folder / "pipeline"))
+    return made
+
+
+@pytest.mark.parametrize("dense", [False, True], ids=["pooled", "projected"])
+def test_a_pipeline_equals_the_librarys(tmp_path: Path, dense: bool) -> None:
+    """Its own pooling, projection and normalisation are what runs."""
+    made = pipeline(tmp_path, dense=dense)
+    backbone = load_sentences(tmp_path)
+    assert backbone.num_features == (6 if dense else 16)
+    assert float(np.abs(backbone.embed_texts(TEXTS).numpy() - made.encode(TEXTS)).max()) <= 1e-5
+    assert_conforms("sentence-transformers/any", checkpoint=tmp_path / "pipeline")
+
+
+def test_a_pipelines_own_prompt_is_put_before_each_text(tmp_path: Path) -> None:
+    """As the library does with prompt_name; two prompts are two functions."""
+    made = pipeline(tmp_path)
+    backbone = load_sentences(tmp_path, prompt_name="query")
+    assert float(np.abs(backbone.embed_texts(TEXTS).numpy() - made.encode(TEXTS, prompt_name="query")).max()) <= 1e-5
+    assert backbone.revision() != load_sentences(tmp_path, prompt_name="passage").revision()
+
+
+def test_an_unknown_prompt_is_answered_with_the_known(tmp_path: Path) -> None:
+    """The names are the model's own."""
+    pipeline(tmp_path)
+    with pytest.raises(ValueError, match="has no prompt 'doc': it has .*'passage'"):
+        load_sentences(tmp_path, prompt_name="doc")
+
+
+def test_a_pipeline_without_files_is_refused() -> None:
+    """There is no shape to fill with random weights."""
+    with pytest.raises(WeightsError, match="defined by its files: without them, pass checkpoint=FOLDER"):
+        BACKBONES.load("sentence-transformers/any", pretrained=False)
+
+
+def test_a_static_pipeline_equals_the_librarys(tmp_path: Path) -> None:
+    """model2vec's format: a table of vectors, averaged."""
+    sentence_transformers = pytest.importorskip("sentence_transformers", reason="the family under test")
+    from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
+
+    static = StaticEmbedding(bert_tokenizer().backend_tokenizer, embedding_dim=8)
+    made = sentence_transformers.SentenceTransformer(modules=[static, Normalize()], device="cpu")
+    made.save(str(tmp_path / "pipeline"))
+    texts = TEXTS[:2]
+    assert float(np.abs(load_sentences(tmp_path).embed_texts(texts).numpy() - made.encode(texts)).max()) <= 1e-6
+
+
+def load_sentences(folder: Path, **kwargs: Any) -> Backbone:
+    return load_backbone("sentence-transformers/any", checkpoint=folder / "pipeline", **kwargs)
