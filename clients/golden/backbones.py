@@ -1,0 +1,91 @@
+"""Backbones whose answers are the same bits on every machine: `midrib serve --import clients.golden.backbones`.
+
+They compute with small integers (and halves and quarters) only, of which float32 loses nothing, in whatever order
+a processor adds them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from midrib.backbones import BACKBONES
+from midrib.registry import AudioInput, ImageInput, TensorInput, TextInput
+
+NAMESPACE = "golden/embedding"
+NUM_FEATURES = 4
+WEIGHT = ((1, 0, 0, 0), (0, 1, 0, 0), (1, 1, 1, 0), (2, -1, 0, 1))
+MAX_TOKENS = 8
+RATE = 8000
+IMAGE_SIZE = 4
+
+
+class Exact(nn.Module):
+    """Adds the elements of a row by their index modulo 4, and maps the four sums by WEIGHT.
+
+    levels: multiply by this and round first, to undo the scaling of pixels.  tokenizer: of a text backbone.
+    """
+
+    weight: Tensor
+
+    def __init__(self, *, levels: int | None = None, tokenizer: Utf8 | None = None) -> None:
+        super().__init__()
+        self.levels = levels
+        self.tokenizer = tokenizer
+        self.register_buffer("weight", torch.tensor(WEIGHT, dtype=torch.float32))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        flat = rows.flatten(1).to(self.weight.dtype)
+        if self.levels is not None:
+            flat = (flat * self.levels).round()
+        folded = pad(flat, (0, -flat.shape[1] % NUM_FEATURES)).unflatten(1, (-1, NUM_FEATURES)).sum(1)
+        return folded @ self.weight.T
+
+
+class Tokens(NamedTuple):
+    """What a tokenizer answers for one text."""
+
+    ids: list[int]
+    truncated: bool
+
+
+class Utf8:
+    """A tokenizer: the text's bytes, each plus one (0 is the padding), at most MAX_TOKENS of them."""
+
+    def __call__(self, texts: Sequence[str], /) -> list[Tokens]:
+        rows = [[byte + 1 for byte in text.encode()] for text in texts]
+        return [Tokens(row[:MAX_TOKENS], len(row) > MAX_TOKENS) for row in rows]
+
+
+@BACKBONES(name="tensor", namespace=NAMESPACE, input=TensorInput((NUM_FEATURES,)), num_features=NUM_FEATURES)
+def load_tensor() -> tuple[nn.Module, int]:
+    """Takes rows of four numbers."""
+    return Exact(), NUM_FEATURES
+
+
+@BACKBONES(
+    name="image",
+    namespace=NAMESPACE,
+    # Nothing to resize, crop or normalise in an image of this size.
+    input=ImageInput(IMAGE_SIZE, mean=(0, 0, 0), std=(1, 1, 1), interpolation="bilinear", crop=1.0),
+    num_features=NUM_FEATURES,
+)
+def load_image() -> tuple[nn.Module, int]:
+    """Takes images of 4 x 4 pixels; adds their levels 0..255."""
+    return Exact(levels=255), NUM_FEATURES
+
+
+@BACKBONES(name="text", namespace=NAMESPACE, input=TextInput(MAX_TOKENS), num_features=NUM_FEATURES)
+def load_text() -> tuple[nn.Module, int]:
+    """Takes strings; adds their bytes."""
+    return Exact(tokenizer=Utf8()), NUM_FEATURES
+
+
+@BACKBONES(name="audio", namespace=NAMESPACE, input=AudioInput(RATE), num_features=NUM_FEATURES)
+def load_audio() -> tuple[nn.Module, int]:
+    """Takes clips at 8000 samples a second; adds their samples."""
+    return Exact(), NUM_FEATURES

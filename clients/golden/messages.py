@@ -1,0 +1,150 @@
+"""One example at least of every message, with every field set once: what their wire bytes are recorded from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc import code_pb2, status_pb2
+
+from midrib.v1.backbone_pb2 import (
+    BACKBONE_STATE_DRAINING,
+    BACKBONE_STATE_FAILED,
+    BACKBONE_STATE_LOADING,
+    BACKBONE_STATE_READY,
+    Argument,
+    AudioInput,
+    Backbone,
+    GetBackboneRequest,
+    GetBackboneResponse,
+    ImageInput,
+    InputSpec,
+    Limits,
+    ListBackbonesRequest,
+    ListBackbonesResponse,
+    LoadBackboneRequest,
+    LoadBackboneResponse,
+    TensorInput,
+    TextInput,
+    UnloadBackboneRequest,
+    UnloadBackboneResponse,
+)
+from midrib.v1.embedding_pb2 import (
+    AudioClips,
+    BackwardRequest,
+    BackwardResponse,
+    EmbedRequest,
+    EmbedResponse,
+    EmbedStreamRequest,
+    EmbedStreamResponse,
+    GoAway,
+    Images,
+    Input,
+    Item,
+    Open,
+    Opened,
+    Options,
+    Result,
+    Texts,
+    Timing,
+)
+from midrib.v1.tensor_pb2 import DATA_TYPE_BFLOAT16, DATA_TYPE_FLOAT32, DATA_TYPE_INT64, Tensor
+
+NAME = "image/classification/Übung-v1"  # a name is UTF-8 on the wire
+REVISION = "0123456789abcdef" * 4
+MAX_UINT64 = 2**64 - 1
+
+ROWS = Tensor(dtype=DATA_TYPE_FLOAT32, shape=[1, 2], data=b"\x00\x00\x80\x3f\x00\x00\x00\xc0")
+OPTIONS = Options(dtype=DATA_TYPE_BFLOAT16, normalize=True, dimensions=64)
+ZERO_OPTIONS = Options(dtype=0, dimensions=0)  # present, though zero: not the same as absent
+TIMING = Timing(queue=Duration(nanos=1500), compute=Duration(seconds=1, nanos=1), total=Duration(seconds=2))
+LIMITS = Limits(max_message_bytes=2**26, max_rows=1024, max_stream_items=2**40)
+REFUSED = status_pb2.Status(code=code_pb2.INVALID_ARGUMENT, message="the image is broken: send it again")
+IMAGE = ImageInput(size=224, mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225], interpolation="bicubic", crop=0.875)
+ARGUMENTS = {
+    "depth": Argument(int_value=-12),
+    "dropout": Argument(double_value=0.1),
+    "pretrained": Argument(bool_value=False),
+    "variant": Argument(string_value="tiny"),
+}
+
+
+def _input(media: ImageInput | TextInput | AudioInput | None = None) -> InputSpec:
+    """A spec whose tensor has a fixed and an open size."""
+    spec = InputSpec(tensor=TensorInput(shape=[3, -1], dtype=DATA_TYPE_INT64))
+    match media:
+        case ImageInput():
+            spec.image.CopyFrom(media)
+        case TextInput():
+            spec.text.CopyFrom(media)
+        case AudioInput():
+            spec.audio.CopyFrom(media)
+    return spec
+
+
+READY = Backbone(
+    name=NAME,
+    revision=REVISION,
+    num_features=1280,
+    input=_input(IMAGE),
+    state=BACKBONE_STATE_READY,
+    device="cuda:1",
+    compute_dtype=DATA_TYPE_BFLOAT16,
+    license="Apache-2.0",
+    limits=LIMITS,
+)
+
+
+def messages() -> Iterator[tuple[str, Message]]:
+    """Every case: its name and its message."""
+    yield from _about_backbones()
+    yield from _inputs()
+    yield from _unary()
+    yield from _streamed()
+
+
+def _about_backbones() -> Iterator[tuple[str, Message]]:
+    yield "list request", ListBackbonesRequest()
+    yield "no backbones", ListBackbonesResponse()
+    failed = Backbone(name="a/b/c", state=BACKBONE_STATE_FAILED, error="out of memory")
+    yield "backbones", ListBackbonesResponse(backbones=[READY, failed])
+    yield "loading", Backbone(name="a/b/c", state=BACKBONE_STATE_LOADING, input=_input(TextInput(max_tokens=256)))
+    yield "draining", Backbone(name="a/b/c", state=BACKBONE_STATE_DRAINING, input=_input(AudioInput(rate=16000)))
+    yield "tensors only", InputSpec(tensor=TensorInput(shape=[784], dtype=DATA_TYPE_FLOAT32))
+    yield "get request", GetBackboneRequest(name=NAME)
+    yield "get response", GetBackboneResponse(backbone=READY)
+    yield "load request", LoadBackboneRequest(name=NAME, arguments=ARGUMENTS)
+    yield "load response", LoadBackboneResponse(backbone=READY)
+    yield "unload request", UnloadBackboneRequest(name=NAME)
+    yield "unload response", UnloadBackboneResponse()
+
+
+def _inputs() -> Iterator[tuple[str, Message]]:
+    yield "no input", Input()
+    yield "tensor input", Input(tensor=ROWS)
+    yield "images input", Input(images=Images(encoded=[b"\x89PNG\r\n\x1a\n\x00", b"", b"\xff\xd8"]))
+    yield "texts input", Input(texts=Texts(texts=["one", "", "süß \U0001f33f"]))
+    yield "audio input", Input(audio=AudioClips(clips=[ROWS, ROWS], rate=16000))
+
+
+def _unary() -> Iterator[tuple[str, Message]]:
+    tensor = Input(tensor=ROWS)
+    yield "embed request", EmbedRequest(backbone=NAME, input=tensor)
+    yield "embed request with all", EmbedRequest(backbone=NAME, revision=REVISION, input=tensor, options=OPTIONS)
+    yield "embed request with zeros", EmbedRequest(backbone=NAME, revision="", input=tensor, options=ZERO_OPTIONS)
+    yield "embed response", EmbedResponse(embedding=ROWS, revision=REVISION, timing=TIMING)
+    yield "backward request", BackwardRequest(backbone=NAME, revision=REVISION, input=ROWS, grad_embedding=ROWS)
+    yield "backward response", BackwardResponse(grad_input=ROWS, revision=REVISION, timing=TIMING)
+
+
+def _streamed() -> Iterator[tuple[str, Message]]:
+    item = Item(id=MAX_UINT64, input=Input(tensor=ROWS))
+    opened = Opened(revision=REVISION, num_features=1280, limits=LIMITS)
+    yield "open", EmbedStreamRequest(open=Open(backbone=NAME, revision=REVISION, options=OPTIONS))
+    yield "item", EmbedStreamRequest(item=item)
+    yield "item zero", EmbedStreamRequest(item=Item())
+    yield "opened", EmbedStreamResponse(opened=opened)
+    yield "result", EmbedStreamResponse(result=Result(id=MAX_UINT64, embedding=ROWS, timing=TIMING))
+    yield "refused item", EmbedStreamResponse(result=Result(id=1, error=REFUSED, timing=TIMING))
+    yield "go away", EmbedStreamResponse(go_away=GoAway(reason="draining"))

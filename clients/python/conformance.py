@@ -1,0 +1,127 @@
+"""What every client must do, done in Python: `python -m clients.python.conformance ADDRESS RELEASE_DIRECTORY`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from google.rpc.status_pb2 import Status
+
+from clients.golden.generate import read
+from clients.python.report import Check, report
+from midrib.v1 import backbone_pb2, embedding_pb2, embedding_pb2_grpc, tensor_pb2
+from midrib.v1.embedding_pb2 import BackwardRequest, EmbedRequest, EmbedStreamRequest, Input, Item, Open
+from midrib.v1.tensor_pb2 import Tensor
+from midrib.wire import decode_tensor, encode_tensor, status_to_error
+
+TIMEOUT_S = 20
+STREAMED = "golden/embedding/tensor"
+_FILES = (tensor_pb2, backbone_pb2, embedding_pb2)
+MESSAGES = {
+    one.full_name: GetMessageClass(one) for file in _FILES for one in file.DESCRIPTOR.message_types_by_name.values()
+}
+
+
+def offline(release: Path) -> Iterator[Check]:
+    """Reading and writing what was recorded, without a server."""
+    for name, kind, _, recorded in read(release, "messages.tsv"):
+        yield Check(f"messages: {name}", partial(_again, MESSAGES[kind], recorded), recorded)
+    for name, dtype, shape, numbers, recorded in read(release, "tensors.tsv"):
+        yield Check(f"tensors: {name}", partial(_tensor, recorded), (dtype, shape, numbers, recorded))
+    for name, code, reason, field, retry, message, recorded in read(release, "statuses.tsv"):
+        yield Check(f"statuses: {name}", partial(_status, recorded), (code, reason, field, retry, message))
+
+
+def online(stub: Any, release: Path) -> Iterator[Check]:
+    """The server's answers, to the bit."""
+    for name, asked, embedding in read(release, "embeddings.tsv"):
+        yield Check(f"embeddings: {name}", partial(_embedding, stub, asked), embedding)
+    for name, asked, gradient in read(release, "gradients.tsv"):
+        yield Check(f"gradients: {name}", partial(_gradient, stub, asked), gradient)
+    for name, asked, code, reason in read(release, "refusals.tsv"):
+        yield Check(f"refusals: {name}", partial(_refusal, stub, asked), (int(code), reason))
+    inputs, want = stream_items(release)
+    yield Check("stream", partial(_stream, stub, inputs), want)
+
+
+def stream_items(release: Path) -> tuple[list[Input], list[str]]:
+    """Items for one stream, and their outcomes: every plain embedding of STREAMED, then one item without input."""
+    inputs, want = [], []
+    for _, asked, embedding in read(release, "embeddings.tsv"):
+        request = EmbedRequest.FromString(bytes.fromhex(asked))
+        if request.backbone == STREAMED and not request.HasField("options"):
+            inputs.append(request.input)
+            want.append(embedding)
+    return [*inputs, Input()], [*want, "INVALID_INPUT"]
+
+
+def _again(kind: type[Message], recorded: str) -> str:
+    message = kind.FromString(bytes.fromhex(recorded))
+    message.DiscardUnknownFields()  # else a field that is no longer known would pass for one that is
+    return message.SerializeToString(deterministic=True).hex()
+
+
+def _tensor(recorded: str) -> tuple[str, str, str, str]:
+    array = decode_tensor(Tensor.FromString(bytes.fromhex(recorded)))
+    numbers = " ".join(repr(number) for number in array.astype(np.float64).reshape(-1).tolist())
+    spelt = numbers.replace("inf", "Infinity").replace("nan", "NaN")
+    return array.dtype.name, ",".join(map(str, array.shape)), spelt, _hex(encode_tensor(array))
+
+
+def _status(recorded: str) -> tuple[str, str, str, str, str]:
+    error = status_to_error(Status.FromString(bytes.fromhex(recorded)))
+    retry = "" if error.retry_after is None else str(error.retry_after)
+    return str(error.code), error.reason, error.field or "", retry, error.message
+
+
+def _embedding(stub: Any, asked: str) -> str:
+    return _hex(stub.Embed(EmbedRequest.FromString(bytes.fromhex(asked)), timeout=TIMEOUT_S).embedding)
+
+
+def _gradient(stub: Any, asked: str) -> str:
+    return _hex(stub.Backward(BackwardRequest.FromString(bytes.fromhex(asked)), timeout=TIMEOUT_S).grad_input)
+
+
+def _refusal(stub: Any, asked: str) -> tuple[int, str]:
+    try:
+        stub.Embed(EmbedRequest.FromString(bytes.fromhex(asked)), timeout=TIMEOUT_S)
+    except grpc.RpcError as caught:
+        details: Any = dict(caught.trailing_metadata())["grpc-status-details-bin"]  # type: ignore[attr-defined]
+        error = status_to_error(Status.FromString(details))
+        return error.code, error.reason
+    return 0, "accepted"
+
+
+def _stream(stub: Any, inputs: list[Input]) -> list[str]:
+    first = EmbedStreamRequest(open=Open(backbone=STREAMED))
+    items = [EmbedStreamRequest(item=Item(id=index, input=one)) for index, one in enumerate(inputs)]
+    outcomes: dict[int, str] = {}
+    for response in stub.EmbedStream(iter([first, *items]), timeout=TIMEOUT_S):
+        result = response.result
+        if result.WhichOneof("outcome") == "error":
+            outcomes[result.id] = status_to_error(result.error).reason
+        elif response.WhichOneof("message") == "result":
+            outcomes[result.id] = _hex(result.embedding)
+    return [outcomes[index] for index in range(len(inputs))]
+
+
+def _hex(message: Message) -> str:
+    return message.SerializeToString(deterministic=True).hex()
+
+
+def main(address: str, release: str) -> bool:
+    """Every check; whether all passed."""
+    with grpc.insecure_channel(address) as channel:
+        stub = embedding_pb2_grpc.EmbeddingServiceStub(channel)
+        return report([*offline(Path(release)), *online(stub, Path(release))])
+
+
+if __name__ == "__main__":
+    sys.exit(not main(*sys.argv[1:]))
