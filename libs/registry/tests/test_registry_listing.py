@@ -163,6 +163,18 @@ def test_an_explanation_names_the_installed_package() -> None:
     assert (explained.where, explained.package, explained.version) == ("plugin.py:3", "pytest", pytest.__version__)
 
 
+def test_an_explanation_tells_the_packages_of_one_namespace_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a namespace package such as ours, acme.leaf is what the package acme-leaf installs."""
+    monkeypatch.setattr("importlib.metadata.packages_distributions", lambda: {"acme": ["acme-stem", "acme_leaf"]})
+    monkeypatch.setattr("importlib.metadata.version", {"acme_leaf": "0.3", "acme-stem": "7"}.__getitem__)
+    registry = Registry("backbones")
+    exec("registry(abs)", {"__name__": "acme.leaf.more", "registry": registry})
+    exec("registry(len)", {"__name__": "acme.root", "registry": registry})
+    leaf, root = registry.explain("abs"), registry.explain("len")
+    assert (leaf.package, leaf.version) == ("acme_leaf", "0.3")
+    assert (root.package, root.version) == (None, None)
+
+
 def test_a_loader_without_a_signature_is_explained_all_the_same(registry: Registry) -> None:
     """Some builtins have none."""
     registry(dict, name="x")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 import sys
 import threading
@@ -61,6 +62,26 @@ def test_a_plugins_entry_is_explained_by_its_package(registry: Registry, install
     explained = registry.explain("x")
     assert (explained.package, explained.version, explained.module) == ("plug_explained", "1.2", "plug_explained")
     assert explained.where.endswith("plug_explained.py:3")
+
+
+def test_what_a_plugin_merely_imports_is_not_credited_to_it(
+    registry: Registry, install_package: Callable[..., None]
+) -> None:
+    """A line of another package is that package's, though a plugin was being loaded when it ran."""
+    code = "def add_too(registry):\n    registry(abs, name='too')"
+    install_package("plug_imported", code, "plug_imported")
+    install_package("plug_importing", "from plug_imported import add_too as add", "plug_importing:add")
+    explained = registry.explain("too")
+    assert (explained.module, explained.package) == ("plug_imported", None)
+
+
+def test_a_copy_made_before_the_first_look_up_has_its_plugins_too(
+    registry: Registry, install_package: Callable[..., None]
+) -> None:
+    """Neither finds them at the other's expense."""
+    install_package("plug_copied", _ADDS.format(name="x"), "plug_copied:add")
+    again = copy.copy(registry)
+    assert registry.available_keys() == again.available_keys() == ["builtin", "plugged/x"]
 
 
 def test_registering_and_repr_load_no_plugins(install_package: Callable[..., None]) -> None:
@@ -157,6 +178,7 @@ def test_a_plugin_may_look_up_what_is_there_while_it_loads(
     code = "def add(registry):\n    registry(registry.get('builtin'), name='copied')"
     install_package("plug_looks", code, "plug_looks:add")
     assert registry.get("copied") is abs
+    assert registry.plugin_failures == ()
 
 
 def test_many_first_look_ups_load_a_plugin_once_and_all_see_it(
