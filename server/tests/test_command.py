@@ -38,9 +38,7 @@ def midrib(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
 
     def run(*arguments: str) -> Done:
         monkeypatch.setattr(sys, "argv", ["midrib", *arguments])
-        with pytest.raises(
-            SystemExit
-        ) as ended:  # - every command ends so, the status is the caller's to check
+        with pytest.raises(SystemExit) as ended:  # - every command ends so, the status is the caller's to check
             main()
         captured = capsys.readouterr()
         return Done(int(ended.value.code or 0), captured.out, captured.err)

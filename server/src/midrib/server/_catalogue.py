@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from midrib.registry import Registry
+from midrib.registry import AbstractRegistry
 from midrib.server._loading import Loaded, load
 from midrib.server._served import State
 from midrib.server._settings import BackboneSettings, Settings
@@ -44,7 +44,7 @@ class Catalogue:
     """
 
     def __init__(
-        self, settings: Settings, registry: Registry, *, on_change: Callable[[Slot], None] = lambda _slot: None
+        self, settings: Settings, registry: AbstractRegistry, *, on_change: Callable[[Slot], None] = lambda _slot: None
     ) -> None:
         self.settings = settings
         self.registry = registry

@@ -7,6 +7,7 @@ float32 means float32.
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Sequence
 
@@ -81,25 +82,24 @@ class Forward:
 
     def _stage(self, arrays: Sequence[Array], *, slot: int) -> Tensor:
         """Fill one reused buffer with the rows of all items, zero-padded to the longest, on the device."""
-        rows = sum(len(array) for array in arrays)
-        shape = tuple(max(sizes) for sizes in zip(*(array.shape[1:] for array in arrays), strict=True))
+        rows = sum(map(len, arrays))
+        shapes = {array.shape[1:] for array in arrays}
+        shape = shapes.pop() if len(shapes) == 1 else tuple(map(max, zip(*shapes, strict=True)))
         host = self._buffer(rows, shape, slot=slot)
         view = host.numpy()
-        offset = 0
-        for array in arrays:
-            target = view[offset : offset + len(array)]
-            if array.shape[1:] != shape:
-                target.fill(0)
-                target = target[(slice(None), *map(slice, array.shape[1:]))]
-            np.copyto(target, array, casting="unsafe")
-            offset += len(array)
+        if not shapes:
+            np.concatenate(arrays, out=view, casting="unsafe")
+        else:
+            _pad_into(view, arrays)
+        if host.dtype == self.dtype and self.device.type == "cpu":
+            return host
         dtype = None if self._takes_integers and slot == 0 else self.dtype
         return host.to(self.device, dtype, non_blocking=True)
 
     def _buffer(self, rows: int, shape: tuple[int, ...], *, slot: int) -> Tensor:
         integers = self._takes_integers and slot == 0
         dtype = torch.int64 if integers else torch.promote_types(self.dtype, torch.float32)
-        needed = rows * int(np.prod(shape, dtype=np.int64))
+        needed = rows * math.prod(shape)
         flat = self._staging.get(slot)
         if flat is None or flat.numel() < needed:
             flat = torch.empty(needed, dtype=dtype, pin_memory=self.device.type == "cuda")
@@ -114,13 +114,23 @@ class Forward:
 
     def _read_back(self, rows: Tensor, inputs: Tensor) -> Array:
         # A module may hand its input back (Identity, Flatten): the next batch would overwrite it.
-        if rows.untyped_storage().data_ptr() == inputs.untyped_storage().data_ptr():
+        start = inputs.data_ptr()
+        if start <= rows.data_ptr() < start + inputs.nbytes:
             rows = rows.clone()
         return _to_numpy(rows)
 
 
+def _pad_into(view: Array, arrays: Sequence[Array]) -> None:
+    view.fill(0)
+    offset = 0
+    for array in arrays:
+        places = (slice(offset, offset + len(array)), *map(slice, array.shape[1:]))
+        np.copyto(view[places], array, casting="unsafe")
+        offset += len(array)
+
+
 def _to_numpy(rows: Tensor) -> Array:
-    host = rows.detach().contiguous().cpu()
+    host = rows.detach().cpu().contiguous()
     if host.dtype == torch.bfloat16:
         return host.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
     result: Array = host.numpy()

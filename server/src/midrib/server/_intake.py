@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Hashable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -89,7 +90,7 @@ class Intake:
         shape: tuple[int, ...] = rows.shape[1:]
         if isinstance(self.backbone.input, TextInput):
             shape = (-(-shape[0] // _TOKEN_STEP) * _TOKEN_STEP,)
-        return shape, len(rows) * int(np.prod(shape, dtype=np.int64))
+        return shape, len(rows) * math.prod(shape)
 
     def _prepare(self, message: embedding_pb2.Input) -> Array:
         if message.WhichOneof("kind") == "images":

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from midrib.backbones import Backbone, load_backbone
-from midrib.registry import Registry, TextInput
+from midrib.registry import AbstractRegistry, TextInput
 from midrib.server._batcher import BatchLimits
 from midrib.server._forward import Forward, available_devices, example_rows
 from midrib.server._intake import Intake
@@ -44,7 +44,7 @@ class Loaded:
     intake: Intake
 
 
-def load(wanted: BackboneSettings, settings: Settings, registry: Registry, pool: Executor) -> Loaded:
+def load(wanted: BackboneSettings, settings: Settings, registry: AbstractRegistry, pool: Executor) -> Loaded:
     """Load a registered backbone and lay out its replicas; slow, so never call it on the event loop.
 
     Raises what the registry and the loader raise, and ValueError for a device that is not there.

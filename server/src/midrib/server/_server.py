@@ -12,7 +12,7 @@ from grpc_health.v1.health import aio as health
 from grpc_reflection.v1alpha import reflection
 
 from midrib.backbones import BACKBONES
-from midrib.registry import Registry
+from midrib.registry import AbstractRegistry
 from midrib.server._backbone_service import BackboneService
 from midrib.server._catalogue import Catalogue, Slot
 from midrib.server._embedder import Embedder
@@ -39,7 +39,7 @@ class Server:
     Raises ConnectionError from `start` where the address cannot be had; what loading raises comes through `load`.
     """
 
-    def __init__(self, settings: Settings, *, registry: Registry = BACKBONES) -> None:
+    def __init__(self, settings: Settings, *, registry: AbstractRegistry = BACKBONES) -> None:
         self.settings = settings
         self.port = settings.port
         self._health = health.HealthServicer()

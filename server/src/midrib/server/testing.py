@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from midrib.backbones import BACKBONES
-from midrib.registry import Registry
+from midrib.registry import AbstractRegistry
 from midrib.server._server import Server
 from midrib.server._settings import BackboneSettings, Settings
 
@@ -47,7 +47,7 @@ class RunningServer:
 
 @contextmanager
 def serving(
-    *backbones: str | dict[str, Any], registry: Registry = BACKBONES, **settings: Any
+    *backbones: str | dict[str, Any], registry: AbstractRegistry = BACKBONES, **settings: Any
 ) -> Iterator[RunningServer]:
     """Serve backbones on a free loopback port, ready on entry and drained on exit.
 
