@@ -225,6 +225,7 @@ def test_reflection_lists_the_services(channel: grpc.Channel) -> None:
     assert {service.name for service in answer.list_services_response.service} == {
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",
+        "inference.GRPCInferenceService",
         "midrib.v1.BackboneService",
         "midrib.v1.EmbeddingService",
     }

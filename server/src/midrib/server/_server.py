@@ -17,6 +17,9 @@ from midrib.server._backbone_service import BackboneService
 from midrib.server._catalogue import Catalogue, Slot
 from midrib.server._embedder import Embedder
 from midrib.server._embedding_service import EmbeddingService
+from midrib.server._oip_registration import SERVICE_NAME as INFERENCE_SERVICE
+from midrib.server._oip_registration import add_inference_service, reflection_pool
+from midrib.server._oip_service import InferenceService
 from midrib.server._served import State
 from midrib.server._settings import Settings
 from midrib.v1 import backbone_pb2, backbone_pb2_grpc, embedding_pb2, embedding_pb2_grpc
@@ -28,6 +31,7 @@ _SERVICES = [
     embedding_pb2.DESCRIPTOR.services_by_name["EmbeddingService"].full_name,
     health.SERVICE_NAME if hasattr(health, "SERVICE_NAME") else "grpc.health.v1.Health",
     reflection.SERVICE_NAME,
+    INFERENCE_SERVICE,
 ]
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -65,10 +69,12 @@ class Server:
                 ("grpc.so_reuseport", 0),
             ]
         )
-        backbone_pb2_grpc.add_BackboneServiceServicer_to_server(BackboneService(self.catalogue), self._grpc)
+        backbones = BackboneService(self.catalogue)
+        backbone_pb2_grpc.add_BackboneServiceServicer_to_server(backbones, self._grpc)
         embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(EmbeddingService(self.embedder), self._grpc)
+        add_inference_service(InferenceService(self.embedder, backbones), self._grpc)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
-        reflection.enable_server_reflection(_SERVICES, self._grpc)
+        reflection.enable_server_reflection(_SERVICES, self._grpc, pool=reflection_pool(_SERVICES))
         await self._health.set("", _NOT_SERVING)
         try:
             self.port = self._grpc.add_insecure_port(self.address)
