@@ -359,7 +359,7 @@ def test_a_class_tells_what_it_has() -> None:
     ]
     assert {"adam", "sgd"} <= set(ClassificationTask.available_optimizers())
     assert {"onecyclelr", "steplr"} <= set(ClassificationTask.available_lr_schedulers())
-    assert "template/classification/mlp-128" in ClassificationTask.available_backbones("*mlp*")
+    assert "template/classification/mlp-128" in ClassificationTask.available_backbones("*mlp*", catalogues=False)
 
 
 def test_a_backbones_details_are_readable() -> None:

@@ -130,6 +130,7 @@ def test_images_are_prepared_as_the_backbone_wants_them(picture_task: Classifica
     expected = np.array([[1, 0, 0]], np.float32)
     np.testing.assert_allclose(picture_task.embed([red]), expected, atol=1e-6)
     np.testing.assert_allclose(picture_task.embed(np.asarray(red)[None]), expected, atol=1e-6)
+    assert picture_task.prepare([red]).shape == (1, 3, 8, 8)
 
 
 def test_texts_are_prepared_by_the_backbones_tokeniser(tmp_path: Path) -> None:

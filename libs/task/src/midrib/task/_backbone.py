@@ -190,8 +190,8 @@ def revision_of(module: nn.Module, spec: InputSpec | None) -> str:
 
 
 def _versions(libraries: tuple[str, ...]) -> dict[str, str]:
-    distributions = {name: _distributions().get(name, [name])[0] for name in libraries}
-    return {name: metadata.version(name) for name in distributions.values()}
+    found = {name for library in libraries for name in _distributions().get(library, [])[:1]}
+    return {name: metadata.version(name) for name in sorted(found)}
 
 
 @functools.cache

@@ -92,12 +92,13 @@ def _of_items(task: Task, items: Any, batch_size: int) -> Iterator[Tensor]:
             f"got {type(items).__name__}, expected a DataLoader, a tensor or array of inputs, or a list of images or "
             "texts"
         )
-    prepare = _preparation(task, items)
+    prepare = preparation(task, items)
     for start in range(0, max(len(items), 1), batch_size):
         yield prepare(items[start : start + batch_size])
 
 
-def _preparation(task: Task, items: Any) -> Callable[[Any], Tensor]:
+def preparation(task: Task, items: Any) -> Callable[[Any], Tensor]:
+    """What turns items such as these into a batch of inputs."""
     if isinstance(items, Tensor):
         return lambda rows: rows
     spec = task.input

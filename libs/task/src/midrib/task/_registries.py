@@ -40,7 +40,10 @@ class HasRegistries:
 
     @classmethod
     def available_backbones(cls, pattern: str | None = None, **metadata: Any) -> list[str]:
-        """The keys of the backbones that match, such as "*vit*" or namespace="text/embedding"."""
+        """The keys of the backbones that match, such as "*vit*" or namespace="text/embedding".
+
+        catalogues=False leaves out whole libraries, whose names may take seconds to find.
+        """
         return [description.key for description in cls.backbones.list(pattern, **metadata)]
 
     @classmethod

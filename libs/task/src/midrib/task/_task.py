@@ -261,6 +261,13 @@ class Task(HasRegistries, Persistent):
 
     # Prediction
 
+    def prepare(self, items: Any) -> Tensor:
+        """A batch of inputs out of images, texts or clips, as the backbone's input declares: resized, tokenised, …
+
+        items: a sequence; arrays of numbers are taken as inputs.  Returns [rows, ...], on the CPU.
+        """
+        return _predict.preparation(self, items)(items)
+
     def predict(self, data: Any, *, output: OutputLike | None = None, batch_size: int = 32) -> Any:
         """One row of output for each item of data, in order.
 

@@ -1,0 +1,66 @@
+"""Every Python example on the pages about tasks runs, from top to bottom."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from midrib.server.testing import serving
+
+ROOT = Path(__file__).resolve().parents[1]
+BACKBONE = "image/classification/efficientnet-lite0"
+
+pytestmark = [
+    # What Lightning has to say about small quiet runs.
+    pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`"),
+    pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),
+    pytest.mark.filterwarnings("ignore:The number of training batches .* is smaller than the logging interval"),
+    pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated"),
+    pytest.mark.filterwarnings("ignore:`Trainer.fit` stopped"),
+]
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with serving(BACKBONE) as server:
+        yield server.address
+
+
+def run(page: str, **replaced: str) -> dict[str, Any]:
+    """The names that a page's examples leave behind."""
+    code = "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL))
+    for written, real in replaced.items():
+        code = code.replace(written.replace("_", "-") + ":50051", real)
+    names: dict[str, Any] = {"__name__": "page"}
+    exec(compile(code, page, "exec"), names)
+    return names
+
+
+@pytest.mark.parametrize("page", ["libs/task/README.md", "docs/finetuning.md"])
+def test_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a reader would paste it."""
+    monkeypatch.chdir(tmp_path)
+    run(page)
+
+
+def test_the_page_on_tasks_runs(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its server is a real one, and what it tells about the cache is what happens."""
+    monkeypatch.chdir(tmp_path)
+    names = run("docs/task.md", gpu_box=address)
+    assert (names["cached"].cache.hits, names["cached"].cache.misses) == (456, 24)
+    check_kit(names["TestGradingTask"](), tmp_path)
+
+
+def check_kit(kit: Any, folder: Path) -> None:
+    """Run the suite that the page's reader has inherited, as pytest would."""
+    kit.test_forward_gives_a_row_for_each_item()
+    kit.test_fit_changes_the_head_and_lowers_no_guard()
+    kit.test_every_stage_logs_its_loss()
+    kit.test_predict_gives_a_row_for_each_item_with_every_output()
+    kit.test_a_checkpoint_brings_it_back(folder)
+    kit.test_a_copy_is_the_same_task()
+    kit.test_it_exports_to_one_graph()
