@@ -1,0 +1,30 @@
+// An image in, its embedding out; a stream; an error handled by its reason.
+//   node dist/example.js ADDRESS BACKBONE IMAGE
+import { readFileSync } from "node:fs";
+import { Client, type Input, MidribError, numbers } from "./src";
+
+async function main(address: string, backbone: string, path: string): Promise<void> {
+  const client = new Client(address);
+  const input: Input = { kind: { $case: "images", value: { encoded: [readFileSync(path)] } } };
+
+  const { embedding, revision } = await client.embed({ backbone, input });
+  console.log(`embedding: ${numbers(embedding!).length} features of revision ${revision.slice(0, 12)}`);
+
+  let embedded = 0;
+  for await (const result of client.embedStream(backbone, Array<Input>(8).fill(input))) {
+    if ("embedding" in result) embedded++;
+  }
+  console.log(`stream: ${embedded} embeddings`);
+
+  try {
+    await client.embed({ backbone: "no/such/backbone", input });
+  } catch (error) {
+    if (!(error instanceof MidribError) || error.reason !== "BACKBONE_NOT_FOUND") throw error;
+    console.log(`refused: ${error.reason}`);
+  }
+  client.close();
+}
+
+const [address = "127.0.0.1:50051", backbone = "image/classification/efficientnet-lite0", path = "image.png"] =
+  process.argv.slice(2);
+void main(address, backbone, path);
