@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import grpc
 import pytest
 import torch
 from torch import Tensor, nn
 
-from midrib.registry import Registry, TensorInput
+from midrib.registry import ImageInput, Registry, TensorInput, TextInput
 from midrib.server.testing import RunningServer, serving
 from midrib.v1 import backbone_pb2_grpc, embedding_pb2_grpc
 
@@ -44,6 +44,45 @@ def load_linear(num_features: int = 3, seed: int = 0, checkpoint: str = "") -> t
     return nn.Linear(2, num_features), num_features
 
 
+class Picture(nn.Module):
+    """The mean of each channel."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return pixels.mean(dim=(2, 3))
+
+
+class Tokens(NamedTuple):
+    ids: list[int]
+    truncated: bool
+
+
+class Words(nn.Module):
+    """The mean of the words' vectors; a word is the sum of its bytes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table = nn.Embedding(100, 4)
+
+    def tokenizer(self, texts: Sequence[str]) -> list[Tokens]:
+        return [Tokens([1 + sum(word.encode()) % 99 for word in text.split()][:8], False) for text in texts]
+
+    def forward(self, ids: Tensor) -> Tensor:
+        mask = (ids != 0)[..., None].to(self.table.weight.dtype)
+        total: Tensor = (self.table(ids) * mask).sum(1)
+        return total / mask.sum(1).clamp(min=1)
+
+
+@REGISTRY(name="picture", namespace="image/embedding", input=ImageInput(8))
+def load_picture() -> tuple[nn.Module, int]:
+    return Picture(), 3
+
+
+@REGISTRY(name="words", namespace="text/embedding", input=TextInput(8))
+def load_words() -> tuple[nn.Module, int]:
+    return Words(), 4
+
+
 @pytest.fixture()
 def gate() -> Iterator[type[Gate]]:
     """A row of 13s waits in the device until `gate.opened` is set."""
@@ -57,6 +96,13 @@ def gate() -> Iterator[type[Gate]]:
 def server() -> Iterator[RunningServer]:
     """Serves `gate` and `linear`."""
     with serving("gate", "linear", registry=REGISTRY) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def media_server() -> Iterator[RunningServer]:
+    """Serves `picture`, `words` and `linear`, over gRPC and HTTP."""
+    with serving("picture", "words", "linear", registry=REGISTRY) as running:
         yield running
 
 

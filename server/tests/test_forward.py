@@ -86,3 +86,24 @@ def test_a_missing_device_is_said() -> None:
         pytest.skip("this machine has a CUDA device")
     with pytest.raises(ValueError, match="device 'cuda' was asked for, and torch sees no CUDA device"):
         available_devices("cuda")
+
+
+class Small(nn.Module):
+    """Its device holds two rows at once."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        if len(rows) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return rows * 2
+
+
+def test_rows_that_do_not_fit_are_run_in_halves() -> None:
+    """One item too large for the device still gets its rows, in order."""
+    (rows,) = forward(Small(), TensorInput((1,)))([(f32([1], [2], [3], [4]),)])
+    assert rows.tolist() == [[2], [4], [6], [8]]
+
+
+def test_rows_that_do_not_fit_in_halves_either_are_an_error() -> None:
+    """It is tried once, not for ever."""
+    with pytest.raises(torch.OutOfMemoryError, match="out of memory"):
+        forward(Small(), TensorInput((1,)))([(np.ones((5, 1), np.float32),)])

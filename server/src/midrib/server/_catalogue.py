@@ -8,10 +8,12 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 from midrib.registry import AbstractRegistry
 from midrib.server._loading import Loaded, load
-from midrib.server._served import State
+from midrib.server._metrics import Metrics
+from midrib.server._served import ServedBackbone, State
 from midrib.server._settings import BackboneSettings, Settings
 from midrib.wire import BackboneLoadingError, BackboneNotFoundError, UnavailableError
 
@@ -51,6 +53,7 @@ class Catalogue:
         self.slots: dict[str, Slot] = {}
         self.complete = False
         self.closing = asyncio.Event()
+        self.metrics = Metrics(self.served)
         self._on_change = on_change
         self._media_pool = ThreadPoolExecutor(thread_name_prefix="media")
 
@@ -58,6 +61,10 @@ class Catalogue:
     def ready(self) -> bool:
         """Whether all that the settings name has been loaded, and the server is not going away."""
         return self.complete and not self.closing.is_set()
+
+    def served(self) -> list[ServedBackbone]:
+        """The backbones that take items now."""
+        return [slot.loaded.served for slot in self.slots.values() if slot.loaded is not None]
 
     def slot(self, name: str) -> Slot:
         """The slot of `namespace/name`, or of a name that only one served backbone has.
@@ -86,6 +93,7 @@ class Catalogue:
             before = slot.loaded
             try:
                 loaded = await asyncio.to_thread(load, wanted, self.settings, self.registry, self._media_pool)
+                loaded.served.on_batch = partial(self.metrics.observe_batch, loaded.served)
                 await loaded.served.start()
             except Exception as error:
                 if before is None:
@@ -110,7 +118,7 @@ class Catalogue:
     async def close(self, grace_s: float) -> None:
         """Finish what was accepted within the grace, then fail the rest as retriable."""
         self.closing.set()
-        serving = [slot.loaded.served for slot in self.slots.values() if slot.loaded is not None]
+        serving = self.served()
         for slot in self.slots.values():
             self._change(slot, State.DRAINING)
         drains = asyncio.gather(*(served.drain() for served in serving))

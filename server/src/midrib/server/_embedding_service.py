@@ -22,7 +22,7 @@ class EmbeddingService(embedding_pb2_grpc.EmbeddingServiceServicer):
     @unary
     async def Embed(self, request: embedding_pb2.EmbedRequest, context: Context) -> embedding_pb2.EmbedResponse:
         """One batch in, its embedding out; refused at once where there is no room."""
-        embedded = await self._embedder.embed(request, Caller.of_call(context))
+        embedded = await self._embedder.embed(request, Caller.of_call(context, priority=request.priority))
         return embedding_pb2.EmbedResponse(
             embedding=encode_tensor(embedded.features), revision=embedded.by.revision, timing=embedded.timing
         )
@@ -38,7 +38,8 @@ class EmbeddingService(embedding_pb2_grpc.EmbeddingServiceServicer):
         if rows.dtype.kind in "iu":
             raise InputKindError(f"backbone {loaded.served.description.name!r} takes integers: they have no gradient")
         gradient = loaded.intake.gradient(request.grad_embedding, len(rows))
-        outcome = await self._embedder.run(loaded, (rows, gradient), Caller.of_call(context))
+        caller = Caller.of_call(context, priority=embedding_pb2.PRIORITY_TRAINING)
+        outcome = await self._embedder.run(loaded, (rows, gradient), caller)
         return embedding_pb2.BackwardResponse(
             grad_input=encode_tensor(outcome.rows.astype(rows.dtype, copy=False)),
             revision=loaded.served.description.revision,

@@ -48,7 +48,7 @@ class Forward:
         inputs = self._stage([arrays[0] for arrays in batch], slot=0)
         if len(batch[0]) == 1:
             with torch.inference_mode():
-                rows = self._read_back(self._module(inputs), inputs)
+                rows = self._read_back(self._features(inputs), inputs)
         else:
             rows = self._gradient(inputs, self._stage([arrays[1] for arrays in batch], slot=1))
         ends = list(itertools.accumulate(len(arrays[0]) for arrays in batch))
@@ -106,6 +106,17 @@ class Forward:
             self._staging[slot] = flat
         return flat[:needed].view(rows, *shape)
 
+    def _features(self, inputs: Tensor) -> Tensor:
+        """The module's rows; a batch that does not fit into memory is run in two halves, once."""
+        try:
+            return self._module(inputs)  # type: ignore[no-any-return] # a module's call is untyped
+        except (torch.OutOfMemoryError, MemoryError):
+            if len(inputs) < 2:
+                raise
+        # Outside the handler: the traceback would keep the failed attempt's memory alive.
+        torch.cuda.empty_cache()
+        return torch.cat([self._module(half) for half in inputs.chunk(2)])
+
     def _gradient(self, inputs: Tensor, grad_rows: Tensor) -> Array:
         leaf = inputs.clone().requires_grad_()
         with torch.enable_grad():
@@ -148,11 +159,6 @@ def available_devices(device: str) -> list[str]:
     if device.startswith("cuda") and not found:
         raise ValueError(f"device {device!r} was asked for, and torch sees no CUDA device here: use device='cpu'")
     return found if device == "cuda" else [device]
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a forward pass failed for want of memory, on a GPU or on the host."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "not enough memory" in str(error)
 
 
 def example_rows(spec: InputSpec, rows: int) -> Array:

@@ -11,10 +11,15 @@ from google.protobuf.duration_pb2 import Duration
 
 from midrib.server._abort import Context
 from midrib.server._catalogue import Catalogue
-from midrib.server._item import Item, Outcome
+from midrib.server._item import Item, Outcome, Priority
 from midrib.server._loading import Loaded
 from midrib.v1 import embedding_pb2
 from midrib.wire import Array, RevisionMismatchError, code_from_dtype, dtype_from_code
+
+_PRIORITIES: dict[int, Priority] = {
+    embedding_pb2.PRIORITY_TRAINING: Priority.TRAINING,
+    embedding_pb2.PRIORITY_BULK: Priority.BULK,
+}
 
 
 @dataclass(frozen=True)
@@ -24,18 +29,27 @@ class Caller:
     flow: whose items these are; a busy device is shared out between flows.
     deadline: on time.monotonic, after which nobody waits.
     patient: waits for room, as a stream does, rather than be refused.
+    priority: the flow's share of a busy device.
     """
 
     flow: Hashable
     deadline: float | None = None
     patient: bool = False
+    priority: Priority = Priority.INTERACTIVE
 
     @classmethod
-    def of_call(cls, context: Context, *, flow: Hashable = None) -> Caller:
+    def of_call(
+        cls,
+        context: Context,
+        *,
+        flow: Hashable = None,
+        priority: embedding_pb2.Priority = embedding_pb2.PRIORITY_UNSPECIFIED,
+    ) -> Caller:
         """The caller of a gRPC call, with the call's own deadline; a flow of its own, or its connection's."""
         remaining = context.time_remaining()
         deadline = None if remaining is None else time.monotonic() + remaining
-        return cls(flow if flow is not None else context.peer(), deadline)
+        share = _PRIORITIES.get(priority, Priority.INTERACTIVE)
+        return cls(flow if flow is not None else context.peer(), deadline, priority=share)
 
 
 def open_backbone(
@@ -59,7 +73,14 @@ def open_backbone(
 def new_item(loaded: Loaded, arrays: tuple[Array, ...], caller: Caller) -> Item:
     """An item of these arrays, with its caller's deadline."""
     shape, cost = loaded.intake.bucket(arrays[0])
-    return Item(arrays, bucket=(len(arrays), shape), cost=cost, flow=caller.flow, deadline=caller.deadline)
+    return Item(
+        arrays,
+        bucket=(len(arrays), shape),
+        cost=cost,
+        flow=caller.flow,
+        priority=caller.priority,
+        deadline=caller.deadline,
+    )
 
 
 def empty_outcome(loaded: Loaded, arrays: tuple[Array, ...]) -> Outcome:

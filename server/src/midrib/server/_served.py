@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import TypeAlias
 
 from midrib.registry import InputSpec
 from midrib.server._batcher import Batcher, BatchLimits
@@ -17,6 +18,9 @@ from midrib.server._replica import Compute, Replica
 from midrib.wire import Array, InternalError, MidribError, UnavailableError
 
 logger = logging.getLogger(__name__)
+
+# Told of every batch: its items, what came of each, and the seconds that it computed.
+OnBatch: TypeAlias = Callable[[Sequence[Item], Sequence[Outcome | Exception], float], None]
 
 
 class State(Enum):
@@ -83,6 +87,7 @@ class ServedBackbone:
         self.batcher = Batcher(limits)
         self.draining = asyncio.Event()
         self.totals = Totals()
+        self.on_batch: OnBatch = lambda _batch, _outcomes, _compute_s: None
         self._prepares = prepares
         self._feeders: list[asyncio.Task[None]] = []
 
@@ -125,6 +130,7 @@ class ServedBackbone:
             self.totals.add(outcomes, compute_s)
             for item, outcome in zip(batch, outcomes, strict=True):
                 _settle(item, outcome)
+            self.on_batch(batch, outcomes, compute_s)
         replica.close()
         await replica.join()
 

@@ -32,7 +32,6 @@ class StreamSession:
         settings = embedder.catalogue.settings
         self._catalogue = embedder.catalogue
         self._context = context
-        self._caller = Caller.of_call(context, flow=self)
         self._server_bytes = embedder.in_flight
         self._stream_bytes = ByteBudget(settings.max_stream_bytes)
         self._slots = asyncio.Semaphore(settings.max_stream_items)
@@ -71,6 +70,7 @@ class StreamSession:
         if first.WhichOneof("message") != "open":
             raise StreamProtocolError("the first message of a stream must be `open`, then come items")
         self._options = first.open.options
+        self._caller = Caller.of_call(self._context, flow=self, priority=first.open.priority)
         loaded = open_backbone(self._catalogue, first.open)
         described = loaded.served.description
         check_options(self._options, described.num_features)

@@ -1,0 +1,91 @@
+"""What a server tells Prometheus. The names are documented in docs/metrics.md.
+
+Histograms are observed where things happen; what is already counted elsewhere (the queues, the byte budget) is read
+when somebody scrapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from midrib.server._item import Item, Outcome
+from midrib.server._served import ServedBackbone
+
+_SECONDS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
+_SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0)
+
+
+class Metrics:
+    """One server's metrics, in a registry of their own.
+
+    served: asked at a scrape for the backbones that serve then.
+    """
+
+    def __init__(self, served: Callable[[], Iterable[ServedBackbone]]) -> None:
+        self.registry = CollectorRegistry()
+        self.registry.register(_AtScrape(served))
+        self._queue = self._histogram("midrib_queue_seconds", "An item's wait for a device.", _SECONDS)
+        self._compute = self._histogram("midrib_compute_seconds", "A batch on its device.", _SECONDS)
+        self._total = self._histogram("midrib_item_seconds", "An item, from the queue to its rows.", _SECONDS)
+        self._rows = self._histogram("midrib_batch_rows", "Rows of a batch.", _ROWS)
+        self._fill = self._histogram("midrib_batch_fill", "A batch's cost by its budget, 0..1.", _SHARES)
+        self._padding = self._histogram("midrib_batch_padding", "The share of a batch that is padding, 0..1.", _SHARES)
+
+    def observe_batch(
+        self,
+        served: ServedBackbone,
+        batch: Sequence[Item],
+        outcomes: Sequence[Outcome | Exception],
+        compute_s: float,
+    ) -> None:
+        """Note a finished batch."""
+        name = served.description.name
+        cost = sum(item.cost for item in batch)
+        elements = sum(item.arrays[0].size for item in batch)
+        self._rows.labels(name).observe(sum(item.rows for item in batch))
+        self._fill.labels(name).observe(cost / served.batcher.limits.max_cost)
+        self._padding.labels(name).observe(1 - elements / cost if cost else 0.0)
+        self._compute.labels(name).observe(compute_s)
+        queue, total = self._queue.labels(name), self._total.labels(name)
+        for outcome in outcomes:
+            if isinstance(outcome, Outcome):
+                queue.observe(outcome.queue_s)
+                total.observe(outcome.queue_s + outcome.compute_s)
+
+    def _histogram(self, name: str, what: str, buckets: Sequence[float]) -> Histogram:
+        return Histogram(name, what, ["backbone"], buckets=buckets, registry=self.registry)
+
+
+class _AtScrape(Collector):
+    """What is counted elsewhere, read when somebody asks."""
+
+    def __init__(self, served: Callable[[], Iterable[ServedBackbone]]) -> None:
+        self._served = served
+
+    def collect(self) -> Iterable[Metric]:
+        """The families, as prometheus_client wants them."""
+        ready = GaugeMetricFamily("midrib_backbone", "1 for each served revision.", labels=["backbone", "revision"])
+        queued = GaugeMetricFamily("midrib_queue_items", "Items that wait.", labels=["backbone"])
+        cost = GaugeMetricFamily("midrib_queue_cost", "Elements that wait, padding included.", labels=["backbone"])
+        items = CounterMetricFamily("midrib_items", "Items, by what became of them.", labels=["backbone", "outcome"])
+        rows = CounterMetricFamily("midrib_rows", "Rows answered.", labels=["backbone"])
+        for one in self._served():
+            name, counts, totals = one.description.name, one.batcher.counts, one.totals
+            ready.add_metric([name, one.description.revision], 1)
+            queued.add_metric([name], one.batcher.queued_items)
+            cost.add_metric([name], one.batcher.queued_cost)
+            rows.add_metric([name], totals.rows)
+            for outcome in ("accepted", "rejected", "cancelled", "expired"):
+                items.add_metric([name, outcome], getattr(counts, outcome))
+            for outcome in ("answered", "failed"):
+                items.add_metric([name, outcome], getattr(totals, outcome))
+        memory = GaugeMetricFamily("midrib_device_memory_bytes", "Allocated by torch on a GPU.", labels=["device"])
+        for index in range(torch.cuda.device_count()):
+            memory.add_metric([f"cuda:{index}"], torch.cuda.memory_allocated(index))
+        yield from (ready, queued, cost, items, rows, memory)
