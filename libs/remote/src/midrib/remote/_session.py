@@ -18,6 +18,7 @@ from midrib.remote._call import Call, Message, Part, cut
 from midrib.remote._codec import Result
 from midrib.remote._info import BackboneInfo
 from midrib.remote._lane import Lane, pause, retriable
+from midrib.remote._post import finished
 from midrib.remote._rows import Rows
 from midrib.remote._runtime import register, runtime
 from midrib.remote._timing import Totals
@@ -117,13 +118,14 @@ class Session:
         """The same for a caller on an event loop of its own."""
         try:
             async with asyncio.timeout(timeout):
-                features = await asyncio.shield(asyncio.wrap_future(call.future))
+                await finished(call.future)
         except TimeoutError:
             call.leave()
             raise self._late(timeout) from self._failure()
         except BaseException:
             call.leave()
             raise
+        features = call.future.result()
         return features.copy() if call.shared else features
 
     def take(self) -> Message | None:
