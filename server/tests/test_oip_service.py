@@ -86,6 +86,12 @@ def rows(response: oip.ModelInferResponse, dtype: Any = np.float32) -> list[list
     return array.tolist()  # type: ignore[no-any-return] # numpy's list is untyped
 
 
+def reason_of(error: Any) -> str:
+    """The reason that the details carry, as any client may read it."""
+    details = dict(error.trailing_metadata())["grpc-status-details-bin"]
+    return status_to_error(status_pb2.Status.FromString(details)).reason
+
+
 def option(**value: Any) -> oip.InferParameter:
     return oip.InferParameter(**value)
 
@@ -390,8 +396,7 @@ def test_a_bad_request_is_refused_by_the_table(
     """The codes, reasons and details of Midrib's own services."""
     with pytest.raises(grpc.RpcError, match=words) as caught:
         inference.ModelInfer(request_, timeout=10)
-    details = dict(caught.value.trailing_metadata())["grpc-status-details-bin"]
-    assert (caught.value.code(), status_to_error(status_pb2.Status.FromString(details)).reason) == (code, reason)
+    assert (caught.value.code(), reason_of(caught.value)) == (code, reason)
 
 
 def test_the_timeout_parameter_ends_a_request_that_waits(inference: Inference, gate: Any) -> None:
@@ -467,12 +472,12 @@ def test_an_admin_loads_and_unloads(test_registry: Registry) -> None:
 )
 def test_an_admin_names_no_file(test_registry: Registry, parameters: Any, words: str) -> None:
     """The server fetches nothing for a client."""
+    asked = oip.RepositoryModelLoadRequest(model_name="linear", parameters=parameters)
     with (
         serving("gate", registry=test_registry, admin=True) as running,
         grpc.insecure_channel(running.address) as opened,
         pytest.raises(grpc.RpcError, match=words) as caught,
     ):
-        asked = oip.RepositoryModelLoadRequest(model_name="linear", parameters=parameters)
         Inference(opened).RepositoryModelLoad(asked, timeout=10)
     assert caught.value.code() is Code.INVALID_ARGUMENT
 
