@@ -1,0 +1,21 @@
+package midrib
+
+import (
+	"google.golang.org/grpc/encoding"
+	"google.golang.org/protobuf/proto"
+)
+
+// codec writes messages of the current protobuf API: grpc before 1.35 (Debian 12 has 1.33) knows only the former one.
+type codec struct{}
+
+func (codec) Name() string { return "proto" }
+
+func (codec) Marshal(message interface{}) ([]byte, error) {
+	return proto.Marshal(message.(proto.Message))
+}
+
+func (codec) Unmarshal(data []byte, message interface{}) error {
+	return proto.Unmarshal(data, message.(proto.Message))
+}
+
+func init() { encoding.RegisterCodec(codec{}) }
