@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+
 from midrib.backbones import Backbone, MediaError, load_backbone
 from midrib.backbones._audio import prepare_audio, resample
 from midrib.backbones._nets.mel import mel_filters

@@ -8,10 +8,11 @@ import urllib.request
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from midrib.backbones import BACKBONES
 from midrib.backbones.testing import NetworkError, assert_conforms, no_network
 from midrib.registry import TensorInput
-from torch import Tensor, nn
 
 # What an entry needs to load here, offline; small images, where the size is free, so that the largest take a second.
 ARGUMENTS: dict[str, dict[str, object]] = {

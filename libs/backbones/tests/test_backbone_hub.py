@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from midrib.backbones import BACKBONES, Backbone, WeightsError, load_backbone
 from midrib.backbones.testing import assert_conforms, no_network
 

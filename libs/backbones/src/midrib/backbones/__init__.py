@@ -7,5 +7,15 @@ package imports neither torch nor Pillow; loading a backbone does.
 from midrib.backbones._backbone import Backbone, load_backbone
 from midrib.backbones._catalogue import BACKBONES
 from midrib.backbones._errors import InputKindError, MediaError, WeightsError
+from midrib.backbones._tokens import Tokenizer, Tokens
 
-__all__ = ["BACKBONES", "Backbone", "InputKindError", "MediaError", "WeightsError", "load_backbone"]
+__all__ = [
+    "BACKBONES",
+    "Backbone",
+    "InputKindError",
+    "MediaError",
+    "Tokenizer",
+    "Tokens",
+    "WeightsError",
+    "load_backbone",
+]

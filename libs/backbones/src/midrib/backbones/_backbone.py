@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from midrib.backbones._images import ImageMedia
+    from midrib.backbones._tokens import Tokenizer
 
 # torch and Pillow are imported where they are used: listing the catalogue needs neither.
 
@@ -55,7 +56,7 @@ class Backbone:
         truncate: cut texts at input.max_tokens; if False, a longer one is a MediaError.
         Raises MediaError (with the item's index) for an unusable text, InputKindError if this takes no text.
         """
-        from midrib.backbones._texts import Tokenizer, prepare_texts
+        from midrib.backbones._texts import prepare_texts
 
         spec = self._spec(TextInput)
         tokenizer: Tokenizer | None = getattr(self.module, "tokenizer", None)

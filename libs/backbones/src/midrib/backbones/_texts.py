@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from midrib.backbones._errors import MediaError
+from midrib.backbones._tokens import Tokenizer, Tokens
 
 if TYPE_CHECKING:
     import tokenizers
-
-
-class Tokens(NamedTuple):
-    """One text as ids, special tokens included; truncated says whether something was cut off."""
-
-    ids: list[int]
-    truncated: bool
-
-
-class Tokenizer(Protocol):
-    """What a text backbone's module carries as `tokenizer`: no id it returns is 0, for 0 is the padding."""
-
-    def __call__(self, texts: Sequence[str], /) -> list[Tokens]:
-        """Turn each text into at most the backbone's max_tokens ids."""
-        ...
 
 
 class FastTokenizer:

@@ -1,15 +1,14 @@
 """torchvision on a machine whose torch is not the one that it was built for.
 
-The package index carries torchvision as a CUDA build only. Beside a CPU torch its compiled operators do not load, and the
-import fails where its Python code attaches to the first of them, though no image classifier uses any. Declaring the
-operators' schemas lets the genuine Python code in; to call one of them still fails, and says so.
+The package index carries torchvision as a CUDA build only. Beside a CPU torch its compiled operators do not load, and
+the import fails where its Python code attaches to the first of them, though no image classifier uses any. Declaring
+the operators' schemas lets the genuine Python code in; to call one of them still fails, and says so.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
-from types import ModuleType
 from typing import Any
 
 _FAILURE = "operator torchvision::nms does not exist"
@@ -19,7 +18,7 @@ _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 def import_torchvision() -> Any:
     """Import torchvision, past the failure above and no other.
 
-    timm, open_clip and transformers' image code import it too: call this before them.
+    timm, open_clip and transformers' image code import it too.
     """
     try:
         return importlib.import_module("torchvision")
@@ -34,8 +33,13 @@ def import_torchvision() -> Any:
     return importlib.import_module("torchvision")
 
 
+def import_timm() -> Any:
+    """Import timm, which imports torchvision at once."""
+    import_torchvision()
+    return importlib.import_module("timm")
+
+
 def _forget(package: str) -> None:
     """Drop what a failed import left half made."""
     for name in [name for name in sys.modules if name == package or name.startswith(f"{package}.")]:
-        module: ModuleType = sys.modules.pop(name)
-        del module
+        del sys.modules[name]

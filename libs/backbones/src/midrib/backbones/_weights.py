@@ -10,7 +10,7 @@ import importlib.util
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from midrib.backbones._errors import WeightsError
 
@@ -53,7 +53,7 @@ def package_folder(package: str, distribution: str) -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
-def read_state(path: str | Path) -> dict[str, Tensor]:
+def read_state(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint: safetensors, or what torch.save wrote, tensors and plain containers only.
 
     Raises WeightsError if there is no such file or it holds anything else, such as code.
@@ -83,7 +83,9 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -
     differences = {
         "lack": sorted(own.keys() - state.keys()),
         "have besides": sorted(state.keys() - own.keys()),
-        "have in another shape": sorted(name for name in own.keys() & state.keys() if own[name].shape != state[name].shape),
+        "have in another shape": sorted(
+            name for name in own.keys() & state.keys() if own[name].shape != state[name].shape
+        ),
     }
     if any(differences.values()):
         found = "; ".join(f"{what} {_first(names)}" for what, names in differences.items() if names)

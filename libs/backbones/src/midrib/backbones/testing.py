@@ -1,9 +1,9 @@
 """What a backbone owes its users, as one call for the tests of those who write one.
 
-    from midrib.backbones.testing import assert_conforms
+from midrib.backbones.testing import assert_conforms
 
-    def test_my_backbone() -> None:
-        assert_conforms(load_my_backbone, input=ImageInput(224), pretrained=False)
+def test_my_backbone() -> None:
+    assert_conforms(load_my_backbone, input=ImageInput(224), pretrained=False)
 """
 
 from __future__ import annotations

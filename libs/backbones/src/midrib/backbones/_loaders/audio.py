@@ -18,9 +18,7 @@ _VOICE_WEIGHTS = PackagedFile(
 )
 
 
-def load_resemblyzer(
-    *, pretrained: bool = True, checkpoint: str | Path | None = None
-) -> tuple[nn.Module, int]:
+def load_resemblyzer(*, pretrained: bool = True, checkpoint: str | Path | None = None) -> tuple[nn.Module, int]:
     """Resemblyzer's speaker encoder: samples at 16 kHz to a voice's vector [rows, 256] of length 1.
 
     pretrained: load the weights that package Resemblyzer carries (only its file is used: install it with --no-deps);

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from midrib.backbones._errors import WeightsError
-from midrib.backbones._torchvision import import_torchvision
+from midrib.backbones._torchvision import import_timm, import_torchvision
 from midrib.backbones._weights import load_strictly, read_state
 from midrib.registry import ImageInput
 
@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 
 def timm_names() -> list[str]:
     """Return every timm model, and every set of pretrained weights, by timm's own name."""
-    import_torchvision()
-    import timm
-
+    timm = import_timm()
     return sorted({*timm.list_models(), *timm.list_pretrained()})
 
 
@@ -42,7 +40,8 @@ def load_timm(
     module = _created(name, pretrained, checkpoint, options | overlay)
     module.input = _timm_input(module, options.get("img_size"))
     module.settings = {"timm": name, **{key: str(value) for key, value in options.items()}}
-    return module, int(options["num_classes"] or module.num_features)
+    # Some families keep a layer between their pooling and their classifier, and so answer wider than they pool.
+    return module, int(options["num_classes"] or getattr(module, "head_hidden_size", None) or module.num_features)
 
 
 class TimmPreset(NamedTuple):
@@ -76,9 +75,7 @@ def load_timm_preset(
 
 
 def _created(name: str, pretrained: bool, checkpoint: str | Path | None, options: dict[str, Any]) -> Any:
-    import_torchvision()
-    import timm
-
+    timm = import_timm()
     try:
         return timm.create_model(name, pretrained=pretrained or checkpoint is not None, **options)
     except Exception as error:
@@ -89,9 +86,7 @@ def _created(name: str, pretrained: bool, checkpoint: str | Path | None, options
 
 
 def _timm_input(module: Any, size: int | None) -> ImageInput:
-    import timm
-
-    config = timm.data.resolve_data_config({}, model=module)
+    config = import_timm().data.resolve_data_config({}, model=module)
     mean, std = tuple(config["mean"]), tuple(config["std"])
     return ImageInput(size or config["input_size"][-1], mean, std, config["interpolation"], config["crop_pct"])
 
@@ -158,7 +153,9 @@ def _drop_classifier(model: nn.Module) -> int:
     """Replace the last linear layer, whose place differs by family, with nothing; return the width before it."""
     from torch import nn
 
-    path, last = [(path, layer) for path, layer in model.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)][-1]
+    path, last = [(path, layer) for path, layer in model.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)][
+        -1
+    ]
     parent, _, own = path.rpartition(".")
     setattr(model.get_submodule(parent), own, nn.Identity())
     return int(last.in_features if isinstance(last, nn.Linear) else last.in_channels)

@@ -42,6 +42,7 @@ def load_all_minilm_l6_v2(*, pretrained: bool = True) -> tuple[nn.Module, int]:
     tokenizer = FastTokenizer(Tokenizer.from_file(str(_MINILM_TOKENIZER.locate())), max_tokens=256)
     return TextEncoder(encoder, tokenizer, max_tokens=256, pooling="mean", normalize=True), 384
 
+
 _WORDLLAMA = "wordllama", "wordllama"
 _WORDLLAMA_WEIGHTS = PackagedFile(
     *_WORDLLAMA,

@@ -36,7 +36,7 @@ def load_transformers(
     """An encoder of text (BERT, RoBERTa, T5, …) or of sound (wav2vec 2.0, HuBERT, WavLM, Whisper): [rows, width].
 
     name: on the hub, such as "bert-base-uncased".  pretrained: fetch its weights; if False, random ones in the shape
-    that checkpoint, or the hub's cache, describes.  checkpoint: a folder in the library's format, used instead of the hub.
+    that checkpoint, or the hub's cache, describes.  checkpoint: a folder in the library's format, instead of the hub.
     pooling ("mean", "cls" or "max"), normalize and prompt (put before each text) are for text alone.
     Raises WeightsError if the files cannot be had, or lack a weight.
     """
@@ -46,7 +46,7 @@ def load_transformers(
     offline = not pretrained or checkpoint is not None
     with _explained(name):
         config = transformers.AutoConfig.from_pretrained(where, local_files_only=offline)
-    model = _model(name, where, config) if pretrained else transformers.AutoModel.from_config(config)
+    model = _model(name, where, config) if pretrained else _random(config)
     if hasattr(config, "feat_extract_norm") or config.model_type == "whisper":
         standardize = config.model_type != "whisper" and _standardizes(where, offline)
         return speech_backbone(model, standardize=standardize)
@@ -65,7 +65,8 @@ def speech_backbone(model: Any, *, standardize: bool) -> tuple[nn.Module, int]:
         # Weight normalisation is for training: computed once, the layer can be copied and pickled.
         if parametrize.is_parametrized(layer, "weight"):
             parametrize.remove_parametrizations(layer, "weight")
-            layer._load_state_dict_pre_hooks.clear()  # noqa: SLF001 (left behind; a local function, which no pickle takes)
+            # Left behind, a local function, which no pickle takes.
+            layer._load_state_dict_pre_hooks.clear()  # noqa: SLF001
     module = SpeechEncoder(model, rate=16000, standardize=standardize)
     return module, int(model.config.hidden_size)
 
@@ -89,7 +90,7 @@ def load_speech(
     if pretrained or checkpoint is not None:
         return load_transformers(name, checkpoint=checkpoint)
     config = getattr(transformers, f"{family}Config")(**shape)
-    return speech_backbone(transformers.AutoModel.from_config(config), standardize=True)
+    return speech_backbone(_random(config), standardize=True)
 
 
 def load_sentence_transformers(
@@ -201,12 +202,20 @@ def _model(name: str, where: str, config: Any) -> Any:
     return model
 
 
+def _random(config: Any) -> Any:
+    import transformers
+
+    return transformers.AutoModel.from_config(config)  # type: ignore[no-untyped-call]
+
+
 def _standardizes(where: str, offline: bool) -> bool:
     """Return whether the clips were made mean 0 and variance 1 in training, which the extractor's settings say."""
     import transformers
 
     with _explained(where):
-        extractor = transformers.AutoFeatureExtractor.from_pretrained(where, local_files_only=offline)
+        extractor = transformers.AutoFeatureExtractor.from_pretrained(  # type: ignore[no-untyped-call]
+            where, local_files_only=offline
+        )
     return bool(extractor.do_normalize)
 
 
@@ -217,7 +226,9 @@ def _source(name: str, checkpoint: str | Path | None) -> str:
         return str(checkpoint)
     # The libraries take a name for a folder where there is one, and so would read what the caller did not mean.
     if not _HUB_NAME.fullmatch(name) or Path(name).exists():
-        raise ValueError(f"got {name!r}, expected a name on the hub, such as owner/model: for a folder pass checkpoint=")
+        raise ValueError(
+            f"got {name!r}, expected a name on the hub, such as owner/model: for a folder pass checkpoint="
+        )
     return name
 
 

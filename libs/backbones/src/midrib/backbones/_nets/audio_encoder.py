@@ -1,7 +1,7 @@
 """Networks over sound, one row of features a clip.
 
-All take samples [rows, samples], floating in -1..1, zeros after the end of a clip. The zeros are not heard: clips of one
-length run together, each at its own length, so that a clip's features do not depend on its neighbours.
+All take samples [rows, samples], floating in -1..1, zeros after the end of a clip. The zeros are not heard: clips of
+one length run together, each at its own length, so that a clip's features do not depend on its neighbours.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class WhisperFeatures(_ClipNetwork):
         self.filters: Tensor
 
     def _features(self, clips: Tensor) -> Tensor:
-        windows = [self._frames(window) for window in clips.split(self._WINDOW, dim=1)]
+        windows = [self._frames(window) for window in torch.split(clips, self._WINDOW, dim=1)]
         return torch.cat(windows, 1).mean(1)
 
     def _frames(self, clips: Tensor) -> Tensor:
@@ -111,8 +111,9 @@ class WhisperFeatures(_ClipNetwork):
 class VoiceEncoder(_ClipNetwork):
     """Who speaks: [rows, samples] at 16 kHz to [rows, 256] of length 1, averaged over partial utterances of 1.6 s.
 
-    The names are those of Resemblyzer's checkpoint, and so is all but its removal of silences, which needs a detector of
-    speech: cut long silences out before. Source: Wan et al. 2018, "Generalized end-to-end loss for speaker verification".
+    All is as in Resemblyzer, the names of its checkpoint too, but for its removal of silences, which needs a detector
+    of speech: cut long silences out before.
+    Source: Wan et al. 2018, "Generalized end-to-end loss for speaker verification".
     """
 
     _RATE, _FFT, _HOP = 16000, 400, 160
@@ -137,7 +138,7 @@ class VoiceEncoder(_ClipNetwork):
         partials = torch.stack([mels[:, start : start + self._PARTIAL] for start in starts], 1)
         _, (hidden, _) = self.lstm(partials.flatten(0, 1))
         voices = functional.normalize(functional.relu(self.linear(hidden[-1])))
-        return functional.normalize(voices.unflatten(0, (len(clips), len(starts))).mean(1))
+        return functional.normalize(voices.view(len(clips), len(starts), -1).mean(1))
 
     def _starts(self, samples: int) -> list[int]:
         """Return the first frames of the partial utterances; a last one with too little sound in it is left out."""

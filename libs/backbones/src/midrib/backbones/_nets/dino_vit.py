@@ -45,7 +45,7 @@ class DinoVisionTransformer(nn.Module):
             return self.pos_embed
         first, grid = self.pos_embed[:, :1], self.pos_embed[:, 1:]
         learnt, wanted = math.isqrt(grid.shape[1]), math.isqrt(patches)
-        plane = grid.unflatten(1, (learnt, learnt)).permute(0, 3, 1, 2)
+        plane = grid.transpose(1, 2).reshape(1, -1, learnt, learnt)
         resized = functional.interpolate(plane, size=(wanted, wanted), mode="bicubic")
         return torch.cat([first, resized.flatten(2).transpose(1, 2)], 1)
 

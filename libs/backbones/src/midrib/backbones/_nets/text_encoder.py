@@ -54,7 +54,8 @@ class _TokenNetwork(nn.Module):
             )
         if ids.numel() and (int(ids.min()) < 0 or int(ids.max()) > last):
             raise ValueError(
-                f"got ids from {int(ids.min())} to {int(ids.max())}, expected 0 to {last}: use this backbone's tokenizer"
+                f"got ids from {int(ids.min())} to {int(ids.max())}, expected 0 to {last}: "
+                "use this backbone's tokenizer"
             )
 
 
@@ -100,7 +101,8 @@ class StaticTextEncoder(_TokenNetwork):
 
     def __init__(self, vectors: Tensor, tokenizer: FastTokenizer, *, max_tokens: int, normalize: bool) -> None:
         super().__init__(tokenizer, max_tokens, len(vectors))
-        self.vectors = nn.Embedding.from_pretrained(vectors, freeze=False)
+        self.vectors = nn.Embedding(len(vectors), vectors.shape[1])
+        self.vectors.weight = nn.Parameter(vectors)
         self.normalize = normalize
 
     @property

@@ -1,0 +1,48 @@
+"""What the documents say is what the code does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import midrib.backbones
+from midrib.backbones import BACKBONES
+from midrib.backbones._table import with_table
+
+ROOT = Path(__file__).resolve().parents[3]
+GUIDE = ROOT / "docs/backbones.md"
+README = ROOT / "libs/backbones/README.md"
+
+
+@pytest.mark.parametrize("document", [GUIDE, README], ids=["guide", "readme"])
+def test_every_snippet_runs(document: Path) -> None:
+    """Top to bottom, in one session, as a reader would type them."""
+    snippets = re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL)
+    with BACKBONES.temporary():
+        exec(compile("\n".join(snippets), str(document), "exec"), {"__name__": "guide"})  # (our own text)
+
+
+def test_the_table_is_current() -> None:
+    """Made from the registry: run `python -m midrib.backbones._table docs/backbones.md` after a change."""
+    assert with_table(GUIDE.read_text()) == GUIDE.read_text()
+
+
+def test_the_public_list_is_exactly_this() -> None:
+    """An addition is a decision."""
+    assert sorted(midrib.backbones.__all__) == [
+        "BACKBONES",
+        "Backbone",
+        "InputKindError",
+        "MediaError",
+        "Tokenizer",
+        "Tokens",
+        "WeightsError",
+        "load_backbone",
+    ]
+
+
+def test_the_readme_is_short() -> None:
+    """At most 60 lines."""
+    assert len(README.read_text().splitlines()) <= 60
