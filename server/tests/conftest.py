@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import grpc
@@ -104,6 +109,30 @@ def media_server() -> Iterator[RunningServer]:
     """Serves `picture`, `words` and `linear`, over gRPC and HTTP."""
     with serving("picture", "words", "linear", registry=REGISTRY) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def external_python() -> Callable[[str], Path]:
+    """The Python of a venv with one requirement and what it needs, made once on this machine.
+
+    Skips where nobody asked for it (MIDRIB_EXTERNAL=1), or where the index does not have it.
+    """
+
+    def python(requirement: str) -> Path:
+        if os.environ.get("MIDRIB_EXTERNAL") != "1":
+            pytest.skip(f"makes a venv with {requirement} from the package index: MIDRIB_EXTERNAL=1 runs it")
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "midrib-external"
+        venv = cache / hashlib.sha256(requirement.encode()).hexdigest()[:12]
+        if not (venv / "complete").exists():
+            subprocess.run([sys.executable, "-m", "venv", "--clear", venv], check=True)
+            install = [str(venv / "bin/python"), "-m", "pip", "install", "-q", requirement]
+            installed = subprocess.run(install, check=False, capture_output=True, text=True)
+            if installed.returncode:
+                pytest.skip(f"{requirement} cannot be installed here: {installed.stderr.strip()[-300:]}")
+            (venv / "complete").touch()
+        return venv / "bin/python"
+
+    return python
 
 
 @pytest.fixture(scope="session")
