@@ -36,12 +36,14 @@ class Embedder:
     def __init__(self, catalogue: Catalogue) -> None:
         self.catalogue = catalogue
         self.in_flight = ByteBudget(catalogue.settings.max_in_flight_bytes)
+        self.calls = 0
 
     async def embed(self, request: embedding_pb2.EmbedRequest, caller: Caller) -> Embedded:
         """One batch in, its embedding out; refused at once where there is no room, unless its caller is patient.
 
         Raises the errors of the design's table.
         """
+        self.calls += 1
         arrived = time.monotonic()
         loaded = open_backbone(self.catalogue, request)
         described = loaded.served.description

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
+import time
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -35,6 +36,9 @@ _SERVICES = [
 ]
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+# A moment without calls, and how long to wait for it.
+_QUIET_S = 0.1
+_MAX_SETTLING_S = 2.0
 
 
 class Server:
@@ -98,8 +102,21 @@ class Server:
         grace = self.settings.drain_grace_s if grace_s is None else grace_s
         await self._health.set("", _NOT_SERVING)
         await self.catalogue.close(grace)
+        await self._answer_what_has_arrived(min(grace, _MAX_SETTLING_S))
         await self._grpc.stop(grace)
         await self._health.enter_graceful_shutdown()
+
+    async def _answer_what_has_arrived(self, seconds: float) -> None:
+        """Wait until no call has come for a moment.
+
+        gRPC cuts off, as CANCELLED, what it has received and not yet handed over when it is stopped: those callers
+        are still to be told that they may try elsewhere.
+        """
+        end = time.monotonic() + seconds
+        seen = -1
+        while seen != self.embedder.calls and time.monotonic() < end:
+            seen = self.embedder.calls
+            await asyncio.sleep(_QUIET_S)
 
     def _report_health(self, slot: Slot) -> None:
         status = _SERVING if slot.state is State.READY else _NOT_SERVING
