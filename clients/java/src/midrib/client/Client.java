@@ -1,0 +1,87 @@
+package midrib.client;
+
+import io.grpc.ManagedChannel;
+import io.grpc.ManagedChannelBuilder;
+import io.grpc.StatusRuntimeException;
+import java.time.Duration;
+import java.util.Iterator;
+import java.util.concurrent.TimeUnit;
+import java.util.function.Consumer;
+import java.util.function.Supplier;
+import midrib.v1.Backbone;
+import midrib.v1.BackboneServiceGrpc;
+import midrib.v1.BackwardRequest;
+import midrib.v1.BackwardResponse;
+import midrib.v1.EmbedRequest;
+import midrib.v1.EmbedResponse;
+import midrib.v1.EmbeddingServiceGrpc;
+import midrib.v1.GetBackboneRequest;
+import midrib.v1.Input;
+import midrib.v1.Open;
+
+/** Talks to one Midrib server; may be used by many threads. Every method throws {@link MidribException}. */
+public final class Client implements AutoCloseable {
+  private static final int MAX_MESSAGE_BYTES = 64 << 20;
+
+  private final ManagedChannel channel;
+  private final Duration timeout;
+
+  /** A client without TLS of the server at "host:port". */
+  public Client(String address) {
+    this(ManagedChannelBuilder.forTarget(address).usePlaintext(), Duration.ofSeconds(30));
+  }
+
+  /** timeout: of a unary call. */
+  public Client(ManagedChannelBuilder<?> channel, Duration timeout) {
+    this.channel = channel.maxInboundMessageSize(MAX_MESSAGE_BYTES).build();
+    this.timeout = timeout;
+  }
+
+  /** What the server says of one of its backbones. */
+  public Backbone describe(String name) {
+    GetBackboneRequest request = GetBackboneRequest.newBuilder().setName(name).build();
+    BackboneServiceGrpc.BackboneServiceBlockingStub backbones =
+        BackboneServiceGrpc.newBlockingStub(channel).withDeadlineAfter(timeout.toMillis(), TimeUnit.MILLISECONDS);
+    return call(() -> backbones.getBackbone(request)).getBackbone();
+  }
+
+  /** Embeds one batch. */
+  public EmbedResponse embed(EmbedRequest request) {
+    return call(() -> embeddings().embed(request));
+  }
+
+  /** The gradient of an input, given the gradient of its embedding. */
+  public BackwardResponse backward(BackwardRequest request) {
+    return call(() -> embeddings().backward(request));
+  }
+
+  /**
+   * Embeds inputs, which are taken only as fast as the server reads them, and gives every result to onResult, as they
+   * are ready and not in order. Both are called on gRPC's threads; what they throw ends the stream and comes out here.
+   * A server that drains answers what it has read, and then this throws UNAVAILABLE: send the rest again.
+   */
+  public void embedStream(Open open, Iterator<Input> inputs, Consumer<StreamResult> onResult)
+      throws InterruptedException {
+    EmbedCall call = new EmbedCall(open, inputs, onResult);
+    EmbeddingServiceGrpc.newStub(channel).embedStream(call);
+    call.await();
+  }
+
+  @Override
+  public void close() {
+    channel.shutdown();
+  }
+
+  private EmbeddingServiceGrpc.EmbeddingServiceBlockingStub embeddings() {
+    return EmbeddingServiceGrpc.newBlockingStub(channel)
+        .withDeadlineAfter(timeout.toMillis(), TimeUnit.MILLISECONDS);
+  }
+
+  private static <T> T call(Supplier<T> call) {
+    try {
+      return call.get();
+    } catch (StatusRuntimeException error) {
+      throw MidribException.of(error);
+    }
+  }
+}
