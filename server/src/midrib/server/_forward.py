@@ -27,16 +27,20 @@ _TUNING_REPEATS = 3
 class Forward:
     """A backbone on one device, called with the arrays of one batch.
 
-    module: in eval mode; moved to the device and, if floating, to the compute dtype.
+    module: in eval mode; moved to the device and to the compute dtype.
+    strict: every row goes through the module alone and unpadded, so that its bits depend on nothing else.
     """
 
-    def __init__(self, module: nn.Module, spec: InputSpec, *, device: str, dtype: str) -> None:
+    def __init__(
+        self, module: nn.Module, spec: InputSpec, *, device: str, dtype: str = "float32", strict: bool = False
+    ) -> None:
         self.device = torch.device(device)
         self.dtype: torch.dtype = getattr(torch, dtype)
         self._module = module.eval().requires_grad_(requires_grad=False).to(self.device)
         if dtype != "float32":
             self._module = self._module.to(self.dtype)
         self._spec = spec
+        self._strict = strict
         self._takes_integers = _takes_integers(spec)
         self._staging: dict[int, Tensor] = {}
 
@@ -45,6 +49,8 @@ class Forward:
 
         Raises whatever the module raises; nothing of the batch is kept then.
         """
+        if self._strict and len(batch[0]) == 1:
+            return [self._one_by_one(arrays[0]) for arrays in batch]
         inputs = self._stage([arrays[0] for arrays in batch], slot=0)
         if len(batch[0]) == 1:
             with torch.inference_mode():
@@ -84,13 +90,12 @@ class Forward:
         """Fill one reused buffer with the rows of all items, zero-padded to the longest, on the device."""
         rows = sum(map(len, arrays))
         shapes = {array.shape[1:] for array in arrays}
-        shape = shapes.pop() if len(shapes) == 1 else tuple(map(max, zip(*shapes, strict=True)))
-        host = self._buffer(rows, shape, slot=slot)
-        view = host.numpy()
-        if not shapes:
-            np.concatenate(arrays, out=view, casting="unsafe")
+        longest = tuple(map(max, zip(*shapes, strict=True)))
+        host = self._buffer(rows, longest, slot=slot)
+        if len(shapes) == 1:
+            np.concatenate(arrays, out=host.numpy(), casting="unsafe")
         else:
-            _pad_into(view, arrays)
+            _pad_into(host.numpy(), arrays)
         if host.dtype == self.dtype and self.device.type == "cpu":
             return host
         dtype = None if self._takes_integers and slot == 0 else self.dtype
@@ -116,6 +121,15 @@ class Forward:
         # Outside the handler: the traceback would keep the failed attempt's memory alive.
         torch.cuda.empty_cache()
         return torch.cat([self._module(half) for half in inputs.chunk(2)])
+
+    def _one_by_one(self, rows: Array) -> Array:
+        outputs = []
+        for row in rows:
+            alone = row[: np.flatnonzero(row).max(initial=0) + 1] if isinstance(self._spec, TextInput) else row
+            inputs = self._stage([alone[None]], slot=0)
+            with torch.inference_mode():
+                outputs.append(self._read_back(self._module(inputs), inputs))
+        return np.concatenate(outputs)
 
     def _gradient(self, inputs: Tensor, grad_rows: Tensor) -> Array:
         leaf = inputs.clone().requires_grad_()

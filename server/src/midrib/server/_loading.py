@@ -7,9 +7,11 @@ import os
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
+from torch import nn
 
 from midrib.backbones import Backbone, load_backbone
 from midrib.registry import AbstractRegistry, TextInput
@@ -54,9 +56,15 @@ def load(wanted: BackboneSettings, settings: Settings, registry: AbstractRegistr
     devices = available_devices(wanted.device or settings.device)
     threads = wanted.threads or settings.threads
     golden = _golden(backbone)
+    strict = settings.strict if wanted.strict is None else wanted.strict
     prepares = [
-        _prepare(backbone if index == 0 else copy.deepcopy(backbone), device, dtype, threads, golden)
-        for index, device in enumerate(devices)
+        _prepare(
+            backbone.name,
+            partial(Forward, module, backbone.input, device=device, dtype=dtype, strict=strict),
+            threads,
+            golden,
+        )
+        for device, module in zip(devices, _copies(backbone.module, len(devices)), strict=True)
     ]
     description = Description(
         name=backbone.name,
@@ -78,21 +86,30 @@ def load(wanted: BackboneSettings, settings: Settings, registry: AbstractRegistr
     return Loaded(ServedBackbone(description, prepares, limits), intake)
 
 
+def _copies(module: nn.Module, count: int) -> list[nn.Module]:
+    return [module, *(copy.deepcopy(module) for _ in range(count - 1))]
+
+
 def _prepare(
-    backbone: Backbone, device: str, dtype: str, threads: int | None, golden: tuple[Array, Array]
+    name: str, build: Callable[[], Forward], threads: int | None, golden: tuple[Array, Array]
 ) -> Callable[[], Compute]:
+    """What a replica's thread does first: place, choose the thread count, warm, prove."""
+
     def prepare() -> Compute:
-        forward = Forward(backbone.module, backbone.input, device=device, dtype=dtype)
-        if threads is not None:
-            torch.set_num_threads(threads)
+        forward = build()
+        if threads is None:
+            forward.tune_threads(_TUNING_ROWS, _thread_counts())
         else:
-            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-            candidates = [count for count in (1, 2, 4, 8, 16, 32) if count < cores]
-            forward.tune_threads(_TUNING_ROWS, [*candidates, cores])
-        _check_parity(backbone.name, forward, golden, dtype)
+            torch.set_num_threads(threads)
+        _check_parity(name, forward, golden)
         return forward
 
     return prepare
+
+
+def _thread_counts() -> list[int]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return [*(count for count in (1, 2, 4, 8, 16, 32) if count < cores), cores]
 
 
 def _golden(backbone: Backbone) -> tuple[Array, Array]:
@@ -103,7 +120,8 @@ def _golden(backbone: Backbone) -> tuple[Array, Array]:
     return rows, torch.cat(outputs).double().numpy()
 
 
-def _check_parity(name: str, forward: Forward, golden: tuple[Array, Array], dtype: str) -> None:
+def _check_parity(name: str, forward: Forward, golden: tuple[Array, Array]) -> None:
+    dtype = str(forward.dtype).removeprefix("torch.")
     rows, expected = golden
     (got,) = forward([(rows,)])
     difference = float(np.abs(got.astype(np.float64) - expected).max()) / max(float(np.abs(expected).max()), 1e-12)

@@ -29,6 +29,7 @@ class BackboneSettings(BaseModel):
     """The loader's arguments."""
     device: str | None = None
     dtype: DType | None = None
+    strict: bool | None = None
     threads: int | None = Field(default=None, ge=1)
 
 
@@ -45,6 +46,8 @@ class Settings(BaseSettings):
     """The address to listen on."""
     port: int = Field(default=50051, ge=0, le=65535)
     """The port to listen on; 0 lets the system choose."""
+    http_port: int | None = Field(default=None, ge=0, le=65535)
+    """The port for HTTP on the same address; no HTTP where absent, 0 lets the system choose."""
     insecure: bool = False
     """Allow an address other than the loopback without TLS or token."""
     admin: bool = False
@@ -53,6 +56,8 @@ class Settings(BaseSettings):
     """"cpu", "cuda" (a replica on every GPU), "cuda:1", or "auto"."""
     dtype: DType = "float32"
     """What the forward pass computes in."""
+    strict: bool = False
+    """Run every row alone, so that its bits never depend on the rows beside it; slower."""
     threads: int | None = Field(default=None, ge=1)
     """Intra-op threads of a CPU replica; measured for each backbone where absent."""
     max_message_bytes: int = Field(default=64 * MEBI, ge=1024)

@@ -1,0 +1,53 @@
+"""A row's embedding does not depend on its neighbours: within a bound, or exactly where the server is strict."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from midrib.backbones import Backbone, load_backbone
+from midrib.server._forward import Forward, example_rows
+from midrib.wire import Array
+
+# Of the largest feature: the same bound as the parity self-test's for float32.
+BOUND = 1e-4
+NAMES = [
+    "template/classification/mlp-128",
+    "template/classification/mlp-128-256",
+    "image/classification/efficientnet-lite0",
+    "text/embedding/all-minilm-l6-v2",
+]
+
+
+@pytest.fixture(params=NAMES)
+def backbone(request: pytest.FixtureRequest) -> Backbone:
+    arguments = {"num_features": 8} if "mlp" in request.param else {}
+    return load_backbone(request.param, **arguments)
+
+
+@pytest.fixture()
+def company(backbone: Backbone) -> list[Array]:
+    """One row, then neighbours that share its batch; a text's are longer, so that it is padded."""
+    rows = example_rows(backbone.input, 4)
+    alone = rows[:1, :5] if backbone.input.tensor.shape == (None,) else rows[:1]
+    return [alone, rows[1:]]
+
+
+def embed(backbone: Backbone, items: list[Array], *, strict: bool) -> Array:
+    """The first item's row."""
+    forward = Forward(backbone.module, backbone.input, device="cpu", strict=strict)
+    return forward([(item,) for item in items])[0]
+
+
+def test_neighbours_change_a_row_within_the_bound(backbone: Backbone, company: list[Array]) -> None:
+    """Kernels may sum in another order for another batch size; no more than that."""
+    alone = embed(backbone, company[:1], strict=False)
+    beside = embed(backbone, company, strict=False)
+    assert np.abs(alone - beside).max() <= BOUND * np.abs(alone).max()
+
+
+def test_strict_makes_it_exact(backbone: Backbone, company: list[Array]) -> None:
+    """Bit for bit, padding and neighbours or not."""
+    alone = embed(backbone, company[:1], strict=True)
+    beside = embed(backbone, company, strict=True)
+    np.testing.assert_array_equal(alone, beside)
