@@ -7,13 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from midrib.registry import Registry
+
 _README = Path(__file__).parent.parent / "README.md"
 
 
 def test_the_readmes_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
     """What the README shows works as it stands; its assertions hold."""
     [example] = re.findall(r"```python\n(.*?)```", _README.read_text(), re.DOTALL)
-    exec(compile(example, str(_README), "exec"), {"__name__": "readme"})  # (our own text)
+    names = {"__name__": "readme"}
+    exec(compile(example, str(_README), "exec"), names)  # (our own text)
+    assert isinstance(names["BACKBONES"], Registry)
     assert capsys.readouterr().out == f"{_README}:6\n"
 
 

@@ -29,9 +29,9 @@ def load() -> tuple[Any, int]:
     return abs, 1
 
 
-def together(work: Callable[[int], None]) -> None:
+def together(work: Callable[[int], None], threads: int = _THREADS) -> None:
     """Run work(0), work(1)… at once, each in its thread; raises the first error of any."""
-    start = threading.Barrier(_THREADS)
+    start = threading.Barrier(threads)
     errors: list[BaseException] = []
 
     def run(number: int) -> None:
@@ -41,10 +41,10 @@ def together(work: Callable[[int], None]) -> None:
         except BaseException as error:  # noqa: BLE001 (told below, in the test's own thread)
             errors.append(error)
 
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(_THREADS)]
-    for thread in threads:
+    running = [threading.Thread(target=run, args=(number,)) for number in range(threads)]
+    for thread in running:
         thread.start()
-    for thread in threads:
+    for thread in running:
         thread.join()
     for error in errors:
         raise error
@@ -89,13 +89,13 @@ def test_a_reader_never_sees_half_an_override() -> None:
 
     def work(number: int) -> None:
         if number == 0:
-            for _ in range(10):  # readers that ask without pause leave a writer few turns
+            for _ in range(10):
                 registry(load, name=YieldingName("x"), aliases="y", override=True)
             written.set()
         while not written.is_set():
             assert list(registry) == ["x"] if number % 2 else registry.get("y") is load
 
-    together(work)
+    together(work, threads=3)  # more, asking without pause, leave the writer few turns
 
 
 def test_registering_and_removing_interleave() -> None:
