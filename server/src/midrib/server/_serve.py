@@ -51,7 +51,8 @@ async def _serve(settings: Settings, voice: _Voice) -> None:
     await server.start()
     try:
         stop = _stop_signal()
-        voice.say("loading", f"listening on {server.address}, loading ...", address=server.address)
+        where = {"address": server.address, "http": server.http_address}
+        voice.say("loading", f"listening on {' and http://'.join(filter(None, where.values()))}, loading ...", **where)
         loading = asyncio.create_task(server.load())
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)

@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import logging
 import time
+from typing import TYPE_CHECKING
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -24,6 +25,9 @@ from midrib.server._oip_service import InferenceService
 from midrib.server._served import State
 from midrib.server._settings import Settings
 from midrib.v1 import backbone_pb2, backbone_pb2_grpc, embedding_pb2, embedding_pb2_grpc
+
+if TYPE_CHECKING:
+    from midrib.server._http_server import HttpServer
 
 logger = logging.getLogger(__name__)
 
@@ -55,12 +59,17 @@ class Server:
         self.catalogue = Catalogue(settings, registry, on_change=self._report_health)
         self.embedder = Embedder(self.catalogue)
         self._grpc: grpc.aio.Server
+        self._http: HttpServer | None = None
 
     @property
     def address(self) -> str:
         """Where clients reach it: "host:port"."""
-        host = self.settings.host
-        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+        return address(self.settings.host, self.port)
+
+    @property
+    def http_address(self) -> str | None:
+        """Where HTTP answers: "host:port"; None where the settings name no port."""
+        return None if self._http is None else address(self.settings.host, self._http.port)
 
     async def start(self) -> None:
         """Listen. Calls answer UNAVAILABLE until `load` is through."""
@@ -87,6 +96,9 @@ class Server:
                 f"cannot listen on {self.address}: is another server there? Choose another --port, or 0 for a free one"
             ) from error
         await self._grpc.start()
+        if self.settings.http_port is not None:
+            self._http = http_server(self.embedder)
+            await self._http.start(self.settings.host, self.settings.http_port)
 
     async def load(self) -> None:
         """Load and warm every backbone of the settings, then say ready; raises what the first failing one raised."""
@@ -103,6 +115,8 @@ class Server:
         await self._health.set("", _NOT_SERVING)
         await self.catalogue.close(grace)
         await self._answer_what_has_arrived(min(grace, _MAX_SETTLING_S))
+        if self._http is not None:
+            await self._http.stop()
         await self._grpc.stop(grace)
         await self._health.enter_graceful_shutdown()
 
@@ -123,3 +137,19 @@ class Server:
         change = asyncio.get_running_loop().create_task(self._health.set(slot.name, status))
         self._health_changes.add(change)
         change.add_done_callback(self._health_changes.discard)
+
+
+def address(host: str, port: int) -> str:
+    """The "host:port" of an address, with brackets around IPv6's."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def http_server(embedder: Embedder) -> HttpServer:
+    """The HTTP side; raises ImportError, with the remedy, where its library is not installed."""
+    try:
+        from midrib.server._http_server import HttpServer
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            "http_port is set, and HTTP needs aiohttp: pip install 'midrib-server[http]', or leave http_port out"
+        ) from error
+    return HttpServer(embedder)

@@ -31,6 +31,8 @@ class BackboneSettings(BaseModel):
     dtype: DType | None = None
     strict: bool | None = None
     threads: int | None = Field(default=None, ge=1)
+    pinned: bool = False
+    """Never unloaded to make room for another."""
 
 
 class Settings(BaseSettings):
@@ -46,6 +48,8 @@ class Settings(BaseSettings):
     """The address to listen on."""
     port: int = Field(default=50051, ge=0, le=65535)
     """The port to listen on; 0 lets the system choose."""
+    http_port: int | None = Field(default=None, ge=0, le=65535)
+    """The port for HTTP on the same address; no HTTP where absent, 0 lets the system choose."""
     http_port: int | None = Field(default=None, ge=0, le=65535)
     """The port for HTTP on the same address; no HTTP where absent, 0 lets the system choose."""
     insecure: bool = False
@@ -74,6 +78,8 @@ class Settings(BaseSettings):
     """Rows x elements (padding included) of one forward pass, and so of one item."""
     max_queue_items: int = Field(default=4096, ge=1)
     """Items that wait for one backbone; the next unary call is refused."""
+    device_memory_bytes: int | None = Field(default=None, ge=1)
+    """Of all weights on one device; idle backbones that are not pinned leave for new ones. Unbounded where absent."""
     drain_grace_s: float = Field(default=30.0, ge=0)
     """How long a SIGTERM lets accepted work finish."""
 

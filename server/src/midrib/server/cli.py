@@ -35,6 +35,9 @@ def serve(  # - a flag is a parameter
     config: Annotated[Optional[Path], typer.Option(help="A TOML file with the same settings.")] = None,  # noqa: UP007
     host: Annotated[Optional[str], typer.Option(help="The address to listen on. [127.0.0.1]")] = None,  # noqa: UP007
     port: Annotated[Optional[int], typer.Option(help="The port; 0 takes a free one. [50051]")] = None,  # noqa: UP007
+    http_port: Annotated[
+        int | None, typer.Option(help="For HTTP; 0 takes a free one. [none]")
+    ] = None,
     device: Annotated[Optional[str], typer.Option(help="cpu, cuda, cuda:1 or auto. [auto]")] = None,  # noqa: UP007
     dtype: Annotated[Optional[str], typer.Option(help="What to compute in. [float32]")] = None,  # noqa: UP007
     threads: Annotated[Optional[int], typer.Option(help="Of a CPU replica. [measured]")] = None,  # noqa: UP007
@@ -55,6 +58,7 @@ def serve(  # - a flag is a parameter
         backbones=[_serve.parse_backbone(text) for text in backbones] if backbones else None,
         host=host,
         port=port,
+        http_port=http_port,
         device=device,
         dtype=dtype,
         threads=threads,
