@@ -121,3 +121,43 @@ def test_a_loading_backbone_asks_to_be_tried_again() -> None:
         assert listed[0].state == backbone_pb2.BACKBONE_STATE_LOADING
         assert caught.value.code() is Code.UNAVAILABLE
         assert loading.result().backbone.state == backbone_pb2.BACKBONE_STATE_READY
+
+
+@pytest.fixture()
+def small(test_registry: Registry) -> Iterator[Any]:
+    """A server with room for the weights of one linear backbone of 3 features (36 bytes), and `gate` without any."""
+    with (
+        serving(registry=test_registry, admin=True, device_memory_bytes=40) as running,
+        grpc.insecure_channel(running.address) as channel,
+    ):
+        yield backbone_pb2_grpc.BackboneServiceStub(channel)
+
+
+def names(stub: Any) -> list[str]:
+    return [one.name for one in stub.ListBackbones(backbone_pb2.ListBackbonesRequest(), timeout=10).backbones]
+
+
+def test_an_idle_backbone_leaves_for_one_that_needs_its_room(small: Any, test_registry: Registry) -> None:
+    """And the answer names it."""
+    with test_registry.temporary():
+        test_registry(load_second, name="second", namespace="test/embedding", input=TensorInput((2,)))
+        small.LoadBackbone(load(), timeout=20)
+        asked = backbone_pb2.LoadBackboneRequest(name="second")
+        planned = small.LoadBackbone(backbone_pb2.LoadBackboneRequest(name="second", dry_run=True), timeout=20)
+        assert (list(planned.unloaded), names(small)) == ([LINEAR], [LINEAR])
+        loaded = small.LoadBackbone(asked, timeout=20)
+        assert (list(loaded.unloaded), names(small)) == ([LINEAR], ["test/embedding/second"])
+
+
+def test_a_pinned_backbone_stays(small: Any, test_registry: Registry) -> None:
+    """What does not fit beside it is refused, and what was there goes on."""
+    with test_registry.temporary():
+        test_registry(load_second, name="second", namespace="test/embedding", input=TensorInput((2,)))
+        small.LoadBackbone(backbone_pb2.LoadBackboneRequest(name="linear", pinned=True), timeout=20)
+        with pytest.raises(grpc.RpcError, match="36 bytes of weights do not fit: the budget is 40") as caught:
+            small.LoadBackbone(backbone_pb2.LoadBackboneRequest(name="second"), timeout=20)
+        assert caught.value.code() is Code.RESOURCE_EXHAUSTED
+
+
+def load_second() -> tuple[nn.Module, int]:
+    return nn.Linear(2, 3), 3

@@ -52,7 +52,8 @@ class BackboneService(backbone_pb2_grpc.BackboneServiceServicer):
         self, request: backbone_pb2.LoadBackboneRequest, context: Context
     ) -> backbone_pb2.LoadBackboneResponse:
         """Load a registered backbone with arguments that its loader declares."""
-        return backbone_pb2.LoadBackboneResponse(backbone=self._message(await self.load(request)))
+        slot, unloaded = await self.load(request)
+        return backbone_pb2.LoadBackboneResponse(backbone=self._message(slot), unloaded=unloaded)
 
     @unary
     async def UnloadBackbone(
@@ -62,13 +63,14 @@ class BackboneService(backbone_pb2_grpc.BackboneServiceServicer):
         await self.unload(request.name)
         return backbone_pb2.UnloadBackboneResponse()
 
-    async def load(self, request: backbone_pb2.LoadBackboneRequest) -> Slot:
-        """What LoadBackbone does, for every protocol."""
+    async def load(self, request: backbone_pb2.LoadBackboneRequest) -> tuple[Slot, list[str]]:
+        """What LoadBackbone does, for every protocol: the slot, and what left to make room."""
         self._require_admin("LoadBackbone")
         name = self._catalogue.canonical_name(request.name)
         arguments = {key: _argument(key, value) for key, value in request.arguments.items()}
         self._check_declared(name, arguments)
-        return await self._catalogue.load(BackboneSettings(name=name, arguments=arguments))
+        wanted = BackboneSettings(name=name, arguments=arguments, pinned=request.pinned)
+        return await (self._catalogue.plan if request.dry_run else self._catalogue.load)(wanted)
 
     async def unload(self, name: str) -> None:
         """What UnloadBackbone does, for every protocol."""

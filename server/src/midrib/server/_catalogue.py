@@ -7,10 +7,11 @@ import difflib
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 from midrib.registry import AbstractRegistry
+from midrib.server._budget import Resident, leaving
 from midrib.server._loading import Loaded, load
 from midrib.server._metrics import Metrics
 from midrib.server._served import ServedBackbone, State
@@ -28,7 +29,6 @@ class Slot:
     state: State = State.LOADING
     loaded: Loaded | None = None
     error: str = ""
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def ready(self) -> Loaded:
         """The loaded backbone; raises BackboneLoadingError or UnavailableError where there is none."""
@@ -36,6 +36,8 @@ class Slot:
             return self.loaded
         if self.state is State.FAILED:
             raise UnavailableError(f"backbone {self.name!r} failed to load: {self.error}")
+        if self.state is State.DRAINING:
+            raise UnavailableError(f"backbone {self.name!r} is being unloaded: try another server")
         raise BackboneLoadingError(f"backbone {self.name!r} is loading: try again shortly", retry_after=1.0)
 
 
@@ -55,6 +57,8 @@ class Catalogue:
         self.closing = asyncio.Event()
         self.metrics = Metrics(self.served)
         self._on_change = on_change
+        # One at a time: two that fit by themselves may not fit together.
+        self._loading = asyncio.Lock()
         self._media_pool = ThreadPoolExecutor(thread_name_prefix="media")
 
     @property
@@ -82,18 +86,22 @@ class Catalogue:
         hint = f"did you mean {' or '.join(sorted(near))}?" if near else f"served here: {served}"
         raise BackboneNotFoundError(f"no backbone {name!r} is served here; {hint}")
 
-    async def load(self, wanted: BackboneSettings) -> Slot:
+    async def load(self, wanted: BackboneSettings) -> tuple[Slot, list[str]]:
         """Load, warm and start serving; an older revision of the same name serves until then, then drains.
 
-        Raises what loading raised; a name that was serving goes on with what it had.
+        Returns the slot, and the names of the idle backbones that left to make room.
+        Raises what loading raised, LimitExceededError where it does not fit; a name that was serving goes on with
+        what it had.
         """
         name = self.canonical_name(wanted.name)
         slot = self.slots.setdefault(name, Slot(name))
-        async with slot.lock:
+        async with self._loading:
             before = slot.loaded
             try:
-                loaded = await asyncio.to_thread(load, wanted, self.settings, self.registry, self._media_pool)
-                loaded.served.on_batch = partial(self.metrics.observe_batch, loaded.served)
+                loaded = await self._load(wanted)
+                leavers = self._leavers(loaded)
+                for leaver in leavers:
+                    await self.unload(leaver)
                 await loaded.served.start()
             except Exception as error:
                 if before is None:
@@ -103,17 +111,42 @@ class Catalogue:
             self._change(slot, State.READY)
         if before is not None:
             await before.served.drain()
-        return slot
+        return slot, leavers
+
+    async def plan(self, wanted: BackboneSettings) -> tuple[Slot, list[str]]:
+        """What `load` would come to, with nothing loaded in the end; raises what it would raise."""
+        loaded = await self._load(wanted)
+        return Slot(loaded.served.description.name, loaded=loaded), self._leavers(loaded)
 
     async def unload(self, name: str) -> None:
         """Stop serving a name, once what it accepted is finished."""
         slot = self.slot(name)
-        async with slot.lock:
-            loaded, slot.loaded = slot.loaded, None
-            self._change(slot, State.DRAINING)
-            if loaded is not None:
-                await loaded.served.drain()
+        loaded, slot.loaded = slot.loaded, None
+        self._change(slot, State.DRAINING)
+        if loaded is not None:
+            await loaded.served.drain()
+        if slot.loaded is None:
             self.slots.pop(slot.name, None)
+
+    async def _load(self, wanted: BackboneSettings) -> Loaded:
+        loaded = await asyncio.to_thread(load, wanted, self.settings, self.registry, self._media_pool)
+        loaded.served.on_batch = partial(self.metrics.observe_batch, loaded.served)
+        return loaded
+
+    def _leavers(self, loaded: Loaded) -> list[str]:
+        if self.settings.device_memory_bytes is None:
+            return []
+        residents = [
+            Resident(
+                slot.name,
+                slot.loaded.weight_bytes,
+                slot.loaded.served.totals.last,
+                movable=slot.loaded.served.idle and not slot.loaded.pinned,
+            )
+            for slot in self.slots.values()
+            if slot.loaded is not None and slot.name != loaded.served.description.name
+        ]
+        return leaving(residents, loaded.weight_bytes, self.settings.device_memory_bytes)
 
     async def close(self, grace_s: float) -> None:
         """Finish what was accepted within the grace, then fail the rest as retriable."""

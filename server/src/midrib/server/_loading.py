@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import os
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -40,10 +41,15 @@ class ParityError(MidribError, RuntimeError):
 
 @dataclass(frozen=True)
 class Loaded:
-    """A backbone ready to take items."""
+    """A backbone ready to take items.
+
+    weight_bytes: of its parameters and buffers, on each of its devices.  pinned: never leaves to make room.
+    """
 
     served: ServedBackbone
     intake: Intake
+    weight_bytes: int
+    pinned: bool
 
 
 def load(wanted: BackboneSettings, settings: Settings, registry: AbstractRegistry, pool: Executor) -> Loaded:
@@ -83,7 +89,14 @@ def load(wanted: BackboneSettings, settings: Settings, registry: AbstractRegistr
         max_queue_cost=4 * settings.max_batch_elements,
     )
     intake = Intake(backbone, max_rows, settings.max_batch_elements, pool)
-    return Loaded(ServedBackbone(description, prepares, limits), intake)
+    served = ServedBackbone(description, prepares, limits)
+    return Loaded(served, intake, _weight_bytes(backbone.module, dtype), wanted.pinned)
+
+
+def _weight_bytes(module: nn.Module, dtype: str) -> int:
+    floating = getattr(torch, dtype).itemsize
+    weights = itertools.chain(module.parameters(), module.buffers())
+    return sum(one.numel() * (floating if one.is_floating_point() else one.element_size()) for one in weights)
 
 
 def _copies(module: nn.Module, count: int) -> list[nn.Module]:

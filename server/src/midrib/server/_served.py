@@ -91,6 +91,12 @@ class ServedBackbone:
         self._prepares = prepares
         self._feeders: list[asyncio.Task[None]] = []
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing that was accepted still waits or computes."""
+        counts, totals = self.batcher.counts, self.totals
+        return counts.accepted == totals.answered + totals.failed + counts.cancelled + counts.expired
+
     async def start(self) -> None:
         """Start and warm every replica; raises what the first failing one raised."""
         replicas = [self._replica(index) for index in range(len(self._prepares))]
