@@ -13,7 +13,15 @@ from torch import nn
 from midrib.registry import Registry, TensorInput
 from midrib.remote import Client
 from midrib.server.testing import RunningServer, serving
-from midrib.wire import Array, BackboneNotFoundError, DeadlineExceededError, InvalidInputError, UnavailableError
+from midrib.wire import (
+    Array,
+    BackboneNotFoundError,
+    DeadlineExceededError,
+    InvalidInputError,
+    MidribError,
+    PermissionDeniedError,
+    UnavailableError,
+)
 
 NAME = "test/numbers/mlp"
 WIDTH = 8
@@ -144,6 +152,23 @@ def test_one_input_is_expected(client: Client) -> None:
         client.embed(NAME)
     with pytest.raises(InvalidInputError, match="got x and texts"):
         client.embed(NAME, rows(1), texts=["a"])
+
+
+def test_an_administrator_loads_and_unloads() -> None:
+    """Where the server allows it; the argument's type travels."""
+    name = "template/classification/mlp-128"
+    with serving(admin=True) as server, Client(server.address) as client:
+        info = client.load(name, num_features=5)
+        assert client.embed(name, np.zeros((1, 5), np.float32)).shape == (1, info.num_features)
+        client.unload(name)
+        with pytest.raises(MidribError, match="mlp-128"):
+            client.embed(name, np.zeros((1, 5), np.float32))
+
+
+def test_loading_is_refused_where_it_is_not_allowed(client: Client) -> None:
+    """The server says so, whoever asks."""
+    with pytest.raises(PermissionDeniedError, match="admin"):
+        client.load("template/classification/mlp-128", num_features=5)
 
 
 def test_no_server_is_told_clearly_and_soon() -> None:

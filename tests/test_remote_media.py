@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ import torch
 from PIL import Image
 
 from midrib.backbones import BACKBONES, load_backbone
-from midrib.remote import AsyncClient, Client, RemoteBackbone
+from midrib.remote import AsyncClient, Client, RemoteBackbone, embed_files
 from midrib.server.testing import RunningServer, serving
 from midrib.wire import Array, InputKindError, InvalidInputError
 
@@ -49,7 +51,11 @@ def image_features(pictures: list[Image.Image]) -> Array:
 @pytest.mark.parametrize("form", ["pil", "array", "bytes"])
 def test_images_in_any_form(client: Client, pictures: list[Image.Image], image_features: Array, form: str) -> None:
     """PIL images, uint8 arrays and encoded bytes carry the same pixels."""
-    forms = {"pil": pictures, "array": [np.asarray(p) for p in pictures], "bytes": [_png(p) for p in pictures]}
+    forms: dict[str, Any] = {
+        "pil": pictures,
+        "array": [np.asarray(p) for p in pictures],
+        "bytes": [_png(p) for p in pictures],
+    }
     got = client.embed(IMAGES, images=forms[form])
     np.testing.assert_allclose(got, image_features, atol=1e-4 * np.abs(image_features).max())
 
@@ -105,6 +111,21 @@ def test_image_gradients_equal_the_local_ones(server: RunningServer) -> None:
         assert leaf.grad is not None
         gradients.append(leaf.grad)
     torch.testing.assert_close(*gradients, atol=1e-4 * float(gradients[1].abs().max()), rtol=1e-3)
+
+
+def test_a_folder_of_images_becomes_one_file(
+    server: RunningServer, pictures: list[Image.Image], image_features: Array, tmp_path: Path
+) -> None:
+    """With the broken one aside."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number, picture in enumerate(pictures):
+        picture.save(folder / f"{number}.png")
+    (folder / "broken.png").write_bytes(b"no image")
+    progress = embed_files(server.url(IMAGES), [folder], tmp_path / "out.npy", timeout=60.0)
+    assert (progress.done, progress.bad) == (4, 1)
+    got = np.load(tmp_path / "out.npy")
+    np.testing.assert_allclose(got, image_features, atol=1e-4 * np.abs(image_features).max())
 
 
 def _png(picture: Image.Image) -> bytes:

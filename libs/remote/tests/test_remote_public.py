@@ -14,11 +14,14 @@ def test_the_public_list_is_this() -> None:
         "AsyncClient",
         "BackboneInfo",
         "Client",
+        "Embedder",
+        "Progress",
         "RemoteBackbone",
         "RemoteRegistry",
         "Stall",
         "Verdict",
         "doctor",
+        "embed_files",
         "open_url",
     ]
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from midrib.remote._async_client import AsyncClient
 from midrib.remote._client import Client
 from midrib.remote._doctor import Verdict, doctor
+from midrib.remote._embed_files import Embedder, Progress, embed_files
 from midrib.remote._info import BackboneInfo
 from midrib.remote._registry import RemoteRegistry
 from midrib.remote._timing import Stall
@@ -16,11 +17,14 @@ __all__ = [
     "AsyncClient",
     "BackboneInfo",
     "Client",
+    "Embedder",
+    "Progress",
     "RemoteBackbone",
     "RemoteRegistry",
     "Stall",
     "Verdict",
     "doctor",
+    "embed_files",
     "open_url",
 ]
 

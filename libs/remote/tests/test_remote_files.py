@@ -1,0 +1,163 @@
+"""Files in, one file of features out: resumable, with bad items aside."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pyarrow import parquet  # type: ignore[import-untyped]
+from safetensors import safe_open
+
+from midrib.remote import Progress, embed_files
+from midrib.remote._sources import read_items
+from midrib.wire import Array, InvalidInputError, RevisionMismatchError, UnavailableError
+
+
+class Lengths:
+    """Embeds a text as its length, twice."""
+
+    name = "test/lengths"
+    num_features = 2
+
+    def __init__(self, revision: str = "r1", fail_after: int | None = None) -> None:
+        self.revision = revision
+        self.seen: list[str] = []
+        self._fail_after = fail_after
+
+    def __call__(self, kind: str, values: list[Any]) -> Array:
+        if self._fail_after is not None and len(self.seen) >= self._fail_after:
+            raise UnavailableError("the server is gone")
+        if "bad" in values:
+            raise InvalidInputError("no good text")
+        self.seen.extend(map(str, values))
+        return np.array([[len(str(value))] * 2 for value in values], np.float32)
+
+
+@pytest.fixture()
+def texts(tmp_path: Path) -> Path:
+    path = tmp_path / "texts.txt"
+    path.write_text("\n".join("x" * length for length in range(40)) + "\n")
+    return path
+
+
+def test_parquet_holds_ids_features_and_revision(tmp_path: Path, texts: Path) -> None:
+    """One row an item, in the inputs' order."""
+    out = tmp_path / "out.parquet"
+    assert embed_files(Lengths(), [texts], out, chunk_items=7) == Progress(done=40, bad=0, resumed=0)
+    table = parquet.read_table(out)
+    assert table.column("id").to_pylist() == [f"{texts.as_posix()}:{row}" for row in range(40)]
+    assert table.column("embedding").to_pylist() == [[row, row] for row in range(40)]
+    assert table.schema.metadata[b"midrib.revision"] == b"r1"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.parquet", "texts.txt"]
+
+
+def test_npy_has_its_ids_beside_it(tmp_path: Path, texts: Path) -> None:
+    """The array alone, and JSON with ids and revision."""
+    embed_files(Lengths(), [texts], tmp_path / "out.npy")
+    beside = json.loads((tmp_path / "out.npy.json").read_text())
+    assert np.load(tmp_path / "out.npy")[:, 0].tolist() == list(range(40))
+    assert (beside["revision"], len(beside["ids"])) == ("r1", 40)
+
+
+def test_safetensors_carries_everything(tmp_path: Path, texts: Path) -> None:
+    """Features as a tensor, the rest as metadata."""
+    embed_files(Lengths(), [texts], tmp_path / "out.safetensors")
+    with safe_open(tmp_path / "out.safetensors", "np") as file:
+        assert file.get_tensor("embedding").shape == (40, 2)
+        assert file.metadata()["backbone"] == "test/lengths"
+
+
+def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path, texts: Path) -> None:
+    """Nothing is lost, and what was kept is not embedded again."""
+    out = tmp_path / "out.npy"
+    with pytest.raises(UnavailableError, match="gone"):
+        embed_files(Lengths(fail_after=16), [texts], out, chunk_items=4)
+    assert not out.exists()
+    again = Lengths()
+    progress = embed_files(again, [texts], out, chunk_items=4)
+    assert np.load(out)[:, 0].tolist() == list(range(40))
+    assert progress.resumed > 0
+    assert len(again.seen) == 40 - progress.resumed
+
+
+def test_bad_items_are_kept_aside(tmp_path: Path) -> None:
+    """They end no run, and are listed with their errors."""
+    path = tmp_path / "texts.txt"
+    path.write_text("one\nbad\nthree\n")
+    assert embed_files(Lengths(), [path], tmp_path / "out.npy") == Progress(done=3, bad=1, resumed=0)
+    assert np.load(tmp_path / "out.npy")[:, 0].tolist() == [3, 5]
+    (line,) = (tmp_path / "out.npy.bad.jsonl").read_text().splitlines()
+    assert json.loads(line) == {"id": f"{path.as_posix()}:1", "error": "no good text"}
+
+
+def test_another_revision_does_not_go_on(tmp_path: Path, texts: Path) -> None:
+    """Features of two functions are never put into one file."""
+    with pytest.raises(UnavailableError, match="gone"):
+        embed_files(Lengths("r1", fail_after=8), [texts], tmp_path / "out.npy", chunk_items=4)
+    with pytest.raises(RevisionMismatchError, match="delete the folder to begin again"):
+        embed_files(Lengths("r2"), [texts], tmp_path / "out.npy", chunk_items=4)
+
+
+def test_changed_inputs_do_not_go_on(tmp_path: Path, texts: Path) -> None:
+    """The beginning must be the same items."""
+    with pytest.raises(UnavailableError, match="gone"):
+        embed_files(Lengths(fail_after=8), [texts], tmp_path / "out.npy", chunk_items=4)
+    other = tmp_path / "other.txt"
+    other.write_text(texts.read_text())
+    with pytest.raises(InvalidInputError, match="the inputs changed"):
+        embed_files(Lengths(), [other], tmp_path / "out.npy", chunk_items=4)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        pytest.param("t.csv", "id,text\na,first\nb,second\n", id="csv"),
+        pytest.param("t.jsonl", '{"id": "a", "text": "first"}\n\n{"id": "b", "text": "second"}\n', id="jsonl"),
+    ],
+)
+def test_tables_name_their_rows(tmp_path: Path, name: str, content: str) -> None:
+    """The id column names the items, the text column holds them."""
+    (tmp_path / name).write_text(content)
+    assert [(item.id, item.value) for item in read_items([tmp_path / name])] == [("a", "first"), ("b", "second")]
+
+
+def test_parquet_is_read_as_well_as_written(tmp_path: Path, texts: Path) -> None:
+    """By the column that is asked for."""
+    embed_files(Lengths(), [texts], tmp_path / "out.parquet")
+    items = list(read_items([tmp_path / "out.parquet"], column="id"))
+    assert items[3].value == f"{texts.as_posix()}:3"
+
+
+def test_a_folder_gives_its_images_in_order(tmp_path: Path) -> None:
+    """Of every depth, by path; other files are passed over."""
+    for name in ("b/2.png", "a.JPG", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert [Path(item.id).name for item in read_items([tmp_path])] == ["a.JPG", "2.png"]
+
+
+def test_arrays_give_their_rows(tmp_path: Path) -> None:
+    """A .npy file is the backbone's own input, a row an item."""
+    np.save(tmp_path / "x.npy", np.arange(6.0).reshape(3, 2))
+    assert [item.value.tolist() for item in read_items([tmp_path / "x.npy"])] == [[0, 1], [2, 3], [4, 5]]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("none.txt", "no file or folder"), ("x.doc", "no known kind"), ("x.csv", "no column 'text': it has a, b")],
+)
+def test_unusable_inputs_are_told(tmp_path: Path, name: str, said: str) -> None:
+    """With what would be usable."""
+    (tmp_path / "x.doc").touch()
+    (tmp_path / "x.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(InvalidInputError, match=said):
+        list(read_items([tmp_path / name]))
+
+
+def test_an_unknown_output_is_told_at_once(tmp_path: Path, texts: Path) -> None:
+    """Before anything is embedded."""
+    with pytest.raises(InvalidInputError, match=r"end it in \.parquet, \.npy, \.safetensors"):
+        embed_files(Lengths(), [texts], tmp_path / "out.doc")

@@ -1,0 +1,167 @@
+"""The queue: what joins, what travels alone, what is asked again. No server: the test takes the lane's part."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from midrib.registry import TensorInput
+from midrib.remote._address import endpoint_from
+from midrib.remote._call import Message
+from midrib.remote._codec import Result, Timing
+from midrib.remote._info import BackboneInfo
+from midrib.remote._rows import tensor_rows
+from midrib.remote._session import Session, Wanted
+from midrib.wire import (
+    Array,
+    DeadlineExceededError,
+    InternalError,
+    InvalidInputError,
+    LimitExceededError,
+    MidribError,
+    OverloadedError,
+)
+
+INFO = BackboneInfo(
+    name="a/b",
+    revision="r",
+    num_features=2,
+    input=TensorInput((None,)),
+    state="ready",
+    device="cpu",
+    compute_dtype="float32",
+    license="",
+    max_message_bytes=100_000,
+    max_rows=10,
+)
+
+
+@pytest.fixture()
+def session(monkeypatch: pytest.MonkeyPatch) -> Session:
+    """A session whose lanes never open."""
+    made = Session(endpoint_from("127.0.0.1:9"), Wanted("a/b", "r"), INFO, timeout=30, window=None)
+    monkeypatch.setattr(made, "_wake", lambda: None)
+    monkeypatch.setattr(made, "_wake_soon", lambda: None)
+    return made
+
+
+def rows(count: int, *, start: float = 0.0, width: int = 2) -> Array:
+    return (np.arange(count * width, dtype="f4") + start).reshape(count, width)
+
+
+def taken(session: Session) -> list[int]:
+    """How many parts each message has, until nothing waits."""
+    return [len(message.parts) for message in iter(session.take, None)]
+
+
+def take(session: Session) -> Message:
+    message = session.take()
+    assert message is not None
+    return message
+
+
+def answer(session: Session, outcome: Array | MidribError) -> Message:
+    message = take(session)
+    session.answered(message, Result(1, outcome, Timing()))
+    return message
+
+
+def test_what_waits_travels_together(session: Session) -> None:
+    """Small calls of one shape join into one message, and each gets its own rows."""
+    calls = [session.submit(tensor_rows(rows(1, start=start))) for start in (0, 10, 20)]
+    answer(session, np.array([[0, 1], [2, 3], [4, 5]], "f4"))
+    assert [call.future.result(0).tolist() for call in calls] == [[[0, 1]], [[2, 3]], [[4, 5]]]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "parts"),
+    [
+        pytest.param([rows(6), rows(6, start=1)], [1, 1], id="over-the-servers-rows"),
+        pytest.param([rows(1), rows(1, width=3), rows(1, start=1)], [1, 1, 1], id="another-shape"),
+        pytest.param([rows(1), rows(1).astype("f8")], [1, 1], id="another-type"),
+        pytest.param([rows(4), rows(4, start=1), rows(4, start=2)], [2, 1], id="as-many-as-fit"),
+        pytest.param([rows(25)], [1, 1, 1, 1], id="a-large-call-is-cut"),
+    ],
+)
+def test_what_does_not_fit_travels_apart(session: Session, inputs: list[Array], parts: list[int]) -> None:
+    """Within the server's limits, and only rows of one shape and type."""
+    for x in inputs:
+        session.submit(tensor_rows(x))
+    assert taken(session) == parts
+
+
+def test_after_a_joined_failure_each_goes_alone(session: Session) -> None:
+    """Nobody pays for a neighbour: the error reaches only the call that fails by itself."""
+    good, bad = (session.submit(tensor_rows(rows(1, start=start))) for start in (0, 10))
+    answer(session, InvalidInputError("one of you"))
+    answer(session, np.ones((1, 2), "f4"))
+    answer(session, InvalidInputError("you"))
+    assert good.future.result(0).tolist() == [[1, 1]]
+    with pytest.raises(InvalidInputError, match="^you$"):
+        bad.future.result(0)
+
+
+def test_equal_small_calls_are_asked_once(session: Session) -> None:
+    """While one is in flight; afterwards it is asked anew."""
+    first, second = (session.submit(tensor_rows(rows(1))) for _ in range(2))
+    assert first is second
+    answer(session, np.ones((1, 2), "f4"))
+    assert session.submit(tensor_rows(rows(1))) is not first
+
+
+def test_a_call_that_was_given_up_is_not_sent(session: Session) -> None:
+    """The queue passes over it."""
+    session.submit(tensor_rows(rows(1))).leave()
+    kept = session.submit(tensor_rows(rows(1, start=5)))
+    assert [part.call for part in take(session).parts] == [kept]
+    assert not session.busy()
+
+
+def test_what_a_broken_stream_owed_comes_first(session: Session) -> None:
+    """Unanswered parts are queued again before newer ones."""
+    old = session.submit(tensor_rows(rows(6)))
+    message = take(session)
+    new = session.submit(tensor_rows(rows(6, start=1)))
+    session.unanswered([message])
+    assert [take(session).parts[0].call for _ in range(2)] == [old, new]
+
+
+async def test_an_overloaded_server_is_asked_again(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the time that it named, and not before."""
+    later: list[tuple[float, Callable[..., None], list[object]]] = []
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(loop, "call_later", lambda delay, call, *args: later.append((delay, call, list(args))))
+    call = session.submit(tensor_rows(rows(1)))
+    answer(session, OverloadedError("full", retry_after=2.0))
+    assert session.take() is None
+    ((delay, again, args),) = later
+    assert 2.0 <= delay <= 3.0
+    again(*args)
+    answer(session, np.ones((1, 2), "f4"))
+    assert call.done
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (1,), (0, 2)], ids=str)
+def test_an_answer_of_other_rows_is_a_fault(session: Session, shape: tuple[int, ...]) -> None:
+    """Rows are never guessed to belong to someone."""
+    call = session.submit(tensor_rows(rows(1)))
+    answer(session, np.ones(shape, "f4"))
+    with pytest.raises(InternalError, match="answered 1 rows with shape"):
+        call.future.result(0)
+
+
+def test_a_row_over_the_message_limit_is_refused(session: Session) -> None:
+    """Waiting does not help, and the error names both sizes."""
+    with pytest.raises(LimitExceededError, match="one row takes 400000 bytes"):
+        session.submit(tensor_rows(rows(1, width=100_000)))
+
+
+def test_the_deadline_is_the_callers(session: Session) -> None:
+    """Nothing answers: the wait ends, and the call with it."""
+    call = session.submit(tensor_rows(rows(1)))
+    with pytest.raises(DeadlineExceededError, match=r"no answer within 0\.01 s"):
+        session.wait(call, 0.01)
+    assert call.done
