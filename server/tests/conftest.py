@@ -107,7 +107,7 @@ def server() -> Iterator[RunningServer]:
 @pytest.fixture(scope="session")
 def media_server() -> Iterator[RunningServer]:
     """Serves `picture`, `words` and `linear`, over gRPC and HTTP."""
-    with serving("picture", "words", "linear", registry=REGISTRY) as running:
+    with serving("picture", "words", "linear", registry=REGISTRY, http_port=0) as running:
         yield running
 
 

@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from weakref import WeakKeyDictionary
 
 from aiohttp import web
 
@@ -20,7 +19,7 @@ class Connections:
     def __init__(self, limit_s: float, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._limit_s = limit_s
         self._clock = clock
-        self._silent_since: WeakKeyDictionary[object, float] = WeakKeyDictionary()
+        self._silent_since: dict[object, float] = {}
 
     @contextmanager
     def busy(self, connection: object) -> Iterator[None]:
@@ -32,9 +31,10 @@ class Connections:
             self._silent_since[connection] = self._clock()
 
     def silent(self, connections: Iterable[object]) -> list[object]:
-        """Those that have been silent for too long; one not seen before is silent from now on."""
+        """Those of all connections that have been silent for too long; one not seen before is silent from now on."""
         now = self._clock()
-        return [one for one in connections if now - self._silent_since.setdefault(one, now) > self._limit_s]
+        self._silent_since = {one: self._silent_since.get(one, now) for one in connections}
+        return [one for one, since in self._silent_since.items() if now - since > self._limit_s]
 
     async def close_silent(self, server: web.Server) -> None:
         """Close the silent ones again and again, until cancelled."""

@@ -23,27 +23,25 @@ _MAX_BODY_BYTES = 8 * 2**20
 # HTTP has no deadlines: what takes longer, slow bodies included, is given up.
 _LONGEST_S = 60.0
 _TIMEOUT_HEADER = "X-Request-Timeout"
+# Of a connection before, between and within the heads of its requests.
 _SILENT_S = 75.0
 
 
 class HttpServer:
-    """Answers from the same engine as the gRPC services.
+    """Answers from the same engine as the gRPC services."""
 
-    silent_s: how long a connection may wait for its next request.
-    """
-
-    def __init__(self, embedder: Embedder, *, silent_s: float = _SILENT_S) -> None:
+    def __init__(self, embedder: Embedder) -> None:
         self.port = 0
         self._embedder = embedder
         self._catalogue = embedder.catalogue
-        self._connections = Connections(silent_s)
+        self._connections = Connections(_SILENT_S)
         self._runner: web.AppRunner
         self._janitor: asyncio.Task[None]
 
     async def start(self, host: str, port: int) -> None:
         """Listen; raises ConnectionError where the address cannot be had."""
         app = web.Application(
-            middlewares=[self._while_busy, errors_as_json, _within_time],
+            middlewares=[errors_as_json, self._while_busy, _within_time],
             client_max_size=min(_MAX_BODY_BYTES, self._catalogue.settings.max_message_bytes),
         )
         app.add_routes(

@@ -50,8 +50,6 @@ class Settings(BaseSettings):
     """The port to listen on; 0 lets the system choose."""
     http_port: int | None = Field(default=None, ge=0, le=65535)
     """The port for HTTP on the same address; no HTTP where absent, 0 lets the system choose."""
-    http_port: int | None = Field(default=None, ge=0, le=65535)
-    """The port for HTTP on the same address; no HTTP where absent, 0 lets the system choose."""
     insecure: bool = False
     """Allow an address other than the loopback without TLS or token."""
     admin: bool = False
