@@ -2,6 +2,7 @@
 
     bootstrap.py run ARG...   what ./pants does: makes what is missing, makes the lockfiles, runs Pants
     bootstrap.py export       what .pants.bootstrap does: prints this machine's settings for the shell
+    bootstrap.py python       prints the Python that our code is built and tested with
 
 What differs from machine to machine is handed to Pants through PANTS_* variables, so that pants.toml names no path and
 no host. Everything made lies in the user's cache, under a digest of what it is made from. Only the standard library is
@@ -28,10 +29,10 @@ from typing import NoReturn
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "midrib-build"
 
+OUR_PYTHON = "3.11"  # the oldest that our wheels run on
 PANTS = "2.17.1"  # the newest on PyPI; pants.toml pins the same, so that both routes run one version
 PANTS_PYTHON = "3.9"  # the newest that it runs on
 PEX = "2.1.137"  # the one that it asks for
-PROTOC_PYTHON = "3.11"
 PROTOC = "1.74.0"  # grpcio-tools: gencode 6.31, so the wheels may say protobuf>=6.31
 GOOGLE_PROTOS = "1.70.0"  # googleapis-common-protos: google/rpc/*.proto, of which it holds the Python too
 
@@ -64,10 +65,12 @@ def main(arguments: list[str]) -> None:
     if arguments[:1] == ["export"]:
         settings = {**pip_settings(), **protoc_settings()}
         print("\n".join(f"export {name}={shlex.quote(value)}" for name, value in settings.items()))
+    elif arguments[:1] == ["python"]:
+        print(find_python(OUR_PYTHON))
     elif arguments[:1] == ["run"]:
         run(arguments[1:])
     else:
-        sys.exit(f"bootstrap.py: got {arguments[:1]}, expected 'run' or 'export': call ./pants instead")
+        sys.exit(f"bootstrap.py: got {arguments[:1]}, expected run, export or python: call ./pants instead")
 
 
 def run(arguments: list[str]) -> NoReturn:
@@ -133,7 +136,7 @@ def protoc_settings() -> dict[str, str]:
 
 
 def make_protoc() -> Path:
-    return make_venv("protoc", PROTOC_PYTHON, f"grpcio-tools=={PROTOC}", f"googleapis-common-protos=={GOOGLE_PROTOS}")
+    return make_venv("protoc", OUR_PYTHON, f"grpcio-tools=={PROTOC}", f"googleapis-common-protos=={GOOGLE_PROTOS}")
 
 
 def tool_settings(tool: str, version: str, file: Path) -> dict[str, str]:
