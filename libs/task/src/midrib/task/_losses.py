@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from midrib.task._names import unique_names
@@ -34,8 +35,9 @@ class Losses(nn.Module):
         if not self._functions:
             raise ValueError("this task has loss_fn=None and so cannot train: pass loss_fn=...")
         losses = {name: loss(outputs, targets) for name, loss in self._functions.items()}
-        total = sum(losses.values(), start=next(iter(losses.values())).new_zeros(()))
-        return {"loss": total} if len(losses) == 1 else {"loss": total, **losses}
+        if len(losses) == 1:
+            return {"loss": next(iter(losses.values()))}
+        return {"loss": torch.stack(list(losses.values())).sum(), **losses}
 
 
 def _named(given: LossLike) -> Mapping[str, LossFunction]:

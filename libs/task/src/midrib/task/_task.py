@@ -178,11 +178,8 @@ class Task(HasRegistries, Persistent):
         outputs = self(inputs)
         losses = self.losses(outputs, targets)
         metrics = self.metrics.update(stage, *self.metric_inputs(outputs.detach(), targets))
-        logged = {f"{stage}_{name}": loss.detach() for name, loss in losses.items()}
-        kept: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": len(targets), "prog_bar": True}
-        self.log_dict(logged, sync_dist=True, **kept)
-        if metrics:
-            self.log_dict(metrics, **kept)
+        logged = {f"{stage}_{name}": loss.detach() for name, loss in losses.items()} | metrics
+        self.log_dict(logged, on_step=False, on_epoch=True, batch_size=len(targets), prog_bar=True, sync_dist=True)
         total: Tensor = losses["loss"]
         return total
 
