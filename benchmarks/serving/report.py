@@ -1,0 +1,102 @@
+"""The run's files: results.json with every measurement, results.md with the medians, results.png with a picture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from contenders import CONTENDERS, IN_PROCESS_1, IN_PROCESS_N, Contender
+from picture import draw
+from results import Measurement, Results, median
+from targets import Verdict, verdicts
+from works import WORKS, Setting, Work
+
+_MEBI = 2**20
+
+
+def write(results: Results, folder: Path) -> None:
+    """Write the three files of a run."""
+    judged = verdicts(results)
+    whole = {**results.as_dict(), "verdicts": [asdict(verdict) for verdict in judged]}
+    (folder / "results.json").write_text(json.dumps(whole, indent=1) + "\n")
+    (folder / "results.md").write_text("\n".join([*_document(results, judged), ""]))
+    draw(results, folder / "results.png")
+
+
+def _document(results: Results, judged: Sequence[Verdict]) -> Iterable[str]:
+    yield "# Serving: one run"
+    yield ""
+    yield "Written by `benchmarks/serving/run.py`; every figure is the median of the rounds of this run alone."
+    yield "Headings are rows a request x callers. Rates are rows a second; CPU is that of the server, its children"
+    yield "included, for one request; memory is the sum of its processes' peaks, so pages that they share count twice."
+    yield ""
+    yield from _table(["condition", ""], [[name, str(value)] for name, value in results.conditions.items()])
+    if judged:
+        yield from ("", "## Targets", "")
+        yield from _table(["what", "target", "got", ""], [_judgement(verdict) for verdict in judged])
+    for work in WORKS:
+        if any(one.work == work.name for one in results.measurements):
+            yield from _work(results, work)
+    if results.failures:
+        yield from ("", "## What could not be measured", "")
+        yield from _table(["what", "why"], [[what, why.replace("|", "/")] for what, why in results.failures.items()])
+
+
+def _judgement(verdict: Verdict) -> list[str]:
+    words = {True: "reached", False: "**not reached**", None: ""}
+    return [verdict.what, verdict.bound, verdict.got, words[verdict.reached]]
+
+
+def _work(results: Results, work: Work) -> Iterable[str]:
+    yield from ("", f"## {work.name}: {work.title}", "")
+    head = ["", *(f"{setting}: rows/s, p50 / p99 ms, CPU us" for setting in work.settings), "peak MiB"]
+    if len(work.models) > 1:
+        head.append("bulk rows/s")
+    yield from _table(head, [_row(results, work, one) for one in CONTENDERS if work.name in one.works])
+
+
+def _row(results: Results, work: Work, contender: Contender) -> list[str]:
+    peak = results.peaks.get(work.name, {}).get(contender.server)
+    cells = [_cell(results, work, contender, setting) for setting in work.settings]
+    row = [contender.name, *cells, f"{peak / _MEBI:.0f}" if peak else ""]
+    if len(work.models) > 1:
+        bulk = median(results.of(work.name, contender.name, work.settings[0]), lambda one: one.bulk_rate)
+        row.append(f"{bulk:.1f}" if bulk else "")
+    return row
+
+
+def _cell(results: Results, work: Work, contender: Contender, setting: Setting) -> str:
+    asked = setting
+    if contender.name in (IN_PROCESS_1, IN_PROCESS_N):
+        asked = Setting(setting.rows, 1)
+        if setting != next(other for other in work.settings if other.rows == setting.rows):
+            return ""  # without a server the number of callers means nothing
+    found = results.of(work.name, contender.name, asked)
+    if not found:
+        failed = {
+            f"{work.name}, {contender.name}, {asked}",
+            f"{contender.server}: start",
+            f"{contender.server}: install",
+        }
+        return "failed" if failed & set(results.failures) else ""
+    return " ".join(
+        (
+            f"{_figure(found, 'rate')},",
+            f"{_figure(found, 'p50_ms')} / {_figure(found, 'p99_ms')},",
+            _figure(found, "cpu_us"),
+        )
+    )
+
+
+def _figure(found: Sequence[Measurement], field: str) -> str:
+    value = median(found, lambda one: getattr(one, field))
+    return f"{value:,.0f}" if value is None or value >= 100 else f"{value:.3g}"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterable[str]:
+    yield f"| {' | '.join(head)} |"
+    yield f"|{'---|' * len(head)}"
+    for row in rows:
+        yield f"| {' | '.join(row)} |"

@@ -1,0 +1,146 @@
+"""Measure Midrib's server against its rivals and its limits: `python benchmarks/serving/run.py`.
+
+From a fresh clone, after `build-support/dev`, with `.venv/bin/python`. Makes a virtual environment for each rival in a
+cache folder at the first run. Writes results.json, results.md and results.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import logging
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import uvloop
+from arena import Arena
+from contenders import CONTENDERS
+from limits import measure_memory, measure_start
+from processes import load_average
+from report import write
+from results import Plan, Results
+from rounds import Rounds
+from venvs import RIVALS, InstallError, default_cache, installed_version, prepare
+from works import WORKS
+
+logger = logging.getLogger("benchmark")
+
+_HERE = Path(__file__).parent
+_EXTRA_WORKS = ("start", "memory")
+_RIVALS = tuple(one.name for one in CONTENDERS if one.kind == "rival")
+_BUSY = 1.0
+
+
+def main() -> None:
+    """Parse the command line, prepare, measure, write."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logger.setLevel(logging.INFO)
+    logging.getLogger("stamina").setLevel(logging.ERROR)  # a server that is not up yet is tried again
+    options = _parser().parse_args()
+    results = Results()
+    with tempfile.TemporaryDirectory(prefix="midrib-bench-") as logs:
+        plan = Plan(options.rounds, options.seconds, _pythons(options, results), Path(options.logs or logs))
+        plan.logs.mkdir(parents=True, exist_ok=True)
+        results.conditions = _conditions(plan, options.rivals)
+        if load_average() > _BUSY:
+            logger.warning("the machine is busy (load average %.1f): figures will be low, ratios noisy", load_average())
+        uvloop.run(_measure(plan, options.work, results))
+    results.conditions |= _seen(results)
+    options.out.mkdir(parents=True, exist_ok=True)
+    write(results, options.out)
+    logger.info("written: %s", options.out / "results.md")
+
+
+async def _measure(plan: Plan, names: Sequence[str], results: Results) -> None:
+    works = [work for work in WORKS if work.name in names]
+    for models, group in itertools.groupby(works, key=lambda work: work.models):
+        arena = Arena(plan, models, results)
+        try:
+            await arena.start()
+            for work in group:
+                await Rounds(arena, plan, results).run(work)
+        finally:
+            await asyncio.to_thread(arena.stop)
+    if "memory" in names:
+        await measure_memory(plan, results)
+    if "start" in names:
+        await measure_start(plan, results)
+
+
+def _pythons(options: argparse.Namespace, results: Results) -> dict[str, Path]:
+    """By server, the Python that runs it; rivals in environments of their own are installed first."""
+    own = Path(sys.executable)
+    pythons = {"midrib": own, "echo": own}
+    if "naive" in options.rivals:
+        pythons["naive"] = own
+    for rival in RIVALS:
+        if rival.name not in options.rivals:
+            continue
+        logger.info("%s: %s", rival.name, rival.requirements[0])
+        try:
+            pythons[rival.name] = prepare(rival, options.cache)
+        except InstallError as error:
+            results.failures[f"{rival.name}: install"] = str(error)
+            logger.warning("%s cannot be installed: %s", rival.name, error)
+    return pythons
+
+
+def _conditions(plan: Plan, rivals: Sequence[str]) -> dict[str, object]:
+    own = ("torch", "grpcio", "protobuf", "uvloop", "numpy")
+    return {
+        "machine": f"{os.cpu_count()} cores, {_cpu_model()}, {platform.system()} {platform.release()}",
+        "Python": platform.python_version(),
+        "versions": ", ".join(f"{name} {version(name)}" for name in own),
+        "rivals": ", ".join(
+            f"{one.package} {installed_version(plan.pythons[one.name], one.package)}"
+            for one in RIVALS
+            if one.name in rivals and one.name in plan.pythons
+        ),
+        "rounds": plan.rounds,
+        "seconds a measurement": f"{plan.seconds:g}; by work x {', '.join(f'{w.name} {w.pace:g}' for w in WORKS)}",
+        "threads": "midrib: as it measures for itself; all others: 1 for the MLP, every core for ViT and MiniLM",
+        "load average before": f"{load_average():.2f}",
+    }
+
+
+def _seen(results: Results) -> dict[str, object]:
+    loads = results.loads or [load_average()]
+    return {"load average during": f"{min(loads):.2f} to {max(loads):.2f}"}
+
+
+def _cpu_model() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    every_work = (*(work.name for work in WORKS), *_EXTRA_WORKS)
+    parser.add_argument("--work", type=_names(every_work), default=every_work, help=f"of {','.join(every_work)}")
+    parser.add_argument("--rivals", type=_names(_RIVALS), default=_RIVALS, help=f"of {','.join(_RIVALS)}; '' is none")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=0.7, help="of one measurement, longer where a work is slow")
+    parser.add_argument("--cache", type=Path, default=default_cache(), help="where the rivals' environments are")
+    parser.add_argument("--out", type=Path, default=_HERE, help="where the results go")
+    parser.add_argument("--logs", type=Path, help="keep the servers' output there")
+    return parser
+
+
+def _names(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
+    def parse(text: str) -> tuple[str, ...]:
+        names = tuple(filter(None, text.split(",")))
+        if unknown := set(names) - set(known):
+            raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))}: expected of {', '.join(known)}")
+        return names
+
+    return parse
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""The work: what is asked for, in requests of how many rows, by how many callers at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+KEYS = {
+    "mlp": "benchmark/embedding/mlp",
+    "vit": "benchmark/embedding/vit-tiny",
+    "minilm": "text/embedding/all-minilm-l6-v2",
+}
+FEATURES = {"mlp": 256, "vit": 192, "minilm": 384}
+SHAPES = {"mlp": (784,), "vit": (3, 224, 224)}
+_VARIANTS = 16
+
+SENTENCES = (
+    "The cat sleeps on the warm window sill.",
+    "A train to the coast leaves at noon.",
+    "She planted three apple trees behind the house.",
+    "Interest rates rose for the second time this year.",
+    "The committee postponed its vote until Thursday.",
+    "Rain is expected in the mountains tonight.",
+    "He repaired the old bicycle with borrowed tools.",
+    "The museum opens its new wing in spring.",
+    "Fresh bread tastes best with salted butter.",
+    "Their team lost the final by a single goal.",
+    "The bridge is closed to traffic until further notice.",
+    "An owl called twice from the edge of the forest.",
+    "The recipe needs two eggs and a cup of flour.",
+    "Students filled the hall long before the lecture.",
+    "The satellite sends a picture every ten minutes.",
+    "Nobody answered the telephone at the hotel.",
+)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to ask: concurrency callers, each waiting for its answer of so many rows before it asks again."""
+
+    rows: int
+    concurrency: int
+
+    def __str__(self) -> str:
+        return f"{self.rows} x {self.concurrency}"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one table of the report is about.
+
+    models: what the servers of this work hold; the first is what the settings ask for.
+    pace: how much longer than the command's --seconds one measurement takes, for slow models.
+    """
+
+    name: str
+    title: str
+    models: tuple[str, ...]
+    settings: tuple[Setting, ...]
+    pace: float = 1.0
+
+    @property
+    def model(self) -> str:
+        """The model that the settings ask for."""
+        return self.models[0]
+
+
+WORKS = (
+    Work(
+        "W1",
+        "MLP 784-128-256, one row a request",
+        ("mlp",),
+        tuple(Setting(1, callers) for callers in (1, 16, 64, 256)),
+    ),
+    Work("W2", "MLP 784-128-256, 64 rows a request", ("mlp",), (Setting(64, 8),)),
+    Work(
+        "W3",
+        "ViT-Tiny, 224 x 224 images",
+        ("vit",),
+        (Setting(1, 1), Setting(1, 8), Setting(1, 32), Setting(16, 2)),
+        pace=2.0,
+    ),
+    Work("W4", "MiniLM, short sentences", ("minilm",), (Setting(1, 32), Setting(32, 2)), pace=1.5),
+    Work(
+        "W5",
+        "MLP one row at a time, beside a bulk stream of ViT-Tiny batches of 16",
+        ("mlp", "vit"),
+        (Setting(1, 1),),
+        pace=3.0,
+    ),
+)
+BULK = Setting(16, 2)
+
+
+def payloads(model: str, rows: int) -> list[Any]:
+    """Different requests of so many rows: float32 arrays, or lists of sentences. The same ones every time."""
+    if model == "minilm":
+        starts = range(min(_VARIANTS, len(SENTENCES)))
+        return [[SENTENCES[(start + row) % len(SENTENCES)] for row in range(rows)] for start in starts]
+    source = np.random.default_rng(0)
+    count = max(1, _VARIANTS // rows)
+    return [source.standard_normal((rows, *SHAPES[model]), dtype=np.float32) for _ in range(count)]
+
+
+def row_bytes(model: str) -> tuple[int, int]:
+    """The bytes of one row in, and of one row out."""
+    incoming = max(map(len, SENTENCES)) if model == "minilm" else 4 * int(np.prod(SHAPES[model]))
+    return incoming, 4 * FEATURES[model]
