@@ -1,9 +1,11 @@
 """A client without protos: it asks the server's reflection. It runs `buf curl`.
 
-`python -m clients.generic.conformance BUF ADDRESS RELEASE_DIRECTORY`.
+`python -m clients.generic.conformance ADDRESS RELEASE_DIRECTORY`.
 
 Reads and writes every message's JSON form, so base64 and names of enums take the place of bytes and numbers.
 """
+
+# ruff: noqa: S603 - it runs our own programs
 
 from __future__ import annotations
 
@@ -42,9 +44,7 @@ class Curl:
         """The finished process: answers on stdout, an error on stderr, both as JSON."""
         sent = "\n".join(json.dumps(message) for message in messages)
         command = [*self._command, f"{self._url}/{method}"]
-        return subprocess.run(
-            command, input=sent, capture_output=True, text=True, timeout=60, check=False
-        )  # noqa: S603
+        return subprocess.run(command, input=sent, capture_output=True, text=True, timeout=60, check=False)
 
     def answers(self, method: str, *messages: Any) -> list[Any]:
         """The answers. Raises RuntimeError with what the server said instead."""
@@ -107,5 +107,12 @@ def _hex(answer: dict[str, Any]) -> str:
     return ParseDict(answer, Tensor()).SerializeToString(deterministic=True).hex()
 
 
+def main(address: str, release: str) -> bool:
+    """Every check; whether all passed."""
+    script = Path(__file__).parents[2] / "build-support" / "clients-buf"
+    where = subprocess.run([script, "--where"], capture_output=True, text=True, check=True)
+    return report(checks(Curl(where.stdout.strip(), address), Path(release)))
+
+
 if __name__ == "__main__":
-    sys.exit(not report(checks(Curl(sys.argv[1], sys.argv[2]), Path(sys.argv[3]))))
+    sys.exit(not main(*sys.argv[1:]))

@@ -42,8 +42,9 @@ class Exact(nn.Module):
         flat = rows.flatten(1).to(self.weight.dtype)
         if self.levels is not None:
             flat = (flat * self.levels).round()
-        folded = pad(flat, (0, -flat.shape[1] % NUM_FEATURES)).unflatten(1, (-1, NUM_FEATURES)).sum(1)
-        return folded @ self.weight.T
+        padded = pad(flat, (0, -flat.shape[1] % NUM_FEATURES))
+        sums: Tensor = padded.view(len(padded), -1, NUM_FEATURES).sum(1)
+        return sums @ self.weight.T
 
 
 class Tokens(NamedTuple):
@@ -61,31 +62,33 @@ class Utf8:
         return [Tokens(row[:MAX_TOKENS], len(row) > MAX_TOKENS) for row in rows]
 
 
-@BACKBONES(name="tensor", namespace=NAMESPACE, input=TensorInput((NUM_FEATURES,)), num_features=NUM_FEATURES)
 def load_tensor() -> tuple[nn.Module, int]:
     """Takes rows of four numbers."""
     return Exact(), NUM_FEATURES
 
 
-@BACKBONES(
-    name="image",
-    namespace=NAMESPACE,
-    # Nothing to resize, crop or normalise in an image of this size.
-    input=ImageInput(IMAGE_SIZE, mean=(0, 0, 0), std=(1, 1, 1), interpolation="bilinear", crop=1.0),
-    num_features=NUM_FEATURES,
-)
 def load_image() -> tuple[nn.Module, int]:
     """Takes images of 4 x 4 pixels; adds their levels 0..255."""
     return Exact(levels=255), NUM_FEATURES
 
 
-@BACKBONES(name="text", namespace=NAMESPACE, input=TextInput(MAX_TOKENS), num_features=NUM_FEATURES)
 def load_text() -> tuple[nn.Module, int]:
     """Takes strings; adds their bytes."""
     return Exact(tokenizer=Utf8()), NUM_FEATURES
 
 
-@BACKBONES(name="audio", namespace=NAMESPACE, input=AudioInput(RATE), num_features=NUM_FEATURES)
 def load_audio() -> tuple[nn.Module, int]:
     """Takes clips at 8000 samples a second; adds their samples."""
     return Exact(), NUM_FEATURES
+
+
+# Nothing to resize, crop or normalise in an image of this size.
+_IMAGE = ImageInput(IMAGE_SIZE, mean=(0, 0, 0), std=(1, 1, 1), interpolation="bilinear", crop=1.0)
+
+for _name, _loader, _input in (
+    ("tensor", load_tensor, TensorInput((NUM_FEATURES,))),
+    ("image", load_image, _IMAGE),
+    ("text", load_text, TextInput(MAX_TOKENS)),
+    ("audio", load_audio, AudioInput(RATE)),
+):
+    BACKBONES(_loader, name=_name, namespace=NAMESPACE, input=_input, num_features=NUM_FEATURES)

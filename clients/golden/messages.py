@@ -31,6 +31,8 @@ from midrib.v1.backbone_pb2 import (
     UnloadBackboneResponse,
 )
 from midrib.v1.embedding_pb2 import (
+    PRIORITY_BULK,
+    PRIORITY_TRAINING,
     AudioClips,
     BackwardRequest,
     BackwardResponse,
@@ -49,7 +51,7 @@ from midrib.v1.embedding_pb2 import (
     Texts,
     Timing,
 )
-from midrib.v1.tensor_pb2 import DATA_TYPE_BFLOAT16, DATA_TYPE_FLOAT32, DATA_TYPE_INT64, Tensor
+from midrib.v1.tensor_pb2 import DATA_TYPE_BFLOAT16, DATA_TYPE_FLOAT32, DATA_TYPE_INT64, DATA_TYPE_UNSPECIFIED, Tensor
 
 NAME = "image/classification/Übung-v1"  # a name is UTF-8 on the wire
 REVISION = "0123456789abcdef" * 4
@@ -57,7 +59,8 @@ MAX_UINT64 = 2**64 - 1
 
 ROWS = Tensor(dtype=DATA_TYPE_FLOAT32, shape=[1, 2], data=b"\x00\x00\x80\x3f\x00\x00\x00\xc0")
 OPTIONS = Options(dtype=DATA_TYPE_BFLOAT16, normalize=True, dimensions=64)
-ZERO_OPTIONS = Options(dtype=0, dimensions=0)  # present, though zero: not the same as absent
+ZERO_OPTIONS = Options(dtype=DATA_TYPE_UNSPECIFIED, dimensions=0)  # present, though zero: not the same as absent
+OPEN = Open(backbone=NAME, revision=REVISION, options=OPTIONS, priority=PRIORITY_BULK)
 TIMING = Timing(queue=Duration(nanos=1500), compute=Duration(seconds=1, nanos=1), total=Duration(seconds=2))
 LIMITS = Limits(max_message_bytes=2**26, max_rows=1024, max_stream_items=2**40)
 REFUSED = status_pb2.Status(code=code_pb2.INVALID_ARGUMENT, message="the image is broken: send it again")
@@ -114,8 +117,8 @@ def _about_backbones() -> Iterator[tuple[str, Message]]:
     yield "tensors only", InputSpec(tensor=TensorInput(shape=[784], dtype=DATA_TYPE_FLOAT32))
     yield "get request", GetBackboneRequest(name=NAME)
     yield "get response", GetBackboneResponse(backbone=READY)
-    yield "load request", LoadBackboneRequest(name=NAME, arguments=ARGUMENTS)
-    yield "load response", LoadBackboneResponse(backbone=READY)
+    yield "load request", LoadBackboneRequest(name=NAME, arguments=ARGUMENTS, pinned=True, dry_run=True)
+    yield "load response", LoadBackboneResponse(backbone=READY, unloaded=["a/b/c", "a/b/d"])
     yield "unload request", UnloadBackboneRequest(name=NAME)
     yield "unload response", UnloadBackboneResponse()
 
@@ -128,10 +131,15 @@ def _inputs() -> Iterator[tuple[str, Message]]:
     yield "audio input", Input(audio=AudioClips(clips=[ROWS, ROWS], rate=16000))
 
 
+def _full_request() -> EmbedRequest:
+    tensor = Input(tensor=ROWS)
+    return EmbedRequest(backbone=NAME, revision=REVISION, input=tensor, options=OPTIONS, priority=PRIORITY_TRAINING)
+
+
 def _unary() -> Iterator[tuple[str, Message]]:
     tensor = Input(tensor=ROWS)
     yield "embed request", EmbedRequest(backbone=NAME, input=tensor)
-    yield "embed request with all", EmbedRequest(backbone=NAME, revision=REVISION, input=tensor, options=OPTIONS)
+    yield "embed request with all", _full_request()
     yield "embed request with zeros", EmbedRequest(backbone=NAME, revision="", input=tensor, options=ZERO_OPTIONS)
     yield "embed response", EmbedResponse(embedding=ROWS, revision=REVISION, timing=TIMING)
     yield "backward request", BackwardRequest(backbone=NAME, revision=REVISION, input=ROWS, grad_embedding=ROWS)
@@ -141,7 +149,7 @@ def _unary() -> Iterator[tuple[str, Message]]:
 def _streamed() -> Iterator[tuple[str, Message]]:
     item = Item(id=MAX_UINT64, input=Input(tensor=ROWS))
     opened = Opened(revision=REVISION, num_features=1280, limits=LIMITS)
-    yield "open", EmbedStreamRequest(open=Open(backbone=NAME, revision=REVISION, options=OPTIONS))
+    yield "open", EmbedStreamRequest(open=OPEN)
     yield "item", EmbedStreamRequest(item=item)
     yield "item zero", EmbedStreamRequest(item=Item())
     yield "opened", EmbedStreamResponse(opened=opened)

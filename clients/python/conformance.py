@@ -93,8 +93,8 @@ def _refusal(stub: Any, asked: str) -> tuple[int, str]:
     try:
         stub.Embed(EmbedRequest.FromString(bytes.fromhex(asked)), timeout=TIMEOUT_S)
     except grpc.RpcError as caught:
-        details: Any = dict(caught.trailing_metadata())["grpc-status-details-bin"]  # type: ignore[attr-defined]
-        error = status_to_error(Status.FromString(details))
+        trailer: Any = caught.trailing_metadata()
+        error = status_to_error(Status.FromString(dict(trailer)["grpc-status-details-bin"]))
         return error.code, error.reason
     return 0, "accepted"
 
