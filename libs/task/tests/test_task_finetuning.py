@@ -191,10 +191,13 @@ def test_a_remote_backbone_cannot_be_unfrozen(remote: Pair, options: dict[str, A
 def test_finetune_cannot_unfreeze_a_remote_backbone(
     remote: Pair, loader: DataLoader[Any], trainer: MakeTrainer
 ) -> None:
-    """Nor can the Trainer's callback."""
+    """Nor can the Trainer's callback; the task goes on with what it had."""
     task = ClassificationTask(remote, 3)
     with pytest.raises(ValueError, match=r"or task.to_local\(\) first"):
         task.finetune(trainer(), loader, strategy="no_freeze")
+    with pytest.raises(ValueError, match=r"or task.to_local\(\) first"):
+        trainer(callbacks=[Finetuning("no_freeze")]).fit(task, loader)
+    task.finetune(trainer(), loader)
 
 
 @pytest.mark.parametrize(

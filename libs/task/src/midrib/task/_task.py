@@ -14,7 +14,7 @@ from torch import Tensor
 from midrib.task import _predict
 from midrib.task._backbone import BackboneLike, OpenedBackbone, is_remote, open_backbone, revision_of
 from midrib.task._cache import CacheKeeper, FeatureCache
-from midrib.task._finetuning import Finetuning, LayerFreezer, StrategyLike, finetuning_of, parse_strategy
+from midrib.task._finetuning import Finetuning, LayerFreezer, Strategy, StrategyLike, finetuning_of, parse_strategy
 from midrib.task._heads import HeadLike, build_head
 from midrib.task._losses import Losses, LossLike
 from midrib.task._metrics import MetricsLike, StageMetrics
@@ -80,7 +80,7 @@ class Task(HasRegistries, Persistent):
     def attach(self, opened: OpenedBackbone) -> None:
         """Take this backbone from now on.  Raises ValueError if it is remote and the finetuning would train it."""
         if is_remote(opened.module):
-            self._refuse_to_train_remote(opened.recipe.name)
+            _refuse_to_train_remote(opened.recipe.name, self._strategy, self._train_bn)
         self.backbone = opened.module
         self.recipe = opened.recipe
         self._spec = opened.input
@@ -203,19 +203,12 @@ class Task(HasRegistries, Persistent):
 
         Raises ValueError for a strategy that would train a remote backbone.
         """
-        self._train_bn = self._train_bn if train_bn is None else train_bn
-        if strategy is not None:
-            self._strategy = parse_strategy(strategy, self.finetuning_strategies)
+        wanted = self._strategy if strategy is None else parse_strategy(strategy, self.finetuning_strategies)
+        norms = self._train_bn if train_bn is None else train_bn
         if is_remote(self.backbone):
-            self._refuse_to_train_remote(self.recipe.name)
+            _refuse_to_train_remote(self.recipe.name, wanted, norms)
+        self._strategy, self._train_bn = wanted, norms
         self.freeze_for(0)
-
-    def _refuse_to_train_remote(self, name: str | None) -> None:
-        if self._train_bn or max(map(self._strategy, (0, _LAST_EPOCH))) > 0:
-            raise ValueError(
-                f"this finetuning would train the remote backbone {name!r}, which is an immutable function of its "
-                "server: use finetuning='freeze' without train_bn, or task.to_local() first"
-            )
 
     def freeze_for(self, epoch: int) -> bool:
         """Freeze and unfreeze as the strategy has it in this epoch.  Returns whether that changed anything."""
@@ -283,3 +276,11 @@ class Task(HasRegistries, Persistent):
         from midrib.task._embedding import EmbeddingTask
 
         return EmbeddingTask.of(self, layer)
+
+
+def _refuse_to_train_remote(name: str | None, strategy: Strategy, train_bn: bool) -> None:
+    if train_bn or max(map(strategy, (0, _LAST_EPOCH))) > 0:
+        raise ValueError(
+            f"this finetuning would train the remote backbone {name!r}, which is an immutable function of its server: "
+            "use finetuning='freeze' without train_bn, or task.to_local() first"
+        )
