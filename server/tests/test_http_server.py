@@ -97,7 +97,7 @@ async def test_a_taken_port_is_named(media_server: RunningServer) -> None:
     taken = media_server.server._http
     assert taken is not None
     with pytest.raises(ConnectionError, match=f"{taken.port} for HTTP: is another server there"):
-        await HttpServer(media_server.server.embedder).start("127.0.0.1", taken.port)
+        await HttpServer(media_server.server.embedder, None).start("127.0.0.1", taken.port)
 
 
 def test_without_the_library_the_error_says_what_to_install(

@@ -27,10 +27,14 @@ _STATES = {
 
 
 class BackboneService(backbone_pb2_grpc.BackboneServiceServicer):
-    """Answers from the catalogue."""
+    """Answers from the catalogue.
 
-    def __init__(self, catalogue: Catalogue) -> None:
+    admin: whether clients may load and unload here.
+    """
+
+    def __init__(self, catalogue: Catalogue, *, admin: bool) -> None:
         self._catalogue = catalogue
+        self._admin = admin
 
     @unary
     async def ListBackbones(
@@ -78,8 +82,8 @@ class BackboneService(backbone_pb2_grpc.BackboneServiceServicer):
         await self._catalogue.unload(name)
 
     def _require_admin(self, call: str) -> None:
-        if not self._catalogue.settings.admin:
-            raise PermissionDeniedError(f"{call} is not allowed here: start the server with --admin")
+        if not self._admin:
+            raise PermissionDeniedError(f"{call} is not allowed here: start the server with --admin, or an admin_port")
 
     def _check_declared(self, name: str, arguments: dict[str, Any]) -> None:
         declared = inspect.signature(self._catalogue.registry.get(name)).parameters

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 
 from midrib.server._catalogue import Catalogue
-from midrib.server._in_flight import ByteBudget
+from midrib.server._in_flight import Hold, Quota
 from midrib.server._intake import apply_options, check_options
 from midrib.server._item import Outcome
 from midrib.server._loading import Loaded
@@ -35,7 +35,7 @@ class Embedder:
 
     def __init__(self, catalogue: Catalogue) -> None:
         self.catalogue = catalogue
-        self.in_flight = ByteBudget(catalogue.settings.max_in_flight_bytes)
+        self.in_flight = Quota(catalogue.settings.max_in_flight_bytes)
         self.calls = 0
 
     async def embed(self, request: embedding_pb2.EmbedRequest, caller: Caller) -> Embedded:
@@ -57,11 +57,11 @@ class Embedder:
         """What one item of these arrays comes to."""
         if not len(arrays[0]):
             return empty_outcome(loaded, arrays)
-        size = sum(array.nbytes for array in arrays)
+        hold = self.hold(sum(array.nbytes for array in arrays), caller)
         if caller.patient:
-            await self.in_flight.wait(size)
+            await hold.wait()
         else:
-            self.in_flight.take(size)
+            hold.take()
         try:
             item = new_item(loaded, arrays, caller)
             if caller.patient:
@@ -70,4 +70,11 @@ class Embedder:
                 loaded.served.batcher.submit(item)
             return await item.done
         finally:
-            self.in_flight.release(size)
+            hold.release()
+
+    def hold(self, size: int, caller: Caller, *more: tuple[Quota, int]) -> Hold:
+        """What one item of so many bytes holds: of the server, of its tenant, and of what else bounds it."""
+        if caller.tenant is None:
+            return Hold(*more, (self.in_flight, size))
+        tenant = caller.tenant
+        return Hold(*more, (tenant.in_flight_items, 1), (tenant.in_flight_bytes, size), (self.in_flight, size))

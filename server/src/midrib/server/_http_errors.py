@@ -10,7 +10,7 @@ from aiohttp import web
 from google.rpc import code_pb2
 
 from midrib.server._served import hidden_error
-from midrib.wire import LimitExceededError, MidribError
+from midrib.wire import LimitExceededError, MidribError, UnauthenticatedError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -46,6 +46,8 @@ def error_response(error: MidribError) -> web.Response:
     # What waiting does not mend is no 429: clients would try again.
     status = 413 if isinstance(error, LimitExceededError) else _STATUSES.get(error.code, 500)
     headers = {} if error.retry_after is None else {"Retry-After": str(math.ceil(error.retry_after))}
+    if isinstance(error, UnauthenticatedError):
+        headers["WWW-Authenticate"] = "Bearer"
     return _response(status, {"message": error.message, "param": error.field, "code": error.reason}, headers)
 
 

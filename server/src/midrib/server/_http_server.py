@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import ssl
 import time
 
 from aiohttp import web
@@ -14,8 +15,11 @@ from midrib.server._embedder import Embedder
 from midrib.server._http_connections import Connections
 from midrib.server._http_embeddings import answer, embed_request, read_body
 from midrib.server._http_errors import Handler, errors_as_json
+from midrib.server._http_guard import HttpGuard, HttpTls
 from midrib.server._requests import Caller
 from midrib.server._served import State
+from midrib.server._settings import Settings
+from midrib.server._tokens import CURRENT_TENANT, Tokens
 from midrib.wire import DeadlineExceededError, InvalidInputError, MidribError
 
 # JSON is read at once: a body of this size takes the event loop about 0.1 s.
@@ -28,21 +32,26 @@ _SILENT_S = 75.0
 
 
 class HttpServer:
-    """Answers from the same engine as the gRPC services."""
+    """Answers from the same engine as the gRPC services.
 
-    def __init__(self, embedder: Embedder) -> None:
+    tokens: those of the gRPC services; None where the server asks for none.
+    """
+
+    def __init__(self, embedder: Embedder, tokens: Tokens | None) -> None:
         self.port = 0
         self._embedder = embedder
         self._catalogue = embedder.catalogue
+        self._settings = embedder.catalogue.settings
+        self._guard = HttpGuard(tokens, public_health=self._settings.public_health)
         self._connections = Connections(_SILENT_S)
         self._runner: web.AppRunner
         self._janitor: asyncio.Task[None]
 
     async def start(self, host: str, port: int) -> None:
-        """Listen; raises ConnectionError where the address cannot be had."""
+        """Listen; raises ConnectionError where the address cannot be had, OSError for a broken certificate."""
         app = web.Application(
-            middlewares=[errors_as_json, self._while_busy, _within_time],
-            client_max_size=min(_MAX_BODY_BYTES, self._catalogue.settings.max_message_bytes),
+            middlewares=[errors_as_json, self._while_busy, self._guard.check, _within_time],
+            client_max_size=min(_MAX_BODY_BYTES, self._settings.max_message_bytes),
         )
         app.add_routes(
             [
@@ -60,11 +69,12 @@ class HttpServer:
             access_log=None,
             handler_cancellation=True,
             auto_decompress=False,
-            shutdown_timeout=self._catalogue.settings.drain_grace_s,
+            shutdown_timeout=self._settings.drain_grace_s,
         )
+        tls = _tls(self._settings)
         await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, host, port, reuse_address=True, reuse_port=False).start()
+            await web.TCPSite(self._runner, host, port, ssl_context=tls, reuse_address=True, reuse_port=False).start()
         except OSError as error:
             await self._runner.cleanup()
             raise ConnectionError(
@@ -93,8 +103,7 @@ class HttpServer:
             raise InvalidInputError(f"Content-Type is {request.content_type!r}, expected 'application/json'")
         body = read_body(await request.read())
         wanted = embed_request(body, self._catalogue.slot(body.model).ready())
-        peer = request.transport and request.transport.get_extra_info("peername")
-        embedded = await self._embedder.embed(wanted, Caller(peer, time.monotonic() + _seconds(request)))
+        embedded = await self._embedder.embed(wanted, _caller(request))
         pieces = [piece async for piece in answer(embedded, body)]
         return web.Response(
             body=b"".join(pieces),
@@ -134,6 +143,19 @@ async def _within_time(request: web.Request, handler: Handler) -> web.StreamResp
         raise
     except TimeoutError as error:
         raise DeadlineExceededError(f"the call took longer than {seconds:g} s, reading its body included") from error
+
+
+def _caller(request: web.Request) -> Caller:
+    """All calls of a token are one flow; without tokens a connection is one."""
+    tenant = CURRENT_TENANT.get()
+    flow = request.transport and request.transport.get_extra_info("peername") if tenant is None else tenant.name
+    return Caller(flow, time.monotonic() + _seconds(request), tenant=tenant)
+
+
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return None
+    return HttpTls(settings.tls_certificate, settings.tls_key, settings.tls_client_ca).context
 
 
 def _seconds(request: web.Request) -> float:

@@ -13,11 +13,11 @@ from midrib.oip.v2.inference_pb2 import (
 )
 from midrib.server._abort import Context
 from midrib.server._catalogue import Catalogue
-from midrib.server._in_flight import ByteBudget
+from midrib.server._in_flight import Hold, Quota
 from midrib.server._served import hidden_error
 from midrib.wire import UnavailableError
 
-_Pending = tuple[asyncio.Task[ModelStreamInferResponse], int]
+_Pending = tuple[asyncio.Task[ModelStreamInferResponse], Hold]
 
 
 class InferStream:
@@ -36,8 +36,8 @@ class InferStream:
         self._context = context
         self._infer = infer
         self._closing = catalogue.closing
-        self._bytes = ByteBudget(catalogue.settings.max_stream_bytes)
-        self._slots = asyncio.Semaphore(catalogue.settings.max_stream_items)
+        self._bytes = Quota(catalogue.settings.max_stream_bytes)
+        self._items = Quota(catalogue.settings.max_stream_items, what="items")
         self._pending: asyncio.Queue[_Pending | None] = asyncio.Queue()
         self._tasks: set[asyncio.Task[ModelStreamInferResponse]] = set()
 
@@ -51,10 +51,9 @@ class InferStream:
         closing = asyncio.create_task(self._stop_reading(reader))
         try:
             while (pending := await self._pending.get()) is not None:
-                answer, size = pending
+                answer, hold = pending
                 await self._context.write(await answer)
-                self._bytes.release(size)
-                self._slots.release()
+                hold.release()
             if self._closing.is_set():
                 raise UnavailableError("the server is going away: open another stream elsewhere")
             await reader
@@ -65,13 +64,12 @@ class InferStream:
     async def _read(self, requests: AsyncIterator[ModelInferRequest]) -> None:
         try:
             async for request in requests:
-                size = request.ByteSize()
-                await self._slots.acquire()
-                await self._bytes.wait(size)
+                hold = Hold((self._items, 1), (self._bytes, request.ByteSize()))
+                await hold.wait()
                 answer = asyncio.create_task(self._answer(request))
                 self._tasks.add(answer)
                 answer.add_done_callback(self._tasks.discard)
-                self._pending.put_nowait((answer, size))
+                self._pending.put_nowait((answer, hold))
         finally:
             self._pending.put_nowait(None)
 

@@ -13,6 +13,7 @@ from midrib.server._abort import Context
 from midrib.server._catalogue import Catalogue
 from midrib.server._item import Item, Outcome, Priority
 from midrib.server._loading import Loaded
+from midrib.server._tokens import CURRENT_TENANT, Tenant
 from midrib.v1 import embedding_pb2
 from midrib.wire import Array, RevisionMismatchError, code_from_dtype, dtype_from_code
 
@@ -30,12 +31,14 @@ class Caller:
     deadline: on time.monotonic, after which nobody waits.
     patient: waits for room, as a stream does, rather than be refused.
     priority: the flow's share of a busy device.
+    tenant: whose token the call carries; None on a server without tokens.
     """
 
     flow: Hashable
     deadline: float | None = None
     patient: bool = False
     priority: Priority = Priority.INTERACTIVE
+    tenant: Tenant | None = None
 
     @classmethod
     def of_call(
@@ -45,11 +48,17 @@ class Caller:
         flow: Hashable = None,
         priority: embedding_pb2.Priority = embedding_pb2.PRIORITY_UNSPECIFIED,
     ) -> Caller:
-        """The caller of a gRPC call, with the call's own deadline; a flow of its own, or its connection's."""
+        """The caller of a gRPC call, with the call's own deadline.
+
+        All calls of a token are one flow; without tokens a flow is what is given, or else a connection.
+        """
         remaining = context.time_remaining()
         deadline = None if remaining is None else time.monotonic() + remaining
         share = _PRIORITIES.get(priority, Priority.INTERACTIVE)
-        return cls(flow if flow is not None else context.peer(), deadline, priority=share)
+        tenant = CURRENT_TENANT.get()
+        if tenant is not None:
+            flow = tenant.name
+        return cls(flow if flow is not None else context.peer(), deadline, priority=share, tenant=tenant)
 
 
 def open_backbone(

@@ -51,6 +51,7 @@ async def _serve(settings: Settings, voice: _Voice) -> None:
     await server.start()
     try:
         stop = _stop_signal()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, server.reload)
         where = {"address": server.address, "http": server.http_address}
         voice.say("loading", f"listening on {' and http://'.join(filter(None, where.values()))}, loading ...", **where)
         loading = asyncio.create_task(server.load())

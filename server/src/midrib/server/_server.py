@@ -22,8 +22,10 @@ from midrib.server._embedding_service import EmbeddingService
 from midrib.server._oip_registration import SERVICE_NAME as INFERENCE_SERVICE
 from midrib.server._oip_registration import add_inference_service, reflection_pool
 from midrib.server._oip_service import InferenceService
+from midrib.server._ports import add_port, grpc_server
 from midrib.server._served import State
 from midrib.server._settings import Settings
+from midrib.server._tokens import Tokens
 from midrib.v1 import backbone_pb2, backbone_pb2_grpc, embedding_pb2, embedding_pb2_grpc
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ _SERVICES = [
 ]
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+_LOOPBACK = "127.0.0.1"
 # A moment without calls, and how long to wait for it.
 _QUIET_S = 0.1
 _MAX_SETTLING_S = 2.0
@@ -58,7 +61,10 @@ class Server:
         self._health_changes: set[asyncio.Task[None]] = set()
         self.catalogue = Catalogue(settings, registry, on_change=self._report_health)
         self.embedder = Embedder(self.catalogue)
+        self.tokens = None if settings.tokens is None else Tokens(settings.tokens)
         self._grpc: grpc.aio.Server
+        self._admin: grpc.aio.Server | None = None
+        self._admin_port = 0
         self._http: HttpServer | None = None
 
     @property
@@ -71,34 +77,44 @@ class Server:
         """Where HTTP answers: "host:port"; None where the settings name no port."""
         return None if self._http is None else address(self.settings.host, self._http.port)
 
+    @property
+    def admin_address(self) -> str | None:
+        """Where loading and unloading is allowed, apart; None where the settings name no such port."""
+        return None if self._admin is None else address(_LOOPBACK, self._admin_port)
+
     async def start(self) -> None:
         """Listen. Calls answer UNAVAILABLE until `load` is through."""
-        size = self.settings.max_message_bytes
-        self._grpc = grpc.aio.server(
-            options=[
-                ("grpc.max_receive_message_length", size),
-                ("grpc.max_send_message_length", size),
-                # A second server on the port would take every other connection: refuse to start instead.
-                ("grpc.so_reuseport", 0),
-            ]
-        )
-        backbones = BackboneService(self.catalogue)
+        self._grpc = grpc_server(self.settings, self.tokens)
+        backbones = BackboneService(self.catalogue, admin=self.settings.admin)
         backbone_pb2_grpc.add_BackboneServiceServicer_to_server(backbones, self._grpc)
         embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(EmbeddingService(self.embedder), self._grpc)
         add_inference_service(InferenceService(self.embedder, backbones), self._grpc)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         reflection.enable_server_reflection(_SERVICES, self._grpc, pool=reflection_pool(_SERVICES))
         await self._health.set("", _NOT_SERVING)
-        try:
-            self.port = self._grpc.add_insecure_port(self.address)
-        except RuntimeError as error:
-            raise ConnectionError(
-                f"cannot listen on {self.address}: is another server there? Choose another --port, or 0 for a free one"
-            ) from error
+        self.port = add_port(self._grpc, self.settings, self.address)
         await self._grpc.start()
+        if self.settings.admin_port is not None:
+            await self._start_admin(self.settings.admin_port)
         if self.settings.http_port is not None:
-            self._http = http_server(self.embedder)
+            self._http = http_server(self.embedder, self.tokens)
             await self._http.start(self.settings.host, self.settings.http_port)
+
+    async def _start_admin(self, port: int) -> None:
+        self._admin = grpc_server(self.settings, self.tokens)
+        backbone_pb2_grpc.add_BackboneServiceServicer_to_server(
+            BackboneService(self.catalogue, admin=True), self._admin
+        )
+        self._admin_port = add_port(self._admin, self.settings, address(_LOOPBACK, port))
+        await self._admin.start()
+
+    def reload(self) -> None:
+        """Take over changed tokens; a file that is wrong is logged, and what was in force stays."""
+        try:
+            if self.tokens is not None:
+                self.tokens.reload()
+        except (OSError, ValueError):
+            logger.exception("the token file cannot be taken over: the tokens in force stay")
 
     async def load(self) -> None:
         """Load and warm every backbone of the settings, then say ready; raises what the first failing one raised."""
@@ -117,6 +133,8 @@ class Server:
         await self._answer_what_has_arrived(min(grace, _MAX_SETTLING_S))
         if self._http is not None:
             await self._http.stop()
+        if self._admin is not None:
+            await self._admin.stop(grace)
         await self._grpc.stop(grace)
         await self._health.enter_graceful_shutdown()
 
@@ -144,7 +162,7 @@ def address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def http_server(embedder: Embedder) -> HttpServer:
+def http_server(embedder: Embedder, tokens: Tokens | None) -> HttpServer:
     """The HTTP side; raises ImportError, with the remedy, where its library is not installed."""
     try:
         from midrib.server._http_server import HttpServer
@@ -152,4 +170,4 @@ def http_server(embedder: Embedder) -> HttpServer:
         raise ImportError(
             "http_port is set, and HTTP needs aiohttp: pip install 'midrib-server[http]', or leave http_port out"
         ) from error
-    return HttpServer(embedder)
+    return HttpServer(embedder, tokens)

@@ -53,7 +53,19 @@ class Settings(BaseSettings):
     insecure: bool = False
     """Allow an address other than the loopback without TLS or token."""
     admin: bool = False
-    """Allow LoadBackbone and UnloadBackbone."""
+    """Allow LoadBackbone and UnloadBackbone on the main port."""
+    admin_port: int | None = Field(default=None, ge=0, le=65535)
+    """A loopback port of its own for LoadBackbone and UnloadBackbone; none where absent."""
+    tokens: Path | None = None
+    """A TOML file of tokens (see `midrib token`), read again on SIGHUP; no token is asked for where absent."""
+    public_health: bool = True
+    """Answer health without a token."""
+    tls_certificate: Path | None = None
+    """A PEM file, the certificate chain; read again when it changes. No TLS where absent."""
+    tls_key: Path | None = None
+    """A PEM file, the certificate's private key."""
+    tls_client_ca: Path | None = None
+    """A PEM file; clients must show a certificate that it signed (mutual TLS)."""
     device: str = "auto"
     """"cpu", "cuda" (a replica on every GPU), "cuda:1", or "auto"."""
     dtype: DType = "float32"
@@ -78,6 +90,16 @@ class Settings(BaseSettings):
     """Items that wait for one backbone; the next unary call is refused."""
     device_memory_bytes: int | None = Field(default=None, ge=1)
     """Of all weights on one device; idle backbones that are not pinned leave for new ones. Unbounded where absent."""
+    max_metadata_bytes: int = Field(default=16 * 1024, ge=1024)
+    """Of one call's headers."""
+    max_connection_streams: int = Field(default=1024, ge=1)
+    """Calls of one connection at a time; more wait at the client."""
+    max_connection_idle_s: float = Field(default=3600.0, gt=0)
+    """A connection without calls is closed after this."""
+    max_connection_age_s: float | None = Field(default=None, gt=0)
+    """A connection is asked to go after this, with drain_grace_s for its calls; never where absent."""
+    min_ping_interval_s: float = Field(default=5.0, ge=0)
+    """Keepalive pings that come more often than this, a few times over, close their connection."""
     drain_grace_s: float = Field(default=30.0, ge=0)
     """How long a SIGTERM lets accepted work finish."""
 
@@ -89,11 +111,17 @@ class Settings(BaseSettings):
         return value
 
     @model_validator(mode="after")
-    def _only_the_loopback_is_open(self) -> Settings:
-        if not self.insecure and not is_loopback(self.host):
+    def _nothing_is_open_by_accident(self) -> Settings:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key go together: give both, or neither")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ValueError("tls_client_ca needs tls_certificate and tls_key: there is no mutual TLS without TLS")
+        protected = self.insecure or self.tls_certificate is not None or self.tokens is not None
+        if not protected and not is_loopback(self.host):
             raise ValueError(
                 f"host {self.host!r} is reachable from other machines, and nothing protects it: "
-                "keep 127.0.0.1, or pass --insecure if that network is trusted"
+                "keep 127.0.0.1, set tls_certificate and tls_key, or tokens, or pass --insecure if that network "
+                "is trusted"
             )
         return self
 

@@ -10,7 +10,7 @@ from functools import partial
 from midrib.server._abort import Context
 from midrib.server._backbone_service import limits_message
 from midrib.server._embedder import Embedder
-from midrib.server._in_flight import ByteBudget
+from midrib.server._in_flight import Hold, Quota
 from midrib.server._intake import apply_options, check_options
 from midrib.server._item import Outcome
 from midrib.server._loading import Loaded
@@ -32,10 +32,11 @@ class StreamSession:
         settings = embedder.catalogue.settings
         self._catalogue = embedder.catalogue
         self._context = context
-        self._server_bytes = embedder.in_flight
-        self._stream_bytes = ByteBudget(settings.max_stream_bytes)
-        self._slots = asyncio.Semaphore(settings.max_stream_items)
-        self._sizes: dict[int, int] = {}
+        self._embedder = embedder
+        self._bytes = Quota(settings.max_stream_bytes)
+        self._items = Quota(settings.max_stream_items, what="items")
+        self._holds: dict[int, Hold] = {}
+        self._waiting: set[asyncio.Future[Outcome]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         # Each response with the item that it ends, if it ends one.
         self._outgoing: asyncio.Queue[tuple[EmbedStreamResponse, int | None] | None] = asyncio.Queue()
@@ -63,8 +64,11 @@ class StreamSession:
         finally:
             for task in (reader, drained, writer, *self._tasks):
                 task.cancel()
-            self._server_bytes.release(sum(self._sizes.values()))
-            self._sizes.clear()
+            for done in list(self._waiting):  # nobody is there to take their rows
+                done.cancel()
+            for hold in self._holds.values():
+                hold.release()
+            self._holds.clear()
 
     def _open(self, first: EmbedStreamRequest) -> Loaded:
         if first.WhichOneof("message") != "open":
@@ -91,7 +95,7 @@ class StreamSession:
                     "a stream is opened once: send only items after `open`", reason="OPENED_TWICE"
                 )
             item = request.item
-            if item.id in self._sizes:
+            if item.id in self._holds:
                 duplicate = DuplicateItemError(f"item {item.id} is still in flight: use another id")
                 self._outgoing.put_nowait((_refusal(item.id, duplicate), None))
                 continue
@@ -105,10 +109,9 @@ class StreamSession:
                 task.add_done_callback(self._tasks.discard)
 
     async def _hold(self, item_id: int, size: int) -> None:
-        await self._slots.acquire()
-        await self._stream_bytes.wait(size)
-        await self._server_bytes.wait(size)
-        self._sizes[item_id] = size
+        hold = self._embedder.hold(size, self._caller, (self._items, 1), (self._bytes, size))
+        await hold.wait()
+        self._holds[item_id] = hold
         self._idle.clear()
 
     async def _embed(self, loaded: Loaded, item: embedding_pb2.Item, arrived: float) -> None:
@@ -119,13 +122,15 @@ class StreamSession:
                 self._answer(item.id, empty_outcome(loaded, (rows,)), arrived)
                 return
             queued = new_item(loaded, (rows,), self._caller)
+            self._waiting.add(queued.done)
             queued.done.add_done_callback(partial(self._finish, item.id, arrived))
             await loaded.served.batcher.put(queued)
         except Exception as error:  # noqa: BLE001 - one bad item spoils only itself
             self._refuse(item.id, hidden_error(error, "the item failed"))
 
     def _finish(self, item_id: int, arrived: float, done: asyncio.Future[Outcome]) -> None:
-        if done.cancelled() or item_id not in self._sizes:
+        self._waiting.discard(done)
+        if done.cancelled():
             return
         error = done.exception()
         if error is None:
@@ -149,11 +154,8 @@ class StreamSession:
                 self._release(ended)
 
     def _release(self, item_id: int) -> None:
-        size = self._sizes.pop(item_id)
-        self._slots.release()
-        self._stream_bytes.release(size)
-        self._server_bytes.release(size)
-        if not self._sizes:
+        self._holds.pop(item_id).release()
+        if not self._holds:
             self._idle.set()
 
 

@@ -35,9 +35,7 @@ def serve(  # - a flag is a parameter
     config: Annotated[Optional[Path], typer.Option(help="A TOML file with the same settings.")] = None,  # noqa: UP007
     host: Annotated[Optional[str], typer.Option(help="The address to listen on. [127.0.0.1]")] = None,  # noqa: UP007
     port: Annotated[Optional[int], typer.Option(help="The port; 0 takes a free one. [50051]")] = None,  # noqa: UP007
-    http_port: Annotated[
-        int | None, typer.Option(help="For HTTP; 0 takes a free one. [none]")
-    ] = None,
+    http_port: Annotated[int | None, typer.Option(help="For HTTP; 0 takes a free one. [none]")] = None,
     device: Annotated[Optional[str], typer.Option(help="cpu, cuda, cuda:1 or auto. [auto]")] = None,  # noqa: UP007
     dtype: Annotated[Optional[str], typer.Option(help="What to compute in. [float32]")] = None,  # noqa: UP007
     threads: Annotated[Optional[int], typer.Option(help="Of a CPU replica. [measured]")] = None,  # noqa: UP007
@@ -94,6 +92,21 @@ def describe(
     from midrib.server._listing import print_explanation
 
     print_explanation(name, as_json=as_json)
+
+
+@app.command()
+def token(
+    name: Annotated[str, typer.Argument(help="Whose it is.")],
+    scope: Annotated[
+        Optional[list[str]], typer.Option(help="read, embed or admin; may be repeated. [read, embed]")  # noqa: UP007
+    ] = None,
+) -> None:
+    """Make a token: itself on stdout, once, and its entry for the server's token file on stderr."""
+    from midrib.server._tokens import Scope, new_token
+
+    secret, entry = new_token(name, [Scope(one) for one in scope or ("read", "embed")])
+    typer.echo(secret)
+    typer.echo(entry, nl=False, err=True)
 
 
 @app.command()

@@ -1,0 +1,56 @@
+"""A gRPC port: its limits, its TLS, its guard."""
+
+from __future__ import annotations
+
+import grpc
+
+from midrib.server._guard import Guard
+from midrib.server._settings import Settings
+from midrib.server._tls import server_credentials
+from midrib.server._tokens import Tokens
+
+
+def grpc_server(settings: Settings, tokens: Tokens | None) -> grpc.aio.Server:
+    """A server without services yet, within the settings' limits, behind a guard where there are tokens."""
+    guards = [] if tokens is None else [Guard(tokens, public_health=settings.public_health)]
+    return grpc.aio.server(interceptors=guards, options=_options(settings))
+
+
+def add_port(server: grpc.aio.Server, settings: Settings, address: str) -> int:
+    """Listen on "host:port", with TLS where the settings have a certificate; the port that it became.
+
+    Raises ConnectionError where the address cannot be had, OSError where a certificate file cannot be read.
+    """
+    try:
+        if settings.tls_certificate is None or settings.tls_key is None:
+            return server.add_insecure_port(address)
+        credentials = server_credentials(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
+        return server.add_secure_port(address, credentials)
+    except RuntimeError as error:
+        raise ConnectionError(
+            f"cannot listen on {address}: is another server there? Choose another port, or 0 for a free one"
+        ) from error
+
+
+def _options(settings: Settings) -> list[tuple[str, int]]:
+    options = {
+        "grpc.max_receive_message_length": settings.max_message_bytes,
+        "grpc.max_send_message_length": settings.max_message_bytes,
+        "grpc.max_metadata_size": settings.max_metadata_bytes,
+        "grpc.absolute_max_metadata_size": settings.max_metadata_bytes,
+        "grpc.max_concurrent_streams": settings.max_connection_streams,
+        "grpc.max_connection_idle_ms": _milliseconds(settings.max_connection_idle_s),
+        "grpc.keepalive_permit_without_calls": 1,
+        "grpc.http2.min_recv_ping_interval_without_data_ms": _milliseconds(settings.min_ping_interval_s),
+        "grpc.http2.max_ping_strikes": 2,
+        # A second server on the port would take every other connection: refuse to start instead.
+        "grpc.so_reuseport": 0,
+    }
+    if settings.max_connection_age_s is not None:
+        options["grpc.max_connection_age_ms"] = _milliseconds(settings.max_connection_age_s)
+        options["grpc.max_connection_age_grace_ms"] = _milliseconds(settings.drain_grace_s)
+    return list(options.items())
+
+
+def _milliseconds(seconds: float) -> int:
+    return min(int(seconds * 1000), 2**31 - 1)

@@ -1,0 +1,337 @@
+"""Attacks on a real server: without token, with a wrong one, beyond a scope, a limit, or the loopback."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import trustme
+from google.rpc import status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from midrib.registry import AbstractRegistry
+from midrib.server._tokens import Scope, new_token
+from midrib.server.cli import main
+from midrib.server.testing import RunningServer, serving
+from midrib.v1 import backbone_pb2, backbone_pb2_grpc, embedding_pb2, embedding_pb2_grpc
+from midrib.wire import encode_tensor, status_to_error
+
+Code = grpc.StatusCode
+ROW = embedding_pb2.Input(tensor=encode_tensor(np.ones((1, 2), np.float32)))
+EMBED = embedding_pb2.EmbedRequest(backbone="linear", input=ROW)
+SLOW = embedding_pb2.EmbedRequest(
+    backbone="gate", input=embedding_pb2.Input(tensor=encode_tensor(np.full((1, 2), 13, np.float32)))
+)
+
+
+class Tenants:
+    """A token file of three tenants, and their secrets."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.reader, reader = new_token("reader", [Scope.READ])
+        self.trainer, trainer = new_token("trainer", [Scope.READ, Scope.EMBED])
+        self.admin, admin = new_token("admin", [Scope.ADMIN])
+        self.small, small = new_token("small", [Scope.EMBED])
+        path.write_text(reader + trainer + admin + small + "max_in_flight_items = 1\n")
+
+
+@pytest.fixture()
+def tenants(tmp_path: Path) -> Tenants:
+    return Tenants(tmp_path / "tokens.toml")
+
+
+@pytest.fixture()
+def guarded(tenants: Tenants, test_registry: AbstractRegistry) -> Iterator[RunningServer]:
+    with serving("gate", "linear", registry=test_registry, tokens=tenants.path, admin_port=0) as running:
+        yield running
+
+
+@pytest.fixture()
+def opened(guarded: RunningServer) -> Iterator[grpc.Channel]:
+    with grpc.insecure_channel(guarded.address) as channel:
+        yield channel
+
+
+def bearer(token: str) -> list[tuple[str, str]]:
+    return [("authorization", f"Bearer {token}")]
+
+
+def embed(channel: grpc.Channel, token: str | None, request: embedding_pb2.EmbedRequest = EMBED) -> Any:
+    stub: Any = embedding_pb2_grpc.EmbeddingServiceStub(channel)
+    return stub.Embed(request, timeout=10, metadata=None if token is None else bearer(token))
+
+
+def reason(error: Any) -> tuple[grpc.StatusCode, str]:
+    details = dict(error.trailing_metadata())["grpc-status-details-bin"]
+    return error.code(), status_to_error(status_pb2.Status.FromString(details)).reason
+
+
+def call_every_service(channel: grpc.Channel) -> Iterator[Any]:
+    """One call of each service, each without a token."""
+    backbones: Any = backbone_pb2_grpc.BackboneServiceStub(channel)
+    embedding: Any = embedding_pb2_grpc.EmbeddingServiceStub(channel)
+    reflection: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+    question = reflection_pb2.ServerReflectionRequest(list_services="")
+    yield lambda: backbones.ListBackbones(backbone_pb2.ListBackbonesRequest(), timeout=10)
+    yield lambda: backbones.LoadBackbone(backbone_pb2.LoadBackboneRequest(name="linear"), timeout=10)
+    yield lambda: embedding.Embed(EMBED, timeout=10)
+    yield lambda: list(embedding.EmbedStream(iter([embedding_pb2.EmbedStreamRequest()]), timeout=10))
+    yield lambda: list(reflection.ServerReflectionInfo(iter([question]), timeout=10))
+    live: Any = channel.unary_unary("/inference.GRPCInferenceService/ServerLive")
+    yield lambda: live(b"", timeout=10)
+
+
+def test_no_service_answers_without_a_token(opened: grpc.Channel) -> None:
+    """Reflection and the standard protocol included."""
+    refusals = []
+    for call in call_every_service(opened):
+        with pytest.raises(grpc.RpcError, match="send `authorization: Bearer TOKEN`") as caught:
+            call()
+        refusals.append(reason(caught.value))
+    assert refusals == [(Code.UNAUTHENTICATED, "UNAUTHENTICATED")] * 6
+
+
+def test_health_is_public_unless_it_is_not(
+    opened: grpc.Channel, tenants: Tenants, test_registry: AbstractRegistry
+) -> None:
+    """A load balancer has no token; who wants it closed says so."""
+    asked = health_pb2.HealthCheckRequest()
+    stub: Any = health_pb2_grpc.HealthStub(opened)
+    assert stub.Check(asked, timeout=10).status == health_pb2.HealthCheckResponse.SERVING
+    with (
+        serving(registry=test_registry, tokens=tenants.path, public_health=False) as closed,
+        grpc.insecure_channel(closed.address) as channel,
+    ):
+        private: Any = health_pb2_grpc.HealthStub(channel)
+        with pytest.raises(grpc.RpcError, match="wants a token"):
+            private.Check(asked, timeout=10)
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["Bearer", "Bearer ", "Basic abc", "Bearer wrong", "bearer " + "x" * 4000],
+    ids=["nothing", "empty", "other scheme", "unknown", "long"],
+)
+def test_a_wrong_token_is_refused(opened: grpc.Channel, header: str) -> None:
+    """Whatever is wrong with it, nothing of it comes back."""
+    stub: Any = embedding_pb2_grpc.EmbeddingServiceStub(opened)
+    with pytest.raises(grpc.RpcError, match="token") as caught:
+        stub.Embed(EMBED, timeout=10, metadata=[("authorization", header)])
+    assert reason(caught.value) == (Code.UNAUTHENTICATED, "UNAUTHENTICATED")
+    assert "x" * 100 not in str(caught.value.details())
+
+
+def test_a_scope_allows_its_calls_and_no_others(opened: grpc.Channel, tenants: Tenants) -> None:
+    """A reader lists and may not embed; a trainer embeds and may not load."""
+    backbones: Any = backbone_pb2_grpc.BackboneServiceStub(opened)
+    listed = backbones.ListBackbones(backbone_pb2.ListBackbonesRequest(), timeout=10, metadata=bearer(tenants.reader))
+    assert len(listed.backbones) == 2
+    assert list(embed(opened, tenants.trainer).embedding.shape) == [1, 3]
+    with pytest.raises(grpc.RpcError, match="token 'reader' lacks the scope 'embed'") as caught:
+        embed(opened, tenants.reader)
+    assert reason(caught.value) == (Code.PERMISSION_DENIED, "PERMISSION_DENIED")
+    with pytest.raises(grpc.RpcError, match="token 'trainer' lacks the scope 'admin'"):
+        backbones.LoadBackbone(
+            backbone_pb2.LoadBackboneRequest(name="linear"), timeout=10, metadata=bearer(tenants.trainer)
+        )
+
+
+def test_loading_sits_on_an_address_of_its_own(guarded: RunningServer, opened: grpc.Channel, tenants: Tenants) -> None:
+    """Even an admin loads nothing on the main port; and the admin port wants the token too."""
+    asked = backbone_pb2.LoadBackboneRequest(name="linear", arguments={"seed": backbone_pb2.Argument(int_value=5)})
+    main_port: Any = backbone_pb2_grpc.BackboneServiceStub(opened)
+    with pytest.raises(grpc.RpcError, match="is not allowed here"):
+        main_port.LoadBackbone(asked, timeout=10, metadata=bearer(tenants.admin))
+    assert guarded.server.admin_address is not None
+    with grpc.insecure_channel(guarded.server.admin_address) as channel:
+        admin_port: Any = backbone_pb2_grpc.BackboneServiceStub(channel)
+        with pytest.raises(grpc.RpcError, match="wants a token"):
+            admin_port.LoadBackbone(asked, timeout=10)
+        assert admin_port.LoadBackbone(asked, timeout=20, metadata=bearer(tenants.admin)).backbone.num_features == 3
+
+
+def test_tokens_are_rotated_by_a_reload(guarded: RunningServer, opened: grpc.Channel, tenants: Tenants) -> None:
+    """The old one is refused, the new one is taken; a broken file changes nothing."""
+    renewed, entry = new_token("trainer", [Scope.EMBED])
+    tenants.path.write_text(entry)
+    guarded.server.reload()
+    assert list(embed(opened, renewed).embedding.shape) == [1, 3]
+    with pytest.raises(grpc.RpcError, match="not known here"):
+        embed(opened, tenants.trainer)
+    tenants.path.write_text("[[tokens]]\nname = 'x'\n")
+    guarded.server.reload()
+    assert list(embed(opened, renewed).embedding.shape) == [1, 3]
+
+
+def test_one_tenant_cannot_take_anothers_room(opened: grpc.Channel, tenants: Tenants, gate: Any) -> None:
+    """A tenant at its own limit is refused, the others are served."""
+    stub: Any = embedding_pb2_grpc.EmbeddingServiceStub(opened)
+    waiting = stub.Embed.future(SLOW, timeout=20, metadata=bearer(tenants.small))
+    assert gate.passing.wait(10)
+    with pytest.raises(grpc.RpcError, match="1 items of token 'small' are in flight") as caught:
+        embed(opened, tenants.small)
+    assert reason(caught.value) == (Code.RESOURCE_EXHAUSTED, "OVERLOADED")
+    assert list(embed(opened, tenants.trainer).embedding.shape) == [1, 3]
+    gate.opened.set()
+    assert waiting.code() is Code.OK
+
+
+def test_a_token_is_stored_as_its_hash_only(tenants: Tenants) -> None:
+    """Whoever reads the file cannot call."""
+    assert all(secret not in tenants.path.read_text() for secret in (tenants.reader, tenants.trainer, tenants.admin))
+
+
+def test_the_command_makes_a_token_that_works(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    test_registry: AbstractRegistry,
+) -> None:
+    """The secret on stdout, the entry on stderr."""
+    monkeypatch.setattr(sys, "argv", ["midrib", "token", "team", "--scope", "embed"])
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    said = capsys.readouterr()
+    path = tmp_path / "tokens.toml"
+    path.write_text(said.err)
+    with (
+        serving("linear", registry=test_registry, tokens=path) as running,
+        grpc.insecure_channel(running.address) as channel,
+    ):
+        assert list(embed(channel, said.out.strip()).embedding.shape) == [1, 3]
+
+
+class Certificates:
+    """A certificate authority, and what it signed, as files."""
+
+    def __init__(self, folder: Path) -> None:
+        self._authority = trustme.CA()
+        self.roots = self._authority.cert_pem.bytes()
+        self.files = {
+            "tls_certificate": folder / "server.pem",
+            "tls_key": folder / "server.key",
+            "tls_client_ca": folder / "ca.pem",
+        }
+        self.files["tls_client_ca"].write_bytes(self.roots)
+        self.client = self._authority.issue_cert("client@example.org")
+        self.renew()
+
+    def renew(self) -> None:
+        issued = self._authority.issue_cert("127.0.0.1")
+        self.files["tls_certificate"].write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+        self.files["tls_key"].write_bytes(issued.private_key_pem.bytes())
+
+    def replace_authority(self) -> None:
+        self._authority = trustme.CA()
+        self.roots = self._authority.cert_pem.bytes()
+        self.renew()
+
+    def channel(self, address: str, *, own: trustme.LeafCert | None = None) -> grpc.Channel:
+        key = None if own is None else own.private_key_pem.bytes()
+        chain = None if own is None else own.cert_chain_pems[0].bytes()
+        return grpc.secure_channel(address, grpc.ssl_channel_credentials(self.roots, key, chain))
+
+
+@pytest.fixture()
+def certificates(tmp_path: Path) -> Certificates:
+    return Certificates(tmp_path)
+
+
+def tls_only(certificates: Certificates) -> dict[str, Path]:
+    return {name: path for name, path in certificates.files.items() if name != "tls_client_ca"}
+
+
+def test_tls_answers_whoever_trusts_its_certificate(
+    certificates: Certificates, test_registry: AbstractRegistry
+) -> None:
+    """And nobody who speaks without."""
+    with serving("linear", registry=test_registry, **tls_only(certificates)) as running:
+        with certificates.channel(running.address) as trusting:
+            assert list(embed(trusting, None).embedding.shape) == [1, 3]
+        with grpc.insecure_channel(running.address) as plain, pytest.raises(grpc.RpcError, match="UNAVAILABLE"):
+            embed(plain, None)
+
+
+def test_mutual_tls_wants_a_certificate_of_the_client(
+    certificates: Certificates, test_registry: AbstractRegistry
+) -> None:
+    """One that the authority signed, no other, none without."""
+    stranger = trustme.CA().issue_cert("stranger@example.org")
+    with serving("linear", registry=test_registry, **certificates.files) as running:
+        with certificates.channel(running.address, own=certificates.client) as known:
+            assert list(embed(known, None).embedding.shape) == [1, 3]
+        with certificates.channel(running.address) as bare, pytest.raises(grpc.RpcError, match="UNAVAILABLE"):
+            embed(bare, None)
+        with (
+            certificates.channel(running.address, own=stranger) as other,
+            pytest.raises(grpc.RpcError, match="UNAVAILABLE"),
+        ):
+            embed(other, None)
+
+
+def test_a_renewed_certificate_is_served_without_a_restart(
+    certificates: Certificates, test_registry: AbstractRegistry
+) -> None:
+    """A new connection sees the new one."""
+    with serving("linear", registry=test_registry, **tls_only(certificates)) as running:
+        with certificates.channel(running.address) as before:
+            embed(before, None)
+        certificates.replace_authority()
+        with certificates.channel(running.address) as after:
+            assert list(embed(after, None).embedding.shape) == [1, 3]
+
+
+def test_headers_over_the_limit_are_refused(channel: grpc.Channel) -> None:
+    """Before any of our code sees them."""
+    stub: Any = embedding_pb2_grpc.EmbeddingServiceStub(channel)
+    with pytest.raises(grpc.RpcError, match="RESOURCE_EXHAUSTED"):
+        stub.Embed(EMBED, timeout=10, metadata=[("x-padding", "y" * 40_000)])
+
+
+def test_a_message_over_the_limit_is_refused(test_registry: AbstractRegistry) -> None:
+    """By its length, before it is held."""
+    large = embedding_pb2.Input(tensor=encode_tensor(np.ones((4000, 2), np.float32)))
+    with (
+        serving("linear", registry=test_registry, max_message_bytes=4096) as running,
+        grpc.insecure_channel(running.address) as channel,
+        pytest.raises(grpc.RpcError, match="RESOURCE_EXHAUSTED"),
+    ):
+        embed(channel, None, embedding_pb2.EmbedRequest(backbone="linear", input=large))
+
+
+def test_a_flood_of_pings_closes_its_connection(test_registry: AbstractRegistry) -> None:
+    """Keepalives that come too often cost the sender its connection; ENHANCE_YOUR_CALM is HTTP/2's word for it."""
+    impatient = [
+        ("grpc.keepalive_time_ms", 100),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+    ]
+    with (
+        serving("gate", registry=test_registry, min_ping_interval_s=60) as running,
+        grpc.insecure_channel(running.address, options=impatient) as channel,
+    ):
+        stub: Any = embedding_pb2_grpc.EmbeddingServiceStub(channel)
+        held = stub.EmbedStream(iter(lambda: embedding_pb2.EmbedStreamRequest(), None), timeout=30)
+        with pytest.raises(grpc.RpcError, match="UNAVAILABLE|FAILED_PRECONDITION"):
+            list(held)
+
+
+def test_secrets_are_not_in_the_printed_config(
+    tenants: Tenants, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only where they lie."""
+    monkeypatch.setenv("MIDRIB_TOKENS", str(tenants.path))
+    monkeypatch.setattr(sys, "argv", ["midrib", "serve", "mlp-128", "--print-config"])
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    printed = capsys.readouterr().out
+    assert "tokens.toml" in printed
+    assert json.dumps(tenants.admin) not in printed
