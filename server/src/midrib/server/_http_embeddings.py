@@ -90,11 +90,15 @@ def _input(value: Any, loaded: Loaded) -> embedding_pb2.Input:
         return _texts([value])
     if isinstance(value, list) and all(isinstance(one, str) for one in value):
         return _texts(value)
-    if isinstance(value, list) and all(_is_id(one) for one in value):
+    if isinstance(value, list) and all(isinstance(one, int) for one in value):
         return _ids([value], loaded)
-    if isinstance(value, list) and all(isinstance(one, list) and all(map(_is_id, one)) for one in value):
+    if isinstance(value, list) and all(isinstance(one, list) for one in value):
         return _ids(value, loaded)
-    raise InvalidInputError(
+    raise _not_understood()
+
+
+def _not_understood() -> InvalidInputError:
+    return InvalidInputError(
         f"input is not understood: send a string, a list of strings, a list of token ids (1..{_LARGEST_ID}), "
         "or a list of such lists",
         field="input",
@@ -115,18 +119,20 @@ def _is_id(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _LARGEST_ID
 
 
-def _ids(rows: list[list[int]], loaded: Loaded) -> embedding_pb2.Input:
+def _ids(rows: list[list[Any]], loaded: Loaded) -> embedding_pb2.Input:
     described = loaded.served.description
     if not isinstance(described.input, TextInput):
         raise InputKindError(f"backbone {described.name!r} takes no token ids: it takes no text")
     longest = max(map(len, rows))
-    # Before the rows are padded: one long row beside many would be a huge tensor.
+    # Before the ids are looked at, and padded: one long row beside many would be a huge tensor.
     if len(rows) > loaded.intake.max_rows or longest > described.input.max_tokens:
         raise LimitExceededError(
             f"input has {len(rows)} rows of up to {longest} token ids, at most {loaded.intake.max_rows} rows of "
             f"{described.input.max_tokens} are taken: split or truncate them",
             field="input",
         )
+    if not all(_is_id(one) for row in rows for one in row):
+        raise _not_understood()
     if not all(rows):
         raise InvalidInputError("input has a list without token ids: leave it out", field="input")
     padded = np.zeros((len(rows), longest), np.int64)
