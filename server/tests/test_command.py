@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import pytest
 
+from midrib.remote import Client
 from midrib.server.cli import main
+from midrib.server.testing import serving
 
 MIDRIB = [sys.executable, "-m", "midrib.server.cli"]
 MLP = "template/classification/mlp-128?num_features=4"
@@ -175,3 +178,35 @@ def test_the_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stderr.strip() == "set()"
+
+
+def test_embed_turns_files_into_rows_with_ids(midrib: Midrib, tmp_path: Path) -> None:
+    """With a registered backbone in this process; the revision goes with them."""
+    rows = tmp_path / "rows.npy"
+    np.save(rows, np.ones((3, 4), np.float32))
+    out = tmp_path / "embeddings.npy"
+    done = midrib("embed", str(rows), "--backbone", MLP, "--out", str(out))
+    assert (done.returncode, np.load(out).shape) == (0, (3, 128))
+    assert "3 rows" in done.stdout
+
+
+def test_embed_through_a_server_gives_the_servers_rows(midrib: Midrib, tmp_path: Path) -> None:
+    """The same command, another backbone string."""
+    rows, out = tmp_path / "rows.npy", tmp_path / "embeddings.npy"
+    np.save(rows, np.ones((3, 4), np.float32))
+    with serving({"name": "mlp-128", "arguments": {"num_features": 4}}) as server, Client(server.address) as client:
+        name = "template/classification/mlp-128"
+        done = midrib("embed", str(rows), "--backbone", server.url(name), "--out", str(out))
+        np.testing.assert_allclose(np.load(out), client.embed(name, np.load(rows)), rtol=1e-5)
+    assert done.returncode == 0
+
+
+def test_doctor_passes_a_healthy_server_and_names_what_is_wrong(midrib: Midrib) -> None:
+    """Each check with its verdict; the exit status is 0 only where all are good."""
+    with serving({"name": "mlp-128", "arguments": {"num_features": 4}}) as server:
+        well = midrib("doctor", server.url("template/classification/mlp-128"))
+        ill = midrib("doctor", server.url("template/classification/mlp-129"), "--json")
+    verdicts = json.loads(ill.stdout)
+    assert (well.returncode, "FAIL" in well.stdout) == (0, False)
+    assert (ill.returncode, verdicts[-1]["ok"]) == (1, False)
+    assert "mlp-128" in verdicts[-1]["detail"]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from torch import nn
 
-from midrib.registry import Registry, TensorInput
+from midrib.registry import ExternalRegistry, Registry, TensorInput
 from midrib.server.testing import RunningServer, serving
 from midrib.v1 import backbone_pb2, backbone_pb2_grpc, embedding_pb2, embedding_pb2_grpc
 from midrib.wire import encode_tensor
@@ -81,6 +81,22 @@ def test_an_argument_that_is_not_plain_is_refused(
     with pytest.raises(grpc.RpcError, match=words) as caught:
         stubs[0].LoadBackbone(load(**arguments), timeout=10)
     assert caught.value.code() is Code.INVALID_ARGUMENT
+
+
+def test_a_name_of_a_whole_catalogue_is_refused() -> None:
+    """It would fetch what a client names."""
+    fetched: list[str] = []
+
+    def fetch(key: str, **_: Any) -> tuple[nn.Module, int]:
+        fetched.append(key)
+        return nn.Linear(2, 3), 3
+
+    hub = ExternalRegistry(fetch, "hub", names=lambda: ["hub/anything"])
+    with serving(registry=hub, admin=True) as running, grpc.insecure_channel(running.address) as channel:
+        stub: Any = backbone_pb2_grpc.BackboneServiceStub(channel)
+        with pytest.raises(grpc.RpcError, match="put it into the server's configuration") as caught:
+            stub.LoadBackbone(backbone_pb2.LoadBackboneRequest(name="hub/anything"), timeout=10)
+    assert (caught.value.code(), fetched) == (Code.INVALID_ARGUMENT, [])
 
 
 def test_an_unregistered_name_is_not_found(stubs: tuple[Any, Any]) -> None:

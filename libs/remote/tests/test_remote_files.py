@@ -46,7 +46,7 @@ def texts(tmp_path: Path) -> Path:
 def test_parquet_holds_ids_features_and_revision(tmp_path: Path, texts: Path) -> None:
     """One row an item, in the inputs' order."""
     out = tmp_path / "out.parquet"
-    assert embed_files(Lengths(), [texts], out, chunk_items=7) == Progress(done=40, bad=0, resumed=0)
+    assert embed_files(Lengths(), [texts], out, chunk_items=7) == Progress(done=40, bad=0, resumed=0, total=40)
     table = parquet.read_table(out)
     assert table.column("id").to_pylist() == [f"{texts.as_posix()}:{row}" for row in range(40)]
     assert table.column("embedding").to_pylist() == [[row, row] for row in range(40)]
@@ -87,7 +87,7 @@ def test_bad_items_are_kept_aside(tmp_path: Path) -> None:
     """They end no run, and are listed with their errors."""
     path = tmp_path / "texts.txt"
     path.write_text("one\nbad\nthree\n")
-    assert embed_files(Lengths(), [path], tmp_path / "out.npy") == Progress(done=3, bad=1, resumed=0)
+    assert embed_files(Lengths(), [path], tmp_path / "out.npy") == Progress(done=3, bad=1, resumed=0, total=3)
     assert np.load(tmp_path / "out.npy")[:, 0].tolist() == [3, 5]
     (line,) = (tmp_path / "out.npy.bad.jsonl").read_text().splitlines()
     assert json.loads(line) == {"id": f"{path.as_posix()}:1", "error": "no good text"}

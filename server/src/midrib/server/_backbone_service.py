@@ -71,6 +71,7 @@ class BackboneService(backbone_pb2_grpc.BackboneServiceServicer):
         """What LoadBackbone does, for every protocol: the slot, and what left to make room."""
         self._require_admin("LoadBackbone")
         name = self._catalogue.canonical_name(request.name)
+        self._check_own(name)
         arguments = {key: _argument(key, value) for key, value in request.arguments.items()}
         self._check_declared(name, arguments)
         wanted = BackboneSettings(name=name, arguments=arguments, pinned=request.pinned)
@@ -84,6 +85,14 @@ class BackboneService(backbone_pb2_grpc.BackboneServiceServicer):
     def _require_admin(self, call: str) -> None:
         if not self._admin:
             raise PermissionDeniedError(f"{call} is not allowed here: start the server with --admin, or an admin_port")
+
+    def _check_own(self, name: str) -> None:
+        """A whole catalogue (timm, transformers) fetches whatever name it is given: only the operator may ask it."""
+        if all(entry.key != name for entry in self._catalogue.registry.list(catalogues=False)):
+            raise InvalidInputError(
+                f"{name!r} is of a catalogue that fetches what it is asked for: put it into the server's configuration",
+                field="name",
+            )
 
     def _check_declared(self, name: str, arguments: dict[str, Any]) -> None:
         declared = inspect.signature(self._catalogue.registry.get(name)).parameters

@@ -25,6 +25,7 @@ BackboneNames = Annotated[
     Optional[list[str]],  # noqa: UP007 - typer reads Optional
     typer.Argument(help="What to serve: 'namespace/name', or with loader arguments 'namespace/name?argument=value'."),
 ]
+Token = Annotated[Optional[str], typer.Option(envvar="MIDRIB_TOKEN", help="A bearer token.")]  # noqa: UP007
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
@@ -95,7 +96,36 @@ def describe(
 
 
 @app.command()
-def token(
+def embed(
+    inputs: Annotated[list[Path], typer.Argument(help="Folders of images, images, .txt .jsonl .csv .parquet .npy.")],
+    *,
+    backbone: Annotated[str, typer.Option(help="grpc://host:port/namespace/name, or a registered name.")],
+    out: Annotated[Path, typer.Option(help=".parquet, .npy or .safetensors.")],
+    column: Annotated[str, typer.Option(help="Where a table's texts are.")] = "text",
+    token: Token = None,
+) -> None:
+    """Embed files into one, with ids and the revision; killed and started again, it goes on."""
+    from midrib.server import _embed_command
+
+    _embed_command.embed(backbone, inputs, out, column=column, token=token)
+
+
+@app.command()
+def doctor(
+    url: Annotated[str, typer.Argument(help="grpc://host:port/namespace/name")],
+    *,
+    token: Token = None,
+    as_json: Json = False,
+) -> None:
+    """Check the way to a served backbone, step by step, each with a verdict and a fix."""
+    from midrib.server import _embed_command
+
+    if not _embed_command.examine(url, token=token, as_json=as_json):
+        raise typer.Exit(1)
+
+
+@app.command(name="token")
+def make_token(
     name: Annotated[str, typer.Argument(help="Whose it is.")],
     scope: Annotated[
         Optional[list[str]], typer.Option(help="read, embed or admin; may be repeated. [read, embed]")  # noqa: UP007
@@ -107,6 +137,23 @@ def token(
     secret, entry = new_token(name, [Scope(one) for one in scope or ("read", "embed")])
     typer.echo(secret)
     typer.echo(entry, nl=False, err=True)
+
+
+@app.command()
+def bench(
+    target: Annotated[str, typer.Argument(help="grpc://host:port/namespace/name, or a name to serve for the while.")],
+    *,
+    rows: Annotated[int, typer.Option(min=1, help="Of one call.")] = 1,
+    concurrency: Annotated[
+        Optional[list[int]], typer.Option(min=1, help="Callers at once; may be repeated. [1, 16, 64]")  # noqa: UP007
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.01, help="Of each measurement.")] = 3.0,
+    as_json: Json = False,
+) -> None:
+    """Measure how fast one backbone answers: rows a second, and how long a call takes."""
+    from midrib.server._bench import run
+
+    run(target, rows=rows, concurrency=concurrency or (1, 16, 64), seconds=seconds, as_json=as_json)
 
 
 @app.command()

@@ -35,11 +35,12 @@ class Embedder(Protocol):
 
 @dataclass(frozen=True)
 class Progress:
-    """How far it is. done: items finished, bad ones and those of earlier runs included."""
+    """How far it is. done: items finished, bad ones and those of earlier runs included.  total: of all inputs."""
 
     done: int
     bad: int
     resumed: int
+    total: int
 
 
 class RemoteEmbedder:
@@ -78,7 +79,9 @@ def embed_files(
     """
     embedder: Embedder = RemoteEmbedder(backbone, **kwargs) if isinstance(backbone, str) else backbone
     parts = Parts(Path(out), embedder.name, embedder.revision)
-    items = read_items(inputs, column=column)
+    sources = list(inputs)
+    total = sum(1 for _ in read_items(sources, column=column))
+    items = read_items(sources, column=column)
     done = _skip_finished(parts, items)
     bad = sum(len(chunk.bad) for chunk in parts.chunks())
     resumed = done
@@ -88,9 +91,9 @@ def embed_files(
             done += len(chunk.ids) + len(chunk.bad)
             bad += len(chunk.bad)
             if on_progress is not None:
-                on_progress(Progress(done, bad, resumed))
+                on_progress(Progress(done, bad, resumed, total))
     parts.finish()
-    return Progress(done, bad, resumed)
+    return Progress(done, bad, resumed, total)
 
 
 def _skip_finished(parts: Parts, items: Iterator[SourceItem]) -> int:
