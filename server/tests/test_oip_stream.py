@@ -88,8 +88,8 @@ def test_a_final_response_is_marked_for_who_asks(channel: grpc.Channel) -> None:
 
 @pytest.fixture()
 def narrow(test_registry: Registry) -> Iterator[RunningServer]:
-    """A server with room for one queued item, and two in flight a stream."""
-    with serving("gate", registry=test_registry, max_stream_items=2, max_queue_items=1) as running:
+    """A server with room for one queued item, and four in flight a stream."""
+    with serving("gate", registry=test_registry, max_stream_items=4, max_queue_items=1) as running:
         yield running
 
 
