@@ -10,16 +10,17 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, te
 from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
 
 from midrib.oip.v2 import inference_pb2
+from midrib.server._malformed import Registrar
 
 _OURS, _THEIRS = "midrib.oip.v2", "inference"
 _SERVICE = inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 SERVICE_NAME = f"{_THEIRS}.{_SERVICE.name}"
 
 
-def add_inference_service(service: object, server: grpc.aio.Server) -> None:
+def add_inference_service(service: object, server: Registrar) -> None:
     """Route the calls of `inference.GRPCInferenceService` to the methods of a service."""
     handlers = {method.name: _handler(method, getattr(service, method.name)) for method in _SERVICE.methods}
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE_NAME, handlers),))
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE_NAME, handlers)])
 
 
 def reflection_pool(service_names: Iterable[str]) -> descriptor_pool.DescriptorPool:

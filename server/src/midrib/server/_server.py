@@ -6,12 +6,12 @@ import asyncio
 import importlib
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from midrib.backbones import BACKBONES
 from midrib.registry import AbstractRegistry
@@ -19,6 +19,7 @@ from midrib.server._backbone_service import BackboneService
 from midrib.server._catalogue import Catalogue, Slot
 from midrib.server._embedder import Embedder
 from midrib.server._embedding_service import EmbeddingService
+from midrib.server._malformed import Registrar
 from midrib.server._oip_registration import SERVICE_NAME as INFERENCE_SERVICE
 from midrib.server._oip_registration import add_inference_service, reflection_pool
 from midrib.server._oip_service import InferenceService
@@ -86,11 +87,15 @@ class Server:
         """Listen. Calls answer UNAVAILABLE until `load` is through."""
         self._grpc = grpc_server(self.settings, self.tokens)
         backbones = BackboneService(self.catalogue, admin=self.settings.admin)
-        backbone_pb2_grpc.add_BackboneServiceServicer_to_server(backbones, self._grpc)
-        embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(EmbeddingService(self.embedder), self._grpc)
-        add_inference_service(InferenceService(self.embedder, backbones), self._grpc)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
-        reflection.enable_server_reflection(_SERVICES, self._grpc, pool=reflection_pool(_SERVICES))
+        services: Any = Registrar(self._grpc)  # the stubs ask for a server
+        backbone_pb2_grpc.add_BackboneServiceServicer_to_server(backbones, services)
+        embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(EmbeddingService(self.embedder), services)
+        add_inference_service(InferenceService(self.embedder, backbones), services)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, services)
+        reflections = reflection.aio.ReflectionServicer(_SERVICES, pool=reflection_pool(_SERVICES))
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call] # the stubs lack it
+            reflections, services
+        )
         await self._health.set("", _NOT_SERVING)
         self.port = add_port(self._grpc, self.settings, self.address)
         await self._grpc.start()
@@ -103,7 +108,7 @@ class Server:
     async def _start_admin(self, port: int) -> None:
         self._admin = grpc_server(self.settings, self.tokens)
         backbone_pb2_grpc.add_BackboneServiceServicer_to_server(
-            BackboneService(self.catalogue, admin=True), self._admin
+            BackboneService(self.catalogue, admin=True), Registrar(self._admin)
         )
         self._admin_port = add_port(self._admin, self.settings, address(_LOOPBACK, port))
         await self._admin.start()
