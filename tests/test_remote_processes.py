@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -75,6 +76,33 @@ def test_no_grpc_thread_lives_at_a_fork(url: str) -> None:
     assert parent.recv() == (2, 128)
     worker.join()
     assert worker.exitcode == 0
+
+
+def test_calls_in_flight_outlive_a_fork(url: str) -> None:
+    """Another thread's calls, interrupted by the closing before each fork, are asked again: right, and in time."""
+    backbone = RemoteBackbone(url, timeout=20.0)
+    x = torch.arange(64.0)[:, None].expand(64, WIDTH).contiguous()
+    want = backbone(x)
+    forked = threading.Event()
+    got: list[Tensor] = []
+
+    def calling() -> None:
+        while not forked.is_set():
+            got.append(backbone(x))
+
+    thread = threading.Thread(target=calling)
+    thread.start()
+    context = multiprocessing.get_context("fork")
+    codes = []
+    for _ in range(5):
+        child = context.Process(target=int)
+        child.start()
+        child.join()
+        codes.append(child.exitcode)
+    forked.set()
+    thread.join()
+    assert codes == [0] * 5
+    torch.testing.assert_close(torch.stack(got), want.expand(len(got), -1, -1), atol=1e-5, rtol=1e-5)
 
 
 def test_ddp_trains_a_head_over_two_processes(url: str) -> None:

@@ -13,7 +13,7 @@ import stamina
 from midrib.remote._address import Endpoint
 from midrib.remote._call import Message
 from midrib.remote._codec import Result, decode_result
-from midrib.remote._runtime import runtime
+from midrib.remote._runtime import here
 from midrib.remote._transport import Stream
 from midrib.remote._window import SMALL, Window
 from midrib.v1 import embedding_pb2
@@ -129,7 +129,7 @@ class Lane:
     async def _attend(self) -> None:
         """One stream from its opening to its end. Raises what ended it, unless results had come."""
         self._progress = self._leaving = False
-        channel = runtime().channel(self.address, self._source.endpoint)
+        channel = here().channel(self.address, self._source.endpoint)
         stream = Stream(channel, self.address, self._source.endpoint)
         writer: asyncio.Task[None] | None = None
         try:
@@ -222,7 +222,7 @@ class Lane:
         quiet_s = now - max(oldest, self._heard_at)
         if self._in_flight and quiet_s > self._source.stall_s:
             stream.cancel()
-            runtime().drop(self.address, self._source.endpoint)
+            here().drop(self.address, self._source.endpoint)
         elif not self._in_flight and now - self._heard_at > _IDLE_S:
             self._leaving = True
             stream.cancel()

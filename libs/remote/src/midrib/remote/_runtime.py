@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import concurrent.futures
+import contextlib
 import gc
 import os
 import threading
@@ -27,6 +28,7 @@ _T = TypeVar("_T")
 _GRPC_THREADS: Final = ("grpc_", "event_engine", "lifeguard", "resolver-exec")
 # Where another part of the process uses gRPC, its threads stay, and a forked child cannot call.
 _THREADS_END_S: Final = 0.5
+_CLOSING_S: Final = 5.0
 
 
 class Tenant(Protocol):
@@ -83,10 +85,12 @@ class Runtime:
         """End the streams, the channels, the loop and its thread."""
         if threading.current_thread() is self._thread:
             return
-        self.start(self._close()).result()
+        with contextlib.suppress(TimeoutError):  # a loop that does not answer must hold up no fork and no exit
+            self.start(self._close()).result(_CLOSING_S)
         self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join()
-        self.loop.close()
+        self._thread.join(_CLOSING_S)
+        if not self._thread.is_alive():
+            self.loop.close()
 
     async def _close(self) -> None:
         for tenant in list(_tenants):
@@ -101,11 +105,13 @@ class Runtime:
         await asyncio.gather(*left, return_exceptions=True)
 
     def _run(self) -> None:
+        _on_loop.runtime = self
         asyncio.set_event_loop(self.loop)
         self.loop.run_forever()
 
 
 _lock = threading.Lock()
+_on_loop = threading.local()
 _current: Runtime | None = None
 _tenants: weakref.WeakSet[Tenant] = weakref.WeakSet()
 
@@ -120,6 +126,12 @@ def runtime() -> Runtime:
         if _current is None:
             _current = Runtime()
         return _current
+
+
+def here() -> Runtime:
+    """The runtime whose loop runs this, be it about to close; on the loop only, which must never wait for a fork."""
+    found: Runtime = _on_loop.runtime
+    return found
 
 
 def register(tenant: Tenant) -> None:

@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 from midrib.remote._address import Endpoint
 from midrib.remote._info import BackboneInfo, info_from
 from midrib.remote._lane import pause, retriable
-from midrib.remote._runtime import runtime
+from midrib.remote._runtime import here, runtime
 from midrib.remote._transport import call
 from midrib.v1 import backbone_pb2, embedding_pb2
 from midrib.wire import (
@@ -135,7 +135,7 @@ class Servers:
         left = max(0.001, self.timeout - (time.monotonic() - began))
         # A connection that is dead without a word costs a third of the time, not all of it; loading is slow by nature.
         patience = left if method in _SLOW else min(left, max(1.0, self.timeout / 3))
-        channel = runtime().channel(address, self.endpoint)
+        channel = here().channel(address, self.endpoint)
         try:
             found = await call(
                 channel,
@@ -147,7 +147,7 @@ class Servers:
                 patience,
             )
         except DeadlineExceededError as error:
-            runtime().drop(address, self.endpoint)
+            here().drop(address, self.endpoint)
             raise UnavailableError(f"{address} is silent", reason="SILENT") from error
         self._first = self.endpoint.addresses.index(address)  # the one that answers is asked first next time
         return found

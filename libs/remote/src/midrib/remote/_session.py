@@ -79,7 +79,7 @@ class Session:
         self._delayed: list[Part] = []
         self._same: dict[Hashable, Call] = {}
         self._lanes: list[Lane] = []
-        self._wake_due = False
+        self._wake_due = self._closing = False
         register(self)
 
     def submit(self, rows: Rows) -> Call:
@@ -174,7 +174,7 @@ class Session:
         parts = [part for message in messages for part in message.parts if not part.call.done]
         self._pending.extendleft(reversed(parts))
         if parts:
-            self._wake_soon()
+            self._wake()
 
     def refused(self, lane: Lane, error: MidribError) -> None:
         """A lane gave up. With no other left, its error is everyone's."""
@@ -182,7 +182,7 @@ class Session:
             return
         if retriable(error):  # nobody waited when it gave up
             if self.busy():
-                self._wake_soon()
+                self._wake()
             return
         while (part := self._next()) is not None:
             part.call.fail(error)
@@ -194,6 +194,7 @@ class Session:
 
     async def close_streams(self) -> None:
         """End the streams; what is unanswered stays queued."""
+        self._closing = True
         for lane in self._lanes:
             await lane.close()
         self._lanes = []
@@ -202,7 +203,7 @@ class Session:
 
     def resume(self) -> None:
         """Go on with what is queued, on a new loop."""
-        self._wake_due = False
+        self._wake_due = self._closing = False
         if self._pending:
             self._wake_soon()
 
@@ -210,7 +211,7 @@ class Session:
         """In a forked child: what is queued is the parent's."""
         self._lock = threading.Lock()
         self._pending, self._delayed, self._same = deque(), [], {}
-        self._lanes, self._wake_due = [], False
+        self._lanes, self._wake_due, self._closing = [], False, False
 
     def _cut(self, call: Call) -> list[Part]:
         parts = list(cut(call, self._max_rows, min(_PART_BYTES, self._max_bytes), time.monotonic()))
@@ -245,9 +246,10 @@ class Session:
         self._wake()
 
     def _again(self, parts: list[Part]) -> None:
-        for part in parts:
+        left = [part for part in parts if part in self._delayed]  # none, where the streams were closed meanwhile
+        for part in left:
             self._delayed.remove(part)
-        self._pending.extendleft(reversed(parts))
+        self._pending.extendleft(reversed(left))
         self._wake()
 
     def _wake_soon(self) -> None:
@@ -261,6 +263,8 @@ class Session:
 
     def _wake(self) -> None:
         self._wake_due = False
+        if self._closing:
+            return  # `resume` wakes again
         if not self._lanes:
             self._lanes = [Lane(self, address, self._window) for address in self.endpoint.addresses]
         awake = [lane.wake() for lane in self._lanes]
