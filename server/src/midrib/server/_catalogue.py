@@ -20,6 +20,8 @@ from midrib.wire import BackboneLoadingError, BackboneNotFoundError, Unavailable
 
 logger = logging.getLogger(__name__)
 
+_LONGEST_NAME = 200
+
 
 @dataclass
 class Slot:
@@ -80,6 +82,8 @@ class Catalogue:
         matches = [slot for key, slot in self.slots.items() if key.endswith("/" + name)]
         if name and len(matches) == 1:
             return matches[0]
+        if len(name) > _LONGEST_NAME:  # whatever it is near to, looking would hold the event loop
+            raise BackboneNotFoundError(f"no backbone {name[:_LONGEST_NAME] + '...'!r} is served here")
         spellings = {spelling: key for key in self.slots for spelling in (key, key.rpartition("/")[2])}
         near = {spellings[match] for match in difflib.get_close_matches(name, spellings, cutoff=0.5)}
         served = ", ".join(sorted(self.slots)) or "nothing"
@@ -168,6 +172,8 @@ class Catalogue:
 
         Raises BackboneNotFoundError where the registry has none, ValueError where several match.
         """
+        if len(name) > _LONGEST_NAME:
+            raise BackboneNotFoundError(f"no backbone {name[:_LONGEST_NAME] + '...'!r} is registered")
         try:
             return self.registry.describe(name).key
         except KeyError as error:
