@@ -91,7 +91,12 @@ def parameter(parameters: Mapping[str, inference_pb2.InferParameter], name: str)
     wanted, got = _PARAMETERS[name], parameters[name].WhichOneof("parameter_choice")
     if got != wanted and {got, wanted} != {"int64_param", "uint64_param"}:
         raise InvalidInputError(f"parameter {name!r} is a {got}, expected a {wanted}", field=f"parameters[{name}]")
-    return getattr(parameters[name], got or wanted)
+    value = getattr(parameters[name], got or wanted)
+    if got == "uint64_param" and wanted == "int64_param" and value >= 2**63:
+        raise InvalidInputError(
+            f"parameter {name!r} is {value}: an int64 ends at 2**63 - 1", field=f"parameters[{name}]"
+        )
+    return value
 
 
 def _options(request: inference_pb2.ModelInferRequest) -> embedding_pb2.Options:

@@ -124,6 +124,7 @@ class ServedBackbone:
                 report = await replica.run([item.arrays for item in batch])
             except UnavailableError as lost:
                 logger.warning("backbone %s: %s", self.description.name, lost)
+                self.totals.add([lost] * len(batch), 0.0)
                 for item in batch:
                     _settle(item, lost)
                 replica = await self._replace(index)
