@@ -92,10 +92,11 @@ class Forward:
         shapes = {array.shape[1:] for array in arrays}
         longest = tuple(map(max, zip(*shapes, strict=True)))
         host = self._buffer(rows, longest, slot=slot)
-        if len(shapes) == 1:
-            np.concatenate(arrays, out=host.numpy(), casting="unsafe")
-        else:
-            _pad_into(host.numpy(), arrays)
+        with np.errstate(over="ignore"):  # a float64 beyond float32 is infinite, as in process
+            if len(shapes) == 1:
+                np.concatenate(arrays, out=host.numpy(), casting="unsafe")
+            else:
+                _pad_into(host.numpy(), arrays)
         if host.dtype == self.dtype and self.device.type == "cpu":
             return host
         dtype = None if self._takes_integers and slot == 0 else self.dtype

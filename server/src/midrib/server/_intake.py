@@ -37,12 +37,15 @@ _OUTPUT_CODES = (
 class Intake:
     """What one backbone accepts.
 
-    max_rows, max_elements: of one item.  pool: decodes media, beside the event loop.
+    max_rows, max_elements: of one item.
+    last_id: the largest token id that the module looks up; None where that is not known.
+    pool: decodes media, beside the event loop.
     """
 
     backbone: Backbone
     max_rows: int
     max_elements: int
+    last_id: int | None
     pool: Executor
 
     async def read(self, message: embedding_pb2.Input) -> Array:
@@ -72,6 +75,7 @@ class Intake:
         array = decode_tensor(message, field=field)
         self._check_dtype(array, field)
         self._check_shape(array, field)
+        self._check_ids(array, field)
         return self._within_limits(array)
 
     def gradient(self, message: tensor_pb2.Tensor, rows: int) -> Array:
@@ -134,6 +138,20 @@ class Intake:
                 field=f"{field}.shape",
             )
 
+    def _check_ids(self, array: Array, field: str) -> None:
+        """Ids that the module cannot look up never reach it: on a GPU they would end the process's use of it."""
+        if not isinstance(self.backbone.input, TextInput) or not array.size:
+            return
+        last = np.iinfo(np.int64).max if self.last_id is None else self.last_id
+        least, largest = int(array.min()), int(array.max())
+        if least < 0 or largest > last:
+            wrong = least if least < 0 else largest
+            raise InvalidInputError(
+                f"{field} has the token id {wrong}, backbone {self.backbone.name!r} has 0..{last}: "
+                "use its own tokenizer",
+                field=f"{field}.data",
+            )
+
     def _check_count(self, count: int) -> None:
         """Too many media are refused before any is decoded."""
         if count > self.max_rows:
@@ -175,7 +193,8 @@ def apply_options(rows: Array, options: embedding_pb2.Options) -> Array:
         norm = np.linalg.norm(wide, axis=-1, keepdims=True)
         rows = (wide / np.maximum(norm, np.finfo(wide.dtype).tiny)).astype(rows.dtype)
     if options.HasField("dtype"):
-        rows = rows.astype(dtype_from_code(options.dtype), copy=False)
+        with np.errstate(over="ignore"):  # infinite in a narrower type, and no news for the log
+            rows = rows.astype(dtype_from_code(options.dtype), copy=False)
     return rows
 
 

@@ -88,9 +88,18 @@ def load(wanted: BackboneSettings, settings: Settings, registry: AbstractRegistr
         max_queue_items=settings.max_queue_items,
         max_queue_cost=4 * settings.max_batch_elements,
     )
-    intake = Intake(backbone, max_rows, settings.max_batch_elements, pool)
+    intake = Intake(backbone, max_rows, settings.max_batch_elements, _last_id(backbone.module), pool)
     served = ServedBackbone(description, prepares, limits)
     return Loaded(served, intake, _weight_bytes(backbone.module, dtype), wanted.pinned)
+
+
+def _last_id(module: nn.Module) -> int | None:
+    """The largest token id that a text module looks up: its largest table is its vocabulary.
+
+    A tokeniser's `shift` moves the ids, where a network's own 0 is no padding.
+    """
+    tables = [one.num_embeddings for one in module.modules() if isinstance(one, nn.Embedding)]
+    return max(tables) - 1 + getattr(getattr(module, "tokenizer", None), "shift", 0) if tables else None
 
 
 def _weight_bytes(module: nn.Module, dtype: str) -> int:
