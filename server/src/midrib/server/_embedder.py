@@ -10,7 +10,7 @@ from midrib.server._in_flight import Hold, Quota
 from midrib.server._intake import apply_options, check_options
 from midrib.server._item import Outcome
 from midrib.server._loading import Loaded
-from midrib.server._requests import Caller, empty_outcome, new_item, open_backbone, timing
+from midrib.server._requests import Caller, check_reply, empty_outcome, new_item, open_backbone, timing
 from midrib.server._served import Description
 from midrib.v1 import embedding_pb2
 from midrib.wire import Array
@@ -49,6 +49,7 @@ class Embedder:
         described = loaded.served.description
         check_options(request.options, described.num_features)
         rows = await loaded.intake.read(request.input)
+        check_reply(loaded, len(rows), request.options, self.catalogue.settings.max_message_bytes)
         outcome = await self.run(loaded, (rows,), caller)
         features = apply_options(outcome.rows, request.options)
         return Embedded(described, rows, features, timing(outcome, arrived))

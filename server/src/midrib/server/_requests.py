@@ -15,8 +15,11 @@ from midrib.server._item import Item, Outcome, Priority
 from midrib.server._loading import Loaded
 from midrib.server._tokens import CURRENT_TENANT, Tenant
 from midrib.v1 import embedding_pb2
-from midrib.wire import Array, RevisionMismatchError, code_from_dtype, dtype_from_code
+from midrib.wire import Array, LimitExceededError, RevisionMismatchError, code_from_dtype, dtype_from_code
 
+# Bytes of a reply beside its embedding's data, at most: names, revision, timing.
+_AROUND_EMBEDDING = 512
+_WIDEST_ITEM = 8
 _PRIORITIES: dict[int, Priority] = {
     embedding_pb2.PRIORITY_TRAINING: Priority.TRAINING,
     embedding_pb2.PRIORITY_BULK: Priority.BULK,
@@ -98,6 +101,23 @@ def empty_outcome(loaded: Loaded, arrays: tuple[Array, ...]) -> Outcome:
     dtype = dtype_from_code(code_from_dtype(described.dtype))
     rows = arrays[0] if len(arrays) > 1 else np.empty((0, described.num_features), dtype)
     return Outcome(rows, 0.0, 0.0)
+
+
+def check_reply(loaded: Loaded, rows: int, options: embedding_pb2.Options, max_message_bytes: int) -> None:
+    """An embedding that no message can carry is refused before a device makes it: raises LimitExceededError."""
+    described = loaded.served.description
+    width = options.dimensions if options.HasField("dimensions") else described.num_features
+    room = max_message_bytes - _AROUND_EMBEDDING
+    if rows * width * _WIDEST_ITEM <= room:
+        return
+    dtype = options.dtype if options.HasField("dtype") else code_from_dtype(described.dtype)
+    size = rows * width * dtype_from_code(dtype).itemsize
+    if size > room:
+        raise LimitExceededError(
+            f"the embedding of {rows} rows takes {size} bytes, a message carries at most {room}: split it, or ask for "
+            "fewer dimensions or a narrower dtype",
+            field="input",
+        )
 
 
 def timing(outcome: Outcome, arrived: float) -> embedding_pb2.Timing:

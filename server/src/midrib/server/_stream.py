@@ -14,7 +14,7 @@ from midrib.server._in_flight import Hold, Quota
 from midrib.server._intake import apply_options, check_options
 from midrib.server._item import Outcome
 from midrib.server._loading import Loaded
-from midrib.server._requests import Caller, empty_outcome, new_item, open_backbone, timing
+from midrib.server._requests import Caller, check_reply, empty_outcome, new_item, open_backbone, timing
 from midrib.server._served import hidden_error
 from midrib.v1 import embedding_pb2
 from midrib.v1.embedding_pb2 import EmbedStreamRequest, EmbedStreamResponse, Result
@@ -58,9 +58,7 @@ class StreamSession:
                 self._outgoing.put_nowait((EmbedStreamResponse(go_away=goodbye), None))
             else:
                 reader.result()
-            await self._idle.wait()
-            self._outgoing.put_nowait(None)
-            await writer
+            await self._write_the_rest(writer)
         finally:
             for task in (reader, drained, writer, *self._tasks):
                 task.cancel()
@@ -118,6 +116,7 @@ class StreamSession:
         """Queue one item; its result is written when it comes. An error is the item's own."""
         try:
             rows = await loaded.intake.read(item.input)
+            check_reply(loaded, len(rows), self._options, self._catalogue.settings.max_message_bytes)
             if not len(rows):
                 self._answer(item.id, empty_outcome(loaded, (rows,)), arrived)
                 return
@@ -132,10 +131,9 @@ class StreamSession:
         self._waiting.discard(done)
         if done.cancelled():
             return
-        error = done.exception()
-        if error is None:
+        try:
             self._answer(item_id, done.result(), arrived)
-        elif isinstance(error, Exception):
+        except Exception as error:  # noqa: BLE001 - the item's own, or one of writing its message down
             self._refuse(item_id, hidden_error(error, "the item failed"))
 
     def _answer(self, item_id: int, outcome: Outcome, arrived: float) -> None:
@@ -152,6 +150,16 @@ class StreamSession:
             await self._context.write(response)
             if ended is not None:
                 self._release(ended)
+
+    async def _write_the_rest(self, writer: asyncio.Task[None]) -> None:
+        """Wait until nothing is in flight, or writing has failed; raises what it raised."""
+        idle = asyncio.create_task(self._idle.wait())
+        try:
+            await asyncio.wait({idle, writer}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            idle.cancel()
+        self._outgoing.put_nowait(None)
+        await writer
 
     def _release(self, item_id: int) -> None:
         self._holds.pop(item_id).release()
