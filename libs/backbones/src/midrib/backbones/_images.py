@@ -64,7 +64,8 @@ def _explained(error: Exception) -> str:
         return str(error)
     if isinstance(error, UnidentifiedImageError):
         return f"these bytes are no image of a known format: send one of {', '.join(FORMATS)}"
-    return f"the image is broken or cut short ({type(error).__name__}: {error}): send it again, whole"
+    # What the decoder said is the cause of the error, for those in process: a server quotes no exceptions.
+    return "the image is broken or cut short: send it again, whole"
 
 
 class _UnusableImageError(ValueError):
