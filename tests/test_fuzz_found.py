@@ -17,7 +17,7 @@ from midrib.registry import Registry, TensorInput, TextInput
 from midrib.server._stream import StreamSession
 from midrib.server.testing import RunningServer, serving
 from midrib.v1 import backbone_pb2, embedding_pb2, tensor_pb2
-from midrib.wire import Array, MidribError, decode_tensor, encode_tensor, status_to_error
+from midrib.wire import Array, MidribError, StreamProtocolError, decode_tensor, encode_tensor, status_to_error
 
 REGISTRY = Registry("found by fuzz")
 EMBED = "/midrib.v1.EmbeddingService/Embed"
@@ -257,3 +257,32 @@ def test_an_answer_that_cannot_be_put_down_is_that_items_error(
     item = embedding_pb2.EmbedStreamRequest(item=embedding_pb2.Item(id=1, input=rows))
     _, answer = talk(channel, STREAM, [opened.SerializeToString(), item.SerializeToString()])
     assert status_to_error(embedding_pb2.EmbedStreamResponse.FromString(answer).result.error).reason == "INTERNAL"
+
+
+class SlowContext:
+    """A call that notes whether a message was given up while it was written."""
+
+    def __init__(self) -> None:
+        self.written: list[str | None] = []
+
+    def time_remaining(self) -> None:
+        return None
+
+    async def write(self, message: embedding_pb2.EmbedStreamResponse) -> None:
+        for _ in range(20):
+            await asyncio.sleep(0)
+        self.written.append(message.WhichOneof("message"))
+
+
+async def opened_twice() -> AsyncIterator[embedding_pb2.EmbedStreamRequest]:
+    yield embedding_pb2.EmbedStreamRequest(open=embedding_pb2.Open(backbone="double"))
+
+
+def test_a_message_is_written_before_its_stream_is_refused(server: RunningServer) -> None:
+    """gRPC loses the status of a call that is ended in the middle of its first message: the client would hang."""
+    context: Any = SlowContext()
+    opened = embedding_pb2.EmbedStreamRequest(open=embedding_pb2.Open(backbone="double"))
+    session = StreamSession(server.server.embedder, context)
+    with pytest.raises(StreamProtocolError, match="a stream is opened once"):
+        server.run(session.run(opened, opened_twice()), timeout=20)
+    assert context.written == ["opened"]

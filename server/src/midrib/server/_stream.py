@@ -59,6 +59,11 @@ class StreamSession:
             else:
                 reader.result()
             await self._write_the_rest(writer)
+        except Exception:
+            # A status in the middle of the first message gets lost, and the client would wait for ever.
+            self._outgoing.put_nowait(None)
+            await asyncio.wait({writer})
+            raise
         finally:
             for task in (reader, drained, writer, *self._tasks):
                 task.cancel()
