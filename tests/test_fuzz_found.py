@@ -1,8 +1,9 @@
-"""What the fuzz has found, each by a test of its own."""
+"""What the fuzz, and the reading for it, has found: each by a test of its own."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -10,13 +11,14 @@ import grpc
 import numpy as np
 import pytest
 from google.rpc import status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from torch import Tensor, nn
 
 from midrib.oip.v2 import inference_pb2 as oip
 from midrib.registry import Registry, TensorInput, TextInput
 from midrib.server._stream import StreamSession
 from midrib.server.testing import RunningServer, serving
-from midrib.v1 import backbone_pb2, embedding_pb2, tensor_pb2
+from midrib.v1 import backbone_pb2, backbone_pb2_grpc, embedding_pb2, tensor_pb2
 from midrib.wire import Array, MidribError, StreamProtocolError, decode_tensor, encode_tensor, status_to_error
 
 REGISTRY = Registry("found by fuzz")
@@ -56,6 +58,43 @@ def load_double() -> tuple[nn.Module, int]:
 @REGISTRY(name="words", namespace="text/embedding", input=TextInput(8))
 def load_words() -> tuple[nn.Module, int]:
     return Words(), 4
+
+
+class Fragile(nn.Module):
+    """Doubles until a row of -13s comes: then neither this thread nor any other can run it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.broken = False
+
+    def forward(self, rows: Tensor) -> Tensor:
+        if self.broken:
+            raise RuntimeError("the device is gone")
+        if bool((rows == -13).any()):
+            self.broken = True
+            raise SystemExit
+        return rows * 2
+
+
+@REGISTRY(name="fragile", namespace="test/embedding", input=TensorInput((2,)))
+def load_fragile() -> tuple[nn.Module, int]:
+    return Fragile(), 2
+
+
+@REGISTRY(name="unreadable", namespace="test/embedding", input=TensorInput((2,)))
+def load_unreadable() -> tuple[nn.Module, int]:
+    raise OSError("cannot read /srv/weights/secret.safetensors")
+
+
+@REGISTRY(name="late", namespace="test/embedding", input=TensorInput((2,)))
+def load_late() -> tuple[nn.Module, int]:
+    """Loads once the test lets it."""
+    LOADING.set()
+    MAY_LOAD.wait(20)
+    return Double(), 2
+
+
+LOADING, MAY_LOAD = threading.Event(), threading.Event()
 
 
 @pytest.fixture(scope="module")
@@ -286,3 +325,48 @@ def test_a_message_is_written_before_its_stream_is_refused(server: RunningServer
     with pytest.raises(StreamProtocolError, match="a stream is opened once"):
         server.run(session.run(opened, opened_twice()), timeout=20)
     assert context.written == ["opened"]
+
+
+def test_a_backbone_whose_replica_cannot_be_replaced_says_so() -> None:
+    """Its items fail as retriable and its health is NOT_SERVING; they do not wait for a device that will not come."""
+    killer, next_one = (request(np.full((1, 2), value, np.float32), "fragile") for value in (-13, 1))
+    with serving("fragile", registry=REGISTRY) as own, grpc.insecure_channel(own.address) as to_own:
+        with pytest.raises(grpc.RpcError, match="the replica that ran this item was lost"):
+            call(to_own, EMBED, killer.SerializeToString())
+        with pytest.raises(grpc.RpcError, match="could not be replaced") as caught:
+            call(to_own, EMBED, next_one.SerializeToString())
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        health: Any = health_pb2_grpc.HealthStub(to_own)
+        asked = health_pb2.HealthCheckRequest(service="test/embedding/fragile")
+        assert health.Check(asked, timeout=20).status == health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+def test_why_a_backbone_failed_to_load_is_for_the_log() -> None:
+    """A loader's exception may name files; clients get an error id."""
+    with serving(registry=REGISTRY, admin=True) as own, grpc.insecure_channel(own.address) as channel:
+        backbones: Any = backbone_pb2_grpc.BackboneServiceStub(channel)
+        with pytest.raises(grpc.RpcError, match="log explains error"):
+            backbones.LoadBackbone(backbone_pb2.LoadBackboneRequest(name="unreadable"), timeout=20)
+        (told,) = backbones.ListBackbones(backbone_pb2.ListBackbonesRequest(), timeout=20).backbones
+        assert told.state == backbone_pb2.BACKBONE_STATE_FAILED
+        assert "log explains error" in told.error
+        with pytest.raises(grpc.RpcError, match="log explains error") as caught:
+            call(channel, EMBED, request(np.ones((1, 2)), "unreadable").SerializeToString())
+        assert "secret" not in told.error + str(caught.value.details())
+
+
+def test_unloading_waits_for_the_loading_of_the_same_name() -> None:
+    """Else what is loaded at last stands under no name, and its thread never ends."""
+    with serving(registry=REGISTRY, admin=True) as own, grpc.insecure_channel(own.address) as channel:
+        backbones: Any = backbone_pb2_grpc.BackboneServiceStub(channel)
+        loading = backbones.LoadBackbone.future(backbone_pb2.LoadBackboneRequest(name="late"), timeout=20)
+        assert LOADING.wait(20)
+        unloading = backbones.UnloadBackbone.future(backbone_pb2.UnloadBackboneRequest(name="late"), timeout=20)
+        backbones.ListBackbones(backbone_pb2.ListBackbonesRequest(), timeout=20)
+        MAY_LOAD.set()
+        loading.result()
+        unloading.result()
+        assert not backbones.ListBackbones(backbone_pb2.ListBackbonesRequest(), timeout=20).backbones
+    assert not [
+        thread.name for thread in threading.enumerate() if thread.name.startswith("replica-test/embedding/late")
+    ]

@@ -14,7 +14,7 @@ from midrib.registry import AbstractRegistry
 from midrib.server._budget import Resident, leaving
 from midrib.server._loading import Loaded, load
 from midrib.server._metrics import Metrics
-from midrib.server._served import ServedBackbone, State
+from midrib.server._served import ServedBackbone, State, hidden_error
 from midrib.server._settings import BackboneSettings, Settings
 from midrib.wire import BackboneLoadingError, BackboneNotFoundError, UnavailableError
 
@@ -37,7 +37,7 @@ class Slot:
         if self.loaded is not None:
             return self.loaded
         if self.state is State.FAILED:
-            raise UnavailableError(f"backbone {self.name!r} failed to load: {self.error}")
+            raise UnavailableError(f"backbone {self.name!r} failed: {self.error}")
         if self.state is State.DRAINING:
             raise UnavailableError(f"backbone {self.name!r} is being unloaded: try another server")
         raise BackboneLoadingError(f"backbone {self.name!r} is loading: try again shortly", retry_after=1.0)
@@ -105,12 +105,14 @@ class Catalogue:
                 loaded = await self._load(wanted)
                 leavers = self._leavers(loaded)
                 for leaver in leavers:
-                    await self.unload(leaver)
+                    await self._unload(leaver)
                 await loaded.served.start()
             except Exception as error:
                 if before is None:
-                    self._change(slot, State.FAILED, error=str(error))
+                    # The loader's own words may name files: they are for the log.
+                    self._change(slot, State.FAILED, error=hidden_error(error, "it could not be loaded").message)
                 raise
+            loaded.served.on_lost = partial(self._lost, slot, loaded)
             slot.loaded = loaded
             self._change(slot, State.READY)
         if before is not None:
@@ -124,6 +126,10 @@ class Catalogue:
 
     async def unload(self, name: str) -> None:
         """Stop serving a name, once what it accepted is finished."""
+        async with self._loading:
+            await self._unload(name)
+
+    async def _unload(self, name: str) -> None:
         slot = self.slot(name)
         loaded, slot.loaded = slot.loaded, None
         self._change(slot, State.DRAINING)
@@ -131,6 +137,12 @@ class Catalogue:
             await loaded.served.drain()
         if slot.loaded is None:
             self.slots.pop(slot.name, None)
+
+    def _lost(self, slot: Slot, loaded: Loaded) -> None:
+        if slot.loaded is loaded:
+            slot.loaded = None
+            error = "its replicas were lost and could not be replaced: the server's log says why"
+            self._change(slot, State.FAILED, error=error)
 
     async def _load(self, wanted: BackboneSettings) -> Loaded:
         loaded = await asyncio.to_thread(load, wanted, self.settings, self.registry, self._media_pool)

@@ -88,6 +88,7 @@ class ServedBackbone:
         self.draining = asyncio.Event()
         self.totals = Totals()
         self.on_batch: OnBatch = lambda _batch, _outcomes, _compute_s: None
+        self.on_lost: Callable[[], None] = lambda: None
         self._prepares = prepares
         self._feeders: list[asyncio.Task[None]] = []
 
@@ -127,7 +128,12 @@ class ServedBackbone:
                 self.totals.add([lost] * len(batch), 0.0)
                 for item in batch:
                     _settle(item, lost)
-                replica = await self._replace(index)
+                try:
+                    replica = await self._replace(index)
+                except Exception:
+                    logger.exception("backbone %s: replica %d could not be replaced", self.description.name, index)
+                    self._give_up()
+                    return
                 continue
             compute_s = report.finished - report.started
             outcomes = [
@@ -140,6 +146,12 @@ class ServedBackbone:
             self.on_batch(batch, outcomes, compute_s)
         replica.close()
         await replica.join()
+
+    def _give_up(self) -> None:
+        """One replica is gone for good: the others go on; after the last one nothing may wait any more."""
+        if all(feeder.done() for feeder in self._feeders if feeder is not asyncio.current_task()):
+            self.abort(UnavailableError("the replicas were lost and could not be replaced: try another server"))
+            self.on_lost()
 
     async def _replace(self, index: int) -> Replica:
         replica = self._replica(index)
