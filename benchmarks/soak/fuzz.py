@@ -80,12 +80,12 @@ def by_hypothesis(minutes: float) -> None:
             for run in chosen.values():
                 run()
         for name, run in chosen.items():
-            print(f"{name:>14}  {run.seen:>8,} examples, nothing broken")
+            sys.stdout.write(f"{name:>14}  {run.seen:>8,} examples, nothing broken\n")
 
 
 def by_atheris(name: str, minutes: float) -> None:
     """Let atheris choose the bytes of one target; it ends the process itself."""
-    import atheris
+    import atheris  # type: ignore[import-untyped] # lives in a venv of its own
 
     with atheris.instrument_imports(include=OURS), targets() as chosen:
         # libFuzzer's own limit: its Fuzz() never returns.
