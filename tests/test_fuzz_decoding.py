@@ -72,9 +72,8 @@ def bounded(limit: int) -> Iterator[None]:
 
 def check_read(read: Callable[[bytes], object], data: bytes) -> None:
     """A value, one of our errors, or no message at all; nothing else, and within bounds."""
-    with bounded(_FLOOR + _WORTH * len(data)):
-        with suppress(MidribError, DecodeError):
-            read(data)
+    with bounded(_FLOOR + _WORTH * len(data)), suppress(MidribError, DecodeError):
+        read(data)
 
 
 SIZES = st.sampled_from([0, 1, 2, 2**31, 2**62, 2**63 - 1, -1]) | st.integers(-(2**63), 2**63 - 1)
