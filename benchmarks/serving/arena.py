@@ -78,10 +78,9 @@ class Arena:
         )
         self.servers[name], self._addresses[name] = process, f"127.0.0.1:{port}"
         try:
-            async with asyncio.timeout(_READY_S):
-                await self._check(name)
+            await self._check(name)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with a rival is reported in its place
-            said = str(error) if isinstance(error, ParityError) else process.last_line()
+            said = str(error) if process.running else process.last_line()
             self._results.failures[f"{name}: start"] = f"{type(error).__name__}: {said}"
             logger.warning("%s does not start: %s", name, said)
             del self.servers[name]
@@ -105,6 +104,7 @@ class Arena:
                     await self._until_ready(name, partial(load.check, expected))
 
     async def _until_ready(self, name: str, attempt: Callable[[], Awaitable[object]]) -> None:
+        deadline = time.monotonic() + _READY_S
         while True:
             try:
                 async with asyncio.timeout(_ATTEMPT_S):
@@ -112,7 +112,7 @@ class Arena:
             except ParityError:
                 raise
             except Exception:  # - each protocol has its own way to say that it is not ready
-                if not self.servers[name].running:
+                if not self.servers[name].running or time.monotonic() > deadline:
                     raise
                 await asyncio.sleep(_RETRY_S)
             else:

@@ -28,9 +28,10 @@ class Sample:
 
 
 class Recorder:
-    """Collects the calls that end within so many seconds, after a warm-up."""
+    """Collects the calls that end within so many seconds, after a warm-up; it goes on until they are `least`."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, *, least: int) -> None:
+        self._least = least
         self.began: list[float] = []
         self.ended: list[float] = []
         self._start = time.monotonic() + WARM_UP * seconds
@@ -39,12 +40,12 @@ class Recorder:
     @property
     def running(self) -> bool:
         """Whether more calls should begin."""
-        return time.monotonic() < self._stop
+        return time.monotonic() < self._stop or len(self.ended) < self._least
 
     def add(self, began: float) -> None:
         """A call that began then has ended now."""
         now = time.monotonic()
-        if self._start <= now <= self._stop or (now > self._stop and not self.ended):
+        if self._start <= now and (now <= self._stop or len(self.ended) < self._least):
             self.began.append(began)
             self.ended.append(now)
 

@@ -20,6 +20,8 @@ from clients import CHANNEL, raw_bytes
 
 _STREAMS = 4
 _PARITY = 1e-4
+# Of every caller at least: fewer would show the pace of a batch or two.
+_TURNS = 4
 
 
 class ParityError(Exception):
@@ -47,7 +49,7 @@ class CallerLoad:
         caller = self._make(self._address, self._model, payloads(self._model, setting.rows))
         try:
             await caller.call(0)
-            recorder = Recorder(seconds)
+            recorder = Recorder(seconds, least=_TURNS * setting.concurrency)
             await closed_loop(caller.call, concurrency=setting.concurrency, recorder=recorder)
         finally:
             await caller.close()
@@ -96,7 +98,7 @@ class EchoLoad:
         """As many calls in flight as a setting's callers make."""
         request = raw_bytes(payloads(self._model, setting.rows)[0])
         answer = setting.rows * row_bytes(self._model)[1] if self._answer else 0
-        recorder = Recorder(seconds)
+        recorder = Recorder(seconds, least=_TURNS * setting.concurrency)
         async with grpc.aio.insecure_channel(self._address, options=CHANNEL) as channel:
             if self._unary:
                 call: Any = channel.unary_unary(f"/echo/unary/{answer}")

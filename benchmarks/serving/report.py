@@ -54,7 +54,8 @@ def _work(results: Results, work: Work) -> Iterable[str]:
     head = ["", *(f"{setting}: rows/s, p50 / p99 ms, CPU us" for setting in work.settings), "peak MiB"]
     if len(work.models) > 1:
         head.append("bulk rows/s")
-    yield from _table(head, [_row(results, work, one) for one in CONTENDERS if work.name in one.works])
+    rows = [_row(results, work, one) for one in CONTENDERS if work.name in one.works]
+    yield from _table(head, [row for row in rows if any(row[1:])])
 
 
 def _row(results: Results, work: Work, contender: Contender) -> list[str]:

@@ -79,8 +79,8 @@ def prepare(rival: Rival, cache: Path) -> Path:
 def installed_version(python: Path, package: str) -> str:
     """The version of a package in the environment of that Python."""
     code = f"from importlib.metadata import version; print(version({package!r}))"
-    done = subprocess.run(  # noqa: S603 - a Python
-        [str(python), "-c", code], capture_output=True, text=True, check=True
+    done = subprocess.run(
+        [str(python), "-c", code], capture_output=True, text=True, check=True  # noqa: S603 - a Python
     )
     return done.stdout.strip()
 

@@ -52,9 +52,11 @@ if __name__ == "__main__":
     port, *names = sys.argv[1:]
     sys.argv[1:] = ["--address", "127.0.0.1", "--port", port, "--timeout", "60000"]  # mosec reads them itself
     server = Server()
-    for worker in (Mlp, Vit, MiniLm):
-        if worker.model in names:
-            rows = 64 if worker is Mlp else 16
-            runtime = Runtime(worker, num=1, max_batch_size=rows, max_wait_time=2)
-            server.register_runtime({f"/{worker.model}": [runtime]})
+    server.register_runtime(
+        {
+            f"/{worker.model}": [Runtime(worker, max_batch_size=64 if worker is Mlp else 16, max_wait_time=2)]
+            for worker in (Mlp, Vit, MiniLm)
+            if worker.model in names
+        }
+    )
     server.run()

@@ -9,6 +9,7 @@ import ray
 from bench_models import Model
 from ray import serve
 from ray.serve.config import gRPCOptions
+from works import KEYS
 
 from midrib.v1 import embedding_pb2, tensor_pb2
 
@@ -26,6 +27,8 @@ class Embed:
 
     async def Embed(self, request: embedding_pb2.EmbedRequest) -> embedding_pb2.EmbedResponse:  # noqa: N802
         """One request, in a batch with others."""
+        if request.backbone != KEYS[self.name]:  # while the other model is not up yet, Ray sends its requests here
+            raise ValueError(f"got a request for {request.backbone}, this is {KEYS[self.name]}")
         texts = "\n".join(request.input.texts.texts).encode()
         data = texts or request.input.tensor.data
         features = await self._forward(data)
