@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -88,6 +90,8 @@ def test_a_rate_must_be_positive() -> None:
 
 @pytest.fixture(scope="module")
 def voices() -> Backbone:
+    if find_spec("resemblyzer") is None:  # not imported: it wants librosa, we want only its weights
+        pytest.skip("needs `pip install --no-deps Resemblyzer`: its own requirements want a C compiler")
     return load_backbone("audio/embedding/resemblyzer")
 
 
