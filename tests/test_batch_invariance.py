@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -21,7 +23,7 @@ NAMES = [
 
 @pytest.fixture(params=NAMES)
 def backbone(request: pytest.FixtureRequest) -> Backbone:
-    arguments = {"num_features": 8} if "mlp" in request.param else {}
+    arguments: dict[str, Any] = {"num_features": 8} if "mlp" in request.param else {}
     return load_backbone(request.param, **arguments)
 
 
