@@ -175,7 +175,7 @@ def pip_settings() -> dict[str, str]:
 def make_lockfiles(pants: Path) -> None:
     """Resolve the checked-in pins on this machine, once for each state of what the result depends on."""
     folder = ROOT / "3rdparty/python"
-    inputs = re.findall(r"^\[python.*?(?=^\[|\Z)", (ROOT / "pants.toml").read_text(), re.MULTILINE | re.DOTALL)
+    inputs = re.findall(r"^\[python[].].*?(?=^\[|\Z)", (ROOT / "pants.toml").read_text(), re.MULTILINE | re.DOTALL)
     inputs += [path.read_text() for path in sorted(folder.glob("*.txt"))]
     made = made_from("lockfiles", *inputs, os.environ[FIND_LINKS], os.environ[INDEXES])
     if not made.exists():
