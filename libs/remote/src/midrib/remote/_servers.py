@@ -101,7 +101,8 @@ class Servers:
     async def ask(self, method: str, request: Message, response: type[_Response]) -> _Response:
         """Any call, by its path "/package.Service/Method": the addresses in turn, until one answers.
 
-        Raises the last error where waiting does not help, DeadlineExceededError where time is up.
+        Raises the last error where waiting does not help, or where until the deadline nobody was there at all;
+        DeadlineExceededError where time is up.
         """
         began = time.monotonic()
         last: MidribError | None = None
@@ -117,7 +118,6 @@ class Servers:
                     wait_jitter=0.1,
                 ):
                     with attempt:
-                        last = None
                         address = next(addresses)
                         try:
                             return await self._once(address, method, request, response, began)
@@ -127,6 +127,8 @@ class Servers:
         except TimeoutError as error:
             if isinstance(error, MidribError):
                 raise
+        if last is not None and last.reason in _HOPELESS:
+            raise last
         raise self._late(method, last) from last
 
     async def _once(
