@@ -21,7 +21,7 @@ from clients import CHANNEL, raw_bytes
 _STREAMS = 4
 _PARITY = 1e-4
 # Of every caller at least: fewer would show the pace of a batch or two.
-_TURNS = 4
+_TURNS = 3
 
 
 class ParityError(Exception):

@@ -11,7 +11,7 @@ from contenders import CONTENDERS, IN_PROCESS_1, IN_PROCESS_N, Contender
 from picture import draw
 from results import Measurement, Results, median
 from targets import Verdict, verdicts
-from works import WORKS, Setting, Work
+from works import BULK, WORKS, Setting, Work
 
 _MEBI = 2**20
 
@@ -63,7 +63,9 @@ def _row(results: Results, work: Work, contender: Contender) -> list[str]:
     cells = [_cell(results, work, contender, setting) for setting in work.settings]
     row = [contender.name, *cells, f"{peak / _MEBI:.0f}" if peak else ""]
     if len(work.models) > 1:
-        bulk = median(results.of(work.name, contender.name, work.settings[0]), lambda one: one.bulk_rate)
+        # In process the bulk is alone: the limit of what it can reach.
+        alone = median(results.of(work.name, contender.name, Setting(BULK.rows, 1)), lambda one: one.rate)
+        bulk = median(results.of(work.name, contender.name, work.settings[0]), lambda one: one.bulk_rate) or alone
         row.append(f"{bulk:.1f}" if bulk else "")
     return row
 

@@ -88,7 +88,7 @@ WORKS = (
         "MLP one row at a time, beside a bulk stream of ViT-Tiny batches of 16",
         ("mlp", "vit"),
         (Setting(1, 1),),
-        pace=3.0,
+        pace=2.0,
     ),
 )
 BULK = Setting(16, 2)

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import typer
+import uvloop
 from rich.console import Console
 from rich.table import Table
 
@@ -48,7 +49,7 @@ def run(target: str, *, rows: int, concurrency: Sequence[int], seconds: float, a
     Raises the MidribError of the first call that fails, RuntimeError if the server process does not come up.
     """
     with contextlib.nullcontext(target) if "://" in target else _serving(target) as url:
-        measured = asyncio.run(_measure(url, rows=rows, concurrency=concurrency, seconds=seconds))
+        measured = uvloop.run(_measure(url, rows=rows, concurrency=concurrency, seconds=seconds))
     if as_json:
         typer.echo(json.dumps({"url": url, "measured": [asdict(one) for one in measured]}, indent=2))
     else:
