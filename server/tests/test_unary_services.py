@@ -229,3 +229,12 @@ def test_reflection_lists_the_services(channel: grpc.Channel) -> None:
         "midrib.v1.BackboneService",
         "midrib.v1.EmbeddingService",
     }
+
+
+@pytest.mark.parametrize("detail", ["ErrorInfo", "RetryInfo", "BadRequest"])
+def test_reflection_knows_what_an_error_carries(channel: grpc.Channel, detail: str) -> None:
+    """No message names these types, yet a generic client has to print them."""
+    stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+    question = reflection_pb2.ServerReflectionRequest(file_containing_symbol=f"google.rpc.{detail}")
+    (answer,) = stub.ServerReflectionInfo(iter([question]), timeout=10)
+    assert answer.WhichOneof("message_response") == "file_descriptor_response"

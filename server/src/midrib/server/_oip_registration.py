@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
+from google.rpc import error_details_pb2
 
 from midrib.oip.v2 import inference_pb2
 from midrib.server._malformed import Registrar
@@ -24,7 +25,7 @@ def add_inference_service(service: object, server: Registrar) -> None:
 
 
 def reflection_pool(service_names: Iterable[str]) -> descriptor_pool.DescriptorPool:
-    """The descriptors of these services, and of the inference service by the names that its clients know.
+    """The descriptors of these services, of what errors carry, and of the inference service as its clients know it.
 
     A pool of its own: the process's pool may hold tritonclient's messages of those names.
     """
@@ -32,6 +33,8 @@ def reflection_pool(service_names: Iterable[str]) -> descriptor_pool.DescriptorP
     for name in service_names:
         if name != SERVICE_NAME:
             _copy(descriptor_pool.Default().FindFileContainingSymbol(name), pool, known)
+    # No message names these: an error holds them as Any, which a tool can print only if it finds the type here.
+    _copy(error_details_pb2.DESCRIPTOR, pool, known)
     ours = descriptor_pb2.FileDescriptorProto()
     inference_pb2.DESCRIPTOR.CopyToProto(ours)
     renamed = text_format.Parse(
