@@ -16,7 +16,6 @@ from midrib.server.testing import RunningServer, serving
 from midrib.wire import (
     Array,
     BackboneNotFoundError,
-    DeadlineExceededError,
     InvalidInputError,
     MidribError,
     PermissionDeniedError,
@@ -175,8 +174,6 @@ def test_no_server_is_told_clearly_and_soon() -> None:
     """The error names the address and how to start a server, inside the deadline."""
     with (
         Client("127.0.0.1:9", timeout=1.0) as client,
-        pytest.raises(
-            (UnavailableError, DeadlineExceededError), match="no server answers at 127.0.0.1:9.*midrib serve"
-        ),
+        pytest.raises(UnavailableError, match="no server answers at 127.0.0.1:9.*midrib serve"),
     ):
         client.list()

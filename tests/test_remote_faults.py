@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from midrib.registry import Registry, TensorInput
-from midrib.remote import Client, RemoteBackbone
+from midrib.remote import AsyncClient, Client, RemoteBackbone
 from midrib.server.testing import serving
-from midrib.wire import Array, DeadlineExceededError, RevisionMismatchError
+from midrib.wire import Array, DeadlineExceededError, RevisionMismatchError, UnavailableError
 
 NAME = "test/numbers/mlp"
 WIDTH = 8
@@ -181,6 +181,31 @@ def test_a_dead_address_is_left_out(free_port: int) -> None:
     x = rows(5)
     with serving(NAME, registry=registry()) as server, Client(f"127.0.0.1:{free_port},{server.address}") as client:
         np.testing.assert_allclose(client.embed(NAME, x), local(x), atol=1e-5)
+
+
+def test_a_server_that_left_is_told_as_such() -> None:
+    """A call that waited in vain for it to come back says that nobody is there, not that time was short."""
+    with serving(NAME, registry=registry()) as server:
+        client = Client(server.address, timeout=2.0)
+        client.embed(NAME, rows(1))
+    with pytest.raises(UnavailableError, match="no server answers at 127.0.0.1.*midrib serve"):
+        client.embed(NAME, rows(2))
+
+
+async def test_an_async_client_tells_it_alike() -> None:
+    """The same error, awaited."""
+    with serving(NAME, registry=registry()) as server:
+        client = AsyncClient(server.address, timeout=2.0)
+        await client.embed(NAME, rows(1))
+    with pytest.raises(UnavailableError, match="no server answers at 127.0.0.1.*midrib serve"):
+        await client.embed(NAME, rows(2))
+
+
+def test_retries_are_no_news(caplog: pytest.LogCaptureFixture) -> None:
+    """The error says all; nothing is written to the user's log meanwhile."""
+    with pytest.raises(UnavailableError, match="no server answers"):
+        Client("127.0.0.1:9", timeout=0.5).list()
+    assert caplog.records == []
 
 
 def test_a_silent_server_ends_at_the_deadline() -> None:

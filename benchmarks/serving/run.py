@@ -41,7 +41,6 @@ def main() -> None:
     """Parse the command line, prepare, measure, write."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logger.setLevel(logging.INFO)
-    logging.getLogger("stamina").setLevel(logging.ERROR)  # a server that is not up yet is tried again
     options = _parser().parse_args()
     results = Results()
     with tempfile.TemporaryDirectory(prefix="midrib-bench-") as logs:

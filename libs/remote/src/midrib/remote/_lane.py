@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import Iterator
 from typing import Final, Protocol
 
-import stamina
-
 from midrib.remote._address import Endpoint
+from midrib.remote._back_off import attempts, retriable
 from midrib.remote._call import Message
 from midrib.remote._codec import Result, decode_result
 from midrib.remote._runtime import here
@@ -20,7 +18,6 @@ from midrib.v1 import embedding_pb2
 from midrib.wire import (
     InternalError,
     MidribError,
-    OverloadedError,
     RevisionMismatchError,
     StreamProtocolError,
     UnavailableError,
@@ -46,18 +43,6 @@ class Source(Protocol):
     def answered(self, message: Message, result: Result) -> None: ...
     def unanswered(self, messages: list[Message]) -> None: ...
     def refused(self, lane: Lane, error: MidribError) -> None: ...
-
-
-def retriable(error: Exception) -> bool:
-    """Whether the same call may succeed later: nobody answered, or the server had no room."""
-    return isinstance(error, UnavailableError | OverloadedError)
-
-
-def pause(error: MidribError) -> float | bool:
-    """What the server asked to wait, with jitter; True leaves it to the back-off."""
-    if error.retry_after is None:
-        return True
-    return error.retry_after * random.uniform(1.0, 1.5)  # noqa: S311 - spreads retries, guards nothing
 
 
 class Lane:
@@ -103,9 +88,7 @@ class Lane:
         """Attend to the source until it has nothing left; each stream that worked starts the back-off afresh."""
         try:
             while True:
-                async for attempt in stamina.retry_context(
-                    on=self._back_off, attempts=None, timeout=None, wait_initial=0.05, wait_max=1, wait_jitter=0.1
-                ):
+                async for attempt in attempts(self._worthwhile):
                     with attempt:
                         await self._attend()
                 if not self._source.busy():
@@ -120,11 +103,11 @@ class Lane:
             self._task = None
             self._source.refused(self, error)
 
-    def _back_off(self, error: Exception) -> float | bool:
+    def _worthwhile(self, error: BaseException) -> bool:
         if not isinstance(error, MidribError) or not retriable(error) or not self._source.busy():
             return False
         self.failure = error
-        return pause(error)
+        return True
 
     async def _attend(self) -> None:
         """One stream from its opening to its end. Raises what ended it, unless results had come."""

@@ -9,12 +9,11 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError
 from typing import Any, Final, TypeAlias, TypeVar
 
-import stamina
 from google.protobuf.message import Message
 
 from midrib.remote._address import Endpoint
+from midrib.remote._back_off import NOBODY, attempts, retriable
 from midrib.remote._info import BackboneInfo, info_from
-from midrib.remote._lane import pause, retriable
 from midrib.remote._runtime import here, runtime
 from midrib.remote._transport import call
 from midrib.v1 import backbone_pb2, embedding_pb2
@@ -31,7 +30,6 @@ from midrib.wire import (
 CONNECT_S: Final = 5.0
 _BACKBONES: Final = "/midrib.v1.BackboneService"
 _SLOW: Final = {f"{_BACKBONES}/LoadBackbone", f"{_BACKBONES}/UnloadBackbone"}
-_HOPELESS = {"NO_SERVER", "TLS_FAILED", "PROXY"}
 _Response = TypeVar("_Response", bound=Message)
 _T = TypeVar("_T")
 Argument: TypeAlias = str | int | float | bool  # - an int is sent as one
@@ -109,14 +107,7 @@ class Servers:
         addresses = itertools.cycle(self._rotated())
         try:
             async with asyncio.timeout(self.timeout):
-                async for attempt in stamina.retry_context(
-                    on=lambda error: self._back_off(error, began),
-                    attempts=None,
-                    timeout=None,
-                    wait_initial=0.05,
-                    wait_max=1,
-                    wait_jitter=0.1,
-                ):
+                async for attempt in attempts(lambda error: self._worthwhile(error, began)):
                     with attempt:
                         address = next(addresses)
                         try:
@@ -127,7 +118,7 @@ class Servers:
         except TimeoutError as error:
             if isinstance(error, MidribError):
                 raise
-        if last is not None and last.reason in _HOPELESS:
+        if last is not None and last.reason in NOBODY:
             raise last
         raise self._late(method, last) from last
 
@@ -158,12 +149,10 @@ class Servers:
         addresses = self.endpoint.addresses
         return addresses[self._first :] + addresses[: self._first]
 
-    def _back_off(self, error: Exception, began: float) -> float | bool:
+    def _worthwhile(self, error: BaseException, began: float) -> bool:
         if not isinstance(error, MidribError) or not retriable(error):
             return False
-        if error.reason in _HOPELESS and time.monotonic() - began > CONNECT_S:
-            return False
-        return pause(error)
+        return error.reason not in NOBODY or time.monotonic() - began <= CONNECT_S
 
     def _late(self, method: str, last: MidribError | None) -> DeadlineExceededError:
         why = f" ({last})" if last is not None else ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import threading
 import time
 import weakref
@@ -11,19 +10,20 @@ from collections import deque
 from collections.abc import Hashable
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NoReturn
 
 from midrib.remote._address import Endpoint
+from midrib.remote._back_off import NOBODY, retriable, wait_s
 from midrib.remote._call import Call, Message, Part, cut
 from midrib.remote._codec import Result
 from midrib.remote._info import BackboneInfo
-from midrib.remote._lane import Lane, pause, retriable
+from midrib.remote._lane import Lane
 from midrib.remote._post import finished
 from midrib.remote._rows import Rows
 from midrib.remote._runtime import register, runtime
 from midrib.remote._timing import Totals
 from midrib.v1 import embedding_pb2, tensor_pb2
-from midrib.wire import Array, DeadlineExceededError, InternalError, LimitExceededError, MidribError
+from midrib.wire import Array, DeadlineExceededError, InternalError, LimitExceededError, MidribError, UnavailableError
 
 # Large calls travel in pieces, so that the server computes one while the next is on its way.
 _PART_BYTES: Final = 2 << 20
@@ -31,7 +31,6 @@ _PART_BYTES: Final = 2 << 20
 _JOIN_BYTES: Final = 256 << 10
 # Equal calls are looked for among small ones only: there, finding one costs less than sending one.
 _SAME_BYTES: Final = 16 << 10
-_ITEM_RETRY_S: Final = 0.05
 _DEFAULT_MESSAGE_BYTES: Final = 4 << 20
 _HEAD_BYTES: Final = 256
 
@@ -108,7 +107,7 @@ class Session:
             features = call.future.result(timeout)
         except (TimeoutError, CancelledError):
             call.leave()
-            raise self._late(timeout) from self._failure()
+            self._give_up(timeout)
         except BaseException:
             call.leave()
             raise
@@ -121,7 +120,7 @@ class Session:
                 await finished(call.future)
         except TimeoutError:
             call.leave()
-            raise self._late(timeout) from self._failure()
+            self._give_up(timeout)
         except BaseException:
             call.leave()
             raise
@@ -232,10 +231,8 @@ class Session:
 
     def _failed(self, parts: list[Part], error: MidribError) -> None:
         if retriable(error):
-            delay = pause(error)
             self._delayed.extend(parts)
-            wait_s = random.uniform(1, 2) * _ITEM_RETRY_S if delay is True else delay  # noqa: S311 - spreads retries
-            asyncio.get_running_loop().call_later(wait_s, self._again, parts)
+            asyncio.get_running_loop().call_later(wait_s(error), self._again, parts)
             return
         if len(parts) == 1:
             parts[0].call.fail(error)
@@ -272,16 +269,17 @@ class Session:
             for lane in self._lanes:
                 lane.wake(even_if_refused=True)
 
-    def _failure(self) -> MidribError | None:
-        return next((lane.failure for lane in self._lanes if lane.failure is not None), None)
-
-    def _late(self, timeout: float) -> DeadlineExceededError:
-        failure = self._failure()
-        why = f" ({failure})" if failure is not None else ""
-        return DeadlineExceededError(
+    def _give_up(self, timeout: float) -> NoReturn:
+        """Time is up: say that nobody was there at all, or what went wrong meanwhile."""
+        failures = [lane.failure for lane in self._lanes]
+        cause = next((failure for failure in failures if failure is not None), None)
+        if cause is not None and all(failure is not None and failure.reason in NOBODY for failure in failures):
+            raise UnavailableError(cause.message, reason=cause.reason) from None
+        why = "" if cause is None else f" ({cause})"
+        raise DeadlineExceededError(
             f"{self._name} at {self.endpoint}: no answer within {timeout:g} s{why}: "
             "raise timeout=, or ask `midrib doctor`"
-        )
+        ) from cause
 
 
 _sessions: weakref.WeakValueDictionary[Hashable, Session] = weakref.WeakValueDictionary()
