@@ -22,6 +22,8 @@ FLOORS = {
     "midrib.server": 4,
 }
 HOMES = {path.parent.name: path for path in [*sorted(ROOT.glob("libs/*/src")), ROOT / "server/src"]}
+# What a library imports by name, when it is asked to, and says how to install where it is missing.
+LATE = {("midrib.remote", "midrib.server.testing")}
 BUILT = [name for name in FLOORS if name not in ("midrib.v1", "midrib.oip")]  # those two are generated
 
 
@@ -41,6 +43,12 @@ def imports(library: str) -> Iterator[tuple[str, str]]:
                 above = package[: len(package) - node.level + 1] if node.level else ()
                 base = [*above, *([node.module] if node.module else [])]
                 yield from ((place, ".".join([*base, alias.name])) for alias in node.names)
+            elif isinstance(node, ast.Call) and "import_module" in ast.unparse(node.func):
+                yield from (
+                    (place, arg.value)
+                    for arg in node.args
+                    if isinstance(arg, ast.Constant) and isinstance(arg.value, str)
+                )
 
 
 def floor(name: str) -> int | None:
@@ -59,7 +67,9 @@ def test_imports_go_only_downwards(library: str) -> None:
     wrong = [
         f"{place} imports {name}"
         for place, name in imports(library)
-        if not f"{name}.".startswith(f"{library}.") and (floor(name) or 0) >= FLOORS[library]
+        if not f"{name}.".startswith(f"{library}.")
+        and (floor(name) or 0) >= FLOORS[library]
+        and (library, name) not in LATE
     ]
     assert wrong == []
 

@@ -19,6 +19,7 @@ def test_the_public_list_is_this() -> None:
         "RemoteBackbone",
         "RemoteRegistry",
         "Stall",
+        "Tls",
         "Verdict",
         "doctor",
         "embed_files",

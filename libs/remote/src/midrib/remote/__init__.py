@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from midrib.remote._address import Tls
 from midrib.remote._async_client import AsyncClient
 from midrib.remote._client import Client
 from midrib.remote._doctor import Verdict, doctor
@@ -22,6 +23,7 @@ __all__ = [
     "RemoteBackbone",
     "RemoteRegistry",
     "Stall",
+    "Tls",
     "Verdict",
     "doctor",
     "embed_files",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from midrib.wire import InvalidInputError
 
@@ -14,27 +14,50 @@ _SCHEMES = {"grpc": False, "grpcs": True}
 
 
 @dataclass(frozen=True)
+class Tls:
+    """How to speak TLS: files in PEM.
+
+    roots: the authorities to trust; the system's where absent.  certificate, key: this client's own, for a server that
+    asks for them (mutual TLS); the key may stand in the certificate's file.
+    """
+
+    roots: str | Path | None = None
+    certificate: str | Path | None = None
+    key: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.key is not None and self.certificate is None:
+            raise InvalidInputError(f"tls has key={str(self.key)!r} without its certificate: pass certificate= as well")
+
+
+# True is TLS by the system's roots, a path is a file of roots; None leaves it to the scheme.
+TlsLike: TypeAlias = bool | str | Path | Tls | None
+
+
+@dataclass(frozen=True)
 class Endpoint:
     """Servers that answer alike, and how to speak to them.
 
     addresses: host:port of each.  roots: PEM root certificates; empty bytes are the system's; None is no TLS.
+    own: this client's key and certificate, in PEM.
     """
 
     addresses: tuple[str, ...]
     token: str | None = field(default=None, repr=False)
     roots: bytes | None = field(default=None, repr=False)
+    own: tuple[bytes, bytes] | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         scheme = "grpc" if self.roots is None else "grpcs"
         return f"{scheme}://{','.join(self.addresses)}"
 
 
-def endpoint_from(address: str, *, token: str | None = None, tls: bool | str | Path | None = None) -> Endpoint:
+def endpoint_from(address: str, *, token: str | None = None, tls: TlsLike = None) -> Endpoint:
     """The endpoint of "host:port", "a:1,b:2", "grpc://..." or "grpcs://..." (TLS).
 
-    token: sent as a bearer token; $MIDRIB_TOKEN where absent.  tls: True for the system's roots, or the path of a
-    PEM file of root certificates; the scheme decides where it is None.
-    Raises InvalidInputError where the address cannot be read.
+    token: sent as a bearer token; $MIDRIB_TOKEN where absent.  tls: True for the system's roots, the path of a PEM
+    file of root certificates, or a `Tls`; the scheme decides where it is None.
+    Raises InvalidInputError where the address cannot be read, FileNotFoundError for a missing file.
     """
     scheme, _, hosts = address.rpartition("://")
     if scheme and scheme not in _SCHEMES:
@@ -42,7 +65,12 @@ def endpoint_from(address: str, *, token: str | None = None, tls: bool | str | P
     if tls is False and scheme == "grpcs":
         raise InvalidInputError(f"address {address!r} asks for TLS and tls=False forbids it: use grpc://")
     addresses = tuple(_host_and_port(host, address) for host in hosts.rstrip("/").split(","))
-    return Endpoint(addresses, token or os.environ.get("MIDRIB_TOKEN"), _roots(tls, _SCHEMES.get(scheme)))
+    token = token or os.environ.get("MIDRIB_TOKEN")
+    wanted = _SCHEMES.get(scheme, False) if tls is None else tls
+    if not wanted:
+        return Endpoint(addresses, token)
+    files = wanted if isinstance(wanted, Tls) else Tls() if wanted is True else Tls(wanted)
+    return Endpoint(addresses, token, _roots(files), _own(files))
 
 
 def split_url(url: str) -> tuple[str, str]:
@@ -66,8 +94,11 @@ def _host_and_port(text: str, address: str) -> str:
     return f"{host}:{port}"
 
 
-def _roots(tls: bool | str | Path | None, secure: bool | None) -> bytes | None:
-    if isinstance(tls, str | Path):
-        return Path(tls).read_bytes()
-    wanted = secure if tls is None else tls
-    return b"" if wanted else None
+def _roots(files: Tls) -> bytes:
+    return b"" if files.roots is None else Path(files.roots).read_bytes()
+
+
+def _own(files: Tls) -> tuple[bytes, bytes] | None:
+    if files.certificate is None:
+        return None
+    return Path(files.key or files.certificate).read_bytes(), Path(files.certificate).read_bytes()

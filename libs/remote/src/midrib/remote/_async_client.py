@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from numpy.typing import ArrayLike
 
-from midrib.remote._address import endpoint_from
+from midrib.remote._address import TlsLike, endpoint_from
 from midrib.remote._asked import AHEAD_BYTES, AHEAD_ITEMS, Asked, Kind, Sessions, batch_rows, rows_from
 from midrib.remote._call import Call
 from midrib.remote._info import BackboneInfo
@@ -33,7 +32,7 @@ class AsyncClient:
         *,
         timeout: float = 30.0,  # - the deadline of every call, not of a block
         token: str | None = None,
-        tls: bool | str | Path | None = None,
+        tls: TlsLike = None,
     ) -> None:
         self._servers = Servers(endpoint_from(address, token=token, tls=tls), timeout)
         self._sessions = Sessions(self._servers)

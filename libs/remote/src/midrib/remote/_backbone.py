@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from midrib.registry import InputSpec
-from midrib.remote._address import endpoint_from, split_url
+from midrib.remote._address import TlsLike, endpoint_from, split_url
 from midrib.remote._asked import Asked
 from midrib.remote._cache import FeatureCache
 from midrib.remote._rows import TensorRows, is_floating, tensor_rows
@@ -50,7 +50,7 @@ class RemoteBackbone(nn.Module):
         revision: str | None = None,
         timeout: float = 30.0,
         token: str | None = None,
-        tls: bool | str | Path | None = None,
+        tls: TlsLike = None,
         window: int | None = None,
         dtype: str | None = None,
         cache: str | Path | None = None,

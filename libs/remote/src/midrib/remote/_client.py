@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from numpy.typing import ArrayLike
 
-from midrib.remote._address import endpoint_from
+from midrib.remote._address import TlsLike, endpoint_from
 from midrib.remote._asked import AHEAD_BYTES, AHEAD_ITEMS, Asked, Kind, Sessions, batch_rows, rows_from
 from midrib.remote._call import Call
 from midrib.remote._info import BackboneInfo
@@ -25,7 +24,7 @@ class Client:
 
     address: "host:port", several divided by commas (balanced, with fail-over), or a grpc:// or grpcs:// URL.
     timeout: seconds that any call may take, its retries included.  token: $MIDRIB_TOKEN where absent.
-    tls: True, or the path of a PEM file of root certificates; by the scheme where absent.
+    tls: True, the path of a PEM file of root certificates, or a `Tls` (mutual TLS); by the scheme where absent.
     Connecting is lazy: the first call does it, and says clearly where nothing answers.
     """
 
@@ -35,7 +34,7 @@ class Client:
         *,
         timeout: float = 30.0,
         token: str | None = None,
-        tls: bool | str | Path | None = None,
+        tls: TlsLike = None,
     ) -> None:
         self._servers = Servers(endpoint_from(address, token=token, tls=tls), timeout)
         self._sessions = Sessions(self._servers)

@@ -8,13 +8,12 @@ import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 
-from midrib.remote._address import Endpoint, endpoint_from, split_url
+from midrib.remote._address import Endpoint, TlsLike, endpoint_from, split_url
 from midrib.remote._asked import Asked
 from midrib.remote._info import BackboneInfo
 from midrib.remote._rows import tensor_rows
@@ -40,9 +39,7 @@ class Verdict:
     fix: str = ""
 
 
-def doctor(
-    url: str, *, timeout: float = 5.0, token: str | None = None, tls: bool | str | Path | None = None
-) -> list[Verdict]:
+def doctor(url: str, *, timeout: float = 5.0, token: str | None = None, tls: TlsLike = None) -> list[Verdict]:
     """Check the way to a served backbone: address, name resolution, TCP, gRPC (with TLS and token), health, the
     backbone and its revision, message limits, latency, bandwidth.
 

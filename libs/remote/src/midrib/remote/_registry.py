@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from midrib.registry import ExternalRegistry
+from midrib.remote._address import TlsLike
 from midrib.remote._client import Client
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class RemoteRegistry(ExternalRegistry):
         *,
         timeout: float = 30.0,
         token: str | None = None,
-        tls: bool | str | Path | None = None,
+        tls: TlsLike = None,
     ) -> None:
         self._client = Client(address, timeout=timeout, token=token, tls=tls)
         self._address = address

@@ -44,7 +44,7 @@ def open_channel(address: str, endpoint: Endpoint) -> grpc.aio.Channel:
     """A lazy channel to one address, with the endpoint's security."""
     if endpoint.roots is None:
         return grpc.aio.insecure_channel(address, options=_OPTIONS)
-    credentials = grpc.ssl_channel_credentials(endpoint.roots or None)
+    credentials = grpc.ssl_channel_credentials(endpoint.roots or None, *(endpoint.own or ()))
     return grpc.aio.secure_channel(address, credentials, options=_OPTIONS)
 
 
