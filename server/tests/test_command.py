@@ -113,6 +113,14 @@ def test_serve_reads_a_toml_file_and_imports_your_own_backbones(
     assert process.event()["backbones"][0]["num_features"] == 5
 
 
+def test_a_module_in_the_current_folder_is_found(tmp_path: Path) -> None:
+    """`midrib serve --import mine`, where mine.py lies; an installed script does not look there by itself (so -P)."""
+    (tmp_path / "mine.py").write_text("raise SystemExit('mine was imported')\n")
+    command = [sys.executable, "-P", *MIDRIB[1:], "serve", MLP, "--import", "mine", "--port", "0"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert "mine was imported" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import signal
+import sys
 import time
 from typing import Any
 from urllib.parse import parse_qsl
@@ -41,6 +43,8 @@ def run(settings: Settings, *, as_json: bool) -> None:
             "nothing to serve: name a backbone, as in `midrib serve image/classification/efficientnet-lite0`; "
             "`midrib list` shows them"
         )
+    if settings.imports:
+        sys.path.append(os.getcwd())  # a module beside the user is found, as by `python -m`; last, so it hides nothing
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     uvloop.run(_serve(settings, _Voice(as_json=as_json)))
 
