@@ -90,6 +90,27 @@ def test_another_scheme_is_no_token(guarded: RunningServer, secrets: dict[str, s
     assert ask(dial(guarded), "/v1/models", secrets["trainer"], kind="Basic") == (401, "UNAUTHENTICATED")
 
 
+@pytest.mark.parametrize(
+    "shown",
+    [
+        pytest.param([b"Bearer \xff\xfe"], id="no text"),
+        pytest.param(["Bearer \u00e4".encode()], id="not ASCII"),
+        pytest.param([b"Bearer\tTOKEN"], id="a tab"),
+        pytest.param([b"Bearer other", b"Bearer TOKEN"], id="two, the second right"),
+        pytest.param([b"Bearer TOKEN", b"Bearer other"], id="two, the first right"),
+    ],
+)
+def test_a_strange_header_is_no_token(guarded: RunningServer, secrets: dict[str, str], shown: list[bytes]) -> None:
+    """401 like any wrong token, never a fault of the server's."""
+    connection = dial(guarded)
+    connection.putrequest("GET", "/v1/models")
+    for value in shown:
+        connection.putheader("Authorization", value.replace(b"TOKEN", secrets["trainer"].encode()))
+    connection.endheaders()
+    assert connection.getresponse().status == 401
+    connection.close()
+
+
 def test_one_request_does_not_vouch_for_the_next(guarded: RunningServer, secrets: dict[str, str]) -> None:
     """On one connection each shows its own token."""
     connection = dial(guarded)
@@ -105,7 +126,7 @@ def test_a_tenants_quota_holds_over_http(guarded: RunningServer, secrets: dict[s
     """One tenant's requests in flight leave room for another's."""
     tokens = guarded.server.tokens
     assert tokens is not None
-    tenant = tokens.tenant(f"Bearer {secrets['full']}", Scope.EMBED)
+    tenant = tokens.tenant([f"Bearer {secrets['full']}"], Scope.EMBED)
     tenant.in_flight_bytes.take(1)
     assert ask(dial(guarded), "/v1/embeddings", secrets["full"]) == (429, "OVERLOADED")
     assert ask(dial(guarded), "/v1/embeddings", secrets["trainer"]) == (200, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import queue
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -169,6 +170,42 @@ def test_tokens_are_rotated_by_a_reload(guarded: RunningServer, opened: grpc.Cha
     tenants.path.write_text("[[tokens]]\nname = 'x'\n")
     guarded.server.reload()
     assert list(embed(opened, renewed).embedding.shape) == [1, 3]
+
+
+def test_a_withdrawn_token_ends_its_open_streams(
+    guarded: RunningServer, opened: grpc.Channel, tenants: Tenants
+) -> None:
+    """At their next item: what was accepted before is answered."""
+    messages = queue.SimpleQueue[embedding_pb2.EmbedStreamRequest]()
+    stub: Any = embedding_pb2_grpc.EmbeddingServiceStub(opened)
+    stream = stub.EmbedStream(iter(messages.get, None), timeout=20, metadata=bearer(tenants.trainer))
+    messages.put(embedding_pb2.EmbedStreamRequest(open=embedding_pb2.Open(backbone="linear")))
+    messages.put(embedding_pb2.EmbedStreamRequest(item=embedding_pb2.Item(id=1, input=ROW)))
+    assert [next(stream).WhichOneof("message") for _ in range(2)] == ["opened", "result"]
+    tenants.path.write_text("")
+    guarded.server.reload()
+    messages.put(embedding_pb2.EmbedStreamRequest(item=embedding_pb2.Item(id=2, input=ROW)))
+    with pytest.raises(grpc.RpcError, match="it has been withdrawn") as caught:
+        next(stream)
+    assert reason(caught.value) == (Code.UNAUTHENTICATED, "UNAUTHENTICATED")
+
+
+def test_a_token_in_the_place_of_its_hash_is_not_logged(
+    guarded: RunningServer, opened: grpc.Channel, tenants: Tenants, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The likeliest mistake in the file; what was in force stays."""
+    tenants.path.write_text(f'[[tokens]]\nname = "x"\nsha256 = "{tenants.admin}"\nscopes = ["embed"]\n')
+    guarded.server.reload()
+    assert "the token file cannot be taken over" in caplog.text
+    assert tenants.admin not in caplog.text
+    assert list(embed(opened, tenants.trainer).embedding.shape) == [1, 3]
+
+
+def test_two_authorizations_are_none(opened: grpc.Channel, tenants: Tenants) -> None:
+    """A proxy before the server may have judged by the other one."""
+    stub: Any = embedding_pb2_grpc.EmbeddingServiceStub(opened)
+    with pytest.raises(grpc.RpcError, match="once"):
+        stub.Embed(EMBED, timeout=10, metadata=[*bearer("other"), *bearer(tenants.trainer)])
 
 
 def test_one_tenant_cannot_take_anothers_room(opened: grpc.Channel, tenants: Tenants, gate: Any) -> None:

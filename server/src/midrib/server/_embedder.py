@@ -12,6 +12,7 @@ from midrib.server._item import Outcome
 from midrib.server._loading import Loaded
 from midrib.server._requests import Caller, check_reply, empty_outcome, new_item, open_backbone, timing
 from midrib.server._served import Description
+from midrib.server._tokens import Scope
 from midrib.v1 import embedding_pb2
 from midrib.wire import Array
 
@@ -74,8 +75,12 @@ class Embedder:
             hold.release()
 
     def hold(self, size: int, caller: Caller, *more: tuple[Quota, int]) -> Hold:
-        """What one item of so many bytes holds: of the server, of its tenant, and of what else bounds it."""
-        if caller.tenant is None:
-            return Hold(*more, (self.in_flight, size))
+        """What one item of so many bytes holds: of the server, of its tenant, and of what else bounds it.
+
+        Raises UnauthenticatedError or PermissionDeniedError where its token has been withdrawn meanwhile.
+        """
         tenant = caller.tenant
+        if tenant is None:
+            return Hold(*more, (self.in_flight, size))
+        tenant.require(Scope.EMBED)
         return Hold(*more, (tenant.in_flight_items, 1), (tenant.in_flight_bytes, size), (self.in_flight, size))

@@ -47,9 +47,9 @@ class Guard(grpc.aio.ServerInterceptor):
         method = handler_call_details.method
         if handler is None or (self._public_health and method.startswith(_HEALTH)):
             return handler
-        metadata = dict(handler_call_details.invocation_metadata)
+        shown = [value for key, value in handler_call_details.invocation_metadata if key == "authorization"]
         try:
-            tenant = self._tokens.tenant(metadata.get("authorization"), scope_of(method))
+            tenant = self._tokens.tenant(shown, scope_of(method))
         except MidribError as error:
             return _refusing(handler, error)
         CURRENT_TENANT.set(tenant)

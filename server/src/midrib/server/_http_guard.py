@@ -33,7 +33,7 @@ class HttpGuard:
         tenant = None
         if self._tokens is not None and not (self._public_health and request.path in _HEALTH):
             scope = Scope.EMBED if request.path == _EMBEDDING else Scope.READ
-            tenant = self._tokens.tenant(request.headers.get("Authorization"), scope)
+            tenant = self._tokens.tenant(request.headers.getall("Authorization", []), scope)
         # A connection's requests share one context: the next one is not this tenant's.
         before = CURRENT_TENANT.set(tenant)
         try:

@@ -16,6 +16,7 @@ import hashlib
 import hmac
 import secrets
 import tomllib
+from collections.abc import Sequence
 from contextvars import ContextVar
 from enum import StrEnum
 from pathlib import Path
@@ -55,20 +56,32 @@ class Tenant:
     def __init__(self, entry: TokenEntry) -> None:
         self.name = entry.name
         self.scopes = entry.scopes
+        self.withdrawn = False
         self.in_flight_bytes = Quota(entry.max_in_flight_bytes, what=f"bytes of token {entry.name!r}")
         self.in_flight_items = Quota(entry.max_in_flight_items, what=f"items of token {entry.name!r}")
 
     def adopt(self, entry: TokenEntry) -> None:
         """Take on a changed entry; what is in flight stays counted."""
-        self.scopes = entry.scopes
+        self.scopes, self.withdrawn = entry.scopes, False
         self.in_flight_bytes.limit = entry.max_in_flight_bytes
         self.in_flight_items.limit = entry.max_in_flight_items
+
+    def require(self, scope: Scope) -> None:
+        """Asked at each call, and at each item of a stream: a token may go while its stream is open.
+
+        Raises UnauthenticatedError once the token is withdrawn, PermissionDeniedError without the scope.
+        """
+        if self.withdrawn:
+            raise _unknown()
+        if scope not in self.scopes:
+            raise PermissionDeniedError(f"token {self.name!r} lacks the scope {scope.value!r} that this call needs")
 
 
 # Whose call the current task serves; None on a server without tokens.
 CURRENT_TENANT: ContextVar[Tenant | None] = ContextVar("midrib_tenant", default=None)
 
-_ENTRIES = TypeAdapter(list[TokenEntry])
+# A token put where its hash belongs is not to come back in an error.
+_ENTRIES = TypeAdapter(list[TokenEntry], config=ConfigDict(hide_input_in_errors=True))
 
 
 class Tokens:
@@ -92,25 +105,31 @@ class Tokens:
             tenant.adopt(entry)
             hashes.append((entry.sha256, tenant))
         self._hashes = hashes
+        for name, tenant in self._tenants.items():
+            tenant.withdrawn = all(name != entry.name for entry in entries)
 
-    def tenant(self, authorization: str | None, scope: Scope) -> Tenant:
-        """Who calls, by the `authorization` header.
+    def tenant(self, authorization: Sequence[str], scope: Scope) -> Tenant:
+        """Who calls, by the call's `authorization` headers: there must be one, or two parties read it differently.
 
         Raises UnauthenticatedError without a known token, PermissionDeniedError without the scope.
         """
-        kind, _, token = (authorization or "").partition(" ")
+        kind, _, token = (authorization[0] if len(authorization) == 1 else "").partition(" ")
         if kind.lower() != "bearer" or not token:
-            raise UnauthenticatedError("this server wants a token: send `authorization: Bearer TOKEN`")
-        digest = hashlib.sha256(token.strip().encode()).hexdigest()
+            raise UnauthenticatedError("this server wants a token: send `authorization: Bearer TOKEN`, once")
+        # Bytes that are no text come as lone surrogates: they are a wrong token like any other.
+        digest = hashlib.sha256(token.strip().encode(errors="surrogateescape")).hexdigest()
         found = None
         for known, tenant in self._hashes:  # all of them: the time taken tells nothing
             if hmac.compare_digest(known, digest):
                 found = tenant
         if found is None:
-            raise UnauthenticatedError("the token is not known here: it was mistyped, or it has been withdrawn")
-        if scope not in found.scopes:
-            raise PermissionDeniedError(f"token {found.name!r} lacks the scope {scope.value!r} that this call needs")
+            raise _unknown()
+        found.require(scope)
         return found
+
+
+def _unknown() -> UnauthenticatedError:
+    return UnauthenticatedError("the token is not known here: it was mistyped, or it has been withdrawn")
 
 
 def new_token(name: str, scopes: list[Scope]) -> tuple[str, str]:
