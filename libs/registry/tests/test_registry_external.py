@@ -135,6 +135,34 @@ def test_without_names_nothing_is_known_and_everything_may_be_tried() -> None:
         catalogue.get("open/x", namespace="text")
 
 
+@pytest.mark.parametrize("key", ["wide-open/x", "text/open/x", "x/image/open/x", "open/"])
+def test_an_open_catalogue_answers_only_to_keys_that_begin_with_its_prefix(key: str) -> None:
+    """What merely holds the prefix is another catalogue's, and would be loaded as something that it is not."""
+    catalogue = ExternalRegistry(create, "open", prefix="open/", namespace="image")
+    with pytest.raises(UnknownKeyError, match=f"'{key}' is not in"):
+        catalogue.get(key)
+
+
+def test_a_missing_catalogue_does_not_hand_its_keys_to_another() -> None:
+    """sentence-transformers/x is not the model sentence-transformers/x of transformers/, and shadows nothing there."""
+    theirs = ExternalRegistry(create, "open", prefix="open/")
+    missing = ExternalRegistry(create, "wide", prefix="wide-open/", requires="no_such_library")
+    with pytest.raises(UnknownKeyError, match="may provide it: pip install no_such_library$"):
+        (missing + theirs).get("wide-open/x")
+    assert (ExternalRegistry(create, "wide", prefix="wide-open/") + theirs).explain("wide-open/x").shadows == ()
+
+
+def test_an_unknown_bare_name_is_told_of_the_catalogues_prefixes() -> None:
+    """resnet18 may be meant as a library's model: its prefix is what lacks, and the library where it lacks too."""
+    both = ExternalRegistry(create, "a", prefix="a/") + ExternalRegistry(
+        create, "b", prefix="b/", requires="no_such_library", install="b[all]"
+    )
+    with pytest.raises(
+        UnknownKeyError, match=r"; a model of a whole catalogue needs its prefix: a/, b/ \(pip install b\[all\]\)$"
+    ):
+        both.get("resnet18")
+
+
 @pytest.mark.parametrize("names", [list_models, None], ids=["listed", "open"])
 def test_without_its_library_a_catalogue_is_empty_and_says_what_to_install(names: Any) -> None:
     """names is not even called; the error of a key of its own gives the install line."""

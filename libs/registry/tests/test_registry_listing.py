@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -163,16 +165,33 @@ def test_an_explanation_names_the_installed_package() -> None:
     assert (explained.where, explained.package, explained.version) == ("plugin.py:3", "pytest", pytest.__version__)
 
 
-def test_an_explanation_tells_the_packages_of_one_namespace_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_explanation_tells_the_packages_of_one_namespace_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of a namespace package such as ours, acme.leaf is what the package acme-leaf installs."""
-    monkeypatch.setattr("importlib.metadata.packages_distributions", lambda: {"acme": ["acme-stem", "acme_leaf"]})
-    monkeypatch.setattr("importlib.metadata.version", {"acme_leaf": "0.3", "acme-stem": "7"}.__getitem__)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name, module, version in (("acme_leaf", "leaf", "0.3"), ("acme_stem", "stem", "7")):
+        information = tmp_path / f"{name}-{version}.dist-info"
+        information.mkdir()
+        (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        (information / "RECORD").write_text(f"acme/{module}/__init__.py,,\n")
     registry = Registry("backbones")
     exec("registry(abs)", {"__name__": "acme.leaf.more", "registry": registry})
     exec("registry(len)", {"__name__": "acme.root", "registry": registry})
     leaf, root = registry.explain("abs"), registry.explain("len")
     assert (leaf.package, leaf.version) == ("acme_leaf", "0.3")
     assert (root.package, root.version) == (None, None)
+
+
+def test_a_module_of_an_ordinary_package_is_not_credited_to_its_namesake(
+    install_package: Callable[..., None],
+) -> None:
+    """json.tool is not of the package json-tool, for json is no namespace that packages share."""
+    install_package("json-tool", "", "json_tool")
+    registry = Registry("backbones")
+    exec("registry(abs)", {"__name__": "json.tool", "registry": registry})
+    explained = registry.explain("abs")
+    assert (explained.package, explained.version) == (None, None)
 
 
 def test_a_loader_without_a_signature_is_explained_all_the_same(registry: Registry) -> None:

@@ -64,6 +64,9 @@ class ConcatRegistry(AbstractRegistry):
     def install_hint(self, key: str) -> str | None:
         return next(filter(None, (part.install_hint(key) for part in self.registries)), None)
 
+    def prefixes(self) -> Keys:
+        return [prefix for part in self.registries for prefix in part.prefixes()]
+
     @property
     def plugin_failures(self) -> tuple[PluginFailure, ...]:
         return tuple(failure for part in self.registries for failure in part.plugin_failures)

@@ -49,9 +49,8 @@ class ExternalRegistry(AbstractRegistry):
             yield found
 
     def open_layers(self, key: str, **metadata: Any) -> Iterator[Entries]:
-        own = key.removeprefix(f"{self._model.namespace}/").removeprefix(self.prefix)
-        unlisted = self._names is None and self.prefix in key and own
-        if unlisted and self._model.fits(metadata) and not self._missing():
+        own = self._own_name(key)
+        if self._names is None and own and self._model.fits(metadata) and not self._missing():
             yield (self._entry(own, {}),)
 
     def entries(self, selection: Selection) -> Iterator[Entry]:
@@ -62,9 +61,11 @@ class ExternalRegistry(AbstractRegistry):
         return [entry.key for entry in self._known()] if self.prefix in key else []
 
     def install_hint(self, key: str) -> str | None:
-        if self.prefix in key and self._missing():
-            return install_line(self._model.requires, self._model.install)
-        return None
+        return self._install_line() or None if self._own_name(key) else None
+
+    def prefixes(self) -> Keys:
+        line = self._install_line()
+        return [f"{self.prefix}{line and f' ({line})'}"] if self.prefix else []
 
     def _known(self) -> Iterator[Entry]:
         if self._names is None or self._missing():
@@ -78,5 +79,13 @@ class ExternalRegistry(AbstractRegistry):
         name = own.removeprefix(f"{everything.get('namespace')}/")
         return declare(functools.partial(self._getter, own), self.prefix + name, self._place, **everything)
 
+    def _own_name(self, key: str) -> str:
+        """The catalogue's own name in a key; empty for a key that does not begin as the catalogue's keys do."""
+        name = key.removeprefix(f"{self._model.namespace}/")
+        return name.removeprefix(self.prefix) if name.startswith(self.prefix) else ""
+
     def _missing(self) -> tuple[str, ...]:
         return missing_libraries(self._model.requires)
+
+    def _install_line(self) -> str:
+        return install_line(self._model.requires, self._model.install) if self._missing() else ""

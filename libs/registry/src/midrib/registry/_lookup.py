@@ -46,6 +46,10 @@ class AbstractRegistry(ABC):
         """The command that installs what may provide this key, if a package is known to."""
         return None
 
+    def prefixes(self) -> Keys:
+        """What the keys of whole catalogues begin with, each with the install line of one that is not installed."""
+        return []
+
     @property
     def plugin_failures(self) -> tuple[PluginFailure, ...]:
         """The plugins that could not be loaded, each with its reason."""

@@ -36,10 +36,13 @@ class Place(NamedTuple):
         from importlib import metadata
 
         top, *rest = self.module.split(".")
-        names = metadata.packages_distributions().get(top, [])
-        # In a namespace package, such as midrib, a.b.c is taken to live in the distribution a-b.
-        own = [name for name in names if len(set(names)) == 1 or name.replace("_", "-") == "-".join([top, *rest[:1]])]
-        return (own[0], metadata.version(own[0])) if own else (None, None)
+        if getattr(sys.modules.get(top), "__file__", None) is None:
+            # In a namespace package, such as midrib, a.b.c is taken to live in the distribution a-b.
+            for own in metadata.distributions(name="-".join([top, *rest[:1]])):
+                return own.name, own.version
+        # A tenth of a second, in which every distribution is asked what it holds.
+        names = {*metadata.packages_distributions().get(top, [])}
+        return next(((name, metadata.version(name)) for name in names if len(names) == 1), (None, None))
 
 
 def caller_frame(outside: str) -> tuple[FrameType, int]:

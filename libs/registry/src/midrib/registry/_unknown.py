@@ -32,6 +32,9 @@ def _advice(registry: AbstractRegistry, key: str) -> Iterator[str]:
         yield f"did you mean {' or '.join(map(repr, near))}?"
     elif not line:
         yield "available_keys() gives every name"
+    # A name with a slash is somebody's key already; a bare one may be a model of a whole library.
+    if "/" not in key and (prefixes := registry.prefixes()):
+        yield f"a model of a whole catalogue needs its prefix: {', '.join(prefixes)}"
 
 
 def _nearest(key: str, keys: list[str]) -> list[str]:
