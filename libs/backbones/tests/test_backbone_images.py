@@ -63,6 +63,8 @@ def test_normalisation_is_the_specs() -> None:
 
 GREY16 = np.full((8, 8), 0x80FF, dtype=np.uint16)
 ANIMATED = encoded(solid(RED), "GIF", save_all=True, append_images=[solid(GREEN)])
+ANIMATED_WEBP = encoded(solid(RED), "WEBP", save_all=True, append_images=[solid(GREEN)], lossless=True)
+ANIMATED_PNG = encoded(solid(RED), "PNG", save_all=True, append_images=[solid(GREEN)])
 HIDDEN = Image.new("RGBA", (8, 8), (10, 20, 30, 0))
 
 
@@ -81,10 +83,15 @@ HIDDEN = Image.new("RGBA", (8, 8), (10, 20, 30, 0))
         ),
         pytest.param(np.array([[[9, 9, 9, 0]]], np.uint8), [255, 255, 255], id="rgba-array"),
         pytest.param(encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "TIFF"), [255, 0, 0], id="cmyk"),
+        pytest.param(
+            encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG", quality=100), [255, 0, 0], id="cmyk-jpeg"
+        ),
         pytest.param(encoded(Image.fromarray(GREY16)), [128, 128, 128], id="16-bit"),
         pytest.param(GREY16, [128, 128, 128], id="16-bit-array"),
         pytest.param(Image.new("I", (8, 8), 0x80FF), [128, 128, 128], id="16-bit-in-32"),
         pytest.param(ANIMATED, [255, 0, 0], id="animation-first-frame"),
+        pytest.param(ANIMATED_WEBP, [255, 0, 0], id="animated-webp-first-frame"),
+        pytest.param(ANIMATED_PNG, [255, 0, 0], id="animated-png-first-frame"),
         pytest.param(encoded(Image.new("RGB", (1, 1), GREEN)), [0, 255, 0], id="one-pixel"),
         pytest.param(np.zeros((1, 60000, 3), np.uint8), [0, 0, 0], id="one-by-sixty-thousand"),
     ],
@@ -110,7 +117,10 @@ def test_what_lies_under_transparency_does_not_matter() -> None:
         pytest.param(1, "top-left", id="1-upright"),
         pytest.param(2, "top-right", id="2-mirrored"),
         pytest.param(3, "bottom-right", id="3-half-turn"),
+        pytest.param(4, "bottom-left", id="4-flipped"),
+        pytest.param(5, "top-left", id="5-transposed"),
         pytest.param(6, "top-right", id="6-quarter-turn"),
+        pytest.param(7, "bottom-right", id="7-transversed"),
         pytest.param(8, "bottom-left", id="8-three-quarters"),
     ],
 )
@@ -182,6 +192,22 @@ def test_photographs_are_resized_as_by_the_reference(photo: str, crop: float) ->
     spec = ImageInput(224, crop=crop)
     ours = np.asarray(resize_and_crop(image, spec), dtype=np.int16)
     assert int(np.abs(ours - reference(image, spec)).max()) <= 1
+
+
+@pytest.mark.parametrize("size", [(300, 100), (100, 300), (64, 64)], ids=["wide", "tall", "square"])
+def test_a_squashed_image_is_resized_whole(size: tuple[int, int]) -> None:
+    """As SigLIP's own pipeline does it: a square of every pixel, whatever the shape."""
+    image = Image.fromarray(skimage.data.chelsea()).resize(size)
+    ours = resize_and_crop(image, ImageInput(32, crop=1.0, squash=True))
+    assert np.array_equal(np.asarray(ours), np.asarray(image.resize((32, 32), Image.Resampling.BICUBIC)))
+
+
+def test_a_squashed_image_may_be_cropped() -> None:
+    """Squashed to floor(size / crop), of which the centre is kept: within a level of 255 of the two steps."""
+    image = Image.fromarray(skimage.data.chelsea())
+    two_steps = image.resize((40, 40), Image.Resampling.BICUBIC).crop((4, 4, 36, 36))
+    ours = np.asarray(resize_and_crop(image, ImageInput(32, crop=0.8, squash=True)), dtype=np.int16)
+    assert int(np.abs(ours - np.asarray(two_steps, dtype=np.int16)).max()) <= 1
 
 
 @settings(max_examples=60, deadline=None)

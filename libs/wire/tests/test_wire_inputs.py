@@ -15,10 +15,11 @@ from midrib.wire import InvalidInputError, decode_input_spec, encode_input_spec
         TensorInput((784,)),
         TensorInput((None, 3), "bfloat16"),
         ImageInput(224, mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 3.0), interpolation="bilinear", crop=1.0),
+        ImageInput(224, squash=True),
         TextInput(256),
         AudioInput(16_000),
     ],
-    ids=["tensor", "open tensor", "image", "text", "audio"],
+    ids=["tensor", "open tensor", "image", "squashed image", "text", "audio"],
 )
 def test_a_declaration_comes_back_equal(spec: InputSpec) -> None:
     """What a client reads is what the loader declared."""

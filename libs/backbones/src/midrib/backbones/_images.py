@@ -122,7 +122,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def resize_and_crop(image: Image.Image, spec: ImageInput) -> Image.Image:
-    """Scale the shorter side to floor(size / crop) and keep the size x size centre.
+    """Scale the shorter side (if the spec says squash: both) to floor(size / crop) and keep the size x size centre.
 
     The two steps are one call: only the pixels that are kept are computed, so an image of 1 x 60000 costs no more than
     another. Photographs differ from the two steps by at most one level of 255; white noise by up to 25, for Pillow
@@ -131,7 +131,7 @@ def resize_and_crop(image: Image.Image, spec: ImageInput) -> Image.Image:
     """
     shorter = math.floor(spec.size / spec.crop)
     width, height = image.size
-    scaled_width, scaled_height = _scaled(width, height, shorter)
+    scaled_width, scaled_height = (shorter, shorter) if spec.squash else _scaled(width, height, shorter)
     left = round((scaled_width - spec.size) / 2.0) * width / scaled_width
     top = round((scaled_height - spec.size) / 2.0) * height / scaled_height
     right = min(float(width), left + spec.size * width / scaled_width)

@@ -29,6 +29,7 @@ class ImageInput:
 
     size: height and width in pixels.  mean, std: one value a channel, on the 0..1 scale.
     interpolation: "bicubic" or "bilinear".  crop: the share of the resized side that the crop keeps, 0 < crop <= 1.
+    squash: resize to a square whatever the shape, as SigLIP's are, and not by the shorter side.
     """
 
     size: int
@@ -36,6 +37,7 @@ class ImageInput:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     interpolation: str = "bicubic"
     crop: float = 0.875
+    squash: bool = False
 
     @property
     def tensor(self) -> TensorInput:

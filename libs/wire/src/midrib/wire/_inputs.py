@@ -18,7 +18,12 @@ def encode_input_spec(spec: InputSpec) -> backbone_pb2.InputSpec:
     message = backbone_pb2.InputSpec(tensor=tensor)
     if isinstance(spec, ImageInput):
         image = backbone_pb2.ImageInput(
-            size=spec.size, mean=spec.mean, std=spec.std, interpolation=spec.interpolation, crop=spec.crop
+            size=spec.size,
+            mean=spec.mean,
+            std=spec.std,
+            interpolation=spec.interpolation,
+            crop=spec.crop,
+            squash=spec.squash,
         )
         message.image.CopyFrom(image)
     elif isinstance(spec, TextInput):
@@ -42,6 +47,7 @@ def decode_input_spec(message: backbone_pb2.InputSpec) -> InputSpec:
             std=_triple(image.std),
             interpolation=image.interpolation,
             crop=image.crop,
+            squash=image.squash,
         )
     if media == "text":
         return TextInput(max_tokens=message.text.max_tokens)
