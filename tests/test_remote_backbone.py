@@ -88,6 +88,18 @@ def test_a_smaller_wire_type_stays_within_its_rounding(
     torch.testing.assert_close(got, local(x).detach(), atol=bound, rtol=bound)
 
 
+def test_int8_features_are_off_by_a_254th_of_their_rows_largest(server: RunningServer, local: nn.Module) -> None:
+    """And take a quarter of the bytes on their way back, but for a scale a row."""
+    x = torch.randn(64, WIDTH)
+    int8, plain = (RemoteBackbone(server.url(NAME), dtype=dtype) for dtype in ("int8", None))
+    before = [backbone.stall for backbone in (int8, plain)]
+    got, want = int8(x), plain(x)
+    small, large = (b.stall - s for b, s in zip((int8, plain), before, strict=True))
+    assert bool(((got - want).abs() <= want.abs().amax(1, keepdim=True) * (1 / 254 + 1e-6)).all())
+    assert large.received_bytes - small.received_bytes >= 64 * (128 * 3 - 4) - 8
+    assert small.sent_bytes == large.sent_bytes
+
+
 def test_input_gradients_equal_the_local_ones(remote: RemoteBackbone, local: nn.Module) -> None:
     """What lies before a frozen remote backbone can be trained."""
     x = torch.randn(5, WIDTH)

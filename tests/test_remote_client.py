@@ -118,6 +118,15 @@ def test_options_shape_the_features(client: Client) -> None:
     np.testing.assert_allclose(got, want / np.linalg.norm(want, axis=1, keepdims=True), atol=2e-3)
 
 
+def test_int8_features_come_as_float32(client: Client) -> None:
+    """Truncated and normalised before they are rounded to a byte each."""
+    x = rows(4)
+    want = client.embed(NAME, x, dimensions=16, normalize=True)
+    got = client.embed(NAME, x, dtype="int8", dimensions=16, normalize=True)
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, want, atol=float(want.max()) / 254 + 1e-6)
+
+
 def test_list_and_describe_agree(client: Client) -> None:
     """A description has what a client needs to know before its first call."""
     info = client.describe(NAME)

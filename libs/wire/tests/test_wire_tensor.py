@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from midrib.v1 import tensor_pb2
-from midrib.wire import Array, InvalidInputError, code_from_dtype, decode_tensor, dtype_from_code, encode_tensor
+from midrib.wire import (
+    Array,
+    InvalidInputError,
+    code_from_dtype,
+    decode_tensor,
+    dtype_from_code,
+    encode_int8_rows,
+    encode_tensor,
+)
 
 FLOAT32 = tensor_pb2.DATA_TYPE_FLOAT32
 NAMES = ["float32", "float16", "bfloat16", "float64", "int8", "uint8", "int16", "int32", "int64", "bool"]
@@ -122,3 +130,40 @@ def test_any_message_is_an_array_or_an_invalid_input(dtype: int, shape: list[int
     except InvalidInputError:
         return
     assert array.tobytes() == data
+
+
+@given(hnp.arrays(np.float32, (3, 5), elements=st.floats(-(2.0**100), 2.0**100, width=32)))
+def test_int8_rows_are_off_by_a_254th_of_their_largest(rows: Array) -> None:
+    """The stated bound, beside the rounding of float32 itself."""
+    back = decode_tensor(encode_int8_rows(rows))
+    bound = np.abs(rows).max(axis=1, keepdims=True) * (1 / 254 + 1e-6) + np.finfo(np.float32).tiny
+    assert back.dtype == np.float32
+    assert bool((np.abs(back - rows) <= bound).all())
+
+
+def test_int8_rows_take_a_byte_an_element() -> None:
+    """And four bytes a row."""
+    message = encode_int8_rows(np.ones((2, 1000), np.float32))
+    assert (len(message.data), len(message.row_scales)) == (2000, 8)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf], ids=str)
+def test_an_int8_row_that_is_not_finite_is_nan(value: float) -> None:
+    """Its neighbours are what they were."""
+    back = decode_tensor(encode_int8_rows(np.array([[1, 2], [value, 1]], np.float32)))
+    assert np.isnan(back).tolist() == [[False, False], [True, True]]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        pytest.param(encode_tensor(np.ones((2, 3), np.int8)), id="too-few"),
+        pytest.param(encode_tensor(np.ones((1, 3), np.float32)), id="not-int8"),
+        pytest.param(encode_tensor(np.ones((1,), np.int8)), id="no-rows"),
+    ],
+)
+def test_scales_that_fit_no_rows_are_refused(message: tensor_pb2.Tensor) -> None:
+    """The error names the field."""
+    message.row_scales = bytes(4)
+    with pytest.raises(InvalidInputError, match="row_scales has 4 bytes beside"):
+        decode_tensor(message)

@@ -33,8 +33,9 @@ class RemoteBackbone(nn.Module):
     revision: the digest to insist on; the server's at construction where absent. Another one is refused.
     timeout: seconds that one call may take, its retries included.  window: items in flight; adaptive where absent.
     dtype: the element type that floating values travel in, both ways ("float16", "bfloat16"): fewer bytes, at the
-    cost of its rounding.  cache: a file that keeps the features of every row that was embedded, so that a second
-    epoch makes no calls; shared by processes.  token, tls: as for `Client`.
+    cost of its rounding; with "int8" the features come in a byte each, and inputs go as they are.
+    cache: a file that keeps the features of every row that was embedded, so that a second epoch makes no calls;
+    shared by processes.  token, tls: as for `Client`.
     Raises UnavailableError where no server answers, BackboneNotFoundError, RevisionMismatchError.
     """
 
@@ -57,8 +58,8 @@ class RemoteBackbone(nn.Module):
     ) -> None:
         super().__init__()
         address, self.name = split_url(url) if isinstance(url, str) else url
-        if dtype is not None and not is_floating(np.dtype(dtype)):
-            raise InvalidInputError(f"dtype is {dtype!r}, expected a floating type such as 'float16'")
+        if dtype is not None and dtype != "int8" and not is_floating(np.dtype(dtype)):
+            raise InvalidInputError(f"dtype is {dtype!r}, expected a floating type such as 'float16', or 'int8'")
         self._servers = Servers(endpoint_from(address, token=token, tls=tls), timeout)
         self._info = self._servers.now(lambda: self._servers.describe(self.name))
         if revision is not None and revision != self._info.revision:
@@ -73,8 +74,9 @@ class RemoteBackbone(nn.Module):
         self._window = window
         self._dtype = dtype
         self._session: Session | None = None
-        features_dtype = dtype or self._info.compute_dtype
-        self._cache = None if cache is None else FeatureCache(cache, self.revision, features_dtype, self.num_features)
+        function = f"{self.revision}/int8" if dtype == "int8" else self.revision
+        features_dtype = "float32" if dtype == "int8" else dtype or self._info.compute_dtype
+        self._cache = None if cache is None else FeatureCache(cache, function, features_dtype, self.num_features)
 
     @property
     def stall(self) -> Stall:
@@ -97,7 +99,7 @@ class RemoteBackbone(nn.Module):
         return {**self.__dict__, "_session": None}
 
     def _embed(self, x: Tensor) -> Tensor:
-        rows = tensor_rows(to_numpy(x), dtype=self._dtype).array
+        rows = tensor_rows(to_numpy(x), dtype=None if self._dtype == "int8" else self._dtype).array
         features = self._ask(rows) if self._cache is None else self._cache.features(rows, self._ask)
         dtype = x.dtype if x.is_floating_point() else getattr(torch, self._info.compute_dtype)
         return from_numpy(features).to(device=x.device, dtype=dtype)

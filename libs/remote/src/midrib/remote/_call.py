@@ -110,12 +110,13 @@ def cut(call: Call, max_rows: int, max_bytes: int, now: float) -> Iterator[Part]
 
 @dataclass
 class Message:
-    """Parts that travel as one item. size: its bytes on the wire."""
+    """Parts that travel as one item. size, reply_size: its bytes on the wire, and its result's."""
 
     parts: list[Part]
     sent_at: float = 0.0
     encode_s: float = 0.0
     size: int = 0
+    reply_size: int = 0
 
     def __post_init__(self) -> None:
         self.rows = sum(len(part.rows) for part in self.parts)

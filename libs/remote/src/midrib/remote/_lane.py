@@ -183,17 +183,18 @@ class Lane:
             self._heard_at = time.monotonic()
             result = decode_result(data)
             if result is not None:
-                self._settle(result)
+                self._settle(result, len(data))
             elif embedding_pb2.EmbedStreamResponse.FromString(data).HasField("go_away"):
                 self._leaving = True
                 await stream.finish()
 
-    def _settle(self, result: Result) -> None:
+    def _settle(self, result: Result, size: int) -> None:
         limited = len(self._in_flight) >= self.window.size and self._source.backlog()
         message = self._in_flight.pop(result.id, None)
         if message is None:
             return  # not ours, or answered twice
         self._progress = True
+        message.reply_size = size
         self.window.observe(result.timing, limited=limited)
         self._source.answered(message, result)
         self._wakened.set()

@@ -19,6 +19,7 @@ class Stall:
     items: int = 0
     rows: int = 0
     sent_bytes: int = 0
+    received_bytes: int = 0
     waiting_s: float = 0.0
     encode_s: float = 0.0
     wire_s: float = 0.0
@@ -43,6 +44,7 @@ class Totals:
             items=last.items + 1,
             rows=last.rows + message.rows,
             sent_bytes=last.sent_bytes + message.size,
+            received_bytes=last.received_bytes + message.reply_size,
             waiting_s=last.waiting_s + waiting_s,
             encode_s=last.encode_s + message.encode_s,
             wire_s=last.wire_s + max(0.0, now - message.sent_at - server.total_s),

@@ -20,7 +20,7 @@ from midrib.wire._errors import (
 )
 from midrib.wire._inputs import decode_input_spec, encode_input_spec
 from midrib.wire._status import error_to_status, status_to_error
-from midrib.wire._tensor import Array, code_from_dtype, decode_tensor, dtype_from_code, encode_tensor
+from midrib.wire._tensor import Array, code_from_dtype, decode_tensor, dtype_from_code, encode_int8_rows, encode_tensor
 
 __all__ = [
     "Array",
@@ -45,6 +45,7 @@ __all__ = [
     "decode_tensor",
     "dtype_from_code",
     "encode_input_spec",
+    "encode_int8_rows",
     "encode_tensor",
     "error_to_status",
     "status_to_error",
