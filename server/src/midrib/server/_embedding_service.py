@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 from midrib.server._abort import Context, abort, unary
 from midrib.server._embedder import Embedder
+from midrib.server._intake import encode_features
 from midrib.server._requests import Caller, open_backbone, timing
 from midrib.server._stream import StreamSession
 from midrib.v1 import embedding_pb2, embedding_pb2_grpc
@@ -24,7 +25,9 @@ class EmbeddingService(embedding_pb2_grpc.EmbeddingServiceServicer):
         """One batch in, its embedding out; refused at once where there is no room."""
         embedded = await self._embedder.embed(request, Caller.of_call(context, priority=request.priority))
         return embedding_pb2.EmbedResponse(
-            embedding=encode_tensor(embedded.features), revision=embedded.by.revision, timing=embedded.timing
+            embedding=encode_features(embedded.features, request.options),
+            revision=embedded.by.revision,
+            timing=embedded.timing,
         )
 
     @unary

@@ -21,6 +21,8 @@ from midrib.wire import (
     LimitExceededError,
     decode_tensor,
     dtype_from_code,
+    encode_int8_rows,
+    encode_tensor,
 )
 
 # Texts whose token counts round up to the same multiple share a batch: little padding, few shapes.
@@ -30,6 +32,7 @@ _OUTPUT_CODES = (
     tensor_pb2.DATA_TYPE_FLOAT16,
     tensor_pb2.DATA_TYPE_BFLOAT16,
     tensor_pb2.DATA_TYPE_FLOAT64,
+    tensor_pb2.DATA_TYPE_INT8,
 )
 
 
@@ -174,7 +177,7 @@ def check_options(options: embedding_pb2.Options, num_features: int) -> None:
     """Raises InvalidInputError for options that no embedding can satisfy."""
     if options.HasField("dtype") and options.dtype not in _OUTPUT_CODES:
         raise InvalidInputError(
-            "options.dtype must be a floating type: float32, float16, bfloat16 or float64",
+            "options.dtype must be float32, float16, bfloat16, float64, or int8 with a scale a row",
             field="options.dtype",
         )
     if options.HasField("dimensions") and not 1 <= options.dimensions <= num_features:
@@ -185,17 +188,25 @@ def check_options(options: embedding_pb2.Options, num_features: int) -> None:
 
 
 def apply_options(rows: Array, options: embedding_pb2.Options) -> Array:
-    """The embedding of an item under the caller's options: truncated, then normalised, then converted."""
+    """The embedding of an item under the caller's options: truncated, then normalised, then converted.
+
+    What is asked for as int8 stays floating until `encode_features`.
+    """
     if options.HasField("dimensions"):
         rows = rows[:, : options.dimensions]
     if options.normalize:
         wide = rows.astype(np.promote_types(np.float32, rows.dtype))
         norm = np.linalg.norm(wide, axis=-1, keepdims=True)
         rows = (wide / np.maximum(norm, np.finfo(wide.dtype).tiny)).astype(rows.dtype)
-    if options.HasField("dtype"):
+    if options.HasField("dtype") and options.dtype != tensor_pb2.DATA_TYPE_INT8:
         with np.errstate(over="ignore"):  # infinite in a narrower type, and no news for the log
             rows = rows.astype(dtype_from_code(options.dtype), copy=False)
     return rows
+
+
+def encode_features(rows: Array, options: embedding_pb2.Options) -> tensor_pb2.Tensor:
+    """The message of features that `apply_options` made."""
+    return encode_int8_rows(rows) if options.dtype == tensor_pb2.DATA_TYPE_INT8 else encode_tensor(rows)
 
 
 def _media(message: embedding_pb2.Input) -> Sequence[object]:

@@ -108,7 +108,7 @@ def _options(request: inference_pb2.ModelInferRequest) -> embedding_pb2.Options:
         )
     asked = {name: parameter(request.parameters, name) for name in ("normalize", "dimensions", "dtype")}
     dtype = asked["dtype"]
-    if dtype is not None and dtype not in DATATYPES:
+    if dtype is not None and dtype not in ("FP16", "BF16", "FP32", "FP64"):
         raise InvalidInputError(
             f"parameter 'dtype' is {dtype!r}, expected one of FP16, BF16, FP32, FP64", field="parameters[dtype]"
         )

@@ -11,14 +11,14 @@ from midrib.server._abort import Context
 from midrib.server._backbone_service import limits_message
 from midrib.server._embedder import Embedder
 from midrib.server._in_flight import Hold, Quota
-from midrib.server._intake import apply_options, check_options
+from midrib.server._intake import apply_options, check_options, encode_features
 from midrib.server._item import Outcome
 from midrib.server._loading import Loaded
 from midrib.server._requests import Caller, check_reply, empty_outcome, new_item, open_backbone, timing
 from midrib.server._served import hidden_error
 from midrib.v1 import embedding_pb2
 from midrib.v1.embedding_pb2 import EmbedStreamRequest, EmbedStreamResponse, Result
-from midrib.wire import DuplicateItemError, MidribError, StreamProtocolError, encode_tensor, error_to_status
+from midrib.wire import DuplicateItemError, MidribError, StreamProtocolError, error_to_status
 
 
 class StreamSession:
@@ -142,7 +142,7 @@ class StreamSession:
             self._refuse(item_id, hidden_error(error, "the item failed"))
 
     def _answer(self, item_id: int, outcome: Outcome, arrived: float) -> None:
-        embedding = encode_tensor(apply_options(outcome.rows, self._options))
+        embedding = encode_features(apply_options(outcome.rows, self._options), self._options)
         result = Result(id=item_id, embedding=embedding, timing=timing(outcome, arrived))
         self._outgoing.put_nowait((EmbedStreamResponse(result=result), item_id))
 
