@@ -15,10 +15,11 @@ from midrib.server._embedder import Embedder
 from midrib.server._http_connections import Connections
 from midrib.server._http_embeddings import answer, embed_request, read_body
 from midrib.server._http_errors import Handler, errors_as_json
-from midrib.server._http_guard import HttpGuard, HttpTls
+from midrib.server._http_guard import HttpGuard
 from midrib.server._requests import Caller
 from midrib.server._served import State
 from midrib.server._settings import Settings
+from midrib.server._tls import TlsFiles, renewing_context
 from midrib.server._tokens import CURRENT_TENANT, Tokens
 from midrib.wire import DeadlineExceededError, InvalidInputError, MidribError
 
@@ -155,7 +156,7 @@ def _caller(request: web.Request) -> Caller:
 def _tls(settings: Settings) -> ssl.SSLContext | None:
     if settings.tls_certificate is None or settings.tls_key is None:
         return None
-    return HttpTls(settings.tls_certificate, settings.tls_key, settings.tls_client_ca).context
+    return renewing_context(TlsFiles(settings.tls_certificate, settings.tls_key, settings.tls_client_ca))
 
 
 def _seconds(request: web.Request) -> float:

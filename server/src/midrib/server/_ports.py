@@ -6,7 +6,7 @@ import grpc
 
 from midrib.server._guard import Guard
 from midrib.server._settings import Settings
-from midrib.server._tls import server_credentials
+from midrib.server._tls import TlsFiles, server_credentials
 from midrib.server._tokens import Tokens
 
 
@@ -24,8 +24,8 @@ def add_port(server: grpc.aio.Server, settings: Settings, address: str) -> int:
     try:
         if settings.tls_certificate is None or settings.tls_key is None:
             return server.add_insecure_port(address)
-        credentials = server_credentials(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
-        return server.add_secure_port(address, credentials)
+        files = TlsFiles(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
+        return server.add_secure_port(address, server_credentials(files))
     except RuntimeError as error:
         raise ConnectionError(
             f"cannot listen on {address}: is another server there? Choose another port, or 0 for a free one"

@@ -1,48 +1,107 @@
-"""TLS for the gRPC ports; changed certificate files are taken over without a restart."""
+"""TLS for the ports of both kinds; changed certificate files are taken over without a restart."""
 
 from __future__ import annotations
 
 import logging
+import ssl
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import grpc
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 
-def server_credentials(certificate: Path, key: Path, client_ca: Path | None) -> grpc.ServerCredentials:
-    """Credentials that read the files again whenever one of them has changed, at the next handshake.
+
+class TlsFiles:
+    """The certificate files of a port, and whether they have changed.
 
     certificate: PEM, the chain.  key: PEM.  client_ca: PEM; where given, clients must show a certificate that it
-    signed. Raises FileNotFoundError for a missing file.
+    signed.
     """
-    files = [file for file in (certificate, key, client_ca) if file is not None]
-    seen = _changes(files)
+
+    def __init__(self, certificate: Path, key: Path, client_ca: Path | None) -> None:
+        self.certificate, self.key, self.client_ca = certificate, key, client_ca
+        self._seen = self._state()
+
+    def context(self) -> ssl.SSLContext:
+        """The files read now.
+
+        Raises FileNotFoundError for a missing file, OSError for files that are no certificate, or do not fit together.
+        """
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        try:
+            # An empty password: without one, an encrypted key would make OpenSSL ask the terminal.
+            context.load_cert_chain(self.certificate, self.key, password="")
+            if self.client_ca is not None:
+                context.verify_mode = ssl.CERT_REQUIRED
+                context.load_verify_locations(self.client_ca)
+        except ssl.SSLError as error:
+            files = ", ".join(str(file) for file in (self.certificate, self.key, self.client_ca) if file is not None)
+            raise OSError(
+                f"TLS cannot use {files} ({error.reason or 'unreadable'}): give PEM files, the chain and the "
+                "unencrypted key that belongs to it"
+            ) from error
+        return context
+
+    def renewed(self, read: Callable[[], T]) -> T | None:
+        """What `read` makes of changed files; None where none has changed, or they are wrong, which is logged once."""
+        now = self._state()
+        if now == self._seen:
+            return None
+        self._seen = now
+        try:
+            return read()
+        except OSError:
+            logger.exception("the changed TLS files cannot be taken over: the certificate in use stays")
+            return None
+
+    def _state(self) -> list[tuple[int, int, int] | None]:
+        return [_stamp(file) for file in (self.certificate, self.key, self.client_ca) if file is not None]
+
+
+def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
+    """Credentials that read the files again whenever one of them has changed, at the next handshake.
+
+    Raises what `TlsFiles.context` raises.
+    """
 
     def read() -> grpc.ServerCertificateConfiguration:
-        roots = client_ca.read_bytes() if client_ca is not None else None
-        pair = (key.read_bytes(), certificate.read_bytes())
+        files.context()  # gRPC takes whatever bytes it is given, and fails at the handshakes
+        roots = files.client_ca.read_bytes() if files.client_ca is not None else None
+        pair = (files.key.read_bytes(), files.certificate.read_bytes())
         return grpc.ssl_server_certificate_configuration([pair], root_certificates=roots)
-
-    def renewed() -> grpc.ServerCertificateConfiguration | None:
-        nonlocal seen
-        try:
-            now = _changes(files)
-            if now == seen:
-                return None
-            configuration = read()
-        except OSError:
-            logger.exception("the TLS files cannot be read: the certificate in use stays")
-            return None
-        seen = now
-        return configuration
 
     return grpc.dynamic_ssl_server_credentials(
         read(),
-        renewed,  # type: ignore[arg-type] # None keeps the certificate, says gRPC's documentation
-        require_client_authentication=client_ca is not None,
+        lambda: files.renewed(read),  # type: ignore[arg-type, return-value] # None keeps the certificate, says gRPC
+        require_client_authentication=files.client_ca is not None,
     )
 
 
-def _changes(files: list[Path]) -> list[tuple[int, int]]:
-    return [(status.st_mtime_ns, status.st_size) for status in (file.stat() for file in files)]
+def renewing_context(files: TlsFiles) -> ssl.SSLContext:
+    """A context for a port that listens, which does the same.
+
+    Raises what `TlsFiles.context` raises.
+    """
+    current = files.context()
+
+    def renew(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+        """Python's hook, at each handshake: the way to change the certificate of a port that listens."""
+        nonlocal current
+        current = files.renewed(files.context) or current
+        connection.context = current
+
+    outer = files.context()
+    outer.sni_callback = renew
+    return outer
+
+
+def _stamp(file: Path) -> tuple[int, int, int] | None:
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
