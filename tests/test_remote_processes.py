@@ -6,7 +6,7 @@ import multiprocessing
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -59,6 +59,31 @@ class Embedded(Dataset[Tensor]):
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_dataloader_workers_embed(url: str, start: str) -> None:
     """Workers use the backbone that the parent used before them, and the parent goes on using it."""
+    run_apart(_load_with_workers, url, start)
+
+
+def test_no_grpc_thread_lives_at_a_fork(url: str) -> None:
+    """Everything is closed just before: a child of a process with gRPC threads could never call."""
+    run_apart(_call_in_a_forked_child, url)
+
+
+def test_calls_in_flight_outlive_a_fork(url: str) -> None:
+    """Another thread's calls, interrupted by the closing before each fork, are asked again: right, and in time."""
+    run_apart(_fork_while_calling, url)
+
+
+def run_apart(target: Callable[..., None], *arguments: object) -> None:
+    """In a process of its own: the gRPC of a test that ran before in this one would not survive a fork."""
+    process = multiprocessing.get_context("spawn").Process(target=target, args=arguments)
+    process.start()
+    try:
+        process.join(120)
+        assert process.exitcode == 0, "its error is above"
+    finally:
+        process.kill()
+
+
+def _load_with_workers(url: str, start: str) -> None:
     backbone = RemoteBackbone(url, timeout=20.0)
     want = backbone(torch.arange(12.0)[:, None].expand(12, WIDTH))
     loader = DataLoader(Embedded(backbone), batch_size=4, num_workers=2, multiprocessing_context=start)
@@ -66,22 +91,20 @@ def test_dataloader_workers_embed(url: str, start: str) -> None:
     torch.testing.assert_close(backbone(torch.zeros(1, WIDTH)), want[:1], atol=1e-5, rtol=1e-5)
 
 
-def test_no_grpc_thread_lives_at_a_fork(url: str) -> None:
-    """Everything is closed just before: a child of a process with gRPC threads could never call."""
+def _call_in_a_forked_child(url: str) -> None:
     backbone = RemoteBackbone(url, timeout=20.0)
     backbone(torch.zeros(1, WIDTH))
     context = multiprocessing.get_context("fork")
     parent, child = context.Pipe()
-    worker = context.Process(target=lambda: child.send(backbone(torch.zeros(2, WIDTH)).shape))
+    worker = context.Process(target=lambda: child.send(backbone(torch.zeros(2, WIDTH)).shape), daemon=True)
     worker.start()
-    assert parent.poll(20.0)
+    assert parent.poll(60.0)
     assert parent.recv() == (2, 128)
     worker.join()
     assert worker.exitcode == 0
 
 
-def test_calls_in_flight_outlive_a_fork(url: str) -> None:
-    """Another thread's calls, interrupted by the closing before each fork, are asked again: right, and in time."""
+def _fork_while_calling(url: str) -> None:
     backbone = RemoteBackbone(url, timeout=20.0)
     x = torch.arange(64.0)[:, None].expand(64, WIDTH).contiguous()
     want = backbone(x)
