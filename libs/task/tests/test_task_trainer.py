@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from pytorch_lightning import Trainer
+from pytorch_lightning.cli import LightningCLI
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -70,10 +71,10 @@ def test_each_rank_is_a_client_of_its_own(tmp_path: Path) -> None:
 
 
 def test_fast_dev_run_goes_once_through_everything(
-    backbone: Pair, loader: DataLoader[Any], trainer: MakeTrainer
+    backbone: Pair, loader: DataLoader[Any], trainer: MakeTrainer, tmp_path: Path
 ) -> None:
     """One batch of each stage, schedulers and cache included."""
-    task = ClassificationTask(backbone, 3, lr_scheduler="onecyclelr", learning_rate=0.1)
+    task = ClassificationTask(backbone, 3, lr_scheduler="onecyclelr", learning_rate=0.1, cache=str(tmp_path))
     trainer(fast_dev_run=True).fit(task, loader, loader)
 
 
@@ -94,9 +95,6 @@ def test_lower_precision_trains(backbone: Pair, dataset: TensorDataset, trainer:
 
 def test_a_command_line_makes_a_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """LightningCLI reads a task's arguments, and those of its parents, from YAML and flags."""
-    pytest.importorskip("jsonargparse", reason="LightningCLI needs jsonargparse")
-    from pytorch_lightning.cli import LightningCLI
-
     config = tmp_path / "task.yaml"
     config.write_text(
         "model:\n"
