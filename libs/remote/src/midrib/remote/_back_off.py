@@ -12,8 +12,6 @@ from midrib.wire import MidribError, OverloadedError, UnavailableError
 
 _FIRST_S: Final = 0.05
 _MOST_S: Final = 1.0
-# Reasons of an UnavailableError that time alone seldom mends: nobody listens there, or not for us.
-NOBODY: Final = frozenset({"NO_SERVER", "TLS_FAILED", "PROXY"})
 
 
 def attempts(worthwhile: Callable[[BaseException], bool]) -> AsyncRetrying:

@@ -12,7 +12,8 @@ from typing import Any, Final, TypeAlias, TypeVar
 from google.protobuf.message import Message
 
 from midrib.remote._address import Endpoint
-from midrib.remote._back_off import NOBODY, attempts, retriable
+from midrib.remote._back_off import attempts, retriable
+from midrib.remote._diagnosis import NOBODY
 from midrib.remote._info import BackboneInfo, info_from
 from midrib.remote._runtime import here, runtime
 from midrib.remote._transport import call

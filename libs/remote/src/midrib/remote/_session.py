@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from midrib.remote._address import Endpoint
-from midrib.remote._back_off import NOBODY, retriable, wait_s
+from midrib.remote._back_off import retriable, wait_s
 from midrib.remote._call import Call, Message, Part, cut
 from midrib.remote._codec import Result
+from midrib.remote._diagnosis import NOBODY
 from midrib.remote._info import BackboneInfo
 from midrib.remote._lane import Lane
 from midrib.remote._post import finished

@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 from google.rpc import status_pb2
 
 from midrib.remote._address import Endpoint
+from midrib.remote._diagnosis import broken
 from midrib.wire import DeadlineExceededError, LimitExceededError, MidribError, UnavailableError, status_to_error
 
 EMBED_STREAM: Final = "/midrib.v1.EmbeddingService/EmbedStream"
@@ -137,28 +138,5 @@ def _error(code: grpc.StatusCode, details: str | None, trailing: Any, address: s
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return LimitExceededError(f"{address}: {text}: send fewer rows at a time")
     if code in _BROKEN:
-        return _broken(text, address)
+        return broken(text, address)
     return status_to_error(status_pb2.Status(code=code.value[0], message=f"{address}: {text}"))
-
-
-def _broken(text: str, address: str) -> UnavailableError:
-    """A lost connection, told by its cause. reason: NO_SERVER and TLS are not worth a long wait."""
-    lower = text.lower()
-    if "ssl" in lower or "tls" in lower or "certificate" in lower or "wrong_version" in lower:
-        hint = "one side speaks TLS and the other does not, or the certificate is not trusted"
-        return UnavailableError(
-            f"TLS with {address} failed ({text}): {hint}; use grpcs:// with tls=<roots.pem>, or grpc://",
-            reason="TLS_FAILED",
-        )
-    if "dns" in lower or "resolv" in lower:
-        return UnavailableError(f"{address} cannot be resolved ({text}): check the name", reason="NO_SERVER")
-    if "http2 header with status" in lower or "http proxy" in lower:
-        return UnavailableError(
-            f"a proxy stands before {address} and does not pass gRPC ({text}): set no_proxy", reason="PROXY"
-        )
-    if "connect" in lower and ("refused" in lower or "failed" in lower):
-        return UnavailableError(
-            f"no server answers at {address}: start one with `midrib serve`, or check the address ({text})",
-            reason="NO_SERVER",
-        )
-    return UnavailableError(f"the connection to {address} broke: {text}", reason="CONNECTION_LOST")

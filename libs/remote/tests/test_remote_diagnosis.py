@@ -1,0 +1,83 @@
+"""gRPC's texts, as it wrote them, and the sentence that each becomes."""
+
+from __future__ import annotations
+
+import pytest
+
+from midrib.remote._diagnosis import NOBODY, broken
+
+FAILING = "connections to all backends failing; last error: "
+
+
+@pytest.mark.parametrize(
+    ("text", "reason", "said"),
+    [
+        pytest.param(
+            FAILING + "UNKNOWN: ipv4:127.0.0.1:9: Failed to connect to remote host: Connection refused",
+            "NO_SERVER",
+            "no server answers at gpu-box:1: start one with `midrib serve`",
+            id="nobody-listens",
+        ),
+        pytest.param(
+            "errors resolving no-such-host.invalid:1: [field:hostname lookup error:Domain name not found]",
+            "NO_SERVER",
+            "gpu-box:1 cannot be resolved: check the name",
+            id="no-such-name",
+        ),
+        pytest.param(
+            FAILING + "UNKNOWN: Tls handshake failed: SSL_ERROR_SSL: CERTIFICATE_VERIFY_FAILED: unable to get issuer",
+            "TLS_FAILED",
+            "not signed by the authorities trusted here: pass tls=",
+            id="unknown-authority",
+        ),
+        pytest.param(
+            FAILING + "UNKNOWN: Custom verification check failed: UNAUTHENTICATED: Hostname Verification Check failed.",
+            "TLS_FAILED",
+            "made out to another name",
+            id="another-name",
+        ),
+        pytest.param(
+            FAILING + "UNKNOWN: Tls handshake failed: SSL_ERROR_SSL: WRONG_VERSION_NUMBER: Invalid certificate context",
+            "TLS_FAILED",
+            "does not speak TLS: use grpc://",
+            id="a-plain-server",
+        ),
+        pytest.param(
+            FAILING + "UNAVAILABLE: ipv4:127.0.0.1:44131: Socket closed",
+            "CLOSED_AT_ONCE",
+            r"it may want TLS \(grpcs://\), or a certificate of this client",
+            id="closed-at-once",
+        ),
+        pytest.param(
+            FAILING + "UNKNOWN: ipv4:127.0.0.1:33949: HTTP proxy returned response code 403",
+            "PROXY",
+            "a proxy stands before gpu-box:1 and does not let it through",
+            id="proxy-refuses",
+        ),
+        pytest.param(
+            FAILING + "UNAVAILABLE: Failed parsing HTTP/2 (Expected SETTINGS frame as the first frame, got type 79)",
+            "PROXY",
+            "what answers at gpu-box:1 is no gRPC server",
+            id="http-1",
+        ),
+    ],
+)
+def test_a_broken_connection_is_told_by_its_cause(text: str, reason: str, said: str) -> None:
+    """What was met, what to do, and gRPC's own words behind it; time alone does not mend it."""
+    error = broken(text, "gpu-box:1")
+    assert error.reason == reason
+    assert reason in NOBODY
+    with pytest.raises(ConnectionError, match=said):
+        raise error
+    assert text in str(error)
+
+
+def test_a_connection_that_broke_later_may_be_made_again() -> None:
+    """Nothing is concluded from a connection that worked."""
+    assert broken("Socket closed", "gpu-box:1").reason == "CONNECTION_LOST"
+
+
+def test_a_proxy_in_the_environment_is_pointed_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be what refused the connection."""
+    monkeypatch.setenv("grpc_proxy", "http://127.0.0.1:9")
+    assert "grpc_proxy is set: set no_proxy" in str(broken("Failed to connect: Connection refused", "gpu-box:1"))

@@ -1,0 +1,110 @@
+"""TLS, certificates and tokens: what works, and what each mistake says."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trustme
+
+from midrib.remote import Client, Tls
+from midrib.remote.testing import RunningServer, serving
+from midrib.wire import InvalidInputError, UnauthenticatedError, UnavailableError
+
+MLP = {"name": "template/classification/mlp-128", "arguments": {"num_features": 8}}
+
+
+class Files:
+    """Certificates of one authority and of a stranger."""
+
+    def __init__(self, folder: Path) -> None:
+        authority, stranger = trustme.CA(), trustme.CA()
+        self.roots, self.others = folder / "roots.pem", folder / "others.pem"
+        authority.cert_pem.write_to_path(str(self.roots))
+        stranger.cert_pem.write_to_path(str(self.others))
+        self.server, self.mine, self.theirs = (folder / name for name in ("server.pem", "mine.pem", "theirs.pem"))
+        authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(self.server))
+        authority.issue_cert("me@example.org").private_key_and_cert_chain_pem.write_to_path(str(self.mine))
+        stranger.issue_cert("me@example.org").private_key_and_cert_chain_pem.write_to_path(str(self.theirs))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    return Files(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="module")
+def plain() -> Iterator[RunningServer]:
+    with serving(MLP) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def secure(files: Files) -> Iterator[RunningServer]:
+    with serving(MLP, tls_certificate=files.server, tls_key=files.server) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def mutual(files: Files) -> Iterator[RunningServer]:
+    with serving(MLP, tls_certificate=files.server, tls_key=files.server, tls_client_ca=files.roots) as server:
+        yield server
+
+
+def names(client: Client) -> list[str]:
+    return [info.name for info in client.list()]
+
+
+def test_tls_with_the_servers_roots(secure: RunningServer, files: Files) -> None:
+    """A path of roots is enough."""
+    assert names(Client(secure.address, tls=files.roots)) == [MLP["name"]]
+
+
+def test_mutual_tls(mutual: RunningServer, files: Files) -> None:
+    """The client shows a certificate of its own; its key may stand in the same file."""
+    assert names(Client(mutual.address, tls=Tls(files.roots, files.mine))) == [MLP["name"]]
+
+
+@pytest.mark.parametrize("own", [None, "theirs"])
+def test_a_client_without_the_right_certificate_is_told(mutual: RunningServer, files: Files, own: str | None) -> None:
+    """With TLS 1.3 a server can only hang up: the error lists what may be amiss."""
+    tls = Tls(files.roots, None if own is None else files.theirs)
+    with pytest.raises(UnavailableError, match=r"a certificate of this client \(tls=Tls"):
+        Client(mutual.address, tls=tls, timeout=1.5).list()
+
+
+def test_a_plain_client_of_a_tls_server_is_told(secure: RunningServer) -> None:
+    """The server hangs up at once."""
+    with pytest.raises(UnavailableError, match=r"it may want TLS \(grpcs://\)"):
+        Client(secure.address, timeout=1.5).list()
+
+
+def test_a_tls_client_of_a_plain_server_is_told(plain: RunningServer, files: Files) -> None:
+    """The other way round."""
+    with pytest.raises(UnavailableError, match="does not speak TLS: use grpc://"):
+        Client(plain.address, tls=files.roots, timeout=1.5).list()
+
+
+def test_an_unknown_authority_is_told(secure: RunningServer, files: Files) -> None:
+    """The error says which argument names the right one."""
+    with pytest.raises(UnavailableError, match="not signed by the authorities trusted here: pass tls="):
+        Client(secure.address, tls=files.others, timeout=1.5).list()
+
+
+def test_a_key_without_its_certificate_is_refused() -> None:
+    """Before any call."""
+    with pytest.raises(InvalidInputError, match="without its certificate: pass certificate="):
+        Tls(key="key.pem")
+
+
+@pytest.mark.parametrize("token", [None, "wrong"])
+def test_a_missing_or_wrong_token_is_told_at_once(tmp_path: Path, token: str | None) -> None:
+    """It is not asked again: waiting would not help."""
+    digest = hashlib.sha256(b"right").hexdigest()
+    (tmp_path / "tokens.toml").write_text(f'[[tokens]]\nname = "me"\nsha256 = "{digest}"\nscopes = ["read", "embed"]\n')
+    with serving(MLP, tokens=tmp_path / "tokens.toml") as server:
+        assert names(Client(server.address, token="right")) == [MLP["name"]]
+        with pytest.raises(UnauthenticatedError, match="token"):
+            Client(server.address, token=token).list()
