@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from midrib.registry._entry import Entry
 from midrib.registry._lookup import AbstractRegistry, Entries, Keys
-from midrib.registry._registry import Registry
+from midrib.registry._registry import F, Registry
 from midrib.registry._selection import Selection
 
 if TYPE_CHECKING:
@@ -26,9 +26,16 @@ class ConcatRegistry(AbstractRegistry):
         self.registries: tuple[AbstractRegistry, ...] = tuple(part for group in flat for part in group)
         self.name = "+".join(part.name for part in self.registries)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    @overload
+    def __call__(self, fn: F, name: str | None = ..., *, override: bool = ..., **declared: Any) -> F: ...
+    @overload
+    def __call__(
+        self, fn: None = ..., name: str | None = ..., *, override: bool = ..., **declared: Any
+    ) -> Callable[[F], F]: ...
+
+    def __call__(self, fn: Any = None, name: str | None = None, *, override: bool = False, **declared: Any) -> Any:
         """Register in the leftmost Registry; see Registry."""
-        return self._own()(*args, **kwargs)
+        return self._own()(fn, name, override=override, **declared)
 
     def remove(self, key: str, **metadata: Any) -> None:
         """Remove from the leftmost Registry, so that what it shadowed appears; see Registry.remove."""
