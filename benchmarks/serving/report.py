@@ -22,7 +22,8 @@ def write(results: Results, folder: Path) -> None:
     whole = {**results.as_dict(), "verdicts": [asdict(verdict) for verdict in judged]}
     (folder / "results.json").write_text(json.dumps(whole, indent=1) + "\n")
     (folder / "results.md").write_text("\n".join([*_document(results, judged), ""]))
-    draw(results, folder / "results.png")
+    if results.measurements:
+        draw(results, folder / "results.png")
 
 
 def _document(results: Results, judged: Sequence[Verdict]) -> Iterable[str]:
