@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -152,6 +154,32 @@ def test_a_bad_call_does_not_spoil_its_neighbours(client: Client) -> None:
     bad = np.full((1, WIDTH), np.nan, np.float32)
     good_and_bad = [client.embed_stream(NAME, iter([x])), client.embed_stream(NAME, iter([bad]))]
     np.testing.assert_allclose(next(good_and_bad[0]), local(x), atol=1e-5)
+
+
+WITHOUT_TORCH = """
+import asyncio, sys
+sys.modules["torch"] = None  # an import of it fails
+import numpy as np
+from midrib.remote import AsyncClient, Client
+
+address, name = sys.argv[1:]
+x = np.ones((2, 8), np.float32)
+
+async def awaited():
+    async with AsyncClient(address) as client:
+        return await client.embed(name, x)
+
+with Client(address) as client:
+    assert (client.embed(name, x) == asyncio.run(awaited())).all()
+    print(len(list(client.embed_stream(name, [x] * 3))), len(client.list()))
+"""
+
+
+def test_clients_work_where_torch_is_not_installed(server: RunningServer) -> None:
+    """Both of them, with every kind of call: none imports it."""
+    command = [sys.executable, "-c", WITHOUT_TORCH, server.address, NAME]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.stdout.strip(), done.stderr) == ("3 1", "")
 
 
 def test_one_input_is_expected(client: Client) -> None:

@@ -45,15 +45,14 @@ def rows(count: int, seed: int = 0) -> Array:
 
 
 class Proxy:
-    """A TCP proxy that harms what passes: cuts, truncates, delays or swallows connections at random."""
+    """A TCP proxy that harms what passes: drops, truncates, resets, delays or swallows connections at random."""
 
     def __init__(self, target: str, seed: int) -> None:
         self.target = target
-        self.calm = threading.Event()
         self._random = random.Random(seed)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        self.harmed = 0
+        self.harmed = self.delayed = 0
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
@@ -76,7 +75,10 @@ class Proxy:
             try:
                 while data := source.recv(1 << 14):
                     life -= len(data)
-                    if life < 0 and not self.calm.is_set():
+                    if self._random.random() < 0.1:
+                        threading.Event().wait(self._random.uniform(0.0, 0.03))  # what passes comes late
+                        self.delayed += 1
+                    if life < 0:
                         self.harmed += 1
                         self._harm(source, sink, data)
                         return
@@ -86,7 +88,7 @@ class Proxy:
             _shut(source, sink)
 
     def _harm(self, source: socket.socket, sink: socket.socket, data: bytes) -> None:
-        kind = self._random.choice(["reset", "truncate", "swallow"])
+        kind = self._random.choice(["drop", "reset", "truncate", "swallow"])
         if kind == "truncate":
             sink.sendall(data[: len(data) // 2])
         if kind == "swallow":  # the connection stays open, and nothing passes any more
@@ -107,7 +109,7 @@ def harmful_proxy(target: str, seed: int) -> Iterator[Proxy]:
 
 
 def test_ten_thousand_items_through_a_harmful_network() -> None:
-    """Connections are cut, truncated and swallowed at random; every item comes back once, whole and in order."""
+    """Connections are dropped, reset, truncated, delayed and swallowed: every item comes once, whole and in order."""
     with ExitStack() as stack:
         server = stack.enter_context(serving(NAME, registry=registry()))
         proxy = stack.enter_context(harmful_proxy(server.address, seed=7))
@@ -115,6 +117,7 @@ def test_ten_thousand_items_through_a_harmful_network() -> None:
         batches = [rows(1 + index % 3, index) for index in range(10_000)]
         got = list(client.embed_stream(NAME, batches))
         assert proxy.harmed > 5
+        assert proxy.delayed > 5
         assert len(got) == len(batches)
         np.testing.assert_allclose(np.concatenate(got), local(np.concatenate(batches)), atol=1e-5)
 

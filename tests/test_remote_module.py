@@ -86,6 +86,11 @@ def test_to_and_half(model: Model, x: Tensor, expected: Tensor) -> None:
     same(model.to("cpu", torch.bfloat16)(x.bfloat16()), expected, 5e-2)
 
 
+def test_half(model: Model, x: Tensor, expected: Tensor) -> None:
+    """float16 in, float16 out."""
+    same(model.half()(x.half()), expected, 5e-3)
+
+
 def test_state_dict_round_trip(model: Model, x: Tensor, expected: Tensor) -> None:
     """A parent's state saves and loads strictly."""
     state = model.state_dict()
@@ -117,6 +122,14 @@ def test_requires_grad_and_zero_grad(model: Model, x: Tensor) -> None:
     assert model.head.weight.grad is None
 
 
+def test_what_is_walked_is_empty_where_the_server_has_it(server: RunningServer) -> None:
+    """The remote child alone: no parameters, no buffers, an empty state, which loads strictly."""
+    backbone = RemoteBackbone(server.url(NAME))
+    assert (list(backbone.parameters()), list(backbone.buffers()), backbone.state_dict()) == ([], [], {})
+    assert str(backbone.load_state_dict({}, strict=True)) == "<All keys matched successfully>"
+    assert backbone.to("cpu").half().requires_grad_() is backbone
+
+
 def test_repr_names_the_child(model: Model) -> None:
     """The parent prints."""
     assert "(backbone): " in repr(model)
@@ -142,6 +155,18 @@ def test_hooks_see_input_and_output(model: Model, x: Tensor) -> None:
     model.backbone.register_forward_pre_hook(lambda _, args: seen.append(tuple(args[0].shape)))
     model.backbone.register_forward_hook(lambda _, __, output: seen.append(tuple(output.shape)))
     model(x)
+    assert seen == [(4, WIDTH), (4, FEATURES)]
+
+
+def test_backward_hooks_see_the_gradients(model: Model, x: Tensor) -> None:
+    """A full backward hook runs around the child where its input needs a gradient."""
+    seen: list[tuple[int, ...]] = []
+
+    def hook(_: nn.Module, into: Any, out: Any) -> None:
+        seen.extend((tuple(into[0].shape), tuple(out[0].shape)))
+
+    model.backbone.register_full_backward_hook(hook)
+    model(x.requires_grad_()).sum().backward()
     assert seen == [(4, WIDTH), (4, FEATURES)]
 
 
