@@ -10,26 +10,31 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import typer
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from midrib.backbones import Backbone, load_backbone
 from midrib.registry import ImageInput
-from midrib.server._demo_picture import save_map
+from midrib.server._demo_picture import save_maps
 from midrib.server._demo_textures import CLASSES, PATCH, Patches, load_textures
 from midrib.task import ClassificationTask
 
 BACKBONE = "image/classification/efficientnet-lite0"
 _BATCH_ROWS = 16
 _LEARNING_RATE = 1e-2
+_console = Console(highlight=False, soft_wrap=True)  # colours only where a terminal shows them
 
 
 @dataclass(frozen=True)
@@ -48,32 +53,41 @@ def run(out: Path, *, epochs: int) -> None:
     """
     _quieten()
     seed_everything(0, verbose=False)
-    _say(f"1. Starting a server process with {BACKBONE} (pretrained weights from an installed package) ...")
+    began = time.perf_counter()
+    _step(1, f"Starting a server process with {BACKBONE}, pretrained weights from an installed package")
     with _server_process() as url:
-        _say(f"   It serves {url}")
-        _say("   In your own code, anywhere that reaches it:")
-        _say(f'     ClassificationTask(backbone="{url}", num_classes=...)')
-        train, test = load_textures()
-        _say(
-            f"2. Data: {len(train.labels)} training and {len(test.labels)} test patches, {PATCH} x {PATCH} pixels, of "
-            f"{', '.join(CLASSES)};\n"
-            "   the training patches come from the left halves of the photographs, the test patches from the right."
-        )
-        local = load_backbone(BACKBONE)
-        inputs = [_prepared(local, patches) for patches in (train, test)]
-        _say("3. Training a head through the server (RemoteBackbone) ...")
-        remote_task, remote = _train(url, inputs, epochs)
-        _say("4. Training the same head on the same backbone in this process ...")
-        local_task, in_process = _train(BACKBONE, inputs, epochs)
-        _say("5. Training the same head on raw pixels, to see what the backbone is worth ...")
-        pixels = (nn.Flatten(), 3 * PATCH * PATCH)
-        _, raw = _train(pixels, [_raw(patches) for patches in (train, test)], epochs)
-        images = inputs[1].tensors[0]
-        features = [_features(task, images) for task in (remote_task, local_task)]
-        save_map(out, features[0].numpy(), test.labels, CLASSES)
-        _report(remote, in_process, raw, difference=float((features[0] - features[1]).abs().max()))
-        _say(f"   A map of the test patches' embeddings: {out.resolve()}")
-    _say("6. The server has stopped cleanly.")
+        _say(f"serves [bold]{url}[/]; in your own code, anywhere that reaches it:")
+        _say(f'[cyan]ClassificationTask(backbone="{url}", num_classes=...)[/]')
+        _compare(url, out, epochs)
+    _step(7, f"The server has stopped cleanly; {time.perf_counter() - began:.0f} s in all")
+
+
+def _compare(url: str, out: Path, epochs: int) -> None:
+    train, test = load_textures()
+    _step(2, f"Data: photographs of {', '.join(CLASSES)}, in patches of {PATCH} x {PATCH} pixels")
+    _say(f"{len(train.labels)} from the left halves to train on, {len(test.labels)} from the right halves to test on")
+    local = load_backbone(BACKBONE)
+    inputs = [_prepared(local, patches) for patches in (train, test)]
+    pixels = [_raw(patches) for patches in (train, test)]
+    _step(3, "Training a head through the server (RemoteBackbone)")
+    remote_task, remote = _train(url, inputs, epochs)
+    _step(4, "Training the same head on the same backbone in this process")
+    local_task, in_process = _train(BACKBONE, inputs, epochs)
+    _step(5, "Training the same head on raw pixels, to see what the backbone is worth")
+    _, raw = _train((nn.Flatten(), 3 * PATCH * PATCH), pixels, epochs)
+    _step(6, "The same Task, three times")
+    _print_table({"remote backbone": remote, "local backbone": in_process, "raw pixels": raw})
+    features, in_process_features = (_features(task, inputs[1].tensors[0]) for task in (remote_task, local_task))
+    _say(
+        f"largest difference of a remote from a local embedding: {(features - in_process_features).abs().max():.2g} "
+        f"(features up to {features.abs().max():.2g})"
+    )
+    maps = {
+        f"{3 * PATCH * PATCH:,} raw pixels: test accuracy {raw.accuracy:.0%}": pixels[1].tensors[0].flatten(1).numpy(),
+        f"{features.shape[1]:,} features of EfficientNet-Lite0: test accuracy {remote.accuracy:.0%}": features.numpy(),
+    }
+    save_maps(out, maps, test)
+    _say(f"a map of the test patches, before and after the backbone: [bold]{escape(str(out.resolve()))}[/]")
 
 
 @contextlib.contextmanager
@@ -115,7 +129,7 @@ def _train(backbone: Any, data: list[TensorDataset], epochs: int) -> tuple[Class
     trainer.fit(task, DataLoader(train, batch_size=_BATCH_ROWS, shuffle=True, generator=generator))
     metrics = trainer.test(task, DataLoader(test, batch_size=_BATCH_ROWS), verbose=False)[0]
     accuracy = next(value for name, value in metrics.items() if "accuracy" in name)
-    _say(f"   test accuracy {accuracy:.3f}")
+    _say(f"test accuracy {accuracy:.1%}")
     median = sorted(clock.seconds)[len(clock.seconds) // 2]
     return task, Run(float(accuracy), median, len(train) / median)
 
@@ -135,7 +149,7 @@ class _EpochClock(Callback):
         self.seconds.append(time.perf_counter() - self._started)
         loss = next((float(value) for name, value in trainer.callback_metrics.items() if "loss" in name), float("nan"))
         _say(
-            f"   epoch {trainer.current_epoch + 1}/{trainer.max_epochs}: loss {loss:.4f}, "
+            f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}: loss {loss:.4f}, "
             f"{self.seconds[-1]:.2f} s, {self._rows / self.seconds[-1]:.0f} images/s"
         )
 
@@ -156,12 +170,13 @@ def _features(task: ClassificationTask, images: Tensor) -> Tensor:
         return torch.cat([task.backbone(batch) for batch in torch.split(images, _BATCH_ROWS)])
 
 
-def _report(remote: Run, local: Run, raw: Run, *, difference: float) -> None:
-    _say("")
-    _say(f"   {'':<24}{'accuracy':>10}{'s/epoch':>10}{'images/s':>10}")
-    for name, result in (("remote backbone", remote), ("local backbone", local), ("raw pixels", raw)):
-        _say(f"   {name:<24}{result.accuracy:>10.3f}{result.epoch_s:>10.2f}{result.rows_per_s:>10.0f}")
-    _say(f"   largest difference between a remote and a local embedding: {difference:.2g}")
+def _print_table(runs: dict[str, Run]) -> None:
+    table = Table("", *("test accuracy", "time per epoch", "throughput"), box=SIMPLE_HEAD, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, result in runs.items():
+        table.add_row(name, f"{result.accuracy:.1%}", f"{result.epoch_s:.2f} s", f"{result.rows_per_s:,.0f} images/s")
+    _console.print(Padding(table, (0, 0, 0, 3)))
 
 
 def _quieten() -> None:
@@ -171,4 +186,9 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", module="pytorch_lightning")
 
 
-_say: Callable[[str], None] = typer.echo
+def _step(number: int, title: str) -> None:
+    _console.print(f"[bold green]{number}.[/] [bold]{title}[/]")
+
+
+def _say(text: str) -> None:
+    _console.print(f"   {text}")
