@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa  # type: ignore[import-untyped]
 import pytest
-from pyarrow import parquet  # type: ignore[import-untyped]
+from pyarrow import parquet
 from safetensors import safe_open
 
 from midrib.remote import Progress, embed_files
@@ -91,6 +92,52 @@ def test_bad_items_are_kept_aside(tmp_path: Path) -> None:
     assert np.load(tmp_path / "out.npy")[:, 0].tolist() == [3, 5]
     (line,) = (tmp_path / "out.npy.bad.jsonl").read_text().splitlines()
     assert json.loads(line) == {"id": f"{path.as_posix()}:1", "error": "no good text"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "bad"),
+    [
+        pytest.param("t.jsonl", b'{"text": "ab"}\n{"text": \n', "it is no JSON", id="half-a-line"),
+        pytest.param("t.jsonl", b'{"text": "ab"}\n[1]\n', "a JSON list, expected an object", id="no-object"),
+        pytest.param("t.jsonl", b'{"text": "ab"}\n{"other": 1}\n', "there is no value", id="no-column"),
+        pytest.param("t.jsonl", b'{"text": "ab"}\n{"text": null}\n', "there is no value", id="null"),
+        pytest.param("t.csv", b"id,text\n1,ab\n2\n", "there is no value", id="short-row"),
+        pytest.param("t.txt", b"ab\n\xff\xfe\n", "its bytes are no UTF-8", id="no-utf-8"),
+    ],
+)
+def test_rows_that_cannot_be_read_are_kept_aside(tmp_path: Path, name: str, content: bytes, bad: str) -> None:
+    """They end no run either."""
+    (tmp_path / name).write_bytes(content)
+    assert embed_files(Lengths(), [tmp_path / name], tmp_path / "out.npy") == Progress(2, 1, 0, 2)
+    assert np.load(tmp_path / "out.npy")[:, 0].tolist() == [2]
+    assert bad in (tmp_path / "out.npy.bad.jsonl").read_text()
+
+
+def test_a_column_of_bytes_holds_images(tmp_path: Path) -> None:
+    """As data sets on disk keep them."""
+    pq = pa.table({"id": ["a"], "image": pa.array([b"PNG"], pa.binary()), "label": [1]})
+    parquet.write_table(pq, tmp_path / "t.parquet")
+    (item,) = read_items([tmp_path / "t.parquet"], column="image")
+    assert (item.id, item.kind, item.value) == ("a", "images", b"PNG")
+
+
+def test_a_kill_while_the_chunks_are_removed_leaves_none(
+    tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The output is whole by then, and the next run finds no half of a folder to go on from."""
+    out = tmp_path / "out.npy"
+
+    def killed(folder: Path, *, ignore_errors: bool = False) -> None:
+        for chunk in sorted(folder.glob("*.npz"))[:1]:
+            chunk.unlink()
+            raise KeyboardInterrupt("in mid-removal")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt, match="in mid-removal"):
+            embed_files(Lengths(), [texts], out, chunk_items=4)
+    assert embed_files(Lengths(), [texts], out, chunk_items=4).resumed == 0
+    assert np.load(out)[:, 0].tolist() == list(range(40))
 
 
 def test_another_revision_does_not_go_on(tmp_path: Path, texts: Path) -> None:

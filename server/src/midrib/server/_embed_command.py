@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
-from midrib.remote import Progress, doctor, embed_files
+from midrib.remote import Progress, Tls, doctor, embed_files
 from midrib.wire import Array
 
 
@@ -34,7 +34,7 @@ class LocalEmbedder:
         import torch
 
         if kind == "images":
-            rows = self._backbone.embed_images([Path(value).read_bytes() for value in values])
+            rows = self._backbone.embed_images([v if isinstance(v, bytes) else Path(v).read_bytes() for v in values])
         elif kind == "texts":
             rows = self._backbone.embed_texts(values)
         else:
@@ -43,13 +43,18 @@ class LocalEmbedder:
         return features
 
 
-def embed(backbone: str, inputs: Sequence[Path], out: Path, *, column: str, token: str | None) -> None:
+def tls_from(roots: Path | None, own: Path | None) -> Tls | None:
+    """What the command's two options say of TLS; None leaves it to the URL's scheme."""
+    return None if roots is None and own is None else Tls(roots, own)
+
+
+def embed(backbone: str, inputs: Sequence[Path], out: Path, *, column: str, token: str | None, tls: Tls | None) -> None:
     """Embed files through a server (grpc://...), or with a registered backbone in this process."""
     from midrib.server._serve import parse_backbone
 
     if "://" in backbone:
         embedder: Any = backbone
-        options: dict[str, Any] = {"token": token}
+        options: dict[str, Any] = {"token": token, "tls": tls}
     else:
         wanted = parse_backbone(backbone)
         embedder, options = LocalEmbedder(wanted["name"], wanted["arguments"]), {}
@@ -71,9 +76,9 @@ def embed(backbone: str, inputs: Sequence[Path], out: Path, *, column: str, toke
         typer.echo(f"{out}.bad.jsonl: {done.bad} items that could not be embedded", err=True)
 
 
-def examine(url: str, *, token: str | None, as_json: bool) -> bool:
+def examine(url: str, *, token: str | None, tls: Tls | None, as_json: bool) -> bool:
     """Print the verdicts of `doctor`; True where every one is good."""
-    verdicts = doctor(url, token=token)
+    verdicts = doctor(url, token=token, tls=tls)
     if as_json:
         typer.echo(json.dumps([dataclasses.asdict(verdict) for verdict in verdicts], indent=2))
     else:

@@ -26,6 +26,10 @@ BackboneNames = Annotated[
     typer.Argument(help="What to serve: 'namespace/name', or with loader arguments 'namespace/name?argument=value'."),
 ]
 Token = Annotated[Optional[str], typer.Option(envvar="MIDRIB_TOKEN", help="A bearer token.")]  # noqa: UP007
+Roots = Annotated[Optional[Path], typer.Option("--tls-roots", help="PEM: the authorities to trust.")]  # noqa: UP007
+Own = Annotated[
+    Optional[Path], typer.Option("--tls-certificate", help="PEM: this client's certificate and key.")  # noqa: UP007
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
@@ -101,13 +105,15 @@ def embed(
     *,
     backbone: Annotated[str, typer.Option(help="grpc://host:port/namespace/name, or a registered name.")],
     out: Annotated[Path, typer.Option(help=".parquet, .npy or .safetensors.")],
-    column: Annotated[str, typer.Option(help="Where a table's texts are.")] = "text",
+    column: Annotated[str, typer.Option(help="Where a table's texts, or encoded images, are.")] = "text",
     token: Token = None,
+    roots: Roots = None,
+    own: Own = None,
 ) -> None:
     """Embed files into one, with ids and the revision; killed and started again, it goes on."""
     from midrib.server import _embed_command
 
-    _embed_command.embed(backbone, inputs, out, column=column, token=token)
+    _embed_command.embed(backbone, inputs, out, column=column, token=token, tls=_embed_command.tls_from(roots, own))
 
 
 @app.command()
@@ -115,12 +121,14 @@ def doctor(
     url: Annotated[str, typer.Argument(help="grpc://host:port/namespace/name")],
     *,
     token: Token = None,
+    roots: Roots = None,
+    own: Own = None,
     as_json: Json = False,
 ) -> None:
     """Check the way to a served backbone, step by step, each with a verdict and a fix."""
     from midrib.server import _embed_command
 
-    if not _embed_command.examine(url, token=token, as_json=as_json):
+    if not _embed_command.examine(url, token=token, tls=_embed_command.tls_from(roots, own), as_json=as_json):
         raise typer.Exit(1)
 
 

@@ -29,7 +29,7 @@ class Embedder(Protocol):
     num_features: int
 
     def __call__(self, kind: str, values: list[Any]) -> Array:
-        """The features of values of one kind: "images" (paths), "texts" (strings) or "tensor" (arrays)."""
+        """The features of values of one kind: "images" (paths or bytes), "texts" (strings) or "tensor" (arrays)."""
         ...
 
 
@@ -74,7 +74,7 @@ def embed_files(
     item), .jsonl, .csv or .parquet (by column; an `id` column names the rows), .npy.  out: .parquet, .npy (ids beside
     it) or .safetensors.  chunk_items: what a kill may cost.  on_progress: called after each chunk.  kwargs: Client's.
     A run that was killed goes on where it stopped, nothing lost and nothing doubled: `<out>.parts` holds what is done.
-    Items that cannot be embedded are kept aside in `<out>.bad.jsonl`.
+    Rows that cannot be read, and items that cannot be embedded, are kept aside in `<out>.bad.jsonl`.
     Raises InvalidInputError where inputs changed between runs, RevisionMismatchError where the backbone did.
     """
     embedder: Embedder = RemoteEmbedder(backbone, **kwargs) if isinstance(backbone, str) else backbone
@@ -111,8 +111,12 @@ def _skip_finished(parts: Parts, items: Iterator[SourceItem]) -> int:
 
 
 def _chunked(items: Iterator[SourceItem], count: int) -> Iterator[list[SourceItem]]:
-    """Neighbours of one kind and shape, at most so many."""
-    for _, alike in itertools.groupby(items, key=lambda item: (item.kind, getattr(item.value, "shape", None))):
+    """Neighbours of one kind and shape, at most so many; unreadable ones by themselves."""
+
+    def likeness(item: SourceItem) -> object:
+        return item.kind, getattr(item.value, "shape", None), item.error is None
+
+    for _, alike in itertools.groupby(items, key=likeness):
         while chunk := list(itertools.islice(alike, count)):
             yield chunk
 
@@ -129,13 +133,16 @@ def _in_order(pool: ThreadPoolExecutor, embedder: Embedder, chunks: Iterator[lis
 
 def _embed(embedder: Embedder, items: list[SourceItem]) -> Chunk:
     """A chunk's features; where one item spoils it, each by itself, and the bad ones aside."""
+    none = np.empty((0, embedder.num_features), np.float32)
+    if items[0].error is not None:
+        return Chunk([], none, [(item.id, str(item.error)) for item in items])
     try:
         return Chunk([item.id for item in items], embedder(items[0].kind, [item.value for item in items]), [])
     except (InvalidInputError, LimitExceededError, OSError) as error:
         if isinstance(error, MidribError) and not isinstance(error, ValueError):
             raise  # a lost connection or a refused token: no item's fault
         if len(items) == 1:
-            return Chunk([], np.empty((0, embedder.num_features), np.float32), [(items[0].id, str(error))])
+            return Chunk([], none, [(items[0].id, str(error))])
     halves = [_embed(embedder, half) for half in (items[: len(items) // 2], items[len(items) // 2 :])]
     return Chunk(
         [item_id for half in halves for item_id in half.ids],

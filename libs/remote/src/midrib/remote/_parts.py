@@ -34,6 +34,7 @@ class Parts:
         if out.suffix not in _WRITERS:
             raise InvalidInputError(f"output {out} is of no known kind: end it in {', '.join(_WRITERS)}")
         self._folder.mkdir(parents=True, exist_ok=True)
+        self._count = len(self._files())
         recipe = self._folder / "recipe.json"
         mine = {"backbone": backbone, "revision": revision}
         if not recipe.exists():
@@ -46,14 +47,14 @@ class Parts:
 
     def add(self, chunk: Chunk) -> None:
         """Keep a chunk, after those before it."""
-        number = len(self._files())
         bad = np.array(json.dumps(chunk.bad))
 
         def write(path: Path) -> None:
             with path.open("wb") as file:
                 np.savez(file, ids=np.array(chunk.ids, dtype=np.str_), features=chunk.features, bad=bad)
 
-        _write_whole(self._folder / f"{number:08d}.npz", write)
+        _write_whole(self._folder / f"{self._count:08d}.npz", write)
+        self._count += 1
 
     def chunks(self) -> Iterator[Chunk]:
         """What was kept, in order."""
@@ -70,7 +71,10 @@ class Parts:
         if bad:
             lines = (json.dumps({"id": item_id, "error": error}) for item_id, error in bad)
             self.out.with_name(self.out.name + ".bad.jsonl").write_text("\n".join(lines) + "\n")
-        shutil.rmtree(self._folder)
+        finished = self._folder.with_name(self._folder.name + ".finished")
+        shutil.rmtree(finished, ignore_errors=True)
+        os.replace(self._folder, finished)  # noqa: PTH105 - a kill in mid-removal must not leave half of the chunks
+        shutil.rmtree(finished)
 
     def _files(self) -> list[Path]:
         return sorted(self._folder.glob("*.npz"))

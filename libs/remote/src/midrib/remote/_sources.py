@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TextIO, TypeAlias
 
 import numpy as np
 
@@ -21,16 +21,21 @@ _KNOWN: Final = ", ".join(sorted([*_IMAGES, *_TEXTS, ".npy"]))
 
 @dataclass(frozen=True, slots=True)
 class SourceItem:
-    """One row to embed. id: the file's path, with ":row" where a file has many, or the row's own id column."""
+    """One row to embed. id: the file's path, with ":row" where a file has many, or the row's own id column.
+
+    error: why there is nothing to embed, where the row cannot be read.
+    """
 
     id: str
     kind: SourceKind
     value: Any
+    error: str | None = None
 
 
 def read_items(inputs: Iterable[str | Path], *, column: str = "text") -> Iterator[SourceItem]:
     """The items of image files, folders of them, texts (.txt a line each; .jsonl, .csv, .parquet by column) and .npy.
 
+    A column of bytes holds encoded images. A row that cannot be read is an item with an error.
     Raises InvalidInputError for a file that is not there, of no known kind, or without the column.
     """
     for path in map(Path, inputs):
@@ -54,33 +59,64 @@ def _image(path: Path) -> SourceItem:
 
 def _array(path: Path) -> Iterator[SourceItem]:
     rows = np.load(path, mmap_mode="r", allow_pickle=False)
+    if rows.ndim == 0:
+        raise InvalidInputError(f"{path} holds a scalar, expected an array [rows, ...]")
     for number, row in enumerate(rows):
         yield SourceItem(f"{path.as_posix()}:{number}", "tensor", row)
 
 
 def _texts(path: Path, column: str) -> Iterator[SourceItem]:
     if path.suffix.lower() == ".txt":
-        with path.open(encoding="utf-8") as lines:
+        with _open(path) as lines:
             for number, line in enumerate(lines):
-                yield SourceItem(f"{path.as_posix()}:{number}", "texts", line.rstrip("\n"))
+                yield _text(f"{path.as_posix()}:{number}", line.rstrip("\n"))
         return
-    for number, record in enumerate(_records(path)):
-        if column not in record:
-            raise InvalidInputError(f"{path}, row {number} has no column {column!r}: it has {', '.join(record)}")
-        own = record.get("id")
-        item_id = f"{path.as_posix()}:{number}" if own is None else str(own)
-        yield SourceItem(item_id, "texts", str(record[column]))
+    for number, record in enumerate(_records(path, column)):
+        place = f"{path.as_posix()}:{number}"
+        if isinstance(record, str):
+            yield SourceItem(place, "texts", None, error=record)
+        elif number == 0 and column not in record:  # a wrong column rather than a bad row
+            raise InvalidInputError(f"{path}, row 0 has no column {column!r}: it has {', '.join(record)}")
+        else:
+            own = record.get("id")
+            yield _text(place if own is None else str(own), record.get(column))
 
 
-def _records(path: Path) -> Iterator[dict[str, Any]]:
+def _text(item_id: str, value: Any) -> SourceItem:
+    if isinstance(value, bytes):
+        return SourceItem(item_id, "images", value)
+    text = None if value is None else str(value)
+    error = "there is no value" if text is None else None
+    if text is not None and any("\ud800" <= character <= "\udfff" for character in text):
+        error = "its bytes are no UTF-8"
+    return SourceItem(item_id, "texts", text, error)
+
+
+def _records(path: Path, column: str) -> Iterator[dict[str, Any] | str]:
+    """The rows of a table; the error instead, for one that cannot be read."""
     if path.suffix.lower() == ".parquet":
         from pyarrow import parquet  # type: ignore[import-untyped]
 
-        for batch in parquet.ParquetFile(path).iter_batches():
+        file = parquet.ParquetFile(path)
+        wanted = [name for name in ("id", column) if name in file.schema_arrow.names]
+        for batch in file.iter_batches(columns=wanted if column in wanted else None):
             yield from batch.to_pylist()
         return
-    with path.open(encoding="utf-8", newline="") as file:
+    with _open(path) as lines:
         if path.suffix.lower() == ".csv":
-            yield from csv.DictReader(file)
+            yield from csv.DictReader(lines)
         else:
-            yield from (json.loads(line) for line in file if line.strip())
+            yield from (_parsed(line) for line in lines if line.strip())
+
+
+def _parsed(line: str) -> dict[str, Any] | str:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        return f"it is no JSON: {error}"
+    return record if isinstance(record, dict) else f"it is a JSON {type(record).__name__}, expected an object"
+
+
+def _open(path: Path) -> TextIO:
+    """A text file; bytes that are no UTF-8 come as surrogates, which spoil their own row only."""
+    return path.open(encoding="utf-8", errors="surrogateescape", newline="" if path.suffix.lower() == ".csv" else None)
