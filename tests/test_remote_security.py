@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from midrib.remote import Client, Tls
+from midrib.remote import Client, Tls, Verdict, doctor
 from midrib.remote.testing import RunningServer, serving
 from midrib.wire import InvalidInputError, UnauthenticatedError, UnavailableError
 
@@ -108,3 +108,38 @@ def test_a_missing_or_wrong_token_is_told_at_once(tmp_path: Path, token: str | N
         assert names(Client(server.address, token="right")) == [MLP["name"]]
         with pytest.raises(UnauthenticatedError, match="token"):
             Client(server.address, token=token).list()
+
+
+def last(server: RunningServer, tls: Tls | Path | None) -> Verdict:
+    """What the doctor ends with."""
+    return doctor(server.url(str(MLP["name"])), timeout=3.0, tls=tls)[-1]
+
+
+def test_the_doctor_passes_mutual_tls(mutual: RunningServer, files: Files) -> None:
+    """Every check to the last."""
+    verdict = last(mutual, Tls(files.roots, files.mine))
+    assert (verdict.check, verdict.ok) == ("bandwidth", True)
+
+
+def test_the_doctor_knows_an_untrusted_certificate(secure: RunningServer, files: Files) -> None:
+    """And how to trust it."""
+    verdict = last(secure, files.others)
+    assert (verdict.check, verdict.ok, "--tls-roots" in verdict.fix) == ("tls", False, True)
+
+
+def test_the_doctor_knows_a_server_without_tls(plain: RunningServer, files: Files) -> None:
+    """Where TLS was asked for."""
+    verdict = last(plain, files.roots)
+    assert (verdict.check, verdict.ok, "use grpc://" in verdict.fix) == ("tls", False, True)
+
+
+def test_the_doctor_knows_a_server_that_wants_tls(secure: RunningServer) -> None:
+    """Where it was not asked for."""
+    verdict = last(secure, None)
+    assert (verdict.check, verdict.ok, "grpcs://" in verdict.fix) == ("keepalive", False, True)
+
+
+def test_the_doctor_knows_a_missing_client_certificate(mutual: RunningServer, files: Files) -> None:
+    """With TLS 1.3 the server hangs up after the handshake."""
+    verdict = last(mutual, files.roots)
+    assert (verdict.check, verdict.ok, "--tls-certificate" in verdict.fix) == ("keepalive", False, True)

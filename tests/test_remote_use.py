@@ -75,7 +75,8 @@ def test_the_doctor_finds_a_good_way(server: RunningServer) -> None:
     assert [(verdict.check, verdict.ok) for verdict in verdicts] == [
         (check, True)
         for check in (
-            *("address", "resolve", "tcp", "grpc", "token", "health", "backbone", "limits", "latency", "bandwidth"),
+            *("address", "resolve", "tcp", "tls", "keepalive", "grpc", "token", "health", "backbone", "revision"),
+            *("limits", "latency", "bandwidth"),
         )
     ]
 
@@ -106,7 +107,14 @@ def test_the_doctor_knows_what_is_no_server() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         last = doctor(f"grpc://127.0.0.1:{port}/{NAME}", timeout=1.0)[-1]
-    assert (last.check, last.ok) == ("grpc", False)
+    assert (last.check, last.ok, "no gRPC server" in last.fix) == ("keepalive", False, True)
+
+
+def test_the_doctor_goes_on_where_one_address_answers(server: RunningServer) -> None:
+    """Each address has its verdicts; a dead one beside it is told and left out."""
+    verdicts = doctor(f"grpc://127.0.0.1:9,{server.address}/{NAME}")
+    assert [verdict.check for verdict in verdicts if not verdict.ok] == ["tcp"]
+    assert verdicts[-1].check == "bandwidth"
 
 
 def test_stall_tells_where_the_time_went(server: RunningServer) -> None:

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 from midrib.remote._address import Tls
 from midrib.remote._async_client import AsyncClient
 from midrib.remote._client import Client
-from midrib.remote._doctor import Verdict, doctor
+from midrib.remote._doctor import doctor
+from midrib.remote._doctor_network import Verdict
 from midrib.remote._embed_files import Embedder, Progress, embed_files
 from midrib.remote._info import BackboneInfo
 from midrib.remote._registry import RemoteRegistry

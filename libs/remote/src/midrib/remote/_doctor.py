@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -15,6 +12,8 @@ from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 
 from midrib.remote._address import Endpoint, TlsLike, endpoint_from, split_url
 from midrib.remote._asked import Asked
+from midrib.remote._diagnosis import proxy_set
+from midrib.remote._doctor_network import Verdict, network
 from midrib.remote._info import BackboneInfo
 from midrib.remote._rows import tensor_rows
 from midrib.remote._servers import Servers
@@ -26,25 +25,15 @@ _BULK_BYTES: Final = 4 << 20
 _SLOW_MS: Final = 20.0
 _SMALL_MESSAGE_BYTES: Final = 4 << 20
 _SERVING: Final = 1  # grpc.health.v1.HealthCheckResponse.ServingStatus.SERVING
-_PROXIES: Final = ("grpc_proxy", "https_proxy", "http_proxy")
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """One check: whether it passed, what was seen, and what to do where it did not."""
-
-    check: str
-    ok: bool
-    detail: str
-    fix: str = ""
 
 
 def doctor(url: str, *, timeout: float = 5.0, token: str | None = None, tls: TlsLike = None) -> list[Verdict]:
-    """Check the way to a served backbone: address, name resolution, TCP, gRPC (with TLS and token), health, the
+    """Check the way to a served backbone: address, name resolution, TCP, TLS, keepalive, gRPC, token, health, the
     backbone and its revision, message limits, latency, bandwidth.
 
     url: grpc://host:port/namespace/name.  timeout: seconds for each check.
-    Ends with the first check that makes the next ones pointless. Never raises for what it finds.
+    Ends with the first check that makes the next ones pointless; of several addresses one is enough to go on.
+    Never raises for what it finds.
     """
     try:
         address, name = split_url(url)
@@ -52,31 +41,11 @@ def doctor(url: str, *, timeout: float = 5.0, token: str | None = None, tls: Tls
     except (MidribError, OSError) as error:
         return [Verdict("address", False, str(error), "write grpc://host:port/namespace/name")]
     verdicts = [Verdict("address", True, f"{endpoint}, backbone {name}")]
-    for checks in (_network(endpoint, timeout), _server(endpoint, name, timeout)):
-        verdicts.extend(checks)
-        if not verdicts[-1].ok:
-            break
-    return verdicts
-
-
-def _network(endpoint: Endpoint, timeout: float) -> Iterator[Verdict]:
-    """Name resolution and TCP, of every address."""
-    for address in endpoint.addresses:
-        host, _, port = address.rpartition(":")
-        try:
-            found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
-        except OSError as error:
-            yield Verdict("resolve", False, f"{host}: {error}", "check the name, or use the machine's IP address")
-            return
-        yield Verdict("resolve", True, f"{host} is {', '.join(sorted({str(entry[4][0]) for entry in found}))}")
-        try:
-            began = time.perf_counter()
-            socket.create_connection((host.strip("[]"), int(port)), timeout).close()
-        except OSError as error:
-            fix = "start a server there with `midrib serve`, or open the port"
-            yield Verdict("tcp", False, f"{address}: {error}", fix)
-            return
-        yield Verdict("tcp", True, f"{address} accepts after {1e3 * (time.perf_counter() - began):.1f} ms")
+    reached = False
+    for each in endpoint.addresses:
+        verdicts.extend(network(endpoint, each, timeout))
+        reached = reached or verdicts[-1].ok
+    return [*verdicts, *_server(endpoint, name, timeout)] if reached else verdicts
 
 
 def _server(endpoint: Endpoint, name: str, timeout: float) -> Iterator[Verdict]:
@@ -91,6 +60,7 @@ def _server(endpoint: Endpoint, name: str, timeout: float) -> Iterator[Verdict]:
     yield Verdict("token", True, "accepted" if endpoint.token else "none sent, none asked for")
     yield _health(servers, name)
     yield _backbone(info)
+    yield Verdict("revision", True, f"{info.revision}: revision= insists on it")
     if info.state == "ready":
         yield _limits(info)
         yield from _speed(servers, info)
@@ -105,9 +75,9 @@ def _failed_check(error: MidribError) -> str:
 def _fix(error: MidribError) -> str:
     if isinstance(error, UnauthenticatedError | PermissionDeniedError):
         return "pass token=, or set MIDRIB_TOKEN"
-    proxies = [name for name in _PROXIES if os.environ.get(name)]
-    if isinstance(error, UnavailableError) and proxies:
-        return f"a proxy is set ({', '.join(proxies)}): try again with no_proxy=<host>"
+    proxy = proxy_set()
+    if isinstance(error, UnavailableError) and proxy is not None:
+        return f"a proxy is set ({proxy}): try again with no_proxy=<host>"
     if isinstance(error, UnavailableError):
         return "check that this is a Midrib server, and whether it wants grpcs://"
     return "`midrib list` shows what this server has"
@@ -127,7 +97,7 @@ def _health(servers: Servers, name: str) -> Verdict:
 
 
 def _backbone(info: BackboneInfo) -> Verdict:
-    detail = f"{info.name} {info.state} on {info.device}, {info.compute_dtype}, revision {info.revision[:12]}"
+    detail = f"{info.name} {info.state} on {info.device}, {info.compute_dtype}"
     return Verdict("backbone", info.state == "ready", detail, "" if info.state == "ready" else info.error or "wait")
 
 
