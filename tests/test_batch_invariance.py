@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from midrib.backbones import Backbone, load_backbone
-from midrib.server._forward import Forward, example_rows
+from midrib.server._forward import Forward, Placement, example_rows
 from midrib.wire import Array
 
 # Of the largest feature: the same bound as the parity self-test's for float32.
@@ -37,7 +37,7 @@ def company(backbone: Backbone) -> list[Array]:
 
 def embed(backbone: Backbone, items: list[Array], *, strict: bool) -> Array:
     """The first item's row."""
-    forward = Forward(backbone.module, backbone.input, device="cpu", strict=strict)
+    forward = Forward(backbone.module, backbone.input, Placement(strict=strict))
     return forward([(item,) for item in items])[0]
 
 

@@ -43,7 +43,7 @@ class Words(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.table = nn.Embedding(100, 4)
+        self.table = nn.Embedding(100, 4, padding_idx=0)
 
     def forward(self, ids: Tensor) -> Tensor:
         vectors: Tensor = self.table(ids)

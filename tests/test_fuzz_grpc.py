@@ -64,7 +64,7 @@ class Words(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.table = nn.Embedding(100, 4)
+        self.table = nn.Embedding(100, 4, padding_idx=0)
 
     def tokenizer(self, texts: Sequence[str]) -> list[Tokens]:
         return [Tokens([1 + sum(word.encode()) % 99 for word in text.split()][:8], False) for text in texts]

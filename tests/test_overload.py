@@ -27,6 +27,8 @@ from midrib.wire import decode_tensor, encode_tensor
 
 REGISTRY = Registry("overload")
 QUEUE = 20
+# Batches of one item each that have left the queue: one computes, one is staged.
+HANDED_OVER = 2
 WIDTH = 1024
 MARK = 12345.0
 ROUNDS = 20
@@ -114,20 +116,35 @@ async def test_ten_times_the_capacity(server: RunningServer, outcomes: Outcomes)
     them. So an accepted call has at most the queue before it, and its wait is the queue's length by the service time.
     """
     served = server.server.catalogue.slot("turnstile").ready().served
-    calls = [asyncio.create_task(outcomes.call(1))]
-    await until(lambda: Turnstile.entered == 1)
+    calls = await busy(outcomes, served)
     for number in range(ROUNDS):
-        calls += await one_round(outcomes, served, first=2 + number * LOAD)
+        calls += await one_round(outcomes, served, first=3 + number * LOAD)
     Turnstile.permits.release(QUEUE)
     await asyncio.gather(*calls)
 
     assert outcomes.answered == {number: 2.0 * number for number in outcomes.answered}
-    assert len(outcomes.answered) == ROUNDS * CAPACITY + QUEUE - CAPACITY + 1 == Turnstile.entered
-    assert len(outcomes.refused) == ROUNDS * LOAD + 1 - len(outcomes.answered) == served.batcher.counts.rejected
+    assert len(outcomes.answered) == ROUNDS * CAPACITY + QUEUE - CAPACITY + HANDED_OVER == Turnstile.entered
+    assert (
+        len(outcomes.refused) == ROUNDS * LOAD + HANDED_OVER - len(outcomes.answered) == served.batcher.counts.rejected
+    )
     assert outcomes.codes == {grpc.StatusCode.RESOURCE_EXHAUSTED}
     assert all(retry_after(status) > 0 for status in outcomes.refused)
     assert served.idle
     assert server.server.embedder.in_flight.held == 0
+
+
+async def busy(outcomes: Outcomes, served: ServedBackbone) -> list[asyncio.Task[None]]:
+    """Calls that the device is given: whatever comes then waits in the queue."""
+    calls = [asyncio.create_task(outcomes.call(1 + index)) for index in range(HANDED_OVER)]
+    handed_over = {"accepted": HANDED_OVER, "queued": 0, "entered": 1}
+    await until(lambda: seen(served) == handed_over)
+    return calls
+
+
+def seen(served: ServedBackbone) -> dict[str, int]:
+    """How far the items have come."""
+    batcher = served.batcher
+    return {"accepted": batcher.counts.accepted, "queued": batcher.queued_items, "entered": Turnstile.entered}
 
 
 async def one_round(outcomes: Outcomes, served: ServedBackbone, *, first: int) -> list[asyncio.Task[None]]:
@@ -137,27 +154,26 @@ async def one_round(outcomes: Outcomes, served: ServedBackbone, *, first: int) -
     await until(lambda: len(outcomes.refused) == refused + LOAD - room)
     assert served.batcher.queued_items == QUEUE
     Turnstile.permits.release(CAPACITY)
-    await until(lambda: Turnstile.entered == entered + CAPACITY)
+    await until(lambda: Turnstile.entered == entered + CAPACITY and served.batcher.queued_items == QUEUE - CAPACITY)
     return calls
 
 
 async def test_what_overload_leaves_in_memory_is_bounded(server: RunningServer, outcomes: Outcomes) -> None:
     """Later refusals leave nothing behind that the first did not."""
     served = server.server.catalogue.slot("turnstile").ready().served
-    held = [asyncio.create_task(outcomes.call(1))]
-    await until(lambda: Turnstile.entered == 1)
-    held += [asyncio.create_task(outcomes.call(number)) for number in range(2, QUEUE + 2)]
+    held = await busy(outcomes, served)
+    held += [asyncio.create_task(outcomes.call(number)) for number in range(3, QUEUE + 3)]
     await until(lambda: served.batcher.queued_items == QUEUE)
     tracemalloc.start()
     try:
         sizes = [await after_more_refusals(outcomes) for _ in range(3)]
     finally:
         tracemalloc.stop()
-    Turnstile.permits.release(QUEUE + 1)
+    Turnstile.permits.release(QUEUE + HANDED_OVER)
     await asyncio.gather(*held)
     # The requests of each time are 1.2 MiB.
     assert sizes[-1] - sizes[0] < 2**16
-    assert len(outcomes.answered) == QUEUE + 1
+    assert len(outcomes.answered) == QUEUE + HANDED_OVER
 
 
 async def after_more_refusals(outcomes: Outcomes) -> int:

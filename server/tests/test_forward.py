@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from midrib.registry import InputSpec, TensorInput, TextInput
-from midrib.server._forward import Forward, available_devices, example_rows
+from midrib.server._forward import Forward, Placement, available_devices, example_rows
 from midrib.wire import Array
 
 
@@ -21,7 +21,7 @@ class CountTokens(nn.Module):
 
 
 def forward(module: nn.Module, spec: InputSpec, dtype: str = "float32") -> Forward:
-    return Forward(module, spec, device="cpu", dtype=dtype)
+    return Forward(module, spec, Placement(dtype=dtype))
 
 
 def f32(*rows: list[float]) -> Array:

@@ -154,7 +154,7 @@ Code = grpc.StatusCode
             {"options": embedding_pb2.Options(dtype=tensor_pb2.DATA_TYPE_INT64)},
             Code.INVALID_ARGUMENT,
             "INVALID_INPUT",
-            "floating type",
+            "or int8 with a scale a row",
             id="output dtype",
         ),
     ],

@@ -48,13 +48,17 @@ class BatcherCounts:
 
 
 class Batcher:
-    """The queue of one served backbone."""
+    """The queue of one served backbone.
+
+    when_full: told once what waits fills a batch.
+    """
 
     def __init__(self, limits: BatchLimits, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.limits = limits
         self.counts = BatcherCounts()
         self.queued_items = 0
         self.queued_cost = 0
+        self.when_full: set[Callable[[], None]] = set()
         self._clock = clock
         self._buckets: dict[Hashable, list[tuple[float, int, Item]]] = {}
         self._paid: dict[Hashable, float] = {}
@@ -64,6 +68,11 @@ class Batcher:
         self._waiting_for_room: deque[tuple[Item, asyncio.Future[None]]] = deque()
         self._company = False
         self._closed = False
+
+    @property
+    def full(self) -> bool:
+        """Whether what waits fills a batch."""
+        return self.queued_cost >= self.limits.max_cost or self.queued_items >= self.limits.max_rows
 
     def submit(self, item: Item) -> None:
         """Queue an item whose caller cannot wait for room; its outcome comes by `item.done`.
@@ -136,10 +145,14 @@ class Batcher:
         start = max(self._virtual_time, self._paid.get(item.flow, 0.0))
         self._paid[item.flow] = start + max(item.cost, 1) / item.priority
         heapq.heappush(self._buckets.setdefault(item.bucket, []), (start, next(self._sequence), item))
+        was_full = self.full
         self.queued_items += 1
         self.queued_cost += item.cost
         self.counts.accepted += 1
         self._arrival.set()
+        if self.full and not was_full:
+            for told in self.when_full:
+                told()
 
     def _admit_waiting(self) -> None:
         while self._waiting_for_room and self._has_room(self._waiting_for_room[0][0]):
@@ -152,14 +165,11 @@ class Batcher:
         """Let arrivals that are ready now join; under company, those of the next moment too."""
         seen = -1
         started = self._clock()
-        while self.queued_items > seen and not self._enough():
+        while self.queued_items > seen and not self.full:
             seen = self.queued_items
             await asyncio.sleep(0)
             if self._company and self.queued_items == seen and self._clock() - started < _MAX_LINGER_S:
                 await asyncio.sleep(_LINGER_S)
-
-    def _enough(self) -> bool:
-        return self.queued_cost >= self.limits.max_cost or self.queued_items >= self.limits.max_rows
 
     def _pop_batch(self) -> list[Item]:
         batch: list[Item] = []

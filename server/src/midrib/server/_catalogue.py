@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from midrib.registry import AbstractRegistry
 from midrib.server._budget import Resident, leaving
@@ -17,6 +18,9 @@ from midrib.server._metrics import Metrics
 from midrib.server._served import ServedBackbone, State, hidden_error
 from midrib.server._settings import BackboneSettings, Settings
 from midrib.wire import BackboneLoadingError, BackboneNotFoundError, UnavailableError
+
+if TYPE_CHECKING:
+    from midrib.server._tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +62,7 @@ class Catalogue:
         self.complete = False
         self.closing = asyncio.Event()
         self.metrics = Metrics(self.served)
+        self.tracing: Tracing | None = None
         self._on_change = on_change
         # One at a time: two that fit by themselves may not fit together.
         self._loading = asyncio.Lock()
@@ -146,7 +151,9 @@ class Catalogue:
 
     async def _load(self, wanted: BackboneSettings) -> Loaded:
         loaded = await asyncio.to_thread(load, wanted, self.settings, self.registry, self._media_pool)
-        loaded.served.on_batch = partial(self.metrics.observe_batch, loaded.served)
+        loaded.served.on_batch.append(partial(self.metrics.observe_batch, loaded.served))
+        if self.tracing is not None:
+            loaded.served.on_batch.append(partial(self.tracing.observe_batch, loaded.served))
         return loaded
 
     def _leavers(self, loaded: Loaded) -> list[str]:

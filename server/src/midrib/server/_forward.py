@@ -1,165 +1,191 @@
-"""One batch through a module: staging, compute, read-back. The only part of the engine that knows torch.
+"""Batches through a module in three steps, so that one can be staged while another computes: stage, launch, finish.
 
-Policy: the module runs in eval mode under inference_mode; TF32 stays off (torch's default for matrix products), so
-float32 means float32.
+With `_staging`, `_lanes`, `_graphs` and `_threads` the only part of the engine that knows torch. The module runs in
+eval mode under inference_mode.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import ml_dtypes
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from midrib.registry import AudioInput, InputSpec, TextInput
+from midrib.registry import InputSpec, TextInput
+from midrib.server._buckets import usual_shapes
+from midrib.server._graphs import Graphs
+from midrib.server._lanes import Here, Pending, Run, lane_for
+from midrib.server._replica import Arrays
+from midrib.server._staging import Ring, Slot
 from midrib.wire import Array
 
 _EXAMPLE_TOKENS = 32
-_EXAMPLE_LENGTH = 16
-_TUNING_REPEATS = 3
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where and how a backbone computes.
+
+    device, dtype: torch's names.  strict: every row goes through the module alone and unpadded, so that its bits depend
+    on nothing else.  compile: the backend of torch.compile; not compiled where None.
+    graphs: replay CUDA graphs of the usual batches; nothing on a CPU.
+    """
+
+    device: str = "cpu"
+    dtype: str = "float32"
+    strict: bool = False
+    compile: str | None = None
+    graphs: bool = False
 
 
 class Forward:
     """A backbone on one device, called with the arrays of one batch.
 
     module: in eval mode; moved to the device and to the compute dtype.
-    strict: every row goes through the module alone and unpadded, so that its bits depend on nothing else.
     """
 
-    def __init__(
-        self, module: nn.Module, spec: InputSpec, *, device: str, dtype: str = "float32", strict: bool = False
-    ) -> None:
-        self.device = torch.device(device)
-        self.dtype: torch.dtype = getattr(torch, dtype)
-        self._module = module.eval().requires_grad_(requires_grad=False).to(self.device)
-        if dtype != "float32":
+    def __init__(self, module: nn.Module, spec: InputSpec, placement: Placement = Placement()) -> None:  # noqa: B008
+        device, self.dtype = torch.device(placement.device), getattr(torch, placement.dtype)
+        self._module = module.eval().requires_grad_(requires_grad=False).to(device)
+        if placement.dtype != "float32":
             self._module = self._module.to(self.dtype)
-        self._spec = spec
-        self._strict = strict
-        self._takes_integers = _takes_integers(spec)
-        self._staging: dict[int, Tensor] = {}
+        self.spec = spec
+        self.device = device
+        self._strict = placement.strict
+        self._embed: Callable[[Tensor], Tensor] = self._module
+        if placement.compile is not None:
+            self._embed = torch.compile(self._module, backend=placement.compile, dynamic=True)
+        self.graphs = Graphs(self._embed) if placement.graphs and device.type == "cuda" else None
+        self._lane = lane_for(device, self.dtype)
+        self.depth = self._lane.depth
+        floating = torch.promote_types(self.dtype, torch.float32)
+        dtypes = (torch.int64 if takes_integers(spec) else floating, floating)
+        self._ring = Ring(Slot(dtypes, pinned=self._lane.pinned) for _ in range(self.depth))
 
-    def __call__(self, batch: Sequence[tuple[Array, ...]]) -> list[Array]:
-        """The rows of every item: embeddings for one array an item, input gradients for two.
+    def __call__(self, batch: Sequence[Arrays]) -> list[Array]:
+        """The rows of every item, by all three steps."""
+        return self.stage(batch).launch().finish()
 
-        Raises whatever the module raises; nothing of the batch is kept then.
-        """
-        if self._strict and len(batch[0]) == 1:
-            return [self._one_by_one(arrays[0]) for arrays in batch]
-        inputs = self._stage([arrays[0] for arrays in batch], slot=0)
-        if len(batch[0]) == 1:
-            with torch.inference_mode():
-                rows = self._read_back(self._features(inputs), inputs)
-        else:
-            rows = self._gradient(inputs, self._stage([arrays[1] for arrays in batch], slot=1))
-        ends = list(itertools.accumulate(len(arrays[0]) for arrays in batch))
-        return [rows[start:end] for start, end in zip([0, *ends], ends, strict=False)]
-
-    def tune_threads(self, rows: int, candidates: Sequence[int]) -> int:
-        """Set this thread's intra-op thread count to the fastest by measurement, and return it.
-
-        A count is judged by one row and by so many rows alike: the product of its times. (The wrong
-        count costs a small model up to 500 times: its OpenMP threads spin against each other.)
-        """
-        if self.device.type != "cpu":
-            return torch.get_num_threads()
-        batches = [[(example_rows(self._spec, 1),)], [(example_rows(self._spec, rows),)]]
-        scores = {}
-        for count in candidates:
-            torch.set_num_threads(count)
-            scores[count] = float(np.prod([self._seconds(batch) for batch in batches]))
-        best = min(scores, key=scores.__getitem__)
-        torch.set_num_threads(best)
-        return best
-
-    def _seconds(self, batch: Sequence[tuple[Array, ...]]) -> float:
-        self(batch)
-        times = []
-        for _ in range(_TUNING_REPEATS):
-            started = time.perf_counter()
-            self(batch)
-            times.append(time.perf_counter() - started)
-        return min(times)
-
-    def _stage(self, arrays: Sequence[Array], *, slot: int) -> Tensor:
-        """Fill one reused buffer with the rows of all items, zero-padded to the longest, on the device."""
-        rows = sum(map(len, arrays))
-        shapes = {array.shape[1:] for array in arrays}
-        longest = tuple(map(max, zip(*shapes, strict=True)))
-        host = self._buffer(rows, longest, slot=slot)
-        with np.errstate(over="ignore"):  # a float64 beyond float32 is infinite, as in process
-            if len(shapes) == 1:
-                np.concatenate(arrays, out=host.numpy(), casting="unsafe")
+    def stage(self, batch: Sequence[Arrays]) -> Staged:
+        """Put a batch together in one buffer: embeddings for one array an item, input gradients for two."""
+        slot = self._ring.take()
+        staged = Staged(self, slot, [len(arrays[0]) for arrays in batch])
+        try:
+            if self._strict and len(batch[0]) == 1:
+                staged.alone = [row for (rows,) in batch for row in rows]
             else:
-                _pad_into(host.numpy(), arrays)
-        if host.dtype == self.dtype and self.device.type == "cpu":
-            return host
-        dtype = None if self._takes_integers and slot == 0 else self.dtype
-        return host.to(self.device, dtype, non_blocking=True)
+                staged.inputs += [slot.fill(index, arrays) for index, arrays in enumerate(zip(*batch, strict=True))]
+        except BaseException:
+            self._ring.give_back(slot)
+            raise
+        return staged
 
-    def _buffer(self, rows: int, shape: tuple[int, ...], *, slot: int) -> Tensor:
-        integers = self._takes_integers and slot == 0
-        dtype = torch.int64 if integers else torch.promote_types(self.dtype, torch.float32)
-        needed = rows * math.prod(shape)
-        flat = self._staging.get(slot)
-        if flat is None or flat.numel() < needed:
-            flat = torch.empty(needed, dtype=dtype, pin_memory=self.device.type == "cuda")
-            self._staging[slot] = flat
-        return flat[:needed].view(rows, *shape)
+    def launch(self, staged: Staged) -> Launched:
+        """Start on a staged batch; on a CPU it has ended when this returns. Raises what the module raises."""
+        try:
+            run = self._features if len(staged.inputs) == 1 else self._gradient
+            pending = self._one_by_one(staged) if staged.alone else self._lane.launch(staged.inputs, run)
+        except BaseException:
+            self._ring.give_back(staged.slot)
+            raise
+        return Launched(staged, pending, pending.ready)
 
-    def _features(self, inputs: Tensor) -> Tensor:
+    def finish(self, staged: Staged, pending: Pending) -> list[Array]:
+        """The rows of every item, once they are on the host: views of one array, which nothing else writes to."""
+        try:
+            rows = pending.wait()
+            if staged.slot.holds(rows):  # a module may hand its input back (Identity, Flatten)
+                rows = rows.clone()
+        finally:
+            self._ring.give_back(staged.slot)
+        joined = _to_numpy(rows)
+        ends = list(itertools.accumulate(staged.lengths))
+        return [joined[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+    def _features(self, inputs: Sequence[Tensor]) -> Tensor:
+        with torch.inference_mode():
+            if self.graphs is not None and (rows := self.graphs.replay(inputs[0])) is not None:
+                return rows
+            return self._within_memory(inputs, lambda some: self._embed(some[0]))
+
+    def _gradient(self, inputs: Sequence[Tensor]) -> Tensor:
+        return self._within_memory(inputs, self._gradient_of)
+
+    def _gradient_of(self, inputs: Sequence[Tensor]) -> Tensor:
+        leaf = inputs[0].clone().requires_grad_()
+        with torch.enable_grad():
+            (gradient,) = torch.autograd.grad(self._module(leaf), leaf, inputs[1])
+        return gradient
+
+    def _within_memory(self, inputs: Sequence[Tensor], run: Run) -> Tensor:
         """The module's rows; a batch that does not fit into memory is run in two halves, once."""
         try:
-            return self._module(inputs)  # type: ignore[no-any-return] # a module's call is untyped
+            return run(inputs)
         except (torch.OutOfMemoryError, MemoryError):
-            if len(inputs) < 2:
+            if len(inputs[0]) < 2:
                 raise
         # Outside the handler: the traceback would keep the failed attempt's memory alive.
         torch.cuda.empty_cache()
-        return torch.cat([self._module(half) for half in inputs.chunk(2)])
+        halves = zip(*(one.chunk(2) for one in inputs), strict=True)
+        return torch.cat([run(half) for half in halves])
 
-    def _one_by_one(self, rows: Array) -> Array:
+    def _one_by_one(self, staged: Staged) -> Pending:
+        """The same slot serves all rows: each is back before the next is filled in."""
         outputs = []
-        for row in rows:
-            alone = row[: np.flatnonzero(row).max(initial=0) + 1] if isinstance(self._spec, TextInput) else row
-            inputs = self._stage([alone[None]], slot=0)
-            with torch.inference_mode():
-                outputs.append(self._read_back(self._module(inputs), inputs))
-        return np.concatenate(outputs)
+        for row in staged.alone:
+            alone = row[: np.flatnonzero(row).max(initial=0) + 1] if isinstance(self.spec, TextInput) else row
+            pending = self._lane.launch([staged.slot.fill(0, [alone[None]])], self._alone)
+            outputs.append(pending.wait().clone())
+        return Here(torch.cat(outputs))
 
-    def _gradient(self, inputs: Tensor, grad_rows: Tensor) -> Array:
-        leaf = inputs.clone().requires_grad_()
-        with torch.enable_grad():
-            (gradient,) = torch.autograd.grad(self._module(leaf), leaf, grad_rows)
-        return _to_numpy(gradient)
-
-    def _read_back(self, rows: Tensor, inputs: Tensor) -> Array:
-        # A module may hand its input back (Identity, Flatten): the next batch would overwrite it.
-        start = inputs.data_ptr()
-        if start <= rows.data_ptr() < start + inputs.nbytes:
-            rows = rows.clone()
-        return _to_numpy(rows)
+    def _alone(self, inputs: Sequence[Tensor]) -> Tensor:
+        with torch.inference_mode():
+            return self._embed(inputs[0])
 
 
-def _pad_into(view: Array, arrays: Sequence[Array]) -> None:
-    view.fill(0)
-    offset = 0
-    for array in arrays:
-        places = (slice(offset, offset + len(array)), *map(slice, array.shape[1:]))
-        np.copyto(view[places], array, casting="unsafe")
-        offset += len(array)
+@dataclass
+class Staged:
+    """A batch whose buffers are filled.
+
+    lengths: the rows of each item.  inputs: on the host, one tensor for each of an item's arrays.
+    alone: in strict mode, every row of the batch instead.
+    """
+
+    forward: Forward
+    slot: Slot
+    lengths: list[int]
+    inputs: list[Tensor] = field(default_factory=list)
+    alone: list[Array] = field(default_factory=list)
+
+    def launch(self) -> Launched:
+        """Start on it; raises what the module raises."""
+        return self.forward.launch(self)
+
+
+@dataclass
+class Launched:
+    """A batch that a device has.
+
+    ready: whether `finish` returns at once.
+    """
+
+    staged: Staged
+    pending: Pending
+    ready: bool
+
+    def finish(self) -> list[Array]:
+        """The rows of every item, once they are on the host."""
+        return self.staged.forward.finish(self.staged, self.pending)
 
 
 def _to_numpy(rows: Tensor) -> Array:
-    host = rows.detach().cpu().contiguous()
-    if host.dtype == torch.bfloat16:
-        return host.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
-    result: Array = host.numpy()
+    if rows.dtype == torch.bfloat16:
+        return rows.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
+    result: Array = rows.numpy()
     return result
 
 
@@ -176,20 +202,25 @@ def available_devices(device: str) -> list[str]:
     return found if device == "cuda" else [device]
 
 
-def example_rows(spec: InputSpec, rows: int) -> Array:
-    """Rows of an input, for warming up and for measuring; the same ones every time."""
+def use_tf32(allowed: bool) -> None:
+    """Whether float32 on a GPU may round its factors to TF32's ten bits, in matrix products and in convolutions alike.
+
+    It is off unless somebody sets it: torch itself allows it for convolutions. It holds for the whole process.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
+def example_rows(spec: InputSpec, rows: int, shape: tuple[int, ...] | None = None) -> Array:
+    """Rows of an input, for warming up and for measuring; the same ones every time. shape: of one row."""
     source = np.random.default_rng(0)
-    shape = (rows, *(_open_length(spec) if size is None else size for size in spec.tensor.shape))
-    if _takes_integers(spec):
-        return source.integers(1, 100, shape)
-    return source.standard_normal(shape, dtype=np.float32)
+    if shape is None:
+        shape = (min(_EXAMPLE_TOKENS, spec.max_tokens),) if isinstance(spec, TextInput) else next(usual_shapes(spec))
+    if takes_integers(spec):
+        return source.integers(1, 100, (rows, *shape))
+    return source.standard_normal((rows, *shape), dtype=np.float32)
 
 
-def _takes_integers(spec: InputSpec) -> bool:
+def takes_integers(spec: InputSpec) -> bool:
+    """Whether its rows are of integers, token ids say."""
     return spec.tensor.dtype.startswith(("int", "uint", "bool"))
-
-
-def _open_length(spec: InputSpec) -> int:
-    if isinstance(spec, TextInput):
-        return min(_EXAMPLE_TOKENS, spec.max_tokens)
-    return spec.rate if isinstance(spec, AudioInput) else _EXAMPLE_LENGTH

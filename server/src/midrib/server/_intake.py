@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Hashable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 
 from midrib.backbones import Backbone, MediaError
 from midrib.registry import AudioInput, ImageInput, InputSpec, TextInput
+from midrib.server._buckets import elements, padded_shape
 from midrib.v1 import embedding_pb2, tensor_pb2
 from midrib.wire import (
     Array,
@@ -25,8 +25,6 @@ from midrib.wire import (
     encode_tensor,
 )
 
-# Texts whose token counts round up to the same multiple share a batch: little padding, few shapes.
-_TOKEN_STEP = 16
 _OUTPUT_CODES = (
     tensor_pb2.DATA_TYPE_FLOAT32,
     tensor_pb2.DATA_TYPE_FLOAT16,
@@ -94,10 +92,8 @@ class Intake:
 
     def bucket(self, rows: Array) -> tuple[Hashable, int]:
         """The bucket of an item, and its cost in elements, padding included."""
-        shape: tuple[int, ...] = rows.shape[1:]
-        if isinstance(self.backbone.input, TextInput):
-            shape = (-(-shape[0] // _TOKEN_STEP) * _TOKEN_STEP,)
-        return shape, len(rows) * math.prod(shape)
+        shape = padded_shape(self.backbone.input, rows.shape[1:])
+        return shape, len(rows) * elements(shape)
 
     def _prepare(self, message: embedding_pb2.Input) -> Array:
         if message.WhichOneof("kind") == "images":

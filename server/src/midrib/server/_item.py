@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Hashable
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Any
 
 from midrib.wire import Array
+
+CURRENT_TRACE: ContextVar[Any] = ContextVar("CURRENT_TRACE", default=None)
+"""The span of the call that is being served; None where nothing is traced."""
 
 
 class Priority(IntEnum):
@@ -38,6 +43,7 @@ class Item:
     bucket: items of one bucket may share a batch.  cost: rows x elements, padding included.
     flow: whose item it is; a busy device is shared out between flows.
     deadline: on the batcher's clock, after which nobody waits for it.
+    trace: the span of its call; None where nothing is traced.
     """
 
     arrays: tuple[Array, ...]
@@ -47,6 +53,7 @@ class Item:
     priority: Priority = Priority.INTERACTIVE
     deadline: float | None = None
     arrived: float = 0.0
+    trace: Any = None
     done: asyncio.Future[Outcome] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     @property

@@ -1,14 +1,12 @@
-"""From a registered name to a backbone that serves: load, place, warm, prove."""
+"""From a registered name to a backbone that is about to serve."""
 
 from __future__ import annotations
 
 import copy
 import itertools
-import os
-from collections.abc import Callable
+from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -17,26 +15,15 @@ from torch import nn
 from midrib.backbones import Backbone, load_backbone
 from midrib.registry import AbstractRegistry, TextInput
 from midrib.server._batcher import BatchLimits
-from midrib.server._forward import Forward, available_devices, example_rows
+from midrib.server._forward import Placement, available_devices, use_tf32
 from midrib.server._intake import Intake
-from midrib.server._replica import Compute
+from midrib.server._seat import Seat, Warmth, golden_rows
 from midrib.server._served import Description, ServedBackbone
 from midrib.server._settings import BackboneSettings, Settings
-from midrib.wire import Array, MidribError
+from midrib.server._threads import thread_counts
 
-# Largest difference between a row alone in the loader's own module and the same row in a batch of the engine,
-# relative to the largest feature: the parity self-test refuses to serve beyond it.
-PARITY_BOUND = {"float64": 1e-4, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
-_PARITY_ROWS = 3
-_TUNING_ROWS = 16
 # What a row of an open length (audio, say) is taken for when rows are counted.
 _NOMINAL_LENGTH = 16_000
-
-
-class ParityError(MidribError, RuntimeError):
-    """The engine's rows differ from the module's own: the backbone must not be served like this."""
-
-    default_reason = "PARITY"
 
 
 @dataclass(frozen=True)
@@ -58,39 +45,51 @@ def load(wanted: BackboneSettings, settings: Settings, registry: AbstractRegistr
     Raises what the registry and the loader raise, and ValueError for a device that is not there.
     """
     backbone = load_backbone(wanted.name, registry=registry, **wanted.arguments)
-    dtype = wanted.dtype or settings.dtype
-    devices = available_devices(wanted.device or settings.device)
-    threads = wanted.threads or settings.threads
-    golden = _golden(backbone)
-    strict = settings.strict if wanted.strict is None else wanted.strict
-    prepares = [
-        _prepare(
-            backbone.name,
-            partial(Forward, module, backbone.input, device=device, dtype=dtype, strict=strict),
-            threads,
-            golden,
-        )
-        for device, module in zip(devices, _copies(backbone.module, len(devices)), strict=True)
-    ]
+    use_tf32(settings.tf32)
+    limits = _limits(settings)
+    seats = list(_seats(backbone, wanted, settings, limits))
+    dtype = seats[0].placement.dtype
     description = Description(
         name=backbone.name,
         revision=backbone.revision(dtype),
         num_features=backbone.num_features,
         input=backbone.input,
-        device=", ".join(devices),
+        device=", ".join(seat.placement.device for seat in seats),
         dtype=dtype,
         license=registry.describe(wanted.name).license or "",
     )
-    max_rows = max(1, min(settings.max_batch_rows, settings.max_batch_elements // _row_elements(backbone)))
-    limits = BatchLimits(
+    max_rows = max(1, min(limits.max_rows, limits.max_cost // _row_elements(backbone)))
+    intake = Intake(backbone, max_rows, limits.max_cost, _last_id(backbone.module), pool)
+    replicas = wanted.replicas or settings.replicas
+    served = ServedBackbone(description, [seat.prepare for seat in seats for _ in range(replicas)], limits)
+    return Loaded(served, intake, _weight_bytes(backbone.module, dtype), wanted.pinned)
+
+
+def _limits(settings: Settings) -> BatchLimits:
+    return BatchLimits(
         max_rows=settings.max_batch_rows,
         max_cost=settings.max_batch_elements,
         max_queue_items=settings.max_queue_items,
         max_queue_cost=4 * settings.max_batch_elements,
     )
-    intake = Intake(backbone, max_rows, settings.max_batch_elements, _last_id(backbone.module), pool)
-    served = ServedBackbone(description, prepares, limits)
-    return Loaded(served, intake, _weight_bytes(backbone.module, dtype), wanted.pinned)
+
+
+def _seats(backbone: Backbone, wanted: BackboneSettings, settings: Settings, limits: BatchLimits) -> Iterator[Seat]:
+    """One for each device, with a copy of the module of its own."""
+    golden = golden_rows(backbone)
+    devices = available_devices(wanted.device or settings.device)
+    replicas = wanted.replicas or settings.replicas
+    threads = wanted.threads or settings.threads
+    for device, module in zip(devices, _copies(backbone.module, len(devices)), strict=True):
+        placement = Placement(
+            device=device,
+            dtype=wanted.dtype or settings.dtype,
+            strict=settings.strict if wanted.strict is None else wanted.strict,
+            compile=wanted.compile or settings.compile,
+            graphs=settings.cuda_graphs if wanted.cuda_graphs is None else wanted.cuda_graphs,
+        )
+        warmth = Warmth(limits, settings.warm_up_s, [threads] if threads else thread_counts(replicas))
+        yield Seat(backbone, module, placement, golden, warmth, tf32=settings.tf32)
 
 
 def _last_id(module: nn.Module) -> int | None:
@@ -110,48 +109,6 @@ def _weight_bytes(module: nn.Module, dtype: str) -> int:
 
 def _copies(module: nn.Module, count: int) -> list[nn.Module]:
     return [module, *(copy.deepcopy(module) for _ in range(count - 1))]
-
-
-def _prepare(
-    name: str, build: Callable[[], Forward], threads: int | None, golden: tuple[Array, Array]
-) -> Callable[[], Compute]:
-    """What a replica's thread does first: place, choose the thread count, warm, prove."""
-
-    def prepare() -> Compute:
-        forward = build()
-        if threads is None:
-            forward.tune_threads(_TUNING_ROWS, _thread_counts())
-        else:
-            torch.set_num_threads(threads)
-        _check_parity(name, forward, golden)
-        return forward
-
-    return prepare
-
-
-def _thread_counts() -> list[int]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return [*(count for count in (1, 2, 4, 8, 16, 32) if count < cores), cores]
-
-
-def _golden(backbone: Backbone) -> tuple[Array, Array]:
-    """A few inputs, and their rows by the loader's own module, one at a time, before the engine touches it."""
-    rows = example_rows(backbone.input, _PARITY_ROWS)
-    with torch.inference_mode():
-        outputs = [backbone.module(torch.from_numpy(rows[index : index + 1])) for index in range(len(rows))]
-    return rows, torch.cat(outputs).double().numpy()
-
-
-def _check_parity(name: str, forward: Forward, golden: tuple[Array, Array]) -> None:
-    dtype = str(forward.dtype).removeprefix("torch.")
-    rows, expected = golden
-    (got,) = forward([(rows,)])
-    difference = float(np.abs(got.astype(np.float64) - expected).max()) / max(float(np.abs(expected).max()), 1e-12)
-    if not difference <= PARITY_BOUND[dtype]:
-        raise ParityError(
-            f"backbone {name!r} in {dtype} differs from its own module by {difference:.2g} of its largest feature, "
-            f"at most {PARITY_BOUND[dtype]:.0e} is allowed: serve it in float32"
-        )
 
 
 def _row_elements(backbone: Backbone) -> int:

@@ -1,5 +1,8 @@
 """The thread that runs one backbone on one device, a batch at a time.
 
+While it computes, a second thread stages the next batch; a third waits for batches that a GPU has not finished. The
+lone caller's batch passes through the first alone.
+
 A batch that fails is split and tried again in halves, down to single items: a poison item spoils only itself,
 and a batch too big for the device's memory still gets its rows.
 """
@@ -11,46 +14,96 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from midrib.wire import Array, UnavailableError
 
 Arrays: TypeAlias = tuple[Array, ...]
-# The rows of each item of a batch.
-Compute: TypeAlias = Callable[[Sequence[Arrays]], Sequence[Array]]
+
+
+class Launched(Protocol):
+    """A batch that the device has.
+
+    ready: whether `finish` returns at once.
+    """
+
+    ready: bool
+
+    def finish(self) -> Sequence[Array]:
+        """The rows of each item; waits for the device."""
+        ...
+
+
+class Staged(Protocol):
+    """A batch in its buffers."""
+
+    def launch(self) -> Launched:
+        """Start on it."""
+        ...
+
+
+class Compute(Protocol):
+    """What a replica runs.
+
+    depth: how many batches it can hold at a time, from being staged to being finished.
+    """
+
+    depth: int
+
+    def stage(self, batch: Sequence[Arrays]) -> Staged:
+        """Put a batch together; from another thread than the one that launches."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class BatchReport:
-    """What a batch came to: one result an item, and when it ran (on time.monotonic)."""
+    """What a batch came to: one result an item.
+
+    staging_s: seconds that it took to put together.  started, finished: when it computed, on time.monotonic.
+    """
 
     results: Sequence[Array | Exception]
+    staging_s: float
     started: float
     finished: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class _Job:
+    """ahead: where another thread stages it."""
+
     batch: Sequence[Arrays]
-    loop: asyncio.AbstractEventLoop
     done: asyncio.Future[BatchReport]
+    ahead: Future[Staged] | None = None
+    staging_s: float = 0.0
+    started: float = 0.0
 
 
 class Replica:
-    """Runs `compute` on a thread of its own.
+    """Runs a `Compute` on a thread of its own.
 
-    prepare: called first, on that thread: it builds and warms `compute` (thread counts are a thread's own).
+    prepare: called first, on that thread: it builds and warms the compute (thread counts are a thread's own).
     """
 
     def __init__(self, prepare: Callable[[], Compute], *, name: str) -> None:
         self._prepare = prepare
+        self._compute: Compute
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._main, name=f"replica-{name}", daemon=True)
+        self._staging = ThreadPoolExecutor(1, thread_name_prefix=f"staging-{name}")
+        self._finishing = ThreadPoolExecutor(1, thread_name_prefix=f"finishing-{name}")
         self._ready: asyncio.Future[None]
         self._loop: asyncio.AbstractEventLoop
         self._lost: BaseException | None = None
-        self._current: _Job | None = None
+        self._held: set[_Job] = set()
+        self._last_finished = 0.0
+
+    @property
+    def depth(self) -> int:
+        """How many batches it has use for at a time."""
+        return self._compute.depth
 
     async def start(self) -> None:
         """Start the thread and wait until it is warm; raises what preparing raised."""
@@ -59,19 +112,24 @@ class Replica:
         self._thread.start()
         await self._ready
 
-    async def run(self, batch: Sequence[Arrays]) -> BatchReport:
-        """Run one batch after those before it.
+    def submit(self, batch: Sequence[Arrays]) -> asyncio.Future[BatchReport]:
+        """Run one batch after those before it; `depth` of them at most at a time.
 
-        Raises UnavailableError if the thread dies: the items may be run again, elsewhere.
+        The future raises UnavailableError if the thread dies: the items may be run again, elsewhere.
         """
+        done: asyncio.Future[BatchReport] = self._loop.create_future()
         if self._lost is not None:
-            raise _lost_error(self._lost)
-        job = _Job(batch, self._loop, self._loop.create_future())
+            done.set_exception(_lost_error(self._lost))
+            return done
+        job = _Job(batch, done)
+        if self._held:  # else its own thread is free, and another's wake-up would only take time
+            job.ahead = self._staging.submit(self._stage, job)
+        self._held.add(job)
         self._jobs.put(job)
-        return await job.done
+        return done
 
     def close(self) -> None:
-        """End the thread after the batch that it runs."""
+        """End the thread after the batches that it has."""
         self._jobs.put(None)
 
     async def join(self) -> None:
@@ -80,41 +138,86 @@ class Replica:
 
     def _main(self) -> None:
         try:
-            compute = self._prepare()
+            self._compute = self._prepare()
         except BaseException as error:  # noqa: BLE001 - whatever stops a backbone from loading is its report
             self._loop.call_soon_threadsafe(_settle, self._ready, error)
             return
         self._loop.call_soon_threadsafe(_settle, self._ready, None)
         try:
             while (job := self._jobs.get()) is not None:
-                self._current = job
-                started = time.monotonic()
-                results = run_or_split(compute, job.batch)
-                report = BatchReport(results, started, time.monotonic())
-                self._current = None
-                job.loop.call_soon_threadsafe(_settle, job.done, report)
+                self._launch(job)
         except BaseException as error:  # noqa: BLE001 - the thread is lost; its items must not be
-            self._loop.call_soon_threadsafe(self._fail_waiting, error)
+            self._loop.call_soon_threadsafe(self._lose, error)
+        self._staging.shutdown()
+        self._finishing.shutdown()
 
-    def _fail_waiting(self, error: BaseException) -> None:
+    def _stage(self, job: _Job) -> Staged:
+        began = time.monotonic()
+        staged = self._compute.stage(job.batch)
+        job.staging_s = time.monotonic() - began
+        return staged
+
+    def _launch(self, job: _Job) -> None:
+        job.started = time.monotonic()
+        try:
+            staged = self._stage(job) if job.ahead is None else job.ahead.result()
+            job.started = time.monotonic()
+            launched = staged.launch()
+        except Exception as error:  # noqa: BLE001 - a module may raise anything
+            self._report(job, _run_apart(self._compute, job.batch, error))
+            return
+        if launched.ready:
+            self._finish(job, launched)
+        else:
+            self._finishing.submit(self._finish_or_lose, job, launched)
+
+    def _finish(self, job: _Job, launched: Launched) -> None:
+        results: Sequence[Array | Exception]
+        try:
+            results = launched.finish()
+        except Exception as error:  # noqa: BLE001 - a GPU reports its faults late
+            results = _run_apart(self._compute, job.batch, error)
+        self._report(job, results)
+
+    def _finish_or_lose(self, job: _Job, launched: Launched) -> None:
+        try:
+            self._finish(job, launched)
+        except BaseException as error:  # noqa: BLE001 - as in _main
+            self._loop.call_soon_threadsafe(self._lose, error)
+
+    def _report(self, job: _Job, results: Sequence[Array | Exception]) -> None:
+        finished = time.monotonic()
+        # Launched behind another, it did not compute before that one had ended.
+        started = max(job.started, self._last_finished)
+        self._last_finished = finished
+        report = BatchReport(results, job.staging_s, started, finished)
+        self._loop.call_soon_threadsafe(self._settle_job, job, report)
+
+    def _settle_job(self, job: _Job, report: BatchReport) -> None:
+        self._held.discard(job)
+        _settle(job.done, report)
+
+    def _lose(self, error: BaseException) -> None:
         """On the loop: nothing more runs here, so everything handed over fails as retriable."""
         self._lost = error
-        jobs = [self._current] if self._current else []
-        while not self._jobs.empty():
-            job = self._jobs.get()
-            if job is not None:
-                jobs.append(job)
-        for job in jobs:
+        for job in self._held:
             _settle(job.done, _lost_error(error))
+        self._held.clear()
+        self.close()
 
 
 def run_or_split(compute: Compute, batch: Sequence[Arrays]) -> list[Array | Exception]:
     """The result of every item; a failing batch is halved until the failing items stand alone."""
     try:
-        return list(compute(batch))
+        return list(compute.stage(batch).launch().finish())
     except Exception as error:  # noqa: BLE001 - a module may raise anything; it is that item's result
-        if len(batch) == 1:
-            return [error]
+        return _run_apart(compute, batch, error)
+
+
+def _run_apart(compute: Compute, batch: Sequence[Arrays], error: Exception) -> list[Array | Exception]:
+    """The results of the halves of a batch that failed as a whole."""
+    if len(batch) == 1:
+        return [error]
     middle = len(batch) // 2
     return run_or_split(compute, batch[:middle]) + run_or_split(compute, batch[middle:])
 

@@ -1,4 +1,4 @@
-"""A served backbone: its batcher, its replicas, and the loop that feeds them."""
+"""A served backbone: its queue, its replicas, and what became of their batches."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from typing import TypeAlias
 
 from midrib.registry import InputSpec
 from midrib.server._batcher import Batcher, BatchLimits
+from midrib.server._feeder import Feeder
 from midrib.server._item import Item, Outcome
-from midrib.server._replica import Compute, Replica
+from midrib.server._replica import BatchReport, Compute, Replica
 from midrib.wire import Array, InternalError, MidribError, UnavailableError
 
 logger = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ class ServedBackbone:
         self.batcher = Batcher(limits)
         self.draining = asyncio.Event()
         self.totals = Totals()
-        self.on_batch: OnBatch = lambda _batch, _outcomes, _compute_s: None
+        self.on_batch: list[OnBatch] = []
         self.on_lost: Callable[[], None] = lambda: None
         self._prepares = prepares
         self._feeders: list[asyncio.Task[None]] = []
@@ -119,33 +120,41 @@ class ServedBackbone:
         return Replica(self._prepares[index], name=f"{self.description.name}-{index}")
 
     async def _feed(self, index: int, replica: Replica) -> None:
-        """Hand a replica one batch after the other; replace it if its thread is lost."""
-        while batch := await self.batcher.take():
+        """Keep a replica busy; replace it if its thread is lost."""
+        while True:
             try:
-                report = await replica.run([item.arrays for item in batch])
+                await Feeder(self.batcher, replica, self._settle_batch).run()
             except UnavailableError as lost:
                 logger.warning("backbone %s: %s", self.description.name, lost)
-                self.totals.add([lost] * len(batch), 0.0)
-                for item in batch:
-                    _settle(item, lost)
-                try:
-                    replica = await self._replace(index)
-                except Exception:
-                    logger.exception("backbone %s: replica %d could not be replaced", self.description.name, index)
-                    self._give_up()
-                    return
-                continue
-            compute_s = report.finished - report.started
-            outcomes = [
-                self._outcome(item, result, report.started, compute_s)
-                for item, result in zip(batch, report.results, strict=True)
-            ]
-            self.totals.add(outcomes, compute_s)
-            for item, outcome in zip(batch, outcomes, strict=True):
-                _settle(item, outcome)
-            self.on_batch(batch, outcomes, compute_s)
-        replica.close()
-        await replica.join()
+            else:
+                replica.close()
+                await replica.join()
+                return
+            try:
+                replica = await self._replace(index)
+            except Exception:
+                logger.exception("backbone %s: replica %d could not be replaced", self.description.name, index)
+                self._give_up()
+                return
+
+    def _settle_batch(self, batch: Sequence[Item], done: asyncio.Future[BatchReport]) -> None:
+        """Give every item of a batch its outcome: on the loop, in one turn."""
+        if isinstance(lost := done.exception(), Exception):
+            self.totals.add([lost] * len(batch), 0.0)
+            for item in batch:
+                _settle(item, lost)
+            return
+        report = done.result()
+        compute_s = report.finished - report.started
+        outcomes = [
+            self._outcome(item, result, report.started, compute_s)
+            for item, result in zip(batch, report.results, strict=True)
+        ]
+        self.totals.add(outcomes, compute_s)
+        for item, outcome in zip(batch, outcomes, strict=True):
+            _settle(item, outcome)
+        for told in self.on_batch:
+            told(batch, outcomes, compute_s)
 
     def _give_up(self) -> None:
         """One replica is gone for good: the others go on; after the last one nothing may wait any more."""

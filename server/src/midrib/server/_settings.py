@@ -31,6 +31,9 @@ class BackboneSettings(BaseModel):
     dtype: DType | None = None
     strict: bool | None = None
     threads: int | None = Field(default=None, ge=1)
+    replicas: int | None = Field(default=None, ge=1)
+    compile: str | None = None
+    cuda_graphs: bool | None = None
     pinned: bool = False
     """Never unloaded to make room for another."""
 
@@ -74,6 +77,16 @@ class Settings(BaseSettings):
     """Run every row alone, so that its bits never depend on the rows beside it; slower."""
     threads: int | None = Field(default=None, ge=1)
     """Intra-op threads of a CPU replica; measured for each backbone where absent."""
+    replicas: int = Field(default=1, ge=1)
+    """On each device; those of one device share the weights, and those of a CPU its cores."""
+    compile: str | None = None
+    """The backend of torch.compile ("inductor", say), with which a load takes longer; not compiled where absent."""
+    cuda_graphs: bool = False
+    """On a GPU, capture the usual batches at load and replay them."""
+    tf32: bool = False
+    """On a GPU, let float32 matrix products and convolutions round to TF32; of the whole process."""
+    warm_up_s: float = Field(default=2.0, ge=0)
+    """How long a load may spend on batches of every usual size, the smaller ones first."""
     max_message_bytes: int = Field(default=64 * MEBI, ge=1024)
     """Of one message, in either direction."""
     max_stream_bytes: int = Field(default=32 * MEBI, ge=1)

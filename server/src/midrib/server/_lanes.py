@@ -1,0 +1,125 @@
+"""How a staged batch gets through a device and back: at once on a CPU, on streams beside each other on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+# From a batch's tensors, on the device and in the compute type, to its rows.
+Run: TypeAlias = Callable[[Sequence[Tensor]], Tensor]
+
+
+class Pending(Protocol):
+    """Rows on their way back to the host."""
+
+    ready: bool
+
+    def wait(self) -> Tensor:
+        """The rows, on the host, once they are there; raises what failed on the device meanwhile."""
+        ...
+
+
+class Lane(Protocol):
+    """A device as its replica sees it.
+
+    depth: batches that it has use for at a time.  pinned: whether it reads staged batches from pinned memory.
+    """
+
+    depth: int
+    pinned: bool
+
+    def launch(self, staged: Sequence[Tensor], run: Run) -> Pending:
+        """Start on a batch. The staged tensors stay as they are until `wait` has returned."""
+        ...
+
+
+def lane_for(device: torch.device, dtype: torch.dtype) -> Lane:
+    """The lane of a device; floating tensors reach `run` in the dtype."""
+    return CudaLane(device, dtype) if device.type == "cuda" else CpuLane(dtype)
+
+
+class CpuLane:
+    """The launching thread computes: while it does, the next batch can be staged, and that is all."""
+
+    depth = 2
+    pinned = False
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+
+    def launch(self, staged: Sequence[Tensor], run: Run) -> Pending:
+        """Compute."""
+        return Here(run([_as_computed(one, self._dtype) for one in staged]).detach().contiguous())
+
+
+class CudaLane:
+    """Three streams: while one batch computes, the next is copied in and the one before is copied out.
+
+    Each tensor is freed to the stream that allocated it, so the others that use it are recorded on it: its memory is
+    not handed out again before they are through.
+    """
+
+    depth = 3
+    pinned = True
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        self._device = device
+        self._dtype = dtype
+        torch.cuda.current_stream(device).synchronize()  # the weights were copied on it
+        self._copying_in, self._computing, self._copying_out = (_stream(device) for _ in range(3))
+
+    def launch(self, staged: Sequence[Tensor], run: Run) -> Pending:
+        """Queue the copies and the computation; nothing here waits for the device."""
+        with torch.cuda.stream(self._copying_in):
+            arrived = [one.to(self._device, non_blocking=True) for one in staged]
+        self._computing.wait_stream(self._copying_in)
+        with torch.cuda.stream(self._computing):
+            for one in arrived:
+                one.record_stream(self._computing)
+            rows = run([_as_computed(one, self._dtype) for one in arrived]).detach().contiguous()
+        self._copying_out.wait_stream(self._computing)
+        with torch.cuda.stream(self._copying_out):
+            # From torch's cache of pinned memory, where it goes again once the last of its rows has been sent.
+            host = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True)
+            host.copy_(rows, non_blocking=True)
+            rows.record_stream(self._copying_out)
+            return _There(host, self._copying_out.record_event())
+
+
+class Here:
+    """Rows that are on the host already."""
+
+    ready = True
+
+    def __init__(self, rows: Tensor) -> None:
+        self._rows = rows
+
+    def wait(self) -> Tensor:
+        """The rows."""
+        return self._rows
+
+
+class _There:
+    """Rows that a GPU is still computing, or copying."""
+
+    ready = False
+
+    def __init__(self, rows: Tensor, read: torch.cuda.Event) -> None:
+        self._rows = rows
+        self._read = read
+
+    def wait(self) -> Tensor:
+        self._read.synchronize()
+        return self._rows
+
+
+def _as_computed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Converted where it is: on a GPU, after a copy that needs no conversion on the way."""
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call] # torch does not type it

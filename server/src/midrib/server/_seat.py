@@ -1,0 +1,124 @@
+"""A backbone's place on one device: what its replicas there do before they serve. Place, tune, warm, prove."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import nn
+
+from midrib.backbones import Backbone
+from midrib.registry import TextInput
+from midrib.server._batcher import BatchLimits
+from midrib.server._forward import Forward, Placement, example_rows
+from midrib.server._replica import Compute
+from midrib.server._threads import fastest_count
+from midrib.server._warm_up import warm_up
+from midrib.wire import Array, MidribError
+
+# Largest difference between a row alone in the loader's own module and the same row in a batch of the engine,
+# relative to the largest feature: the parity self-test refuses to serve beyond it.
+PARITY_BOUND = {"float64": 1e-4, "float32": 1e-4, "tf32": 2e-2, "float16": 2e-2, "bfloat16": 1e-1}
+_PARITY_ROWS = 3
+_TUNING_ROWS = (1, 16)
+
+
+class ParityError(MidribError, RuntimeError):
+    """The engine's rows differ from the module's own: the backbone must not be served like this."""
+
+    default_reason = "PARITY"
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Inputs of one row each, and their rows by the loader's own module: [inputs, num_features]."""
+
+    inputs: Sequence[Array]
+    rows: Array
+
+
+@dataclass(frozen=True)
+class Warmth:
+    """How a replica is made ready.
+
+    limits: of a batch.  warm_up_s: for batches of the usual sizes.  threads: the counts to choose from, on a CPU.
+    """
+
+    limits: BatchLimits
+    warm_up_s: float
+    threads: Sequence[int]
+
+
+@dataclass
+class Seat:
+    """One device's replicas; they share the module, and the thread count that the first one found."""
+
+    backbone: Backbone
+    module: nn.Module
+    placement: Placement
+    golden: Golden
+    warmth: Warmth
+    tf32: bool
+
+    def __post_init__(self) -> None:
+        self._threads = self.warmth.threads
+        # One at a time: whatever runs beside a measurement falsifies it, and a module is moved once.
+        self._turn = threading.Lock()
+
+    def prepare(self) -> Compute:
+        """On a replica's own thread: its compute, placed, tuned, warmed and proved.
+
+        Raises ParityError where the engine's rows are not the module's own, and whatever the module raises.
+        """
+        with self._turn:
+            forward = Forward(self.module, self.backbone.input, self.placement)
+            if forward.device.type == "cpu":
+                self._threads = [self._tune(forward)]
+            warm_up(forward, self.warmth.limits, self.warmth.warm_up_s)
+            check_parity(self.backbone.name, forward, self.golden, self._bound())
+        return forward
+
+    def _tune(self, forward: Forward) -> int:
+        if len(self._threads) == 1:
+            torch.set_num_threads(self._threads[0])
+            return self._threads[0]
+        works = [partial(forward, [(example_rows(forward.spec, rows),)]) for rows in _TUNING_ROWS]
+        return fastest_count(works, self._threads)
+
+    def _bound(self) -> float:
+        on_gpu = self.placement.device.startswith("cuda")
+        return PARITY_BOUND[
+            "tf32" if self.tf32 and on_gpu and self.placement.dtype == "float32" else self.placement.dtype
+        ]
+
+
+def golden_rows(backbone: Backbone) -> Golden:
+    """A few inputs and their rows by the loader's own module, one at a time, before the engine touches it.
+
+    Texts are of unequal lengths, so that the engine has to pad them.
+    """
+    rows = example_rows(backbone.input, _PARITY_ROWS)
+    uneven = isinstance(backbone.input, TextInput)
+    inputs = [
+        rows[index : index + 1, : rows.shape[1] - index] if uneven else rows[index : index + 1]
+        for index in range(len(rows))
+    ]
+    with torch.inference_mode():
+        outputs = [backbone.module(torch.from_numpy(one)) for one in inputs]
+    return Golden(inputs, torch.cat(outputs).double().numpy())
+
+
+def check_parity(name: str, forward: Forward, golden: Golden, bound: float) -> None:
+    """Raise ParityError unless the engine, in one batch, gives the golden rows within the bound."""
+    got = np.concatenate(forward([(one,) for one in golden.inputs])).astype(np.float64)
+    difference = float(np.abs(got - golden.rows).max()) / max(float(np.abs(golden.rows).max()), 1e-12)
+    if not difference <= bound:
+        dtype = str(forward.dtype).removeprefix("torch.")
+        raise ParityError(
+            f"backbone {name!r} in {dtype} differs from its own module by {difference:.2g} of its largest feature, "
+            f"at most {bound:.0e} is allowed: serve it in float32"
+        )

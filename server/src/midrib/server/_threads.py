@@ -1,0 +1,72 @@
+"""How many intra-op threads a backbone computes fastest with on this CPU, by measurement.
+
+(The wrong count costs a small model up to 500 times: its OpenMP threads spin against each other.)
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+
+_ROUNDS = 3
+# A candidate that is this much slower than the best is not run again: no neighbour slows one down so much.
+_HOPELESS = 20.0
+# What fewer threads may cost: less is noise, and fewer leave more to the neighbours.
+_WORTH_MORE_THREADS = 1.1
+
+
+def thread_counts(replicas: int = 1) -> list[int]:
+    """The counts worth trying for each of so many replicas that share the cores: powers of two, and all."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = max(1, cores // replicas)
+    return [*(count for count in (1, 2, 4, 8, 16, 32) if count < share), share]
+
+
+def tune(works: Sequence[Callable[[], object]], counts: Sequence[int], *, clock: Callable[[], float]) -> int:
+    """Set this thread's intra-op count to the fastest for the works, each judged alike, and return it.
+
+    counts: rising.  clock: seconds.  The counts take turns, and each keeps its best time of each work: what else the
+    machine does for a while slows them all, and not the one whose turn it is.
+    """
+    best = {count: [float("inf")] * len(works) for count in counts}
+    for turn in range(1 + _ROUNDS):  # the first only warms up
+        for count in _hopeful(best, turn):
+            torch.set_num_threads(count)
+            times = [_seconds(work, clock) for work in works]
+            if turn:
+                best[count] = list(map(min, best[count], times))
+    chosen = _fewest_of_the_fastest({count: _product(times) ** (1 / len(works)) for count, times in best.items()})
+    torch.set_num_threads(chosen)
+    return chosen
+
+
+def fastest_count(works: Sequence[Callable[[], object]], counts: Sequence[int]) -> int:
+    """`tune` by the wall clock."""
+    return tune(works, counts, clock=time.perf_counter)
+
+
+def _hopeful(best: dict[int, list[float]], turn: int) -> list[int]:
+    if turn < 2:
+        return list(best)
+    scores = {count: _product(times) for count, times in best.items()}
+    return [count for count, score in scores.items() if score <= _HOPELESS * min(scores.values())]
+
+
+def _fewest_of_the_fastest(scores: dict[int, float]) -> int:
+    return min(count for count, score in scores.items() if score <= _WORTH_MORE_THREADS * min(scores.values()))
+
+
+def _seconds(work: Callable[[], object], clock: Callable[[], float]) -> float:
+    started = clock()
+    work()
+    return clock() - started
+
+
+def _product(times: Sequence[float]) -> float:
+    product = 1.0
+    for one in times:
+        product *= one
+    return product
