@@ -53,7 +53,7 @@ class _CarefulService(grpc.GenericRpcHandler):
 
 
 def _careful(handler: Handler) -> Handler:
-    make, behaviour = _parts(handler)
+    make, behaviour = parts(handler)
     if inspect.isasyncgenfunction(behaviour):
         guarded = _generator(behaviour, streams=handler.request_streaming)
     else:
@@ -65,7 +65,7 @@ def _careful(handler: Handler) -> Handler:
     )
 
 
-def _parts(handler: Handler) -> tuple[Callable[..., Handler], Any]:
+def parts(handler: Handler) -> tuple[Callable[..., Handler], Any]:
     """How to make another handler of the same kind, and what the handler does."""
     kinds: dict[tuple[bool, bool], tuple[Callable[..., Handler], Any]] = {
         (False, False): (grpc.unary_unary_rpc_method_handler, handler.unary_unary),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import grpc
 
 from midrib.server._guard import Guard
@@ -9,11 +11,16 @@ from midrib.server._settings import Settings
 from midrib.server._tls import TlsFiles, server_credentials
 from midrib.server._tokens import Tokens
 
+if TYPE_CHECKING:
+    from midrib.server._tracing import Tracing
 
-def grpc_server(settings: Settings, tokens: Tokens | None) -> grpc.aio.Server:
+
+def grpc_server(settings: Settings, tokens: Tokens | None, tracing: Tracing | None = None) -> grpc.aio.Server:
     """A server without services yet, within the settings' limits, behind a guard where there are tokens."""
-    guards = [] if tokens is None else [Guard(tokens, public_health=settings.public_health)]
-    return grpc.aio.server(interceptors=guards, options=_options(settings))
+    interceptors: list[grpc.aio.ServerInterceptor] = [] if tracing is None else [tracing.interceptor]
+    if tokens is not None:
+        interceptors.append(Guard(tokens, public_health=settings.public_health))
+    return grpc.aio.server(interceptors=interceptors, options=_options(settings))
 
 
 def add_port(server: grpc.aio.Server, settings: Settings, address: str) -> int:

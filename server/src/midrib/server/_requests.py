@@ -11,7 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from midrib.server._abort import Context
 from midrib.server._catalogue import Catalogue
-from midrib.server._item import Item, Outcome, Priority
+from midrib.server._item import CURRENT_TRACE, Item, Outcome, Priority
 from midrib.server._loading import Loaded
 from midrib.server._tokens import CURRENT_TENANT, Tenant
 from midrib.v1 import embedding_pb2
@@ -92,6 +92,7 @@ def new_item(loaded: Loaded, arrays: tuple[Array, ...], caller: Caller) -> Item:
         flow=caller.flow,
         priority=caller.priority,
         deadline=caller.deadline,
+        trace=CURRENT_TRACE.get(),
     )
 
 

@@ -27,9 +27,12 @@ from midrib.server._ports import add_port, grpc_server
 from midrib.server._served import State
 from midrib.server._settings import Settings
 from midrib.server._tokens import Tokens
+from midrib.server._traces import tracing_for
 from midrib.v1 import backbone_pb2, backbone_pb2_grpc, embedding_pb2, embedding_pb2_grpc
 
 if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
+
     from midrib.server._http_server import HttpServer
 
 logger = logging.getLogger(__name__)
@@ -52,15 +55,24 @@ _MAX_SETTLING_S = 2.0
 class Server:
     """Serves the backbones that its settings name.
 
+    tracer_provider: where OpenTelemetry spans go; by default where the program or its OTEL_ variables send them.
+
     Raises ConnectionError from `start` where the address cannot be had; what loading raises comes through `load`.
     """
 
-    def __init__(self, settings: Settings, *, registry: AbstractRegistry = BACKBONES) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        registry: AbstractRegistry = BACKBONES,
+        tracer_provider: TracerProvider | None = None,
+    ) -> None:
         self.settings = settings
         self.port = settings.port
         self._health = health.HealthServicer()
         self._health_changes: set[asyncio.Task[None]] = set()
         self.catalogue = Catalogue(settings, registry, on_change=self._report_health)
+        self.catalogue.tracing = self._tracing = tracing_for(tracer_provider)
         self.embedder = Embedder(self.catalogue)
         self.tokens = None if settings.tokens is None else Tokens(settings.tokens)
         self._grpc: grpc.aio.Server
@@ -85,7 +97,7 @@ class Server:
 
     async def start(self) -> None:
         """Listen. Calls answer UNAVAILABLE until `load` is through."""
-        self._grpc = grpc_server(self.settings, self.tokens)
+        self._grpc = grpc_server(self.settings, self.tokens, self._tracing)
         backbones = BackboneService(self.catalogue, admin=self.settings.admin)
         services: Any = Registrar(self._grpc)  # the stubs ask for a server
         backbone_pb2_grpc.add_BackboneServiceServicer_to_server(backbones, services)
@@ -106,7 +118,7 @@ class Server:
             await self._http.start(self.settings.host, self.settings.http_port)
 
     async def _start_admin(self, port: int) -> None:
-        self._admin = grpc_server(self.settings, self.tokens)
+        self._admin = grpc_server(self.settings, self.tokens, self._tracing)
         backbone_pb2_grpc.add_BackboneServiceServicer_to_server(
             BackboneService(self.catalogue, admin=True), Registrar(self._admin)
         )
@@ -142,6 +154,8 @@ class Server:
             await self._admin.stop(grace)
         await self._grpc.stop(grace)
         await self._health.enter_graceful_shutdown()
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.close)
 
     async def _answer_what_has_arrived(self, seconds: float) -> None:
         """Wait until no call has come for a moment.

@@ -7,12 +7,15 @@ import threading
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from midrib.backbones import BACKBONES
 from midrib.registry import AbstractRegistry
 from midrib.server._server import Server
 from midrib.server._settings import BackboneSettings, Settings
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
 
 T = TypeVar("T")
 
@@ -47,11 +50,15 @@ class RunningServer:
 
 @contextmanager
 def serving(
-    *backbones: str | dict[str, Any], registry: AbstractRegistry = BACKBONES, **settings: Any
+    *backbones: str | dict[str, Any],
+    registry: AbstractRegistry = BACKBONES,
+    tracer_provider: TracerProvider | None = None,
+    **settings: Any,
 ) -> Iterator[RunningServer]:
     """Serve backbones on a free loopback port, ready on entry and drained on exit.
 
     backbones: names, or mappings with BackboneSettings' fields.  settings: the fields of Settings.
+    tracer_provider: where OpenTelemetry spans go.
     Raises what loading raises.
     """
     wanted = tuple(
@@ -60,7 +67,8 @@ def serving(
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="midrib-test-server", daemon=True)
     thread.start()
-    server = Server(Settings(**{"port": 0, "threads": 1, "backbones": wanted, **settings}), registry=registry)
+    effective = Settings(**{"port": 0, "threads": 1, "backbones": wanted, **settings})
+    server = Server(effective, registry=registry, tracer_provider=tracer_provider)
     running = RunningServer(server, loop)
     try:
         running.run(server.start())
