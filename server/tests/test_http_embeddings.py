@@ -193,7 +193,7 @@ BAD = "invalid_request_error"
         pytest.param(
             {"model": "words", "input": ["x"] * 1025},
             (413, BAD, "input", "LIMIT_EXCEEDED"),
-            "1025 rows, at most 1024",
+            "1025 rows and 8200 elements, at most 1024 rows",
             id="too many texts",
         ),
         pytest.param(

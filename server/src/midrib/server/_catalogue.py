@@ -6,7 +6,6 @@ import asyncio
 import difflib
 import logging
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 from midrib.registry import AbstractRegistry
 from midrib.server._budget import Resident, leaving
 from midrib.server._loading import Loaded, load
+from midrib.server._media import MediaPool
 from midrib.server._metrics import Metrics
 from midrib.server._served import ServedBackbone, State, hidden_error
 from midrib.server._settings import BackboneSettings, Settings
@@ -66,7 +66,7 @@ class Catalogue:
         self._on_change = on_change
         # One at a time: two that fit by themselves may not fit together.
         self._loading = asyncio.Lock()
-        self._media_pool = ThreadPoolExecutor(thread_name_prefix="media")
+        self._media_pool = MediaPool(settings)
 
     @property
     def ready(self) -> bool:
@@ -184,7 +184,7 @@ class Catalogue:
             for served in serving:
                 served.abort(UnavailableError("the server stopped before this item was computed: try another"))
             await drains
-        self._media_pool.shutdown(wait=False, cancel_futures=True)
+        self._media_pool.close()
 
     def canonical_name(self, name: str) -> str:
         """`namespace/name` of a registered name.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from midrib.server._catalogue import Catalogue
@@ -49,30 +51,17 @@ class Embedder:
         loaded = open_backbone(self.catalogue, request)
         described = loaded.served.description
         check_options(request.options, described.num_features)
-        rows = await loaded.intake.read(request.input)
-        check_reply(loaded, len(rows), request.options, self.catalogue.settings.max_message_bytes)
-        outcome = await self.run(loaded, (rows,), caller)
+        async with self._room(loaded.intake.size(request.input), caller):
+            rows = await loaded.intake.read(request.input)
+            check_reply(loaded, len(rows), request.options, self.catalogue.settings.max_message_bytes)
+            outcome = await _compute(loaded, (rows,), caller)
         features = apply_options(outcome.rows, request.options)
         return Embedded(described, rows, features, timing(outcome, arrived))
 
     async def run(self, loaded: Loaded, arrays: tuple[Array, ...], caller: Caller) -> Outcome:
         """What one item of these arrays comes to."""
-        if not len(arrays[0]):
-            return empty_outcome(loaded, arrays)
-        hold = self.hold(sum(array.nbytes for array in arrays), caller)
-        if caller.patient:
-            await hold.wait()
-        else:
-            hold.take()
-        try:
-            item = new_item(loaded, arrays, caller)
-            if caller.patient:
-                await loaded.served.batcher.put(item)
-            else:
-                loaded.served.batcher.submit(item)
-            return await item.done
-        finally:
-            hold.release()
+        async with self._room(sum(array.nbytes for array in arrays), caller):
+            return await _compute(loaded, arrays, caller)
 
     def hold(self, size: int, caller: Caller, *more: tuple[Quota, int]) -> Hold:
         """What one item of so many bytes holds: of the server, of its tenant, and of what else bounds it.
@@ -84,3 +73,27 @@ class Embedder:
             return Hold(*more, (self.in_flight, size))
         tenant.require(Scope.EMBED)
         return Hold(*more, (tenant.in_flight_items, 1), (tenant.in_flight_bytes, size), (self.in_flight, size))
+
+    @asynccontextmanager
+    async def _room(self, size: int, caller: Caller) -> AsyncIterator[None]:
+        """While an item of so many bytes is in flight; from before its media are decoded."""
+        hold = self.hold(size, caller)
+        if caller.patient:
+            await hold.wait()
+        else:
+            hold.take()
+        try:
+            yield
+        finally:
+            hold.release()
+
+
+async def _compute(loaded: Loaded, arrays: tuple[Array, ...], caller: Caller) -> Outcome:
+    if not len(arrays[0]):
+        return empty_outcome(loaded, arrays)
+    item = new_item(loaded, arrays, caller)
+    if caller.patient:
+        await loaded.served.batcher.put(item)
+    else:
+        loaded.served.batcher.submit(item)
+    return await item.done

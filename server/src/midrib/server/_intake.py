@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Hashable, Sequence
-from concurrent.futures import Executor
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from midrib.backbones import Backbone, MediaError
-from midrib.registry import AudioInput, ImageInput, InputSpec, TextInput
+from midrib.registry import TextInput
 from midrib.server._buckets import elements, padded_shape
+from midrib.server._media import MediaPool, media_kind, media_of, prepared_elements
 from midrib.v1 import embedding_pb2, tensor_pb2
 from midrib.wire import (
     Array,
@@ -47,7 +46,7 @@ class Intake:
     max_rows: int
     max_elements: int
     last_id: int | None
-    pool: Executor
+    pool: MediaPool
 
     async def read(self, message: embedding_pb2.Input) -> Array:
         """The rows of an input, as the backbone's module takes them.
@@ -64,12 +63,22 @@ class Intake:
         if kind != takes:
             accepted = f"{takes} or a tensor" if takes else "a tensor"
             raise InputKindError(f"backbone {self.backbone.name!r} got {kind}, it takes {accepted}")
-        self._check_count(len(_media(message)))
+        self._check_size(len(media_of(message)), prepared_elements(self.backbone.input, message))
         try:
-            rows = await asyncio.get_running_loop().run_in_executor(self.pool, self._prepare, message)
+            rows = await self.pool.prepare(self.backbone, message)
         except MediaError as error:
             raise InvalidInputError(str(error), field=f"input.{kind}[{error.index}]") from error
         return self._within_limits(rows)
+
+    def size(self, message: embedding_pb2.Input) -> int:
+        """The bytes that an input holds while it is in flight: what was sent, and what its media become."""
+        sent: int = message.ByteSize()
+        if message.WhichOneof("kind") in (None, "tensor"):
+            return sent
+        spec = self.backbone.input
+        # More is refused, whatever a shape claims.
+        elements = min(prepared_elements(spec, message), self.max_elements)
+        return sent + elements * np.dtype(spec.tensor.dtype).itemsize
 
     def tensor(self, message: tensor_pb2.Tensor, *, field: str = "input.tensor") -> Array:
         """The rows of a tensor input, without waiting."""
@@ -94,20 +103,6 @@ class Intake:
         """The bucket of an item, and its cost in elements, padding included."""
         shape = padded_shape(self.backbone.input, rows.shape[1:])
         return shape, len(rows) * elements(shape)
-
-    def _prepare(self, message: embedding_pb2.Input) -> Array:
-        if message.WhichOneof("kind") == "images":
-            prepared = self.backbone.prepare_images(list(message.images.encoded))
-        elif message.WhichOneof("kind") == "texts":
-            prepared = self.backbone.prepare_texts(list(message.texts.texts))
-        else:
-            clips = [
-                decode_tensor(clip, field=f"input.audio.clips[{index}]")
-                for index, clip in enumerate(message.audio.clips)
-            ]
-            prepared = self.backbone.prepare_audio(clips, rate=message.audio.rate)
-        array: Array = prepared.numpy()
-        return array
 
     def _check_dtype(self, array: Array, field: str) -> None:
         wanted = self.backbone.input.tensor.dtype
@@ -151,21 +146,17 @@ class Intake:
                 field=f"{field}.data",
             )
 
-    def _check_count(self, count: int) -> None:
+    def _check_size(self, rows: int, elements: int) -> None:
         """Too many media are refused before any is decoded."""
-        if count > self.max_rows:
+        if rows > self.max_rows or elements > self.max_elements:
             raise LimitExceededError(
-                f"one item has {count} rows, at most {self.max_rows} rows are taken: split it", field="input"
-            )
-
-    def _within_limits(self, rows: Array) -> Array:
-        _, cost = self.bucket(rows)
-        if len(rows) > self.max_rows or cost > self.max_elements:
-            raise LimitExceededError(
-                f"one item has {len(rows)} rows and {cost} elements, at most {self.max_rows} rows and "
+                f"one item has {rows} rows and {elements} elements, at most {self.max_rows} rows and "
                 f"{self.max_elements} elements are taken: split it",
                 field="input",
             )
+
+    def _within_limits(self, rows: Array) -> Array:
+        self._check_size(len(rows), self.bucket(rows)[1])
         return rows
 
 
@@ -203,20 +194,6 @@ def apply_options(rows: Array, options: embedding_pb2.Options) -> Array:
 def encode_features(rows: Array, options: embedding_pb2.Options) -> tensor_pb2.Tensor:
     """The message of features that `apply_options` made."""
     return encode_int8_rows(rows) if options.dtype == tensor_pb2.DATA_TYPE_INT8 else encode_tensor(rows)
-
-
-def _media(message: embedding_pb2.Input) -> Sequence[object]:
-    """The media of an input that holds no tensor."""
-    return message.images.encoded or message.texts.texts or message.audio.clips
-
-
-def media_kind(spec: InputSpec) -> str | None:
-    """The wire's name of the media that a backbone takes; None where it takes tensors only."""
-    if isinstance(spec, ImageInput):
-        return "images"
-    if isinstance(spec, TextInput):
-        return "texts"
-    return "audio" if isinstance(spec, AudioInput) else None
 
 
 def _is_floating(dtype: np.dtype[Any]) -> bool:

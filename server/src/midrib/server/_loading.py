@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Iterator
-from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +16,7 @@ from midrib.registry import AbstractRegistry, TextInput
 from midrib.server._batcher import BatchLimits
 from midrib.server._forward import Placement, available_devices, use_tf32
 from midrib.server._intake import Intake
+from midrib.server._media import MediaPool
 from midrib.server._seat import Seat, Warmth, golden_rows
 from midrib.server._served import Description, ServedBackbone
 from midrib.server._settings import BackboneSettings, Settings
@@ -39,7 +39,7 @@ class Loaded:
     pinned: bool
 
 
-def load(wanted: BackboneSettings, settings: Settings, registry: AbstractRegistry, pool: Executor) -> Loaded:
+def load(wanted: BackboneSettings, settings: Settings, registry: AbstractRegistry, pool: MediaPool) -> Loaded:
     """Load a registered backbone and lay out its replicas; slow, so never call it on the event loop.
 
     Raises what the registry and the loader raise, and ValueError for a device that is not there.

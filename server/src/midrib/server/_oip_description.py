@@ -8,8 +8,8 @@ from typing import cast
 from midrib.oip.v2 import inference_pb2
 from midrib.registry import InputSpec
 from midrib.server._catalogue import Slot
-from midrib.server._intake import media_kind
 from midrib.server._loading import Loaded
+from midrib.server._media import media_kind
 from midrib.server._oip_request import BYTES, DATATYPES, OUTPUT, TENSOR_INPUT
 from midrib.server._served import State, Totals
 from midrib.wire import code_from_dtype

@@ -89,16 +89,20 @@ class Settings(BaseSettings):
     """How long a load may spend on batches of every usual size, the smaller ones first."""
     max_message_bytes: int = Field(default=64 * MEBI, ge=1024)
     """Of one message, in either direction."""
-    max_stream_bytes: int = Field(default=32 * MEBI, ge=1)
-    """Of one stream's items in flight; the server reads no further until some are answered."""
+    max_stream_bytes: int = Field(default=64 * MEBI, ge=1)
+    """Of one stream's items in flight, decoded; the server reads no further until some are answered."""
     max_stream_items: int = Field(default=1024, ge=1)
     """Of one stream's items in flight."""
     max_in_flight_bytes: int = Field(default=256 * MEBI, ge=1)
-    """Of all items in flight: a unary call over it is refused, a stream waits."""
+    """Of all items in flight, decoded: a unary call over it is refused, a stream waits."""
     max_batch_rows: int = Field(default=1024, ge=1)
     """Of one forward pass, and so of one item."""
     max_batch_elements: int = Field(default=8 * MEBI, ge=1)
     """Rows x elements (padding included) of one forward pass, and so of one item."""
+    max_text_chars: int = Field(default=MEBI, ge=1)
+    """Of one text; its tokens beyond the backbone's own limit are cut off."""
+    max_image_pixels: int = Field(default=89_478_485, ge=1)
+    """Of one encoded image; decoding it takes up to 12 bytes a pixel, on each of a few threads."""
     max_queue_items: int = Field(default=4096, ge=1)
     """Items that wait for one backbone; the next unary call is refused."""
     device_memory_bytes: int | None = Field(default=None, ge=1)

@@ -102,7 +102,7 @@ class StreamSession:
                 duplicate = DuplicateItemError(f"item {item.id} is still in flight: use another id")
                 self._outgoing.put_nowait((_refusal(item.id, duplicate), None))
                 continue
-            await self._hold(item.id, item.ByteSize())
+            await self._hold(item.id, loaded.intake.size(item.input))
             if item.input.WhichOneof("kind") == "tensor":
                 await self._embed(loaded, item, time.monotonic())
             else:

@@ -17,6 +17,8 @@ from midrib.registry import AudioInput
 MAX_CHANNELS = 8
 _ZERO_CROSSINGS = 6
 _ROLLOFF = 0.99
+# Filters by their taps: 44100 to 16000 is 441 x 160. Rates without a common divisor would be gigabytes.
+_LARGEST_RATIO = 2**22
 
 
 def prepare_audio(clips: Sequence[npt.NDArray[np.generic]], rate: int, spec: AudioInput) -> Tensor:
@@ -24,10 +26,13 @@ def prepare_audio(clips: Sequence[npt.NDArray[np.generic]], rate: int, spec: Aud
 
     clips: [samples] or [samples, channels] of at most 8 channels, which are averaged. Integers are scaled by their full
     range, floats are taken as they are. rate: samples a second of the clips.
-    Raises MediaError, with the item's index, for a clip that is none of these, empty or not finite.
+    Raises MediaError, with the item's index, for a clip that is none of these, empty or not finite, or where the rate
+    is none, or shares so small a divisor with spec.rate that the filters would be huge.
     """
-    if rate <= 0:
-        raise ValueError(f"got a rate of {rate}, expected samples a second, such as 16000")
+    if rate <= 0 or rate * spec.rate > _LARGEST_RATIO * math.gcd(rate, spec.rate) ** 2:
+        raise MediaError(
+            0, f"got a rate of {rate}, expected samples a second, such as 8000, 16000, 44100 or 48000: resample it"
+        )
     rows = [resample(torch.from_numpy(_mono(i, clip)), rate, spec.rate) for i, clip in enumerate(clips)]
     batch = torch.zeros(len(rows), max((len(row) for row in rows), default=1))
     for filled, row in zip(batch, rows, strict=True):

@@ -41,14 +41,15 @@ class Backbone:
 
         return revision(self.module, self.input, dtype)
 
-    def prepare_images(self, images: Sequence[ImageMedia]) -> Tensor:
+    def prepare_images(self, images: Sequence[ImageMedia], *, max_pixels: int | None = None) -> Tensor:
         """Decode, resize, crop and normalise images: [rows, 3, size, size], float32, on the CPU.
 
+        max_pixels: of one image; Pillow's own bound where absent.
         Raises MediaError (with the item's index) for an unusable image, InputKindError if this takes no images.
         """
-        from midrib.backbones._images import prepare_images
+        from midrib.backbones._images import MAX_PIXELS, prepare_images
 
-        return prepare_images(images, self._spec(ImageInput))
+        return prepare_images(images, self._spec(ImageInput), max_pixels=max_pixels or MAX_PIXELS)
 
     def prepare_texts(self, texts: Sequence[str], *, truncate: bool = True) -> Tensor:
         """Tokenise texts: [rows, tokens of the longest], int64, 0 where padded, on the CPU.

@@ -32,34 +32,35 @@ _WHITE = (255, 255, 255, 255)
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
-def prepare_images(images: Sequence[ImageMedia], spec: ImageInput) -> Tensor:
+def prepare_images(images: Sequence[ImageMedia], spec: ImageInput, *, max_pixels: int = MAX_PIXELS) -> Tensor:
     """Turn images into one batch: [rows, 3, spec.size, spec.size], float32, normalised as spec says.
 
     images: encoded bytes (JPEG, PNG, WebP, GIF, BMP, TIFF, PPM), PIL images, or arrays of uint8 or uint16 shaped
     [height, width], [height, width, 3] (RGB) or [height, width, 4] (RGBA).
+    max_pixels: of one image, known before it is decoded.
     Raises MediaError, with the item's index, for the first that is none of these or cannot be decoded.
     """
     if not images:
         return torch.zeros(0, 3, spec.size, spec.size)
-    pixels = torch.from_numpy(np.stack([_row(index, image, spec) for index, image in enumerate(images)]))
+    pixels = torch.from_numpy(np.stack([_row(index, image, spec, max_pixels) for index, image in enumerate(images)]))
     scaled = pixels.permute(0, 3, 1, 2).to(torch.float32) / 255
     mean = torch.tensor(spec.mean).view(1, 3, 1, 1)
     std = torch.tensor(spec.std).view(1, 3, 1, 1)
     return ((scaled - mean) / std).contiguous()
 
 
-def _row(index: int, image: ImageMedia, spec: ImageInput) -> npt.NDArray[np.uint8]:
+def _row(index: int, image: ImageMedia, spec: ImageInput, max_pixels: int) -> npt.NDArray[np.uint8]:
     """One image as [size, size, 3]; every failure names the item."""
     try:
-        return np.asarray(resize_and_crop(_rgb(_upright(_opened(image))), spec), dtype=np.uint8)
+        return np.asarray(resize_and_crop(_rgb(_upright(_opened(image, max_pixels))), spec), dtype=np.uint8)
     except Exception as error:
         # Decoders meet hostile bytes and raise nearly anything; whatever it is, this item is the cause.
-        raise MediaError(index, _explained(error)) from error
+        raise MediaError(index, _explained(error, max_pixels)) from error
 
 
-def _explained(error: Exception) -> str:
+def _explained(error: Exception, max_pixels: int) -> str:
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-        return f"the image has more than {MAX_PIXELS} pixels, the limit: send a smaller one"
+        return f"the image has more than {max_pixels} pixels, the limit: send a smaller one"
     if isinstance(error, _UnusableImageError):
         return str(error)
     if isinstance(error, UnidentifiedImageError):
@@ -72,7 +73,7 @@ class _UnusableImageError(ValueError):
     """An image that we refuse by our own rule; its text is the answer."""
 
 
-def _opened(image: ImageMedia) -> Image.Image:
+def _opened(image: ImageMedia, max_pixels: int) -> Image.Image:
     if isinstance(image, bytes | bytearray | memoryview):
         opened: Image.Image = Image.open(io.BytesIO(image), formats=FORMATS)
     elif isinstance(image, np.ndarray):
@@ -81,7 +82,7 @@ def _opened(image: ImageMedia) -> Image.Image:
         opened = image
     else:
         raise _UnusableImageError(f"got {type(image).__name__}, expected bytes, a PIL image or a numpy array")
-    if opened.width * opened.height > MAX_PIXELS:
+    if opened.width * opened.height > max_pixels:
         raise Image.DecompressionBombError
     return opened
 
