@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from google.rpc import code_pb2
 
 from midrib.server._served import hidden_error
 from midrib.wire import LimitExceededError, MidribError, UnauthenticatedError
+
+logger = logging.getLogger(__name__)
+# aiohttp would log what is no HTTP, and quote it: its headers may hold a token, and anybody could fill the log.
+logger.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

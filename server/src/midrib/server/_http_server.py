@@ -14,7 +14,7 @@ from midrib.server._catalogue import Slot
 from midrib.server._embedder import Embedder
 from midrib.server._http_connections import Connections
 from midrib.server._http_embeddings import answer, embed_request, read_body
-from midrib.server._http_errors import Handler, errors_as_json
+from midrib.server._http_errors import Handler, errors_as_json, logger
 from midrib.server._http_guard import HttpGuard
 from midrib.server._requests import Caller
 from midrib.server._served import State
@@ -68,6 +68,7 @@ class HttpServer:
         self._runner = web.AppRunner(
             app,
             access_log=None,
+            logger=logger,
             handler_cancellation=True,
             auto_decompress=False,
             shutdown_timeout=self._settings.drain_grace_s,

@@ -48,7 +48,7 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         "grpc.max_concurrent_streams": settings.max_connection_streams,
         "grpc.max_connection_idle_ms": _milliseconds(settings.max_connection_idle_s),
         "grpc.keepalive_permit_without_calls": 1,
-        "grpc.http2.min_recv_ping_interval_without_data_ms": _milliseconds(settings.min_ping_interval_s),
+        "grpc.http2.min_ping_interval_without_data_ms": _milliseconds(settings.min_ping_interval_s),
         "grpc.http2.max_ping_strikes": 2,
         # A second server on the port would take every other connection: refuse to start instead.
         "grpc.so_reuseport": 0,
