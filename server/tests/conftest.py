@@ -106,8 +106,8 @@ def server() -> Iterator[RunningServer]:
 
 @pytest.fixture(scope="session")
 def media_server() -> Iterator[RunningServer]:
-    """Serves `picture`, `words` and `linear`, over gRPC and HTTP."""
-    with serving("picture", "words", "linear", registry=REGISTRY, http_port=0) as running:
+    """Serves `picture`, `words` and `linear`, over gRPC and HTTP; each row alone, so that answers equal to the bit."""
+    with serving("picture", "words", "linear", registry=REGISTRY, http_port=0, strict=True) as running:
         yield running
 
 

@@ -19,7 +19,8 @@ import pytest
 from PIL import Image
 
 from midrib.oip.v2 import inference_pb2
-from midrib.server.testing import RunningServer
+from midrib.registry import Registry
+from midrib.server.testing import RunningServer, serving
 from midrib.v1 import embedding_pb2, embedding_pb2_grpc, tensor_pb2
 from midrib.wire import decode_tensor, encode_tensor
 
@@ -38,12 +39,15 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def got(media_server: RunningServer, external_python: Callable[[str], Path], picture: Path) -> Any:
-    """All that tritonclient got from the server."""
-    script = SCRIPTS / "calls_by_tritonclient.py"
-    command = [str(external_python(REQUIREMENT)), str(script), media_server.address, str(picture)]
-    # Its errors go to ours, where pytest shows them.
-    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=120).stdout)
+def got(
+    media_server: RunningServer, test_registry: Registry, external_python: Callable[[str], Path], picture: Path
+) -> Any:
+    """All that tritonclient got from the server, and from one that lets it load."""
+    script = [str(external_python(REQUIREMENT)), str(SCRIPTS / "calls_by_tritonclient.py")]
+    with serving(registry=test_registry, admin=True) as admin:
+        command = [*script, media_server.address, admin.address, str(picture)]
+        # Its errors go to ours, where pytest shows them.
+        return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=120).stdout)
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +135,14 @@ def test_the_server_tells_what_tritonclient_asks(got: Any) -> None:
         "counted": True,
         "index": ["image/embedding/picture", "test/embedding/linear", "text/embedding/words"],
     }
+
+
+def test_an_admin_loads_and_unloads_models(got: Any, own: Any) -> None:
+    """By name only: neither a configuration nor a file is taken."""
+    administered = got["administered"]
+    assert administered["ready"] == [False, True, False]
+    assert administered["used"] == own("linear", tensor=encode_tensor(ROWS))
+    assert [status for status, _ in administered["refused"]] == ["StatusCode.INVALID_ARGUMENT"] * 2
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Calls a server by the real tritonclient, in a venv of its own: `python calls_by_tritonclient.py ADDRESS IMAGE`.
+"""Calls a server by the real tritonclient, in a venv of its own: `... ADDRESS ADMIN_ADDRESS IMAGE`.
 
 Prints what it got as one JSON object; a test compares that with Midrib's own answers.
 """
@@ -102,6 +102,19 @@ def streamed(client: Any) -> list[Any]:
     return [str(error) if error else [result.get_response().id, embedding(result)] for result, error in got]
 
 
+def administered(client: Any) -> dict[str, Any]:
+    """Load, use, unload; what a file or a configuration gets, which are never taken from a client."""
+    ready = [client.is_model_ready(LINEAR)]
+    client.load_model(LINEAR)
+    ready.append(client.is_model_ready(LINEAR))
+    used = embedding(client.infer(LINEAR, given("input", "FP32", ROWS)))
+    client.unload_model(LINEAR)
+    ready.append(client.is_model_ready(LINEAR))
+    model = {"file:1/model.pt": b"a pickle"}
+    refused = [refusal(client.load_model, LINEAR, config="{}", files=files) for files in (None, model)]
+    return {"ready": ready, "used": used, "refused": refused}
+
+
 async def asynchronously(address: str) -> dict[str, Any]:
     """The asyncio client: calls side by side, and a stream."""
 
@@ -122,7 +135,7 @@ async def asynchronously(address: str) -> dict[str, Any]:
         }
 
 
-def main(address: str, image: Path) -> None:
+def main(address: str, admin_address: str, image: Path) -> None:
     with triton.InferenceServerClient(address) as client:
         got = {
             "inferred": inferred(client, image.read_bytes()),
@@ -134,8 +147,10 @@ def main(address: str, image: Path) -> None:
             "no admin": refusal(client.load_model, LINEAR),
             "shared memory": refusal(client.get_system_shared_memory_status),
         }
+    with triton.InferenceServerClient(admin_address) as client:
+        got["administered"] = administered(client)
     got["asynchronously"] = asyncio.run(asynchronously(address))
     sys.stdout.write(json.dumps(got))
 
 
-main(sys.argv[1], Path(sys.argv[2]))
+main(sys.argv[1], sys.argv[2], Path(sys.argv[3]))
