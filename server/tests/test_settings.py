@@ -45,6 +45,16 @@ def test_the_printed_config_gives_the_same_settings(config: Path, tmp_path: Path
     ("flags", "words"),
     [
         pytest.param({"host": "0.0.0.0"}, "reachable from other machines.*--insecure", id="open address"),
+        pytest.param(
+            {"host": "0.0.0.0", "admin": True, "tls_certificate": "c.pem", "tls_key": "k.pem"},
+            "TLS alone asks nobody who they are.*admin_port",
+            id="open admin",
+        ),
+        pytest.param({"tls_certificate": "c.pem"}, "go together", id="a certificate without its key"),
+        pytest.param({"tls_client_ca": "ca.pem"}, "no mutual TLS without TLS", id="client CA without TLS"),
+        pytest.param({"host": "127.0.0.1.example.org"}, "reachable from other machines", id="a name like loopback"),
+        pytest.param({"host": ""}, "reachable from other machines", id="every address"),
+        pytest.param({"host": "::"}, "reachable from other machines", id="every IPv6 address"),
         pytest.param({"port": 70000}, "less than or equal to 65535", id="port"),
         pytest.param({"dtype": "int8"}, "'float32', 'float16', 'bfloat16' or 'float64'", id="dtype"),
         pytest.param({"prot": 1}, "Extra inputs are not permitted", id="misspelt"),
@@ -57,9 +67,26 @@ def test_a_wrong_setting_is_refused(flags: dict[str, Any], words: str) -> None:
         load_settings(**flags)
 
 
-def test_an_open_address_can_be_meant() -> None:
-    """--insecure says so."""
-    assert load_settings(host="0.0.0.0", insecure=True).host == "0.0.0.0"
+@pytest.mark.parametrize(
+    "flags",
+    [
+        pytest.param({"insecure": True, "admin": True}, id="insecure"),
+        pytest.param({"tokens": "tokens.toml", "admin": True}, id="tokens"),
+        pytest.param({"tls_certificate": "c.pem", "tls_key": "k.pem"}, id="TLS"),
+        pytest.param(
+            {"tls_certificate": "c.pem", "tls_key": "k.pem", "tls_client_ca": "ca.pem", "admin": True}, id="mutual TLS"
+        ),
+    ],
+)
+def test_an_open_address_can_be_meant(flags: dict[str, Any]) -> None:
+    """--insecure says so; or something asks who calls."""
+    assert load_settings(host="0.0.0.0", **flags).host == "0.0.0.0"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.9", "localhost", "::1", "[::1]"])
+def test_the_loopback_needs_no_protection(host: str) -> None:
+    """Only this machine reaches it."""
+    assert load_settings(host=host, admin=True).host == host
 
 
 def test_a_missing_config_file_is_said(tmp_path: Path) -> None:

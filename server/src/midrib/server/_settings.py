@@ -140,6 +140,13 @@ class Settings(BaseSettings):
                 "keep 127.0.0.1, set tls_certificate and tls_key, or tokens, or pass --insecure if that network "
                 "is trusted"
             )
+        known = self.insecure or self.tls_client_ca is not None or self.tokens is not None
+        if self.admin and not known and not is_loopback(self.host):
+            raise ValueError(
+                f"admin lets whoever reaches {self.host!r} load and unload, and TLS alone asks nobody who they are: "
+                "set tokens or tls_client_ca, use admin_port, which is on the loopback, or pass --insecure if that "
+                "network is trusted"
+            )
         return self
 
     @classmethod
