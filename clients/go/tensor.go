@@ -42,6 +42,24 @@ func Numbers(tensor *pb.Tensor) ([]float64, error) {
 	for i := range numbers {
 		numbers[i] = read(tensor.Data[i*size:])
 	}
+	if len(tensor.RowScales) > 0 {
+		return scaled(numbers, tensor)
+	}
+	return numbers, nil
+}
+
+// scaled multiplies the rows of an embedding that was asked for as int8.
+func scaled(numbers []float64, tensor *pb.Tensor) ([]float64, error) {
+	scales := tensor.RowScales
+	if len(tensor.Shape) != 2 || int64(len(scales)) != 4*tensor.Shape[0] {
+		return nil, fmt.Errorf("the tensor of shape %v has %d bytes of scales, expected four for each row",
+			tensor.Shape, len(scales))
+	}
+	width := int(tensor.Shape[1])
+	for i := range numbers {
+		bits := binary.LittleEndian.Uint32(scales[4*(i/width):])
+		numbers[i] *= float64(math.Float32frombits(bits))
+	}
 	return numbers, nil
 }
 

@@ -12,12 +12,20 @@ from PIL import Image
 
 from clients.golden.backbones import IMAGE_SIZE, MAX_TOKENS, NAMESPACE, NUM_FEATURES, RATE, WEIGHT
 from midrib.v1.embedding_pb2 import AudioClips, BackwardRequest, EmbedRequest, Images, Input, Options, Texts
-from midrib.v1.tensor_pb2 import DATA_TYPE_FLOAT32, DATA_TYPE_INT32, Tensor
+from midrib.v1.tensor_pb2 import DATA_TYPE_FLOAT32, DATA_TYPE_INT8, DATA_TYPE_INT32, Tensor
 from midrib.wire import Array, code_from_dtype, encode_tensor
 
 ROWS = np.array([[1, 2, 3, 4], [-0.5, 0.25, 8, -1]], dtype=np.float32)
 # Features 3 4 0 0, of length 5; and 5 12 18 -1, the first two of length 13.
 PYTHAGORAS = np.array([[3, 4, -7, -2], [5, 12, 1, 1]], dtype=np.float32)
+# Features 127 3 -70 1 and 63.5 -0.5 3 27.5: as int8, steps of one and of a half.
+STEPPED = np.array([[127, 3, -200, -250], [63.5, -0.5, -60, -100]], dtype=np.float32)
+STEPS = Tensor(
+    dtype=DATA_TYPE_INT8,
+    shape=[2, 4],
+    data=np.array([127, 3, -70, 1, 127, -1, 6, 55], dtype=np.int8).tobytes(),
+    row_scales=np.array([1, 0.5], dtype="<f4").tobytes(),
+)
 WHITE_NOISE = np.random.default_rng(0).integers(0, 256, (IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
 GREY = np.full((IMAGE_SIZE, IMAGE_SIZE), 200, dtype=np.uint8)
 CLIPS = [np.array([0.5, -0.25, 1, 0, 0.125], dtype=np.float32), np.array([1, -1], dtype=np.float32)]
@@ -40,9 +48,10 @@ def exact(rows: Iterable[Any]) -> Array:
     return np.array(features, dtype=np.float32).reshape(-1, NUM_FEATURES)
 
 
-def embeddings() -> Iterator[tuple[str, EmbedRequest, Array]]:
+def embeddings() -> Iterator[tuple[str, EmbedRequest, Array | Tensor]]:
     """Every Embed that succeeds: its name, request and embedding."""
     yield from _typed()
+    yield "features of int8", embed("tensor", tensor(STEPPED), Options(dtype=DATA_TYPE_INT8)), STEPS
     yield from _optional()
     yield from _media()
 

@@ -15,7 +15,8 @@ from google.rpc.status_pb2 import Status
 
 from clients.golden.calls import embeddings, gradients, refusals
 from clients.golden.messages import messages
-from clients.golden.tensors import tensors
+from clients.golden.tensors import SCALED, SCALED_NUMBERS, tensors
+from midrib.v1.tensor_pb2 import Tensor
 from midrib.wire import (
     Array,
     InvalidInputError,
@@ -39,7 +40,10 @@ def files() -> dict[str, list[tuple[str, ...]]]:
     """Every file of a release: its name, and its rows of columns."""
     return {
         "messages.tsv": [(name, one.DESCRIPTOR.full_name, _json(one), _hex(one)) for name, one in messages()],
-        "tensors.tsv": [(name, array.dtype.name, *_numbers(array), _tensor(array)) for name, array in tensors()],
+        "tensors.tsv": [
+            *((name, array.dtype.name, *_numbers(array), _tensor(array)) for name, array in tensors()),
+            ("int8 with scales", "int8", *_numbers(SCALED_NUMBERS), _tensor(SCALED)),
+        ],
         "statuses.tsv": [(name, *_status(error)) for name, error in _ERRORS.items()],
         "embeddings.tsv": [(name, _hex(request), _tensor(want)) for name, request, want in embeddings()],
         "gradients.tsv": [(name, _hex(request), _tensor(want)) for name, request, want in gradients()],
@@ -69,8 +73,8 @@ def _json(message: Message) -> str:
     return MessageToJson(message, indent=None, sort_keys=True, ensure_ascii=True)
 
 
-def _tensor(array: Array) -> str:
-    return _hex(encode_tensor(array))
+def _tensor(rows: Array | Tensor) -> str:
+    return _hex(rows if isinstance(rows, Tensor) else encode_tensor(rows))
 
 
 def _numbers(array: Array) -> tuple[str, str]:

@@ -51,7 +51,14 @@ from midrib.v1.embedding_pb2 import (
     Texts,
     Timing,
 )
-from midrib.v1.tensor_pb2 import DATA_TYPE_BFLOAT16, DATA_TYPE_FLOAT32, DATA_TYPE_INT64, DATA_TYPE_UNSPECIFIED, Tensor
+from midrib.v1.tensor_pb2 import (
+    DATA_TYPE_BFLOAT16,
+    DATA_TYPE_FLOAT32,
+    DATA_TYPE_INT8,
+    DATA_TYPE_INT64,
+    DATA_TYPE_UNSPECIFIED,
+    Tensor,
+)
 
 NAME = "image/classification/Übung-v1"  # a name is UTF-8 on the wire
 REVISION = "0123456789abcdef" * 4
@@ -65,6 +72,8 @@ TIMING = Timing(queue=Duration(nanos=1500), compute=Duration(seconds=1, nanos=1)
 LIMITS = Limits(max_message_bytes=2**26, max_rows=1024, max_stream_items=2**40)
 REFUSED = status_pb2.Status(code=code_pb2.INVALID_ARGUMENT, message="the image is broken: send it again")
 IMAGE = ImageInput(size=224, mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225], interpolation="bicubic", crop=0.875)
+SQUASHED = ImageInput(size=384, mean=[0.5], std=[0.5], interpolation="bilinear", crop=1, squash=True)
+SCALED_ROWS = Tensor(dtype=DATA_TYPE_INT8, shape=[1, 2], data=b"\x7f\xff", row_scales=b"\x00\x00\x00\x3f")
 ARGUMENTS = {
     "depth": Argument(int_value=-12),
     "dropout": Argument(double_value=0.1),
@@ -115,6 +124,7 @@ def _about_backbones() -> Iterator[tuple[str, Message]]:
     yield "loading", Backbone(name="a/b/c", state=BACKBONE_STATE_LOADING, input=_input(TextInput(max_tokens=256)))
     yield "draining", Backbone(name="a/b/c", state=BACKBONE_STATE_DRAINING, input=_input(AudioInput(rate=16000)))
     yield "tensors only", InputSpec(tensor=TensorInput(shape=[784], dtype=DATA_TYPE_FLOAT32))
+    yield "a squashed image", _input(SQUASHED)
     yield "get request", GetBackboneRequest(name=NAME)
     yield "get response", GetBackboneResponse(backbone=READY)
     yield "load request", LoadBackboneRequest(name=NAME, arguments=ARGUMENTS, pinned=True, dry_run=True)
@@ -142,6 +152,7 @@ def _unary() -> Iterator[tuple[str, Message]]:
     yield "embed request with all", _full_request()
     yield "embed request with zeros", EmbedRequest(backbone=NAME, revision="", input=tensor, options=ZERO_OPTIONS)
     yield "embed response", EmbedResponse(embedding=ROWS, revision=REVISION, timing=TIMING)
+    yield "embed response of int8", EmbedResponse(embedding=SCALED_ROWS, revision=REVISION, timing=TIMING)
     yield "backward request", BackwardRequest(backbone=NAME, revision=REVISION, input=ROWS, grad_embedding=ROWS)
     yield "backward response", BackwardResponse(grad_input=ROWS, revision=REVISION, timing=TIMING)
 

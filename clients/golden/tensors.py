@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from midrib.v1.tensor_pb2 import DATA_TYPE_INT8, Tensor
 from midrib.wire import Array
 
 _FLOATING = {
@@ -22,6 +23,15 @@ _INTEGERS = {
     "int32": (-(2**31), 2**31 - 1),
     "int64": (-(2**53), 2**53),
 }
+
+# An embedding that was asked for as int8, in steps of one, of a half, and of nothing.
+SCALED = Tensor(
+    dtype=DATA_TYPE_INT8,
+    shape=[3, 2],
+    data=np.array([127, -3, 127, 1, 0, 0], dtype=np.int8).tobytes(),
+    row_scales=np.array([1, 0.5, 0], dtype="<f4").tobytes(),
+)
+SCALED_NUMBERS = np.array([[127, -3], [63.5, 0.5], [0, 0]])
 
 
 def tensors() -> Iterator[tuple[str, Array]]:

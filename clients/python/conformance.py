@@ -19,7 +19,7 @@ from clients.python.report import Check, report
 from midrib.v1 import backbone_pb2, embedding_pb2, embedding_pb2_grpc, tensor_pb2
 from midrib.v1.embedding_pb2 import BackwardRequest, EmbedRequest, EmbedStreamRequest, Input, Item, Open
 from midrib.v1.tensor_pb2 import Tensor
-from midrib.wire import decode_tensor, encode_tensor, status_to_error
+from midrib.wire import decode_tensor, dtype_from_code, encode_int8_rows, encode_tensor, status_to_error
 
 TIMEOUT_S = 20
 STREAMED = "golden/embedding/tensor"
@@ -69,10 +69,12 @@ def _again(kind: type[Message], recorded: str) -> str:
 
 
 def _tensor(recorded: str) -> tuple[str, str, str, str]:
-    array = decode_tensor(Tensor.FromString(bytes.fromhex(recorded)))
+    message = Tensor.FromString(bytes.fromhex(recorded))
+    array = decode_tensor(message)
     numbers = " ".join(repr(number) for number in array.astype(np.float64).reshape(-1).tolist())
     spelt = numbers.replace("inf", "Infinity").replace("nan", "NaN")
-    return array.dtype.name, ",".join(map(str, array.shape)), spelt, _hex(encode_tensor(array))
+    again = encode_int8_rows(array) if message.row_scales else encode_tensor(array)
+    return dtype_from_code(message.dtype).name, ",".join(map(str, array.shape)), spelt, _hex(again)
 
 
 def _status(recorded: str) -> tuple[str, str, str, str, str]:

@@ -80,6 +80,19 @@ Reader ReaderOf(v1::DataType dtype) {
                               ", which this client does not know: update it");
 }
 
+// Multiplies the rows of an embedding that was asked for as int8.
+void Scale(const v1::Tensor& tensor, std::vector<double>* numbers) {
+  const std::string& scales = tensor.row_scales();
+  if (tensor.shape_size() != 2 || scales.size() != static_cast<std::size_t>(tensor.shape(0)) * sizeof(float)) {
+    throw std::invalid_argument("the tensor has " + std::to_string(scales.size()) +
+                                " bytes of scales, expected four for each row");
+  }
+  const std::size_t width = tensor.shape(1);
+  for (std::size_t at = 0; at < numbers->size(); at++) {
+    (*numbers)[at] *= Load<float>(scales.data() + at / width * sizeof(float));
+  }
+}
+
 }  // namespace
 
 v1::Tensor Floats(const std::vector<float>& values, const std::vector<std::int64_t>& shape) {
@@ -101,6 +114,7 @@ std::vector<double> Numbers(const v1::Tensor& tensor) {
   std::vector<double> numbers;
   numbers.reserve(count);
   for (std::size_t at = 0; at < data.size(); at += reader.size) numbers.push_back(reader.read(data.data() + at));
+  if (!tensor.row_scales().empty()) Scale(tensor, &numbers);
   return numbers;
 }
 

@@ -43,13 +43,23 @@ export function numbers(tensor: Tensor): Float64Array {
     throw new RangeError(`tensor of shape [${tensor.shape}] has ${byteLength} bytes, expected ${count * reader.size}`);
   }
   const view = new DataView(buffer, byteOffset, byteLength);
-  return Float64Array.from({ length: count }, (_, index) => reader.read(view, index * reader.size));
+  const values = Float64Array.from({ length: count }, (_, index) => reader.read(view, index * reader.size));
+  return tensor.rowScales.length > 0 ? scaled(values, tensor) : values;
+}
+
+/** The rows of an embedding that was asked for as int8, multiplied. */
+function scaled(values: Float64Array, { shape, rowScales }: Tensor): Float64Array {
+  if (shape.length !== 2 || BigInt(rowScales.length) !== shape[0]! * 4n) {
+    throw new RangeError(`tensor of shape [${shape}] has ${rowScales.length} bytes of scales, expected four for each row`);
+  }
+  const width = Number(shape[1]);
+  return values.map((value, index) => value * rowScales.readFloatLE(Math.floor(index / width) * 4));
 }
 
 function tensor(dtype: DataType, count: number, shape: readonly number[], data: Buffer): Tensor {
   const expected = shape.reduce((product, size) => product * size, 1);
   if (count !== expected) throw new RangeError(`got ${count} values, shape [${shape}] takes ${expected}`);
-  return { dtype, shape: shape.map(BigInt), data };
+  return { dtype, shape: shape.map(BigInt), data, rowScales: Buffer.alloc(0) };
 }
 
 const scratch = new DataView(new ArrayBuffer(4));

@@ -48,7 +48,24 @@ public final class Tensors {
     for (int index = 0; index < numbers.length; index++) {
       numbers[index] = read(tensor.getDtype(), data);
     }
+    if (!tensor.getRowScales().isEmpty()) {
+      scale(tensor, numbers);
+    }
     return numbers;
+  }
+
+  /** Multiplies the rows of an embedding that was asked for as int8. */
+  private static void scale(Tensor tensor, double[] numbers) {
+    if (tensor.getShapeCount() != 2 || tensor.getRowScales().size() != tensor.getShape(0) * Float.BYTES) {
+      throw new IllegalArgumentException(
+          "the tensor of shape " + tensor.getShapeList() + " has " + tensor.getRowScales().size()
+              + " bytes of scales, expected four for each row");
+    }
+    ByteBuffer scales = tensor.getRowScales().asReadOnlyByteBuffer().order(ByteOrder.LITTLE_ENDIAN);
+    int width = (int) tensor.getShape(1);
+    for (int index = 0; index < numbers.length; index++) {
+      numbers[index] *= scales.getFloat(index / width * Float.BYTES);
+    }
   }
 
   private static int size(DataType dtype) {
