@@ -1,17 +1,16 @@
 """Builds every client that this machine has the toolchain of, and runs it against a real server.
 
-`clients/conformance [--built] [NAME ...]`. With CI=true it installs the toolchains first, by apt-get.
+`clients/conformance [--install | --built] [NAME ...]`.
 """
 
-# ruff: noqa: S603, S607, T201 - it runs our own programs, and prints what it found
+# ruff: noqa: S603, T201 - it runs our own programs, and prints what it found
 
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from clients.golden.calls import WHITE_NOISE, png
 from clients.golden.generate import DIRECTORY, read
 from clients.runner.languages import BUILD, LANGUAGES, ROOT, Language
 from clients.runner.server import environment, golden_server
+from clients.runner.toolchains import install
 
 EXAMPLE = "golden/embedding/image"
 TIMEOUT_S = 300
@@ -41,12 +41,14 @@ class Outcome:
         return "\n    ".join([f"{self.name:<12} {len(self.passed):>3} passed, {verdict}", *self.failed])
 
 
-def main(names: Sequence[str], *, built_only: bool) -> int:
-    """Print the table and its closing line; the exit status."""
+def main(names: Sequence[str], *, built_only: bool = False, installing: bool = False) -> int:
+    """Print the table and its closing line; the exit status.
+
+    built_only: build nothing.  installing: bring missing toolchains first; where that can be done, none is skipped.
+    """
     wanted = [language for language in LANGUAGES if not names or language.name in names]
-    if os.environ.get("CI") == "true" and not built_only:
-        _install(wanted)
-    outcomes = {language.name: _prepare(language, built_only=built_only) for language in wanted}
+    required = installing and install(wanted)
+    outcomes = {language.name: _prepare(language, built_only=built_only, required=required) for language in wanted}
     ready = [language for language in wanted if not (outcomes[language.name].skipped or outcomes[language.name].failed)]
     if ready:
         with golden_server() as server:
@@ -60,24 +62,15 @@ def main(names: Sequence[str], *, built_only: bool) -> int:
     return 1 if failed else 0
 
 
-def _install(languages: Iterable[Language]) -> None:
-    packages = sorted({package for language in languages if language.missing() for package in language.packages})
-    if not packages:
-        return
-    _say(f"installing {' '.join(packages)}")
-    options = ["-y", "-qq", "--no-install-recommends"]
-    for arguments in (["update", "-qq"], ["install", *options, *packages]):
-        quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        # A failure shows below: what is still missing is skipped by name.
-        subprocess.run(["apt-get", *arguments], env=quiet, stdout=sys.stderr, check=False)
-
-
-def _prepare(language: Language, *, built_only: bool) -> Outcome:
+def _prepare(language: Language, *, built_only: bool, required: bool) -> Outcome:
     outcome = Outcome(language.name)
     if built_only and not language.is_built():
         outcome.skipped = "not built from these sources: run clients/conformance"
     elif missing := language.missing():
-        outcome.skipped = missing
+        if required:
+            outcome.failed.append(missing)
+        else:
+            outcome.skipped = missing
     elif not language.is_built():
         _say(f"building {language.name} ...")
         try:
@@ -140,6 +133,8 @@ def _say(line: str) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="clients/conformance", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", choices=[*(one.name for one in LANGUAGES), []])
-    parser.add_argument("--built", action="store_true", help="build nothing: skip what is not built")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--built", action="store_true", help="build nothing: skip what is not built")
+    how.add_argument("--install", action="store_true", help="bring missing toolchains, as root: skip nothing")
     arguments = parser.parse_args()
-    sys.exit(main(arguments.names, built_only=arguments.built))
+    sys.exit(main(arguments.names, built_only=arguments.built, installing=arguments.install))
