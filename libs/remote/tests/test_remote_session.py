@@ -14,7 +14,8 @@ from midrib.remote._call import Message
 from midrib.remote._codec import Result, Timing
 from midrib.remote._info import BackboneInfo
 from midrib.remote._rows import tensor_rows
-from midrib.remote._session import Session, Wanted
+from midrib.remote._session import Session
+from midrib.remote._wanted import Manner, Wanted
 from midrib.wire import (
     Array,
     DeadlineExceededError,
@@ -42,7 +43,7 @@ INFO = BackboneInfo(
 @pytest.fixture()
 def session(monkeypatch: pytest.MonkeyPatch) -> Session:
     """A session whose lanes never open."""
-    made = Session(endpoint_from("127.0.0.1:9"), Wanted("a/b", "r"), INFO, timeout=30, window=None)
+    made = Session(endpoint_from("127.0.0.1:9"), Wanted("a/b", "r"), INFO, Manner(30))
     monkeypatch.setattr(made, "_wake", lambda: None)
     monkeypatch.setattr(made, "_wake_soon", lambda: None)
     return made

@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike
 from midrib.remote._info import BackboneInfo
 from midrib.remote._rows import ImageLike, Rows, audio_rows, image_rows, tensor_rows, text_rows
 from midrib.remote._servers import Servers
-from midrib.remote._session import Session, Wanted, session_for
+from midrib.remote._session import Session, session_for
+from midrib.remote._wanted import Manner, Wanted
 from midrib.wire import InvalidInputError, code_from_dtype
 
 # How far a stream reads ahead of its consumer.
@@ -39,8 +40,9 @@ class Asked:
 class Sessions:
     """The backbones that a client has met, and its sessions with them."""
 
-    def __init__(self, servers: Servers) -> None:
+    def __init__(self, servers: Servers, hedge_s: float | None) -> None:
         self._servers = servers
+        self._manner = Manner(servers.timeout, hedge_s=hedge_s)
         self._infos: dict[str, BackboneInfo] = {}
         self._sessions: dict[tuple[str, Asked], Session] = {}
 
@@ -62,9 +64,7 @@ class Sessions:
         session = self._sessions.get((name, asked))
         if session is None:
             info = self._infos[name]
-            session = session_for(
-                self._servers.endpoint, asked.wanted(info), info, timeout=self._servers.timeout, window=None
-            )
+            session = session_for(self._servers.endpoint, asked.wanted(info), info, self._manner)
             self._sessions[name, asked] = session
         return session
 

@@ -33,9 +33,10 @@ class AsyncClient:
         timeout: float = 30.0,  # - the deadline of every call, not of a block
         token: str | None = None,
         tls: TlsLike = None,
+        hedge_s: float | None = None,
     ) -> None:
         self._servers = Servers(endpoint_from(address, token=token, tls=tls), timeout)
-        self._sessions = Sessions(self._servers)
+        self._sessions = Sessions(self._servers, hedge_s)
 
     async def __aenter__(self) -> Self:
         return self

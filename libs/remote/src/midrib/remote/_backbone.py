@@ -19,6 +19,7 @@ from midrib.remote._rows import TensorRows, is_floating, tensor_rows
 from midrib.remote._servers import Servers
 from midrib.remote._session import Session, session_for
 from midrib.remote._timing import Stall
+from midrib.remote._wanted import Manner
 from midrib.wire import Array, InvalidInputError, RevisionMismatchError, UnsupportedError
 
 
@@ -35,7 +36,7 @@ class RemoteBackbone(nn.Module):
     dtype: the element type that floating values travel in, both ways ("float16", "bfloat16"): fewer bytes, at the
     cost of its rounding; with "int8" the features come in a byte each, and inputs go as they are.
     cache: a file that keeps the features of every row that was embedded, so that a second epoch makes no calls;
-    shared by processes.  token, tls: as for `Client`.
+    shared by processes.  token, tls, hedge_s: as for `Client`.
     Raises UnavailableError where no server answers, BackboneNotFoundError, RevisionMismatchError.
     """
 
@@ -55,6 +56,7 @@ class RemoteBackbone(nn.Module):
         window: int | None = None,
         dtype: str | None = None,
         cache: str | Path | None = None,
+        hedge_s: float | None = None,
     ) -> None:
         super().__init__()
         address, self.name = split_url(url) if isinstance(url, str) else url
@@ -71,7 +73,7 @@ class RemoteBackbone(nn.Module):
         self.input = self._info.input
         self.revision = self._info.revision
         self.timeout = timeout
-        self._window = window
+        self._manner = Manner(timeout, window, hedge_s)
         self._dtype = dtype
         self._session: Session | None = None
         function = f"{self.revision}/int8" if dtype == "int8" else self.revision
@@ -116,9 +118,7 @@ class RemoteBackbone(nn.Module):
     def _open(self) -> Session:
         if self._session is None:
             wanted = Asked(self._dtype, revision=self.revision).wanted(self._info)
-            self._session = session_for(
-                self._servers.endpoint, wanted, self._info, timeout=self.timeout, window=self._window
-            )
+            self._session = session_for(self._servers.endpoint, wanted, self._info, self._manner)
         return self._session
 
 

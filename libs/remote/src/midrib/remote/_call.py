@@ -81,16 +81,21 @@ class Call:
 
 
 class Part:
-    """Rows of one call that fit one message."""
+    """Rows of one call that fit one message. answered: they came back; a hedged part is asked twice."""
 
-    __slots__ = ("call", "rows", "start", "alone", "queued_at")
+    __slots__ = ("call", "rows", "start", "alone", "answered", "queued_at")
 
     def __init__(self, call: Call, rows: Rows, start: int, queued_at: float) -> None:
         self.call = call
         self.rows = rows
         self.start = start
-        self.alone = False
+        self.alone = self.answered = False
         self.queued_at = queued_at
+
+    @property
+    def done(self) -> bool:
+        """Nobody waits for these rows any more."""
+        return self.answered or self.call.done
 
 
 def cut(call: Call, max_rows: int, max_bytes: int, now: float) -> Iterator[Part]:
@@ -110,13 +115,17 @@ def cut(call: Call, max_rows: int, max_bytes: int, now: float) -> Iterator[Part]
 
 @dataclass
 class Message:
-    """Parts that travel as one item. size, reply_size: its bytes on the wire, and its result's."""
+    """Parts that travel as one item.
+
+    size, reply_size: its bytes on the wire, and its result's.  hedged: whether another server has them too.
+    """
 
     parts: list[Part]
     sent_at: float = 0.0
     encode_s: float = 0.0
     size: int = 0
     reply_size: int = 0
+    hedged: bool = False
 
     def __post_init__(self) -> None:
         self.rows = sum(len(part.rows) for part in self.parts)
@@ -131,5 +140,7 @@ class Message:
         at = 0
         for part in self.parts:
             count = len(part.rows)
-            part.call.deliver(part.start, features[at : at + count])
+            if not part.answered:
+                part.answered = True
+                part.call.deliver(part.start, features[at : at + count])
             at += count

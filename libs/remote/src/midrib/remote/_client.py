@@ -25,6 +25,7 @@ class Client:
     address: "host:port", several divided by commas (balanced, with fail-over), or a grpc:// or grpcs:// URL.
     timeout: seconds that any call may take, its retries included.  token: $MIDRIB_TOKEN where absent.
     tls: True, the path of a PEM file of root certificates, or a `Tls` (mutual TLS); by the scheme where absent.
+    hedge_s: of several servers, ask another one as well for what one has not answered within so many seconds.
     Connecting is lazy: the first call does it, and says clearly where nothing answers.
     """
 
@@ -35,9 +36,10 @@ class Client:
         timeout: float = 30.0,
         token: str | None = None,
         tls: TlsLike = None,
+        hedge_s: float | None = None,
     ) -> None:
         self._servers = Servers(endpoint_from(address, token=token, tls=tls), timeout)
-        self._sessions = Sessions(self._servers)
+        self._sessions = Sessions(self._servers, hedge_s)
 
     def __enter__(self) -> Self:
         return self

@@ -18,6 +18,7 @@ from midrib.remote._info import BackboneInfo
 from midrib.remote._rows import tensor_rows
 from midrib.remote._servers import Servers
 from midrib.remote._session import session_for
+from midrib.remote._wanted import Manner
 from midrib.wire import MidribError, PermissionDeniedError, UnauthenticatedError, UnavailableError, UnsupportedError
 
 _PROBES: Final = 10
@@ -117,7 +118,7 @@ def _speed(servers: Servers, info: BackboneInfo) -> Iterator[Verdict]:
     fix = "" if median < _SLOW_MS else "send larger batches, or embed_stream: they hide the round trip"
     yield Verdict("latency", True, f"{median:.1f} ms a call (median of {_PROBES}, slowest {max(times):.1f})", fix)
     wanted = Asked(revision=info.revision).wanted(info)
-    session = session_for(servers.endpoint, wanted, info, timeout=servers.timeout, window=None)
+    session = session_for(servers.endpoint, wanted, info, Manner(servers.timeout))
     shape = tuple(16 if size is None else size for size in info.input.tensor.shape)
     row = np.ones(shape, info.input.tensor.dtype)
     count = max(1, min(info.max_rows, _BULK_BYTES // row.nbytes, 256))

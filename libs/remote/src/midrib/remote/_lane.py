@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Iterator
 from typing import Final, Protocol
 
@@ -41,6 +42,7 @@ class Source(Protocol):
     def busy(self) -> bool: ...
     def backlog(self) -> bool: ...
     def answered(self, message: Message, result: Result) -> None: ...
+    def sent(self, lane: Lane, message: Message) -> None: ...
     def unanswered(self, messages: list[Message]) -> None: ...
     def refused(self, lane: Lane, error: MidribError) -> None: ...
 
@@ -54,6 +56,7 @@ class Lane:
         self.failure: MidribError | None = None
         self._source = source
         self._in_flight: dict[int, Message] = {}
+        self._extra: deque[Message] = deque()
         self._next_id = 1
         self._wakened = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -76,6 +79,16 @@ class Lane:
             self._task = asyncio.get_running_loop().create_task(self._run())
         self._wakened.set()
         return True
+
+    @property
+    def busy(self) -> int:
+        """How many items it has in flight."""
+        return len(self._in_flight)
+
+    def also(self, message: Message) -> None:
+        """Send what another lane has sent and got no answer to, before all else. On the loop only."""
+        self._extra.append(message)
+        self._wakened.set()
 
     async def close(self) -> None:
         """End the stream; what is unanswered goes back to the source."""
@@ -131,7 +144,8 @@ class Lane:
                 writer.cancel()
                 await asyncio.gather(writer, return_exceptions=True)
             stream.cancel()
-            left, self._in_flight = list(self._in_flight.values()), {}
+            left, self._in_flight = [*self._in_flight.values(), *self._extra], {}
+            self._extra.clear()
             self._source.unanswered(left)
 
     async def _open(self, stream: Stream) -> None:
@@ -166,12 +180,16 @@ class Lane:
                 self._in_flight[item_id] = message
                 if not await stream.write(data):
                     return  # the reader hears why
+                self._source.sent(self, message)
             self._wakened.clear()
             await self._wakened.wait()
 
     def _messages(self) -> Iterator[Message]:
         """Messages while there is room: a full window, or a few small ones, which gain by waiting for company."""
         while not self._leaving:
+            if self._extra:
+                yield self._extra.popleft()
+                continue
             room = len(self._in_flight) < (self.window.size if self._source.backlog() else SMALL)
             message = self._source.take() if room else None
             if message is None:

@@ -9,7 +9,6 @@ import weakref
 from collections import deque
 from collections.abc import Hashable
 from concurrent.futures import CancelledError
-from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from midrib.remote._address import Endpoint
@@ -23,7 +22,7 @@ from midrib.remote._post import finished
 from midrib.remote._rows import Rows
 from midrib.remote._runtime import register, runtime
 from midrib.remote._timing import Totals
-from midrib.v1 import embedding_pb2, tensor_pb2
+from midrib.remote._wanted import Manner, Wanted
 from midrib.wire import Array, DeadlineExceededError, InternalError, LimitExceededError, MidribError, UnavailableError
 
 # Large calls travel in pieces, so that the server computes one while the next is on its way.
@@ -36,44 +35,21 @@ _DEFAULT_MESSAGE_BYTES: Final = 4 << 20
 _HEAD_BYTES: Final = 256
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What a stream's items ask for. revision is pinned; dtype is the features' element type, a DataType."""
-
-    name: str
-    revision: str
-    dtype: tensor_pb2.DataType | None = None
-    normalize: bool = False
-    dimensions: int | None = None
-
-    def opening(self) -> bytes:
-        """The stream's first request."""
-        options = embedding_pb2.Options(normalize=self.normalize)
-        if self.dtype is not None:
-            options.dtype = self.dtype
-        if self.dimensions is not None:
-            options.dimensions = self.dimensions
-        opening = embedding_pb2.Open(backbone=self.name, revision=self.revision, options=options)
-        return embedding_pb2.EmbedStreamRequest(open=opening).SerializeToString()
-
-
 class Session:
     """Takes calls from any thread; its lanes, on the loop, take messages. One per endpoint and Wanted."""
 
-    def __init__(
-        self, endpoint: Endpoint, wanted: Wanted, info: BackboneInfo, *, timeout: float, window: int | None
-    ) -> None:
+    def __init__(self, endpoint: Endpoint, wanted: Wanted, info: BackboneInfo, manner: Manner) -> None:
         self.endpoint = endpoint
         self.opening = wanted.opening()
         self.revision = wanted.revision
         self.totals = Totals()
-        self.stall_s = max(1.0, timeout / 3)  # leaves a caller two more tries
+        self.stall_s = max(1.0, manner.timeout / 3)  # leaves a caller two more tries
         self._name = wanted.name
         self._max_bytes = (info.max_message_bytes or _DEFAULT_MESSAGE_BYTES) - _HEAD_BYTES
         # The answer must fit a message as well: at most 8 bytes a feature.
         fitting = max(1, self._max_bytes // (8 * max(1, info.num_features)))
         self._max_rows = min(info.max_rows or fitting, fitting)
-        self._window = window
+        self._manner = manner
         self._lock = threading.Lock()
         self._pending: deque[Part] = deque()
         self._delayed: list[Part] = []
@@ -141,13 +117,13 @@ class Session:
             if other.alone or other.rows.key != first.rows.key or rows > self._max_rows or size > _JOIN_BYTES:
                 break
             self._pending.popleft()
-            if not other.call.done:
+            if not other.done:
                 parts.append(other)
         return Message(parts)
 
     def busy(self) -> bool:
         """Whether anyone waits for something that is queued."""
-        return any(not part.call.done for part in list(self._pending))
+        return any(not part.done for part in list(self._pending))
 
     def backlog(self) -> bool:
         """Whether more is queued than joins into one message, so that waiting for company gains nothing."""
@@ -169,9 +145,14 @@ class Session:
             message.deliver(outcome)
             self.totals.add(message, time.monotonic(), result.timing)
 
+    def sent(self, lane: Lane, message: Message) -> None:
+        """A lane has sent a message: after a while another may be asked as well."""
+        if self._manner.hedge_s is not None and not message.hedged:
+            asyncio.get_running_loop().call_later(self._manner.hedge_s, self._hedge, lane, message)
+
     def unanswered(self, messages: list[Message]) -> None:
         """Queue again what a broken stream still owed, before all else."""
-        parts = [part for message in messages for part in message.parts if not part.call.done]
+        parts = [part for message in messages for part in message.parts if not part.done]
         self._pending.extendleft(reversed(parts))
         if parts:
             self._wake()
@@ -213,6 +194,12 @@ class Session:
         self._pending, self._delayed, self._same = deque(), [], {}
         self._lanes, self._wake_due, self._closing = [], False, False
 
+    def _hedge(self, lane: Lane, message: Message) -> None:
+        parts = [part for part in message.parts if not part.done]
+        others = [other for other in self._lanes if other is not lane and other.alive and other.failure is None]
+        if parts and others:
+            min(others, key=lambda other: other.busy).also(Message(parts, hedged=True))
+
     def _cut(self, call: Call) -> list[Part]:
         parts = list(cut(call, self._max_rows, min(_PART_BYTES, self._max_bytes), time.monotonic()))
         for part in parts:
@@ -226,11 +213,12 @@ class Session:
     def _next(self) -> Part | None:
         while self._pending:
             part = self._pending.popleft()
-            if not part.call.done:
+            if not part.done:
                 return part
         return None
 
     def _failed(self, parts: list[Part], error: MidribError) -> None:
+        parts = [part for part in parts if not part.done]
         if retriable(error):
             self._delayed.extend(parts)
             asyncio.get_running_loop().call_later(wait_s(error), self._again, parts)
@@ -264,7 +252,7 @@ class Session:
         if self._closing:
             return  # `resume` wakes again
         if not self._lanes:
-            self._lanes = [Lane(self, address, self._window) for address in self.endpoint.addresses]
+            self._lanes = [Lane(self, address, self._manner.window) for address in self.endpoint.addresses]
         awake = [lane.wake() for lane in self._lanes]
         if not any(awake):
             for lane in self._lanes:
@@ -287,13 +275,11 @@ _sessions: weakref.WeakValueDictionary[Hashable, Session] = weakref.WeakValueDic
 _sessions_lock = threading.Lock()
 
 
-def session_for(
-    endpoint: Endpoint, wanted: Wanted, info: BackboneInfo, *, timeout: float, window: int | None
-) -> Session:
+def session_for(endpoint: Endpoint, wanted: Wanted, info: BackboneInfo, manner: Manner) -> Session:
     """The process's one session for these: whoever asks the same function travels together."""
-    key = (endpoint, wanted, timeout, window)
+    key = (endpoint, wanted, manner)
     with _sessions_lock:
         session = _sessions.get(key)
         if session is None:
-            session = _sessions[key] = Session(endpoint, wanted, info, timeout=timeout, window=window)
+            session = _sessions[key] = Session(endpoint, wanted, info, manner)
         return session

@@ -13,7 +13,7 @@ class Stall:
     """Seconds summed over items, by where they were spent; differences of two snapshots tell a step's own.
 
     waiting_s: queued in this client.  encode_s: made into messages.  wire_s: on the way there and back.
-    queue_s, compute_s: on the server, by its own clock.
+    queue_s, compute_s: on the server, by its own clock.  hedged: messages that were sent to a second server as well.
     """
 
     items: int = 0
@@ -25,6 +25,7 @@ class Stall:
     wire_s: float = 0.0
     queue_s: float = 0.0
     compute_s: float = 0.0
+    hedged: int = 0
 
     def __sub__(self, earlier: Stall) -> Stall:
         return Stall(*(getattr(self, name) - getattr(earlier, name) for name in self.__slots__))
@@ -50,4 +51,5 @@ class Totals:
             wire_s=last.wire_s + max(0.0, now - message.sent_at - server.total_s),
             queue_s=last.queue_s + server.queue_s,
             compute_s=last.compute_s + server.compute_s,
+            hedged=last.hedged + message.hedged,
         )

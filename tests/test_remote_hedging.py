@@ -1,0 +1,55 @@
+"""Hedging: what one of several servers is slow to answer is asked of another as well."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from midrib.registry import Registry, TensorInput
+from midrib.remote import RemoteBackbone
+from midrib.remote.testing import serving
+
+NAME = "test/numbers/twice"
+ROWS = 8 * 1024  # eight messages: more than one server's window
+
+
+class Twice(nn.Module):
+    """Doubles its rows, once `opened` is set; says that it was reached."""
+
+    def __init__(self, reached: threading.Event, opened: threading.Event) -> None:
+        super().__init__()
+        self.reached, self.opened = reached, opened
+
+    def forward(self, rows: Tensor) -> Tensor:
+        if bool((rows >= 1000).all()):  # not those of the loading's own checks
+            self.reached.set()
+            self.opened.wait(60)
+        return rows * 2
+
+
+def registry(module: Twice) -> Registry:
+    made = Registry("test")
+    made(lambda: (module, 2), name="twice", namespace="test/numbers", input=TensorInput((2,)), num_features=2)
+    return made
+
+
+@pytest.fixture()
+def addresses() -> Iterator[str]:
+    """A server that never answers, and one that waits until the other has been asked something."""
+    asked, never = threading.Event(), threading.Event()
+    stuck, good = Twice(asked, never), Twice(threading.Event(), asked)
+    with serving(NAME, registry=registry(stuck)) as first, serving(NAME, registry=registry(good)) as second:
+        yield f"{first.address},{second.address}"
+        never.set()
+
+
+def test_a_stuck_server_is_made_up_for_by_the_other(addresses: str) -> None:
+    """Long before it counts as silent; every row comes once, in order."""
+    backbone = RemoteBackbone(f"grpc://{addresses}/{NAME}", timeout=600.0, hedge_s=0.1)
+    x = 1000 + torch.arange(2.0 * ROWS).reshape(ROWS, 2)
+    assert torch.equal(backbone(x), 2 * x)
+    assert backbone.stall.hedged > 0
