@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
@@ -64,39 +66,87 @@ def test_a_task_without_a_loss_cannot_train(backbone: Pair, loader: DataLoader[A
         trainer().fit(task, loader)
 
 
+LOSSES = {"loss": torch.tensor(0.5)}
+RIGHT = (torch.eye(3), torch.arange(3))
+WRONG = (torch.eye(3), (torch.arange(3) + 1) % 3)
+
+
 def test_each_stage_counts_its_own_rows(backbone: Pair) -> None:
     """A metric is copied per stage, and the user's own is left alone."""
     accuracy = MulticlassAccuracy(3, average="micro")
     task = ClassificationTask(backbone, 3, metrics=accuracy)
-    right = (torch.eye(3), torch.arange(3))
-    wrong = (torch.eye(3), (torch.arange(3) + 1) % 3)
-    train, val = task.metrics.update("train", *right), task.metrics.update("val", *wrong)
-    assert (train["train_accuracy"].compute(), val["val_accuracy"].compute()) == (1, 0)
+    task.metrics.update("train", LOSSES, *RIGHT)
+    task.metrics.update("val", LOSSES, *WRONG)
+    assert task.metrics.take("train") == {"train_loss": 0.5, "train_accuracy": 1}
+    assert task.metrics.take("val") == {"val_loss": 0.5, "val_accuracy": 0}
     assert accuracy.update_count == 0
+
+
+def test_a_stage_begins_anew_once_it_is_taken(backbone: Pair) -> None:
+    """An epoch says nothing of the last one's rows."""
+    task = ClassificationTask(backbone, 3)
+    task.metrics.update("train", LOSSES, *WRONG)
+    task.metrics.take("train")
+    assert task.metrics.take("train") == {}
+    task.metrics.update("train", LOSSES, *RIGHT)
+    assert task.metrics.take("train")["train_accuracy"] == 1
+
+
+def test_each_validation_set_is_counted_by_itself(backbone: Pair, dataset: TensorDataset, trainer: MakeTrainer) -> None:
+    """Several loaders: their names end as Lightning's do, and none counts another's rows."""
+    inputs, targets = dataset.tensors
+    task = ClassificationTask(backbone, 3)
+    outputs = task.predict(inputs)
+    right, wrong = TensorDataset(inputs, outputs), TensorDataset(inputs, (outputs + 1) % 3)
+    first, second = trainer().validate(task, [DataLoader(right, 16), DataLoader(wrong, 16)], verbose=False)
+    names = [f"val_{name}/dataloader_idx_{loader}" for loader in (0, 1) for name in ("loss", "accuracy")]
+    assert list(first) == list(second) == names
+    assert (first[names[1]], first[names[3]]) == (1, 0)
+
+
+def test_an_interrupted_epoch_is_not_counted(backbone: Pair, loader: DataLoader[Any], trainer: MakeTrainer) -> None:
+    """What a broken run left behind is forgotten when the next one begins."""
+    task = ClassificationTask(backbone, 3)
+    task.metrics.update("val", LOSSES, torch.eye(3).repeat(100, 1), torch.zeros(300))
+    (results,) = trainer().validate(task, loader, verbose=False)
+    inputs, targets = loader.dataset.tensors  # type: ignore[attr-defined]
+    assert results["val_accuracy"] == pytest.approx(float((task.predict(inputs) == targets).float().mean()))
 
 
 @pytest.mark.parametrize(
     ("metrics", "names"),
     [
-        pytest.param([], [], id="none"),
-        pytest.param(MulticlassF1Score(3), ["train_f1_score"], id="one"),
-        pytest.param({"mine": MulticlassF1Score(3)}, ["train_mine"], id="a mapping"),
-        pytest.param(MetricCollection({"f1": MulticlassF1Score(3)}), ["train_f1"], id="a collection"),
-        pytest.param([F.cross_entropy], ["train_cross_entropy"], id="a function"),
+        pytest.param([], ["train_loss"], id="none"),
+        pytest.param(MulticlassF1Score(3), ["train_loss", "train_f1_score"], id="one"),
+        pytest.param({"mine": MulticlassF1Score(3)}, ["train_loss", "train_mine"], id="a mapping"),
+        pytest.param(MetricCollection({"f1": MulticlassF1Score(3)}), ["train_loss", "train_f1"], id="a collection"),
+        pytest.param([F.cross_entropy], ["train_loss", "train_cross_entropy"], id="a function"),
     ],
 )
 def test_metrics_come_in_many_forms(backbone: Pair, metrics: Any, names: list[str]) -> None:
     """One, several, named or not; a function is averaged over the rows."""
     task = ClassificationTask(backbone, 3, metrics=metrics)
-    assert list(task.metrics.update("train", torch.eye(3), torch.arange(3))) == names
+    task.metrics.update("train", LOSSES, *RIGHT)
+    assert list(task.metrics.take("train")) == names
 
 
-def test_a_function_is_averaged_over_rows(backbone: Pair) -> None:
+def test_a_loss_and_a_function_are_averaged_over_rows(backbone: Pair) -> None:
     """A short last batch counts by its length."""
     task = RegressionTask(backbone, metrics=[lambda_mean])
-    task.metrics.update("val", torch.full((3,), 1.0), torch.zeros(3))
-    metric = task.metrics.update("val", torch.full((1,), 5.0), torch.zeros(1))["val_lambda_mean"]
-    assert metric.compute() == 2.0
+    task.metrics.update("val", {"loss": torch.tensor(1.0)}, torch.full((3,), 1.0), torch.zeros(3))
+    task.metrics.update("val", {"loss": torch.tensor(5.0)}, torch.full((1,), 5.0), torch.zeros(1))
+    assert task.metrics.take("val") == {"val_loss": 2.0, "val_lambda_mean": 2.0}
+
+
+def test_early_stopping_and_checkpoints_see_what_is_logged(
+    backbone: Pair, loader: DataLoader[Any], trainer: MakeTrainer, tmp_path: Path
+) -> None:
+    """Lightning's own callbacks monitor a task's names, those of training and of validation."""
+    keep = ModelCheckpoint(tmp_path, filename="best", monitor="val_accuracy", mode="max")
+    stop = EarlyStopping("train_loss", patience=0, min_delta=100.0)
+    fitting = trainer(max_epochs=5, callbacks=[keep, stop], enable_checkpointing=True)
+    fitting.fit(ClassificationTask(backbone, 3), loader, loader)
+    assert (fitting.current_epoch, keep.best_model_path) == (2, str(tmp_path / "best.ckpt"))
 
 
 def lambda_mean(predictions: Tensor, targets: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from midrib.task._cache import CacheKeeper, FeatureCache
 from midrib.task._finetuning import Finetuning, LayerFreezer, Strategy, StrategyLike, finetuning_of, parse_strategy
 from midrib.task._heads import HeadLike, build_head
 from midrib.task._losses import Losses, LossLike
-from midrib.task._metrics import MetricsLike, StageMetrics
+from midrib.task._metrics import MetricsLike, StageLog, StageMetrics
 from midrib.task._optimizers import OptimizerLike, build_optimizer, parameter_groups
 from midrib.task._outputs import OutputLike, output_of
 from midrib.task._persistence import Persistent
@@ -158,28 +158,26 @@ class Task(HasRegistries, Persistent):
         return outputs, targets
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ARG002 (Lightning's signature)
-        """The summed loss of a batch; logs train_loss and the train metrics."""
+        """The summed loss of a batch; train_loss and the train metrics are logged at the epoch's end."""
         return self._step("train", batch)
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
-        """Log val_loss and the val metrics."""
-        self._step("val", batch)
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ARG002
+        """Count a batch for val_loss and the val metrics."""
+        self._step("val", batch, dataloader_idx)
 
-    def test_step(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
-        """Log test_loss and the test metrics."""
-        self._step("test", batch)
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ARG002
+        """Count a batch for test_loss and the test metrics."""
+        self._step("test", batch, dataloader_idx)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:  # noqa: ARG002
         """The batch's rows, as output_transform has them."""
         return output_of(self, _predict.inputs_of(self, batch), self.output_transform)
 
-    def _step(self, stage: str, batch: Any) -> Tensor:
+    def _step(self, stage: str, batch: Any, loader: int = 0) -> Tensor:
         inputs, targets = self.split_batch(batch)
         outputs = self(inputs)
         losses = self.losses(outputs, targets)
-        metrics = self.metrics.update(stage, *self.metric_inputs(outputs.detach(), targets))
-        logged = {f"{stage}_{name}": loss.detach() for name, loss in losses.items()} | metrics
-        self.log_dict(logged, on_step=False, on_epoch=True, batch_size=len(targets), prog_bar=True, sync_dist=True)
+        self.metrics.update(stage, losses, *self.metric_inputs(outputs.detach(), targets), loader=loader)
         total: Tensor = losses["loss"]
         return total
 
@@ -222,9 +220,9 @@ class Task(HasRegistries, Persistent):
         return self
 
     def configure_callbacks(self) -> list[Callback]:
-        """Bring the Finetuning callback, unless the Trainer has one, and one that keeps the cache."""
+        """Bring what logs, the Finetuning callback unless the Trainer has one, and what keeps the cache."""
         finetuning = [] if finetuning_of(self.trainer) else [Finetuning()]
-        return [*finetuning, *([] if self.cache is None else [CacheKeeper(self.cache)])]
+        return [StageLog(), *finetuning, *([] if self.cache is None else [CacheKeeper(self.cache)])]
 
     def finetune(
         self,
