@@ -1,9 +1,11 @@
 """How much a Task adds to a training step, over plain Lightning code that does the same.
 
-    python benchmarks/task/step_time.py [--repeats 9] [--steps 200]
+    python benchmarks/task/step_time.py [--turns 20] [--steps 100]
 
-writes benchmarks/task/step_time.md. Both trainings log the loss and the accuracy, and freeze the backbone; they take
-turns, and each figure is the median over the repeats. On a busy machine believe the CPU time, which waits for nobody.
+writes benchmarks/task/step_time.md. Both trainings log the loss and the accuracy of the epoch, and freeze the backbone.
+They take short turns, first one and then the other in front; a turn's figure is the median of its steps, each from one
+step's begin to the next one's, and the overhead is the median of the turns' ratios. So a neighbour on the machine who
+comes and goes changes little. The CPU time beside it is of whole trainings, with all that begins and ends them.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own convention)
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
@@ -71,7 +73,7 @@ class Case:
     row: tuple[int, ...]
     batch: int
     batches: int  # in an epoch
-    share: float  # of the steps asked for
+    share: float  # of the turns and of the steps asked for
 
 
 def mlp() -> tuple[nn.Module, int]:
@@ -88,70 +90,107 @@ def efficientnet() -> tuple[nn.Module, int]:
 
 CASES = (
     Case("MLP 784→128→256, batch 64", mlp, (784,), 64, 50, 1.0),
-    Case("EfficientNet-Lite0, 224 px, batch 8", efficientnet, (3, 224, 224), 8, 5, 0.05),
+    Case("EfficientNet-Lite0, 224 px, batch 8", efficientnet, (3, 224, 224), 8, 5, 0.25),
 )
 
 
-def step_ms(make: Callable[[], LightningModule], case: Case, steps: int) -> tuple[float, float]:
-    """Milliseconds per step of one training: on the wall's clock, and of CPU."""
-    rows = torch.randn(case.batch * case.batches, *case.row)
-    loader = DataLoader(TensorDataset(rows, torch.arange(len(rows)) % 3), batch_size=case.batch)
+class Clock(Callback):
+    """When each step began."""
+
+    def __init__(self) -> None:
+        self.began: list[float] = []
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """Note it."""
+        self.began.append(time.perf_counter())
+
+    def step_ms(self) -> float:
+        """Milliseconds from one step to the next, the median."""
+        return (
+            statistics.median(after - before for before, after in zip(self.began, self.began[1:], strict=False)) * 1e3
+        )
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Milliseconds a step: the median step on the wall's clock, and the whole training's CPU time over its steps."""
+
+    wall: float
+    cpu: float
+
+
+def train(module: LightningModule, loader: DataLoader[Any], steps: int) -> Figures:
+    """One turn."""
+    clock = Clock()
     trainer = Trainer(
         accelerator="cpu",
         max_steps=steps,
+        callbacks=[clock],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    module = make()
-    wall, cpu = time.perf_counter(), time.process_time()
+    cpu = time.process_time()
     trainer.fit(module, loader)
-    return (time.perf_counter() - wall) * 1e3 / steps, (time.process_time() - cpu) * 1e3 / steps
+    return Figures(clock.step_ms(), (time.process_time() - cpu) * 1e3 / steps)
 
 
-def measure(case: Case, repeats: int, steps: int) -> list[float]:
-    """The medians, in milliseconds per step: plain Lightning's wall and CPU time, and Task's."""
-    count = max(8, int(steps * case.share))
+def measure(case: Case, turns: int, steps: int) -> list[tuple[Figures, Figures]]:
+    """Each turn's figures: plain Lightning's and Task's."""
+    rows = torch.randn(case.batch * case.batches, *case.row)
+    loader = DataLoader(TensorDataset(rows, torch.arange(len(rows)) % 3), batch_size=case.batch)
+    makers: list[Callable[[], LightningModule]] = [
+        lambda: Plain(*case.backbone(), 3),
+        lambda: ClassificationTask(case.backbone(), 3),
+    ]
+    for make in makers:  # the first run of anything pays for everything
+        train(make(), loader, case.batches)
+    pairs = []
+    for turn in range(max(4, int(turns * case.share))):
+        first = turn % 2
+        figures = {
+            which: train(makers[which](), loader, max(10, int(steps * case.share))) for which in (first, 1 - first)
+        }
+        pairs.append((figures[0], figures[1]))
+    return pairs
 
-    def plain() -> LightningModule:
-        return Plain(*case.backbone(), 3)
 
-    def task() -> LightningModule:
-        return ClassificationTask(case.backbone(), 3)
-
-    for make in (plain, task):  # the first run of anything pays for everything
-        step_ms(make, case, 8)
-    turns = [(*step_ms(plain, case, count), *step_ms(task, case, count)) for _ in range(repeats)]
-    return [statistics.median(column) for column in zip(*turns, strict=True)]
+def row(case: Case, pairs: list[tuple[Figures, Figures]]) -> str:
+    """A line of the table: medians, and the middle half of the turns' ratios."""
+    ratios = [task.wall / plain.wall - 1 for plain, task in pairs]
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    cpu = statistics.median(task.cpu / plain.cpu - 1 for plain, task in pairs)
+    plain_ms = statistics.median(plain.wall for plain, _ in pairs)
+    task_ms = statistics.median(task.wall for _, task in pairs)
+    return f"| {case.name} | {plain_ms:.3f} | {task_ms:.3f} | {middle:+.1%} ({low:+.1%} to {high:+.1%}) | {cpu:+.1%} |"
 
 
 def main() -> None:
     """Measure every case and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--steps", type=int, default=200)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--turns", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--threads", type=int, default=1, help="torch's: more are slower beside a busy neighbour")
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".md"))
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning|torch")
     lines = [
         "# Step time: a Task over plain Lightning",
         "",
-        f"`python benchmarks/task/step_time.py --repeats {options.repeats} --steps {options.steps}` on "
-        f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads, torch "
-        f"{torch.__version__}; load average before: {os.getloadavg()[0]:.1f}.",
+        f"`python benchmarks/task/step_time.py --turns {options.turns} --steps {options.steps}` on "
+        f"{platform.machine()}, {os.cpu_count()} cores, {options.threads} torch thread(s), torch {torch.__version__}; "
+        f"load average before: {os.getloadavg()[0]:.1f}. Overhead: the median over turns, and its middle half.",
         "",
-        "| backbone | plain Lightning, ms a step (CPU) | Task, ms a step (CPU) | overhead (CPU) |",
-        "|---|---|---|---|",
+        "| backbone | plain Lightning, ms a step | Task, ms a step | overhead | of CPU, whole training |",
+        "|---|---|---|---|---|",
     ]
     for case in CASES:
-        wall, cpu, task_wall, task_cpu = measure(case, options.repeats, options.steps)
-        lines.append(
-            f"| {case.name} | {wall:.3f} ({cpu:.3f}) | {task_wall:.3f} ({task_cpu:.3f}) "
-            f"| {task_wall / wall - 1:+.1%} ({task_cpu / cpu - 1:+.1%}) |"
-        )
-        print(lines[-1])  # noqa: T201 (a script's own words)
-    Path(__file__).with_suffix(".md").write_text("\n".join(lines) + "\n")
+        lines.append(row(case, measure(case, options.turns, options.steps)))
+        print(lines[-1], flush=True)  # noqa: T201 (a script's own words)
+    options.out.write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":
