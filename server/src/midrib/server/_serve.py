@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import logging
-import os
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
 import tomli_w
 import uvloop
 
+from midrib.server import _logs
 from midrib.server._server import Server
 from midrib.server._settings import Settings
 
@@ -44,8 +44,10 @@ def run(settings: Settings, *, as_json: bool) -> None:
             "`midrib list` shows them"
         )
     if settings.imports:
-        sys.path.append(os.getcwd())  # a module beside the user is found, as by `python -m`; last, so it hides nothing
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        sys.path.append(
+            str(Path.cwd())
+        )  # a module beside the user is found, as by `python -m`; last, so it hides nothing
+    _logs.set_up(settings.log_format)
     uvloop.run(_serve(settings, _Voice(as_json=as_json)))
 
 

@@ -178,7 +178,7 @@ def hidden_error(error: Exception, what: str) -> MidribError:
     if isinstance(error, MidribError):
         return error
     error_id = uuid.uuid4().hex[:12]
-    logger.error("error %s: %s", error_id, what, exc_info=error)
+    logger.error("error %s: %s", error_id, what, exc_info=error, extra={"error_id": error_id})
     return InternalError(f"{what}: the server's log explains error {error_id}")
 
 

@@ -117,6 +117,8 @@ class Settings(BaseSettings):
     """A connection is asked to go after this, with drain_grace_s for its calls; never where absent."""
     min_ping_interval_s: float = Field(default=5.0, ge=0)
     """Keepalive pings that come more often than this, a few times over, close their connection."""
+    log_format: Literal["text", "json"] = "text"
+    """Of what `midrib serve` logs on stderr: lines for people, or a JSON object a line."""
     drain_grace_s: float = Field(default=30.0, ge=0)
     """How long a SIGTERM lets accepted work finish."""
 
