@@ -38,9 +38,13 @@ class Remote(nn.Module):
 
 def main(strategy: str, out: Path) -> None:
     torch.manual_seed(0)
-    backbone: Any = Remote() if strategy == "remote" else nn.Sequential(nn.Linear(8, 16), nn.Tanh())
-    finetuning: Any = "freeze" if strategy == "remote" else ("freeze_unfreeze", 1)
-    task = ClassificationTask((backbone, 16), 3, finetuning=finetuning, optimizer="sgd", learning_rate=0.1)
+    backbone: Any = nn.Sequential(nn.Linear(8, 16), nn.Tanh()) if strategy == "freeze_unfreeze" else Remote()
+    options: dict[str, Any] = {
+        "freeze_unfreeze": {"finetuning": ("freeze_unfreeze", 1)},
+        "remote": {},
+        "cached": {"cache": str(out.with_suffix(".cache"))},
+    }[strategy]
+    task = ClassificationTask((backbone, 16), 3, optimizer="sgd", learning_rate=0.1, **options)
     targets = torch.arange(48) % 3
     inputs = torch.randn(48, 8, generator=torch.Generator().manual_seed(1)) + targets.unsqueeze(1)
     loader = DataLoader(TensorDataset(inputs, targets), batch_size=6)
@@ -54,11 +58,11 @@ def main(strategy: str, out: Path) -> None:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(task, loader, loader)
+    trainer.fit(task, loader, None if strategy == "cached" else loader)
     trained = torch.cat([parameter.detach().reshape(-1) for parameter in task.parameters()])
     result = {
         "weights": trained.tolist(),
-        "val_loss": float(trainer.callback_metrics["val_loss"]),
+        "losses": {name: float(value) for name, value in trainer.callback_metrics.items()},
         "calls": getattr(backbone, "calls", 0),
     }
     out.with_suffix(f".{trainer.global_rank}").write_text(json.dumps(result))

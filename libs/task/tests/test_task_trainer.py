@@ -39,7 +39,7 @@ def test_two_ranks_share_what_was_unfrozen_on_the_way(tmp_path: Path) -> None:
     """After unfreezing, the backbone's gradients are averaged over ranks as the head's are."""
     one, two = ranks("freeze_unfreeze", tmp_path)
     assert one["weights"] == two["weights"]
-    assert one["val_loss"] == pytest.approx(two["val_loss"])
+    assert one["losses"] == pytest.approx(two["losses"])
     torch.testing.assert_close(torch.tensor(one["weights"]), in_one_process(), rtol=1e-4, atol=1e-5)
 
 
@@ -68,6 +68,13 @@ def test_each_rank_is_a_client_of_its_own(tmp_path: Path) -> None:
     one, two = ranks("remote", tmp_path)
     assert one["weights"] == two["weights"]
     assert (one["calls"], two["calls"]) == (26, 26)
+
+
+def test_ranks_share_one_cache(tmp_path: Path) -> None:
+    """Each rank computes its own rows of the first epoch; what the next ones deal it, the other may have computed."""
+    one, two = ranks("cached", tmp_path)
+    assert one["weights"] == two["weights"]
+    assert (one["calls"], two["calls"]) == (4, 4)
 
 
 def test_fast_dev_run_goes_once_through_everything(

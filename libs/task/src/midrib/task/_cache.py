@@ -123,6 +123,7 @@ class CacheKeeper(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         self._cache.flush()
+        trainer.strategy.barrier("feature cache")  # or a faster rank would compute what a slower one is about to write
         if trainer.current_epoch == 1 and not self._found and not self._cache.full and self._cache.misses:
             warnings.warn(
                 f"the feature cache {self._cache.path} found none of epoch 1's rows: inputs that are augmented at "
