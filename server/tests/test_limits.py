@@ -10,7 +10,7 @@ import pytest
 
 from midrib.registry import AbstractRegistry
 from midrib.server.testing import serving
-from midrib.v1 import embedding_pb2, embedding_pb2_grpc
+from midrib.v1 import embedding_pb2, embedding_pb2_grpc, tensor_pb2
 from midrib.wire import encode_tensor
 
 ROW = embedding_pb2.Input(tensor=encode_tensor(np.ones((1, 2), np.float32)))
@@ -36,18 +36,41 @@ def test_a_message_over_the_limit_is_refused(test_registry: AbstractRegistry) ->
             stub.Embed(embedding_pb2.EmbedRequest(backbone="linear", input=large), timeout=10)
 
 
-def test_a_flood_of_pings_closes_its_connection(test_registry: AbstractRegistry) -> None:
-    """Keepalives that come too often cost the sender its connection; ENHANCE_YOUR_CALM is HTTP/2's word for it."""
-    impatient = [
-        ("grpc.keepalive_time_ms", 100),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.max_pings_without_data", 0),
-    ]
-    with (
-        serving("gate", registry=test_registry, min_ping_interval_s=60) as running,
-        grpc.insecure_channel(running.address, options=impatient) as channel,
-    ):
-        stub: Any = embedding_pb2_grpc.EmbeddingServiceStub(channel)
-        held = stub.EmbedStream(iter(lambda: embedding_pb2.EmbedStreamRequest(), None), timeout=30)
-        with pytest.raises(grpc.RpcError, match="UNAVAILABLE|FAILED_PRECONDITION"):
-            list(held)
+@pytest.mark.parametrize(
+    ("tensor", "code", "words"),
+    [
+        pytest.param(
+            encode_tensor(np.ones((1025, 2), np.float32)),
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            "1025 rows .* at most 1024 rows",
+            id="rows",
+        ),
+        pytest.param(
+            tensor_pb2.Tensor(dtype=tensor_pb2.DATA_TYPE_FLOAT32, shape=[1] * 9, data=bytes(4)),
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "9 dimensions, at most 8",
+            id="rank",
+        ),
+        pytest.param(
+            tensor_pb2.Tensor(dtype=tensor_pb2.DATA_TYPE_FLOAT32, shape=[1] * 100_000, data=bytes(4)),
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "100000 dimensions, at most 8",
+            id="a rank of 100,000",
+        ),
+        pytest.param(
+            tensor_pb2.Tensor(dtype=tensor_pb2.DATA_TYPE_FLOAT32, shape=[2**62, 2, 0]),
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "overflows 63 bits",
+            id="rows of no bytes, without end",
+        ),
+    ],
+)
+def test_a_tensor_over_a_limit_is_refused(
+    channel: grpc.Channel, tensor: tensor_pb2.Tensor, code: grpc.StatusCode, words: str
+) -> None:
+    """With the limit."""
+    stub: Any = embedding_pb2_grpc.EmbeddingServiceStub(channel)
+    request = embedding_pb2.EmbedRequest(backbone="linear", input=embedding_pb2.Input(tensor=tensor))
+    with pytest.raises(grpc.RpcError, match=words) as caught:
+        stub.Embed(request, timeout=10)
+    assert caught.value.code() is code

@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from midrib.registry import AbstractRegistry
-from midrib.server._tokens import Scope, new_token
+from midrib.server._tokens import Scope, Tokens, new_token
 from midrib.server.cli import main
 from midrib.server.testing import RunningServer, serving
 from midrib.v1 import backbone_pb2, backbone_pb2_grpc, embedding_pb2, embedding_pb2_grpc
@@ -223,6 +223,22 @@ def test_one_tenant_cannot_take_anothers_room(opened: grpc.Channel, tenants: Ten
 def test_a_token_is_stored_as_its_hash_only(tenants: Tenants) -> None:
     """Whoever reads the file cannot call."""
     assert all(secret not in tenants.path.read_text() for secret in (tenants.reader, tenants.trainer, tenants.admin))
+
+
+def test_a_token_is_compared_with_every_hash_in_constant_time(
+    tenants: Tenants, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither how much of it is right nor whose it is shows in the time taken."""
+    compared: list[str] = []
+
+    def compare_digest(known: str, digest: str) -> bool:
+        compared.append(known)
+        return known == digest
+
+    tokens = Tokens(tenants.path)
+    monkeypatch.setattr("hmac.compare_digest", compare_digest)
+    assert tokens.tenant([f"Bearer {tenants.reader}"], Scope.READ).name == "reader"
+    assert len(set(compared)) == 4
 
 
 def test_the_command_makes_a_token_that_works(
