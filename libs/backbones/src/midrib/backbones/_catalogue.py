@@ -87,27 +87,32 @@ def _register_dino() -> None:
 
 def _register_image_towers() -> None:
     clip = ImageInput(224, (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711), crop=1.0)
-    siglip = ImageInput(224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), crop=1.0)
+    siglip = ImageInput(224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), crop=1.0, squash=True)
     v2, v3 = ImageInput(518, crop=1.0), ImageInput(256, crop=1.0)
-    for key, preset, licence in (
-        ("classification/dinov2_vits14", TimmPreset("vit_small_patch14_dinov2.lvd142m", 384, v2), _APACHE),
-        ("classification/dinov2_vitb14", TimmPreset("vit_base_patch14_dinov2.lvd142m", 768, v2), _APACHE),
-        ("classification/dinov3_vits16", TimmPreset("vit_small_patch16_dinov3.lvd1689m", 384, v3), "DINOv3 License"),
-        ("classification/dinov3_vitb16", TimmPreset("vit_base_patch16_dinov3.lvd1689m", 768, v3), "DINOv3 License"),
-        ("embedding/clip_vitb32", TimmPreset("vit_base_patch32_clip_224.openai", 512, clip, 512), "MIT"),
-        ("embedding/clip_vitb16", TimmPreset("vit_base_patch16_clip_224.openai", 512, clip, 512), "MIT"),
-        ("embedding/siglip_vitb16", TimmPreset("vit_base_patch16_siglip_224.webli", 768, siglip), _APACHE),
+    # What timm calls quickgelu is what OpenAI trained; DINOv3's own features are its class token, SigLIP's own GELU is
+    # the approximate one.
+    projected, token, approximate = {"num_classes": 512}, {"global_pool": "token"}, {"act_layer": "gelu_tanh"}
+    for name, timm_name, width, image, options, licence in (
+        ("dinov2_vits14", "vit_small_patch14_dinov2.lvd142m", 384, v2, {}, _APACHE),
+        ("dinov2_vitb14", "vit_base_patch14_dinov2.lvd142m", 768, v2, {}, _APACHE),
+        ("dinov3_vits16", "vit_small_patch16_dinov3.lvd1689m", 384, v3, token, "DINOv3 License"),
+        ("dinov3_vitb16", "vit_base_patch16_dinov3.lvd1689m", 768, v3, token, "DINOv3 License"),
+        ("clip_vitb32", "vit_base_patch32_clip_quickgelu_224.openai", 512, clip, projected, "MIT"),
+        ("clip_vitb16", "vit_base_patch16_clip_quickgelu_224.openai", 512, clip, projected, "MIT"),
+        ("siglip_vitb16", "vit_base_patch16_siglip_224.webli", 768, siglip, approximate, _APACHE),
     ):
-        task, name = key.split("/")
+        preset = TimmPreset(timm_name, width, image, options)
+        task = "classification" if name.startswith("dino") else "embedding"
         _own(
             _bound(load_timm_preset, preset),
             name=name,
             namespace=f"image/{task}",
             input=preset.input,
             num_features=preset.width,
-            providers=f"hub timm/{preset.name}",
+            providers=f"hub timm/{timm_name.replace('_quickgelu', '')}",
             license=licence,
             requires=_TIMM,
+            install="timm torchvision",
         )
 
 

@@ -45,12 +45,15 @@ def load_timm(
 
 
 class TimmPreset(NamedTuple):
-    """A published image tower that timm carries. projection: the width of its own last projection, 0 for none."""
+    """A published image tower that timm carries.
+
+    options: what timm must be told, to run it as its own project does.
+    """
 
     name: str
     width: int
     input: ImageInput
-    projection: int = 0
+    options: dict[str, Any]
 
 
 def load_timm_preset(
@@ -66,9 +69,7 @@ def load_timm_preset(
     instead, in its project's own format or timm's.  image_size: by default the published one.
     Raises WeightsError if the weights cannot be had.
     """
-    options: dict[str, Any] = {"num_classes": preset.projection}
-    if image_size is not None:
-        options["img_size"] = image_size
+    options = preset.options | ({} if image_size is None else {"img_size": image_size})
     module, width = load_timm(preset.name, pretrained=pretrained, checkpoint=checkpoint, **options)
     module.input = dataclasses.replace(preset.input, size=image_size or preset.input.size)  # type: ignore[assignment]
     return module, width
@@ -87,8 +88,14 @@ def _created(name: str, pretrained: bool, checkpoint: str | Path | None, options
 
 def _timm_input(module: Any, size: int | None) -> ImageInput:
     config = import_timm().data.resolve_data_config({}, model=module)
-    mean, std = tuple(config["mean"]), tuple(config["std"])
-    return ImageInput(size or config["input_size"][-1], mean, std, config["interpolation"], config["crop_pct"])
+    return ImageInput(
+        size or config["input_size"][-1],
+        tuple(config["mean"]),
+        tuple(config["std"]),
+        config["interpolation"],
+        config["crop_pct"],
+        squash=config["crop_mode"] == "squash",
+    )
 
 
 _OVERLAY = "pretrained_cfg_overlay"
