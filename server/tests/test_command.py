@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from midrib.remote import Client
+from midrib.server._tokens import Scope, new_token
 from midrib.server.cli import main
 from midrib.server.testing import serving
 
@@ -111,6 +112,31 @@ def test_serve_reads_a_toml_file_and_imports_your_own_backbones(
     process = serve("--config", str(config))
     process.event()
     assert process.event()["backbones"][0]["num_features"] == 5
+
+
+def test_sighup_takes_changed_tokens_over(serve: Any, tmp_path: Path) -> None:
+    """Without a restart: the new one is taken, the old one is not."""
+    (old, first), (new, second) = (new_token("team", [Scope.READ, Scope.EMBED]) for _ in range(2))
+    tokens, config = tmp_path / "tokens.toml", tmp_path / "midrib.toml"
+    tokens.write_text(first)
+    config.write_text(f"tokens = {json.dumps(str(tokens))}\n")
+    process = serve(MLP, "--config", str(config))
+    process.event()
+    address = process.event()["address"]
+    assert connects(address, old)
+    tokens.write_text(second)
+    process.process.send_signal(signal.SIGHUP)
+    # The signal has been handled once the new token is taken.
+    assert any(connects(address, new) for _ in range(2000))
+    assert not connects(address, old)
+
+
+def connects(address: str, token: str) -> bool:
+    try:
+        with Client(address, token=token) as client:
+            return len(client.list()) == 1
+    except PermissionError:
+        return False
 
 
 def test_a_module_in_the_current_folder_is_found(tmp_path: Path) -> None:

@@ -159,16 +159,28 @@ def test_loading_sits_on_an_address_of_its_own(guarded: RunningServer, opened: g
 
 
 def test_tokens_are_rotated_by_a_reload(guarded: RunningServer, opened: grpc.Channel, tenants: Tenants) -> None:
-    """The old one is refused, the new one is taken; a broken file changes nothing."""
+    """The old one is refused, the new one is taken."""
     renewed, entry = new_token("trainer", [Scope.EMBED])
     tenants.path.write_text(entry)
     guarded.server.reload()
     assert list(embed(opened, renewed).embedding.shape) == [1, 3]
     with pytest.raises(grpc.RpcError, match="not known here"):
         embed(opened, tenants.trainer)
-    tenants.path.write_text("[[tokens]]\nname = 'x'\n")
+
+
+@pytest.mark.parametrize("kept", [pytest.param(kept, id=f"{kept} characters") for kept in (0, 5, 30, 90, 130, 300)])
+def test_half_a_token_file_changes_nothing(
+    guarded: RunningServer,
+    opened: grpc.Channel,
+    tenants: Tenants,
+    caplog: pytest.LogCaptureFixture,
+    kept: int,
+) -> None:
+    """It is logged, and who had a token has it still."""
+    tenants.path.write_text(tenants.path.read_text()[:kept])
     guarded.server.reload()
-    assert list(embed(opened, renewed).embedding.shape) == [1, 3]
+    assert "the tokens in force stay" in caplog.text
+    assert list(embed(opened, tenants.trainer).embedding.shape) == [1, 3]
 
 
 def test_a_withdrawn_token_ends_its_open_streams(
@@ -181,7 +193,7 @@ def test_a_withdrawn_token_ends_its_open_streams(
     messages.put(embedding_pb2.EmbedStreamRequest(open=embedding_pb2.Open(backbone="linear")))
     messages.put(embedding_pb2.EmbedStreamRequest(item=embedding_pb2.Item(id=1, input=ROW)))
     assert [next(stream).WhichOneof("message") for _ in range(2)] == ["opened", "result"]
-    tenants.path.write_text("")
+    tenants.path.write_text(new_token("another", [Scope.EMBED])[1])
     guarded.server.reload()
     messages.put(embedding_pb2.EmbedStreamRequest(item=embedding_pb2.Item(id=2, input=ROW)))
     with pytest.raises(grpc.RpcError, match="it has been withdrawn") as caught:
@@ -248,7 +260,7 @@ def test_the_command_makes_a_token_that_works(
     test_registry: AbstractRegistry,
 ) -> None:
     """The secret on stdout, the entry on stderr."""
-    monkeypatch.setattr(sys, "argv", ["midrib", "token", "team", "--scope", "embed"])
+    monkeypatch.setattr(sys, "argv", ["midrib", "token", 'the "A" team', "--scope", "embed"])
     with pytest.raises(SystemExit, match="0"):
         main()
     said = capsys.readouterr()

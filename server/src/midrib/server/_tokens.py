@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import secrets
 import tomllib
 from collections.abc import Sequence
@@ -99,6 +100,8 @@ class Tokens:
     def reload(self) -> None:
         """Read the file again; if it is wrong, what was read before stays in force and the error is raised."""
         entries = _ENTRIES.validate_python(tomllib.loads(self._path.read_text()).get("tokens", []))
+        if not entries:  # a file that is being written is empty for a moment: nobody means to withdraw all
+            raise ValueError(f"{self._path} holds no [[tokens]]: `midrib token NAME` makes an entry")
         hashes = []
         for entry in entries:
             tenant = self._tenants.setdefault(entry.name, Tenant(entry))
@@ -137,4 +140,5 @@ def new_token(name: str, scopes: list[Scope]) -> tuple[str, str]:
     token = secrets.token_urlsafe(32)
     digest = hashlib.sha256(token.encode()).hexdigest()
     listed = ", ".join(f'"{scope.value}"' for scope in scopes)
-    return token, f'[[tokens]]\nname = "{name}"\nsha256 = "{digest}"\nscopes = [{listed}]\n'
+    # JSON's strings are TOML's.
+    return token, f'[[tokens]]\nname = {json.dumps(name)}\nsha256 = "{digest}"\nscopes = [{listed}]\n'
