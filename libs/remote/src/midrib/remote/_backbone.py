@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from midrib.registry import InputSpec
 from midrib.remote._address import TlsLike, endpoint_from, split_url
 from midrib.remote._asked import Asked
 from midrib.remote._cache import FeatureCache
-from midrib.remote._rows import TensorRows, is_floating, tensor_rows
+from midrib.remote._rows import Rows, TensorRows, is_floating, tensor_rows, text_rows
 from midrib.remote._servers import Servers
 from midrib.remote._session import Session, session_for
 from midrib.remote._timing import Stall
@@ -27,8 +27,9 @@ class RemoteBackbone(nn.Module):
     """A backbone that a server runs, for use wherever a local one is.
 
     Maps [rows, ...] to [rows, num_features], on the input's device and in its floating type; integer inputs (token
-    ids) give the backbone's compute type. It has no parameters and always runs in eval mode. Any number of rows;
-    calls of several threads travel together. Where the input needs a gradient, backward asks the server for it.
+    ids) give the backbone's compute type; where it takes text, so does a sequence of strings, which the server
+    tokenises, with features on the CPU. It has no parameters and always runs in eval mode. Any number of rows; calls of
+    several threads travel together. Where the input needs a gradient, backward asks the server for it.
 
     url: grpc://host:port/namespace/name (grpcs:// for TLS; several servers as a:1,b:2), or (address, name).
     revision: the digest to insist on; the server's at construction where absent. Another one is refused.
@@ -86,8 +87,10 @@ class RemoteBackbone(nn.Module):
         return self._open().totals.stall
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor | Sequence[str]) -> Tensor:
         """The features of a batch, [rows, num_features]."""
+        if not isinstance(x, Tensor):
+            return from_numpy(self._ask(text_rows(x))).to(dtype=getattr(torch, self._info.compute_dtype))
         if torch.is_grad_enabled() and x.requires_grad:
             features: Tensor = _Embed.apply(x, self._embed, self._gradient)  # type: ignore[no-untyped-call]
             return features
@@ -102,13 +105,16 @@ class RemoteBackbone(nn.Module):
 
     def _embed(self, x: Tensor) -> Tensor:
         rows = tensor_rows(to_numpy(x), dtype=None if self._dtype == "int8" else self._dtype).array
-        features = self._ask(rows) if self._cache is None else self._cache.features(rows, self._ask)
+        features = self._ask_tensor(rows) if self._cache is None else self._cache.features(rows, self._ask_tensor)
         dtype = x.dtype if x.is_floating_point() else getattr(torch, self._info.compute_dtype)
         return from_numpy(features).to(device=x.device, dtype=dtype)
 
-    def _ask(self, rows: Array) -> Array:
+    def _ask_tensor(self, rows: Array) -> Array:
+        return self._ask(TensorRows(rows))
+
+    def _ask(self, rows: Rows) -> Array:
         session = self._open()
-        return session.wait(session.submit(TensorRows(rows)), self.timeout)
+        return session.wait(session.submit(rows), self.timeout)
 
     def _gradient(self, x: Tensor, grad: Tensor) -> Tensor:
         rows, gradient = to_numpy(x), to_numpy(grad)

@@ -8,7 +8,7 @@ import uuid
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -18,13 +18,17 @@ from torch import Tensor
 
 _DIGEST_BYTES = 32
 
+Inputs: TypeAlias = Tensor | Sequence[str]
 
-def row_digests(inputs: Tensor) -> list[bytes]:
+
+def row_digests(inputs: Inputs) -> list[bytes]:
     """The sha-256 of every row: of its element type, its shape and its bytes.
 
-    inputs: [batch, ...].  Rows of integer ids are taken without their trailing zeros: the padding of a text belongs
-    to its batch, not to the text.
+    inputs: [batch, ...], or strings.  Rows of integer ids are taken without their trailing zeros: the padding of a
+    text belongs to its batch, not to the text.
     """
+    if not isinstance(inputs, Tensor):
+        return [hashlib.sha256(f"text {text}".encode()).digest() for text in inputs]
     rows = inputs.detach().cpu().contiguous()
     return [_digest(_unpadded(row)) for row in rows]
 
@@ -40,6 +44,10 @@ def _digest(row: Tensor) -> bytes:
     digest = hashlib.sha256(f"{row.dtype} {tuple(row.shape)}".encode())
     digest.update(row.reshape(-1).view(torch.uint8).numpy().data)
     return digest.digest()
+
+
+def _some(inputs: Inputs, rows: list[int]) -> Inputs:
+    return inputs[rows] if isinstance(inputs, Tensor) else [inputs[row] for row in rows]
 
 
 class FeatureCache:
@@ -68,11 +76,11 @@ class FeatureCache:
         self.full = False
         self._revisions: dict[str, _Revision] = {}
 
-    def features(self, revision: str, inputs: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+    def features(self, revision: str, inputs: Inputs, compute: Callable[[Any], Tensor]) -> Tensor:
         """The features of every row of inputs; compute is called once, on the rows that the cache has not.
 
-        inputs: [batch, ...].  compute: maps [rows, ...] to [rows, ...].  Returns the batch's rows in order, on the
-        device of the inputs.
+        inputs: [batch, ...], or strings.  compute: maps some of them to [rows, ...].  Returns the batch's rows in
+        order, on the device of the inputs.
         """
         if len(inputs) == 0:
             return compute(inputs)
@@ -81,12 +89,13 @@ class FeatureCache:
         found = held.find(digests)
         new = {digest: row for row, digest in enumerate(digests) if digest not in found}
         if new:
-            computed = compute(inputs[list(new.values())])
+            computed = compute(_some(inputs, list(new.values())))
             found.update(zip(new, computed.detach().cpu(), strict=True))
             held.add({digest: found[digest] for digest in new})
         self.hits += len(digests) - len(new)
         self.misses += len(new)
-        return torch.stack([found[digest] for digest in digests]).to(inputs.device)
+        rows = torch.stack([found[digest] for digest in digests])
+        return rows.to(inputs.device) if isinstance(inputs, Tensor) else rows
 
     def flush(self) -> None:
         """Write what is still in memory, so that other processes and the next run find it."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Prediction:
     """One batch on its way out; features and logits are computed once, when an output first asks for them."""
 
-    def __init__(self, task: Task, inputs: Tensor) -> None:
+    def __init__(self, task: Task, inputs: Any) -> None:
         self.task = task
         self.inputs = inputs
 
@@ -52,7 +52,7 @@ def embeddings(prediction: Prediction) -> Tensor:
     return prediction.features
 
 
-def output_of(task: Task, inputs: Tensor, given: OutputLike) -> Any:
+def output_of(task: Task, inputs: Any, given: OutputLike) -> Any:
     """The rows of one batch: a tensor, or a list where rows are no numbers."""
     spec = parse("output", given, task.outputs)
     return spec.factory(Prediction(task, inputs), **spec.kwargs)

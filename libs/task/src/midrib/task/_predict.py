@@ -45,16 +45,24 @@ def embed(task: Task, data: Any, *, progress: bool, batch_size: int) -> npt.NDAr
     return rows
 
 
-def inputs_of(task: Task, batch: Any) -> Tensor:
-    """A batch's inputs: of a tensor, of one that has no targets, or of one that has."""
-    if isinstance(batch, Tensor):
+def inputs_of(task: Task, batch: Any) -> Any:
+    """A batch's inputs: of a tensor or strings, of one that has no targets, or of one that has."""
+    if isinstance(batch, Tensor) or _are_texts(batch):
         return batch
     if isinstance(batch, Mapping) and "input" in batch:
-        inputs: Tensor = batch["input"]
-        return inputs
+        return batch["input"]
     if isinstance(batch, tuple | list) and len(batch) == 1:
         return torch.as_tensor(batch[0])
     return task.split_batch(batch)[0]
+
+
+def to_device(task: Task, inputs: Any) -> Any:
+    """Tensors go to the task's device; texts have none."""
+    return inputs.to(task.device) if isinstance(inputs, Tensor) else inputs
+
+
+def _are_texts(batch: Any) -> bool:
+    return isinstance(batch, tuple | list) and bool(batch) and all(isinstance(item, str) for item in batch)
 
 
 @contextmanager
@@ -70,14 +78,14 @@ def _predicting(task: Task) -> Iterator[None]:
             task.cache.flush()
 
 
-def _batches(task: Task, data: Any, batch_size: int) -> Iterator[Tensor]:
+def _batches(task: Task, data: Any, batch_size: int) -> Iterator[Any]:
     if batch_size < 1:
         raise ValueError(f"got batch_size={batch_size}, expected at least 1")
     for batch in _of_loader(task, data) if isinstance(data, DataLoader) else _of_items(task, data, batch_size):
-        yield batch.to(task.device)
+        yield to_device(task, batch)
 
 
-def _of_loader(task: Task, loader: DataLoader[Any]) -> Iterator[Tensor]:
+def _of_loader(task: Task, loader: DataLoader[Any]) -> Iterator[Any]:
     if isinstance(loader.sampler, _SHUFFLING) or loader.drop_last:
         raise ValueError(
             "got a DataLoader that shuffles or drops its last rows, expected one that gives every row in order: make "
@@ -86,7 +94,7 @@ def _of_loader(task: Task, loader: DataLoader[Any]) -> Iterator[Tensor]:
     return (inputs_of(task, batch) for batch in loader)
 
 
-def _of_items(task: Task, items: Any, batch_size: int) -> Iterator[Tensor]:
+def _of_items(task: Task, items: Any, batch_size: int) -> Iterator[Any]:
     if isinstance(items, str | bytes) or not isinstance(items, Tensor | np.ndarray | Sequence):
         raise TypeError(
             f"got {type(items).__name__}, expected a DataLoader, a tensor or array of inputs, or a list of images or "
@@ -97,7 +105,7 @@ def _of_items(task: Task, items: Any, batch_size: int) -> Iterator[Tensor]:
         yield prepare(items[start : start + batch_size])
 
 
-def preparation(task: Task, items: Any) -> Callable[[Any], Tensor]:
+def preparation(task: Task, items: Any) -> Callable[[Any], Any]:
     """What turns items such as these into a batch of inputs."""
     if isinstance(items, Tensor):
         return lambda rows: rows
@@ -109,10 +117,7 @@ def preparation(task: Task, items: Any) -> Callable[[Any], Tensor]:
     if isinstance(spec, ImageInput):
         return lambda images: backbone.prepare_images(list(images))
     if isinstance(spec, TextInput) and is_remote(task.backbone):
-        raise ValueError(
-            f"the tokeniser of {backbone.name!r} is with its server: embed texts by midrib.remote.Client, or give this "
-            "task batches of token ids"
-        )
+        return list  # its tokeniser is with its server
     if isinstance(spec, TextInput):
         return lambda texts: backbone.prepare_texts(list(texts))
     return lambda clips: backbone.prepare_audio(list(clips), spec.rate)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torchmetrics import MeanAbsoluteError
 
 from midrib.task._backbone import BackboneLike
+from midrib.task._cache import Inputs
 from midrib.task._losses import LossLike
 from midrib.task._metrics import MetricsLike
 from midrib.task._task import Task
@@ -39,12 +40,12 @@ class RegressionTask(Task):
         )
         self.num_targets = num_targets
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs: Inputs) -> Tensor:
         """The predicted numbers: [batch, num_targets], or [batch] where num_targets is 1."""
         outputs = super().forward(inputs)
         return outputs.squeeze(-1) if self.num_targets == 1 else outputs
 
-    def split_batch(self, batch: Any) -> tuple[Tensor, Tensor]:
+    def split_batch(self, batch: Any) -> tuple[Any, Tensor]:
         """Inputs, and targets in the outputs' shape and type.  Raises ValueError for targets of another shape."""
         inputs, targets = super().split_batch(batch)
         owed = (len(inputs),) if self.num_targets == 1 else (len(inputs), self.num_targets)

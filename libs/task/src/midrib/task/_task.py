@@ -13,7 +13,7 @@ from torch import Tensor
 
 from midrib.task import _predict
 from midrib.task._backbone import BackboneLike, OpenedBackbone, is_remote, open_backbone, revision_of
-from midrib.task._cache import CacheKeeper, FeatureCache
+from midrib.task._cache import CacheKeeper, FeatureCache, Inputs
 from midrib.task._finetuning import Finetuning, LayerFreezer, Strategy, StrategyLike, finetuning_of, parse_strategy
 from midrib.task._heads import HeadLike, build_head
 from midrib.task._losses import Losses, LossLike
@@ -90,26 +90,28 @@ class Task(HasRegistries, Persistent):
 
     # Features
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """The head's outputs.  inputs: [batch, ...], as the backbone takes them.  Returns [batch, num_outputs]."""
+    def forward(self, inputs: Inputs) -> Tensor:
+        """The head's outputs.  inputs: as in features.  Returns [batch, num_outputs]."""
         logits: Tensor = self.head(self.features(inputs))
         return logits
 
-    def features(self, inputs: Tensor) -> Tensor:
+    def features(self, inputs: Inputs) -> Tensor:
         """The backbone's features: [batch, num_features].
 
+        inputs: [batch, ...] as the backbone takes them, or strings, which are tokenised here or by its server.
         A frozen backbone builds no graph, unless the inputs themselves want a gradient; through the cache, if there is
         one, it sees each input once.
         """
-        if not self.backbone_is_frozen or (inputs.requires_grad and torch.is_grad_enabled()):
-            features: Tensor = self.backbone(inputs)
+        given = inputs if isinstance(inputs, Tensor) else _predict.to_device(self, self.prepare(inputs))
+        if not self.backbone_is_frozen or _wants_gradient(given):
+            features: Tensor = self.backbone(given)
         elif self.cache is None:
             with torch.no_grad():
-                features = self.backbone(inputs)
+                features = self.backbone(given)
         else:
             with torch.no_grad():
-                features = self.cache.features(self._cache_key(inputs), inputs, self.backbone)
-        return features
+                features = self.cache.features(self._cache_key(given), given, self.backbone)
+        return features if isinstance(given, Tensor) else features.to(self.device)
 
     @property
     def num_features(self) -> int:
@@ -135,14 +137,16 @@ class Task(HasRegistries, Persistent):
             self._revision = (state, revision_of(self.backbone, self._spec))
         return self._revision[1]
 
-    def _cache_key(self, inputs: Tensor) -> str:
+    def _cache_key(self, inputs: Inputs) -> str:
+        if not isinstance(inputs, Tensor):
+            return f"{self.revision}-text"
         kind = inputs.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else inputs.dtype
         return f"{self.revision}-{str(dtype).removeprefix('torch.')}"
 
     # Training
 
-    def split_batch(self, batch: Any) -> tuple[Tensor, Tensor]:
+    def split_batch(self, batch: Any) -> tuple[Any, Tensor]:
         """The inputs and targets of a batch: a pair, or a mapping with "input" and "target". Override for others."""
         if isinstance(batch, Mapping) and {"input", "target"} <= batch.keys():
             return batch["input"], batch["target"]
@@ -249,10 +253,11 @@ class Task(HasRegistries, Persistent):
 
     # Prediction
 
-    def prepare(self, items: Any) -> Tensor:
+    def prepare(self, items: Any) -> Any:
         """A batch of inputs out of images, texts or clips, as the backbone's input declares: resized, tokenised, …
 
-        items: a sequence; arrays of numbers are taken as inputs.  Returns [rows, ...], on the CPU.
+        items: a sequence; arrays of numbers are taken as inputs.  Returns [rows, ...], on the CPU; texts for a remote
+        backbone stay texts, for its server tokenises them.
         """
         return _predict.preparation(self, items)(items)
 
@@ -274,6 +279,10 @@ class Task(HasRegistries, Persistent):
         from midrib.task._embedding import EmbeddingTask
 
         return EmbeddingTask.of(self, layer)
+
+
+def _wants_gradient(inputs: Inputs) -> bool:
+    return isinstance(inputs, Tensor) and inputs.requires_grad and torch.is_grad_enabled()
 
 
 def _refuse_to_train_remote(name: str | None, strategy: Strategy, train_bn: bool) -> None:
