@@ -40,6 +40,7 @@ class Intake:
     max_rows, max_elements: of one item.
     last_id: the largest token id that the module looks up; None where that is not known.
     pool: decodes media, beside the event loop.
+    finite: whether NaN and infinite values are refused.
     """
 
     backbone: Backbone
@@ -47,6 +48,7 @@ class Intake:
     max_elements: int
     last_id: int | None
     pool: MediaPool
+    finite: bool = False
 
     async def read(self, message: embedding_pb2.Input) -> Array:
         """The rows of an input, as the backbone's module takes them.
@@ -86,6 +88,7 @@ class Intake:
         self._check_dtype(array, field)
         self._check_shape(array, field)
         self._check_ids(array, field)
+        self._check_finite(array, field)
         return self._within_limits(array)
 
     def gradient(self, message: tensor_pb2.Tensor, rows: int) -> Array:
@@ -153,6 +156,17 @@ class Intake:
                 f"one item has {rows} rows and {elements} elements, at most {self.max_rows} rows and "
                 f"{self.max_elements} elements are taken: split it",
                 field="input",
+            )
+
+    def _check_finite(self, array: Array, field: str) -> None:
+        if not self.finite or array.dtype.kind in "iu":
+            return
+        bad = ~np.isfinite(array).reshape(len(array), -1).all(axis=1)
+        if bad.any():
+            raise InvalidInputError(
+                f"{field} has NaN or infinite values, first in row {int(bad.argmax())}, and backbone "
+                f"{self.backbone.name!r} takes none: clean it first",
+                field=f"{field}.data",
             )
 
     def _within_limits(self, rows: Array) -> Array:

@@ -45,6 +45,7 @@ def load(wanted: BackboneSettings, settings: Settings, registry: AbstractRegistr
     Raises what the registry and the loader raise, and ValueError for a device that is not there.
     """
     backbone = load_backbone(wanted.name, registry=registry, **wanted.arguments)
+    registered = registry.describe(wanted.name)
     use_tf32(settings.tf32)
     limits = _limits(settings)
     seats = list(_seats(backbone, wanted, settings, limits))
@@ -56,10 +57,17 @@ def load(wanted: BackboneSettings, settings: Settings, registry: AbstractRegistr
         input=backbone.input,
         device=", ".join(seat.placement.device for seat in seats),
         dtype=dtype,
-        license=registry.describe(wanted.name).license or "",
+        license=registered.license or "",
     )
     max_rows = max(1, min(limits.max_rows, limits.max_cost // _row_elements(backbone)))
-    intake = Intake(backbone, max_rows, limits.max_cost, _last_id(backbone.module), pool)
+    intake = Intake(
+        backbone,
+        max_rows,
+        limits.max_cost,
+        _last_id(backbone.module),
+        pool,
+        finite=bool(registered.metadata.get("finite", False)),
+    )
     replicas = wanted.replicas or settings.replicas
     served = ServedBackbone(description, [seat.prepare for seat in seats for _ in range(replicas)], limits)
     return Loaded(served, intake, _weight_bytes(backbone.module, dtype), wanted.pinned)

@@ -1,0 +1,211 @@
+"""What the engine promises, seen by plain generated stubs: shares, dead items, swaps, memory, finite rows."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import grpc
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from midrib.registry import Registry, TensorInput
+from midrib.server.testing import RunningServer, serving
+from midrib.v1 import backbone_pb2, backbone_pb2_grpc, embedding_pb2, embedding_pb2_grpc
+from midrib.v1.embedding_pb2 import EmbedStreamRequest
+from midrib.wire import decode_tensor, encode_tensor
+
+REGISTRY = Registry("engine")
+LARGE = 1000.0
+
+
+class Recorder(nn.Module):
+    """Notes the order of the rows that it computes; a row of 13s waits until the test opens the gate."""
+
+    seen: ClassVar[list[float]] = []
+    passing, opened = threading.Event(), threading.Event()
+
+    def forward(self, rows: Tensor) -> Tensor:
+        if bool((rows == 13).any()):
+            self.passing.set()
+            self.opened.wait(20)
+        if bool((rows >= LARGE).all()):
+            Recorder.seen += [float(row[0]) for row in rows]
+        return rows * 2
+
+
+class Small(nn.Module):
+    """Its device holds two rows at once."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        if len(rows) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return rows * 2
+
+
+@REGISTRY(name="recorder", namespace="test/embedding", input=TensorInput((2,)))
+def load_recorder() -> tuple[nn.Module, int]:
+    return Recorder(), 2
+
+
+@REGISTRY(name="small", namespace="test/embedding", input=TensorInput((2,)))
+def load_small() -> tuple[nn.Module, int]:
+    return Small(), 2
+
+
+@REGISTRY(name="clean", namespace="test/embedding", input=TensorInput((2,)), finite=True)
+def load_clean() -> tuple[nn.Module, int]:
+    return Recorder(), 2
+
+
+@REGISTRY(name="scaled", namespace="test/embedding", input=TensorInput((1,)))
+def load_scaled(factor: int = 1) -> tuple[nn.Module, int]:
+    layer = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(layer.weight, factor)
+    return layer, 1
+
+
+@pytest.fixture()
+def recorder() -> Iterator[type[Recorder]]:
+    Recorder.seen = []
+    Recorder.passing.clear()
+    Recorder.opened.clear()
+    yield Recorder
+    Recorder.opened.set()
+
+
+@pytest.fixture()
+def one_at_a_time() -> Iterator[RunningServer]:
+    """A server whose device computes one row after the other."""
+    with serving("recorder", registry=REGISTRY, max_batch_rows=1) as running:
+        yield running
+
+
+def rows(value: float, count: int = 1, width: int = 2) -> embedding_pb2.Input:
+    return embedding_pb2.Input(tensor=encode_tensor(np.full((count, width), value, np.float32)))
+
+
+def request(value: float, count: int = 1, *, backbone: str = "recorder", width: int = 2) -> embedding_pb2.EmbedRequest:
+    return embedding_pb2.EmbedRequest(backbone=backbone, input=rows(value, count, width))
+
+
+def stub_of(channel: grpc.Channel) -> Any:
+    return embedding_pb2_grpc.EmbeddingServiceStub(channel)
+
+
+def talk(first: float, count: int, priority: embedding_pb2.Priority) -> Iterator[EmbedStreamRequest]:
+    yield EmbedStreamRequest(open=embedding_pb2.Open(backbone="recorder", priority=priority))
+    for number in range(count):
+        yield EmbedStreamRequest(item=embedding_pb2.Item(id=number, input=rows(first + number)))
+
+
+def until(running: RunningServer, accepted: int) -> None:
+    """Until so many items have been accepted."""
+    counts = running.server.catalogue.slot("recorder").ready().served.batcher.counts
+    told = threading.Event()
+    for _ in range(4000):
+        if counts.accepted >= accepted:
+            return
+        told.wait(0.005)
+    pytest.fail(f"{counts.accepted} of {accepted} items were accepted")
+
+
+def test_a_priority_is_a_share_on_the_wire(one_at_a_time: RunningServer, recorder: type[Recorder]) -> None:
+    """Bulk came first and is not starved; of the busy device interactive work still gets sixteen times as much."""
+    with grpc.insecure_channel(one_at_a_time.address) as channel:
+        stub = stub_of(channel)
+        busy = [stub.Embed.future(request(13), timeout=60) for _ in range(2)]
+        assert recorder.passing.wait(20)
+        bulk = stub.EmbedStream(talk(LARGE, 40, embedding_pb2.PRIORITY_BULK), timeout=60)
+        until(one_at_a_time, 42)
+        interactive = stub.EmbedStream(talk(2 * LARGE, 32, embedding_pb2.PRIORITY_INTERACTIVE), timeout=60)
+        until(one_at_a_time, 74)
+        recorder.opened.set()
+        assert (len(list(bulk)), len(list(interactive)), len([call.result() for call in busy])) == (41, 33, 2)
+    places = [place for place, value in enumerate(recorder.seen) if value >= 2 * LARGE]
+    assert places[-1] <= 32 + 4
+    assert recorder.seen[0] < 2 * LARGE
+
+
+def test_cancelled_and_expired_calls_never_reach_the_device(
+    one_at_a_time: RunningServer, recorder: type[Recorder]
+) -> None:
+    """Their callers left while they waited; the counters prove it, and so does the device."""
+    counts = one_at_a_time.server.catalogue.slot("recorder").ready().served.batcher.counts
+    with grpc.insecure_channel(one_at_a_time.address) as channel:
+        stub = stub_of(channel)
+        busy = [stub.Embed.future(request(13), timeout=60) for _ in range(2)]
+        assert recorder.passing.wait(20)
+        until(one_at_a_time, 2)
+        leaving = [stub.Embed.future(request(LARGE + number), timeout=60) for number in range(3)]
+        late = stub.Embed.future(request(LARGE + 10), timeout=0.5)
+        staying = stub.Embed.future(request(LARGE + 20), timeout=60)
+        until(one_at_a_time, 7)
+        assert [call.cancel() for call in leaving] == [True] * 3
+        assert late.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        recorder.opened.set()
+        assert decode_tensor(staying.result().embedding).tolist() == [[2 * (LARGE + 20)] * 2]
+        assert [call.code() for call in busy] == [grpc.StatusCode.OK] * 2
+    assert (recorder.seen, counts.cancelled + counts.expired) == ([LARGE + 20], 4)
+
+
+def test_a_swap_under_load_never_mixes_two_revisions() -> None:
+    """Each answer is wholly of the revision that it names; what comes between is told to try again."""
+    answered: set[tuple[str, float]] = set()
+    codes: set[grpc.StatusCode] = set()
+    done = threading.Event()
+
+    def ask(stub: Any) -> None:
+        while not done.is_set():
+            call = stub.Embed.future(request(1, 4, backbone="scaled", width=1), timeout=30)
+            codes.add(call.code())
+            if call.code() is grpc.StatusCode.OK:
+                values = set(decode_tensor(call.result().embedding).ravel().tolist())
+                answered.update((call.result().revision, value) for value in values)
+
+    with serving("scaled", registry=REGISTRY, admin=True) as running, grpc.insecure_channel(running.address) as channel:
+        admin: Any = backbone_pb2_grpc.BackboneServiceStub(channel)
+        callers = [threading.Thread(target=ask, args=(stub_of(channel),)) for _ in range(4)]
+        for caller in callers:
+            caller.start()
+        expected = set()
+        for factor in (2, 3, 4):
+            arguments = {"factor": backbone_pb2.Argument(int_value=factor)}
+            asked = backbone_pb2.LoadBackboneRequest(name="scaled", arguments=arguments)
+            revision = admin.LoadBackbone(asked, timeout=30).backbone.revision
+            stub_of(channel).Embed(request(1, backbone="scaled", width=1), timeout=30)
+            expected.add((revision, float(factor)))
+        done.set()
+        for caller in callers:
+            caller.join(30)
+    first = {(revision, value) for revision, value in answered if value == 1}
+    assert len(first) <= 1
+    assert answered - first <= expected
+    assert codes <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
+
+
+def test_rows_that_do_not_fit_into_the_device_are_answered_in_halves() -> None:
+    """Out of memory is the server's affair as long as halves fit; beyond that it is that item's error alone."""
+    with serving("small", registry=REGISTRY, warm_up_s=0) as running, grpc.insecure_channel(running.address) as channel:
+        fits = stub_of(channel).Embed(request(1, 4, backbone="small"), timeout=10)
+        with pytest.raises(grpc.RpcError, match="the server's log explains error") as caught:
+            stub_of(channel).Embed(request(1, 9, backbone="small"), timeout=10)
+    assert decode_tensor(fits.embedding).tolist() == [[2, 2]] * 4
+    assert caught.value.code() is grpc.StatusCode.INTERNAL
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf], ids=["nan", "inf", "-inf"])
+def test_values_that_are_not_finite_are_refused_where_the_backbone_says_so(value: float) -> None:
+    """By its registration, `finite=True`; that item alone, with the row."""
+    bad = request(0, 3, backbone="clean")
+    array = np.zeros((3, 2), np.float32)
+    array[1, 1] = value
+    bad.input.CopyFrom(embedding_pb2.Input(tensor=encode_tensor(array)))
+    with serving("clean", registry=REGISTRY) as running, grpc.insecure_channel(running.address) as channel:
+        with pytest.raises(grpc.RpcError, match="NaN or infinite values, first in row 1") as caught:
+            stub_of(channel).Embed(bad, timeout=10)
+        assert stub_of(channel).Embed(request(0, backbone="clean"), timeout=10).revision
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
