@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from midrib.backbones import BACKBONES
 from midrib.registry import Registry, TensorInput
-from midrib.remote import RemoteBackbone, RemoteRegistry, Stall, doctor
+from midrib.remote import Client, RemoteBackbone, RemoteRegistry, Stall, doctor
 from midrib.remote.lightning import StallMonitor
 from midrib.server.testing import RunningServer, serving
+from midrib.wire import MidribError
 
 NAME = "test/numbers/mlp"
 WIDTH = 8
@@ -29,6 +32,12 @@ def mlp() -> tuple[nn.Module, int]:
     """The same weights wherever it is loaded."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(WIDTH, 16), nn.Tanh()).eval(), 16
+
+
+@REGISTRY(name="broken", namespace="test/numbers", input=TensorInput((WIDTH,)), num_features=16)
+def broken() -> tuple[nn.Module, int]:
+    """Weights that cannot be had."""
+    raise RuntimeError("no weights")
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +72,51 @@ def test_a_server_is_a_registry(server: RunningServer) -> None:
     assert (module.timeout, num_features) == (7.0, 16)
 
 
-def test_local_names_come_before_a_servers(server: RunningServer) -> None:
-    """Registries add up, left to right."""
-    both = Registry("local") + RemoteRegistry(server.address)
+def test_a_name_is_loaded_here_and_otherwise_from_the_server(server: RunningServer) -> None:
+    """BACKBONES + RemoteRegistry("grpc://...") asks left to right; what is here hides what the server has."""
+    both = BACKBONES + RemoteRegistry(f"grpc://{server.address}")
+    assert isinstance(both.load("mlp-128", num_features=4)[0], nn.Sequential)
     assert isinstance(both.load(NAME)[0], RemoteBackbone)
+    mine = Registry("mine")
+    mine(lambda: (nn.Identity(), 3), name="mlp", namespace="test/numbers")
+    assert (mine + RemoteRegistry(server.address)).load(NAME)[1] == 3
+    assert len((mine + RemoteRegistry(server.address)).explain(NAME).shadows) == 1
+
+
+def test_a_servers_registry_lists_and_filters_as_any_other(server: RunningServer) -> None:
+    """Keys, length, wildcards and metadata are of what is served now."""
+    remote = RemoteRegistry(server.address)
+    assert (list(remote), len(remote), "mlp-128" in remote) == ([NAME], 1, False)
+    assert [entry.num_features for entry in remote.list("test/*", license="MIT")] == [16]
+    assert remote.list(namespace="image/embedding") == ()
+    with pytest.raises(KeyError, match="'mpl' is not in RemoteRegistry.* did you mean 'mlp'"):
+        remote.get("mpl")
+
+
+def test_a_servers_registry_is_pickled_by_its_address(server: RunningServer) -> None:
+    """A worker opens its own connection."""
+    again = pickle.loads(pickle.dumps(BACKBONES + RemoteRegistry(server.address)))
+    assert NAME in again
+    assert isinstance(again.load(NAME)[0], RemoteBackbone)
+
+
+def test_a_backbone_that_failed_to_load_is_listed_beside_the_others() -> None:
+    """It has no input and no width, and says so when it is opened; it does not hide the others."""
+    with serving(NAME, registry=REGISTRY, admin=True) as server:
+        with pytest.raises(MidribError, match="log explains error"):
+            Client(server.address).load("test/numbers/broken")
+        remote = RemoteRegistry(server.address)
+        assert {entry.name: entry.num_features for entry in remote.list()} == {"broken": None, "mlp": 16}
+        with pytest.raises(MidribError, match="it could not be loaded"):
+            remote.load("broken")
+
+
+def test_a_server_that_is_not_there_is_asked_for_what_is_not_here_alone() -> None:
+    """A local name resolves without it; another one says that no server answers."""
+    both = BACKBONES + RemoteRegistry("grpc://127.0.0.1:9", timeout=5.0)
+    assert "mlp-128" in both
+    with pytest.raises(ConnectionError, match="no server answers at 127.0.0.1:9"):
+        both.get("elsewhere")
 
 
 def test_the_doctor_finds_a_good_way(server: RunningServer) -> None:

@@ -68,7 +68,7 @@ def test_in_is_honest(catalogue: ExternalRegistry, key: str, there: bool) -> Non
 def test_an_unlisted_model_is_unknown(catalogue: ExternalRegistry) -> None:
     """With near names, as in any registry."""
     with pytest.raises(
-        UnknownKeyError, match=r"'lib/resnet55' is not in ExternalRegistry\('lib'\); did you mean 'image/lib"
+        UnknownKeyError, match=r"'lib/resnet55' is not in ExternalRegistry\('lib'\); did you mean 'lib/resnet5' or"
     ):
         catalogue.get("lib/resnet55")
 

@@ -83,7 +83,7 @@ async def _measure(url: str, *, rows: int, concurrency: Sequence[int], seconds: 
     if not name:
         raise ValueError(f"{url!r} names no backbone: write grpc://host:port/namespace/name")
     async with AsyncClient(f"{scheme}://{server}") as client:
-        payload = example_rows((await client.describe(name)).input, rows)
+        payload = example_rows((await client.describe(name)).takes, rows)
         return [await _under(client, name, payload, callers, seconds) for callers in concurrency]
 
 

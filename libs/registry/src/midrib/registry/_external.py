@@ -58,7 +58,8 @@ class ExternalRegistry(AbstractRegistry):
 
     def nearby(self, key: str) -> Keys:
         # A key without our prefix is not a mistyped name of ours, and to list the names could take seconds.
-        return [entry.key for entry in self._known()] if self.prefix in key else []
+        known = self._known() if self.prefix in key else ()
+        return [spelling for entry in known for spelling in (entry.key, entry.name)]
 
     def install_hint(self, key: str) -> str | None:
         return self._install_line() or None if self._own_name(key) else None

@@ -71,7 +71,7 @@ class RemoteBackbone(nn.Module):
                 f"{revision[:12]}: serve that one, or drop revision= and train the head again"
             )
         self.num_features = self._info.num_features
-        self.input = self._info.input
+        self.input = self._info.takes
         self.revision = self._info.revision
         self.timeout = timeout
         self._manner = Manner(timeout, window, hedge_s)

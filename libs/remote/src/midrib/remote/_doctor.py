@@ -119,8 +119,8 @@ def _speed(servers: Servers, info: BackboneInfo) -> Iterator[Verdict]:
     yield Verdict("latency", True, f"{median:.1f} ms a call (median of {_PROBES}, slowest {max(times):.1f})", fix)
     wanted = Asked(revision=info.revision).wanted(info)
     session = session_for(servers.endpoint, wanted, info, Manner(servers.timeout))
-    shape = tuple(16 if size is None else size for size in info.input.tensor.shape)
-    row = np.ones(shape, info.input.tensor.dtype)
+    shape = tuple(16 if size is None else size for size in info.takes.tensor.shape)
+    row = np.ones(shape, info.takes.tensor.dtype)
     count = max(1, min(info.max_rows, _BULK_BYTES // row.nbytes, 256))
     try:
         before = session.totals.stall

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from midrib.registry import InputSpec
 from midrib.v1 import backbone_pb2
-from midrib.wire import decode_input_spec, dtype_from_code
+from midrib.wire import BackboneLoadingError, decode_input_spec, dtype_from_code
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,8 @@ class BackboneInfo:
     """A served backbone.
 
     name: `namespace/name`.  revision: the digest that names this very function.  num_features: the width of a row out.
-    input: what it takes.  state: "loading", "ready", "draining" or "failed", for which error says why.
+    input: what it takes; None (and the width 0, the revision empty) while it is not loaded.
+    state: "loading", "ready", "draining" or "failed", for which error says why.
     compute_dtype: what it computes in, and the default type of its features.
     max_message_bytes, max_rows, max_stream_items: what one message and one stream may carry; 0 is not said.
     """
@@ -22,7 +23,7 @@ class BackboneInfo:
     name: str
     revision: str
     num_features: int
-    input: InputSpec
+    input: InputSpec | None
     state: str
     device: str
     compute_dtype: str
@@ -31,6 +32,13 @@ class BackboneInfo:
     max_message_bytes: int = 0
     max_rows: int = 0
     max_stream_items: int = 0
+
+    @property
+    def takes(self) -> InputSpec:
+        """The input, of a backbone that is loaded.  Raises BackboneLoadingError for one that is not."""
+        if self.input is None:
+            raise BackboneLoadingError(f"{self.name} is {self.state}{self.error and f': {self.error}'}")
+        return self.input
 
 
 def info_from(message: backbone_pb2.Backbone) -> BackboneInfo:
@@ -41,7 +49,7 @@ def info_from(message: backbone_pb2.Backbone) -> BackboneInfo:
         name=message.name,
         revision=message.revision,
         num_features=message.num_features,
-        input=decode_input_spec(message.input),
+        input=decode_input_spec(message.input) if message.HasField("input") else None,
         state=state,
         device=message.device,
         compute_dtype=compute,

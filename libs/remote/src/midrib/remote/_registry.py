@@ -38,8 +38,9 @@ class RemoteRegistry(ExternalRegistry):
             info.name: {
                 "namespace": info.name.rpartition("/")[0],
                 "input": info.input,
-                "num_features": info.num_features,
-                "license": info.license,
+                # What is loading, or failed to, is listed, and has neither yet.
+                "num_features": info.num_features or None,
+                "license": info.license or None,
                 "revision": info.revision,
             }
             for info in self._client.list()
