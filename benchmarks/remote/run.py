@@ -1,6 +1,7 @@
 """What it costs that a backbone is remote: `python benchmarks/remote/run.py` writes benchmarks/remote/README.md.
 
-The server is another process on the same machine. Each figure is the median of repeated runs.
+The server is `midrib serve`, with its defaults, in a process of its own on the same cores. The local backbone has the
+threads, and the rows at a time, that are fastest for it. Each figure is the median of repeated runs.
 """
 
 from __future__ import annotations
@@ -9,79 +10,66 @@ import argparse
 import asyncio
 import os
 import platform
-import statistics
-import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from echo import echo, echo_server
+from local import CORES, best_way
+from processes import SERVING, midrib_server, seconds
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from midrib.backbones import load_backbone
 from midrib.remote import AsyncClient, Client, RemoteBackbone
 
+sys.path.insert(0, str(SERVING))
+import bench_models  # noqa: F401 - registers the MLP and the ViT, with the server's own weights
+
 HERE = Path(__file__).parent
-MLP = "template/classification/mlp-128-256"
-IMAGES = "image/classification/efficientnet-lite0"
-SERVER = f"""
-import sys
-from midrib.server.testing import serving
-with serving({{"name": "{MLP}", "arguments": {{"num_features": 784}}}}, "{IMAGES}") as running:
-    print(running.address, flush=True)
-    sys.stdin.read()
-"""
+MLP = "benchmark/embedding/mlp"
+VIT = "benchmark/embedding/vit-tiny"
+EFFICIENTNET = "image/classification/efficientnet-lite0"
+IMAGE = (3, 224, 224)
+CASES: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = [
+    (MLP, (784,), (1, 16, 64, 256, 1024)),
+    (EFFICIENTNET, IMAGE, (1, 8, 32, 128, 1024)),
+    (VIT, IMAGE, (1, 8, 32, 128, 1024)),
+]
+TIMEOUT_S = 600.0
 
 
-@contextmanager
-def server() -> Iterator[str]:
-    """The address of a server in a process of its own."""
-    pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, "-c", SERVER], stdin=pipe, stdout=pipe, text=True) as process:  # noqa: S603
-        if process.stdin is None or process.stdout is None:
-            raise RuntimeError("the server's pipes are missing")
-        yield process.stdout.readline().strip()
-        process.stdin.close()
-
-
-def seconds(work: Callable[[], object], budget_s: float) -> float:
-    """The median time of one call, over as many as fit the budget (3 at least)."""
-    work()
-    times: list[float] = []
-    until = time.perf_counter() + budget_s
-    while len(times) < 3 or time.perf_counter() < until:
-        began = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - began)
-    return statistics.median(times)
-
-
-def batches(address: str, budget_s: float) -> Iterator[str]:
+def batches(address: str, budget_s: float, most_rows: int) -> Iterator[str]:
     """`backbone(x)`, remote against local."""
     yield "## `backbone(x)`: remote against local\n"
-    yield "| backbone | rows | local ms | remote ms | remote/local | remote rows/s |"
-    yield "|---|---|---|---|---|---|"
-    cases: list[tuple[str, dict[str, Any], tuple[int, ...], tuple[int, ...]]] = [
-        (MLP, {"num_features": 784}, (784,), (1, 16, 64, 256, 1024)),
-        (IMAGES, {}, (3, 224, 224), (1, 8, 32)),
-    ]
-    for name, arguments, shape, counts in cases:
-        here, remote = load_backbone(name, **arguments).module, RemoteBackbone(f"grpc://{address}/{name}")
-        for count in counts:
+    yield "| backbone | rows | local ms | locally | remote ms | remote/local | float16 ms | remote rows/s |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for name, shape, counts in CASES:
+        here = load_backbone(name).module
+        remote, half = (
+            RemoteBackbone(f"grpc://{address}/{name}", timeout=TIMEOUT_S, dtype=d) for d in (None, "float16")
+        )
+        for count in (count for count in counts if count <= most_rows):
             x = torch.randn(count, *shape)
+            way = best_way(here, x, budget_s)
             with torch.inference_mode():
-                local_s = seconds(lambda module=here, x=x: module(x), budget_s)  # type: ignore[misc]
-                remote_s = seconds(lambda module=remote, x=x: module(x), budget_s)  # type: ignore[misc]
+                local_s = _call_s(way.bind(here), x, budget_s)
+                torch.set_num_threads(1)  # the cores are the server's now
+                remote_s, half_s = (_call_s(each, x, budget_s) for each in (remote, half))
             yield (
-                f"| {name} | {count} | {1e3 * local_s:.2f} | {1e3 * remote_s:.2f} | {remote_s / local_s:.2f} "
-                f"| {count / remote_s:,.0f} |"
+                f"| {name} | {count} | {1e3 * local_s:.2f} | {way} | {1e3 * remote_s:.2f} | {remote_s / local_s:.2f} "
+                f"| {1e3 * half_s:.2f} | {count / remote_s:,.0f} |"
             )
+
+
+def _call_s(backbone: Callable[[Tensor], object], x: Tensor, budget_s: float) -> float:
+    return seconds(lambda: backbone(x), budget_s)
 
 
 def callers(address: str, budget_s: float) -> Iterator[str]:
@@ -129,64 +117,110 @@ async def _tasks(address: str, rows: list[np.ndarray], budget_s: float) -> float
     return sum(done) / budget_s
 
 
-def streams(address: str, budget_s: float) -> Iterator[str]:
-    """`embed_stream`, and what the client's own work costs."""
-    yield "\n## `embed_stream` (MLP, 64 rows a batch)\n"
-    yield "| wire type | rows/s | client CPU us a batch | bytes a row |"
-    yield "|---|---|---|---|"
+def against_the_echo(address: str, budget_s: float) -> Iterator[str]:
+    """What the client's own work costs an item, beside a raw stream of the same bytes."""
+    yield "\n## An item's cost to the client, beside a raw stream of the same bytes (MLP)\n"
+    yield "The raw stream is grpc.aio on uvloop at both ends, and computes nothing.\n"
+    yield (
+        "| rows | bytes out, back | alone: Midrib ms | echo ms | stream: Midrib items/s | echo items/s "
+        "| CPU us an item: Midrib | echo |"
+    )
+    yield "|---|---|---|---|---|---|---|---|"
+    with echo_server() as limit:
+        for rows in (1, 64, 512):
+            batch = np.random.default_rng(0).standard_normal((rows, 784), np.float32)
+            raw = echo(limit, batch.nbytes, rows * 256 * 4, budget_s)
+            alone_s, per_s, cpu_us = _streamed(address, batch, budget_s)
+            yield (
+                f"| {rows} | {batch.nbytes:,}, {rows * 1024:,} | {1e3 * alone_s:.2f} | {raw.alone_ms:.2f} "
+                f"| {per_s:,.0f} | {raw.per_s:,.0f} | {cpu_us:.0f} | {raw.cpu_us:.0f} |"
+            )
+
+
+def _streamed(address: str, batch: np.ndarray, budget_s: float) -> tuple[float, float, float]:
+    """Seconds of a lone call; batches a second of a stream, and microseconds of CPU each."""
     client = Client(address)
-    for dtype in ("float32", "float16"):
-        batch = np.random.default_rng(0).standard_normal((64, 784), np.float32).astype(dtype)
-        count = max(50, int(400 * budget_s))
-        began, cpu = time.perf_counter(), time.process_time()
-        for _ in client.embed_stream(MLP, (batch for _ in range(count)), dtype=dtype):
-            pass
-        wall, cpu = time.perf_counter() - began, time.process_time() - cpu
-        size = batch.nbytes // 64 + 256 * batch.itemsize
-        yield f"| {dtype} | {64 * count / wall:,.0f} | {1e6 * cpu / count:.0f} | {size} |"
+    alone_s = seconds(lambda: client.embed(MLP, batch), budget_s)
+    count = max(50, int(budget_s / alone_s))
+    # Each another: equal ones in flight would be asked once.
+    several = [batch + index for index in range(min(count, 200))]
+    began, cpu = time.perf_counter(), time.process_time()
+    for _ in client.embed_stream(MLP, (several[index % len(several)] for index in range(count))):
+        pass
+    wall, cpu = time.perf_counter() - began, time.process_time() - cpu
+    return alone_s, count / wall, 1e6 * cpu / count
+
+
+def wire_types(address: str, budget_s: float) -> Iterator[str]:
+    """What smaller types save, on the wire and in time."""
+    yield "\n## Wire types (MLP, 1024 rows a call)\n"
+    yield "| dtype | bytes a row out | back | ms |"
+    yield "|---|---|---|---|"
+    x = torch.randn(1024, 784)
+    for dtype in (None, "float16", "bfloat16", "int8"):
+        backbone = RemoteBackbone(f"grpc://{address}/{MLP}", dtype=dtype)
+        before = backbone.stall
+        spent_s = seconds(lambda backbone=backbone: backbone(x), budget_s)  # type: ignore[misc]
+        bytes_ = backbone.stall - before
+        out, back = bytes_.sent_bytes / bytes_.rows, bytes_.received_bytes / bytes_.rows
+        yield f"| {dtype or 'float32'} | {out:,.0f} | {back:,.0f} | {1e3 * spent_s:.2f} |"
 
 
 def training(address: str, budget_s: float, folder: Path) -> Iterator[str]:
-    """An epoch of a head over a frozen backbone."""
-    yield "\n## An epoch of a head over frozen EfficientNet-Lite0 (64 images, batches of 16)\n"
-    yield "| backbone | s an epoch |"
-    yield "|---|---|"
-    url = f"grpc://{address}/{IMAGES}"
-    cached = RemoteBackbone(url, cache=folder / "features.db")
-    kinds = {"local": load_backbone(IMAGES).module, "remote": RemoteBackbone(url), "remote, cached": cached}
+    """Steps and epochs of a head over a frozen backbone."""
+    yield "\n## A head over a frozen backbone (64 images, batches of 16, by a DataLoader)\n"
+    yield "| backbone | where | ms a step | remote/local | s an epoch |"
+    yield "|---|---|---|---|---|"
     torch.manual_seed(0)
-    data = DataLoader(TensorDataset(torch.randn(64, 3, 224, 224), torch.arange(64) % 4), batch_size=16)
-    for kind, backbone in kinds.items():
-        head = nn.Linear(1280, 4)
-        spent = seconds(lambda backbone=backbone, head=head: _epoch(backbone, head, data), budget_s)  # type: ignore[misc]
-        yield f"| {kind} | {spent:.2f} |"
+    data = DataLoader(TensorDataset(torch.randn(64, *IMAGE), torch.arange(64) % 4), batch_size=16)
+    for name in (EFFICIENTNET, VIT):
+        module = load_backbone(name).module
+        way = best_way(module, torch.randn(16, *IMAGE), budget_s)
+        url = f"grpc://{address}/{name}"
+        local_s = _epoch_s(way.bind(module), data, budget_s)
+        torch.set_num_threads(1)
+        cached = RemoteBackbone(url, cache=folder / f"{name.replace('/', '-')}.db")
+        _epoch(cached, nn.LazyLinear(4), data)  # which fills it
+        remote_s, cached_s = (_epoch_s(each, data, budget_s) for each in (RemoteBackbone(url), cached))
+        for where, spent in (
+            (f"local ({way})", local_s),
+            ("remote", remote_s),
+            ("remote, cached", cached_s),
+        ):
+            yield f"| {name} | {where} | {1e3 * spent / 4:.1f} | {spent / local_s:.2f} | {spent:.2f} |"
 
 
-def _epoch(backbone: nn.Module, head: nn.Module, data: DataLoader[tuple[Tensor, ...]]) -> None:
-    optimizer = torch.optim.SGD(head.parameters(), lr=0.01)
+def _epoch_s(backbone: Callable[[Tensor], Tensor], data: DataLoader[Any], budget_s: float) -> float:
+    head = nn.LazyLinear(4)
+    return seconds(lambda: _epoch(backbone, head, data), budget_s)
+
+
+def _epoch(backbone: Callable[[Tensor], Tensor], head: nn.Module, data: DataLoader[Any]) -> None:
     for x, y in data:
         with torch.no_grad():
             features = backbone(x)
         loss = nn.functional.cross_entropy(head(features), y)
-        optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+        with torch.no_grad():
+            for parameter in head.parameters():
+                parameter -= 0.01 * (parameter.grad if parameter.grad is not None else 0)
+        head.zero_grad()
 
 
 def main() -> None:
-    """Measure everything and write the table."""
+    """Measure everything and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--budget-s", type=float, default=1.0, help="seconds for each figure")
+    parser.add_argument("--most-rows", type=int, default=1024, help="the largest batch")
     parser.add_argument("--out", type=Path, default=HERE / "README.md")
     options = parser.parse_args()
-    import tempfile
-
     lines = ["# What it costs that a backbone is remote\n", *_machine()]
-    with server() as address, tempfile.TemporaryDirectory() as folder:
+    with midrib_server(MLP, VIT, EFFICIENTNET) as address, tempfile.TemporaryDirectory() as folder:
         for part in (
-            batches(address, options.budget_s),
+            batches(address, options.budget_s, options.most_rows),
             callers(address, options.budget_s),
-            streams(address, options.budget_s),
+            against_the_echo(address, options.budget_s),
+            wire_types(address, options.budget_s),
             training(address, options.budget_s, Path(folder)),
         ):
             lines.extend(part)
@@ -194,11 +228,10 @@ def main() -> None:
 
 
 def _machine() -> Iterator[str]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield f"{cores} cores ({platform.machine()}), Python {platform.python_version()}, torch {torch.__version__},"
-    yield f"{torch.get_num_threads()} intra-op thread(s) in the client; client and server share the cores."
-    yield "Command: `python benchmarks/remote/run.py`. Load of the machine when it ran (1 minute): "
-    yield f"{os.getloadavg()[0]:.1f}.\n"
+    yield f"{CORES} cores ({platform.machine()}), Python {platform.python_version()}, torch {torch.__version__}."
+    yield "Client and server (`midrib serve`, its defaults) share the cores; the local backbone runs with the threads and"
+    yield "the rows at a time, that are fastest for it. Command: `python benchmarks/remote/run.py`."
+    yield f"Load of the machine before it (1 minute): {os.getloadavg()[0]:.1f}.\n"
 
 
 if __name__ == "__main__":
