@@ -291,7 +291,7 @@ def test_honest_pings_are_answered(test_registry: Registry) -> None:
         pytest.param({"max_connection_age_s": 0.1, "drain_grace_s": 0.1}, b"max_age", id="age"),
     ],
 )
-def test_a_connection_ends_by_the_settings(test_registry: Registry, setting: dict[str, float], word: bytes) -> None:
+def test_a_connection_ends_by_the_settings(test_registry: Registry, setting: dict[str, Any], word: bytes) -> None:
     """Its client is told to open another one."""
     with serving("linear", registry=test_registry, **setting) as running:
         connection = Connection(running.address)

@@ -165,7 +165,7 @@ def over_tls(running: RunningServer, context: ssl.SSLContext) -> http.client.HTT
 
 @pytest.fixture()
 def encrypted(certified: Certified, test_registry: AbstractRegistry) -> Iterator[RunningServer]:
-    files = {"tls_certificate": certified.certificate, "tls_key": certified.key}
+    files: dict[str, Any] = {"tls_certificate": certified.certificate, "tls_key": certified.key}
     with serving("words", registry=test_registry, http_port=0, **files) as running:
         yield running
 
@@ -194,7 +194,7 @@ def test_a_client_without_a_certificate_is_refused_under_mutual_tls(
     certified: Certified, test_registry: AbstractRegistry
 ) -> None:
     """One with a certificate is served."""
-    files = {
+    files: dict[str, Any] = {
         "tls_certificate": certified.certificate,
         "tls_key": certified.key,
         "tls_client_ca": certified.roots,

@@ -36,7 +36,7 @@ class Certificates:
     def __init__(self, folder: Path) -> None:
         self._authority = trustme.CA()
         self.roots = self._authority.cert_pem.bytes()
-        self.files = {
+        self.files: dict[str, Any] = {
             "tls_certificate": folder / "server.pem",
             "tls_key": folder / "server.key",
             "tls_client_ca": folder / "ca.pem",
