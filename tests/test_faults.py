@@ -98,6 +98,13 @@ def server() -> Iterator[RunningServer]:
         yield running
 
 
+@pytest.fixture()
+def admin() -> Iterator[RunningServer]:
+    """A server that serves nothing yet, and may be told to."""
+    with serving(registry=REGISTRY, admin=True) as running:
+        yield running
+
+
 def rows(value: float, count: int = 1) -> Array:
     return np.full((count, 2), value, np.float32)
 
@@ -209,6 +216,22 @@ def test_a_lost_replica_is_replaced(server: RunningServer) -> None:
             stub.Embed(embed_request(-13), timeout=20)
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
         assert decode_tensor(stub.Embed(embed_request(4), timeout=20).embedding).tolist() == [[8, 8]]
+
+
+def test_a_stream_resumes_after_go_away(admin: RunningServer) -> None:
+    """Loading the same function again drains the old one under the stream: its unfinished items go to the new one."""
+    total, reloads = 600, {100, 300}
+    with Client(admin.address, timeout=60) as client, Client(admin.address) as operator:
+        operator.load("double")
+
+        def batches() -> Iterator[Array]:
+            for number in range(total):
+                if number in reloads:
+                    operator.load("double")
+                yield rows(number)
+
+        got = [float(result[0, 0]) for result in client.embed_stream(NAME, batches())]
+    assert got == [2.0 * number for number in range(total)]
 
 
 def resident_bytes() -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -10,6 +12,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from midrib.registry import AbstractRegistry
+from midrib.server._metrics import Metrics
 from midrib.server.testing import serving
 from midrib.v1 import embedding_pb2, embedding_pb2_grpc
 from midrib.wire import encode_tensor
@@ -48,4 +51,12 @@ def test_every_item_and_every_batch_is_counted(test_registry: AbstractRegistry) 
         )
 
 
+def test_every_name_is_documented_and_no_other() -> None:
+    """docs/metrics.md is the list; Prometheus' own suffixes aside."""
+    documented = set(re.findall(r"^\| `(midrib_\w+)`", DOCS.read_text(), re.MULTILINE))
+    exposed = {family.name for family in Metrics(lambda: []).registry.collect()}
+    assert {name.removesuffix("_total") for name in documented} == exposed
+
+
+DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 OUTCOMES = ("accepted", "answered", "failed", "rejected", "cancelled", "expired")
