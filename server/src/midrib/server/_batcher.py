@@ -21,10 +21,12 @@ from dataclasses import dataclass
 from midrib.server._item import Item
 from midrib.wire import DeadlineExceededError, OverloadedError, UnavailableError
 
-# Measured (facts, section 2): under company a batch that waits for the loop to go quiet, at most this long, is
-# several times larger; a lone caller never waits.
-_LINGER_S = 200e-6
+# Under company a batch of few rows waits for the loop to go quiet, at most so long. Not less: uvloop counts in whole
+# milliseconds, and a shorter sleep is none. Measured, 64 callers of one row each: 10 to 20 rows a batch in place of 3,
+# and half the processor time a call. A lone caller never waits, and large items are not worth it.
+_LINGER_S = 1e-3
 _MAX_LINGER_S = 2e-3
+_FEW_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Batcher:
         self.limits = limits
         self.counts = BatcherCounts()
         self.queued_items = 0
+        self.queued_rows = 0
         self.queued_cost = 0
         self.when_full: set[Callable[[], None]] = set()
         self._clock = clock
@@ -72,7 +75,7 @@ class Batcher:
     @property
     def full(self) -> bool:
         """Whether what waits fills a batch."""
-        return self.queued_cost >= self.limits.max_cost or self.queued_items >= self.limits.max_rows
+        return self.queued_cost >= self.limits.max_cost or self.queued_rows >= self.limits.max_rows
 
     def submit(self, item: Item) -> None:
         """Queue an item whose caller cannot wait for room; its outcome comes by `item.done`.
@@ -130,7 +133,7 @@ class Batcher:
                 for _, _, item in heap:
                     _fail(item, error)
             self._buckets.clear()
-            self.queued_items = self.queued_cost = 0
+            self.queued_items = self.queued_rows = self.queued_cost = 0
 
     def _has_room(self, item: Item) -> bool:
         limits = self.limits
@@ -147,6 +150,7 @@ class Batcher:
         heapq.heappush(self._buckets.setdefault(item.bucket, []), (start, next(self._sequence), item))
         was_full = self.full
         self.queued_items += 1
+        self.queued_rows += item.rows
         self.queued_cost += item.cost
         self.counts.accepted += 1
         self._arrival.set()
@@ -162,13 +166,14 @@ class Batcher:
                 ticket.set_result(None)
 
     async def _gather(self) -> None:
-        """Let arrivals that are ready now join; under company, those of the next moment too."""
+        """Let arrivals that are ready now join; under company, and while they are few, those of the next moment too."""
         seen = -1
         started = self._clock()
         while self.queued_items > seen and not self.full:
             seen = self.queued_items
             await asyncio.sleep(0)
-            if self._company and self.queued_items == seen and self._clock() - started < _MAX_LINGER_S:
+            quiet = self.queued_items == seen
+            if quiet and self._company and self.queued_rows < _FEW_ROWS and self._clock() - started < _MAX_LINGER_S:
                 await asyncio.sleep(_LINGER_S)
 
     def _pop_batch(self) -> list[Item]:
@@ -183,6 +188,7 @@ class Batcher:
                 break
             heapq.heappop(heap)
             self.queued_items -= 1
+            self.queued_rows -= item.rows
             self.queued_cost -= item.cost
             self._virtual_time = max(self._virtual_time, start)
             if alive:
