@@ -61,6 +61,8 @@ def check_kit(kit: Any, folder: Path) -> None:
     kit.test_fit_changes_the_head_and_lowers_no_guard()
     kit.test_every_stage_logs_its_loss()
     kit.test_predict_gives_a_row_for_each_item_with_every_output()
+    kit.test_the_trainer_evaluates_and_predicts()
     kit.test_a_checkpoint_brings_it_back(folder)
     kit.test_a_copy_is_the_same_task()
     kit.test_it_exports_to_one_graph()
+    kit.test_it_traces_to_torchscript()

@@ -108,7 +108,12 @@ def test_top_k_names_the_likeliest_first(classifier: ClassificationTask) -> None
 def test_top_k_is_at_most_all(classifier: ClassificationTask) -> None:
     """Five of three classes is a mistake, and said so."""
     with pytest.raises(ValueError, match="k=5, expected between 1 and num_classes=3"):
-        classifier.predict(LOGITS, output="top_k")
+        classifier.predict(LOGITS, output=("top_k", {"k": 5}))
+
+
+def test_top_k_without_a_number_gives_what_there_is(classifier: ClassificationTask) -> None:
+    """Five, or all where there are fewer."""
+    assert [len(row) for row in classifier.predict(LOGITS, output="top_k")] == [3, 3]
 
 
 def test_multi_label_gives_any_number_of_labels() -> None:

@@ -96,6 +96,13 @@ def test_the_kit_finds_a_task_that_does_not_train() -> None:
         kit_over(task).test_fit_changes_the_head_and_lowers_no_guard()
 
 
+def test_the_kit_finds_a_prediction_that_loses_rows(local: tuple[nn.Module, int]) -> None:
+    """Three batches of two rows, and one row of each."""
+    task = ClassificationTask(local, 3, output_transform=lambda prediction: prediction.logits[:1])
+    with pytest.raises(AssertionError, match="Trainer.predict gave 3 rows for 6 items"):
+        kit_over(task).test_the_trainer_evaluates_and_predicts()
+
+
 def test_the_kit_says_what_it_needs() -> None:
     """A suite without a task is a mistake."""
     with pytest.raises(NotImplementedError, match=r"TaskTester needs make_task\(\)"):

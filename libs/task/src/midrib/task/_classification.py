@@ -18,6 +18,7 @@ from midrib.task._specs import branch
 from midrib.task._task import Task
 
 _THRESHOLD = 0.5
+_TOP = 5
 
 
 def _binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -122,11 +123,12 @@ def labels(prediction: Prediction) -> list[Any]:
 
 
 @ClassificationTask.outputs(name="top_k")
-def top_k(prediction: Prediction, k: int = 5) -> list[list[tuple[str, float]]]:
-    """The k likeliest classes of each row, likeliest first: (name, probability)."""
+def top_k(prediction: Prediction, k: int | None = None) -> list[list[tuple[str, float]]]:
+    """The k likeliest classes of each row, likeliest first: (name, probability).  k: by default 5, or all if fewer."""
     task = _task(prediction)
-    if not 1 <= k <= task.num_classes:
+    count = min(_TOP, task.num_classes) if k is None else k
+    if not 1 <= count <= task.num_classes:
         raise ValueError(f"top_k got k={k}, expected between 1 and num_classes={task.num_classes}")
-    best = torch.topk(probabilities(prediction), k, dim=-1)
+    best = torch.topk(probabilities(prediction), count, dim=-1)
     rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
     return [[(task.labels[i], p) for i, p in zip(*row, strict=True)] for row in rows]

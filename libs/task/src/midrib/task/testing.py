@@ -8,8 +8,12 @@ class TestMyTask(TaskTester):
 from __future__ import annotations
 
 import copy
+import inspect
+import math
 import pickle
 import unittest
+import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +26,7 @@ from midrib.task._task import Task
 
 
 class TaskTester:
-    """A suite over one task: forward, fit, validate, test, predict, checkpoint, copies and export.
+    """A suite over one task: forward, fit, validate, test, predict, checkpoint, copies, export.
 
     Subclass it under a name that pytest collects, and give make_task and make_batch.
     """
@@ -85,12 +89,22 @@ class TaskTester:
             _check(name in logged and bool(logged[name].isfinite()), f"{name} is {logged.get(name)}, expected a number")
 
     def test_predict_gives_a_row_for_each_item_with_every_output(self) -> None:
-        """Every output that the task offers, but those that need arguments, gives one row per item."""
+        """Every output that the task offers, but those that cannot be had without arguments, gives one row per item."""
         task = self.make_task()
         inputs, _ = self.make_batch()
-        for output in set(task.available_outputs()) - {"top_k"}:
+        for output in filter(partial(_needs_no_arguments, task), task.available_outputs()):
             rows = task.predict(inputs, output=output, batch_size=2)
             _check(len(rows) == len(inputs), f"output {output!r} gave {len(rows)} rows for {len(inputs)} items")
+
+    def test_the_trainer_evaluates_and_predicts(self) -> None:
+        """Trainer.validate gives a finite val_loss, Trainer.predict every row once."""
+        task, trainer, loader = self.make_task(), self.make_trainer(), self.make_loader()
+        (results,) = trainer.validate(task, loader, verbose=False)
+        _check(math.isfinite(results.get("val_loss", math.nan)), f"validate gave {results}, expected a finite val_loss")
+        batches = trainer.predict(task, loader) or []
+        rows = sum(len(batch) for batch in batches)
+        expected = len(self.make_batch()[0])
+        _check(rows == expected, f"Trainer.predict gave {rows} rows for {expected} items")
 
     def test_a_checkpoint_brings_it_back(self, tmp_path: Path) -> None:
         """Saved and loaded, it gives the same outputs."""
@@ -118,11 +132,29 @@ class TaskTester:
         exported = torch.export.export(task, (inputs,)).module()
         torch.testing.assert_close(exported(inputs), task(inputs))
 
+    def test_it_traces_to_torchscript(self) -> None:
+        """What runs without Python gives the same outputs; skipped where its graph is on a server."""
+        task = self.make_task().eval()
+        if is_remote(task.backbone):
+            raise unittest.SkipTest("a remote backbone has no graph here")
+        inputs, _ = self.make_batch()
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore", DeprecationWarning)  # torch prefers export; many still deploy this
+            traced: Any = task.to_torchscript(method="trace", example_inputs=inputs)
+            torch.testing.assert_close(traced(inputs), task(inputs))
+
     def _check_same(self, task: Task, other: Task, how: str) -> None:
         inputs, _ = self.make_batch()
         ours, theirs = (one.predict(inputs, output="logits") for one in (task, other))
         difference = float((ours - theirs).abs().max())
         _check(difference <= 1e-5, f"{how}, the task gives other outputs: the largest difference is {difference:.3g}")
+
+
+def _needs_no_arguments(task: Task, output: str) -> bool:
+    _, *others = inspect.signature(task.outputs.get(output)).parameters.values()
+    return all(
+        each.default is not each.empty or each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD) for each in others
+    )
 
 
 def _check(holds: bool, message: str) -> None:
