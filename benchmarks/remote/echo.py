@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 import uvloop
@@ -41,7 +42,7 @@ def echo(address: str, sent: int, received: int, budget_s: float) -> Echoed:
 
 async def _echo(address: str, message: bytes, budget_s: float) -> Echoed:
     async with grpc.aio.insecure_channel(address, options=_OPTIONS) as channel:
-        call = channel.stream_stream(METHOD)()
+        call: Any = channel.stream_stream(METHOD)()
         alone: list[float] = []
         until = time.perf_counter() + budget_s
         while len(alone) < 20 or time.perf_counter() < until:
@@ -76,7 +77,7 @@ async def _answer(requests: AsyncIterator[bytes], _: object) -> AsyncIterator[by
 
 async def _serve() -> None:
     server = grpc.aio.server(options=_OPTIONS)
-    handler = grpc.stream_stream_rpc_method_handler(_answer)  # type: ignore[arg-type]
+    handler: Any = grpc.stream_stream_rpc_method_handler(_answer)
     service, _, method = METHOD.removeprefix("/").partition("/")
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
     port = server.add_insecure_port("127.0.0.1:0")

@@ -174,14 +174,15 @@ def training(address: str, budget_s: float, folder: Path) -> Iterator[str]:
     torch.manual_seed(0)
     data = DataLoader(TensorDataset(torch.randn(64, *IMAGE), torch.arange(64) % 4), batch_size=16)
     for name in (EFFICIENTNET, VIT):
-        module = load_backbone(name).module
+        loaded = load_backbone(name)
+        module, width = loaded.module, loaded.num_features
         way = best_way(module, torch.randn(16, *IMAGE), budget_s)
         url = f"grpc://{address}/{name}"
-        local_s = _epoch_s(way.bind(module), data, budget_s)
+        local_s = _epoch_s(way.bind(module), width, data, budget_s)
         torch.set_num_threads(1)
         cached = RemoteBackbone(url, cache=folder / f"{name.replace('/', '-')}.db")
-        _epoch(cached, nn.LazyLinear(4), data)  # which fills it
-        remote_s, cached_s = (_epoch_s(each, data, budget_s) for each in (RemoteBackbone(url), cached))
+        _epoch(cached, nn.Linear(width, 4), data)  # which fills it
+        remote_s, cached_s = (_epoch_s(each, width, data, budget_s) for each in (RemoteBackbone(url), cached))
         for where, spent in (
             (f"local ({way})", local_s),
             ("remote", remote_s),
@@ -190,21 +191,20 @@ def training(address: str, budget_s: float, folder: Path) -> Iterator[str]:
             yield f"| {name} | {where} | {1e3 * spent / 4:.1f} | {spent / local_s:.2f} | {spent:.2f} |"
 
 
-def _epoch_s(backbone: Callable[[Tensor], Tensor], data: DataLoader[Any], budget_s: float) -> float:
-    head = nn.LazyLinear(4)
+def _epoch_s(backbone: Callable[[Tensor], Tensor], width: int, data: DataLoader[Any], budget_s: float) -> float:
+    head = nn.Linear(width, 4)
     return seconds(lambda: _epoch(backbone, head, data), budget_s)
 
 
 def _epoch(backbone: Callable[[Tensor], Tensor], head: nn.Module, data: DataLoader[Any]) -> None:
+    optimizer = torch.optim.SGD(head.parameters(), lr=0.01)
     for x, y in data:
         with torch.no_grad():
             features = backbone(x)
         loss = nn.functional.cross_entropy(head(features), y)
         loss.backward()  # type: ignore[no-untyped-call]
-        with torch.no_grad():
-            for parameter in head.parameters():
-                parameter -= 0.01 * (parameter.grad if parameter.grad is not None else 0)
-        head.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
 
 
 def main() -> None:
@@ -229,8 +229,8 @@ def main() -> None:
 
 def _machine() -> Iterator[str]:
     yield f"{CORES} cores ({platform.machine()}), Python {platform.python_version()}, torch {torch.__version__}."
-    yield "Client and server (`midrib serve`, its defaults) share the cores; the local backbone runs with the threads and"
-    yield "the rows at a time, that are fastest for it. Command: `python benchmarks/remote/run.py`."
+    yield "Client and server (`midrib serve`, its defaults) share the cores; the local backbone runs with the threads"
+    yield "and the rows at a time that are fastest for it. Command: `python benchmarks/remote/run.py`."
     yield f"Load of the machine before it (1 minute): {os.getloadavg()[0]:.1f}.\n"
 
 

@@ -12,6 +12,7 @@ from midrib.remote._address import Endpoint
 from midrib.remote._back_off import attempts, retriable
 from midrib.remote._call import Message
 from midrib.remote._codec import Result, decode_result
+from midrib.remote._records import records
 from midrib.remote._runtime import here
 from midrib.remote._transport import Stream
 from midrib.remote._window import SMALL, Window
@@ -42,21 +43,27 @@ class Source(Protocol):
     def busy(self) -> bool: ...
     def backlog(self) -> bool: ...
     def answered(self, message: Message, result: Result) -> None: ...
+    def spread(self, address: str, count: int) -> None: ...
     def sent(self, lane: Lane, message: Message) -> None: ...
     def unanswered(self, messages: list[Message]) -> None: ...
     def refused(self, lane: Lane, error: MidribError) -> None: ...
 
 
 class Lane:
-    """Sends a source's messages to one address and brings back the results."""
+    """Sends a source's messages to one address and brings back the results.
 
-    def __init__(self, source: Source, address: str, window: int | None) -> None:
+    turn: which of the machines behind the address's name, where it has several.
+    """
+
+    def __init__(self, source: Source, address: str, window: int | None, turn: int = 0) -> None:
         self.address = address
+        self.turn = turn
         self.window = Window(window)
         self.failure: MidribError | None = None
         self._source = source
         self._in_flight: dict[int, Message] = {}
         self._extra: deque[Message] = deque()
+        self._target: tuple[str, Endpoint, str | None] = (address, source.endpoint, None)
         self._next_id = 1
         self._wakened = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -125,8 +132,8 @@ class Lane:
     async def _attend(self) -> None:
         """One stream from its opening to its end. Raises what ended it, unless results had come."""
         self._progress = self._leaving = False
-        channel = here().channel(self.address, self._source.endpoint)
-        stream = Stream(channel, self.address, self._source.endpoint)
+        await self._find()
+        stream = Stream(here().channel(*self._target), self._target[0], self._source.endpoint)
         writer: asyncio.Task[None] | None = None
         try:
             await self._open(stream)
@@ -147,6 +154,16 @@ class Lane:
             left, self._in_flight = [*self._in_flight.values(), *self._extra], {}
             self._extra.clear()
             self._source.unanswered(left)
+
+    async def _find(self) -> None:
+        """Choose the machine: the name's own, or this lane's turn among several, each of which has a lane."""
+        found = await records(self.address)
+        if not found:
+            self._target = (self.address, self._source.endpoint, None)
+            return
+        host = self.address.rpartition(":")[0]
+        self._target = (found[self.turn % len(found)], self._source.endpoint, host)
+        self._source.spread(self.address, len(found))
 
     async def _open(self, stream: Stream) -> None:
         await stream.write(self._source.opening)
@@ -224,7 +241,7 @@ class Lane:
         quiet_s = now - max(oldest, self._heard_at)
         if self._in_flight and quiet_s > self._source.stall_s:
             stream.cancel()
-            here().drop(self.address, self._source.endpoint)
+            here().drop(*self._target)
         elif not self._in_flight and now - self._heard_at > _IDLE_S:
             self._leaving = True
             stream.cancel()

@@ -53,21 +53,21 @@ class Runtime:
     def __init__(self) -> None:
         self.loop = _new_loop()
         self.loop.set_exception_handler(_ignore_shared_poller)
-        self._channels: dict[tuple[str, Endpoint], grpc.aio.Channel] = {}
+        self._channels: dict[tuple[str, Endpoint, str | None], grpc.aio.Channel] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._run, name="midrib-remote", daemon=True)
         self._thread.start()
 
-    def channel(self, address: str, endpoint: Endpoint) -> grpc.aio.Channel:
-        """The process's one channel to an address; on the loop only."""
-        key = (address, endpoint)
+    def channel(self, address: str, endpoint: Endpoint, name: str | None = None) -> grpc.aio.Channel:
+        """The process's one channel to an address, which was found under a name; on the loop only."""
+        key = (address, endpoint, name)
         if key not in self._channels:
-            self._channels[key] = open_channel(address, endpoint)
+            self._channels[key] = open_channel(*key)
         return self._channels[key]
 
-    def drop(self, address: str, endpoint: Endpoint) -> None:
+    def drop(self, address: str, endpoint: Endpoint, name: str | None = None) -> None:
         """Give up a channel whose connection is dead without a word; the next call opens another. On the loop only."""
-        channel = self._channels.pop((address, endpoint), None)
+        channel = self._channels.pop((address, endpoint, name), None)
         if channel is not None:
             closing = self.loop.create_task(channel.close())
             self._closing.add(closing)

@@ -145,6 +145,14 @@ class Session:
             message.deliver(outcome)
             self.totals.add(message, time.monotonic(), result.timing)
 
+    def spread(self, address: str, count: int) -> None:
+        """An address turned out to be several machines: a lane for each."""
+        turns = {lane.turn for lane in self._lanes if lane.address == address}
+        more = [Lane(self, address, self._manner.window, turn) for turn in range(count) if turn not in turns]
+        self._lanes.extend(more)
+        if more and not self._closing:
+            self._wake()
+
     def sent(self, lane: Lane, message: Message) -> None:
         """A lane has sent a message: after a while another may be asked as well."""
         if self._manner.hedge_s is not None and not message.hedged:

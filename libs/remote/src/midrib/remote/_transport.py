@@ -26,7 +26,7 @@ _OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 1000),
     # A channel that is opened in place of a dead one gets a connection of its own.
     ("grpc.use_local_subchannel_pool", 1),
-    # A name with several records: all of them are used, and the dead ones left out.
+    # A unary call to a name with several records asks one that answers.
     ("grpc.lb_policy_name", "round_robin"),
 ]
 # What breaks under a call, as against what a server says about it.
@@ -41,12 +41,18 @@ _BROKEN = {
 _Response = TypeVar("_Response", bound=Message)
 
 
-def open_channel(address: str, endpoint: Endpoint) -> grpc.aio.Channel:
-    """A lazy channel to one address, with the endpoint's security."""
+def open_channel(address: str, endpoint: Endpoint, name: str | None = None) -> grpc.aio.Channel:
+    """A lazy channel to one address, with the endpoint's security.
+
+    name: the host that the address was found under, which its certificate is made out to.
+    """
+    options = [*_OPTIONS, *([("grpc.default_authority", name)] if name else [])]
     if endpoint.roots is None:
-        return grpc.aio.insecure_channel(address, options=_OPTIONS)
+        return grpc.aio.insecure_channel(address, options=options)
     credentials = grpc.ssl_channel_credentials(endpoint.roots or None, *(endpoint.own or ()))
-    return grpc.aio.secure_channel(address, credentials, options=_OPTIONS)
+    if name:
+        options.append(("grpc.ssl_target_name_override", name))
+    return grpc.aio.secure_channel(address, credentials, options=options)
 
 
 async def call(
