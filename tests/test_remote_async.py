@@ -96,6 +96,13 @@ async def test_a_stream_comes_back_in_order(server: RunningServer, asynchronous:
     np.testing.assert_allclose(np.concatenate(got), local(np.concatenate(batches)), atol=1e-5)
 
 
+async def test_a_bar_shows_how_far_a_stream_is(server: RunningServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """As the synchronous client's does."""
+    async with AsyncClient(server.address) as client:
+        got = [features async for features in client.embed_stream(NAME, [rows(2)] * 5, progress=True)]
+    assert (len(got), "5/5" in capsys.readouterr().err) == (5, True)
+
+
 def test_one_client_serves_several_loops(server: RunningServer) -> None:
     """The streams live on a loop of the library's own, so no caller's loop owns them."""
     client = AsyncClient(server.address)

@@ -111,6 +111,15 @@ def test_a_stream_reads_only_a_little_ahead(client: Client) -> None:
     stream.close()  # type: ignore[attr-defined]
 
 
+def test_a_bar_shows_how_far_a_stream_is(client: Client, capsys: pytest.CaptureFixture[str]) -> None:
+    """Only where it is asked for, on stderr, with the number of batches where that is known."""
+    batches = [rows(2) for _ in range(5)]
+    plain = list(client.embed_stream(NAME, batches))
+    assert capsys.readouterr() == ("", "")
+    np.testing.assert_array_equal(list(client.embed_stream(NAME, batches, progress=True)), plain)
+    assert "5/5" in capsys.readouterr().err
+
+
 def test_options_shape_the_features(client: Client) -> None:
     """Element type, truncation and unit length are the server's work, in this order."""
     x = rows(4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -14,7 +14,8 @@ from midrib.remote._address import TlsLike, endpoint_from
 from midrib.remote._asked import AHEAD_BYTES, AHEAD_ITEMS, Asked, Kind, Sessions, batch_rows, rows_from
 from midrib.remote._call import Call
 from midrib.remote._info import BackboneInfo
-from midrib.remote._rows import ImageLike
+from midrib.remote._progress import shown_async
+from midrib.remote._rows import ImageLike, Rows
 from midrib.remote._servers import Argument, Servers
 from midrib.remote._session import Session
 from midrib.wire import Array, RevisionMismatchError
@@ -98,7 +99,7 @@ class AsyncClient:
         session = await self._session(name, asked)
         return await session.wait_async(session.submit(rows), self._servers.timeout)
 
-    async def embed_stream(
+    def embed_stream(
         self,
         name: str,
         batches: Iterable[Any] | AsyncIterable[Any],
@@ -109,14 +110,20 @@ class AsyncClient:
         normalize: bool = False,
         dimensions: int | None = None,
         revision: str | None = None,
+        progress: bool = False,
     ) -> AsyncIterator[Array]:
         """The features of each batch, in order, read only a little ahead; see `Client.embed_stream`."""
-        session = await self._session(name, Asked(dtype, normalize, dimensions, revision))
+        asked = Asked(dtype, normalize, dimensions, revision)
+        results = self._results(name, asked, (batch_rows(batch, kind, rate) async for batch in _each(batches)))
+        return shown_async(results, batches) if progress else results
+
+    async def _results(self, name: str, asked: Asked, batches: AsyncIterable[Rows]) -> AsyncGenerator[Array, None]:
+        session = await self._session(name, asked)
         ahead: deque[Call] = deque()
         ahead_bytes = 0
         try:
-            async for batch in _each(batches):
-                ahead.append(session.submit(batch_rows(batch, kind, rate)))
+            async for rows in batches:
+                ahead.append(session.submit(rows))
                 ahead_bytes += ahead[-1].rows.nbytes
                 while ahead and (len(ahead) >= AHEAD_ITEMS or ahead_bytes > AHEAD_BYTES or ahead[0].done):
                     ahead_bytes -= ahead[0].rows.nbytes

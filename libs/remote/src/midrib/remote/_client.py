@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,7 +13,8 @@ from midrib.remote._address import TlsLike, endpoint_from
 from midrib.remote._asked import AHEAD_BYTES, AHEAD_ITEMS, Asked, Kind, Sessions, batch_rows, rows_from
 from midrib.remote._call import Call
 from midrib.remote._info import BackboneInfo
-from midrib.remote._rows import ImageLike
+from midrib.remote._progress import shown
+from midrib.remote._rows import ImageLike, Rows
 from midrib.remote._servers import Argument, Servers
 from midrib.remote._session import Session
 from midrib.wire import Array, RevisionMismatchError
@@ -120,18 +121,25 @@ class Client:
         normalize: bool = False,
         dimensions: int | None = None,
         revision: str | None = None,
+        progress: bool = False,
     ) -> Iterator[Array]:
         """The features of each batch, in order; reads only a little ahead of its consumer (64 batches, 64 MB).
 
         batches: each as `embed` takes it, of one kind: "tensor", "images", "texts" or "audio".
         All results are of one revision: where the server changes it, RevisionMismatchError ends the stream.
+        progress: show a bar on stderr (by tqdm).
         """
-        session = self._session(name, Asked(dtype, normalize, dimensions, revision))
+        asked = Asked(dtype, normalize, dimensions, revision)
+        results = self._results(name, asked, (batch_rows(batch, kind, rate) for batch in batches))
+        return shown(results, batches) if progress else results
+
+    def _results(self, name: str, asked: Asked, batches: Iterable[Rows]) -> Generator[Array, None, None]:
+        session = self._session(name, asked)
         ahead: deque[Call] = deque()
         ahead_bytes = 0
         try:
-            for batch in batches:
-                ahead.append(session.submit(batch_rows(batch, kind, rate)))
+            for rows in batches:
+                ahead.append(session.submit(rows))
                 ahead_bytes += ahead[-1].rows.nbytes
                 while ahead and (len(ahead) >= AHEAD_ITEMS or ahead_bytes > AHEAD_BYTES or ahead[0].done):
                     ahead_bytes -= ahead[0].rows.nbytes

@@ -1,0 +1,35 @@
+"""A progress bar over a stream of features, for those who ask for one."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
+from contextlib import aclosing, closing
+from typing import Any
+
+from midrib.wire import Array
+
+
+def shown(results: Generator[Array, None, None], batches: object) -> Iterator[Array]:
+    """The same results, counted on stderr; of how many, where the batches have a length."""
+    with closing(results), _bar(batches) as bar:
+        for features in results:
+            bar.update()
+            yield features
+
+
+async def shown_async(results: AsyncGenerator[Array, None], batches: object) -> AsyncIterator[Array]:
+    """The same for an asynchronous stream."""
+    with _bar(batches) as bar:
+        async with aclosing(results):
+            async for features in results:
+                bar.update()
+                yield features
+
+
+def _bar(batches: object) -> Any:
+    try:
+        from tqdm.auto import tqdm  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise ImportError(f"progress=True needs tqdm ({error}): pip install 'midrib-remote[progress]'") from error
+    total = len(batches) if hasattr(batches, "__len__") else None
+    return tqdm(total=total, unit="batch", desc="embed")
