@@ -43,7 +43,7 @@ class Words(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.table = nn.Embedding(110, 4)
+        self.table = nn.Embedding(110, 4, padding_idx=0)
 
     def tokenizer(self, texts: Sequence[str]) -> list[Tokens]:
         return [Tokens([1 + sum(word.encode()) % 60 for word in text.split()][:8], False) for text in texts]
