@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from pytorch_lightning import LightningModule
 from torch import Tensor
 
-from midrib.task import _checkpoint, _swap
+from midrib.task import _checkpoint, _resume, _swap
 
 if TYPE_CHECKING:
     from midrib.task._task import Task
@@ -45,8 +45,9 @@ class Persistent(LightningModule):
         checkpoint[_checkpoint.KEY] = _checkpoint.record(self)
 
     def on_load_checkpoint(self: Task, checkpoint: dict[str, Any]) -> None:  # type: ignore[misc]
-        """Refuse a checkpoint of another format, or of another remote backbone."""
+        """Refuse a checkpoint of another format or remote backbone; take one from before the backbone moved."""
         _checkpoint.check(self, checkpoint)
+        _resume.move(self, checkpoint)
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
