@@ -82,13 +82,13 @@ def rows_from(
     rate: int | None,
 ) -> Rows:
     """The rows of the one input that was given. Raises InvalidInputError for none, or more than one."""
+    if x is not None and images is None and texts is None and audio is None:
+        return tensor_rows(x)
     inputs = {"x": x, "images": images, "texts": texts, "audio": audio}
     given = [kind for kind, value in inputs.items() if value is not None]
     if len(given) != 1:
         got = " and ".join(given) or "nothing"
         raise InvalidInputError(f"embed got {got}, expected one input: pass x, images=, texts= or audio=")
-    if x is not None:
-        return tensor_rows(x)
     if images is not None:
         return image_rows(images)
     if texts is not None:

@@ -36,12 +36,24 @@ class _Post:
 _posts: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Post] = weakref.WeakKeyDictionary()
 
 
-async def finished(future: Future[Any]) -> None:
-    """Wait, on the caller's loop, until a future of another thread is done; cancelling this leaves it alone."""
+async def finished(future: Future[Any], timeout: float) -> None:
+    """Wait, on the caller's loop, until a future of another thread is done; cancelling this leaves it alone.
+
+    Raises TimeoutError after so many seconds.
+    """
     loop = asyncio.get_running_loop()
     waiter: asyncio.Future[None] = loop.create_future()
     post = _posts.get(loop)
     if post is None:
         post = _posts.setdefault(loop, _Post())
     future.add_done_callback(lambda _: post.send(loop, waiter))
-    await waiter
+    timer = loop.call_later(timeout, _expire, waiter)  # half of what asyncio.timeout costs a call
+    try:
+        await waiter
+    finally:
+        timer.cancel()
+
+
+def _expire(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_exception(TimeoutError())

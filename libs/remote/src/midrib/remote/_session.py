@@ -93,8 +93,7 @@ class Session:
     async def wait_async(self, call: Call, timeout: float) -> Array:
         """The same for a caller on an event loop of its own."""
         try:
-            async with asyncio.timeout(timeout):
-                await finished(call.future)
+            await finished(call.future, timeout)
         except TimeoutError:
             call.leave()
             self._give_up(timeout)
@@ -209,7 +208,10 @@ class Session:
             min(others, key=lambda other: other.busy).also(Message(parts, hedged=True))
 
     def _cut(self, call: Call) -> list[Part]:
-        parts = list(cut(call, self._max_rows, min(_PART_BYTES, self._max_bytes), time.monotonic()))
+        rows, most_bytes = call.rows, min(_PART_BYTES, self._max_bytes)
+        if len(rows) <= self._max_rows and rows.nbytes <= most_bytes:  # as nearly all are
+            return [Part(call, rows, 0, time.monotonic())]
+        parts = list(cut(call, self._max_rows, most_bytes, time.monotonic()))
         for part in parts:
             if part.rows.nbytes > self._max_bytes:
                 raise LimitExceededError(
