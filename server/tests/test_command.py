@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -18,7 +19,7 @@ import pytest
 from midrib.remote import Client
 from midrib.server._tokens import Scope, new_token
 from midrib.server.cli import main
-from midrib.server.testing import serving
+from midrib.server.testing import RunningServer, serving
 
 MIDRIB = [sys.executable, "-m", "midrib.server.cli"]
 MLP = "template/classification/mlp-128?num_features=4"
@@ -184,6 +185,39 @@ def test_list_is_a_table_or_json(midrib: Midrib) -> None:
     keys = [entry["key"] for entry in json.loads(listed.stdout)]
     assert keys == ["template/classification/mlp-128", "template/classification/mlp-128-256"]
     assert all(key in table.stdout for key in keys)
+
+
+def test_list_takes_wildcards_and_what_to_leave_out(midrib: Midrib) -> None:
+    """Any of several may match; what is excluded may not."""
+    listed = midrib("list", "mlp-*", "*minilm*", "--exclude", "*-256", "--json")
+    keys = [entry["key"] for entry in json.loads(listed.stdout)]
+    assert keys == ["template/classification/mlp-128", "text/embedding/all-minilm-l6-v2"]
+
+
+def test_list_shows_what_a_server_serves(midrib: Midrib, server: RunningServer) -> None:
+    """The same table and JSON, of the backbones there."""
+    listed = midrib("list", "*linear", "--server", f"grpc://{server.address}", "--json")
+    assert [entry["num_features"] for entry in json.loads(listed.stdout)] == [3]
+
+
+def test_list_of_nothing_says_so(midrib: Midrib) -> None:
+    """An empty table would leave the reader wondering."""
+    assert midrib("list", "no-such-*").stdout == "no backbone matches; `midrib list` shows all\n"
+    assert json.loads(midrib("list", "no-such-*", "--json").stdout) == []
+
+
+def test_list_tells_of_a_plugin_that_failed(tmp_path: Path) -> None:
+    """What is missing from the table, and why, without spoiling the JSON of the rest."""
+    information = tmp_path / "acme_thorn-0.3.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: acme_thorn\nVersion: 0.3\n")
+    (information / "entry_points.txt").write_text("[midrib.backbones]\nthorn = acme_thorn:add\n")
+    (tmp_path / "acme_thorn.py").write_text("raise RuntimeError('built for another host')")
+    code = "import sys; sys.argv = ['midrib', 'list', 'mlp-*', '--json']; from midrib.server.cli import main; main()"
+    paths = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    done = subprocess.run([sys.executable, "-c", code], env=paths, capture_output=True, text=True, timeout=60)
+    assert len(json.loads(done.stdout)) == 2
+    assert "the plugin 'thorn' (acme_thorn:add, of acme_thorn 0.3) failed to load: RuntimeError: built" in done.stderr
 
 
 def test_describe_tells_where_a_backbone_comes_from(midrib: Midrib) -> None:

@@ -12,21 +12,30 @@ from rich.markup import escape
 from rich.table import Table
 
 from midrib.backbones import BACKBONES
-from midrib.registry import AudioInput, Description, ImageInput, InputSpec, TensorInput, TextInput
+from midrib.registry import AbstractRegistry, AudioInput, Description, ImageInput, InputSpec, TensorInput, TextInput
 
 _PIPE_WIDTH = 1000
 
 
-def print_list(pattern: str, *, namespace: str | None, catalogues: bool, as_json: bool) -> None:
-    """Print the entries whose name matches the wildcard; whole catalogues (timm, say) only if asked for."""
-    metadata = {} if namespace is None else {"namespace": namespace}
-    entries = BACKBONES.list(pattern, catalogues=catalogues, **metadata)
+def listed_registry(server: str | None, token: str | None) -> AbstractRegistry:
+    """What is registered here, or what a server serves."""
+    if server is None:
+        return BACKBONES
+    from midrib.remote import RemoteRegistry  # grpc, which a local listing does not need
+
+    return RemoteRegistry(server, token=token)
+
+
+def print_list(registry: AbstractRegistry, entries: Sequence[Description], *, as_json: bool) -> None:
+    """Print entries of the registry; on stderr, the plugins that failed and whose entries are not there therefore."""
     if as_json:
         typer.echo(json.dumps([entry.as_dict() for entry in entries], indent=2))
     elif not entries:
-        typer.echo(f"no backbone matches {pattern!r}; `midrib list` shows all")
+        typer.echo("no backbone matches; `midrib list` shows all")
     else:
         _print_table(entries)
+    for failure in registry.plugin_failures:
+        typer.secho(f"midrib: the plugin {failure}", fg=typer.colors.YELLOW, err=True)
 
 
 def print_explanation(name: str, *, as_json: bool) -> None:

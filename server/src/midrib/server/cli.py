@@ -77,16 +77,27 @@ def serve(  # - a flag is a parameter
 
 @app.command(name="list")
 def list_backbones(
-    pattern: Annotated[str, typer.Argument(help="A wildcard, such as '*vit*'.")] = "*",
+    patterns: Annotated[
+        Optional[list[str]], typer.Argument(help="Wildcards, such as '*vit*'; any may match.")  # noqa: UP007
+    ] = None,
     *,
+    exclude: Annotated[
+        Optional[list[str]], typer.Option(help="A wildcard to leave out; may be repeated.")  # noqa: UP007
+    ] = None,
     namespace: Annotated[Optional[str], typer.Option(help="Only this data_type/task_type.")] = None,  # noqa: UP007
     catalogues: Annotated[bool, typer.Option("--all", help="With every name of timm, transformers, ...")] = False,
+    server: Annotated[Optional[str], typer.Option(help="What grpc://host:port serves.")] = None,  # noqa: UP007
+    token: Token = None,
     as_json: Json = False,
 ) -> None:
-    """List the backbones that are registered here, without loading any."""
-    from midrib.server._listing import print_list
+    """List the backbones that are registered here, or served there, without loading any."""
+    from midrib.server._listing import listed_registry, print_list
 
-    print_list(pattern, namespace=namespace, catalogues=catalogues, as_json=as_json)
+    registry = listed_registry(server, token)
+    metadata = {} if namespace is None else {"namespace": namespace}
+    catalogues = catalogues or server is not None
+    entries = registry.list(patterns or None, exclude=exclude, catalogues=catalogues, **metadata)
+    print_list(registry, entries, as_json=as_json)
 
 
 @app.command()
