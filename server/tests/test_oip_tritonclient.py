@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -160,10 +161,13 @@ def test_a_refusal_reaches_the_caller(got: Any, name: str, status: str, words: s
     assert (code, words in message) == (status, True)
 
 
-def test_the_messages_are_tritonclients_own(external_python: Callable[[str], Path]) -> None:
+def test_the_messages_are_tritonclients_own(external_python: Callable[[str], Path], tmp_path: Path) -> None:
     """Names, numbers and types; both live in one process."""
-    generated = Path(inference_pb2.__file__).parents[3]
+    # Alone in a folder: what lies beside it here may be another protobuf.
+    generated = tmp_path / "midrib/oip/v2/inference_pb2.py"
+    generated.parent.mkdir(parents=True)
+    shutil.copy(inference_pb2.__file__, generated)
     command = [external_python(REQUIREMENT), SCRIPTS / "messages_of_tritonclient.py"]
-    environment = {**os.environ, "PYTHONPATH": str(generated)}
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     ran = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120, env=environment)
     assert (ran.stdout, ran.stderr, ran.returncode) == ("", "", 0)
