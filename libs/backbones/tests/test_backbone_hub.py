@@ -11,6 +11,7 @@ import torch
 
 from midrib.backbones import BACKBONES, Backbone, WeightsError, load_backbone
 from midrib.backbones.testing import assert_conforms, no_network
+from midrib.registry import ContractError
 
 transformers = pytest.importorskip("transformers", reason="the families under test")
 
@@ -134,11 +135,14 @@ def test_random_weights_in_a_known_shape_differ_from_the_saved(tmp_path: Path) -
     assert random.revision() != saved.revision()
 
 
-@pytest.mark.parametrize("key", ["transformers/owner/model", "sentence-transformers/model"])
+@pytest.mark.parametrize(
+    "key",
+    ["transformers/owner/model", "sentence-transformers/model", "wav2vec2-base", "hubert-base-ls960", "whisper-tiny"],
+)
 def test_a_model_that_cannot_be_fetched_is_an_error_that_helps(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     """Without the hub and without a folder there is nothing to load."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(WeightsError, match=r"model cannot be loaded .*pass checkpoint=FOLDER"):
+    with pytest.raises(WeightsError, match=r"cannot be loaded .*pass checkpoint=FOLDER"):
         BACKBONES.load(key)
 
 
@@ -175,6 +179,17 @@ def test_a_speech_encoder_equals_the_librarys(tmp_path: Path, family: str) -> No
         with torch.inference_mode():
             assert float((model(values).last_hidden_state[0].mean(0) - got).abs().max()) <= 1e-4
     assert_conforms("transformers/any/name", checkpoint=tmp_path)
+
+
+@pytest.mark.parametrize(("key", "family"), [("wav2vec2-base", "Wav2Vec2"), ("hubert-base-ls960", "Hubert")])
+def test_a_published_sound_encoder_reads_a_checkpoint_of_its_family(tmp_path: Path, key: str, family: str) -> None:
+    """Under its own name it is the function that the folder holds; loaded, it must have the width that is declared."""
+    speech(tmp_path, family)
+    module, width = BACKBONES.get(key)(checkpoint=tmp_path)
+    expected = load_backbone("transformers/any/name", checkpoint=tmp_path)
+    assert Backbone(key, module.eval(), width, module.input).revision() == expected.revision()
+    with pytest.raises(ContractError, match="num_features=16, but its registration declares 768"):
+        BACKBONES.load(key, checkpoint=tmp_path)
 
 
 def test_whispers_encoder_equals_the_librarys(tmp_path: Path) -> None:
