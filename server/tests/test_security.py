@@ -186,7 +186,7 @@ def test_half_a_token_file_changes_nothing(
 def test_a_withdrawn_token_ends_its_open_streams(
     guarded: RunningServer, opened: grpc.Channel, tenants: Tenants
 ) -> None:
-    """At their next item: what was accepted before is answered."""
+    """At their next item."""
     messages = queue.SimpleQueue[embedding_pb2.EmbedStreamRequest]()
     stub: Any = embedding_pb2_grpc.EmbeddingServiceStub(opened)
     stream = stub.EmbedStream(iter(messages.get, None), timeout=20, metadata=bearer(tenants.trainer))
