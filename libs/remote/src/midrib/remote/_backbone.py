@@ -84,7 +84,7 @@ class RemoteBackbone(nn.Module):
     @property
     def stall(self) -> Stall:
         """Where the time of all items so far went; subtract an earlier one for a step's own."""
-        return self._open().totals.stall
+        return self.open().totals.stall
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, x: Tensor | Sequence[str]) -> Tensor:
@@ -113,7 +113,7 @@ class RemoteBackbone(nn.Module):
         return self._ask(TensorRows(rows))
 
     def _ask(self, rows: Rows) -> Array:
-        session = self._open()
+        session = self.open()
         return session.wait(session.submit(rows), self.timeout)
 
     def _gradient(self, x: Tensor, grad: Tensor) -> Tensor:
@@ -121,7 +121,8 @@ class RemoteBackbone(nn.Module):
         found = self._servers.now(lambda: self._servers.backward(self.name, self.revision, rows, gradient))
         return from_numpy(found.copy()).to(device=x.device, dtype=x.dtype)
 
-    def _open(self) -> Session:
+    def open(self) -> Session:
+        """The session that carries its calls; shared by all of this process that ask for the same."""
         if self._session is None:
             wanted = Asked(self._dtype, revision=self.revision).wanted(self._info)
             self._session = session_for(self._servers.endpoint, wanted, self._info, self._manner)

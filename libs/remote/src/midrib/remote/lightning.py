@@ -40,4 +40,6 @@ class StallMonitor(pl.Callback):
 
 
 def _remotes(module: pl.LightningModule) -> list[tuple[str, RemoteBackbone]]:
-    return [(name, child) for name, child in module.named_modules() if isinstance(child, RemoteBackbone)]
+    """One for each session: those of one served function share its clocks, and would be counted twice."""
+    children = [(name, child) for name, child in module.named_modules() if isinstance(child, RemoteBackbone)]
+    return list({id(child.open()): (name, child) for name, child in children}.values())
