@@ -12,6 +12,10 @@ import pytest
 from torch import nn
 
 from midrib.registry import ExternalRegistry, Registry, TensorInput
+from midrib.server._batcher import BatchLimits
+from midrib.server._forward import Forward
+from midrib.server._replica import Compute
+from midrib.server._served import Description, ServedBackbone
 from midrib.server.testing import RunningServer, serving
 from midrib.v1 import backbone_pb2, backbone_pb2_grpc, embedding_pb2, embedding_pb2_grpc
 from midrib.wire import encode_tensor
@@ -137,6 +141,23 @@ def test_a_loading_backbone_asks_to_be_tried_again() -> None:
         assert listed[0].state == backbone_pb2.BACKBONE_STATE_LOADING
         assert caught.value.code() is Code.UNAVAILABLE
         assert loading.result().backbone.state == backbone_pb2.BACKBONE_STATE_READY
+
+
+async def test_a_replica_that_cannot_start_takes_the_others_with_it() -> None:
+    """What loading raised is raised, and no thread is left behind."""
+
+    def broken() -> Compute:
+        raise MemoryError("no room on the second device")
+
+    described = Description("test/embedding/pair", "0", 2, TensorInput((2,)), "cpu", "float32", "")
+    limits = BatchLimits(max_rows=1, max_cost=1, max_queue_items=1, max_queue_cost=1)
+    served = ServedBackbone(described, [lambda: Forward(nn.Linear(2, 2), TensorInput((2,))), broken], limits)
+    with pytest.raises(MemoryError, match="no room on the second device"):
+        await served.start()
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith("replica-test/embedding/pair")]
+    for thread in threads:
+        thread.join(20)
+    assert [thread.is_alive() for thread in threads] == [False] * len(threads)
 
 
 @pytest.fixture()

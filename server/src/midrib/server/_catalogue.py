@@ -117,6 +117,7 @@ class Catalogue:
                     # The loader's own words may name files: they are for the log.
                     self._change(slot, State.FAILED, error=hidden_error(error, "it could not be loaded").message)
                 raise
+            self._watch(loaded.served)
             loaded.served.on_lost = partial(self._lost, slot, loaded)
             slot.loaded = loaded
             self._change(slot, State.READY)
@@ -150,11 +151,12 @@ class Catalogue:
             self._change(slot, State.FAILED, error=error)
 
     async def _load(self, wanted: BackboneSettings) -> Loaded:
-        loaded = await asyncio.to_thread(load, wanted, self.settings, self.registry, self._media_pool)
-        loaded.served.on_batch.append(partial(self.metrics.observe_batch, loaded.served))
+        return await asyncio.to_thread(load, wanted, self.settings, self.registry, self._media_pool)
+
+    def _watch(self, served: ServedBackbone) -> None:
+        served.on_batch.append(self.metrics.of(served))
         if self.tracing is not None:
-            loaded.served.on_batch.append(partial(self.tracing.observe_batch, loaded.served))
-        return loaded
+            served.on_batch.append(partial(self.tracing.observe_batch, served))
 
     def _leavers(self, loaded: Loaded) -> list[str]:
         if self.settings.device_memory_bytes is None:

@@ -14,7 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from midrib.server._item import Item, Outcome
-from midrib.server._served import ServedBackbone
+from midrib.server._served import OnBatch, ServedBackbone
 
 _SECONDS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
@@ -37,26 +37,25 @@ class Metrics:
         self._fill = self._histogram("midrib_batch_fill", "A batch's cost by its budget, 0..1.", _SHARES)
         self._padding = self._histogram("midrib_batch_padding", "The share of a batch that is padding, 0..1.", _SHARES)
 
-    def observe_batch(
-        self,
-        served: ServedBackbone,
-        batch: Sequence[Item],
-        outcomes: Sequence[Outcome | Exception],
-        compute_s: float,
-    ) -> None:
-        """Note a finished batch."""
-        name = served.description.name
-        cost = sum(item.cost for item in batch)
-        elements = sum(item.arrays[0].size for item in batch)
-        self._rows.labels(name).observe(sum(item.rows for item in batch))
-        self._fill.labels(name).observe(cost / served.batcher.limits.max_cost)
-        self._padding.labels(name).observe(1 - elements / cost if cost else 0.0)
-        self._compute.labels(name).observe(compute_s)
-        queue, total = self._queue.labels(name), self._total.labels(name)
-        for outcome in outcomes:
-            if isinstance(outcome, Outcome):
-                queue.observe(outcome.queue_s)
-                total.observe(outcome.queue_s + outcome.compute_s)
+    def of(self, served: ServedBackbone) -> OnBatch:
+        """What notes the finished batches of a backbone: its histograms, looked up once."""
+        label = served.description.name
+        rows, fill, padding = (one.labels(label) for one in (self._rows, self._fill, self._padding))
+        queue, compute, total = (one.labels(label) for one in (self._queue, self._compute, self._total))
+        budget = served.batcher.limits.max_cost
+
+        def observe(batch: Sequence[Item], outcomes: Sequence[Outcome | Exception], compute_s: float) -> None:
+            cost = sum(item.cost for item in batch)
+            rows.observe(sum(item.rows for item in batch))
+            fill.observe(cost / budget)
+            padding.observe(1 - sum(item.arrays[0].size for item in batch) / cost if cost else 0.0)
+            compute.observe(compute_s)
+            for outcome in outcomes:
+                if isinstance(outcome, Outcome):
+                    queue.observe(outcome.queue_s)
+                    total.observe(outcome.queue_s + outcome.compute_s)
+
+        return observe
 
     def _histogram(self, name: str, what: str, buckets: Sequence[float]) -> Histogram:
         return Histogram(name, what, ["backbone"], buckets=buckets, registry=self.registry)

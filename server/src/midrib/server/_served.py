@@ -102,7 +102,12 @@ class ServedBackbone:
     async def start(self) -> None:
         """Start and warm every replica; raises what the first failing one raised."""
         replicas = [self._replica(index) for index in range(len(self._prepares))]
-        await asyncio.gather(*(replica.start() for replica in replicas))
+        started = await asyncio.gather(*(replica.start() for replica in replicas), return_exceptions=True)
+        for failure in started:
+            if failure is not None:
+                for replica in replicas:  # the others' threads must not wait for ever
+                    replica.close()
+                raise failure
         self._feeders = [asyncio.create_task(self._feed(index, replica)) for index, replica in enumerate(replicas)]
 
     async def drain(self) -> None:
