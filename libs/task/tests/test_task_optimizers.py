@@ -63,6 +63,9 @@ def test_an_optimizer_comes_in_many_forms(local: Pair, given: Any, kind: type, o
         pytest.param(("sgd", {}, {}), TypeError, r"or \(name or callable, kwargs\)", id="too many parts"),
         pytest.param(SGD([nn.Parameter(torch.ones(1))]), TypeError, "as in optimizer='sgd'", id="an instance"),
         pytest.param(lambda parameters: None, TypeError, "made NoneType, expected a torch.optim", id="makes nothing"),
+        pytest.param(
+            ("sgd", {"momentun": 0.9}), TypeError, "optimizer SGD: .*'momentun'; it takes .*momentum", id="typo"
+        ),
     ],
 )
 def test_a_wrong_optimizer_says_what_is_accepted(local: Pair, given: Any, error: type[Exception], message: str) -> None:
@@ -145,6 +148,7 @@ def test_a_warm_up_may_be_a_share_of_the_training(local: Pair, loader: DataLoade
     [
         pytest.param(("steplr", {}, {}, {}), r"or \(name or callable, kwargs, lightning_config\)", id="four parts"),
         pytest.param(lambda optimizer: None, "made NoneType, expected an LRScheduler", id="makes nothing"),
+        pytest.param("steplr", r"missing .*'step_size'; it takes .*as \('steplr', {...}\)", id="arguments missing"),
     ],
 )
 def test_a_wrong_scheduler_says_what_is_accepted(

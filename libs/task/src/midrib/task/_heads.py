@@ -86,7 +86,7 @@ def build_head(given: HeadLike, num_features: int, num_outputs: int | None, *, r
     spec = parse("head", given, registry)
     if num_outputs is None:
         raise ValueError(f"head {given!r} needs its number of outputs: pass num_outputs=..., or a module as head")
-    head = spec.factory(num_features, num_outputs, **spec.kwargs)
+    head = spec.make(num_features, num_outputs, **spec.kwargs)
     if not isinstance(head, nn.Module):
         raise TypeError(f"head {given!r} made {type(head).__name__}, expected an nn.Module")
     return head

@@ -54,7 +54,7 @@ def build_optimizer(
     if learning_rate is not None and _lacks_lr(spec.factory):
         kwargs.setdefault("lr", learning_rate)
     # A single group goes in as plain parameters, for LBFGS takes no groups.
-    optimizer = spec.factory(groups if len(groups) > 1 else groups[0]["params"], **kwargs)
+    optimizer = spec.make(groups if len(groups) > 1 else groups[0]["params"], **kwargs)
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"optimizer {given!r} made {type(optimizer).__name__}, expected a torch.optim.Optimizer")
     return optimizer

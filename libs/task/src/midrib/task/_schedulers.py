@@ -78,7 +78,7 @@ def build_lr_scheduler(
     spec = parse("lr_scheduler", given, registry, takes_config=True)
     names = inspect.signature(spec.factory).parameters.keys() - getattr(spec.factory, "keywords", {}).keys()
     interval = spec.config.get("interval", "step" if names & set(_BY_STEP) else "epoch")
-    scheduler = spec.factory(optimizer, **_filled(spec, names, optimizer, _Horizon(trainer, interval)))
+    scheduler = spec.make(optimizer, **_filled(spec, names, optimizer, _Horizon(trainer, interval)))
     if not isinstance(scheduler, LRScheduler):
         raise TypeError(f"lr_scheduler {given!r} made {type(scheduler).__name__}, expected an LRScheduler")
     made = {"scheduler": scheduler, "interval": interval}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -18,6 +19,19 @@ class Spec:
     factory: Callable[..., Any]
     kwargs: dict[str, Any]
     config: dict[str, Any]
+    part: str
+
+    def make(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the factory.  Raises TypeError, with what it takes, for arguments that do not fit."""
+        signature = inspect.signature(self.factory)
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError as error:
+            name = getattr(self.factory, "__name__", repr(self.factory))
+            raise TypeError(
+                f"{self.part} {name}: {error}; it takes {signature}: give its arguments as ({name.lower()!r}, {{...}})"
+            ) from error
+        return self.factory(*args, **kwargs)
 
 
 def parse(part: str, given: Any, registry: AnyRegistry, *, takes_config: bool = False) -> Spec:
@@ -34,7 +48,7 @@ def parse(part: str, given: Any, registry: AnyRegistry, *, takes_config: bool = 
         raise TypeError(_accepted(part, given, takes_config))
     factory = registry.get(head.lower()) if isinstance(head, str) else head
     kwargs, config = [*map(dict, rest), {}, {}][:2]
-    return Spec(factory, kwargs, config)
+    return Spec(factory, kwargs, config, part)
 
 
 def _accepted(part: str, given: Any, takes_config: bool) -> str:
