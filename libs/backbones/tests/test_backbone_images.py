@@ -194,17 +194,21 @@ def test_photographs_are_resized_as_by_the_reference(photo: str, crop: float) ->
     assert int(np.abs(ours - reference(image, spec)).max()) <= 1
 
 
+def photograph(name: str = "chelsea") -> Image.Image:
+    return Image.fromarray(getattr(skimage.data, name)())
+
+
 @pytest.mark.parametrize("size", [(300, 100), (100, 300), (64, 64)], ids=["wide", "tall", "square"])
 def test_a_squashed_image_is_resized_whole(size: tuple[int, int]) -> None:
     """As SigLIP's own pipeline does it: a square of every pixel, whatever the shape."""
-    image = Image.fromarray(skimage.data.chelsea()).resize(size)
+    image = photograph().resize(size)
     ours = resize_and_crop(image, ImageInput(32, crop=1.0, squash=True))
     assert np.array_equal(np.asarray(ours), np.asarray(image.resize((32, 32), Image.Resampling.BICUBIC)))
 
 
 def test_a_squashed_image_may_be_cropped() -> None:
     """Squashed to floor(size / crop), of which the centre is kept: within a level of 255 of the two steps."""
-    image = Image.fromarray(skimage.data.chelsea())
+    image = photograph()
     two_steps = image.resize((40, 40), Image.Resampling.BICUBIC).crop((4, 4, 36, 36))
     ours = np.asarray(resize_and_crop(image, ImageInput(32, crop=0.8, squash=True)), dtype=np.int16)
     assert int(np.abs(ours - np.asarray(two_steps, dtype=np.int16)).max()) <= 1

@@ -112,8 +112,8 @@ def as_open_clip(state: State) -> State:
     """As `open_clip_model.safetensors` of timm/ViT-B-16-SigLIP holds it, beside a text tower."""
     state = with_joint_attention(state)
     for kind in ("weight", "bias"):
-        query, rest = state.pop(f"head.attention.in_proj_{kind}").split([768, 1536])
-        state |= {f"attn_pool.q.{kind}": query, f"attn_pool.kv.{kind}": rest}
+        joint = state.pop(f"head.attention.in_proj_{kind}")
+        state |= {f"attn_pool.q.{kind}": joint[:768], f"attn_pool.kv.{kind}": joint[768:]}
     made = renamed(state, OPEN_CLIP)
     made["visual.trunk.pos_embed"] = made["visual.trunk.pos_embed"].unsqueeze(0)
     return made | {"logit_scale": torch.zeros(()), "text.ln_final.weight": torch.zeros(4)}
@@ -173,7 +173,7 @@ def test_a_published_checkpoint_gives_the_references_features(
     torch.save(layout(model.state_dict()), tmp_path / "published.pth")
     with no_network():
         backbone = load_backbone(key, checkpoint=tmp_path / "published.pth")
-    images = backbone.prepare_images([skimage.data.chelsea(), skimage.data.coffee()])
+    images = backbone.prepare_images(photographs())
     with torch.inference_mode():
         expected = getattr(model(images), answer)
     assert float((backbone.embed(images) - expected).abs().max() / expected.abs().max()) <= 1e-4
@@ -189,12 +189,16 @@ def test_a_published_checkpoint_gives_the_references_features(
 def test_a_towers_preprocessing_is_its_familys(key: str, options: dict[str, Any]) -> None:
     """Photographs come within a level of 255 of what the reference's own processor makes of them."""
     backbone = load_backbone(key, pretrained=False)
-    photos = [Image.fromarray(photo) for photo in (skimage.data.chelsea(), skimage.data.coffee())]
+    photos = photographs()
     spec = image_input(backbone)
     normal = {"image_mean": spec.mean, "image_std": spec.std}
     processor = transformers.CLIPImageProcessorPil(**options, **normal, crop_size={"height": 224, "width": 224})
     expected = processor(photos, return_tensors="pt").pixel_values
     assert levels_apart(backbone, backbone.prepare_images(photos), expected) <= 1.001
+
+
+def photographs() -> list[Image.Image]:
+    return [Image.fromarray(getattr(skimage.data, name)()) for name in ("chelsea", "coffee")]
 
 
 def image_input(backbone: Backbone) -> ImageInput:
