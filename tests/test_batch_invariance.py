@@ -2,36 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from midrib.backbones import Backbone, load_backbone
+from midrib.backbones import BACKBONES, Backbone, load_backbone
+from midrib.registry import TextInput
 from midrib.server._forward import Forward, Placement, example_rows
 from midrib.wire import Array
 
 # Of the largest feature: the same bound as the parity self-test's for float32.
 BOUND = 1e-4
-NAMES = [
-    "template/classification/mlp-128",
-    "template/classification/mlp-128-256",
-    "image/classification/efficientnet-lite0",
-    "text/embedding/all-minilm-l6-v2",
-]
+# Every one whose weights come from the package index, and one of each architecture whose weights do not.
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "template/classification/mlp-128": {"num_features": 8},
+    "template/classification/mlp-128-256": {"num_features": 8},
+    "image/classification/efficientnet-lite0": {},
+    "image/classification/efficientnet-lite1": {},
+    "image/classification/efficientnet-lite2": {},
+    "image/classification/dino_vits16": {"pretrained": False},
+    "text/embedding/all-minilm-l6-v2": {},
+    "text/embedding/wordllama-256": {},
+    "audio/embedding/resemblyzer": {},
+    "audio/embedding/whisper-tiny": {"pretrained": False},
+}
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """What a busy machine does to several threads is not the matter here."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(params=ARGUMENTS)
 def backbone(request: pytest.FixtureRequest) -> Backbone:
-    arguments: dict[str, Any] = {"num_features": 8} if "mlp" in request.param else {}
-    return load_backbone(request.param, **arguments)
+    missing = BACKBONES.describe(request.param).missing
+    if missing:
+        pytest.skip(f"{request.param} needs {', '.join(missing)}, not installed here")
+    return load_backbone(request.param, **ARGUMENTS[request.param])
 
 
 @pytest.fixture()
 def company(backbone: Backbone) -> list[Array]:
     """One row, then neighbours that share its batch; a text's are longer, so that it is padded."""
     rows = example_rows(backbone.input, 4)
-    alone = rows[:1, :5] if backbone.input.tensor.shape == (None,) else rows[:1]
+    alone = rows[:1, :5] if isinstance(backbone.input, TextInput) else rows[:1]
     return [alone, rows[1:]]
 
 
