@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,16 @@ def test_another_failure_of_torchvision_is_not_hidden(monkeypatch: pytest.Monkey
     monkeypatch.setattr(importlib, "import_module", broken)
     with pytest.raises(RuntimeError, match="something else"):
         import_torchvision()
+
+
+@needs_both
+@pytest.mark.parametrize("key", ["all-minilm-l6-v2", "whisper-tiny"])
+def test_a_model_of_transformers_loads_beside_a_torchvision_that_does_not_fit_torch(key: str) -> None:
+    """In a new process, where nothing has imported torchvision yet: transformers' models would fail at it."""
+    code = f"from midrib.backbones import load_backbone; print(load_backbone({key!r}, pretrained=False).num_features)"
+    paths = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], env=paths, capture_output=True, text=True, check=False)
+    assert (done.stdout.strip(), done.stderr) == ("384", "")
 
 
 @pytest.mark.parametrize("key", ["timm/resnet18", "torchvision/resnet18"])

@@ -8,6 +8,7 @@ the operators' schemas lets the genuine Python code in; to call one of them stil
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from typing import Any
 
@@ -37,6 +38,13 @@ def import_timm() -> Any:
     """Import timm, which imports torchvision at once."""
     import_torchvision()
     return importlib.import_module("timm")
+
+
+def import_transformers() -> Any:
+    """Import transformers, whose models import torchvision where it is installed."""
+    if importlib.util.find_spec("torchvision") is not None:
+        import_torchvision()
+    return importlib.import_module("transformers")
 
 
 def _forget(package: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from midrib.backbones._torchvision import import_transformers
 from midrib.backbones._weights import PackagedFile, load_strictly, read_state
 
 if TYPE_CHECKING:
@@ -28,12 +29,13 @@ def load_all_minilm_l6_v2(*, pretrained: bool = True) -> tuple[nn.Module, int]:
     shape are read from the package all the same).
     """
     from tokenizers import Tokenizer
-    from transformers import BertConfig, BertModel
 
     from midrib.backbones._nets.text_encoder import TextEncoder
     from midrib.backbones._texts import FastTokenizer
 
-    encoder = BertModel(BertConfig.from_json_file(str(_MINILM_CONFIG.locate())), add_pooling_layer=False)
+    transformers = import_transformers()
+    config = transformers.BertConfig.from_json_file(str(_MINILM_CONFIG.locate()))
+    encoder = transformers.BertModel(config, add_pooling_layer=False)
     if pretrained:
         state = read_state(_MINILM_WEIGHTS.locate())
         unused = ("pooler.", "embeddings.position_ids")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from midrib.backbones._errors import WeightsError
+from midrib.backbones._torchvision import import_transformers
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,7 +41,7 @@ def load_transformers(
     pooling ("mean", "cls" or "max"), normalize and prompt (put before each text) are for text alone.
     Raises WeightsError if the files cannot be had, or lack a weight.
     """
-    import transformers
+    transformers = import_transformers()
 
     where = _source(name, checkpoint)
     offline = not pretrained or checkpoint is not None
@@ -85,7 +86,7 @@ def load_speech(
     checkpoint: a folder in the format of transformers, used instead of the hub.
     Raises WeightsError if the weights cannot be had.
     """
-    import transformers
+    transformers = import_transformers()
 
     if pretrained or checkpoint is not None:
         return load_transformers(name, checkpoint=checkpoint)
@@ -110,6 +111,7 @@ def load_sentence_transformers(
     """
     if not pretrained and checkpoint is None:
         raise WeightsError(f"a pipeline such as {name} is defined by its files: without them, pass checkpoint=FOLDER")
+    import_transformers()
     from sentence_transformers import SentenceTransformer
 
     where = _source(name if "/" in name else f"sentence-transformers/{name}", checkpoint)
@@ -157,7 +159,7 @@ def _own_prompt(name: str, pipeline: Any, prompt_name: str | None) -> str:
 def _text_backbone(
     name: str, where: str, model: Any, offline: bool, *, pooling: Pooling, normalize: bool, prompt: str
 ) -> tuple[nn.Module, int]:
-    import transformers
+    transformers = import_transformers()
 
     from midrib.backbones._nets.text_encoder import TextEncoder
 
@@ -190,7 +192,7 @@ def _longest(config: Any, tokenizer: Any) -> int:
 
 
 def _model(name: str, where: str, config: Any) -> Any:
-    import transformers
+    transformers = import_transformers()
 
     with _explained(name):
         model, report = transformers.AutoModel.from_pretrained(
@@ -203,19 +205,17 @@ def _model(name: str, where: str, config: Any) -> Any:
 
 
 def _random(config: Any) -> Any:
-    import transformers
+    transformers = import_transformers()
 
-    return transformers.AutoModel.from_config(config)  # type: ignore[no-untyped-call]
+    return transformers.AutoModel.from_config(config)
 
 
 def _standardizes(where: str, offline: bool) -> bool:
     """Return whether the clips were made mean 0 and variance 1 in training, which the extractor's settings say."""
-    import transformers
+    transformers = import_transformers()
 
     with _explained(where):
-        extractor = transformers.AutoFeatureExtractor.from_pretrained(  # type: ignore[no-untyped-call]
-            where, local_files_only=offline
-        )
+        extractor = transformers.AutoFeatureExtractor.from_pretrained(where, local_files_only=offline)
     return bool(extractor.do_normalize)
 
 
