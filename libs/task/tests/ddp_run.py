@@ -39,12 +39,12 @@ class Remote(nn.Module):
 def main(strategy: str, out: Path) -> None:
     torch.manual_seed(0)
     backbone: Any = nn.Sequential(nn.Linear(8, 16), nn.Tanh()) if strategy == "freeze_unfreeze" else Remote()
-    options: dict[str, Any] = {
+    ways: dict[str, dict[str, Any]] = {
         "freeze_unfreeze": {"finetuning": ("freeze_unfreeze", 1)},
         "remote": {},
         "cached": {"cache": str(out.with_suffix(".cache"))},
-    }[strategy]
-    task = ClassificationTask((backbone, 16), 3, optimizer="sgd", learning_rate=0.1, **options)
+    }
+    task = ClassificationTask((backbone, 16), 3, optimizer="sgd", learning_rate=0.1, **ways[strategy])
     targets = torch.arange(48) % 3
     inputs = torch.randn(48, 8, generator=torch.Generator().manual_seed(1)) + targets.unsqueeze(1)
     loader = DataLoader(TensorDataset(inputs, targets), batch_size=6)

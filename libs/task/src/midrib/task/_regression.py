@@ -9,7 +9,6 @@ from torch import Tensor
 from torchmetrics import MeanAbsoluteError
 
 from midrib.task._backbone import BackboneLike
-from midrib.task._cache import Inputs
 from midrib.task._losses import LossLike
 from midrib.task._metrics import MetricsLike
 from midrib.task._task import Task
@@ -40,7 +39,7 @@ class RegressionTask(Task):
         )
         self.num_targets = num_targets
 
-    def forward(self, inputs: Inputs) -> Tensor:
+    def forward(self, inputs: Any) -> Tensor:
         """The predicted numbers: [batch, num_targets], or [batch] where num_targets is 1."""
         outputs = super().forward(inputs)
         return outputs.squeeze(-1) if self.num_targets == 1 else outputs

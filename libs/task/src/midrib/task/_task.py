@@ -90,7 +90,7 @@ class Task(HasRegistries, Persistent):
 
     # Features
 
-    def forward(self, inputs: Inputs) -> Tensor:
+    def forward(self, inputs: Any) -> Tensor:
         """The head's outputs.  inputs: as in features.  Returns [batch, num_outputs]."""
         logits: Tensor = self.head(self.features(inputs))
         return logits
