@@ -93,6 +93,7 @@ def test_a_description_tells_what_is_declared(registry: Registry) -> None:
             "std": [0.229, 0.224, 0.225],
             "interpolation": "bicubic",
             "crop": 0.875,
+            "squash": False,
         },
         "num_features": 1280,
         "providers": [],
