@@ -26,7 +26,7 @@ def run(name: str, *arguments: str) -> str:
     """What an example prints, without what Lightning says on the way."""
     # An example may start a server of its own: what this process imports, its children's children do.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    command = [sys.executable, EXAMPLES / name, *arguments]
+    command = [sys.executable, str(EXAMPLES / name), *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=150, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
