@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +16,9 @@ from midrib.registry import ExternalRegistry, Registry, TensorInput
 from midrib.server._batcher import BatchLimits
 from midrib.server._forward import Forward
 from midrib.server._replica import Compute
-from midrib.server._served import Description, ServedBackbone
+from midrib.server._served import Description, ServedBackbone, State
+from midrib.server._server import Server
+from midrib.server._settings import BackboneSettings, Settings
 from midrib.server.testing import RunningServer, serving
 from midrib.v1 import backbone_pb2, backbone_pb2_grpc, embedding_pb2, embedding_pb2_grpc
 from midrib.wire import encode_tensor
@@ -141,6 +144,33 @@ def test_a_loading_backbone_asks_to_be_tried_again() -> None:
         assert listed[0].state == backbone_pb2.BACKBONE_STATE_LOADING
         assert caught.value.code() is Code.UNAVAILABLE
         assert loading.result().backbone.state == backbone_pb2.BACKBONE_STATE_READY
+
+
+async def test_whoever_is_to_be_loaded_is_loading_before_its_turn() -> None:
+    """A backbone of the configuration that waits for the one before it is not unknown."""
+    begun, go_on = threading.Event(), threading.Event()
+    registry = Registry("slow")
+
+    @registry(name="first", namespace="test/embedding", input=TensorInput((2,)))
+    def load_first() -> tuple[nn.Module, int]:
+        begun.set()
+        go_on.wait(20)
+        return nn.Linear(2, 3), 3
+
+    @registry(name="second", namespace="test/embedding", input=TensorInput((2,)))
+    def load_second() -> tuple[nn.Module, int]:
+        return nn.Linear(2, 4), 4
+
+    backbones = (BackboneSettings(name="first"), BackboneSettings(name="second"))
+    server = Server(Settings(port=0, threads=1, backbones=backbones), registry=registry)
+    await server.start()
+    loading = asyncio.create_task(server.load())
+    await asyncio.to_thread(begun.wait, 20)
+    state = server.catalogue.slot("second").state
+    go_on.set()
+    await loading
+    await server.stop(grace_s=5)
+    assert state is State.LOADING
 
 
 async def test_a_replica_that_cannot_start_takes_the_others_with_it() -> None:

@@ -95,6 +95,17 @@ class Catalogue:
         hint = f"did you mean {' or '.join(sorted(near))}?" if near else f"served here: {served}"
         raise BackboneNotFoundError(f"no backbone {name!r} is served here; {hint}")
 
+    def expect(self, wanted: BackboneSettings) -> Slot:
+        """The slot of a backbone that is to be loaded: from now on it is known, and asks callers to wait.
+
+        Raises what `canonical_name` raises.
+        """
+        name = self.canonical_name(wanted.name)
+        if name not in self.slots:
+            self.slots[name] = Slot(name)
+            self._change(self.slots[name], State.LOADING)
+        return self.slots[name]
+
     async def load(self, wanted: BackboneSettings) -> tuple[Slot, list[str]]:
         """Load, warm and start serving; an older revision of the same name serves until then, then drains.
 
@@ -102,8 +113,7 @@ class Catalogue:
         Raises what loading raised, LimitExceededError where it does not fit; a name that was serving goes on with
         what it had.
         """
-        name = self.canonical_name(wanted.name)
-        slot = self.slots.setdefault(name, Slot(name))
+        slot = self.expect(wanted)
         async with self._loading:
             before = slot.loaded
             try:

@@ -138,6 +138,8 @@ class Server:
         for module in self.settings.imports:
             importlib.import_module(module)
         for wanted in self.settings.backbones:
+            self.catalogue.expect(wanted)
+        for wanted in self.settings.backbones:
             await self.catalogue.load(wanted)
         self.catalogue.complete = True
         await self._health.set("", _SERVING)

@@ -1,4 +1,4 @@
-"""A real server inside the test's own process: `with serving("mlp-128", arguments={"num_features": 8}) as address`."""
+"""A real server inside the test's own process: `with serving("all-minilm-l6-v2") as running: ... running.address`."""
 
 from __future__ import annotations
 
