@@ -6,6 +6,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ import torch
 from torch import nn
 
 from midrib.registry import Registry, TensorInput
-from midrib.remote import Client
+from midrib.remote import Client, RemoteBackbone, embed_files
 from midrib.server.testing import RunningServer, serving
 from midrib.wire import (
     Array,
@@ -136,6 +138,25 @@ def test_int8_features_come_as_float32(client: Client) -> None:
     got = client.embed(NAME, x, dtype="int8", dimensions=16, normalize=True)
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, want, atol=float(want.max()) / 254 + 1e-6)
+
+
+def test_a_priority_travels_with_every_item(server: RunningServer, tmp_path: Path) -> None:
+    """A client's, a backbone's; files are bulk by themselves."""
+    seen: list[str] = []
+    served = server.server.catalogue.slot(NAME).ready().served
+    served.on_batch.append(lambda batch, *_: seen.extend(item.priority.name for item in batch))
+    Client(server.address, priority="training").embed(NAME, rows(1))
+    RemoteBackbone(server.url(NAME), priority="bulk")(torch.zeros(1, WIDTH))
+    np.save(tmp_path / "rows.npy", rows(1))
+    embed_files(server.url(NAME), [tmp_path / "rows.npy"], tmp_path / "out.npy")
+    assert seen == ["TRAINING", "BULK", "BULK"]
+
+
+def test_a_priority_that_there_is_not_is_refused(server: RunningServer) -> None:
+    """Before any call, with those that there are."""
+    wrong: Any = "urgent"
+    with pytest.raises(InvalidInputError, match="priority is 'urgent', expected one of interactive, training, bulk"):
+        Client(server.address, priority=wrong)
 
 
 def test_list_and_describe_agree(client: Client) -> None:

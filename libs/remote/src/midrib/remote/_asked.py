@@ -40,9 +40,9 @@ class Asked:
 class Sessions:
     """The backbones that a client has met, and its sessions with them."""
 
-    def __init__(self, servers: Servers, hedge_s: float | None) -> None:
+    def __init__(self, servers: Servers, manner: Manner) -> None:
         self._servers = servers
-        self._manner = Manner(servers.timeout, hedge_s=hedge_s)
+        self._manner = manner
         self._infos: dict[str, BackboneInfo] = {}
         self._sessions: dict[tuple[str, Asked], Session] = {}
 

@@ -18,6 +18,7 @@ from midrib.remote._progress import shown_async
 from midrib.remote._rows import ImageLike, Rows
 from midrib.remote._servers import Argument, Servers
 from midrib.remote._session import Session
+from midrib.remote._wanted import Manner, Priority
 from midrib.wire import Array, RevisionMismatchError
 
 
@@ -35,9 +36,10 @@ class AsyncClient:
         token: str | None = None,
         tls: TlsLike = None,
         hedge_s: float | None = None,
+        priority: Priority = "interactive",
     ) -> None:
         self._servers = Servers(endpoint_from(address, token=token, tls=tls), timeout)
-        self._sessions = Sessions(self._servers, hedge_s)
+        self._sessions = Sessions(self._servers, Manner(timeout, hedge_s=hedge_s, priority=priority))
 
     async def __aenter__(self) -> Self:
         return self

@@ -19,7 +19,7 @@ from midrib.remote._rows import Rows, TensorRows, is_floating, tensor_rows, text
 from midrib.remote._servers import Servers
 from midrib.remote._session import Session, session_for
 from midrib.remote._timing import Stall
-from midrib.remote._wanted import Manner
+from midrib.remote._wanted import Manner, Priority
 from midrib.wire import Array, InvalidInputError, RevisionMismatchError, UnsupportedError
 
 
@@ -37,7 +37,7 @@ class RemoteBackbone(nn.Module):
     dtype: the element type that floating values travel in, both ways ("float16", "bfloat16"): fewer bytes, at the
     cost of its rounding; with "int8" the features come in a byte each, and inputs go as they are.
     cache: a file that keeps the features of every row that was embedded, so that a second epoch makes no calls;
-    shared by processes.  token, tls, hedge_s: as for `Client`.
+    shared by processes.  token, tls, hedge_s, priority: as for `Client`.
     Raises UnavailableError where no server answers, BackboneNotFoundError, RevisionMismatchError.
     """
 
@@ -58,6 +58,7 @@ class RemoteBackbone(nn.Module):
         dtype: str | None = None,
         cache: str | Path | None = None,
         hedge_s: float | None = None,
+        priority: Priority = "interactive",
     ) -> None:
         super().__init__()
         address, self.name = split_url(url) if isinstance(url, str) else url
@@ -74,7 +75,7 @@ class RemoteBackbone(nn.Module):
         self.input = self._info.takes
         self.revision = self._info.revision
         self.timeout = timeout
-        self._manner = Manner(timeout, window, hedge_s)
+        self._manner = Manner(timeout, window, hedge_s, priority)
         self._dtype = dtype
         self._session: Session | None = None
         function = f"{self.revision}/int8" if dtype == "int8" else self.revision

@@ -17,6 +17,7 @@ from midrib.remote._progress import shown
 from midrib.remote._rows import ImageLike, Rows
 from midrib.remote._servers import Argument, Servers
 from midrib.remote._session import Session
+from midrib.remote._wanted import Manner, Priority
 from midrib.wire import Array, RevisionMismatchError
 
 
@@ -27,6 +28,7 @@ class Client:
     timeout: seconds that any call may take, its retries included.  token: $MIDRIB_TOKEN where absent.
     tls: True, the path of a PEM file of root certificates, or a `Tls` (mutual TLS); by the scheme where absent.
     hedge_s: of several servers, ask another one as well for what one has not answered within so many seconds.
+    priority: the share of a busy device beside other clients: "interactive" (16 parts), "training" (4) or "bulk" (1).
     Connecting is lazy: the first call does it, and says clearly where nothing answers.
     """
 
@@ -38,9 +40,10 @@ class Client:
         token: str | None = None,
         tls: TlsLike = None,
         hedge_s: float | None = None,
+        priority: Priority = "interactive",
     ) -> None:
         self._servers = Servers(endpoint_from(address, token=token, tls=tls), timeout)
-        self._sessions = Sessions(self._servers, hedge_s)
+        self._sessions = Sessions(self._servers, Manner(timeout, hedge_s=hedge_s, priority=priority))
 
     def __enter__(self) -> Self:
         return self

@@ -48,7 +48,7 @@ class RemoteEmbedder:
 
     def __init__(self, url: str, **kwargs: Any) -> None:
         address, self.name = split_url(url)
-        self._client = Client(address, **kwargs)
+        self._client = Client(address, **{"priority": "bulk", **kwargs})
         info = self._client.describe(self.name)
         self.revision, self.num_features = info.revision, info.num_features
 
@@ -72,7 +72,8 @@ def embed_files(
 
     backbone: grpc://host:port/namespace/name, or an Embedder.  inputs: folders of images, image files, .txt (a line an
     item), .jsonl, .csv or .parquet (by column; an `id` column names the rows), .npy.  out: .parquet, .npy (ids beside
-    it) or .safetensors.  chunk_items: what a kill may cost.  on_progress: called after each chunk.  kwargs: Client's.
+    it) or .safetensors.  chunk_items: what a kill may cost.  on_progress: called after each chunk.
+    kwargs: Client's; priority is "bulk" where absent.
     A run that was killed goes on where it stopped, nothing lost and nothing doubled: `<out>.parts` holds what is done.
     Rows that cannot be read, and items that cannot be embedded, are kept aside in `<out>.bad.jsonl`.
     Raises InvalidInputError where inputs changed between runs, RevisionMismatchError where the backbone did.

@@ -40,7 +40,7 @@ class Session:
 
     def __init__(self, endpoint: Endpoint, wanted: Wanted, info: BackboneInfo, manner: Manner) -> None:
         self.endpoint = endpoint
-        self.opening = wanted.opening()
+        self.opening = wanted.opening(manner.priority)
         self.revision = wanted.revision
         self.totals = Totals()
         self.stall_s = max(1.0, manner.timeout / 3)  # leaves a caller two more tries

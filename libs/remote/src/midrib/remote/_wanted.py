@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
 
 from midrib.v1 import embedding_pb2, tensor_pb2
+from midrib.wire import InvalidInputError
+
+Priority: TypeAlias = Literal["interactive", "training", "bulk"]
 
 
 @dataclass(frozen=True)
@@ -17,14 +21,15 @@ class Wanted:
     normalize: bool = False
     dimensions: int | None = None
 
-    def opening(self) -> bytes:
+    def opening(self, priority: Priority) -> bytes:
         """The stream's first request."""
         options = embedding_pb2.Options(normalize=self.normalize)
         if self.dtype is not None:
             options.dtype = self.dtype
         if self.dimensions is not None:
             options.dimensions = self.dimensions
-        opening = embedding_pb2.Open(backbone=self.name, revision=self.revision, options=options)
+        share = f"PRIORITY_{priority.upper()}"
+        opening = embedding_pb2.Open(backbone=self.name, revision=self.revision, options=options, priority=share)
         return embedding_pb2.EmbedStreamRequest(open=opening).SerializeToString()
 
 
@@ -33,9 +38,15 @@ class Manner:
     """How a session goes about it.
 
     timeout: seconds of a call.  window: items in flight; adaptive where absent.  hedge_s: ask another server as well
-    for what one has not answered within so many seconds; never where absent.
+    for what one has not answered within so many seconds; never where absent.  priority: the share of a busy device.
+    Raises InvalidInputError for a priority that there is not.
     """
 
     timeout: float
     window: int | None = None
     hedge_s: float | None = None
+    priority: Priority = "interactive"
+
+    def __post_init__(self) -> None:
+        if self.priority not in (known := get_args(Priority)):
+            raise InvalidInputError(f"priority is {self.priority!r}, expected one of {', '.join(known)}")
