@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import subprocess
 import sys
@@ -35,7 +36,7 @@ def spans() -> InMemorySpanExporter:
 def traced(test_registry: Registry, spans: InMemorySpanExporter) -> Iterator[RunningServer]:
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(spans))
-    with serving("gate", registry=test_registry, tracer_provider=provider) as running:
+    with serving("gate", "words", registry=test_registry, tracer_provider=provider, http_port=0) as running:
         yield running
 
 
@@ -82,6 +83,28 @@ def test_every_item_of_a_stream_has_its_spans(traced: RunningServer, spans: InMe
     stream = finished(traced, spans)["midrib.v1.EmbeddingService/EmbedStream"].context.span_id
     children = [span.name for span in spans.get_finished_spans() if span.parent and span.parent.span_id == stream]
     assert sorted(children) == ["compute"] * 3 + ["queue"] * 3
+
+
+@pytest.mark.parametrize(
+    ("model", "status", "children"),
+    [pytest.param("words", 200, ["compute", "queue"], id="answered"), pytest.param("nobody", 404, [], id="refused")],
+)
+def test_http_is_traced_too(
+    traced: RunningServer, spans: InMemorySpanExporter, model: str, status: int, children: list[str]
+) -> None:
+    """The header is the parent; the status is told, refusals' included."""
+    connection = http.client.HTTPConnection(traced.server.http_address or "", timeout=10)
+    headers = {"Content-Type": "application/json", "Traceparent": METADATA[0][1]}
+    connection.request("POST", "/v1/embeddings", json.dumps({"model": model, "input": "a word"}), headers)
+    connection.getresponse().read()
+    connection.close()
+    call = finished(traced, spans)["POST /v1/embeddings"]
+    assert (f"{call.context.trace_id:032x}", dict(call.attributes or {})) == (
+        TRACE,
+        {"http.request.method": "POST", "http.route": "/v1/embeddings", "http.response.status_code": status},
+    )
+    below = [s.name for s in spans.get_finished_spans() if s.parent and s.parent.span_id == call.context.span_id]
+    assert sorted(below) == children
 
 
 def test_a_failing_item_marks_its_spans(traced: RunningServer, spans: InMemorySpanExporter) -> None:

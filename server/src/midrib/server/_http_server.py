@@ -51,7 +51,7 @@ class HttpServer:
     async def start(self, host: str, port: int) -> None:
         """Listen; raises ConnectionError where the address cannot be had, OSError for a broken certificate."""
         app = web.Application(
-            middlewares=[errors_as_json, self._while_busy, self._guard.check, _within_time],
+            middlewares=[self._traced, errors_as_json, self._while_busy, self._guard.check, _within_time],
             client_max_size=min(_MAX_BODY_BYTES, self._settings.max_message_bytes),
         )
         app.add_routes(
@@ -93,6 +93,18 @@ class HttpServer:
         """Finish what is being answered, close every connection."""
         self._janitor.cancel()
         await self._runner.cleanup()
+
+    @web.middleware
+    async def _traced(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        tracing = self._catalogue.tracing
+        if tracing is None:
+            return await handler(request)
+        resource = request.match_info.route.resource
+        route = "" if resource is None else resource.canonical
+        with tracing.request(request.method, route, request.headers) as span:
+            response = await handler(request)
+            span.set_attribute("http.response.status_code", response.status)
+            return response
 
     @web.middleware
     async def _while_busy(self, request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -1,7 +1,7 @@
 """OpenTelemetry spans of calls and of their items. Imported only where traces are configured.
 
-A call's span continues the trace of its metadata (W3C's `traceparent`, or what OTEL_PROPAGATORS says). Each of its
-items has two children, made once its batch is done: `queue` and `compute`.
+A call's span continues the trace of its metadata or headers (W3C's `traceparent`, or what OTEL_PROPAGATORS says). Each
+of its items has two children, made once its batch is done: `queue` and `compute`.
 """
 
 from __future__ import annotations
@@ -46,12 +46,23 @@ class Tracing:
     def call(self, method: str, metadata: Mapping[str, Any]) -> Iterator[Span]:
         """The span of one call; the items made within are its children. method: "/package.Service/Method"."""
         service, _, name = method.lstrip("/").rpartition("/")
-        span = self._tracer.start_span(
-            f"{service}/{name}",
-            context=propagate.extract({key: value for key, value in metadata.items() if isinstance(value, str)}),
-            kind=SpanKind.SERVER,
-            attributes={"rpc.system": "grpc", "rpc.service": service, "rpc.method": name},
-        )
+        texts = {key: value for key, value in metadata.items() if isinstance(value, str)}
+        attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": name}
+        with self._serving(f"{service}/{name}", texts, attributes) as span:
+            yield span
+
+    @contextmanager
+    def request(self, method: str, route: str, headers: Mapping[str, str]) -> Iterator[Span]:
+        """The span of one HTTP request, likewise. route: the path's pattern; empty where there is none."""
+        attributes = {"http.request.method": method, "http.route": route}
+        lower = {name.lower(): value for name, value in headers.items()}
+        with self._serving(f"{method} {route}".rstrip(), lower, attributes) as span:
+            yield span
+
+    @contextmanager
+    def _serving(self, name: str, carrier: Mapping[str, str], attributes: Mapping[str, str]) -> Iterator[Span]:
+        context = propagate.extract(carrier)
+        span = self._tracer.start_span(name, context=context, kind=SpanKind.SERVER, attributes=attributes)
         token = CURRENT_TRACE.set(span)
         try:
             yield span
