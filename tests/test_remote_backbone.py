@@ -120,7 +120,7 @@ def test_a_second_derivative_is_a_clear_error(remote: RemoteBackbone) -> None:
     x = torch.randn(2, WIDTH, requires_grad=True)
     (grad,) = torch.autograd.grad(remote(x).pow(2).sum(), x, create_graph=True)
     with pytest.raises(UnsupportedError, match="no second derivative: use a local one"):
-        grad.sum().backward()  # type: ignore[no-untyped-call]
+        grad.sum().backward()  # type: ignore[no-untyped-call] # torch does not type it
 
 
 def test_gradcheck_in_float64() -> None:

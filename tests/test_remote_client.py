@@ -110,7 +110,7 @@ def test_a_stream_reads_only_a_little_ahead(client: Client) -> None:
     stream = client.embed_stream(NAME, source())
     next(stream)
     assert len(made) <= 64
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()  # type: ignore[attr-defined] # it is a generator
 
 
 def test_a_bar_shows_how_far_a_stream_is(client: Client, capsys: pytest.CaptureFixture[str]) -> None:

@@ -210,7 +210,7 @@ def test_an_adapter_in_front_learns(model: Model, x: Tensor) -> None:
     for _ in range(60):
         loss = nn.functional.cross_entropy(model(adapter(x)), target)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call] # torch does not type it
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.8 * losses[0]

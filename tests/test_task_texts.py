@@ -86,14 +86,14 @@ def trainer(epochs: int) -> Trainer:
 
 def loader() -> DataLoader[Any]:
     """Batches of (texts, targets), as any text data set gives them."""
-    return DataLoader(list(zip(TEXTS, TARGETS, strict=True)), batch_size=2)  # type: ignore[arg-type]
+    return DataLoader(list(zip(TEXTS, TARGETS, strict=True)), batch_size=2)  # type: ignore[arg-type] # a list is a dataset
 
 
 @pytest.mark.parametrize(
     "data",
     [
         pytest.param(TEXTS, id="a list"),
-        pytest.param(DataLoader(TEXTS, batch_size=4), id="loader of texts"),  # type: ignore[arg-type]
+        pytest.param(DataLoader(TEXTS, batch_size=4), id="loader of texts"),  # type: ignore[arg-type] # a list is a dataset
         pytest.param(loader(), id="loader of pairs"),
     ],
 )

@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 import skimage.data
 import torch
-from sklearn.feature_extraction.text import TfidfVectorizer  # type: ignore[import-untyped]
-from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
-from sklearn.pipeline import make_pipeline  # type: ignore[import-untyped]
-from sklearn.preprocessing import StandardScaler  # type: ignore[import-untyped]
+from sklearn.feature_extraction.text import TfidfVectorizer  # type: ignore[import-untyped] # it has no types
+from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped] # it has no types
+from sklearn.pipeline import make_pipeline  # type: ignore[import-untyped] # it has no types
+from sklearn.preprocessing import StandardScaler  # type: ignore[import-untyped] # it has no types
 
 from midrib.backbones import load_backbone
 

@@ -160,7 +160,7 @@ def wire_types(address: str, budget_s: float) -> Iterator[str]:
     for dtype in (None, "float16", "bfloat16", "int8"):
         backbone = RemoteBackbone(f"grpc://{address}/{MLP}", dtype=dtype)
         before = backbone.stall
-        spent_s = seconds(lambda backbone=backbone: backbone(x), budget_s)  # type: ignore[misc]
+        spent_s = seconds(lambda backbone=backbone: backbone(x), budget_s)  # type: ignore[misc] # a lambda's default is untyped
         bytes_ = backbone.stall - before
         out, back = bytes_.sent_bytes / bytes_.rows, bytes_.received_bytes / bytes_.rows
         yield f"| {dtype or 'float32'} | {out:,.0f} | {back:,.0f} | {1e3 * spent_s:.2f} |"
@@ -202,7 +202,7 @@ def _epoch(backbone: Callable[[Tensor], Tensor], head: nn.Module, data: DataLoad
         with torch.no_grad():
             features = backbone(x)
         loss = nn.functional.cross_entropy(head(features), y)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call] # torch does not type it
         optimizer.step()
         optimizer.zero_grad()
 

@@ -179,7 +179,7 @@ async def test_a_batch_is_staged_while_another_computes() -> None:
     assert await asyncio.to_thread(staged.wait, 20)
     assert not first.done()
     go_on.set()
-    assert [list((await report).results[0]) for report in (first, second)] == [[2], [4]]  # type: ignore[arg-type]
+    assert [list((await report).results[0]) for report in (first, second)] == [[2], [4]]  # type: ignore[arg-type] # rows stand in for arrays
     replica.close()
 
 

@@ -78,7 +78,7 @@ def test_what_the_new_rate_cannot_hold_is_filtered_out() -> None:
 def test_an_unusable_clip_is_an_error_of_that_item(clip: object, message: str) -> None:
     """The error names the item; its neighbours are not to blame."""
     with pytest.raises(MediaError, match=f"item 1: .*{message}") as caught:
-        prepare_audio([np.zeros(4), clip], 16000, AT_16K)  # type: ignore[list-item]
+        prepare_audio([np.zeros(4), clip], 16000, AT_16K)  # type: ignore[list-item] # wrong on purpose
     assert caught.value.index == 1
 
 

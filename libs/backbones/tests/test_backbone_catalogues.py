@@ -115,7 +115,7 @@ def loaded(key: str, **kwargs: Any) -> Backbone:
 
 
 def same_features(one: Backbone, other: Backbone) -> bool:
-    size = one.input.size  # type: ignore[union-attr]
+    size = one.input.size  # type: ignore[union-attr] # all of these take images
     images = torch.randn(1, 3, size, size)
     return torch.equal(one.embed(images), other.embed(images))
 
@@ -172,6 +172,6 @@ def test_preprocessing_equals_torchvisions(name: str) -> None:
 
 
 def assert_within_a_level(backbone: Backbone, images: list[Image.Image], expected: Tensor) -> None:
-    levels = 255 * np.array(backbone.input.std).reshape(3, 1, 1)  # type: ignore[union-attr]
+    levels = 255 * np.array(backbone.input.std).reshape(3, 1, 1)  # type: ignore[union-attr] # it takes images
     difference = np.abs((backbone.prepare_images(images) - expected).numpy()) * levels
     assert float(difference.max()) <= 1.001

@@ -38,7 +38,7 @@ def test_every_backbone_with_packaged_weights_conforms(key: str) -> None:
     if key == "audio/embedding/resemblyzer" and find_spec("resemblyzer") is None:
         pytest.skip("Resemblyzer is not installed here: MIDRIB_EXTERNAL=1 puts it beside")
     with no_network():
-        assert_conforms(key, **ARGUMENTS.get(key, {}))  # type: ignore[arg-type]
+        assert_conforms(key, **ARGUMENTS.get(key, {}))  # type: ignore[arg-type] # loaders' arguments are of any type
 
 
 @pytest.mark.parametrize("key", FETCHED)
@@ -47,7 +47,7 @@ def test_every_backbone_with_fetched_weights_conforms(key: str) -> None:
     missing = BACKBONES.describe(key).missing
     if missing:
         pytest.skip(f"needs {', '.join(missing)}, not installed here")
-    assert_conforms(key, pretrained=False, **ARGUMENTS.get(key, {}))  # type: ignore[arg-type]
+    assert_conforms(key, pretrained=False, **ARGUMENTS.get(key, {}))  # type: ignore[arg-type] # loaders' arguments are of any type
 
 
 ROWS = TensorInput((3,))

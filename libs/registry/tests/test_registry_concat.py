@@ -103,7 +103,7 @@ def test_sums_are_flat_and_keep_their_order(left: Registry, right: Registry) -> 
 def test_only_registries_are_added(left: Registry) -> None:
     """Anything else is a TypeError, as for any +."""
     with pytest.raises(TypeError, match="unsupported operand"):
-        left + {}  # type: ignore[operator]
+        left + {}  # type: ignore[operator] # wrong on purpose
 
 
 def test_registering_goes_to_the_leftmost_registry(left: Registry, right: Registry) -> None:

@@ -111,7 +111,7 @@ def test_a_description_tells_what_is_declared(registry: Registry) -> None:
 def test_a_description_is_frozen(registry: Registry) -> None:
     """It is a record of what was declared, not a handle on the entry."""
     with pytest.raises(dataclasses.FrozenInstanceError, match="num_features"):
-        registry.describe("lite0").num_features = 1  # type: ignore[misc]
+        registry.describe("lite0").num_features = 1  # type: ignore[misc] # wrong on purpose
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,7 @@ def test_a_mapping_is_a_batch_too(backbone: Pair, dataset: TensorDataset, traine
     inputs, targets = dataset.tensors
     rows = [{"input": row, "target": target} for row, target in zip(inputs, targets, strict=True)]
     fitting = trainer()
-    fitting.fit(ClassificationTask(backbone, 3), DataLoader(rows, batch_size=16))  # type: ignore[arg-type]
+    fitting.fit(ClassificationTask(backbone, 3), DataLoader(rows, batch_size=16))  # type: ignore[arg-type] # a list is a dataset
     assert fitting.callback_metrics["train_loss"].isfinite()
 
 

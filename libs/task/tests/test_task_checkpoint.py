@@ -35,7 +35,7 @@ def task() -> ClassificationTask:
 def save(loader: DataLoader[Any], trainer: MakeTrainer, tmp_path: Path) -> Callable[[Task], Path]:
     def saved(task: Task) -> Path:
         fitting = trainer(max_steps=1)
-        fitting.fit(task, DataLoader([(row, 0) for row in ROWS], batch_size=2))  # type: ignore[arg-type]
+        fitting.fit(task, DataLoader([(row, 0) for row in ROWS], batch_size=2))  # type: ignore[arg-type] # a list is a dataset
         fitting.save_checkpoint(tmp_path / "task.ckpt")
         return tmp_path / "task.ckpt"
 

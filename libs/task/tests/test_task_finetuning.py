@@ -227,7 +227,7 @@ def test_the_callback_is_for_tasks(loader: DataLoader[Any], trainer: MakeTrainer
 
 class Plain(LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return batch[0].sum()  # type: ignore[no-any-return]
+        return batch[0].sum()  # type: ignore[no-any-return] # Lightning's batches are of any type
 
     def configure_optimizers(self) -> None:
         return None

@@ -127,7 +127,7 @@ def test_multi_label_trains_on_zeros_and_ones(backbone: Pair, trainer: MakeTrain
     rows = [(row, (row[:3] > 0).long()) for row in torch.randn(32, 8)]
     task = ClassificationTask(backbone, 3, multi_label=True, learning_rate=0.1)
     fitting = trainer(max_epochs=5)
-    fitting.fit(task, DataLoader(rows, batch_size=8))  # type: ignore[arg-type]
+    fitting.fit(task, DataLoader(rows, batch_size=8))  # type: ignore[arg-type] # a list is a dataset
     assert set(fitting.callback_metrics) == {"train_loss", "train_accuracy"}
 
 

@@ -70,7 +70,7 @@ class TestRegisteredBackbone(TaskTester):
 def kit_over(task: Any) -> TaskTester:
     class Kit(TaskTester):
         def make_task(self) -> Task:
-            return task  # type: ignore[no-any-return]
+            return task  # type: ignore[no-any-return] # a class of any arguments
 
         def make_batch(self) -> tuple[Tensor, Tensor]:
             return ROWS, torch.arange(6) % 3

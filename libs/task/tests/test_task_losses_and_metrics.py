@@ -109,7 +109,7 @@ def test_an_interrupted_epoch_is_not_counted(backbone: Pair, loader: DataLoader[
     task = ClassificationTask(backbone, 3)
     task.metrics.update("val", LOSSES, torch.eye(3).repeat(100, 1), torch.zeros(300))
     (results,) = trainer().validate(task, loader, verbose=False)
-    inputs, targets = loader.dataset.tensors  # type: ignore[attr-defined]
+    inputs, targets = loader.dataset.tensors  # type: ignore[attr-defined] # it is a TensorDataset
     assert results["val_accuracy"] == pytest.approx(float((task.predict(inputs) == targets).float().mean()))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from pytorch_lightning import Trainer, seed_everything
-from sklearn.datasets import load_iris  # type: ignore[import-untyped]
+from sklearn.datasets import load_iris  # type: ignore[import-untyped] # it has no types
 from torch import nn
 
 from midrib.task.template import TemplateData, TemplateSKLearnClassifier

@@ -18,7 +18,7 @@ def settle_input(name: str, module: nn.Module, registered: InputSpec | None) -> 
     """
     own = getattr(module, "input", None)
     if own is not None:
-        return own  # type: ignore[no-any-return]
+        return own  # type: ignore[no-any-return] # a module's own, checked just above
     width = _linear_width(module)
     if registered is None or (registered == TensorInput((None,)) and width is not None):
         if width is None:

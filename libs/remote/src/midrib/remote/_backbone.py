@@ -87,13 +87,13 @@ class RemoteBackbone(nn.Module):
         """Where the time of all items so far went; subtract an earlier one for a step's own."""
         return self.open().totals.stall
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @torch.compiler.disable  # type: ignore[untyped-decorator] # torch does not type it
     def forward(self, x: Tensor | Sequence[str]) -> Tensor:
         """The features of a batch, [rows, num_features]."""
         if not isinstance(x, Tensor):
             return from_numpy(self._ask(text_rows(x))).to(dtype=getattr(torch, self._info.compute_dtype))
         if torch.is_grad_enabled() and x.requires_grad:
-            features: Tensor = _Embed.apply(x, self._embed, self._gradient)  # type: ignore[no-untyped-call]
+            features: Tensor = _Embed.apply(x, self._embed, self._gradient)  # type: ignore[no-untyped-call] # nor this
             return features
         return self._embed(x)
 
@@ -142,7 +142,7 @@ class _Embed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (x,) = ctx.saved_tensors
-        return _Gradient.apply(grad, x, ctx.gradient), None, None  # type: ignore[no-untyped-call]
+        return _Gradient.apply(grad, x, ctx.gradient), None, None  # type: ignore[no-untyped-call] # torch's
 
 
 class _Gradient(torch.autograd.Function):

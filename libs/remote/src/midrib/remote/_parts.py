@@ -88,7 +88,7 @@ def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def _write_parquet(path: Path, parts: Parts, metadata: dict[str, str]) -> None:
-    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow as pa  # type: ignore[import-untyped] # it has no types
     from pyarrow import parquet
 
     writer: Any = None

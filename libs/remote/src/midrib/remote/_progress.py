@@ -28,7 +28,7 @@ async def shown_async(results: AsyncGenerator[Array, None], batches: object) -> 
 
 def _bar(batches: object) -> Any:
     try:
-        from tqdm.auto import tqdm  # type: ignore[import-untyped]
+        from tqdm.auto import tqdm  # type: ignore[import-untyped] # it has no types
     except ImportError as error:
         raise ImportError(f"progress=True needs tqdm ({error}): pip install 'midrib-remote[progress]'") from error
     total = len(batches) if hasattr(batches, "__len__") else None

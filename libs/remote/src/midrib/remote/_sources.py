@@ -95,7 +95,7 @@ def _text(item_id: str, value: Any) -> SourceItem:
 def _records(path: Path, column: str) -> Iterator[dict[str, Any] | str]:
     """The rows of a table; the error instead, for one that cannot be read."""
     if path.suffix.lower() == ".parquet":
-        from pyarrow import parquet  # type: ignore[import-untyped]
+        from pyarrow import parquet  # type: ignore[import-untyped] # it has no types
 
         file = parquet.ParquetFile(path)
         wanted = [name for name in ("id", column) if name in file.schema_arrow.names]

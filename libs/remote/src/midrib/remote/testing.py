@@ -18,7 +18,7 @@ from typing import Any, Protocol, cast
 try:
     import pytest
 except ImportError:  # the context manager needs no pytest
-    pytest = None  # type: ignore[assignment]
+    pytest = None  # type: ignore[assignment] # it is optional
 
 __all__ = ["RunningServer", "serving"]
 

@@ -42,7 +42,7 @@ class CheckpointError(ValueError):
 
 def caller_arguments(cls: type, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a constructor's call, by name, as the caller wrote them."""
-    signature = inspect.signature(cls.__init__)  # type: ignore[misc]
+    signature = inspect.signature(cls.__init__)  # type: ignore[misc] # a class's own, whatever it takes
     bound = signature.bind_partial(None, *args, **kwargs).arguments
     named = dict(list(bound.items())[1:])
     for parameter in signature.parameters.values():

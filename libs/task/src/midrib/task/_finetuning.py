@@ -177,7 +177,7 @@ def _task(module: LightningModule) -> Task:
 
 def finetuning_of(trainer: Trainer) -> Finetuning | None:
     """The Trainer's Finetuning callback, if it has one."""
-    return next((callback for callback in trainer.callbacks if isinstance(callback, Finetuning)), None)  # type: ignore[attr-defined]
+    return next((callback for callback in trainer.callbacks if isinstance(callback, Finetuning)), None)  # type: ignore[attr-defined] # untyped there
 
 
 def _rebuild_ddp(trainer: Trainer) -> None:

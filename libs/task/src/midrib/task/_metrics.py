@@ -47,7 +47,7 @@ class FunctionMetric(RowMean):
         super().__init__()
         self.function = function
 
-    def update(self, predictions: Tensor, targets: Tensor) -> None:  # type: ignore[override]
+    def update(self, predictions: Tensor, targets: Tensor) -> None:  # type: ignore[override] # torchmetrics' own takes anything
         RowMean.update(self, self.function(predictions, targets), len(predictions))
 
 
@@ -85,9 +85,9 @@ class StageMetrics(nn.Module):
             self._counted[key] = _Counted(list(losses), given).to(predictions.device).train()
         counted = cast("_Counted", self._counted[key])
         for name, loss in losses.items():
-            counted.losses[name].update(loss, len(predictions))  # type: ignore[operator]
+            counted.losses[name].update(loss, len(predictions))  # type: ignore[operator] # a ModuleDict forgets types
         for metric in counted.metrics.values():
-            metric.update(predictions, targets)  # type: ignore[operator]
+            metric.update(predictions, targets)  # type: ignore[operator] # a ModuleDict forgets types
 
     def take(self, stage: str) -> dict[str, Tensor]:
         """All that a stage has come to, by logged names, and begin it anew; among all ranks the same."""

@@ -26,7 +26,7 @@ class Persistent(LightningModule):
         super().__init_subclass__(**kwargs)
         # __new__ takes anything; what is shown, and read by command lines, is what __init__ takes.
         signature = inspect.signature(cls.__init__)
-        cls.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])  # type: ignore[attr-defined]
+        cls.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])  # type: ignore[attr-defined] # inspect reads it
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Note the arguments of the outermost class, as the caller wrote them: a checkpoint keeps them."""
@@ -40,17 +40,17 @@ class Persistent(LightningModule):
         self._set_hparams(plain)
         self._hparams_initial = copy.deepcopy(self._hparams)
 
-    def on_save_checkpoint(self: Task, checkpoint: dict[str, Any]) -> None:  # type: ignore[misc]
+    def on_save_checkpoint(self: Task, checkpoint: dict[str, Any]) -> None:  # type: ignore[misc] # a mixin of Task
         """Add the note: format, recipe of the backbone, revision."""
         checkpoint[_checkpoint.KEY] = _checkpoint.record(self)
 
-    def on_load_checkpoint(self: Task, checkpoint: dict[str, Any]) -> None:  # type: ignore[misc]
+    def on_load_checkpoint(self: Task, checkpoint: dict[str, Any]) -> None:  # type: ignore[misc] # a mixin of Task
         """Refuse a checkpoint of another format or remote backbone; take one from before the backbone moved."""
         _checkpoint.check(self, checkpoint)
         _resume.move(self, checkpoint)
 
     @classmethod
-    def load_from_checkpoint(  # type: ignore[override]
+    def load_from_checkpoint(  # type: ignore[override] # more than Lightning's takes
         cls,
         checkpoint_path: str | os.PathLike[str],
         map_location: Any = None,
@@ -64,16 +64,16 @@ class Persistent(LightningModule):
         Raises CheckpointError if something only its maker has is missing, RevisionError if the backbone's weights or
         input are not those that were saved.
         """
-        return _checkpoint.restore(cls, _checkpoint.read(checkpoint_path, map_location), arguments, strict=strict)  # type: ignore[type-var]
+        return _checkpoint.restore(cls, _checkpoint.read(checkpoint_path, map_location), arguments, strict=strict)  # type: ignore[type-var] # Self is a Task
 
-    def export(self: Task, path: str | os.PathLike[str]) -> None:  # type: ignore[misc]
+    def export(self: Task, path: str | os.PathLike[str]) -> None:  # type: ignore[misc] # a mixin of Task
         """Write weights, arguments and recipe as one safetensors file."""
         _checkpoint.export(self, path)
 
     @classmethod
     def load_export(cls, path: str | os.PathLike[str], **arguments: Any) -> Self:
         """The task in a file that export wrote; like load_from_checkpoint."""
-        return _checkpoint.restore(cls, _checkpoint.read_export(path), arguments, strict=True)  # type: ignore[type-var]
+        return _checkpoint.restore(cls, _checkpoint.read_export(path), arguments, strict=True)  # type: ignore[type-var] # Self is a Task
 
     def to_remote(self, url: str, *, sample: Tensor | None = None, tolerance: float = 1e-3, **kwargs: Any) -> Self:
         """Let a server run the backbone from now on; the head and what it learned stay.  Returns the task.

@@ -71,7 +71,7 @@ def load_timm_preset(
     """
     options = preset.options | ({} if image_size is None else {"img_size": image_size})
     module, width = load_timm(preset.name, pretrained=pretrained, checkpoint=checkpoint, **options)
-    module.input = dataclasses.replace(preset.input, size=image_size or preset.input.size)  # type: ignore[assignment]
+    module.input = dataclasses.replace(preset.input, size=image_size or preset.input.size)  # type: ignore[assignment] # a module has what one sets
     return module, width
 
 

@@ -77,7 +77,7 @@ def load_dino(
     if image_size < size.patch or image_size % size.patch:
         raise ValueError(f"got image_size={image_size}, expected a multiple of the patch, {size.patch}")
     module = DinoVisionTransformer(patch=size.patch, width=size.width, heads=size.heads)
-    module.input = ImageInput(image_size)  # type: ignore[assignment]
+    module.input = ImageInput(image_size)  # type: ignore[assignment] # a module has what one sets
     source = hub_file(size.repository, "model.safetensors") if pretrained and checkpoint is None else checkpoint
     if source is not None:
         load_strictly(module, dino_state(read_state(source)), str(source))

@@ -78,7 +78,7 @@ class _Block(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         tokens = tokens + self.attn(self.norm1(tokens))
-        return tokens + self.mlp(self.norm2(tokens))  # type: ignore[no-any-return]
+        return tokens + self.mlp(self.norm2(tokens))  # type: ignore[no-any-return] # a module's call is untyped
 
 
 class _Attention(nn.Module):

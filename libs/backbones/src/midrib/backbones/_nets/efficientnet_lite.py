@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from efficientnet_lite_pytorch import EfficientNet  # type: ignore[import-untyped]
+from efficientnet_lite_pytorch import EfficientNet  # type: ignore[import-untyped] # it has no types
 from torch import Tensor, nn
 
 
