@@ -161,7 +161,7 @@ def _train(rank: int, url: str, folder: Path) -> None:
         optimizer.step()
         optimizer.zero_grad()
     torch.save(model.module[1].state_dict()["bias"], folder / f"{rank}.pt")
-    # Before the group: where the reducer is what destroys it, torch joins gloo's thread with the interpreter's lock held,
-    # and that thread may want the lock.
+    # Before the group: where the reducer is what destroys it, torch joins gloo's thread with the interpreter's lock
+    # held, and that thread may want the lock.
     del model
     distributed.destroy_process_group()
