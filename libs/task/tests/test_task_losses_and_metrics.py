@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from pytorch_lightning import Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -147,6 +147,25 @@ def test_early_stopping_and_checkpoints_see_what_is_logged(
     fitting = trainer(max_epochs=5, callbacks=[keep, stop], enable_checkpointing=True)
     fitting.fit(ClassificationTask(backbone, 3), loader, loader)
     assert (fitting.current_epoch, keep.best_model_path) == (2, str(tmp_path / "best.ckpt"))
+
+
+class Watcher(Callback):
+    """What a user's own callback finds at each epoch's end."""
+
+    def __init__(self) -> None:
+        self.found: list[set[str]] = []
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.found.append(set(trainer.callback_metrics))
+
+
+def test_a_callback_finds_an_epochs_values_at_its_end(
+    backbone: Pair, loader: DataLoader[Any], trainer: MakeTrainer
+) -> None:
+    """Those of the first epoch too: what logs goes before it."""
+    watcher = Watcher()
+    trainer(max_epochs=2, callbacks=[watcher]).fit(ClassificationTask(backbone, 3), loader)
+    assert watcher.found == [{"train_loss", "train_accuracy"}] * 2
 
 
 def lambda_mean(predictions: Tensor, targets: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -117,6 +117,11 @@ class StageLog(Callback):
 
     Not at every step, for their values are of the epoch, and Lightning's log takes as long as a small step itself.
     """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+        """Go before the others: at an epoch's end they find what it came to in `trainer.callback_metrics`."""
+        undeclared = cast("Any", trainer)  # - its callbacks, which their connector sets
+        undeclared.callbacks = [self, *(other for other in undeclared.callbacks if other is not self)]
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         _of(pl_module).reset("train")
