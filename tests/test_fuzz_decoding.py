@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from midrib.oip.v2 import inference_pb2 as oip
 from midrib.registry import TensorInput
+from midrib.server._codec import read_embed, read_stream_request
 from midrib.server._http_embeddings import read_body
 from midrib.server._oip_request import embed_request
 from midrib.v1 import backbone_pb2, tensor_pb2
@@ -54,6 +55,8 @@ READERS: dict[str, Callable[[bytes], object]] = {
     "infer": read_infer,
     "input spec": read_spec,
     "status": read_status,
+    "embed": read_embed,
+    "stream request": read_stream_request,
     "http body": read_body,
 }
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from midrib.server._catalogue import Catalogue
 from midrib.server._in_flight import Hold, Quota
@@ -19,8 +17,7 @@ from midrib.v1 import embedding_pb2
 from midrib.wire import Array
 
 
-@dataclass(frozen=True)
-class Embedded:
+class Embedded(NamedTuple):
     """What came of one call.
 
     by: the backbone that made it.  inputs: [rows, ...], as its module took them.
@@ -41,9 +38,12 @@ class Embedder:
         self.in_flight = Quota(catalogue.settings.max_in_flight_bytes)
         self.calls = 0
 
-    async def embed(self, request: embedding_pb2.EmbedRequest, caller: Caller) -> Embedded:
+    async def embed(
+        self, request: embedding_pb2.EmbedRequest, caller: Caller, *, tensor: Array | None = None
+    ) -> Embedded:
         """One batch in, its embedding out; refused at once where there is no room, unless its caller is patient.
 
+        tensor: the input, where it was read apart from the request.
         Raises the errors of the design's table.
         """
         self.calls += 1
@@ -51,17 +51,23 @@ class Embedder:
         loaded = open_backbone(self.catalogue, request)
         described = loaded.served.description
         check_options(request.options, described.num_features)
-        async with self._room(loaded.intake.size(request.input), caller):
-            rows = await loaded.intake.read(request.input)
+        hold = await self._held(loaded.intake.size(request.input) if tensor is None else tensor.nbytes, caller)
+        try:
+            rows = await loaded.intake.read(request.input) if tensor is None else loaded.intake.checked(tensor)
             check_reply(loaded, len(rows), request.options, self.catalogue.settings.max_message_bytes)
             outcome = await _compute(loaded, (rows,), caller)
+        finally:
+            hold.release()
         features = apply_options(outcome.rows, request.options)
         return Embedded(described, rows, features, timing(outcome, arrived))
 
     async def run(self, loaded: Loaded, arrays: tuple[Array, ...], caller: Caller) -> Outcome:
         """What one item of these arrays comes to."""
-        async with self._room(sum(array.nbytes for array in arrays), caller):
+        hold = await self._held(sum(array.nbytes for array in arrays), caller)
+        try:
             return await _compute(loaded, arrays, caller)
+        finally:
+            hold.release()
 
     def hold(self, size: int, caller: Caller, *more: tuple[Quota, int]) -> Hold:
         """What one item of so many bytes holds: of the server, of its tenant, and of what else bounds it.
@@ -74,18 +80,14 @@ class Embedder:
         tenant.require(Scope.EMBED)
         return Hold(*more, (tenant.in_flight_items, 1), (tenant.in_flight_bytes, size), (self.in_flight, size))
 
-    @asynccontextmanager
-    async def _room(self, size: int, caller: Caller) -> AsyncIterator[None]:
-        """While an item of so many bytes is in flight; from before its media are decoded."""
+    async def _held(self, size: int, caller: Caller) -> Hold:
+        """A hold for an item of so many bytes; from before its media are decoded."""
         hold = self.hold(size, caller)
         if caller.patient:
             await hold.wait()
         else:
             hold.take()
-        try:
-            yield
-        finally:
-            hold.release()
+        return hold
 
 
 async def _compute(loaded: Loaded, arrays: tuple[Array, ...], caller: Caller) -> Outcome:

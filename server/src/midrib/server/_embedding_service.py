@@ -6,8 +6,8 @@ import time
 from collections.abc import AsyncIterator
 
 from midrib.server._abort import Context, abort, unary
+from midrib.server._codec import EmbedCall, StreamItem, write_embed_response
 from midrib.server._embedder import Embedder
-from midrib.server._intake import encode_features
 from midrib.server._requests import Caller, open_backbone, timing
 from midrib.server._stream import StreamSession
 from midrib.v1 import embedding_pb2, embedding_pb2_grpc
@@ -21,14 +21,12 @@ class EmbeddingService(embedding_pb2_grpc.EmbeddingServiceServicer):
         self._embedder = embedder
 
     @unary
-    async def Embed(self, request: embedding_pb2.EmbedRequest, context: Context) -> embedding_pb2.EmbedResponse:
+    async def Embed(self, call: EmbedCall, context: Context) -> bytes:
         """One batch in, its embedding out; refused at once where there is no room."""
-        embedded = await self._embedder.embed(request, Caller.of_call(context, priority=request.priority))
-        return embedding_pb2.EmbedResponse(
-            embedding=encode_features(embedded.features, request.options),
-            revision=embedded.by.revision,
-            timing=embedded.timing,
-        )
+        request = call.request
+        caller = Caller.of_call(context, priority=request.priority)
+        embedded = await self._embedder.embed(request, caller, tensor=call.tensor)
+        return write_embed_response(embedded.features, request.options, embedded.by.revision, embedded.timing)
 
     @unary
     async def Backward(
@@ -50,7 +48,7 @@ class EmbeddingService(embedding_pb2_grpc.EmbeddingServiceServicer):
         )
 
     async def EmbedStream(
-        self, request_iterator: AsyncIterator[embedding_pb2.EmbedStreamRequest], context: Context
+        self, request_iterator: AsyncIterator[StreamItem | embedding_pb2.EmbedStreamRequest], context: Context
     ) -> None:
         """Items in, results out as they are ready, until the client has sent all or the server drains."""
         try:

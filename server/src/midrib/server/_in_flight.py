@@ -23,7 +23,7 @@ class Quota:
 
     def take(self, amount: int) -> None:
         """Hold so much now; raises OverloadedError where there is no room."""
-        if self._waiting or not self._has_room(amount):
+        if not self.free(amount):
             raise OverloadedError(
                 f"{self.held} {self._what} are in flight and {amount} more were asked for, limit {self.limit}: "
                 "try again shortly, or use a stream",
@@ -33,7 +33,7 @@ class Quota:
 
     async def wait(self, amount: int) -> None:
         """Hold so much, first come first served, once there is room."""
-        if not self._waiting and self._has_room(amount):
+        if self.free(amount):
             self.held += amount
             return
         turn = asyncio.get_running_loop().create_future()
@@ -53,6 +53,10 @@ class Quota:
             if not turn.done():
                 self.held += waiting
                 turn.set_result(None)
+
+    def free(self, amount: int) -> bool:
+        """Whether so much may be held now, with nobody waiting for it."""
+        return not self._waiting and self._has_room(amount)
 
     def _has_room(self, amount: int) -> bool:
         return self.held + amount <= self.limit or not self.held
@@ -77,6 +81,16 @@ class Hold:
         except OverloadedError:
             self.release()
             raise
+
+    def take_at_once(self) -> bool:
+        """Hold all of it now, or nothing, where a quota has no room."""
+        for quota, amount in self._wanted:
+            if not quota.free(amount):
+                return False
+        for quota, amount in self._wanted:
+            quota.held += amount
+        self._held = list(self._wanted)
+        return True
 
     async def wait(self) -> None:
         """Hold all of it once there is room; holds nothing if the waiting is cancelled."""

@@ -1,28 +1,17 @@
-"""From an Input message to the arrays of an item, and from an item's rows to a Tensor message."""
+"""From an Input message to the arrays of an item, and from an item's rows to the embedding that is asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from midrib.backbones import Backbone, MediaError
 from midrib.registry import TextInput
-from midrib.server._buckets import elements, padded_shape
+from midrib.server._layouts import Layouts, check_size, is_floating
 from midrib.server._media import MediaPool, media_kind, media_of, prepared_elements
 from midrib.v1 import embedding_pb2, tensor_pb2
-from midrib.wire import (
-    Array,
-    InputKindError,
-    InvalidInputError,
-    LimitExceededError,
-    decode_tensor,
-    dtype_from_code,
-    encode_int8_rows,
-    encode_tensor,
-)
+from midrib.wire import Array, InputKindError, InvalidInputError, decode_tensor, dtype_from_code
 
 _OUTPUT_CODES = (
     tensor_pb2.DATA_TYPE_FLOAT32,
@@ -33,7 +22,6 @@ _OUTPUT_CODES = (
 )
 
 
-@dataclass(frozen=True)
 class Intake:
     """What one backbone accepts.
 
@@ -43,12 +31,25 @@ class Intake:
     finite: whether NaN and infinite values are refused.
     """
 
-    backbone: Backbone
-    max_rows: int
-    max_elements: int
-    last_id: int | None
-    pool: MediaPool
-    finite: bool = False
+    def __init__(
+        self,
+        backbone: Backbone,
+        pool: MediaPool,
+        *,
+        max_rows: int,
+        max_elements: int,
+        last_id: int | None,
+        finite: bool = False,
+    ) -> None:
+        self.backbone = backbone
+        self.max_rows = max_rows
+        self.max_elements = max_elements
+        self._last_id = last_id
+        self._pool = pool
+        self._finite = finite
+        self._takes_ids = isinstance(backbone.input, TextInput)
+        # What follows from shapes alone is found out once a shape.
+        self._layouts = Layouts(backbone.name, backbone.input, max_rows=max_rows, max_elements=max_elements)
 
     async def read(self, message: embedding_pb2.Input) -> Array:
         """The rows of an input, as the backbone's module takes them.
@@ -67,10 +68,11 @@ class Intake:
             raise InputKindError(f"backbone {self.backbone.name!r} got {kind}, it takes {accepted}")
         self._check_size(len(media_of(message)), prepared_elements(self.backbone.input, message))
         try:
-            rows = await self.pool.prepare(self.backbone, message)
+            rows = await self._pool.prepare(self.backbone, message)
         except MediaError as error:
             raise InvalidInputError(str(error), field=f"input.{kind}[{error.index}]") from error
-        return self._within_limits(rows)
+        self._check_size(len(rows), self.bucket(rows)[1])
+        return rows
 
     def size(self, message: embedding_pb2.Input) -> int:
         """The bytes that an input holds while it is in flight: what was sent, and what its media become."""
@@ -84,18 +86,22 @@ class Intake:
 
     def tensor(self, message: tensor_pb2.Tensor, *, field: str = "input.tensor") -> Array:
         """The rows of a tensor input, without waiting."""
-        array = decode_tensor(message, field=field)
-        self._check_dtype(array, field)
-        self._check_shape(array, field)
-        self._check_ids(array, field)
-        self._check_finite(array, field)
-        return self._within_limits(array)
+        return self.checked(decode_tensor(message, field=field), field=field)
+
+    def checked(self, array: Array, *, field: str = "input.tensor") -> Array:
+        """The array, which is one that the module takes; field names its place in the request, for the error."""
+        self._layouts.check(array.dtype, array.shape, field)
+        if self._takes_ids and array.size:
+            self._check_ids(array, field)
+        if self._finite and array.dtype.kind not in "iu":
+            self._check_finite(array, field)
+        return array
 
     def gradient(self, message: tensor_pb2.Tensor, rows: int) -> Array:
         """The embedding's gradient of a Backward call; [rows, num_features], floating."""
         array = decode_tensor(message, field="grad_embedding")
         expected = (rows, self.backbone.num_features)
-        if array.shape != expected or not _is_floating(array.dtype):
+        if array.shape != expected or not is_floating(array.dtype):
             raise InvalidInputError(
                 f"grad_embedding is {array.dtype.name} {list(array.shape)}, expected floating {list(expected)}",
                 field="grad_embedding",
@@ -104,42 +110,15 @@ class Intake:
 
     def bucket(self, rows: Array) -> tuple[Hashable, int]:
         """The bucket of an item, and its cost in elements, padding included."""
-        shape = padded_shape(self.backbone.input, rows.shape[1:])
-        return shape, len(rows) * elements(shape)
+        return self._layouts.bucket(rows.shape)
 
-    def _check_dtype(self, array: Array, field: str) -> None:
-        wanted = self.backbone.input.tensor.dtype
-        right = array.dtype.kind in "iu" if wanted.startswith(("int", "uint")) else _is_floating(array.dtype)
-        if not right:
-            raise InvalidInputError(
-                f"{field} is {array.dtype.name}, backbone {self.backbone.name!r} takes {wanted}: convert it",
-                field=f"{field}.dtype",
-            )
-
-    def _check_shape(self, array: Array, field: str) -> None:
-        wanted = self.backbone.input.tensor.shape
-        trailing = array.shape[1:]
-        fits = array.ndim == len(wanted) + 1 and all(
-            want in (None, got) for want, got in zip(wanted, trailing, strict=True)
-        )
-        if not fits:
-            shape = ", ".join("any" if size is None else str(size) for size in wanted)
-            raise InvalidInputError(
-                f"{field} has shape {list(array.shape)}, backbone {self.backbone.name!r} takes [rows, {shape}]",
-                field=f"{field}.shape",
-            )
-        spec = self.backbone.input
-        if isinstance(spec, TextInput) and trailing[0] > spec.max_tokens:
-            raise InvalidInputError(
-                f"{field} has {trailing[0]} tokens a row, at most {spec.max_tokens} are taken: truncate it",
-                field=f"{field}.shape",
-            )
+    def _check_size(self, rows: int, elements: int) -> None:
+        """Too many media are refused before any is decoded."""
+        check_size(rows, elements, self.max_rows, self.max_elements)
 
     def _check_ids(self, array: Array, field: str) -> None:
         """Ids that the module cannot look up never reach it: on a GPU they would end the process's use of it."""
-        if not isinstance(self.backbone.input, TextInput) or not array.size:
-            return
-        last = np.iinfo(np.int64).max if self.last_id is None else self.last_id
+        last = np.iinfo(np.int64).max if self._last_id is None else self._last_id
         least, largest = int(array.min()), int(array.max())
         if least < 0 or largest > last:
             wrong = least if least < 0 else largest
@@ -149,18 +128,7 @@ class Intake:
                 field=f"{field}.data",
             )
 
-    def _check_size(self, rows: int, elements: int) -> None:
-        """Too many media are refused before any is decoded."""
-        if rows > self.max_rows or elements > self.max_elements:
-            raise LimitExceededError(
-                f"one item has {rows} rows and {elements} elements, at most {self.max_rows} rows and "
-                f"{self.max_elements} elements are taken: split it",
-                field="input",
-            )
-
     def _check_finite(self, array: Array, field: str) -> None:
-        if not self.finite or array.dtype.kind in "iu":
-            return
         bad = ~np.isfinite(array).reshape(len(array), -1).all(axis=1)
         if bad.any():
             raise InvalidInputError(
@@ -168,10 +136,6 @@ class Intake:
                 f"{self.backbone.name!r} takes none: clean it first",
                 field=f"{field}.data",
             )
-
-    def _within_limits(self, rows: Array) -> Array:
-        self._check_size(len(rows), self.bucket(rows)[1])
-        return rows
 
 
 def check_options(options: embedding_pb2.Options, num_features: int) -> None:
@@ -191,7 +155,7 @@ def check_options(options: embedding_pb2.Options, num_features: int) -> None:
 def apply_options(rows: Array, options: embedding_pb2.Options) -> Array:
     """The embedding of an item under the caller's options: truncated, then normalised, then converted.
 
-    What is asked for as int8 stays floating until `encode_features`.
+    What is asked for as int8 stays floating until it is written.
     """
     if options.HasField("dimensions"):
         rows = rows[:, : options.dimensions]
@@ -203,12 +167,3 @@ def apply_options(rows: Array, options: embedding_pb2.Options) -> Array:
         with np.errstate(over="ignore"):  # infinite in a narrower type, and no news for the log
             rows = rows.astype(dtype_from_code(options.dtype), copy=False)
     return rows
-
-
-def encode_features(rows: Array, options: embedding_pb2.Options) -> tensor_pb2.Tensor:
-    """The message of features that `apply_options` made."""
-    return encode_int8_rows(rows) if options.dtype == tensor_pb2.DATA_TYPE_INT8 else encode_tensor(rows)
-
-
-def _is_floating(dtype: np.dtype[Any]) -> bool:
-    return dtype.kind == "f" or dtype.name == "bfloat16"

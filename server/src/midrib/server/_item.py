@@ -7,7 +7,7 @@ from collections.abc import Hashable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from midrib.wire import Array
 
@@ -23,8 +23,7 @@ class Priority(IntEnum):
     INTERACTIVE = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What came of one item.
 
     rows: [rows, ...], this item's rows of its batch.  queue_s, compute_s: seconds waited and computed.

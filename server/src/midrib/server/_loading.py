@@ -59,13 +59,12 @@ def load(wanted: BackboneSettings, settings: Settings, registry: AbstractRegistr
         dtype=dtype,
         license=registered.license or "",
     )
-    max_rows = max(1, min(limits.max_rows, limits.max_cost // _row_elements(backbone)))
     intake = Intake(
         backbone,
-        max_rows,
-        limits.max_cost,
-        _last_id(backbone.module),
         pool,
+        max_rows=max(1, min(limits.max_rows, limits.max_cost // _row_elements(backbone))),
+        max_elements=limits.max_cost,
+        last_id=_last_id(backbone.module),
         finite=bool(registered.metadata.get("finite", False)),
     )
     replicas = wanted.replicas or settings.replicas

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import grpc
@@ -13,32 +14,40 @@ from midrib.server._abort import Context, abort
 from midrib.wire import InvalidInputError
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Codec: TypeAlias = tuple[Callable[[bytes], Any], Callable[[Any], bytes]]
 
 # Stands for a message that could not be read: gRPC parses before our code runs, and has no status for a failure there.
 _MALFORMED: Any = object()
 
 
 class Registrar:
-    """Takes services for a server, as the generated `add_..._to_server` hand them over."""
+    """Takes services for a server, as the generated `add_..._to_server` hand them over.
 
-    def __init__(self, server: grpc.aio.Server) -> None:
+    codecs: by a method's path, what reads its requests and writes its responses in place of protobuf's library.
+    """
+
+    def __init__(self, server: grpc.aio.Server, codecs: Mapping[str, Codec] = MappingProxyType({})) -> None:
         self._server = server
+        self._codecs = codecs
 
     def add_generic_rpc_handlers(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
         """Serve the methods of these services."""
-        self._server.add_generic_rpc_handlers([_CarefulService(handler) for handler in handlers])
+        self._server.add_generic_rpc_handlers([_CarefulService(handler, self._codecs) for handler in handlers])
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler]) -> None:
         """Serve these methods of a service."""
-        careful = {name: _careful(handler) for name, handler in handlers.items()}
+        careful = {
+            name: _careful(handler, self._codecs.get(f"/{service}/{name}")) for name, handler in handlers.items()
+        }
         self._server.add_registered_method_handlers(service, careful)
 
 
 class _CarefulService(grpc.GenericRpcHandler):
     """A service whose methods are careful."""
 
-    def __init__(self, service: grpc.GenericRpcHandler) -> None:
+    def __init__(self, service: grpc.GenericRpcHandler, codecs: Mapping[str, Codec]) -> None:
         self._service = service
+        self._codecs = codecs
         self._methods: dict[str, Handler] = {}
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
@@ -48,20 +57,21 @@ class _CarefulService(grpc.GenericRpcHandler):
             handler = self._service.service(handler_call_details)
             if handler is None:  # not kept: a client may ask for any name
                 return None
-            self._methods[method] = _careful(handler)
+            self._methods[method] = _careful(handler, self._codecs.get(method))
         return self._methods[method]
 
 
-def _careful(handler: Handler) -> Handler:
+def _careful(handler: Handler, codec: Codec | None) -> Handler:
     make, behaviour = parts(handler)
+    read, write = codec or (handler.request_deserializer, handler.response_serializer)
     if inspect.isasyncgenfunction(behaviour):
         guarded = _generator(behaviour, streams=handler.request_streaming)
     else:
         guarded = _coroutine(behaviour, streams=handler.request_streaming)
     return make(
         guarded,
-        request_deserializer=_tolerant(handler.request_deserializer),
-        response_serializer=handler.response_serializer,
+        request_deserializer=_tolerant(read),
+        response_serializer=write,
     )
 
 

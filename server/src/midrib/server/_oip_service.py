@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 
 from midrib.oip.v2 import inference_pb2 as oip
@@ -75,7 +74,7 @@ class InferenceService:
     async def ModelStreamInfer(self, request_iterator: AsyncIterator[oip.ModelInferRequest], context: Context) -> None:
         """Requests in, answers out in their order; each waits for room."""
         try:
-            caller = replace(Caller.of_call(context), patient=True)
+            caller = Caller.of_call(context)._replace(patient=True)
             stream = InferStream(self._catalogue, context, lambda request: self._infer(request, caller))
             await stream.run(request_iterator)
         except Exception as error:  # noqa: BLE001 - the outer boundary: everything becomes a status
@@ -152,7 +151,7 @@ def _sooner(caller: Caller, timeout_us: int | None) -> Caller:
     if not timeout_us:
         return caller
     until = time.monotonic() + timeout_us / 1e6
-    return replace(caller, deadline=until if caller.deadline is None else min(until, caller.deadline))
+    return caller._replace(deadline=until if caller.deadline is None else min(until, caller.deadline))
 
 
 def _argument(name: str, value: oip.ModelRepositoryParameter) -> backbone_pb2.Argument:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Hashable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from google.protobuf.duration_pb2 import Duration
 
 from midrib.server._abort import Context
 from midrib.server._catalogue import Catalogue
@@ -26,8 +25,7 @@ _PRIORITIES: dict[int, Priority] = {
 }
 
 
-@dataclass(frozen=True)
-class Caller:
+class Caller(NamedTuple):
     """Who asks, and until when.
 
     flow: whose items these are; a busy device is shared out between flows.
@@ -123,13 +121,9 @@ def check_reply(loaded: Loaded, rows: int, options: embedding_pb2.Options, max_m
 
 def timing(outcome: Outcome, arrived: float) -> embedding_pb2.Timing:
     """Where an item's time went; arrived on time.monotonic."""
-    return embedding_pb2.Timing(
-        queue=_duration(outcome.queue_s),
-        compute=_duration(outcome.compute_s),
-        total=_duration(time.monotonic() - arrived),
-    )
-
-
-def _duration(seconds: float) -> Duration:
-    whole = int(seconds)
-    return Duration(seconds=whole, nanos=int((seconds - whole) * 1e9))
+    took = embedding_pb2.Timing()
+    spans = ((took.queue, outcome.queue_s), (took.compute, outcome.compute_s), (took.total, time.monotonic() - arrived))
+    for span, seconds in spans:
+        span.seconds = whole = int(seconds)
+        span.nanos = int((seconds - whole) * 1e9)
+    return took

@@ -17,6 +17,7 @@ from midrib.backbones import BACKBONES
 from midrib.registry import AbstractRegistry
 from midrib.server._backbone_service import BackboneService
 from midrib.server._catalogue import Catalogue, Slot
+from midrib.server._codec import CODECS
 from midrib.server._embedder import Embedder
 from midrib.server._embedding_service import EmbeddingService
 from midrib.server._malformed import Registrar
@@ -99,7 +100,7 @@ class Server:
         """Listen. Calls answer UNAVAILABLE until `load` is through."""
         self._grpc = grpc_server(self.settings, self.tokens, self._tracing)
         backbones = BackboneService(self.catalogue, admin=self.settings.admin)
-        services: Any = Registrar(self._grpc)  # the stubs ask for a server
+        services: Any = Registrar(self._grpc, CODECS)  # the stubs ask for a server
         backbone_pb2_grpc.add_BackboneServiceServicer_to_server(backbones, services)
         embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(EmbeddingService(self.embedder), services)
         add_inference_service(InferenceService(self.embedder, backbones), services)

@@ -6,19 +6,23 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from functools import partial
+from typing import TypeAlias
 
 from midrib.server._abort import Context
 from midrib.server._backbone_service import limits_message
+from midrib.server._codec import StreamItem, write_result
 from midrib.server._embedder import Embedder
 from midrib.server._in_flight import Hold, Quota
-from midrib.server._intake import apply_options, check_options, encode_features
+from midrib.server._intake import apply_options, check_options
 from midrib.server._item import Outcome
 from midrib.server._loading import Loaded
 from midrib.server._requests import Caller, check_reply, empty_outcome, new_item, open_backbone, timing
 from midrib.server._served import hidden_error
 from midrib.v1 import embedding_pb2
 from midrib.v1.embedding_pb2 import EmbedStreamRequest, EmbedStreamResponse, Result
-from midrib.wire import DuplicateItemError, MidribError, StreamProtocolError, error_to_status
+from midrib.wire import Array, DuplicateItemError, MidribError, StreamProtocolError, error_to_status
+
+Request: TypeAlias = EmbedStreamRequest | StreamItem
 
 
 class StreamSession:
@@ -39,12 +43,12 @@ class StreamSession:
         self._waiting: set[asyncio.Future[Outcome]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         # Each response with the item that it ends, if it ends one.
-        self._outgoing: asyncio.Queue[tuple[EmbedStreamResponse, int | None] | None] = asyncio.Queue()
+        self._outgoing: asyncio.Queue[tuple[EmbedStreamResponse | bytes, int | None] | None] = asyncio.Queue()
         self._idle = asyncio.Event()
         self._idle.set()
         self._going_away = False
 
-    async def run(self, first: EmbedStreamRequest, requests: AsyncIterator[EmbedStreamRequest]) -> None:
+    async def run(self, first: Request, requests: AsyncIterator[Request]) -> None:
         """Serve the stream to its end; raises what is the fault of the stream as a whole."""
         loaded = self._open(first)
         writer = asyncio.create_task(self._write())
@@ -73,8 +77,8 @@ class StreamSession:
                 hold.release()
             self._holds.clear()
 
-    def _open(self, first: EmbedStreamRequest) -> Loaded:
-        if first.WhichOneof("message") != "open":
+    def _open(self, first: Request) -> Loaded:
+        if isinstance(first, StreamItem) or first.WhichOneof("message") != "open":
             raise StreamProtocolError("the first message of a stream must be `open`, then come items")
         self._options = first.open.options
         self._caller = Caller.of_call(self._context, flow=self, priority=first.open.priority)
@@ -89,48 +93,55 @@ class StreamSession:
         self._outgoing.put_nowait((EmbedStreamResponse(opened=opened), None))
         return loaded
 
-    async def _read(self, loaded: Loaded, requests: AsyncIterator[EmbedStreamRequest]) -> None:
+    async def _read(self, loaded: Loaded, requests: AsyncIterator[Request]) -> None:
+        intake = loaded.intake
         async for request in requests:
             if self._going_away:
+                continue
+            if isinstance(request, StreamItem):
+                if await self._hold(request.id, request.tensor.nbytes):
+                    await self._embed(loaded, request.id, request.tensor)
                 continue
             if request.WhichOneof("message") != "item":
                 raise StreamProtocolError(
                     "a stream is opened once: send only items after `open`", reason="OPENED_TWICE"
                 )
             item = request.item
-            if item.id in self._holds:
-                duplicate = DuplicateItemError(f"item {item.id} is still in flight: use another id")
-                self._outgoing.put_nowait((_refusal(item.id, duplicate), None))
-                continue
-            await self._hold(item.id, loaded.intake.size(item.input))
-            if item.input.WhichOneof("kind") == "tensor":
-                await self._embed(loaded, item, time.monotonic())
-            else:
+            if await self._hold(item.id, intake.size(item.input)):
                 # Media are decoded beside the loop: the next item need not wait for that.
-                task = asyncio.create_task(self._embed(loaded, item, time.monotonic()))
+                task = asyncio.create_task(self._embed(loaded, item.id, item.input))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
 
-    async def _hold(self, item_id: int, size: int) -> None:
+    async def _hold(self, item_id: int, size: int) -> bool:
+        """Hold an item's bytes, once there is room; False, with the item refused, where its id is in flight."""
+        if item_id in self._holds:
+            duplicate = DuplicateItemError(f"item {item_id} is still in flight: use another id")
+            self._outgoing.put_nowait((_refusal(item_id, duplicate), None))
+            return False
         hold = self._embedder.hold(size, self._caller, (self._items, 1), (self._bytes, size))
-        await hold.wait()
+        if not hold.take_at_once():
+            await hold.wait()
         self._holds[item_id] = hold
         self._idle.clear()
+        return True
 
-    async def _embed(self, loaded: Loaded, item: embedding_pb2.Item, arrived: float) -> None:
+    async def _embed(self, loaded: Loaded, item_id: int, given: embedding_pb2.Input | Array) -> None:
         """Queue one item; its result is written when it comes. An error is the item's own."""
+        arrived = time.monotonic()
         try:
-            rows = await loaded.intake.read(item.input)
+            intake = loaded.intake
+            rows = await intake.read(given) if isinstance(given, embedding_pb2.Input) else intake.checked(given)
             check_reply(loaded, len(rows), self._options, self._catalogue.settings.max_message_bytes)
             if not len(rows):
-                self._answer(item.id, empty_outcome(loaded, (rows,)), arrived)
+                self._answer(item_id, empty_outcome(loaded, (rows,)), arrived)
                 return
             queued = new_item(loaded, (rows,), self._caller)
             self._waiting.add(queued.done)
-            queued.done.add_done_callback(partial(self._finish, item.id, arrived))
+            queued.done.add_done_callback(partial(self._finish, item_id, arrived))
             await loaded.served.batcher.put(queued)
         except Exception as error:  # noqa: BLE001 - one bad item spoils only itself
-            self._refuse(item.id, hidden_error(error, "the item failed"))
+            self._refuse(item_id, hidden_error(error, "the item failed"))
 
     def _finish(self, item_id: int, arrived: float, done: asyncio.Future[Outcome]) -> None:
         self._waiting.discard(done)
@@ -142,9 +153,8 @@ class StreamSession:
             self._refuse(item_id, hidden_error(error, "the item failed"))
 
     def _answer(self, item_id: int, outcome: Outcome, arrived: float) -> None:
-        embedding = encode_features(apply_options(outcome.rows, self._options), self._options)
-        result = Result(id=item_id, embedding=embedding, timing=timing(outcome, arrived))
-        self._outgoing.put_nowait((EmbedStreamResponse(result=result), item_id))
+        rows = apply_options(outcome.rows, self._options)
+        self._outgoing.put_nowait((write_result(item_id, rows, self._options, timing(outcome, arrived)), item_id))
 
     def _refuse(self, item_id: int, error: MidribError) -> None:
         self._outgoing.put_nowait((_refusal(item_id, error), item_id))

@@ -1,5 +1,6 @@
 """What travels: tensors, input declarations and errors, as messages. No torch, no grpc."""
 
+from midrib.wire._bytes import array_bytes, read_tensor, read_varint, tensor_head, varint
 from midrib.wire._errors import (
     BackboneLoadingError,
     BackboneNotFoundError,
@@ -40,6 +41,7 @@ __all__ = [
     "UnauthenticatedError",
     "UnavailableError",
     "UnsupportedError",
+    "array_bytes",
     "code_from_dtype",
     "decode_input_spec",
     "decode_tensor",
@@ -48,5 +50,9 @@ __all__ = [
     "encode_int8_rows",
     "encode_tensor",
     "error_to_status",
+    "read_tensor",
+    "read_varint",
     "status_to_error",
+    "tensor_head",
+    "varint",
 ]

@@ -51,10 +51,12 @@ def code_from_dtype(dtype: str | np.dtype[Any] | type) -> tensor_pb2.DataType:
 
     Raises InvalidInputError where the wire has no such type.
     """
-    try:
-        code = _CODES.get(np.dtype(dtype).newbyteorder("<"))
-    except TypeError:
-        code = None
+    code = _CODES.get(dtype) if isinstance(dtype, np.dtype) else None
+    if code is None:
+        try:
+            code = _CODES.get(np.dtype(dtype).newbyteorder("<"))
+        except TypeError:
+            code = None
     if code is None:
         raise InvalidInputError(f"dtype {dtype!s} cannot travel: convert to one of {_NAMES}", field="dtype")
     return cast(tensor_pb2.DataType, code)
@@ -98,13 +100,14 @@ def decode_tensor(message: tensor_pb2.Tensor, *, field: str = "tensor") -> Array
     dtype = dtype_from_code(message.dtype, field=f"{field}.dtype")
     shape = tuple(message.shape)
     expected = checked_size(shape, dtype.itemsize, field=f"{field}.shape")
-    if len(message.data) != expected:
+    data = message.data  # a copy each time
+    if len(data) != expected:
         raise InvalidInputError(
-            f"{field}.data has {len(message.data)} bytes, shape {list(shape)} of {dtype.name} "
+            f"{field}.data has {len(data)} bytes, shape {list(shape)} of {dtype.name} "
             f"takes {expected}: send exactly product(shape) x itemsize bytes",
             field=f"{field}.data",
         )
-    array = np.frombuffer(message.data, dtype=dtype)
+    array = np.frombuffer(data, dtype=dtype)
     if dtype == np.bool_ and array.view(np.uint8).max(initial=0) > 1:
         raise InvalidInputError(f"{field}.data has bytes over 1: a bool is one byte, 0 or 1", field=f"{field}.data")
     return _scaled(array.reshape(shape), message.row_scales, field) if message.row_scales else array.reshape(shape)

@@ -1,0 +1,101 @@
+"""Tensor messages as bytes, written around an array's own memory and read as a view of the message: no other copy.
+
+For the messages that carry most of the bytes. They are those of protobuf's own library, which a property test holds;
+whatever the reader does not expect, the wire allows, and the library reads it.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from midrib.wire._tensor import Array, checked_size, code_from_dtype, dtype_from_code
+
+# Of element types with row shapes: a client that sends all sorts of them must not fill the memory.
+_REMEMBERED = 1024
+
+
+@lru_cache(_REMEMBERED)
+def tensor_head(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    """What stands in a Tensor message before an array's bytes, and their length.
+
+    Raises InvalidInputError for an element type that the wire does not have.
+    """
+    packed = b"".join(map(varint, shape))
+    head = b"\x08" + varint(code_from_dtype(dtype))
+    if shape:
+        head += b"\x12" + varint(len(packed)) + packed
+    size = checked_size(shape, dtype.itemsize, field="shape")
+    return head + b"\x1a" + varint(size) if size else head
+
+
+def array_bytes(array: Array) -> memoryview:
+    """A contiguous array's memory, for writing it into a message; little-endian on every machine."""
+    if sys.byteorder == "big":
+        array = array.astype(array.dtype.newbyteorder("<"))
+    return array.reshape(-1).view(np.uint8).data
+
+
+def read_tensor(data: bytes, at: int, end: int) -> Array:
+    """The array of the Tensor message in data[at:end]: a read-only view of it.
+
+    Raises IndexError or ValueError where the message is not laid out as `tensor_head` lays it out.
+    """
+    if data[at] != 0x08 or data[at + 2] != 0x12:
+        raise ValueError("neither element type nor shape stand first")
+    stop = at + 4 + data[at + 3]
+    dtype, shape, size = _layout(data[at + 1], data[at + 4 : stop])
+    if not size:
+        if stop != end:
+            raise ValueError("bytes in an empty tensor")
+        return np.empty(shape, dtype)
+    if data[stop] != 0x1A:
+        raise ValueError("no data")
+    given, start = read_varint(data, stop + 1)
+    if given != size or start + size != end or end > len(data):
+        raise ValueError("bytes and shape differ")
+    return np.frombuffer(data, dtype, size // dtype.itemsize, start).reshape(shape)
+
+
+@lru_cache(_REMEMBERED)
+def _layout(code: int, packed: bytes) -> tuple[np.dtype[Any], tuple[int, ...], int]:
+    """The element type, the shape and the bytes that a tensor's head announces."""
+    dtype = dtype_from_code(code)
+    if dtype == np.bool_:
+        raise ValueError("a bool's bytes are looked at one by one")
+    shape, at = [], 0
+    while at < len(packed):
+        extent, at = read_varint(packed, at)
+        shape.append(extent)
+    return dtype, tuple(shape), checked_size(tuple(shape), dtype.itemsize, field="shape")
+
+
+def varint(value: int) -> bytes:
+    """A number that is not negative, as protobuf writes it."""
+    if value < 0x80:
+        return bytes((value,))
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def read_varint(data: bytes, at: int) -> tuple[int, int]:
+    """The number that begins at a place, and where it ends. Raises IndexError or ValueError where there is none."""
+    value = data[at]
+    at += 1
+    if value < 0x80:
+        return value, at
+    value &= 0x7F
+    for shift in range(7, 70, 7):
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+    raise ValueError("a number of more than ten bytes")

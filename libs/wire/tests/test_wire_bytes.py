@@ -1,0 +1,66 @@
+"""Tensor messages as bytes: protobuf's own, without its copies."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from midrib.v1 import tensor_pb2
+from midrib.wire import Array, array_bytes, encode_tensor, read_tensor, read_varint, tensor_head, varint
+
+arrays = st.sampled_from(["float32", "float16", "float64", "int8", "uint8", "int32", "int64"]).flatmap(
+    lambda name: hnp.arrays(np.dtype(name), hnp.array_shapes(min_dims=1, max_dims=4, min_side=0, max_side=5))
+)
+ROWS = np.arange(6, dtype=np.float32).reshape(2, 3)
+MESSAGE = encode_tensor(ROWS).SerializeToString()
+
+
+@given(arrays)
+def test_a_head_and_the_memory_are_the_message(array: Array) -> None:
+    """Byte for byte what protobuf's library writes."""
+    written = tensor_head(array.dtype, array.shape) + bytes(array_bytes(array))
+    assert written == encode_tensor(array).SerializeToString()
+
+
+@given(arrays, st.binary(max_size=3), st.binary(max_size=3))
+def test_a_tensor_is_read_where_it_stands(array: Array, before: bytes, behind: bytes) -> None:
+    """Among other bytes, and without copying its own."""
+    message = encode_tensor(array).SerializeToString()
+    read = read_tensor(before + message + behind, len(before), len(before) + len(message))
+    assert (read.dtype, read.shape, read.tobytes()) == (array.dtype, array.shape, array.tobytes())
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(MESSAGE[:-1], id="cut off"),
+        pytest.param(MESSAGE + b"\x08\x01", id="more behind"),
+        pytest.param(MESSAGE[2:] + MESSAGE[:2], id="another order"),
+        pytest.param(tensor_pb2.Tensor(shape=[1], data=b"abcd").SerializeToString(), id="no type"),
+        pytest.param(tensor_pb2.Tensor(dtype=1, shape=[2], data=b"abcd").SerializeToString(), id="too few bytes"),
+        pytest.param(tensor_pb2.Tensor(dtype=1, shape=[-1], data=b"abcd").SerializeToString(), id="negative"),
+        pytest.param(tensor_pb2.Tensor(dtype=1, shape=[1] * 9, data=b"abcd").SerializeToString(), id="nine dimensions"),
+        pytest.param(encode_tensor(np.array([True])).SerializeToString(), id="bools, whose bytes need a look"),
+        pytest.param(tensor_pb2.Tensor(dtype=1, shape=[0], data=b"a").SerializeToString(), id="bytes of nothing"),
+        pytest.param(b"", id="nothing"),
+    ],
+)
+def test_whatever_is_not_expected_is_left_to_the_library(data: bytes) -> None:
+    """Which reads it, or says what is wrong with it."""
+    with pytest.raises((IndexError, ValueError)):  # - the library's words follow, these are for nobody
+        read_tensor(data, 0, len(data))
+
+
+@given(st.integers(0, 2**64 - 1))
+def test_a_number_comes_back(number: int) -> None:
+    """With the place where it ends."""
+    assert read_varint(b"x" + varint(number) + b"x", 1) == (number, 1 + len(varint(number)))
+
+
+def test_a_number_ends() -> None:
+    """Ten bytes hold any; an eleventh is no number."""
+    with pytest.raises(ValueError, match="more than ten bytes"):
+        read_varint(b"\xff" * 12, 0)
