@@ -27,7 +27,7 @@ def test_any_split_gives_every_row_once_and_in_order(
     assert all(len(part.rows) == 1 or part.rows.nbytes <= max_bytes for part in parts)
     for part in data.draw(st.permutations(parts)):
         Message([part]).deliver(x[part.start : part.start + len(part.rows)])
-    np.testing.assert_array_equal(call.future.result(0), x)
+    np.testing.assert_array_equal(call.result(), x)
 
 
 def test_features_belong_to_the_caller() -> None:
@@ -35,7 +35,7 @@ def test_features_belong_to_the_caller() -> None:
     call = Call(tensor_rows(np.ones((2, 3), "f4")))
     message = np.frombuffer(bytes(16), "f4").reshape(2, 2)
     call.deliver(0, message)
-    assert call.future.result(0).flags.writeable
+    assert call.result().flags.writeable
 
 
 def test_a_call_fails_once() -> None:
@@ -45,7 +45,7 @@ def test_a_call_fails_once() -> None:
     call.fail(InternalError("second"))
     call.deliver(0, np.ones((2, 2), "f4"))
     with pytest.raises(InternalError, match="first"):
-        call.future.result(0)
+        call.result()
 
 
 def test_a_call_is_dropped_with_its_last_caller() -> None:

@@ -74,7 +74,7 @@ def test_what_waits_travels_together(session: Session) -> None:
     """Small calls of one shape join into one message, and each gets its own rows."""
     calls = [session.submit(tensor_rows(rows(1, start=start))) for start in (0, 10, 20)]
     answer(session, np.array([[0, 1], [2, 3], [4, 5]], "f4"))
-    assert [call.future.result(0).tolist() for call in calls] == [[[0, 1]], [[2, 3]], [[4, 5]]]
+    assert [call.result().tolist() for call in calls] == [[[0, 1]], [[2, 3]], [[4, 5]]]
 
 
 @pytest.mark.parametrize(
@@ -100,9 +100,9 @@ def test_after_a_joined_failure_each_goes_alone(session: Session) -> None:
     answer(session, InvalidInputError("one of you"))
     answer(session, np.ones((1, 2), "f4"))
     answer(session, InvalidInputError("you"))
-    assert good.future.result(0).tolist() == [[1, 1]]
+    assert good.result().tolist() == [[1, 1]]
     with pytest.raises(InvalidInputError, match="^you$"):
-        bad.future.result(0)
+        bad.result()
 
 
 def test_equal_small_calls_are_asked_once(session: Session) -> None:
@@ -151,7 +151,7 @@ def test_an_answer_of_other_rows_is_a_fault(session: Session, shape: tuple[int, 
     call = session.submit(tensor_rows(rows(1)))
     answer(session, np.ones(shape, "f4"))
     with pytest.raises(InternalError, match="answered 1 rows with shape"):
-        call.future.result(0)
+        call.result()
 
 
 def test_a_row_over_the_message_limit_is_refused(session: Session) -> None:

@@ -3,81 +3,111 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from concurrent.futures import Future, InvalidStateError
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from midrib.remote._rows import Rows
 from midrib.wire import Array, MidribError
 
+_GIVEN_UP: Final = CancelledError()  # nobody is left to hear it
+
 
 class Call:
-    """The rows of one call and the features that come back; equal calls in flight may share it."""
+    """The rows of one call and the features that come back; equal calls in flight may share it.
 
-    __slots__ = ("future", "rows", "_left", "_features", "_waiters", "_sharers", "_lock")
+    A one-shot result of its own: `concurrent.futures.Future` costs more than all else that a small call does.
+    done: answered, failed, or given up by everyone.  shared: more than one caller gets these very features.
+    """
+
+    __slots__ = ("rows", "done", "shared", "_outcome", "_wakers", "_left", "_features", "_waiting", "_lock")
 
     def __init__(self, rows: Rows) -> None:
-        self.future: Future[Array] = Future()
         self.rows = rows
+        self.done = self.shared = False
+        self._outcome: Array | BaseException = _GIVEN_UP
+        self._wakers: list[Callable[[], object]] = []
         self._left = len(rows)
         self._features: Array | None = None
-        self._waiters = self._sharers = 1
+        self._waiting = 1
         self._lock = threading.Lock()
-
-    @property
-    def done(self) -> bool:
-        """Answered, failed, or given up by everyone."""
-        return self.future.done()
 
     def join(self) -> bool:
         """Wait for this call as one more caller; False where it is over already."""
         with self._lock:
-            if self.future.done():
+            if self.done:
                 return False
-            self._waiters += 1
-            self._sharers += 1
+            self._waiting += 1
+            self.shared = True
             return True
-
-    @property
-    def shared(self) -> bool:
-        """Whether more than one caller got, or will get, these very features."""
-        return self._sharers > 1
 
     def leave(self) -> None:
         """Give up waiting; with the last caller the call is dropped, sent or not."""
         with self._lock:
-            self._waiters -= 1
-            if self._waiters == 0:
-                self.future.cancel()
+            self._waiting -= 1
+            wakers = self._set(_GIVEN_UP) if self._waiting == 0 else []
+        for waker in wakers:
+            waker()
+
+    def when_done(self, waker: Callable[[], object]) -> None:
+        """Have waker called once, by the thread that ends this call; at once where it is over."""
+        with self._lock:
+            if not self.done:
+                self._wakers.append(waker)
+                return
+        waker()
+
+    def wait(self, timeout: float) -> bool:
+        """Block until it is over; False after so many seconds."""
+        if self.done:
+            return True
+        latch = threading.Lock()
+        latch.acquire()
+        self.when_done(latch.release)
+        return latch.acquire(timeout=max(0.0, timeout))
+
+    def result(self) -> Array:
+        """The features, this caller's to write to, of a call that is done. Raises what it failed with."""
+        outcome = self._outcome
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome.copy() if self.shared else outcome
 
     def deliver(self, start: int, features: Array) -> None:
         """Take the features of the rows from start on; on the loop only."""
-        if self.future.done():
+        if self.done:
             return
         if len(features) == len(self.rows):
-            self._settle(features.copy())  # what came is a view of the message, which cannot be written to
+            self._end(features.copy())  # what came is a view of the message, which cannot be written to
             return
         if self._features is None:
             self._features = np.empty((len(self.rows), features.shape[1]), features.dtype)
         self._features[start : start + len(features)] = features
         self._left -= len(features)
         if self._left == 0:
-            self._settle(self._features)
+            self._end(self._features)
 
     def fail(self, error: MidribError) -> None:
         """End with an error, for every caller that waits."""
-        try:
-            self.future.set_exception(error)
-        except InvalidStateError:
-            return  # given up, or failed by another part
+        self._end(error)
 
-    def _settle(self, features: Array) -> None:
-        try:
-            self.future.set_result(features)
-        except InvalidStateError:
-            return
+    def _end(self, outcome: Array | BaseException) -> None:
+        with self._lock:
+            wakers = self._set(outcome)
+        for waker in wakers:
+            waker()
+
+    def _set(self, outcome: Array | BaseException) -> list[Callable[[], object]]:
+        """Be over, unless it is; under the lock. Returns whom to wake after it."""
+        if self.done:
+            return []  # given up, or failed by another part
+        self._outcome = outcome
+        self.done = True
+        wakers, self._wakers = self._wakers, []
+        return wakers
 
 
 class Part:

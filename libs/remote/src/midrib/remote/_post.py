@@ -4,26 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import weakref
 from collections import deque
-from concurrent.futures import Future
-from typing import Any
+from functools import partial
+
+from midrib.remote._call import Call
+from midrib.remote._patience import Patience
 
 
 class _Post:
-    """The letters of one event loop."""
+    """The letters of one event loop, and how long its waiters wait for them."""
 
-    def __init__(self) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = weakref.ref(loop)
         self._ready: deque[asyncio.Future[None]] = deque()
         self._due = False
+        self._patience: dict[float, Patience] = {}
 
-    def send(self, loop: asyncio.AbstractEventLoop, waiter: asyncio.Future[None]) -> None:
+    def patience(self, timeout: float) -> Patience:
+        """That of all waiters with this timeout; on the loop only."""
+        found = self._patience.get(timeout)
+        if found is None:
+            self._patience = {timeout: other for timeout, other in self._patience.items() if other.needed}
+            found = self._patience[timeout] = Patience(timeout)
+        return found
+
+    def send(self, waiter: asyncio.Future[None]) -> None:
         """Have a waiter woken; from any thread."""
         self._ready.append(waiter)
         if not self._due:
             self._due = True
             with contextlib.suppress(RuntimeError):  # the caller's loop is closed: nobody waits there
-                loop.call_soon_threadsafe(self._deliver)
+                waiter.get_loop().call_soon_threadsafe(self._deliver)
 
     def _deliver(self) -> None:
         self._due = False  # first: what is sent from here on asks for another delivery
@@ -33,27 +46,23 @@ class _Post:
                 waiter.set_result(None)
 
 
-_posts: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Post] = weakref.WeakKeyDictionary()
+_here = threading.local()
 
 
-async def finished(future: Future[Any], timeout: float) -> None:
-    """Wait, on the caller's loop, until a future of another thread is done; cancelling this leaves it alone.
+async def finished(call: Call, timeout: float) -> None:
+    """Wait, on the caller's loop, until a call is over; cancelling this leaves it alone.
 
     Raises TimeoutError after so many seconds.
     """
     loop = asyncio.get_running_loop()
+    post: _Post | None = getattr(_here, "post", None)
+    if post is None or post.loop() is not loop:
+        post = _here.post = _Post(loop)
     waiter: asyncio.Future[None] = loop.create_future()
-    post = _posts.get(loop)
-    if post is None:
-        post = _posts.setdefault(loop, _Post())
-    future.add_done_callback(lambda _: post.send(loop, waiter))
-    timer = loop.call_later(timeout, _expire, waiter)  # half of what asyncio.timeout costs a call
+    patience = post.patience(timeout)
+    patience.begin(waiter)
+    call.when_done(partial(post.send, waiter))
     try:
         await waiter
     finally:
-        timer.cancel()
-
-
-def _expire(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_exception(TimeoutError())
+        patience.end(waiter)

@@ -8,7 +8,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Hashable
-from concurrent.futures import CancelledError
+from functools import partial
 from typing import Final, NoReturn
 
 from midrib.remote._address import Endpoint
@@ -74,34 +74,33 @@ class Session:
             if key is not None:
                 self._same[key] = call
         if key is not None:
-            call.future.add_done_callback(lambda _: self._same.pop(key, None))
+            call.when_done(partial(self._same.pop, key, None))
         self._wake_soon()
         return call
 
     def wait(self, call: Call, timeout: float) -> Array:
         """The features of a call. Raises DeadlineExceededError, which tells what went wrong meanwhile."""
         try:
-            features = call.future.result(timeout)
-        except (TimeoutError, CancelledError):
-            call.leave()
-            self._give_up(timeout)
+            in_time = call.wait(timeout)
         except BaseException:
             call.leave()
             raise
-        return features.copy() if call.shared else features
+        if not in_time:
+            call.leave()
+            self._give_up(timeout)
+        return call.result()
 
     async def wait_async(self, call: Call, timeout: float) -> Array:
         """The same for a caller on an event loop of its own."""
         try:
-            await finished(call.future, timeout)
+            await finished(call, timeout)
         except TimeoutError:
             call.leave()
             self._give_up(timeout)
         except BaseException:
             call.leave()
             raise
-        features = call.future.result()
-        return features.copy() if call.shared else features
+        return call.result()
 
     def take(self) -> Message | None:
         """The next message: the oldest part that someone still waits for, and small ones like it."""

@@ -1,0 +1,94 @@
+"""A call is a one-shot result: ended once, from any thread, for everyone who waits."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from midrib.remote._call import Call
+from midrib.remote._rows import tensor_rows
+from midrib.wire import Array, InternalError
+
+FEATURES = np.arange(4, dtype="f4").reshape(2, 2)
+
+
+def a_call() -> Call:
+    return Call(tensor_rows(np.ones((2, 3), "f4")))
+
+
+def waited(call: Call) -> Array:
+    assert call.wait(60)
+    return call.result()
+
+
+def test_every_thread_that_waits_gets_features_of_its_own() -> None:
+    """Equal values, and memory that no other caller writes to."""
+    call = a_call()
+    assert [call.join() for _ in range(7)] == [True] * 7
+    with ThreadPoolExecutor(8) as pool:
+        waiting = [pool.submit(waited, call) for _ in range(8)]
+        call.deliver(0, FEATURES)
+        got = [each.result() for each in waiting]
+    for index, features in enumerate(got):
+        features += index
+    np.testing.assert_array_equal(got, [FEATURES + index for index in range(8)])
+
+
+def test_a_wait_ends_with_its_time() -> None:
+    """The call itself goes on: another waits for it still."""
+    call = a_call()
+    assert not call.wait(0.01)
+    assert not call.wait(-1.0)
+    call.deliver(0, FEATURES)
+    assert call.wait(0.0)
+
+
+def test_an_error_reaches_whoever_waits() -> None:
+    """In the caller's thread, as it was given."""
+    call = a_call()
+    call.fail(InternalError("broken"))
+    with pytest.raises(InternalError, match="broken"):
+        waited(call)
+
+
+def test_a_waker_is_called_at_once_where_the_call_is_over() -> None:
+    """Nobody waits for what came already."""
+    call, woken = a_call(), threading.Event()
+    call.deliver(0, FEATURES)
+    call.when_done(woken.set)
+    assert woken.is_set()
+
+
+def test_a_call_that_threads_race_to_end_ends_once() -> None:
+    """Answered, failed and given up at one time: one of them stands, and each waker is called exactly once."""
+    ends: list[Callable[[Call], None]] = [
+        lambda call: call.deliver(0, FEATURES),
+        lambda call: call.fail(InternalError("failed")),
+        lambda call: call.leave(),
+    ]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(200):
+            assert _race(pool, ends) == [1, 1]
+
+
+def _race(pool: ThreadPoolExecutor, ends: list[Callable[[Call], None]]) -> list[int]:
+    """How often a waker from before the race was called, and one of its midst."""
+    call, early, late = a_call(), list[None](), list[None]()
+    start = threading.Barrier(len(ends) + 1)
+    call.when_done(lambda: early.append(None))
+
+    def run(act: Callable[[Call], None]) -> None:
+        start.wait(60)
+        act(call)
+
+    racing = [pool.submit(run, act) for act in (*ends, lambda call: call.when_done(lambda: late.append(None)))]
+    for each in racing:
+        each.result()
+    with contextlib.suppress(InternalError, CancelledError):
+        np.testing.assert_array_equal(call.result(), FEATURES)
+    return [len(early), len(late)]
