@@ -45,7 +45,7 @@ class Placement:
 class Forward:
     """A backbone on one device, called with the arrays of one batch.
 
-    module: in eval mode; moved to the device and to the compute dtype.
+    module: in eval mode; moved to the device and to the compute dtype.  lane: the device's.
     """
 
     def __init__(self, module: nn.Module, spec: InputSpec, placement: Placement = Placement()) -> None:  # noqa: B008
@@ -60,11 +60,11 @@ class Forward:
         if placement.compile is not None:
             self._embed = torch.compile(self._module, backend=placement.compile, dynamic=True)
         self.graphs = Graphs(self._embed) if placement.graphs and device.type == "cuda" else None
-        self._lane = lane_for(device, self.dtype)
-        self.depth = self._lane.depth
+        self.lane = lane_for(device, self.dtype)
+        self.depth = self.lane.depth
         floating = torch.promote_types(self.dtype, torch.float32)
         dtypes = (torch.int64 if takes_integers(spec) else floating, floating)
-        self._ring = Ring(Slot(dtypes, pinned=self._lane.pinned) for _ in range(self.depth))
+        self._ring = Ring(Slot(dtypes, pinned=self.lane.pinned) for _ in range(self.depth))
 
     def __call__(self, batch: Sequence[Arrays]) -> list[Array]:
         """The rows of every item, by all three steps."""
@@ -88,7 +88,7 @@ class Forward:
         """Start on a staged batch; on a CPU it has ended when this returns. Raises what the module raises."""
         try:
             run = self._features if len(staged.inputs) == 1 else self._gradient
-            pending = self._one_by_one(staged) if staged.alone else self._lane.launch(staged.inputs, run)
+            pending = self._one_by_one(staged) if staged.alone else self.lane.launch(staged.inputs, run)
         except BaseException:
             self._ring.give_back(staged.slot)
             raise
@@ -138,7 +138,7 @@ class Forward:
         outputs = []
         for row in staged.alone:
             alone = row[: np.flatnonzero(row).max(initial=0) + 1] if isinstance(self.spec, TextInput) else row
-            pending = self._lane.launch([staged.slot.fill(0, [alone[None]])], self._alone)
+            pending = self.lane.launch([staged.slot.fill(0, [alone[None]])], self._alone)
             outputs.append(pending.wait().clone())
         return Here(torch.cat(outputs))
 

@@ -42,17 +42,29 @@ def lane_for(device: torch.device, dtype: torch.dtype) -> Lane:
 
 
 class CpuLane:
-    """The launching thread computes: while it does, the next batch can be staged, and that is all."""
+    """The launching thread computes: while it does, the next batch can be staged, and that is all.
+
+    piece_elements: rows x elements that it computes at a time, at most; a whole batch where None.
+    """
 
     depth = 2
     pinned = False
 
     def __init__(self, dtype: torch.dtype) -> None:
         self._dtype = dtype
+        self.piece_elements: int | None = None
 
     def launch(self, staged: Sequence[Tensor], run: Run) -> Pending:
         """Compute."""
-        return Here(run([_as_computed(one, self._dtype) for one in staged]).detach().contiguous())
+        pieces = zip(*(one.tensor_split(self._pieces(staged[0])) for one in staged), strict=True)
+        outputs = [run([_as_computed(one, self._dtype) for one in piece]).detach() for piece in pieces]
+        return Here(torch.cat(outputs) if len(outputs) > 1 else outputs[0].contiguous())
+
+    def _pieces(self, rows: Tensor) -> int:
+        """How many a batch is computed in; they are equal to a row, since the last ones pay for being few."""
+        if self.piece_elements is None or not len(rows):
+            return 1
+        return -(-len(rows) // max(1, self.piece_elements // max(1, rows[0].numel())))
 
 
 class CudaLane:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,8 +14,9 @@ from midrib.backbones import Backbone
 from midrib.registry import TextInput
 from midrib.server._batcher import BatchLimits
 from midrib.server._forward import Forward, Placement, example_rows
+from midrib.server._lanes import CpuLane
 from midrib.server._replica import Compute
-from midrib.server._threads import fastest_count
+from midrib.server._tuning import Way, choose_piece, choose_threads
 from midrib.server._warm_up import warm_up
 from midrib.wire import Array, MidribError
 
@@ -24,7 +24,6 @@ from midrib.wire import Array, MidribError
 # relative to the largest feature: the parity self-test refuses to serve beyond it.
 PARITY_BOUND = {"float64": 1e-4, "float32": 1e-4, "tf32": 2e-2, "float16": 2e-2, "bfloat16": 1e-1}
 _PARITY_ROWS = 3
-_TUNING_ROWS = (1, 16)
 
 
 class ParityError(MidribError, RuntimeError):
@@ -45,7 +44,8 @@ class Golden:
 class Warmth:
     """How a replica is made ready.
 
-    limits: of a batch.  warm_up_s: for batches of the usual sizes.  threads: the counts to choose from, on a CPU.
+    limits: of a batch.  threads: the counts to choose from, on a CPU.
+    warm_up_s: for measuring how many rows a CPU takes at a time, and again for batches of the usual sizes.
     """
 
     limits: BatchLimits
@@ -55,7 +55,7 @@ class Warmth:
 
 @dataclass
 class Seat:
-    """One device's replicas; they share the module, and the thread count that the first one found."""
+    """One device's replicas; they share the module, and on a CPU the way to compute that the first one found."""
 
     backbone: Backbone
     module: nn.Module
@@ -65,7 +65,7 @@ class Seat:
     tf32: bool
 
     def __post_init__(self) -> None:
-        self._threads = self.warmth.threads
+        self._way: Way | None = None
         # One at a time: whatever runs beside a measurement falsifies it, and a module is moved once.
         self._turn = threading.Lock()
 
@@ -74,20 +74,25 @@ class Seat:
 
         Raises ParityError where the engine's rows are not the module's own, and whatever the module raises.
         """
+        limits = self.warmth.limits
         with self._turn:
             forward = Forward(self.module, self.backbone.input, self.placement)
-            if forward.device.type == "cpu":
-                self._threads = [self._tune(forward)]
-            warm_up(forward, self.warmth.limits, self.warmth.warm_up_s)
+            if isinstance(forward.lane, CpuLane):
+                way = self._tune(forward)
+                forward.lane.piece_elements = way.piece_elements
+                limits = replace(limits, max_cost=way.piece_elements or limits.max_cost)
+            warm_up(forward, limits, self.warmth.warm_up_s)
             check_parity(self.backbone.name, forward, self.golden, self._bound())
         return forward
 
-    def _tune(self, forward: Forward) -> int:
-        if len(self._threads) == 1:
-            torch.set_num_threads(self._threads[0])
-            return self._threads[0]
-        works = [partial(forward, [(example_rows(forward.spec, rows),)]) for rows in _TUNING_ROWS]
-        return fastest_count(works, self._threads)
+    def _tune(self, forward: Forward) -> Way:
+        """Set this thread's count; the first replica measures."""
+        threads = choose_threads(forward, [self._way.threads] if self._way else self.warmth.threads)
+        if self._way is None:
+            whole = self.placement.strict  # where every row goes alone anyway
+            piece = None if whole else choose_piece(forward, self.warmth.limits, self.warmth.warm_up_s)
+            self._way = Way(threads, piece)
+        return self._way
 
     def _bound(self) -> float:
         on_gpu = self.placement.device.startswith("cuda")

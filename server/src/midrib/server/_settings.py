@@ -86,7 +86,10 @@ class Settings(BaseSettings):
     tf32: bool = False
     """On a GPU, let float32 matrix products and convolutions round to TF32; of the whole process."""
     warm_up_s: float = Field(default=2.0, ge=0)
-    """How long a load may spend on batches of every usual size, the smaller ones first."""
+    """How long a load may spend on batches of every usual size, the smaller ones first.
+
+    On a CPU it may spend as long on measuring how many rows to compute at a time; with 0, batches stay whole.
+    """
     max_message_bytes: int = Field(default=64 * MEBI, ge=1024)
     """Of one message, in either direction."""
     max_stream_bytes: int = Field(default=64 * MEBI, ge=1)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 _ROUNDS = 3
+_TUNING_S = 2.0
 # A candidate that is this much slower than the best is not run again: no neighbour slows one down so much.
 _HOPELESS = 20.0
 # What fewer threads may cost: less is noise, and fewer leave more to the neighbours.
@@ -25,27 +26,27 @@ def thread_counts(replicas: int = 1) -> list[int]:
     return [*(count for count in (1, 2, 4, 8, 16, 32) if count < share), share]
 
 
-def tune(works: Sequence[Callable[[], object]], counts: Sequence[int], *, clock: Callable[[], float]) -> int:
+def tune(
+    works: Sequence[Callable[[], object]], counts: Sequence[int], *, clock: Callable[[], float] = time.perf_counter
+) -> int:
     """Set this thread's intra-op count to the fastest for the works, each judged alike, and return it.
 
     counts: rising.  clock: seconds.  The counts take turns, and each keeps its best time of each work: what else the
-    machine does for a while slows them all, and not the one whose turn it is.
+    machine does for a while slows them all, and not the one whose turn it is. No turn begins after two seconds.
     """
+    end = clock() + _TUNING_S
     best = {count: [float("inf")] * len(works) for count in counts}
-    for turn in range(1 + _ROUNDS):  # the first only warms up
+    for turn in range(1 + _ROUNDS):
+        if turn and clock() >= end:
+            break
         for count in _hopeful(best, turn):
             torch.set_num_threads(count)
             times = [_seconds(work, clock) for work in works]
-            if turn:
-                best[count] = list(map(min, best[count], times))
+            # The first turn warms up: its times count only where works are so slow that there is no other.
+            best[count] = times if turn < 2 else list(map(min, best[count], times))
     chosen = _fewest_of_the_fastest({count: _product(times) ** (1 / len(works)) for count, times in best.items()})
     torch.set_num_threads(chosen)
     return chosen
-
-
-def fastest_count(works: Sequence[Callable[[], object]], counts: Sequence[int]) -> int:
-    """`tune` by the wall clock."""
-    return tune(works, counts, clock=time.perf_counter)
 
 
 def _hopeful(best: dict[int, list[float]], turn: int) -> list[int]:

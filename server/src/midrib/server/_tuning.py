@@ -1,0 +1,61 @@
+"""A backbone on a CPU: with how many threads, and how many rows at a time, it computes fastest."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+
+from midrib.server import _pieces, _threads
+from midrib.server._batcher import BatchLimits
+from midrib.server._buckets import elements
+from midrib.server._forward import Forward, example_rows
+
+# The batch that threads are chosen by, beside a lone row: so many rows, or fewer that take so long.
+_BATCH_ROWS = 16
+_BATCH_S = 0.1
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a backbone is computed.
+
+    threads: intra-op.  piece_elements: of a pass, at most; None where whole batches are as fast.
+    """
+
+    threads: int
+    piece_elements: int | None = None
+
+
+def choose_threads(forward: Forward, counts: Sequence[int], *, clock: Callable[[], float] = time.perf_counter) -> int:
+    """Set this thread's intra-op count to that of the counts with which the backbone is fastest, and return it."""
+    lone = _pass(forward, 1)
+    lone()  # whatever a first one does is no part of a measurement
+    if len(counts) == 1:
+        torch.set_num_threads(counts[0])
+        return counts[0]
+    began = clock()
+    lone()
+    rows = min(_BATCH_ROWS, int(_BATCH_S / (clock() - began)))
+    return _threads.tune([lone, _pass(forward, rows)] if rows > 1 else [lone], counts, clock=clock)
+
+
+def choose_piece(forward: Forward, limits: BatchLimits, seconds: float) -> int | None:
+    """How many elements a pass takes fastest, within the limits of a batch; None for all.
+
+    Of elements, not of rows: a piece holds the more texts, the shorter they are.  seconds: to measure in.
+    """
+    row_elements = elements(example_rows(forward.spec, 1).shape)
+    most = max(1, min(limits.max_rows, limits.max_cost // row_elements))
+    rows = _pieces.tune_rows(lambda rows: _pass(forward, rows)(), most, seconds=seconds)
+    return None if rows == most else rows * row_elements
+
+
+def _pass(forward: Forward, rows: int) -> Callable[[], object]:
+    """A pass of so many rows, which are alike: they take as long, and no memory."""
+    row = example_rows(forward.spec, 1)
+    return partial(forward, [(np.broadcast_to(row, (rows, *row.shape[1:])),)])

@@ -1,0 +1,162 @@
+"""A backbone on a CPU is measured once: its threads, then the rows that it takes at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from midrib.backbones import Backbone
+from midrib.registry import InputSpec, TensorInput, TextInput
+from midrib.server import _pieces
+from midrib.server._batcher import BatchLimits
+from midrib.server._forward import Forward, Placement
+from midrib.server._lanes import CpuLane
+from midrib.server._seat import Seat, Warmth, golden_rows
+from midrib.server._tuning import choose_piece, choose_threads
+
+LIMITS = BatchLimits(max_rows=64, max_cost=1024, max_queue_items=10, max_queue_cost=1000)
+PAIR = TensorInput((2,))
+
+
+@pytest.fixture(autouse=True)
+def _threads_as_before() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+class Passes(nn.Module):
+    """Notes the shape of every pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: list[tuple[int, ...]] = []
+
+    def forward(self, rows: Tensor) -> Tensor:
+        self.shapes.append(tuple(rows.shape))
+        return rows[:, :2].float()
+
+
+@pytest.fixture()
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Every measurement of rows, which finds one row less than half of the most; it runs each number once."""
+    seen: list[dict[str, Any]] = []
+
+    def tune_rows(work: Callable[[int], object], most: int, *, seconds: float) -> int:
+        seen.append({"most": most, "seconds": seconds})
+        work(most)
+        return most // 2 - 1
+
+    monkeypatch.setattr(_pieces, "tune_rows", tune_rows)
+    return seen
+
+
+def seat(module: nn.Module, *, strict: bool = False, warm_up_s: float = math.inf) -> Seat:
+    backbone = Backbone("test/embedding/one", module.eval(), 2, PAIR)
+    return Seat(
+        backbone,
+        module,
+        Placement(strict=strict),
+        golden_rows(backbone),
+        Warmth(LIMITS, warm_up_s, [1]),
+        tf32=False,
+    )
+
+
+def piece_of(one: Seat) -> int | None:
+    forward = one.prepare()
+    assert isinstance(forward, Forward)
+    assert isinstance(forward.lane, CpuLane)
+    return forward.lane.piece_elements
+
+
+@pytest.mark.parametrize(
+    ("spec", "shape", "piece"),
+    [
+        pytest.param(PAIR, (64, 2), 31 * 2, id="as many rows as a batch may have"),
+        pytest.param(TensorInput((100,)), (10, 100), 4 * 100, id="as many as its elements allow"),
+        pytest.param(TextInput(256), (32, 32), 15 * 32, id="texts of a usual length"),
+        pytest.param(TextInput(8), (64, 8), 31 * 8, id="texts of the longest, where that is less"),
+    ],
+)
+def test_a_piece_is_sought_within_the_limits_of_a_batch(
+    measured: list[dict[str, Any]], spec: InputSpec, shape: tuple[int, ...], piece: int
+) -> None:
+    """And counted in elements."""
+    module = Passes()
+    assert choose_piece(Forward(module, spec), LIMITS, 2.0) == piece
+    assert module.shapes == [shape]
+    assert measured == [{"most": shape[0], "seconds": 2.0}]
+
+
+def test_a_row_larger_than_a_batch_may_be_is_a_piece(measured: list[dict[str, Any]]) -> None:
+    """A batch is one row then, and never none."""
+    choose_piece(Forward(Passes(), TensorInput((5000,))), LIMITS, 2.0)
+    assert measured == [{"most": 1, "seconds": 2.0}]
+
+
+def test_whole_batches_are_no_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the most rows are the fastest, a longer text's batch is not divided either."""
+    monkeypatch.setattr(_pieces, "tune_rows", lambda _, most, **__: most)
+    assert choose_piece(Forward(Passes(), PAIR), LIMITS, 2.0) is None
+
+
+def test_the_replicas_of_a_device_measure_once(measured: list[dict[str, Any]]) -> None:
+    """The second takes over what the first has found."""
+    one = seat(Passes(), warm_up_s=2.0)
+    assert [piece_of(one), piece_of(one)] == [62, 62]
+    assert measured == [{"most": 64, "seconds": 2.0}]
+
+
+@pytest.mark.usefixtures("measured")
+def test_only_passes_that_will_be_are_warmed() -> None:
+    """Batches of more rows than a piece come in pieces."""
+    module = Passes()
+    seat(module).prepare()
+    golden, lone, measurement, parity = [(1, 2)] * 3, [(1, 2)], [(64, 2)], [(3, 2)]
+    assert module.shapes == golden + lone + measurement + [(1, 2), (2, 2), (4, 2), (8, 2), (16, 2)] + parity
+
+
+def test_strict_measures_no_piece(measured: list[dict[str, Any]]) -> None:
+    """Every row goes alone."""
+    assert (piece_of(seat(Passes(), strict=True)), measured) == (None, [])
+
+
+@pytest.mark.parametrize("counts", [[1], [1, 2]], ids=["given", "to be chosen"])
+def test_one_of_the_counts_is_set(counts: list[int]) -> None:
+    """A single one is not measured."""
+    chosen = choose_threads(Forward(Passes(), PAIR), counts)
+    assert chosen in counts
+    assert torch.get_num_threads() == chosen
+
+
+class Timed(Passes):
+    """Its own clock: so many seconds a row."""
+
+    def __init__(self, each_s: float) -> None:
+        super().__init__()
+        self.now, self._each_s = 0.0, each_s
+
+    def forward(self, rows: Tensor) -> Tensor:
+        self.now += len(rows) * self._each_s
+        return super().forward(rows)
+
+
+@pytest.mark.parametrize(
+    ("each_s", "rows"),
+    [
+        pytest.param(1e-4, [1, 16], id="sixteen rows"),
+        pytest.param(0.03, [1, 3], id="as many as are a tenth of a second"),
+        pytest.param(1.0, [1], id="a slow backbone only its lone row"),
+    ],
+)
+def test_threads_are_chosen_by_a_lone_row_and_a_batch(each_s: float, rows: list[int]) -> None:
+    """A load does not wait for sixteen rows that take seconds each."""
+    module = Timed(each_s)
+    choose_threads(Forward(module, PAIR), [1, 2], clock=lambda: module.now)
+    assert sorted({shape[0] for shape in module.shapes}) == rows
