@@ -82,7 +82,7 @@ def test_numbers_beyond_two_that_lose_are_not_tried() -> None:
 
 @pytest.mark.parametrize("seconds", [0.5, 1.0, 2.0, 5.0])
 def test_measuring_has_its_time(seconds: float) -> None:
-    """A quarter is for first passes, more only by what the last takes longer than the best would; three rounds follow."""
+    """A quarter is for first passes, and more by what the last takes longer than foreseen; three rounds follow."""
     machine = Machine(convolution)
     tuned(machine, seconds)
     assert machine.now <= 1.25 * seconds
