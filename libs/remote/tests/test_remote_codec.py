@@ -34,7 +34,8 @@ def test_an_item_is_written_as_protobuf_writes_it(item_id: int, array: Array, cu
     message = embedding_pb2.EmbedStreamRequest(
         item=embedding_pb2.Item(id=item_id, input=embedding_pb2.Input(tensor=encode_tensor(array)))
     )
-    assert encode_item(item_id, [array[:cuts], array[cuts:]]) == message.SerializeToString()
+    pieces: list[bytes | memoryview] = [array[:cuts].tobytes(), memoryview(array[cuts:].tobytes())]
+    assert encode_item(item_id, array.dtype, array.shape, pieces) == message.SerializeToString()
 
 
 @settings(deadline=None)

@@ -23,10 +23,10 @@ def test_any_split_gives_every_row_once_and_in_order(
     x = np.arange(count * 4, dtype="f4").reshape(count, 4)
     call = Call(tensor_rows(x))
     parts = list(cut(call, max_rows, max_bytes, 0.0))
-    assert all(len(part.rows) == 1 or len(part.rows) <= max_rows for part in parts)
-    assert all(len(part.rows) == 1 or part.rows.nbytes <= max_bytes for part in parts)
+    assert all(part.rows.count == 1 or part.rows.count <= max_rows for part in parts)
+    assert all(part.rows.count == 1 or part.rows.nbytes <= max_bytes for part in parts)
     for part in data.draw(st.permutations(parts)):
-        Message([part]).deliver(x[part.start : part.start + len(part.rows)])
+        Message([part]).deliver(x[part.start : part.start + part.rows.count])
     np.testing.assert_array_equal(call.result(), x)
 
 

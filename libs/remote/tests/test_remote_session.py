@@ -16,6 +16,7 @@ from midrib.remote._info import BackboneInfo
 from midrib.remote._rows import tensor_rows
 from midrib.remote._session import Session
 from midrib.remote._wanted import Manner, Wanted
+from midrib.v1 import embedding_pb2
 from midrib.wire import (
     Array,
     DeadlineExceededError,
@@ -24,6 +25,7 @@ from midrib.wire import (
     LimitExceededError,
     MidribError,
     OverloadedError,
+    decode_tensor,
 )
 
 INFO = BackboneInfo(
@@ -111,6 +113,23 @@ def test_equal_small_calls_are_asked_once(session: Session) -> None:
     assert first is second
     answer(session, np.ones((1, 2), "f4"))
     assert session.submit(tensor_rows(rows(1))) is not first
+
+
+def test_equal_bytes_of_another_shape_are_another_call(session: Session) -> None:
+    """Two rows of one are not one row of two, nor of another type."""
+    inputs = [rows(1), rows(1).reshape(2, 1), rows(1).view("i4")]
+    assert len({id(session.submit(tensor_rows(x))) for x in inputs}) == 3
+
+
+def test_a_small_call_is_sent_as_it_was_asked(session: Session) -> None:
+    """What its caller writes to the array afterwards reaches nobody, an equal call least of all."""
+    x = rows(1)
+    first = session.submit(tensor_rows(x))
+    x[:] = 7
+    second = session.submit(tensor_rows(x))
+    assert first is not second
+    item = embedding_pb2.EmbedStreamRequest.FromString(take(session).encode(1)).item
+    np.testing.assert_array_equal(decode_tensor(item.input.tensor), [[0, 1], [7, 7]])
 
 
 def test_a_call_that_was_given_up_is_not_sent(session: Session) -> None:

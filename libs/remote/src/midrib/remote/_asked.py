@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from numpy.typing import ArrayLike
 
@@ -22,8 +21,7 @@ AHEAD_BYTES: Final = 64 << 20
 Kind: TypeAlias = Literal["tensor", "images", "texts", "audio"]
 
 
-@dataclass(frozen=True)
-class Asked:
+class Asked(NamedTuple):
     """How the features shall be. dtype: numpy's name.  revision: None follows the server."""
 
     dtype: str | None = None
@@ -50,20 +48,15 @@ class Sessions:
         """Know a backbone, under the name that it is asked by."""
         self._infos[name] = info
 
-    def known(self, name: str) -> bool:
-        """Whether a backbone was described already."""
-        return name in self._infos
-
     def forget(self, name: str) -> None:
         """Describe it afresh: the server has another revision now."""
         self._infos.pop(name, None)
-        self._sessions = {key: session for key, session in self._sessions.items() if key[0] != name}
+        self._sessions = {key: session for key, session in list(self._sessions.items()) if key[0] != name}
 
-    def get(self, name: str, asked: Asked) -> Session:
-        """The session for a backbone that is known."""
+    def get(self, name: str, asked: Asked) -> Session | None:
+        """The session for a backbone; None until that is known."""
         session = self._sessions.get((name, asked))
-        if session is None:
-            info = self._infos[name]
+        if session is None and (info := self._infos.get(name)) is not None:
             session = session_for(self._servers.endpoint, asked.wanted(info), info, self._manner)
             self._sessions[name, asked] = session
         return session

@@ -91,7 +91,7 @@ class AsyncClient:
         """The features of a batch, [rows, num_features]; see `Client.embed`."""
         rows = rows_from(x, images, texts, audio, rate)
         asked = Asked(dtype, normalize, dimensions, revision)
-        session = await self._session(name, asked)
+        session = self._sessions.get(name, asked) or await self._session(name, asked)
         try:
             return await session.wait_async(session.submit(rows), self._servers.timeout)
         except RevisionMismatchError:
@@ -137,9 +137,9 @@ class AsyncClient:
                 call.leave()
 
     async def _session(self, name: str, asked: Asked) -> Session:
-        if not self._sessions.known(name):
+        while (session := self._sessions.get(name, asked)) is None:
             await self.describe(name)
-        return self._sessions.get(name, asked)
+        return session
 
 
 async def _each(batches: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Any]:

@@ -30,7 +30,7 @@ class Call:
         self.done = self.shared = False
         self._outcome: Array | BaseException = _GIVEN_UP
         self._wakers: list[Callable[[], object]] = []
-        self._left = len(rows)
+        self._left = rows.count
         self._features: Array | None = None
         self._waiting = 1
         self._lock = threading.Lock()
@@ -80,11 +80,12 @@ class Call:
         """Take the features of the rows from start on; on the loop only."""
         if self.done:
             return
-        if len(features) == len(self.rows):
+        count = self.rows.count
+        if len(features) == count:
             self._end(features.copy())  # what came is a view of the message, which cannot be written to
             return
         if self._features is None:
-            self._features = np.empty((len(self.rows), features.shape[1]), features.dtype)
+            self._features = np.empty((count, features.shape[1]), features.dtype)
         self._features[start : start + len(features)] = features
         self._left -= len(features)
         if self._left == 0:
@@ -132,7 +133,7 @@ def cut(call: Call, max_rows: int, max_bytes: int, now: float) -> Iterator[Part]
     """A call's parts: each at most so many rows and bytes, but at least one row; halved until they fit."""
 
     def halve(rows: Rows, start: int) -> Iterator[Part]:
-        count = len(rows)
+        count = rows.count
         if count <= 1 or (count <= max_rows and rows.nbytes <= max_bytes):
             yield Part(call, rows, start, now)
             return
@@ -158,7 +159,7 @@ class Message:
     hedged: bool = False
 
     def __post_init__(self) -> None:
-        self.rows = sum(len(part.rows) for part in self.parts)
+        self.rows = sum(part.rows.count for part in self.parts)
 
     def encode(self, item_id: int) -> bytes:
         """The bytes of the item."""
@@ -169,7 +170,7 @@ class Message:
         """Hand each part the features of its rows."""
         at = 0
         for part in self.parts:
-            count = len(part.rows)
+            count = part.rows.count
             if not part.answered:
                 part.answered = True
                 part.call.deliver(part.start, features[at : at + count])

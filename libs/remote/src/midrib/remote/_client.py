@@ -154,6 +154,6 @@ class Client:
                 call.leave()
 
     def _session(self, name: str, asked: Asked) -> Session:
-        if not self._sessions.known(name):
+        while (session := self._sessions.get(name, asked)) is None:
             self.describe(name)
-        return self._sessions.get(name, asked)
+        return session

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from google.rpc import status_pb2
@@ -35,16 +36,13 @@ class Result:
     timing: Timing
 
 
-def encode_item(item_id: int, arrays: Sequence[Array]) -> bytes:
-    """The stream request of one item whose rows are those of arrays, joined.
-
-    arrays: contiguous, of one element type and one row shape.
-    """
-    first = arrays[0]
-    shape = (sum(len(array) for array in arrays), *first.shape[1:])
+def encode_item(
+    item_id: int, dtype: np.dtype[Any], shape: Sequence[int], pieces: Sequence[bytes | memoryview]
+) -> bytes:
+    """The stream request of one item: the tensor of that shape whose bytes are the pieces, joined."""
     packed = b"".join(map(_varint, shape))
-    size = sum(array.nbytes for array in arrays)
-    tensor = b"\x08" + _varint(code_from_dtype(first.dtype)) + b"\x12" + _varint(len(packed)) + packed
+    size = math.prod(shape) * dtype.itemsize
+    tensor = b"\x08" + _varint(code_from_dtype(dtype)) + b"\x12" + _varint(len(packed)) + packed
     if size:
         tensor += b"\x1a" + _varint(size)
     head = b"\x0a" + _varint(len(tensor) + size) + tensor  # Input.tensor
@@ -52,7 +50,7 @@ def encode_item(item_id: int, arrays: Sequence[Array]) -> bytes:
     if item_id:
         head = b"\x08" + _varint(item_id) + head
     head = b"\x12" + _varint(len(head) + size) + head  # EmbedStreamRequest.item
-    return b"".join([head, *(array.reshape(-1).view(np.uint8).data for array in arrays if array.nbytes)])
+    return b"".join([head, *pieces])
 
 
 def decode_result(data: bytes) -> Result | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Hashable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,6 +17,7 @@ from midrib.wire import Array, InvalidInputError, code_from_dtype, encode_tensor
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+_FLOAT32: Final = np.dtype(np.float32)  # - as most arrays are, which need no look
 ImageLike: TypeAlias = "bytes | str | Path | Array | Image"
 
 
@@ -24,9 +25,8 @@ class Rows(Protocol):
     """Rows of one input. Rows of an equal key may travel in one item."""
 
     key: Hashable
+    count: int
     nbytes: int
-
-    def __len__(self) -> int: ...
 
     def cut(self, start: int, stop: int) -> Rows: ...
 
@@ -35,20 +35,22 @@ class Rows(Protocol):
         ...
 
     def identity(self) -> Hashable:
-        """Equal for equal rows only."""
+        """Equal for equal rows only, among those of an equal key."""
         ...
 
 
 class TensorRows:
     """The rows of an array [rows, ...], in memory order."""
 
+    __slots__ = ("array", "key", "count", "nbytes", "_copied")
+
     def __init__(self, array: Array) -> None:
         self.array = array
+        shape = array.shape
+        self.key: Hashable = (array.dtype, shape[1:])
+        self.count = shape[0]
         self.nbytes = array.nbytes
-        self.key: Hashable = (array.dtype, array.shape[1:])
-
-    def __len__(self) -> int:
-        return len(self.array)
+        self._copied: bytes | None = None
 
     def cut(self, start: int, stop: int) -> TensorRows:
         return TensorRows(self.array[start:stop])
@@ -58,10 +60,16 @@ class TensorRows:
         return TensorRows(self.array.copy())
 
     def encode(self, item_id: int, others: Sequence[TensorRows]) -> bytes:
-        return encode_item(item_id, [self.array, *(other.array for other in others)])
+        shape = (sum((other.count for other in others), self.count), *self.array.shape[1:])
+        return encode_item(item_id, self.array.dtype, shape, [self.data(), *(other.data() for other in others)])
 
     def identity(self) -> Hashable:
-        return (self.key, self.array.tobytes())
+        self._copied = self.array.tobytes()  # which is what will be sent
+        return self._copied
+
+    def data(self) -> bytes | memoryview:
+        """Their bytes, copied where they were copied already."""
+        return self._copied or self.array.reshape(-1).view(np.uint8).data
 
 
 class MediaRows:
@@ -69,12 +77,10 @@ class MediaRows:
 
     def __init__(self, kind: str, values: tuple[Any, ...], sizes: tuple[int, ...], rate: int = 0) -> None:
         self.key: Hashable = (kind, rate)
+        self.count = len(values)
         self.nbytes = sum(sizes)
         self.values = values
         self._kind, self._sizes, self._rate = kind, sizes, rate
-
-    def __len__(self) -> int:
-        return len(self.values)
 
     def cut(self, start: int, stop: int) -> MediaRows:
         return MediaRows(self._kind, self.values[start:stop], self._sizes[start:stop], self._rate)
@@ -93,8 +99,7 @@ class MediaRows:
         return embedding_pb2.EmbedStreamRequest(item=item).SerializeToString()
 
     def identity(self) -> Hashable:
-        plain = tuple(v.tobytes() if isinstance(v, np.ndarray) else v for v in self.values)
-        return (self.key, plain)
+        return tuple(v.tobytes() if isinstance(v, np.ndarray) else v for v in self.values)
 
 
 def tensor_rows(x: ArrayLike, *, dtype: str | None = None) -> TensorRows:
@@ -103,6 +108,12 @@ def tensor_rows(x: ArrayLike, *, dtype: str | None = None) -> TensorRows:
     Raises InvalidInputError for a scalar or an element type that cannot travel.
     """
     array = np.asarray(x)
+    if array.dtype is not _FLOAT32 or dtype is not None or not 0 < array.ndim <= 8:
+        array = _fit_to_travel(array, dtype)
+    return TensorRows(np.ascontiguousarray(array))
+
+
+def _fit_to_travel(array: Array, dtype: str | None) -> Array:
     if array.ndim == 0:
         raise InvalidInputError("input is a scalar, expected [rows, ...]: pass a batch, x[None] for one row")
     if dtype is not None and is_floating(array.dtype):
@@ -112,7 +123,7 @@ def tensor_rows(x: ArrayLike, *, dtype: str | None = None) -> TensorRows:
     code_from_dtype(array.dtype)
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
-    return TensorRows(np.ascontiguousarray(array))
+    return array
 
 
 def is_floating(dtype: np.dtype[Any]) -> bool:

@@ -63,19 +63,21 @@ class Session:
 
         Raises LimitExceededError where a single row is over the server's message limit.
         """
-        key = rows.identity() if rows.nbytes <= _SAME_BYTES else None
-        with self._lock:
-            call = self._same.get(key) if key is not None else None
-            if call is not None and call.join():
-                return call
+        if rows.nbytes > _SAME_BYTES:
             call = Call(rows)
-            parts = self._cut(call)
-            self._pending.extend(parts)
-            if key is not None:
-                self._same[key] = call
-        if key is not None:
-            call.when_done(partial(self._same.pop, key, None))
-        self._wake_soon()
+            self._pending.extend(self._cut(call))
+        else:
+            same = rows.identity()
+            with self._lock:
+                found = self._same.get(same)
+                if found is not None and found.rows.key == rows.key and found.join():
+                    return found
+                call = Call(rows)
+                self._pending.extend(self._cut(call))
+                self._same[same] = call
+            call.when_done(partial(self._same.pop, same, None))
+        if not self._wake_due:
+            self._wake_soon()
         return call
 
     def wait(self, call: Call, timeout: float) -> Array:
@@ -107,14 +109,16 @@ class Session:
         first = self._next()
         if first is None:
             return None
-        parts, rows, size = [first], len(first.rows), first.rows.nbytes
-        while not first.alone and size <= _JOIN_BYTES // 2 and self._pending:
-            other = self._pending[0]
-            rows += len(other.rows)
-            size += other.rows.nbytes
-            if other.alone or other.rows.key != first.rows.key or rows > self._max_rows or size > _JOIN_BYTES:
+        parts, count, size = [first], first.rows.count, first.rows.nbytes
+        key, pending = first.rows.key, self._pending
+        while not first.alone and size <= _JOIN_BYTES // 2 and pending:
+            other = pending[0]
+            rows = other.rows
+            count += rows.count
+            size += rows.nbytes
+            if other.alone or rows.key != key or count > self._max_rows or size > _JOIN_BYTES:
                 break
-            self._pending.popleft()
+            pending.popleft()
             if not other.done:
                 parts.append(other)
         return Message(parts)
@@ -129,7 +133,7 @@ class Session:
             return False
         rows = self._pending[0].rows
         waiting = len(self._pending)
-        return rows.nbytes * waiting > _JOIN_BYTES // 2 or len(rows) * waiting > self._max_rows
+        return rows.nbytes * waiting > _JOIN_BYTES // 2 or rows.count * waiting > self._max_rows
 
     def answered(self, message: Message, result: Result) -> None:
         """Settle a message's parts: deliver them, fail them, or queue them again."""
@@ -208,7 +212,7 @@ class Session:
 
     def _cut(self, call: Call) -> list[Part]:
         rows, most_bytes = call.rows, min(_PART_BYTES, self._max_bytes)
-        if len(rows) <= self._max_rows and rows.nbytes <= most_bytes:  # as nearly all are
+        if rows.count <= self._max_rows and rows.nbytes <= most_bytes:  # as nearly all are
             return [Part(call, rows, 0, time.monotonic())]
         parts = list(cut(call, self._max_rows, most_bytes, time.monotonic()))
         for part in parts:
@@ -248,8 +252,6 @@ class Session:
         self._wake()
 
     def _wake_soon(self) -> None:
-        if self._wake_due:
-            return
         self._wake_due = True
         try:
             runtime().soon(self._wake)
