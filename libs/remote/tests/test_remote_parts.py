@@ -59,6 +59,14 @@ def test_a_call_is_dropped_with_its_last_caller() -> None:
     assert not call.join()
 
 
+def test_clips_are_those_of_the_call() -> None:
+    """They are written later than they came, and equal ones are looked for meanwhile."""
+    clip = np.ones(3, "f4")
+    rows = audio_rows([clip], 16_000)
+    clip[:] = 2
+    assert rows.values[0].tolist() == [1, 1, 1]
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [

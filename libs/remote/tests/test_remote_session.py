@@ -121,6 +121,12 @@ def test_equal_bytes_of_another_shape_are_another_call(session: Session) -> None
     assert len({id(session.submit(tensor_rows(x))) for x in inputs}) == 3
 
 
+def test_rows_that_differ_anywhere_are_other_calls(session: Session) -> None:
+    """Be it in one value of many: only all of their bytes make rows equal."""
+    calls = [session.submit(tensor_rows(row[None])) for row in np.eye(200, dtype="f4")]
+    assert len({id(call) for call in calls}) == 200
+
+
 def test_a_small_call_is_sent_as_it_was_asked(session: Session) -> None:
     """What its caller writes to the array afterwards reaches nobody, an equal call least of all."""
     x = rows(1)

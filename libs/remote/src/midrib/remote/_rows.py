@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _FLOAT32: Final = np.dtype(np.float32)  # - as most arrays are, which need no look
+_SAMPLE_BYTES: Final = 64  # - hashing them all would cost as much as the rest of the look-up
 ImageLike: TypeAlias = "bytes | str | Path | Array | Image"
 
 
@@ -34,8 +35,12 @@ class Rows(Protocol):
         """The item of these rows and of the others', which have the same key."""
         ...
 
-    def identity(self) -> Hashable:
-        """Equal for equal rows only, among those of an equal key."""
+    def sample(self) -> Hashable:
+        """Equal for equal rows, and seldom for others: what is cheap to look them up by."""
+        ...
+
+    def equals(self, other: Any) -> bool:
+        """Whether these are the very rows of the other, both of which were sampled."""
         ...
 
 
@@ -63,9 +68,12 @@ class TensorRows:
         shape = (sum((other.count for other in others), self.count), *self.array.shape[1:])
         return encode_item(item_id, self.array.dtype, shape, [self.data(), *(other.data() for other in others)])
 
-    def identity(self) -> Hashable:
-        self._copied = self.array.tobytes()  # which is what will be sent
-        return self._copied
+    def sample(self) -> Hashable:
+        self._copied = data = self.array.tobytes()  # which is what will be sent
+        return data[:: len(data) // _SAMPLE_BYTES | 1]
+
+    def equals(self, other: TensorRows) -> bool:
+        return self.key == other.key and self.data() == other.data()
 
     def data(self) -> bytes | memoryview:
         """Their bytes, copied where they were copied already."""
@@ -98,8 +106,11 @@ class MediaRows:
         item = embedding_pb2.Item(id=item_id, input=message)
         return embedding_pb2.EmbedStreamRequest(item=item).SerializeToString()
 
-    def identity(self) -> Hashable:
+    def sample(self) -> Hashable:
         return tuple(v.tobytes() if isinstance(v, np.ndarray) else v for v in self.values)
+
+    def equals(self, other: MediaRows) -> bool:
+        return self.key == other.key and self.sample() == other.sample()
 
 
 def tensor_rows(x: ArrayLike, *, dtype: str | None = None) -> TensorRows:
@@ -149,7 +160,7 @@ def audio_rows(clips: Sequence[ArrayLike], rate: int | None) -> MediaRows:
     """Rows of mono clips [samples] in -1..1, all of one rate in samples a second."""
     if rate is None:
         raise InvalidInputError("audio came without its rate: pass rate=, in samples a second")
-    values = tuple(np.ascontiguousarray(clip, dtype=np.float32) for clip in clips)
+    values = tuple(np.array(clip, np.float32, order="C") for clip in clips)  # copied: they are encoded later
     return MediaRows("audio", values, tuple(clip.nbytes + 16 for clip in values), rate)
 
 

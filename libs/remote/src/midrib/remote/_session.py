@@ -67,15 +67,14 @@ class Session:
             call = Call(rows)
             self._pending.extend(self._cut(call))
         else:
-            same = rows.identity()
+            sample = rows.sample()
             with self._lock:
-                found = self._same.get(same)
-                if found is not None and found.rows.key == rows.key and found.join():
+                found = self._same.get(sample)
+                if found is not None and found.rows.equals(rows) and found.join():
                     return found
-                call = Call(rows)
+                call = Call(rows, partial(self._same.pop, sample, None))
                 self._pending.extend(self._cut(call))
-                self._same[same] = call
-            call.when_done(partial(self._same.pop, same, None))
+                self._same[sample] = call
         if not self._wake_due:
             self._wake_soon()
         return call
