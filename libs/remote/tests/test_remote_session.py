@@ -87,6 +87,7 @@ def test_what_waits_travels_together(session: Session) -> None:
         pytest.param([rows(1), rows(1).astype("f8")], [1, 1], id="another-type"),
         pytest.param([rows(4), rows(4, start=1), rows(4, start=2)], [2, 1], id="as-many-as-fit"),
         pytest.param([rows(25)], [1, 1, 1, 1], id="a-large-call-is-cut"),
+        pytest.param([rows(1, start=s, width=5000) for s in range(6)], [3, 3], id="over-the-servers-bytes"),
     ],
 )
 def test_what_does_not_fit_travels_apart(session: Session, inputs: list[Array], parts: list[int]) -> None:

@@ -27,8 +27,8 @@ from midrib.wire import Array, DeadlineExceededError, InternalError, LimitExceed
 
 # Large calls travel in pieces, so that the server computes one while the next is on its way.
 _PART_BYTES: Final = 2 << 20
-# Beyond this a message gains nothing by company.
-_JOIN_BYTES: Final = 256 << 10
+# Calls join until a message has half of this: from there on its own cost is small beside that of its bytes.
+_JOIN_BYTES: Final = 1 << 20
 # Equal calls are looked for among small ones only: there, finding one costs less than sending one.
 _SAME_BYTES: Final = 16 << 10
 _DEFAULT_MESSAGE_BYTES: Final = 4 << 20
@@ -46,6 +46,7 @@ class Session:
         self.stall_s = max(1.0, manner.timeout / 3)  # leaves a caller two more tries
         self._name = wanted.name
         self._max_bytes = (info.max_message_bytes or _DEFAULT_MESSAGE_BYTES) - _HEAD_BYTES
+        self._join_bytes = min(_JOIN_BYTES, self._max_bytes)
         # The answer must fit a message as well: at most 8 bytes a feature.
         fitting = max(1, self._max_bytes // (8 * max(1, info.num_features)))
         self._max_rows = min(info.max_rows or fitting, fitting)
@@ -110,12 +111,12 @@ class Session:
             return None
         parts, count, size = [first], first.rows.count, first.rows.nbytes
         key, pending = first.rows.key, self._pending
-        while not first.alone and size <= _JOIN_BYTES // 2 and pending:
+        while not first.alone and size <= self._join_bytes // 2 and pending:
             other = pending[0]
             rows = other.rows
             count += rows.count
             size += rows.nbytes
-            if other.alone or rows.key != key or count > self._max_rows or size > _JOIN_BYTES:
+            if other.alone or rows.key != key or count > self._max_rows or size > self._join_bytes:
                 break
             pending.popleft()
             if not other.done:
@@ -132,7 +133,7 @@ class Session:
             return False
         rows = self._pending[0].rows
         waiting = len(self._pending)
-        return rows.nbytes * waiting > _JOIN_BYTES // 2 or rows.count * waiting > self._max_rows
+        return rows.nbytes * waiting > self._join_bytes // 2 or rows.count * waiting > self._max_rows
 
     def answered(self, message: Message, result: Result) -> None:
         """Settle a message's parts: deliver them, fail them, or queue them again."""
