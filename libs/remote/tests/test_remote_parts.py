@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from midrib.remote._call import Call, Message, cut
 from midrib.remote._codec import Timing
 from midrib.remote._rows import audio_rows, tensor_rows, text_rows
-from midrib.remote._window import SMALL, Window
+from midrib.remote._window import Window
 from midrib.wire import InternalError, InvalidInputError
 
 
@@ -88,7 +88,7 @@ def test_the_window_grows_while_the_server_runs_dry() -> None:
     window = Window()
     window.allow(6)
     for _ in range(9):
-        window.observe(Timing(0.001, 0.010, 0.012), limited=True)
+        window.observe(Timing(0.001, 0.010, 0.012), way_s=0.0, limited=True)
     assert window.size == 6
 
 
@@ -97,15 +97,43 @@ def test_the_window_shrinks_while_items_pile_up() -> None:
     window = Window()
     window.allow(100)
     for _ in range(9):
-        window.observe(Timing(0.050, 0.010, 0.061), limited=True)
-    assert window.size == SMALL
+        window.observe(Timing(0.050, 0.010, 0.061), way_s=0.0, limited=True)
+    assert window.size == 2
 
 
 def test_a_given_window_stays() -> None:
     """window= turns adaptation off, and the server's limit still holds."""
     window = Window(7)
     window.allow(100)
-    window.observe(Timing(0.0, 0.010, 0.011), limited=True)
+    window.observe(Timing(0.0, 0.010, 0.011), way_s=0.0, limited=True)
     assert window.size == 7
     window.allow(3)
     assert window.size == 3
+
+
+@pytest.mark.parametrize(
+    ("way_s", "few"), [pytest.param(0.001, 2, id="slow-device"), pytest.param(0.1, 1, id="long-way")]
+)
+def test_small_calls_wait_for_company(way_s: float, few: int) -> None:
+    """While one item is in flight where the way is long, or two that keep a device busy; a full message never does."""
+    window = Window()
+    window.allow(100)
+    for _ in range(9):
+        window.observe(Timing(0.0, 0.010, 0.011), way_s=way_s, limited=False)
+    assert [window.room(in_flight, backlog=False) for in_flight in range(4)] == [n < few for n in range(4)]
+    assert window.room(3, backlog=True)
+
+
+def test_one_slow_way_changes_nothing() -> None:
+    """However long it took: it counts as one of many."""
+    window = Window()
+    window.observe(Timing(0.0, 0.010, 0.011), way_s=1000.0, limited=False)
+    assert window.room(1, backlog=False)
+
+
+def test_a_server_may_allow_one_item_at_a_time() -> None:
+    """Nothing is sent that it would refuse."""
+    window = Window()
+    window.allow(1)
+    assert window.room(0, backlog=False)
+    assert not window.room(1, backlog=True)

@@ -15,7 +15,7 @@ from midrib.remote._codec import Result, decode_result
 from midrib.remote._records import records
 from midrib.remote._runtime import here
 from midrib.remote._transport import Stream
-from midrib.remote._window import SMALL, Window
+from midrib.remote._window import Window
 from midrib.v1 import embedding_pb2
 from midrib.wire import (
     InternalError,
@@ -182,7 +182,7 @@ class Lane:
             )
         self.failure = None
         self._heard_at = time.monotonic()
-        self.window.allow(max(1, response.opened.limits.max_stream_items or SMALL))
+        self.window.allow(response.opened.limits.max_stream_items)
 
     async def _write(self, stream: Stream) -> None:
         while True:
@@ -207,7 +207,7 @@ class Lane:
             if self._extra:
                 yield self._extra.popleft()
                 continue
-            room = len(self._in_flight) < (self.window.size if self._source.backlog() else SMALL)
+            room = self.window.room(len(self._in_flight), backlog=self._source.backlog())
             message = self._source.take() if room else None
             if message is None:
                 return
@@ -230,7 +230,8 @@ class Lane:
             return  # not ours, or answered twice
         self._progress = True
         message.reply_size = size
-        self.window.observe(result.timing, limited=limited)
+        way_s = self._heard_at - message.sent_at - result.timing.total_s
+        self.window.observe(result.timing, way_s=way_s, limited=limited)
         self._source.answered(message, result)
         self._wakened.set()
 
