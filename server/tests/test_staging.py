@@ -30,6 +30,22 @@ def test_unequal_rows_are_padded_with_zeros_whatever_lay_there() -> None:
     assert one.fill(0, [np.ones((1, 1)), np.ones((1, 3))]).tolist() == [[1, 0, 0], [1, 1, 1]]
 
 
+def test_a_larger_batch_gets_a_larger_buffer() -> None:
+    """And whatever shape comes after it lies there too, those that were seen before included."""
+    one = slot()
+    one.fill(0, [np.ones((1, 2), np.float32)])
+    larger = one.fill(0, [np.ones((9, 2), np.float32)])
+    again = one.fill(0, [np.full((1, 2), 5, np.float32)])
+    assert (again.tolist(), again.data_ptr()) == ([[5, 5]], larger.data_ptr())
+
+
+def test_any_number_of_shapes_can_be_staged() -> None:
+    """What is remembered of them is bounded, and right."""
+    one = slot()
+    sums = [int(one.fill(0, [np.ones((1, size), np.float32)]).sum()) for size in [*range(1, 200), 3, 150]]
+    assert sums == [*range(1, 200), 3, 150]
+
+
 def test_a_slot_knows_its_own_memory() -> None:
     """What lies there is overwritten by the next batch."""
     one = slot()

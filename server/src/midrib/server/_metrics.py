@@ -6,11 +6,13 @@ when somebody scrapes.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
 
 import torch
-from prometheus_client import CollectorRegistry, Histogram
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from midrib.server._item import Item, Outcome
@@ -57,8 +59,52 @@ class Metrics:
 
         return observe
 
-    def _histogram(self, name: str, what: str, buckets: Sequence[float]) -> Histogram:
-        return Histogram(name, what, ["backbone"], buckets=buckets, registry=self.registry)
+    def _histogram(self, name: str, what: str, bounds: Sequence[float]) -> Histograms:
+        histograms = Histograms(name, what, bounds)
+        self.registry.register(histograms)
+        return histograms
+
+
+class Histogram:
+    """How many observations fell below each bound. On the event loop only, as all here, so that it needs no lock.
+
+    (prometheus_client's own takes a lock twice an observation, which made it a tenth of a small item's cost.)
+    """
+
+    __slots__ = ("_bounds", "counts", "sum")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count a value; one that equals a bound falls below it."""
+        self.counts[bisect_left(self._bounds, value)] += 1
+        self.sum += value
+
+
+class Histograms(Collector):
+    """One metric's histogram of each backbone.  bounds: rising."""
+
+    def __init__(self, name: str, what: str, bounds: Sequence[float]) -> None:
+        self._name = name
+        self._what = what
+        self._bounds = bounds
+        self._of: dict[str, Histogram] = {}
+
+    def labels(self, backbone: str) -> Histogram:
+        """A backbone's."""
+        return self._of.setdefault(backbone, Histogram(self._bounds))
+
+    def collect(self) -> Iterable[Metric]:
+        """The family, as prometheus_client wants it."""
+        family = HistogramMetricFamily(self._name, self._what, labels=["backbone"])
+        names = [*(str(float(bound)) for bound in self._bounds), "+Inf"]
+        for backbone, histogram in self._of.items():
+            buckets = list(zip(names, accumulate(histogram.counts), strict=True))
+            family.add_metric([backbone], buckets, histogram.sum)
+        yield family
 
 
 class _AtScrape(Collector):

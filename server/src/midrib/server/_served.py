@@ -67,14 +67,16 @@ class Totals:
 
     def add(self, outcomes: Sequence[Outcome | Exception], compute_s: float) -> None:
         """Count one batch."""
-        answered = [outcome for outcome in outcomes if isinstance(outcome, Outcome)]
         self.batches += 1
-        self.answered += len(answered)
-        self.failed += len(outcomes) - len(answered)
-        self.rows += sum(len(outcome.rows) for outcome in answered)
-        self.queue_s += sum(outcome.queue_s for outcome in answered)
         self.compute_s += compute_s
         self.last = time.time()
+        for outcome in outcomes:
+            if isinstance(outcome, Outcome):
+                self.answered += 1
+                self.rows += len(outcome.rows)
+                self.queue_s += outcome.queue_s
+            else:
+                self.failed += 1
 
 
 class ServedBackbone:

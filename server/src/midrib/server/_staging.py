@@ -14,6 +14,8 @@ from torch import Tensor
 
 from midrib.wire import Array
 
+_REMEMBERED = 64
+
 
 class Slot:
     """The buffers of one batch: one for each of an item's arrays.
@@ -24,27 +26,40 @@ class Slot:
     def __init__(self, dtypes: Sequence[torch.dtype], *, pinned: bool) -> None:
         self._pinned = pinned
         self._buffers = [torch.empty(0, dtype=dtype) for dtype in dtypes]
+        # The same few shapes come again and again, and making a view of one takes longer than filling it with a row.
+        self._views: dict[tuple[int, tuple[int, ...]], tuple[Tensor, Array]] = {}
 
     def fill(self, index: int, arrays: Sequence[Array]) -> Tensor:
         """The rows of all arrays one after the other, zero-padded to the longest, in the buffer of that index."""
         rows = sum(map(len, arrays))
-        shapes = {array.shape[1:] for array in arrays}
-        longest = tuple(map(max, zip(*shapes, strict=True)))
-        filled = self._room(index, rows * math.prod(longest)).view(rows, *longest)
-        with np.errstate(over="ignore"):  # a float64 beyond float32 is infinite, as in process
-            if len(shapes) == 1:
-                np.concatenate(arrays, out=filled.numpy(), casting="unsafe")
-            else:
-                _pad_into(filled.numpy(), arrays)
-        return filled
+        first = arrays[0].shape[1:]
+        if all(array.shape[1:] == first for array in arrays):
+            tensor, view = self._view(index, (rows, *first))
+            _join_into(view, arrays)
+        else:
+            longest = map(max, zip(*(array.shape[1:] for array in arrays), strict=True))
+            tensor, view = self._view(index, (rows, *longest))
+            _pad_into(view, arrays)
+        return tensor
 
     def holds(self, tensor: Tensor) -> bool:
         """Whether a tensor lies in one of the buffers, which the next batch overwrites."""
         return any(one.data_ptr() <= tensor.data_ptr() < one.data_ptr() + one.nbytes for one in self._buffers)
 
+    def _view(self, index: int, shape: tuple[int, ...]) -> tuple[Tensor, Array]:
+        """The buffer as a tensor of a shape, and as the array of the same memory."""
+        found = self._views.get((index, shape))
+        if found is None:
+            tensor = self._room(index, math.prod(shape)).view(shape)
+            if len(self._views) == _REMEMBERED:
+                self._views.clear()
+            found = self._views[index, shape] = tensor, tensor.numpy()
+        return found
+
     def _room(self, index: int, elements: int) -> Tensor:
         buffer = self._buffers[index]
         if buffer.numel() < elements:
+            self._views.clear()  # they hold the smaller buffer's memory
             buffer = torch.empty(elements, dtype=buffer.dtype, pin_memory=self._pinned)
             self._buffers[index] = buffer
         return buffer[:elements]
@@ -67,10 +82,19 @@ class Ring:
         self._free.put(slot)
 
 
+def _join_into(view: Array, arrays: Sequence[Array]) -> None:
+    if all(array.dtype == view.dtype for array in arrays):
+        np.concatenate(arrays, out=view)
+        return
+    with np.errstate(over="ignore"):  # a float64 beyond float32 is infinite, as in process
+        np.concatenate(arrays, out=view, casting="unsafe")
+
+
 def _pad_into(view: Array, arrays: Sequence[Array]) -> None:
     view.fill(0)
     offset = 0
-    for array in arrays:
-        places = (slice(offset, offset + len(array)), *map(slice, array.shape[1:]))
-        np.copyto(view[places], array, casting="unsafe")
-        offset += len(array)
+    with np.errstate(over="ignore"):
+        for array in arrays:
+            places = (slice(offset, offset + len(array)), *map(slice, array.shape[1:]))
+            np.copyto(view[places], array, casting="unsafe")
+            offset += len(array)
