@@ -175,12 +175,28 @@ async def test_a_batch_is_staged_while_another_computes() -> None:
     await replica.start()
     first = replica.submit([rows(1)])
     await asyncio.to_thread(computing.wait, 20)
-    second = replica.submit([rows(2)])
+    second = replica.submit([(np.full((1, 1 << 18), 2, np.float32),)])
     assert await asyncio.to_thread(staged.wait, 20)
     assert not first.done()
     go_on.set()
-    assert [list((await report).results[0]) for report in (first, second)] == [[2], [4]]  # type: ignore[arg-type] # rows stand in for arrays
+    assert [(await report).results[0].max() for report in (first, second)] == [2, 4]  # type: ignore[union-attr] # no errors here
     replica.close()
+
+
+async def test_a_small_batch_is_staged_in_its_turn() -> None:
+    """By the thread that computes it: another's wake-up would cost more."""
+    staged_by: list[str] = []
+
+    class Noting(Simple):
+        def stage(self, batch: Sequence[Arrays]) -> SimpleBatch:
+            staged_by.append(threading.current_thread().name)
+            return super().stage(batch)
+
+    replica = Replica(lambda: Noting(doubling), name="test")
+    await replica.start()
+    await asyncio.gather(*(replica.submit([rows(number)]) for number in range(3)))
+    replica.close()
+    assert staged_by == ["replica-test"] * 3
 
 
 async def test_a_batch_behind_another_counts_its_own_time_only() -> None:

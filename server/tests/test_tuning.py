@@ -160,3 +160,16 @@ def test_threads_are_chosen_by_a_lone_row_and_a_batch(each_s: float, rows: list[
     module = Timed(each_s)
     choose_threads(Forward(module, PAIR), [1, 2], clock=lambda: module.now)
     assert sorted({shape[0] for shape in module.shapes}) == rows
+
+
+@pytest.mark.usefixtures("measured")
+@pytest.mark.parametrize(
+    ("strict", "passes"), [(False, "62 elements at a time"), (True, "whole batches")], ids=["pieces", "whole"]
+)
+def test_the_log_says_how_a_backbone_is_computed(caplog: pytest.LogCaptureFixture, strict: bool, passes: str) -> None:
+    """Once a load, of all its replicas."""
+    caplog.set_level("INFO", "midrib.server")
+    one = seat(Passes(), strict=strict)
+    one.prepare()
+    one.prepare()
+    assert caplog.messages == [f"backbone test/embedding/one computes with 1 intra-op thread(s), {passes}"]

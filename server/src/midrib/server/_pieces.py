@@ -25,14 +25,17 @@ def tune_rows(
 ) -> int:
     """The number of rows that one pass computes fastest, a row; `most` where no fewer are known to be faster.
 
-    work: a pass of so many rows.  seconds: to measure in, by what the first passes take.
+    work: a pass of so many rows.  seconds: to measure in; a round of what was tried by then still follows.
     The numbers take turns, and each keeps its best time: what else the machine does for a while slows them all.
     """
-    tried = _climb(work, most, clock() + seconds / (1 + _ROUNDS), clock)
+    end = clock() + seconds
+    tried = _climb(work, most, end, clock)
     if _best_lies_beyond(tried, most):
         return most
     best = dict.fromkeys(tried, float("inf"))
-    for _ in range(_ROUNDS):
+    for turn in range(_ROUNDS):
+        if turn and clock() >= end:
+            break
         for rows in tried:
             best[rows] = min(best[rows], _seconds(work, rows, clock) / rows)
     chosen = max(rows for rows, each_s in best.items() if each_s <= _WORTH_FEWER_ROWS * min(best.values()))
@@ -40,11 +43,15 @@ def tune_rows(
 
 
 def _climb(work: Callable[[int], object], most: int, end: float, clock: Callable[[], float]) -> dict[int, float]:
-    """Numbers of rows to choose from, rising, with first times a row: until more only lose, or would take too long."""
+    """Numbers of rows to choose from, rising, with first times a row: until more only lose, or would take too long.
+
+    That is: longer than leaves time for all rounds, or than there is, if the best number is still to be found.
+    """
     tried: dict[int, float] = {}
-    lost = 0
+    lost, began = 0, clock()
     for rows in _doubled(most):
-        if clock() + rows * min(tried.values(), default=0.0) >= end:
+        spent_s = clock() + rows * min(tried.values(), default=0.0) - began
+        if spent_s >= (end - began) / (1 if _best_lies_beyond(tried, most) else 1 + _ROUNDS):
             break
         took_s = _seconds(work, rows, clock)
         if took_s < _SHORT_S:

@@ -1,7 +1,7 @@
 """The thread that runs one backbone on one device, a batch at a time.
 
-While it computes, a second thread stages the next batch; a third waits for batches that a GPU has not finished. The
-lone caller's batch passes through the first alone.
+While it computes, a second thread stages the next batch, if it is large; a third waits for batches that a GPU has not
+finished. The lone caller's batch passes through the first alone.
 
 A batch that fails is split and tried again in halves, down to single items: a poison item spoils only itself,
 and a batch too big for the device's memory still gets its rows.
@@ -21,6 +21,9 @@ from typing import Protocol, TypeAlias
 from midrib.wire import Array, UnavailableError
 
 Arrays: TypeAlias = tuple[Array, ...]
+
+# Bytes of a batch. Putting a smaller one together takes less time than waking another thread for it.
+_WORTH_A_THREAD = 1 << 20
 
 
 class Launched(Protocol):
@@ -122,7 +125,7 @@ class Replica:
             done.set_exception(_lost_error(self._lost))
             return done
         job = _Job(batch, done)
-        if self._held:  # else its own thread is free, and another's wake-up would only take time
+        if self._held and _size(batch) >= _WORTH_A_THREAD:
             job.ahead = self._staging.submit(self._stage, job)
         self._held.add(job)
         self._jobs.put(job)
@@ -220,6 +223,10 @@ def _run_apart(compute: Compute, batch: Sequence[Arrays], error: Exception) -> l
         return [error]
     middle = len(batch) // 2
     return run_or_split(compute, batch[:middle]) + run_or_split(compute, batch[middle:])
+
+
+def _size(batch: Sequence[Arrays]) -> int:
+    return sum(array.nbytes for arrays in batch for array in arrays)
 
 
 def _lost_error(error: BaseException) -> UnavailableError:

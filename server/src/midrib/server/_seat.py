@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,8 @@ from midrib.server._replica import Compute
 from midrib.server._tuning import Way, choose_piece, choose_threads
 from midrib.server._warm_up import warm_up
 from midrib.wire import Array, MidribError
+
+logger = logging.getLogger(__name__)
 
 # Largest difference between a row alone in the loader's own module and the same row in a batch of the engine,
 # relative to the largest feature: the parity self-test refuses to serve beyond it.
@@ -92,6 +95,7 @@ class Seat:
             whole = self.placement.strict  # where every row goes alone anyway
             piece = None if whole else choose_piece(forward, self.warmth.limits, self.warmth.warm_up_s)
             self._way = Way(threads, piece)
+            logger.info("backbone %s computes with %s", self.backbone.name, self._way)
         return self._way
 
     def _bound(self) -> float:

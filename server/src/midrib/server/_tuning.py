@@ -30,6 +30,11 @@ class Way:
     threads: int
     piece_elements: int | None = None
 
+    def __str__(self) -> str:
+        return f"{self.threads} intra-op thread(s), " + (
+            f"{self.piece_elements:,} elements at a time" if self.piece_elements else "whole batches"
+        )
+
 
 def choose_threads(forward: Forward, counts: Sequence[int], *, clock: Callable[[], float] = time.perf_counter) -> int:
     """Set this thread's intra-op count to that of the counts with which the backbone is fastest, and return it."""
