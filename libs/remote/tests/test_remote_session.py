@@ -57,11 +57,11 @@ def rows(count: int, *, start: float = 0.0, width: int = 2) -> Array:
 
 def taken(session: Session) -> list[int]:
     """How many parts each message has, until nothing waits."""
-    return [len(message.parts) for message in iter(session.take, None)]
+    return [len(message.parts) for message in iter(session.queue.take, None)]
 
 
 def take(session: Session) -> Message:
-    message = session.take()
+    message = session.queue.take()
     assert message is not None
     return message
 
@@ -144,7 +144,7 @@ def test_a_call_that_was_given_up_is_not_sent(session: Session) -> None:
     session.submit(tensor_rows(rows(1))).leave()
     kept = session.submit(tensor_rows(rows(1, start=5)))
     assert [part.call for part in take(session).parts] == [kept]
-    assert not session.busy()
+    assert not session.queue.busy()
 
 
 def test_what_a_broken_stream_owed_comes_first(session: Session) -> None:
@@ -163,7 +163,7 @@ async def test_an_overloaded_server_is_asked_again(session: Session, monkeypatch
     monkeypatch.setattr(loop, "call_later", lambda delay, call, *args: later.append((delay, call, list(args))))
     call = session.submit(tensor_rows(rows(1)))
     answer(session, OverloadedError("full", retry_after=2.0))
-    assert session.take() is None
+    assert session.queue.take() is None
     ((delay, again, args),) = later
     assert 2.0 <= delay <= 3.0
     again(*args)

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 from google.rpc import status_pb2
 
-from midrib.v1 import embedding_pb2
+from midrib.v1 import embedding_pb2, tensor_pb2
 from midrib.wire import Array, MidribError, code_from_dtype, decode_tensor, dtype_from_code, status_to_error
 
 
-@dataclass(frozen=True, slots=True)
-class Timing:
+class Timing(NamedTuple):
     """Where an item's time went on the server, in seconds; total runs from its arrival to its result."""
 
     queue_s: float = 0.0
@@ -27,8 +26,7 @@ class Timing:
     total_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(NamedTuple):
     """The outcome of one item: rows of features, or the error of that item alone."""
 
     id: int
@@ -40,17 +38,22 @@ def encode_item(
     item_id: int, dtype: np.dtype[Any], shape: Sequence[int], pieces: Sequence[bytes | memoryview]
 ) -> bytes:
     """The stream request of one item: the tensor of that shape whose bytes are the pieces, joined."""
+    head, size = _input_head(dtype, tuple(shape))
+    if item_id:
+        head = b"\x08" + _varint(item_id) + head
+    return b"".join([b"\x12", _varint(len(head) + size), head, *pieces])  # EmbedStreamRequest.item
+
+
+@lru_cache(1024)
+def _input_head(dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[bytes, int]:
+    """What comes before the bytes of an item's tensor, and how many those are."""
     packed = b"".join(map(_varint, shape))
     size = math.prod(shape) * dtype.itemsize
     tensor = b"\x08" + _varint(code_from_dtype(dtype)) + b"\x12" + _varint(len(packed)) + packed
     if size:
         tensor += b"\x1a" + _varint(size)
     head = b"\x0a" + _varint(len(tensor) + size) + tensor  # Input.tensor
-    head = b"\x12" + _varint(len(head) + size) + head  # Item.input
-    if item_id:
-        head = b"\x08" + _varint(item_id) + head
-    head = b"\x12" + _varint(len(head) + size) + head  # EmbedStreamRequest.item
-    return b"".join([head, *pieces])
+    return b"\x12" + _varint(len(head) + size) + head, size  # Item.input
 
 
 def decode_result(data: bytes) -> Result | None:
@@ -114,9 +117,9 @@ def _read_tensor(data: bytes, at: int, end: int) -> Array:
     if data[at] != 0x1A:
         raise ValueError("no data")
     size, at = _read_varint(data, at + 1)
-    if at + size != end or size != count * dtype.itemsize or dtype == np.bool_:
-        raise ValueError("bytes and shape differ")
-    return np.frombuffer(data, dtype, count, at).reshape(shape)
+    if at + size != end or size != count * dtype.itemsize or code == tensor_pb2.DATA_TYPE_BOOL:
+        raise ValueError("bytes and shape differ, or bytes that may be neither 0 nor 1")
+    return np.ndarray(shape, dtype, data, at)
 
 
 def _result_from(result: embedding_pb2.Result) -> Result:
@@ -130,8 +133,10 @@ def _result_from(result: embedding_pb2.Result) -> Result:
 
 
 def _timing_from(timing: embedding_pb2.Timing) -> Timing:
-    spans = (timing.queue, timing.compute, timing.total)
-    return Timing(*(span.seconds + span.nanos * 1e-9 for span in spans))
+    queue, compute, total = timing.queue, timing.compute, timing.total
+    return Timing(
+        queue.seconds + queue.nanos * 1e-9, compute.seconds + compute.nanos * 1e-9, total.seconds + total.nanos * 1e-9
+    )
 
 
 def _varint(value: int) -> bytes:

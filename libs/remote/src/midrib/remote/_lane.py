@@ -12,6 +12,7 @@ from midrib.remote._address import Endpoint
 from midrib.remote._back_off import attempts, retriable
 from midrib.remote._call import Message
 from midrib.remote._codec import Result, decode_result
+from midrib.remote._queue import Queue
 from midrib.remote._records import records
 from midrib.remote._runtime import here
 from midrib.remote._transport import Stream
@@ -38,10 +39,8 @@ class Source(Protocol):
     revision: str
     endpoint: Endpoint
     stall_s: float
+    queue: Queue
 
-    def take(self) -> Message | None: ...
-    def busy(self) -> bool: ...
-    def backlog(self) -> bool: ...
     def answered(self, message: Message, result: Result) -> None: ...
     def spread(self, address: str, count: int) -> None: ...
     def sent(self, lane: Lane, message: Message) -> None: ...
@@ -65,7 +64,7 @@ class Lane:
         self._extra: deque[Message] = deque()
         self._target: tuple[str, Endpoint, str | None] = (address, source.endpoint, None)
         self._next_id = 1
-        self._wakened = asyncio.Event()
+        self._idle: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._watcher: asyncio.TimerHandle | None = None
         self._refused_until = 0.0
@@ -84,7 +83,7 @@ class Lane:
             if time.monotonic() < self._refused_until and not even_if_refused:
                 return False
             self._task = asyncio.get_running_loop().create_task(self._run())
-        self._wakened.set()
+        self._rouse()
         return True
 
     @property
@@ -95,7 +94,7 @@ class Lane:
     def also(self, message: Message) -> None:
         """Send what another lane has sent and got no answer to, before all else. On the loop only."""
         self._extra.append(message)
-        self._wakened.set()
+        self._rouse()
 
     async def close(self) -> None:
         """End the stream; what is unanswered goes back to the source."""
@@ -111,7 +110,7 @@ class Lane:
                 async for attempt in attempts(self._worthwhile):
                     with attempt:
                         await self._attend()
-                if not self._source.busy():
+                if not self._source.queue.busy():
                     return
         except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
             if not isinstance(error, MidribError):
@@ -124,7 +123,7 @@ class Lane:
             self._source.refused(self, error)
 
     def _worthwhile(self, error: BaseException) -> bool:
-        if not isinstance(error, MidribError) or not retriable(error) or not self._source.busy():
+        if not isinstance(error, MidribError) or not retriable(error) or not self._source.queue.busy():
             return False
         self.failure = error
         return True
@@ -198,8 +197,13 @@ class Lane:
                 if not await stream.write(data):
                     return  # the reader hears why
                 self._source.sent(self, message)
-            self._wakened.clear()
-            await self._wakened.wait()
+            self._idle = asyncio.get_running_loop().create_future()
+            await self._idle
+
+    def _rouse(self) -> None:
+        """Have the writer look for messages, where it has none."""
+        if self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
 
     def _messages(self) -> Iterator[Message]:
         """Messages while there is room: a full window, or a few small ones, which gain by waiting for company."""
@@ -207,8 +211,8 @@ class Lane:
             if self._extra:
                 yield self._extra.popleft()
                 continue
-            room = self.window.room(len(self._in_flight), backlog=self._source.backlog())
-            message = self._source.take() if room else None
+            room = self.window.room(len(self._in_flight), backlog=self._source.queue.backlog())
+            message = self._source.queue.take() if room else None
             if message is None:
                 return
             yield message
@@ -224,7 +228,7 @@ class Lane:
                 await stream.finish()
 
     def _settle(self, result: Result, size: int) -> None:
-        limited = len(self._in_flight) >= self.window.size and self._source.backlog()
+        limited = len(self._in_flight) >= self.window.size and self._source.queue.backlog()
         message = self._in_flight.pop(result.id, None)
         if message is None:
             return  # not ours, or answered twice
@@ -233,7 +237,8 @@ class Lane:
         way_s = self._heard_at - message.sent_at - result.timing.total_s
         self.window.observe(result.timing, way_s=way_s, limited=limited)
         self._source.answered(message, result)
-        self._wakened.set()
+        if self._source.queue:
+            self._rouse()
 
     def _watch(self, stream: Stream) -> None:
         """Cancel a stream that owes results and has been silent for too long: the peer may be gone without a word."""

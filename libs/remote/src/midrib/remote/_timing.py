@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import add
+from typing import Any
 
 from midrib.remote._call import Message
 from midrib.remote._codec import Timing
@@ -35,21 +37,25 @@ class Totals:
     """Adds up items; written on the loop only, read from anywhere by `stall`."""
 
     def __init__(self) -> None:
-        self.stall = Stall()
+        self._sums: tuple[Any, ...] = (0,) * len(Stall.__slots__)
+
+    @property
+    def stall(self) -> Stall:
+        """The sums so far, all of the same items."""
+        return Stall(*self._sums)
 
     def add(self, message: Message, now: float, server: Timing) -> None:
         """One item's result, which came now."""
-        last = self.stall
-        waiting_s = message.sent_at - message.encode_s - message.parts[0].queued_at
-        self.stall = Stall(
-            items=last.items + 1,
-            rows=last.rows + message.rows,
-            sent_bytes=last.sent_bytes + message.size,
-            received_bytes=last.received_bytes + message.reply_size,
-            waiting_s=last.waiting_s + waiting_s,
-            encode_s=last.encode_s + message.encode_s,
-            wire_s=last.wire_s + max(0.0, now - message.sent_at - server.total_s),
-            queue_s=last.queue_s + server.queue_s,
-            compute_s=last.compute_s + server.compute_s,
-            hedged=last.hedged + message.hedged,
+        more = (  # in the order of Stall's
+            1,
+            message.rows,
+            message.size,
+            message.reply_size,
+            message.sent_at - message.encode_s - message.parts[0].queued_at,
+            message.encode_s,
+            max(0.0, now - message.sent_at - server.total_s),
+            server.queue_s,
+            server.compute_s,
+            message.hedged,
         )
+        self._sums = tuple(map(add, self._sums, more))
