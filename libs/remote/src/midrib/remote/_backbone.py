@@ -105,12 +105,12 @@ class RemoteBackbone(nn.Module):
         return {**self.__dict__, "_session": None}
 
     def _embed(self, x: Tensor) -> Tensor:
-        rows = tensor_rows(to_numpy(x), dtype=None if self._dtype == "int8" else self._dtype).array
-        features = self._ask_tensor(rows) if self._cache is None else self._cache.features(rows, self._ask_tensor)
+        rows = tensor_rows(to_numpy(x), dtype=None if self._dtype == "int8" else self._dtype)
+        features = self._ask(rows) if self._cache is None else self._cache.features(rows.array, self._ask_array)
         dtype = x.dtype if x.is_floating_point() else getattr(torch, self._info.compute_dtype)
         return from_numpy(features).to(device=x.device, dtype=dtype)
 
-    def _ask_tensor(self, rows: Array) -> Array:
+    def _ask_array(self, rows: Array) -> Array:
         return self._ask(TensorRows(rows))
 
     def _ask(self, rows: Rows) -> Array:

@@ -45,31 +45,32 @@ class Rows(Protocol):
 
 
 class TensorRows:
-    """The rows of an array [rows, ...], in memory order."""
+    """The rows of an array [rows, ...], in memory order; copied: their bytes, which nobody will change."""
 
     __slots__ = ("array", "key", "count", "nbytes", "_copied")
 
-    def __init__(self, array: Array) -> None:
+    def __init__(self, array: Array, copied: bytes | None = None) -> None:
         self.array = array
         shape = array.shape
         self.key: Hashable = (array.dtype, shape[1:])
         self.count = shape[0]
         self.nbytes = array.nbytes
-        self._copied: bytes | None = None
+        self._copied = copied
 
     def cut(self, start: int, stop: int) -> TensorRows:
         return TensorRows(self.array[start:stop])
 
     def copied(self) -> TensorRows:
-        """These rows in memory of their own."""
-        return TensorRows(self.array.copy())
+        """These rows in memory of their own, which is copied no more before it is sent."""
+        data = self.array.tobytes()
+        return TensorRows(np.ndarray(self.array.shape, self.array.dtype, data), data)
 
     def encode(self, item_id: int, others: Sequence[TensorRows]) -> bytes:
         shape = (sum((other.count for other in others), self.count), *self.array.shape[1:])
         return encode_item(item_id, self.array.dtype, shape, [self.data(), *(other.data() for other in others)])
 
     def sample(self) -> Hashable:
-        self._copied = data = self.array.tobytes()  # which is what will be sent
+        self._copied = data = self._copied or self.array.tobytes()  # which is what will be sent
         return data[:: len(data) // _SAMPLE_BYTES | 1]
 
     def equals(self, other: TensorRows) -> bool:
