@@ -167,7 +167,9 @@ class Batcher:
                 ticket.set_result(None)
 
     async def _gather(self) -> None:
-        """Let arrivals that are ready now join; under company, and while they are few, those of the next moment too."""
+        """Under company let arrivals that are ready now join, and while they are few, those of the next moment too."""
+        if not self._company and self.queued_items == 1:
+            return
         seen = -1
         started = self._clock()
         while self.queued_items > seen and not self.full:

@@ -26,6 +26,7 @@ class Slot:
     def __init__(self, dtypes: Sequence[torch.dtype], *, pinned: bool) -> None:
         self._pinned = pinned
         self._buffers = [torch.empty(0, dtype=dtype) for dtype in dtypes]
+        self._places = [(0, 0) for _ in dtypes]
         # The same few shapes come again and again, and making a view of one takes longer than filling it with a row.
         self._views: dict[tuple[int, tuple[int, ...]], tuple[Tensor, Array]] = {}
 
@@ -44,7 +45,8 @@ class Slot:
 
     def holds(self, tensor: Tensor) -> bool:
         """Whether a tensor lies in one of the buffers, which the next batch overwrites."""
-        return any(one.data_ptr() <= tensor.data_ptr() < one.data_ptr() + one.nbytes for one in self._buffers)
+        at = tensor.data_ptr()
+        return any(start <= at < end for start, end in self._places)
 
     def _view(self, index: int, shape: tuple[int, ...]) -> tuple[Tensor, Array]:
         """The buffer as a tensor of a shape, and as the array of the same memory."""
@@ -62,6 +64,7 @@ class Slot:
             self._views.clear()  # they hold the smaller buffer's memory
             buffer = torch.empty(elements, dtype=buffer.dtype, pin_memory=self._pinned)
             self._buffers[index] = buffer
+            self._places[index] = (buffer.data_ptr(), buffer.data_ptr() + buffer.nbytes)
         return buffer[:elements]
 
 
