@@ -208,6 +208,41 @@ def test_a_client_that_never_reads_is_soon_not_read_from(server: RunningServer) 
         call.cancel()
 
 
+def test_a_client_that_never_reads_does_not_keep_others_out() -> None:
+    """It holds all that may be in flight, so others are refused; after `max_unread_s` its stream is ended."""
+    big = embedding_pb2.Input(tensor=encode_tensor(rows(1, 1024)))
+    ended = threading.Event()
+
+    def talk() -> Iterator[embedding_pb2.EmbedStreamRequest]:
+        yield embedding_pb2.EmbedStreamRequest(open=embedding_pb2.Open(backbone="double"))
+        for number in range(100_000):
+            if ended.is_set():
+                return
+            yield embedding_pb2.EmbedStreamRequest(item=embedding_pb2.Item(id=number, input=big))
+
+    limits = {"max_stream_bytes": 2**20, "max_in_flight_bytes": 2**20, "max_unread_s": 0.5}
+    with serving("double", registry=REGISTRY, **limits) as own, grpc.insecure_channel(own.address) as channel:
+        stub: Any = embedding_pb2_grpc.EmbeddingServiceStub(channel)
+        call = stub.EmbedStream(talk())
+        next(call)  # and never again
+        errors = (error_of(stub) for _ in range(100_000))
+        assert next(error for error in errors if error is not None) is grpc.StatusCode.RESOURCE_EXHAUSTED
+        next(True for _ in errors if own.server.embedder.in_flight.held == 0)
+        assert error_of(stub) is None
+        ended.set()
+        call.cancel()
+
+
+def error_of(stub: Any) -> grpc.StatusCode | None:
+    """The status of a call that fails; None where it is answered."""
+    try:
+        stub.Embed(embed_request(1), timeout=20)
+    except grpc.RpcError as error:
+        code: grpc.StatusCode = error.code()  # type: ignore[attr-defined] # it is a call, too
+        return code
+    return None
+
+
 def test_a_lost_replica_is_replaced(server: RunningServer) -> None:
     """The item that killed it is retriable, by its status; the next items are served by a new thread."""
     with grpc.insecure_channel(server.address) as channel:

@@ -96,6 +96,8 @@ class Settings(BaseSettings):
     """Of one stream's items in flight, decoded; the server reads no further until some are answered."""
     max_stream_items: int = Field(default=1024, ge=1)
     """Of one stream's items in flight."""
+    max_unread_s: float = Field(default=60.0, gt=0)
+    """A stream whose client reads no result for so long is ended, and what it held of the limits is free again."""
     max_in_flight_bytes: int = Field(default=256 * MEBI, ge=1)
     """Of all items in flight, decoded: a unary call over it is refused, a stream waits."""
     max_batch_rows: int = Field(default=1024, ge=1)

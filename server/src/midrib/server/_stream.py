@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from functools import partial
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 
 from midrib.server._abort import Context
 from midrib.server._backbone_service import limits_message
@@ -20,7 +20,7 @@ from midrib.server._requests import Caller, check_reply, empty_outcome, new_item
 from midrib.server._served import hidden_error
 from midrib.v1 import embedding_pb2
 from midrib.v1.embedding_pb2 import EmbedStreamRequest, EmbedStreamResponse, Result
-from midrib.wire import Array, DuplicateItemError, MidribError, StreamProtocolError, error_to_status
+from midrib.wire import Array, DuplicateItemError, MidribError, StreamProtocolError, UnavailableError, error_to_status
 
 Request: TypeAlias = EmbedStreamRequest | StreamItem
 
@@ -29,7 +29,7 @@ class StreamSession:
     """Reads items while its bytes in flight are under the limit, and writes results as they come.
 
     An item counts as in flight until its result is written, so a client that never reads is soon not read from:
-    HTTP/2 flow control does the rest.
+    HTTP/2 flow control does the rest. After a while its stream is ended, so that others get what it holds.
     """
 
     def __init__(self, embedder: Embedder, context: Context) -> None:
@@ -46,6 +46,7 @@ class StreamSession:
         self._outgoing: asyncio.Queue[tuple[EmbedStreamResponse | bytes, int | None] | None] = asyncio.Queue()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._writing_since: float | None = None
         self._going_away = False
 
     async def run(self, first: Request, requests: AsyncIterator[Request]) -> None:
@@ -54,22 +55,25 @@ class StreamSession:
         writer = asyncio.create_task(self._write())
         reader = asyncio.create_task(self._read(loaded, requests))
         drained = asyncio.create_task(loaded.served.draining.wait())
+        stuck = asyncio.create_task(self._until_stuck(self._catalogue.settings.max_unread_s))
         try:
-            await asyncio.wait({reader, drained, writer}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({reader, drained, writer, stuck}, return_when=asyncio.FIRST_COMPLETED)
+            if stuck.done():
+                stuck.result()
             if not reader.done():
                 self._going_away = True
                 goodbye = embedding_pb2.GoAway(reason="the backbone is being drained: open another stream")
                 self._outgoing.put_nowait((EmbedStreamResponse(go_away=goodbye), None))
             else:
                 reader.result()
-            await self._write_the_rest(writer)
+            await self._write_the_rest(writer, stuck)
         except Exception:
             # A status in the middle of the first message gets lost, and the client would wait for ever.
             self._outgoing.put_nowait(None)
-            await asyncio.wait({writer})
+            await asyncio.wait({writer, stuck}, return_when=asyncio.FIRST_COMPLETED)
             raise
         finally:
-            for task in (reader, drained, writer, *self._tasks):
+            for task in (reader, drained, writer, stuck, *self._tasks):
                 task.cancel()
             for done in list(self._waiting):  # nobody is there to take their rows
                 done.cancel()
@@ -162,17 +166,30 @@ class StreamSession:
     async def _write(self) -> None:
         while (outgoing := await self._outgoing.get()) is not None:
             response, ended = outgoing
+            self._writing_since = time.monotonic()
             await self._context.write(response)
+            self._writing_since = None
             if ended is not None:
                 self._release(ended)
 
-    async def _write_the_rest(self, writer: asyncio.Task[None]) -> None:
+    async def _until_stuck(self, seconds: float) -> NoReturn:
+        """Raise UnavailableError once one message could not be written for so long."""
+        while self._writing_since is None or time.monotonic() - self._writing_since < seconds:
+            await asyncio.sleep(seconds / 4)
+        raise UnavailableError(
+            f"no result of this stream was read for {seconds:g} s: read while you send, or open another stream",
+            reason="NOT_READ",
+        )
+
+    async def _write_the_rest(self, writer: asyncio.Task[None], stuck: asyncio.Task[NoReturn]) -> None:
         """Wait until nothing is in flight, or writing has failed; raises what it raised."""
         idle = asyncio.create_task(self._idle.wait())
         try:
-            await asyncio.wait({idle, writer}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({idle, writer, stuck}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             idle.cancel()
+        if stuck.done():
+            stuck.result()
         self._outgoing.put_nowait(None)
         await writer
 
