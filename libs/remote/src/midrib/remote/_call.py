@@ -48,17 +48,14 @@ class Call:
         """Give up waiting; with the last caller the call is dropped, sent or not."""
         with self._lock:
             self._waiting -= 1
-            wakers = self._set(_GIVEN_UP) if self._waiting == 0 else []
-        for waker in wakers:
-            waker()
+            if self._waiting == 0:
+                self._set(_GIVEN_UP)
+        self._wake()
 
     def when_done(self, waker: Callable[[], object]) -> None:
         """Have waker called once, by the thread that ends this call; at once where it is over."""
-        with self._lock:
-            if not self.done:
-                self._wakers.append(waker)
-                return
-        waker()
+        self._wakers.append(waker)
+        self._wake()
 
     def wait(self, timeout: float) -> bool:
         """Block until it is over; False after so many seconds."""
@@ -97,18 +94,22 @@ class Call:
 
     def _end(self, outcome: Array | BaseException) -> None:
         with self._lock:
-            wakers = self._set(outcome)
-        for waker in wakers:
-            waker()
+            self._set(outcome)
+        self._wake()
 
-    def _set(self, outcome: Array | BaseException) -> list[Callable[[], object]]:
-        """Be over, unless it is; under the lock. Returns whom to wake after it."""
-        if self.done:
-            return []  # given up, or failed by another part
-        self._outcome = outcome
-        self.done = True
-        wakers, self._wakers = self._wakers, []
-        return wakers
+    def _set(self, outcome: Array | BaseException) -> None:
+        if not self.done:  # given up, or failed by another part
+            self._outcome = outcome
+            self.done = True
+
+    def _wake(self) -> None:
+        """Call the wakers, once it is over; each goes to the one thread that gets it from the list."""
+        while self.done and self._wakers:
+            try:
+                waker = self._wakers.pop()
+            except IndexError:
+                return  # another thread got the last one
+            waker()
 
 
 class Part:

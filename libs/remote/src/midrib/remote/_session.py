@@ -41,7 +41,6 @@ class Session:
         self.stall_s = max(1.0, manner.timeout / 3)  # leaves a caller two more tries
         self._name = wanted.name
         self._manner = manner
-        self._lock = threading.Lock()
         self._delayed: list[Part] = []
         self._same: dict[Hashable, Call] = {}
         self._lanes: list[Lane] = []
@@ -58,13 +57,12 @@ class Session:
             self.queue.add(call)
         else:
             sample = rows.sample()
-            with self._lock:
-                found = self._same.get(sample)
-                if found is not None and found.rows.equals(rows) and found.join():
-                    return found
-                call = Call(rows, partial(self._same.pop, sample, None))
-                self.queue.add(call)
-                self._same[sample] = call
+            found = self._same.get(sample)
+            if found is not None and found.rows.equals(rows) and found.join():
+                return found
+            call = Call(rows, partial(self._same.pop, sample, None))
+            self.queue.add(call)
+            self._same[sample] = call  # of two threads at once the later one stands: both calls are asked, and right
         if not self._wake_due:
             self._wake_soon()
         return call
@@ -158,7 +156,6 @@ class Session:
 
     def forget(self) -> None:
         """In a forked child: what is queued is the parent's."""
-        self._lock = threading.Lock()
         self.queue.clear()
         self._delayed, self._same = [], {}
         self._lanes, self._wake_due, self._closing = [], False, False
