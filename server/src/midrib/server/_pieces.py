@@ -1,7 +1,7 @@
 """How many rows of a batch this CPU computes fastest at a time, by measurement.
 
-(What a convolution hands from layer to layer grows with its rows, and out of the cache: on two cores EfficientNet-Lite0
-takes 15 ms an image by fours and 36 ms by fifties. A perceptron is fastest with all that there are.)
+(What a convolution hands from layer to layer grows with its rows, out of the cache and of what the allocator keeps: on
+two cores EfficientNet-Lite0 takes 15 ms an image by fours and 36 ms by fifties. A perceptron is fastest with all rows.)
 """
 
 from __future__ import annotations

@@ -53,6 +53,9 @@ def serve(  # - a flag is a parameter
     as_json: Json = False,
 ) -> None:
     """Serve backbones over gRPC until SIGTERM or Ctrl-C."""
+    from midrib.server._allocator import keep_freed_memory
+
+    keep_freed_memory()  # before the imports below start threads
     from midrib.server import _serve
     from midrib.server._settings import load_settings
 
