@@ -10,8 +10,8 @@ from midrib.server._allocator import keep_freed_memory
 @pytest.mark.parametrize(
     ("environment", "parameters"),
     [
-        pytest.param({}, [-8, -3, -1], id="arenas and both thresholds"),
-        pytest.param({"MALLOC_ARENA_MAX": "4"}, [-3, -1], id="not what its user has set"),
+        pytest.param({}, [-3, -1], id="both thresholds"),
+        pytest.param({"MALLOC_TRIM_THRESHOLD_": "4096"}, [-3], id="not what its user has set"),
     ],
 )
 def test_freed_memory_is_kept(environment: dict[str, str], parameters: list[int]) -> None:

@@ -55,7 +55,7 @@ def serve(  # - a flag is a parameter
     """Serve backbones over gRPC until SIGTERM or Ctrl-C."""
     from midrib.server._allocator import keep_freed_memory
 
-    keep_freed_memory()  # before the imports below start threads
+    keep_freed_memory()
     from midrib.server import _serve
     from midrib.server._settings import load_settings
 
