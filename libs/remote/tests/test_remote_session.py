@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Callable
 
 import numpy as np
@@ -137,6 +139,17 @@ def test_a_small_call_is_sent_as_it_was_asked(session: Session) -> None:
     assert first is not second
     item = embedding_pb2.EmbedStreamRequest.FromString(take(session).encode(1)).item
     np.testing.assert_array_equal(decode_tensor(item.input.tensor), [[0, 1], [7, 7]])
+
+
+def test_a_call_that_is_answered_at_once_is_not_kept(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before its submitter goes on: no later call may find it, and nothing holds its rows."""
+    monkeypatch.setattr(session.queue, "add", lambda call: call.deliver(0, np.ones((1, 2), "f4")))
+    x = rows(1)
+    session.submit(tensor_rows(x))
+    kept = weakref.ref(x)
+    del x
+    gc.collect()
+    assert kept() is None
 
 
 def test_a_call_that_was_given_up_is_not_sent(session: Session) -> None:

@@ -25,11 +25,11 @@ class Call:
 
     __slots__ = ("rows", "done", "shared", "_outcome", "_wakers", "_left", "_features", "_waiting", "_lock")
 
-    def __init__(self, rows: Rows, *wakers: Callable[[], object]) -> None:
+    def __init__(self, rows: Rows) -> None:
         self.rows = rows
         self.done = self.shared = False
         self._outcome: Array | BaseException = _GIVEN_UP
-        self._wakers = list(wakers)
+        self._wakers: list[Callable[[], object]] = []
         self._left = rows.count
         self._features: Array | None = None
         self._waiting = 1

@@ -60,9 +60,10 @@ class Session:
             found = self._same.get(sample)
             if found is not None and found.rows.equals(rows) and found.join():
                 return found
-            call = Call(rows, partial(self._same.pop, sample, None))
+            call = Call(rows)
             self.queue.add(call)
             self._same[sample] = call  # of two threads at once the later one stands: both calls are asked, and right
+            call.when_done(partial(self._same.pop, sample, None))
         if not self._wake_due:
             self._wake_soon()
         return call
