@@ -28,6 +28,7 @@ from midrib.wire import DeadlineExceededError, OverloadedError, UnavailableError
 _LINGER_S = 1e-3
 _MAX_LINGER_S = 4e-3
 _FEW_ROWS = 32
+_FEW_ELEMENTS = 2**15
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,10 @@ class Batcher:
                 self._queue(item)
                 ticket.set_result(None)
 
+    @property
+    def _little(self) -> bool:
+        return self.queued_rows < _FEW_ROWS and self.queued_cost < _FEW_ELEMENTS
+
     async def _gather(self) -> None:
         """Under company let arrivals that are ready now join, and while they are few, those of the next moment too."""
         if not self._company and self.queued_items == 1:
@@ -176,7 +181,7 @@ class Batcher:
             seen = self.queued_items
             await asyncio.sleep(0)
             quiet = self.queued_items == seen
-            if quiet and self._company and self.queued_rows < _FEW_ROWS and self._clock() - started < _MAX_LINGER_S:
+            if quiet and self._company and self._little and self._clock() - started < _MAX_LINGER_S:
                 await asyncio.sleep(_LINGER_S)
 
     def _pop_batch(self) -> list[Item]:

@@ -103,6 +103,8 @@ class Forward:
         finally:
             self._ring.give_back(staged.slot)
         joined = _to_numpy(rows)
+        if len(staged.lengths) == 1:
+            return [joined]
         ends = list(itertools.accumulate(staged.lengths))
         return [joined[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 

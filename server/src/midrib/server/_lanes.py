@@ -56,9 +56,15 @@ class CpuLane:
 
     def launch(self, staged: Sequence[Tensor], run: Run) -> Pending:
         """Compute."""
-        pieces = zip(*(one.tensor_split(self._pieces(staged[0])) for one in staged), strict=True)
-        outputs = [run([_as_computed(one, self._dtype) for one in piece]).detach() for piece in pieces]
-        return Here(torch.cat(outputs) if len(outputs) > 1 else outputs[0].contiguous())
+        count = self._pieces(staged[0])
+        if count == 1:
+            return Here(self._computed(staged, run).contiguous())
+        pieces = zip(*(one.tensor_split(count) for one in staged), strict=True)
+        return Here(torch.cat([self._computed(piece, run) for piece in pieces]))
+
+    def _computed(self, tensors: Sequence[Tensor], run: Run) -> Tensor:
+        rows = run([_as_computed(one, self._dtype) for one in tensors])
+        return rows.detach() if rows.requires_grad else rows
 
     def _pieces(self, rows: Tensor) -> int:
         """How many a batch is computed in; they are equal to a row, since the last ones pay for being few."""
@@ -130,7 +136,7 @@ class _There:
 
 def _as_computed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """Converted where it is: on a GPU, after a copy that needs no conversion on the way."""
-    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+    return tensor.to(dtype) if tensor.dtype != dtype and tensor.is_floating_point() else tensor
 
 
 def _stream(device: torch.device) -> torch.cuda.Stream:
