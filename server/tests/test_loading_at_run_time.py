@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -59,6 +61,20 @@ def test_a_loaded_backbone_is_served_and_an_unloaded_one_is_gone(stubs: tuple[An
     backbones.UnloadBackbone(backbone_pb2.UnloadBackboneRequest(name="linear"), timeout=10)
     with pytest.raises(grpc.RpcError, match="no backbone 'test/embedding/linear' is served here"):
         embedding.Embed(embed(), timeout=10)
+
+
+def test_an_unloaded_backbones_weights_are_free_at_once(admin: RunningServer, stubs: tuple[Any, Any]) -> None:
+    """Without waiting for the garbage collector, which may not come by for hours."""
+    backbones, _ = stubs
+    gc.collect()
+    gc.disable()
+    try:
+        backbones.LoadBackbone(load(), timeout=20)
+        weights = weakref.ref(admin.server.catalogue.slot("linear").ready().intake.backbone.module)
+        backbones.UnloadBackbone(backbone_pb2.UnloadBackboneRequest(name="linear"), timeout=10)
+        assert weights() is None
+    finally:
+        gc.enable()
 
 
 def test_loading_again_swaps_the_revision(stubs: tuple[Any, Any]) -> None:

@@ -29,3 +29,10 @@ def keep_freed_memory(
     for variable, (parameter, value) in _SETTINGS.items():
         if variable not in environment:
             mallopt(parameter, value)
+
+
+def give_memory_back() -> None:
+    """Have glibc return all that is free: what a load, or a backbone that has left, took is for no forward pass."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        trim(0)

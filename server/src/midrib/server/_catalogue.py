@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from midrib.registry import AbstractRegistry
+from midrib.server._allocator import give_memory_back
 from midrib.server._budget import Resident, leaving
 from midrib.server._loading import Loaded, load
 from midrib.server._media import MediaPool
@@ -133,6 +134,8 @@ class Catalogue:
             self._change(slot, State.READY)
         if before is not None:
             await before.served.drain()
+            before = None  # its weights are to be free by now
+        await asyncio.to_thread(give_memory_back)
         return slot, leavers
 
     async def plan(self, wanted: BackboneSettings) -> tuple[Slot, list[str]]:
@@ -144,6 +147,7 @@ class Catalogue:
         """Stop serving a name, once what it accepted is finished."""
         async with self._loading:
             await self._unload(name)
+        await asyncio.to_thread(give_memory_back)
 
     async def _unload(self, name: str) -> None:
         slot = self.slot(name)

@@ -117,6 +117,8 @@ class ServedBackbone:
         self.draining.set()
         self.batcher.close()
         await asyncio.gather(*self._feeders)
+        # It leads back here, and a cycle keeps the weights until the collector comes by.
+        self.on_lost = lambda: None
 
     def abort(self, error: UnavailableError) -> None:
         """Accept no more and fail what waits; what runs still finishes."""
