@@ -14,8 +14,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from google.rpc import status_pb2
 
-from midrib.v1 import embedding_pb2, tensor_pb2
-from midrib.wire import Array, MidribError, code_from_dtype, decode_tensor, dtype_from_code, status_to_error
+from midrib.v1 import embedding_pb2
+from midrib.wire import (
+    Array,
+    MidribError,
+    decode_tensor,
+    read_tensor,
+    read_varint,
+    status_to_error,
+    tensor_head,
+    varint,
+)
 
 
 class Timing(NamedTuple):
@@ -40,20 +49,17 @@ def encode_item(
     """The stream request of one item: the tensor of that shape whose bytes are the pieces, joined."""
     head, size = _input_head(dtype, tuple(shape))
     if item_id:
-        head = b"\x08" + _varint(item_id) + head
-    return b"".join([b"\x12", _varint(len(head) + size), head, *pieces])  # EmbedStreamRequest.item
+        head = b"\x08" + varint(item_id) + head
+    return b"".join([b"\x12", varint(len(head) + size), head, *pieces])  # EmbedStreamRequest.item
 
 
 @lru_cache(1024)
 def _input_head(dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[bytes, int]:
     """What comes before the bytes of an item's tensor, and how many those are."""
-    packed = b"".join(map(_varint, shape))
     size = math.prod(shape) * dtype.itemsize
-    tensor = b"\x08" + _varint(code_from_dtype(dtype)) + b"\x12" + _varint(len(packed)) + packed
-    if size:
-        tensor += b"\x1a" + _varint(size)
-    head = b"\x0a" + _varint(len(tensor) + size) + tensor  # Input.tensor
-    return b"\x12" + _varint(len(head) + size) + head, size  # Item.input
+    head = tensor_head(dtype, shape)
+    head = b"\x0a" + varint(len(head) + size) + head  # Input.tensor
+    return b"\x12" + varint(len(head) + size) + head, size  # Item.input
 
 
 def decode_result(data: bytes) -> Result | None:
@@ -71,13 +77,13 @@ def decode_result(data: bytes) -> Result | None:
 
 
 def _read_result(data: bytes) -> Result:
-    size, at = _read_varint(data, 1)
+    size, at = read_varint(data, 1)
     if at + size != len(data):
         raise ValueError("more than one field")
     item_id, outcome, timing = 0, None, Timing()
     while at < len(data):
         tag = data[at]
-        value, at = _read_varint(data, at + 1)
+        value, at = read_varint(data, at + 1)
         if tag == 0x08:
             item_id = value
             continue
@@ -85,7 +91,7 @@ def _read_result(data: bytes) -> Result:
         if end > len(data):
             raise ValueError("truncated")
         if tag == 0x12 and outcome is None:
-            outcome = _read_tensor(data, at, end)
+            outcome = read_tensor(data, at, end)
         elif tag == 0x22:
             timing = _timing_from(embedding_pb2.Timing.FromString(data[at:end]))
         else:
@@ -94,32 +100,6 @@ def _read_result(data: bytes) -> Result:
     if outcome is None:
         raise ValueError("no rows")
     return Result(item_id, outcome, timing)
-
-
-def _read_tensor(data: bytes, at: int, end: int) -> Array:
-    if data[at] != 0x08:
-        raise ValueError("no dtype")
-    code, at = _read_varint(data, at + 1)
-    if data[at] != 0x12:
-        raise ValueError("no shape")
-    stop, at = _read_varint(data, at + 1)
-    stop += at
-    shape = []
-    while at < stop:
-        extent, at = _read_varint(data, at)
-        shape.append(extent)
-    dtype = dtype_from_code(code)
-    count = math.prod(shape)
-    if not count:
-        if at != end:
-            raise ValueError("bytes in an empty tensor")
-        return np.empty(shape, dtype)
-    if data[at] != 0x1A:
-        raise ValueError("no data")
-    size, at = _read_varint(data, at + 1)
-    if at + size != end or size != count * dtype.itemsize or code == tensor_pb2.DATA_TYPE_BOOL:
-        raise ValueError("bytes and shape differ, or bytes that may be neither 0 nor 1")
-    return np.ndarray(shape, dtype, data, at)
 
 
 def _result_from(result: embedding_pb2.Result) -> Result:
@@ -137,29 +117,3 @@ def _timing_from(timing: embedding_pb2.Timing) -> Timing:
     return Timing(
         queue.seconds + queue.nanos * 1e-9, compute.seconds + compute.nanos * 1e-9, total.seconds + total.nanos * 1e-9
     )
-
-
-def _varint(value: int) -> bytes:
-    if value < 0x80:
-        return bytes((value,))
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def _read_varint(data: bytes, at: int) -> tuple[int, int]:
-    value = data[at]
-    at += 1
-    if value < 0x80:
-        return value, at
-    value &= 0x7F
-    for shift in range(7, 70, 7):
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-    raise ValueError("varint too long")

@@ -57,7 +57,7 @@ def read_tensor(data: bytes, at: int, end: int) -> Array:
     given, start = read_varint(data, stop + 1)
     if given != size or start + size != end or end > len(data):
         raise ValueError("bytes and shape differ")
-    return np.frombuffer(data, dtype, size // dtype.itemsize, start).reshape(shape)
+    return np.ndarray(shape, dtype, data, start)
 
 
 @lru_cache(_REMEMBERED)
