@@ -220,7 +220,7 @@ def test_a_client_that_never_reads_does_not_keep_others_out() -> None:
                 return
             yield embedding_pb2.EmbedStreamRequest(item=embedding_pb2.Item(id=number, input=big))
 
-    limits = {"max_stream_bytes": 2**20, "max_in_flight_bytes": 2**20, "max_unread_s": 0.5}
+    limits: dict[str, Any] = {"max_stream_bytes": 2**20, "max_in_flight_bytes": 2**20, "max_unread_s": 0.5}
     with serving("double", registry=REGISTRY, **limits) as own, grpc.insecure_channel(own.address) as channel:
         stub: Any = embedding_pb2_grpc.EmbeddingServiceStub(channel)
         call = stub.EmbedStream(talk())
@@ -238,7 +238,7 @@ def error_of(stub: Any) -> grpc.StatusCode | None:
     try:
         stub.Embed(embed_request(1), timeout=20)
     except grpc.RpcError as error:
-        code: grpc.StatusCode = error.code()  # type: ignore[attr-defined] # it is a call, too
+        code: grpc.StatusCode = error.code()
         return code
     return None
 

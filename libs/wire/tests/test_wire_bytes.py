@@ -14,6 +14,7 @@ from midrib.wire import Array, array_bytes, encode_tensor, read_tensor, read_var
 arrays = st.sampled_from(["float32", "float16", "float64", "int8", "uint8", "int32", "int64"]).flatmap(
     lambda name: hnp.arrays(np.dtype(name), hnp.array_shapes(min_dims=1, max_dims=4, min_side=0, max_side=5))
 )
+FLOAT32 = tensor_pb2.DATA_TYPE_FLOAT32
 ROWS = np.arange(6, dtype=np.float32).reshape(2, 3)
 MESSAGE = encode_tensor(ROWS).SerializeToString()
 
@@ -40,11 +41,13 @@ def test_a_tensor_is_read_where_it_stands(array: Array, before: bytes, behind: b
         pytest.param(MESSAGE + b"\x08\x01", id="more behind"),
         pytest.param(MESSAGE[2:] + MESSAGE[:2], id="another order"),
         pytest.param(tensor_pb2.Tensor(shape=[1], data=b"abcd").SerializeToString(), id="no type"),
-        pytest.param(tensor_pb2.Tensor(dtype=1, shape=[2], data=b"abcd").SerializeToString(), id="too few bytes"),
-        pytest.param(tensor_pb2.Tensor(dtype=1, shape=[-1], data=b"abcd").SerializeToString(), id="negative"),
-        pytest.param(tensor_pb2.Tensor(dtype=1, shape=[1] * 9, data=b"abcd").SerializeToString(), id="nine dimensions"),
+        pytest.param(tensor_pb2.Tensor(dtype=FLOAT32, shape=[2], data=b"abcd").SerializeToString(), id="too few bytes"),
+        pytest.param(tensor_pb2.Tensor(dtype=FLOAT32, shape=[-1], data=b"abcd").SerializeToString(), id="negative"),
+        pytest.param(
+            tensor_pb2.Tensor(dtype=FLOAT32, shape=[1] * 9, data=b"abcd").SerializeToString(), id="nine dimensions"
+        ),
         pytest.param(encode_tensor(np.array([True])).SerializeToString(), id="bools, whose bytes need a look"),
-        pytest.param(tensor_pb2.Tensor(dtype=1, shape=[0], data=b"a").SerializeToString(), id="bytes of nothing"),
+        pytest.param(tensor_pb2.Tensor(dtype=FLOAT32, shape=[0], data=b"a").SerializeToString(), id="bytes of nothing"),
         pytest.param(b"", id="nothing"),
     ],
 )
