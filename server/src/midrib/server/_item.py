@@ -42,7 +42,7 @@ class Item:
     bucket: items of one bucket may share a batch.  cost: rows x elements, padding included.
     flow: whose item it is; a busy device is shared out between flows.
     deadline: on the batcher's clock, after which nobody waits for it.
-    trace: the span of its call; None where nothing is traced.
+    trace: the span of its call; None where nothing is traced.  rows: how many it has.
     """
 
     arrays: tuple[Array, ...]
@@ -54,8 +54,7 @@ class Item:
     arrived: float = 0.0
     trace: Any = None
     done: asyncio.Future[Outcome] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    rows: int = field(init=False)
 
-    @property
-    def rows(self) -> int:
-        """How many rows the item has."""
-        return int(self.arrays[0].shape[0])
+    def __post_init__(self) -> None:
+        self.rows = len(self.arrays[0])
