@@ -151,7 +151,7 @@ class Timed(Passes):
     ("each_s", "rows"),
     [
         pytest.param(1e-4, [1, 16], id="sixteen rows"),
-        pytest.param(0.03, [1, 3], id="as many as are a tenth of a second"),
+        pytest.param(0.03, [1, 6], id="as many as are a fifth of a second"),
         pytest.param(1.0, [1], id="a slow backbone only its lone row"),
     ],
 )
