@@ -91,7 +91,7 @@ async def test_the_end_of_a_call_wakes_all_who_wait() -> None:
     waiting = [asyncio.create_task(finished(call, 60)) for _ in range(3)]
     await asyncio.sleep(0)
     await asyncio.to_thread(call.deliver, 0, np.ones((1, 2), "f4"))
-    await asyncio.gather(*waiting)
+    assert await asyncio.gather(*waiting) == [None] * 3
 
 
 async def test_nothing_is_kept_of_a_wait_that_was_cancelled() -> None:

@@ -35,25 +35,47 @@ def test_a_tensor_is_read_where_it_stands(array: Array, before: bytes, behind: b
 
 
 @pytest.mark.parametrize(
-    "data",
+    ("data", "words"),
     [
-        pytest.param(MESSAGE[:-1], id="cut off"),
-        pytest.param(MESSAGE + b"\x08\x01", id="more behind"),
-        pytest.param(MESSAGE[2:] + MESSAGE[:2], id="another order"),
-        pytest.param(tensor_pb2.Tensor(shape=[1], data=b"abcd").SerializeToString(), id="no type"),
-        pytest.param(tensor_pb2.Tensor(dtype=FLOAT32, shape=[2], data=b"abcd").SerializeToString(), id="too few bytes"),
-        pytest.param(tensor_pb2.Tensor(dtype=FLOAT32, shape=[-1], data=b"abcd").SerializeToString(), id="negative"),
+        pytest.param(MESSAGE[:-1], "bytes and shape differ", id="cut off"),
+        pytest.param(MESSAGE + b"\x08\x01", "bytes and shape differ", id="more behind"),
+        pytest.param(MESSAGE[2:] + MESSAGE[:2], "neither element type nor shape", id="another order"),
         pytest.param(
-            tensor_pb2.Tensor(dtype=FLOAT32, shape=[1] * 9, data=b"abcd").SerializeToString(), id="nine dimensions"
+            tensor_pb2.Tensor(shape=[1], data=b"abcd").SerializeToString(),
+            "neither element type nor shape",
+            id="no type",
         ),
-        pytest.param(encode_tensor(np.array([True])).SerializeToString(), id="bools, whose bytes need a look"),
-        pytest.param(tensor_pb2.Tensor(dtype=FLOAT32, shape=[0], data=b"a").SerializeToString(), id="bytes of nothing"),
-        pytest.param(b"", id="nothing"),
+        pytest.param(
+            tensor_pb2.Tensor(dtype=FLOAT32, shape=[2], data=b"abcd").SerializeToString(),
+            "bytes and shape differ",
+            id="too few bytes",
+        ),
+        pytest.param(
+            tensor_pb2.Tensor(dtype=FLOAT32, shape=[-1], data=b"abcd").SerializeToString(),
+            "overflows 63 bits",
+            id="negative",
+        ),
+        pytest.param(
+            tensor_pb2.Tensor(dtype=FLOAT32, shape=[1] * 9, data=b"abcd").SerializeToString(),
+            "9 dimensions, at most 8",
+            id="nine dimensions",
+        ),
+        pytest.param(
+            encode_tensor(np.array([True])).SerializeToString(),
+            "looked at one by one",
+            id="bools, whose bytes need a look",
+        ),
+        pytest.param(
+            tensor_pb2.Tensor(dtype=FLOAT32, shape=[0], data=b"a").SerializeToString(),
+            "bytes in an empty tensor",
+            id="bytes of nothing",
+        ),
+        pytest.param(b"", "out of range", id="nothing"),
     ],
 )
-def test_whatever_is_not_expected_is_left_to_the_library(data: bytes) -> None:
+def test_whatever_is_not_expected_is_left_to_the_library(data: bytes, words: str) -> None:
     """Which reads it, or says what is wrong with it."""
-    with pytest.raises((IndexError, ValueError)):  # - the library's words follow, these are for nobody
+    with pytest.raises((IndexError, ValueError), match=words):
         read_tensor(data, 0, len(data))
 
 

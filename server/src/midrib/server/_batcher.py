@@ -41,6 +41,10 @@ class BatchLimits:
     max_queue_items: int
     max_queue_cost: int
 
+    def rows_of(self, elements: int) -> int:
+        """How many rows of so many elements a batch holds; one at least."""
+        return max(1, min(self.max_rows, self.max_cost // elements))
+
 
 @dataclass
 class BatcherCounts:

@@ -82,16 +82,6 @@ class Hold:
             self.release()
             raise
 
-    def take_at_once(self) -> bool:
-        """Hold all of it now, or nothing, where a quota has no room."""
-        for quota, amount in self._wanted:
-            if not quota.free(amount):
-                return False
-        for quota, amount in self._wanted:
-            quota.held += amount
-        self._held = list(self._wanted)
-        return True
-
     async def wait(self) -> None:
         """Hold all of it once there is room; holds nothing if the waiting is cancelled."""
         try:

@@ -8,10 +8,10 @@ import numpy as np
 
 from midrib.backbones import Backbone, MediaError
 from midrib.registry import TextInput
-from midrib.server._layouts import Layouts, check_size, is_floating
+from midrib.server._layouts import Layouts, check_size
 from midrib.server._media import MediaPool, media_kind, media_of, prepared_elements
 from midrib.v1 import embedding_pb2, tensor_pb2
-from midrib.wire import Array, InputKindError, InvalidInputError, decode_tensor, dtype_from_code
+from midrib.wire import Array, InputKindError, InvalidInputError, decode_tensor, dtype_from_code, is_floating
 
 _OUTPUT_CODES = (
     tensor_pb2.DATA_TYPE_FLOAT32,

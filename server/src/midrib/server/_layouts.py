@@ -10,7 +10,7 @@ import numpy as np
 
 from midrib.registry import InputSpec, TextInput
 from midrib.server._buckets import elements, padded_shape
-from midrib.wire import InvalidInputError, LimitExceededError
+from midrib.wire import InvalidInputError, LimitExceededError, is_floating
 
 # A client that sends all sorts of shapes must not fill the memory.
 _REMEMBERED = 1024
@@ -57,11 +57,6 @@ def check_size(rows: int, elements: int, max_rows: int, max_elements: int) -> No
             f"{max_elements} elements are taken: split it",
             field="input",
         )
-
-
-def is_floating(dtype: np.dtype[Any]) -> bool:
-    """Whether an element type is floating; numpy knows bfloat16 as something of its own."""
-    return dtype.kind == "f" or dtype.name == "bfloat16"
 
 
 def _check_dtype(name: str, spec: InputSpec, dtype: np.dtype[Any], field: str) -> None:

@@ -62,7 +62,7 @@ def load(wanted: BackboneSettings, settings: Settings, registry: AbstractRegistr
     intake = Intake(
         backbone,
         pool,
-        max_rows=max(1, min(limits.max_rows, limits.max_cost // _row_elements(backbone))),
+        max_rows=limits.rows_of(_row_elements(backbone)),
         max_elements=limits.max_cost,
         last_id=_last_id(backbone.module),
         finite=bool(registered.metadata.get("finite", False)),

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+
+from midrib.server import _threads
 
 _ROUNDS = 3
 # A shorter pass is not worth dividing: each more has its turns with the event loop, for the interpreter.
@@ -37,7 +40,7 @@ def tune_rows(
         if turn and clock() >= end:
             break
         for rows in tried:
-            best[rows] = min(best[rows], _seconds(work, rows, clock) / rows)
+            best[rows] = min(best[rows], _threads.seconds(partial(work, rows), clock) / rows)
     chosen = max(rows for rows, each_s in best.items() if each_s <= _WORTH_FEWER_ROWS * min(best.values()))
     return chosen if chosen * best[chosen] >= _SHORT_S else most
 
@@ -53,7 +56,7 @@ def _climb(work: Callable[[int], object], most: int, end: float, clock: Callable
         spent_s = clock() + rows * min(tried.values(), default=0.0) - began
         if spent_s >= (end - began) / (1 if _best_lies_beyond(tried, most) else 1 + _ROUNDS):
             break
-        took_s = _seconds(work, rows, clock)
+        took_s = _threads.seconds(partial(work, rows), clock)
         if took_s < _SHORT_S:
             continue
         tried[rows] = took_s / rows
@@ -75,9 +78,3 @@ def _doubled(most: int) -> Iterator[int]:
         yield rows
         rows *= 2
     yield most
-
-
-def _seconds(work: Callable[[int], object], rows: int, clock: Callable[[], float]) -> float:
-    started = clock()
-    work(rows)
-    return clock() - started

@@ -124,8 +124,7 @@ class StreamSession:
             self._outgoing.put_nowait((_refusal(item_id, duplicate), None))
             return False
         hold = self._embedder.hold(size, self._caller, (self._items, 1), (self._bytes, size))
-        if not hold.take_at_once():
-            await hold.wait()
+        await hold.wait()
         self._holds[item_id] = hold
         self._idle.clear()
         return True

@@ -41,7 +41,7 @@ def tune(
             break
         for count in _hopeful(best, turn):
             torch.set_num_threads(count)
-            times = [_seconds(work, clock) for work in works]
+            times = [seconds(work, clock) for work in works]
             # The first turn warms up: its times count only where works are so slow that there is no other.
             best[count] = times if turn < 2 else list(map(min, best[count], times))
     chosen = _fewest_of_the_fastest({count: _product(times) ** (1 / len(works)) for count, times in best.items()})
@@ -60,7 +60,8 @@ def _fewest_of_the_fastest(scores: dict[int, float]) -> int:
     return min(count for count, score in scores.items() if score <= _WORTH_MORE_THREADS * min(scores.values()))
 
 
-def _seconds(work: Callable[[], object], clock: Callable[[], float]) -> float:
+def seconds(work: Callable[[], object], clock: Callable[[], float]) -> float:
+    """How long it takes, by the clock."""
     started = clock()
     work()
     return clock() - started

@@ -56,7 +56,7 @@ def choose_piece(forward: Forward, limits: BatchLimits, seconds: float) -> int |
     Of elements, not of rows: a piece holds the more texts, the shorter they are.  seconds: to measure in.
     """
     row_elements = elements(example_rows(forward.spec, 1).shape)
-    most = max(1, min(limits.max_rows, limits.max_cost // row_elements))
+    most = limits.rows_of(row_elements)
     rows = _pieces.tune_rows(lambda rows: _pass(forward, rows)(), most, seconds=seconds)
     return None if rows == most else rows * row_elements
 

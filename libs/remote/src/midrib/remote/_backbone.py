@@ -15,12 +15,12 @@ from midrib.registry import InputSpec
 from midrib.remote._address import TlsLike, endpoint_from, split_url
 from midrib.remote._asked import Asked
 from midrib.remote._cache import FeatureCache
-from midrib.remote._rows import Rows, TensorRows, is_floating, tensor_rows, text_rows
+from midrib.remote._rows import Rows, TensorRows, tensor_rows, text_rows
 from midrib.remote._servers import Servers
 from midrib.remote._session import Session, session_for
 from midrib.remote._timing import Stall
 from midrib.remote._wanted import Manner, Priority
-from midrib.wire import Array, InvalidInputError, RevisionMismatchError, UnsupportedError
+from midrib.wire import Array, InvalidInputError, RevisionMismatchError, UnsupportedError, is_floating
 
 
 class RemoteBackbone(nn.Module):

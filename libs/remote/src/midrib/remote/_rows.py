@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from midrib.remote._codec import encode_item
 from midrib.v1 import embedding_pb2
-from midrib.wire import Array, InvalidInputError, code_from_dtype, encode_tensor
+from midrib.wire import Array, InvalidInputError, array_bytes, code_from_dtype, encode_tensor, is_floating
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -78,7 +78,7 @@ class TensorRows:
 
     def data(self) -> bytes | memoryview:
         """Their bytes, copied where they were copied already."""
-        return self._copied or self.array.reshape(-1).view(np.uint8).data
+        return self._copied or array_bytes(self.array)
 
 
 class MediaRows:
@@ -136,11 +136,6 @@ def _fit_to_travel(array: Array, dtype: str | None) -> Array:
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
     return array
-
-
-def is_floating(dtype: np.dtype[Any]) -> bool:
-    """Whether an element type is floating, bfloat16 included (numpy calls that one void)."""
-    return dtype.kind == "f" or dtype.name == "bfloat16"
 
 
 def image_rows(images: Sequence[ImageLike]) -> MediaRows:

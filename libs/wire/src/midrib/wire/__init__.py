@@ -21,7 +21,15 @@ from midrib.wire._errors import (
 )
 from midrib.wire._inputs import decode_input_spec, encode_input_spec
 from midrib.wire._status import error_to_status, status_to_error
-from midrib.wire._tensor import Array, code_from_dtype, decode_tensor, dtype_from_code, encode_int8_rows, encode_tensor
+from midrib.wire._tensor import (
+    Array,
+    code_from_dtype,
+    decode_tensor,
+    dtype_from_code,
+    encode_int8_rows,
+    encode_tensor,
+    is_floating,
+)
 
 __all__ = [
     "Array",
@@ -50,6 +58,7 @@ __all__ = [
     "encode_int8_rows",
     "encode_tensor",
     "error_to_status",
+    "is_floating",
     "read_tensor",
     "read_varint",
     "status_to_error",

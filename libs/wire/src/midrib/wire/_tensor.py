@@ -62,6 +62,11 @@ def code_from_dtype(dtype: str | np.dtype[Any] | type) -> tensor_pb2.DataType:
     return cast(tensor_pb2.DataType, code)
 
 
+def is_floating(dtype: np.dtype[Any]) -> bool:
+    """Whether an element type is floating; bfloat16 is, which numpy knows as something of its own."""
+    return dtype.kind == "f" or dtype.name == "bfloat16"
+
+
 def encode_tensor(array: Array) -> tensor_pb2.Tensor:
     """The message of an array of any layout and byte order; one copy.
 
