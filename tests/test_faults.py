@@ -185,64 +185,6 @@ def test_a_client_killed_in_mid_stream_leaves_nothing_behind(server: RunningServ
         assert next(answer for answer in answers if not in_flight.held) == [[10, 10]]
 
 
-def test_a_client_that_never_reads_is_soon_not_read_from(server: RunningServer) -> None:
-    """What it holds of the server is bounded by the stream's limit, and nobody else notices."""
-    written = 0
-    big = embedding_pb2.Input(tensor=encode_tensor(rows(1, 1024)))
-
-    def talk() -> Iterator[embedding_pb2.EmbedStreamRequest]:
-        nonlocal written
-        yield embedding_pb2.EmbedStreamRequest(open=embedding_pb2.Open(backbone="double"))
-        for number in range(100_000):
-            written += 1
-            yield embedding_pb2.EmbedStreamRequest(item=embedding_pb2.Item(id=number, input=big))
-
-    with grpc.insecure_channel(server.address) as channel, Client(server.address) as client:
-        stub: Any = embedding_pb2_grpc.EmbeddingServiceStub(channel)
-        call = stub.EmbedStream(talk())
-        next(call)  # and never again
-        values = [float(client.embed(NAME, rows(number))[0, 0]) for number in range(300)]
-        assert values == [2.0 * number for number in range(300)]
-        assert server.server.embedder.in_flight.held <= 2**20 + 10_000
-        assert written < 10_000
-        call.cancel()
-
-
-def test_a_client_that_never_reads_does_not_keep_others_out() -> None:
-    """It holds all that may be in flight, so others are refused; after `max_unread_s` its stream is ended."""
-    big = embedding_pb2.Input(tensor=encode_tensor(rows(1, 1024)))
-    ended = threading.Event()
-
-    def talk() -> Iterator[embedding_pb2.EmbedStreamRequest]:
-        yield embedding_pb2.EmbedStreamRequest(open=embedding_pb2.Open(backbone="double"))
-        for number in range(100_000):
-            if ended.is_set():
-                return
-            yield embedding_pb2.EmbedStreamRequest(item=embedding_pb2.Item(id=number, input=big))
-
-    limits: dict[str, Any] = {"max_stream_bytes": 2**20, "max_in_flight_bytes": 2**20, "max_unread_s": 0.5}
-    with serving("double", registry=REGISTRY, **limits) as own, grpc.insecure_channel(own.address) as channel:
-        stub: Any = embedding_pb2_grpc.EmbeddingServiceStub(channel)
-        call = stub.EmbedStream(talk())
-        next(call)  # and never again
-        errors = (error_of(stub) for _ in range(100_000))
-        assert next(error for error in errors if error is not None) is grpc.StatusCode.RESOURCE_EXHAUSTED
-        next(True for _ in errors if own.server.embedder.in_flight.held == 0)
-        assert error_of(stub) is None
-        ended.set()
-        call.cancel()
-
-
-def error_of(stub: Any) -> grpc.StatusCode | None:
-    """The status of a call that fails; None where it is answered."""
-    try:
-        stub.Embed(embed_request(1), timeout=20)
-    except grpc.RpcError as error:
-        code: grpc.StatusCode = error.code()
-        return code
-    return None
-
-
 def test_a_lost_replica_is_replaced(server: RunningServer) -> None:
     """The item that killed it is retriable, by its status; the next items are served by a new thread."""
     with grpc.insecure_channel(server.address) as channel:

@@ -109,22 +109,33 @@ def test_media_that_cost_too_much_are_refused(
 
 
 @pytest.mark.parametrize(
-    ("backbone", "message", "decoded"),
+    ("backbone", "message", "rows", "decoded"),
     [
-        pytest.param("picture", images(png(1, 1), png(1, 1)), 2 * 3 * 8 * 8 * 4, id="images"),
-        pytest.param("words", texts("a", "b", "c"), 3 * 8 * 8, id="texts"),
-        pytest.param("loudness", clips(8000, SECOND), 32_000 * 4, id="audio"),
-        pytest.param("loudness", clips(1, SECOND), 8 * 2**20 * 4, id="what will be refused"),
-        pytest.param("loudness", clips(8000, tensor_pb2.Tensor(shape=[-5])), 0, id="a negative shape"),
-        pytest.param("words", Input(tensor=encode_tensor(np.ones((2, 8), np.int64))), 0, id="a tensor"),
+        pytest.param("picture", images(png(1, 1), png(1, 1)), 2, 2 * 3 * 8 * 8 * 4, id="images"),
+        pytest.param("words", texts("a", "b", "c"), 3, 3 * 8 * 8, id="texts"),
+        pytest.param("loudness", clips(8000, SECOND), 1, 32_000 * 4, id="audio"),
+        pytest.param("loudness", clips(1, SECOND), 1, 8 * 2**20 * 4, id="what will be refused"),
+        pytest.param("loudness", clips(8000, tensor_pb2.Tensor(shape=[-5])), 1, 0, id="a negative length"),
+        pytest.param("words", Input(tensor=encode_tensor(np.ones((2, 8), np.int64))), 2, 0, id="a tensor"),
+        pytest.param("words", Input(tensor=tensor_pb2.Tensor(shape=[2**62])), 1024, 0, id="rows that it has not"),
+        pytest.param("words", Input(tensor=tensor_pb2.Tensor(shape=[-5])), 0, 0, id="a negative shape"),
+        pytest.param("words", Input(tensor=tensor_pb2.Tensor()), 0, 0, id="no shape"),
     ],
 )
 def test_an_item_is_counted_for_what_it_becomes(
-    narrow: RunningServer, backbone: str, message: Input, decoded: int
+    narrow: RunningServer, backbone: str, message: Input, rows: int, decoded: int
 ) -> None:
-    """An image of 70 bytes becomes 600 kB: by what was sent, a stream might hold gigabytes."""
+    """An image of 70 bytes becomes 600 kB, ten numbers 8 kB: by what was sent, a stream might hold gigabytes."""
     intake = narrow.server.catalogue.slot(backbone).ready().intake
-    assert intake.size(message) == message.ByteSize() + decoded
+    embedding = rows * intake.backbone.num_features * 4
+    assert intake.size(message) == message.ByteSize() + decoded + embedding
+
+
+def test_an_array_is_counted_with_its_embedding(narrow: RunningServer) -> None:
+    """As the message that it came in is."""
+    intake = narrow.server.catalogue.slot("words").ready().intake
+    assert intake.size(np.ones((2, 8), np.int64)) == 2 * 8 * 8 + 2 * intake.backbone.num_features * 4
+    assert intake.size(np.array(1)) == 8
 
 
 class Scribe:

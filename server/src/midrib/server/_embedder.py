@@ -46,24 +46,33 @@ class Embedder:
         tensor: the input, where it was read apart from the request.
         Raises the errors of the design's table.
         """
+        embedded, hold = await self.embed_held(request, caller, tensor=tensor)
+        hold.release()
+        return embedded
+
+    async def embed_held(
+        self, request: embedding_pb2.EmbedRequest, caller: Caller, *, tensor: Array | None = None
+    ) -> tuple[Embedded, Hold]:
+        """`embed`, with what the call still holds: to be released once its answer has gone."""
         self.calls += 1
         arrived = time.monotonic()
         loaded = open_backbone(self.catalogue, request)
         described = loaded.served.description
         check_options(request.options, described.num_features)
-        hold = await self._held(loaded.intake.size(request.input) if tensor is None else tensor.nbytes, caller)
+        hold = await self._held(loaded.intake.size(request.input if tensor is None else tensor), caller)
         try:
             rows = await loaded.intake.read(request.input) if tensor is None else loaded.intake.checked(tensor)
             check_reply(loaded, len(rows), request.options, self.catalogue.settings.max_message_bytes)
             outcome = await _compute(loaded, (rows,), caller)
-        finally:
+            features = apply_options(outcome.rows, request.options)
+        except BaseException:
             hold.release()
-        features = apply_options(outcome.rows, request.options)
-        return Embedded(described, rows, features, timing(outcome, arrived))
+            raise
+        return Embedded(described, rows, features, timing(outcome, arrived)), hold
 
     async def run(self, loaded: Loaded, arrays: tuple[Array, ...], caller: Caller) -> Outcome:
-        """What one item of these arrays comes to."""
-        hold = await self._held(sum(array.nbytes for array in arrays), caller)
+        """What one item of these arrays comes to, which is as large as the first of them."""
+        hold = await self._held(sum(array.nbytes for array in (*arrays, arrays[0])), caller)
         try:
             return await _compute(loaded, arrays, caller)
         finally:

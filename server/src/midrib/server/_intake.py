@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 
@@ -20,6 +20,8 @@ _OUTPUT_CODES = (
     tensor_pb2.DATA_TYPE_FLOAT64,
     tensor_pb2.DATA_TYPE_INT8,
 )
+
+_FEATURE_BYTES = 4  # of float32, which most are
 
 
 class Intake:
@@ -74,15 +76,22 @@ class Intake:
         self._check_size(len(rows), self.bucket(rows)[1])
         return rows
 
-    def size(self, message: embedding_pb2.Input) -> int:
-        """The bytes that an input holds while it is in flight: what was sent, and what its media become."""
-        sent: int = message.ByteSize()
-        if message.WhichOneof("kind") in (None, "tensor"):
-            return sent
+    def size(self, given: embedding_pb2.Input | Array) -> int:
+        """The bytes that an item holds while it is in flight: what was sent, what its media become, its embedding."""
+        if isinstance(given, np.ndarray):
+            return given.nbytes + self._embedding_bytes(given.shape)
+        sent: int = given.ByteSize()
+        if given.WhichOneof("kind") in (None, "tensor"):
+            return sent + self._embedding_bytes(given.tensor.shape)
         spec = self.backbone.input
         # More is refused, whatever a shape claims.
-        elements = min(prepared_elements(spec, message), self.max_elements)
-        return sent + elements * np.dtype(spec.tensor.dtype).itemsize
+        elements = min(prepared_elements(spec, given), self.max_elements)
+        decoded = elements * np.dtype(spec.tensor.dtype).itemsize
+        return sent + decoded + self._embedding_bytes((len(media_of(given)),))
+
+    def _embedding_bytes(self, shape: Sequence[int]) -> int:
+        rows = min(max(shape[0], 0), self.max_rows) if shape else 0
+        return rows * self.backbone.num_features * _FEATURE_BYTES
 
     def tensor(self, message: tensor_pb2.Tensor, *, field: str = "input.tensor") -> Array:
         """The rows of a tensor input, without waiting."""

@@ -11,6 +11,7 @@ from midrib.server._abort import Context, abort, unary
 from midrib.server._backbone_service import BackboneService
 from midrib.server._catalogue import Slot
 from midrib.server._embedder import Embedded, Embedder
+from midrib.server._in_flight import Hold
 from midrib.server._loading import Loaded
 from midrib.server._oip_description import config, datatype, index, metadata, statistics
 from midrib.server._oip_request import OUTPUT, embed_request, parameter
@@ -69,7 +70,9 @@ class InferenceService:
     @unary
     async def ModelInfer(self, request: oip.ModelInferRequest, context: Context) -> oip.ModelInferResponse:
         """One batch in, its embedding out; refused at once where there is no room."""
-        return await self._infer(request, Caller.of_call(context))
+        response, hold = await self._infer(request, Caller.of_call(context))
+        hold.release()
+        return response
 
     async def ModelStreamInfer(self, request_iterator: AsyncIterator[oip.ModelInferRequest], context: Context) -> None:
         """Requests in, answers out in their order; each waits for room."""
@@ -116,14 +119,15 @@ class InferenceService:
         await self._backbones.unload(request.model_name)
         return oip.RepositoryModelUnloadResponse()
 
-    async def _infer(self, request: oip.ModelInferRequest, caller: Caller) -> oip.ModelInferResponse:
+    async def _infer(self, request: oip.ModelInferRequest, caller: Caller) -> tuple[oip.ModelInferResponse, Hold]:
         loaded = self._open(request.model_name, request.model_version)
         wanted = embed_request(request, loaded.intake.max_rows)
-        embedded = await self._embedder.embed(wanted, _sooner(caller, parameter(request.parameters, "timeout")))
+        until = _sooner(caller, parameter(request.parameters, "timeout"))
+        embedded, hold = await self._embedder.embed_held(wanted, until)
         response = _response(embedded, request.id)
         if parameter(request.parameters, "triton_enable_empty_final_response"):
             response.parameters["triton_final_response"].bool_param = True
-        return response
+        return response, hold
 
     def _open(self, name: str, revision: str) -> Loaded:
         return open_backbone(self._catalogue, embedding_pb2.Open(backbone=name, revision=revision or None))

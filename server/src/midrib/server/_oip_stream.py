@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack
+from typing import TypeAlias
 
 from midrib.oip.v2.inference_pb2 import (
     InferParameter,
@@ -14,30 +16,30 @@ from midrib.oip.v2.inference_pb2 import (
 from midrib.server._abort import Context
 from midrib.server._catalogue import Catalogue
 from midrib.server._in_flight import Hold, Quota
+from midrib.server._outlet import Outlet
 from midrib.server._served import hidden_error
 from midrib.wire import UnavailableError
 
-_Pending = tuple[asyncio.Task[ModelStreamInferResponse], Hold]
+Infer: TypeAlias = Callable[[ModelInferRequest], Awaitable[tuple[ModelInferResponse, Hold]]]
+# An answer, and what gives back all that it holds.
+_Pending: TypeAlias = "tuple[asyncio.Task[ModelStreamInferResponse], ExitStack]"
 
 
 class InferStream:
     """Each request is answered, or refused inside its response: one bad request spoils only itself.
 
-    infer: answers one request.  A request is in flight until its answer is written, so a client that never reads
-    is soon not read from.
+    infer: answers one request, with what it holds of the server until the answer is written. A client that never
+    reads is soon not read from, and after a while its stream is ended.
     """
 
-    def __init__(
-        self,
-        catalogue: Catalogue,
-        context: Context,
-        infer: Callable[[ModelInferRequest], Awaitable[ModelInferResponse]],
-    ) -> None:
-        self._context = context
+    def __init__(self, catalogue: Catalogue, context: Context, infer: Infer) -> None:
+        settings = catalogue.settings
+        self._outlet = Outlet(context, settings.max_unread_s)
         self._infer = infer
         self._closing = catalogue.closing
-        self._bytes = Quota(catalogue.settings.max_stream_bytes)
-        self._items = Quota(catalogue.settings.max_stream_items, what="items")
+        self._bytes = Quota(settings.max_stream_bytes)
+        self._items = Quota(settings.max_stream_items, what="items")
+        self._unwritten: set[ExitStack] = set()
         self._pending: asyncio.Queue[_Pending | None] = asyncio.Queue()
         self._tasks: set[asyncio.Task[ModelStreamInferResponse]] = set()
 
@@ -45,31 +47,45 @@ class InferStream:
         """Serve the stream to its end.
 
         Raises UnavailableError once what was read is answered, where the server goes away: this protocol has no
-        other word for it.
+        other word for it; and where nobody reads the answers.
         """
         reader = asyncio.create_task(self._read(requests))
         closing = asyncio.create_task(self._stop_reading(reader))
+        writer = asyncio.create_task(self._write())
+        stuck = asyncio.create_task(self._outlet.until_stuck())
         try:
-            while (pending := await self._pending.get()) is not None:
-                answer, hold = pending
-                await self._context.write(await answer)
-                hold.release()
+            await asyncio.wait({writer, stuck}, return_when=asyncio.FIRST_COMPLETED)
+            if stuck.done():
+                stuck.result()
+            writer.result()
             if self._closing.is_set():
                 raise UnavailableError("the server is going away: open another stream elsewhere")
             await reader
         finally:
-            for task in (reader, closing, *self._tasks):
+            for task in (reader, closing, writer, stuck, *self._tasks):
                 task.cancel()
+            for held in self._unwritten:
+                held.close()
+
+    async def _write(self) -> None:
+        while (pending := await self._pending.get()) is not None:
+            answer, held = pending
+            await self._outlet.write(await answer)
+            self._unwritten.discard(held)
+            held.close()
 
     async def _read(self, requests: AsyncIterator[ModelInferRequest]) -> None:
         try:
             async for request in requests:
                 hold = Hold((self._items, 1), (self._bytes, request.ByteSize()))
                 await hold.wait()
-                answer = asyncio.create_task(self._answer(request))
+                held = ExitStack()
+                held.callback(hold.release)
+                self._unwritten.add(held)
+                answer = asyncio.create_task(self._answer(request, held))
                 self._tasks.add(answer)
                 answer.add_done_callback(self._tasks.discard)
-                self._pending.put_nowait((answer, hold))
+                self._pending.put_nowait((answer, held))
         finally:
             self._pending.put_nowait(None)
 
@@ -77,9 +93,11 @@ class InferStream:
         await self._closing.wait()
         reader.cancel()
 
-    async def _answer(self, request: ModelInferRequest) -> ModelStreamInferResponse:
+    async def _answer(self, request: ModelInferRequest, held: ExitStack) -> ModelStreamInferResponse:
         try:
-            return ModelStreamInferResponse(infer_response=await self._infer(request))
+            response, hold = await self._infer(request)
+            held.callback(hold.release)
+            return ModelStreamInferResponse(infer_response=response)
         except Exception as error:  # noqa: BLE001 - one bad request spoils only itself
             known = hidden_error(error, "the request failed")
             refused = ModelInferResponse(

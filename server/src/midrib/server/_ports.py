@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING
 import grpc
 
 from midrib.server._guard import Guard
-from midrib.server._settings import Settings
+from midrib.server._settings import MEBI, Settings
 from midrib.server._tls import TlsFiles, server_credentials
 from midrib.server._tokens import Tokens
 
 if TYPE_CHECKING:
     from midrib.server._tracing import Tracing
+
+
+# What a call that is not being read may send ahead. Left to itself gRPC lets each send as much as its connection was
+# found to carry: on a fast one, tens of megabytes for every client that floods.
+_AHEAD_BYTES = MEBI
 
 
 def grpc_server(settings: Settings, tokens: Tokens | None, tracing: Tracing | None = None) -> grpc.aio.Server:
@@ -50,6 +55,8 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         "grpc.keepalive_permit_without_calls": 1,
         "grpc.http2.min_ping_interval_without_data_ms": _milliseconds(settings.min_ping_interval_s),
         "grpc.http2.max_ping_strikes": 2,
+        "grpc.http2.bdp_probe": 0,
+        "grpc.http2.lookahead_bytes": _AHEAD_BYTES,
         # A second server on the port would take every other connection: refuse to start instead.
         "grpc.so_reuseport": 0,
     }

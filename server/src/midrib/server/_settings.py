@@ -92,14 +92,17 @@ class Settings(BaseSettings):
     """
     max_message_bytes: int = Field(default=64 * MEBI, ge=1024)
     """Of one message, in either direction."""
-    max_stream_bytes: int = Field(default=64 * MEBI, ge=1)
-    """Of one stream's items in flight, decoded; the server reads no further until some are answered."""
+    max_stream_bytes: int = Field(default=32 * MEBI, ge=1)
+    """Of one stream's items in flight, decoded, and their embeddings; no more is read until some are answered."""
     max_stream_items: int = Field(default=1024, ge=1)
     """Of one stream's items in flight."""
     max_unread_s: float = Field(default=60.0, gt=0)
     """A stream whose client reads no result for so long is ended, and what it held of the limits is free again."""
-    max_in_flight_bytes: int = Field(default=256 * MEBI, ge=1)
-    """Of all items in flight, decoded: a unary call over it is refused, a stream waits."""
+    max_in_flight_bytes: int = Field(default=128 * MEBI, ge=1)
+    """Of all items in flight, decoded, and their embeddings: a unary call over it is refused, a stream waits.
+
+    Four of the largest batches: one computes, one is staged, and twice as much waits.
+    """
     max_batch_rows: int = Field(default=1024, ge=1)
     """Of one forward pass, and so of one item."""
     max_batch_elements: int = Field(default=8 * MEBI, ge=1)

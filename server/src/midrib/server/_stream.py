@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import NoReturn, TypeAlias
 
@@ -16,11 +16,12 @@ from midrib.server._in_flight import Hold, Quota
 from midrib.server._intake import apply_options, check_options
 from midrib.server._item import Outcome
 from midrib.server._loading import Loaded
+from midrib.server._outlet import Outlet
 from midrib.server._requests import Caller, check_reply, empty_outcome, new_item, open_backbone, timing
 from midrib.server._served import hidden_error
 from midrib.v1 import embedding_pb2
 from midrib.v1.embedding_pb2 import EmbedStreamRequest, EmbedStreamResponse, Result
-from midrib.wire import Array, DuplicateItemError, MidribError, StreamProtocolError, UnavailableError, error_to_status
+from midrib.wire import Array, DuplicateItemError, MidribError, StreamProtocolError, error_to_status
 
 Request: TypeAlias = EmbedStreamRequest | StreamItem
 
@@ -42,11 +43,11 @@ class StreamSession:
         self._holds: dict[int, Hold] = {}
         self._waiting: set[asyncio.Future[Outcome]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        # Each response with the item that it ends, if it ends one.
-        self._outgoing: asyncio.Queue[tuple[EmbedStreamResponse | bytes, int | None] | None] = asyncio.Queue()
+        # Each response with what is to be called once it is written.
+        self._outgoing: asyncio.Queue[tuple[EmbedStreamResponse | bytes, Callable[[], None]] | None] = asyncio.Queue()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._writing_since: float | None = None
+        self._outlet = Outlet(context, settings.max_unread_s)
         self._going_away = False
 
     async def run(self, first: Request, requests: AsyncIterator[Request]) -> None:
@@ -55,7 +56,7 @@ class StreamSession:
         writer = asyncio.create_task(self._write())
         reader = asyncio.create_task(self._read(loaded, requests))
         drained = asyncio.create_task(loaded.served.draining.wait())
-        stuck = asyncio.create_task(self._until_stuck(self._catalogue.settings.max_unread_s))
+        stuck = asyncio.create_task(self._outlet.until_stuck())
         try:
             await asyncio.wait({reader, drained, writer, stuck}, return_when=asyncio.FIRST_COMPLETED)
             if stuck.done():
@@ -63,7 +64,7 @@ class StreamSession:
             if not reader.done():
                 self._going_away = True
                 goodbye = embedding_pb2.GoAway(reason="the backbone is being drained: open another stream")
-                self._outgoing.put_nowait((EmbedStreamResponse(go_away=goodbye), None))
+                self._outgoing.put_nowait((EmbedStreamResponse(go_away=goodbye), _nothing))
             else:
                 reader.result()
             await self._write_the_rest(writer, stuck)
@@ -94,7 +95,7 @@ class StreamSession:
             num_features=described.num_features,
             limits=limits_message(self._catalogue.settings, loaded.intake),
         )
-        self._outgoing.put_nowait((EmbedStreamResponse(opened=opened), None))
+        self._outgoing.put_nowait((EmbedStreamResponse(opened=opened), _nothing))
         return loaded
 
     async def _read(self, loaded: Loaded, requests: AsyncIterator[Request]) -> None:
@@ -103,7 +104,7 @@ class StreamSession:
             if self._going_away:
                 continue
             if isinstance(request, StreamItem):
-                if await self._hold(request.id, request.tensor.nbytes):
+                if await self._hold(request.id, intake.size(request.tensor)):
                     await self._embed(loaded, request.id, request.tensor)
                 continue
             if request.WhichOneof("message") != "item":
@@ -121,7 +122,9 @@ class StreamSession:
         """Hold an item's bytes, once there is room; False, with the item refused, where its id is in flight."""
         if item_id in self._holds:
             duplicate = DuplicateItemError(f"item {item_id} is still in flight: use another id")
-            self._outgoing.put_nowait((_refusal(item_id, duplicate), None))
+            hold = Hold((self._items, 1))
+            await hold.wait()
+            self._outgoing.put_nowait((_refusal(item_id, duplicate), hold.release))
             return False
         hold = self._embedder.hold(size, self._caller, (self._items, 1), (self._bytes, size))
         await hold.wait()
@@ -157,28 +160,17 @@ class StreamSession:
 
     def _answer(self, item_id: int, outcome: Outcome, arrived: float) -> None:
         rows = apply_options(outcome.rows, self._options)
-        self._outgoing.put_nowait((write_result(item_id, rows, self._options, timing(outcome, arrived)), item_id))
+        result = write_result(item_id, rows, self._options, timing(outcome, arrived))
+        self._outgoing.put_nowait((result, partial(self._release, item_id)))
 
     def _refuse(self, item_id: int, error: MidribError) -> None:
-        self._outgoing.put_nowait((_refusal(item_id, error), item_id))
+        self._outgoing.put_nowait((_refusal(item_id, error), partial(self._release, item_id)))
 
     async def _write(self) -> None:
         while (outgoing := await self._outgoing.get()) is not None:
-            response, ended = outgoing
-            self._writing_since = time.monotonic()
-            await self._context.write(response)
-            self._writing_since = None
-            if ended is not None:
-                self._release(ended)
-
-    async def _until_stuck(self, seconds: float) -> NoReturn:
-        """Raise UnavailableError once one message could not be written for so long."""
-        while self._writing_since is None or time.monotonic() - self._writing_since < seconds:
-            await asyncio.sleep(seconds / 4)
-        raise UnavailableError(
-            f"no result of this stream was read for {seconds:g} s: read while you send, or open another stream",
-            reason="NOT_READ",
-        )
+            response, written = outgoing
+            await self._outlet.write(response)
+            written()
 
     async def _write_the_rest(self, writer: asyncio.Task[None], stuck: asyncio.Task[NoReturn]) -> None:
         """Wait until nothing is in flight, or writing has failed; raises what it raised."""
@@ -196,6 +188,10 @@ class StreamSession:
         self._holds.pop(item_id).release()
         if not self._holds:
             self._idle.set()
+
+
+def _nothing() -> None:
+    """After a response that ends no item."""
 
 
 def _refusal(item_id: int, error: MidribError) -> EmbedStreamResponse:

@@ -1,0 +1,207 @@
+"""Clients that send and never read, over either protocol's stream: what they hold is bounded, and for a while only."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from torch import Tensor, nn
+
+from midrib.oip.v2 import inference_pb2 as oip
+from midrib.registry import Registry, TensorInput
+from midrib.server.testing import RunningServer, serving
+from midrib.v1 import embedding_pb2, embedding_pb2_grpc
+from midrib.wire import decode_tensor, encode_tensor
+
+REGISTRY = Registry("unread")
+MEBI = 2**20
+BIG = np.ones((1024, 2), np.float32)
+ROW = BIG[:1]
+OPEN = embedding_pb2.EmbedStreamRequest(open=embedding_pb2.Open(backbone="double"))
+NATIVE = "/midrib.v1.EmbeddingService/EmbedStream"
+INFERENCE = "/inference.GRPCInferenceService/ModelStreamInfer"
+
+
+class Double(nn.Module):
+    """Doubles."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return rows * 2
+
+
+@REGISTRY(name="double", namespace="test/embedding", input=TensorInput((2,)))
+def load_double() -> tuple[nn.Module, int]:
+    return Double(), 2
+
+
+def item(number: int, rows: Any = BIG) -> bytes:
+    message = embedding_pb2.Item(id=number, input=embedding_pb2.Input(tensor=encode_tensor(rows)))
+    return embedding_pb2.EmbedStreamRequest(item=message).SerializeToString()
+
+
+def inference(number: int) -> bytes:
+    tensor = oip.ModelInferRequest.InferInputTensor(name="input", datatype="FP32", shape=BIG.shape)
+    request = oip.ModelInferRequest(
+        id=str(number), model_name="double", inputs=[tensor], raw_input_contents=[BIG.tobytes()]
+    )
+    return request.SerializeToString()
+
+
+class Deaf:
+    """A stream that sends without end and reads one response."""
+
+    def __init__(self, channel: grpc.Channel, method: str, make: Callable[[int], bytes]) -> None:
+        self.sent = 0
+        self._first = [OPEN.SerializeToString()] if method == NATIVE else []
+        self._make = make
+        self._ended = threading.Event()
+        talk: Any = channel.stream_stream(method)
+        self.call: Any = talk(self._requests())
+        next(self.call)
+
+    def _requests(self) -> Iterator[bytes]:
+        yield from self._first
+        while not self._ended.is_set():
+            self.sent += 1
+            yield self._make(self.sent)
+
+    def end(self) -> None:
+        self._ended.set()
+        self.call.cancel()
+
+
+@contextmanager
+def deaf(channel: grpc.Channel, method: str, make: Callable[[int], bytes]) -> Iterator[Deaf]:
+    stream = Deaf(channel, method, make)
+    try:
+        yield stream
+    finally:
+        stream.end()
+
+
+def asked(channel: grpc.Channel, number: int) -> list[list[float]]:
+    """What a unary call of one row comes to."""
+    stub: Any = embedding_pb2_grpc.EmbeddingServiceStub(channel)
+    message = embedding_pb2.Input(tensor=encode_tensor(ROW * number))
+    answer = stub.Embed(embedding_pb2.EmbedRequest(backbone="double", input=message), timeout=20)
+    values: list[list[float]] = decode_tensor(answer.embedding).tolist()
+    return values
+
+
+def status_of_a_call(channel: grpc.Channel) -> grpc.StatusCode:
+    try:
+        asked(channel, 1)
+    except grpc.RpcError as error:
+        code: grpc.StatusCode = error.code()
+        return code
+    return grpc.StatusCode.OK
+
+
+@pytest.mark.parametrize(
+    ("method", "make"),
+    [
+        pytest.param(NATIVE, item, id="native"),
+        pytest.param(NATIVE, lambda _number: item(1), id="native, one id again and again"),
+        pytest.param(INFERENCE, inference, id="inference"),
+    ],
+)
+def test_it_is_soon_not_read_from(method: str, make: Callable[[int], bytes]) -> None:
+    """Its requests are bounded by the stream's limit, and their embeddings with them; nobody else notices."""
+    with (
+        serving("double", registry=REGISTRY, max_stream_bytes=MEBI, max_stream_items=64) as server,
+        grpc.insecure_channel(server.address) as channel,
+        deaf(channel, method, make) as stream,
+    ):
+        assert [asked(channel, number) for number in range(2000)] == [[[2.0 * number] * 2] for number in range(2000)]
+        assert server.server.embedder.in_flight.held <= 2 * MEBI
+        assert stream.sent < 8_000
+
+
+@pytest.mark.parametrize(
+    ("method", "make"), [pytest.param(NATIVE, item, id="native"), pytest.param(INFERENCE, inference, id="inference")]
+)
+def test_it_does_not_keep_others_out(method: str, make: Callable[[int], bytes]) -> None:
+    """It holds all that may be in flight, so others are refused; after `max_unread_s` its stream is ended."""
+    limits: dict[str, Any] = {"max_stream_bytes": 4 * MEBI, "max_in_flight_bytes": MEBI, "max_unread_s": 0.5}
+    with (
+        serving("double", registry=REGISTRY, **limits) as server,
+        grpc.insecure_channel(server.address) as channel,
+        deaf(channel, method, make) as stream,
+    ):
+        statuses = (status_of_a_call(channel) for _ in range(100_000))
+        assert next(code for code in statuses if code is not grpc.StatusCode.OK) is grpc.StatusCode.RESOURCE_EXHAUSTED
+        next(True for _ in statuses if nothing_is_held(server))
+        assert status_of_a_call(channel) is grpc.StatusCode.OK
+        with pytest.raises(grpc.RpcError, match="no result of this stream was read for 0.5 s"):
+            list(stream.call)
+
+
+def nothing_is_held(server: RunningServer) -> bool:
+    return server.server.embedder.in_flight.held == 0
+
+
+OTHER_PROCESS = """
+from torch import nn
+from midrib.backbones import BACKBONES
+from midrib.registry import TensorInput
+
+@BACKBONES(name="same", namespace="test/embedding", input=TensorInput((1024,)))
+def load_same():
+    return nn.Identity(), 1024
+"""
+
+
+@pytest.fixture()
+def process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Path]]:
+    """The address of a `midrib serve` that may have 16 MiB in flight, and its folder in /proc."""
+    (tmp_path / "unread_backbones.py").write_text(OTHER_PROCESS)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    monkeypatch.setenv("MIDRIB_MAX_IN_FLIGHT_BYTES", str(16 * MEBI))
+    command = [sys.executable, "-m", "midrib.server.cli", "serve", "same", "--import", "unread_backbones"]
+    with subprocess.Popen([*command, "--port", "0", "--json"], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        events = [json.loads(process.stdout.readline()) for _ in range(2)]
+        yield events[1]["address"], Path("/proc", str(process.pid))
+        process.kill()
+
+
+async def send_until_not_read_from(address: str, sends: int) -> int:
+    """How many items of 1 MiB a stream that reads nothing gets rid of, at most so many."""
+    rows = np.ones((256, 1024), np.float32)
+    async with grpc.aio.insecure_channel(address) as channel:
+        call: Any = channel.stream_stream(NATIVE)()
+        await call.write(embedding_pb2.EmbedStreamRequest(open=embedding_pb2.Open(backbone="same")).SerializeToString())
+        for number in range(sends):
+            try:
+                await asyncio.wait_for(call.write(item(number, rows)), 3)
+            except TimeoutError:
+                return number
+    return sends
+
+
+async def flood(address: str) -> list[int]:
+    return await asyncio.gather(*(send_until_not_read_from(address, 200) for _ in range(8)))
+
+
+def resident_mebi(process: Path, line: str) -> float:
+    (found,) = (text for text in (process / "status").read_text().splitlines() if text.startswith(line))
+    return int(found.split()[1]) / 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads a process's memory in Linux's /proc")
+def test_a_flood_of_them_costs_the_limit_and_a_little_for_each(process: tuple[str, Path]) -> None:
+    """16 MiB in flight; and for each of the eight streams an item in several copies and 1 MiB sent ahead."""
+    address, folder = process
+    before = resident_mebi(folder, "VmRSS")
+    assert max(asyncio.run(flood(address))) < 100
+    assert resident_mebi(folder, "VmHWM") - before < 16 + 8 * 10
