@@ -1,4 +1,7 @@
-"""Clients that send and never read, over either protocol's stream: what they hold is bounded, and for a while only."""
+"""Clients that send and never read, over either protocol's stream: what they hold is bounded, and for a while only.
+
+And clients that keep a stream open and are silent: they hold nothing of what they sent.
+"""
 
 from __future__ import annotations
 
@@ -150,6 +153,7 @@ def nothing_is_held(server: RunningServer) -> bool:
     return server.server.embedder.in_flight.held == 0
 
 
+OPEN_SAME = embedding_pb2.EmbedStreamRequest(open=embedding_pb2.Open(backbone="same")).SerializeToString()
 OTHER_PROCESS = """
 from torch import nn
 from midrib.backbones import BACKBONES
@@ -180,7 +184,7 @@ async def send_until_not_read_from(address: str, sends: int) -> int:
     rows = np.ones((256, 1024), np.float32)
     async with grpc.aio.insecure_channel(address) as channel:
         call: Any = channel.stream_stream(NATIVE)()
-        await call.write(embedding_pb2.EmbedStreamRequest(open=embedding_pb2.Open(backbone="same")).SerializeToString())
+        await call.write(OPEN_SAME)
         for number in range(sends):
             try:
                 await asyncio.wait_for(call.write(item(number, rows)), 3)
@@ -191,6 +195,18 @@ async def send_until_not_read_from(address: str, sends: int) -> int:
 
 async def flood(address: str) -> list[int]:
     return await asyncio.gather(*(send_until_not_read_from(address, 200) for _ in range(8)))
+
+
+async def ask_once_each(address: str, streams: int) -> None:
+    """Streams of one connection that each get 1 MiB embedded, and stay open until all have."""
+    rows = np.ones((256, 1024), np.float32)
+    async with grpc.aio.insecure_channel(address) as channel:
+        calls: list[Any] = []
+        for number in range(streams):
+            calls.append(channel.stream_stream(NATIVE)())
+            await calls[-1].write(OPEN_SAME)
+            await calls[-1].write(item(number, rows))
+            assert [len(await calls[-1].read()) > MEBI for _ in ("opened", "result")] == [False, True]
 
 
 def resident_mebi(process: Path, line: str) -> float:
@@ -205,3 +221,13 @@ def test_a_flood_of_them_costs_the_limit_and_a_little_for_each(process: tuple[st
     before = resident_mebi(folder, "VmRSS")
     assert max(asyncio.run(flood(address))) < 100
     assert resident_mebi(folder, "VmHWM") - before < 16 + 8 * 10
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads a process's memory in Linux's /proc")
+def test_a_silent_stream_keeps_nothing_of_what_it_sent(process: tuple[str, Path]) -> None:
+    """Nor of what it got: a hundred of them, where each has had 1 MiB embedded."""
+    address, folder = process
+    asyncio.run(ask_once_each(address, 1))
+    before = resident_mebi(folder, "VmRSS")
+    asyncio.run(ask_once_each(address, 100))
+    assert resident_mebi(folder, "VmHWM") - before < 50

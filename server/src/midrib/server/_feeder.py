@@ -39,6 +39,7 @@ class Feeder:
         try:
             while batch := await self._batcher.take():
                 self._hand_over(batch)
+                del batch  # its memory is not to outlive it
                 await self._until_needed()
             while self._running:
                 await self._running.popleft()

@@ -99,7 +99,7 @@ def _tolerant(read: Any) -> Callable[[bytes], Any]:
 def _coroutine(behaviour: Any, *, streams: bool) -> Any:
     async def guarded(request: Any, context: Context) -> Any:
         try:
-            return await behaviour(_checked(request, streams=streams), context)
+            return await behaviour(_checked(request, context, streams=streams), context)
         except _MalformedError as error:
             await abort(context, error)
 
@@ -109,7 +109,7 @@ def _coroutine(behaviour: Any, *, streams: bool) -> Any:
 def _generator(behaviour: Any, *, streams: bool) -> Any:
     async def guarded(request: Any, context: Context) -> AsyncIterator[Any]:
         try:
-            async for response in behaviour(_checked(request, streams=streams), context):
+            async for response in behaviour(_checked(request, context, streams=streams), context):
                 yield response
         except _MalformedError as error:
             await abort(context, error)
@@ -117,9 +117,9 @@ def _generator(behaviour: Any, *, streams: bool) -> Any:
     return guarded
 
 
-def _checked(request: Any, *, streams: bool) -> Any:
+def _checked(request: Any, context: Context, *, streams: bool) -> Any:
     if streams:
-        return _Messages(request)
+        return _Messages(context)
     if request is _MALFORMED:
         raise _MalformedError
     return request
@@ -133,16 +133,21 @@ class _MalformedError(InvalidInputError):
 
 
 class _Messages:
-    """The messages of a stream, up to the first that is none."""
+    """The messages of a stream, up to the first that is none.
 
-    def __init__(self, messages: AsyncIterator[Any]) -> None:
-        self._messages = messages
+    gRPC's own iterator keeps each until the next has come, however long a client is silent.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
 
     def __aiter__(self) -> _Messages:
         return self
 
     async def __anext__(self) -> Any:
-        message = await anext(self._messages)
+        message = await self._context.read()
+        if message is grpc.aio.EOF:
+            raise StopAsyncIteration
         if message is _MALFORMED:
             raise _MalformedError
         return message

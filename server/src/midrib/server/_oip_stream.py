@@ -73,6 +73,7 @@ class InferStream:
             await self._outlet.write(await answer)
             self._unwritten.discard(held)
             held.close()
+            del pending, answer
 
     async def _read(self, requests: AsyncIterator[ModelInferRequest]) -> None:
         try:
@@ -86,6 +87,7 @@ class InferStream:
                 self._tasks.add(answer)
                 answer.add_done_callback(self._tasks.discard)
                 self._pending.put_nowait((answer, held))
+                del request, answer  # while the client is silent, nothing keeps its last message
         finally:
             self._pending.put_nowait(None)
 

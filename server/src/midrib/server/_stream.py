@@ -99,24 +99,25 @@ class StreamSession:
         return loaded
 
     async def _read(self, loaded: Loaded, requests: AsyncIterator[Request]) -> None:
-        intake = loaded.intake
         async for request in requests:
-            if self._going_away:
-                continue
-            if isinstance(request, StreamItem):
-                if await self._hold(request.id, intake.size(request.tensor)):
-                    await self._embed(loaded, request.id, request.tensor)
-                continue
-            if request.WhichOneof("message") != "item":
-                raise StreamProtocolError(
-                    "a stream is opened once: send only items after `open`", reason="OPENED_TWICE"
-                )
-            item = request.item
-            if await self._hold(item.id, intake.size(item.input)):
-                # Media are decoded beside the loop: the next item need not wait for that.
-                task = asyncio.create_task(self._embed(loaded, item.id, item.input))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+            if not self._going_away:
+                await self._take(loaded, request)
+            del request  # while the client is silent, nothing keeps its last message
+
+    async def _take(self, loaded: Loaded, request: Request) -> None:
+        size = loaded.intake.size
+        if isinstance(request, StreamItem):
+            if await self._hold(request.id, size(request.tensor)):
+                await self._embed(loaded, request.id, request.tensor)
+            return
+        if request.WhichOneof("message") != "item":
+            raise StreamProtocolError("a stream is opened once: send only items after `open`", reason="OPENED_TWICE")
+        item = request.item
+        if await self._hold(item.id, size(item.input)):
+            # Media are decoded beside the loop: the next item need not wait for that.
+            task = asyncio.create_task(self._embed(loaded, item.id, item.input))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def _hold(self, item_id: int, size: int) -> bool:
         """Hold an item's bytes, once there is room; False, with the item refused, where its id is in flight."""
@@ -171,6 +172,7 @@ class StreamSession:
             response, written = outgoing
             await self._outlet.write(response)
             written()
+            del outgoing, response
 
     async def _write_the_rest(self, writer: asyncio.Task[None], stuck: asyncio.Task[NoReturn]) -> None:
         """Wait until nothing is in flight, or writing has failed; raises what it raised."""
