@@ -68,6 +68,11 @@ def test_a_disturbance_does_not_choose() -> None:
     assert tuned(Machine(convolution, noise)) == 4
 
 
+def test_a_lucky_run_does_not_choose() -> None:
+    """Passes of two rows fit more often between what else the machine does: one was a seventh faster, once."""
+    assert tuned(Machine(lambda rows: 0.01 if rows <= 8 else 0.02, {7: 0.85})) == 8
+
+
 def test_short_passes_are_not_divided_because_of_noise() -> None:
     """Runs of eight and of thirty-two rows that something else made long are measured again, and were short."""
     assert tuned(Machine(perceptron, {3: 1e3, 5: 2.2e3})) == MOST

@@ -6,6 +6,7 @@ two cores EfficientNet-Lite0 takes 15 ms an image by fours and 36 ms by fifties.
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -29,20 +30,22 @@ def tune_rows(
     """The number of rows that one pass computes fastest, a row; `most` where no fewer are known to be faster.
 
     work: a pass of so many rows.  seconds: to measure in; a round of what was tried by then still follows.
-    The numbers take turns, and each keeps its best time: what else the machine does for a while slows them all.
+    The numbers take turns, and the median of each counts: what else the machine does for a while slows them all, and
+    of best times the short passes of few rows, which fit between two disturbances, would have the better ones.
     """
     end = clock() + seconds
     tried = _climb(work, most, end, clock)
     if _best_lies_beyond(tried, most):
         return most
-    best = dict.fromkeys(tried, float("inf"))
+    turns: dict[int, list[float]] = {rows: [] for rows in tried}
     for turn in range(_ROUNDS):
         if turn and clock() >= end:
             break
         for rows in tried:
-            best[rows] = min(best[rows], _threads.seconds(partial(work, rows), clock) / rows)
-    chosen = max(rows for rows, each_s in best.items() if each_s <= _WORTH_FEWER_ROWS * min(best.values()))
-    return chosen if chosen * best[chosen] >= _SHORT_S else most
+            turns[rows].append(_threads.seconds(partial(work, rows), clock) / rows)
+    each_s = {rows: statistics.median(times) for rows, times in turns.items()}
+    chosen = max(rows for rows in tried if each_s[rows] <= _WORTH_FEWER_ROWS * min(each_s.values()))
+    return chosen if chosen * each_s[chosen] >= _SHORT_S else most
 
 
 def _climb(work: Callable[[int], object], most: int, end: float, clock: Callable[[], float]) -> dict[int, float]:
