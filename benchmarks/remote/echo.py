@@ -57,7 +57,8 @@ async def _echo(address: str, message: bytes, budget_s: float) -> Echoed:
             await call.read()
         await writer
         wall, cpu = time.perf_counter() - began, time.process_time() - cpu
-        call.cancel()
+        await call.done_writing()
+        await call.read()  # its end: what came after this loop's would find it closed, and say so
     return Echoed(count / wall, 1e6 * cpu / count, 1e3 * sorted(alone)[len(alone) // 2])
 
 
