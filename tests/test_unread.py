@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -78,18 +78,9 @@ class Deaf:
             self.sent += 1
             yield self._make(self.sent)
 
-    def end(self) -> None:
+    def close(self) -> None:
         self._ended.set()
         self.call.cancel()
-
-
-@contextmanager
-def deaf(channel: grpc.Channel, method: str, make: Callable[[int], bytes]) -> Iterator[Deaf]:
-    stream = Deaf(channel, method, make)
-    try:
-        yield stream
-    finally:
-        stream.end()
 
 
 def asked(channel: grpc.Channel, number: int) -> list[list[float]]:
@@ -123,7 +114,7 @@ def test_it_is_soon_not_read_from(method: str, make: Callable[[int], bytes]) -> 
     with (
         serving("double", registry=REGISTRY, max_stream_bytes=MEBI, max_stream_items=64) as server,
         grpc.insecure_channel(server.address) as channel,
-        deaf(channel, method, make) as stream,
+        closing(Deaf(channel, method, make)) as stream,
     ):
         assert [asked(channel, number) for number in range(2000)] == [[[2.0 * number] * 2] for number in range(2000)]
         assert server.server.embedder.in_flight.held <= 2 * MEBI
@@ -139,7 +130,7 @@ def test_it_does_not_keep_others_out(method: str, make: Callable[[int], bytes]) 
     with (
         serving("double", registry=REGISTRY, **limits) as server,
         grpc.insecure_channel(server.address) as channel,
-        deaf(channel, method, make) as stream,
+        closing(Deaf(channel, method, make)) as stream,
     ):
         statuses = (status_of_a_call(channel) for _ in range(100_000))
         assert next(code for code in statuses if code is not grpc.StatusCode.OK) is grpc.StatusCode.RESOURCE_EXHAUSTED
