@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -12,12 +13,12 @@ from torch import Tensor, nn
 
 from midrib.backbones import Backbone
 from midrib.registry import InputSpec, TensorInput, TextInput
-from midrib.server import _pieces
+from midrib.server import _pieces, _seat
 from midrib.server._batcher import BatchLimits
 from midrib.server._forward import Forward, Placement
 from midrib.server._lanes import CpuLane
 from midrib.server._seat import Seat, Warmth, golden_rows
-from midrib.server._tuning import choose_piece, choose_threads
+from midrib.server._tuning import choose_piece, choose_threads, choose_width
 
 LIMITS = BatchLimits(max_rows=64, max_cost=1024, max_queue_items=10, max_queue_cost=1000)
 PAIR = TensorInput((2,))
@@ -56,23 +57,38 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return seen
 
 
-def seat(module: nn.Module, *, strict: bool = False, warm_up_s: float = math.inf) -> Seat:
+def seat(
+    module: nn.Module,
+    *,
+    warm_up_s: float = math.inf,
+    threads: Sequence[int] = (1,),
+    **placement: Any,
+) -> Seat:
     backbone = Backbone("test/embedding/one", module.eval(), 2, PAIR)
     return Seat(
         backbone,
         module,
-        Placement(strict=strict),
+        Placement(**placement),
         golden_rows(backbone),
-        Warmth(LIMITS, warm_up_s, [1]),
+        Warmth(LIMITS, warm_up_s, threads),
         tf32=False,
     )
 
 
-def piece_of(one: Seat) -> int | None:
+def lane_of(one: Seat) -> CpuLane:
     forward = one.prepare()
     assert isinstance(forward, Forward)
     assert isinstance(forward.lane, CpuLane)
-    return forward.lane.piece_elements
+    return forward.lane
+
+
+def piece_of(one: Seat) -> int | None:
+    return lane_of(one).piece_elements
+
+
+def width_of(one: Seat) -> int:
+    crew = lane_of(one).crew
+    return 1 if crew is None else crew.width
 
 
 @pytest.mark.parametrize(
@@ -89,21 +105,28 @@ def test_a_piece_is_sought_within_the_limits_of_a_batch(
 ) -> None:
     """And counted in elements."""
     module = Passes()
-    assert choose_piece(Forward(module, spec), LIMITS, 2.0) == piece
+    assert choose_piece(Forward(module, spec), 1, LIMITS, 2.0) == piece
     assert module.shapes == [shape]
     assert measured == [{"most": shape[0], "seconds": 2.0}]
 
 
+def test_a_share_of_a_batch_is_the_most_that_a_pass_takes(measured: list[dict[str, Any]]) -> None:
+    """Three side by side take 22 rows each of 64, and are measured together."""
+    module = Passes()
+    assert choose_piece(Forward(module, PAIR), 3, LIMITS, 2.0) == 10 * 2
+    assert (module.shapes, measured) == ([(66, 2)], [{"most": 22, "seconds": 2.0}])
+
+
 def test_a_row_larger_than_a_batch_may_be_is_a_piece(measured: list[dict[str, Any]]) -> None:
     """A batch is one row then, and never none."""
-    choose_piece(Forward(Passes(), TensorInput((5000,))), LIMITS, 2.0)
+    choose_piece(Forward(Passes(), TensorInput((5000,))), 1, LIMITS, 2.0)
     assert measured == [{"most": 1, "seconds": 2.0}]
 
 
 def test_whole_batches_are_no_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the most rows are the fastest, a longer text's batch is not divided either."""
     monkeypatch.setattr(_pieces, "tune_rows", lambda _, most, **__: most)
-    assert choose_piece(Forward(Passes(), PAIR), LIMITS, 2.0) is None
+    assert choose_piece(Forward(Passes(), PAIR), 1, LIMITS, 2.0) is None
 
 
 def test_the_replicas_of_a_device_measure_once(measured: list[dict[str, Any]]) -> None:
@@ -173,3 +196,57 @@ def test_the_log_says_how_a_backbone_is_computed(caplog: pytest.LogCaptureFixtur
     one.prepare()
     one.prepare()
     assert caplog.messages == [f"backbone test/embedding/one computes with 1 intra-op thread(s), {passes}"]
+
+
+class Asleep(Passes):
+    """So many seconds a row, of which nobody takes part in another's."""
+
+    def __init__(self, each_s: float) -> None:
+        super().__init__()
+        self._each_s = each_s
+
+    def forward(self, rows: Tensor) -> Tensor:
+        time.sleep(len(rows) * self._each_s)
+        return super().forward(rows)
+
+
+@pytest.mark.usefixtures("measured")
+def test_batches_are_computed_side_by_side_where_that_is_faster(caplog: pytest.LogCaptureFixture) -> None:
+    """Every replica has a crew of its own."""
+    caplog.set_level("INFO", "midrib.server")
+    one = seat(Asleep(0.005), warm_up_s=2.0, threads=[1, 2])
+    lanes = [lane_of(one), lane_of(one)]
+    assert [lane.crew is not None and lane.crew.width for lane in lanes] == [2, 2]
+    assert lanes[0].crew is not lanes[1].crew
+    assert "thread(s), 2 passes side by side, 30 elements at a time" in caplog.text
+
+
+@pytest.mark.usefixtures("measured")
+@pytest.mark.parametrize(
+    "kept",
+    [
+        pytest.param({"threads": [1]}, id="one thread"),
+        pytest.param({"warm_up_s": 0.01}, id="no time to measure"),
+        pytest.param({"strict": True}, id="row by row"),
+    ],
+)
+def test_batches_are_otherwise_computed_one_after_the_other(kept: dict[str, Any]) -> None:
+    """Where side by side is impossible, or unknown to be faster."""
+    assert width_of(seat(Asleep(0.005), **{"warm_up_s": 2.0, "threads": [1, 2], **kept})) == 1
+
+
+@pytest.mark.usefixtures("measured")
+@pytest.mark.parametrize(("backend", "width"), [(None, 2), ("eager", 1)], ids=["as it is", "compiled"])
+def test_what_is_compiled_is_computed_one_after_the_other(
+    monkeypatch: pytest.MonkeyPatch, backend: str | None, width: int
+) -> None:
+    """It is so for one number of threads."""
+    monkeypatch.setattr(_seat, "choose_width", lambda *_: 2)
+    assert width_of(seat(nn.Linear(2, 2), threads=[1, 2], compile=backend)) == width
+
+
+def test_a_short_batch_is_computed_in_one_pass() -> None:
+    """Handing it over would take as long."""
+    forward = Forward(Passes(), PAIR)
+    assert isinstance(forward.lane, CpuLane)
+    assert (choose_width(forward, forward.lane, 2, 2.0), forward.lane.crew) == (1, None)

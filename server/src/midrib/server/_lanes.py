@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
+
+from midrib.server._crew import Crew
 
 # From a batch's tensors, on the device and in the compute type, to its rows.
 Run: TypeAlias = Callable[[Sequence[Tensor]], Tensor]
@@ -42,9 +45,10 @@ def lane_for(device: torch.device, dtype: torch.dtype) -> Lane:
 
 
 class CpuLane:
-    """The launching thread computes: while it does, the next batch can be staged, and that is all.
+    """The launching thread computes, or its crew: meanwhile the next batch can be staged, and that is all.
 
-    piece_elements: rows x elements that it computes at a time, at most; a whole batch where None.
+    piece_elements: rows x elements of one pass, at most; of a whole batch where None.
+    crew: what computes passes side by side; one after the other where None, and where there are too few rows.
     """
 
     depth = 2
@@ -53,24 +57,28 @@ class CpuLane:
     def __init__(self, dtype: torch.dtype) -> None:
         self._dtype = dtype
         self.piece_elements: int | None = None
+        self.crew: Crew | None = None
 
     def launch(self, staged: Sequence[Tensor], run: Run) -> Pending:
         """Compute."""
-        count = self._pieces(staged[0])
+        crew = self.crew if self.crew is not None and len(staged[0]) >= self.crew.width else None
+        count = self._pieces(staged[0], 1 if crew is None else crew.width)
         if count == 1:
             return Here(self._computed(staged, run).contiguous())
         pieces = zip(*(one.tensor_split(count) for one in staged), strict=True)
-        return Here(torch.cat([self._computed(piece, run) for piece in pieces]))
+        works = [partial(self._computed, piece, run) for piece in pieces]
+        return Here(torch.cat([work() for work in works] if crew is None else crew.run(works)))
 
     def _computed(self, tensors: Sequence[Tensor], run: Run) -> Tensor:
         rows = run([_as_computed(one, self._dtype) for one in tensors])
         return rows.detach() if rows.requires_grad else rows
 
-    def _pieces(self, rows: Tensor) -> int:
-        """How many a batch is computed in; they are equal to a row, since the last ones pay for being few."""
-        if self.piece_elements is None or not len(rows):
-            return 1
-        return -(-len(rows) // max(1, self.piece_elements // max(1, rows[0].numel())))
+    def _pieces(self, rows: Tensor, width: int) -> int:
+        """How many a batch is computed in, so many at a time; equal to a row, since the last ones pay for being few."""
+        count = 1
+        if self.piece_elements is not None and len(rows):
+            count = -(-len(rows) // max(1, self.piece_elements // max(1, rows[0].numel())))
+        return max(1, min(len(rows), -(-count // width) * width))
 
 
 class CudaLane:

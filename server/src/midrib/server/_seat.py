@@ -17,7 +17,7 @@ from midrib.server._batcher import BatchLimits
 from midrib.server._forward import Forward, Placement, example_rows
 from midrib.server._lanes import CpuLane
 from midrib.server._replica import Compute
-from midrib.server._tuning import Way, choose_piece, choose_threads
+from midrib.server._tuning import Way, choose_piece, choose_threads, choose_width, crew_of
 from midrib.server._warm_up import warm_up
 from midrib.wire import Array, MidribError
 
@@ -81,22 +81,31 @@ class Seat:
         with self._turn:
             forward = Forward(self.module, self.backbone.input, self.placement)
             if isinstance(forward.lane, CpuLane):
-                way = self._tune(forward)
-                forward.lane.piece_elements = way.piece_elements
-                limits = replace(limits, max_cost=way.piece_elements or limits.max_cost)
+                way = self._tune(forward, forward.lane)
+                limits = replace(limits, max_cost=(way.piece_elements or limits.max_cost) * way.width)
             warm_up(forward, limits, self.warmth.warm_up_s)
             check_parity(self.backbone.name, forward, self.golden, self._bound())
         return forward
 
-    def _tune(self, forward: Forward) -> Way:
-        """Set this thread's count; the first replica measures."""
-        threads = choose_threads(forward, [self._way.threads] if self._way else self.warmth.threads)
+    def _tune(self, forward: Forward, lane: CpuLane) -> Way:
+        """Have a replica compute as the first one has found best, by measurement."""
         if self._way is None:
-            whole = self.placement.strict  # where every row goes alone anyway
-            piece = None if whole else choose_piece(forward, self.warmth.limits, self.warmth.warm_up_s)
-            self._way = Way(threads, piece)
+            self._way = self._measure(forward, lane)
             logger.info("backbone %s computes with %s", self.backbone.name, self._way)
-        return self._way
+        else:
+            choose_threads(forward, [self._way.threads])
+        way = self._way
+        lane.crew, lane.piece_elements = crew_of(way.width, max(self.warmth.threads)), way.piece_elements
+        return way
+
+    def _measure(self, forward: Forward, lane: CpuLane) -> Way:
+        threads = choose_threads(forward, self.warmth.threads)
+        if self.placement.strict:  # every row goes alone
+            return Way(threads)
+        seconds, width = self.warmth.warm_up_s, 1
+        if self.placement.compile is None:  # what is compiled is so for one number of threads
+            width = choose_width(forward, lane, max(self.warmth.threads), seconds)
+        return Way(threads, width, choose_piece(forward, width, self.warmth.limits, seconds))
 
     def _bound(self) -> float:
         on_gpu = self.placement.device.startswith("cuda")

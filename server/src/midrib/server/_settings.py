@@ -76,7 +76,10 @@ class Settings(BaseSettings):
     strict: bool = False
     """Run every row alone, so that its bits never depend on the rows beside it; slower."""
     threads: int | None = Field(default=None, ge=1)
-    """Intra-op threads of a CPU replica; measured for each backbone where absent."""
+    """Of a CPU replica, all its passes together; as many as its cores where absent, if measured to be worth it.
+
+    With 1, the forward of a module that keeps something between its lines never runs twice at a time.
+    """
     replicas: int = Field(default=1, ge=1)
     """On each device; those of one device share the weights, and those of a CPU its cores."""
     compile: str | None = None
@@ -88,7 +91,8 @@ class Settings(BaseSettings):
     warm_up_s: float = Field(default=2.0, ge=0)
     """How long a load may spend on batches of every usual size, the smaller ones first.
 
-    On a CPU it may spend as long on measuring how many rows to compute at a time; with 0, batches stay whole.
+    On a CPU it may spend as long on measuring how many passes to compute side by side, and again on how many rows
+    each has; with 0, batches stay whole.
     """
     max_message_bytes: int = Field(default=64 * MEBI, ge=1024)
     """Of one message, in either direction."""

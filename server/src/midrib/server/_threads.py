@@ -22,8 +22,12 @@ _WORTH_MORE_THREADS = 1.1
 def thread_counts(replicas: int = 1) -> list[int]:
     """The counts worth trying for each of so many replicas that share the cores: powers of two, and all."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    share = max(1, cores // replicas)
-    return [*(count for count in (1, 2, 4, 8, 16, 32) if count < share), share]
+    return up_to(max(1, cores // replicas))
+
+
+def up_to(most: int) -> list[int]:
+    """Powers of two, and the most."""
+    return [*(count for count in (1, 2, 4, 8, 16, 32) if count < most), most]
 
 
 def tune(

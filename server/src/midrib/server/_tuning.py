@@ -10,10 +10,12 @@ from functools import partial
 import numpy as np
 import torch
 
-from midrib.server import _pieces, _threads
+from midrib.server import _crew, _pieces, _threads
 from midrib.server._batcher import BatchLimits
 from midrib.server._buckets import elements
+from midrib.server._crew import Crew
 from midrib.server._forward import Forward, example_rows
+from midrib.server._lanes import CpuLane
 
 # The batch that threads are chosen by, beside a lone row: so many rows, or fewer that take so long. (With half as long
 # a MiniLM and its nine rows fell to one thread or two by chance.)
@@ -25,14 +27,17 @@ _BATCH_S = 0.2
 class Way:
     """How a backbone is computed.
 
-    threads: intra-op.  piece_elements: of a pass, at most; None where whole batches are as fast.
+    threads: intra-op, of a pass by itself.  width: passes side by side, where there are rows for so many.
+    piece_elements: of a pass, at most; None where whole batches, or equal shares of them, are as fast.
     """
 
     threads: int
+    width: int = 1
     piece_elements: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.threads} intra-op thread(s), " + (
+        beside = f"{self.width} passes side by side, " if self.width > 1 else ""
+        return f"{self.threads} intra-op thread(s), {beside}" + (
             f"{self.piece_elements:,} elements at a time" if self.piece_elements else "whole batches"
         )
 
@@ -50,14 +55,43 @@ def choose_threads(forward: Forward, counts: Sequence[int], *, clock: Callable[[
     return _threads.tune([lone, _pass(forward, rows)] if rows > 1 else [lone], counts, clock=clock)
 
 
-def choose_piece(forward: Forward, limits: BatchLimits, seconds: float) -> int | None:
-    """How many elements a pass takes fastest, within the limits of a batch; None for all.
+def choose_width(forward: Forward, lane: CpuLane, threads: int, seconds: float) -> int:
+    """How many passes side by side compute a batch fastest, with all these threads together; the lane's crew from here.
+
+    seconds: to measure in; where that is too short, there is one pass at a time.
+    """
+    widths = _threads.up_to(threads)
+    if len(widths) == 1:
+        return 1
+    lone_s = _threads.seconds(_pass(forward, 1), time.perf_counter)
+    rows = max(threads, min(_BATCH_ROWS, int(_BATCH_S / lone_s)))
+    if rows * lone_s * len(widths) > seconds:
+        return 1
+    crews = {width: crew_of(width, threads) for width in widths}
+    batch = _pass(forward, rows)
+
+    def work(width: int) -> None:
+        lane.crew = crews[width]
+        batch()
+
+    chosen = _crew.tune_width(work, widths, seconds=seconds)
+    lane.crew = crews[chosen]
+    return chosen
+
+
+def crew_of(width: int, threads: int) -> Crew | None:
+    """Who computes so many passes at a time, with all these threads together; nobody else for one."""
+    return Crew(width, threads // width) if width > 1 else None
+
+
+def choose_piece(forward: Forward, width: int, limits: BatchLimits, seconds: float) -> int | None:
+    """How many elements a pass takes fastest, where so many are side by side within a batch's limits; None for all.
 
     Of elements, not of rows: a piece holds the more texts, the shorter they are.  seconds: to measure in.
     """
     row_elements = elements(example_rows(forward.spec, 1).shape)
-    most = limits.rows_of(row_elements)
-    rows = _pieces.tune_rows(lambda rows: _pass(forward, rows)(), most, seconds=seconds)
+    most = -(-limits.rows_of(row_elements) // width)
+    rows = _pieces.tune_rows(lambda rows: _pass(forward, rows * width)(), most, seconds=seconds)
     return None if rows == most else rows * row_elements
 
 

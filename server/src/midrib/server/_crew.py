@@ -1,0 +1,68 @@
+"""Threads that compute the pieces of a batch side by side, and whether that is faster, by measurement.
+
+(Two threads within a pass wait for each other after every operation, and both for whichever is disturbed; two passes do
+not. On two cores sixteen images take 0.8 of the time, by ViT-Tiny and by EfficientNet-Lite0.)
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from midrib.server import _threads
+
+_ROUNDS = 3
+# A shorter batch is not worth dividing: handing it over takes its time, and turns at the interpreter.
+_SHORT_S = 5e-3
+# What passes side by side may cost: less is noise, and beside a busy process they lose the less.
+_WORTH_WAITING = 1.05
+
+
+class Crew:
+    """width: how many pieces it computes at a time.  threads: intra-op, of each.
+
+    Its threads end when nobody refers to it any more.
+    """
+
+    def __init__(self, width: int, threads: int) -> None:
+        self.width = width
+        self._pool = ThreadPoolExecutor(width, "crew", torch.set_num_threads, (threads,))
+
+    def run(self, works: Iterable[Callable[[], Tensor]]) -> list[Tensor]:
+        """What each returns, in order. Where one raises, so does this, once none of them reads its inputs any more."""
+        futures = [self._pool.submit(work) for work in works]
+        wait(futures)
+        return [future.result() for future in futures]
+
+
+def tune_width(
+    work: Callable[[int], object],
+    widths: Sequence[int],
+    *,
+    seconds: float,
+    clock: Callable[[], float] = time.perf_counter,
+) -> int:
+    """The number of passes at a time that computes a batch fastest; the first where none is known to be faster.
+
+    work: the same batch with any of the widths.  seconds: to measure in; a turn that began by then still ends.
+    They take turns, and the median of each counts: what else the machine does for a while slows them all.
+    """
+    end = clock() + seconds
+    times: dict[int, list[float]] = {}
+    for turn in range(1 + _ROUNDS):
+        if turn and clock() >= end:
+            break
+        for width in widths:
+            spent_s = _threads.seconds(partial(work, width), clock)
+            # The first turn warms up: it counts only where work is so slow that there is no other.
+            times[width] = [spent_s] if turn < 2 else [*times[width], spent_s]
+    each_s = {width: statistics.median(spent) for width, spent in times.items()}
+    if each_s[widths[0]] < _SHORT_S:
+        return widths[0]
+    return max(width for width in widths if each_s[width] <= _WORTH_WAITING * min(each_s.values()))
