@@ -12,10 +12,10 @@ import argparse
 import asyncio
 import os
 import platform
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -137,22 +137,24 @@ def main() -> None:
     options = parser.parse_args()
     lines = ["# What it costs that a backbone is remote\n", *_machine()]
     ways = Ways(options.budget_s)
-    with midrib_server(MLP, VIT, EFFICIENTNET) as address, tempfile.TemporaryDirectory() as folder:
+    servers = partial(midrib_server, MLP, VIT, EFFICIENTNET)
+    with servers() as address:
         for part in (
             batches(address, ways, options.budget_s, options.most_rows),
             callers(address, options.budget_s),
             against_the_echo(address, options.budget_s),
             wire_types(address, options.budget_s),
-            training(address, ways, options.budget_s, Path(folder)),
         ):
             lines.extend(part)
+    lines.extend(training(servers, ways, options.budget_s))
     options.out.write_text("\n".join(lines) + "\n")
 
 
 def _machine() -> Iterator[str]:
     yield f"{CORES} cores ({platform.machine()}), Python {platform.python_version()}, torch {torch.__version__}."
     yield "Client and server (`midrib serve`, its defaults) share the cores; the local backbone runs with the threads"
-    yield "and the rows at a time that are fastest for it. Command: `python benchmarks/remote/run.py`."
+    yield "and the rows at a time that are fastest for it, one pass after the other, as a module is called; the server"
+    yield "may run passes side by side. Command: `python benchmarks/remote/run.py`."
     yield f"Where remote stands against local they take turns (one call, or what fits {1e3 * TURN_S:.0f} ms): ms are"
     yield "medians of the turns, and remote/local is the median of the ratios of paired turns, which need not be the"
     yield "ratio of the medians: the machine's speed drifts, and neighbours share it."
