@@ -20,8 +20,8 @@ from midrib.server import _threads
 _ROUNDS = 3
 # A shorter batch is not worth dividing: handing it over takes its time, and turns at the interpreter.
 _SHORT_S = 5e-3
-# What passes side by side may cost: less is noise, and beside a busy process they lose the less.
-_WORTH_WAITING = 1.05
+# What passes side by side may cost more than one after the other: beside a busy event loop they lose far less.
+_WORTH_MEETING = 1.15
 
 
 class Crew:
@@ -48,9 +48,10 @@ def tune_width(
     seconds: float,
     clock: Callable[[], float] = time.perf_counter,
 ) -> int:
-    """The number of passes at a time that computes a batch fastest; the first where none is known to be faster.
+    """The number of passes at a time that computes a batch fastest; one has to win by a seventh.
 
-    work: the same batch with any of the widths.  seconds: to measure in; a turn that began by then still ends.
+    work: the same batch with any of the widths, of which the first is 1.
+    seconds: to measure in; a turn that began by then still ends.
     They take turns, and the median of each counts: what else the machine does for a while slows them all.
     """
     end = clock() + seconds
@@ -62,7 +63,7 @@ def tune_width(
             spent_s = _threads.seconds(partial(work, width), clock)
             # The first turn warms up: it counts only where work is so slow that there is no other.
             times[width] = [spent_s] if turn < 2 else [*times[width], spent_s]
-    each_s = {width: statistics.median(spent) for width, spent in times.items()}
-    if each_s[widths[0]] < _SHORT_S:
+    alone_s, *beside_s = (statistics.median(times[width]) for width in widths)
+    if alone_s < _SHORT_S or _WORTH_MEETING * alone_s < min(beside_s):
         return widths[0]
-    return max(width for width in widths if each_s[width] <= _WORTH_WAITING * min(each_s.values()))
+    return widths[1 + beside_s.index(min(beside_s))]
