@@ -11,7 +11,9 @@ import torch
 
 from midrib.backbones import BACKBONES, Backbone, load_backbone
 from midrib.registry import TextInput
+from midrib.server._crew import Crew
 from midrib.server._forward import Forward, Placement, example_rows
+from midrib.server._lanes import CpuLane
 from midrib.wire import Array
 
 # Of the largest feature: the same bound as the parity self-test's for float32.
@@ -74,3 +76,14 @@ def test_strict_makes_it_exact(backbone: Backbone, company: list[Array]) -> None
     alone = embed(backbone, company[:1], strict=True)
     beside = embed(backbone, company, strict=True)
     np.testing.assert_array_equal(alone, beside)
+
+
+def test_passes_side_by_side_change_no_row(backbone: Backbone) -> None:
+    """Several threads are in the module at once, over and over."""
+    rows = example_rows(backbone.input, 4)
+    forward = Forward(backbone.module, backbone.input)
+    alone = np.concatenate([forward([(rows[index : index + 1],)])[0] for index in range(4)])
+    assert isinstance(forward.lane, CpuLane)
+    forward.lane.crew = Crew(4, 1)
+    several = [forward([(rows,)])[0] for _ in range(4)]
+    assert np.abs(np.stack(several) - alone).max() <= BOUND * np.abs(alone).max()

@@ -65,7 +65,7 @@ def choose_width(forward: Forward, lane: CpuLane, threads: int, seconds: float) 
         return 1
     lone_s = _threads.seconds(_pass(forward, 1), time.perf_counter)
     rows = max(threads, min(_BATCH_ROWS, int(_BATCH_S / lone_s)))
-    if rows * lone_s * len(widths) > seconds:
+    if rows * lone_s > seconds:
         return 1
     crews = {width: crew_of(width, threads) for width in widths}
     batch = _pass(forward, rows)
