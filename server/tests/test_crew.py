@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -174,8 +173,7 @@ class Machine:
 
 
 def tuned(machine: Machine, seconds: float = 10.0) -> int:
-    work: Callable[[int], object] = machine.work
-    return tune_width(work, [1, 2, 4], seconds=seconds, clock=machine.clock)
+    return tune_width(machine.work, [1, 2, 4], seconds=seconds, clock=machine.clock)
 
 
 @pytest.mark.parametrize(
