@@ -108,10 +108,10 @@ def _steps(name: str, address: str, ways: Ways, data: DataLoader[Any], budget_s:
     trainers = _trainers(f"grpc://{address}/{name}", here, best, cache / f"{name.replace('/', '-')}.db")
     _epoch_s(trainers[_CACHED], data)  # which fills the cache
     times = take_turns(trainers, cycle(data), budget_s=budget_s, least=_STEPS)
-    local_s = min((times[f"local ({way})"] for way in best), key=statistics.median)
+    local = min((times[f"local ({way})"] for way in best), key=statistics.median)
     for where, spent in times.items():
         yield (
-            f"{where} | {len(spent)} | {1e3 * statistics.median(spent):.1f} | {paired_ratio(spent, local_s):.2f} "
+            f"{where} | {len(spent)} | {1e3 * statistics.median(spent):.1f} | {paired_ratio(spent, local):.2f} "
             f"| {_epoch_s(trainers[where], data):.2f} |"
         )
 

@@ -15,6 +15,7 @@ from midrib.backbones import Backbone
 from midrib.registry import InputSpec, TensorInput, TextInput
 from midrib.server import _pieces, _seat
 from midrib.server._batcher import BatchLimits
+from midrib.server._crew import Crew
 from midrib.server._forward import Forward, Placement
 from midrib.server._lanes import CpuLane
 from midrib.server._seat import Seat, Warmth, golden_rows
@@ -241,7 +242,12 @@ def test_what_is_compiled_is_computed_one_after_the_other(
     monkeypatch: pytest.MonkeyPatch, backend: str | None, width: int
 ) -> None:
     """It is so for one number of threads."""
-    monkeypatch.setattr(_seat, "choose_width", lambda *_: 2)
+
+    def two_at_a_time(_: Forward, lane: CpuLane, *__: object) -> int:
+        lane.crew = Crew(2, 1)
+        return 2
+
+    monkeypatch.setattr(_seat, "choose_width", two_at_a_time)
     assert width_of(seat(nn.Linear(2, 2), threads=[1, 2], compile=backend)) == width
 
 

@@ -6,20 +6,16 @@ not. On two cores sixteen images take 0.8 of the time, by ViT-Tiny and by Effici
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from midrib.server import _threads
+from midrib.server import _turns
+from midrib.server._pieces import SHORT_S
 
-_ROUNDS = 3
-# A shorter batch is not worth dividing: handing it over takes its time, and turns at the interpreter.
-_SHORT_S = 5e-3
 # What passes side by side may cost more than one after the other: beside a busy event loop they lose far less.
 _WORTH_MEETING = 1.15
 
@@ -55,15 +51,10 @@ def tune_width(
     They take turns, and the median of each counts: what else the machine does for a while slows them all.
     """
     end = clock() + seconds
-    times: dict[int, list[float]] = {}
-    for turn in range(1 + _ROUNDS):
-        if turn and clock() >= end:
-            break
-        for width in widths:
-            spent_s = _threads.seconds(partial(work, width), clock)
-            # The first turn warms up: it counts only where work is so slow that there is no other.
-            times[width] = [spent_s] if turn < 2 else [*times[width], spent_s]
-    alone_s, *beside_s = (statistics.median(times[width]) for width in widths)
-    if alone_s < _SHORT_S or _WORTH_MEETING * alone_s < min(beside_s):
-        return widths[0]
-    return widths[1 + beside_s.index(min(beside_s))]
+    # The first turn warms up: it counts only where work is so slow that there is no other.
+    times = _turns.medians(work, widths, end=end, rounds=1, clock=clock)
+    if clock() < end:
+        times = _turns.medians(work, widths, end=end, clock=clock)
+    alone_s = times.pop(widths[0])
+    fastest = min(times, key=lambda width: times[width])
+    return widths[0] if alone_s < SHORT_S or _WORTH_MEETING * alone_s < times[fastest] else fastest

@@ -6,16 +6,14 @@ two cores EfficientNet-Lite0 takes 15 ms an image by fours and 36 ms by fifties.
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from midrib.server import _threads
+from midrib.server import _turns
 
-_ROUNDS = 3
 # A shorter pass is not worth dividing: each more has its turns with the event loop, for the interpreter.
-_SHORT_S = 5e-3
+SHORT_S = 5e-3
 # Two numbers in succession that are this much slower, a row, than the best so far are the last to be tried.
 _LOST = 1.25
 # A last number that is this much faster than those before it: the best may well lie beyond.
@@ -37,15 +35,9 @@ def tune_rows(
     tried = _climb(work, most, end, clock)
     if _best_lies_beyond(tried, most):
         return most
-    turns: dict[int, list[float]] = {rows: [] for rows in tried}
-    for turn in range(_ROUNDS):
-        if turn and clock() >= end:
-            break
-        for rows in tried:
-            turns[rows].append(_threads.seconds(partial(work, rows), clock) / rows)
-    each_s = {rows: statistics.median(times) for rows, times in turns.items()}
+    each_s = {rows: spent_s / rows for rows, spent_s in _turns.medians(work, tried, end=end, clock=clock).items()}
     chosen = max(rows for rows in tried if each_s[rows] <= _WORTH_FEWER_ROWS * min(each_s.values()))
-    return chosen if chosen * each_s[chosen] >= _SHORT_S else most
+    return chosen if chosen * each_s[chosen] >= SHORT_S else most
 
 
 def _climb(work: Callable[[int], object], most: int, end: float, clock: Callable[[], float]) -> dict[int, float]:
@@ -57,10 +49,10 @@ def _climb(work: Callable[[int], object], most: int, end: float, clock: Callable
     lost, began = 0, clock()
     for rows in _doubled(most):
         spent_s = clock() + rows * min(tried.values(), default=0.0) - began
-        if spent_s >= (end - began) / (1 if _best_lies_beyond(tried, most) else 1 + _ROUNDS):
+        if spent_s >= (end - began) / (1 if _best_lies_beyond(tried, most) else 1 + _turns.ROUNDS):
             break
-        took_s = _threads.seconds(partial(work, rows), clock)
-        if took_s < _SHORT_S:
+        took_s = _turns.seconds(partial(work, rows), clock)
+        if took_s < SHORT_S:
             continue
         tried[rows] = took_s / rows
         lost = lost + 1 if tried[rows] > _LOST * min(tried.values()) else 0

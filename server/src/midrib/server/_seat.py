@@ -89,16 +89,18 @@ class Seat:
 
     def _tune(self, forward: Forward, lane: CpuLane) -> Way:
         """Have a replica compute as the first one has found best, by measurement."""
-        if self._way is None:
-            self._way = self._measure(forward, lane)
-            logger.info("backbone %s computes with %s", self.backbone.name, self._way)
-        else:
-            choose_threads(forward, [self._way.threads])
         way = self._way
-        lane.crew, lane.piece_elements = crew_of(way.width, max(self.warmth.threads)), way.piece_elements
+        if way is None:
+            way = self._way = self._measure(forward, lane)
+            logger.info("backbone %s computes with %s", self.backbone.name, way)
+        else:
+            choose_threads(forward, [way.threads])
+            lane.crew = crew_of(way.width, max(self.warmth.threads))
+        lane.piece_elements = way.piece_elements
         return way
 
     def _measure(self, forward: Forward, lane: CpuLane) -> Way:
+        """The fastest way; this thread's count and the lane's crew are of it."""
         threads = choose_threads(forward, self.warmth.threads)
         if self.placement.strict:  # every row goes alone
             return Way(threads)

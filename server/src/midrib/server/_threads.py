@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
 
 import torch
+
+from midrib.server import _turns
 
 _ROUNDS = 3
 _TUNING_S = 2.0
@@ -45,10 +48,10 @@ def tune(
             break
         for count in _hopeful(best, turn):
             torch.set_num_threads(count)
-            times = [seconds(work, clock) for work in works]
+            times = [_turns.seconds(work, clock) for work in works]
             # The first turn warms up: its times count only where works are so slow that there is no other.
             best[count] = times if turn < 2 else list(map(min, best[count], times))
-    chosen = _fewest_of_the_fastest({count: _product(times) ** (1 / len(works)) for count, times in best.items()})
+    chosen = _fewest_of_the_fastest({count: math.prod(times) ** (1 / len(works)) for count, times in best.items()})
     torch.set_num_threads(chosen)
     return chosen
 
@@ -56,23 +59,9 @@ def tune(
 def _hopeful(best: dict[int, list[float]], turn: int) -> list[int]:
     if turn < 2:
         return list(best)
-    scores = {count: _product(times) for count, times in best.items()}
+    scores = {count: math.prod(times) for count, times in best.items()}
     return [count for count, score in scores.items() if score <= _HOPELESS * min(scores.values())]
 
 
 def _fewest_of_the_fastest(scores: dict[int, float]) -> int:
     return min(count for count, score in scores.items() if score <= _WORTH_MORE_THREADS * min(scores.values()))
-
-
-def seconds(work: Callable[[], object], clock: Callable[[], float]) -> float:
-    """How long it takes, by the clock."""
-    started = clock()
-    work()
-    return clock() - started
-
-
-def _product(times: Sequence[float]) -> float:
-    product = 1.0
-    for one in times:
-        product *= one
-    return product

@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from midrib.server import _crew, _pieces, _threads
+from midrib.server import _crew, _pieces, _threads, _turns
 from midrib.server._batcher import BatchLimits
 from midrib.server._buckets import elements
 from midrib.server._crew import Crew
@@ -49,9 +49,7 @@ def choose_threads(forward: Forward, counts: Sequence[int], *, clock: Callable[[
     if len(counts) == 1:
         torch.set_num_threads(counts[0])
         return counts[0]
-    began = clock()
-    lone()
-    rows = min(_BATCH_ROWS, int(_BATCH_S / (clock() - began)))
+    rows = _batch_rows(_turns.seconds(lone, clock))
     return _threads.tune([lone, _pass(forward, rows)] if rows > 1 else [lone], counts, clock=clock)
 
 
@@ -63,8 +61,8 @@ def choose_width(forward: Forward, lane: CpuLane, threads: int, seconds: float) 
     widths = _threads.up_to(threads)
     if len(widths) == 1:
         return 1
-    lone_s = _threads.seconds(_pass(forward, 1), time.perf_counter)
-    rows = max(threads, min(_BATCH_ROWS, int(_BATCH_S / lone_s)))
+    lone_s = _turns.seconds(_pass(forward, 1))
+    rows = max(threads, _batch_rows(lone_s))
     if rows * lone_s > seconds:
         return 1
     crews = {width: crew_of(width, threads) for width in widths}
@@ -93,6 +91,11 @@ def choose_piece(forward: Forward, width: int, limits: BatchLimits, seconds: flo
     most = -(-limits.rows_of(row_elements) // width)
     rows = _pieces.tune_rows(lambda rows: _pass(forward, rows * width)(), most, seconds=seconds)
     return None if rows == most else rows * row_elements
+
+
+def _batch_rows(lone_s: float) -> int:
+    """How many rows to measure a batch by, where a lone one takes so long."""
+    return min(_BATCH_ROWS, int(_BATCH_S / lone_s))
 
 
 def _pass(forward: Forward, rows: int) -> Callable[[], object]:
