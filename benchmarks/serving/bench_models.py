@@ -20,6 +20,9 @@ from midrib.registry import TensorInput
 
 Rows = npt.NDArray[np.float32]
 
+DEVICE = os.environ.get("BENCH_DEVICE", "cpu")
+"""Where every server computes, by run.py's --device."""
+
 _NAMESPACE = "benchmark/embedding"
 
 
@@ -90,6 +93,7 @@ class Model:
         self.name = name
         torch.set_num_threads(threads or threads_for(name))
         self._backbone = load_backbone(KEYS[name])
+        self._backbone.module.to(DEVICE)
 
     def __call__(self, requests: Sequence[bytes]) -> list[bytes]:
         """The features of each request, as raw little-endian float32 rows."""
@@ -117,7 +121,7 @@ class Model:
         return self._embed(self._backbone.prepare_texts(texts))
 
     def _embed(self, batch: Tensor) -> Rows:
-        features: Rows = self._backbone.embed(batch).numpy()
+        features: Rows = self._backbone.embed(batch).cpu().numpy()
         return features
 
 

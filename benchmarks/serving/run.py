@@ -42,11 +42,12 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logger.setLevel(logging.INFO)
     options = _parser().parse_args()
+    os.environ["BENCH_DEVICE"] = options.device  # for every server
     results = Results()
     with tempfile.TemporaryDirectory(prefix="midrib-bench-") as logs:
         plan = Plan(options.rounds, options.seconds, _pythons(options, results), Path(options.logs or logs))
         plan.logs.mkdir(parents=True, exist_ok=True)
-        results.conditions = _conditions(plan, options.rivals)
+        results.conditions = {**_conditions(plan, options.rivals), "device": options.device}
         if load_average() > _BUSY:
             logger.warning("the machine is busy (load average %.1f): figures will be low, ratios noisy", load_average())
         uvloop.run(_measure(plan, options.work, results))
@@ -123,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     every_work = (*(work.name for work in WORKS), *_EXTRA_WORKS)
     parser.add_argument("--work", type=_names(every_work), default=every_work, help=f"of {','.join(every_work)}")
     parser.add_argument("--rivals", type=_names(_RIVALS), default=_RIVALS, help=f"of {','.join(_RIVALS)}; '' is none")
+    parser.add_argument("--device", default="cpu", help="where all of them compute: cpu, cuda, cuda:1")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.7, help="of one measurement, longer where a work is slow")
     parser.add_argument("--cache", type=Path, default=default_cache(), help="where the rivals' environments are")

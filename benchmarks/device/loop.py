@@ -1,0 +1,85 @@
+"""The limit: the module in a loop in process, as one would write it for speed by hand."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+Rows = Any  # numpy arrays, of floats or token ids
+# One batch is copied in, one computes, one is copied out.
+_DEPTH: Final = 3
+
+
+def in_loop(module: nn.Module, batches: Iterable[Rows], device: torch.device, dtype: torch.dtype) -> Iterator[Rows]:
+    """The features of each batch, in order, as float32 on the host.
+
+    module: on the device, in the dtype.  batches: [rows, ...] each.
+    """
+    results = _on_gpu(module, batches, device, dtype) if device.type == "cuda" else _on_cpu(module, batches, dtype)
+    with torch.inference_mode():
+        yield from results
+
+
+def _on_cpu(module: nn.Module, batches: Iterable[Rows], dtype: torch.dtype) -> Iterator[Rows]:
+    for batch in batches:
+        yield module(_computed(torch.from_numpy(batch), dtype)).float().numpy()
+
+
+@dataclass
+class _Slot:
+    """Pinned memory of one batch, used again and again. done: its features are on the host."""
+
+    inputs: Tensor
+    features: Tensor | None = None
+    done: torch.cuda.Event | None = None
+
+
+def _on_gpu(module: nn.Module, batches: Iterable[Rows], device: torch.device, dtype: torch.dtype) -> Iterator[Rows]:
+    """Three streams, so that copies in, computation and copies out overlap; nothing waits but for the oldest batch."""
+    copying_in, computing, copying_out = (torch.cuda.Stream(device) for _ in range(3))  # type: ignore[no-untyped-call] # torch does not type it
+    free: deque[_Slot] = deque()
+    running: deque[_Slot] = deque()
+    for batch in batches:
+        if len(running) == _DEPTH:
+            yield _read(running, free)
+        slot = free.popleft() if free else _Slot(torch.empty(batch.shape, dtype=_torch_dtype(batch), pin_memory=True))
+        np.copyto(slot.inputs.numpy(), batch)
+        with torch.cuda.stream(copying_in):
+            arrived = slot.inputs.to(device, non_blocking=True)
+        computing.wait_stream(copying_in)
+        with torch.cuda.stream(computing):
+            arrived.record_stream(computing)
+            features = module(_computed(arrived, dtype)).float()
+        copying_out.wait_stream(computing)
+        with torch.cuda.stream(copying_out):
+            if slot.features is None:
+                slot.features = torch.empty(features.shape, dtype=features.dtype, pin_memory=True)
+            slot.features.copy_(features, non_blocking=True)
+            features.record_stream(copying_out)
+            slot.done = copying_out.record_event()
+        running.append(slot)
+    while running:
+        yield _read(running, free)
+
+
+def _read(running: deque[_Slot], free: deque[_Slot]) -> Rows:
+    slot = running.popleft()
+    if slot.done is None or slot.features is None:
+        raise RuntimeError("a batch was not started: this is a fault of the benchmark")
+    slot.done.synchronize()
+    free.append(slot)
+    return slot.features.numpy().copy()
+
+
+def _computed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+
+def _torch_dtype(batch: Rows) -> torch.dtype:
+    return torch.from_numpy(batch[:0]).dtype
