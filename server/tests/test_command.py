@@ -91,6 +91,7 @@ def test_serve_says_what_it_serves_and_stops_cleanly(serve: Any, number: signal.
     assert (loading["event"], ready["event"]) == ("loading", "ready")
     assert served["url"] == f"grpc://{ready['address']}/template/classification/mlp-128"
     assert (served["num_features"], len(served["revision"])) == (128, 64)
+    assert sorted(served["way"]) == ["piece_elements", "threads", "width"]
     assert process.end(number) == 0
     assert [process.event()["event"] for _ in range(2)] == ["draining", "stopped"]
 

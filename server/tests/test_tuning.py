@@ -188,7 +188,7 @@ def test_threads_are_chosen_by_a_lone_row_and_a_batch(each_s: float, rows: list[
 
 @pytest.mark.usefixtures("measured")
 @pytest.mark.parametrize(
-    ("strict", "passes"), [(False, "62 elements at a time"), (True, "whole batches")], ids=["pieces", "whole"]
+    ("strict", "passes"), [(False, ", of at most 62 elements"), (True, "")], ids=["pieces", "whole"]
 )
 def test_the_log_says_how_a_backbone_is_computed(caplog: pytest.LogCaptureFixture, strict: bool, passes: str) -> None:
     """Once a load, of all its replicas."""
@@ -196,7 +196,7 @@ def test_the_log_says_how_a_backbone_is_computed(caplog: pytest.LogCaptureFixtur
     one = seat(Passes(), strict=strict)
     one.prepare()
     one.prepare()
-    assert caplog.messages == [f"backbone test/embedding/one computes with 1 intra-op thread(s), {passes}"]
+    assert caplog.messages == [f"backbone test/embedding/one computes with 1 thread a pass{passes}"]
 
 
 class Asleep(Passes):
@@ -219,7 +219,7 @@ def test_batches_are_computed_side_by_side_where_that_is_faster(caplog: pytest.L
     lanes = [lane_of(one), lane_of(one)]
     assert [lane.crew is not None and lane.crew.width for lane in lanes] == [2, 2]
     assert lanes[0].crew is not lanes[1].crew
-    assert "thread(s), 2 passes side by side, 30 elements at a time" in caplog.text
+    assert "a pass, or 2 passes side by side, of at most 30 elements" in caplog.text
 
 
 @pytest.mark.usefixtures("measured")

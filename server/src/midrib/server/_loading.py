@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ from midrib.server._seat import Seat, Warmth, golden_rows
 from midrib.server._served import Description, ServedBackbone
 from midrib.server._settings import BackboneSettings, Settings
 from midrib.server._threads import thread_counts
+from midrib.server._tuning import Way
 
 # What a row of an open length (audio, say) is taken for when rows are counted.
 _NOMINAL_LENGTH = 16_000
@@ -30,13 +31,20 @@ _NOMINAL_LENGTH = 16_000
 class Loaded:
     """A backbone ready to take items.
 
-    weight_bytes: of its parameters and buffers, on each of its devices.  pinned: never leaves to make room.
+    seats: its place on each of its devices.  weight_bytes: of its parameters and buffers, on each of them.
+    pinned: never leaves to make room.
     """
 
     served: ServedBackbone
     intake: Intake
+    seats: Sequence[Seat]
     weight_bytes: int
     pinned: bool
+
+    @property
+    def way(self) -> Way | None:
+        """How it was found to compute fastest; None on a GPU, where nothing is chosen."""
+        return self.seats[0].way
 
 
 def load(wanted: BackboneSettings, settings: Settings, registry: AbstractRegistry, pool: MediaPool) -> Loaded:
@@ -69,7 +77,7 @@ def load(wanted: BackboneSettings, settings: Settings, registry: AbstractRegistr
     )
     replicas = wanted.replicas or settings.replicas
     served = ServedBackbone(description, [seat.prepare for seat in seats for _ in range(replicas)], limits)
-    return Loaded(served, intake, _weight_bytes(backbone.module, dtype), wanted.pinned)
+    return Loaded(served, intake, seats, _weight_bytes(backbone.module, dtype), wanted.pinned)
 
 
 def _limits(settings: Settings) -> BatchLimits:

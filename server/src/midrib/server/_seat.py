@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -58,7 +58,10 @@ class Warmth:
 
 @dataclass
 class Seat:
-    """One device's replicas; they share the module, and on a CPU the way to compute that the first one found."""
+    """One device's replicas; they share the module, and on a CPU the way to compute that the first one found.
+
+    way: that, once it is found.
+    """
 
     backbone: Backbone
     module: nn.Module
@@ -66,9 +69,9 @@ class Seat:
     golden: Golden
     warmth: Warmth
     tf32: bool
+    way: Way | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        self._way: Way | None = None
         # One at a time: whatever runs beside a measurement falsifies it, and a module is moved once.
         self._turn = threading.Lock()
 
@@ -89,9 +92,9 @@ class Seat:
 
     def _tune(self, forward: Forward, lane: CpuLane) -> Way:
         """Have a replica compute as the first one has found best, by measurement."""
-        way = self._way
+        way = self.way
         if way is None:
-            way = self._way = self._measure(forward, lane)
+            way = self.way = self._measure(forward, lane)
             logger.info("backbone %s computes with %s", self.backbone.name, way)
         else:
             choose_threads(forward, [way.threads])

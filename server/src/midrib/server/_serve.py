@@ -8,6 +8,7 @@ import json
 import signal
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -92,13 +93,15 @@ def _stop_signal() -> asyncio.Event:
 def _announce(server: Server, voice: _Voice, seconds: float) -> None:
     served = []
     for slot in server.catalogue.slots.values():
-        described = slot.ready().served.description
+        loaded = slot.ready()
+        described, way = loaded.served.description, loaded.way
         url = f"grpc://{server.address}/{described.name}"
-        served.append({"url": url, "revision": described.revision, "num_features": described.num_features})
+        fields = {"url": url, "revision": described.revision, "num_features": described.num_features}
+        served.append({**fields, "way": None if way is None else asdict(way)})
         voice.say(
             None,
             f"  {url}\n    {described.num_features} features, {described.dtype} on {described.device}, "
-            f"revision {described.revision[:12]}",
+            f"revision {described.revision[:12]}" + (f"\n    {way}" if way is not None else ""),
         )
     voice.say("ready", f"ready after {seconds:.1f} s", address=server.address, backbones=served)
 

@@ -36,10 +36,9 @@ class Way:
     piece_elements: int | None = None
 
     def __str__(self) -> str:
-        beside = f"{self.width} passes side by side, " if self.width > 1 else ""
-        return f"{self.threads} intra-op thread(s), {beside}" + (
-            f"{self.piece_elements:,} elements at a time" if self.piece_elements else "whole batches"
-        )
+        beside = f", or {self.width} passes side by side" if self.width > 1 else ""
+        most = f", of at most {self.piece_elements:,} elements" if self.piece_elements else ""
+        return f"{self.threads} thread{'s' if self.threads > 1 else ''} a pass{beside}{most}"
 
 
 def choose_threads(forward: Forward, counts: Sequence[int], *, clock: Callable[[], float] = time.perf_counter) -> int:
