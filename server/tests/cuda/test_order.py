@@ -14,6 +14,12 @@ from midrib.server._forward import Forward, Placement
 from midrib.wire import Array
 
 SPEC = TensorInput((4,))
+LAUNCHED = Placement("cuda")
+MODES = pytest.mark.parametrize(
+    "placement",
+    [LAUNCHED, Placement("cuda", graphs=True), Placement("cuda", strict=True)],
+    ids=["launched", "replayed", "one by one"],
+)
 
 
 def module() -> nn.Module:
@@ -21,8 +27,8 @@ def module() -> nn.Module:
     return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
 
 
-def on_a_gpu(*, graphs: bool = False) -> Forward:
-    forward = Forward(module(), SPEC, Placement(device="cuda", graphs=graphs))
+def on_a_gpu(placement: Placement = LAUNCHED) -> Forward:
+    forward = Forward(module(), SPEC, placement)
     if forward.graphs is not None:
         forward.graphs.capture(torch.zeros(8, 4))
     return forward
@@ -46,21 +52,21 @@ def in_flight(forward: Forward, watch: Any, given: list[Array], *more: Array) ->
     return read
 
 
-@pytest.mark.parametrize("graphs", [False, True], ids=["launched", "replayed"])
-def test_no_two_touch_memory_in_no_order(watch: Any, graphs: bool) -> None:
+@MODES
+def test_no_two_touch_memory_in_no_order(watch: Any, placement: Placement) -> None:
     """While one batch is copied in, another computes and a third is copied out; and the rows are a CPU's."""
     expected = Forward(module(), SPEC)
-    got = in_flight(on_a_gpu(graphs=graphs), watch, batches(9))
+    got = in_flight(on_a_gpu(placement), watch, batches(9))
     np.testing.assert_allclose(got, [expected([(batch,)])[0] for batch in batches(9)], atol=1e-6)
 
 
-@pytest.mark.parametrize("graphs", [False, True], ids=["launched", "replayed"])
+@MODES
 @pytest.mark.parametrize("more", [(), (np.ones((5, 3), np.float32),)], ids=["features", "gradients"])
 def test_memory_is_not_handed_out_while_another_stream_uses_it(
-    watch: Any, more: tuple[Array, ...], graphs: bool
+    watch: Any, more: tuple[Array, ...], placement: Placement
 ) -> None:
     """The allocator knows only the stream that asked for it: of the others it is told."""
-    in_flight(on_a_gpu(graphs=graphs), watch, batches(9), *more)
+    in_flight(on_a_gpu(placement), watch, batches(9), *more)
     assert watch.unrecorded() == []
 
 
