@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import Hashable
 
 import numpy as np
@@ -27,6 +29,13 @@ def item(  # - one argument for each thing a test may vary
     priority: Priority = Priority.INTERACTIVE,
 ) -> Item:
     return Item((np.zeros((rows, 1)),), bucket, cost, flow=flow, deadline=deadline, priority=priority)
+
+
+def test_it_knows_no_torch_and_no_grpc() -> None:
+    """Whatever computes, and whoever asks: nothing here depends on it."""
+    code = "import sys, midrib.server._batcher; print({'torch', 'grpc'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "set()"
 
 
 async def test_a_lone_item_leaves_by_itself() -> None:

@@ -36,6 +36,13 @@ def test_items_are_joined_and_split_again() -> None:
     np.testing.assert_allclose(np.concatenate([first, second]), whole, rtol=1e-6)
 
 
+def test_rows_are_split_without_a_copy() -> None:
+    """Each item's are a part of the batch's one array."""
+    first, second = forward(nn.Linear(2, 3), TensorInput((2,)))([(f32([1, 2], [3, 4]),), (f32([5, 6]),)])
+    assert first.base is second.base
+    assert first.ctypes.data + first.nbytes == second.ctypes.data
+
+
 def test_a_module_that_returns_its_input_keeps_no_hold_of_the_buffer() -> None:
     """The next batch must not overwrite rows that were already answered."""
     run = forward(nn.Flatten(), TensorInput((2,)))

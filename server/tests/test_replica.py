@@ -6,6 +6,7 @@ import asyncio
 import queue
 import threading
 from collections.abc import Callable, Sequence
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -65,6 +66,18 @@ async def test_every_item_gets_its_own_rows() -> None:
     replica.close()
     assert [list(result) for result in report.results if isinstance(result, np.ndarray)] == [[2, 4], [6]]
     assert report.started <= report.finished
+
+
+async def test_the_loop_is_woken_once_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many items it has."""
+    replica = await started(doubling)
+    loop = asyncio.get_running_loop()
+    woken = Mock(side_effect=loop.call_soon_threadsafe)
+    monkeypatch.setattr(loop, "call_soon_threadsafe", woken)
+    for _ in range(3):
+        await replica.submit([rows(number) for number in range(50)])
+    replica.close()
+    assert woken.call_count == 3
 
 
 async def test_a_poison_item_spoils_only_itself() -> None:
