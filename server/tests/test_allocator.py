@@ -1,4 +1,4 @@
-"""What is set of the allocator, and what is left as it is."""
+"""Memory that is kept for forward passes is given back where none needs it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ import sys
 
 import pytest
 
-from midrib.server._allocator import keep_freed_memory
-
 MIB = 2**20
 KEPT_AND_GIVEN_BACK = """
 from pathlib import Path
 import numpy as np
-from midrib.server._allocator import give_memory_back, keep_freed_memory
+from midrib.backbones import keep_freed_memory
+from midrib.server._allocator import give_memory_back
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
@@ -27,20 +26,6 @@ kept = resident()
 give_memory_back()
 print(kept - resident())
 """
-
-
-@pytest.mark.parametrize(
-    ("environment", "parameters"),
-    [
-        pytest.param({}, [-3, -1], id="both thresholds"),
-        pytest.param({"MALLOC_TRIM_THRESHOLD_": "4096"}, [-3], id="not what its user has set"),
-    ],
-)
-def test_freed_memory_is_kept(environment: dict[str, str], parameters: list[int]) -> None:
-    """Nothing is set twice, and a variable of glibc's wins."""
-    calls: list[tuple[int, int]] = []
-    keep_freed_memory(environment, lambda *call: calls.append(call) or 1)  # type: ignore[func-returns-value] # append
-    assert [parameter for parameter, _ in calls] == parameters
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="glibc's alone")

@@ -39,6 +39,7 @@ def test_the_public_list_is_exactly_this() -> None:
         "Tokenizer",
         "Tokens",
         "WeightsError",
+        "keep_freed_memory",
         "load_backbone",
     ]
 

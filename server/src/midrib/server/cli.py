@@ -53,7 +53,7 @@ def serve(  # - a flag is a parameter
     as_json: Json = False,
 ) -> None:
     """Serve backbones over gRPC until SIGTERM or Ctrl-C."""
-    from midrib.server._allocator import keep_freed_memory
+    from midrib.backbones import keep_freed_memory
 
     keep_freed_memory()
     from midrib.server import _serve
@@ -184,8 +184,10 @@ def demo(
     epochs: Annotated[int, typer.Option(min=1, help="Of each training.")] = 3,
 ) -> None:
     """Serve EfficientNet-Lite0 and train one head on it twice: through the server, and in process."""
+    from midrib.backbones import keep_freed_memory
     from midrib.server._demo import run
 
+    keep_freed_memory()  # as the server does: the two are compared
     run(out, epochs=epochs)
 
 

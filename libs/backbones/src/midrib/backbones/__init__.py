@@ -4,6 +4,7 @@
 package imports neither torch nor Pillow; loading a backbone does.
 """
 
+from midrib.backbones._allocator import keep_freed_memory
 from midrib.backbones._backbone import Backbone, load_backbone
 from midrib.backbones._catalogue import BACKBONES
 from midrib.backbones._errors import InputKindError, MediaError, WeightsError
@@ -17,5 +18,6 @@ __all__ = [
     "Tokenizer",
     "Tokens",
     "WeightsError",
+    "keep_freed_memory",
     "load_backbone",
 ]

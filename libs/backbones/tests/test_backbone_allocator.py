@@ -1,0 +1,52 @@
+"""What is set of the allocator, and what is left as it is."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import sys
+
+import pytest
+
+from midrib.backbones import keep_freed_memory
+
+PAGES_OF_PASSES = """
+import sys, resource
+import torch
+from midrib.backbones import keep_freed_memory
+
+{keep}
+def large_tensors():
+    for _ in range(20):
+        torch.ones(10 << 20)  # 40 MiB
+
+large_tensors()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+large_tensors()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.parametrize(
+    ("environment", "parameters"),
+    [
+        pytest.param({}, [-3, -1], id="both thresholds"),
+        pytest.param({"MALLOC_TRIM_THRESHOLD_": "4096"}, [-3], id="not what its user has set"),
+    ],
+)
+def test_freed_memory_is_kept(environment: dict[str, str], parameters: list[int]) -> None:
+    """Nothing is set twice, and a variable of glibc's wins."""
+    calls: list[tuple[int, int]] = []
+    keep_freed_memory(environment, lambda *call: calls.append(call) or 1)  # type: ignore[func-returns-value] # append
+    assert [parameter for parameter, _ in calls] == parameters
+
+
+def page_faults(keep: str) -> int:
+    code = PAGES_OF_PASSES.format(keep=keep)
+    return int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="glibc's alone")
+def test_the_next_pass_finds_its_memory() -> None:
+    """By itself glibc gives large tensors back, and each comes with new pages."""
+    assert page_faults("keep_freed_memory()") * 100 < page_faults("")
