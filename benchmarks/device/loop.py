@@ -48,7 +48,7 @@ def _on_gpu(module: nn.Module, batches: Iterable[Rows], device: torch.device, dt
     for batch in batches:
         if len(running) == _DEPTH:
             yield _read(running, free)
-        slot = free.popleft() if free else _Slot(torch.empty(batch.shape, dtype=_torch_dtype(batch), pin_memory=True))
+        slot = free.popleft() if free else _Slot(torch.empty_like(torch.from_numpy(batch), pin_memory=True))
         np.copyto(slot.inputs.numpy(), batch)
         with torch.cuda.stream(copying_in):
             arrived = slot.inputs.to(device, non_blocking=True)
@@ -79,7 +79,3 @@ def _read(running: deque[_Slot], free: deque[_Slot]) -> Rows:
 
 def _computed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.to(dtype) if tensor.is_floating_point() else tensor
-
-
-def _torch_dtype(batch: Rows) -> torch.dtype:
-    return torch.from_numpy(batch[:0]).dtype

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +17,7 @@ from models import NAMES, SERVING
 from midrib.backbones import load_backbone
 from midrib.remote import Client
 from midrib.server._requests import Caller
+from midrib.server._server_process import server_process
 from midrib.server.testing import RunningServer, serving
 from midrib.v1.embedding_pb2 import EmbedRequest
 from midrib.wire import Array
@@ -100,24 +98,7 @@ def engine(model: str, settings: dict[str, Any]) -> Iterator[Engine]:
 @contextmanager
 def served(model: str, settings: dict[str, Any]) -> Iterator[Served]:
     """A server process, loaded and warm."""
-    command = [sys.executable, "-m", "midrib.server.cli", "serve", NAMES[model], "--import", "models"]
     path = os.pathsep.join(filter(None, [str(_HERE), str(SERVING), os.environ.get("PYTHONPATH")]))
-    environment = {f"MIDRIB_{name.upper()}": str(value) for name, value in settings.items()}
-    with subprocess.Popen(
-        [*command, "--port", "0", "--json"],  # noqa: S603 - our own
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **environment, "PYTHONPATH": path},
-    ) as process:
-        try:
-            yield Served(Client(_ready(process), timeout=300.0), model)
-        finally:
-            process.terminate()
-
-
-def _ready(process: subprocess.Popen[str]) -> str:
-    for line in process.stdout or ():
-        event = json.loads(line)
-        if event["event"] == "ready":
-            return str(event["address"])
-    raise RuntimeError("the server ended before it was ready; its own output above says why")
+    variables = {f"MIDRIB_{name.upper()}": str(value) for name, value in settings.items()}
+    with server_process(NAMES[model], "--import", "models", PYTHONPATH=path, **variables) as (url, _):
+        yield Served(Client(url.removesuffix(f"/{NAMES[model]}"), timeout=300.0), model)

@@ -22,6 +22,7 @@ import torch
 from models import NAMES, batches
 from routes import Loop, Route, engine, served
 
+from midrib.server import Settings
 from midrib.wire import Array
 
 _HERE = Path(__file__).parent
@@ -47,12 +48,12 @@ def main() -> None:
 def _table(model: str, dtype: str, options: argparse.Namespace) -> Iterator[str]:
     yield "| rows | loop, rows/s | engine, rows/s | engine / loop | served, rows/s | served / loop |"
     yield "|---|---|---|---|---|---|"
-    (largest,) = batches(model, max(options.rows), 1)
+    (row,), defaults = batches(model, 1, 1), Settings()
     settings = {
         "device": options.device,
         "dtype": dtype,
-        "max_batch_elements": max(8 << 20, largest.size),
-        "max_in_flight_bytes": max(128 << 20, 8 * largest.nbytes),
+        "max_batch_elements": max(defaults.max_batch_elements, max(options.rows) * row.size),
+        "max_in_flight_bytes": max(defaults.max_in_flight_bytes, 8 * max(options.rows) * row.nbytes),
     }
     with ExitStack() as stack:
         routes: dict[str, Route] = {
@@ -109,8 +110,8 @@ def _rate(results: Callable[[Iterable[Array]], Iterator[Array]], given: list[Arr
 
 
 def _some(model: str, rows: int) -> list[Array]:
-    (one,) = batches(model, rows, 1)
-    return batches(model, rows, max(2, min(_MOST_BATCHES, _BATCHES_BYTES // one.nbytes)))
+    (row,) = batches(model, 1, 1)
+    return batches(model, rows, max(2, min(_MOST_BATCHES, _BATCHES_BYTES // (rows * row.nbytes))))
 
 
 def _conditions(options: argparse.Namespace) -> Iterator[str]:

@@ -20,8 +20,8 @@ from midrib.registry import TensorInput
 
 Rows = npt.NDArray[np.float32]
 
-DEVICE = os.environ.get("BENCH_DEVICE", "cpu")
-"""Where every server computes, by run.py's --device."""
+DEVICE = os.environ.get("MIDRIB_DEVICE", "cpu")
+"""Where every server computes: by the variable that `midrib serve` reads, which run.py's --device sets."""
 
 _NAMESPACE = "benchmark/embedding"
 

@@ -65,7 +65,6 @@ def command(server: str, port: int, models: Sequence[str], python: str) -> list[
         return [
             *(sys.executable, "-m", "midrib.server.cli", "serve", *served),
             *("--port", str(port), "--import", "bench_models", "--json"),
-            *("--device", os.environ.get("BENCH_DEVICE", "cpu")),
         ]
     script = str(_HERE / "servers" / f"serve_{server}.py")
     if server == "echo":

@@ -42,12 +42,12 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logger.setLevel(logging.INFO)
     options = _parser().parse_args()
-    os.environ["BENCH_DEVICE"] = options.device  # for every server
+    os.environ["MIDRIB_DEVICE"] = options.device  # for every server
     results = Results()
     with tempfile.TemporaryDirectory(prefix="midrib-bench-") as logs:
         plan = Plan(options.rounds, options.seconds, _pythons(options, results), Path(options.logs or logs))
         plan.logs.mkdir(parents=True, exist_ok=True)
-        results.conditions = {**_conditions(plan, options.rivals), "device": options.device}
+        results.conditions = _conditions(plan, options.rivals)
         if load_average() > _BUSY:
             logger.warning("the machine is busy (load average %.1f): figures will be low, ratios noisy", load_average())
         uvloop.run(_measure(plan, options.work, results))
@@ -105,6 +105,7 @@ def _conditions(plan: Plan, rivals: Sequence[str]) -> dict[str, object]:
         "rounds": plan.rounds,
         "seconds a measurement": f"{plan.seconds:g}; by work x {', '.join(f'{w.name} {w.pace:g}' for w in WORKS)}",
         "threads": "midrib: as it measures for itself; all others: 1 for the MLP, every core for ViT and MiniLM",
+        "device": os.environ["MIDRIB_DEVICE"],
         "load average before": f"{load_average():.2f}",
     }
 

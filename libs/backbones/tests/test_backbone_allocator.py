@@ -11,7 +11,7 @@ import pytest
 from midrib.backbones import keep_freed_memory
 
 PAGES_OF_PASSES = """
-import sys, resource
+import resource
 import torch
 from midrib.backbones import keep_freed_memory
 

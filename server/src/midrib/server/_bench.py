@@ -5,11 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -20,11 +17,11 @@ from rich.table import Table
 
 from midrib.remote import AsyncClient
 from midrib.server._forward import example_rows
+from midrib.server._server_process import server_process
 from midrib.wire import Array
 
 # Of a measurement's time, before anything counts.
 _WARM_UP = 0.2
-_STOP_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -48,33 +45,14 @@ def run(target: str, *, rows: int, concurrency: Sequence[int], seconds: float, a
     target: a URL, or what `midrib serve` takes.  rows: of one call.  seconds: of each measurement.
     Raises the MidribError of the first call that fails, RuntimeError if the server process does not come up.
     """
-    with contextlib.nullcontext(target) if "://" in target else _serving(target) as url:
+    with contextlib.ExitStack() as stack:
+        url = target if "://" in target else stack.enter_context(server_process(target)).url
         measured = uvloop.run(_measure(url, rows=rows, concurrency=concurrency, seconds=seconds))
     if as_json:
         typer.echo(json.dumps({"url": url, "measured": [asdict(one) for one in measured]}, indent=2))
     else:
         typer.echo(url)
         _print_table(measured)
-
-
-@contextlib.contextmanager
-def _serving(backbone: str) -> Iterator[str]:
-    """A server process on a free loopback port, ended by SIGTERM; the URL of its backbone."""
-    command = [sys.executable, "-m", "midrib.server.cli", "serve", backbone, "--port", "0", "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own command
-        try:
-            yield _url_when_ready(process)
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(_STOP_S)
-
-
-def _url_when_ready(process: subprocess.Popen[str]) -> str:
-    for line in process.stdout or ():
-        event = json.loads(line)
-        if event["event"] == "ready":
-            return str(event["backbones"][0]["url"])
-    raise RuntimeError("the server ended before it was ready; its own output above says why")
 
 
 async def _measure(url: str, *, rows: int, concurrency: Sequence[int], seconds: float) -> list[Measured]:

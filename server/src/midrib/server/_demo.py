@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
-import signal
-import subprocess
-import sys
 import time
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +23,7 @@ from midrib.backbones import Backbone, load_backbone
 from midrib.registry import ImageInput
 from midrib.server._demo_picture import save_maps
 from midrib.server._demo_textures import CLASSES, PATCH, Patches, load_textures
+from midrib.server._server_process import server_process
 from midrib.task import ClassificationTask
 
 BACKBONE = "image/classification/efficientnet-lite0"
@@ -55,10 +50,12 @@ def run(out: Path, *, epochs: int) -> None:
     seed_everything(0, verbose=False)
     began = time.perf_counter()
     _step(1, f"Starting a server process with {BACKBONE}, pretrained weights from an installed package")
-    with _server_process() as url:
+    with server_process(BACKBONE) as (url, process):
         _say(f"serves [bold]{url}[/]; in your own code, anywhere that reaches it:")
         _say(f'[cyan]ClassificationTask(backbone="{url}", num_classes=...)[/]')
         _compare(url, out, epochs)
+    if process.returncode != 0:
+        raise RuntimeError(f"the server ended with exit status {process.returncode}, expected 0")
     _step(7, f"The server has stopped cleanly; {time.perf_counter() - began:.0f} s in all")
 
 
@@ -88,28 +85,6 @@ def _compare(url: str, out: Path, epochs: int) -> None:
     }
     save_maps(out, maps, test)
     _say(f"a map of the test patches, before and after the backbone: [bold]{escape(str(out.resolve()))}[/]")
-
-
-@contextlib.contextmanager
-def _server_process() -> Iterator[str]:
-    """A real server process on a free loopback port; the URL of its backbone. Ended by SIGTERM on exit."""
-    command = [sys.executable, "-m", "midrib.server.cli", "serve", BACKBONE, "--port", "0", "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own command
-        try:
-            yield _url_when_ready(process)
-        finally:
-            process.send_signal(signal.SIGTERM)
-            status = process.wait(timeout=60)
-    if status != 0:
-        raise RuntimeError(f"the server ended with exit status {status}, expected 0")
-
-
-def _url_when_ready(process: subprocess.Popen[str]) -> str:
-    for line in process.stdout or ():
-        event = json.loads(line)
-        if event["event"] == "ready":
-            return str(event["backbones"][0]["url"])
-    raise RuntimeError("the server ended before it was ready; its own output above says why")
 
 
 def _train(backbone: Any, data: list[TensorDataset], epochs: int) -> tuple[ClassificationTask, Run]:
