@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from midrib.registry import InputSpec, TensorInput, TextInput
-from midrib.server._forward import Forward, Placement, available_devices, example_rows
+from midrib.server._forward import Forward, Placement, available_devices, example_rows, use_tf32
 from midrib.wire import Array
 
 
@@ -85,6 +87,21 @@ def test_two_arrays_an_item_give_the_input_gradient() -> None:
 def test_examples_are_the_same_every_time() -> None:
     """Warm-up and the parity self-test are reproducible."""
     np.testing.assert_array_equal(example_rows(TensorInput((4,)), 2), example_rows(TensorInput((4,)), 2))
+
+
+@pytest.fixture()
+def _tf32_off_again() -> Iterator[None]:
+    yield
+    use_tf32(allowed=False)
+
+
+@pytest.mark.usefixtures("_tf32_off_again")
+@pytest.mark.parametrize("allowed", [True, False], ids=["on", "off"])
+def test_tf32_is_as_it_is_set(allowed: bool) -> None:
+    """In matrix products and in convolutions alike, whatever had been chosen before."""
+    use_tf32(not allowed)
+    use_tf32(allowed)
+    assert torch.backends.cuda.matmul.allow_tf32 is torch.backends.cudnn.allow_tf32 is allowed
 
 
 def test_a_missing_device_is_said() -> None:
