@@ -11,9 +11,9 @@ import torch
 
 from midrib.backbones import BACKBONES, Backbone, load_backbone
 from midrib.registry import TextInput
-from midrib.server._crew import Crew
-from midrib.server._forward import Forward, Placement, example_rows
-from midrib.server._lanes import CpuLane
+from midrib.server._compute.devices import CpuLane
+from midrib.server._compute.forward import Forward, Placement, example_rows
+from midrib.server._compute.parallel_passes import Crew
 from midrib.wire import Array
 
 # Of the largest feature: the same bound as the parity self-test's for float32.

@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 
 from midrib.oip.v2 import inference_pb2 as oip
 from midrib.registry import TensorInput
-from midrib.server._codec import read_embed, read_stream_request
-from midrib.server._http_embeddings import read_body
-from midrib.server._oip_request import embed_request
+from midrib.server._grpc.fast_codec import read_embed, read_stream_request
+from midrib.server._http.embeddings import read_body
+from midrib.server._oip.request import embed_request
 from midrib.v1 import backbone_pb2, tensor_pb2
 from midrib.wire import MidribError, decode_input_spec, decode_tensor, status_to_error
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from midrib.oip.v2 import inference_pb2 as oip
 from midrib.registry import Registry, TensorInput, TextInput
-from midrib.server._stream import StreamSession
+from midrib.server._grpc.embed_stream import StreamSession
 from midrib.server.testing import RunningServer, serving
 from midrib.v1 import backbone_pb2, backbone_pb2_grpc, embedding_pb2, tensor_pb2
 from midrib.wire import Array, MidribError, StreamProtocolError, decode_tensor, encode_tensor, status_to_error
@@ -290,7 +290,7 @@ def test_an_answer_that_cannot_be_put_down_is_that_items_error(
     channel: grpc.Channel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The stream ends; it does not wait for ever for an answer that nobody will write."""
-    monkeypatch.setattr("midrib.server._stream.apply_options", None)
+    monkeypatch.setattr("midrib.server._grpc.embed_stream.apply_options", None)
     opened = embedding_pb2.EmbedStreamRequest(open=embedding_pb2.Open(backbone="double"))
     rows = embedding_pb2.Input(tensor=encode_tensor(np.ones((1, 2), np.float32)))
     item = embedding_pb2.EmbedStreamRequest(item=embedding_pb2.Item(id=1, input=rows))

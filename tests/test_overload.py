@@ -20,7 +20,7 @@ from google.rpc import error_details_pb2, status_pb2
 from torch import Tensor, nn
 
 from midrib.registry import Registry, TensorInput
-from midrib.server._served import ServedBackbone
+from midrib.server._engine.served_backbone import ServedBackbone
 from midrib.server.testing import RunningServer, serving
 from midrib.v1 import embedding_pb2, embedding_pb2_grpc
 from midrib.wire import decode_tensor, encode_tensor

@@ -13,7 +13,8 @@ import trustme
 from torch import Tensor, nn
 
 from midrib.registry import Registry, TensorInput
-from midrib.remote import RemoteBackbone, _records
+from midrib.remote import RemoteBackbone
+from midrib.remote._connect import dns
 from midrib.remote.testing import serving
 
 NAME = "test/numbers/twice"
@@ -49,7 +50,7 @@ def _two_records(monkeypatch: pytest.MonkeyPatch) -> None:
         kind = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
         return [(*kind, (ip, port)) for ip in ("127.0.0.2", "127.0.0.1", "127.0.0.1")]
 
-    monkeypatch.setattr(_records, "getaddrinfo", look_up)
+    monkeypatch.setattr(dns, "getaddrinfo", look_up)
 
 
 @pytest.mark.usefixtures("_two_records")
@@ -76,10 +77,10 @@ def test_every_machine_behind_a_name_computes(tmp_path: Path, secure: bool) -> N
 @pytest.mark.parametrize("address", ["127.0.0.1:5", "[::1]:5"])
 async def test_an_ip_address_is_one_machine(address: str) -> None:
     """Nothing is looked up for it."""
-    assert await _records.records(address) == []
+    assert await dns.records(address) == []
 
 
 @pytest.mark.usefixtures("_two_records")
 async def test_records_are_each_named_once_and_in_order() -> None:
     """So that each stream has a machine of its own."""
-    assert await _records.records("gpu-boxes:5") == ["127.0.0.1:5", "127.0.0.2:5"]
+    assert await dns.records("gpu-boxes:5") == ["127.0.0.1:5", "127.0.0.2:5"]

@@ -16,8 +16,8 @@ from models import NAMES, SERVING
 
 from midrib.backbones import load_backbone
 from midrib.remote import Client
-from midrib.server._requests import Caller
-from midrib.server._server_process import server_process
+from midrib.server._calls.requests import Caller
+from midrib.server._command.server_process import server_process
 from midrib.server.testing import RunningServer, serving
 from midrib.v1.embedding_pb2 import EmbedRequest
 from midrib.wire import Array

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from midrib.server import load_settings
-from midrib.server._serve import parse_backbone, render_config
+from midrib.server._command.serve import parse_backbone, render_config
 
 
 @pytest.fixture()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from midrib.remote._address import endpoint_from, split_url
+from midrib.remote._connect.address import endpoint_from, split_url
 from midrib.wire import InvalidInputError
 
 

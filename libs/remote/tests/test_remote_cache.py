@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from midrib.remote._cache import FeatureCache
+from midrib.remote._torch.cache import FeatureCache
 from midrib.wire import Array, InvalidInputError
 
 

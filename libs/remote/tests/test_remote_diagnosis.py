@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from midrib.remote._diagnosis import NOBODY, broken
+from midrib.remote._connect.diagnosis import NOBODY, broken
 
 FAILING = "connections to all backends failing; last error: "
 

@@ -13,7 +13,7 @@ from pyarrow import parquet
 from safetensors import safe_open
 
 from midrib.remote import Progress, embed_files
-from midrib.remote._sources import read_items
+from midrib.remote._files.sources import read_items
 from midrib.wire import Array, InvalidInputError, RevisionMismatchError, UnavailableError
 
 

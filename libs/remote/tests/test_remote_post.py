@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from midrib.remote._call import Call
-from midrib.remote._patience import Patience
-from midrib.remote._post import finished
-from midrib.remote._rows import tensor_rows
+from midrib.remote._stream.call import Call
+from midrib.remote._stream.rows import tensor_rows
+from midrib.remote._stream.timeouts import Patience
+from midrib.remote._stream.waiters import finished
 
 TIMEOUT = 10
 

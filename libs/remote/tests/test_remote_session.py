@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from midrib.registry import TensorInput
-from midrib.remote._address import endpoint_from
-from midrib.remote._call import Message
-from midrib.remote._codec import Result, Timing
-from midrib.remote._info import BackboneInfo
-from midrib.remote._rows import tensor_rows
-from midrib.remote._session import Session
-from midrib.remote._wanted import Manner, Wanted
+from midrib.remote._connect.address import endpoint_from
+from midrib.remote._connect.backbone_info import BackboneInfo
+from midrib.remote._stream.call import Message
+from midrib.remote._stream.codec import Result, Timing
+from midrib.remote._stream.request import Manner, Wanted
+from midrib.remote._stream.rows import tensor_rows
+from midrib.remote._stream.session import Session
 from midrib.v1 import embedding_pb2
 from midrib.wire import (
     Array,

@@ -15,26 +15,26 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from midrib.backbones import BACKBONES
 from midrib.registry import AbstractRegistry
-from midrib.server._backbone_service import BackboneService
-from midrib.server._catalogue import Catalogue, Slot
-from midrib.server._codec import CODECS
-from midrib.server._embedder import Embedder
-from midrib.server._embedding_service import EmbeddingService
-from midrib.server._malformed import Registrar
-from midrib.server._oip_registration import SERVICE_NAME as INFERENCE_SERVICE
-from midrib.server._oip_registration import add_inference_service, reflection_pool
-from midrib.server._oip_service import InferenceService
-from midrib.server._ports import add_port, grpc_server
-from midrib.server._served import State
+from midrib.server._admission.tokens import Tokens
+from midrib.server._calls.embedder import Embedder
+from midrib.server._catalogue.catalogue import Catalogue, Slot
+from midrib.server._engine.served_backbone import State
+from midrib.server._grpc.backbone_service import BackboneService
+from midrib.server._grpc.decoding import Registrar
+from midrib.server._grpc.embedding_service import EmbeddingService
+from midrib.server._grpc.fast_codec import CODECS
+from midrib.server._grpc.listen import add_port, grpc_server
+from midrib.server._observability.tracing_setup import tracing_for
+from midrib.server._oip.registration import SERVICE_NAME as INFERENCE_SERVICE
+from midrib.server._oip.registration import add_inference_service, reflection_pool
+from midrib.server._oip.service import InferenceService
 from midrib.server._settings import Settings
-from midrib.server._tokens import Tokens
-from midrib.server._traces import tracing_for
 from midrib.v1 import backbone_pb2, backbone_pb2_grpc, embedding_pb2, embedding_pb2_grpc
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
-    from midrib.server._http_server import HttpServer
+    from midrib.server._http.server import HttpServer
 
 logger = logging.getLogger(__name__)
 
@@ -187,7 +187,7 @@ def address(host: str, port: int) -> str:
 def http_server(embedder: Embedder, tokens: Tokens | None) -> HttpServer:
     """The HTTP side; raises ImportError, with the remedy, where its library is not installed."""
     try:
-        from midrib.server._http_server import HttpServer
+        from midrib.server._http.server import HttpServer
     except ModuleNotFoundError as error:
         raise ImportError(
             "http_port is set, and HTTP needs aiohttp: pip install 'midrib-server[http]', or leave http_port out"

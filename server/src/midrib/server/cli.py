@@ -56,12 +56,12 @@ def serve(  # - a flag is a parameter
     from midrib.backbones import keep_freed_memory
 
     keep_freed_memory()
-    from midrib.server import _serve
+    from midrib.server._command import serve as serving
     from midrib.server._settings import load_settings
 
     settings = load_settings(
         config,
-        backbones=[_serve.parse_backbone(text) for text in backbones] if backbones else None,
+        backbones=[serving.parse_backbone(text) for text in backbones] if backbones else None,
         host=host,
         port=port,
         http_port=http_port,
@@ -73,9 +73,9 @@ def serve(  # - a flag is a parameter
         admin=admin or None,
     )
     if print_config:
-        typer.echo(_serve.render_config(settings), nl=False)
+        typer.echo(serving.render_config(settings), nl=False)
     else:
-        _serve.run(settings, as_json=as_json)
+        serving.run(settings, as_json=as_json)
 
 
 @app.command(name="list")
@@ -94,7 +94,7 @@ def list_backbones(
     as_json: Json = False,
 ) -> None:
     """List the backbones that are registered here, or served there, without loading any."""
-    from midrib.server._listing import listed_registry, print_list
+    from midrib.server._command.listing import listed_registry, print_list
 
     registry = listed_registry(server, token)
     metadata = {} if namespace is None else {"namespace": namespace}
@@ -108,7 +108,7 @@ def describe(
     name: Annotated[str, typer.Argument(help="'namespace/name', or a name that is unique.")], *, as_json: Json = False
 ) -> None:
     """Tell all that is known of one backbone: input, features, licence, signature, where it was registered."""
-    from midrib.server._listing import print_explanation
+    from midrib.server._command.listing import print_explanation
 
     print_explanation(name, as_json=as_json)
 
@@ -125,9 +125,9 @@ def embed(
     own: Own = None,
 ) -> None:
     """Embed files into one, with ids and the revision; killed and started again, it goes on."""
-    from midrib.server import _embed_command
+    from midrib.server._command import embed as embedding
 
-    _embed_command.embed(backbone, inputs, out, column=column, token=token, tls=_embed_command.tls_from(roots, own))
+    embedding.embed(backbone, inputs, out, column=column, token=token, tls=embedding.tls_from(roots, own))
 
 
 @app.command()
@@ -140,9 +140,9 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Check the way to a served backbone, step by step, each with a verdict and a fix."""
-    from midrib.server import _embed_command
+    from midrib.server._command import embed as embedding
 
-    if not _embed_command.examine(url, token=token, tls=_embed_command.tls_from(roots, own), as_json=as_json):
+    if not embedding.examine(url, token=token, tls=embedding.tls_from(roots, own), as_json=as_json):
         raise typer.Exit(1)
 
 
@@ -154,7 +154,7 @@ def make_token(
     ] = None,
 ) -> None:
     """Make a token: itself on stdout, once, and its entry for the server's token file on stderr."""
-    from midrib.server._tokens import Scope, new_token
+    from midrib.server._admission.tokens import Scope, new_token
 
     secret, entry = new_token(name, [Scope(one) for one in scope or ("read", "embed")])
     typer.echo(secret)
@@ -173,7 +173,7 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Measure how fast one backbone answers: rows a second, and how long a call takes."""
-    from midrib.server._bench import run
+    from midrib.server._command.bench import run
 
     run(target, rows=rows, concurrency=concurrency or (1, 16, 64), seconds=seconds, as_json=as_json)
 
@@ -185,7 +185,7 @@ def demo(
 ) -> None:
     """Serve EfficientNet-Lite0 and train one head on it twice: through the server, and in process."""
     from midrib.backbones import keep_freed_memory
-    from midrib.server._demo import run
+    from midrib.server._command.demo.run import run
 
     keep_freed_memory()  # as the server does: the two are compared
     run(out, epochs=epochs)

@@ -2,18 +2,18 @@
 
 from typing import TYPE_CHECKING, Any
 
-from midrib.remote._address import Tls
-from midrib.remote._async_client import AsyncClient
-from midrib.remote._client import Client
-from midrib.remote._doctor import doctor
-from midrib.remote._doctor_network import Verdict
-from midrib.remote._embed_files import Embedder, Progress, embed_files
-from midrib.remote._info import BackboneInfo
-from midrib.remote._registry import RemoteRegistry
-from midrib.remote._timing import Stall
+from midrib.remote._clients.async_client import AsyncClient
+from midrib.remote._clients.client import Client
+from midrib.remote._connect.address import Tls
+from midrib.remote._connect.backbone_info import BackboneInfo
+from midrib.remote._doctor.checks import doctor
+from midrib.remote._doctor.network import Verdict
+from midrib.remote._files.embed_files import Embedder, Progress, embed_files
+from midrib.remote._stream.timing import Stall
+from midrib.remote._torch.registry import RemoteRegistry
 
 if TYPE_CHECKING:
-    from midrib.remote._backbone import RemoteBackbone, open_url
+    from midrib.remote._torch.remote_backbone import RemoteBackbone, open_url
 
 __all__ = [
     "AsyncClient",
@@ -34,7 +34,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in {"RemoteBackbone", "open_url"}:  # they need torch, which the numpy clients do not
-        from midrib.remote import _backbone
+        from midrib.remote._torch import remote_backbone
 
-        return getattr(_backbone, name)
+        return getattr(remote_backbone, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import pytorch_lightning as pl
 
-from midrib.remote._backbone import RemoteBackbone
-from midrib.remote._timing import Stall
+from midrib.remote._stream.timing import Stall
+from midrib.remote._torch.remote_backbone import RemoteBackbone
 
 __all__ = ["StallMonitor"]
 

@@ -14,8 +14,8 @@ import torch
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, TensorDataset
 
-from midrib.task._backbone import BackboneLike
-from midrib.task._classification import ClassificationTask
+from midrib.task._features.backbone import BackboneLike
+from midrib.task._tasks.classification import ClassificationTask
 
 
 class Bunch(Protocol):

@@ -21,8 +21,8 @@ import torch
 from pytorch_lightning import Trainer
 from torch.utils.data import DataLoader, TensorDataset
 
-from midrib.task._backbone import is_remote
-from midrib.task._task import Task
+from midrib.task._features.backbone import is_remote
+from midrib.task._tasks.task import Task
 
 
 class TaskTester:

@@ -1,0 +1,1 @@
+"""Reach a server: addresses, channels, retries and unary calls."""

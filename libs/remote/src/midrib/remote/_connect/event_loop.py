@@ -1,0 +1,201 @@
+"""One event loop a process, on a thread of its own: it owns every channel and stream.
+
+gRPC does not survive a fork: its threads are gone in the child, and a call there never ends. So everything is closed
+just before a fork (measured: 5 ms, all of gRPC's threads end) and opened again, in parent and child, at the next call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import concurrent.futures
+import contextlib
+import gc
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeVar
+
+import grpc
+
+from midrib.remote._connect.address import Endpoint
+from midrib.remote._connect.transport import open_channel
+
+_T = TypeVar("_T")
+_GRPC_THREADS: Final = ("grpc_", "event_engine", "lifeguard", "resolver-exec")
+# Where another part of the process uses gRPC, its threads stay, and a forked child cannot call.
+_THREADS_END_S: Final = 0.5
+_CLOSING_S: Final = 5.0
+
+
+class Tenant(Protocol):
+    """What keeps streams open on the loop."""
+
+    async def close_streams(self) -> None:
+        """End every stream on the loop; what is unanswered stays queued."""
+        ...
+
+    def resume(self) -> None:
+        """Called in the parent after a fork: go on with what is queued."""
+        ...
+
+    def forget(self) -> None:
+        """Called in a forked child: drop what belongs to the parent's callers."""
+        ...
+
+
+class Runtime:
+    """The loop, its thread and its channels. Get it by `runtime()`."""
+
+    def __init__(self) -> None:
+        self.loop = _new_loop()
+        self.loop.set_exception_handler(_ignore_shared_poller)
+        self._channels: dict[tuple[str, Endpoint, str | None], grpc.aio.Channel] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self._thread = threading.Thread(target=self._run, name="midrib-remote", daemon=True)
+        self._thread.start()
+
+    def channel(self, address: str, endpoint: Endpoint, name: str | None = None) -> grpc.aio.Channel:
+        """The process's one channel to an address, which was found under a name; on the loop only."""
+        key = (address, endpoint, name)
+        if key not in self._channels:
+            self._channels[key] = open_channel(*key)
+        return self._channels[key]
+
+    def drop(self, address: str, endpoint: Endpoint, name: str | None = None) -> None:
+        """Give up a channel whose connection is dead without a word; the next call opens another. On the loop only."""
+        channel = self._channels.pop((address, endpoint, name), None)
+        if channel is not None:
+            closing = self.loop.create_task(channel.close())
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+
+    def start(self, work: Coroutine[Any, Any, _T]) -> concurrent.futures.Future[_T]:
+        """Run a coroutine on the loop, from any thread."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop)
+
+    def soon(self, callback: Callable[[], object]) -> None:
+        """Run a callback in the loop's next turn, from any thread."""
+        self.loop.call_soon_threadsafe(callback)
+
+    def close(self) -> None:
+        """End the streams, the channels, the loop and its thread."""
+        if threading.current_thread() is self._thread:
+            return
+        with contextlib.suppress(TimeoutError):  # a loop that does not answer must hold up no fork and no exit
+            self.start(self._close()).result(_CLOSING_S)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(_CLOSING_S)
+        if not self._thread.is_alive():
+            self.loop.close()
+
+    async def _close(self) -> None:
+        for tenant in list(_tenants):
+            await tenant.close_streams()
+        for channel in self._channels.values():
+            await channel.close()
+        self._channels.clear()
+        mine = asyncio.current_task()
+        left = [task for task in asyncio.all_tasks() if task is not mine]
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
+    def _run(self) -> None:
+        _on_loop.runtime = self
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_forever()
+
+
+_lock = threading.Lock()
+_on_loop = threading.local()
+_current: Runtime | None = None
+_tenants: weakref.WeakSet[Tenant] = weakref.WeakSet()
+
+
+def runtime() -> Runtime:
+    """This process's runtime, started if need be."""
+    global _current
+    found = _current
+    if found is not None:
+        return found
+    with _lock:
+        if _current is None:
+            _current = Runtime()
+        return _current
+
+
+def here() -> Runtime:
+    """The runtime whose loop runs this, be it about to close; on the loop only, which must never wait for a fork."""
+    found: Runtime = _on_loop.runtime
+    return found
+
+
+def register(tenant: Tenant) -> None:
+    """Have a tenant's streams closed before a fork and at exit."""
+    with _lock:
+        _tenants.add(tenant)
+
+
+def _close_current() -> None:
+    global _current
+    closing, _current = _current, None
+    if closing is not None:
+        closing.close()
+
+
+def _before_fork() -> None:
+    _lock.acquire()  # held over the fork: no other thread may start a runtime in between
+    if _current is None:
+        return
+    _close_current()
+    gc.collect()  # gRPC's objects sit in cycles, and its threads end with the last of them
+    patience = time.monotonic() + _THREADS_END_S
+    while _grpc_threads() and time.monotonic() < patience:
+        time.sleep(0.001)
+
+
+def _grpc_threads() -> list[str]:
+    """gRPC's own threads, which Python does not list; elsewhere than on Linux none can be seen."""
+    names = []
+    for task in Path("/proc/self/task").glob("*/comm"):
+        try:
+            names.append(task.read_text())
+        except OSError:
+            continue  # ended meanwhile
+    return [name for name in names if name.startswith(_GRPC_THREADS)]
+
+
+def _after_in_parent() -> None:
+    _lock.release()
+    for tenant in list(_tenants):
+        tenant.resume()
+
+
+def _after_in_child() -> None:
+    _lock.release()
+    for tenant in list(_tenants):
+        tenant.forget()
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:  # optional, and not on Windows: about a quarter fewer messages a second
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+def _ignore_shared_poller(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """gRPC wakes every loop of the process for each event; the one that comes second finds nothing to read."""
+    if isinstance(context.get("exception"), BlockingIOError):
+        return
+    loop.default_exception_handler(context)
+
+
+atexit.register(_close_current)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_after_in_child)

@@ -1,0 +1,148 @@
+"""All that speaks gRPC: channels, calls, and what their failures mean."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any, Final, TypeVar, cast
+
+import grpc
+from google.protobuf.message import Message
+from google.rpc import status_pb2
+
+from midrib.remote._connect.address import Endpoint
+from midrib.remote._connect.diagnosis import broken
+from midrib.wire import DeadlineExceededError, LimitExceededError, MidribError, UnavailableError, status_to_error
+
+EMBED_STREAM: Final = "/midrib.v1.EmbeddingService/EmbedStream"
+_STATUS_KEY = "grpc-status-details-bin"
+_OPTIONS = [
+    # The server's limits govern; gRPC's own default would refuse answers over 4 MB.
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    # A restarted server is found again within a second, not after gRPC's default of up to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    # A channel that is opened in place of a dead one gets a connection of its own.
+    ("grpc.use_local_subchannel_pool", 1),
+    # A unary call to a name with several records asks one that answers.
+    ("grpc.lb_policy_name", "round_robin"),
+]
+# What breaks under a call, as against what a server says about it.
+_BROKEN = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.ABORTED,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.DATA_LOSS,
+}
+_Response = TypeVar("_Response", bound=Message)
+
+
+def open_channel(address: str, endpoint: Endpoint, name: str | None = None) -> grpc.aio.Channel:
+    """A lazy channel to one address, with the endpoint's security.
+
+    name: the host that the address was found under, which its certificate is made out to.
+    """
+    options = [*_OPTIONS, *([("grpc.default_authority", name)] if name else [])]
+    if endpoint.roots is None:
+        return grpc.aio.insecure_channel(address, options=options)
+    credentials = grpc.ssl_channel_credentials(endpoint.roots or None, *(endpoint.own or ()))
+    if name:
+        options.append(("grpc.ssl_target_name_override", name))
+    return grpc.aio.secure_channel(address, credentials, options=options)
+
+
+async def call(
+    channel: grpc.aio.Channel,
+    address: str,
+    endpoint: Endpoint,
+    method: str,
+    request: Message,
+    response: type[_Response],
+    timeout: float,
+) -> _Response:
+    """One unary call. Raises what the server said, or UnavailableError where none answers."""
+    unary = channel.unary_unary(
+        method, request_serializer=type(request).SerializeToString, response_deserializer=response.FromString
+    )
+    try:
+        return await unary(request, timeout=timeout, metadata=_metadata(endpoint))
+    except grpc.aio.AioRpcError as error:
+        raise _error(error.code(), error.details(), error.trailing_metadata(), address) from error
+
+
+class Stream:
+    """A stream of embeddings, of raw bytes: its messages are coded by hand. However it breaks, it just ends."""
+
+    def __init__(self, channel: grpc.aio.Channel, address: str, endpoint: Endpoint) -> None:
+        self._call: Any = channel.stream_stream(EMBED_STREAM)(metadata=_metadata(endpoint))
+        self._address = address
+        self._cancelled = False
+
+    async def write(self, data: bytes) -> bool:
+        """Send a message, once there is room for it; False where the stream is over."""
+        try:
+            await self._call.write(data)
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            return False
+        except asyncio.CancelledError:
+            self._unless_ours()
+            return False
+        return True
+
+    async def read(self) -> bytes | None:
+        """The next message; None where the stream is over."""
+        try:
+            message = await self._call.read()
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            return None
+        except asyncio.CancelledError:
+            self._unless_ours()
+            return None
+        return None if message is grpc.aio.EOF else cast(bytes, message)
+
+    async def finish(self) -> None:
+        """Say that no more will be sent; reading goes on."""
+        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            await self._call.done_writing()
+
+    async def error(self) -> MidribError:
+        """Why it ended."""
+        if self._cancelled:
+            return UnavailableError(f"{self._address} owed results and was silent for too long", reason="SILENT")
+        call = self._call
+        return _error(await call.code(), await call.details(), await call.trailing_metadata(), self._address)
+
+    def cancel(self) -> None:
+        """End it now."""
+        self._cancelled = True
+        self._call.cancel()
+
+    def _unless_ours(self) -> None:
+        """gRPC tells a cancelled call by the error that also cancels a task: pass on the latter."""
+        task = asyncio.current_task()
+        if not self._cancelled or (task is not None and task.cancelling()):
+            raise  # - called from an except clause
+
+
+def _metadata(endpoint: Endpoint) -> list[tuple[str, str]]:
+    return [("authorization", f"Bearer {endpoint.token}")] if endpoint.token else []
+
+
+def _error(code: grpc.StatusCode, details: str | None, trailing: Any, address: str) -> MidribError:
+    for key, value in trailing or ():
+        if key == _STATUS_KEY:
+            return status_to_error(status_pb2.Status.FromString(value))
+    text = details or code.name
+    if code is grpc.StatusCode.OK:
+        return UnavailableError(f"{address} ended the stream: open another", reason="STREAM_ENDED")
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return DeadlineExceededError(f"{address} did not answer in time: raise timeout=")
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return LimitExceededError(f"{address}: {text}: send fewer rows at a time")
+    if code in _BROKEN:
+        return broken(text, address)
+    return status_to_error(status_pb2.Status(code=code.value[0], message=f"{address}: {text}"))

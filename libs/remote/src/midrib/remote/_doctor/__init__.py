@@ -1,0 +1,1 @@
+"""Diagnose the connection to a server."""

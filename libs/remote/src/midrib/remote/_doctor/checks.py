@@ -1,0 +1,134 @@
+"""`doctor`: what stands between this machine and a served backbone, each thing with a verdict and a fix."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+from google.protobuf.wrappers_pb2 import Int32Value, StringValue
+
+from midrib.remote._clients.options import Asked
+from midrib.remote._connect.address import Endpoint, TlsLike, endpoint_from, split_url
+from midrib.remote._connect.backbone_info import BackboneInfo
+from midrib.remote._connect.diagnosis import proxy_set
+from midrib.remote._connect.unary import Servers
+from midrib.remote._doctor.network import Verdict, network
+from midrib.remote._stream.request import Manner
+from midrib.remote._stream.rows import tensor_rows
+from midrib.remote._stream.session import session_for
+from midrib.wire import MidribError, PermissionDeniedError, UnauthenticatedError, UnavailableError, UnsupportedError
+
+_PROBES: Final = 10
+_BULK_BYTES: Final = 4 << 20
+_SLOW_MS: Final = 20.0
+_SMALL_MESSAGE_BYTES: Final = 4 << 20
+_SERVING: Final = 1  # grpc.health.v1.HealthCheckResponse.ServingStatus.SERVING
+
+
+def doctor(url: str, *, timeout: float = 5.0, token: str | None = None, tls: TlsLike = None) -> list[Verdict]:
+    """Check the way to a served backbone: address, name resolution, TCP, TLS, keepalive, gRPC, token, health, the
+    backbone and its revision, message limits, latency, bandwidth.
+
+    url: grpc://host:port/namespace/name.  timeout: seconds for each check.
+    Ends with the first check that makes the next ones pointless; of several addresses one is enough to go on.
+    Never raises for what it finds.
+    """
+    try:
+        address, name = split_url(url)
+        endpoint = endpoint_from(address, token=token, tls=tls)
+    except (MidribError, OSError) as error:
+        return [Verdict("address", False, str(error), "write grpc://host:port/namespace/name")]
+    verdicts = [Verdict("address", True, f"{endpoint}, backbone {name}")]
+    reached = False
+    for each in endpoint.addresses:
+        verdicts.extend(network(endpoint, each, timeout))
+        reached = reached or verdicts[-1].ok
+    return [*verdicts, *_server(endpoint, name, timeout)] if reached else verdicts
+
+
+def _server(endpoint: Endpoint, name: str, timeout: float) -> Iterator[Verdict]:
+    """gRPC, then what the server says, then how fast."""
+    servers = Servers(endpoint, timeout)
+    try:
+        info = servers.now(lambda: servers.describe(name))
+    except MidribError as error:
+        yield Verdict(_failed_check(error), False, str(error), _fix(error))
+        return
+    yield Verdict("grpc", True, "with TLS" if endpoint.roots is not None else "without TLS")
+    yield Verdict("token", True, "accepted" if endpoint.token else "none sent, none asked for")
+    yield _health(servers, name)
+    yield _backbone(info)
+    yield Verdict("revision", True, f"{info.revision}: revision= insists on it")
+    if info.state == "ready":
+        yield _limits(info)
+        yield from _speed(servers, info)
+
+
+def _failed_check(error: MidribError) -> str:
+    if isinstance(error, UnauthenticatedError | PermissionDeniedError):
+        return "token"
+    return "grpc" if isinstance(error, UnavailableError) or error.default_reason != "BACKBONE_NOT_FOUND" else "backbone"
+
+
+def _fix(error: MidribError) -> str:
+    if isinstance(error, UnauthenticatedError | PermissionDeniedError):
+        return "pass token=, or set MIDRIB_TOKEN"
+    proxy = proxy_set()
+    if isinstance(error, UnavailableError) and proxy is not None:
+        return f"a proxy is set ({proxy}): try again with no_proxy=<host>"
+    if isinstance(error, UnavailableError):
+        return "check that this is a Midrib server, and whether it wants grpcs://"
+    return "`midrib list` shows what this server has"
+
+
+def _health(servers: Servers, name: str) -> Verdict:
+    try:
+        # The bytes of HealthCheckRequest and -Response: a string, and an enum, in field 1.
+        status = servers.now(lambda: servers.ask("/grpc.health.v1.Health/Check", StringValue(value=name), Int32Value))
+    except UnsupportedError:
+        return Verdict("health", True, "this server has no health service")
+    except MidribError as error:
+        return Verdict("health", False, str(error), "the server does not know this backbone yet: wait, or load it")
+    if status.value == _SERVING:
+        return Verdict("health", True, "serving")
+    return Verdict("health", False, "not serving", "the backbone is loading, draining or failed: see the server's log")
+
+
+def _backbone(info: BackboneInfo) -> Verdict:
+    detail = f"{info.name} {info.state} on {info.device}, {info.compute_dtype}"
+    return Verdict("backbone", info.state == "ready", detail, "" if info.state == "ready" else info.error or "wait")
+
+
+def _limits(info: BackboneInfo) -> Verdict:
+    detail = f"{info.max_message_bytes} bytes a message, {info.max_rows} rows, {info.max_stream_items} items in flight"
+    ok = info.max_message_bytes >= _SMALL_MESSAGE_BYTES
+    return Verdict("limits", ok, detail, "" if ok else "raise the server's max_message_bytes: large rows will not fit")
+
+
+def _speed(servers: Servers, info: BackboneInfo) -> Iterator[Verdict]:
+    times = []
+    for _ in range(_PROBES):
+        began = time.perf_counter()
+        servers.now(lambda: servers.describe(info.name))
+        times.append(1e3 * (time.perf_counter() - began))
+    median = statistics.median(times)
+    fix = "" if median < _SLOW_MS else "send larger batches, or embed_stream: they hide the round trip"
+    yield Verdict("latency", True, f"{median:.1f} ms a call (median of {_PROBES}, slowest {max(times):.1f})", fix)
+    wanted = Asked(revision=info.revision).wanted(info)
+    session = session_for(servers.endpoint, wanted, info, Manner(servers.timeout))
+    shape = tuple(16 if size is None else size for size in info.takes.tensor.shape)
+    row = np.ones(shape, info.takes.tensor.dtype)
+    count = max(1, min(info.max_rows, _BULK_BYTES // row.nbytes, 256))
+    try:
+        before = session.totals.stall
+        session.wait(session.submit(tensor_rows(np.broadcast_to(row, (count, *shape)))), servers.timeout)
+    except MidribError as error:
+        yield Verdict("bandwidth", False, str(error), "the backbone refuses its own input: see the server's log")
+        return
+    spent = session.totals.stall - before
+    rate = spent.sent_bytes / max(spent.wire_s, 1e-6) / 1e6
+    detail = f"{rate:.0f} MB/s on the way, {spent.compute_s / count * 1e3:.2f} ms a row to compute"
+    yield Verdict("bandwidth", True, detail)

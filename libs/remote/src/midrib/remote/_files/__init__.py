@@ -1,0 +1,1 @@
+"""Embed files and tables into chunks on disk."""

@@ -1,0 +1,1 @@
+"""Send items over EmbedStream and receive their rows."""

@@ -1,0 +1,255 @@
+"""One stream to one address: opened when there is work, opened again when it breaks."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import Final, Protocol
+
+from midrib.remote._connect.address import Endpoint
+from midrib.remote._connect.dns import records
+from midrib.remote._connect.event_loop import here
+from midrib.remote._connect.retries import attempts, retriable
+from midrib.remote._connect.transport import Stream
+from midrib.remote._stream.call import Message
+from midrib.remote._stream.codec import Result, decode_result
+from midrib.remote._stream.queue import Queue
+from midrib.remote._stream.window import Window
+from midrib.v1 import embedding_pb2
+from midrib.wire import (
+    InternalError,
+    MidribError,
+    RevisionMismatchError,
+    StreamProtocolError,
+    UnavailableError,
+)
+
+# How long an address that refused for good (another revision, no token) is left out.
+_REFUSED_S: Final = 5.0
+# A stream that carries nothing for so long is closed; the next call opens another.
+_IDLE_S: Final = 60.0
+
+
+class Source(Protocol):
+    """Where a lane's messages come from and its results go."""
+
+    opening: bytes
+    revision: str
+    endpoint: Endpoint
+    stall_s: float
+    queue: Queue
+
+    def answered(self, message: Message, result: Result) -> None: ...
+    def spread(self, address: str, count: int) -> None: ...
+    def sent(self, lane: Lane, message: Message) -> None: ...
+    def unanswered(self, messages: list[Message]) -> None: ...
+    def refused(self, lane: Lane, error: MidribError) -> None: ...
+
+
+class Lane:
+    """Sends a source's messages to one address and brings back the results.
+
+    turn: which of the machines behind the address's name, where it has several.
+    """
+
+    def __init__(self, source: Source, address: str, window: int | None, turn: int = 0) -> None:
+        self.address = address
+        self.turn = turn
+        self.window = Window(window)
+        self.failure: MidribError | None = None
+        self._source = source
+        self._in_flight: dict[int, Message] = {}
+        self._extra: deque[Message] = deque()
+        self._target: tuple[str, Endpoint, str | None] = (address, source.endpoint, None)
+        self._next_id = 1
+        self._idle: asyncio.Future[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._watcher: asyncio.TimerHandle | None = None
+        self._refused_until = 0.0
+        self._heard_at = 0.0
+        self._progress = False
+        self._leaving = False
+
+    @property
+    def alive(self) -> bool:
+        """Whether it is open, opening, or waiting to open again."""
+        return self._task is not None and not self._task.done()
+
+    def wake(self, *, even_if_refused: bool = False) -> bool:
+        """There is work: open if closed. False while the address is left out. On the loop only."""
+        if not self.alive:
+            if time.monotonic() < self._refused_until and not even_if_refused:
+                return False
+            self._task = asyncio.get_running_loop().create_task(self._run())
+        self._rouse()
+        return True
+
+    @property
+    def busy(self) -> int:
+        """How many items it has in flight."""
+        return len(self._in_flight)
+
+    def also(self, message: Message) -> None:
+        """Send what another lane has sent and got no answer to, before all else. On the loop only."""
+        self._extra.append(message)
+        self._rouse()
+
+    async def close(self) -> None:
+        """End the stream; what is unanswered goes back to the source."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    async def _run(self) -> None:
+        """Attend to the source until it has nothing left; each stream that worked starts the back-off afresh."""
+        try:
+            while True:
+                async for attempt in attempts(self._worthwhile):
+                    with attempt:
+                        await self._attend()
+                if not self._source.queue.busy():
+                    return
+        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
+            if not isinstance(error, MidribError):
+                error = InternalError(f"the stream to {self.address} failed in this client: {error!r}")
+            self.failure = error
+            if not retriable(error):
+                self._refused_until = time.monotonic() + _REFUSED_S
+            # Its own task is not done yet: let the source see this lane as closed.
+            self._task = None
+            self._source.refused(self, error)
+
+    def _worthwhile(self, error: BaseException) -> bool:
+        if not isinstance(error, MidribError) or not retriable(error) or not self._source.queue.busy():
+            return False
+        self.failure = error
+        return True
+
+    async def _attend(self) -> None:
+        """One stream from its opening to its end. Raises what ended it, unless results had come."""
+        self._progress = self._leaving = False
+        await self._find()
+        stream = Stream(here().channel(*self._target), self._target[0], self._source.endpoint)
+        writer: asyncio.Task[None] | None = None
+        try:
+            await self._open(stream)
+            writer = asyncio.create_task(self._write(stream))
+            self._watch(stream)
+            await self._read(stream)
+            error = await stream.error()
+            if not (self._progress or self._leaving):
+                raise error
+            self.failure = error
+        finally:
+            if self._watcher is not None:
+                self._watcher.cancel()
+            if writer is not None:
+                writer.cancel()
+                await asyncio.gather(writer, return_exceptions=True)
+            stream.cancel()
+            left, self._in_flight = [*self._in_flight.values(), *self._extra], {}
+            self._extra.clear()
+            self._source.unanswered(left)
+
+    async def _find(self) -> None:
+        """Choose the machine: the name's own, or this lane's turn among several, each of which has a lane."""
+        found = await records(self.address)
+        if not found:
+            self._target = (self.address, self._source.endpoint, None)
+            return
+        host = self.address.rpartition(":")[0]
+        self._target = (found[self.turn % len(found)], self._source.endpoint, host)
+        self._source.spread(self.address, len(found))
+
+    async def _open(self, stream: Stream) -> None:
+        await stream.write(self._source.opening)
+        first = await stream.read()
+        if first is None:
+            raise await stream.error()
+        response = embedding_pb2.EmbedStreamResponse.FromString(first)
+        if response.HasField("go_away"):
+            raise UnavailableError(f"{self.address} is draining: {response.go_away.reason}", reason="DRAINING")
+        if not response.HasField("opened"):
+            raise StreamProtocolError(f"{self.address} answered Open with something else: is it a Midrib server?")
+        revision = response.opened.revision
+        if revision != self._source.revision:
+            raise RevisionMismatchError(
+                f"{self.address} serves revision {revision[:12]}, pinned is {self._source.revision[:12]}"
+            )
+        self.failure = None
+        self._heard_at = time.monotonic()
+        self.window.allow(response.opened.limits.max_stream_items)
+
+    async def _write(self, stream: Stream) -> None:
+        while True:
+            for message in self._messages():
+                item_id = self._next_id
+                self._next_id += 1
+                began = time.monotonic()
+                data = message.encode(item_id)
+                message.sent_at = time.monotonic()
+                message.encode_s = message.sent_at - began
+                message.size = len(data)
+                self._in_flight[item_id] = message
+                if not await stream.write(data):
+                    return  # the reader hears why
+                self._source.sent(self, message)
+            self._idle = asyncio.get_running_loop().create_future()
+            await self._idle
+
+    def _rouse(self) -> None:
+        """Have the writer look for messages, where it has none."""
+        if self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
+
+    def _messages(self) -> Iterator[Message]:
+        """Messages while there is room: a full window, or a few small ones, which gain by waiting for company."""
+        while not self._leaving:
+            if self._extra:
+                yield self._extra.popleft()
+                continue
+            room = self.window.room(len(self._in_flight), backlog=self._source.queue.backlog())
+            message = self._source.queue.take() if room else None
+            if message is None:
+                return
+            yield message
+
+    async def _read(self, stream: Stream) -> None:
+        while (data := await stream.read()) is not None:
+            self._heard_at = time.monotonic()
+            result = decode_result(data)
+            if result is not None:
+                self._settle(result, len(data))
+            elif embedding_pb2.EmbedStreamResponse.FromString(data).HasField("go_away"):
+                self._leaving = True
+                await stream.finish()
+
+    def _settle(self, result: Result, size: int) -> None:
+        limited = len(self._in_flight) >= self.window.size and self._source.queue.backlog()
+        message = self._in_flight.pop(result.id, None)
+        if message is None:
+            return  # not ours, or answered twice
+        self._progress = True
+        message.reply_size = size
+        way_s = self._heard_at - message.sent_at - result.timing.total_s
+        self.window.observe(result.timing, way_s=way_s, limited=limited)
+        self._source.answered(message, result)
+        if self._source.queue:
+            self._rouse()
+
+    def _watch(self, stream: Stream) -> None:
+        """Cancel a stream that owes results and has been silent for too long: the peer may be gone without a word."""
+        now = time.monotonic()
+        oldest = min((message.sent_at for message in self._in_flight.values()), default=now)
+        quiet_s = now - max(oldest, self._heard_at)
+        if self._in_flight and quiet_s > self._source.stall_s:
+            stream.cancel()
+            here().drop(*self._target)
+        elif not self._in_flight and now - self._heard_at > _IDLE_S:
+            self._leaving = True
+            stream.cancel()
+        loop = asyncio.get_running_loop()
+        self._watcher = loop.call_later(self._source.stall_s / 4, self._watch, stream)

@@ -1,0 +1,233 @@
+"""The calls of one served backbone, on their way from its callers to the lanes and back."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import weakref
+from collections.abc import Hashable
+from functools import partial
+from typing import Final, NoReturn
+
+from midrib.remote._connect.address import Endpoint
+from midrib.remote._connect.backbone_info import BackboneInfo
+from midrib.remote._connect.diagnosis import NOBODY
+from midrib.remote._connect.event_loop import register, runtime
+from midrib.remote._connect.retries import retriable, wait_s
+from midrib.remote._stream.call import Call, Message, Part
+from midrib.remote._stream.codec import Result
+from midrib.remote._stream.connection import Lane
+from midrib.remote._stream.queue import Queue
+from midrib.remote._stream.request import Manner, Wanted
+from midrib.remote._stream.rows import Rows
+from midrib.remote._stream.timing import Totals
+from midrib.remote._stream.waiters import finished
+from midrib.wire import Array, DeadlineExceededError, InternalError, MidribError, UnavailableError
+
+# Equal calls are looked for among small ones only: there, finding one costs less than sending one.
+_SAME_BYTES: Final = 16 << 10
+
+
+class Session:
+    """Takes calls from any thread; its lanes, on the loop, take messages. One per endpoint and Wanted."""
+
+    def __init__(self, endpoint: Endpoint, wanted: Wanted, info: BackboneInfo, manner: Manner) -> None:
+        self.endpoint = endpoint
+        self.opening = wanted.opening(manner.priority)
+        self.revision = wanted.revision
+        self.queue = Queue(info)
+        self.totals = Totals()
+        self.stall_s = max(1.0, manner.timeout / 3)  # leaves a caller two more tries
+        self._name = wanted.name
+        self._manner = manner
+        self._delayed: list[Part] = []
+        self._same: dict[Hashable, Call] = {}
+        self._lanes: list[Lane] = []
+        self._wake_due = self._closing = False
+        register(self)
+
+    def submit(self, rows: Rows) -> Call:
+        """Queue a call, or join an equal one in flight; any thread. The caller waits, or leaves.
+
+        Raises LimitExceededError where a single row is over the server's message limit.
+        """
+        if rows.nbytes > _SAME_BYTES:
+            call = Call(rows)
+            self.queue.add(call)
+        else:
+            sample = rows.sample()
+            found = self._same.get(sample)
+            if found is not None and found.rows.equals(rows) and found.join():
+                return found
+            call = Call(rows)
+            self.queue.add(call)
+            self._same[sample] = call  # of two threads at once the later one stands: both calls are asked, and right
+            call.when_done(partial(self._same.pop, sample, None))
+        if not self._wake_due:
+            self._wake_soon()
+        return call
+
+    def wait(self, call: Call, timeout: float) -> Array:
+        """The features of a call. Raises DeadlineExceededError, which tells what went wrong meanwhile."""
+        try:
+            in_time = call.wait(timeout)
+        except BaseException:
+            call.leave()
+            raise
+        if not in_time:
+            call.leave()
+            self._give_up(timeout)
+        return call.result()
+
+    async def wait_async(self, call: Call, timeout: float) -> Array:
+        """The same for a caller on an event loop of its own."""
+        try:
+            await finished(call, timeout)
+        except TimeoutError:
+            call.leave()
+            self._give_up(timeout)
+        except BaseException:
+            call.leave()
+            raise
+        return call.result()
+
+    def answered(self, message: Message, result: Result) -> None:
+        """Settle a message's parts: deliver them, fail them, or queue them again."""
+        outcome = result.outcome
+        if isinstance(outcome, MidribError):
+            self._failed(message.parts, outcome)
+        elif outcome.ndim != 2 or len(outcome) != message.rows:
+            text = f"{self._name} answered {message.rows} rows with shape {list(outcome.shape)}: a fault of the server"
+            self._failed(message.parts, InternalError(text))
+        else:
+            message.deliver(outcome)
+            self.totals.add(message, time.monotonic(), result.timing)
+
+    def spread(self, address: str, count: int) -> None:
+        """An address turned out to be several machines: a lane for each."""
+        turns = {lane.turn for lane in self._lanes if lane.address == address}
+        more = [Lane(self, address, self._manner.window, turn) for turn in range(count) if turn not in turns]
+        self._lanes.extend(more)
+        if more and not self._closing:
+            self._wake()
+
+    def sent(self, lane: Lane, message: Message) -> None:
+        """A lane has sent a message: after a while another may be asked as well."""
+        if self._manner.hedge_s is not None and not message.hedged:
+            asyncio.get_running_loop().call_later(self._manner.hedge_s, self._hedge, lane, message)
+
+    def unanswered(self, messages: list[Message]) -> None:
+        """Queue again what a broken stream still owed, before all else."""
+        parts = [part for message in messages for part in message.parts if not part.done]
+        self.queue.put_first(parts)
+        if parts:
+            self._wake()
+
+    def refused(self, lane: Lane, error: MidribError) -> None:
+        """A lane gave up. With no other left, its error is everyone's."""
+        if any(other.alive for other in self._lanes if other is not lane):
+            return
+        if retriable(error):  # nobody waited when it gave up
+            if self.queue.busy():
+                self._wake()
+            return
+        while (part := self.queue.take_one()) is not None:
+            part.call.fail(error)
+
+    def close(self) -> None:
+        """End the streams now; later calls open them again. From any thread but the loop's."""
+        runtime().start(self.close_streams()).result()
+        self.resume()
+
+    async def close_streams(self) -> None:
+        """End the streams; what is unanswered stays queued."""
+        self._closing = True
+        for lane in self._lanes:
+            await lane.close()
+        self._lanes = []
+        self.queue.put_first(self._delayed)
+        self._delayed = []
+
+    def resume(self) -> None:
+        """Go on with what is queued, on a new loop."""
+        self._wake_due = self._closing = False
+        if self.queue:
+            self._wake_soon()
+
+    def forget(self) -> None:
+        """In a forked child: what is queued is the parent's."""
+        self.queue.clear()
+        self._delayed, self._same = [], {}
+        self._lanes, self._wake_due, self._closing = [], False, False
+
+    def _hedge(self, lane: Lane, message: Message) -> None:
+        parts = [part for part in message.parts if not part.done]
+        others = [other for other in self._lanes if other is not lane and other.alive and other.failure is None]
+        if parts and others:
+            min(others, key=lambda other: other.busy).also(Message(parts, hedged=True))
+
+    def _failed(self, parts: list[Part], error: MidribError) -> None:
+        parts = [part for part in parts if not part.done]
+        if retriable(error):
+            self._delayed.extend(parts)
+            asyncio.get_running_loop().call_later(wait_s(error), self._again, parts)
+            return
+        if len(parts) == 1:
+            parts[0].call.fail(error)
+            return
+        for part in parts:  # only one of them may be at fault
+            part.alone = True
+        self.queue.put_first(parts)
+        self._wake()
+
+    def _again(self, parts: list[Part]) -> None:
+        left = [part for part in parts if part in self._delayed]  # none, where the streams were closed meanwhile
+        for part in left:
+            self._delayed.remove(part)
+        self.queue.put_first(left)
+        self._wake()
+
+    def _wake_soon(self) -> None:
+        self._wake_due = True
+        try:
+            runtime().soon(self._wake)
+        except RuntimeError:  # the loop closed just now, for a fork: resume follows
+            self._wake_due = False
+
+    def _wake(self) -> None:
+        self._wake_due = False
+        if self._closing:
+            return  # `resume` wakes again
+        if not self._lanes:
+            self._lanes = [Lane(self, address, self._manner.window) for address in self.endpoint.addresses]
+        awake = [lane.wake() for lane in self._lanes]
+        if not any(awake):
+            for lane in self._lanes:
+                lane.wake(even_if_refused=True)
+
+    def _give_up(self, timeout: float) -> NoReturn:
+        """Time is up: say that nobody was there at all, or what went wrong meanwhile."""
+        failures = [lane.failure for lane in self._lanes]
+        cause = next((failure for failure in failures if failure is not None), None)
+        if cause is not None and all(failure is not None and failure.reason in NOBODY for failure in failures):
+            raise UnavailableError(cause.message, reason=cause.reason) from None
+        why = "" if cause is None else f" ({cause})"
+        raise DeadlineExceededError(
+            f"{self._name} at {self.endpoint}: no answer within {timeout:g} s{why}: "
+            "raise timeout=, or ask `midrib doctor`"
+        ) from cause
+
+
+_sessions: weakref.WeakValueDictionary[Hashable, Session] = weakref.WeakValueDictionary()
+_sessions_lock = threading.Lock()
+
+
+def session_for(endpoint: Endpoint, wanted: Wanted, info: BackboneInfo, manner: Manner) -> Session:
+    """The process's one session for these: whoever asks the same function travels together."""
+    key = (endpoint, wanted, manner)
+    with _sessions_lock:
+        session = _sessions.get(key)
+        if session is None:
+            session = _sessions[key] = Session(endpoint, wanted, info, manner)
+        return session

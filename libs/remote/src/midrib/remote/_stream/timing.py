@@ -1,0 +1,61 @@
+"""Where the time of remote items went: what makes a step wait."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from operator import add
+from typing import Any
+
+from midrib.remote._stream.call import Message
+from midrib.remote._stream.codec import Timing
+
+
+@dataclass(frozen=True, slots=True)
+class Stall:
+    """Seconds summed over items, by where they were spent; differences of two snapshots tell a step's own.
+
+    waiting_s: queued in this client.  encode_s: made into messages.  wire_s: on the way there and back.
+    queue_s, compute_s: on the server, by its own clock.  hedged: messages that were sent to a second server as well.
+    """
+
+    items: int = 0
+    rows: int = 0
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    waiting_s: float = 0.0
+    encode_s: float = 0.0
+    wire_s: float = 0.0
+    queue_s: float = 0.0
+    compute_s: float = 0.0
+    hedged: int = 0
+
+    def __sub__(self, earlier: Stall) -> Stall:
+        return Stall(*(getattr(self, name) - getattr(earlier, name) for name in self.__slots__))
+
+
+class Totals:
+    """Adds up items; written on the loop only, read from anywhere by `stall`."""
+
+    def __init__(self) -> None:
+        self._sums: tuple[Any, ...] = (0,) * len(Stall.__slots__)
+
+    @property
+    def stall(self) -> Stall:
+        """The sums so far, all of the same items."""
+        return Stall(*self._sums)
+
+    def add(self, message: Message, now: float, server: Timing) -> None:
+        """One item's result, which came now."""
+        more = (  # in the order of Stall's
+            1,
+            message.rows,
+            message.size,
+            message.reply_size,
+            message.sent_at - message.encode_s - message.parts[0].queued_at,
+            message.encode_s,
+            max(0.0, now - message.sent_at - server.total_s),
+            server.queue_s,
+            server.compute_s,
+            message.hedged,
+        )
+        self._sums = tuple(map(add, self._sums, more))

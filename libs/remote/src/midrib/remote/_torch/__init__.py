@@ -1,0 +1,1 @@
+"""A served backbone as a torch module, and its registry."""

@@ -1,0 +1,185 @@
+"""`RemoteBackbone`: a served backbone as an nn.Module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from midrib.registry import InputSpec
+from midrib.remote._clients.options import Asked
+from midrib.remote._connect.address import TlsLike, endpoint_from, split_url
+from midrib.remote._connect.unary import Servers
+from midrib.remote._stream.request import Manner, Priority
+from midrib.remote._stream.rows import Rows, TensorRows, tensor_rows, text_rows
+from midrib.remote._stream.session import Session, session_for
+from midrib.remote._stream.timing import Stall
+from midrib.remote._torch.cache import FeatureCache
+from midrib.wire import Array, InvalidInputError, RevisionMismatchError, UnsupportedError, is_floating
+
+
+class RemoteBackbone(nn.Module):
+    """A backbone that a server runs, for use wherever a local one is.
+
+    Maps [rows, ...] to [rows, num_features], on the input's device and in its floating type; integer inputs (token
+    ids) give the backbone's compute type; where it takes text, so does a sequence of strings, which the server
+    tokenises, with features on the CPU. It has no parameters and always runs in eval mode. Any number of rows; calls of
+    several threads travel together. Where the input needs a gradient, backward asks the server for it.
+
+    url: grpc://host:port/namespace/name (grpcs:// for TLS; several servers as a:1,b:2), or (address, name).
+    revision: the digest to insist on; the server's at construction where absent. Another one is refused.
+    timeout: seconds that one call may take, its retries included.  window: items in flight; adaptive where absent.
+    dtype: the element type that floating values travel in, both ways ("float16", "bfloat16"): fewer bytes, at the
+    cost of its rounding; with "int8" the features come in a byte each, and inputs go as they are.
+    cache: a file that keeps the features of every row that was embedded, so that a second epoch makes no calls;
+    shared by processes.  token, tls, hedge_s, priority: as for `Client`.
+    Raises UnavailableError where no server answers, BackboneNotFoundError, RevisionMismatchError.
+    """
+
+    is_remote = True
+    num_features: int
+    input: InputSpec
+    revision: str
+
+    def __init__(
+        self,
+        url: str | tuple[str, str],
+        *,
+        revision: str | None = None,
+        timeout: float = 30.0,
+        token: str | None = None,
+        tls: TlsLike = None,
+        window: int | None = None,
+        dtype: str | None = None,
+        cache: str | Path | None = None,
+        hedge_s: float | None = None,
+        priority: Priority = "interactive",
+    ) -> None:
+        super().__init__()
+        address, self.name = split_url(url) if isinstance(url, str) else url
+        if dtype is not None and dtype != "int8" and not is_floating(np.dtype(dtype)):
+            raise InvalidInputError(f"dtype is {dtype!r}, expected a floating type such as 'float16', or 'int8'")
+        self._servers = Servers(endpoint_from(address, token=token, tls=tls), timeout)
+        self._info = self._servers.now(lambda: self._servers.describe(self.name))
+        if revision is not None and revision != self._info.revision:
+            raise RevisionMismatchError(
+                f"{self.name} at {self._servers.endpoint} is revision {self._info.revision[:12]}, expected "
+                f"{revision[:12]}: serve that one, or drop revision= and train the head again"
+            )
+        self.num_features = self._info.num_features
+        self.input = self._info.takes
+        self.revision = self._info.revision
+        self.timeout = timeout
+        self._manner = Manner(timeout, window, hedge_s, priority)
+        self._dtype = dtype
+        self._session: Session | None = None
+        function = f"{self.revision}/int8" if dtype == "int8" else self.revision
+        features_dtype = "float32" if dtype == "int8" else dtype or self._info.compute_dtype
+        self._cache = None if cache is None else FeatureCache(cache, function, features_dtype, self.num_features)
+
+    @property
+    def stall(self) -> Stall:
+        """Where the time of all items so far went; subtract an earlier one for a step's own."""
+        return self.open().totals.stall
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator] # torch does not type it
+    def forward(self, x: Tensor | Sequence[str]) -> Tensor:
+        """The features of a batch, [rows, num_features]."""
+        if not isinstance(x, Tensor):
+            return from_numpy(self._ask(text_rows(x))).to(dtype=getattr(torch, self._info.compute_dtype))
+        if torch.is_grad_enabled() and x.requires_grad:
+            features: Tensor = _Embed.apply(x, self._embed, self._gradient)  # type: ignore[no-untyped-call] # nor this
+            return features
+        return self._embed(x)
+
+    def extra_repr(self) -> str:
+        url = f"{self._servers.endpoint}/{self.name}"
+        return f"{url!r}, num_features={self.num_features}, revision={self.revision[:12]}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_session": None}
+
+    def _embed(self, x: Tensor) -> Tensor:
+        rows = tensor_rows(to_numpy(x), dtype=None if self._dtype == "int8" else self._dtype)
+        features = self._ask(rows) if self._cache is None else self._cache.features(rows.array, self._ask_array)
+        dtype = x.dtype if x.is_floating_point() else getattr(torch, self._info.compute_dtype)
+        return from_numpy(features).to(device=x.device, dtype=dtype)
+
+    def _ask_array(self, rows: Array) -> Array:
+        return self._ask(TensorRows(rows))
+
+    def _ask(self, rows: Rows) -> Array:
+        session = self.open()
+        return session.wait(session.submit(rows), self.timeout)
+
+    def _gradient(self, x: Tensor, grad: Tensor) -> Tensor:
+        rows, gradient = to_numpy(x), to_numpy(grad)
+        found = self._servers.now(lambda: self._servers.backward(self.name, self.revision, rows, gradient))
+        return from_numpy(found.copy()).to(device=x.device, dtype=x.dtype)
+
+    def open(self) -> Session:
+        """The session that carries its calls; shared by all of this process that ask for the same."""
+        if self._session is None:
+            wanted = Asked(self._dtype, revision=self.revision).wanted(self._info)
+            self._session = session_for(self._servers.endpoint, wanted, self._info, self._manner)
+        return self._session
+
+
+class _Embed(torch.autograd.Function):
+    """The remote forward pass, whose backward pass is remote as well."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, embed: Callable[..., Tensor], gradient: Callable[..., Tensor]) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.gradient = gradient
+        return embed(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (x,) = ctx.saved_tensors
+        return _Gradient.apply(grad, x, ctx.gradient), None, None  # type: ignore[no-untyped-call] # torch's
+
+
+class _Gradient(torch.autograd.Function):
+    """The remote backward pass, which has no derivative of its own."""
+
+    @staticmethod
+    def forward(_: Any, grad: Tensor, x: Tensor, gradient: Callable[..., Tensor]) -> Tensor:
+        return gradient(x, grad)
+
+    @staticmethod
+    def backward(_: Any, *__: Tensor) -> Any:
+        raise UnsupportedError(
+            "a remote backbone has no second derivative: use a local one, or detach the first gradient",
+            reason="DOUBLE_BACKWARD",
+        )
+
+
+def open_url(url: str, **kwargs: Any) -> tuple[RemoteBackbone, int]:
+    """What the registry calls for grpc:// and grpcs:// names: the backbone and its num_features.
+
+    kwargs: RemoteBackbone's own.
+    """
+    backbone = RemoteBackbone(url, **kwargs)
+    return backbone, backbone.num_features
+
+
+def to_numpy(x: Tensor) -> Array:
+    """The values of a tensor; shares its memory where it lies on the CPU."""
+    x = x.detach().cpu().contiguous()
+    if x.dtype == torch.bfloat16:  # which numpy does not have itself
+        return x.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    array: Array = x.numpy()
+    return array
+
+
+def from_numpy(array: Array) -> Tensor:
+    """The tensor over an array's memory."""
+    if array.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)

@@ -1,0 +1,1 @@
+"""The task's backbone and the cache of its features."""

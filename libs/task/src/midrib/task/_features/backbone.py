@@ -1,0 +1,199 @@
+"""Open whatever a Task takes as its backbone, and remember how it was made."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from importlib import metadata
+from typing import Any, TypeAlias
+
+from torch import Tensor, nn
+
+from midrib.backbones import Backbone, load_backbone
+from midrib.registry import InputSpec, Registry, TensorInput
+from midrib.task._parts.specs import AnyRegistry
+
+_ANY_INPUT = TensorInput(())
+
+
+class RevisionError(ValueError):
+    """A backbone is not the one that was recorded: its weights, its input or its compute dtype changed."""
+
+
+@dataclass(frozen=True)
+class BackboneRecipe:
+    """What it takes to make a Task's backbone again, in plain values that a checkpoint can hold.
+
+    name: the registered name or the URL; None for a pair or a loader, which only its maker can make again.
+    kwargs: the loader's arguments.  packages: versions of what made it.  revision: the sha-256 that names the
+    function which its weights compute, None if not known.
+    """
+
+    name: str | None
+    num_features: int
+    remote: bool = False
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    packages: dict[str, str] = field(default_factory=dict)
+    revision: str | None = None
+
+
+Loader: TypeAlias = Callable[..., tuple[nn.Module, int]]
+BackboneLike: TypeAlias = str | tuple[nn.Module, int] | Loader | BackboneRecipe
+
+
+@dataclass(frozen=True)
+class OpenedBackbone:
+    """A backbone in a Task's hands.  input: what it takes, None if its maker does not say."""
+
+    module: nn.Module
+    input: InputSpec | None
+    recipe: BackboneRecipe
+
+
+def is_remote(module: nn.Module) -> bool:
+    """Whether a server runs this backbone: then there is nothing here to train."""
+    return bool(getattr(module, "is_remote", False))
+
+
+def open_backbone(given: BackboneLike, kwargs: Mapping[str, Any] | None, registry: AnyRegistry) -> OpenedBackbone:
+    """Open a name, a URL, a (module, num_features) pair, a loader, or the recipe in a checkpoint.
+
+    Raises UnknownKeyError for an unknown name, TypeError for any other form, and what the loader raises.
+    """
+    arguments = dict(kwargs or {})
+    if isinstance(given, BackboneRecipe):
+        return _from_recipe(given, registry)
+    if isinstance(given, str):
+        return _from_name(given, arguments, registry)
+    if isinstance(given, tuple):
+        return _from_pair(given, arguments)
+    if callable(given) and not isinstance(given, nn.Module):
+        scratch = Registry("loaders given to a Task")
+        scratch(given, name="given")
+        module, width = scratch.load("given", **arguments)
+        return _opened(module, None, BackboneRecipe(None, width, kwargs=arguments))
+    raise TypeError(_accepted(given))
+
+
+def _accepted(given: object) -> str:
+    return (
+        f"backbone got {given!r:.80} of type {type(given).__name__}, expected a registered name, a URL, a pair "
+        "(module, num_features) or a loader that returns one"
+    )
+
+
+def _from_name(key: str, kwargs: dict[str, Any], registry: AnyRegistry) -> OpenedBackbone:
+    entry = registry.get(key, with_metadata=True)
+    if entry.input is not None:
+        backbone = load_backbone(key, registry=registry, **kwargs)
+        module, width, spec = backbone.module, backbone.num_features, backbone.input
+    else:  # a URL, or a loader that does not say what it takes
+        module, width = registry.load(key, **kwargs)
+        spec = None
+    packages = _versions(("torch", *entry.requires))
+    return _opened(module, spec, BackboneRecipe(key, width, kwargs=kwargs, packages=packages))
+
+
+def _from_pair(pair: tuple[Any, ...], kwargs: dict[str, Any]) -> OpenedBackbone:
+    if kwargs:
+        raise TypeError(f"backbone_kwargs={kwargs!r} are for a loader, and a (module, num_features) pair has none")
+    if len(pair) != 2 or not isinstance(pair[0], nn.Module) or not isinstance(pair[1], int):
+        raise TypeError(_accepted(pair))
+    module, width = pair
+    return _opened(module, None, BackboneRecipe(None, width))
+
+
+def _opened(module: nn.Module, spec: InputSpec | None, recipe: BackboneRecipe) -> OpenedBackbone:
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"backbone {recipe.name!r} is a {type(module).__name__}, expected an nn.Module")
+    spec = spec or getattr(module, "input", None)
+    remote = is_remote(module)
+    revision = getattr(module, "revision", None) if remote else None
+    return OpenedBackbone(module, spec, replace(recipe, remote=remote, revision=revision))
+
+
+def _from_recipe(recipe: BackboneRecipe, registry: AnyRegistry) -> OpenedBackbone:
+    """Open without weights and without the network: a checkpoint brings the weights, a server keeps its own."""
+    if recipe.name is None:
+        raise ValueError(
+            "this task's backbone was given as a module or a loader, which a checkpoint does not hold: pass it again, "
+            "as in load_from_checkpoint(path, backbone=(module, num_features))"
+        )
+    if recipe.remote:
+        return OpenedBackbone(DeferredBackbone(recipe, registry), None, recipe)
+    loader = registry.get(recipe.name)
+    skips = {"pretrained": False} if "pretrained" in inspect.signature(loader).parameters else {}
+    opened = _from_name(recipe.name, {**recipe.kwargs, **skips}, registry)
+    if opened.recipe.num_features != recipe.num_features:
+        raise RevisionError(
+            f"backbone {recipe.name!r} has num_features={opened.recipe.num_features} here, and the checkpoint was made "
+            f"with {recipe.num_features} by {recipe.packages}: install those versions"
+        )
+    return OpenedBackbone(opened.module, opened.input, recipe)
+
+
+class DeferredBackbone(nn.Module):
+    """A remote backbone out of a checkpoint: opened at its first use, so that loading needs no network."""
+
+    is_remote = True
+
+    def __init__(self, recipe: BackboneRecipe, registry: AnyRegistry) -> None:
+        super().__init__()
+        self.num_features = recipe.num_features
+        self._recipe = recipe
+        self._registry = registry
+        self._module: nn.Module | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> DeferredBackbone:
+        return DeferredBackbone(self._recipe, self._registry)
+
+    @property
+    def revision(self) -> str | None:
+        """The revision that the checkpoint was made with."""
+        return self._recipe.revision
+
+    @property
+    def input(self) -> InputSpec | None:
+        """What the backbone takes; asks the server."""
+        return getattr(self.opened(), "input", None)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        features: Tensor = self.opened()(inputs)
+        return features
+
+    def opened(self) -> nn.Module:
+        """Connect once.  Raises RevisionError if the server's revision is not the checkpoint's."""
+        if self._module is None:
+            name = str(self._recipe.name)
+            module, _ = self._registry.load(name, **self._recipe.kwargs)
+            check_revisions(name, module.revision, "the checkpoint", self._recipe.revision)
+            self._module = module
+        return self._module
+
+
+def check_revisions(name: str, got: str | None, source: str, expected: str | None) -> None:
+    """Raise RevisionError, with both revisions, unless they are the same."""
+    if got != expected:
+        raise RevisionError(
+            f"backbone {name!r} has revision {got}, and {source} has {expected}: they compute different features; "
+            "serve or install the one that was recorded, or train the task anew"
+        )
+
+
+def revision_of(module: nn.Module, spec: InputSpec | None) -> str:
+    """The revision that names what the module computes now."""
+    if is_remote(module):
+        return str(module.revision)
+    return Backbone("", module, 0, spec or _ANY_INPUT).revision()
+
+
+def _versions(libraries: tuple[str, ...]) -> dict[str, str]:
+    found = {name for library in libraries for name in _distributions().get(library, [])[:1]}
+    return {name: metadata.version(name) for name in sorted(found)}
+
+
+@functools.cache
+def _distributions() -> Mapping[str, list[str]]:
+    return metadata.packages_distributions()

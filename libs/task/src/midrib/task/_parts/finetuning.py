@@ -1,0 +1,189 @@
+"""Which layers of the backbone train, and from which epoch on."""
+
+from __future__ import annotations
+
+import functools
+import gc
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.strategies import DDPStrategy
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from midrib.registry import Registry
+from midrib.task._parts.specs import AnyRegistry
+
+if TYPE_CHECKING:
+    from midrib.task._tasks.task import Task
+
+ALL_LAYERS = 1 << 30
+
+# How many of the backbone's last layers train in an epoch; a layer is a module with parameters or buffers of its own.
+Strategy: TypeAlias = Callable[[int], int]
+StrategyLike: TypeAlias = str | tuple[str, Any] | Strategy
+
+FINETUNING_STRATEGIES = Registry("finetuning_strategies")
+
+
+@FINETUNING_STRATEGIES(name="freeze")
+def freeze(epoch: int) -> int:  # noqa: ARG001 (a strategy takes the epoch)
+    """Train the head alone."""
+    return 0
+
+
+@FINETUNING_STRATEGIES(name="no_freeze")
+def no_freeze(epoch: int) -> int:  # noqa: ARG001
+    """Train everything from the start."""
+    return ALL_LAYERS
+
+
+@FINETUNING_STRATEGIES(name="freeze_unfreeze")
+def freeze_unfreeze(epoch: int, unfreeze_epoch: int) -> int:
+    """Train the head alone, and everything from unfreeze_epoch on."""
+    return ALL_LAYERS if epoch >= _epoch("freeze_unfreeze", unfreeze_epoch) else 0
+
+
+@FINETUNING_STRATEGIES(name="unfreeze_milestones")
+def unfreeze_milestones(epoch: int, milestones: tuple[tuple[int, int], int]) -> int:
+    """Train the head alone; from the first epoch on the last n layers too; from the second everything.
+
+    milestones: ((first, second), n).
+    """
+    try:
+        (first, second), layers = milestones
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"finetuning 'unfreeze_milestones' got {milestones!r}, expected ((first_epoch, second_epoch), layers), as "
+            "in ('unfreeze_milestones', ((5, 10), 5))"
+        ) from None
+    if _epoch("unfreeze_milestones", first) > _epoch("unfreeze_milestones", second) or _epoch("layers", layers) < 1:
+        raise ValueError(
+            f"finetuning 'unfreeze_milestones' got {milestones!r}, expected first_epoch <= second_epoch and at least "
+            "one layer"
+        )
+    return 0 if epoch < first else layers if epoch < second else ALL_LAYERS
+
+
+def _epoch(strategy: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"finetuning {strategy!r} got {value!r}, expected an epoch, counted from 0")
+    return value
+
+
+def parse_strategy(given: StrategyLike, registry: AnyRegistry) -> Strategy:
+    """Read "name", ("name", its argument) or a function from the epoch to a number of layers.
+
+    Raises UnknownKeyError for an unknown name, TypeError for another form, ValueError for a wrong argument.
+    """
+    name, *arguments = given if isinstance(given, tuple | list) else (given,)
+    if not (isinstance(name, str) or callable(name)) or len(arguments) > 1:
+        raise TypeError(
+            f"finetuning got {given!r}, expected a name, (name, argument), or a function from the epoch to the number "
+            "of the backbone's last layers that train"
+        )
+    function = registry.get(name.lower()) if isinstance(name, str) else name
+    strategy = functools.partial(_with_arguments, function, tuple(arguments))
+    try:
+        strategy(0)
+    except TypeError as error:
+        raise TypeError(f"finetuning {given!r}: {error}; pass ({name!r}, its argument)") from error
+    return strategy
+
+
+def _with_arguments(function: Callable[..., int], arguments: tuple[Any, ...], epoch: int) -> int:
+    return function(epoch, *arguments)
+
+
+class LayerFreezer:
+    """Freezes and thaws a backbone's layers, and keeps the frozen ones in eval mode.
+
+    A parameter that its maker froze stays frozen.  With train_bn, batch norms train with the head all the same.
+    """
+
+    def __init__(self, backbone: nn.Module) -> None:
+        self._layers = [name for name, module in backbone.named_modules() if _has_state(module)]
+        self._trainable = {name for name, parameter in backbone.named_parameters() if parameter.requires_grad}
+        self._frozen: set[str] = set()
+
+    def train_last(self, backbone: nn.Module, count: int, *, train_bn: bool) -> bool:
+        """Let the last count layers train, and no other.  Returns whether that changed anything."""
+        first = max(0, len(self._layers) - count)
+        frozen = {
+            name
+            for name in self._layers[:first]
+            if not (train_bn and isinstance(backbone.get_submodule(name), _BatchNorm))
+        }
+        changed = frozen != self._frozen
+        self._frozen = frozen
+        for name in self._layers:
+            for own, parameter in backbone.get_submodule(name).named_parameters(prefix=name, recurse=False):
+                parameter.requires_grad_(name not in frozen and own in self._trainable)
+        return changed
+
+    def settle(self, backbone: nn.Module) -> None:
+        """Put what is frozen into eval mode: the whole backbone, dropout included, if all of it is."""
+        if len(self._frozen) == len(self._layers):
+            backbone.eval()
+        for name in self._frozen:
+            backbone.get_submodule(name).training = False  # not eval(): its children may train
+
+
+def _has_state(module: nn.Module) -> bool:
+    tensors = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+    return bool(tensors)
+
+
+class Finetuning(Callback):
+    """Freezes and unfreezes a Task's backbone as the epochs pass.
+
+    strategy: as in Task(finetuning=...); None takes the Task's own.  train_bn: let batch norms of frozen layers train;
+    None takes the Task's own.
+    A Task brings this callback along, so that Trainer(callbacks=[Finetuning(...)]) is only needed to say it there.
+    """
+
+    def __init__(self, strategy: StrategyLike | None = None, *, train_bn: bool | None = None) -> None:
+        self.strategy = strategy
+        self.train_bn = train_bn
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+        if stage != "fit":
+            return
+        task = _task(pl_module)
+        if self.strategy is not None or self.train_bn is not None:
+            task.set_finetuning(self.strategy, train_bn=self.train_bn)
+        task.freeze_for(0)
+        # Whole, for Lightning warns of modules in eval mode; the frozen ones follow in on_train_start.
+        nn.Module.train(task)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        pl_module.train()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        task = _task(pl_module)
+        if task.freeze_for(trainer.current_epoch):
+            _rebuild_ddp(trainer)
+        task.train()
+
+
+def _task(module: LightningModule) -> Task:
+    from midrib.task._tasks.task import Task
+
+    if not isinstance(module, Task):
+        raise TypeError(f"the Finetuning callback got a {type(module).__name__}, expected a midrib.task.Task")
+    return module
+
+
+def finetuning_of(trainer: Trainer) -> Finetuning | None:
+    """The Trainer's Finetuning callback, if it has one."""
+    return next((callback for callback in trainer.callbacks if isinstance(callback, Finetuning)), None)  # type: ignore[attr-defined] # untyped there
+
+
+def _rebuild_ddp(trainer: Trainer) -> None:
+    """Wrap the model anew: DDP reduces only the gradients of what could train when it was made."""
+    strategy = trainer.strategy
+    if isinstance(strategy, DDPStrategy) and strategy.model is not strategy.lightning_module:
+        strategy.model = strategy.lightning_module
+        gc.collect()  # the old wrapper lies in a cycle, and takes its hooks away only when it goes
+        strategy.configure_ddp()

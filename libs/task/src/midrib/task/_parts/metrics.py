@@ -1,0 +1,175 @@
+"""Losses' means and metrics: counted at every step, one copy for each stage, logged at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+from torchmetrics import Metric, MetricCollection
+
+from midrib.task._parts.names import unique_names
+
+if TYPE_CHECKING:
+    from midrib.task._tasks.task import Task
+
+MetricFunction: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+AnyMetric: TypeAlias = Metric | MetricFunction
+MetricsLike: TypeAlias = AnyMetric | MetricCollection | Sequence[AnyMetric] | Mapping[str, AnyMetric] | None
+
+
+class RowMean(Metric):
+    """The mean over rows of what comes as means over batches, such as a loss."""
+
+    full_state_update = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total: Tensor
+        self.rows: Tensor
+        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("rows", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, mean: Tensor, rows: int) -> None:
+        self.total += mean.detach() * rows
+        self.rows += rows
+
+    def compute(self) -> Tensor:
+        return self.total / self.rows
+
+
+class FunctionMetric(RowMean):
+    """A function of (predictions, targets), averaged over batches by their rows."""
+
+    def __init__(self, function: MetricFunction) -> None:
+        super().__init__()
+        self.function = function
+
+    def update(self, predictions: Tensor, targets: Tensor) -> None:  # type: ignore[override] # torchmetrics' own takes anything
+        RowMean.update(self, self.function(predictions, targets), len(predictions))
+
+
+class _Counted(nn.Module):
+    """What one loader of one stage has come to."""
+
+    def __init__(self, losses: Sequence[str], metrics: Mapping[str, Metric]) -> None:
+        super().__init__()
+        self.losses = nn.ModuleDict({name: RowMean() for name in losses})
+        self.metrics = nn.ModuleDict({name: metric.clone() for name, metric in metrics.items()})
+
+    def named(self) -> dict[str, Metric]:
+        return cast("dict[str, Metric]", dict(self.losses.items()) | dict(self.metrics.items()))
+
+
+class StageMetrics(nn.Module):
+    """The mean of every loss and a copy of every metric, for each stage and each of its loaders.
+
+    So no stage counts another's rows, nor one validation set those of the next.
+    """
+
+    def __init__(self, given: MetricsLike) -> None:
+        super().__init__()
+        self._given = nn.ModuleDict(_named(given))
+        self._counted = nn.ModuleDict()
+
+    def update(
+        self, stage: str, losses: Mapping[str, Tensor], predictions: Tensor, targets: Tensor, *, loader: int = 0
+    ) -> None:
+        """Count a batch: its losses by their names, and for the metrics its predictions and targets."""
+        key = f"{stage}_{loader}"
+        if key not in self._counted:
+            given = cast("dict[str, Metric]", dict(self._given.items()))
+            # In train mode, or Lightning warns of what its sanity check left in eval mode.
+            self._counted[key] = _Counted(list(losses), given).to(predictions.device).train()
+        counted = cast("_Counted", self._counted[key])
+        for name, loss in losses.items():
+            counted.losses[name].update(loss, len(predictions))  # type: ignore[operator] # a ModuleDict forgets types
+        for metric in counted.metrics.values():
+            metric.update(predictions, targets)  # type: ignore[operator] # a ModuleDict forgets types
+
+    def take(self, stage: str) -> dict[str, Tensor]:
+        """All that a stage has come to, by logged names, and begin it anew; among all ranks the same."""
+        counted = self._counted_in(stage)
+        suffix = "/dataloader_idx_{}" if len(counted) > 1 else ""  # as Lightning names them
+        taken = {
+            f"{stage}_{name}{suffix.format(loader)}": metric.compute()
+            for loader, names in enumerate(counted)
+            for name, metric in names.items()
+        }
+        self.reset(stage)
+        return taken
+
+    def reset(self, stage: str) -> None:
+        """Forget what a stage has counted."""
+        for metric in (metric for names in self._counted_in(stage) for metric in names.values()):
+            metric.reset()
+
+    def _counted_in(self, stage: str) -> list[dict[str, Metric]]:
+        """By loader: what has counted any batch since it was begun."""
+        all_names = [cast("_Counted", value).named() for key, value in self._counted.items() if key.startswith(stage)]
+        return [names for names in all_names if any(metric.update_called for metric in names.values())]
+
+
+class StageLog(Callback):
+    """Logs a task's losses and metrics at the end of each stage.
+
+    Not at every step, for their values are of the epoch, and Lightning's log takes as long as a small step itself.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+        """Go before the others: at an epoch's end they find what it came to in `trainer.callback_metrics`."""
+        undeclared = cast("Any", trainer)  # - its callbacks, which their connector sets
+        undeclared.callbacks = [self, *(other for other in undeclared.callbacks if other is not self)]
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        _of(pl_module).reset("train")
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        _log(pl_module, "train")
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        _of(pl_module).reset("val")
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        _log(pl_module, "val")
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        _of(pl_module).reset("test")
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        _log(pl_module, "test")
+
+
+def _of(module: LightningModule) -> StageMetrics:
+    return cast("Task", module).metrics
+
+
+def _log(module: LightningModule, stage: str) -> None:
+    values = _of(module).take(stage)
+    # Equal on all ranks already; sync_dist keeps Lightning from warning that they might not be.
+    module.log_dict(
+        values, on_step=False, on_epoch=True, prog_bar=True, sync_dist=True, batch_size=1, add_dataloader_idx=False
+    )
+
+
+def _named(given: MetricsLike) -> dict[str, Metric]:
+    if given is None:
+        return {}
+    if isinstance(given, Mapping | MetricCollection):
+        named: Mapping[str, AnyMetric] = dict(given.items())
+    else:
+        named = unique_names("metrics", given if isinstance(given, Sequence) else [given])
+    return {name: _as_metric(name, metric) for name, metric in named.items()}
+
+
+def _as_metric(name: str, metric: AnyMetric) -> Metric:
+    if isinstance(metric, Metric):
+        return metric
+    if callable(metric) and not isinstance(metric, type):
+        return FunctionMetric(metric)
+    raise TypeError(
+        f"metrics has {name!r}, which is {metric!r} of type {type(metric).__name__}, expected a torchmetrics Metric, a "
+        "function of (predictions, targets), a list of them, or a mapping from names to them"
+    )

@@ -1,0 +1,125 @@
+"""Learning rate schedulers by name, class or callable, told how long the training is."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from typing import Any, TypeAlias
+
+from pytorch_lightning import Trainer
+from torch.optim import Optimizer, lr_scheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from midrib.registry import Registry
+from midrib.task._parts.specs import AnyRegistry, Spec, parse
+
+_Factory: TypeAlias = Callable[..., LRScheduler]
+LRSchedulerLike: TypeAlias = (
+    str
+    | _Factory
+    | tuple[str | _Factory, Mapping[str, Any]]
+    | tuple[str | _Factory, Mapping[str, Any], Mapping[str, Any]]
+)
+
+# Those whose unit is the step; all others count epochs unless lightning_config says otherwise.
+_BY_STEP = ("total_steps", "num_training_steps", "step_size_up")
+_HORIZONS = ("total_steps", "num_training_steps", "T_max")
+_TRANSFORMERS = (
+    "constant_schedule",
+    "constant_schedule_with_warmup",
+    "linear_schedule_with_warmup",
+    "cosine_schedule_with_warmup",
+    "cosine_with_hard_restarts_schedule_with_warmup",
+    "polynomial_decay_schedule_with_warmup",
+)
+
+LR_SCHEDULERS = Registry("lr_schedulers")
+for _name in lr_scheduler.__all__:
+    if _name not in ("LRScheduler", "ChainedScheduler", "SequentialLR"):  # those are made of other schedulers
+        LR_SCHEDULERS(getattr(lr_scheduler, _name), name=_name.lower())
+
+
+class _FromTransformers:
+    """One of transformers' schedules; the library, which takes seconds to import, is imported when it is used."""
+
+    def __init__(self, name: str) -> None:
+        self.__name__ = name
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(self._schedule())
+
+    def __call__(self, optimizer: Optimizer, **kwargs: Any) -> LRScheduler:
+        schedule: LRScheduler = self._schedule()(optimizer, **kwargs)
+        return schedule
+
+    def _schedule(self) -> Callable[..., Any]:
+        from transformers import optimization
+
+        schedule: Callable[..., Any] = getattr(optimization, f"get_{self.__name__}")
+        return schedule
+
+
+if find_spec("transformers") is not None:
+    for _name in _TRANSFORMERS:
+        LR_SCHEDULERS(_FromTransformers(_name), name=_name)
+
+
+def build_lr_scheduler(
+    given: LRSchedulerLike, optimizer: Optimizer, trainer: Trainer, *, registry: AnyRegistry
+) -> dict[str, Any]:
+    """Make the scheduler, as the dictionary that Lightning takes.
+
+    What it needs to know of the training's length and of the optimizer's rates is filled in where the user said
+    nothing; num_warmup_steps may be a share of the training, such as 0.1.
+    Raises TypeError for a form that is not accepted, ValueError if the length cannot be known.
+    """
+    spec = parse("lr_scheduler", given, registry, takes_config=True)
+    names = inspect.signature(spec.factory).parameters.keys() - getattr(spec.factory, "keywords", {}).keys()
+    interval = spec.config.get("interval", "step" if names & set(_BY_STEP) else "epoch")
+    scheduler = spec.make(optimizer, **_filled(spec, names, optimizer, _Horizon(trainer, interval)))
+    if not isinstance(scheduler, LRScheduler):
+        raise TypeError(f"lr_scheduler {given!r} made {type(scheduler).__name__}, expected an LRScheduler")
+    made = {"scheduler": scheduler, "interval": interval}
+    if isinstance(scheduler, ReduceLROnPlateau):
+        made["monitor"] = "val_loss" if trainer.enable_validation else "train_loss"
+    return made | spec.config
+
+
+class _Horizon:
+    """How many times the scheduler will step; asked only if it matters, for the answer may load the data."""
+
+    def __init__(self, trainer: Trainer, interval: str) -> None:
+        self._trainer = trainer
+        self._interval = interval
+
+    def __int__(self) -> int:
+        by_step = self._interval == "step"
+        length = self._trainer.estimated_stepping_batches if by_step else self._trainer.max_epochs
+        if length is None or not 0 < length < float("inf"):
+            raise ValueError(
+                f"the scheduler needs the training's length in {self._interval}s, which this Trainer does not know: "
+                "pass max_epochs or max_steps to the Trainer, or the length among the scheduler's own arguments"
+            )
+        return int(length)
+
+
+def _filled(spec: Spec, names: set[str], optimizer: Optimizer, horizon: _Horizon) -> dict[str, Any]:
+    kwargs = dict(spec.kwargs)
+    missing = names - kwargs.keys()
+    for name in _HORIZONS:
+        if name in missing and not _sets_own_length(kwargs):
+            kwargs[name] = int(horizon)
+    if "max_lr" in missing:
+        kwargs["max_lr"] = [group["lr"] for group in optimizer.param_groups]
+    if "base_lr" in missing:
+        kwargs["base_lr"] = [group["lr"] / 10 for group in optimizer.param_groups]
+    if "num_warmup_steps" in names:
+        warmup = kwargs.get("num_warmup_steps", 0)
+        kwargs["num_warmup_steps"] = int(warmup * int(horizon)) if isinstance(warmup, float) else warmup
+    return kwargs
+
+
+def _sets_own_length(kwargs: Mapping[str, Any]) -> bool:
+    return "epochs" in kwargs and "steps_per_epoch" in kwargs  # OneCycleLR's other way to say it

@@ -1,0 +1,1 @@
+"""Checkpoints: save, load, resume and swap the backbone."""

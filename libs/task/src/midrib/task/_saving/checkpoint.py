@@ -1,0 +1,173 @@
+"""What a checkpoint holds of a task, and how a task comes out of it without the network."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from midrib.task._features.backbone import (
+    BackboneRecipe,
+    DeferredBackbone,
+    check_revisions,
+    is_remote,
+    revision_of,
+)
+
+if TYPE_CHECKING:
+    from midrib.task._tasks.task import Task
+
+KEY = "midrib"
+FORMAT = "0.1"
+_PREFIX = "backbone."
+# Where a task runs, not what it is.
+_NEVER_KEPT = ("cache",)
+_SECRETS = ("token",)
+
+T = TypeVar("T", bound="Task")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that this version cannot read, or that lacks what only its maker can give."""
+
+
+def caller_arguments(cls: type, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a constructor's call, by name, as the caller wrote them."""
+    signature = inspect.signature(cls.__init__)  # type: ignore[misc] # a class's own, whatever it takes
+    bound = signature.bind_partial(None, *args, **kwargs).arguments
+    named = dict(list(bound.items())[1:])
+    for parameter in signature.parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            named |= named.pop(parameter.name, {})
+    return named
+
+
+def split_plain(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The arguments that a checkpoint can hold, and the names of those that it cannot: functions and modules."""
+    kept = {name: value for name, value in arguments.items() if name not in _NEVER_KEPT}
+    if isinstance(recipe := kept.get("backbone"), BackboneRecipe):
+        kept |= {"backbone": recipe.name, "backbone_kwargs": recipe.kwargs}
+    plain, left_out = {}, []
+    for name, value in kept.items():
+        try:
+            plain[name] = _plain(value)
+        except TypeError:
+            left_out.append(name)
+    return plain, sorted(left_out)
+
+
+def _plain(value: Any) -> Any:
+    """The same in builtin types, without secrets.  Raises TypeError for what has no such form."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items() if key not in _SECRETS}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_plain, value))
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"{type(value).__name__} has no plain form")
+
+
+def record(task: Task) -> dict[str, Any]:
+    """The note in a checkpoint: its format, the backbone's recipe with the revision of the weights beside it."""
+    recipe = replace(task.recipe, revision=task.revision)
+    kept, left_out = split_plain({"kwargs": recipe.kwargs})
+    # A loader that was given live objects is one that only its maker can call again.
+    recipe = replace(recipe, name=None, kwargs={}) if left_out else replace(recipe, **kept)
+    return {"format": FORMAT, "task": type(task).__name__, "not_kept": task.not_kept, "backbone": asdict(recipe)}
+
+
+def check(task: Task, checkpoint: Mapping[str, Any]) -> None:
+    """Raise CheckpointError or RevisionError if the checkpoint is not for this task's backbone."""
+    note = _note(checkpoint)
+    if is_remote(task.backbone):
+        recorded = note["backbone"]["revision"]
+        check_revisions(str(task.recipe.name), task.revision, "the checkpoint", recorded)
+
+
+def restore(cls: type[T], checkpoint: Mapping[str, Any], given: dict[str, Any], *, strict: bool) -> T:
+    """The task in a checkpoint.  given: arguments that are said anew, among them those that no checkpoint holds."""
+    note = _note(checkpoint)
+    missing = [name for name in note["not_kept"] if name not in given and name != "backbone"]
+    if missing:
+        raise CheckpointError(
+            f"this {note['task']} was made with {', '.join(missing)} that a checkpoint cannot hold (functions, "
+            f"modules): pass them again, as in load_from_checkpoint(path, {missing[0]}=...)"
+        )
+    arguments = {**checkpoint.get("hyper_parameters", {}), "backbone_kwargs": None, **given}
+    if "backbone" not in given:
+        recipe = BackboneRecipe(**note["backbone"])
+        kwargs = recipe.kwargs | (arguments.pop("backbone_kwargs") or {})
+        arguments["backbone"] = replace(recipe, kwargs=kwargs)
+    try:
+        task = cls(**arguments)
+    except TypeError as error:
+        raise CheckpointError(f"this checkpoint holds a {note['task']}, loaded as {cls.__name__}: {error}") from error
+    _load_state(task, checkpoint["state_dict"], strict)
+    _check_weights(task, note["backbone"]["revision"], checkpoint["state_dict"])
+    return task
+
+
+def _note(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    note: dict[str, Any] | None = checkpoint.get(KEY)
+    if note is None:
+        raise CheckpointError("this checkpoint was not made by a midrib Task: load it by the class that made it")
+    if note["format"] != FORMAT:
+        raise CheckpointError(
+            f"this checkpoint has format {note['format']}, and this midrib-task reads {FORMAT}: install the version "
+            "that made it"
+        )
+    return note
+
+
+def _load_state(task: Task, saved: Mapping[str, Any], strict: bool) -> None:
+    """Load the weights; a backbone that lives elsewhere, there or here, keeps its own."""
+    state = {name: value for name, value in saved.items() if not name.startswith(_PREFIX)}
+    theirs = {name: value for name, value in saved.items() if name.startswith(_PREFIX)}
+    ours = {f"{_PREFIX}{name}": value for name, value in task.backbone.state_dict().items()}
+    task.load_state_dict(state | (theirs if theirs and ours else ours), strict=strict)
+
+
+def _check_weights(task: Task, recorded: str | None, saved: Mapping[str, Any]) -> None:
+    if recorded is None or isinstance(task.backbone, DeferredBackbone):
+        return
+    own = task.backbone.state_dict()
+    # Saved in another precision, they are other bytes: nothing to compare.
+    if any(f"{_PREFIX}{name}" in saved and saved[f"{_PREFIX}{name}"].dtype != own[name].dtype for name in own):
+        return
+    check_revisions(str(task.recipe.name), revision_of(task.backbone, task.input), "the checkpoint", recorded)
+
+
+def export(task: Task, path: str | os.PathLike[str]) -> None:
+    """Write the task as one safetensors file, its arguments and recipe in the header."""
+    header = {"note": record(task), "hyper_parameters": dict(task.hparams)}
+    state = {name: value.detach().cpu().clone().contiguous() for name, value in task.state_dict().items()}
+    save_file(state, path, metadata={KEY: json.dumps(header)})
+
+
+def read_export(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What export wrote, in the form of a checkpoint.  Raises CheckpointError for another file."""
+    with safe_open(Path(path), framework="pt") as file:
+        header = json.loads((file.metadata() or {}).get(KEY, "null"))
+        if header is None:
+            raise CheckpointError(f"{os.fspath(path)} was not written by a midrib Task's export")
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    return {KEY: header["note"], "hyper_parameters": header["hyper_parameters"], "state_dict": state}
+
+
+def read(path: str | os.PathLike[str], map_location: Any) -> dict[str, Any]:
+    """A Trainer's checkpoint; nothing in it is executed."""
+    checkpoint: dict[str, Any] = torch.load(path, map_location=map_location or "cpu", weights_only=True)
+    return checkpoint

@@ -1,0 +1,97 @@
+"""Saving a task, loading it, and changing where its backbone runs."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Self, cast
+
+from pytorch_lightning import LightningModule
+from torch import Tensor
+
+from midrib.task._saving import checkpoint, resume, swap
+
+if TYPE_CHECKING:
+    from midrib.task._tasks.task import Task
+
+
+class Persistent(LightningModule):
+    """What a Task does with files and servers."""
+
+    not_kept: list[str]  # the names of those arguments that no checkpoint can hold
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # __new__ takes anything; what is shown, and read by command lines, is what __init__ takes.
+        signature = inspect.signature(cls.__init__)
+        cls.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])  # type: ignore[attr-defined] # inspect reads it
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Note the arguments of the outermost class, as the caller wrote them: a checkpoint keeps them."""
+        task: Self = super().__new__(cls)
+        object.__setattr__(task, "_arguments", checkpoint.caller_arguments(cls, args, kwargs))
+        return task
+
+    def keep_arguments(self, arguments: Mapping[str, Any]) -> None:
+        """Make hyper-parameters of what a checkpoint can hold, and remember the names of the rest."""
+        plain, self.not_kept = checkpoint.split_plain(arguments)
+        self._set_hparams(plain)
+        self._hparams_initial = copy.deepcopy(self._hparams)
+
+    def on_save_checkpoint(self: Task, checkpoint: dict[str, Any]) -> None:  # type: ignore[misc] # a mixin of Task
+        """Add the note: format, recipe of the backbone, revision."""
+        checkpoint[checkpoint.KEY] = checkpoint.record(self)
+
+    def on_load_checkpoint(self: Task, checkpoint: dict[str, Any]) -> None:  # type: ignore[misc] # a mixin of Task
+        """Refuse a checkpoint of another format or remote backbone; take one from before the backbone moved."""
+        checkpoint.check(self, checkpoint)
+        resume.move(self, checkpoint)
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override] # more than Lightning's takes
+        cls,
+        checkpoint_path: str | os.PathLike[str],
+        map_location: Any = None,
+        *,
+        strict: bool = True,
+        **arguments: Any,
+    ) -> Self:
+        """The task in a Trainer's checkpoint; needs no network, and executes nothing that the file holds.
+
+        arguments: said anew; what was a function or a module must be, and backbone= may name another place.
+        Raises CheckpointError if something only its maker has is missing, RevisionError if the backbone's weights or
+        input are not those that were saved.
+        """
+        return checkpoint.restore(cls, checkpoint.read(checkpoint_path, map_location), arguments, strict=strict)  # type: ignore[type-var] # Self is a Task
+
+    def export(self: Task, path: str | os.PathLike[str]) -> None:  # type: ignore[misc] # a mixin of Task
+        """Write weights, arguments and recipe as one safetensors file."""
+        checkpoint.export(self, path)
+
+    @classmethod
+    def load_export(cls, path: str | os.PathLike[str], **arguments: Any) -> Self:
+        """The task in a file that export wrote; like load_from_checkpoint."""
+        return checkpoint.restore(cls, checkpoint.read_export(path), arguments, strict=True)  # type: ignore[type-var] # Self is a Task
+
+    def to_remote(self, url: str, *, sample: Tensor | None = None, tolerance: float = 1e-3, **kwargs: Any) -> Self:
+        """Let a server run the backbone from now on; the head and what it learned stay.  Returns the task.
+
+        sample: a batch to compare embeddings on, made up from the backbone's input if not given.  tolerance: the
+        largest difference allowed.  kwargs: for the resolver.
+        Raises RevisionError if the server has another revision or gives other embeddings; the task is then unchanged.
+        """
+        swap.swap(cast("Task", self), url, kwargs, sample, tolerance)
+        return self
+
+    def to_local(
+        self, backbone: Any = None, *, sample: Tensor | None = None, tolerance: float = 1e-3, **kwargs: Any
+    ) -> Self:
+        """Run the backbone in this process from now on; see to_remote.
+
+        backbone: a name, a pair or a loader; None takes the name in the remote one's URL.  kwargs: for the loader.
+        """
+        task = cast("Task", self)
+        swap.swap(task, backbone or swap.name_in_url(task.recipe.name or ""), kwargs, sample, tolerance)
+        return self

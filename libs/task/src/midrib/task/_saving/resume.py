@@ -1,0 +1,45 @@
+"""Go on with a training whose backbone has moved: from here to a server, or back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from midrib.task._features.backbone import check_revisions
+from midrib.task._saving.checkpoint import KEY, CheckpointError
+
+if TYPE_CHECKING:
+    from midrib.task._tasks.task import Task
+
+_PREFIX = "backbone."
+
+
+def move(task: Task, checkpoint: dict[str, Any]) -> None:
+    """Make a checkpoint with the weights of a local backbone one of the same remote backbone, or the reverse.
+
+    The backbone's weights leave, or come in as they are here, and the optimizer's places for them likewise.
+    Raises RevisionError if they are not the same backbone, CheckpointError if it had a learning rate of its own.
+    """
+    state = checkpoint["state_dict"]
+    saved = [name for name in state if name.startswith(_PREFIX)]
+    here = {f"{_PREFIX}{name}": value for name, value in task.backbone.state_dict().items()}
+    if bool(saved) == bool(here):
+        return
+    check_revisions(str(task.recipe.name), task.revision, "the checkpoint", checkpoint[KEY]["backbone"]["revision"])
+    for name in saved:
+        del state[name]
+    state |= here
+    heads = len(list(task.parameters())) - len(list(task.backbone.parameters()))
+    for optimizer in checkpoint.get("optimizer_states", []):
+        _replace(optimizer, heads, len(list(task.parameters())), task.backbone_learning_rate)
+
+
+def _replace(optimizer: dict[str, Any], heads: int, total: int, backbone_rate: float | None) -> None:
+    """The head's parameters come first, and a frozen backbone's have no state: only their places change."""
+    groups = optimizer["param_groups"]
+    if len(groups) > 1 or backbone_rate is not None:
+        raise CheckpointError(
+            "this training had, or has, a learning rate for its backbone, which it would gain or lose by moving: "
+            "resume it where it was, or begin anew from load_from_checkpoint(path)"
+        )
+    groups[0]["params"] = list(range(total))
+    optimizer["state"] = {place: state for place, state in optimizer["state"].items() if place < heads}

@@ -1,0 +1,65 @@
+"""Change a task's backbone for the same one elsewhere."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from midrib.registry import InputSpec, TextInput
+from midrib.task._features.backbone import OpenedBackbone, RevisionError, check_revisions, open_backbone, revision_of
+
+if TYPE_CHECKING:
+    from midrib.task._tasks.task import Task
+
+_OPEN_LENGTH = 16
+
+
+def swap(task: Task, given: Any, kwargs: dict[str, Any], sample: Tensor | None, tolerance: float) -> None:
+    """Give the task this backbone for its own, after checking that it is the same; see Persistent.to_remote."""
+    opened = open_backbone(given, kwargs, task.backbones)
+    _check_same(task, opened, sample, tolerance)
+    task.attach(opened)
+    others = [name for name in task.not_kept if name != "backbone"]
+    task.keep_arguments({**task.hparams, "backbone": given, "backbone_kwargs": kwargs or None})
+    task.not_kept = sorted({*task.not_kept, *others})
+
+
+def _check_same(task: Task, other: OpenedBackbone, sample: Tensor | None, tolerance: float) -> None:
+    spec = task.input or other.input
+    name = str(other.recipe.name)
+    check_revisions(name, revision_of(other.module, spec), "this task's backbone", revision_of(task.backbone, spec))
+    rows = sample if sample is not None else _example(spec)
+    difference = float((_embed(task.backbone, rows) - _embed(other.module, rows)).abs().max())
+    if not difference <= tolerance:
+        raise RevisionError(
+            f"backbone {name!r} gives other embeddings than this task's, although their revisions agree: the largest "
+            f"difference is {difference:.3g}, tolerance {tolerance:.3g}; compare their compute dtypes, or pass "
+            "tolerance=..."
+        )
+
+
+def _embed(module: nn.Module, rows: Tensor) -> Tensor:
+    was_training = module.training
+    module.eval()
+    device = next((tensor.device for tensor in (*module.parameters(), *module.buffers())), rows.device)
+    with torch.inference_mode():
+        features: Tensor = module(rows.to(device)).float().cpu()
+    module.train(was_training)
+    return features
+
+
+def _example(spec: InputSpec | None) -> Tensor:
+    if spec is None:
+        raise ValueError("this backbone does not say what it takes: pass sample=, a batch to compare embeddings on")
+    shape = (2, *(_OPEN_LENGTH if side is None else side for side in spec.tensor.shape))
+    generator = torch.Generator().manual_seed(0)
+    if isinstance(spec, TextInput):
+        return torch.randint(1, 100, shape, generator=generator)
+    return torch.rand(shape, generator=generator).to(getattr(torch, spec.tensor.dtype))
+
+
+def name_in_url(url: str) -> str:
+    """The backbone's name in grpc://host:port/namespace/name."""
+    return url.partition("://")[2].partition("/")[2].partition("?")[0]

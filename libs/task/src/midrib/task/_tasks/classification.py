@@ -1,0 +1,134 @@
+"""One class, or several labels, for each item."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own convention)
+from torch import Tensor
+from torchmetrics.classification import MulticlassAccuracy, MultilabelAccuracy
+
+from midrib.task._features.backbone import BackboneLike
+from midrib.task._parts.losses import LossLike
+from midrib.task._parts.metrics import MetricsLike
+from midrib.task._parts.outputs import OUTPUTS, OutputLike, Prediction
+from midrib.task._parts.specs import branch
+from midrib.task._tasks.task import Task
+
+_THRESHOLD = 0.5
+_TOP = 5
+
+
+def _binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype))
+
+
+class ClassificationTask(Task):
+    """Tell classes apart: one for each item, or with multi_label any number.
+
+    num_classes: may be left out where labels are given.  labels: the classes' names, in order.
+    Targets are class indices [batch], or with multi_label zeros and ones [batch, num_classes].
+    loss_fn: cross entropy, or with multi_label binary cross entropy.  metrics: accuracy over all rows.
+    output_transform: "classes" unless said otherwise.  Everything else is Task's.
+    """
+
+    outputs = branch(OUTPUTS, "ClassificationTask")
+
+    def __init__(
+        self,
+        backbone: BackboneLike,
+        num_classes: int | None = None,
+        *,
+        labels: Sequence[str] | None = None,
+        multi_label: bool = False,
+        loss_fn: LossLike = None,
+        metrics: MetricsLike = None,
+        output_transform: OutputLike = "classes",
+        **task_kwargs: Any,
+    ) -> None:
+        classes = _count(num_classes, labels)
+        if metrics is None:
+            metrics = _accuracy(classes, multi_label)
+        super().__init__(
+            backbone,
+            num_outputs=classes,
+            loss_fn=loss_fn or (_binary_cross_entropy if multi_label else F.cross_entropy),
+            metrics=metrics,
+            output_transform=output_transform,
+            **task_kwargs,
+        )
+        self.num_classes = classes
+        self.labels = [str(index) for index in range(classes)] if labels is None else list(labels)
+        self.multi_label = multi_label
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Softmax over the classes, or with multi_label a sigmoid for each: [batch, num_classes]."""
+        return logits.sigmoid() if self.multi_label else logits.softmax(dim=-1)
+
+    def metric_inputs(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Metrics see probabilities, and targets as integers."""
+        return self.probabilities(outputs), targets.long()
+
+
+def _accuracy(classes: int, multi_label: bool) -> MulticlassAccuracy | MultilabelAccuracy:
+    # Their own checks cost as much as a small step, and the loss has checked the targets.
+    if multi_label:
+        return MultilabelAccuracy(classes, average="micro", validate_args=False)
+    return MulticlassAccuracy(classes, average="micro", validate_args=False)
+
+
+def _count(num_classes: int | None, labels: Sequence[str] | None) -> int:
+    if num_classes is None and labels is None:
+        raise ValueError("a ClassificationTask needs num_classes=..., or labels=[...] with a name for each class")
+    count = len(labels) if num_classes is None and labels is not None else num_classes
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise ValueError(f"got num_classes={count!r}, expected a whole number of at least 1")
+    if labels is not None and len(labels) != count:
+        raise ValueError(f"got {len(labels)} labels for num_classes={count}: give one label for each class")
+    return count
+
+
+def _task(prediction: Prediction) -> ClassificationTask:
+    task = prediction.task
+    if not isinstance(task, ClassificationTask):
+        raise TypeError(f"this output is of a ClassificationTask, got a {type(task).__name__}")
+    return task
+
+
+@ClassificationTask.outputs(name="probabilities")
+def probabilities(prediction: Prediction) -> Tensor:
+    """The probability of each class: [batch, num_classes]."""
+    return _task(prediction).probabilities(prediction.logits)
+
+
+@ClassificationTask.outputs(name="classes")
+def classes(prediction: Prediction) -> Tensor | list[list[int]]:
+    """The index of the likeliest class: [batch]; with multi_label a list of those above one half for each row."""
+    if not _task(prediction).multi_label:
+        return prediction.logits.argmax(dim=-1)
+    chosen = probabilities(prediction) > _THRESHOLD
+    return [row.nonzero().flatten().tolist() for row in chosen]
+
+
+@ClassificationTask.outputs(name="labels")
+def labels(prediction: Prediction) -> list[Any]:
+    """The name of the likeliest class for each row; with multi_label a list of names."""
+    names = _task(prediction).labels
+    chosen = classes(prediction)
+    if isinstance(chosen, Tensor):
+        return [names[index] for index in chosen.tolist()]
+    return [[names[index] for index in row] for row in chosen]
+
+
+@ClassificationTask.outputs(name="top_k")
+def top_k(prediction: Prediction, k: int | None = None) -> list[list[tuple[str, float]]]:
+    """The k likeliest classes of each row, likeliest first: (name, probability).  k: by default 5, or all if fewer."""
+    task = _task(prediction)
+    count = min(_TOP, task.num_classes) if k is None else k
+    if not 1 <= count <= task.num_classes:
+        raise ValueError(f"top_k got k={k}, expected between 1 and num_classes={task.num_classes}")
+    best = torch.topk(probabilities(prediction), count, dim=-1)
+    rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return [[(task.labels[i], p) for i, p in zip(*row, strict=True)] for row in rows]

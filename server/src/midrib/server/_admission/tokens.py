@@ -1,0 +1,144 @@
+"""Who may call what: bearer tokens with scopes, kept as hashes in a TOML file.
+
+    [[tokens]]
+    name = "team-a"
+    sha256 = "..."                      # of the token; `midrib token team-a` makes both
+    scopes = ["embed", "read"]
+    max_in_flight_bytes = 67108864      # optional: of this tenant's requests
+    max_in_flight_items = 256           # optional
+
+A token is 256 random bits, so one round of sha-256 keeps it: there is nothing to guess.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import secrets
+import tomllib
+from collections.abc import Sequence
+from contextvars import ContextVar
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from midrib.server._admission.quotas import Quota
+from midrib.wire import PermissionDeniedError, UnauthenticatedError
+
+_UNBOUNDED = 2**62
+
+
+class Scope(StrEnum):
+    """What a token allows.  read: lists, descriptions, health.  embed: embeddings and gradients.  admin: loading."""
+
+    READ = "read"
+    EMBED = "embed"
+    ADMIN = "admin"
+
+
+class TokenEntry(BaseModel):
+    """One token, as the file has it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Annotated[str, Field(min_length=1)]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    scopes: frozenset[Scope]
+    max_in_flight_bytes: Annotated[int, Field(ge=1)] = _UNBOUNDED
+    max_in_flight_items: Annotated[int, Field(ge=1)] = _UNBOUNDED
+
+
+class Tenant:
+    """Whoever holds a token, and what their requests hold of the server now."""
+
+    def __init__(self, entry: TokenEntry) -> None:
+        self.name = entry.name
+        self.scopes = entry.scopes
+        self.withdrawn = False
+        self.in_flight_bytes = Quota(entry.max_in_flight_bytes, what=f"bytes of token {entry.name!r}")
+        self.in_flight_items = Quota(entry.max_in_flight_items, what=f"items of token {entry.name!r}")
+
+    def adopt(self, entry: TokenEntry) -> None:
+        """Take on a changed entry; what is in flight stays counted."""
+        self.scopes, self.withdrawn = entry.scopes, False
+        self.in_flight_bytes.limit = entry.max_in_flight_bytes
+        self.in_flight_items.limit = entry.max_in_flight_items
+
+    def require(self, scope: Scope) -> None:
+        """Asked at each call, and at each item of a stream: a token may go while its stream is open.
+
+        Raises UnauthenticatedError once the token is withdrawn, PermissionDeniedError without the scope.
+        """
+        if self.withdrawn:
+            raise _unknown()
+        if scope not in self.scopes:
+            raise PermissionDeniedError(f"token {self.name!r} lacks the scope {scope.value!r} that this call needs")
+
+
+# Whose call the current task serves; None on a server without tokens.
+CURRENT_TENANT: ContextVar[Tenant | None] = ContextVar("midrib_tenant", default=None)
+
+# A token put where its hash belongs is not to come back in an error.
+_ENTRIES = TypeAdapter(list[TokenEntry], config=ConfigDict(hide_input_in_errors=True))
+
+
+class Tokens:
+    """The tokens of a file; `reload` takes a changed file over, for calls that come after it.
+
+    Raises FileNotFoundError, or ValueError for a file that is no such file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._tenants: dict[str, Tenant] = {}
+        self._hashes: list[tuple[str, Tenant]] = []
+        self.reload()
+
+    def reload(self) -> None:
+        """Read the file again; if it is wrong, what was read before stays in force and the error is raised."""
+        entries = _ENTRIES.validate_python(tomllib.loads(self._path.read_text()).get("tokens", []))
+        if not entries:  # a file that is being written is empty for a moment: nobody means to withdraw all
+            raise ValueError(f"{self._path} holds no [[tokens]]: `midrib token NAME` makes an entry")
+        hashes = []
+        for entry in entries:
+            tenant = self._tenants.setdefault(entry.name, Tenant(entry))
+            tenant.adopt(entry)
+            hashes.append((entry.sha256, tenant))
+        self._hashes = hashes
+        for name, tenant in self._tenants.items():
+            tenant.withdrawn = all(name != entry.name for entry in entries)
+
+    def tenant(self, authorization: Sequence[str], scope: Scope) -> Tenant:
+        """Who calls, by the call's `authorization` headers: there must be one, or two parties read it differently.
+
+        Raises UnauthenticatedError without a known token, PermissionDeniedError without the scope.
+        """
+        kind, _, token = (authorization[0] if len(authorization) == 1 else "").partition(" ")
+        if kind.lower() != "bearer" or not token:
+            raise UnauthenticatedError("this server wants a token: send `authorization: Bearer TOKEN`, once")
+        # Bytes that are no text come as lone surrogates: they are a wrong token like any other.
+        digest = hashlib.sha256(token.strip().encode(errors="surrogateescape")).hexdigest()
+        found = None
+        for known, tenant in self._hashes:  # all of them: the time taken tells nothing
+            if hmac.compare_digest(known, digest):
+                found = tenant
+        if found is None:
+            raise _unknown()
+        found.require(scope)
+        return found
+
+
+def _unknown() -> UnauthenticatedError:
+    return UnauthenticatedError("the token is not known here: it was mistyped, or it has been withdrawn")
+
+
+def new_token(name: str, scopes: list[Scope]) -> tuple[str, str]:
+    """A new token, and its entry for the file."""
+    token = secrets.token_urlsafe(32)
+    digest = hashlib.sha256(token.encode()).hexdigest()
+    listed = ", ".join(f'"{scope.value}"' for scope in scopes)
+    # JSON's strings are TOML's.
+    return token, f'[[tokens]]\nname = {json.dumps(name)}\nsha256 = "{digest}"\nscopes = [{listed}]\n'

@@ -1,0 +1,1 @@
+"""Measurements at load: threads, parallel passes, micro-batches, warm-up and parity."""

@@ -1,0 +1,61 @@
+"""The parity self-test: a replica must give the rows of the loader's own module before it serves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from midrib.backbones import Backbone
+from midrib.registry import TextInput
+from midrib.server._compute.forward import Forward, example_rows
+from midrib.wire import Array, MidribError
+
+# Largest difference between a row alone in the loader's own module and the same row in a batch of the engine,
+# relative to the largest feature: the parity self-test refuses to serve beyond it.
+PARITY_BOUND = {"float64": 1e-4, "float32": 1e-4, "tf32": 2e-2, "float16": 2e-2, "bfloat16": 1e-1}
+_PARITY_ROWS = 3
+
+
+class ParityError(MidribError, RuntimeError):
+    """The engine's rows differ from the module's own: the backbone must not be served like this."""
+
+    default_reason = "PARITY"
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Inputs of one row each, and their rows by the loader's own module: [inputs, num_features]."""
+
+    inputs: Sequence[Array]
+    rows: Array
+
+
+def golden_rows(backbone: Backbone) -> Golden:
+    """A few inputs and their rows by the loader's own module, one at a time, before the engine touches it.
+
+    Texts are of unequal lengths, so that the engine has to pad them.
+    """
+    rows = example_rows(backbone.input, _PARITY_ROWS)
+    uneven = isinstance(backbone.input, TextInput)
+    inputs = [
+        rows[index : index + 1, : rows.shape[1] - index] if uneven else rows[index : index + 1]
+        for index in range(len(rows))
+    ]
+    with torch.inference_mode():
+        outputs = [backbone.module(torch.from_numpy(one)) for one in inputs]
+    return Golden(inputs, torch.cat(outputs).double().numpy())
+
+
+def check_parity(name: str, forward: Forward, golden: Golden, bound: float) -> None:
+    """Raise ParityError unless the engine, in one batch, gives the golden rows within the bound."""
+    got = np.concatenate(forward([(one,) for one in golden.inputs])).astype(np.float64)
+    difference = float(np.abs(got - golden.rows).max()) / max(float(np.abs(golden.rows).max()), 1e-12)
+    if not difference <= bound:
+        dtype = str(forward.dtype).removeprefix("torch.")
+        raise ParityError(
+            f"backbone {name!r} in {dtype} differs from its own module by {difference:.2g} of its largest feature, "
+            f"at most {bound:.0e} is allowed: serve it in float32"
+        )

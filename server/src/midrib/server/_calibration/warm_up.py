@@ -1,0 +1,42 @@
+"""Before a backbone serves: batches of every bucket, so that no caller pays for a first one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import torch
+
+from midrib.server._compute.forward import Forward, example_rows
+from midrib.server._engine.batcher import BatchLimits
+from midrib.server._engine.buckets import elements, usual_shapes
+
+
+def usual_batches(forward: Forward, limits: BatchLimits) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """Numbers of rows and their shape: one row of every bucket, then two, four ... up to the limits."""
+    shapes = list(usual_shapes(forward.spec))
+    rows = 1
+    while True:
+        fitting = [shape for shape in shapes if rows == 1 or rows * elements(shape) <= limits.max_cost]
+        yield from ((rows, shape) for shape in fitting)
+        if rows >= limits.max_rows or not fitting:
+            return
+        rows = min(2 * rows, limits.max_rows)
+
+
+def warm_up(forward: Forward, limits: BatchLimits, seconds: float) -> int:
+    """Run the usual batches, the smaller ones first, for so long at most; how many were run.
+
+    With CUDA graphs they are captured too, and all of them: what is not captured is launched kernel by kernel.
+    """
+    ran, end = 0, time.monotonic() + seconds
+    for rows, shape in usual_batches(forward, limits):
+        if time.monotonic() >= end and forward.graphs is None:
+            break
+        example = example_rows(forward.spec, rows, shape)
+        forward([(example,)])
+        if forward.graphs is not None:
+            floating = None if example.dtype.kind in "iu" else forward.dtype
+            forward.graphs.capture(torch.from_numpy(example).to(forward.device, floating))
+        ran += 1
+    return ran

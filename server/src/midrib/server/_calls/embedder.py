@@ -1,0 +1,110 @@
+"""The way of one call through the engine: the same for every protocol."""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+from midrib.server._admission.quotas import Hold, Quota
+from midrib.server._admission.tokens import Scope
+from midrib.server._calls.requests import Caller, check_reply, empty_outcome, new_item, open_backbone, timing
+from midrib.server._catalogue.catalogue import Catalogue
+from midrib.server._catalogue.loading import Loaded
+from midrib.server._engine.item import Outcome
+from midrib.server._engine.served_backbone import Description
+from midrib.server._intake.options import apply_options, check_options
+from midrib.v1 import embedding_pb2
+from midrib.wire import Array
+
+
+class Embedded(NamedTuple):
+    """What came of one call.
+
+    by: the backbone that made it.  inputs: [rows, ...], as its module took them.
+    features: [rows, dimensions], under the caller's options.
+    """
+
+    by: Description
+    inputs: Array
+    features: Array
+    timing: embedding_pb2.Timing
+
+
+class Embedder:
+    """Runs calls on the catalogue's backbones, within one budget of bytes in flight."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self.catalogue = catalogue
+        self.in_flight = Quota(catalogue.settings.max_in_flight_bytes)
+        self.calls = 0
+
+    async def embed(
+        self, request: embedding_pb2.EmbedRequest, caller: Caller, *, tensor: Array | None = None
+    ) -> Embedded:
+        """One batch in, its embedding out; refused at once where there is no room, unless its caller is patient.
+
+        tensor: the input, where it was read apart from the request.
+        Raises the errors of the design's table.
+        """
+        embedded, hold = await self.embed_held(request, caller, tensor=tensor)
+        hold.release()
+        return embedded
+
+    async def embed_held(
+        self, request: embedding_pb2.EmbedRequest, caller: Caller, *, tensor: Array | None = None
+    ) -> tuple[Embedded, Hold]:
+        """`embed`, with what the call still holds: to be released once its answer has gone."""
+        self.calls += 1
+        arrived = time.monotonic()
+        loaded = open_backbone(self.catalogue, request)
+        described = loaded.served.description
+        check_options(request.options, described.num_features)
+        hold = await self._held(loaded.intake.size(request.input if tensor is None else tensor), caller)
+        try:
+            rows = await loaded.intake.read(request.input) if tensor is None else loaded.intake.checked(tensor)
+            check_reply(loaded, len(rows), request.options, self.catalogue.settings.max_message_bytes)
+            outcome = await _compute(loaded, (rows,), caller)
+            features = apply_options(outcome.rows, request.options)
+        except BaseException:
+            hold.release()
+            raise
+        return Embedded(described, rows, features, timing(outcome, arrived)), hold
+
+    async def run(self, loaded: Loaded, arrays: tuple[Array, ...], caller: Caller) -> Outcome:
+        """What one item of these arrays comes to, which is as large as the first of them."""
+        hold = await self._held(sum(array.nbytes for array in (*arrays, arrays[0])), caller)
+        try:
+            return await _compute(loaded, arrays, caller)
+        finally:
+            hold.release()
+
+    def hold(self, size: int, caller: Caller, *more: tuple[Quota, int]) -> Hold:
+        """What one item of so many bytes holds: of the server, of its tenant, and of what else bounds it.
+
+        Raises UnauthenticatedError or PermissionDeniedError where its token has been withdrawn meanwhile.
+        """
+        tenant = caller.tenant
+        if tenant is None:
+            return Hold(*more, (self.in_flight, size))
+        tenant.require(Scope.EMBED)
+        return Hold(*more, (tenant.in_flight_items, 1), (tenant.in_flight_bytes, size), (self.in_flight, size))
+
+    async def _held(self, size: int, caller: Caller) -> Hold:
+        """A hold for an item of so many bytes; from before its media are decoded."""
+        hold = self.hold(size, caller)
+        if caller.patient:
+            await hold.wait()
+        else:
+            hold.take()
+        return hold
+
+
+async def _compute(loaded: Loaded, arrays: tuple[Array, ...], caller: Caller) -> Outcome:
+    if not len(arrays[0]):
+        return empty_outcome(loaded, arrays)
+    item = new_item(loaded, arrays, caller)
+    if caller.patient:
+        await loaded.served.batcher.put(item)
+    else:
+        loaded.served.batcher.submit(item)
+    return await item.done

@@ -1,0 +1,1 @@
+"""From names to served backbones: load, swap, evict and unload."""

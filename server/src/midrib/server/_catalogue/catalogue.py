@@ -1,0 +1,221 @@
+"""What this server serves, by name; loading, swapping and unloading while it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from midrib.registry import AbstractRegistry
+from midrib.server._catalogue.eviction import Resident, leaving
+from midrib.server._catalogue.loading import Loaded, load
+from midrib.server._catalogue.memory import give_memory_back
+from midrib.server._engine.served_backbone import ServedBackbone, State
+from midrib.server._errors import public_error
+from midrib.server._intake.media import MediaPool
+from midrib.server._observability.metrics import Metrics
+from midrib.server._settings import BackboneSettings, Settings
+from midrib.wire import BackboneLoadingError, BackboneNotFoundError, UnavailableError
+
+if TYPE_CHECKING:
+    from midrib.server._observability.tracing import Tracing
+
+logger = logging.getLogger(__name__)
+
+_LONGEST_NAME = 200
+
+
+@dataclass
+class Slot:
+    """One served name, from the moment it is asked for."""
+
+    name: str
+    state: State = State.LOADING
+    loaded: Loaded | None = None
+    error: str = ""
+
+    def ready(self) -> Loaded:
+        """The loaded backbone; raises BackboneLoadingError or UnavailableError where there is none."""
+        if self.loaded is not None:
+            return self.loaded
+        if self.state is State.FAILED:
+            raise UnavailableError(f"backbone {self.name!r} failed: {self.error}")
+        if self.state is State.DRAINING:
+            raise UnavailableError(f"backbone {self.name!r} is being unloaded: try another server")
+        raise BackboneLoadingError(f"backbone {self.name!r} is loading: try again shortly", retry_after=1.0)
+
+
+class Catalogue:
+    """The served backbones of one server.
+
+    on_change: told of every slot whose state changed, for health.
+    """
+
+    def __init__(
+        self, settings: Settings, registry: AbstractRegistry, *, on_change: Callable[[Slot], None] = lambda _slot: None
+    ) -> None:
+        self.settings = settings
+        self.registry = registry
+        self.slots: dict[str, Slot] = {}
+        self.complete = False
+        self.closing = asyncio.Event()
+        self.metrics = Metrics(self.served)
+        self.tracing: Tracing | None = None
+        self._on_change = on_change
+        # One at a time: two that fit by themselves may not fit together.
+        self._loading = asyncio.Lock()
+        self._media_pool = MediaPool(settings)
+
+    @property
+    def ready(self) -> bool:
+        """Whether all that the settings name has been loaded, and the server is not going away."""
+        return self.complete and not self.closing.is_set()
+
+    def served(self) -> list[ServedBackbone]:
+        """The backbones that take items now."""
+        return [slot.loaded.served for slot in self.slots.values() if slot.loaded is not None]
+
+    def slot(self, name: str) -> Slot:
+        """The slot of `namespace/name`, or of a name that only one served backbone has.
+
+        Raises BackboneNotFoundError with the nearest names.
+        """
+        if name in self.slots:
+            return self.slots[name]
+        matches = [slot for key, slot in self.slots.items() if key.endswith("/" + name)]
+        if name and len(matches) == 1:
+            return matches[0]
+        if len(name) > _LONGEST_NAME:  # whatever it is near to, looking would hold the event loop
+            raise BackboneNotFoundError(f"no backbone {name[:_LONGEST_NAME] + '...'!r} is served here")
+        spellings = {spelling: key for key in self.slots for spelling in (key, key.rpartition("/")[2])}
+        near = {spellings[match] for match in difflib.get_close_matches(name, spellings, cutoff=0.5)}
+        served = ", ".join(sorted(self.slots)) or "nothing"
+        hint = f"did you mean {' or '.join(sorted(near))}?" if near else f"served here: {served}"
+        raise BackboneNotFoundError(f"no backbone {name!r} is served here; {hint}")
+
+    def expect(self, wanted: BackboneSettings) -> Slot:
+        """The slot of a backbone that is to be loaded: from now on it is known, and asks callers to wait.
+
+        Raises what `canonical_name` raises.
+        """
+        name = self.canonical_name(wanted.name)
+        if name not in self.slots:
+            self.slots[name] = Slot(name)
+            self._change(self.slots[name], State.LOADING)
+        return self.slots[name]
+
+    async def load(self, wanted: BackboneSettings) -> tuple[Slot, list[str]]:
+        """Load, warm and start serving; an older revision of the same name serves until then, then drains.
+
+        Returns the slot, and the names of the idle backbones that left to make room.
+        Raises what loading raised, LimitExceededError where it does not fit; a name that was serving goes on with
+        what it had.
+        """
+        slot = self.expect(wanted)
+        async with self._loading:
+            before = slot.loaded
+            try:
+                loaded = await self._load(wanted)
+                leavers = self._leavers(loaded)
+                for leaver in leavers:
+                    await self._unload(leaver)
+                await loaded.served.start()
+            except Exception as error:
+                if before is None:
+                    # The loader's own words may name files: they are for the log.
+                    self._change(slot, State.FAILED, error=public_error(error, "it could not be loaded").message)
+                raise
+            self._watch(loaded.served)
+            loaded.served.on_lost = partial(self._lost, slot, loaded)
+            slot.loaded = loaded
+            self._change(slot, State.READY)
+        if before is not None:
+            await before.served.drain()
+            before = None  # its weights are to be free by now
+        await asyncio.to_thread(give_memory_back)
+        return slot, leavers
+
+    async def plan(self, wanted: BackboneSettings) -> tuple[Slot, list[str]]:
+        """What `load` would come to, with nothing loaded in the end; raises what it would raise."""
+        loaded = await self._load(wanted)
+        return Slot(loaded.served.description.name, loaded=loaded), self._leavers(loaded)
+
+    async def unload(self, name: str) -> None:
+        """Stop serving a name, once what it accepted is finished."""
+        async with self._loading:
+            await self._unload(name)
+        await asyncio.to_thread(give_memory_back)
+
+    async def _unload(self, name: str) -> None:
+        slot = self.slot(name)
+        loaded, slot.loaded = slot.loaded, None
+        self._change(slot, State.DRAINING)
+        if loaded is not None:
+            await loaded.served.drain()
+        if slot.loaded is None:
+            self.slots.pop(slot.name, None)
+
+    def _lost(self, slot: Slot, loaded: Loaded) -> None:
+        if slot.loaded is loaded:
+            slot.loaded = None
+            error = "its replicas were lost and could not be replaced: the server's log says why"
+            self._change(slot, State.FAILED, error=error)
+
+    async def _load(self, wanted: BackboneSettings) -> Loaded:
+        return await asyncio.to_thread(load, wanted, self.settings, self.registry, self._media_pool)
+
+    def _watch(self, served: ServedBackbone) -> None:
+        served.on_batch.append(self.metrics.of(served))
+        if self.tracing is not None:
+            served.on_batch.append(partial(self.tracing.observe_batch, served))
+
+    def _leavers(self, loaded: Loaded) -> list[str]:
+        if self.settings.device_memory_bytes is None:
+            return []
+        residents = [
+            Resident(
+                slot.name,
+                slot.loaded.weight_bytes,
+                slot.loaded.served.totals.last,
+                movable=slot.loaded.served.idle and not slot.loaded.pinned,
+            )
+            for slot in self.slots.values()
+            if slot.loaded is not None and slot.name != loaded.served.description.name
+        ]
+        return leaving(residents, loaded.weight_bytes, self.settings.device_memory_bytes)
+
+    async def close(self, grace_s: float) -> None:
+        """Finish what was accepted within the grace, then fail the rest as retriable."""
+        self.closing.set()
+        serving = self.served()
+        for slot in self.slots.values():
+            self._change(slot, State.DRAINING)
+        drains = asyncio.gather(*(served.drain() for served in serving))
+        try:
+            await asyncio.wait_for(asyncio.shield(drains), grace_s)
+        except TimeoutError:
+            for served in serving:
+                served.abort(UnavailableError("the server stopped before this item was computed: try another"))
+            await drains
+        self._media_pool.close()
+
+    def canonical_name(self, name: str) -> str:
+        """`namespace/name` of a registered name.
+
+        Raises BackboneNotFoundError where the registry has none, ValueError where several match.
+        """
+        if len(name) > _LONGEST_NAME:
+            raise BackboneNotFoundError(f"no backbone {name[:_LONGEST_NAME] + '...'!r} is registered")
+        try:
+            return self.registry.describe(name).key
+        except KeyError as error:
+            raise BackboneNotFoundError(str(error)) from error
+
+    def _change(self, slot: Slot, state: State, *, error: str = "") -> None:
+        slot.state, slot.error = state, error
+        logger.info("backbone %s: %s%s", slot.name, state.value, f" ({error})" if error else "")
+        self._on_change(slot)

@@ -1,0 +1,1 @@
+"""`midrib demo`: a head trained on a served backbone, in one command."""

@@ -1,0 +1,90 @@
+"""`midrib embed` and `midrib doctor`: what midrib.remote does, at the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+
+from midrib.remote import Progress, Tls, doctor, embed_files
+from midrib.wire import Array
+
+
+class LocalEmbedder:
+    """A registered backbone, loaded into this process."""
+
+    def __init__(self, name: str, arguments: dict[str, Any]) -> None:
+        from midrib.backbones import load_backbone
+
+        self._backbone = load_backbone(name, **arguments)
+        self.name = self._backbone.name
+        self.revision = self._backbone.revision()
+        self.num_features = self._backbone.num_features
+
+    def __call__(self, kind: str, values: list[Any]) -> Array:
+        """The features of values of one kind, in float32."""
+        import numpy as np
+        import torch
+
+        if kind == "images":
+            rows = self._backbone.embed_images([v if isinstance(v, bytes) else Path(v).read_bytes() for v in values])
+        elif kind == "texts":
+            rows = self._backbone.embed_texts(values)
+        else:
+            rows = self._backbone.embed(torch.from_numpy(np.stack(values)))
+        features: Array = rows.float().cpu().numpy()
+        return features
+
+
+def tls_from(roots: Path | None, own: Path | None) -> Tls | None:
+    """What the command's two options say of TLS; None leaves it to the URL's scheme."""
+    return None if roots is None and own is None else Tls(roots, own)
+
+
+def embed(backbone: str, inputs: Sequence[Path], out: Path, *, column: str, token: str | None, tls: Tls | None) -> None:
+    """Embed files through a server (grpc://...), or with a registered backbone in this process."""
+    from midrib.server._command.serve import parse_backbone
+
+    if "://" in backbone:
+        embedder: Any = backbone
+        options: dict[str, Any] = {"token": token, "tls": tls}
+    else:
+        wanted = parse_backbone(backbone)
+        embedder, options = LocalEmbedder(wanted["name"], wanted["arguments"]), {}
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeElapsedColumn())
+    with Bar(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("embedding", total=None, rate="")
+
+        def show(progress: Progress) -> None:
+            elapsed = bar.tasks[0].elapsed or 0.0
+            rate = (progress.done - progress.resumed) / elapsed if elapsed else 0.0
+            left = f", {(progress.total - progress.done) / rate:.0f} s left" if rate else ""
+            bar.update(task, completed=progress.done, total=progress.total, rate=f"{rate:.0f}/s{left}")
+
+        done = embed_files(embedder, inputs, out, column=column, on_progress=show, **options)
+    typer.echo(
+        f"{out}: {done.done - done.bad} rows" + (f", {done.resumed} of them from before" if done.resumed else "")
+    )
+    if done.bad:
+        typer.echo(f"{out}.bad.jsonl: {done.bad} items that could not be embedded", err=True)
+
+
+def examine(url: str, *, token: str | None, tls: Tls | None, as_json: bool) -> bool:
+    """Print the verdicts of `doctor`; True where every one is good."""
+    verdicts = doctor(url, token=token, tls=tls)
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(verdict) for verdict in verdicts], indent=2))
+    else:
+        for verdict in verdicts:
+            mark = typer.style("ok  ", fg="green") if verdict.ok else typer.style("FAIL", fg="red")
+            typer.echo(f"{mark}  {verdict.check:<12}  {verdict.detail}")
+            if verdict.fix:
+                typer.echo(f"      {'':<12}  -> {verdict.fix}")
+    return all(verdict.ok for verdict in verdicts)

@@ -1,0 +1,126 @@
+"""`midrib serve`: a server from its settings to its last answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+import tomli_w
+import uvloop
+
+from midrib.server._observability import logs
+from midrib.server._server import Server
+from midrib.server._settings import Settings
+
+
+def parse_backbone(text: str) -> dict[str, Any]:
+    """'namespace/name?argument=value&...' as BackboneSettings' fields; a value is JSON, or else a string."""
+    name, _, query = text.partition("?")
+    pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
+    return {"name": name, "arguments": {key: _value(value) for key, value in pairs}}
+
+
+def render_config(settings: Settings) -> str:
+    """The effective settings as the TOML file that would give them."""
+    return tomli_w.dumps(settings.model_dump(mode="json", exclude_none=True))
+
+
+def run(settings: Settings, *, as_json: bool) -> None:
+    """Serve until SIGTERM or SIGINT, then drain; a second signal ends the process at once.
+
+    Raises what loading a backbone raises, ConnectionError where the address cannot be had, and ValueError where
+    there is nothing to serve.
+    """
+    if not settings.backbones and not settings.admin:
+        raise ValueError(
+            "nothing to serve: name a backbone, as in `midrib serve image/classification/efficientnet-lite0`; "
+            "`midrib list` shows them"
+        )
+    if settings.imports:
+        sys.path.append(
+            str(Path.cwd())
+        )  # a module beside the user is found, as by `python -m`; last, so it hides nothing
+    logs.set_up(settings.log_format)
+    uvloop.run(_serve(settings, _Voice(as_json=as_json)))
+
+
+async def _serve(settings: Settings, voice: _Voice) -> None:
+    started = time.monotonic()
+    server = Server(settings)
+    await server.start()
+    try:
+        stop = _stop_signal()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, server.reload)
+        where = {"address": server.address, "http": server.http_address}
+        voice.say("loading", f"listening on {' and http://'.join(filter(None, where.values()))}, loading ...", **where)
+        loading = asyncio.create_task(server.load())
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not stop.is_set():
+            await loading
+            _announce(server, voice, time.monotonic() - started)
+            await stopping
+        loading.cancel()
+        voice.say("draining", "draining: finishing what was accepted ...")
+    finally:
+        with contextlib.suppress(asyncio.CancelledError):
+            await server.stop()
+    voice.say("stopped", "stopped")
+
+
+def _stop_signal() -> asyncio.Event:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+
+    def on_signal() -> None:
+        stop.set()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    return stop
+
+
+def _announce(server: Server, voice: _Voice, seconds: float) -> None:
+    served = []
+    for slot in server.catalogue.slots.values():
+        loaded = slot.ready()
+        described, way = loaded.served.description, loaded.way
+        url = f"grpc://{server.address}/{described.name}"
+        fields = {"url": url, "revision": described.revision, "num_features": described.num_features}
+        served.append({**fields, "way": None if way is None else asdict(way)})
+        voice.say(
+            None,
+            f"  {url}\n    {described.num_features} features, {described.dtype} on {described.device}, "
+            f"revision {described.revision[:12]}" + (f"\n    {way}" if way is not None else ""),
+        )
+    voice.say("ready", f"ready after {seconds:.1f} s", address=server.address, backbones=served)
+
+
+class _Voice:
+    """Says what happens: to a person in lines, to a program in JSON lines with an `event`."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+
+    def say(self, event: str | None, sentence: str, **fields: Any) -> None:
+        if not self._as_json:
+            print(sentence, flush=True)  # noqa: T201 - the command's own output
+        elif event is not None:
+            print(json.dumps({"event": event, **fields}), flush=True)  # noqa: T201 - the command's own output
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

@@ -1,0 +1,1 @@
+"""One batch through one device: the only package that computes with torch."""

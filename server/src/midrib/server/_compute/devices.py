@@ -1,0 +1,151 @@
+"""How a staged batch gets through a device and back: at once on a CPU, on streams beside each other on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+from midrib.server._compute.parallel_passes import Crew
+
+# From a batch's tensors, on the device and in the compute type, to its rows.
+Run: TypeAlias = Callable[[Sequence[Tensor]], Tensor]
+
+
+class Pending(Protocol):
+    """Rows on their way back to the host."""
+
+    ready: bool
+
+    def wait(self) -> Tensor:
+        """The rows, on the host, once they are there; raises what failed on the device meanwhile."""
+        ...
+
+
+class Lane(Protocol):
+    """A device as its replica sees it.
+
+    depth: batches that it has use for at a time.  pinned: whether it reads staged batches from pinned memory.
+    """
+
+    depth: int
+    pinned: bool
+
+    def launch(self, staged: Sequence[Tensor], run: Run) -> Pending:
+        """Start on a batch. The staged tensors stay as they are until `wait` has returned."""
+        ...
+
+
+def lane_for(device: torch.device, dtype: torch.dtype) -> Lane:
+    """The lane of a device; floating tensors reach `run` in the dtype."""
+    return CudaLane(device, dtype) if device.type == "cuda" else CpuLane(dtype)
+
+
+class CpuLane:
+    """The launching thread computes, or its crew: meanwhile the next batch can be staged, and that is all.
+
+    piece_elements: rows x elements of one pass, at most; of a whole batch where None.
+    crew: what computes passes side by side; one after the other where None, and where there are too few rows.
+    """
+
+    depth = 2
+    pinned = False
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+        self.piece_elements: int | None = None
+        self.crew: Crew | None = None
+
+    def launch(self, staged: Sequence[Tensor], run: Run) -> Pending:
+        """Compute."""
+        crew = self.crew if self.crew is not None and len(staged[0]) >= self.crew.width else None
+        count = self._pieces(staged[0], 1 if crew is None else crew.width)
+        if count == 1:
+            return Here(self._computed(staged, run).contiguous())
+        pieces = zip(*(one.tensor_split(count) for one in staged), strict=True)
+        works = [partial(self._computed, piece, run) for piece in pieces]
+        return Here(torch.cat([work() for work in works] if crew is None else crew.run(works)))
+
+    def _computed(self, tensors: Sequence[Tensor], run: Run) -> Tensor:
+        rows = run([_as_computed(one, self._dtype) for one in tensors])
+        return rows.detach() if rows.requires_grad else rows
+
+    def _pieces(self, rows: Tensor, width: int) -> int:
+        """How many a batch is computed in, so many at a time; equal to a row, since the last ones pay for being few."""
+        count = 1
+        if self.piece_elements is not None and len(rows):
+            count = -(-len(rows) // max(1, self.piece_elements // max(1, rows[0].numel())))
+        return max(1, min(len(rows), -(-count // width) * width))
+
+
+class CudaLane:
+    """Three streams: while one batch computes, the next is copied in and the one before is copied out.
+
+    Each tensor is freed to the stream that allocated it, so the others that use it are recorded on it: its memory is
+    not handed out again before they are through.
+    """
+
+    depth = 3
+    pinned = True
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        self._device = device
+        self._dtype = dtype
+        torch.cuda.current_stream(device).synchronize()  # the weights were copied on it
+        self._copying_in, self._computing, self._copying_out = (_stream(device) for _ in range(3))
+
+    def launch(self, staged: Sequence[Tensor], run: Run) -> Pending:
+        """Queue the copies and the computation; nothing here waits for the device."""
+        with torch.cuda.stream(self._copying_in):
+            arrived = [one.to(self._device, non_blocking=True) for one in staged]
+        self._computing.wait_stream(self._copying_in)
+        with torch.cuda.stream(self._computing):
+            for one in arrived:
+                one.record_stream(self._computing)
+            rows = run([_as_computed(one, self._dtype) for one in arrived]).detach().contiguous()
+        self._copying_out.wait_stream(self._computing)
+        with torch.cuda.stream(self._copying_out):
+            # From torch's cache of pinned memory, where it goes again once the last of its rows has been sent.
+            host = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True)
+            host.copy_(rows, non_blocking=True)
+            rows.record_stream(self._copying_out)
+            return _There(host, self._copying_out.record_event())
+
+
+class Here:
+    """Rows that are on the host already."""
+
+    ready = True
+
+    def __init__(self, rows: Tensor) -> None:
+        self._rows = rows
+
+    def wait(self) -> Tensor:
+        """The rows."""
+        return self._rows
+
+
+class _There:
+    """Rows that a GPU is still computing, or copying."""
+
+    ready = False
+
+    def __init__(self, rows: Tensor, read: torch.cuda.Event) -> None:
+        self._rows = rows
+        self._read = read
+
+    def wait(self) -> Tensor:
+        self._read.synchronize()
+        return self._rows
+
+
+def _as_computed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Converted where it is: on a GPU, after a copy that needs no conversion on the way."""
+    return tensor.to(dtype) if tensor.dtype != dtype and tensor.is_floating_point() else tensor
+
+
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call] # torch does not type it

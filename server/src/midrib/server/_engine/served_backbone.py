@@ -1,0 +1,191 @@
+"""A served backbone: its queue, its replicas, and what became of their batches."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeAlias
+
+from midrib.registry import InputSpec
+from midrib.server._engine.batcher import Batcher, BatchLimits
+from midrib.server._engine.feeder import Feeder
+from midrib.server._engine.item import Item, Outcome
+from midrib.server._engine.replica import BatchReport, Compute, Replica
+from midrib.server._errors import public_error
+from midrib.wire import Array, UnavailableError
+
+logger = logging.getLogger(__name__)
+
+# Told of every batch: its items, what came of each, and the seconds that it computed.
+OnBatch: TypeAlias = Callable[[Sequence[Item], Sequence[Outcome | Exception], float], None]
+
+
+class State(Enum):
+    """Where a backbone stands between being asked for and being gone."""
+
+    LOADING = "loading"
+    READY = "ready"
+    DRAINING = "draining"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a client may know of a served backbone.
+
+    name: `namespace/name`.  num_features: the width of a row out.  dtype: what the forward pass computes in.
+    """
+
+    name: str
+    revision: str
+    num_features: int
+    input: InputSpec
+    device: str
+    dtype: str
+    license: str
+
+
+@dataclass
+class Totals:
+    """What the replicas did since the backbone was loaded.
+
+    answered, failed: items.  rows: of the items answered.  queue_s: that those waited.
+    compute_s: of the batches.  last: when a batch was last computed, on time.time.
+    """
+
+    batches: int = 0
+    answered: int = 0
+    failed: int = 0
+    rows: int = 0
+    queue_s: float = 0.0
+    compute_s: float = 0.0
+    last: float = 0.0
+
+    def add(self, outcomes: Sequence[Outcome | Exception], compute_s: float) -> None:
+        """Count one batch."""
+        self.batches += 1
+        self.compute_s += compute_s
+        self.last = time.time()
+        for outcome in outcomes:
+            if isinstance(outcome, Outcome):
+                self.answered += 1
+                self.rows += len(outcome.rows)
+                self.queue_s += outcome.queue_s
+            else:
+                self.failed += 1
+
+
+class ServedBackbone:
+    """Runs items of one backbone on its replicas.
+
+    prepares: one a replica, each called on that replica's thread to build and warm its compute.
+    """
+
+    def __init__(self, description: Description, prepares: list[Callable[[], Compute]], limits: BatchLimits) -> None:
+        self.description = description
+        self.batcher = Batcher(limits)
+        self.draining = asyncio.Event()
+        self.totals = Totals()
+        self.on_batch: list[OnBatch] = []
+        self.on_lost: Callable[[], None] = lambda: None
+        self._prepares = prepares
+        self._feeders: list[asyncio.Task[None]] = []
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing that was accepted still waits or computes."""
+        counts, totals = self.batcher.counts, self.totals
+        return counts.accepted == totals.answered + totals.failed + counts.cancelled + counts.expired
+
+    async def start(self) -> None:
+        """Start and warm every replica; raises what the first failing one raised."""
+        replicas = [self._replica(index) for index in range(len(self._prepares))]
+        started = await asyncio.gather(*(replica.start() for replica in replicas), return_exceptions=True)
+        for failure in started:
+            if failure is not None:
+                for replica in replicas:  # the others' threads must not wait for ever
+                    replica.close()
+                raise failure
+        self._feeders = [asyncio.create_task(self._feed(index, replica)) for index, replica in enumerate(replicas)]
+
+    async def drain(self) -> None:
+        """Accept no more, finish what was accepted, end the replicas."""
+        self.draining.set()
+        self.batcher.close()
+        await asyncio.gather(*self._feeders)
+        # It leads back here, and a cycle keeps the weights until the collector comes by.
+        self.on_lost = lambda: None
+
+    def abort(self, error: UnavailableError) -> None:
+        """Accept no more and fail what waits; what runs still finishes."""
+        self.draining.set()
+        self.batcher.close(error)
+
+    def _replica(self, index: int) -> Replica:
+        return Replica(self._prepares[index], name=f"{self.description.name}-{index}")
+
+    async def _feed(self, index: int, replica: Replica) -> None:
+        """Keep a replica busy; replace it if its thread is lost."""
+        while True:
+            try:
+                await Feeder(self.batcher, replica, self._settle_batch).run()
+            except UnavailableError as lost:
+                logger.warning("backbone %s: %s", self.description.name, lost)
+            else:
+                replica.close()
+                await replica.join()
+                return
+            try:
+                replica = await self._replace(index)
+            except Exception:
+                logger.exception("backbone %s: replica %d could not be replaced", self.description.name, index)
+                self._give_up()
+                return
+
+    def _settle_batch(self, batch: Sequence[Item], done: asyncio.Future[BatchReport]) -> None:
+        """Give every item of a batch its outcome: on the loop, in one turn."""
+        if isinstance(lost := done.exception(), Exception):
+            self.totals.add([lost] * len(batch), 0.0)
+            for item in batch:
+                _settle(item, lost)
+            return
+        report = done.result()
+        compute_s = report.finished - report.started
+        outcomes = [
+            self._outcome(item, result, report.started, compute_s)
+            for item, result in zip(batch, report.results, strict=True)
+        ]
+        self.totals.add(outcomes, compute_s)
+        for item, outcome in zip(batch, outcomes, strict=True):
+            _settle(item, outcome)
+        for told in self.on_batch:
+            told(batch, outcomes, compute_s)
+
+    def _give_up(self) -> None:
+        """One replica is gone for good: the others go on; after the last one nothing may wait any more."""
+        if all(feeder.done() for feeder in self._feeders if feeder is not asyncio.current_task()):
+            self.abort(UnavailableError("the replicas were lost and could not be replaced: try another server"))
+            self.on_lost()
+
+    async def _replace(self, index: int) -> Replica:
+        replica = self._replica(index)
+        await replica.start()
+        return replica
+
+    def _outcome(self, item: Item, result: Array | Exception, started: float, compute_s: float) -> Outcome | Exception:
+        if isinstance(result, Exception):
+            return public_error(result, f"backbone {self.description.name} failed on this item")
+        return Outcome(result, max(0.0, started - item.arrived), compute_s)
+
+
+def _settle(item: Item, outcome: Outcome | Exception) -> None:
+    if item.done.done():
+        return
+    if isinstance(outcome, Outcome):
+        item.done.set_result(outcome)
+    else:
+        item.done.set_exception(outcome)

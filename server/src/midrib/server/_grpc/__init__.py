@@ -1,0 +1,1 @@
+"""Midrib's own gRPC protocol."""

@@ -1,0 +1,136 @@
+"""BackboneService: what is served, and changing it."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from midrib.server._catalogue.catalogue import Catalogue, Slot
+from midrib.server._catalogue.descriptions import limits_message
+from midrib.server._engine.served_backbone import State
+from midrib.server._grpc.errors import Context, unary
+from midrib.server._settings import BackboneSettings
+from midrib.v1 import backbone_pb2, backbone_pb2_grpc
+from midrib.wire import (
+    InvalidInputError,
+    PermissionDeniedError,
+    code_from_dtype,
+    encode_input_spec,
+)
+
+_STATES = {
+    State.LOADING: backbone_pb2.BACKBONE_STATE_LOADING,
+    State.READY: backbone_pb2.BACKBONE_STATE_READY,
+    State.DRAINING: backbone_pb2.BACKBONE_STATE_DRAINING,
+    State.FAILED: backbone_pb2.BACKBONE_STATE_FAILED,
+}
+
+
+class BackboneService(backbone_pb2_grpc.BackboneServiceServicer):
+    """Answers from the catalogue.
+
+    admin: whether clients may load and unload here.
+    """
+
+    def __init__(self, catalogue: Catalogue, *, admin: bool) -> None:
+        self._catalogue = catalogue
+        self._admin = admin
+
+    @unary
+    async def ListBackbones(
+        self, request: backbone_pb2.ListBackbonesRequest, context: Context
+    ) -> backbone_pb2.ListBackbonesResponse:
+        """Every slot, ordered by name."""
+        slots = sorted(self._catalogue.slots.values(), key=lambda slot: slot.name)
+        return backbone_pb2.ListBackbonesResponse(backbones=[self._message(slot) for slot in slots])
+
+    @unary
+    async def GetBackbone(
+        self, request: backbone_pb2.GetBackboneRequest, context: Context
+    ) -> backbone_pb2.GetBackboneResponse:
+        """One slot; BackboneNotFoundError names the nearest."""
+        return backbone_pb2.GetBackboneResponse(backbone=self._message(self._catalogue.slot(request.name)))
+
+    @unary
+    async def LoadBackbone(
+        self, request: backbone_pb2.LoadBackboneRequest, context: Context
+    ) -> backbone_pb2.LoadBackboneResponse:
+        """Load a registered backbone with arguments that its loader declares."""
+        slot, unloaded = await self.load(request)
+        return backbone_pb2.LoadBackboneResponse(backbone=self._message(slot), unloaded=unloaded)
+
+    @unary
+    async def UnloadBackbone(
+        self, request: backbone_pb2.UnloadBackboneRequest, context: Context
+    ) -> backbone_pb2.UnloadBackboneResponse:
+        """Drain a backbone and free its device."""
+        await self.unload(request.name)
+        return backbone_pb2.UnloadBackboneResponse()
+
+    async def load(self, request: backbone_pb2.LoadBackboneRequest) -> tuple[Slot, list[str]]:
+        """What LoadBackbone does, for every protocol: the slot, and what left to make room."""
+        self._require_admin("LoadBackbone")
+        name = self._catalogue.canonical_name(request.name)
+        self._check_own(name)
+        arguments = {key: _argument(key, value) for key, value in request.arguments.items()}
+        self._check_declared(name, arguments)
+        wanted = BackboneSettings(name=name, arguments=arguments, pinned=request.pinned)
+        return await (self._catalogue.plan if request.dry_run else self._catalogue.load)(wanted)
+
+    async def unload(self, name: str) -> None:
+        """What UnloadBackbone does, for every protocol."""
+        self._require_admin("UnloadBackbone")
+        await self._catalogue.unload(name)
+
+    def _require_admin(self, call: str) -> None:
+        if not self._admin:
+            raise PermissionDeniedError(f"{call} is not allowed here: start the server with --admin, or an admin_port")
+
+    def _check_own(self, name: str) -> None:
+        """A whole catalogue (timm, transformers) fetches whatever name it is given: only the operator may ask it."""
+        if all(entry.key != name for entry in self._catalogue.registry.list(catalogues=False)):
+            raise InvalidInputError(
+                f"{name!r} is of a catalogue that fetches what it is asked for: put it into the server's configuration",
+                field="name",
+            )
+
+    def _check_declared(self, name: str, arguments: dict[str, Any]) -> None:
+        declared = inspect.signature(self._catalogue.registry.get(name)).parameters
+        for key in arguments:
+            if key not in declared:
+                raise InvalidInputError(
+                    f"the loader of {name!r} has no argument {key!r}, it has: {', '.join(declared) or 'none'}",
+                    field=f"arguments[{key}]",
+                )
+
+    def _message(self, slot: Slot) -> backbone_pb2.Backbone:
+        message = backbone_pb2.Backbone(name=slot.name, state=_STATES[slot.state], error=slot.error)
+        if slot.loaded is not None:
+            described = slot.loaded.served.description
+            message.MergeFrom(
+                backbone_pb2.Backbone(
+                    revision=described.revision,
+                    num_features=described.num_features,
+                    input=encode_input_spec(described.input),
+                    device=described.device,
+                    compute_dtype=code_from_dtype(described.dtype),
+                    license=described.license,
+                    limits=limits_message(self._catalogue.settings, slot.loaded.intake),
+                )
+            )
+        return message
+
+
+def _argument(key: str, message: backbone_pb2.Argument) -> str | int | float | bool:
+    """A plain value; a string that could name a file or a host is refused: a server fetches nothing for a client."""
+    kind = message.WhichOneof("value")
+    if kind is None:
+        raise InvalidInputError(f"argument {key!r} has no value", field=f"arguments[{key}]")
+    value: str | int | float | bool = getattr(message, kind)
+    if isinstance(value, str) and any(mark in value for mark in "/\\:~"):
+        raise InvalidInputError(
+            f"argument {key!r} looks like a path or a URL: the server reads neither for a client; "
+            "put it into the server's own configuration",
+            field=f"arguments[{key}]",
+        )
+    return value

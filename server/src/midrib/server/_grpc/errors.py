@@ -1,0 +1,59 @@
+"""Errors leave the server here: as a status with details, never as an exception's text."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import functools
+from collections.abc import Awaitable, Callable
+from typing import Any, NoReturn, TypeVar
+
+import grpc
+
+from midrib.server._errors import public_error
+from midrib.wire import MidribError, error_to_status
+
+Service = TypeVar("Service")
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+Context = grpc.aio.ServicerContext[Any, Any]
+
+# A status travels in headers, twice over (grpc-message, percent-encoded, and the details): what a client sent may be
+# quoted there, and too large a header loses the status with it. Clients take 8 KiB of headers by default.
+_LONGEST_MESSAGE = 500
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+async def abort(context: Context, error: Exception) -> NoReturn:
+    """End the call with the status of an error; one that is not ours goes to the log under an id."""
+    known = _cut(public_error(error, "the call failed"))
+    status = error_to_status(known)
+    details = ("grpc-status-details-bin", status.SerializeToString())
+    await context.abort(_CODES[status.code], status.message, (details,))
+
+
+def _cut(error: MidribError) -> MidribError:
+    """The error, with a message that fits into the headers."""
+    if len(error.message) <= _LONGEST_MESSAGE:
+        return error
+    middle = _LONGEST_MESSAGE // 2
+    cut = copy.copy(error)
+    cut.message = f"{error.message[:middle]} ... {error.message[-middle:]}"
+    return cut
+
+
+def unary(
+    method: Callable[[Service, Request, Context], Awaitable[Response]],
+) -> Callable[[Service, Request, Context], Awaitable[Response]]:
+    """A unary method whose errors leave as statuses."""
+
+    @functools.wraps(method)
+    async def guarded(self: Service, request: Request, context: Context) -> Response:
+        try:
+            return await method(self, request, context)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the outer boundary: everything becomes a status
+            await abort(context, error)
+
+    return guarded

@@ -1,0 +1,134 @@
+"""The hot messages as the handlers see them: an Embed and a stream's item in, an embedding out.
+
+A tensor is read as a view of the message and written from its own memory, where protobuf's library copies it four
+times. The bytes are the library's own (a property test holds that); whatever the readers here do not expect, the
+library reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from midrib.server._grpc.decoding import Codec
+from midrib.v1 import tensor_pb2
+from midrib.v1.embedding_pb2 import EmbedRequest, EmbedStreamRequest, EmbedStreamResponse, Options, Timing
+from midrib.wire import Array, array_bytes, encode_int8_rows, read_tensor, read_varint, tensor_head, varint
+
+
+class EmbedCall(NamedTuple):
+    """An Embed call. tensor: its input, which the request then lacks; None where that is something else."""
+
+    request: EmbedRequest
+    tensor: Array | None
+
+
+class StreamItem(NamedTuple):
+    """An item of a stream whose input is a tensor."""
+
+    id: int
+    tensor: Array
+
+
+def read_embed(data: bytes) -> EmbedCall:
+    """The Embed call in these bytes. Raises DecodeError where they are none."""
+    try:
+        start, at, end = _input_of_embed(data)
+        tensor = _tensor_of_input(data, at, end)
+    except (IndexError, ValueError):
+        return EmbedCall(EmbedRequest.FromString(data), None)
+    return EmbedCall(EmbedRequest.FromString(data[:start] + data[end:]), tensor)
+
+
+def read_stream_request(data: bytes) -> StreamItem | EmbedStreamRequest:
+    """The next message of a stream. Raises DecodeError where the bytes are none."""
+    try:
+        return _read_item(data)
+    except (IndexError, ValueError):
+        return EmbedStreamRequest.FromString(data)
+
+
+def _input_of_embed(data: bytes) -> tuple[int, int, int]:
+    """Where the one `input` field of an EmbedRequest begins, and where its message begins and ends."""
+    found: tuple[int, int, int] | None = None
+    at = 0
+    while at < len(data):
+        start, tag = at, data[at]
+        value, at = read_varint(data, at + 1)
+        if tag & 7 == 2:
+            at += value
+        if tag & 7 not in (0, 2) or tag > 0x7F:
+            raise ValueError("a field that the message has not")
+        if tag == 0x1A:
+            if found is not None:
+                raise ValueError("two inputs, which are to be merged")
+            found = start, at - value, at
+    if found is None or at != len(data):
+        raise ValueError("no input, or cut off")
+    return found
+
+
+def _read_item(data: bytes) -> StreamItem:
+    size, at = _field(data, 0, 0x12)  # EmbedStreamRequest.item
+    if at + size != len(data):
+        raise ValueError("more than an item")
+    item_id = 0
+    if data[at] == 0x08:
+        item_id, at = read_varint(data, at + 1)
+    size, at = _field(data, at, 0x12)  # Item.input
+    if at + size != len(data):
+        raise ValueError("more than an input")
+    return StreamItem(item_id, _tensor_of_input(data, at, len(data)))
+
+
+def _tensor_of_input(data: bytes, at: int, end: int) -> Array:
+    size, at = _field(data, at, 0x0A)
+    if at + size != end:
+        raise ValueError("more than a tensor")
+    return read_tensor(data, at, end)
+
+
+def _field(data: bytes, at: int, tag: int) -> tuple[int, int]:
+    """The length of the field that begins at a place, and where its content begins."""
+    if data[at] != tag:
+        raise ValueError("another field")
+    return read_varint(data, at + 1)
+
+
+def write_embed_response(rows: Array, options: Options, revision: str, timing: Timing) -> bytes:
+    """The bytes of an EmbedResponse."""
+    named = _sized(0x12, revision.encode())
+    return b"".join((*_tensor_field(0x0A, rows, options), named, _sized(0x1A, timing.SerializeToString())))
+
+
+def write_result(item_id: int, rows: Array, options: Options, timing: Timing) -> bytes:
+    """The bytes of the stream's response that holds an item's embedding."""
+    head, body = _tensor_field(0x12, rows, options)
+    if item_id:
+        head = b"\x08" + varint(item_id) + head
+    tail = _sized(0x22, timing.SerializeToString())
+    return b"".join((b"\x12", varint(len(head) + len(body) + len(tail)), head, body, tail))
+
+
+def written(message: EmbedStreamResponse | bytes) -> bytes:
+    """The bytes of a stream's response; those of a result are written already."""
+    return message if isinstance(message, bytes) else message.SerializeToString()
+
+
+CODECS: Mapping[str, Codec] = {
+    "/midrib.v1.EmbeddingService/Embed": (read_embed, bytes),
+    "/midrib.v1.EmbeddingService/EmbedStream": (read_stream_request, written),
+}
+"""How the hot methods' requests are read and their responses written, by path."""
+
+
+def _tensor_field(tag: int, rows: Array, options: Options) -> tuple[bytes, memoryview | bytes]:
+    """The field of an embedding, in two pieces: what stands before the features' memory, and that."""
+    if options.dtype == tensor_pb2.DATA_TYPE_INT8:
+        return _sized(tag, encode_int8_rows(rows).SerializeToString()), b""
+    head, body = tensor_head(rows.dtype, rows.shape), array_bytes(rows)
+    return b"".join((bytes((tag,)), varint(len(head) + len(body)), head)), body
+
+
+def _sized(tag: int, content: bytes) -> bytes:
+    return b"".join((bytes((tag,)), varint(len(content)), content))

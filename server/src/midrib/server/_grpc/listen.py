@@ -1,0 +1,74 @@
+"""A gRPC port: its limits, its TLS, its guard."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import grpc
+
+from midrib.server._admission.tls import TlsFiles, server_credentials
+from midrib.server._admission.tokens import Tokens
+from midrib.server._grpc.guard import Guard
+from midrib.server._settings import MEBI, Settings
+
+if TYPE_CHECKING:
+    from midrib.server._observability.tracing import Tracing
+
+
+# What a call that is not being read may send ahead. Left to itself gRPC lets each send as much as its connection was
+# found to carry: on a fast one, tens of megabytes for every client that floods.
+_AHEAD_BYTES = MEBI
+
+
+def grpc_server(settings: Settings, tokens: Tokens | None, tracing: Tracing | None = None) -> grpc.aio.Server:
+    """A server without services yet, within the settings' limits, behind a guard where there are tokens."""
+    interceptors: list[grpc.aio.ServerInterceptor] = []
+    if tracing is not None:
+        from midrib.server._grpc.tracing import TracingInterceptor
+
+        interceptors.append(TracingInterceptor(tracing))
+    if tokens is not None:
+        interceptors.append(Guard(tokens, public_health=settings.public_health))
+    return grpc.aio.server(interceptors=interceptors, options=_options(settings))
+
+
+def add_port(server: grpc.aio.Server, settings: Settings, address: str) -> int:
+    """Listen on "host:port", with TLS where the settings have a certificate; the port that it became.
+
+    Raises ConnectionError where the address cannot be had, OSError where a certificate file cannot be read.
+    """
+    try:
+        if settings.tls_certificate is None or settings.tls_key is None:
+            return server.add_insecure_port(address)
+        files = TlsFiles(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
+        return server.add_secure_port(address, server_credentials(files))
+    except RuntimeError as error:
+        raise ConnectionError(
+            f"cannot listen on {address}: is another server there? Choose another port, or 0 for a free one"
+        ) from error
+
+
+def _options(settings: Settings) -> list[tuple[str, int]]:
+    options = {
+        "grpc.max_receive_message_length": settings.max_message_bytes,
+        "grpc.max_send_message_length": settings.max_message_bytes,
+        "grpc.max_metadata_size": settings.max_metadata_bytes,
+        "grpc.absolute_max_metadata_size": settings.max_metadata_bytes,
+        "grpc.max_concurrent_streams": settings.max_connection_streams,
+        "grpc.max_connection_idle_ms": _milliseconds(settings.max_connection_idle_s),
+        "grpc.keepalive_permit_without_calls": 1,
+        "grpc.http2.min_ping_interval_without_data_ms": _milliseconds(settings.min_ping_interval_s),
+        "grpc.http2.max_ping_strikes": 2,
+        "grpc.http2.bdp_probe": 0,
+        "grpc.http2.lookahead_bytes": _AHEAD_BYTES,
+        # A second server on the port would take every other connection: refuse to start instead.
+        "grpc.so_reuseport": 0,
+    }
+    if settings.max_connection_age_s is not None:
+        options["grpc.max_connection_age_ms"] = _milliseconds(settings.max_connection_age_s)
+        options["grpc.max_connection_age_grace_ms"] = _milliseconds(settings.drain_grace_s)
+    return list(options.items())
+
+
+def _milliseconds(seconds: float) -> int:
+    return min(int(seconds * 1000), 2**31 - 1)

@@ -1,0 +1,1 @@
+"""HTTP: OpenAI's embeddings, probes and metrics."""

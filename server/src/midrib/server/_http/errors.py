@@ -1,0 +1,62 @@
+"""Errors leave over HTTP in OpenAI's shape, with the reasons of every other protocol."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+from google.rpc import code_pb2
+
+from midrib.server._errors import public_error
+from midrib.wire import LimitExceededError, MidribError, UnauthenticatedError
+
+logger = logging.getLogger(__name__)
+# aiohttp would log what is no HTTP, and quote it: its headers may hold a token, and anybody could fill the log.
+logger.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_STATUSES: dict[int, int] = {
+    code_pb2.INVALID_ARGUMENT: 400,
+    code_pb2.FAILED_PRECONDITION: 400,
+    code_pb2.UNAUTHENTICATED: 401,
+    code_pb2.PERMISSION_DENIED: 403,
+    code_pb2.NOT_FOUND: 404,
+    code_pb2.RESOURCE_EXHAUSTED: 429,
+    code_pb2.UNIMPLEMENTED: 501,
+    code_pb2.UNAVAILABLE: 503,
+    code_pb2.DEADLINE_EXCEEDED: 504,
+}
+_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+
+@web.middleware
+async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer with the error's status and a JSON body; one that is not ours goes to the log under an id."""
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        # aiohttp's own: no such path, another method, too large a body.
+        fields = {"message": error.text or error.reason, "param": None, "code": error.reason.upper().replace(" ", "_")}
+        return _response(error.status, fields, {name: error.headers[name] for name in error.headers if name == "Allow"})
+    except Exception as error:  # noqa: BLE001 - the outer boundary: everything becomes a status
+        return error_response(public_error(error, "the call failed"))
+
+
+def error_response(error: MidribError) -> web.Response:
+    """The response that carries an error."""
+    # What waiting does not mend is no 429: clients would try again.
+    status = 413 if isinstance(error, LimitExceededError) else _STATUSES.get(error.code, 500)
+    headers = {} if error.retry_after is None else {"Retry-After": str(math.ceil(error.retry_after))}
+    if isinstance(error, UnauthenticatedError):
+        headers["WWW-Authenticate"] = "Bearer"
+    return _response(status, {"message": error.message, "param": error.field, "code": error.reason}, headers)
+
+
+def _response(status: int, fields: dict[str, Any], headers: dict[str, str]) -> web.Response:
+    kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    return web.json_response({"error": {**fields, "type": kind}}, status=status, headers=headers)

@@ -1,0 +1,47 @@
+"""The options of an embedding: which ones a backbone can satisfy, and applying them to rows."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from midrib.v1 import embedding_pb2, tensor_pb2
+from midrib.wire import Array, InvalidInputError, dtype_from_code
+
+_OUTPUT_CODES = (
+    tensor_pb2.DATA_TYPE_FLOAT32,
+    tensor_pb2.DATA_TYPE_FLOAT16,
+    tensor_pb2.DATA_TYPE_BFLOAT16,
+    tensor_pb2.DATA_TYPE_FLOAT64,
+    tensor_pb2.DATA_TYPE_INT8,
+)
+
+
+def check_options(options: embedding_pb2.Options, num_features: int) -> None:
+    """Raises InvalidInputError for options that no embedding can satisfy."""
+    if options.HasField("dtype") and options.dtype not in _OUTPUT_CODES:
+        raise InvalidInputError(
+            "options.dtype must be float32, float16, bfloat16, float64, or int8 with a scale a row",
+            field="options.dtype",
+        )
+    if options.HasField("dimensions") and not 1 <= options.dimensions <= num_features:
+        raise InvalidInputError(
+            f"options.dimensions is {options.dimensions}, this backbone has 1..{num_features}",
+            field="options.dimensions",
+        )
+
+
+def apply_options(rows: Array, options: embedding_pb2.Options) -> Array:
+    """The embedding of an item under the caller's options: truncated, then normalised, then converted.
+
+    What is asked for as int8 stays floating until it is written.
+    """
+    if options.HasField("dimensions"):
+        rows = rows[:, : options.dimensions]
+    if options.normalize:
+        wide = rows.astype(np.promote_types(np.float32, rows.dtype))
+        norm = np.linalg.norm(wide, axis=-1, keepdims=True)
+        rows = (wide / np.maximum(norm, np.finfo(wide.dtype).tiny)).astype(rows.dtype)
+    if options.HasField("dtype") and options.dtype != tensor_pb2.DATA_TYPE_INT8:
+        with np.errstate(over="ignore"):  # infinite in a narrower type, and no news for the log
+            rows = rows.astype(dtype_from_code(options.dtype), copy=False)
+    return rows

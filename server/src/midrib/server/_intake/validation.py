@@ -1,0 +1,87 @@
+"""What an input's element type and shape alone decide: whether a backbone takes it, in which bucket, at what cost."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from functools import lru_cache, partial
+from typing import Any
+
+import numpy as np
+
+from midrib.registry import InputSpec, TextInput
+from midrib.server._engine.buckets import elements, padded_shape
+from midrib.wire import InvalidInputError, LimitExceededError, is_floating
+
+# A client that sends all sorts of shapes must not fill the memory.
+_REMEMBERED = 1024
+
+
+class Layouts:
+    """The layouts that one backbone takes; each is looked at once, and then remembered.
+
+    name: of the backbone, for errors.  max_rows, max_elements: of one item.
+    """
+
+    def __init__(self, name: str, spec: InputSpec, *, max_rows: int, max_elements: int) -> None:
+        # Of functions, and not of methods: a cache that refers to its owner keeps a backbone's memory for longer.
+        self.bucket = lru_cache(_REMEMBERED)(partial(_bucket, spec))
+        self.check = lru_cache(_REMEMBERED)(partial(_check, name, spec, max_rows, max_elements))
+
+
+def _bucket(spec: InputSpec, shape: tuple[int, ...]) -> tuple[Hashable, int]:
+    """The bucket of an item [rows, ...], and its cost in elements, padding included."""
+    padded = padded_shape(spec, shape[1:])
+    return padded, shape[0] * elements(padded)
+
+
+def _check(
+    name: str,
+    spec: InputSpec,
+    max_rows: int,
+    max_elements: int,
+    dtype: np.dtype[Any],
+    shape: tuple[int, ...],
+    field: str,
+) -> None:
+    """Raises InvalidInputError for what the module does not take, LimitExceededError for too much of it."""
+    _check_dtype(name, spec, dtype, field)
+    _check_shape(name, spec, shape, field)
+    check_size(shape[0], _bucket(spec, shape)[1], max_rows, max_elements)
+
+
+def check_size(rows: int, elements: int, max_rows: int, max_elements: int) -> None:
+    """Raises LimitExceededError for an item of more rows or elements than are taken."""
+    if rows > max_rows or elements > max_elements:
+        raise LimitExceededError(
+            f"one item has {rows} rows and {elements} elements, at most {max_rows} rows and "
+            f"{max_elements} elements are taken: split it",
+            field="input",
+        )
+
+
+def _check_dtype(name: str, spec: InputSpec, dtype: np.dtype[Any], field: str) -> None:
+    wanted = spec.tensor.dtype
+    right = dtype.kind in "iu" if wanted.startswith(("int", "uint")) else is_floating(dtype)
+    if not right:
+        raise InvalidInputError(
+            f"{field} is {dtype.name}, backbone {name!r} takes {wanted}: convert it",
+            field=f"{field}.dtype",
+        )
+
+
+def _check_shape(name: str, spec: InputSpec, shape: tuple[int, ...], field: str) -> None:
+    wanted = spec.tensor.shape
+    fits = len(shape) == len(wanted) + 1 and all(
+        want in (None, got) for want, got in zip(wanted, shape[1:], strict=True)
+    )
+    if not fits:
+        takes = ", ".join("any" if size is None else str(size) for size in wanted)
+        raise InvalidInputError(
+            f"{field} has shape {list(shape)}, backbone {name!r} takes [rows, {takes}]",
+            field=f"{field}.shape",
+        )
+    if isinstance(spec, TextInput) and shape[1] > spec.max_tokens:
+        raise InvalidInputError(
+            f"{field} has {shape[1]} tokens a row, at most {spec.max_tokens} are taken: truncate it",
+            field=f"{field}.shape",
+        )

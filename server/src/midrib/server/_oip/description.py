@@ -1,0 +1,123 @@
+"""What the Open Inference Protocol says of a backbone: metadata, configuration, statistics, index."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+from midrib.oip.v2 import inference_pb2
+from midrib.registry import InputSpec
+from midrib.server._catalogue.catalogue import Slot
+from midrib.server._catalogue.loading import Loaded
+from midrib.server._engine.served_backbone import State, Totals
+from midrib.server._intake.media import media_kind
+from midrib.server._oip.request import BYTES, DATATYPES, OUTPUT, TENSOR_INPUT
+from midrib.wire import code_from_dtype
+
+PLATFORM = "midrib"
+_NAMES = {code: name for name, code in DATATYPES.items()}
+_STATES = {State.LOADING: "LOADING", State.READY: "READY", State.DRAINING: "UNLOADING", State.FAILED: "UNAVAILABLE"}
+
+
+@dataclass(frozen=True)
+class _Signature:
+    """A tensor's name, datatype and shape without the batch; -1 is any size."""
+
+    name: str
+    datatype: str
+    dims: tuple[int, ...]
+
+    @property
+    def metadata(self) -> inference_pb2.ModelMetadataResponse.TensorMetadata:
+        return inference_pb2.ModelMetadataResponse.TensorMetadata(
+            name=self.name, datatype=self.datatype, shape=[-1, *self.dims]
+        )
+
+    @property
+    def data_type(self) -> inference_pb2.DataType:
+        # The configuration calls BYTES by another name.
+        name = "TYPE_" + ("STRING" if self.datatype == BYTES else self.datatype)
+        return cast(inference_pb2.DataType, inference_pb2.DataType.Value(name))
+
+
+def datatype(dtype: str) -> str:
+    """The protocol's name of a numpy type."""
+    return _NAMES[code_from_dtype(dtype)]
+
+
+def metadata(loaded: Loaded) -> inference_pb2.ModelMetadataResponse:
+    """What goes in (one of the inputs listed) and what comes out."""
+    described = loaded.served.description
+    return inference_pb2.ModelMetadataResponse(
+        name=described.name,
+        versions=[described.revision],
+        platform=PLATFORM,
+        inputs=[signature.metadata for signature in _inputs(described.input)],
+        outputs=[_output(loaded).metadata],
+    )
+
+
+def config(loaded: Loaded) -> inference_pb2.ModelConfig:
+    """The same as Triton's configuration, and the most rows of a request."""
+    described, output = loaded.served.description, _output(loaded)
+    parameters = {"device": described.device, "license": described.license, "revision": described.revision}
+    return inference_pb2.ModelConfig(
+        name=described.name,
+        platform=PLATFORM,
+        backend=PLATFORM,
+        max_batch_size=loaded.intake.max_rows,
+        input=[
+            inference_pb2.ModelInput(name=one.name, data_type=one.data_type, dims=one.dims, optional=True)
+            for one in _inputs(described.input)
+        ],
+        output=[inference_pb2.ModelOutput(name=output.name, data_type=output.data_type, dims=output.dims)],
+        parameters={key: inference_pb2.ModelParameter(string_value=value) for key, value in parameters.items()},
+    )
+
+
+def statistics(loaded: Loaded) -> inference_pb2.ModelStatistics:
+    """What the backbone did since it was loaded, for the clients of every protocol."""
+    described, totals = loaded.served.description, loaded.served.totals
+    return inference_pb2.ModelStatistics(
+        name=described.name,
+        version=described.revision,
+        last_inference=int(totals.last * 1e3),
+        inference_count=totals.rows,
+        execution_count=totals.batches,
+        inference_stats=_durations(totals),
+    )
+
+
+def index(slot: Slot) -> inference_pb2.RepositoryIndexResponse.ModelIndex:
+    """One line of the repository's index."""
+    version = "" if slot.loaded is None else slot.loaded.served.description.revision
+    return inference_pb2.RepositoryIndexResponse.ModelIndex(
+        name=slot.name, version=version, state=_STATES[slot.state], reason=slot.error
+    )
+
+
+def _inputs(spec: InputSpec) -> list[_Signature]:
+    tensor = spec.tensor
+    dims = tuple(-1 if size is None else size for size in tensor.shape)
+    inputs = [_Signature(TENSOR_INPUT, datatype(tensor.dtype), dims)]
+    kind = media_kind(spec)
+    if kind in ("images", "texts"):
+        inputs.append(_Signature(kind, BYTES, (1,)))
+    return inputs
+
+
+def _output(loaded: Loaded) -> _Signature:
+    described = loaded.served.description
+    return _Signature(OUTPUT, datatype(described.dtype), (described.num_features,))
+
+
+def _durations(totals: Totals) -> inference_pb2.InferStatistics:
+    def duration(count: int, seconds: float) -> inference_pb2.StatisticDuration:
+        return inference_pb2.StatisticDuration(count=count, ns=int(seconds * 1e9))
+
+    return inference_pb2.InferStatistics(
+        success=duration(totals.answered, totals.queue_s + totals.compute_s),
+        fail=duration(totals.failed, 0.0),
+        queue=duration(totals.answered, totals.queue_s),
+        compute_infer=duration(totals.batches, totals.compute_s),
+    )

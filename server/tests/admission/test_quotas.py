@@ -1,0 +1,79 @@
+"""What requests in flight may hold."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from midrib.server._admission.quotas import Hold, Quota
+from midrib.wire import OverloadedError
+
+
+def test_a_taker_is_refused_over_the_limit() -> None:
+    """It cannot wait, so it is told."""
+    quota = Quota(10)
+    quota.take(6)
+    with pytest.raises(OverloadedError, match="6 bytes are in flight and 5 more were asked for, limit 10"):
+        quota.take(5)
+
+
+async def test_waiters_come_in_order() -> None:
+    """A small one behind a large one does not overtake it."""
+    quota = Quota(10)
+    quota.take(8)
+    order: list[int] = []
+
+    async def wait(size: int) -> None:
+        await quota.wait(size)
+        order.append(size)
+
+    waiting = [asyncio.create_task(wait(size)) for size in (9, 1)]
+    await asyncio.sleep(0)
+    assert order == []
+    quota.release(8)
+    await asyncio.gather(*waiting)
+    assert (order, quota.held) == ([9, 1], 10)
+
+
+async def test_what_is_larger_than_the_limit_goes_alone() -> None:
+    """Else it would wait for ever."""
+    quota = Quota(10)
+    await asyncio.wait_for(quota.wait(25), 1)
+    assert quota.held == 25
+
+
+async def test_a_waiter_who_leaves_gives_its_bytes_back() -> None:
+    """Whether it left before its turn or at it."""
+    quota = Quota(10)
+    quota.take(10)
+    before, at_turn = (asyncio.create_task(quota.wait(4)) for _ in range(2))
+    await asyncio.sleep(0)
+    before.cancel()
+    await asyncio.sleep(0)
+    quota.release(10)
+    at_turn.cancel()
+    await asyncio.gather(before, at_turn, return_exceptions=True)
+    assert quota.held == 0
+
+
+def test_a_hold_is_all_or_nothing() -> None:
+    """One full quota gives back what the others gave."""
+    roomy, full = Quota(10), Quota(1)
+    full.take(1)
+    hold = Hold((roomy, 5), (full, 1))
+    with pytest.raises(OverloadedError, match="1 bytes are in flight and 1 more"):
+        hold.take()
+    assert (roomy.held, full.held) == (0, 1)
+
+
+async def test_a_hold_whose_waiting_is_cancelled_holds_nothing() -> None:
+    """What it had already got is given back."""
+    roomy, full = Quota(10), Quota(1)
+    full.take(1)
+    waiting = asyncio.create_task(Hold((roomy, 5), (full, 1)).wait())
+    await asyncio.sleep(0)
+    assert roomy.held == 5
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert (roomy.held, full.held) == (0, 1)

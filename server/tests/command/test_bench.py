@@ -1,0 +1,84 @@
+"""`midrib bench`: rates and latencies of a running server, or of one that it starts for the while."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from midrib.server._command import bench
+from midrib.server.cli import main
+from midrib.server.testing import RunningServer
+
+MLP = "template/classification/mlp-128?num_features=4"
+
+
+def bench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, Any]:
+    """Run the command in this process: its exit status, and what it said."""
+    monkeypatch.setattr("sys.argv", ["midrib", "bench", *arguments, "--seconds", "0.05"])
+    with pytest.raises(SystemExit) as ended:  # - every command ends so, the status is the caller's to check
+        main()
+    return int(ended.value.code or 0), capsys.readouterr()
+
+
+def test_a_running_server_is_measured_at_every_concurrency(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A line for each, with positive rates, and rows = calls x rows of a call."""
+    url = server.url("test/embedding/linear")
+    options = ("--rows", "3", "--concurrency", "1", "--concurrency", "4", "--json")
+    status, said = bench(monkeypatch, capsys, url, *options)
+    told = json.loads(said.out)
+    first, second = told["measured"]
+    assert (status, told["url"]) == (0, url)
+    assert [(one["rows"], one["concurrency"]) for one in told["measured"]] == [(3, 1), (3, 4)]
+    assert first["rows_per_s"] == pytest.approx(3 * first["calls_per_s"])
+    assert 0 < second["p50_ms"] <= second["p99_ms"]
+
+
+def test_the_table_has_a_line_for_each_concurrency(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """For a person: a head, and the figures below it."""
+    status, said = bench(monkeypatch, capsys, server.url("test/embedding/linear"), "--concurrency", "2")
+    url, head, figures = said.out.splitlines()
+    assert (status, url) == (0, server.url("test/embedding/linear"))
+    assert head.split("  ")[0].strip() == "rows a call"
+    assert figures.split()[:2] == ["1", "2"]
+
+
+def test_a_name_is_served_for_the_while(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A process of its own serves it, with the loader's arguments, on a free port."""
+    status, said = bench(monkeypatch, capsys, MLP, "--concurrency", "1", "--json")
+    told = json.loads(said.out)
+    assert status == 0
+    assert told["url"].startswith("grpc://127.0.0.1:")
+    assert told["url"].endswith("/template/classification/mlp-128")
+    assert told["measured"][0]["calls_per_s"] > 0
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        pytest.param("/test/embedding/liner", "test/embedding/linear", id="unknown name, near ones named"),
+        pytest.param("", "names no backbone", id="no name"),
+    ],
+)
+def test_held_wrong_is_one_line_and_status_1(
+    server: RunningServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    path: str,
+    words: str,
+) -> None:
+    """No traceback: what was wrong, and what to do."""
+    status, said = bench(monkeypatch, capsys, f"grpc://{server.address}{path}")
+    assert (status, "Traceback" in said.err) == (1, False)
+    assert words in said.err
+
+
+def test_a_server_that_does_not_come_up_is_said() -> None:
+    """What the process itself said stands above it."""
+    with pytest.raises(RuntimeError, match="ended before it was ready"):
+        bench.run("mlp-128", rows=1, concurrency=(1,), seconds=0.05, as_json=True)

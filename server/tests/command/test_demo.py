@@ -1,0 +1,46 @@
+"""What `midrib demo` stands on: its data and its picture. The demo itself is run by .ci/run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from midrib.server._command.demo.picture import save_maps
+from midrib.server._command.demo.textures import CLASSES, PATCH, load_textures
+
+
+def test_no_test_patch_was_seen_in_training() -> None:
+    """The photographs are cut in halves, not shuffled: equally many of each class, and none in both."""
+    train, test = load_textures()
+    seen, new = ({patch.tobytes() for patch in patches.images} for patches in (train, test))
+    assert train.images.shape == test.images.shape == (96, PATCH, PATCH, 3)
+    assert np.bincount(train.labels).tolist() == np.bincount(test.labels).tolist() == [32] * len(CLASSES)
+    assert seen & new == set()
+
+
+def width(path: Path, **maps: NDArray[np.float32]) -> int:
+    """Of a picture of the test patches, in pixels."""
+    _, patches = load_textures()
+    save_maps(path, maps, patches)
+    with Image.open(path) as picture:
+        return picture.width
+
+
+def test_the_picture_has_a_map_for_each_title(tmp_path: Path) -> None:
+    """Side by side, in a folder that need not be there yet."""
+    rows = load_textures()[1].images.reshape(96, -1).astype(np.float32)
+    alone = width(tmp_path / "new" / "one.png", pixels=rows)
+    assert width(tmp_path / "new" / "two.png", pixels=rows, some=rows[:, :9]) == 2 * alone
+
+
+def test_without_matplotlib_the_install_line_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes with an extra."""
+    _, patches = load_textures()
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"pip install 'midrib-server\[demo\]'"):
+        save_maps(tmp_path / "map.png", {}, patches)

@@ -1,0 +1,77 @@
+"""Three streams of a GPU work at once, each on another batch, and nothing is touched too soon."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from midrib.registry import TensorInput
+from midrib.server._compute.forward import Forward, Placement
+from midrib.wire import Array
+
+SPEC = TensorInput((4,))
+LAUNCHED = Placement("cuda")
+MODES = pytest.mark.parametrize(
+    "placement",
+    [LAUNCHED, Placement("cuda", graphs=True), Placement("cuda", strict=True)],
+    ids=["launched", "replayed", "one by one"],
+)
+
+
+def module() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+
+
+def on_a_gpu(placement: Placement = LAUNCHED) -> Forward:
+    forward = Forward(module(), SPEC, placement)
+    if forward.graphs is not None:
+        forward.graphs.capture(torch.zeros(8, 4))
+    return forward
+
+
+def batches(count: int) -> list[Array]:
+    return [np.random.default_rng(seed).standard_normal((5, 4), dtype=np.float32) for seed in range(count)]
+
+
+def in_flight(forward: Forward, watch: Any, given: list[Array], *more: Array) -> list[Array]:
+    """What comes of all, three batches at a time through the same buffers, as the host reads it."""
+    read: list[Array] = []
+    running: list[Any] = []
+    for batch in [*given, *[None] * forward.depth]:
+        if len(running) == forward.depth or (batch is None and running):
+            (rows,) = running.pop(0).finish()
+            watch.host_touches(rows.__array_interface__["data"][0], writes=False)
+            read.append(rows)
+        if batch is not None:
+            running.append(forward.stage([(batch, *more)]).launch())
+    return read
+
+
+@MODES
+def test_no_two_touch_memory_in_no_order(watch: Any, placement: Placement) -> None:
+    """While one batch is copied in, another computes and a third is copied out; and the rows are a CPU's."""
+    expected = Forward(module(), SPEC)
+    got = in_flight(on_a_gpu(placement), watch, batches(9))
+    np.testing.assert_allclose(got, [expected([(batch,)])[0] for batch in batches(9)], atol=1e-6)
+
+
+@MODES
+@pytest.mark.parametrize("more", [(), (np.ones((5, 3), np.float32),)], ids=["features", "gradients"])
+def test_memory_is_not_handed_out_while_another_stream_uses_it(
+    watch: Any, more: tuple[Array, ...], placement: Placement
+) -> None:
+    """The allocator knows only the stream that asked for it: of the others it is told."""
+    in_flight(on_a_gpu(placement), watch, batches(9), *more)
+    assert watch.unrecorded() == []
+
+
+def test_streams_that_do_not_wait_are_seen(watch: Any) -> None:
+    """The check itself: it is no wonder that it passes."""
+    watch.streams_wait = False
+    with pytest.raises(AssertionError, match="no order"):
+        in_flight(on_a_gpu(), watch, batches(9))

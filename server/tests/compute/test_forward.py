@@ -1,0 +1,133 @@
+"""One batch through a module: what goes in is staged, what comes out is split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from midrib.registry import InputSpec, TensorInput, TextInput
+from midrib.server._compute.forward import Forward, Placement, available_devices, example_rows, use_tf32
+from midrib.wire import Array
+
+
+class CountTokens(nn.Module):
+    """One feature: how many tokens of a row are no padding."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return (ids != 0).sum(dim=1, keepdim=True).float()
+
+
+def forward(module: nn.Module, spec: InputSpec, dtype: str = "float32") -> Forward:
+    return Forward(module, spec, Placement(dtype=dtype))
+
+
+def f32(*rows: list[float]) -> Array:
+    return np.array(rows, dtype=np.float32)
+
+
+def test_items_are_joined_and_split_again() -> None:
+    """Three rows in two items come back as two and one."""
+    run = forward(nn.Linear(2, 3), TensorInput((2,)))
+    first, second = run([(f32([1, 2], [3, 4]),), (f32([5, 6]),)])
+    (whole,) = run([(f32([1, 2], [3, 4], [5, 6]),)])
+    np.testing.assert_allclose(np.concatenate([first, second]), whole, rtol=1e-6)
+
+
+def test_rows_are_split_without_a_copy() -> None:
+    """Each item's are a part of the batch's one array."""
+    first, second = forward(nn.Linear(2, 3), TensorInput((2,)))([(f32([1, 2], [3, 4]),), (f32([5, 6]),)])
+    assert first.base is second.base
+    assert first.ctypes.data + first.nbytes == second.ctypes.data
+
+
+def test_a_module_that_returns_its_input_keeps_no_hold_of_the_buffer() -> None:
+    """The next batch must not overwrite rows that were already answered."""
+    run = forward(nn.Flatten(), TensorInput((2,)))
+    (first,) = run([(f32([1, 2]),)])
+    run([(f32([3, 4]),)])
+    assert first.tolist() == [[1, 2]]
+
+
+def test_texts_of_unequal_length_are_padded_with_zeros() -> None:
+    """Even where a longer batch has just used the buffer."""
+    run = forward(CountTokens(), TextInput(8))
+    run([(np.full((4, 8), 7),)])
+    assert [rows.tolist() for rows in run([(np.array([[5, 5]]),), (np.array([[5, 5, 5, 0]]),)])] == [[[2.0]], [[3.0]]]
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64], ids=["f16", "bf16", "f64"])
+def test_any_floating_input_is_converted(dtype: type) -> None:
+    """Items of different types may share a batch."""
+    run = forward(nn.Flatten(), TensorInput((2,)))
+    assert [rows.tolist() for rows in run([(f32([1, 2]).astype(dtype),), (f32([3, 4]),)])] == [[[1, 2]], [[3, 4]]]
+
+
+def test_bfloat16_compute_gives_bfloat16_rows() -> None:
+    """The result's type is the compute type."""
+    (rows,) = forward(nn.Linear(2, 3), TensorInput((2,)), "bfloat16")([(f32([1, 2]),)])
+    assert rows.dtype == ml_dtypes.bfloat16
+
+
+def test_two_arrays_an_item_give_the_input_gradient() -> None:
+    """It equals autograd's own, for every item of the batch."""
+    module = nn.Sequential(nn.Linear(2, 3), nn.Tanh()).double()
+    x = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
+    grad = torch.randn(3, 3, dtype=torch.float64)
+    (expected,) = torch.autograd.grad(module(x), x, grad)
+    inputs, grads = x.detach().numpy(), grad.numpy()
+    got = forward(module, TensorInput((2,)), "float64")([(inputs[:1], grads[:1]), (inputs[1:], grads[1:])])
+    np.testing.assert_allclose(np.concatenate(got), expected.numpy(), rtol=1e-12)
+
+
+def test_examples_are_the_same_every_time() -> None:
+    """Warm-up and the parity self-test are reproducible."""
+    np.testing.assert_array_equal(example_rows(TensorInput((4,)), 2), example_rows(TensorInput((4,)), 2))
+
+
+@pytest.fixture()
+def _tf32_off_again() -> Iterator[None]:
+    yield
+    use_tf32(allowed=False)
+
+
+@pytest.mark.usefixtures("_tf32_off_again")
+@pytest.mark.parametrize("allowed", [True, False], ids=["on", "off"])
+def test_tf32_is_as_it_is_set(allowed: bool) -> None:
+    """In matrix products and in convolutions alike, whatever had been chosen before."""
+    use_tf32(not allowed)
+    use_tf32(allowed)
+    assert torch.backends.cuda.matmul.allow_tf32 is torch.backends.cudnn.allow_tf32 is allowed
+
+
+def test_a_missing_device_is_said() -> None:
+    """CUDA asked for on a machine without it."""
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    with pytest.raises(ValueError, match="device 'cuda' was asked for, and torch sees no CUDA device"):
+        available_devices("cuda")
+
+
+class Small(nn.Module):
+    """Its device holds two rows at once."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        if len(rows) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return rows * 2
+
+
+def test_rows_that_do_not_fit_are_run_in_halves() -> None:
+    """One item too large for the device still gets its rows, in order."""
+    (rows,) = forward(Small(), TensorInput((1,)))([(f32([1], [2], [3], [4]),)])
+    assert rows.tolist() == [[2], [4], [6], [8]]
+
+
+def test_rows_that_do_not_fit_in_halves_either_are_an_error() -> None:
+    """It is tried once, not for ever."""
+    with pytest.raises(torch.OutOfMemoryError, match="out of memory"):
+        forward(Small(), TensorInput((1,)))([(np.ones((5, 1), np.float32),)])

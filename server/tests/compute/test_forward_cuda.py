@@ -1,0 +1,94 @@
+"""The same three steps on a GPU: streams, pinned memory, CUDA graphs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from midrib.registry import TensorInput
+from midrib.server._compute.forward import Forward, Placement, use_tf32
+from midrib.wire import Array
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+
+SPEC = TensorInput((64,))
+
+
+@pytest.fixture(autouse=True)
+def _no_tf32() -> None:
+    use_tf32(allowed=False)
+
+
+def module() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 32))
+
+
+def batch(seed: int, rows: int) -> Array:
+    return np.random.default_rng(seed).standard_normal((rows, 64), dtype=np.float32)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_a_gpu_gives_the_rows_of_a_cpu(dtype: str) -> None:
+    """Within the compute type's error."""
+    rows = batch(0, 33)
+    (expected,) = Forward(module(), SPEC)([(rows,)])
+    (got,) = Forward(module(), SPEC, Placement(device="cuda", dtype=dtype))([(rows,)])
+    np.testing.assert_allclose(got.astype(np.float32), expected, atol=0.05 if dtype != "float32" else 1e-4)
+
+
+def test_batches_in_flight_do_not_touch_each_other() -> None:
+    """Three at a time, again and again through the same buffers: every row is its own."""
+    forward = Forward(module(), SPEC, Placement(device="cuda"))
+    batches = [batch(seed, 512) for seed in range(60)]
+    expected = Forward(module(), SPEC)
+    for start in range(0, 60, 3):
+        launched = [forward.stage([(rows,)]).launch() for rows in batches[start : start + 3]]
+        for rows, one in zip(batches[start:], launched, strict=False):
+            np.testing.assert_allclose(one.finish()[0], expected([(rows,)])[0], atol=1e-4)
+
+
+def test_rows_outlive_the_batches_after_them() -> None:
+    """They are views of memory that nothing else writes to."""
+    forward = Forward(module(), SPEC, Placement(device="cuda"))
+    (first,) = forward([(batch(0, 8),)])
+    before = first.copy()
+    for seed in range(1, 20):
+        forward([(batch(seed, 8),)])
+    np.testing.assert_array_equal(first, before)
+
+
+def test_a_captured_graph_gives_the_rows_of_the_module() -> None:
+    """Also for fewer rows than were captured, and after a larger batch has used its buffers."""
+    plain = Forward(module(), SPEC, Placement(device="cuda"))
+    forward = Forward(module(), SPEC, Placement(device="cuda", graphs=True))
+    assert forward.graphs is not None
+    forward.graphs.capture(torch.zeros(8, 64, device="cuda"))
+    forward([(batch(1, 8),)])
+    (got,) = forward([(batch(2, 5),)])
+    np.testing.assert_allclose(got, plain([(batch(2, 5),)])[0], atol=1e-5)
+
+
+def test_gradients_come_from_a_gpu_too() -> None:
+    """They equal the CPU's."""
+    rows, grad = batch(0, 4), np.ones((4, 32), np.float32)
+    (expected,) = Forward(module(), SPEC)([(rows, grad)])
+    (got,) = Forward(module(), SPEC, Placement(device="cuda"))([(rows, grad)])
+    np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
+class Greedy(nn.Module):
+    """Its device holds two rows at once."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        if len(rows) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return rows * 2
+
+
+def test_rows_that_do_not_fit_are_run_in_halves() -> None:
+    """On the stream that computes."""
+    (got,) = Forward(Greedy(), SPEC, Placement(device="cuda"))([(batch(0, 4),)])
+    np.testing.assert_array_equal(got, batch(0, 4) * 2)

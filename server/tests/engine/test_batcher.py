@@ -1,0 +1,269 @@
+"""The batcher by itself: no device, no network, no clock but the test's own."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Hashable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from midrib.server._engine.batcher import Batcher, BatchLimits
+from midrib.server._engine.item import Item, Outcome, Priority
+from midrib.wire import DeadlineExceededError, OverloadedError, UnavailableError
+
+ROOMY = BatchLimits(max_rows=64, max_cost=10_000, max_queue_items=1000, max_queue_cost=1_000_000)
+
+
+def item(  # - one argument for each thing a test may vary
+    rows: int = 1,
+    *,
+    bucket: Hashable = "a",
+    cost: int = 1,
+    flow: Hashable = None,
+    deadline: float | None = None,
+    priority: Priority = Priority.INTERACTIVE,
+) -> Item:
+    return Item((np.zeros((rows, 1)),), bucket, cost, flow=flow, deadline=deadline, priority=priority)
+
+
+def test_it_knows_no_torch_and_no_grpc() -> None:
+    """Whatever computes, and whoever asks: nothing here depends on it."""
+    code = "import sys, midrib.server._engine.batcher; print({'torch', 'grpc'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+async def test_a_lone_item_leaves_by_itself() -> None:
+    """Nobody waits for company."""
+    batcher = Batcher(ROOMY)
+    only = item()
+    batcher.submit(only)
+    assert await batcher.take() == [only]
+
+
+async def test_take_waits_for_the_first_item() -> None:
+    """A device that asks early gets the next item."""
+    batcher = Batcher(ROOMY)
+    taking = asyncio.create_task(batcher.take())
+    await asyncio.sleep(0)
+    first = item()
+    batcher.submit(first)
+    assert await taking == [first]
+
+
+async def test_what_waits_together_leaves_together_in_order() -> None:
+    """Load makes its own batches."""
+    batcher = Batcher(ROOMY)
+    items = [item() for _ in range(5)]
+    for each in items:
+        batcher.submit(each)
+    assert await batcher.take() == items
+
+
+@pytest.mark.parametrize(
+    ("limits", "sizes"),
+    [
+        pytest.param(BatchLimits(4, 10_000, 100, 10_000), [2, 1], id="rows"),
+        pytest.param(BatchLimits(64, 20, 100, 10_000), [2, 1], id="cost"),
+    ],
+)
+async def test_a_batch_keeps_its_budget(limits: BatchLimits, sizes: list[int]) -> None:
+    """Rows and cost are both bounded."""
+    batcher = Batcher(limits)
+    for _ in range(3):
+        batcher.submit(item(rows=2, cost=10))
+    assert [len(await batcher.take()), len(await batcher.take())] == sizes
+
+
+async def test_an_item_over_the_budget_goes_alone() -> None:
+    """It was accepted, so it is run."""
+    batcher = Batcher(BatchLimits(max_rows=4, max_cost=10, max_queue_items=10, max_queue_cost=100))
+    large, small = item(rows=9, cost=90), item()
+    batcher.submit(large)
+    batcher.submit(small)
+    assert [await batcher.take(), await batcher.take()] == [[large], [small]]
+
+
+async def test_buckets_never_share_a_batch() -> None:
+    """Only equal shapes can be stacked; the older bucket goes first."""
+    batcher = Batcher(ROOMY)
+    first, other, second = item(bucket="a"), item(bucket="b"), item(bucket="a")
+    for each in (first, other, second):
+        batcher.submit(each)
+    assert [await batcher.take(), await batcher.take()] == [[first, second], [other]]
+
+
+async def test_a_crowding_flow_does_not_delay_anothers_first_item() -> None:
+    """A thousand items of one client stand behind the first of another."""
+    batcher = Batcher(BatchLimits(max_rows=2, max_cost=10_000, max_queue_items=1000, max_queue_cost=10_000))
+    for _ in range(100):
+        batcher.submit(item(flow="crowd"))
+    await batcher.take()
+    lone = item(flow="lone")
+    batcher.submit(lone)
+    assert lone in await batcher.take()
+
+
+async def test_a_priority_is_a_share_not_a_privilege() -> None:
+    """Of a busy device, interactive work gets sixteen times bulk's share, and bulk still moves."""
+    batcher = Batcher(BatchLimits(max_rows=1, max_cost=10_000, max_queue_items=1000, max_queue_cost=10_000))
+    for _ in range(40):
+        batcher.submit(item(flow="bulk", cost=16, priority=Priority.BULK))
+        batcher.submit(item(flow="interactive", cost=16, priority=Priority.INTERACTIVE))
+    flows = [(await batcher.take())[0].flow for _ in range(35)]
+    assert (flows.count("interactive"), flows.count("bulk")) == (32, 3)
+
+
+async def test_a_full_queue_refuses_at_once() -> None:
+    """A caller who cannot wait is told how full it is, and when to ask again."""
+    batcher = Batcher(BatchLimits(max_rows=4, max_cost=10, max_queue_items=2, max_queue_cost=100))
+    batcher.submit(item())
+    batcher.submit(item())
+    with pytest.raises(OverloadedError, match="2 items waiting, limit 2") as caught:
+        batcher.submit(item())
+    assert (caught.value.retry_after, batcher.counts.rejected) == (0.1, 1)
+
+
+async def test_a_stream_waits_for_room_in_its_turn() -> None:
+    """First come, first served; and nobody who cannot wait overtakes."""
+    batcher = Batcher(BatchLimits(max_rows=1, max_cost=10, max_queue_items=1, max_queue_cost=100))
+    first, second, third = item(), item(), item()
+    batcher.submit(first)
+    waiting = [asyncio.create_task(batcher.put(each)) for each in (second, third)]
+    await asyncio.sleep(0)
+    with pytest.raises(OverloadedError, match="1 items waiting"):
+        batcher.submit(item())
+    assert [await batcher.take() for _ in range(3)] == [[first], [second], [third]]
+    await asyncio.gather(*waiting)
+
+
+async def test_a_waiter_who_leaves_holds_nobody_up() -> None:
+    """Its place in the line goes to the next."""
+    batcher = Batcher(BatchLimits(max_rows=1, max_cost=10, max_queue_items=1, max_queue_cost=100))
+    batcher.submit(item())
+    leaving = asyncio.create_task(batcher.put(item()))
+    await asyncio.sleep(0)
+    staying = item()
+    waiting = asyncio.create_task(batcher.put(staying))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    await batcher.take()
+    assert await batcher.take() == [staying]
+    await waiting
+
+
+async def test_a_cancelled_item_never_reaches_a_device() -> None:
+    """Its caller has left; the counter proves it."""
+    batcher = Batcher(ROOMY)
+    gone, here = item(), item()
+    batcher.submit(gone)
+    batcher.submit(here)
+    gone.done.cancel()
+    assert await batcher.take() == [here]
+    assert batcher.counts.cancelled == 1
+
+
+async def test_an_expired_item_never_reaches_a_device() -> None:
+    """Its caller is told that the deadline passed while it waited."""
+    now = 100.0
+    batcher = Batcher(ROOMY, clock=lambda: now)
+    late, here = item(deadline=99.0), item(deadline=101.0)
+    batcher.submit(late)
+    batcher.submit(here)
+    assert await batcher.take() == [here]
+    with pytest.raises(DeadlineExceededError, match="waited for a device"):
+        await late.done
+    assert batcher.counts.expired == 1
+
+
+async def test_closing_lets_what_waits_be_taken() -> None:
+    """What was accepted is finished; then there is nothing more."""
+    batcher = Batcher(ROOMY)
+    accepted = item()
+    batcher.submit(accepted)
+    batcher.close()
+    with pytest.raises(UnavailableError, match="being unloaded"):
+        batcher.submit(item())
+    assert [await batcher.take(), await batcher.take()] == [[accepted], []]
+
+
+async def test_closing_with_an_error_fails_what_waits() -> None:
+    """Nothing is left without an answer."""
+    batcher = Batcher(BatchLimits(max_rows=1, max_cost=10, max_queue_items=1, max_queue_cost=100))
+    queued, waiting = item(), item()
+    batcher.submit(queued)
+    putting = asyncio.create_task(batcher.put(waiting))
+    await asyncio.sleep(0)
+    batcher.close(UnavailableError("stopped"))
+    await putting
+    assert await batcher.take() == []
+    assert [str(each.done.exception()) for each in (queued, waiting)] == ["stopped", "stopped"]
+
+
+actions = st.lists(
+    st.tuples(
+        st.sampled_from(["submit", "put", "cancel", "take"]),
+        st.sampled_from("ab"),
+        st.integers(1, 5),
+        st.sampled_from("xyz"),
+    ),
+    max_size=60,
+)
+
+
+@given(actions)
+@settings(deadline=None)
+def test_no_item_is_lost_doubled_or_overtaken(script: list[tuple[str, str, int, str]]) -> None:
+    """Whatever happens in whatever order, every item ends once, and a flow's items of one bucket leave in order."""
+    asyncio.run(_play(script))
+
+
+async def _play(script: list[tuple[str, str, int, str]]) -> None:
+    batcher = Batcher(BatchLimits(max_rows=6, max_cost=40, max_queue_items=8, max_queue_cost=60))
+    accepted: list[Item] = []
+    taken: list[Item] = []
+    putting: list[asyncio.Task[None]] = []
+    for action, bucket, size, flow in script:
+        new = item(size, bucket=bucket, cost=size * 4, flow=flow)
+        if action == "submit":
+            try:
+                batcher.submit(new)
+                accepted.append(new)
+            except OverloadedError:
+                continue
+        elif action == "put":
+            putting.append(asyncio.create_task(batcher.put(new)))
+            accepted.append(new)
+        elif action == "cancel" and accepted:
+            accepted[size % len(accepted)].done.cancel()
+        elif action == "take" and batcher.queued_items:
+            taken += await _take(batcher)
+        await asyncio.sleep(0)
+    while batcher.queued_items or not all(task.done() for task in putting):
+        taken += await _take(batcher)
+    for each in taken:
+        if not each.done.done():
+            each.done.set_result(Outcome(np.zeros(1), 0.0, 0.0))
+    assert len(taken) == len(set(map(id, taken)))
+    assert all(each.done.done() for each in accepted)
+    assert (batcher.queued_items, batcher.queued_cost) == (0, 0)
+    order = {id(each): place for place, each in enumerate(accepted)}
+    for lane in {(each.bucket, each.flow) for each in taken}:
+        places = [order[id(each)] for each in taken if (each.bucket, each.flow) == lane]
+        assert places == sorted(places)
+
+
+async def _take(batcher: Batcher) -> list[Item]:
+    try:
+        batch = await asyncio.wait_for(batcher.take(), 0.05)
+    except TimeoutError:  # all that waited had been cancelled
+        return []
+    assert len({each.bucket for each in batch}) == 1
+    assert sum(each.rows for each in batch) <= 6
+    assert sum(each.cost for each in batch) <= 40
+    return batch

@@ -1,0 +1,140 @@
+"""What a replica is given, and when: no device, no thread."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+import pytest
+
+from midrib.server._engine.batcher import Batcher, BatchLimits
+from midrib.server._engine.feeder import Feeder
+from midrib.server._engine.item import Item
+from midrib.server._engine.replica import Arrays, BatchReport, Replica
+from midrib.wire import UnavailableError
+
+PAIRS = BatchLimits(max_rows=2, max_cost=10_000, max_queue_items=100, max_queue_cost=100_000)
+
+
+class FakeReplica:
+    """Notes what it is given, and is done when the test says so."""
+
+    depth = 2
+
+    def __init__(self) -> None:
+        self.batches: list[list[float]] = []
+        self.running: list[asyncio.Future[BatchReport]] = []
+        self.given = asyncio.Event()
+
+    def submit(self, batch: Sequence[Arrays]) -> asyncio.Future[BatchReport]:
+        self.batches.append([float(arrays[0][0, 0]) for arrays in batch])
+        self.running.append(asyncio.get_running_loop().create_future())
+        self.given.set()
+        return self.running[-1]
+
+    def finish(self, index: int, *, compute_s: float = 0.0) -> None:
+        self.running[index].set_result(BatchReport([], 0.0, 0.0, compute_s))
+
+    async def until_given(self, count: int) -> None:
+        async with asyncio.timeout(20):
+            while len(self.batches) < count:
+                self.given.clear()
+                await self.given.wait()
+
+
+class Fed:
+    """A queue, a fake replica, and the feeder between them."""
+
+    def __init__(self) -> None:
+        self.batcher = Batcher(PAIRS)
+        self.replica = FakeReplica()
+        self.done: list[list[Item]] = []
+        feeder = Feeder(
+            self.batcher, cast("Replica", self.replica), on_done=lambda batch, _: self.done.append(list(batch))
+        )
+        self.feeding = asyncio.create_task(feeder.run())
+
+    def arrive(self, *values: float) -> None:
+        for value in values:
+            self.batcher.submit(Item((np.full((1, 1), value),), bucket="a", cost=1))
+
+
+@pytest.fixture()
+async def fed() -> Fed:
+    return Fed()
+
+
+async def turns() -> None:
+    """As many as whatever is ready now needs."""
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
+async def test_behind_a_running_batch_a_full_one_is_handed_over(fed: Fed) -> None:
+    """It can be staged meanwhile, and waiting could not make it larger."""
+    fed.arrive(1, 2)
+    await fed.replica.until_given(1)
+    await turns()
+    fed.arrive(3, 4)
+    await fed.replica.until_given(2)
+    assert fed.replica.batches == [[1, 2], [3, 4]]
+    assert not any(one.done() for one in fed.replica.running)
+
+
+async def test_the_device_never_holds_more_than_its_depth(fed: Fed) -> None:
+    """One that computes and one that is staged; the rest waits where it can still be put in order."""
+    fed.arrive(1, 2, 3, 4, 5, 6)
+    await fed.replica.until_given(2)
+    await turns()
+    assert (fed.replica.batches, fed.batcher.queued_items) == ([[1, 2], [3, 4]], 2)
+
+
+async def test_behind_a_short_batch_a_lone_item_waits_for_company(fed: Fed) -> None:
+    """It would be no sooner, and alone."""
+    fed.arrive(1, 2)
+    await fed.replica.until_given(1)
+    fed.arrive(3)
+    await turns()
+    fed.arrive(4)
+    fed.replica.finish(0)
+    await fed.replica.until_given(2)
+    assert fed.replica.batches == [[1, 2], [3, 4]]
+
+
+async def test_what_waits_near_the_end_of_a_long_batch_is_handed_over_before_it(fed: Fed) -> None:
+    """The first has taken 3 ms, so the second is followed 2 ms before its end, though it does not end."""
+    fed.arrive(1)
+    await fed.replica.until_given(1)
+    fed.replica.finish(0, compute_s=0.003)
+    await turns()
+    fed.arrive(2)
+    await fed.replica.until_given(2)
+    fed.arrive(3)
+    await fed.replica.until_given(3)
+    assert fed.replica.batches == [[1], [2], [3]]
+
+
+async def test_a_closed_queue_is_fed_to_its_end(fed: Fed) -> None:
+    """What was accepted is finished, what runs is waited for."""
+    fed.arrive(1, 2)
+    await fed.replica.until_given(1)
+    fed.arrive(3)
+    fed.batcher.close()
+    fed.replica.finish(0)
+    await fed.replica.until_given(2)
+    assert not fed.feeding.done()
+    fed.replica.finish(1)
+    await fed.feeding
+    assert [[float(item.arrays[0][0, 0]) for item in batch] for batch in fed.done] == [[1, 2], [3]]
+
+
+async def test_a_lost_replica_ends_the_feeding(fed: Fed) -> None:
+    """And the batch is told, too."""
+    fed.arrive(1)
+    await fed.replica.until_given(1)
+    fed.replica.running[0].set_exception(UnavailableError("lost"))
+    with pytest.raises(UnavailableError, match="lost"):
+        await fed.feeding
+    assert len(fed.done) == 1

@@ -1,0 +1,154 @@
+"""The rest of HTTP: models, health, readiness, metrics, and what ends a connection."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from midrib.registry import Registry
+from midrib.server import Server, Settings
+from midrib.server._http.connections import Connections
+from midrib.server._http.server import HttpServer
+from midrib.server._settings import BackboneSettings
+from midrib.server.testing import RunningServer, serving
+
+HEAD = b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+
+
+def get(address: str | None, path: str, *, method: str = "GET") -> tuple[int, str]:
+    connection = http.client.HTTPConnection(str(address), timeout=20)
+    connection.request(method, path)
+    response = connection.getresponse()
+    text = response.read().decode()
+    connection.close()
+    return response.status, text
+
+
+@pytest.fixture(scope="module")
+def address(media_server: RunningServer) -> str | None:
+    return media_server.server.http_address
+
+
+def test_models_are_listed_in_openais_form(address: str) -> None:
+    """Ordered by name; a name with slashes is found by its path."""
+    status, text = get(address, "/v1/models")
+    listed = json.loads(text)
+    assert (status, listed["object"]) == (200, "list")
+    names = ["image/embedding/picture", "test/embedding/linear", "text/embedding/words"]
+    assert [one["id"] for one in listed["data"]] == names
+    assert json.loads(get(address, f"/v1/models/{names[0]}")[1]) == listed["data"][0]
+    assert json.loads(get(address, "/v1/models/image%2Fembedding%2Fpicture")[1]) == listed["data"][0]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        pytest.param("GET", "/v1/models/nothing", 404, "BACKBONE_NOT_FOUND", id="no such model"),
+        pytest.param("GET", "/v1/chat/completions", 404, "NOT_FOUND", id="no such path"),
+        pytest.param("GET", "/v1/embeddings", 405, "METHOD_NOT_ALLOWED", id="another method"),
+    ],
+)
+def test_what_is_not_there_is_refused_in_openais_shape(
+    address: str, method: str, path: str, status: int, code: str
+) -> None:
+    """Even where the router refuses."""
+    got, text = get(address, path, method=method)
+    assert (got, json.loads(text)["error"]["code"]) == (status, code)
+
+
+def test_metrics_are_prometheus_text(address: str) -> None:
+    """Of this server alone."""
+    status, text = get(address, "/metrics")
+    assert (status, 'midrib_backbone{backbone="text/embedding/words"' in text) == (200, True)
+
+
+async def test_readiness_follows_loading_and_leaving(test_registry: Registry) -> None:
+    """Alive from the first moment; ready once all is loaded and until the server goes away."""
+    settings = Settings(port=0, http_port=0, threads=1, backbones=(BackboneSettings(name="linear"),))
+    server = Server(settings, registry=test_registry)
+    await server.start()
+    probe: Any = server._http
+    states = [(await probe._readyz(None)).status]
+    await server.load()
+    states.append((await probe._readyz(None)).status)
+    await server.stop(grace_s=5)
+    left = await probe._readyz(None)
+    assert ([*states, left.status], left.text) == ([503, 200, 503], "not ready\ntest/embedding/linear: draining\n")
+
+
+def test_health_is_told_over_http(address: str) -> None:
+    """For whoever starts and restarts servers."""
+    assert [get(address, path) for path in ("/healthz", "/readyz")] == [(200, "ok\n"), (200, "ready\n")]
+
+
+def test_without_a_port_there_is_no_http(server: RunningServer) -> None:
+    """HTTP is asked for."""
+    assert server.server.http_address is None
+
+
+async def test_a_taken_port_is_named(media_server: RunningServer) -> None:
+    """With what to do."""
+    taken = media_server.server._http
+    assert taken is not None
+    with pytest.raises(ConnectionError, match=f"{taken.port} for HTTP: is another server there"):
+        await HttpServer(media_server.server.embedder, None).start("127.0.0.1", taken.port)
+
+
+def test_without_the_library_the_error_says_what_to_install(
+    test_registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The extra, or leaving the port out."""
+    monkeypatch.setitem(sys.modules, "midrib.server._http.server", None)
+    with (
+        pytest.raises(ImportError, match=r"pip install 'midrib-server\[http\]', or leave http_port out"),
+        serving("linear", registry=test_registry, http_port=0),
+    ):
+        pass
+
+
+def test_a_slow_body_is_given_up(address: str) -> None:
+    """The caller's limit counts its own sending."""
+    host, _, port = address.partition(":")
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(HEAD + b"X-Request-Timeout: 0.05\r\nContent-Length: 100\r\n\r\n{")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 504")
+
+
+@pytest.fixture()
+def impatient(test_registry: Registry, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningServer]:
+    """A server that gives a connection 50 ms between requests."""
+    monkeypatch.setattr("midrib.server._http.server._SILENT_S", 0.05)
+    with serving("linear", registry=test_registry, http_port=0) as running:
+        yield running
+
+
+@pytest.mark.parametrize("sent", [pytest.param(b"", id="nothing"), pytest.param(HEAD, id="half of a head, forever")])
+def test_a_silent_connection_is_closed(impatient: RunningServer, sent: bytes) -> None:
+    """Nobody holds a connection without asking for something."""
+    host, _, port = str(impatient.server.http_address).partition(":")
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(sent)
+        assert connection.recv(65536) == b""
+
+
+def test_a_connection_is_silent_between_its_requests_only() -> None:
+    """Before the first, and after each; a slow request is not silence."""
+    now = [0.0]
+    connections = Connections(10, clock=lambda: now[0])
+    first, second = object(), object()
+    told = [connections.silent([first])]
+    now[0] = 11
+    told.append(connections.silent([first, second]))
+    with connections.busy(second):
+        now[0] = 100
+        told.append(connections.silent([second]))
+    told.append(connections.silent([second]))
+    now[0] = 111
+    told.append(connections.silent([second]))
+    assert told == [[], [first], [], [], [second]]

@@ -1,0 +1,204 @@
+"""Media that cost far more than they weigh: limits, pieces, and what an item in flight is counted for."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import torch
+from google.rpc import status_pb2
+from PIL import Image
+from torch import Tensor, nn
+
+from midrib.backbones import MediaError
+from midrib.registry import AudioInput, Registry
+from midrib.server import Settings
+from midrib.server._intake.media import MediaPool
+from midrib.server.testing import RunningServer, serving
+from midrib.v1 import embedding_pb2, embedding_pb2_grpc, tensor_pb2
+from midrib.wire import encode_tensor, status_to_error
+
+Input = embedding_pb2.Input
+
+
+def png(width: int, height: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("1", (width, height)).save(file, "PNG")
+    return file.getvalue()
+
+
+def images(*encoded: bytes) -> Input:
+    return Input(images=embedding_pb2.Images(encoded=encoded))
+
+
+def texts(*said: str) -> Input:
+    return Input(texts=embedding_pb2.Texts(texts=said))
+
+
+def clips(rate: int, *clips: tensor_pb2.Tensor) -> Input:
+    return Input(audio=embedding_pb2.AudioClips(clips=clips, rate=rate))
+
+
+def reason_of(error: Any) -> str:
+    details = dict(error.trailing_metadata())["grpc-status-details-bin"]
+    return status_to_error(status_pb2.Status.FromString(details)).reason
+
+
+SECOND = encode_tensor(np.zeros(16_000, np.float32))
+
+
+class Loudness(nn.Module):
+    def forward(self, samples: Tensor) -> Tensor:
+        return samples.abs().mean(dim=1, keepdim=True)
+
+
+def load_loudness() -> tuple[nn.Module, int]:
+    return Loudness(), 1
+
+
+@pytest.fixture(scope="module")
+def narrow(test_registry: Registry) -> Iterator[RunningServer]:
+    """Texts of 100 characters, images of 10,000 pixels."""
+    registry = Registry("media")
+    registry(load_loudness, name="loudness", namespace="audio/embedding", input=AudioInput(16_000))
+    with serving(
+        "picture", "words", "loudness", registry=registry + test_registry, max_text_chars=100, max_image_pixels=10_000
+    ) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def stub(narrow: RunningServer) -> Iterator[Any]:
+    with grpc.insecure_channel(narrow.address) as channel:
+        yield embedding_pb2_grpc.EmbeddingServiceStub(channel)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "message", "reason", "words"),
+    [
+        pytest.param("words", texts("x", "y" * 101), "LIMIT_EXCEEDED", r"texts\[1\] has 101 characters", id="text"),
+        pytest.param("picture", images(png(101, 100)), "INVALID_INPUT", "more than 10000 pixels", id="pixels"),
+        pytest.param("picture", images(png(10_001, 1)), "INVALID_INPUT", "more than 10000 pixels", id="a strip"),
+        pytest.param("loudness", clips(0, SECOND), "INVALID_INPUT", "got a rate of 0", id="no rate"),
+        pytest.param("loudness", clips(-8000, SECOND), "INVALID_INPUT", "got a rate of -8000", id="negative rate"),
+        pytest.param("loudness", clips(15_999, SECOND), "INVALID_INPUT", "resample it", id="filters of 2 GB"),
+        pytest.param("loudness", clips(2**31 - 1, SECOND), "INVALID_INPUT", "resample it", id="filters without end"),
+        pytest.param("loudness", clips(1, SECOND), "LIMIT_EXCEEDED", "256000000 elements", id="1 GB of samples"),
+        pytest.param(
+            "loudness",
+            clips(16_000, tensor_pb2.Tensor(dtype=tensor_pb2.DATA_TYPE_INT8, shape=[2**62])),
+            "LIMIT_EXCEEDED",
+            "elements are taken",
+            id="a shape that lies",
+        ),
+    ],
+)
+def test_media_that_cost_too_much_are_refused(
+    stub: Any, backbone: str, message: Input, reason: str, words: str
+) -> None:
+    """Before any of it is decoded."""
+    with pytest.raises(grpc.RpcError, match=words) as caught:
+        stub.Embed(embedding_pb2.EmbedRequest(backbone=backbone, input=message), timeout=20)
+    assert reason_of(caught.value) == reason
+
+
+@pytest.mark.parametrize(
+    ("backbone", "message", "rows", "decoded"),
+    [
+        pytest.param("picture", images(png(1, 1), png(1, 1)), 2, 2 * 3 * 8 * 8 * 4, id="images"),
+        pytest.param("words", texts("a", "b", "c"), 3, 3 * 8 * 8, id="texts"),
+        pytest.param("loudness", clips(8000, SECOND), 1, 32_000 * 4, id="audio"),
+        pytest.param("loudness", clips(1, SECOND), 1, 8 * 2**20 * 4, id="what will be refused"),
+        pytest.param("loudness", clips(8000, tensor_pb2.Tensor(shape=[-5])), 1, 0, id="a negative length"),
+        pytest.param("words", Input(tensor=encode_tensor(np.ones((2, 8), np.int64))), 2, 0, id="a tensor"),
+        pytest.param("words", Input(tensor=tensor_pb2.Tensor(shape=[2**62])), 1024, 0, id="rows that it has not"),
+        pytest.param("words", Input(tensor=tensor_pb2.Tensor(shape=[-5])), 0, 0, id="a negative shape"),
+        pytest.param("words", Input(tensor=tensor_pb2.Tensor()), 0, 0, id="no shape"),
+    ],
+)
+def test_an_item_is_counted_for_what_it_becomes(
+    narrow: RunningServer, backbone: str, message: Input, rows: int, decoded: int
+) -> None:
+    """An image of 70 bytes becomes 600 kB, ten numbers 8 kB: by what was sent, a stream might hold gigabytes."""
+    intake = narrow.server.catalogue.slot(backbone).ready().intake
+    embedding = rows * intake.backbone.num_features * 4
+    assert intake.size(message) == message.ByteSize() + decoded + embedding
+
+
+def test_an_array_is_counted_with_its_embedding(narrow: RunningServer) -> None:
+    """As the message that it came in is."""
+    intake = narrow.server.catalogue.slot("words").ready().intake
+    assert intake.size(np.ones((2, 8), np.int64)) == 2 * 8 * 8 + 2 * intake.backbone.num_features * 4
+    assert intake.size(np.array(1)) == 8
+
+
+class Scribe:
+    """Stands for a backbone: one row a medium, and a note of each piece."""
+
+    def __init__(self) -> None:
+        self.pieces: list[int] = []
+        self.began, self.may_go_on = threading.Event(), threading.Event()
+        self.may_go_on.set()
+
+    def prepare_images(self, encoded: Sequence[bytes], *, max_pixels: int) -> Tensor:
+        self.pieces.append(len(encoded))
+        self.began.set()
+        self.may_go_on.wait(20)
+        if b"broken" in encoded:
+            raise MediaError(encoded.index(b"broken"), "is broken")
+        return torch.tensor([[len(one)] for one in encoded])
+
+    def prepare_texts(self, said: Sequence[str]) -> Tensor:
+        self.pieces.append(len(said))
+        return torch.ones(len(said), max(map(len, said)) // 100_000, dtype=torch.int64)
+
+
+@pytest.fixture()
+def pool() -> Iterator[MediaPool]:
+    made = MediaPool(Settings())
+    yield made
+    made.close()
+
+
+@pytest.fixture()
+def scribe() -> Any:
+    return Scribe()
+
+
+async def test_images_are_decoded_a_few_at_a_time(pool: MediaPool, scribe: Any) -> None:
+    """However few their bytes; and in their order."""
+    rows = await pool.prepare(scribe, images(*(b"x" * number for number in range(20)), b"y" * 2**19, b"z"))
+    assert scribe.pieces == [8, 8, 4, 1, 1]
+    assert rows[:, 0].tolist() == [*range(20), 2**19, 1]
+
+
+async def test_texts_of_several_pieces_are_padded_as_of_one(pool: MediaPool, scribe: Any) -> None:
+    """To the longest of all."""
+    rows = await pool.prepare(scribe, texts("a" * 200_000, "b" * 100_000))
+    assert scribe.pieces == [1, 1]
+    assert rows.tolist() == [[1, 1], [1, 0]]
+
+
+async def test_a_broken_image_is_named_by_its_place_in_the_item(pool: MediaPool, scribe: Any) -> None:
+    """Not in its piece; and what comes after it is not decoded."""
+    with pytest.raises(MediaError, match="item 9: is broken"):
+        await pool.prepare(scribe, images(*[b"x"] * 9, b"broken", *[b"x"] * 20))
+    assert scribe.pieces == [8, 8]
+
+
+async def test_nobody_decodes_for_a_caller_who_has_left(pool: MediaPool, scribe: Any) -> None:
+    """What has begun ends, and nothing else begins."""
+    scribe.may_go_on.clear()
+    waiting = asyncio.create_task(pool.prepare(scribe, images(*[b"x"] * 40)))
+    await asyncio.to_thread(scribe.began.wait, 20)
+    waiting.cancel()
+    await asyncio.wait({waiting})
+    scribe.may_go_on.set()
+    await pool.prepare(scribe, images(b"another's"))
+    assert scribe.pieces == [8, 1]

@@ -1,0 +1,39 @@
+"""What is logged, for programs to read."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import pytest
+
+from midrib.server import load_settings
+from midrib.server._errors import public_error
+from midrib.server._observability.logs import JsonFormatter
+
+
+def lines(records: list[logging.LogRecord]) -> list[dict[str, Any]]:
+    return [json.loads(JsonFormatter().format(record)) for record in records]
+
+
+def test_an_error_is_one_json_line_under_the_id_that_its_caller_got(caplog: pytest.LogCaptureFixture) -> None:
+    """With the traceback in it, line breaks and all."""
+    shown = public_error(RuntimeError("secret\ndetail"), "the call failed")
+    (line,) = lines(caplog.records)
+    assert (line["level"], line["logger"]) == ("ERROR", "midrib.server._engine.served_backbone")
+    assert shown.message.endswith(line["error_id"])
+    assert "RuntimeError: secret\ndetail" in line["exception"]
+    assert "\n" not in JsonFormatter().format(caplog.records[0])
+
+
+def test_a_line_has_its_time_in_utc() -> None:
+    """RFC 3339, so that lines sort."""
+    record = logging.makeLogRecord({"msg": "%d left", "args": (3,), "created": 0.25, "levelname": "WARNING"})
+    (line,) = lines([record])
+    assert line == {"time": "1970-01-01T00:00:00.250+00:00", "level": "WARNING", "logger": None, "message": "3 left"}
+
+
+def test_the_form_is_a_setting() -> None:
+    """Lines for people unless it says otherwise."""
+    assert (load_settings().log_format, load_settings(log_format="json").log_format) == ("text", "json")

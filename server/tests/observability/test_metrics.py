@@ -1,0 +1,73 @@
+"""What a server tells Prometheus, after known work."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+
+from midrib.registry import AbstractRegistry
+from midrib.server._observability.metrics import Histograms, Metrics
+from midrib.server.testing import serving
+from midrib.v1 import embedding_pb2, embedding_pb2_grpc
+from midrib.wire import encode_tensor
+
+GATE = "test/embedding/gate"
+
+
+def value(registry: CollectorRegistry, name: str, **labels: str) -> float | None:
+    return registry.get_sample_value(name, {"backbone": GATE, **labels})
+
+
+def embed(stub: Any, rows: int, fill: float) -> None:
+    tensor = embedding_pb2.Input(tensor=encode_tensor(np.full((rows, 2), fill, np.float32)))
+    stub.Embed(embedding_pb2.EmbedRequest(backbone="gate", input=tensor), timeout=10)
+
+
+def test_every_item_and_every_batch_is_counted(test_registry: AbstractRegistry) -> None:
+    """Three rows answered in two items, one item failed, nothing waits any more."""
+    with serving("gate", registry=test_registry) as running, grpc.insecure_channel(running.address) as channel:
+        stub = embedding_pb2_grpc.EmbeddingServiceStub(channel)
+        embed(stub, 1, 1)
+        embed(stub, 2, 1)
+        with pytest.raises(grpc.RpcError, match="explains error"):
+            embed(stub, 1, 666)
+        metrics = running.server.catalogue.metrics.registry
+        counted = {outcome: value(metrics, "midrib_items_total", outcome=outcome) for outcome in OUTCOMES}
+        assert counted == {"accepted": 3, "answered": 2, "failed": 1, "rejected": 0, "cancelled": 0, "expired": 0}
+        assert value(metrics, "midrib_rows_total") == 3
+        assert value(metrics, "midrib_batch_rows_sum") == 4
+        assert value(metrics, "midrib_compute_seconds_count") == 3
+        assert value(metrics, "midrib_queue_seconds_count") == 2
+        assert value(metrics, "midrib_batch_padding_sum") == 0
+        assert value(metrics, "midrib_queue_items") == 0
+        assert (
+            value(metrics, "midrib_backbone", revision=running.server.catalogue.served()[0].description.revision) == 1
+        )
+
+
+def test_every_name_is_documented_and_no_other() -> None:
+    """docs/metrics.md is the list; Prometheus' own suffixes aside."""
+    documented = set(re.findall(r"^\| `(midrib_\w+)`", DOCS.read_text(), re.MULTILINE))
+    exposed = {family.name for family in Metrics(list).registry.collect()}
+    assert {name.removesuffix("_total") for name in documented} == exposed
+
+
+def test_a_histogram_counts_what_fell_below_each_bound() -> None:
+    """Cumulatively, a bound's own value included, as Prometheus has it."""
+    registry = CollectorRegistry()
+    registry.register(histograms := Histograms("size", "Sizes.", (1, 2.5)))
+    for size in (1, 2, 2.5, 7):
+        histograms.labels(GATE).observe(size)
+    counted = {bound: value(registry, "size_bucket", le=bound) for bound in ("1.0", "2.5", "+Inf")}
+    assert counted == {"1.0": 1, "2.5": 3, "+Inf": 4}
+    assert (value(registry, "size_count"), value(registry, "size_sum")) == (4, 12.5)
+
+
+DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
+OUTCOMES = ("accepted", "answered", "failed", "rejected", "cancelled", "expired")
