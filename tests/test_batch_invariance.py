@@ -11,9 +11,9 @@ import torch
 
 from midrib.backbones import BACKBONES, Backbone, load_backbone
 from midrib.registry import TextInput
-from midrib.server._compute.devices import CpuLane
-from midrib.server._compute.forward import Forward, Placement, example_rows
-from midrib.server._compute.parallel_passes import Crew
+from midrib.server._compute.devices import CpuDevice
+from midrib.server._compute.forward import ComputeConfig, Forward, example_rows
+from midrib.server._compute.parallel_passes import ParallelPasses
 from midrib.wire import Array
 
 # Of the largest feature: the same bound as the parity self-test's for float32.
@@ -60,7 +60,7 @@ def company(backbone: Backbone) -> list[Array]:
 
 def embed(backbone: Backbone, items: list[Array], *, strict: bool) -> Array:
     """The first item's row."""
-    forward = Forward(backbone.module, backbone.input, Placement(strict=strict))
+    forward = Forward(backbone.module, backbone.input, ComputeConfig(strict=strict))
     return forward([(item,) for item in items])[0]
 
 
@@ -83,7 +83,7 @@ def test_passes_side_by_side_change_no_row(backbone: Backbone) -> None:
     rows = example_rows(backbone.input, 4)
     forward = Forward(backbone.module, backbone.input)
     alone = np.concatenate([forward([(rows[index : index + 1],)])[0] for index in range(4)])
-    assert isinstance(forward.lane, CpuLane)
-    forward.lane.crew = Crew(4, 1)
+    assert isinstance(forward.lane, CpuDevice)
+    forward.lane.parallel_passes = ParallelPasses(4, 1)
     several = [forward([(rows,)])[0] for _ in range(4)]
     assert np.abs(np.stack(several) - alone).max() <= BOUND * np.abs(alone).max()

@@ -45,8 +45,8 @@ def test_a_head_is_trained_on_a_remote_backbone(url: str) -> None:
 
 def test_a_server_is_asked_without_torch() -> None:
     """A batch, a stream, and a mistake that has a reason."""
-    *told, mistake = run("serve_and_ask.py").splitlines()[1:4]
-    assert told == ["a batch: (3, 8) -> (3, 128)", "a stream: 300 rows"]
+    *listener, mistake = run("serve_and_ask.py").splitlines()[1:4]
+    assert listener == ["a batch: (3, 8) -> (3, 128)", "a stream: 300 rows"]
     assert mistake.startswith("a mistake: INVALID_INPUT: input.tensor has shape [3, 5]")
 
 

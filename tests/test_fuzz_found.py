@@ -347,12 +347,12 @@ def test_why_a_backbone_failed_to_load_is_for_the_log() -> None:
         backbones: Any = backbone_pb2_grpc.BackboneServiceStub(channel)
         with pytest.raises(grpc.RpcError, match="log explains error"):
             backbones.LoadBackbone(backbone_pb2.LoadBackboneRequest(name="unreadable"), timeout=20)
-        (told,) = backbones.ListBackbones(backbone_pb2.ListBackbonesRequest(), timeout=20).backbones
-        assert told.state == backbone_pb2.BACKBONE_STATE_FAILED
-        assert "log explains error" in told.error
+        (listener,) = backbones.ListBackbones(backbone_pb2.ListBackbonesRequest(), timeout=20).backbones
+        assert listener.state == backbone_pb2.BACKBONE_STATE_FAILED
+        assert "log explains error" in listener.error
         with pytest.raises(grpc.RpcError, match="log explains error") as caught:
             call(channel, EMBED, request(np.ones((1, 2)), "unreadable").SerializeToString())
-        assert "secret" not in told.error + str(caught.value.details())
+        assert "secret" not in listener.error + str(caught.value.details())
 
 
 def test_unloading_waits_for_the_loading_of_the_same_name() -> None:

@@ -159,13 +159,13 @@ def test_a_server_that_leaves_hands_over_to_the_other() -> None:
     """Of two addresses one drains while a stream runs: nothing is lost, nothing doubled."""
     batches = [rows(2, index) for index in range(600)]
     with ExitStack() as stack:
-        leaving = stack.enter_context(ExitStack())
-        first = leaving.enter_context(serving(NAME, registry=registry()))
+        evictions = stack.enter_context(ExitStack())
+        first = evictions.enter_context(serving(NAME, registry=registry()))
         second = stack.enter_context(serving(NAME, registry=registry()))
         client = stack.enter_context(Client(f"{first.address},{second.address}", timeout=20.0))
         stream = client.embed_stream(NAME, batches)
         got = [next(stream) for _ in range(200)]
-        leaving.close()
+        evictions.close()
         got += list(stream)
     np.testing.assert_allclose(np.concatenate(got), local(np.concatenate(batches)), atol=1e-5)
 

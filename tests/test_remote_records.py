@@ -77,10 +77,10 @@ def test_every_machine_behind_a_name_computes(tmp_path: Path, secure: bool) -> N
 @pytest.mark.parametrize("address", ["127.0.0.1:5", "[::1]:5"])
 async def test_an_ip_address_is_one_machine(address: str) -> None:
     """Nothing is looked up for it."""
-    assert await dns.records(address) == []
+    assert await dns.resolve_all(address) == []
 
 
 @pytest.mark.usefixtures("_two_records")
 async def test_records_are_each_named_once_and_in_order() -> None:
     """So that each stream has a machine of its own."""
-    assert await dns.records("gpu-boxes:5") == ["127.0.0.1:5", "127.0.0.2:5"]
+    assert await dns.resolve_all("gpu-boxes:5") == ["127.0.0.1:5", "127.0.0.2:5"]

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from midrib.backbones import BACKBONES
 from midrib.registry import Registry, TensorInput
-from midrib.remote import Client, RemoteBackbone, RemoteRegistry, Stall, doctor
+from midrib.remote import Client, RemoteBackbone, RemoteRegistry, StageTimes, doctor
 from midrib.remote.lightning import StallMonitor
 from midrib.server.testing import RunningServer, serving
 from midrib.wire import MidribError
@@ -176,7 +176,7 @@ def test_stall_tells_where_the_time_went(server: RunningServer) -> None:
     assert (spent.items, spent.rows) == (1, 5)
     assert min(spent.waiting_s, spent.encode_s, spent.wire_s, spent.queue_s, spent.compute_s) >= 0
     assert spent.compute_s > 0
-    assert Stall(items=3) - Stall(items=1) == Stall(items=2)
+    assert StageTimes(items=3) - StageTimes(items=1) == StageTimes(items=2)
 
 
 class Training(pl.LightningModule):

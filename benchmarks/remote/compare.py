@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import torch
-from local import Way, Ways, trial
+from local import LocalPlan, Ways, trial
 from processes import SERVING
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -73,7 +73,7 @@ def _calls(contenders: Mapping[str, Contender[Tensor]], x: Tensor, budget_s: flo
         return take_turns(contenders, chain([trial(x)], repeat(x)), budget_s=budget_s, least=least)
 
 
-def _batches_row(name: str, count: int, way: Way, times: Times) -> str:
+def _batches_row(name: str, count: int, way: LocalPlan, times: Times) -> str:
     local_s, remote_s, half_s = (statistics.median(times[each]) for each in ("local", "remote", "float16"))
     return (
         f"| {name} | {count} | {len(times['local'])} | {1e3 * local_s:.2f} | {way} | {1e3 * remote_s:.2f} "
@@ -116,7 +116,7 @@ def _steps(name: str, address: str, ways: Ways, data: DataLoader[Any], budget_s:
         )
 
 
-def _trainers(url: str, module: nn.Module, ways: Sequence[Way], cache: Path) -> dict[str, Contender[Batch]]:
+def _trainers(url: str, module: nn.Module, ways: Sequence[LocalPlan], cache: Path) -> dict[str, Contender[Batch]]:
     """Local in each way, remote and cached, a head each."""
     remote, cached = RemoteBackbone(url), RemoteBackbone(url, cache=cache)
     width = remote.num_features

@@ -22,7 +22,7 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 
 
 @dataclass(frozen=True)
-class Way:
+class LocalPlan:
     """How a batch is computed: intra-op threads, and rows at a time (0: all)."""
 
     threads: int
@@ -48,9 +48,9 @@ class Ways:
 
     def __init__(self, budget_s: float) -> None:
         self._budget_s = budget_s / 2
-        self._known: dict[tuple[str, int], list[Way]] = {}
+        self._known: dict[tuple[str, int], list[LocalPlan]] = {}
 
-    def fastest(self, name: str, module: nn.Module, x: Tensor) -> list[Way]:
+    def fastest(self, name: str, module: nn.Module, x: Tensor) -> list[LocalPlan]:
         """The ways for a batch like x, the fastest first; tried on its first rows."""
         some = trial(x)
         key = (name, len(some))
@@ -59,13 +59,13 @@ class Ways:
         return self._known[key]
 
 
-def fastest_ways(module: nn.Module, x: Tensor, budget_s: float) -> list[Way]:
+def fastest_ways(module: nn.Module, x: Tensor, budget_s: float) -> list[LocalPlan]:
     """The ways for a batch like x, the fastest first: by the best of its turns over x. budget_s: for each way.
 
     Their best, since noise has one sign: another process on the cores slows two threads, which wait for each other,
     five times and more (measured).
     """
-    ways = [Way(threads, piece) for threads in sorted({1, CORES}) for piece in _PIECES if piece < len(x)]
+    ways = [LocalPlan(threads, piece) for threads in sorted({1, CORES}) for piece in _PIECES if piece < len(x)]
     contenders = {way: Contender(way.threads, way.bind(module)) for way in ways}
     with torch.inference_mode():
         times = take_turns(contenders, repeat(x), budget_s=budget_s, least=_TRIAL_ROUNDS)

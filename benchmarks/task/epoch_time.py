@@ -66,7 +66,7 @@ class Clock(Callback):
 
 
 @dataclass(frozen=True)
-class Way:
+class Route:
     """A training to time.  backbone: its name or URL."""
 
     name: str
@@ -98,7 +98,7 @@ def textures() -> tuple[list[Image.Image], torch.Tensor]:
     return images, torch.tensor(targets)
 
 
-def train(way: Way, rows: TensorDataset, epochs: int) -> Clock:
+def train(way: Route, rows: TensorDataset, epochs: int) -> Clock:
     """One turn; a cache is empty when it begins."""
     clock = Clock()
     trainer = Trainer(
@@ -134,7 +134,7 @@ def set_best_threads(images: torch.Tensor) -> None:
     torch.set_num_threads(min(range(1, (os.cpu_count() or 1) + 1), key=seconds))
 
 
-def measure(ways: list[Way], rows: TensorDataset, rounds: int, epochs: int) -> dict[str, list[Clock]]:
+def measure(ways: list[Route], rows: TensorDataset, rounds: int, epochs: int) -> dict[str, list[Clock]]:
     """Each way's turns."""
     turns: dict[str, list[Clock]] = {way.name: [] for way in ways}
     for turn in range(rounds):
@@ -178,10 +178,10 @@ def main() -> None:
     load = os.getloadavg()[0]
     with server() as url:
         ways = [
-            Way("local backbone", BACKBONE, cached=False),
-            Way("remote backbone, same machine", url, cached=False),
-            Way("local backbone, cached features", BACKBONE, cached=True),
-            Way("remote backbone, cached features", url, cached=True),
+            Route("local backbone", BACKBONE, cached=False),
+            Route("remote backbone, same machine", url, cached=False),
+            Route("local backbone, cached features", BACKBONE, cached=True),
+            Route("remote backbone, cached features", url, cached=True),
         ]
         lines = table(measure(ways, rows, options.rounds, options.epochs))
     head = [

@@ -105,11 +105,11 @@ def talk(first: float, count: int, priority: embedding_pb2.Priority) -> Iterator
 def until(running: RunningServer, accepted: int) -> None:
     """Until so many items have been accepted."""
     counts = running.server.catalogue.slot("recorder").ready().served.batcher.counts
-    told = threading.Event()
+    listener = threading.Event()
     for _ in range(4000):
         if counts.accepted >= accepted:
             return
-        told.wait(0.005)
+        listener.wait(0.005)
     pytest.fail(f"{counts.accepted} of {accepted} items were accepted")
 
 
@@ -140,11 +140,11 @@ def test_cancelled_and_expired_calls_never_reach_the_device(
         busy = [stub.Embed.future(request(13), timeout=60) for _ in range(2)]
         assert recorder.passing.wait(20)
         until(one_at_a_time, 2)
-        leaving = [stub.Embed.future(request(LARGE + number), timeout=60) for number in range(3)]
+        evictions = [stub.Embed.future(request(LARGE + number), timeout=60) for number in range(3)]
         late = stub.Embed.future(request(LARGE + 10), timeout=0.5)
         staying = stub.Embed.future(request(LARGE + 20), timeout=60)
         until(one_at_a_time, 7)
-        assert [call.cancel() for call in leaving] == [True] * 3
+        assert [call.cancel() for call in evictions] == [True] * 3
         assert late.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         recorder.opened.set()
         assert decode_tensor(staying.result().embedding).tolist() == [[2 * (LARGE + 20)] * 2]

@@ -88,7 +88,7 @@ def test_the_window_grows_while_the_server_runs_dry() -> None:
     window = Window()
     window.allow(6)
     for _ in range(9):
-        window.observe(Timing(0.001, 0.010, 0.012), way_s=0.0, limited=True)
+        window.observe(Timing(0.001, 0.010, 0.012), network_s=0.0, limited=True)
     assert window.size == 6
 
 
@@ -97,7 +97,7 @@ def test_the_window_shrinks_while_items_pile_up() -> None:
     window = Window()
     window.allow(100)
     for _ in range(9):
-        window.observe(Timing(0.050, 0.010, 0.061), way_s=0.0, limited=True)
+        window.observe(Timing(0.050, 0.010, 0.061), network_s=0.0, limited=True)
     assert window.size == 2
 
 
@@ -105,21 +105,21 @@ def test_a_given_window_stays() -> None:
     """window= turns adaptation off, and the server's limit still holds."""
     window = Window(7)
     window.allow(100)
-    window.observe(Timing(0.0, 0.010, 0.011), way_s=0.0, limited=True)
+    window.observe(Timing(0.0, 0.010, 0.011), network_s=0.0, limited=True)
     assert window.size == 7
     window.allow(3)
     assert window.size == 3
 
 
 @pytest.mark.parametrize(
-    ("way_s", "few"), [pytest.param(0.001, 2, id="slow-device"), pytest.param(0.1, 1, id="long-way")]
+    ("network_s", "few"), [pytest.param(0.001, 2, id="slow-device"), pytest.param(0.1, 1, id="long-way")]
 )
-def test_small_calls_wait_for_company(way_s: float, few: int) -> None:
+def test_small_calls_wait_for_company(network_s: float, few: int) -> None:
     """While one item is in flight where the way is long, or two that keep a device busy; a full message never does."""
     window = Window()
     window.allow(100)
     for _ in range(9):
-        window.observe(Timing(0.0, 0.010, 0.011), way_s=way_s, limited=False)
+        window.observe(Timing(0.0, 0.010, 0.011), network_s=network_s, limited=False)
     assert [window.room(in_flight, backlog=False) for in_flight in range(4)] == [n < few for n in range(4)]
     assert window.room(3, backlog=True)
 
@@ -127,7 +127,7 @@ def test_small_calls_wait_for_company(way_s: float, few: int) -> None:
 def test_one_slow_way_changes_nothing() -> None:
     """However long it took: it counts as one of many."""
     window = Window()
-    window.observe(Timing(0.0, 0.010, 0.011), way_s=1000.0, limited=False)
+    window.observe(Timing(0.0, 0.010, 0.011), network_s=1000.0, limited=False)
     assert window.room(1, backlog=False)
 
 

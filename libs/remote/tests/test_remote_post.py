@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from midrib.remote._stream.call import Call
 from midrib.remote._stream.rows import tensor_rows
-from midrib.remote._stream.timeouts import Patience
+from midrib.remote._stream.timeouts import TimeoutQueue
 from midrib.remote._stream.waiters import finished
 
 TIMEOUT = 10
@@ -60,7 +60,7 @@ def a_call() -> Call:
 def test_exactly_what_waited_too_long_is_ended(steps: list[tuple[int, bool]], data: st.DataObject) -> None:
     """Whoever comes and goes meanwhile; with one timer at most, and nothing kept of those who went."""
     clock: Any = Clock()
-    patience = Patience(TIMEOUT)
+    patience = TimeoutQueue(TIMEOUT)
     began: dict[asyncio.Future[None], float] = {}
     for seconds, comes in steps:
         clock.move(seconds)

@@ -18,7 +18,7 @@ def test_the_public_list_is_this() -> None:
         "Progress",
         "RemoteBackbone",
         "RemoteRegistry",
-        "Stall",
+        "StageTimes",
         "Tls",
         "Verdict",
         "doctor",

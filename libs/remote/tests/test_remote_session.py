@@ -15,7 +15,7 @@ from midrib.remote._connect.address import endpoint_from
 from midrib.remote._connect.backbone_info import BackboneInfo
 from midrib.remote._stream.call import Message
 from midrib.remote._stream.codec import Result, Timing
-from midrib.remote._stream.request import Manner, Wanted
+from midrib.remote._stream.request import CallPolicy, StreamSpec
 from midrib.remote._stream.rows import tensor_rows
 from midrib.remote._stream.session import Session
 from midrib.v1 import embedding_pb2
@@ -47,7 +47,7 @@ INFO = BackboneInfo(
 @pytest.fixture()
 def session(monkeypatch: pytest.MonkeyPatch) -> Session:
     """A session whose lanes never open."""
-    made = Session(endpoint_from("127.0.0.1:9"), Wanted("a/b", "r"), INFO, Manner(30))
+    made = Session(endpoint_from("127.0.0.1:9"), StreamSpec("a/b", "r"), INFO, CallPolicy(30))
     monkeypatch.setattr(made, "_wake", lambda: None)
     monkeypatch.setattr(made, "_wake_soon", lambda: None)
     return made
@@ -165,7 +165,7 @@ def test_what_a_broken_stream_owed_comes_first(session: Session) -> None:
     old = session.submit(tensor_rows(rows(6)))
     message = take(session)
     new = session.submit(tensor_rows(rows(6, start=1)))
-    session.unanswered([message])
+    session.requeue([message])
     assert [take(session).parts[0].call for _ in range(2)] == [old, new]
 
 

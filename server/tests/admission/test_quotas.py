@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from midrib.server._admission.quotas import Hold, Quota
+from midrib.server._admission.quotas import Quota, Reservation
 from midrib.wire import OverloadedError
 
 
@@ -61,9 +61,9 @@ def test_a_hold_is_all_or_nothing() -> None:
     """One full quota gives back what the others gave."""
     roomy, full = Quota(10), Quota(1)
     full.take(1)
-    hold = Hold((roomy, 5), (full, 1))
+    reservation = Reservation((roomy, 5), (full, 1))
     with pytest.raises(OverloadedError, match="1 bytes are in flight and 1 more"):
-        hold.take()
+        reservation.take()
     assert (roomy.held, full.held) == (0, 1)
 
 
@@ -71,7 +71,7 @@ async def test_a_hold_whose_waiting_is_cancelled_holds_nothing() -> None:
     """What it had already got is given back."""
     roomy, full = Quota(10), Quota(1)
     full.take(1)
-    waiting = asyncio.create_task(Hold((roomy, 5), (full, 1)).wait())
+    waiting = asyncio.create_task(Reservation((roomy, 5), (full, 1)).wait())
     await asyncio.sleep(0)
     assert roomy.held == 5
     waiting.cancel()

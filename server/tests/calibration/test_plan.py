@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from midrib.backbones import Backbone
 from midrib.registry import InputSpec, TensorInput, TextInput
 from midrib.server._calibration import micro_batch
-from midrib.server._calibration.parity import golden_rows
-from midrib.server._calibration.plan import choose_piece, choose_threads, choose_width
+from midrib.server._calibration.parity import parity_reference
+from midrib.server._calibration.plan import choose_micro_batch, choose_threads, choose_width
 from midrib.server._catalogue import device_setup
-from midrib.server._catalogue.device_setup import Seat, Warmth
-from midrib.server._compute.devices import CpuLane
-from midrib.server._compute.forward import Forward, Placement
-from midrib.server._compute.parallel_passes import Crew
+from midrib.server._catalogue.device_setup import DeviceSetup, WarmUpConfig
+from midrib.server._compute.devices import CpuDevice
+from midrib.server._compute.forward import ComputeConfig, Forward
+from midrib.server._compute.parallel_passes import ParallelPasses
 from midrib.server._engine.batcher import BatchLimits
 
 LIMITS = BatchLimits(max_rows=64, max_cost=1024, max_queue_items=10, max_queue_cost=1000)
@@ -60,38 +60,38 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return seen
 
 
-def seat(
+def setup(
     module: nn.Module,
     *,
     warm_up_s: float = math.inf,
     threads: Sequence[int] = (1,),
-    **placement: Any,
-) -> Seat:
+    **config: Any,
+) -> DeviceSetup:
     backbone = Backbone("test/embedding/one", module.eval(), 2, PAIR)
-    return Seat(
+    return DeviceSetup(
         backbone,
         module,
-        Placement(**placement),
-        golden_rows(backbone),
-        Warmth(LIMITS, warm_up_s, threads),
+        ComputeConfig(**config),
+        parity_reference(backbone),
+        WarmUpConfig(LIMITS, warm_up_s, threads),
         tf32=False,
     )
 
 
-def lane_of(one: Seat) -> CpuLane:
+def lane_of(one: DeviceSetup) -> CpuDevice:
     forward = one.prepare()
     assert isinstance(forward, Forward)
-    assert isinstance(forward.lane, CpuLane)
+    assert isinstance(forward.lane, CpuDevice)
     return forward.lane
 
 
-def piece_of(one: Seat) -> int | None:
-    return lane_of(one).piece_elements
+def piece_of(one: DeviceSetup) -> int | None:
+    return lane_of(one).micro_batch_elements
 
 
-def width_of(one: Seat) -> int:
-    crew = lane_of(one).crew
-    return 1 if crew is None else crew.width
+def width_of(one: DeviceSetup) -> int:
+    parallel_passes = lane_of(one).parallel_passes
+    return 1 if parallel_passes is None else parallel_passes.width
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_a_piece_is_sought_within_the_limits_of_a_batch(
 ) -> None:
     """And counted in elements."""
     module = Passes()
-    assert choose_piece(Forward(module, spec), 1, LIMITS, 2.0) == piece
+    assert choose_micro_batch(Forward(module, spec), 1, LIMITS, 2.0) == piece
     assert module.shapes == [shape]
     assert measured == [{"most": shape[0], "seconds": 2.0}]
 
@@ -116,25 +116,25 @@ def test_a_piece_is_sought_within_the_limits_of_a_batch(
 def test_a_share_of_a_batch_is_the_most_that_a_pass_takes(measured: list[dict[str, Any]]) -> None:
     """Three side by side take 22 rows each of 64, and are measured together."""
     module = Passes()
-    assert choose_piece(Forward(module, PAIR), 3, LIMITS, 2.0) == 10 * 2
+    assert choose_micro_batch(Forward(module, PAIR), 3, LIMITS, 2.0) == 10 * 2
     assert (module.shapes, measured) == ([(66, 2)], [{"most": 22, "seconds": 2.0}])
 
 
 def test_a_row_larger_than_a_batch_may_be_is_a_piece(measured: list[dict[str, Any]]) -> None:
     """A batch is one row then, and never none."""
-    choose_piece(Forward(Passes(), TensorInput((5000,))), 1, LIMITS, 2.0)
+    choose_micro_batch(Forward(Passes(), TensorInput((5000,))), 1, LIMITS, 2.0)
     assert measured == [{"most": 1, "seconds": 2.0}]
 
 
 def test_whole_batches_are_no_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the most rows are the fastest, a longer text's batch is not divided either."""
     monkeypatch.setattr(micro_batch, "tune_rows", lambda _, most, **__: most)
-    assert choose_piece(Forward(Passes(), PAIR), 1, LIMITS, 2.0) is None
+    assert choose_micro_batch(Forward(Passes(), PAIR), 1, LIMITS, 2.0) is None
 
 
 def test_the_replicas_of_a_device_measure_once(measured: list[dict[str, Any]]) -> None:
     """The second takes over what the first has found."""
-    one = seat(Passes(), warm_up_s=2.0)
+    one = setup(Passes(), warm_up_s=2.0)
     assert [piece_of(one), piece_of(one)] == [62, 62]
     assert measured == [{"most": 64, "seconds": 2.0}]
 
@@ -143,14 +143,14 @@ def test_the_replicas_of_a_device_measure_once(measured: list[dict[str, Any]]) -
 def test_only_passes_that_will_be_are_warmed() -> None:
     """Batches of more rows than a piece come in pieces."""
     module = Passes()
-    seat(module).prepare()
-    golden, lone, measurement, parity = [(1, 2)] * 3, [(1, 2)], [(64, 2)], [(3, 2)]
-    assert module.shapes == golden + lone + measurement + [(1, 2), (2, 2), (4, 2), (8, 2), (16, 2)] + parity
+    setup(module).prepare()
+    reference, lone, measurement, parity = [(1, 2)] * 3, [(1, 2)], [(64, 2)], [(3, 2)]
+    assert module.shapes == reference + lone + measurement + [(1, 2), (2, 2), (4, 2), (8, 2), (16, 2)] + parity
 
 
 def test_strict_measures_no_piece(measured: list[dict[str, Any]]) -> None:
     """Every row goes alone."""
-    assert (piece_of(seat(Passes(), strict=True)), measured) == (None, [])
+    assert (piece_of(setup(Passes(), strict=True)), measured) == (None, [])
 
 
 @pytest.mark.parametrize("counts", [[1], [1, 2]], ids=["given", "to be chosen"])
@@ -195,7 +195,7 @@ def test_threads_are_chosen_by_a_lone_row_and_a_batch(each_s: float, rows: list[
 def test_the_log_says_how_a_backbone_is_computed(caplog: pytest.LogCaptureFixture, strict: bool, passes: str) -> None:
     """Once a load, of all its replicas."""
     caplog.set_level("INFO", "midrib.server")
-    one = seat(Passes(), strict=strict)
+    one = setup(Passes(), strict=strict)
     one.prepare()
     one.prepare()
     assert caplog.messages == [f"backbone test/embedding/one computes with 1 thread a pass{passes}"]
@@ -217,10 +217,10 @@ class Asleep(Passes):
 def test_batches_are_computed_side_by_side_where_that_is_faster(caplog: pytest.LogCaptureFixture) -> None:
     """Every replica has a crew of its own."""
     caplog.set_level("INFO", "midrib.server")
-    one = seat(Asleep(0.005), warm_up_s=2.0, threads=[1, 2])
+    one = setup(Asleep(0.005), warm_up_s=2.0, threads=[1, 2])
     lanes = [lane_of(one), lane_of(one)]
-    assert [lane.crew is not None and lane.crew.width for lane in lanes] == [2, 2]
-    assert lanes[0].crew is not lanes[1].crew
+    assert [lane.parallel_passes is not None and lane.parallel_passes.width for lane in lanes] == [2, 2]
+    assert lanes[0].parallel_passes is not lanes[1].parallel_passes
     assert "a pass, or 2 passes side by side, of at most 30 elements" in caplog.text
 
 
@@ -235,7 +235,7 @@ def test_batches_are_computed_side_by_side_where_that_is_faster(caplog: pytest.L
 )
 def test_batches_are_otherwise_computed_one_after_the_other(kept: dict[str, Any]) -> None:
     """Where side by side is impossible, or unknown to be faster."""
-    assert width_of(seat(Asleep(0.005), **{"warm_up_s": 2.0, "threads": [1, 2], **kept})) == 1
+    assert width_of(setup(Asleep(0.005), **{"warm_up_s": 2.0, "threads": [1, 2], **kept})) == 1
 
 
 @pytest.mark.usefixtures("measured")
@@ -245,16 +245,16 @@ def test_what_is_compiled_is_computed_one_after_the_other(
 ) -> None:
     """It is so for one number of threads."""
 
-    def two_at_a_time(_: Forward, lane: CpuLane, *__: object) -> int:
-        lane.crew = Crew(2, 1)
+    def two_at_a_time(_: Forward, lane: CpuDevice, *__: object) -> int:
+        lane.parallel_passes = ParallelPasses(2, 1)
         return 2
 
     monkeypatch.setattr(device_setup, "choose_width", two_at_a_time)
-    assert width_of(seat(nn.Linear(2, 2), threads=[1, 2], compile=backend)) == width
+    assert width_of(setup(nn.Linear(2, 2), threads=[1, 2], compile=backend)) == width
 
 
 def test_a_short_batch_is_computed_in_one_pass() -> None:
     """Handing it over would take as long."""
     forward = Forward(Passes(), PAIR)
-    assert isinstance(forward.lane, CpuLane)
-    assert (choose_width(forward, forward.lane, 2, 2.0), forward.lane.crew) == (1, None)
+    assert isinstance(forward.lane, CpuDevice)
+    assert (choose_width(forward, forward.lane, 2, 2.0), forward.lane.parallel_passes) == (1, None)

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from midrib.backbones import Backbone
 from midrib.registry import InputSpec, Registry, TensorInput, TextInput
-from midrib.server._calibration.parity import PARITY_BOUND, ParityError, golden_rows
+from midrib.server._calibration.parity import PARITY_BOUND, ParityError, parity_reference
 from midrib.server._calibration.warm_up import usual_batches, warm_up
-from midrib.server._catalogue.device_setup import Seat, Warmth
-from midrib.server._compute.forward import Forward, Placement
+from midrib.server._catalogue.device_setup import DeviceSetup, WarmUpConfig
+from midrib.server._compute.forward import ComputeConfig, Forward
 from midrib.server._engine.batcher import BatchLimits
 from midrib.server.testing import serving
 
@@ -31,10 +31,12 @@ def _threads_as_before() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def seat(module: nn.Module, spec: InputSpec = PAIR, **placement: Any) -> Seat:
+def setup(module: nn.Module, spec: InputSpec = PAIR, **config: Any) -> DeviceSetup:
     backbone = Backbone("test/embedding/one", module.eval(), 2, spec)
-    warmth = Warmth(LIMITS, math.inf, [1])
-    return Seat(backbone, module, Placement(**placement), golden_rows(backbone), warmth, tf32=False)
+    warm_up_config = WarmUpConfig(LIMITS, math.inf, [1])
+    return DeviceSetup(
+        backbone, module, ComputeConfig(**config), parity_reference(backbone), warm_up_config, tf32=False
+    )
 
 
 class Seen(nn.Module):
@@ -73,7 +75,7 @@ def test_every_compute_type_is_proved_within_its_own_bound(dtype: str) -> None:
     """A network of a few layers stays within it."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(2, 64), nn.GELU(), nn.Linear(64, 2))
-    assert seat(network, dtype=dtype).prepare().depth == 2
+    assert setup(network, dtype=dtype).prepare().depth == 2
     assert PARITY_BOUND["float64"] <= PARITY_BOUND["float32"] < PARITY_BOUND["float16"] < PARITY_BOUND["bfloat16"]
 
 
@@ -101,12 +103,12 @@ class Padded(nn.Module):
 def test_a_module_whose_rows_depend_on_their_company_is_not_served(module: nn.Module, spec: InputSpec) -> None:
     """Alone and in a batch of the engine it has to give the same rows."""
     with pytest.raises(ParityError, match=r"differs from its own module by .* at most 1e-04 is allowed"):
-        seat(module, spec).prepare()
+        setup(module, spec).prepare()
 
 
 def test_strict_makes_such_a_module_servable() -> None:
     """Every row goes alone, so it has no company."""
-    assert seat(Centred(), strict=True).prepare().depth == 2
+    assert setup(Centred(), strict=True).prepare().depth == 2
 
 
 def test_a_drifting_backbone_does_not_come_up() -> None:
@@ -126,7 +128,7 @@ def test_a_compiled_module_gives_the_rows_of_the_plain_one() -> None:
     network = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 2))
     rows = [(np.random.default_rng(0).standard_normal((count, 2), dtype=np.float32),) for count in (1, 3, 5)]
     plain, compiled = Forward(network, TensorInput((2,))), Forward(
-        network, TensorInput((2,)), Placement(compile="eager")
+        network, TensorInput((2,)), ComputeConfig(compile="eager")
     )
     for expected, got in zip(plain(rows), compiled(rows), strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-5)
@@ -135,13 +137,13 @@ def test_a_compiled_module_gives_the_rows_of_the_plain_one() -> None:
 def test_a_compile_backend_that_does_not_exist_is_said() -> None:
     """At load, with those that do."""
     with pytest.raises(Exception, match="(?i)invalid backend.*nonsense"):
-        seat(nn.Linear(2, 2), compile="nonsense").prepare()
+        setup(nn.Linear(2, 2), compile="nonsense").prepare()
 
 
 def test_replicas_of_one_device_share_the_weights(test_registry: Registry) -> None:
     """Two threads, one module; both answer."""
     with serving({"name": "linear", "replicas": 2}, registry=test_registry) as running:
         served = running.server.catalogue.slot("linear").ready().served
-        prepares = served._prepares  # whose module it is shows nowhere else
-        assert len(prepares) == 2
-        assert prepares[0].__self__ is prepares[1].__self__  # type: ignore[attr-defined] # a seat's own method
+        compute_factories = served._compute_factories  # whose module it is shows nowhere else
+        assert len(compute_factories) == 2
+        assert compute_factories[0].__self__ is compute_factories[1].__self__  # type: ignore[attr-defined] # a seat's own method

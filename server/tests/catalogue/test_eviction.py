@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from midrib.server._catalogue.eviction import Resident, leaving
+from midrib.server._catalogue.eviction import Resident, evictions
 from midrib.wire import LimitExceededError
 
 
@@ -14,23 +14,23 @@ def resident(name: str, weight_bytes: int, last_used: float, *, movable: bool = 
 
 def test_nothing_leaves_while_there_is_room() -> None:
     """A free byte is used before a loaded one."""
-    assert leaving([resident("a", 60, 1)], 40, 100) == []
+    assert evictions([resident("a", 60, 1)], 40, 100) == []
 
 
 def test_the_least_recently_used_leave_first_and_no_more_than_needed() -> None:
     """Older ones go until it fits."""
     present = [resident("new", 30, 3), resident("old", 30, 1), resident("middle", 30, 2)]
-    assert leaving(present, 50, 100) == ["old", "middle"]
+    assert evictions(present, 50, 100) == ["old", "middle"]
 
 
 def test_the_busy_and_the_pinned_stay() -> None:
     """However long ago they were used."""
     present = [resident("busy", 50, 0, movable=False), resident("idle", 50, 9)]
-    assert leaving(present, 50, 100) == ["idle"]
+    assert evictions(present, 50, 100) == ["idle"]
 
 
 def test_what_cannot_fit_is_refused_with_the_reason() -> None:
     """Nothing leaves for what would not fit even then."""
     present = [resident("pinned", 60, 0, movable=False), resident("idle", 20, 1)]
     with pytest.raises(LimitExceededError, match=r"50 bytes of weights do not fit: the budget is 100.*\(pinned\)"):
-        leaving(present, 50, 100)
+        evictions(present, 50, 100)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from midrib.server._command import bench
+from midrib.server._command import bench as bench_command
 from midrib.server.cli import main
 from midrib.server.testing import RunningServer
 
@@ -29,10 +29,10 @@ def test_a_running_server_is_measured_at_every_concurrency(
     url = server.url("test/embedding/linear")
     options = ("--rows", "3", "--concurrency", "1", "--concurrency", "4", "--json")
     status, said = bench(monkeypatch, capsys, url, *options)
-    told = json.loads(said.out)
-    first, second = told["measured"]
-    assert (status, told["url"]) == (0, url)
-    assert [(one["rows"], one["concurrency"]) for one in told["measured"]] == [(3, 1), (3, 4)]
+    listener = json.loads(said.out)
+    first, second = listener["measured"]
+    assert (status, listener["url"]) == (0, url)
+    assert [(one["rows"], one["concurrency"]) for one in listener["measured"]] == [(3, 1), (3, 4)]
     assert first["rows_per_s"] == pytest.approx(3 * first["calls_per_s"])
     assert 0 < second["p50_ms"] <= second["p99_ms"]
 
@@ -51,11 +51,11 @@ def test_the_table_has_a_line_for_each_concurrency(
 def test_a_name_is_served_for_the_while(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """A process of its own serves it, with the loader's arguments, on a free port."""
     status, said = bench(monkeypatch, capsys, MLP, "--concurrency", "1", "--json")
-    told = json.loads(said.out)
+    listener = json.loads(said.out)
     assert status == 0
-    assert told["url"].startswith("grpc://127.0.0.1:")
-    assert told["url"].endswith("/template/classification/mlp-128")
-    assert told["measured"][0]["calls_per_s"] > 0
+    assert listener["url"].startswith("grpc://127.0.0.1:")
+    assert listener["url"].endswith("/template/classification/mlp-128")
+    assert listener["measured"][0]["calls_per_s"] > 0
 
 
 @pytest.mark.parametrize(
@@ -81,4 +81,4 @@ def test_held_wrong_is_one_line_and_status_1(
 def test_a_server_that_does_not_come_up_is_said() -> None:
     """What the process itself said stands above it."""
     with pytest.raises(RuntimeError, match="ended before it was ready"):
-        bench.run("mlp-128", rows=1, concurrency=(1,), seconds=0.05, as_json=True)
+        bench_command.run("mlp-128", rows=1, concurrency=(1,), seconds=0.05, as_json=True)

@@ -91,7 +91,7 @@ def test_serve_says_what_it_serves_and_stops_cleanly(serve: Any, number: signal.
     assert (loading["event"], ready["event"]) == ("loading", "ready")
     assert served["url"] == f"grpc://{ready['address']}/template/classification/mlp-128"
     assert (served["num_features"], len(served["revision"])) == (128, 64)
-    assert sorted(served["way"]) == ["piece_elements", "threads", "width"]
+    assert sorted(served["plan"]) == ["micro_batch_elements", "threads", "width"]
     assert process.end(number) == 0
     assert [process.event()["event"] for _ in range(2)] == ["draining", "stopped"]
 
@@ -223,10 +223,10 @@ def test_list_tells_of_a_plugin_that_failed(tmp_path: Path) -> None:
 
 def test_describe_tells_where_a_backbone_comes_from(midrib: Midrib) -> None:
     """Signature, licence, file and line."""
-    told = json.loads(midrib("describe", "mlp-128", "--json").stdout)
-    assert told["num_features"] == 128
-    assert "num_features: " in told["signature"]
-    assert "midrib" in told["where"]
+    listener = json.loads(midrib("describe", "mlp-128", "--json").stdout)
+    assert listener["num_features"] == 128
+    assert "num_features: " in listener["signature"]
+    assert "midrib" in listener["where"]
 
 
 def test_describe_of_an_unknown_name_has_near_ones(midrib: Midrib) -> None:

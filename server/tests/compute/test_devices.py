@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from midrib.registry import InputSpec, TensorInput, TextInput
-from midrib.server._compute.devices import CpuLane
-from midrib.server._compute.forward import Forward, Placement
+from midrib.server._compute.devices import CpuDevice
+from midrib.server._compute.forward import ComputeConfig, Forward
 
 WIDTH = 3
 PAIR = TensorInput((2,))
@@ -33,11 +33,15 @@ class Passes(nn.Module):
 
 
 def in_pieces(
-    module: nn.Module, elements: int | None, *, spec: InputSpec = PAIR, placement: Placement = Placement()  # noqa: B008
+    module: nn.Module,
+    elements: int | None,
+    *,
+    spec: InputSpec = PAIR,
+    config: ComputeConfig = ComputeConfig(),  # noqa: B008
 ) -> Forward:
-    forward = Forward(module, spec, placement)
-    assert isinstance(forward.lane, CpuLane)
-    forward.lane.piece_elements = elements
+    forward = Forward(module, spec, config)
+    assert isinstance(forward.lane, CpuDevice)
+    forward.lane.micro_batch_elements = elements
     return forward
 
 
@@ -85,18 +89,18 @@ def test_a_piece_holds_the_more_texts_the_shorter_they_are(tokens: int, passes: 
 @given(st.integers(1, 12), st.integers(1, 5))
 def test_gradients_are_those_of_a_whole_batch(rows: int, piece: int) -> None:
     """They are computed in the same pieces."""
-    module, float64 = Passes(), Placement(dtype="float64")
+    module, float64 = Passes(), ComputeConfig(dtype="float64")
     batch = [(rows_of(rows), np.ones((rows, WIDTH), np.float32))]
-    (whole,) = in_pieces(module, None, placement=float64)(batch)
-    (got,) = in_pieces(module, 2 * piece, placement=float64)(batch)
+    (whole,) = in_pieces(module, None, config=float64)(batch)
+    (got,) = in_pieces(module, 2 * piece, config=float64)(batch)
     np.testing.assert_allclose(got, whole, rtol=1e-12)
 
 
 def test_pieces_compute_in_the_compute_type() -> None:
     """Each is converted by itself, and the rows have its type."""
-    bfloat16 = Placement(dtype="bfloat16")
-    (whole,) = in_pieces(Passes(), None, placement=bfloat16)([(rows_of(5),)])
-    (got,) = in_pieces(Passes(), 4, placement=bfloat16)([(rows_of(5),)])
+    bfloat16 = ComputeConfig(dtype="bfloat16")
+    (whole,) = in_pieces(Passes(), None, config=bfloat16)([(rows_of(5),)])
+    (got,) = in_pieces(Passes(), 4, config=bfloat16)([(rows_of(5),)])
     assert got.dtype == whole.dtype
     np.testing.assert_allclose(got.astype(np.float32), whole.astype(np.float32), atol=1e-2)
 

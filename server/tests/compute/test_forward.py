@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from midrib.registry import InputSpec, TensorInput, TextInput
-from midrib.server._compute.forward import Forward, Placement, available_devices, example_rows, use_tf32
+from midrib.server._compute.forward import ComputeConfig, Forward, available_devices, example_rows, use_tf32
 from midrib.wire import Array
 
 
@@ -23,7 +23,7 @@ class CountTokens(nn.Module):
 
 
 def forward(module: nn.Module, spec: InputSpec, dtype: str = "float32") -> Forward:
-    return Forward(module, spec, Placement(dtype=dtype))
+    return Forward(module, spec, ComputeConfig(dtype=dtype))
 
 
 def f32(*rows: list[float]) -> Array:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from midrib.registry import TensorInput
-from midrib.server._compute.forward import Forward, Placement, use_tf32
+from midrib.server._compute.forward import ComputeConfig, Forward, use_tf32
 from midrib.wire import Array
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
@@ -35,13 +35,13 @@ def test_a_gpu_gives_the_rows_of_a_cpu(dtype: str) -> None:
     """Within the compute type's error."""
     rows = batch(0, 33)
     (expected,) = Forward(module(), SPEC)([(rows,)])
-    (got,) = Forward(module(), SPEC, Placement(device="cuda", dtype=dtype))([(rows,)])
+    (got,) = Forward(module(), SPEC, ComputeConfig(device="cuda", dtype=dtype))([(rows,)])
     np.testing.assert_allclose(got.astype(np.float32), expected, atol=0.05 if dtype != "float32" else 1e-4)
 
 
 def test_batches_in_flight_do_not_touch_each_other() -> None:
     """Three at a time, again and again through the same buffers: every row is its own."""
-    forward = Forward(module(), SPEC, Placement(device="cuda"))
+    forward = Forward(module(), SPEC, ComputeConfig(device="cuda"))
     batches = [batch(seed, 512) for seed in range(60)]
     expected = Forward(module(), SPEC)
     for start in range(0, 60, 3):
@@ -52,7 +52,7 @@ def test_batches_in_flight_do_not_touch_each_other() -> None:
 
 def test_rows_outlive_the_batches_after_them() -> None:
     """They are views of memory that nothing else writes to."""
-    forward = Forward(module(), SPEC, Placement(device="cuda"))
+    forward = Forward(module(), SPEC, ComputeConfig(device="cuda"))
     (first,) = forward([(batch(0, 8),)])
     before = first.copy()
     for seed in range(1, 20):
@@ -62,8 +62,8 @@ def test_rows_outlive_the_batches_after_them() -> None:
 
 def test_a_captured_graph_gives_the_rows_of_the_module() -> None:
     """Also for fewer rows than were captured, and after a larger batch has used its buffers."""
-    plain = Forward(module(), SPEC, Placement(device="cuda"))
-    forward = Forward(module(), SPEC, Placement(device="cuda", graphs=True))
+    plain = Forward(module(), SPEC, ComputeConfig(device="cuda"))
+    forward = Forward(module(), SPEC, ComputeConfig(device="cuda", graphs=True))
     assert forward.graphs is not None
     forward.graphs.capture(torch.zeros(8, 64, device="cuda"))
     forward([(batch(1, 8),)])
@@ -75,7 +75,7 @@ def test_gradients_come_from_a_gpu_too() -> None:
     """They equal the CPU's."""
     rows, grad = batch(0, 4), np.ones((4, 32), np.float32)
     (expected,) = Forward(module(), SPEC)([(rows, grad)])
-    (got,) = Forward(module(), SPEC, Placement(device="cuda"))([(rows, grad)])
+    (got,) = Forward(module(), SPEC, ComputeConfig(device="cuda"))([(rows, grad)])
     np.testing.assert_allclose(got, expected, atol=1e-4)
 
 
@@ -90,5 +90,5 @@ class Greedy(nn.Module):
 
 def test_rows_that_do_not_fit_are_run_in_halves() -> None:
     """On the stream that computes."""
-    (got,) = Forward(Greedy(), SPEC, Placement(device="cuda"))([(batch(0, 4),)])
+    (got,) = Forward(Greedy(), SPEC, ComputeConfig(device="cuda"))([(batch(0, 4),)])
     np.testing.assert_array_equal(got, batch(0, 4) * 2)

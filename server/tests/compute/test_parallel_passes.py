@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from midrib.registry import TensorInput
 from midrib.server._calibration.width import tune_width
-from midrib.server._compute.devices import CpuLane
-from midrib.server._compute.forward import Forward, Placement
-from midrib.server._compute.parallel_passes import Crew
+from midrib.server._compute.devices import CpuDevice
+from midrib.server._compute.forward import ComputeConfig, Forward
+from midrib.server._compute.parallel_passes import ParallelPasses
 
 PAIR = TensorInput((2,))
 WAIT_S = 20.0
@@ -54,10 +54,10 @@ class Meeting(nn.Module):
 
 def with_crew(module: nn.Module, width: int, *, rows: int | None = None, threads: int = 1) -> Forward:
     """Forward passes of at most so many rows, so many side by side."""
-    forward = Forward(module, PAIR, Placement(dtype="float64"))
-    assert isinstance(forward.lane, CpuLane)
-    forward.lane.crew = Crew(width, threads)
-    forward.lane.piece_elements = None if rows is None else 2 * rows
+    forward = Forward(module, PAIR, ComputeConfig(dtype="float64"))
+    assert isinstance(forward.lane, CpuDevice)
+    forward.lane.parallel_passes = ParallelPasses(width, threads)
+    forward.lane.micro_batch_elements = None if rows is None else 2 * rows
     return forward
 
 
@@ -70,7 +70,9 @@ def rows_of(count: int) -> np.ndarray:
 def test_the_rows_are_those_of_a_whole_batch(items: list[int], width: int, piece: int) -> None:
     """In their order, whoever computed them."""
     module, batch = Passes(), [(rows_of(count),) for count in items]
-    whole, got = Forward(module, PAIR, Placement(dtype="float64"))(batch), with_crew(module, width, rows=piece)(batch)
+    whole, got = Forward(module, PAIR, ComputeConfig(dtype="float64"))(batch), with_crew(module, width, rows=piece)(
+        batch
+    )
     np.testing.assert_allclose(np.concatenate(got), np.concatenate(whole), rtol=1e-12)
 
 
@@ -79,9 +81,9 @@ def test_the_rows_are_those_of_a_whole_batch(items: list[int], width: int, piece
 def test_gradients_are_those_of_a_whole_batch(rows: int, width: int, piece: int) -> None:
     """They are computed in the same pieces."""
     module, batch = Passes(), [(rows_of(rows), np.ones((rows, 3), np.float32))]
-    (whole,), (got,) = Forward(module, PAIR, Placement(dtype="float64"))(batch), with_crew(module, width, rows=piece)(
-        batch
-    )
+    (whole,), (got,) = Forward(module, PAIR, ComputeConfig(dtype="float64"))(batch), with_crew(
+        module, width, rows=piece
+    )(batch)
     np.testing.assert_allclose(got, whole, rtol=1e-12)
 
 
@@ -137,17 +139,17 @@ def test_a_failure_is_raised_once_nobody_reads_the_batch() -> None:
         return torch.ones(1)
 
     with pytest.raises(ValueError, match="a bad row"):
-        Crew(2, 1).run([fail, go_on])
+        ParallelPasses(2, 1).run([fail, go_on])
     assert ended.is_set()
 
 
 def test_its_threads_end_with_it() -> None:
     """A thousand loads leave none behind."""
     before = set(threading.enumerate())
-    crew = Crew(2, 1)
-    crew.run([lambda: torch.ones(1)] * 2)
+    parallel_passes = ParallelPasses(2, 1)
+    parallel_passes.run([lambda: torch.ones(1)] * 2)
     mine = set(threading.enumerate()) - before
-    del crew
+    del parallel_passes
     for thread in mine:
         thread.join(WAIT_S)
     assert mine

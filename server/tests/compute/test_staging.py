@@ -7,11 +7,11 @@ import threading
 import numpy as np
 import torch
 
-from midrib.server._compute.staging import Ring, Slot
+from midrib.server._compute.staging import BufferPool, StagingBuffer
 
 
-def slot() -> Slot:
-    return Slot([torch.float32], pinned=False)
+def slot() -> StagingBuffer:
+    return StagingBuffer([torch.float32], pinned=False)
 
 
 def test_a_buffer_is_used_again() -> None:
@@ -55,9 +55,9 @@ def test_a_slot_knows_its_own_memory() -> None:
 
 def test_whoever_finds_no_slot_waits_for_one() -> None:
     """Two batches at a time have buffers; a third has to wait until one is given back."""
-    ring = Ring([slot(), slot()])
+    ring = BufferPool([slot(), slot()])
     first, second = ring.take(), ring.take()
-    third: list[Slot] = []
+    third: list[StagingBuffer] = []
     taking = threading.Thread(target=lambda: third.append(ring.take()))
     taking.start()
     ring.give_back(first)

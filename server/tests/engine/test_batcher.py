@@ -146,12 +146,12 @@ async def test_a_waiter_who_leaves_holds_nobody_up() -> None:
     """Its place in the line goes to the next."""
     batcher = Batcher(BatchLimits(max_rows=1, max_cost=10, max_queue_items=1, max_queue_cost=100))
     batcher.submit(item())
-    leaving = asyncio.create_task(batcher.put(item()))
+    evictions = asyncio.create_task(batcher.put(item()))
     await asyncio.sleep(0)
     staying = item()
     waiting = asyncio.create_task(batcher.put(staying))
     await asyncio.sleep(0)
-    leaving.cancel()
+    evictions.cancel()
     await batcher.take()
     assert await batcher.take() == [staying]
     await waiting

@@ -6,7 +6,7 @@ from math import inf
 
 import pytest
 
-from midrib.server._engine.prefetch import Pace
+from midrib.server._engine.prefetch import PrefetchTimer
 
 COST = 1000
 
@@ -25,9 +25,9 @@ def clock() -> Clock:
     return Clock()
 
 
-def learned(clock: Clock, *, staging_s: float, compute_s: float) -> Pace:
+def learned(clock: Clock, *, staging_s: float, compute_s: float) -> PrefetchTimer:
     """A pace that has seen one batch."""
-    pace = Pace(clock)
+    pace = PrefetchTimer(clock)
     pace.handed_over(COST)
     pace.finished(staging_s=staging_s, compute_s=compute_s)
     return pace

@@ -42,8 +42,8 @@ class Answer:
     @property
     def error(self) -> tuple[int, str, str | None, str]:
         """Status, type, param and code, as OpenAI's clients read them."""
-        told = self.json["error"]
-        return self.status, told["type"], told["param"], told["code"]
+        listener = self.json["error"]
+        return self.status, listener["type"], listener["param"], listener["code"]
 
     @property
     def rows(self) -> list[Any]:

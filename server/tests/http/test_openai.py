@@ -1,6 +1,6 @@
 """The real openai package against a real server: the same answers as Midrib's own stubs.
 
-It lives in a venv of its own: MIDRIB_EXTERNAL=1 python -m pytest server/tests/test_http_openai.py
+It lives in a venv of its own: MIDRIB_EXTERNAL=1 python -m pytest server/tests/http/test_openai.py
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from midrib.wire import decode_tensor, encode_tensor
 
 pytestmark = pytest.mark.external
 
-SCRIPT = Path(__file__).parent / "external" / "calls_by_openai.py"
+SCRIPT = Path(__file__).parents[1] / "external" / "calls_by_openai.py"
 REQUIREMENT = "openai==3.54.0"
 TEXTS = embedding_pb2.Input(texts=embedding_pb2.Texts(texts=["good morning", "la bonne nuit"]))
 FIRST = embedding_pb2.Input(texts=embedding_pb2.Texts(texts=["good morning"]))

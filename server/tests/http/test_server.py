@@ -142,13 +142,13 @@ def test_a_connection_is_silent_between_its_requests_only() -> None:
     now = [0.0]
     connections = Connections(10, clock=lambda: now[0])
     first, second = object(), object()
-    told = [connections.silent([first])]
+    listener = [connections.silent([first])]
     now[0] = 11
-    told.append(connections.silent([first, second]))
+    listener.append(connections.silent([first, second]))
     with connections.busy(second):
         now[0] = 100
-        told.append(connections.silent([second]))
-    told.append(connections.silent([second]))
+        listener.append(connections.silent([second]))
+    listener.append(connections.silent([second]))
     now[0] = 111
-    told.append(connections.silent([second]))
-    assert told == [[], [first], [], [], [second]]
+    listener.append(connections.silent([second]))
+    assert listener == [[], [first], [], [], [second]]

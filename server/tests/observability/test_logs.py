@@ -21,7 +21,7 @@ def test_an_error_is_one_json_line_under_the_id_that_its_caller_got(caplog: pyte
     """With the traceback in it, line breaks and all."""
     shown = public_error(RuntimeError("secret\ndetail"), "the call failed")
     (line,) = lines(caplog.records)
-    assert (line["level"], line["logger"]) == ("ERROR", "midrib.server._engine.served_backbone")
+    assert (line["level"], line["logger"]) == ("ERROR", "midrib.server._errors")
     assert shown.message.endswith(line["error_id"])
     assert "RuntimeError: secret\ndetail" in line["exception"]
     assert "\n" not in JsonFormatter().format(caplog.records[0])

@@ -69,5 +69,5 @@ def test_a_histogram_counts_what_fell_below_each_bound() -> None:
     assert (value(registry, "size_count"), value(registry, "size_sum")) == (4, 12.5)
 
 
-DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
+DOCS = Path(__file__).parents[3] / "docs" / "metrics.md"
 OUTCOMES = ("accepted", "answered", "failed", "rejected", "cancelled", "expired")

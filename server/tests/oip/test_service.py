@@ -118,30 +118,30 @@ def test_a_model_is_ready_or_not(inference: Inference, name: str, version: str, 
 
 def test_the_server_names_itself(inference: Inference) -> None:
     """And what it serves beside inference."""
-    told = inference.ServerMetadata(oip.ServerMetadataRequest(), timeout=10)
-    assert told.name == "midrib"
-    assert list(told.extensions) == ["model_configuration", "model_repository", "parameters", "statistics"]
+    listener = inference.ServerMetadata(oip.ServerMetadataRequest(), timeout=10)
+    assert listener.name == "midrib"
+    assert list(listener.extensions) == ["model_configuration", "model_repository", "parameters", "statistics"]
 
 
 def test_metadata_tells_what_goes_in_and_out(media: Inference) -> None:
     """The tensor, or media as BYTES; the version is the revision."""
-    told = media.ModelMetadata(oip.ModelMetadataRequest(name="image/embedding/picture"), timeout=10)
-    assert [(one.name, one.datatype, list(one.shape)) for one in [*told.inputs, *told.outputs]] == [
+    listener = media.ModelMetadata(oip.ModelMetadataRequest(name="image/embedding/picture"), timeout=10)
+    assert [(one.name, one.datatype, list(one.shape)) for one in [*listener.inputs, *listener.outputs]] == [
         ("input", "FP32", [-1, 3, 8, 8]),
         ("images", "BYTES", [-1, 1]),
         ("embedding", "FP32", [-1, 3]),
     ]
-    assert (told.name, len(told.versions[0])) == ("image/embedding/picture", 64)
+    assert (listener.name, len(listener.versions[0])) == ("image/embedding/picture", 64)
 
 
 def test_the_configuration_says_the_same_in_tritons_form(media: Inference) -> None:
     """Without the batch dimension, with the batch limit."""
-    told = media.ModelConfig(oip.ModelConfigRequest(name="words"), timeout=10).config
-    assert [(one.name, oip.DataType.Name(one.data_type), list(one.dims)) for one in told.input] == [
+    listener = media.ModelConfig(oip.ModelConfigRequest(name="words"), timeout=10).config
+    assert [(one.name, oip.DataType.Name(one.data_type), list(one.dims)) for one in listener.input] == [
         ("input", "TYPE_INT64", [-1]),
         ("texts", "TYPE_STRING", [1]),
     ]
-    assert (told.max_batch_size, list(told.output[0].dims), told.platform) == (1024, [4], "midrib")
+    assert (listener.max_batch_size, list(listener.output[0].dims), listener.platform) == (1024, [4], "midrib")
 
 
 @pytest.mark.parametrize(
@@ -421,17 +421,17 @@ def test_statistics_count_what_every_protocol_asked(test_registry: Registry) -> 
         own.Embed(embedding_pb2.EmbedRequest(backbone="gate", input=message), timeout=10)
         inference = Inference(opened)
         inference.ModelInfer(raw(ROWS, "FP32"), timeout=10)
-        (told,) = inference.ModelStatistics(oip.ModelStatisticsRequest(name="gate"), timeout=10).model_stats
+        (listener,) = inference.ModelStatistics(oip.ModelStatisticsRequest(name="gate"), timeout=10).model_stats
         every = inference.ModelStatistics(oip.ModelStatisticsRequest(), timeout=10).model_stats
-    assert (told.inference_count, told.execution_count, told.inference_stats.success.count) == (6, 2, 2)
-    assert told.inference_stats.compute_infer.ns > 0
+    assert (listener.inference_count, listener.execution_count, listener.inference_stats.success.count) == (6, 2, 2)
+    assert listener.inference_stats.compute_infer.ns > 0
     assert [one.name for one in every] == [GATE, "test/embedding/linear"]
 
 
 def test_the_index_lists_states(inference: Inference) -> None:
     """Ordered by name."""
-    told = inference.RepositoryIndex(oip.RepositoryIndexRequest(), timeout=10).models
-    assert [(one.name, one.state, one.reason) for one in told] == [
+    listener = inference.RepositoryIndex(oip.RepositoryIndexRequest(), timeout=10).models
+    assert [(one.name, one.state, one.reason) for one in listener] == [
         (GATE, "READY", ""),
         ("test/embedding/linear", "READY", ""),
     ]
@@ -453,10 +453,10 @@ def test_an_admin_loads_and_unloads(test_registry: Registry) -> None:
     ):
         inference = Inference(opened)
         inference.RepositoryModelLoad(oip.RepositoryModelLoadRequest(model_name="linear", parameters=five), timeout=60)
-        told = inference.ModelMetadata(oip.ModelMetadataRequest(name="linear"), timeout=10)
+        listener = inference.ModelMetadata(oip.ModelMetadataRequest(name="linear"), timeout=10)
         inference.RepositoryModelUnload(oip.RepositoryModelUnloadRequest(model_name="linear"), timeout=10)
         left = inference.RepositoryIndex(oip.RepositoryIndexRequest(), timeout=10).models
-    assert list(told.outputs[0].shape) == [-1, 5]
+    assert list(listener.outputs[0].shape) == [-1, 5]
     assert [one.name for one in left] == [GATE]
 
 

@@ -45,7 +45,7 @@ class Conversation:
         return list(self.call)
 
 
-def told(response: oip.ModelStreamInferResponse) -> tuple[str, str, list[float]]:
+def listener(response: oip.ModelStreamInferResponse) -> tuple[str, str, list[float]]:
     """The id, the reason of the error if there is one, and the row if there is one."""
     answer = response.infer_response
     row = np.frombuffer(b"".join(answer.raw_output_contents), np.float32).tolist()
@@ -58,7 +58,7 @@ def test_answers_come_in_the_order_of_the_requests(channel: grpc.Channel, gate: 
     assert gate.passing.wait(10)
     gate.opened.set()
     first, second, third = talk.finish()
-    assert [told(first), told(second)] == [("a", "", [26, 2]), ("b", "", [2, 4])]
+    assert [listener(first), listener(second)] == [("a", "", [26, 2]), ("b", "", [2, 4])]
     assert (third.infer_response.id, list(third.infer_response.outputs[0].shape)) == ("c", [1, 3])
 
 
@@ -68,7 +68,7 @@ def test_a_bad_request_spoils_only_itself(channel: grpc.Channel) -> None:
         channel, asking("a", 1, 2), asking("b", 1), asking("c", 666, 0), asking("d", 1, model="x"), asking("e", 3, 4)
     )
     answers = talk.finish()
-    assert [told(one) for one in answers] == [
+    assert [listener(one) for one in answers] == [
         ("a", "", [2, 4]),
         ("b", "INVALID_INPUT", []),
         ("c", "INTERNAL", []),
@@ -100,7 +100,7 @@ def test_a_stream_waits_for_room(narrow: RunningServer, gate: Any) -> None:
         assert gate.passing.wait(10)
         talk.send(*(asking(str(number), number, 0) for number in range(1, 8)))
         gate.opened.set()
-        assert [told(one)[2] for one in talk.finish()] == [[26, 0], *([2 * number, 0] for number in range(1, 8))]
+        assert [listener(one)[2] for one in talk.finish()] == [[26, 0], *([2 * number, 0] for number in range(1, 8))]
 
 
 def test_a_server_going_away_answers_what_it_read(test_registry: Registry, gate: Any) -> None:
@@ -111,7 +111,7 @@ def test_a_server_going_away_answers_what_it_read(test_registry: Registry, gate:
         stopping = running.start(running.server.stop(10.0))
         running.run(running.server.catalogue.closing.wait())
         gate.opened.set()
-        assert told(next(talk.call)) == ("a", "", [26, 2])
+        assert listener(next(talk.call)) == ("a", "", [26, 2])
         with pytest.raises(grpc.RpcError, match="open another stream elsewhere") as caught:
             next(talk.call)
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE

@@ -1,7 +1,7 @@
 """The real tritonclient against a real server: sync, async and streaming, the same answers as Midrib's own stubs.
 
 It cannot live in Midrib's own environment (it needs protobuf < 7), so each test runs it in a venv of its own:
-MIDRIB_EXTERNAL=1 python -m pytest server/tests/test_oip_tritonclient.py
+MIDRIB_EXTERNAL=1 python -m pytest server/tests/oip/test_tritonclient.py
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from midrib.wire import decode_tensor, encode_tensor
 
 pytestmark = pytest.mark.external
 
-SCRIPTS = Path(__file__).parent / "external"
+SCRIPTS = Path(__file__).parents[1] / "external"
 REQUIREMENT = "tritonclient[grpc]==2.73.0"
 ROWS = np.array([[1, 2], [3, 4]], np.float32)
 

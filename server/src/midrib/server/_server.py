@@ -17,10 +17,10 @@ from midrib.backbones import BACKBONES
 from midrib.registry import AbstractRegistry
 from midrib.server._admission.tokens import Tokens
 from midrib.server._calls.embedder import Embedder
-from midrib.server._catalogue.catalogue import Catalogue, Slot
+from midrib.server._catalogue.catalogue import Catalogue, CatalogueEntry
 from midrib.server._engine.served_backbone import State
 from midrib.server._grpc.backbone_service import BackboneService
-from midrib.server._grpc.decoding import Registrar
+from midrib.server._grpc.decoding import DecodingServer
 from midrib.server._grpc.embedding_service import EmbeddingService
 from midrib.server._grpc.fast_codec import CODECS
 from midrib.server._grpc.listen import add_port, grpc_server
@@ -100,7 +100,7 @@ class Server:
         """Listen. Calls answer UNAVAILABLE until `load` is through."""
         self._grpc = grpc_server(self.settings, self.tokens, self._tracing)
         backbones = BackboneService(self.catalogue, admin=self.settings.admin)
-        services: Any = Registrar(self._grpc, CODECS)  # the stubs ask for a server
+        services: Any = DecodingServer(self._grpc, CODECS)  # the stubs ask for a server
         backbone_pb2_grpc.add_BackboneServiceServicer_to_server(backbones, services)
         embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(EmbeddingService(self.embedder), services)
         add_inference_service(InferenceService(self.embedder, backbones), services)
@@ -121,7 +121,7 @@ class Server:
     async def _start_admin(self, port: int) -> None:
         self._admin = grpc_server(self.settings, self.tokens, self._tracing)
         backbone_pb2_grpc.add_BackboneServiceServicer_to_server(
-            BackboneService(self.catalogue, admin=True), Registrar(self._admin)
+            BackboneService(self.catalogue, admin=True), DecodingServer(self._admin)
         )
         self._admin_port = add_port(self._admin, self.settings, address(_LOOPBACK, port))
         await self._admin.start()
@@ -172,7 +172,7 @@ class Server:
             seen = self.embedder.calls
             await asyncio.sleep(_QUIET_S)
 
-    def _report_health(self, slot: Slot) -> None:
+    def _report_health(self, slot: CatalogueEntry) -> None:
         status = _SERVING if slot.state is State.READY else _NOT_SERVING
         change = asyncio.get_running_loop().create_task(self._health.set(slot.name, status))
         self._health_changes.add(change)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from midrib.server._compute.staging import Slot
+from midrib.server._compute.staging import StagingBuffer
 
 
 class Timeline:
@@ -150,7 +150,7 @@ def address_of(tensor: Tensor) -> int:
 @pytest.fixture()
 def stand_ins(monkeypatch: pytest.MonkeyPatch) -> Watch:
     """torch.cuda of one GPU: its memory is the CPU's, copied to and from. The watch is still to be entered."""
-    watch, to, module_to, empty, fill = Watch(), Tensor.to, nn.Module.to, torch.empty, Slot.fill
+    watch, to, module_to, empty, fill = Watch(), Tensor.to, nn.Module.to, torch.empty, StagingBuffer.fill
 
     @contextmanager
     def on(stream: Stream) -> Iterator[None]:
@@ -168,7 +168,7 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> Watch:
         watch.pinned |= {address_of(made)} if pin_memory else set()
         return made
 
-    def noted_fill(self: Slot, index: int, arrays: Any) -> Tensor:
+    def noted_fill(self: StagingBuffer, index: int, arrays: Any) -> Tensor:
         filled = fill(self, index, arrays)
         watch.host_touches(address_of(filled), writes=True)
         return filled
@@ -191,7 +191,7 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> Watch:
     monkeypatch.setattr(
         nn.Module, "to", lambda module, where: module if isinstance(where, torch.device) else module_to(module, where)
     )
-    monkeypatch.setattr(Slot, "fill", noted_fill)
+    monkeypatch.setattr(StagingBuffer, "fill", noted_fill)
     return watch
 
 

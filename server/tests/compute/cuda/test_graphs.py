@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from midrib.registry import TensorInput
-from midrib.server._compute.forward import Forward, Placement
+from midrib.server._compute.forward import ComputeConfig, Forward
 
 pytestmark = pytest.mark.usefixtures("watch")
 
@@ -22,7 +22,7 @@ def module() -> nn.Module:
 
 def capturing(module: nn.Module, *rows: int) -> tuple[Forward, dict[int, Any]]:
     """With graphs of so many rows, and those."""
-    forward = Forward(module, TensorInput((4,)), Placement(device="cuda", graphs=True))
+    forward = Forward(module, TensorInput((4,)), ComputeConfig(device="cuda", graphs=True))
     assert forward.graphs is not None
     for count in rows:
         forward.graphs.capture(torch.zeros(count, 4))

@@ -10,14 +10,14 @@ import torch
 from torch import nn
 
 from midrib.registry import TensorInput
-from midrib.server._compute.forward import Forward, Placement
+from midrib.server._compute.forward import ComputeConfig, Forward
 from midrib.wire import Array
 
 SPEC = TensorInput((4,))
-LAUNCHED = Placement("cuda")
+LAUNCHED = ComputeConfig("cuda")
 MODES = pytest.mark.parametrize(
-    "placement",
-    [LAUNCHED, Placement("cuda", graphs=True), Placement("cuda", strict=True)],
+    "config",
+    [LAUNCHED, ComputeConfig("cuda", graphs=True), ComputeConfig("cuda", strict=True)],
     ids=["launched", "replayed", "one by one"],
 )
 
@@ -27,8 +27,8 @@ def module() -> nn.Module:
     return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
 
 
-def on_a_gpu(placement: Placement = LAUNCHED) -> Forward:
-    forward = Forward(module(), SPEC, placement)
+def on_a_gpu(config: ComputeConfig = LAUNCHED) -> Forward:
+    forward = Forward(module(), SPEC, config)
     if forward.graphs is not None:
         forward.graphs.capture(torch.zeros(8, 4))
     return forward
@@ -53,20 +53,20 @@ def in_flight(forward: Forward, watch: Any, given: list[Array], *more: Array) ->
 
 
 @MODES
-def test_no_two_touch_memory_in_no_order(watch: Any, placement: Placement) -> None:
+def test_no_two_touch_memory_in_no_order(watch: Any, config: ComputeConfig) -> None:
     """While one batch is copied in, another computes and a third is copied out; and the rows are a CPU's."""
     expected = Forward(module(), SPEC)
-    got = in_flight(on_a_gpu(placement), watch, batches(9))
+    got = in_flight(on_a_gpu(config), watch, batches(9))
     np.testing.assert_allclose(got, [expected([(batch,)])[0] for batch in batches(9)], atol=1e-6)
 
 
 @MODES
 @pytest.mark.parametrize("more", [(), (np.ones((5, 3), np.float32),)], ids=["features", "gradients"])
 def test_memory_is_not_handed_out_while_another_stream_uses_it(
-    watch: Any, more: tuple[Array, ...], placement: Placement
+    watch: Any, more: tuple[Array, ...], config: ComputeConfig
 ) -> None:
     """The allocator knows only the stream that asked for it: of the others it is told."""
-    in_flight(on_a_gpu(placement), watch, batches(9), *more)
+    in_flight(on_a_gpu(config), watch, batches(9), *more)
     assert watch.unrecorded() == []
 
 

@@ -1,5 +1,6 @@
 """Served backbones: `Client` (numpy) and `RemoteBackbone` (torch, imported at first use)."""
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from midrib.remote._clients.async_client import AsyncClient
@@ -9,7 +10,7 @@ from midrib.remote._connect.backbone_info import BackboneInfo
 from midrib.remote._doctor.checks import doctor
 from midrib.remote._doctor.network import Verdict
 from midrib.remote._files.embed_files import Embedder, Progress, embed_files
-from midrib.remote._stream.timing import Stall
+from midrib.remote._stream.timing import StageTimes
 from midrib.remote._torch.registry import RemoteRegistry
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ __all__ = [
     "Progress",
     "RemoteBackbone",
     "RemoteRegistry",
-    "Stall",
+    "StageTimes",
     "Tls",
     "Verdict",
     "doctor",
@@ -37,4 +38,7 @@ def __getattr__(name: str) -> Any:
         from midrib.remote._torch import remote_backbone
 
         return getattr(remote_backbone, name)
+    if name == "Stall":
+        warnings.warn("midrib.remote.Stall is now StageTimes", DeprecationWarning, stacklevel=2)
+        return StageTimes
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

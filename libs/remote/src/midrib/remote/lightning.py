@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import pytorch_lightning as pl
 
-from midrib.remote._stream.timing import Stall
+from midrib.remote._stream.timing import StageTimes
 from midrib.remote._torch.remote_backbone import RemoteBackbone
 
 __all__ = ["StallMonitor"]
@@ -24,7 +24,7 @@ class StallMonitor(pl.Callback):
 
     def __init__(self, prefix: str = "remote") -> None:
         self._prefix = prefix
-        self._before: dict[str, Stall] = {}
+        self._before: dict[str, StageTimes] = {}
 
     def on_train_batch_start(self, _: pl.Trainer, pl_module: pl.LightningModule, *__: Any) -> None:
         """Remember where the clocks stand."""
@@ -34,7 +34,7 @@ class StallMonitor(pl.Callback):
         """Log what this step added."""
         spent: dict[str, float] = dict.fromkeys(_LOGGED, 0.0)
         for name, backbone in _remotes(pl_module):
-            step = asdict(backbone.stall - self._before.get(name, Stall()))
+            step = asdict(backbone.stall - self._before.get(name, StageTimes()))
             spent = {key: spent[key] + step[key] for key in _LOGGED}
         pl_module.log_dict({f"{self._prefix}/{key}": value for key, value in spent.items()})
 

@@ -62,7 +62,7 @@ class Quota:
         return self.held + amount <= self.limit or not self.held
 
 
-class Hold:
+class Reservation:
     """What one request holds of several quotas: its part of each, or nothing.
 
     wanted: a quota and how much of it, each.
@@ -70,14 +70,14 @@ class Hold:
 
     def __init__(self, *wanted: tuple[Quota, int]) -> None:
         self._wanted = wanted
-        self._held: list[tuple[Quota, int]] = []
+        self._reserved: list[tuple[Quota, int]] = []
 
     def take(self) -> None:
         """Hold all of it now; raises OverloadedError, and holds nothing, where a quota has no room."""
         try:
             for quota, amount in self._wanted:
                 quota.take(amount)
-                self._held.append((quota, amount))
+                self._reserved.append((quota, amount))
         except OverloadedError:
             self.release()
             raise
@@ -87,13 +87,13 @@ class Hold:
         try:
             for quota, amount in self._wanted:
                 await quota.wait(amount)
-                self._held.append((quota, amount))
+                self._reserved.append((quota, amount))
         except asyncio.CancelledError:
             self.release()
             raise
 
     def release(self) -> None:
         """Give back whatever is held."""
-        while self._held:
-            quota, amount = self._held.pop()
+        while self._reserved:
+            quota, amount = self._reserved.pop()
             quota.release(amount)

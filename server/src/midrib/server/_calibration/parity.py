@@ -26,14 +26,14 @@ class ParityError(MidribError, RuntimeError):
 
 
 @dataclass(frozen=True)
-class Golden:
+class ParityReference:
     """Inputs of one row each, and their rows by the loader's own module: [inputs, num_features]."""
 
     inputs: Sequence[Array]
     rows: Array
 
 
-def golden_rows(backbone: Backbone) -> Golden:
+def parity_reference(backbone: Backbone) -> ParityReference:
     """A few inputs and their rows by the loader's own module, one at a time, before the engine touches it.
 
     Texts are of unequal lengths, so that the engine has to pad them.
@@ -46,13 +46,13 @@ def golden_rows(backbone: Backbone) -> Golden:
     ]
     with torch.inference_mode():
         outputs = [backbone.module(torch.from_numpy(one)) for one in inputs]
-    return Golden(inputs, torch.cat(outputs).double().numpy())
+    return ParityReference(inputs, torch.cat(outputs).double().numpy())
 
 
-def check_parity(name: str, forward: Forward, golden: Golden, bound: float) -> None:
+def check_parity(name: str, forward: Forward, reference: ParityReference, bound: float) -> None:
     """Raise ParityError unless the engine, in one batch, gives the golden rows within the bound."""
-    got = np.concatenate(forward([(one,) for one in golden.inputs])).astype(np.float64)
-    difference = float(np.abs(got - golden.rows).max()) / max(float(np.abs(golden.rows).max()), 1e-12)
+    got = np.concatenate(forward([(one,) for one in reference.inputs])).astype(np.float64)
+    difference = float(np.abs(got - reference.rows).max()) / max(float(np.abs(reference.rows).max()), 1e-12)
     if not difference <= bound:
         dtype = str(forward.dtype).removeprefix("torch.")
         raise ParityError(

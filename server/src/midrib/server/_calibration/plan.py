@@ -13,9 +13,9 @@ import torch
 from midrib.server._calibration import medians, micro_batch
 from midrib.server._calibration.threads import tune, up_to
 from midrib.server._calibration.width import tune_width
-from midrib.server._compute.devices import CpuLane
+from midrib.server._compute.devices import CpuDevice
 from midrib.server._compute.forward import Forward, example_rows
-from midrib.server._compute.parallel_passes import Crew
+from midrib.server._compute.parallel_passes import ParallelPasses
 from midrib.server._engine.batcher import BatchLimits
 from midrib.server._engine.buckets import elements
 
@@ -26,7 +26,7 @@ _BATCH_S = 0.2
 
 
 @dataclass(frozen=True)
-class Way:
+class ComputePlan:
     """How a backbone is computed.
 
     threads: intra-op, of a pass by itself.  width: passes side by side, where there are rows for so many.
@@ -35,11 +35,11 @@ class Way:
 
     threads: int
     width: int = 1
-    piece_elements: int | None = None
+    micro_batch_elements: int | None = None
 
     def __str__(self) -> str:
         beside = f", or {self.width} passes side by side" if self.width > 1 else ""
-        most = f", of at most {self.piece_elements:,} elements" if self.piece_elements else ""
+        most = f", of at most {self.micro_batch_elements:,} elements" if self.micro_batch_elements else ""
         return f"{self.threads} thread{'s' if self.threads > 1 else ''} a pass{beside}{most}"
 
 
@@ -54,7 +54,7 @@ def choose_threads(forward: Forward, counts: Sequence[int], *, clock: Callable[[
     return tune([lone, _pass(forward, rows)] if rows > 1 else [lone], counts, clock=clock)
 
 
-def choose_width(forward: Forward, lane: CpuLane, threads: int, seconds: float) -> int:
+def choose_width(forward: Forward, lane: CpuDevice, threads: int, seconds: float) -> int:
     """How many passes side by side compute a batch fastest, with all these threads together; the lane's crew from here.
 
     seconds: to measure in; where that is too short, there is one pass at a time.
@@ -66,24 +66,24 @@ def choose_width(forward: Forward, lane: CpuLane, threads: int, seconds: float) 
     rows = max(threads, _batch_rows(lone_s))
     if rows * lone_s > seconds:
         return 1
-    crews = {width: crew_of(width, threads) for width in widths}
+    crews = {width: parallel_passes_for(width, threads) for width in widths}
     batch = _pass(forward, rows)
 
     def work(width: int) -> None:
-        lane.crew = crews[width]
+        lane.parallel_passes = crews[width]
         batch()
 
     chosen = tune_width(work, widths, seconds=seconds)
-    lane.crew = crews[chosen]
+    lane.parallel_passes = crews[chosen]
     return chosen
 
 
-def crew_of(width: int, threads: int) -> Crew | None:
+def parallel_passes_for(width: int, threads: int) -> ParallelPasses | None:
     """Who computes so many passes at a time, with all these threads together; nobody else for one."""
-    return Crew(width, threads // width) if width > 1 else None
+    return ParallelPasses(width, threads // width) if width > 1 else None
 
 
-def choose_piece(forward: Forward, width: int, limits: BatchLimits, seconds: float) -> int | None:
+def choose_micro_batch(forward: Forward, width: int, limits: BatchLimits, seconds: float) -> int | None:
     """How many elements a pass takes fastest, where so many are side by side within a batch's limits; None for all.
 
     Of elements, not of rows: a piece holds the more texts, the shorter they are.  seconds: to measure in.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import NamedTuple
 
-from midrib.server._admission.quotas import Hold, Quota
+from midrib.server._admission.quotas import Quota, Reservation
 from midrib.server._admission.tokens import Scope
 from midrib.server._calls.requests import Caller, check_reply, empty_outcome, new_item, open_backbone, timing
 from midrib.server._catalogue.catalogue import Catalogue
@@ -46,64 +46,64 @@ class Embedder:
         tensor: the input, where it was read apart from the request.
         Raises the errors of the design's table.
         """
-        embedded, hold = await self.embed_held(request, caller, tensor=tensor)
-        hold.release()
+        embedded, reservation = await self.embed_held(request, caller, tensor=tensor)
+        reservation.release()
         return embedded
 
     async def embed_held(
         self, request: embedding_pb2.EmbedRequest, caller: Caller, *, tensor: Array | None = None
-    ) -> tuple[Embedded, Hold]:
+    ) -> tuple[Embedded, Reservation]:
         """`embed`, with what the call still holds: to be released once its answer has gone."""
         self.calls += 1
         arrived = time.monotonic()
         loaded = open_backbone(self.catalogue, request)
         described = loaded.served.description
         check_options(request.options, described.num_features)
-        hold = await self._held(loaded.intake.size(request.input if tensor is None else tensor), caller)
+        reservation = await self._reserved(loaded.intake.size(request.input if tensor is None else tensor), caller)
         try:
             rows = await loaded.intake.read(request.input) if tensor is None else loaded.intake.checked(tensor)
             check_reply(loaded, len(rows), request.options, self.catalogue.settings.max_message_bytes)
             outcome = await _compute(loaded, (rows,), caller)
             features = apply_options(outcome.rows, request.options)
         except BaseException:
-            hold.release()
+            reservation.release()
             raise
-        return Embedded(described, rows, features, timing(outcome, arrived)), hold
+        return Embedded(described, rows, features, timing(outcome, arrived)), reservation
 
     async def run(self, loaded: Loaded, arrays: tuple[Array, ...], caller: Caller) -> Outcome:
         """What one item of these arrays comes to, which is as large as the first of them."""
-        hold = await self._held(sum(array.nbytes for array in (*arrays, arrays[0])), caller)
+        reservation = await self._reserved(sum(array.nbytes for array in (*arrays, arrays[0])), caller)
         try:
             return await _compute(loaded, arrays, caller)
         finally:
-            hold.release()
+            reservation.release()
 
-    def hold(self, size: int, caller: Caller, *more: tuple[Quota, int]) -> Hold:
+    def reservation(self, size: int, caller: Caller, *more: tuple[Quota, int]) -> Reservation:
         """What one item of so many bytes holds: of the server, of its tenant, and of what else bounds it.
 
         Raises UnauthenticatedError or PermissionDeniedError where its token has been withdrawn meanwhile.
         """
         tenant = caller.tenant
         if tenant is None:
-            return Hold(*more, (self.in_flight, size))
+            return Reservation(*more, (self.in_flight, size))
         tenant.require(Scope.EMBED)
-        return Hold(*more, (tenant.in_flight_items, 1), (tenant.in_flight_bytes, size), (self.in_flight, size))
+        return Reservation(*more, (tenant.in_flight_items, 1), (tenant.in_flight_bytes, size), (self.in_flight, size))
 
-    async def _held(self, size: int, caller: Caller) -> Hold:
+    async def _reserved(self, size: int, caller: Caller) -> Reservation:
         """A hold for an item of so many bytes; from before its media are decoded."""
-        hold = self.hold(size, caller)
-        if caller.patient:
-            await hold.wait()
+        reservation = self.reservation(size, caller)
+        if caller.waits_for_room:
+            await reservation.wait()
         else:
-            hold.take()
-        return hold
+            reservation.take()
+        return reservation
 
 
 async def _compute(loaded: Loaded, arrays: tuple[Array, ...], caller: Caller) -> Outcome:
     if not len(arrays[0]):
         return empty_outcome(loaded, arrays)
     item = new_item(loaded, arrays, caller)
-    if caller.patient:
+    if caller.waits_for_room:
         await loaded.served.batcher.put(item)
     else:
         loaded.served.batcher.submit(item)

@@ -32,7 +32,7 @@ class Caller(NamedTuple):
 
     flow: Hashable
     deadline: float | None = None
-    patient: bool = False
+    waits_for_room: bool = False
     priority: Priority = Priority.INTERACTIVE
     tenant: Tenant | None = None
 

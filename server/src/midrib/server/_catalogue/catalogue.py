@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from midrib.registry import AbstractRegistry
-from midrib.server._catalogue.eviction import Resident, leaving
+from midrib.server._catalogue.eviction import Resident, evictions
 from midrib.server._catalogue.loading import Loaded, load
 from midrib.server._catalogue.memory import give_memory_back
 from midrib.server._engine.served_backbone import ServedBackbone, State
@@ -30,7 +30,7 @@ _LONGEST_NAME = 200
 
 
 @dataclass
-class Slot:
+class CatalogueEntry:
     """One served name, from the moment it is asked for."""
 
     name: str
@@ -56,11 +56,15 @@ class Catalogue:
     """
 
     def __init__(
-        self, settings: Settings, registry: AbstractRegistry, *, on_change: Callable[[Slot], None] = lambda _slot: None
+        self,
+        settings: Settings,
+        registry: AbstractRegistry,
+        *,
+        on_change: Callable[[CatalogueEntry], None] = lambda _slot: None,
     ) -> None:
         self.settings = settings
         self.registry = registry
-        self.slots: dict[str, Slot] = {}
+        self.slots: dict[str, CatalogueEntry] = {}
         self.complete = False
         self.closing = asyncio.Event()
         self.metrics = Metrics(self.served)
@@ -79,7 +83,7 @@ class Catalogue:
         """The backbones that take items now."""
         return [slot.loaded.served for slot in self.slots.values() if slot.loaded is not None]
 
-    def slot(self, name: str) -> Slot:
+    def slot(self, name: str) -> CatalogueEntry:
         """The slot of `namespace/name`, or of a name that only one served backbone has.
 
         Raises BackboneNotFoundError with the nearest names.
@@ -97,18 +101,18 @@ class Catalogue:
         hint = f"did you mean {' or '.join(sorted(near))}?" if near else f"served here: {served}"
         raise BackboneNotFoundError(f"no backbone {name!r} is served here; {hint}")
 
-    def expect(self, wanted: BackboneSettings) -> Slot:
+    def expect(self, wanted: BackboneSettings) -> CatalogueEntry:
         """The slot of a backbone that is to be loaded: from now on it is known, and asks callers to wait.
 
         Raises what `canonical_name` raises.
         """
         name = self.canonical_name(wanted.name)
         if name not in self.slots:
-            self.slots[name] = Slot(name)
+            self.slots[name] = CatalogueEntry(name)
             self._change(self.slots[name], State.LOADING)
         return self.slots[name]
 
-    async def load(self, wanted: BackboneSettings) -> tuple[Slot, list[str]]:
+    async def load(self, wanted: BackboneSettings) -> tuple[CatalogueEntry, list[str]]:
         """Load, warm and start serving; an older revision of the same name serves until then, then drains.
 
         Returns the slot, and the names of the idle backbones that left to make room.
@@ -120,9 +124,9 @@ class Catalogue:
             before = slot.loaded
             try:
                 loaded = await self._load(wanted)
-                leavers = self._leavers(loaded)
-                for leaver in leavers:
-                    await self._unload(leaver)
+                evicted = self._evictions(loaded)
+                for evicted_name in evicted:
+                    await self._unload(evicted_name)
                 await loaded.served.start()
             except Exception as error:
                 if before is None:
@@ -137,12 +141,12 @@ class Catalogue:
             await before.served.drain()
             before = None  # its weights are to be free by now
         await asyncio.to_thread(give_memory_back)
-        return slot, leavers
+        return slot, evicted
 
-    async def plan(self, wanted: BackboneSettings) -> tuple[Slot, list[str]]:
+    async def plan(self, wanted: BackboneSettings) -> tuple[CatalogueEntry, list[str]]:
         """What `load` would come to, with nothing loaded in the end; raises what it would raise."""
         loaded = await self._load(wanted)
-        return Slot(loaded.served.description.name, loaded=loaded), self._leavers(loaded)
+        return CatalogueEntry(loaded.served.description.name, loaded=loaded), self._evictions(loaded)
 
     async def unload(self, name: str) -> None:
         """Stop serving a name, once what it accepted is finished."""
@@ -159,7 +163,7 @@ class Catalogue:
         if slot.loaded is None:
             self.slots.pop(slot.name, None)
 
-    def _lost(self, slot: Slot, loaded: Loaded) -> None:
+    def _lost(self, slot: CatalogueEntry, loaded: Loaded) -> None:
         if slot.loaded is loaded:
             slot.loaded = None
             error = "its replicas were lost and could not be replaced: the server's log says why"
@@ -173,7 +177,7 @@ class Catalogue:
         if self.tracing is not None:
             served.on_batch.append(partial(self.tracing.observe_batch, served))
 
-    def _leavers(self, loaded: Loaded) -> list[str]:
+    def _evictions(self, loaded: Loaded) -> list[str]:
         if self.settings.device_memory_bytes is None:
             return []
         residents = [
@@ -186,7 +190,7 @@ class Catalogue:
             for slot in self.slots.values()
             if slot.loaded is not None and slot.name != loaded.served.description.name
         ]
-        return leaving(residents, loaded.weight_bytes, self.settings.device_memory_bytes)
+        return evictions(residents, loaded.weight_bytes, self.settings.device_memory_bytes)
 
     async def close(self, grace_s: float) -> None:
         """Finish what was accepted within the grace, then fail the rest as retriable."""
@@ -215,7 +219,7 @@ class Catalogue:
         except KeyError as error:
             raise BackboneNotFoundError(str(error)) from error
 
-    def _change(self, slot: Slot, state: State, *, error: str = "") -> None:
+    def _change(self, slot: CatalogueEntry, state: State, *, error: str = "") -> None:
         slot.state, slot.error = state, error
         logger.info("backbone %s: %s%s", slot.name, state.value, f" ({error})" if error else "")
         self._on_change(slot)

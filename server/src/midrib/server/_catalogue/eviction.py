@@ -22,19 +22,19 @@ class Resident:
     movable: bool
 
 
-def leaving(residents: Iterable[Resident], wanted: int, budget: int) -> list[str]:
+def evictions(residents: Iterable[Resident], wanted: int, budget: int) -> list[str]:
     """The names that leave so that `wanted` more bytes fit into the budget, in the order in which they leave.
 
     Raises LimitExceededError where no choice of leavers makes enough room.
     """
     present = list(residents)
     free = budget - sum(one.weight_bytes for one in present)
-    leavers: list[str] = []
+    evicted: list[str] = []
     for one in sorted((one for one in present if one.movable), key=lambda one: one.last_used):
         if free >= wanted:
             break
         free += one.weight_bytes
-        leavers.append(one.name)
+        evicted.append(one.name)
     if free < wanted:
         staying = ", ".join(sorted(one.name for one in present if not one.movable)) or "nothing"
         raise LimitExceededError(
@@ -42,4 +42,4 @@ def leaving(residents: Iterable[Resident], wanted: int, budget: int) -> list[str
             f"({staying}): unload something, or raise device_memory_bytes",
             reason="DEVICE_MEMORY",
         )
-    return leavers
+    return evicted

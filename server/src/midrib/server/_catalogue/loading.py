@@ -13,11 +13,11 @@ from torch import nn
 
 from midrib.backbones import Backbone, load_backbone
 from midrib.registry import AbstractRegistry, TextInput
-from midrib.server._calibration.parity import golden_rows
-from midrib.server._calibration.plan import Way
+from midrib.server._calibration.parity import parity_reference
+from midrib.server._calibration.plan import ComputePlan
 from midrib.server._calibration.threads import thread_counts
-from midrib.server._catalogue.device_setup import Seat, Warmth
-from midrib.server._compute.forward import Placement, available_devices, use_tf32
+from midrib.server._catalogue.device_setup import DeviceSetup, WarmUpConfig
+from midrib.server._compute.forward import ComputeConfig, available_devices, use_tf32
 from midrib.server._engine.batcher import BatchLimits
 from midrib.server._engine.served_backbone import Description, ServedBackbone
 from midrib.server._intake.intake import Intake
@@ -38,14 +38,14 @@ class Loaded:
 
     served: ServedBackbone
     intake: Intake
-    seats: Sequence[Seat]
+    device_setups: Sequence[DeviceSetup]
     weight_bytes: int
     pinned: bool
 
     @property
-    def way(self) -> Way | None:
+    def plan(self) -> ComputePlan | None:
         """How it was found to compute fastest; None on a GPU, where nothing is chosen."""
-        return self.seats[0].way
+        return self.device_setups[0].plan
 
 
 def load(wanted: BackboneSettings, settings: Settings, registry: AbstractRegistry, pool: MediaPool) -> Loaded:
@@ -57,14 +57,14 @@ def load(wanted: BackboneSettings, settings: Settings, registry: AbstractRegistr
     registered = registry.describe(wanted.name)
     use_tf32(settings.tf32)
     limits = _limits(settings)
-    seats = list(_seats(backbone, wanted, settings, limits))
-    dtype = seats[0].placement.dtype
+    device_setups = list(_device_setups(backbone, wanted, settings, limits))
+    dtype = device_setups[0].config.dtype
     description = Description(
         name=backbone.name,
         revision=backbone.revision(dtype),
         num_features=backbone.num_features,
         input=backbone.input,
-        device=", ".join(seat.placement.device for seat in seats),
+        device=", ".join(setup.config.device for setup in device_setups),
         dtype=dtype,
         license=registered.license or "",
     )
@@ -77,8 +77,8 @@ def load(wanted: BackboneSettings, settings: Settings, registry: AbstractRegistr
         finite=bool(registered.metadata.get("finite", False)),
     )
     replicas = wanted.replicas or settings.replicas
-    served = ServedBackbone(description, [seat.prepare for seat in seats for _ in range(replicas)], limits)
-    return Loaded(served, intake, seats, _weight_bytes(backbone.module, dtype), wanted.pinned)
+    served = ServedBackbone(description, [setup.prepare for setup in device_setups for _ in range(replicas)], limits)
+    return Loaded(served, intake, device_setups, _weight_bytes(backbone.module, dtype), wanted.pinned)
 
 
 def _limits(settings: Settings) -> BatchLimits:
@@ -90,22 +90,24 @@ def _limits(settings: Settings) -> BatchLimits:
     )
 
 
-def _seats(backbone: Backbone, wanted: BackboneSettings, settings: Settings, limits: BatchLimits) -> Iterator[Seat]:
+def _device_setups(
+    backbone: Backbone, wanted: BackboneSettings, settings: Settings, limits: BatchLimits
+) -> Iterator[DeviceSetup]:
     """One for each device, with a copy of the module of its own."""
-    golden = golden_rows(backbone)
+    reference = parity_reference(backbone)
     devices = available_devices(wanted.device or settings.device)
     replicas = wanted.replicas or settings.replicas
     threads = wanted.threads or settings.threads
     for device, module in zip(devices, _copies(backbone.module, len(devices)), strict=True):
-        placement = Placement(
+        config = ComputeConfig(
             device=device,
             dtype=wanted.dtype or settings.dtype,
             strict=settings.strict if wanted.strict is None else wanted.strict,
             compile=wanted.compile or settings.compile,
             graphs=settings.cuda_graphs if wanted.cuda_graphs is None else wanted.cuda_graphs,
         )
-        warmth = Warmth(limits, settings.warm_up_s, [threads] if threads else thread_counts(replicas))
-        yield Seat(backbone, module, placement, golden, warmth, tf32=settings.tf32)
+        warm_up_config = WarmUpConfig(limits, settings.warm_up_s, [threads] if threads else thread_counts(replicas))
+        yield DeviceSetup(backbone, module, config, reference, warm_up_config, tf32=settings.tf32)
 
 
 def _last_id(module: nn.Module) -> int | None:

@@ -94,14 +94,14 @@ def _announce(server: Server, voice: _Voice, seconds: float) -> None:
     served = []
     for slot in server.catalogue.slots.values():
         loaded = slot.ready()
-        described, way = loaded.served.description, loaded.way
+        described, plan = loaded.served.description, loaded.plan
         url = f"grpc://{server.address}/{described.name}"
         fields = {"url": url, "revision": described.revision, "num_features": described.num_features}
-        served.append({**fields, "way": None if way is None else asdict(way)})
+        served.append({**fields, "plan": None if plan is None else asdict(plan)})
         voice.say(
             None,
             f"  {url}\n    {described.num_features} features, {described.dtype} on {described.device}, "
-            f"revision {described.revision[:12]}" + (f"\n    {way}" if way is not None else ""),
+            f"revision {described.revision[:12]}" + (f"\n    {plan}" if plan is not None else ""),
         )
     voice.say("ready", f"ready after {seconds:.1f} s", address=server.address, backbones=served)
 

@@ -9,7 +9,7 @@ from typing import Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from midrib.server._compute.parallel_passes import Crew
+from midrib.server._compute.parallel_passes import ParallelPasses
 
 # From a batch's tensors, on the device and in the compute type, to its rows.
 Run: TypeAlias = Callable[[Sequence[Tensor]], Tensor]
@@ -25,7 +25,7 @@ class Pending(Protocol):
         ...
 
 
-class Lane(Protocol):
+class Device(Protocol):
     """A device as its replica sees it.
 
     depth: batches that it has use for at a time.  pinned: whether it reads staged batches from pinned memory.
@@ -39,12 +39,12 @@ class Lane(Protocol):
         ...
 
 
-def lane_for(device: torch.device, dtype: torch.dtype) -> Lane:
+def device_for(device: torch.device, dtype: torch.dtype) -> Device:
     """The lane of a device; floating tensors reach `run` in the dtype."""
-    return CudaLane(device, dtype) if device.type == "cuda" else CpuLane(dtype)
+    return CudaDevice(device, dtype) if device.type == "cuda" else CpuDevice(dtype)
 
 
-class CpuLane:
+class CpuDevice:
     """The launching thread computes, or its crew: meanwhile the next batch can be staged, and that is all.
 
     piece_elements: rows x elements of one pass, at most; of a whole batch where None.
@@ -56,18 +56,22 @@ class CpuLane:
 
     def __init__(self, dtype: torch.dtype) -> None:
         self._dtype = dtype
-        self.piece_elements: int | None = None
-        self.crew: Crew | None = None
+        self.micro_batch_elements: int | None = None
+        self.parallel_passes: ParallelPasses | None = None
 
     def launch(self, staged: Sequence[Tensor], run: Run) -> Pending:
         """Compute."""
-        crew = self.crew if self.crew is not None and len(staged[0]) >= self.crew.width else None
-        count = self._pieces(staged[0], 1 if crew is None else crew.width)
+        parallel_passes = (
+            self.parallel_passes
+            if self.parallel_passes is not None and len(staged[0]) >= self.parallel_passes.width
+            else None
+        )
+        count = self._pieces(staged[0], 1 if parallel_passes is None else parallel_passes.width)
         if count == 1:
-            return Here(self._computed(staged, run).contiguous())
+            return Ready(self._computed(staged, run).contiguous())
         pieces = zip(*(one.tensor_split(count) for one in staged), strict=True)
         works = [partial(self._computed, piece, run) for piece in pieces]
-        return Here(torch.cat([work() for work in works] if crew is None else crew.run(works)))
+        return Ready(torch.cat([work() for work in works] if parallel_passes is None else parallel_passes.run(works)))
 
     def _computed(self, tensors: Sequence[Tensor], run: Run) -> Tensor:
         rows = run([_as_computed(one, self._dtype) for one in tensors])
@@ -76,12 +80,12 @@ class CpuLane:
     def _pieces(self, rows: Tensor, width: int) -> int:
         """How many a batch is computed in, so many at a time; equal to a row, since the last ones pay for being few."""
         count = 1
-        if self.piece_elements is not None and len(rows):
-            count = -(-len(rows) // max(1, self.piece_elements // max(1, rows[0].numel())))
+        if self.micro_batch_elements is not None and len(rows):
+            count = -(-len(rows) // max(1, self.micro_batch_elements // max(1, rows[0].numel())))
         return max(1, min(len(rows), -(-count // width) * width))
 
 
-class CudaLane:
+class CudaDevice:
     """Three streams: while one batch computes, the next is copied in and the one before is copied out.
 
     Each tensor is freed to the stream that allocated it, so the others that use it are recorded on it: its memory is
@@ -112,10 +116,10 @@ class CudaLane:
             host = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True)
             host.copy_(rows, non_blocking=True)
             rows.record_stream(self._copying_out)
-            return _There(host, self._copying_out.record_event())
+            return InFlight(host, self._copying_out.record_event())
 
 
-class Here:
+class Ready:
     """Rows that are on the host already."""
 
     ready = True
@@ -128,7 +132,7 @@ class Here:
         return self._rows
 
 
-class _There:
+class InFlight:
     """Rows that a GPU is still computing, or copying."""
 
     ready = False

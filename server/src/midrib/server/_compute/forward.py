@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from midrib.registry import InputSpec, TextInput
 from midrib.server._compute.cuda_graphs import Graphs
-from midrib.server._compute.devices import Here, Pending, Run, lane_for
-from midrib.server._compute.staging import Ring, Slot
+from midrib.server._compute.devices import Pending, Ready, Run, device_for
+from midrib.server._compute.staging import BufferPool, StagingBuffer
 from midrib.server._engine.buckets import usual_shapes
 from midrib.server._engine.replica import Arrays
 from midrib.wire import Array
@@ -27,7 +27,7 @@ _EXAMPLE_TOKENS = 32
 
 
 @dataclass(frozen=True)
-class Placement:
+class ComputeConfig:
     """Where and how a backbone computes.
 
     device, dtype: torch's names.  strict: every row goes through the module alone and unpadded, so that its bits depend
@@ -48,23 +48,24 @@ class Forward:
     module: in eval mode; moved to the device and to the compute dtype.  lane: the device's.
     """
 
-    def __init__(self, module: nn.Module, spec: InputSpec, placement: Placement = Placement()) -> None:  # noqa: B008
-        device, self.dtype = torch.device(placement.device), getattr(torch, placement.dtype)
+    def __init__(self, module: nn.Module, spec: InputSpec, config: ComputeConfig | None = None) -> None:
+        config = config or ComputeConfig()
+        device, self.dtype = torch.device(config.device), getattr(torch, config.dtype)
         self._module = module.eval().requires_grad_(requires_grad=False).to(device)
-        if placement.dtype != "float32":
+        if config.dtype != "float32":
             self._module = self._module.to(self.dtype)
         self.spec = spec
         self.device = device
-        self._strict = placement.strict
+        self._strict = config.strict
         self._embed: Callable[[Tensor], Tensor] = self._module
-        if placement.compile is not None:
-            self._embed = torch.compile(self._module, backend=placement.compile, dynamic=True)
-        self.graphs = Graphs(self._embed) if placement.graphs and device.type == "cuda" else None
-        self.lane = lane_for(device, self.dtype)
+        if config.compile is not None:
+            self._embed = torch.compile(self._module, backend=config.compile, dynamic=True)
+        self.graphs = Graphs(self._embed) if config.graphs and device.type == "cuda" else None
+        self.lane = device_for(device, self.dtype)
         self.depth = self.lane.depth
         floating = torch.promote_types(self.dtype, torch.float32)
         dtypes = (torch.int64 if takes_integers(spec) else floating, floating)
-        self._ring = Ring(Slot(dtypes, pinned=self.lane.pinned) for _ in range(self.depth))
+        self._ring = BufferPool(StagingBuffer(dtypes, pinned=self.lane.pinned) for _ in range(self.depth))
 
     def __call__(self, batch: Sequence[Arrays]) -> list[Array]:
         """The rows of every item, by all three steps."""
@@ -142,7 +143,7 @@ class Forward:
             alone = row[: np.flatnonzero(row).max(initial=0) + 1] if isinstance(self.spec, TextInput) else row
             pending = self.lane.launch([staged.slot.fill(0, [alone[None]])], self._alone)
             outputs.append(pending.wait().clone())
-        return Here(torch.cat(outputs))
+        return Ready(torch.cat(outputs))
 
     def _alone(self, inputs: Sequence[Tensor]) -> Tensor:
         with torch.inference_mode():
@@ -158,7 +159,7 @@ class Staged:
     """
 
     forward: Forward
-    slot: Slot
+    slot: StagingBuffer
     lengths: list[int]
     inputs: list[Tensor] = field(default_factory=list)
     alone: list[Array] = field(default_factory=list)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 
-class Crew:
+class ParallelPasses:
     """width: how many pieces it computes at a time.  threads: intra-op, of each.
 
     Its threads end when nobody refers to it any more.

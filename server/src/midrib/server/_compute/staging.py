@@ -17,7 +17,7 @@ from midrib.wire import Array
 _REMEMBERED = 64
 
 
-class Slot:
+class StagingBuffer:
     """The buffers of one batch: one for each of an item's arrays.
 
     dtypes: of the buffers.  pinned: in memory that a GPU copies from by itself.
@@ -68,19 +68,19 @@ class Slot:
         return buffer[:elements]
 
 
-class Ring:
+class BufferPool:
     """The slots of one replica; whoever takes one gives it back. From any thread."""
 
-    def __init__(self, slots: Iterable[Slot]) -> None:
-        self._free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
+    def __init__(self, slots: Iterable[StagingBuffer]) -> None:
+        self._free: queue.SimpleQueue[StagingBuffer] = queue.SimpleQueue()
         for slot in slots:
             self._free.put(slot)
 
-    def take(self) -> Slot:
+    def take(self) -> StagingBuffer:
         """A slot that no batch uses; waits for one."""
         return self._free.get()
 
-    def give_back(self, slot: Slot) -> None:
+    def give_back(self, slot: StagingBuffer) -> None:
         """Nobody reads from it any more."""
         self._free.put(slot)
 

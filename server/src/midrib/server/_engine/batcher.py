@@ -162,8 +162,8 @@ class Batcher:
         self.counts.accepted += 1
         self._arrival.set()
         if self.full and not was_full:
-            for told in self.when_full:
-                told()
+            for listener in self.when_full:
+                listener()
 
     def _admit_waiting(self) -> None:
         while self._waiting_for_room and self._has_room(self._waiting_for_room[0][0]):

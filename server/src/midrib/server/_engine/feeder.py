@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from midrib.server._engine.batcher import Batcher
 from midrib.server._engine.item import Item
-from midrib.server._engine.prefetch import Pace
+from midrib.server._engine.prefetch import PrefetchTimer
 from midrib.server._engine.replica import BatchReport, Replica
 
 # Told of every batch that was handed over: its items, and the future of its report.
@@ -26,7 +26,7 @@ class Feeder:
         self._batcher = batcher
         self._replica = replica
         self._on_done = on_done
-        self._pace = Pace(time.monotonic)
+        self._pace = PrefetchTimer(time.monotonic)
         self._running: deque[asyncio.Future[BatchReport]] = deque()
         self._wake = asyncio.Event()
 

@@ -16,7 +16,7 @@ _STAGING_SAFETY = 2.0
 _SMOOTHING = 0.3
 
 
-class Pace:
+class PrefetchTimer:
     """What one replica's batches took lately, by the size class of their cost.
 
     clock: seconds, that of the reports.

@@ -85,14 +85,16 @@ class ServedBackbone:
     prepares: one a replica, each called on that replica's thread to build and warm its compute.
     """
 
-    def __init__(self, description: Description, prepares: list[Callable[[], Compute]], limits: BatchLimits) -> None:
+    def __init__(
+        self, description: Description, compute_factories: list[Callable[[], Compute]], limits: BatchLimits
+    ) -> None:
         self.description = description
         self.batcher = Batcher(limits)
         self.draining = asyncio.Event()
         self.totals = Totals()
         self.on_batch: list[OnBatch] = []
         self.on_lost: Callable[[], None] = lambda: None
-        self._prepares = prepares
+        self._compute_factories = compute_factories
         self._feeders: list[asyncio.Task[None]] = []
 
     @property
@@ -103,7 +105,7 @@ class ServedBackbone:
 
     async def start(self) -> None:
         """Start and warm every replica; raises what the first failing one raised."""
-        replicas = [self._replica(index) for index in range(len(self._prepares))]
+        replicas = [self._replica(index) for index in range(len(self._compute_factories))]
         started = await asyncio.gather(*(replica.start() for replica in replicas), return_exceptions=True)
         for failure in started:
             if failure is not None:
@@ -126,7 +128,7 @@ class ServedBackbone:
         self.batcher.close(error)
 
     def _replica(self, index: int) -> Replica:
-        return Replica(self._prepares[index], name=f"{self.description.name}-{index}")
+        return Replica(self._compute_factories[index], name=f"{self.description.name}-{index}")
 
     async def _feed(self, index: int, replica: Replica) -> None:
         """Keep a replica busy; replace it if its thread is lost."""
@@ -162,8 +164,8 @@ class ServedBackbone:
         self.totals.add(outcomes, compute_s)
         for item, outcome in zip(batch, outcomes, strict=True):
             _settle(item, outcome)
-        for told in self.on_batch:
-            told(batch, outcomes, compute_s)
+        for listener in self.on_batch:
+            listener(batch, outcomes, compute_s)
 
     def _give_up(self) -> None:
         """One replica is gone for good: the others go on; after the last one nothing may wait any more."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from midrib.server._catalogue.catalogue import Catalogue, Slot
+from midrib.server._catalogue.catalogue import Catalogue, CatalogueEntry
 from midrib.server._catalogue.descriptions import limits_message
 from midrib.server._engine.served_backbone import State
 from midrib.server._grpc.errors import Context, unary
@@ -67,7 +67,7 @@ class BackboneService(backbone_pb2_grpc.BackboneServiceServicer):
         await self.unload(request.name)
         return backbone_pb2.UnloadBackboneResponse()
 
-    async def load(self, request: backbone_pb2.LoadBackboneRequest) -> tuple[Slot, list[str]]:
+    async def load(self, request: backbone_pb2.LoadBackboneRequest) -> tuple[CatalogueEntry, list[str]]:
         """What LoadBackbone does, for every protocol: the slot, and what left to make room."""
         self._require_admin("LoadBackbone")
         name = self._catalogue.canonical_name(request.name)
@@ -103,7 +103,7 @@ class BackboneService(backbone_pb2_grpc.BackboneServiceServicer):
                     field=f"arguments[{key}]",
                 )
 
-    def _message(self, slot: Slot) -> backbone_pb2.Backbone:
+    def _message(self, slot: CatalogueEntry) -> backbone_pb2.Backbone:
         message = backbone_pb2.Backbone(name=slot.name, state=_STATES[slot.state], error=slot.error)
         if slot.loaded is not None:
             described = slot.loaded.served.description

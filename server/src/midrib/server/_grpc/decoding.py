@@ -20,7 +20,7 @@ Codec: TypeAlias = tuple[Callable[[bytes], Any], Callable[[Any], bytes]]
 _MALFORMED: Any = object()
 
 
-class Registrar:
+class DecodingServer:
     """Takes services for a server, as the generated `add_..._to_server` hand them over.
 
     codecs: by a method's path, what reads its requests and writes its responses in place of protobuf's library.

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import NoReturn, TypeAlias
 
-from midrib.server._admission.quotas import Hold, Quota
+from midrib.server._admission.quotas import Quota, Reservation
 from midrib.server._calls.embedder import Embedder
 from midrib.server._calls.requests import check_reply, empty_outcome, new_item, open_backbone, timing
 from midrib.server._catalogue.descriptions import limits_message
@@ -18,7 +18,7 @@ from midrib.server._errors import public_error
 from midrib.server._grpc.context import caller_of
 from midrib.server._grpc.errors import Context
 from midrib.server._grpc.fast_codec import StreamItem, write_result
-from midrib.server._grpc.stream_writer import Outlet
+from midrib.server._grpc.stream_writer import StreamWriter
 from midrib.server._intake.options import apply_options, check_options
 from midrib.v1 import embedding_pb2
 from midrib.v1.embedding_pb2 import EmbedStreamRequest, EmbedStreamResponse, Result
@@ -41,14 +41,14 @@ class StreamSession:
         self._embedder = embedder
         self._bytes = Quota(settings.max_stream_bytes)
         self._items = Quota(settings.max_stream_items, what="items")
-        self._holds: dict[int, Hold] = {}
+        self._reservations: dict[int, Reservation] = {}
         self._waiting: set[asyncio.Future[Outcome]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         # Each response with what is to be called once it is written.
         self._outgoing: asyncio.Queue[tuple[EmbedStreamResponse | bytes, Callable[[], None]] | None] = asyncio.Queue()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._outlet = Outlet(context, settings.max_unread_s)
+        self._writer = StreamWriter(context, settings.max_unread_s)
         self._going_away = False
 
     async def run(self, first: Request, requests: AsyncIterator[Request]) -> None:
@@ -57,7 +57,7 @@ class StreamSession:
         writer = asyncio.create_task(self._write())
         reader = asyncio.create_task(self._read(loaded, requests))
         drained = asyncio.create_task(loaded.served.draining.wait())
-        stuck = asyncio.create_task(self._outlet.until_stuck())
+        stuck = asyncio.create_task(self._writer.fail_if_unread())
         try:
             await asyncio.wait({reader, drained, writer, stuck}, return_when=asyncio.FIRST_COMPLETED)
             if stuck.done():
@@ -79,9 +79,9 @@ class StreamSession:
                 task.cancel()
             for done in list(self._waiting):  # nobody is there to take their rows
                 done.cancel()
-            for hold in self._holds.values():
-                hold.release()
-            self._holds.clear()
+            for reservation in self._reservations.values():
+                reservation.release()
+            self._reservations.clear()
 
     def _open(self, first: Request) -> Loaded:
         if isinstance(first, StreamItem) or first.WhichOneof("message") != "open":
@@ -108,29 +108,29 @@ class StreamSession:
     async def _take(self, loaded: Loaded, request: Request) -> None:
         size = loaded.intake.size
         if isinstance(request, StreamItem):
-            if await self._hold(request.id, size(request.tensor)):
+            if await self._reserve(request.id, size(request.tensor)):
                 await self._embed(loaded, request.id, request.tensor)
             return
         if request.WhichOneof("message") != "item":
             raise StreamProtocolError("a stream is opened once: send only items after `open`", reason="OPENED_TWICE")
         item = request.item
-        if await self._hold(item.id, size(item.input)):
+        if await self._reserve(item.id, size(item.input)):
             # Media are decoded beside the loop: the next item need not wait for that.
             task = asyncio.create_task(self._embed(loaded, item.id, item.input))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _hold(self, item_id: int, size: int) -> bool:
+    async def _reserve(self, item_id: int, size: int) -> bool:
         """Hold an item's bytes, once there is room; False, with the item refused, where its id is in flight."""
-        if item_id in self._holds:
+        if item_id in self._reservations:
             duplicate = DuplicateItemError(f"item {item_id} is still in flight: use another id")
-            hold = Hold((self._items, 1))
-            await hold.wait()
-            self._outgoing.put_nowait((_refusal(item_id, duplicate), hold.release))
+            reservation = Reservation((self._items, 1))
+            await reservation.wait()
+            self._outgoing.put_nowait((_refusal(item_id, duplicate), reservation.release))
             return False
-        hold = self._embedder.hold(size, self._caller, (self._items, 1), (self._bytes, size))
-        await hold.wait()
-        self._holds[item_id] = hold
+        reservation = self._embedder.reservation(size, self._caller, (self._items, 1), (self._bytes, size))
+        await reservation.wait()
+        self._reservations[item_id] = reservation
         self._idle.clear()
         return True
 
@@ -171,7 +171,7 @@ class StreamSession:
     async def _write(self) -> None:
         while (outgoing := await self._outgoing.get()) is not None:
             response, written = outgoing
-            await self._outlet.write(response)
+            await self._writer.write(response)
             written()
             del outgoing, response
 
@@ -188,8 +188,8 @@ class StreamSession:
         await writer
 
     def _release(self, item_id: int) -> None:
-        self._holds.pop(item_id).release()
-        if not self._holds:
+        self._reservations.pop(item_id).release()
+        if not self._reservations:
             self._idle.set()
 
 

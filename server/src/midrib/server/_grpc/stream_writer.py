@@ -10,7 +10,7 @@ from midrib.server._grpc.errors import Context
 from midrib.wire import UnavailableError
 
 
-class Outlet:
+class StreamWriter:
     """Writes the answers of one stream.
 
     max_unread_s: how long one may wait to be read.
@@ -27,7 +27,7 @@ class Outlet:
         await self._context.write(message)
         self._writing_since = None
 
-    async def until_stuck(self) -> NoReturn:
+    async def fail_if_unread(self) -> NoReturn:
         """Raise UnavailableError once one message has waited for too long."""
         seconds = self._max_unread_s
         while self._writing_since is None or time.monotonic() - self._writing_since < seconds:

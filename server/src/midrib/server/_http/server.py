@@ -14,7 +14,7 @@ from midrib.server._admission.tls import TlsFiles, renewing_context
 from midrib.server._admission.tokens import CURRENT_TENANT, Tokens
 from midrib.server._calls.embedder import Embedder
 from midrib.server._calls.requests import Caller
-from midrib.server._catalogue.catalogue import Slot
+from midrib.server._catalogue.catalogue import CatalogueEntry
 from midrib.server._engine.served_backbone import State
 from midrib.server._http.connections import Connections
 from midrib.server._http.embeddings import answer, embed_request, read_body
@@ -184,5 +184,5 @@ def _seconds(request: web.Request) -> float:
     return min(seconds, _LONGEST_S)
 
 
-def _model_object(slot: Slot) -> dict[str, object]:
+def _model_object(slot: CatalogueEntry) -> dict[str, object]:
     return {"id": slot.name, "object": "model", "created": 0, "owned_by": "midrib"}

@@ -9,7 +9,7 @@ import numpy as np
 from midrib.backbones import Backbone, MediaError
 from midrib.registry import TextInput
 from midrib.server._intake.media import MediaPool, media_kind, media_of, prepared_elements
-from midrib.server._intake.validation import Layouts, check_size
+from midrib.server._intake.validation import InputValidator, check_size
 from midrib.v1 import embedding_pb2, tensor_pb2
 from midrib.wire import Array, InputKindError, InvalidInputError, decode_tensor, is_floating
 
@@ -43,7 +43,7 @@ class Intake:
         self._finite = finite
         self._takes_ids = isinstance(backbone.input, TextInput)
         # What follows from shapes alone is found out once a shape.
-        self._layouts = Layouts(backbone.name, backbone.input, max_rows=max_rows, max_elements=max_elements)
+        self._validator = InputValidator(backbone.name, backbone.input, max_rows=max_rows, max_elements=max_elements)
 
     async def read(self, message: embedding_pb2.Input) -> Array:
         """The rows of an input, as the backbone's module takes them.
@@ -91,7 +91,7 @@ class Intake:
 
     def checked(self, array: Array, *, field: str = "input.tensor") -> Array:
         """The array, which is one that the module takes; field names its place in the request, for the error."""
-        self._layouts.check(array.dtype, array.shape, field)
+        self._validator.check(array.dtype, array.shape, field)
         if self._takes_ids and array.size:
             self._check_ids(array, field)
         if self._finite and array.dtype.kind not in "iu":
@@ -111,7 +111,7 @@ class Intake:
 
     def bucket(self, rows: Array) -> tuple[Hashable, int]:
         """The bucket of an item, and its cost in elements, padding included."""
-        return self._layouts.bucket(rows.shape)
+        return self._validator.bucket(rows.shape)
 
     def _check_size(self, rows: int, elements: int) -> None:
         """Too many media are refused before any is decoded."""

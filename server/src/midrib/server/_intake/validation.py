@@ -16,7 +16,7 @@ from midrib.wire import InvalidInputError, LimitExceededError, is_floating
 _REMEMBERED = 1024
 
 
-class Layouts:
+class InputValidator:
     """The layouts that one backbone takes; each is looked at once, and then remembered.
 
     name: of the backbone, for errors.  max_rows, max_elements: of one item.

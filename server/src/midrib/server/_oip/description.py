@@ -7,7 +7,7 @@ from typing import cast
 
 from midrib.oip.v2 import inference_pb2
 from midrib.registry import InputSpec
-from midrib.server._catalogue.catalogue import Slot
+from midrib.server._catalogue.catalogue import CatalogueEntry
 from midrib.server._catalogue.loading import Loaded
 from midrib.server._engine.served_backbone import State, Totals
 from midrib.server._intake.media import media_kind
@@ -88,7 +88,7 @@ def statistics(loaded: Loaded) -> inference_pb2.ModelStatistics:
     )
 
 
-def index(slot: Slot) -> inference_pb2.RepositoryIndexResponse.ModelIndex:
+def index(slot: CatalogueEntry) -> inference_pb2.RepositoryIndexResponse.ModelIndex:
     """One line of the repository's index."""
     version = "" if slot.loaded is None else slot.loaded.served.description.revision
     return inference_pb2.RepositoryIndexResponse.ModelIndex(

@@ -11,14 +11,14 @@ from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
 from google.rpc import error_details_pb2
 
 from midrib.oip.v2 import inference_pb2
-from midrib.server._grpc.decoding import Registrar
+from midrib.server._grpc.decoding import DecodingServer
 
 _OURS, _THEIRS = "midrib.oip.v2", "inference"
 _SERVICE = inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 SERVICE_NAME = f"{_THEIRS}.{_SERVICE.name}"
 
 
-def add_inference_service(service: object, server: Registrar) -> None:
+def add_inference_service(service: object, server: DecodingServer) -> None:
     """Route the calls of `inference.GRPCInferenceService` to the methods of a service."""
     handlers = {method.name: _handler(method, getattr(service, method.name)) for method in _SERVICE.methods}
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE_NAME, handlers)])

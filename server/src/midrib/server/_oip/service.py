@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 from importlib.metadata import PackageNotFoundError, version
 
 from midrib.oip.v2 import inference_pb2 as oip
-from midrib.server._admission.quotas import Hold
+from midrib.server._admission.quotas import Reservation
 from midrib.server._calls.embedder import Embedded, Embedder
 from midrib.server._calls.requests import Caller, open_backbone
-from midrib.server._catalogue.catalogue import Slot
+from midrib.server._catalogue.catalogue import CatalogueEntry
 from midrib.server._catalogue.loading import Loaded
 from midrib.server._engine.served_backbone import State
 from midrib.server._grpc.backbone_service import BackboneService
@@ -71,14 +71,14 @@ class InferenceService:
     @unary
     async def ModelInfer(self, request: oip.ModelInferRequest, context: Context) -> oip.ModelInferResponse:
         """One batch in, its embedding out; refused at once where there is no room."""
-        response, hold = await self._infer(request, caller_of(context))
-        hold.release()
+        response, reservation = await self._infer(request, caller_of(context))
+        reservation.release()
         return response
 
     async def ModelStreamInfer(self, request_iterator: AsyncIterator[oip.ModelInferRequest], context: Context) -> None:
         """Requests in, answers out in their order; each waits for room."""
         try:
-            caller = caller_of(context)._replace(patient=True)
+            caller = caller_of(context)._replace(waits_for_room=True)
             stream = InferStream(self._catalogue, context, lambda request: self._infer(request, caller))
             await stream.run(request_iterator)
         except Exception as error:  # noqa: BLE001 - the outer boundary: everything becomes a status
@@ -120,20 +120,22 @@ class InferenceService:
         await self._backbones.unload(request.model_name)
         return oip.RepositoryModelUnloadResponse()
 
-    async def _infer(self, request: oip.ModelInferRequest, caller: Caller) -> tuple[oip.ModelInferResponse, Hold]:
+    async def _infer(
+        self, request: oip.ModelInferRequest, caller: Caller
+    ) -> tuple[oip.ModelInferResponse, Reservation]:
         loaded = self._open(request.model_name, request.model_version)
         wanted = embed_request(request, loaded.intake.max_rows)
         until = _sooner(caller, parameter(request.parameters, "timeout"))
-        embedded, hold = await self._embedder.embed_held(wanted, until)
+        embedded, reservation = await self._embedder.embed_held(wanted, until)
         response = _response(embedded, request.id)
         if parameter(request.parameters, "triton_enable_empty_final_response"):
             response.parameters["triton_final_response"].bool_param = True
-        return response, hold
+        return response, reservation
 
     def _open(self, name: str, revision: str) -> Loaded:
         return open_backbone(self._catalogue, embedding_pb2.Open(backbone=name, revision=revision or None))
 
-    def _slots(self) -> list[Slot]:
+    def _slots(self) -> list[CatalogueEntry]:
         return sorted(self._catalogue.slots.values(), key=lambda slot: slot.name)
 
 

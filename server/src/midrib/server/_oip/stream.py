@@ -13,14 +13,14 @@ from midrib.oip.v2.inference_pb2 import (
     ModelInferResponse,
     ModelStreamInferResponse,
 )
-from midrib.server._admission.quotas import Hold, Quota
+from midrib.server._admission.quotas import Quota, Reservation
 from midrib.server._catalogue.catalogue import Catalogue
 from midrib.server._errors import public_error
 from midrib.server._grpc.errors import Context
-from midrib.server._grpc.stream_writer import Outlet
+from midrib.server._grpc.stream_writer import StreamWriter
 from midrib.wire import UnavailableError
 
-Infer: TypeAlias = Callable[[ModelInferRequest], Awaitable[tuple[ModelInferResponse, Hold]]]
+Infer: TypeAlias = Callable[[ModelInferRequest], Awaitable[tuple[ModelInferResponse, Reservation]]]
 # An answer, and what gives back all that it holds.
 _Pending: TypeAlias = "tuple[asyncio.Task[ModelStreamInferResponse], ExitStack]"
 
@@ -34,7 +34,7 @@ class InferStream:
 
     def __init__(self, catalogue: Catalogue, context: Context, infer: Infer) -> None:
         settings = catalogue.settings
-        self._outlet = Outlet(context, settings.max_unread_s)
+        self._writer = StreamWriter(context, settings.max_unread_s)
         self._infer = infer
         self._closing = catalogue.closing
         self._bytes = Quota(settings.max_stream_bytes)
@@ -52,7 +52,7 @@ class InferStream:
         reader = asyncio.create_task(self._read(requests))
         closing = asyncio.create_task(self._stop_reading(reader))
         writer = asyncio.create_task(self._write())
-        stuck = asyncio.create_task(self._outlet.until_stuck())
+        stuck = asyncio.create_task(self._writer.fail_if_unread())
         try:
             await asyncio.wait({writer, stuck}, return_when=asyncio.FIRST_COMPLETED)
             if stuck.done():
@@ -70,7 +70,7 @@ class InferStream:
     async def _write(self) -> None:
         while (pending := await self._pending.get()) is not None:
             answer, held = pending
-            await self._outlet.write(await answer)
+            await self._writer.write(await answer)
             self._unwritten.discard(held)
             held.close()
             del pending, answer
@@ -78,10 +78,10 @@ class InferStream:
     async def _read(self, requests: AsyncIterator[ModelInferRequest]) -> None:
         try:
             async for request in requests:
-                hold = Hold((self._items, 1), (self._bytes, request.ByteSize()))
-                await hold.wait()
+                reservation = Reservation((self._items, 1), (self._bytes, request.ByteSize()))
+                await reservation.wait()
                 held = ExitStack()
-                held.callback(hold.release)
+                held.callback(reservation.release)
                 self._unwritten.add(held)
                 answer = asyncio.create_task(self._answer(request, held))
                 self._tasks.add(answer)
@@ -97,8 +97,8 @@ class InferStream:
 
     async def _answer(self, request: ModelInferRequest, held: ExitStack) -> ModelStreamInferResponse:
         try:
-            response, hold = await self._infer(request)
-            held.callback(hold.release)
+            response, reservation = await self._infer(request)
+            held.callback(reservation.release)
             return ModelStreamInferResponse(infer_response=response)
         except Exception as error:  # noqa: BLE001 - one bad request spoils only itself
             known = public_error(error, "the request failed")

@@ -10,13 +10,21 @@ from typing import Any, Self
 
 from numpy.typing import ArrayLike
 
-from midrib.remote._clients.options import AHEAD_BYTES, AHEAD_ITEMS, Asked, Kind, Sessions, batch_rows, rows_from
+from midrib.remote._clients.options import (
+    AHEAD_BYTES,
+    AHEAD_ITEMS,
+    EmbedOptions,
+    Kind,
+    SessionCache,
+    batch_rows,
+    rows_from,
+)
 from midrib.remote._clients.progress import shown_async
 from midrib.remote._connect.address import TlsLike, endpoint_from
 from midrib.remote._connect.backbone_info import BackboneInfo
-from midrib.remote._connect.unary import Argument, Servers
+from midrib.remote._connect.unary import Argument, UnaryCalls
 from midrib.remote._stream.call import Call
-from midrib.remote._stream.request import Manner, Priority
+from midrib.remote._stream.request import CallPolicy, Priority
 from midrib.remote._stream.rows import ImageLike, Rows
 from midrib.remote._stream.session import Session
 from midrib.wire import Array, RevisionMismatchError
@@ -38,8 +46,8 @@ class AsyncClient:
         hedge_s: float | None = None,
         priority: Priority = "interactive",
     ) -> None:
-        self._servers = Servers(endpoint_from(address, token=token, tls=tls), timeout)
-        self._sessions = Sessions(self._servers, Manner(timeout, hedge_s=hedge_s, priority=priority))
+        self._servers = UnaryCalls(endpoint_from(address, token=token, tls=tls), timeout)
+        self._sessions = SessionCache(self._servers, CallPolicy(timeout, hedge_s=hedge_s, priority=priority))
 
     async def __aenter__(self) -> Self:
         return self
@@ -90,7 +98,7 @@ class AsyncClient:
     ) -> Array:
         """The features of a batch, [rows, num_features]; see `Client.embed`."""
         rows = rows_from(x, images, texts, audio, rate)
-        asked = Asked(dtype, normalize, dimensions, revision)
+        asked = EmbedOptions(dtype, normalize, dimensions, revision)
         session = self._sessions.get(name, asked) or await self._session(name, asked)
         try:
             return await session.wait_async(session.submit(rows), self._servers.timeout)
@@ -115,11 +123,13 @@ class AsyncClient:
         progress: bool = False,
     ) -> AsyncIterator[Array]:
         """The features of each batch, in order, read only a little ahead; see `Client.embed_stream`."""
-        asked = Asked(dtype, normalize, dimensions, revision)
+        asked = EmbedOptions(dtype, normalize, dimensions, revision)
         results = self._results(name, asked, (batch_rows(batch, kind, rate) async for batch in _each(batches)))
         return shown_async(results, batches) if progress else results
 
-    async def _results(self, name: str, asked: Asked, batches: AsyncIterable[Rows]) -> AsyncGenerator[Array, None]:
+    async def _results(
+        self, name: str, asked: EmbedOptions, batches: AsyncIterable[Rows]
+    ) -> AsyncGenerator[Array, None]:
         session = await self._session(name, asked)
         ahead: deque[Call] = deque()
         ahead_bytes = 0
@@ -136,7 +146,7 @@ class AsyncClient:
             for call in ahead:
                 call.leave()
 
-    async def _session(self, name: str, asked: Asked) -> Session:
+    async def _session(self, name: str, asked: EmbedOptions) -> Session:
         while (session := self._sessions.get(name, asked)) is None:
             await self.describe(name)
         return session

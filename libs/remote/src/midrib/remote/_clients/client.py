@@ -9,13 +9,21 @@ from typing import Any, Self
 
 from numpy.typing import ArrayLike
 
-from midrib.remote._clients.options import AHEAD_BYTES, AHEAD_ITEMS, Asked, Kind, Sessions, batch_rows, rows_from
+from midrib.remote._clients.options import (
+    AHEAD_BYTES,
+    AHEAD_ITEMS,
+    EmbedOptions,
+    Kind,
+    SessionCache,
+    batch_rows,
+    rows_from,
+)
 from midrib.remote._clients.progress import shown
 from midrib.remote._connect.address import TlsLike, endpoint_from
 from midrib.remote._connect.backbone_info import BackboneInfo
-from midrib.remote._connect.unary import Argument, Servers
+from midrib.remote._connect.unary import Argument, UnaryCalls
 from midrib.remote._stream.call import Call
-from midrib.remote._stream.request import Manner, Priority
+from midrib.remote._stream.request import CallPolicy, Priority
 from midrib.remote._stream.rows import ImageLike, Rows
 from midrib.remote._stream.session import Session
 from midrib.wire import Array, RevisionMismatchError
@@ -42,8 +50,8 @@ class Client:
         hedge_s: float | None = None,
         priority: Priority = "interactive",
     ) -> None:
-        self._servers = Servers(endpoint_from(address, token=token, tls=tls), timeout)
-        self._sessions = Sessions(self._servers, Manner(timeout, hedge_s=hedge_s, priority=priority))
+        self._servers = UnaryCalls(endpoint_from(address, token=token, tls=tls), timeout)
+        self._sessions = SessionCache(self._servers, CallPolicy(timeout, hedge_s=hedge_s, priority=priority))
 
     def __enter__(self) -> Self:
         return self
@@ -102,7 +110,7 @@ class Client:
         Raises a MidribError that says what to do.
         """
         rows = rows_from(x, images, texts, audio, rate)
-        asked = Asked(dtype, normalize, dimensions, revision)
+        asked = EmbedOptions(dtype, normalize, dimensions, revision)
         session = self._session(name, asked)
         try:
             return session.wait(session.submit(rows), self._servers.timeout)
@@ -132,11 +140,11 @@ class Client:
         All results are of one revision: where the server changes it, RevisionMismatchError ends the stream.
         progress: show a bar on stderr (by tqdm).
         """
-        asked = Asked(dtype, normalize, dimensions, revision)
+        asked = EmbedOptions(dtype, normalize, dimensions, revision)
         results = self._results(name, asked, (batch_rows(batch, kind, rate) for batch in batches))
         return shown(results, batches) if progress else results
 
-    def _results(self, name: str, asked: Asked, batches: Iterable[Rows]) -> Generator[Array, None, None]:
+    def _results(self, name: str, asked: EmbedOptions, batches: Iterable[Rows]) -> Generator[Array, None, None]:
         session = self._session(name, asked)
         ahead: deque[Call] = deque()
         ahead_bytes = 0
@@ -153,7 +161,7 @@ class Client:
             for call in ahead:
                 call.leave()
 
-    def _session(self, name: str, asked: Asked) -> Session:
+    def _session(self, name: str, asked: EmbedOptions) -> Session:
         while (session := self._sessions.get(name, asked)) is None:
             self.describe(name)
         return session

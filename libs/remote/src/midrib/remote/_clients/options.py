@@ -8,8 +8,8 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 from numpy.typing import ArrayLike
 
 from midrib.remote._connect.backbone_info import BackboneInfo
-from midrib.remote._connect.unary import Servers
-from midrib.remote._stream.request import Manner, Wanted
+from midrib.remote._connect.unary import UnaryCalls
+from midrib.remote._stream.request import CallPolicy, StreamSpec
 from midrib.remote._stream.rows import ImageLike, Rows, audio_rows, image_rows, tensor_rows, text_rows
 from midrib.remote._stream.session import Session, session_for
 from midrib.wire import InvalidInputError, code_from_dtype
@@ -21,7 +21,7 @@ AHEAD_BYTES: Final = 64 << 20
 Kind: TypeAlias = Literal["tensor", "images", "texts", "audio"]
 
 
-class Asked(NamedTuple):
+class EmbedOptions(NamedTuple):
     """How the features shall be. dtype: numpy's name.  revision: None follows the server."""
 
     dtype: str | None = None
@@ -29,20 +29,20 @@ class Asked(NamedTuple):
     dimensions: int | None = None
     revision: str | None = None
 
-    def wanted(self, info: BackboneInfo) -> Wanted:
+    def wanted(self, info: BackboneInfo) -> StreamSpec:
         """The function that answers: of the pinned revision, or of the one described."""
         code = None if self.dtype is None else code_from_dtype(self.dtype)
-        return Wanted(info.name, self.revision or info.revision, code, self.normalize, self.dimensions)
+        return StreamSpec(info.name, self.revision or info.revision, code, self.normalize, self.dimensions)
 
 
-class Sessions:
+class SessionCache:
     """The backbones that a client has met, and its sessions with them."""
 
-    def __init__(self, servers: Servers, manner: Manner) -> None:
+    def __init__(self, servers: UnaryCalls, manner: CallPolicy) -> None:
         self._servers = servers
         self._manner = manner
         self._infos: dict[str, BackboneInfo] = {}
-        self._sessions: dict[tuple[str, Asked], Session] = {}
+        self._sessions: dict[tuple[str, EmbedOptions], Session] = {}
 
     def learn(self, name: str, info: BackboneInfo) -> None:
         """Know a backbone, under the name that it is asked by."""
@@ -53,7 +53,7 @@ class Sessions:
         self._infos.pop(name, None)
         self._sessions = {key: session for key, session in list(self._sessions.items()) if key[0] != name}
 
-    def get(self, name: str, asked: Asked) -> Session | None:
+    def get(self, name: str, asked: EmbedOptions) -> Session | None:
         """The session for a backbone; None until that is known."""
         session = self._sessions.get((name, asked))
         if session is None and (info := self._infos.get(name)) is not None:

@@ -14,7 +14,7 @@ from midrib.remote._connect.diagnosis import proxy_set
 _MOST: Final = 16
 
 
-async def records(address: str) -> list[str]:
+async def resolve_all(address: str) -> list[str]:
     """ip:port of each machine, in a fixed order; empty where there are not several to choose from.
 
     Looked up anew each time, because machines come and go behind a name. Of IPv4 where there is any: a name's other

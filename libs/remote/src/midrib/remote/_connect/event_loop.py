@@ -31,7 +31,7 @@ _THREADS_END_S: Final = 0.5
 _CLOSING_S: Final = 5.0
 
 
-class Tenant(Protocol):
+class StreamOwner(Protocol):
     """What keeps streams open on the loop."""
 
     async def close_streams(self) -> None:
@@ -113,7 +113,7 @@ class Runtime:
 _lock = threading.Lock()
 _on_loop = threading.local()
 _current: Runtime | None = None
-_tenants: weakref.WeakSet[Tenant] = weakref.WeakSet()
+_tenants: weakref.WeakSet[StreamOwner] = weakref.WeakSet()
 
 
 def runtime() -> Runtime:
@@ -134,7 +134,7 @@ def here() -> Runtime:
     return found
 
 
-def register(tenant: Tenant) -> None:
+def register(tenant: StreamOwner) -> None:
     """Have a tenant's streams closed before a fork and at exit."""
     with _lock:
         _tenants.add(tenant)

@@ -36,7 +36,7 @@ _T = TypeVar("_T")
 Argument: TypeAlias = str | int | float | bool  # - an int is sent as one
 
 
-class Servers:
+class UnaryCalls:
     """The unary calls, to be awaited on the runtime's loop: `now` and `soon` bring other threads and loops there."""
 
     def __init__(self, endpoint: Endpoint, timeout: float) -> None:

@@ -10,13 +10,13 @@ from typing import Final
 import numpy as np
 from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 
-from midrib.remote._clients.options import Asked
+from midrib.remote._clients.options import EmbedOptions
 from midrib.remote._connect.address import Endpoint, TlsLike, endpoint_from, split_url
 from midrib.remote._connect.backbone_info import BackboneInfo
 from midrib.remote._connect.diagnosis import proxy_set
-from midrib.remote._connect.unary import Servers
+from midrib.remote._connect.unary import UnaryCalls
 from midrib.remote._doctor.network import Verdict, network
-from midrib.remote._stream.request import Manner
+from midrib.remote._stream.request import CallPolicy
 from midrib.remote._stream.rows import tensor_rows
 from midrib.remote._stream.session import session_for
 from midrib.wire import MidribError, PermissionDeniedError, UnauthenticatedError, UnavailableError, UnsupportedError
@@ -51,7 +51,7 @@ def doctor(url: str, *, timeout: float = 5.0, token: str | None = None, tls: Tls
 
 def _server(endpoint: Endpoint, name: str, timeout: float) -> Iterator[Verdict]:
     """gRPC, then what the server says, then how fast."""
-    servers = Servers(endpoint, timeout)
+    servers = UnaryCalls(endpoint, timeout)
     try:
         info = servers.now(lambda: servers.describe(name))
     except MidribError as error:
@@ -84,7 +84,7 @@ def _fix(error: MidribError) -> str:
     return "`midrib list` shows what this server has"
 
 
-def _health(servers: Servers, name: str) -> Verdict:
+def _health(servers: UnaryCalls, name: str) -> Verdict:
     try:
         # The bytes of HealthCheckRequest and -Response: a string, and an enum, in field 1.
         status = servers.now(lambda: servers.ask("/grpc.health.v1.Health/Check", StringValue(value=name), Int32Value))
@@ -108,7 +108,7 @@ def _limits(info: BackboneInfo) -> Verdict:
     return Verdict("limits", ok, detail, "" if ok else "raise the server's max_message_bytes: large rows will not fit")
 
 
-def _speed(servers: Servers, info: BackboneInfo) -> Iterator[Verdict]:
+def _speed(servers: UnaryCalls, info: BackboneInfo) -> Iterator[Verdict]:
     times = []
     for _ in range(_PROBES):
         began = time.perf_counter()
@@ -117,8 +117,8 @@ def _speed(servers: Servers, info: BackboneInfo) -> Iterator[Verdict]:
     median = statistics.median(times)
     fix = "" if median < _SLOW_MS else "send larger batches, or embed_stream: they hide the round trip"
     yield Verdict("latency", True, f"{median:.1f} ms a call (median of {_PROBES}, slowest {max(times):.1f})", fix)
-    wanted = Asked(revision=info.revision).wanted(info)
-    session = session_for(servers.endpoint, wanted, info, Manner(servers.timeout))
+    wanted = EmbedOptions(revision=info.revision).wanted(info)
+    session = session_for(servers.endpoint, wanted, info, CallPolicy(servers.timeout))
     shape = tuple(16 if size is None else size for size in info.takes.tensor.shape)
     row = np.ones(shape, info.takes.tensor.dtype)
     count = max(1, min(info.max_rows, _BULK_BYTES // row.nbytes, 256))

@@ -24,7 +24,7 @@ class Chunk:
     bad: list[tuple[str, str]]
 
 
-class Parts:
+class ChunkStore:
     """A folder beside the output, with a file a chunk, each written whole or not at all."""
 
     def __init__(self, out: Path, backbone: str, revision: str) -> None:
@@ -87,7 +87,7 @@ def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
     os.replace(unfinished, path)  # noqa: PTH105 - the atomic one
 
 
-def _write_parquet(path: Path, parts: Parts, metadata: dict[str, str]) -> None:
+def _write_parquet(path: Path, parts: ChunkStore, metadata: dict[str, str]) -> None:
     import pyarrow as pa  # type: ignore[import-untyped] # it has no types
     from pyarrow import parquet
 
@@ -104,7 +104,7 @@ def _write_parquet(path: Path, parts: Parts, metadata: dict[str, str]) -> None:
     writer.close()
 
 
-def _write_npy(path: Path, parts: Parts, metadata: dict[str, str]) -> None:
+def _write_npy(path: Path, parts: ChunkStore, metadata: dict[str, str]) -> None:
     """The features; ids and revision stand beside them, as JSON."""
     ids, features = _gathered(parts)
     with path.open("wb") as file:
@@ -113,21 +113,21 @@ def _write_npy(path: Path, parts: Parts, metadata: dict[str, str]) -> None:
     _write_whole(beside, lambda unfinished: unfinished.write_text(json.dumps({**metadata, "ids": ids})))
 
 
-def _write_safetensors(path: Path, parts: Parts, metadata: dict[str, str]) -> None:
+def _write_safetensors(path: Path, parts: ChunkStore, metadata: dict[str, str]) -> None:
     from safetensors.numpy import save_file
 
     ids, features = _gathered(parts)
     save_file({"embedding": features}, path, {**metadata, "ids": json.dumps(ids)})
 
 
-def _gathered(parts: Parts) -> tuple[list[str], Array]:
+def _gathered(parts: ChunkStore) -> tuple[list[str], Array]:
     chunks = list(parts.chunks())
     if not chunks:
         raise InvalidInputError("the inputs hold no items: nothing to write")
     return [item_id for chunk in chunks for item_id in chunk.ids], np.concatenate([chunk.features for chunk in chunks])
 
 
-_WRITERS: dict[str, Callable[[Path, Parts, dict[str, str]], None]] = {
+_WRITERS: dict[str, Callable[[Path, ChunkStore, dict[str, str]], None]] = {
     ".parquet": _write_parquet,
     ".npy": _write_npy,
     ".safetensors": _write_safetensors,

@@ -14,7 +14,7 @@ import numpy as np
 
 from midrib.remote._clients.client import Client
 from midrib.remote._connect.address import split_url
-from midrib.remote._files.chunks import Chunk, Parts
+from midrib.remote._files.chunks import Chunk, ChunkStore
 from midrib.remote._files.sources import SourceItem, read_items
 from midrib.wire import Array, InvalidInputError, LimitExceededError, MidribError
 
@@ -79,7 +79,7 @@ def embed_files(
     Raises InvalidInputError where inputs changed between runs, RevisionMismatchError where the backbone did.
     """
     embedder: Embedder = RemoteEmbedder(backbone, **kwargs) if isinstance(backbone, str) else backbone
-    parts = Parts(Path(out), embedder.name, embedder.revision)
+    parts = ChunkStore(Path(out), embedder.name, embedder.revision)
     sources = list(inputs)
     total = sum(1 for _ in read_items(sources, column=column))
     items = read_items(sources, column=column)
@@ -97,7 +97,7 @@ def embed_files(
     return Progress(done, bad, resumed, total)
 
 
-def _skip_finished(parts: Parts, items: Iterator[SourceItem]) -> int:
+def _skip_finished(parts: ChunkStore, items: Iterator[SourceItem]) -> int:
     """Pass over what earlier runs finished; chunks are kept in order, so that is the beginning."""
     skipped = 0
     for chunk in parts.chunks():

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Final, Protocol
 
 from midrib.remote._connect.address import Endpoint
-from midrib.remote._connect.dns import records
+from midrib.remote._connect.dns import resolve_all
 from midrib.remote._connect.event_loop import here
 from midrib.remote._connect.retries import attempts, retriable
 from midrib.remote._connect.transport import Stream
@@ -43,12 +43,12 @@ class Source(Protocol):
 
     def answered(self, message: Message, result: Result) -> None: ...
     def spread(self, address: str, count: int) -> None: ...
-    def sent(self, lane: Lane, message: Message) -> None: ...
-    def unanswered(self, messages: list[Message]) -> None: ...
-    def refused(self, lane: Lane, error: MidribError) -> None: ...
+    def sent(self, lane: Connection, message: Message) -> None: ...
+    def requeue(self, messages: list[Message]) -> None: ...
+    def refused(self, lane: Connection, error: MidribError) -> None: ...
 
 
-class Lane:
+class Connection:
     """Sends a source's messages to one address and brings back the results.
 
     turn: which of the machines behind the address's name, where it has several.
@@ -152,11 +152,11 @@ class Lane:
             stream.cancel()
             left, self._in_flight = [*self._in_flight.values(), *self._extra], {}
             self._extra.clear()
-            self._source.unanswered(left)
+            self._source.requeue(left)
 
     async def _find(self) -> None:
         """Choose the machine: the name's own, or this lane's turn among several, each of which has a lane."""
-        found = await records(self.address)
+        found = await resolve_all(self.address)
         if not found:
             self._target = (self.address, self._source.endpoint, None)
             return
@@ -234,8 +234,8 @@ class Lane:
             return  # not ours, or answered twice
         self._progress = True
         message.reply_size = size
-        way_s = self._heard_at - message.sent_at - result.timing.total_s
-        self.window.observe(result.timing, way_s=way_s, limited=limited)
+        network_s = self._heard_at - message.sent_at - result.timing.total_s
+        self.window.observe(result.timing, network_s=network_s, limited=limited)
         self._source.answered(message, result)
         if self._source.queue:
             self._rouse()

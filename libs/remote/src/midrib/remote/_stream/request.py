@@ -12,7 +12,7 @@ Priority: TypeAlias = Literal["interactive", "training", "bulk"]
 
 
 @dataclass(frozen=True)
-class Wanted:
+class StreamSpec:
     """What a stream's items ask for. revision is pinned; dtype is the features' element type, a DataType."""
 
     name: str
@@ -34,7 +34,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Manner:
+class CallPolicy:
     """How a session goes about it.
 
     timeout: seconds of a call.  window: items in flight; adaptive where absent.  hedge_s: ask another server as well

@@ -17,9 +17,9 @@ from midrib.remote._connect.event_loop import register, runtime
 from midrib.remote._connect.retries import retriable, wait_s
 from midrib.remote._stream.call import Call, Message, Part
 from midrib.remote._stream.codec import Result
-from midrib.remote._stream.connection import Lane
+from midrib.remote._stream.connection import Connection
 from midrib.remote._stream.queue import Queue
-from midrib.remote._stream.request import Manner, Wanted
+from midrib.remote._stream.request import CallPolicy, StreamSpec
 from midrib.remote._stream.rows import Rows
 from midrib.remote._stream.timing import Totals
 from midrib.remote._stream.waiters import finished
@@ -32,7 +32,7 @@ _SAME_BYTES: Final = 16 << 10
 class Session:
     """Takes calls from any thread; its lanes, on the loop, take messages. One per endpoint and Wanted."""
 
-    def __init__(self, endpoint: Endpoint, wanted: Wanted, info: BackboneInfo, manner: Manner) -> None:
+    def __init__(self, endpoint: Endpoint, wanted: StreamSpec, info: BackboneInfo, manner: CallPolicy) -> None:
         self.endpoint = endpoint
         self.opening = wanted.opening(manner.priority)
         self.revision = wanted.revision
@@ -43,7 +43,7 @@ class Session:
         self._manner = manner
         self._delayed: list[Part] = []
         self._same: dict[Hashable, Call] = {}
-        self._lanes: list[Lane] = []
+        self._lanes: list[Connection] = []
         self._wake_due = self._closing = False
         register(self)
 
@@ -107,24 +107,24 @@ class Session:
     def spread(self, address: str, count: int) -> None:
         """An address turned out to be several machines: a lane for each."""
         turns = {lane.turn for lane in self._lanes if lane.address == address}
-        more = [Lane(self, address, self._manner.window, turn) for turn in range(count) if turn not in turns]
+        more = [Connection(self, address, self._manner.window, turn) for turn in range(count) if turn not in turns]
         self._lanes.extend(more)
         if more and not self._closing:
             self._wake()
 
-    def sent(self, lane: Lane, message: Message) -> None:
+    def sent(self, lane: Connection, message: Message) -> None:
         """A lane has sent a message: after a while another may be asked as well."""
         if self._manner.hedge_s is not None and not message.hedged:
             asyncio.get_running_loop().call_later(self._manner.hedge_s, self._hedge, lane, message)
 
-    def unanswered(self, messages: list[Message]) -> None:
+    def requeue(self, messages: list[Message]) -> None:
         """Queue again what a broken stream still owed, before all else."""
         parts = [part for message in messages for part in message.parts if not part.done]
         self.queue.put_first(parts)
         if parts:
             self._wake()
 
-    def refused(self, lane: Lane, error: MidribError) -> None:
+    def refused(self, lane: Connection, error: MidribError) -> None:
         """A lane gave up. With no other left, its error is everyone's."""
         if any(other.alive for other in self._lanes if other is not lane):
             return
@@ -161,7 +161,7 @@ class Session:
         self._delayed, self._same = [], {}
         self._lanes, self._wake_due, self._closing = [], False, False
 
-    def _hedge(self, lane: Lane, message: Message) -> None:
+    def _hedge(self, lane: Connection, message: Message) -> None:
         parts = [part for part in message.parts if not part.done]
         others = [other for other in self._lanes if other is not lane and other.alive and other.failure is None]
         if parts and others:
@@ -200,7 +200,7 @@ class Session:
         if self._closing:
             return  # `resume` wakes again
         if not self._lanes:
-            self._lanes = [Lane(self, address, self._manner.window) for address in self.endpoint.addresses]
+            self._lanes = [Connection(self, address, self._manner.window) for address in self.endpoint.addresses]
         awake = [lane.wake() for lane in self._lanes]
         if not any(awake):
             for lane in self._lanes:
@@ -223,7 +223,7 @@ _sessions: weakref.WeakValueDictionary[Hashable, Session] = weakref.WeakValueDic
 _sessions_lock = threading.Lock()
 
 
-def session_for(endpoint: Endpoint, wanted: Wanted, info: BackboneInfo, manner: Manner) -> Session:
+def session_for(endpoint: Endpoint, wanted: StreamSpec, info: BackboneInfo, manner: CallPolicy) -> Session:
     """The process's one session for these: whoever asks the same function travels together."""
     key = (endpoint, wanted, manner)
     with _sessions_lock:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 
-class Patience:
+class TimeoutQueue:
     """Ends the waiters of one event loop that waited for timeout seconds.
 
     All have the same timeout, so they are late in the order in which they came, and only the oldest needs the timer.

@@ -11,7 +11,7 @@ from midrib.remote._stream.codec import Timing
 
 
 @dataclass(frozen=True, slots=True)
-class Stall:
+class StageTimes:
     """Seconds summed over items, by where they were spent; differences of two snapshots tell a step's own.
 
     waiting_s: queued in this client.  encode_s: made into messages.  wire_s: on the way there and back.
@@ -29,20 +29,20 @@ class Stall:
     compute_s: float = 0.0
     hedged: int = 0
 
-    def __sub__(self, earlier: Stall) -> Stall:
-        return Stall(*(getattr(self, name) - getattr(earlier, name) for name in self.__slots__))
+    def __sub__(self, earlier: StageTimes) -> StageTimes:
+        return StageTimes(*(getattr(self, name) - getattr(earlier, name) for name in self.__slots__))
 
 
 class Totals:
     """Adds up items; written on the loop only, read from anywhere by `stall`."""
 
     def __init__(self) -> None:
-        self._sums: tuple[Any, ...] = (0,) * len(Stall.__slots__)
+        self._sums: tuple[Any, ...] = (0,) * len(StageTimes.__slots__)
 
     @property
-    def stall(self) -> Stall:
+    def stall(self) -> StageTimes:
         """The sums so far, all of the same items."""
-        return Stall(*self._sums)
+        return StageTimes(*self._sums)
 
     def add(self, message: Message, now: float, server: Timing) -> None:
         """One item's result, which came now."""

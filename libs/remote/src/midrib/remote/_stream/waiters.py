@@ -10,24 +10,24 @@ from collections import deque
 from functools import partial
 
 from midrib.remote._stream.call import Call
-from midrib.remote._stream.timeouts import Patience
+from midrib.remote._stream.timeouts import TimeoutQueue
 
 
-class _Post:
+class LoopWaker:
     """The letters of one event loop, and how long its waiters wait for them."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = weakref.ref(loop)
         self._ready: deque[asyncio.Future[None]] = deque()
         self._due = False
-        self._patience: dict[float, Patience] = {}
+        self._patience: dict[float, TimeoutQueue] = {}
 
-    def patience(self, timeout: float) -> Patience:
+    def patience(self, timeout: float) -> TimeoutQueue:
         """That of all waiters with this timeout; on the loop only."""
         found = self._patience.get(timeout)
         if found is None:
             self._patience = {timeout: other for timeout, other in self._patience.items() if other.needed}
-            found = self._patience[timeout] = Patience(timeout)
+            found = self._patience[timeout] = TimeoutQueue(timeout)
         return found
 
     def send(self, waiter: asyncio.Future[None]) -> None:
@@ -55,9 +55,9 @@ async def finished(call: Call, timeout: float) -> None:
     Raises TimeoutError after so many seconds.
     """
     loop = asyncio.get_running_loop()
-    post: _Post | None = getattr(_here, "post", None)
+    post: LoopWaker | None = getattr(_here, "post", None)
     if post is None or post.loop() is not loop:
-        post = _here.post = _Post(loop)
+        post = _here.post = LoopWaker(loop)
     waiter: asyncio.Future[None] = loop.create_future()
     patience = post.patience(timeout)
     patience.begin(waiter)

@@ -40,11 +40,11 @@ class Window:
         few = 1 if self._far > 0.5 else _FEW
         return in_flight < (self.size if backlog else min(few, self.size))
 
-    def observe(self, timing: Timing, *, way_s: float, limited: bool) -> None:
+    def observe(self, timing: Timing, *, network_s: float, limited: bool) -> None:
         """Learn from one result.  way_s: its time outside of the server.  limited: others waited here for room."""
         if not timing.total_s:
             return
-        self._far += _SMOOTH * ((way_s > timing.compute_s) - self._far)
+        self._far += _SMOOTH * ((network_s > timing.compute_s) - self._far)
         if self._limit is not None:
             return
         if timing.queue_s > _DEEP * timing.compute_s:

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from midrib.registry import InputSpec
-from midrib.remote._clients.options import Asked
+from midrib.remote._clients.options import EmbedOptions
 from midrib.remote._connect.address import TlsLike, endpoint_from, split_url
-from midrib.remote._connect.unary import Servers
-from midrib.remote._stream.request import Manner, Priority
+from midrib.remote._connect.unary import UnaryCalls
+from midrib.remote._stream.request import CallPolicy, Priority
 from midrib.remote._stream.rows import Rows, TensorRows, tensor_rows, text_rows
 from midrib.remote._stream.session import Session, session_for
-from midrib.remote._stream.timing import Stall
+from midrib.remote._stream.timing import StageTimes
 from midrib.remote._torch.cache import FeatureCache
 from midrib.wire import Array, InvalidInputError, RevisionMismatchError, UnsupportedError, is_floating
 
@@ -64,7 +64,7 @@ class RemoteBackbone(nn.Module):
         address, self.name = split_url(url) if isinstance(url, str) else url
         if dtype is not None and dtype != "int8" and not is_floating(np.dtype(dtype)):
             raise InvalidInputError(f"dtype is {dtype!r}, expected a floating type such as 'float16', or 'int8'")
-        self._servers = Servers(endpoint_from(address, token=token, tls=tls), timeout)
+        self._servers = UnaryCalls(endpoint_from(address, token=token, tls=tls), timeout)
         self._info = self._servers.now(lambda: self._servers.describe(self.name))
         if revision is not None and revision != self._info.revision:
             raise RevisionMismatchError(
@@ -75,7 +75,7 @@ class RemoteBackbone(nn.Module):
         self.input = self._info.takes
         self.revision = self._info.revision
         self.timeout = timeout
-        self._manner = Manner(timeout, window, hedge_s, priority)
+        self._manner = CallPolicy(timeout, window, hedge_s, priority)
         self._dtype = dtype
         self._session: Session | None = None
         function = f"{self.revision}/int8" if dtype == "int8" else self.revision
@@ -83,7 +83,7 @@ class RemoteBackbone(nn.Module):
         self._cache = None if cache is None else FeatureCache(cache, function, features_dtype, self.num_features)
 
     @property
-    def stall(self) -> Stall:
+    def stall(self) -> StageTimes:
         """Where the time of all items so far went; subtract an earlier one for a step's own."""
         return self.open().totals.stall
 
@@ -125,7 +125,7 @@ class RemoteBackbone(nn.Module):
     def open(self) -> Session:
         """The session that carries its calls; shared by all of this process that ask for the same."""
         if self._session is None:
-            wanted = Asked(self._dtype, revision=self.revision).wanted(self._info)
+            wanted = EmbedOptions(self._dtype, revision=self.revision).wanted(self._info)
             self._session = session_for(self._servers.endpoint, wanted, self._info, self._manner)
         return self._session
 

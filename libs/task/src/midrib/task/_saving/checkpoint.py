@@ -86,7 +86,12 @@ def record(task: Task) -> dict[str, Any]:
     kept, left_out = split_plain({"kwargs": recipe.kwargs})
     # A loader that was given live objects is one that only its maker can call again.
     recipe = replace(recipe, name=None, kwargs={}) if left_out else replace(recipe, **kept)
-    return {"format": FORMAT, "task": type(task).__name__, "not_kept": task.not_kept, "backbone": asdict(recipe)}
+    return {
+        "format": FORMAT,
+        "task": type(task).__name__,
+        "not_kept": task.unsaved_arguments,
+        "backbone": asdict(recipe),
+    }
 
 
 def check(task: Task, checkpoint: Mapping[str, Any]) -> None:

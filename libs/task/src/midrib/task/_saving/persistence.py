@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from pytorch_lightning import LightningModule
 from torch import Tensor
 
-from midrib.task._saving import checkpoint, resume, swap
+from midrib.task._saving import checkpoint as checkpoints
+from midrib.task._saving import resume, swap
 
 if TYPE_CHECKING:
     from midrib.task._tasks.task import Task
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 class Persistent(LightningModule):
     """What a Task does with files and servers."""
 
-    not_kept: list[str]  # the names of those arguments that no checkpoint can hold
+    unsaved_arguments: list[str]  # the names of those arguments that no checkpoint can hold
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -31,22 +32,22 @@ class Persistent(LightningModule):
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Note the arguments of the outermost class, as the caller wrote them: a checkpoint keeps them."""
         task: Self = super().__new__(cls)
-        object.__setattr__(task, "_arguments", checkpoint.caller_arguments(cls, args, kwargs))
+        object.__setattr__(task, "_arguments", checkpoints.caller_arguments(cls, args, kwargs))
         return task
 
     def keep_arguments(self, arguments: Mapping[str, Any]) -> None:
         """Make hyper-parameters of what a checkpoint can hold, and remember the names of the rest."""
-        plain, self.not_kept = checkpoint.split_plain(arguments)
+        plain, self.unsaved_arguments = checkpoints.split_plain(arguments)
         self._set_hparams(plain)
         self._hparams_initial = copy.deepcopy(self._hparams)
 
     def on_save_checkpoint(self: Task, checkpoint: dict[str, Any]) -> None:  # type: ignore[misc] # a mixin of Task
         """Add the note: format, recipe of the backbone, revision."""
-        checkpoint[checkpoint.KEY] = checkpoint.record(self)
+        checkpoint[checkpoints.KEY] = checkpoints.record(self)
 
     def on_load_checkpoint(self: Task, checkpoint: dict[str, Any]) -> None:  # type: ignore[misc] # a mixin of Task
         """Refuse a checkpoint of another format or remote backbone; take one from before the backbone moved."""
-        checkpoint.check(self, checkpoint)
+        checkpoints.check(self, checkpoint)
         resume.move(self, checkpoint)
 
     @classmethod
@@ -64,16 +65,16 @@ class Persistent(LightningModule):
         Raises CheckpointError if something only its maker has is missing, RevisionError if the backbone's weights or
         input are not those that were saved.
         """
-        return checkpoint.restore(cls, checkpoint.read(checkpoint_path, map_location), arguments, strict=strict)  # type: ignore[type-var] # Self is a Task
+        return checkpoints.restore(cls, checkpoints.read(checkpoint_path, map_location), arguments, strict=strict)  # type: ignore[type-var] # Self is a Task
 
     def export(self: Task, path: str | os.PathLike[str]) -> None:  # type: ignore[misc] # a mixin of Task
         """Write weights, arguments and recipe as one safetensors file."""
-        checkpoint.export(self, path)
+        checkpoints.export(self, path)
 
     @classmethod
     def load_export(cls, path: str | os.PathLike[str], **arguments: Any) -> Self:
         """The task in a file that export wrote; like load_from_checkpoint."""
-        return checkpoint.restore(cls, checkpoint.read_export(path), arguments, strict=True)  # type: ignore[type-var] # Self is a Task
+        return checkpoints.restore(cls, checkpoints.read_export(path), arguments, strict=True)  # type: ignore[type-var] # Self is a Task
 
     def to_remote(self, url: str, *, sample: Tensor | None = None, tolerance: float = 1e-3, **kwargs: Any) -> Self:
         """Let a server run the backbone from now on; the head and what it learned stay.  Returns the task.

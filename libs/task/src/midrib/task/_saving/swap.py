@@ -21,9 +21,9 @@ def swap(task: Task, given: Any, kwargs: dict[str, Any], sample: Tensor | None, 
     opened = open_backbone(given, kwargs, task.backbones)
     _check_same(task, opened, sample, tolerance)
     task.attach(opened)
-    others = [name for name in task.not_kept if name != "backbone"]
+    others = [name for name in task.unsaved_arguments if name != "backbone"]
     task.keep_arguments({**task.hparams, "backbone": given, "backbone_kwargs": kwargs or None})
-    task.not_kept = sorted({*task.not_kept, *others})
+    task.unsaved_arguments = sorted({*task.unsaved_arguments, *others})
 
 
 def _check_same(task: Task, other: OpenedBackbone, sample: Tensor | None, tolerance: float) -> None:
