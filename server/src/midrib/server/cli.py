@@ -143,6 +143,8 @@ def embed(
     backbone: Annotated[str, typer.Option(help="grpc://host:port/namespace/name, or a registered name.")],
     out: Annotated[Path, typer.Option(help=".parquet, .npy or .safetensors.")],
     column: Annotated[str, typer.Option(help="The column of a table that holds the texts or encoded images.")] = "text",
+    id_column: Annotated[str, typer.Option(help="The column of a table that names its rows.")] = "id",
+    timeout: Annotated[float, typer.Option(min=0.01, help="Seconds that a server has for a chunk of items.")] = 600.0,
     token: Token = None,
     roots: Roots = None,
     own: Own = None,
@@ -150,7 +152,16 @@ def embed(
     """Embed files into one file, with ids and the revision. A run that was killed resumes when it is started again."""
     from midrib.server._command import embed as embedding
 
-    embedding.embed(backbone, inputs, out, column=column, token=token, tls=embedding.tls_from(roots, own))
+    embedding.embed(
+        backbone,
+        inputs,
+        out,
+        column=column,
+        id_column=id_column,
+        token=token,
+        tls=embedding.tls_from(roots, own),
+        timeout=timeout,
+    )
 
 
 @app.command()
