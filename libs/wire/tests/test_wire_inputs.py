@@ -16,10 +16,12 @@ from midrib.wire import InvalidInputError, decode_input_spec, encode_input_spec
         TensorInput((None, 3), "bfloat16"),
         ImageInput(224, mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 3.0), interpolation="bilinear", crop=1.0),
         ImageInput(224, squash=True),
+        ImageInput(1024, width=768),
+        ImageInput(512, crop=1.15, border=True),
         TextInput(256),
         AudioInput(16_000),
     ],
-    ids=["tensor", "open tensor", "image", "squashed image", "text", "audio"],
+    ids=["tensor", "open tensor", "image", "squashed image", "image that is not square", "bordered image", "text", "audio"],
 )
 def test_a_declaration_comes_back_equal(spec: InputSpec) -> None:
     """What a client reads is what the loader declared."""
