@@ -151,9 +151,9 @@ NOISE = Image.fromarray(np.random.default_rng(1).integers(0, 256, (64, 64, 3), d
 @pytest.mark.parametrize(
     ("media", "message"),
     [
-        pytest.param(b"", "no image of a known format", id="empty"),
-        pytest.param(b"not an image", "no image of a known format: send one of JPEG, PNG", id="text"),
-        pytest.param(b"%!PS-Adobe-3.0 EPSF-3.0\n", "no image of a known format", id="postscript"),
+        pytest.param(b"", "not an image of a known format", id="empty"),
+        pytest.param(b"not an image", "not an image of a known format: send one of JPEG, PNG", id="text"),
+        pytest.param(b"%!PS-Adobe-3.0 EPSF-3.0\n", "not an image of a known format", id="postscript"),
         pytest.param(encoded(NOISE)[:2000], "broken or cut short", id="truncated-png"),
         pytest.param(encoded(NOISE, "JPEG")[:1500], "broken or cut short", id="truncated-jpeg"),
         pytest.param(bomb(), f"more than {MAX_PIXELS} pixels", id="bomb"),
