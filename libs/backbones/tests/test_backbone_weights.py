@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from midrib.backbones import BACKBONES, WeightsError, load_backbone
-from midrib.backbones._loaders.image import dino_state
-from midrib.backbones._weights import PackagedFile, package_folder, read_state
+from midrib.backbones._checkpoints import read_state, unwrapped
+from midrib.backbones._weights import PackagedFile, package_folder
 from midrib.backbones.testing import no_network
 
 SMALL = {"pretrained": False, "image_size": 32}
@@ -32,7 +32,7 @@ class RunsCode:
 def test_a_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
     """A checkpoint holds numbers; whatever else it holds is not read."""
     torch.save({"weight": RunsCode()}, tmp_path / "evil.pth")
-    with pytest.raises(WeightsError, match="no checkpoint that can be read safely"):
+    with pytest.raises(WeightsError, match="not a checkpoint that can be read safely"):
         read_state(tmp_path / "evil.pth")
 
 
@@ -40,7 +40,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
 def test_a_broken_checkpoint_is_named(tmp_path: Path, name: str) -> None:
     """The error says which file, and what to make of it."""
     (tmp_path / name).write_bytes(b"nothing of the kind")
-    with pytest.raises(WeightsError, match=f"{name} is no checkpoint.*safetensors"):
+    with pytest.raises(WeightsError, match=f"{name} is not a checkpoint.*download it again"):
         read_state(tmp_path / name)
 
 
@@ -119,7 +119,7 @@ def test_dinos_published_files_load(tmp_path: Path, layout: Any) -> None:
 
 def test_dinos_student_prefix_is_dropped_too() -> None:
     """Prefixes come in any nesting that the training scripts write."""
-    assert dino_state({"module.backbone.norm.bias": torch.ones(1)}).keys() == {"norm.bias"}
+    assert unwrapped({"module.backbone.norm.bias": torch.ones(1)}, ["norm.bias"]).keys() == {"norm.bias"}
 
 
 def test_another_models_checkpoint_is_refused(tmp_path: Path) -> None:
