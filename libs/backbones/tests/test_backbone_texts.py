@@ -42,7 +42,7 @@ def test_without_truncation_a_long_text_is_an_error(minilm: Backbone) -> None:
     [
         pytest.param(7, "got int, expected a string", id="number"),
         pytest.param(b"bytes", "got bytes, expected a string", id="bytes"),
-        pytest.param("\ud800", "no valid Unicode", id="lone-surrogate"),
+        pytest.param("\ud800", "not valid Unicode", id="lone-surrogate"),
     ],
 )
 def test_what_is_no_text_is_an_error_of_that_item(minilm: Backbone, text: object, message: str) -> None:
@@ -76,8 +76,8 @@ def test_a_row_of_padding_embeds_to_zeros(minilm: Backbone) -> None:
 @pytest.mark.parametrize(
     ("ids", "message"),
     [
-        pytest.param(torch.full((1, 4), 30522), "got ids from 30522 to 30522, expected 0 to 30521", id="beyond"),
-        pytest.param(torch.full((1, 4), -1), "got ids from -1 to -1", id="negative"),
+        pytest.param(torch.full((1, 4), 30522), "got ids from 30522 to 30522, expected -1 to 30521", id="beyond"),
+        pytest.param(torch.full((1, 4), -2), "got ids from -2 to -2", id="negative"),
         pytest.param(torch.ones(1, 257, dtype=torch.int64), "rows of 257 tokens, expected at most 256", id="too-long"),
     ],
 )

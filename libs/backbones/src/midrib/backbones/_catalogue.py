@@ -16,9 +16,10 @@ from midrib.backbones._loaders.catalogues import (
     torchvision_names,
 )
 from midrib.backbones._loaders.image import DinoSize, load_dino, load_efficientnet_lite
+from midrib.backbones._loaders.sentence_pipelines import load_sentence_transformers
 from midrib.backbones._loaders.template import load_mlp_128, load_mlp_128_256
 from midrib.backbones._loaders.text import load_all_minilm_l6_v2, load_wordllama
-from midrib.backbones._loaders.transformers_hub import load_sentence_transformers, load_speech, load_transformers
+from midrib.backbones._loaders.transformers_hub import load_speech, load_transformers
 from midrib.registry import AudioInput, ExternalRegistry, ImageInput, Registry, TensorInput, TextInput
 
 _APACHE = "Apache-2.0"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pathlib
+import string
 import threading
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.
 _ALLOWING = threading.Lock()
 _LFS_POINTER = b"version https://git-lfs"
 _SNIFFED_BYTES = 512
+_PRINTABLE = frozenset(string.printable.encode())
 
 
 def read_state(path: str | Path) -> dict[str, Any]:
@@ -87,7 +89,7 @@ def looks_like(path: Path) -> str | None:
         return "it is a Git LFS pointer, run `git lfs pull` where it was cloned"
     if not start:
         return "it is empty, download it again"
-    if start.lstrip()[:1] == b"<" or start.isascii() and start.decode().isprintable():
+    if start.lstrip()[:1] == b"<" or all(byte in _PRINTABLE for byte in start):
         return "it holds text, such as the error page of a failed download: download it again"
     if path.suffix == ".safetensors":
         return "it is damaged or cut short, download it again"

@@ -40,6 +40,7 @@ def load_timm(
     that is not a backbone or whose preprocessing is not supported.
     """
     options.setdefault("num_classes", 0)
+    _require_one_size(options.get("img_size"))
     module = _created(name, pretrained, checkpoint, options)
     width = options["num_classes"] or getattr(module, "head_hidden_size", None) or getattr(module, "num_features", None)
     if not isinstance(width, int):
@@ -50,6 +51,11 @@ def load_timm(
     module.settings = {"timm": name, **{key: str(value) for key, value in options.items()}}
     # Some families keep a layer between pooling and classifier, so their output is wider than their pooled features.
     return module, width
+
+
+def _require_one_size(size: object) -> None:
+    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
+        raise ContractError(f"got img_size={size!r}, expected the height and width in pixels as one number")
 
 
 class TimmPreset(NamedTuple):

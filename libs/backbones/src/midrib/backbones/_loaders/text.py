@@ -78,4 +78,4 @@ def load_wordllama(*, pretrained: bool = True) -> tuple[nn.Module, int]:
         vectors = read_state(_WORDLLAMA_WEIGHTS.locate())["embedding.weight"].to(torch.float32)
     else:
         vectors = torch.randn(words.get_vocab_size(), 256)
-    return StaticTextEncoder(vectors, tokenizer, max_tokens=1024, normalize=False), 256
+    return StaticTextEncoder(vectors, tokenizer, max_tokens=1024), 256

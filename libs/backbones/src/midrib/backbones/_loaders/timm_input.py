@@ -11,14 +11,14 @@ _INTERPOLATIONS = ("bicubic", "bilinear")
 _CROP_MODES = ("center", "squash", "border")
 
 
-def timm_input(module: Any, size: int | tuple[int, int] | None) -> ImageInput:
+def timm_input(module: Any, size: int | None) -> ImageInput:
     """Return the preprocessing that timm's configuration of a model asks for.
 
-    size: in pixels, or (height, width); the configured one by default.
+    size: height and width in pixels; the configured ones by default.
     Raises ContractError for preprocessing that an ImageInput cannot describe.
     """
     config = import_timm().data.resolve_data_config({}, model=module)
-    height, width = _sides(config["input_size"][-2:] if size is None else size)
+    height, width = config["input_size"][-2:] if size is None else (size, size)
     mode = config["crop_mode"] or "center"
     _require_known("interpolation", config["interpolation"], _INTERPOLATIONS)
     _require_known("crop mode", mode, _CROP_MODES)
@@ -34,13 +34,6 @@ def timm_input(module: Any, size: int | tuple[int, int] | None) -> ImageInput:
         width=None if width == height else width,
         border=mode == "border",
     )
-
-
-def _sides(size: Any) -> tuple[int, int]:
-    sides = (size, size) if isinstance(size, int) else tuple(size)
-    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
-        raise ContractError(f"got an image size of {size!r}, expected pixels or (height, width)")
-    return sides[0], sides[1]
 
 
 def _require_known(setting: str, value: str, known: tuple[str, ...]) -> None:
