@@ -38,7 +38,15 @@ def test_no_clips_give_no_rows() -> None:
     [
         pytest.param(np.array([-32768, 0, 16384], np.int16), [-1.0, 0.0, 0.5], id="int16"),
         pytest.param(np.array([-(2**31), 2**30], np.int32), [-1.0, 0.5], id="int32"),
+        pytest.param(np.array([-128, 0, 64], np.int8), [-1.0, 0.0, 0.5], id="int8"),
+        pytest.param(np.array([-(2**63), 2**62]), [-1.0, 0.5], id="int64"),
         pytest.param(np.array([0, 128, 192], np.uint8), [-1.0, 0.0, 0.5], id="uint8"),
+        pytest.param(np.array([0, 2**15, 3 * 2**14], np.uint16), [-1.0, 0.0, 0.5], id="uint16"),
+        pytest.param(np.array([0, 2**31, 3 * 2**30], np.uint32), [-1.0, 0.0, 0.5], id="uint32"),
+        pytest.param(np.array([0, 2**63, 3 * 2**62], np.uint64), [-1.0, 0.0, 0.5], id="uint64"),
+        pytest.param(np.array([16384, 0], ">i2"), [0.5, 0.0], id="big-endian"),
+        pytest.param(np.array([0.5, -0.25], np.float16), [0.5, -0.25], id="float16"),
+        pytest.param(np.array([0, 0]), [0.0, 0.0], id="silence-as-int64"),
         pytest.param(np.array([-0.5, 0.25]), [-0.5, 0.25], id="floats"),
         pytest.param(np.array([[0.0, 1.0], [0.5, -0.5]]), [0.5, 0.0], id="stereo-is-averaged"),
     ],
@@ -73,6 +81,8 @@ def test_what_the_new_rate_cannot_hold_is_filtered_out() -> None:
         pytest.param(np.array([0.0, np.nan]), "NaN or infinite", id="nan"),
         pytest.param(np.array([0.0, np.inf]), "NaN or infinite", id="infinite"),
         pytest.param(np.zeros(4, np.complex64), "got samples of complex64", id="complex"),
+        pytest.param(np.zeros(4, np.bool_), "got samples of bool, expected floats or integers", id="bool"),
+        pytest.param(np.array([0, 32767]), "less than 32 of their 64 bits.*such as int16", id="int16-in-int64"),
     ],
 )
 def test_an_unusable_clip_is_an_error_of_that_item(clip: object, message: str) -> None:
@@ -84,7 +94,7 @@ def test_an_unusable_clip_is_an_error_of_that_item(clip: object, message: str) -
 
 def test_a_rate_must_be_positive() -> None:
     """A rate is of the whole call, and so is the error."""
-    with pytest.raises(ValueError, match="got a rate of 0, expected samples a second"):
+    with pytest.raises(ValueError, match="got a rate of 0, expected samples per second"):
         prepare_audio([], 0, AT_16K)
 
 

@@ -52,7 +52,9 @@ LAYOUTS: list[Any] = [
     pytest.param(lambda state: prefixed(state, "_orig_mod."), id="compiled"),
     pytest.param(lambda state: prefixed(state, "_orig_mod.module."), id="compiled-ddp"),
     pytest.param(lambda state: {"state_dict": prefixed(state, "model._orig_mod.")}, id="lightning-of-compiled"),
-    pytest.param(lambda state: {name.replace(".", "._orig_mod.", 1): v for name, v in state.items()}, id="compiled-part"),
+    pytest.param(
+        lambda state: {name.replace(".", "._orig_mod.", 1): v for name, v in state.items()}, id="compiled-part"
+    ),
     pytest.param(
         lambda state: {"model": {n: v * 0 for n, v in state.items()}, "model_ema": prefixed(state, "module.")},
         id="averaged-weights-are-preferred",

@@ -123,7 +123,9 @@ def test_a_checkpoint_that_lacks_a_weight_is_refused(tmp_path: Path) -> None:
     model = bert(tmp_path)
     state = {name: value for name, value in model.state_dict().items() if "layer.1.output.dense" not in name}
     model.save_pretrained(tmp_path, state_dict=state)
-    with pytest.raises(WeightsError, match=r"weights of .* do not fit BertModel: they lack encoder.layer.1.output.dense"):
+    with pytest.raises(
+        WeightsError, match=r"weights of .* do not fit BertModel: they lack encoder.layer.1.output.dense"
+    ):
         BACKBONES.load("transformers/any/name", checkpoint=tmp_path)
 
 

@@ -55,6 +55,32 @@ def test_a_loaded_backbone_is_in_eval_mode() -> None:
     assert not load_backbone("mlp-128", num_features=4).module.training
 
 
+@pytest.mark.parametrize("rows", [torch.float64, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("weights", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_floating_rows_of_any_precision_are_taken(rows: torch.dtype, weights: torch.dtype) -> None:
+    """numpy's default is float64; through a server every floating type works, so it does in process."""
+    module = backbone(linear(weights))
+    features = module.embed(torch.tensor([[1.0, 2.0]], dtype=rows))
+    assert features.dtype == weights
+    assert features.tolist() == [[3.0, 3.0]]
+
+
+class Pixels(nn.Module):
+    """Returns its input, flattened."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1)
+
+
+def test_pixels_of_uint8_are_normalised_by_the_backbone() -> None:
+    """The rows equal those of the same picture prepared from an array, and other widths work too."""
+    spec = ImageInput(4, width=6, crop=1.0)
+    pixels = torch.randint(0, 256, (2, 3, 4, 6), dtype=torch.uint8)
+    module = Backbone("x", Pixels(), 72, spec)
+    prepared = module.prepare_images([image.permute(1, 2, 0).numpy() for image in pixels])
+    assert torch.equal(module.embed(pixels), module.embed(prepared))
+
+
 def test_an_unknown_name_gives_the_near_ones() -> None:
     """A typo is answered with what was meant."""
     with pytest.raises(UnknownKeyError, match="mlp-128"):

@@ -80,7 +80,9 @@ def pooled(mode: str) -> Steps:
 PIPELINES: list[Any] = [
     *(pytest.param(pooled(mode), {}, id=f"pooling-{mode}") for mode in ("mean", "cls", "max", "lasttoken")),
     *(pytest.param(pooled(mode), PROMPT, id=f"prompt-{mode}") for mode in ("mean_sqrt_len_tokens", "weightedmean")),
-    pytest.param(lambda f: [encoder(f), modules.Pooling(16, include_prompt=False)], PROMPT, id="pooling-without-prompt"),
+    pytest.param(
+        lambda f: [encoder(f), modules.Pooling(16, include_prompt=False)], PROMPT, id="pooling-without-prompt"
+    ),
     pytest.param(lambda f: [encoder(f), modules.Pooling(16), modules.Dense(16, 6)], {}, id="dense"),
     pytest.param(lambda f: [encoder(f), modules.Pooling(16), modules.LayerNorm(16)], {}, id="layer-norm"),
     pytest.param(lambda f: [encoder(f), modules.Pooling(16), modules.Dropout(0.5)], {}, id="dropout"),

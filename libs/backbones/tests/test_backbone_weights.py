@@ -104,7 +104,11 @@ def as_full_checkpoint(state: dict[str, Tensor]) -> dict[str, Any]:
     head = {"module.head.mlp.0.weight": torch.zeros(2048, 384), "module.head.last_layer.weight_g": torch.ones(4, 1)}
     teacher = {f"module.backbone.{name}": value for name, value in state.items()} | head
     student = {name: value + 1 for name, value in teacher.items()}
-    plain = {"epoch": 100, "args": argparse.Namespace(arch="vit_small", lr=0.0005), "dino_loss": {"center": torch.zeros(4)}}
+    plain = {
+        "epoch": 100,
+        "args": argparse.Namespace(arch="vit_small", lr=0.0005),
+        "dino_loss": {"center": torch.zeros(4)},
+    }
     return {"student": student, "teacher": {n.removeprefix("module."): v for n, v in teacher.items()}, **plain}
 
 

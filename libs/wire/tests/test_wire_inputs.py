@@ -21,7 +21,16 @@ from midrib.wire import InvalidInputError, decode_input_spec, encode_input_spec
         TextInput(256),
         AudioInput(16_000),
     ],
-    ids=["tensor", "open tensor", "image", "squashed image", "image that is not square", "bordered image", "text", "audio"],
+    ids=[
+        "tensor",
+        "open tensor",
+        "image",
+        "squashed image",
+        "image that is not square",
+        "bordered image",
+        "text",
+        "audio",
+    ],
 )
 def test_a_declaration_comes_back_equal(spec: InputSpec) -> None:
     """What a client reads is what the loader declared."""

@@ -61,4 +61,6 @@ def _line(value: object) -> bytes:
 def _plain(value: object) -> object:
     if isinstance(value, Mapping):
         return dict(value)
-    raise TypeError(f"got {type(value).__name__} in a backbone's state or settings, expected values that JSON can write")
+    raise TypeError(
+        f"got {type(value).__name__} in a backbone's state or settings, expected values that JSON can write"
+    )

@@ -9,7 +9,7 @@ import hashlib
 import importlib.util
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from midrib.backbones._errors import WeightsError
 

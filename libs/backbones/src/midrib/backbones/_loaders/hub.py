@@ -77,7 +77,7 @@ def refuse_adapter(source: str, *, offline: bool) -> None:
     """Raise WeightsError if source holds an adapter (LoRA) and peft is missing: transformers would leave it out."""
     from importlib.util import find_spec
 
-    from transformers.utils import find_adapter_config_file
+    from transformers.utils.peft_utils import find_adapter_config_file
 
     if find_spec("peft") is not None:
         return

@@ -49,7 +49,9 @@ def load_sentence_transformers(
     if prompt is None:
         prompt = _named_prompt(name, pipeline, prompt_name)
     with explained(source):
-        return _static(pipeline, prompt) if _kind(pipeline[0]) == "StaticEmbedding" else _encoder(pipeline, prompt, source)
+        return (
+            _static(pipeline, prompt) if _kind(pipeline[0]) == "StaticEmbedding" else _encoder(pipeline, prompt, source)
+        )
 
 
 def _opened(source: str, *, offline: bool) -> Any:
@@ -92,7 +94,9 @@ def _every_weight_loaded(source: str) -> Iterator[None]:
 def _kind(module: Any) -> str:
     """Return the class name of a module of sentence-transformers itself; of other packages, with the package."""
     kind = type(module)
-    return kind.__name__ if kind.__module__.startswith("sentence_transformers.") else f"{kind.__module__}.{kind.__name__}"
+    return (
+        kind.__name__ if kind.__module__.startswith("sentence_transformers.") else f"{kind.__module__}.{kind.__name__}"
+    )
 
 
 def _require_known_modules(source: str, pipeline: Any) -> None:

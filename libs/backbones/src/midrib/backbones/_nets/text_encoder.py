@@ -68,7 +68,7 @@ def _zero_where_empty(features: Tensor, mask: Tensor) -> Tensor:
 
 
 class TextEncoder(_TokenNetwork):
-    """A transformer of the `transformers` library, pooled over the tokens of each text: [rows, tokens] to [rows, width].
+    """A transformer of the `transformers` library, pooled over each text: [rows, tokens] to [rows, width].
 
     A row of padding alone gives zeros.
     Source of the pooling: Reimers & Gurevych 2019, section 3.

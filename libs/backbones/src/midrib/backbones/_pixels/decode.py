@@ -128,7 +128,7 @@ def _upright(image: Image.Image) -> Image.Image:
     """Turn the image as its EXIF or XMP orientation says; unreadable metadata leaves it as it is."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # the parsers of metadata raise nearly every kind of error, and the pixels are good
+    except Exception:  # noqa: BLE001 (parsers of metadata raise nearly every kind of error; the pixels are good)
         return image
     turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
     return image if turn is None else image.transpose(turn)
