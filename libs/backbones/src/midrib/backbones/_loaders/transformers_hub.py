@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from midrib.backbones._nets.text_encoder import Pooling
 
-# Parts that are not used: poolers, wav2vec 2.0's mask of its training, and the decoder of an encoder and decoder.
-_UNUSED = ("pooler.", "masked_spec_embed", "decoder.")
+# Parts that are not used: poolers, and the mask that wav2vec 2.0 uses in training.
+_UNUSED = ("pooler.", "masked_spec_embed")
 
 
 def load_transformers(
@@ -108,7 +108,7 @@ def _text_backbone(
     from midrib.backbones._nets.text_encoder import TextEncoder
 
     tokenizer = auto("Tokenizer", source, local_files_only=offline)
-    encoder = model.get_encoder() if model.config.is_encoder_decoder else model
+    encoder = model.get_encoder() if _has_encoder_and_decoder(model) else model
     if getattr(encoder, "pooler", None) is not None:
         # The pooler is trained for another task, if it is trained at all; pooling is ours.
         encoder.pooler = None
@@ -128,8 +128,14 @@ def _model(source: str, config: Any) -> Any:
 
 def require_every_weight(source: str, model: Any, report: dict[str, Any]) -> None:
     """Raise WeightsError, naming source, if transformers' report of a loading lists a missing weight that is used."""
-    missing = [name for name in report["missing_keys"] if not name.startswith(_UNUSED)]
+    unused = (*_UNUSED, "decoder.") if _has_encoder_and_decoder(model) else _UNUSED
+    missing = [name for name in report["missing_keys"] if not name.startswith(unused)]
     require_fit(type(model).__name__, source, missing=missing)
+
+
+def _has_encoder_and_decoder(model: Any) -> bool:
+    """Return whether a model has both, as T5 does: then only its encoder is used. Its configuration may not say so."""
+    return all(getattr(model, part, None) is not None for part in ("encoder", "decoder"))
 
 
 def _random(source: str, config: Any) -> Any:
