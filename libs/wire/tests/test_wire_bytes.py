@@ -62,7 +62,7 @@ def test_a_tensor_is_read_where_it_stands(array: Array, before: bytes, behind: b
         ),
         pytest.param(
             encode_tensor(np.array([True])).SerializeToString(),
-            "looked at one by one",
+            "checked byte by byte",
             id="bools, whose bytes need a look",
         ),
         pytest.param(

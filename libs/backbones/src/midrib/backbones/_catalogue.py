@@ -1,4 +1,4 @@
-"""BACKBONES: every backbone that Midrib knows, by name. Importing this imports no library that does the work."""
+"""BACKBONES, the registry of every backbone that Midrib knows. Importing it imports no heavy library."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from midrib.registry import AudioInput, ExternalRegistry, ImageInput, Registry, 
 _APACHE = "Apache-2.0"
 _TIMM = ("torch", "timm", "torchvision")
 
-_own = Registry("backbones", plugins="midrib.backbones")
+_named = Registry("backbones", plugins="midrib.backbones")
 
 
 def _bound(loader: Callable[..., Any], *arguments: object) -> Callable[..., Any]:
-    """Return the loader with its first arguments given; it keeps its docstring, which listings show."""
+    """Return the loader with its first arguments fixed and its docstring kept, because listings show it."""
     bound = partial(loader, *arguments)
     bound.__doc__ = loader.__doc__
     return bound
@@ -37,7 +37,7 @@ def _bound(loader: Callable[..., Any], *arguments: object) -> Callable[..., Any]
 
 def _register_templates() -> None:
     for name, loader, width in (("mlp-128", load_mlp_128, 128), ("mlp-128-256", load_mlp_128_256, 256)):
-        _own(
+        _named(
             loader,
             name=name,
             namespace="template/classification",
@@ -51,9 +51,9 @@ def _register_templates() -> None:
 
 def _register_efficientnet_lite() -> None:
     mean, std = (127 / 255, 127 / 255, 127 / 255), (128 / 255, 128 / 255, 128 / 255)
-    # The share that the crop keeps is size / (size + 32), as the family was evaluated.
+    # The family was evaluated with crops of size / (size + 32).
     for variant, size, crop in ((0, 224, 0.875), (1, 240, 0.882), (2, 260, 0.890)):
-        _own(
+        _named(
             _bound(load_efficientnet_lite, variant),
             name=f"efficientnet-lite{variant}",
             namespace="image/classification",
@@ -73,7 +73,7 @@ def _register_dino() -> None:
         ("dino_vitb16", DinoSize(16, 768, 12, "timm/vit_base_patch16_224.dino"), None),
         ("dino_vitb8", DinoSize(8, 768, 12, "timm/vit_base_patch8_224.dino"), None),
     ):
-        _own(
+        _named(
             _bound(load_dino, size),
             name=name,
             namespace="image/classification",
@@ -90,8 +90,8 @@ def _register_image_towers() -> None:
     clip = ImageInput(224, (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711), crop=1.0)
     siglip = ImageInput(224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), crop=1.0, squash=True)
     v2, v3 = ImageInput(518, crop=1.0), ImageInput(256, crop=1.0)
-    # What timm calls quickgelu is what OpenAI trained; DINOv3's own features are its class token, SigLIP's own GELU is
-    # the approximate one.
+    # OpenAI trained CLIP with the activation that timm calls quickgelu. DINOv3's features are its class token, and
+    # SigLIP uses the approximate GELU.
     projected, token, approximate = {"num_classes": 512}, {"global_pool": "token"}, {"act_layer": "gelu_tanh"}
     for name, timm_name, width, image, options, licence in (
         ("dinov2_vits14", "vit_small_patch14_dinov2.lvd142m", 384, v2, {}, _APACHE),
@@ -104,7 +104,7 @@ def _register_image_towers() -> None:
     ):
         preset = TimmPreset(timm_name, width, image, options)
         task = "classification" if name.startswith("dino") else "embedding"
-        _own(
+        _named(
             _bound(load_timm_preset, preset),
             name=name,
             namespace=f"image/{task}",
@@ -123,7 +123,7 @@ def _register_text() -> None:
         (load_wordllama, "wordllama-256", 1024, 256, "wordllama", "wordllama", "MIT"),
     ):
         libraries = ("transformers", "tokenizers") if loader is load_all_minilm_l6_v2 else ("tokenizers",)
-        _own(
+        _named(
             loader,
             name=name,
             namespace="text/embedding",
@@ -137,7 +137,7 @@ def _register_text() -> None:
 
 
 def _register_audio() -> None:
-    _own(
+    _named(
         load_resemblyzer,
         name="resemblyzer",
         namespace="audio/embedding",
@@ -154,7 +154,7 @@ def _register_audio() -> None:
         ("openai/whisper-tiny", "Whisper", _whisper(384, layers=4, heads=6), 384, _APACHE),
         ("openai/whisper-base", "Whisper", _whisper(512, layers=6, heads=8), 512, _APACHE),
     ):
-        _own(
+        _named(
             _bound(load_speech, repository, family, shape),
             name=repository.split("/")[1],
             namespace="audio/embedding",
@@ -185,9 +185,9 @@ for _register in (
 ):
     _register()
 
-# Left to right: our own names first, then whole libraries under their own names.
+# The first registry that knows a name wins: Midrib's own names, then whole libraries under their own names.
 BACKBONES = (
-    _own
+    _named
     + ExternalRegistry(
         load_timm,
         "timm",

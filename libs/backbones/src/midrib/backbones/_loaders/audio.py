@@ -1,4 +1,4 @@
-"""Audio backbones by name."""
+"""Loaders of audio backbones with their own names."""
 
 from __future__ import annotations
 

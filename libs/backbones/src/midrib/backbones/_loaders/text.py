@@ -1,4 +1,4 @@
-"""Text backbones by name."""
+"""Loaders of text backbones with their own names."""
 
 from __future__ import annotations
 
