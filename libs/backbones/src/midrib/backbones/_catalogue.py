@@ -86,31 +86,53 @@ def _register_dino() -> None:
         )
 
 
+_CLIP = ImageInput(224, (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711), crop=1.0)
+_SIGLIP = ImageInput(224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), crop=1.0, squash=True)
+_DINO_V2, _DINO_V3 = ImageInput(518, crop=1.0), ImageInput(256, crop=1.0)
+# OpenAI trained CLIP with the activation that timm calls quickgelu. DINOv3's features are its class token, and SigLIP
+# uses the approximate GELU.
+_PROJECTED, _TOKEN, _APPROXIMATE = {"num_classes": 512}, {"global_pool": "token"}, {"act_layer": "gelu_tanh"}
+_DINO_V3_LICENSE = "DINOv3 License"
+_TOWERS: tuple[tuple[str, str, TimmPreset, str], ...] = (
+    *(
+        (name, "classification", TimmPreset(timm_name, width, _DINO_V2, {}), _APACHE)
+        for name, timm_name, width in (
+            ("dinov2_vits14", "vit_small_patch14_dinov2.lvd142m", 384),
+            ("dinov2_vitb14", "vit_base_patch14_dinov2.lvd142m", 768),
+        )
+    ),
+    *(
+        (name, "classification", TimmPreset(timm_name, width, _DINO_V3, _TOKEN), _DINO_V3_LICENSE)
+        for name, timm_name, width in (
+            ("dinov3_vits16", "vit_small_patch16_dinov3.lvd1689m", 384),
+            ("dinov3_vitb16", "vit_base_patch16_dinov3.lvd1689m", 768),
+        )
+    ),
+    *(
+        (name, "embedding", TimmPreset(timm_name, 512, _CLIP, _PROJECTED), "MIT")
+        for name, timm_name in (
+            ("clip_vitb32", "vit_base_patch32_clip_quickgelu_224.openai"),
+            ("clip_vitb16", "vit_base_patch16_clip_quickgelu_224.openai"),
+        )
+    ),
+    (
+        "siglip_vitb16",
+        "embedding",
+        TimmPreset("vit_base_patch16_siglip_224.webli", 768, _SIGLIP, _APPROXIMATE),
+        _APACHE,
+    ),
+)
+
+
 def _register_image_towers() -> None:
-    clip = ImageInput(224, (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711), crop=1.0)
-    siglip = ImageInput(224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), crop=1.0, squash=True)
-    v2, v3 = ImageInput(518, crop=1.0), ImageInput(256, crop=1.0)
-    # OpenAI trained CLIP with the activation that timm calls quickgelu. DINOv3's features are its class token, and
-    # SigLIP uses the approximate GELU.
-    projected, token, approximate = {"num_classes": 512}, {"global_pool": "token"}, {"act_layer": "gelu_tanh"}
-    for name, timm_name, width, image, options, licence in (
-        ("dinov2_vits14", "vit_small_patch14_dinov2.lvd142m", 384, v2, {}, _APACHE),
-        ("dinov2_vitb14", "vit_base_patch14_dinov2.lvd142m", 768, v2, {}, _APACHE),
-        ("dinov3_vits16", "vit_small_patch16_dinov3.lvd1689m", 384, v3, token, "DINOv3 License"),
-        ("dinov3_vitb16", "vit_base_patch16_dinov3.lvd1689m", 768, v3, token, "DINOv3 License"),
-        ("clip_vitb32", "vit_base_patch32_clip_quickgelu_224.openai", 512, clip, projected, "MIT"),
-        ("clip_vitb16", "vit_base_patch16_clip_quickgelu_224.openai", 512, clip, projected, "MIT"),
-        ("siglip_vitb16", "vit_base_patch16_siglip_224.webli", 768, siglip, approximate, _APACHE),
-    ):
-        preset = TimmPreset(timm_name, width, image, options)
-        task = "classification" if name.startswith("dino") else "embedding"
+    for name, task, preset, licence in _TOWERS:
         _named(
             _bound(load_timm_preset, preset),
             name=name,
             namespace=f"image/{task}",
             input=preset.input,
             num_features=preset.width,
-            providers=f"hub timm/{timm_name.replace('_quickgelu', '')}",
+            providers=f"hub timm/{preset.name.replace('_quickgelu', '')}",
             license=licence,
             requires=_TIMM,
             install="timm torchvision",
@@ -148,29 +170,30 @@ def _register_audio() -> None:
         requires=("torch", "resemblyzer"),
         install="--no-deps Resemblyzer",
     )
-    for repository, family, shape, width, licence in (
-        ("facebook/wav2vec2-base", "Wav2Vec2", {}, 768, _APACHE),
-        ("facebook/hubert-base-ls960", "Hubert", {}, 768, _APACHE),
-        ("openai/whisper-tiny", "Whisper", _whisper(384, layers=4, heads=6), 384, _APACHE),
-        ("openai/whisper-base", "Whisper", _whisper(512, layers=6, heads=8), 512, _APACHE),
-    ):
-        _named(
-            _bound(load_speech, repository, family, shape),
-            name=repository.split("/")[1],
-            namespace="audio/embedding",
-            input=AudioInput(16000),
-            num_features=width,
-            providers=f"hub {repository}",
-            license=licence,
-            requires=("torch", "transformers"),
-        )
+    _register_speech("facebook/wav2vec2-base", "Wav2Vec2", {}, 768)
+    _register_speech("facebook/hubert-base-ls960", "Hubert", {}, 768)
+    _register_speech("openai/whisper-tiny", "Whisper", _whisper(384, layers=4, heads=6), 384)
+    _register_speech("openai/whisper-base", "Whisper", _whisper(512, layers=6, heads=8), 512)
+
+
+def _register_speech(repository: str, family: str, shape: dict[str, int], width: int) -> None:
+    _named(
+        _bound(load_speech, repository, family, shape),
+        name=repository.split("/")[1],
+        namespace="audio/embedding",
+        input=AudioInput(16000),
+        num_features=width,
+        providers=f"hub {repository}",
+        license=_APACHE,
+        requires=("torch", "transformers"),
+    )
 
 
 def _whisper(width: int, *, layers: int, heads: int) -> dict[str, int]:
     sides = {
-        f"{side}_{what}": value
+        f"{side}_{setting}": value
         for side in ("encoder", "decoder")
-        for what, value in (("layers", layers), ("attention_heads", heads), ("ffn_dim", 4 * width))
+        for setting, value in (("layers", layers), ("attention_heads", heads), ("ffn_dim", 4 * width))
     }
     return {"d_model": width, **sides}
 
