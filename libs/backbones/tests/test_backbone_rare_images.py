@@ -77,13 +77,17 @@ def test_white_is_zero_is_inverted() -> None:
         pytest.param(tiff(RAMP.astype(np.uint32) * 16843009), id="uint32"),
         pytest.param(tiff(RAMP.astype(np.uint32)), id="dark-uint32"),
         pytest.param(tiff(RAMP.astype(np.int32) * 8421504), id="int32"),
+        pytest.param(tiff(RAMP.astype(np.int16)), id="int16"),
+        pytest.param(tiff(RAMP.astype(np.int8)), id="int8"),
         pytest.param(Image.fromarray(RAMP.astype(np.int32) * 1000), id="pil-beyond-16-bits"),
         pytest.param(Image.fromarray(-RAMP.astype(np.int32)), id="pil-negative"),
     ],
 )
-def test_pixels_of_32_bits_are_refused(image: Any) -> None:
-    """Their scale is unknown; clipped, they would be another picture."""
-    with pytest.raises(MediaError, match="item 0: got an image of 32 bits per pixel, expected 8 or 16: scale it"):
+def test_pixels_whose_scale_is_unknown_are_refused(image: Any) -> None:
+    """Clipped, or read as unsigned, they would be another picture."""
+    with pytest.raises(
+        MediaError, match="item 0: got an image of (32 bits per pixel|signed pixels), expected 8 or 16 unsigned bits"
+    ):
         levels(image)
 
 
@@ -108,6 +112,22 @@ def test_a_transparent_level_of_few_bits_is_white(bits: int, step: int) -> None:
     assert levels(grey_png(bits, [0, 1], transparent=1), spec)[0, :, 0].tolist() == [0, 255]
 
 
+@pytest.mark.parametrize("colour", [(0, 0, 0), (65535, 0, 0), (0x1200, 0x3400, 0x5600)])
+def test_a_transparent_colour_of_16_bits_is_white(colour: tuple[int, int, int]) -> None:
+    """A PNG names it in 16 bits a channel; the other pixel stays."""
+    header = struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)
+    pixels = b"\0" + struct.pack(">6H", *colour, 0x3000, 0x3000, 0x3000)
+    chunks = (
+        (b"IHDR", header),
+        (b"tRNS", struct.pack(">3H", *colour)),
+        (b"IDAT", zlib.compress(pixels)),
+        (b"IEND", b""),
+    )
+    image = b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in chunks)
+    spec = ImageInput(1, (0.0,) * 3, (1.0,) * 3, "bilinear", 1.0, width=2)  # type: ignore[arg-type] # triples
+    assert levels(image, spec)[0].tolist() == [[255] * 3, [0x30] * 3]
+
+
 LARGE = zlib.compress(bytes(2 << 20))
 BROKEN_PNGS = [
     pytest.param(chunk(b"iCCP", b"name\0\0" + b"junk"), id="icc-not-compressed"),
@@ -128,6 +148,16 @@ BROKEN_PNGS = [
 def test_a_pngs_broken_metadata_does_not_matter(extra: bytes) -> None:
     """Good pixels are read, whatever stands beside them."""
     assert np.array_equal(levels(png(extra)), PHOTO)
+
+
+@pytest.mark.parametrize("kind", [b"IHDR", b"IDAT", b"IEND"])
+def test_a_wrong_checksum_of_good_pixels_does_not_matter(kind: bytes) -> None:
+    """The decompressor finds damage of the pixels itself."""
+    whole = bytearray(png())
+    start = whole.index(kind)
+    (length,) = struct.unpack_from(">I", whole, start - 4)
+    whole[start + 4 + length : start + 8 + length] = bytes(4)
+    assert np.array_equal(levels(bytes(whole)), PHOTO)
 
 
 def test_the_orientation_survives_other_broken_metadata() -> None:
@@ -151,6 +181,8 @@ def segment(marker: int, body: bytes) -> bytes:
         pytest.param(segment(0xE2, b"ICC_PROFILE\0\1"), id="icc-short"),
         pytest.param(segment(0xE2, b"ICC_PROFILE\0\2\5junk"), id="icc-part-missing"),
         pytest.param(segment(0xE2, b"MPF\0noise"), id="multi-picture"),
+        pytest.param(segment(0xE0, b"JFIF\0"), id="jfif-short"),
+        pytest.param(segment(0xEE, b"Adobe"), id="adobe-short"),
         pytest.param(segment(0xED, b"Photoshop 3.0\x008BIM\x03\xed\0\0\0\0\xff\xff"), id="photoshop"),
     ],
 )

@@ -23,6 +23,8 @@ _PLUGIN_FORMATS = ("HEIF",)
 _PREFIX_BYTES = 32
 _PHOTOMETRIC = 262
 _WHITE_IS_ZERO = 0
+_SAMPLE_FORMAT = 339
+_SIGNED = 2
 # By EXIF orientation. Source: the EXIF 2.3 standard, section 4.6.4.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -46,13 +48,13 @@ class Decoded:
     """A decoded, upright image, with the properties that Pillow leaves to its caller.
 
     white_is_zero: a 16-bit TIFF whose 0 is white.  transparent_level: the grey level that is transparent.
-    wide: a TIFF of 32-bit integers, whose scale is unknown.
+    unscaled: the kind of the pixels, such as "32 bits per pixel", if their scale is unknown.
     """
 
     image: Image.Image
     white_is_zero: bool = False
     transparent_level: int | None = None
-    wide: bool = False
+    unscaled: str | None = None
 
 
 def open_image(image: ImageMedia, max_pixels: int) -> Decoded:
@@ -102,6 +104,9 @@ def _decoded(image: Image.Image, max_pixels: int) -> Decoded:
     if image.width * image.height > max_pixels:
         raise Image.DecompressionBombError
     properties = _properties(image)
+    if _raw_mode(image) == "RGB;16B" and "transparency" in image.info:
+        # Pillow reads such a PNG with 8 bits per channel, but its transparent colour with 16.
+        image.info["transparency"] = tuple(level >> 8 for level in image.info["transparency"])
     image.load()
     return Decoded(_upright(image), **properties)
 
@@ -115,8 +120,14 @@ def _properties(image: Image.Image) -> dict[str, Any]:
     return {
         "white_is_zero": deep and tags is not None and tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO,
         "transparent_level": None if level is None else level * _LEVELS_PER_STEP.get(_raw_mode(image), 1),
-        "wide": image.mode == "I" and image.format == "TIFF",
+        "unscaled": _unscaled(image, tags),
     }
+
+
+def _unscaled(image: Image.Image, tags: Any) -> str | None:
+    if tags is not None and _SIGNED in np.atleast_1d(tags.get(_SAMPLE_FORMAT, ())):
+        return "signed pixels"
+    return "32 bits per pixel" if image.mode == "I" and image.format == "TIFF" else None
 
 
 def _raw_mode(image: Image.Image) -> str:

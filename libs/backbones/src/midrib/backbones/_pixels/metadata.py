@@ -10,8 +10,10 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
 # The chunks that define a PNG's pixels. Source: the PNG specification, section 5.6.
 _PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
-# JPEG segments by marker: APP1 to APP13, APP15 and comments hold metadata. APP0 and APP14 define the colours.
+# JPEG segments by marker: APP1 to APP13, APP15 and comments hold metadata. APP0 (JFIF) and APP14 (Adobe) define the
+# colours and are kept if they are whole: their lengths in bytes, by marker.
 _JPEG_METADATA = {*range(0xE1, 0xEE), 0xEF, 0xFE}
+_JPEG_COLOURS = {0xE0: 16, 0xEE: 14}
 _START_OF_SCAN = 0xDA
 
 
@@ -32,7 +34,9 @@ def _png_pixels(data: bytes) -> Iterator[bytes]:
     while place + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, place)
         body = data[place + 8 : place + 8 + length]
-        if kind in _PNG_PIXELS or kind == b"eXIf" and _is_intact(data, place, length):
+        if kind in _PNG_PIXELS:
+            yield data[place : place + 8] + body + struct.pack(">I", zlib.crc32(kind + body))
+        elif kind == b"eXIf" and _is_intact(data, place, length):
             yield data[place : place + 12 + length]
         if len(body) < length:
             return
@@ -51,7 +55,7 @@ def _jpeg_pixels(data: bytes) -> Iterator[bytes]:
         if data[place] != 0xFF:
             raise IndexError(f"no marker at byte {place}")
         (length,) = struct.unpack_from(">H", data, place + 2)
-        if data[place + 1] not in _JPEG_METADATA:
+        if data[place + 1] not in _JPEG_METADATA and length >= _JPEG_COLOURS.get(data[place + 1], 0):
             yield data[place : place + 2 + length]
         place += 2 + length
     yield data[place:]

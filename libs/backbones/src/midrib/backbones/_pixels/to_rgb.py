@@ -15,9 +15,11 @@ _LARGEST_16_BIT = 65535
 def to_rgb(decoded: Decoded) -> Image.Image:
     """Return the image in mode RGB: transparency over white, 16 bits scaled to 8, colour profiles not applied.
 
-    Raises UnusableImageError for pixels whose scale is unknown: floating, or of 32 bits.
+    Raises UnusableImageError for pixels whose scale is unknown: floating, signed, or of 32 bits.
     """
     image = decoded.image
+    if decoded.unscaled is not None:
+        raise UnusableImageError(f"got an image of {decoded.unscaled}, expected 8 or 16 unsigned bits: convert it")
     if image.mode == "F":
         raise UnusableImageError("got an image of floating pixels, expected 8 or 16 bits per channel: convert it")
     if image.mode.startswith("I"):
@@ -33,8 +35,8 @@ def to_rgb(decoded: Decoded) -> Image.Image:
 
 def _grey_of_16_bits(decoded: Decoded) -> Image.Image:
     pixels: npt.NDArray[np.integer] = np.asarray(decoded.image)
-    if decoded.wide or pixels.size and (pixels.min() < 0 or pixels.max() > _LARGEST_16_BIT):
-        raise UnusableImageError("got an image of 32 bits per pixel, expected 8 or 16: scale it to 16 bits")
+    if pixels.size and (pixels.min() < 0 or pixels.max() > _LARGEST_16_BIT):
+        raise UnusableImageError("got an image of 32 bits per pixel, expected 8 or 16 unsigned bits: convert it")
     levels = pixels.astype(np.uint16)
     if decoded.white_is_zero:
         levels = _LARGEST_16_BIT - levels
