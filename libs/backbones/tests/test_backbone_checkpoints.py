@@ -1,4 +1,4 @@
-"""Checkpoints as training programs write them, and files that only look like checkpoints."""
+"""Checkpoints as training programs write them, and files that are not checkpoints."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ LAYOUTS: list[Any] = [
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_known_wrappers_are_removed(tmp_path: Path, layout: Any) -> None:
-    """The network's weights come out under its own names, whichever program saved them."""
+    """The weights are returned under the names of the network, for each program that saved them."""
     state = network().state_dict()
     torch.save(layout(state), tmp_path / "file.pth")
     got = unwrapped(read_state(tmp_path / "file.pth"), state.keys())
@@ -76,7 +76,7 @@ def test_known_wrappers_are_removed(tmp_path: Path, layout: Any) -> None:
 
 
 def test_a_prefix_of_the_networks_own_stays() -> None:
-    """A network may call its parts `model` or `backbone` itself."""
+    """A network's own parts may be called `model` or `backbone`."""
     state = {"model.weight": torch.ones(1)}
     assert unwrapped(state, ["model.weight"]) == state
 
@@ -93,7 +93,7 @@ class Loud:
     ],
 )
 def test_a_namespace_holds_plain_values_only(tmp_path: Path, content: dict[str, Any]) -> None:
-    """Allowing the class does not allow what is inside it."""
+    """Allowing the class does not allow its content."""
     torch.save({"model": network().state_dict(), **content}, tmp_path / "file.pth")
     with pytest.raises(WeightsError, match="file.pth is not a checkpoint that can be read safely"):
         read_state(tmp_path / "file.pth")
@@ -160,8 +160,8 @@ def half(value: Tensor) -> Tensor:
     return value.half() if value.is_floating_point() else value
 
 
-def resnet(**changes: Tensor) -> dict[str, Tensor]:
-    return import_timm().create_model("resnet18", num_classes=7).state_dict() | changes
+def resnet() -> dict[str, Tensor]:
+    return dict(import_timm().create_model("resnet18", num_classes=7).state_dict())
 
 
 @needs_timm

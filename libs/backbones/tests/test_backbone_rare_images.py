@@ -18,7 +18,8 @@ from midrib.backbones import MediaError
 from midrib.backbones._images import MAX_PIXELS, prepare_images
 from midrib.registry import ImageInput
 
-PLAIN = ImageInput(16, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "bilinear", 1.0)
+ZEROS, ONES = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+PLAIN = ImageInput(16, ZEROS, ONES, "bilinear", 1.0)
 RAMP = np.tile(np.linspace(0, 255, 16).astype(np.uint8), (16, 1))
 PHOTO = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
 
@@ -107,7 +108,7 @@ def test_a_transparent_grey_level_is_white(dtype: type[np.unsignedinteger[Any]])
 )
 def test_a_transparent_level_of_few_bits_is_white(bits: int, step: int) -> None:
     """The level is named in the file's own bits, while the decoder scales the pixels to 8."""
-    spec = ImageInput(1, (0.0,) * 3, (1.0,) * 3, "bilinear", 1.0, width=2)  # type: ignore[arg-type] # triples
+    spec = ImageInput(1, ZEROS, ONES, "bilinear", 1.0, width=2)
     assert levels(grey_png(bits, [0, 1], transparent=0), spec)[0, :, 0].tolist() == [255, step]
     assert levels(grey_png(bits, [0, 1], transparent=1), spec)[0, :, 0].tolist() == [0, 255]
 
@@ -124,7 +125,7 @@ def test_a_transparent_colour_of_16_bits_is_white(colour: tuple[int, int, int]) 
         (b"IEND", b""),
     )
     image = b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in chunks)
-    spec = ImageInput(1, (0.0,) * 3, (1.0,) * 3, "bilinear", 1.0, width=2)  # type: ignore[arg-type] # triples
+    spec = ImageInput(1, ZEROS, ONES, "bilinear", 1.0, width=2)
     assert levels(image, spec)[0].tolist() == [[255] * 3, [0x30] * 3]
 
 
@@ -218,7 +219,7 @@ def test_avif_is_read() -> None:
 
 def test_a_crop_of_more_than_the_image_is_padded_with_black() -> None:
     """timm's VOLO models: the image is resized to less than the crop."""
-    spec = ImageInput(20, (0.0,) * 3, (1.0,) * 3, "bilinear", 1.25)  # type: ignore[arg-type] # triples
+    spec = ImageInput(20, ZEROS, ONES, "bilinear", 1.25)
     got = levels(np.full((16, 16, 3), 200, np.uint8), spec)
     assert got[2:18, 2:18].min() == 200
     assert int(got.sum()) == 200 * 3 * 16 * 16
@@ -226,7 +227,7 @@ def test_a_crop_of_more_than_the_image_is_padded_with_black() -> None:
 
 def test_a_border_is_the_mean_and_keeps_the_whole_image() -> None:
     """timm's crop mode "border": padded above and below a wide image."""
-    spec = ImageInput(16, (0.2, 0.4, 0.6), (1.0,) * 3, "bilinear", 1.0, border=True)  # type: ignore[arg-type] # a triple
+    spec = ImageInput(16, (0.2, 0.4, 0.6), ONES, "bilinear", 1.0, border=True)
     row = prepare_images([np.full((8, 16, 3), 255, np.uint8)], spec)[0]
     assert torch.allclose(row[:, :4], torch.zeros(3, 4, 16), atol=1 / 255)
     assert torch.allclose(row[:, 4:12], torch.tensor([0.8, 0.6, 0.4]).view(3, 1, 1).expand(3, 8, 16), atol=1e-6)
@@ -234,7 +235,7 @@ def test_a_border_is_the_mean_and_keeps_the_whole_image() -> None:
 
 def test_height_and_width_may_differ() -> None:
     """The shorter side, relative to the size, is filled, and the rest is cropped."""
-    spec = ImageInput(8, (0.0,) * 3, (1.0,) * 3, "bilinear", 1.0, width=16)  # type: ignore[arg-type] # triples
+    spec = ImageInput(8, ZEROS, ONES, "bilinear", 1.0, width=16)
     assert spec.tensor.shape == (3, 8, 16)
     picture = np.repeat(RAMP[:, :1].T.repeat(16, 0)[..., None], 3, 2)
     assert levels(picture, spec).shape == (8, 16, 3)
