@@ -156,6 +156,16 @@ def test_half_precision_weights_become_float32(tmp_path: Path) -> None:
     assert {p.dtype for p in loaded.parameters()} == {torch.float32}
 
 
+def test_quantised_weights_are_refused(tmp_path: Path) -> None:
+    """Integers without their scales are not the weights."""
+    module, _ = BACKBONES.load(LITE, pretrained=False)
+    save_file(
+        {name: value.to(torch.int8) for name, value in module.net.state_dict().items()}, tmp_path / "q.safetensors"
+    )
+    with pytest.raises(WeightsError, match="q.safetensors do not fit .* have as integers _blocks.0._bn1.bias"):
+        BACKBONES.load(LITE, checkpoint=tmp_path / "q.safetensors")
+
+
 def half(value: Tensor) -> Tensor:
     return value.half() if value.is_floating_point() else value
 
@@ -185,6 +195,10 @@ def test_a_catalogues_model_gets_the_files_weights(tmp_path: Path, library: str,
     assert all(torch.allclose(value, state[name], atol=1e-2) for name, value in module.state_dict().items())
 
 
+def quantised(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.to(torch.int8) for name, value in state.items() if name.startswith("layer1.")}
+
+
 def without(state: dict[str, Tensor], start: str) -> dict[str, Tensor]:
     return {name: value for name, value in state.items() if not name.startswith(start)}
 
@@ -197,6 +211,7 @@ def without(state: dict[str, Tensor], start: str) -> dict[str, Tensor]:
         pytest.param(lambda s: without(s, "layer4.1.bn2"), r"they lack layer4.1.bn2.bias", id="missing-norm"),
         pytest.param(lambda s: s | {"layer4.9.w": torch.ones(1)}, "have besides layer4.9.w", id="another-depth"),
         pytest.param(lambda _: {"foo": torch.zeros(1)}, "they lack bn1.bias", id="nothing-of-it"),
+        pytest.param(lambda s: s | quantised(s), "have as integers layer1", id="quantised"),
         pytest.param(lambda _: {"epoch": 3}, "holds no tensors by their names", id="no-weights"),
     ],
 )

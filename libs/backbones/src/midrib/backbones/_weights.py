@@ -54,36 +54,35 @@ def package_folder(package: str, distribution: str) -> Path:
 
 
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load a state dict whose names and shapes must equal the module's, converted to the module's own dtypes.
+    """Load a state dict whose names and shapes must equal the module's, converted to the module's precision.
 
-    source: where the weights come from, for the error.  Raises WeightsError with the differences.
+    source: where the weights come from, for the error.  Raises WeightsError with the differences. Integers in place of
+    floating weights are refused too: they are quantised, and mean nothing without their scales.
     """
     expected = module.state_dict()
     shared = expected.keys() & state.keys()
-    require_fit(
-        type(module).__name__,
-        source,
-        missing=expected.keys() - state.keys(),
-        unexpected=state.keys() - expected.keys(),
-        misshapen={name for name in shared if expected[name].shape != state[name].shape},
-    )
+    differences = {
+        "lack": expected.keys() - state.keys(),
+        "have besides": state.keys() - expected.keys(),
+        "have in another shape": {name for name in shared if expected[name].shape != state[name].shape},
+        "have as integers": quantised(expected, state),
+    }
+    require_fit(type(module).__name__, source, differences)
     module.load_state_dict(state)
 
 
-def require_fit(
-    network: str,
-    source: str,
-    *,
-    missing: Collection[str] = (),
-    unexpected: Collection[str] = (),
-    misshapen: Collection[str] = (),
-) -> None:
-    """Raise WeightsError, naming source and names, if weights are missing, unexpected or of another shape."""
-    problems = {"lack": missing, "have besides": unexpected, "have in another shape": misshapen}
-    if any(problems.values()):
-        found = "; ".join(f"{problem} {_first(sorted(names))}" for problem, names in problems.items() if names)
+def quantised(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> set[str]:
+    """Return the names of floating weights of the first state dict that are integers in the second."""
+    shared = expected.keys() & state.keys()
+    return {name for name in shared if expected[name].is_floating_point() and not state[name].is_floating_point()}
+
+
+def require_fit(network: str, source: str, differences: Mapping[str, Collection[str]]) -> None:
+    """Raise WeightsError, naming source, if there are differences: verbs such as "lack", with names of weights."""
+    if any(differences.values()):
+        listed = "; ".join(f"{verb} {_first(sorted(names))}" for verb, names in differences.items() if names)
         raise WeightsError(
-            f"the weights of {source} do not fit {network}: they {found}. Give a checkpoint of this architecture"
+            f"the weights of {source} do not fit {network}: they {listed}. Give a checkpoint of this architecture"
         )
 
 

@@ -12,7 +12,7 @@ from midrib.backbones._errors import WeightsError
 from midrib.backbones._loaders.timm_input import timm_input as _timm_input
 from midrib.backbones._loaders.timm_weights import every_weight_loaded, is_head
 from midrib.backbones._torchvision import import_timm, import_torchvision
-from midrib.backbones._weights import load_strictly
+from midrib.backbones._weights import load_strictly, quantised, require_fit
 from midrib.registry import ContractError, ImageInput
 
 if TYPE_CHECKING:
@@ -112,8 +112,9 @@ def _unwrapped_for(name: str, checkpoint: str | Path, options: dict[str, Any]) -
 
     state = read_state(checkpoint)
     with torch.device("meta"):
-        names = import_timm().create_model(name, pretrained=False, **options).state_dict().keys()
-    weights = unwrapped(state, names)
+        expected = import_timm().create_model(name, pretrained=False, **options).state_dict()
+    weights = unwrapped(state, expected.keys())
+    require_fit(f"timm/{name}", str(checkpoint), {"have as integers": quantised(expected, weights)})
     if not weights:
         raise WeightsError(f"{checkpoint} holds no tensors by their names: save module.state_dict() as safetensors")
     return weights

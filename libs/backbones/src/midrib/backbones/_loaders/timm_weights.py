@@ -42,7 +42,7 @@ def every_weight_loaded(source: str, *, strict: bool) -> Iterator[None]:
 
     def check(model: Any, difference: Any) -> None:
         unexpected = [name for name in difference.unexpected_keys if not is_head(name)] if strict else []
-        require_fit(type(model).__name__, source, missing=difference.missing_keys, unexpected=unexpected)
+        require_fit(type(model).__name__, source, {"lack": difference.missing_keys, "have besides": unexpected})
 
     with _PATCHING:
         builder.load_pretrained = load_and_check

@@ -130,7 +130,7 @@ def require_every_weight(source: str, model: Any, report: dict[str, Any]) -> Non
     """Raise WeightsError, naming source, if transformers' report of a loading lists a missing weight that is used."""
     unused = (*_UNUSED, "decoder.") if _has_encoder_and_decoder(model) else _UNUSED
     missing = [name for name in report["missing_keys"] if not name.startswith(unused)]
-    require_fit(type(model).__name__, source, missing=missing)
+    require_fit(type(model).__name__, source, {"lack": missing})
 
 
 def _has_encoder_and_decoder(model: Any) -> bool:
