@@ -85,6 +85,7 @@ PIPELINES: list[Any] = [
     ),
     pytest.param(lambda f: [encoder(f), modules.Pooling(16), modules.Dense(16, 6)], {}, id="dense"),
     pytest.param(lambda f: [encoder(f), modules.Pooling(16), modules.LayerNorm(16)], {}, id="layer-norm"),
+    pytest.param(lambda f: [encoder(f), dense_of_tokens(), modules.Pooling(6)], {}, id="dense-of-tokens"),
     pytest.param(lambda f: [encoder(f), modules.Pooling(16), modules.Dropout(0.5)], {}, id="dropout"),
     pytest.param(
         lambda f: [encoder(f), modules.WordWeights(WORDS, {"leaf": 3.0, "the": 0.1}), pooling()], {}, id="word-weights"
@@ -96,6 +97,10 @@ PIPELINES: list[Any] = [
     pytest.param(lambda f: [table()], {"truncate_dim": 5}, id="static-truncated"),
     pytest.param(lambda f: [table(), modules.Normalize()], PROMPT, id="static-prompt"),
 ]
+
+
+def dense_of_tokens() -> Any:
+    return modules.Dense(16, 6, module_input_name="token_embeddings")
 
 
 def pooling() -> Any:
@@ -135,6 +140,13 @@ def test_a_module_that_is_not_supported_is_named(tmp_path: Path, steps: Steps, m
     """It is never left out."""
     saved(tmp_path, steps, {})
     with pytest.raises(WeightsError, match=rf"pipeline (starts with|has) the module {module}"):
+        loaded(tmp_path)
+
+
+def test_a_pipeline_without_pooling_is_refused(tmp_path: Path) -> None:
+    """It gives a vector per token, and no row per text."""
+    saved(tmp_path, lambda folder: [encoder(folder)], {})
+    with pytest.raises(WeightsError, match="pipeline has no module Pooling, so it gives no row per text"):
         loaded(tmp_path)
 
 

@@ -112,6 +112,8 @@ def _require_known_modules(source: str, pipeline: Any) -> None:
             f"{source} has the module {unknown[0]} after {first}, supported are {', '.join(allowed)}: "
             "register a loader of yours for this pipeline"
         )
+    if first == "Transformer" and "Pooling" not in steps:
+        raise WeightsError(f"{source} has no module Pooling, so it gives no row per text: add one to the pipeline")
 
 
 def _static(pipeline: Any, prompt: str) -> tuple[nn.Module, int]:
