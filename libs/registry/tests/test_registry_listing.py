@@ -94,6 +94,8 @@ def test_a_description_tells_what_is_declared(registry: Registry) -> None:
             "interpolation": "bicubic",
             "crop": 0.875,
             "squash": False,
+            "width": None,
+            "border": False,
         },
         "num_features": 1280,
         "providers": [],
