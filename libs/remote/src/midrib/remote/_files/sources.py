@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, TypeAlias
 import numpy as np
 
 from midrib.remote._files.encodings import is_utf8, open_text, printable
-from midrib.remote._files.tables import TABLES, read_table
+from midrib.remote._files.tables import TABLES, check_column, read_table
 from midrib.wire import InvalidInputError
 
 SourceKind: TypeAlias = Literal["images", "texts", "tensor"]
@@ -102,13 +102,13 @@ def _lines(path: Path) -> Iterator[SourceItem]:
 
 
 def _rows(path: Path, column: str, id_column: str) -> Iterator[SourceItem]:
-    for number, record in enumerate(read_table(path, (id_column, column))):
+    for number, record in enumerate(read_table(path, column, id_column)):
         place = f"{path.as_posix()}:{number}"
         if isinstance(record, str):
             yield SourceItem(printable(place), "texts", None, error=record)
-        elif number == 0 and column not in record:  # a wrong column rather than a bad row
-            raise InvalidInputError(f"{path}, row 0 has no column {column!r}: it has {', '.join(record) or 'none'}")
         else:
+            if number == 0:  # a wrong column rather than a bad row
+                check_column(path, column, record)
             row_id = record.get(id_column)
             yield _value(place if row_id is None else str(row_id), record.get(column))
 

@@ -21,23 +21,30 @@ _LONGEST_ROW_CHARS: Final = 16 * 2**20
 _OPEN_QUOTE: Final = "unexpected end of data"  # the csv module's words for it
 
 
-def read_table(path: Path, columns: Iterable[str]) -> Iterator[Record | str]:
+def read_table(path: Path, column: str, id_column: str) -> Iterator[Record | str]:
     """Yield the rows of a table as {column: value}, or the reason why a row cannot be read.
 
-    columns: those that are needed, of which Parquet reads no others.
-    Raises InvalidInputError for a table without any header or in an unknown encoding.
+    column, id_column: the columns that are needed; Parquet reads no others.
+    Raises InvalidInputError for a table in an unknown encoding, and for CSV and Parquet without the column.
     """
     if path.suffix.lower() == ".parquet":
-        yield from _read_parquet(path, columns)
+        yield from _read_parquet(path, column, id_column)
     elif path.suffix.lower() == ".jsonl":
         with open_text(path) as lines:
             yield from (_parse_json(line) for line in lines if line.strip())
     else:
         with open_text(path, newline="") as lines:
-            yield from _read_csv(path, lines, columns)
+            yield from _read_csv(path, lines, column, id_column)
 
 
-def _read_parquet(path: Path, columns: Iterable[str]) -> Iterator[Record]:
+def check_column(path: Path, column: str, names: Iterable[str]) -> None:
+    """Raise InvalidInputError unless the column is one of the names."""
+    names = list(names)
+    if column not in names:
+        raise InvalidInputError(f"{path} has no column {column!r}: it has {', '.join(names) or 'none'}")
+
+
+def _read_parquet(path: Path, column: str, id_column: str) -> Iterator[Record]:
     from pyarrow import ArrowInvalid, parquet  # type: ignore[import-untyped] # it has no types
 
     try:
@@ -45,8 +52,9 @@ def _read_parquet(path: Path, columns: Iterable[str]) -> Iterator[Record]:
     except ArrowInvalid as error:
         raise InvalidInputError(f"{path} cannot be read as Parquet: {error}") from error
     names = file.schema_arrow.names
-    needed = [name for name in columns if name in names]
-    for batch in file.iter_batches(columns=needed or None):
+    check_column(path, column, names)
+    needed = [name for name in (id_column, column) if name in names]
+    for batch in file.iter_batches(columns=needed):
         yield from batch.to_pylist()
 
 
@@ -60,18 +68,19 @@ def _parse_json(line: str) -> Record | str:
     return record if isinstance(record, dict) else f"it is a JSON {type(record).__name__}, expected an object"
 
 
-def _read_csv(path: Path, lines: Iterable[str], columns: Iterable[str]) -> Iterator[Record | str]:
+def _read_csv(path: Path, lines: Iterable[str], column: str, id_column: str) -> Iterator[Record | str]:
     csv.field_size_limit(sys.maxsize)  # the default refuses fields over 131,072 characters
     source = _Lines(lines)
     first = next(source, None)
     if first is None:
         return
     source.rewind(0)
-    separator = _separator(path, first, set(columns))
+    separator = _separator(path, first, {column, id_column})
     rows = _csv_rows(source, separator)
     header = next(rows)
     if isinstance(header, str):
         raise InvalidInputError(f"{path}: the header cannot be read: {header}")
+    check_column(path, column, header)
     for row in rows:
         if isinstance(row, str):
             yield row
