@@ -1,18 +1,27 @@
-"""What to tell someone whose key leads nowhere."""
+"""The error for an unknown key, with the advice that helps to find the right one."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+from midrib.registry._entry import Entry
 from midrib.registry._errors import UnknownKeyError
-
-if TYPE_CHECKING:
-    from midrib.registry._entry import Entry
-    from midrib.registry._lookup import AbstractRegistry
+from midrib.registry._plugins import PluginFailure
 
 
-def unknown_key(registry: AbstractRegistry, key: str, metadata: dict[str, Any]) -> UnknownKeyError:
+class Searchable(Protocol):
+    """The methods of a registry that the advice is made from."""
+
+    def layers(self, key: str, **metadata: Any) -> Iterator[tuple[Entry, ...]]: ...
+    def nearby(self, key: str) -> list[str]: ...
+    def install_hint(self, key: str) -> str | None: ...
+    def prefixes(self) -> list[str]: ...
+    @property
+    def plugin_failures(self) -> tuple[PluginFailure, ...]: ...
+
+
+def unknown_key(registry: Searchable, key: str, metadata: dict[str, Any]) -> UnknownKeyError:
     """The error, with what would help: the metadata that there is, the nearest names, the install line."""
     known = [entry for layer in registry.layers(key) for entry in layer]
     wanted = "".join(f" with {name}={value!r}" for name, value in metadata.items())
@@ -24,7 +33,7 @@ def _other_metadata(known: list[Entry]) -> str:
     return "it is there with " + " and with ".join(str(entry.metadata) for entry in known)
 
 
-def _advice(registry: AbstractRegistry, key: str) -> Iterator[str]:
+def _advice(registry: Searchable, key: str) -> Iterator[str]:
     line = registry.install_hint(key)
     if line:
         yield f"a package that is not installed may provide it: {line}"
@@ -43,5 +52,5 @@ def _nearest(key: str, keys: list[str]) -> list[str]:
     return difflib.get_close_matches(key, list(dict.fromkeys(keys)), n=3)
 
 
-def _failed_plugins(registry: AbstractRegistry) -> list[str]:
+def _failed_plugins(registry: Searchable) -> list[str]:
     return [f"the plugin {failure}" for failure in registry.plugin_failures]
