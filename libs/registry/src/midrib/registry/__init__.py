@@ -9,6 +9,7 @@ from midrib.registry._errors import (
     AmbiguousKeyError,
     ContractError,
     DuplicateKeyError,
+    LoaderArgumentError,
     MissingLibraryError,
     UnknownKeyError,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "ImageInput",
     "InputSpec",
     "Loader",
+    "LoaderArgumentError",
     "MissingLibraryError",
     "PluginFailure",
     "Registry",

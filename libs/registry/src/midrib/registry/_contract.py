@@ -7,7 +7,7 @@ import operator
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
-from midrib.registry._errors import ContractError, MissingLibraryError
+from midrib.registry._errors import ContractError, LoaderArgumentError, MissingLibraryError
 
 
 class Loadable(Protocol):
@@ -28,8 +28,8 @@ class Loadable(Protocol):
 def call_loader(entry: Loadable, kwargs: dict[str, Any]) -> tuple[Any, int]:
     """Call the entry's loader with kwargs and return its (module, num_features), checked.
 
-    Raises MissingLibraryError with the install line if a library is missing, TypeError if the loader does not take
-    these arguments, ContractError if it returns anything else.
+    Raises MissingLibraryError with the install line if a library is missing, LoaderArgumentError (a TypeError) if the
+    loader does not take these arguments, ContractError if it returns anything else.
     """
     if missing := missing_libraries(entry.requires):
         raise _missing(entry, missing)
@@ -71,7 +71,16 @@ def _check_arguments(entry: Loadable, kwargs: dict[str, Any]) -> None:
     try:
         signature.bind(**kwargs)
     except TypeError as error:
-        raise TypeError(f"backbone {entry.key!r}: {error}; its loader takes {signature}") from None
+        hints = "".join(_hint(name, signature) for name in kwargs)
+        raise LoaderArgumentError(f"backbone {entry.key!r}: {error}; its loader takes {signature}{hints}") from None
+
+
+def _hint(name: str, signature: inspect.Signature) -> str:
+    """Return "; did you mean ...?" for a misspelt argument, otherwise ""."""
+    import difflib
+
+    near = () if name in signature.parameters else difflib.get_close_matches(name, signature.parameters, n=1)
+    return "".join(f"; {name!r}: did you mean {other!r}?" for other in near)
 
 
 def _check_returned(entry: Loadable, returned: object) -> tuple[Any, int]:

@@ -8,11 +8,11 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar, overload, runtime_checkable
 
-from midrib.registry._entry import Entry, Loader
+from midrib.registry._entry import DECLARED, Entry, Loader
 from midrib.registry._errors import AmbiguousKeyError
 from midrib.registry._resolvers import is_url, resolve
 from midrib.registry._selection import Selection, as_patterns, natural
-from midrib.registry._unknown import unknown_key
+from midrib.registry._unknown import unknown_key, unknown_metadata
 
 if TYPE_CHECKING:
     from midrib.registry._description import Description, Explanation
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Entries: TypeAlias = tuple[Entry, ...]
 Keys: TypeAlias = list[str]
+_KNOWN_METADATA = frozenset({"namespace", "pretrained", "family", *DECLARED})
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -130,8 +131,19 @@ class AbstractRegistry(ABC):
         """Return both registries as one, searched left to right."""
         return ConcatRegistry(self, other) if isinstance(other, AbstractRegistry) else NotImplemented
 
+    def __str__(self) -> str:
+        """Return the registry's name as errors show it."""
+        return f"the registry {self.name!r}"
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
+
+    def _check_metadata(self, metadata: dict[str, Any]) -> None:
+        if metadata.keys() <= _KNOWN_METADATA:
+            return
+        known = _KNOWN_METADATA | {name for entry in self.entries(Selection()) for name, _ in entry.tags}
+        for name in sorted(metadata.keys() - known):
+            raise unknown_metadata(self, name, known)
 
     def _candidates(self, key: str, metadata: dict[str, Any]) -> Iterator[Entries]:
         if is_url(key):
@@ -158,12 +170,16 @@ class AbstractRegistry(ABC):
     ) -> tuple[Description, ...]:
         """Describe the entries that match, in natural order.
 
-        pattern, exclude: one wildcard or several, such as "*vit*", matched with the key and with the name.
+        pattern, exclude: one wildcard or several, such as "mlp-*", matched with the key and with the name in any case;
+        a plain word such as "vit" matches anywhere in them.
         catalogues: False leaves out whole catalogues (ExternalRegistry), whose names may take seconds to find.
-        metadata: what the entries must declare, such as namespace="image/classification".
+        metadata: what the entries must declare, such as namespace="image/classification".  pretrained=True selects
+        those whose loader offers weights; family="efficientnet" those of that family, declared or spelled by the name.
+        Raises TypeError, with the nearest name, for metadata that no entry declares.
         """
         from midrib.registry import _description
 
+        self._check_metadata(metadata)
         selection = Selection(as_patterns(pattern), as_patterns(exclude), catalogues, metadata)
         chosen = sorted(self.entries(selection), key=lambda entry: natural(entry.key))
         return tuple(map(_description.describe, chosen))
@@ -188,6 +204,9 @@ class ConcatRegistry(AbstractRegistry):
         flat = [part.registries if isinstance(part, ConcatRegistry) else (part,) for part in registries]
         self.registries: tuple[AbstractRegistry, ...] = tuple(part for group in flat for part in group)
         self.name = "+".join(part.name for part in self.registries)
+
+    def __str__(self) -> str:
+        return f"the registries {', '.join(dict.fromkeys(repr(part.name) for part in self.registries))}"
 
     @overload
     def __call__(self, fn: F, name: str | None = ..., *, override: bool = ..., **declared: Any) -> F: ...
@@ -249,7 +268,7 @@ class ConcatRegistry(AbstractRegistry):
         for part in self.registries:
             if isinstance(part, Writable):
                 return part
-        raise TypeError(f"{self!r} holds no Registry that could be registered in: add one on the left")
+        raise TypeError(f"{self} take no registrations: add a Registry on the left")
 
 
 def closest(key: str, entries: Iterable[Entry]) -> Entries:
@@ -261,6 +280,6 @@ def closest(key: str, entries: Iterable[Entry]) -> Entries:
 def _ambiguous(registry: AbstractRegistry, key: str, found: Entries) -> AmbiguousKeyError:
     lines = "".join(f"\n  {entry.key} {entry.metadata} ({entry.place})" for entry in found)
     return AmbiguousKeyError(
-        f"{key!r} leads to {len(found)} entries of {registry!r}: say more of the key, or pass the metadata that "
+        f"{key!r} leads to {len(found)} entries of {registry}: say more of the key, or pass the metadata that "
         f"tells them apart (such as namespace=...), or strict=False for all{lines}"
     )

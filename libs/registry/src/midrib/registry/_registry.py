@@ -175,8 +175,8 @@ class Registry(AbstractRegistry):
 
 def _duplicate(registry: Registry, entry: Entry, other: Entry) -> DuplicateKeyError:
     shared = next(claim for claim in entry.claims if claim in other.claims)
-    told = f" with {dict(entry.tags)}" if entry.tags else ""
+    metadata = f" with {dict(entry.tags)}" if entry.tags else ""
     return DuplicateKeyError(
-        f"{shared!r}{told} is already in {registry!r}: registered at {other.place}, and again at {entry.place}; "
+        f"{shared!r}{metadata} is already in {registry}: registered at {other.place}, and again at {entry.place}; "
         f"choose another name, or replace {other.key!r} by override=True under its own name"
     )

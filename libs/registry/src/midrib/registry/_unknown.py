@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 from midrib.registry._entry import Entry
@@ -26,7 +26,7 @@ def unknown_key(registry: Searchable, key: str, metadata: dict[str, Any]) -> Unk
     known = [entry for layer in registry.layers(key) for entry in layer]
     wanted = "".join(f" with {name}={value!r}" for name, value in metadata.items())
     advice = [_other_metadata(known)] if known else _advice(registry, key)
-    return UnknownKeyError("; ".join([f"{key!r} is not in {registry!r}{wanted}", *advice, *_failed_plugins(registry)]))
+    return UnknownKeyError("; ".join([f"{key!r} is not in {registry}{wanted}", *advice, *_failed_plugins(registry)]))
 
 
 def _other_metadata(known: list[Entry]) -> str:
@@ -41,15 +41,40 @@ def _advice(registry: Searchable, key: str) -> Iterator[str]:
         yield f"did you mean {' or '.join(map(repr, near))}?"
     elif not line:
         yield "available_keys() gives every name"
-    # A name with a slash is somebody's key already; a bare one may be a model of a whole library.
-    if "/" not in key and (prefixes := registry.prefixes()):
-        yield f"a model of a whole catalogue needs its prefix: {', '.join(prefixes)}"
+    if (prefixes := registry.prefixes()) and (subject := _needs_prefix(key, registry)):
+        yield f"{subject} needs its prefix: {', '.join(prefixes)}"
+
+
+def _needs_prefix(key: str, registry: Searchable) -> str:
+    """Return a description of the key if it may belong to a catalogue and lacks the prefix; otherwise ""."""
+    from pathlib import Path
+
+    if Path(key).is_dir():
+        return f"{key!r} is a folder: a model in a folder"
+    top, slash, _ = key.partition("/")
+    if not slash:
+        return "a model of a whole catalogue"
+    known = {near.partition("/")[0] for near in [*registry.nearby(key), *registry.prefixes()]}
+    return "" if top in known or key.count("/") > 1 else "a model of a hub"
+
+
+def unknown_metadata(registry: object, key: str, known: Iterable[str]) -> TypeError:
+    """Return the error for a metadata key that no entry of the registry declares."""
+    names = sorted(known)
+    near = _nearest(key, names)
+    advice = f"did you mean {' or '.join(map(repr, near))}?" if near else f"expected one of {', '.join(names)}"
+    return TypeError(f"no entry of {registry} declares {key!r}; {advice}")
 
 
 def _nearest(key: str, keys: list[str]) -> list[str]:
     import difflib
 
-    return difflib.get_close_matches(key, list(dict.fromkeys(keys)), n=3)
+    # Names that differ in case alone are near.
+    spellings = {name.casefold(): name for name in reversed(keys)}
+    return [
+        spellings[near]
+        for near in difflib.get_close_matches(key.casefold(), list(dict.fromkeys(map(str.casefold, keys))), n=3)
+    ]
 
 
 def _failed_plugins(registry: Searchable) -> list[str]:
