@@ -84,6 +84,15 @@ def test_changed_weights_are_another_revision(local: Pair, tmp_path: Path) -> No
     assert abs(task.embed(rows) - before).max() > 0.1
 
 
+def test_weights_written_through_data_are_another_revision(local: Pair, tmp_path: Path) -> None:
+    """Weight averaging writes parameter.data, which torch does not count."""
+    task, rows = ClassificationTask(local, 3, cache=str(tmp_path)), torch.randn(4, 8)
+    before, revision = task.embed(rows), task.revision
+    next(local[0].parameters()).data.add_(1)
+    assert task.revision != revision
+    assert abs(task.embed(rows) - before).max() > 0.1
+
+
 def test_autocast_has_features_of_its_own(local: Pair, tmp_path: Path) -> None:
     """What bfloat16 computed is not given where float32 was asked for."""
     task, rows = ClassificationTask(local, 3, cache=str(tmp_path)), torch.randn(4, 8)

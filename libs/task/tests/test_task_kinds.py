@@ -58,5 +58,23 @@ def test_an_embedder_leaves_the_task_as_it_was(local: Pair) -> None:
 
 def test_an_unknown_layer_is_named_with_those_there_are(local: Pair) -> None:
     """Got, expected."""
-    with pytest.raises(ValueError, match=r"got layer 'neck', expected one of \['backbone', 'head'\]"):
+    with pytest.raises(ValueError, match=r"got layer 'neck', expected one of \['backbone', 'backbone.0', .*'head'\]"):
         ClassificationTask(local, 3).as_embedder("neck")
+
+
+def test_an_embedder_ends_at_a_layer_of_the_backbone() -> None:
+    """Nothing behind the layer is computed, and its output is the embedding."""
+
+    class Unreachable(nn.Module):
+        def forward(self, rows: torch.Tensor) -> torch.Tensor:
+            raise AssertionError("computed")
+
+    backbone = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), Unreachable())
+    embedder = ClassificationTask((backbone, 2), 3).as_embedder("backbone.1", sample=ROWS)
+    torch.testing.assert_close(torch.from_numpy(embedder.embed(ROWS)), backbone[:2](ROWS).detach())
+
+
+def test_a_layer_of_a_backbone_without_an_input_needs_a_sample(local: tuple[nn.Module, int]) -> None:
+    """The width of the layer is measured on a batch."""
+    with pytest.raises(ValueError, match="does not declare its input: pass sample="):
+        ClassificationTask(local, 3).as_embedder("backbone.0")

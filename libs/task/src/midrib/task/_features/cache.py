@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -111,34 +110,6 @@ class FeatureCache:
         """A copy in another process opens the files itself and shares them through the folder."""
         self.flush()
         return {**self.__dict__, "_revisions": {}}
-
-
-class CacheKeeper(Callback):
-    """Writes a task's cache at the end of each epoch, and tells if it is of no use."""
-
-    def __init__(self, cache: FeatureCache) -> None:
-        self._cache = cache
-        self._found = 0
-        self._before = 0
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        self._found = 0
-
-    def on_train_batch_start(self, *_: Any) -> None:
-        self._before = self._cache.hits
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        self._found += self._cache.hits - self._before
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        self._cache.flush()
-        trainer.strategy.barrier("feature cache")  # or a faster rank would compute what a slower one is about to write
-        if trainer.current_epoch == 1 and not self._found and not self._cache.full and self._cache.misses:
-            warnings.warn(
-                f"the feature cache {self._cache.path} found none of epoch 1's rows: inputs that are augmented at "
-                "random are new every time, so pass cache=None for them",
-                stacklevel=2,
-            )
 
 
 class _Revision:

@@ -13,8 +13,8 @@ from torchmetrics.classification import MulticlassAccuracy, MultilabelAccuracy
 from midrib.task._features.backbone import BackboneLike
 from midrib.task._parts.losses import LossLike
 from midrib.task._parts.metrics import MetricsLike
-from midrib.task._parts.outputs import OUTPUTS, OutputLike, Prediction
 from midrib.task._parts.specs import branch
+from midrib.task._tasks.outputs import OUTPUTS, OutputLike, Prediction
 from midrib.task._tasks.task import Task
 
 _THRESHOLD = 0.5

@@ -9,9 +9,9 @@ from midrib.registry import AbstractRegistry, ConcatRegistry, Registry
 from midrib.task._parts.finetuning import FINETUNING_STRATEGIES
 from midrib.task._parts.heads import HEADS
 from midrib.task._parts.optimizers import OPTIMIZERS
-from midrib.task._parts.outputs import OUTPUTS
 from midrib.task._parts.schedulers import LR_SCHEDULERS
 from midrib.task._parts.specs import AnyRegistry, branch
+from midrib.task._tasks.outputs import OUTPUTS
 
 _KINDS = ("heads", "outputs", "optimizers_registry", "lr_schedulers_registry", "finetuning_strategies")
 
