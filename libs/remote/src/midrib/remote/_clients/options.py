@@ -9,8 +9,9 @@ from numpy.typing import ArrayLike
 
 from midrib.remote._connect.backbone_info import BackboneInfo
 from midrib.remote._connect.unary import UnaryCalls
+from midrib.remote._stream.media import ImageLike
 from midrib.remote._stream.request import CallPolicy, StreamSpec
-from midrib.remote._stream.rows import ImageLike, Rows, audio_rows, image_rows, tensor_rows, text_rows
+from midrib.remote._stream.rows import Rows, TensorRows, any_rows, audio_rows, image_rows, text_rows
 from midrib.remote._stream.session import Session, session_for
 from midrib.wire import InvalidInputError, code_from_dtype
 
@@ -76,7 +77,7 @@ def rows_from(
 ) -> Rows:
     """The rows of the one input that was given. Raises InvalidInputError for none, or more than one."""
     if x is not None and images is None and texts is None and audio is None:
-        return tensor_rows(x)
+        return any_rows(x)
     inputs = {"x": x, "images": images, "texts": texts, "audio": audio}
     given = [kind for kind, value in inputs.items() if value is not None]
     if len(given) != 1:
@@ -92,7 +93,9 @@ def rows_from(
 def batch_rows(batch: Any, kind: Kind, rate: int | None) -> Rows:
     """The rows of one batch of a stream, copied: its maker may fill the same memory again."""
     if kind == "tensor":
-        rows = tensor_rows(batch)
+        rows = any_rows(batch)
+        if not isinstance(rows, TensorRows):
+            return rows
         return rows.copied() if rows.array is batch or rows.array.base is not None else rows
     if kind == "images":
         return image_rows(batch)

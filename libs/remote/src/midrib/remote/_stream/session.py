@@ -7,8 +7,7 @@ import threading
 import time
 import weakref
 from collections.abc import Hashable
-from functools import partial
-from typing import Final, NoReturn
+from typing import NoReturn
 
 from midrib.remote._connect.address import Endpoint
 from midrib.remote._connect.backbone_info import BackboneInfo
@@ -25,9 +24,6 @@ from midrib.remote._stream.timing import Totals
 from midrib.remote._stream.waiters import finished
 from midrib.wire import Array, DeadlineExceededError, InternalError, MidribError, UnavailableError
 
-# Equal calls are looked for among small ones only: there, finding one costs less than sending one.
-_SAME_BYTES: Final = 16 << 10
-
 
 class Session:
     """Takes calls from any thread; its lanes, on the loop, take messages. One per endpoint and Wanted."""
@@ -42,28 +38,18 @@ class Session:
         self._name = wanted.name
         self._manner = manner
         self._delayed: list[Part] = []
-        self._same: dict[Hashable, Call] = {}
         self._lanes: list[Connection] = []
         self._wake_due = self._closing = False
         register(self)
 
     def submit(self, rows: Rows) -> Call:
-        """Queue a call, or join an equal one in flight; any thread. The caller waits, or leaves.
+        """Queue a call, from any thread; the caller then waits for it, or leaves it.
 
         Raises LimitExceededError where a single row is over the server's message limit.
         """
-        if rows.nbytes > _SAME_BYTES:
-            call = Call(rows)
-            self.queue.add(call)
-        else:
-            sample = rows.sample()
-            found = self._same.get(sample)
-            if found is not None and found.rows.equals(rows) and found.join():
-                return found
-            call = Call(rows)
-            self.queue.add(call)
-            self._same[sample] = call  # of two threads at once the later one stands: both calls are asked, and right
-            call.when_done(partial(self._same.pop, sample, None))
+        rows.freeze()
+        call = Call(rows)
+        self.queue.add(call)
         if not self._wake_due:
             self._wake_soon()
         return call
@@ -158,7 +144,7 @@ class Session:
     def forget(self) -> None:
         """In a forked child: what is queued is the parent's."""
         self.queue.clear()
-        self._delayed, self._same = [], {}
+        self._delayed = []
         self._lanes, self._wake_due, self._closing = [], False, False
 
     def _hedge(self, lane: Connection, message: Message) -> None:
