@@ -68,7 +68,7 @@ def take(session: Session) -> Message:
 
 def answer(session: Session, outcome: Array | MidribError) -> Message:
     message = take(session)
-    session.answered(message, Result(1, outcome, Timing()))
+    session.on_result(message, Result(1, outcome, Timing()))
     return message
 
 

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from midrib.remote._clients.options import (
     AHEAD_BYTES,
     AHEAD_ITEMS,
+    FOLLOWED,
     EmbedOptions,
     Kind,
     SessionCache,
@@ -100,14 +101,13 @@ class AsyncClient:
         """The features of a batch, [rows, num_features]; see `Client.embed`."""
         rows = rows_from(x, images, texts, audio, rate)
         asked = EmbedOptions(dtype, normalize, dimensions, revision)
+        for _ in range(FOLLOWED if revision is None else 0):
+            session = self._sessions.get(name, asked) or await self._session(name, asked)
+            try:
+                return await session.wait_async(session.submit(rows), self._servers.timeout)
+            except RevisionMismatchError:
+                self._sessions.forget(name)
         session = self._sessions.get(name, asked) or await self._session(name, asked)
-        try:
-            return await session.wait_async(session.submit(rows), self._servers.timeout)
-        except RevisionMismatchError:
-            if revision is not None:
-                raise
-        self._sessions.forget(name)
-        session = await self._session(name, asked)
         return await session.wait_async(session.submit(rows), self._servers.timeout)
 
     def embed_stream(

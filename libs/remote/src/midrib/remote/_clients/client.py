@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from midrib.remote._clients.options import (
     AHEAD_BYTES,
     AHEAD_ITEMS,
+    FOLLOWED,
     EmbedOptions,
     Kind,
     SessionCache,
@@ -112,13 +113,12 @@ class Client:
         """
         rows = rows_from(x, images, texts, audio, rate)
         asked = EmbedOptions(dtype, normalize, dimensions, revision)
-        session = self._session(name, asked)
-        try:
-            return session.wait(session.submit(rows), self._servers.timeout)
-        except RevisionMismatchError:
-            if revision is not None:
-                raise
-        self._sessions.forget(name)  # nothing was pinned: follow the server, with all rows of one revision
+        for _ in range(FOLLOWED if revision is None else 0):
+            session = self._session(name, asked)
+            try:
+                return session.wait(session.submit(rows), self._servers.timeout)
+            except RevisionMismatchError:
+                self._sessions.forget(name)  # follow the server, with all rows of one revision
         session = self._session(name, asked)
         return session.wait(session.submit(rows), self._servers.timeout)
 

@@ -18,6 +18,8 @@ from midrib.wire import InvalidInputError, code_from_dtype
 # How far a stream reads ahead of its consumer.
 AHEAD_ITEMS: Final = 64
 AHEAD_BYTES: Final = 64 << 20
+# How many changes of revision one call follows: each server of a rolling upgrade may show another.
+FOLLOWED: Final = 3
 
 Kind: TypeAlias = Literal["tensor", "images", "texts", "audio"]
 
@@ -33,7 +35,8 @@ class EmbedOptions(NamedTuple):
     def wanted(self, info: BackboneInfo) -> StreamSpec:
         """The function that answers: of the pinned revision, or of the one described."""
         code = None if self.dtype is None else code_from_dtype(self.dtype)
-        return StreamSpec(info.name, self.revision or info.revision, code, self.normalize, self.dimensions)
+        revision, follows = self.revision or info.revision, self.revision is None
+        return StreamSpec(info.name, revision, code, self.normalize, self.dimensions, follows)
 
 
 class SessionCache:
@@ -52,6 +55,7 @@ class SessionCache:
     def forget(self, name: str) -> None:
         """Describe it afresh: the server has another revision now."""
         self._infos.pop(name, None)
+        self._servers.prefer_next()
         self._sessions = {key: session for key, session in list(self._sessions.items()) if key[0] != name}
 
     def get(self, name: str, asked: EmbedOptions) -> Session | None:
@@ -64,7 +68,7 @@ class SessionCache:
 
     def close(self) -> None:
         """End all streams; later calls open them again."""
-        for session in self._sessions.values():
+        for session in list(self._sessions.values()):
             session.close()
 
 

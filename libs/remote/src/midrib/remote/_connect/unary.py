@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 from midrib.remote._connect.address import Endpoint
 from midrib.remote._connect.backbone_info import BackboneInfo, info_from
 from midrib.remote._connect.diagnosis import NOBODY
-from midrib.remote._connect.event_loop import here, runtime
+from midrib.remote._connect.event_loop import current_runtime, runtime
 from midrib.remote._connect.retries import attempts, retriable
 from midrib.remote._connect.transport import call
 from midrib.v1 import backbone_pb2, embedding_pb2
@@ -129,7 +129,7 @@ class UnaryCalls:
         left = max(0.001, self.timeout - (time.monotonic() - began))
         # A connection that is dead without a word costs a third of the time, not all of it; loading is slow by nature.
         patience = left if method in _SLOW else min(left, max(1.0, self.timeout / 3))
-        channel = here().channel(address, self.endpoint)
+        channel = current_runtime().channel(address, self.endpoint)
         try:
             found = await call(
                 channel,
@@ -141,10 +141,14 @@ class UnaryCalls:
                 patience,
             )
         except DeadlineExceededError as error:
-            here().drop(address, self.endpoint)
+            current_runtime().drop(channel)
             raise UnavailableError(f"{address} is silent", reason="SILENT") from error
         self._first = self.endpoint.addresses.index(address)  # the one that answers is asked first next time
         return found
+
+    def prefer_next(self) -> None:
+        """Call the next address first: the one that answered last may be about to leave."""
+        self._first = (self._first + 1) % len(self.endpoint.addresses)
 
     def _rotated(self) -> tuple[str, ...]:
         addresses = self.endpoint.addresses

@@ -22,7 +22,14 @@ from midrib.remote._stream.request import CallPolicy, StreamSpec
 from midrib.remote._stream.rows import Rows
 from midrib.remote._stream.timing import Totals
 from midrib.remote._stream.waiters import finished
-from midrib.wire import Array, DeadlineExceededError, InternalError, MidribError, UnavailableError
+from midrib.wire import (
+    Array,
+    DeadlineExceededError,
+    InternalError,
+    MidribError,
+    RevisionMismatchError,
+    UnavailableError,
+)
 
 
 class Session:
@@ -35,6 +42,7 @@ class Session:
         self.queue = Queue(info)
         self.totals = Totals()
         self.stall_s = max(1.0, manner.timeout / 3)  # leaves a caller two more tries
+        self._spec = wanted
         self._name = wanted.name
         self._manner = manner
         self._delayed: list[Part] = []
@@ -78,7 +86,7 @@ class Session:
             raise
         return call.result()
 
-    def answered(self, message: Message, result: Result) -> None:
+    def on_result(self, message: Message, result: Result) -> None:
         """Settle a message's parts: deliver them, fail them, or queue them again."""
         outcome = result.outcome
         if isinstance(outcome, MidribError):
@@ -90,15 +98,15 @@ class Session:
             message.deliver(outcome)
             self.totals.add(message, time.monotonic(), result.timing)
 
-    def spread(self, address: str, count: int) -> None:
-        """An address turned out to be several machines: a lane for each."""
-        turns = {lane.turn for lane in self._lanes if lane.address == address}
-        more = [Connection(self, address, self._manner.window, turn) for turn in range(count) if turn not in turns]
+    def add_machines(self, address: str, count: int) -> None:
+        """Add a connection for each machine behind an address that has several."""
+        known = {lane.machine_index for lane in self._lanes if lane.address == address}
+        more = [Connection(self, address, self._manner.window, index) for index in range(count) if index not in known]
         self._lanes.extend(more)
         if more and not self._closing:
             self._wake()
 
-    def sent(self, lane: Connection, message: Message) -> None:
+    def on_sent(self, lane: Connection, message: Message) -> None:
         """A lane has sent a message: after a while another may be asked as well."""
         if self._manner.hedge_s is not None and not message.hedged:
             asyncio.get_running_loop().call_later(self._manner.hedge_s, self._hedge, lane, message)
@@ -110,8 +118,17 @@ class Session:
         if parts:
             self._wake()
 
-    def refused(self, lane: Connection, error: MidribError) -> None:
-        """A lane gave up. With no other left, its error is everyone's."""
+    def on_trouble(self) -> None:
+        """Fail queued calls that follow the server's revision, if only servers of another revision answer."""
+        if not self._spec.follows or any(lane.alive and lane.failure is None for lane in self._lanes):
+            return
+        changed = [lane.failure for lane in self._lanes if isinstance(lane.failure, RevisionMismatchError)]
+        while changed and (part := self.queue.take_one()) is not None:
+            part.call.fail(changed[0])
+
+    def on_failure(self, lane: Connection, error: MidribError) -> None:
+        """Fail all queued calls with the error of a connection that gave up, if it was the last one."""
+        self.on_trouble()
         if any(other.alive for other in self._lanes if other is not lane):
             return
         if retriable(error):  # nobody waited when it gave up
@@ -123,17 +140,22 @@ class Session:
 
     def close(self) -> None:
         """End the streams now; later calls open them again. From any thread but the loop's."""
-        runtime().start(self.close_streams()).result()
-        self.resume()
+        runtime().start(self._end_streams()).result()
 
     async def close_streams(self) -> None:
-        """End the streams; what is unanswered stays queued."""
+        """End the streams for a fork or at exit; unanswered calls stay queued until `resume`."""
         self._closing = True
-        for lane in self._lanes:
-            await lane.close()
-        self._lanes = []
+        await self._end_streams()
         self.queue.put_first(self._delayed)
         self._delayed = []
+
+    async def _end_streams(self) -> None:
+        """End the streams that are open now; calls that still wait open others."""
+        lanes, self._lanes = self._lanes, []
+        for lane in lanes:
+            await lane.close()
+        if self.queue:
+            self._wake()
 
     def resume(self) -> None:
         """Go on with what is queued, on a new loop."""
@@ -151,7 +173,7 @@ class Session:
         parts = [part for part in message.parts if not part.done]
         others = [other for other in self._lanes if other is not lane and other.alive and other.failure is None]
         if parts and others:
-            min(others, key=lambda other: other.busy).also(Message(parts, hedged=True))
+            min(others, key=lambda other: other.busy).hedge(Message(parts, hedged=True))
 
     def _failed(self, parts: list[Part], error: MidribError) -> None:
         parts = [part for part in parts if not part.done]
@@ -195,6 +217,9 @@ class Session:
     def _give_up(self, timeout: float) -> NoReturn:
         """Time is up: say that nobody was there at all, or what went wrong meanwhile."""
         failures = [lane.failure for lane in self._lanes]
+        changed = next((failure for failure in failures if isinstance(failure, RevisionMismatchError)), None)
+        if changed is not None and not any(lane.alive and lane.failure is None for lane in self._lanes):
+            raise RevisionMismatchError(changed.message) from None
         cause = next((failure for failure in failures if failure is not None), None)
         if cause is not None and all(failure is not None and failure.reason in NOBODY for failure in failures):
             raise UnavailableError(cause.message, reason=cause.reason) from None
@@ -206,7 +231,7 @@ class Session:
 
 
 _sessions: weakref.WeakValueDictionary[Hashable, Session] = weakref.WeakValueDictionary()
-_sessions_lock = threading.Lock()
+_sessions_lock = threading.RLock()  # a signal handler may call while its thread holds the lock
 
 
 def session_for(endpoint: Endpoint, wanted: StreamSpec, info: BackboneInfo, manner: CallPolicy) -> Session:
