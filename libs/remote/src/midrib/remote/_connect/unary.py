@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError
@@ -20,6 +21,7 @@ from midrib.remote._connect.transport import call
 from midrib.v1 import backbone_pb2, embedding_pb2
 from midrib.wire import (
     Array,
+    BackboneLoadingError,
     DeadlineExceededError,
     MidribError,
     UnavailableError,
@@ -29,6 +31,8 @@ from midrib.wire import (
 
 # A wrong address is told after so long; a server that is starting has this long to come up.
 CONNECT_S: Final = 5.0
+_LOADING_POLL_S: Final = 0.2
+_log = logging.getLogger("midrib.remote")
 _BACKBONES: Final = "/midrib.v1.BackboneService"
 _SLOW: Final = {f"{_BACKBONES}/LoadBackbone", f"{_BACKBONES}/UnloadBackbone"}
 _Response = TypeVar("_Response", bound=Message)
@@ -60,8 +64,25 @@ class UnaryCalls:
         """Do one of the calls from another event loop."""
         return await asyncio.wrap_future(runtime().start(work()))
 
+    async def describe_loaded(self, name: str) -> BackboneInfo:
+        """Return the description of a backbone, once it is loaded, within the timeout.
+
+        Raises BackboneLoadingError if it is still loading then, or failed to load.
+        """
+        until = time.monotonic() + self.timeout
+        info = await self.describe(name)
+        if info.state == "loading":
+            _log.warning("waiting for %s at %s, which is loading", name, self.endpoint)
+        while info.state == "loading" and time.monotonic() < until:
+            await asyncio.sleep(_LOADING_POLL_S)
+            info = await self.describe(name)
+        if info.input is None:
+            reason = info.error or f"raise timeout={self.timeout:g}, or wait and try again"
+            raise BackboneLoadingError(f"{info.name} at {self.endpoint} is {info.state}: {reason}")
+        return info
+
     async def describe(self, name: str) -> BackboneInfo:
-        """One backbone; waits for one that is loading."""
+        """Return the description of a backbone, in whichever state it is."""
         request = backbone_pb2.GetBackboneRequest(name=name)
         response = await self.ask(f"{_BACKBONES}/GetBackbone", request, backbone_pb2.GetBackboneResponse)
         return info_from(response.backbone)
