@@ -68,21 +68,21 @@ class AsyncClient:
 
     async def list(self) -> list[BackboneInfo]:
         """Every backbone of the server, ordered by name."""
-        return await self._servers.soon(self._servers.list)
+        return await self._servers.run_async(self._servers.list)
 
     async def describe(self, name: str) -> BackboneInfo:
         """One backbone. Raises BackboneNotFoundError, with the nearest names."""
-        info = await self._servers.soon(lambda: self._servers.describe(name))
+        info = await self._servers.run_async(lambda: self._servers.describe(name))
         self._sessions.learn(name, info)
         return info
 
     async def load(self, name: str, **arguments: Argument) -> BackboneInfo:
         """Have the server load a registered backbone, with arguments that its loader declares. Admin scope."""
-        return await self._servers.soon(lambda: self._servers.load(name, arguments))
+        return await self._servers.run_async(lambda: self._servers.load(name, arguments))
 
     async def unload(self, name: str) -> None:
         """Have the server finish and free a backbone. Admin scope."""
-        await self._servers.soon(lambda: self._servers.unload(name))
+        await self._servers.run_async(lambda: self._servers.unload(name))
 
     async def embed(
         self,

@@ -72,21 +72,21 @@ class Client:
 
     def list(self) -> list[BackboneInfo]:
         """Every backbone of the server, ordered by name."""
-        return self._servers.now(self._servers.list)
+        return self._servers.run(self._servers.list)
 
     def describe(self, name: str) -> BackboneInfo:
         """One backbone. Raises BackboneNotFoundError, with the nearest names."""
-        info = self._servers.now(lambda: self._servers.describe(name))
+        info = self._servers.run(lambda: self._servers.describe(name))
         self._sessions.learn(name, info)
         return info
 
     def load(self, name: str, **arguments: Argument) -> BackboneInfo:
         """Have the server load a registered backbone, with arguments that its loader declares. Admin scope."""
-        return self._servers.now(lambda: self._servers.load(name, arguments))
+        return self._servers.run(lambda: self._servers.load(name, arguments))
 
     def unload(self, name: str) -> None:
         """Have the server finish and free a backbone. Admin scope."""
-        self._servers.now(lambda: self._servers.unload(name))
+        self._servers.run(lambda: self._servers.unload(name))
 
     def embed(
         self,

@@ -42,9 +42,9 @@ class EmbedOptions(NamedTuple):
 class SessionCache:
     """The backbones that a client has met, and its sessions with them."""
 
-    def __init__(self, servers: UnaryCalls, manner: CallPolicy) -> None:
+    def __init__(self, servers: UnaryCalls, policy: CallPolicy) -> None:
         self._servers = servers
-        self._manner = manner
+        self._policy = policy
         self._infos: dict[str, BackboneInfo] = {}
         self._sessions: dict[tuple[str, EmbedOptions], Session] = {}
 
@@ -62,7 +62,7 @@ class SessionCache:
         """The session for a backbone; None until that is known."""
         session = self._sessions.get((name, asked))
         if session is None and (info := self._infos.get(name)) is not None:
-            session = session_for(self._servers.endpoint, asked.wanted(info), info, self._manner)
+            session = session_for(self._servers.endpoint, asked.wanted(info), info, self._policy)
             self._sessions[name, asked] = session
         return session
 

@@ -109,8 +109,8 @@ class Runtime:
             self.loop.close()
 
     async def _close(self) -> None:
-        for tenant in list(_tenants):
-            await tenant.close_streams()
+        for owner in list(_stream_owners):
+            await owner.close_streams()
         for channel in self._channels.values():
             await channel.close()
         self._channels.clear()
@@ -130,7 +130,7 @@ _lock = threading.RLock()  # a signal handler may call while its thread holds th
 _on_loop = threading.local()
 _current: Runtime | None = None
 _exiting = False
-_tenants: weakref.WeakSet[StreamOwner] = weakref.WeakSet()
+_stream_owners: weakref.WeakSet[StreamOwner] = weakref.WeakSet()
 
 
 def runtime() -> Runtime:
@@ -153,10 +153,10 @@ def current_runtime() -> Runtime:
     return found
 
 
-def register(tenant: StreamOwner) -> None:
-    """Have a tenant's streams closed before a fork and at exit."""
+def register(owner: StreamOwner) -> None:
+    """Have a owner's streams closed before a fork and at exit."""
     with _lock:
-        _tenants.add(tenant)
+        _stream_owners.add(owner)
 
 
 def _close_current() -> None:
@@ -178,8 +178,8 @@ def _before_fork() -> None:
         return
     _close_current()
     gc.collect()  # gRPC's objects sit in cycles, and its threads end with the last of them
-    patience = time.monotonic() + _THREADS_END_S
-    while _grpc_threads() and time.monotonic() < patience:
+    until = time.monotonic() + _THREADS_END_S
+    while _grpc_threads() and time.monotonic() < until:
         time.sleep(0.001)
 
 
@@ -196,14 +196,14 @@ def _grpc_threads() -> list[str]:
 
 def _after_in_parent() -> None:
     _lock.release()
-    for tenant in list(_tenants):
-        tenant.resume()
+    for owner in list(_stream_owners):
+        owner.resume()
 
 
 def _after_in_child() -> None:
     _lock.release()
-    for tenant in list(_tenants):
-        tenant.forget()
+    for owner in list(_stream_owners):
+        owner.forget()
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

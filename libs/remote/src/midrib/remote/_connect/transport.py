@@ -52,7 +52,7 @@ def open_channel(
     options += [("grpc.default_authority", name)] if name else []
     if endpoint.roots is None:
         return grpc.aio.insecure_channel(address, options=options)
-    credentials = grpc.ssl_channel_credentials(endpoint.roots or None, *(endpoint.own or ()))
+    credentials = grpc.ssl_channel_credentials(endpoint.roots or None, *(endpoint.client_certificate or ()))
     if name:
         options.append(("grpc.ssl_target_name_override", name))
     return grpc.aio.secure_channel(address, credentials, options=options)

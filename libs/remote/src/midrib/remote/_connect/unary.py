@@ -41,14 +41,14 @@ Argument: TypeAlias = str | int | float | bool  # - an int is sent as one
 
 
 class UnaryCalls:
-    """The unary calls, to be awaited on the runtime's loop: `now` and `soon` bring other threads and loops there."""
+    """Unary calls, awaited on the runtime's loop; `run` and `run_async` start them from other threads and loops."""
 
     def __init__(self, endpoint: Endpoint, timeout: float) -> None:
         self.endpoint = endpoint
         self.timeout = timeout
         self._first = 0
 
-    def now(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+    def run(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
         """Do one of the calls from a plain thread."""
         while True:
             future = runtime().start(work())
@@ -60,7 +60,7 @@ class UnaryCalls:
                 future.cancel()
                 raise
 
-    async def soon(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+    async def run_async(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
         """Do one of the calls from another event loop."""
         return await asyncio.wrap_future(runtime().start(work()))
 
@@ -149,7 +149,7 @@ class UnaryCalls:
     ) -> _Response:
         left = max(0.001, self.timeout - (time.monotonic() - began))
         # A connection that is dead without a word costs a third of the time, not all of it; loading is slow by nature.
-        patience = left if method in _SLOW else min(left, max(1.0, self.timeout / 3))
+        attempt_s = left if method in _SLOW else min(left, max(1.0, self.timeout / 3))
         channel = current_runtime().channel(address, self.endpoint)
         try:
             found = await call(
@@ -159,7 +159,7 @@ class UnaryCalls:
                 method if method.startswith("/") else f"/midrib.v1.{method}",
                 request,
                 response,
-                patience,
+                attempt_s,
             )
         except DeadlineExceededError as error:
             current_runtime().drop(channel)

@@ -39,7 +39,7 @@ _SLOW_BYTES_PER_S: Final = 100e3
 
 
 class Source(Protocol):
-    """Where a lane's messages come from and its results go."""
+    """Where a connection's messages come from and its results go."""
 
     opening: bytes
     revision: str
@@ -49,10 +49,10 @@ class Source(Protocol):
 
     def on_result(self, message: Message, result: Result) -> None: ...
     def add_machines(self, address: str, count: int) -> None: ...
-    def on_sent(self, lane: Connection, message: Message) -> None: ...
+    def on_sent(self, connection: Connection, message: Message) -> None: ...
     def requeue(self, messages: list[Message]) -> None: ...
     def on_trouble(self) -> None: ...
-    def on_failure(self, lane: Connection, error: MidribError) -> None: ...
+    def on_failure(self, connection: Connection, error: MidribError) -> None: ...
 
 
 class Connection:
@@ -102,7 +102,7 @@ class Connection:
         return len(self._in_flight)
 
     def hedge(self, message: Message) -> None:
-        """Send what another lane has sent and got no answer to, before all else. On the loop only."""
+        """Send what another connection has sent and got no answer to, before all else. On the loop only."""
         self._extra.append(message)
         self._rouse()
 
@@ -128,7 +128,7 @@ class Connection:
             self.failure = error
             if not retriable(error):
                 self._refused_until = time.monotonic() + _REFUSED_S
-            # Its own task is not done yet: let the source see this lane as closed.
+            # Its own task is not done yet: let the source see this connection as closed.
             self._task = None
             self._source.on_failure(self, error)
 
@@ -171,7 +171,7 @@ class Connection:
             self._source.requeue(left)
 
     async def _find(self) -> None:
-        """Choose the machine: the name's own, or this lane's turn among several, each of which has a lane."""
+        """Choose the machine: the name's own, or this machine among several, each of which has a connection."""
         found = await resolve_all(self.address)
         if not found:
             self._target = (self.address, self._source.endpoint, None)

@@ -1,4 +1,4 @@
-"""The calls of one served backbone, on their way from its callers to the lanes and back."""
+"""The calls of one served backbone, on their way from its callers to the connections and back."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ from midrib.wire import (
 
 
 class Session:
-    """Takes calls from any thread; its lanes, on the loop, take messages. One per endpoint and Wanted."""
+    """Takes calls from any thread; its connections, on the loop, take messages. One per endpoint and Wanted."""
 
-    def __init__(self, endpoint: Endpoint, wanted: StreamSpec, info: BackboneInfo, manner: CallPolicy) -> None:
+    def __init__(self, endpoint: Endpoint, wanted: StreamSpec, info: BackboneInfo, policy: CallPolicy) -> None:
         self.endpoint = endpoint
-        self.opening = wanted.opening(manner.priority)
+        self.opening = wanted.opening(policy.priority)
         self.revision = wanted.revision
         self.queue = Queue(info)
         self.totals = Totals()
-        self.stall_s = max(1.0, manner.timeout / 3)  # leaves a caller two more tries
+        self.stall_s = max(1.0, policy.timeout / 3)  # leaves a caller two more tries
         self._spec = wanted
         self._name = wanted.name
-        self._manner = manner
+        self._policy = policy
         self._delayed: list[Part] = []
-        self._lanes: list[Connection] = []
+        self._connections: list[Connection] = []
         self._wake_due = self._closing = False
         register(self)
 
@@ -100,16 +100,16 @@ class Session:
 
     def add_machines(self, address: str, count: int) -> None:
         """Add a connection for each machine behind an address that has several."""
-        known = {lane.machine_index for lane in self._lanes if lane.address == address}
-        more = [Connection(self, address, self._manner.window, index) for index in range(count) if index not in known]
-        self._lanes.extend(more)
+        known = {connection.machine_index for connection in self._connections if connection.address == address}
+        more = [Connection(self, address, self._policy.window, index) for index in range(count) if index not in known]
+        self._connections.extend(more)
         if more and not self._closing:
             self._wake()
 
-    def on_sent(self, lane: Connection, message: Message) -> None:
-        """A lane has sent a message: after a while another may be asked as well."""
-        if self._manner.hedge_s is not None and not message.hedged:
-            asyncio.get_running_loop().call_later(self._manner.hedge_s, self._hedge, lane, message)
+    def on_sent(self, connection: Connection, message: Message) -> None:
+        """A connection has sent a message: after a while another may be asked as well."""
+        if self._policy.hedge_s is not None and not message.hedged:
+            asyncio.get_running_loop().call_later(self._policy.hedge_s, self._hedge, connection, message)
 
     def requeue(self, messages: list[Message]) -> None:
         """Queue again what a broken stream still owed, before all else."""
@@ -120,16 +120,22 @@ class Session:
 
     def on_trouble(self) -> None:
         """Fail queued calls that follow the server's revision, if only servers of another revision answer."""
-        if not self._spec.follows or any(lane.alive and lane.failure is None for lane in self._lanes):
+        if not self._spec.follows or any(
+            connection.alive and connection.failure is None for connection in self._connections
+        ):
             return
-        changed = [lane.failure for lane in self._lanes if isinstance(lane.failure, RevisionMismatchError)]
+        changed = [
+            connection.failure
+            for connection in self._connections
+            if isinstance(connection.failure, RevisionMismatchError)
+        ]
         while changed and (part := self.queue.take_one()) is not None:
             part.call.fail(changed[0])
 
-    def on_failure(self, lane: Connection, error: MidribError) -> None:
+    def on_failure(self, connection: Connection, error: MidribError) -> None:
         """Fail all queued calls with the error of a connection that gave up, if it was the last one."""
         self.on_trouble()
-        if any(other.alive for other in self._lanes if other is not lane):
+        if any(other.alive for other in self._connections if other is not connection):
             return
         if retriable(error):  # nobody waited when it gave up
             if self.queue.busy():
@@ -151,9 +157,9 @@ class Session:
 
     async def _end_streams(self) -> None:
         """End the streams that are open now; calls that still wait open others."""
-        lanes, self._lanes = self._lanes, []
-        for lane in lanes:
-            await lane.close()
+        connections, self._connections = self._connections, []
+        for connection in connections:
+            await connection.close()
         if self.queue:
             self._wake()
 
@@ -167,11 +173,13 @@ class Session:
         """In a forked child: what is queued is the parent's."""
         self.queue.clear()
         self._delayed = []
-        self._lanes, self._wake_due, self._closing = [], False, False
+        self._connections, self._wake_due, self._closing = [], False, False
 
-    def _hedge(self, lane: Connection, message: Message) -> None:
+    def _hedge(self, connection: Connection, message: Message) -> None:
         parts = [part for part in message.parts if not part.done]
-        others = [other for other in self._lanes if other is not lane and other.alive and other.failure is None]
+        others = [
+            other for other in self._connections if other is not connection and other.alive and other.failure is None
+        ]
         if parts and others:
             min(others, key=lambda other: other.busy).hedge(Message(parts, hedged=True))
 
@@ -207,18 +215,20 @@ class Session:
         self._wake_due = False
         if self._closing:
             return  # `resume` wakes again
-        if not self._lanes:
-            self._lanes = [Connection(self, address, self._manner.window) for address in self.endpoint.addresses]
-        awake = [lane.wake() for lane in self._lanes]
+        if not self._connections:
+            self._connections = [Connection(self, address, self._policy.window) for address in self.endpoint.addresses]
+        awake = [connection.wake() for connection in self._connections]
         if not any(awake):
-            for lane in self._lanes:
-                lane.wake(even_if_refused=True)
+            for connection in self._connections:
+                connection.wake(even_if_refused=True)
 
     def _give_up(self, timeout: float) -> NoReturn:
         """Time is up: say that nobody was there at all, or what went wrong meanwhile."""
-        failures = [lane.failure for lane in self._lanes]
+        failures = [connection.failure for connection in self._connections]
         changed = next((failure for failure in failures if isinstance(failure, RevisionMismatchError)), None)
-        if changed is not None and not any(lane.alive and lane.failure is None for lane in self._lanes):
+        if changed is not None and not any(
+            connection.alive and connection.failure is None for connection in self._connections
+        ):
             raise RevisionMismatchError(changed.message) from None
         cause = next((failure for failure in failures if failure is not None), None)
         if cause is not None and all(failure is not None and failure.reason in NOBODY for failure in failures):
@@ -234,11 +244,11 @@ _sessions: weakref.WeakValueDictionary[Hashable, Session] = weakref.WeakValueDic
 _sessions_lock = threading.RLock()  # a signal handler may call while its thread holds the lock
 
 
-def session_for(endpoint: Endpoint, wanted: StreamSpec, info: BackboneInfo, manner: CallPolicy) -> Session:
+def session_for(endpoint: Endpoint, wanted: StreamSpec, info: BackboneInfo, policy: CallPolicy) -> Session:
     """The process's one session for these: whoever asks the same function travels together."""
-    key = (endpoint, wanted, manner)
+    key = (endpoint, wanted, policy)
     with _sessions_lock:
         session = _sessions.get(key)
         if session is None:
-            session = _sessions[key] = Session(endpoint, wanted, info, manner)
+            session = _sessions[key] = Session(endpoint, wanted, info, policy)
         return session

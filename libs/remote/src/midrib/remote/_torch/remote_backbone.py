@@ -68,7 +68,7 @@ class RemoteBackbone(nn.Module):
         if dtype is not None and dtype != "int8" and not is_floating(np.dtype(dtype)):
             raise InvalidInputError(f"dtype is {dtype!r}, expected a floating type such as 'float16', or 'int8'")
         self._servers = UnaryCalls(endpoint_from(address, token=token, tls=tls), timeout)
-        self._info = self._servers.now(lambda: self._servers.describe_loaded(self.name))
+        self._info = self._servers.run(lambda: self._servers.describe_loaded(self.name))
         if revision is not None and revision != self._info.revision:
             raise RevisionMismatchError(
                 f"{self.name} at {self._servers.endpoint} is revision {self._info.revision[:12]}, expected "
@@ -78,7 +78,7 @@ class RemoteBackbone(nn.Module):
         self.input = self._info.takes
         self.revision = self._info.revision
         self.timeout = timeout
-        self._manner = CallPolicy(timeout, window, hedge_s, priority)
+        self._policy = CallPolicy(timeout, window, hedge_s, priority)
         self._dtype = dtype
         self._session: Session | None = None
         function = f"{self.revision}/int8" if dtype == "int8" else self.revision
@@ -143,13 +143,13 @@ class RemoteBackbone(nn.Module):
         return from_numpy(np.concatenate(parts)).to(device=x.device, dtype=x.dtype)
 
     def _gradient_part(self, rows: Array, gradient: Array) -> Array:
-        return self._servers.now(lambda: self._servers.backward(self.name, self.revision, rows, gradient))
+        return self._servers.run(lambda: self._servers.backward(self.name, self.revision, rows, gradient))
 
     def open(self) -> Session:
         """The session that carries its calls; shared by all of this process that ask for the same."""
         if self._session is None:
             wanted = EmbedOptions(self._dtype, revision=self.revision).wanted(self._info)
-            self._session = session_for(self._servers.endpoint, wanted, self._info, self._manner)
+            self._session = session_for(self._servers.endpoint, wanted, self._info, self._policy)
         return self._session
 
 
