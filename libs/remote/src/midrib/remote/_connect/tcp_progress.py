@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 import struct
 from pathlib import Path
 from typing import Final
@@ -26,7 +27,11 @@ def exchanged_bytes(address: str) -> int:
         return 0
     host, _, port = address.rpartition(":")
     peers = _addresses(host.strip("[]"), int(port))
-    return sum(_exchanged(int(name), peers, option) for name in os.listdir("/proc/self/fd"))
+    try:
+        descriptors = [int(name) for name in os.listdir("/proc/self/fd")]
+    except OSError:  # no descriptor is left
+        return 0
+    return sum(_exchanged(descriptor, peers, option) for descriptor in descriptors)
 
 
 def _addresses(host: str, port: int) -> set[tuple[str, int]]:
@@ -38,11 +43,26 @@ def _addresses(host: str, port: int) -> set[tuple[str, int]]:
 
 def _exchanged(descriptor: int, peers: set[tuple[str, int]], option: int) -> int:
     try:
-        with socket.socket(fileno=os.dup(descriptor)) as connection:
-            if connection.getpeername()[:2] not in peers:
-                return 0
-            info = connection.getsockopt(socket.IPPROTO_TCP, option, _INFO_BYTES)
-    except (OSError, ValueError):  # not a socket, not connected, or closed meanwhile
+        if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+            return 0
+        copy = os.dup(descriptor)
+    except OSError:  # closed meanwhile, or no descriptor is left
+        return 0
+    try:
+        connection = socket.socket(fileno=copy)
+    except OSError:
+        os.close(copy)
+        return 0
+    with connection:
+        return _acked_and_received(connection, peers, option)
+
+
+def _acked_and_received(connection: socket.socket, peers: set[tuple[str, int]], option: int) -> int:
+    try:
+        if connection.getpeername()[:2] not in peers:
+            return 0
+        info = connection.getsockopt(socket.IPPROTO_TCP, option, _INFO_BYTES)
+    except OSError:  # not connected
         return 0
     acked, received = struct.unpack_from("=QQ", info, _BYTES_ACKED) if len(info) == _INFO_BYTES else (0, 0)
     return int(acked) + int(received)
