@@ -8,6 +8,7 @@ import json
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,15 @@ from urllib.parse import parse_qsl
 import tomli_w
 import uvloop
 
+from midrib.server._command.watchdog import watchdog
 from midrib.server._observability import logs
 from midrib.server._server import Server
 from midrib.server._settings import Settings
+
+# Beyond the grace: for the answers of what was abandoned, and for traces to be handed over.
+_AFTER_GRACE_S = 4.0
+# For threads of modules that are left when everything is said.
+_LEFT_THREADS_S = 1.0
 
 
 def parse_backbone(text: str) -> dict[str, Any]:
@@ -49,10 +56,11 @@ def run(settings: Settings, *, as_json: bool) -> None:
             str(Path.cwd())
         )  # a module beside the user is found, as by `python -m`; last, so it hides nothing
     logs.set_up(settings.log_format)
-    uvloop.run(_serve(settings, _Voice(as_json=as_json)))
+    with watchdog() as exits_within:
+        uvloop.run(_serve(settings, _Voice(as_json=as_json), exits_within))
 
 
-async def _serve(settings: Settings, voice: _Voice) -> None:
+async def _serve(settings: Settings, voice: _Voice, exits_within: Callable[[float], None]) -> None:
     started = time.monotonic()
     server = Server(settings)
     await server.start()
@@ -69,11 +77,13 @@ async def _serve(settings: Settings, voice: _Voice) -> None:
             _announce(server, voice, time.monotonic() - started)
             await stopping
         loading.cancel()
+        exits_within(settings.drain_grace_s + _AFTER_GRACE_S)
         voice.say("draining", "draining: finishing what was accepted ...")
     finally:
         with contextlib.suppress(asyncio.CancelledError):
             await server.stop()
     voice.say("stopped", "stopped")
+    exits_within(_LEFT_THREADS_S)
 
 
 def _stop_signal() -> asyncio.Event:
