@@ -20,6 +20,11 @@ from midrib.wire import Array, UnavailableError
 
 logger = logging.getLogger(__name__)
 
+
+class OutputError(RuntimeError):
+    """A replica returned something other than one row of features for each row of an item."""
+
+
 # After the grace, how long a batch that computes may take to end, and how long its items' calls may take to fail.
 _LAST_BATCH_S = 1.0
 
@@ -182,10 +187,7 @@ class ServedBackbone:
             return
         report = done.result()
         compute_s = report.finished - report.started
-        outcomes = [
-            self._outcome(item, result, report.started, compute_s)
-            for item, result in zip(batch, report.results, strict=True)
-        ]
+        outcomes = self._outcomes(batch, report)
         self.totals.add(outcomes, compute_s)
         for item, outcome in zip(batch, outcomes, strict=True):
             _settle(item, outcome)
@@ -203,10 +205,36 @@ class ServedBackbone:
         await replica.start()
         return replica
 
-    def _outcome(self, item: Item, result: Array | Exception, started: float, compute_s: float) -> Outcome | Exception:
+    def _outcomes(self, batch: Sequence[Item], report: BatchReport) -> list[Outcome | Exception]:
+        """Return the outcome of each item; equal errors of a batch are logged once, under one id."""
+        public: dict[tuple[type[Exception], str], Exception] = {}
+        outcomes: list[Outcome | Exception] = []
+        compute_s = report.finished - report.started
+        for item, result in zip(batch, self._checked(batch, report.results), strict=True):
+            if isinstance(result, Exception):
+                key = type(result), str(result)
+                if key not in public:
+                    public[key] = public_error(result, f"backbone {self.description.name} failed on this item")
+                outcomes.append(public[key])
+            else:
+                outcomes.append(Outcome(result, max(0.0, report.started - item.arrived), compute_s))
+        return outcomes
+
+    def _checked(self, batch: Sequence[Item], results: Sequence[Array | Exception]) -> Sequence[Array | Exception]:
+        """Return one result for each item: its rows, or an OutputError if the replica broke its contract."""
+        if len(results) != len(batch):
+            wrong = OutputError(f"the replica returned {len(results)} results for {len(batch)} items")
+            return [wrong] * len(batch)
+        return [self._checked_rows(item, result) for item, result in zip(batch, results, strict=True)]
+
+    def _checked_rows(self, item: Item, result: Array | Exception) -> Array | Exception:
         if isinstance(result, Exception):
-            return public_error(result, f"backbone {self.description.name} failed on this item")
-        return Outcome(result, max(0.0, started - item.arrived), compute_s)
+            return result
+        # A gradient has the shape of its input, an embedding the width that the backbone declares.
+        shape = item.arrays[0].shape if len(item.arrays) > 1 else (item.rows, self.description.num_features)
+        if result.shape == shape and result.dtype.kind not in "iubOSU":
+            return result
+        return OutputError(f"the replica returned {result.dtype} {list(result.shape)}, expected floats {list(shape)}")
 
 
 def _settle(item: Item, outcome: Outcome | Exception) -> None:
