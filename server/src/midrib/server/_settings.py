@@ -111,12 +111,14 @@ class Settings(BaseSettings):
     """Of one forward pass, and so of one item."""
     max_batch_elements: int = Field(default=8 * MEBI, ge=1)
     """Rows x elements (padding included) of one forward pass, and so of one item."""
+    max_delay_ms: float = Field(default=2.0, ge=0)
+    """How long a small batch waits for more items while requests arrive together; a lone request never waits."""
     max_text_chars: int = Field(default=MEBI, ge=1)
     """Of one text; its tokens beyond the backbone's own limit are cut off."""
     max_image_pixels: int = Field(default=89_478_485, ge=1)
     """Of one encoded image; decoding it takes up to 12 bytes a pixel, on each of a few threads."""
     max_queue_items: int = Field(default=4096, ge=1)
-    """Items that wait for one backbone; the next unary call is refused."""
+    """Items of one client that wait for one backbone; its next unary call is refused. Others find a sixteenth more."""
     device_memory_bytes: int | None = Field(default=None, ge=1)
     """Of all weights on one device; idle backbones that are not pinned leave for new ones. Unbounded where absent."""
     max_metadata_bytes: int = Field(default=16 * 1024, ge=1024)
