@@ -15,6 +15,7 @@ from midrib.server._engine.served_backbone import State
 from midrib.server._settings import BackboneSettings
 from midrib.server.testing import RunningServer, serving
 from midrib.v1 import backbone_pb2, backbone_pb2_grpc
+from midrib.wire import InvalidInputError
 
 REGISTRY = Registry("transactions")
 LOADING, MAY_LOAD = threading.Event(), threading.Event()
@@ -30,6 +31,11 @@ def load_slow() -> tuple[nn.Module, int]:
 @REGISTRY(name="exits", namespace="test/embedding", input=TensorInput((2,)))
 def load_exits() -> tuple[nn.Module, int]:
     raise SystemExit(0)
+
+
+@REGISTRY(name="wide", namespace="test/embedding", input=TensorInput((2,)))
+def load_wide(width: int = 2) -> tuple[nn.Module, int]:
+    return nn.Linear(2, width), width
 
 
 @pytest.fixture()
@@ -80,3 +86,15 @@ def test_a_loader_that_exits_fails_its_load_alone(admin: RunningServer) -> None:
             stub.LoadBackbone(backbone_pb2.LoadBackboneRequest(name="exits"), timeout=20)
         (failed,) = stub.ListBackbones(backbone_pb2.ListBackbonesRequest(), timeout=10).backbones
     assert failed.state == backbone_pb2.BACKBONE_STATE_FAILED
+
+
+def test_other_arguments_replace_a_backbone_only_if_the_caller_says_so(admin: RunningServer) -> None:
+    """Every client of the name would get other features."""
+    catalogue = admin.server.catalogue
+    for width in (2, 2):
+        admin.run(catalogue.load(BackboneSettings(name="wide", arguments={"width": width}), replace=False))
+    three = BackboneSettings(name="wide", arguments={"width": 3})
+    with pytest.raises(InvalidInputError, match=r"served with arguments \{'width': 2\}, received \{'width': 3\}"):
+        admin.run(catalogue.load(three, replace=False))
+    slot, _ = admin.run(catalogue.load(three, replace=True))
+    assert slot.ready().served.description.num_features == 3

@@ -6,7 +6,7 @@ import asyncio
 import difflib
 import logging
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,7 +20,7 @@ from midrib.server._foreign import in_thread
 from midrib.server._intake.media import MediaPool
 from midrib.server._observability.metrics import Metrics
 from midrib.server._settings import BackboneSettings, Settings
-from midrib.wire import BackboneLoadingError, BackboneNotFoundError, UnavailableError
+from midrib.wire import BackboneLoadingError, BackboneNotFoundError, InvalidInputError, UnavailableError
 
 if TYPE_CHECKING:
     from midrib.server._observability.tracing import Tracing
@@ -33,12 +33,16 @@ _LONGEST_NAME = 200
 
 @dataclass
 class CatalogueEntry:
-    """One served name, from the moment it is asked for."""
+    """One served name, from the moment a load is requested.
+
+    arguments: of the loader, with which `loaded` was loaded.
+    """
 
     name: str
     state: State = State.LOADING
     loaded: Loaded | None = None
     error: str = ""
+    arguments: dict[str, Any] = field(default_factory=dict)
 
     def ready(self) -> Loaded:
         """The loaded backbone; raises BackboneLoadingError or UnavailableError where there is none."""
@@ -115,19 +119,22 @@ class Catalogue:
             self._change(self.slots[name], State.LOADING)
         return self.slots[name]
 
-    async def load(self, wanted: BackboneSettings) -> tuple[CatalogueEntry, list[str]]:
+    async def load(self, wanted: BackboneSettings, *, replace: bool = True) -> tuple[CatalogueEntry, list[str]]:
         """Load, warm and start serving; an older revision of the same name serves until then, then drains.
 
+        replace: whether a backbone that serves this name with other arguments may be replaced.
         Returns the slot, and the names of the idle backbones that left to make room.
-        Raises what loading raised, LimitExceededError where it does not fit; a name that was serving goes on with
-        what it had.
+        Raises what loading raised, LimitExceededError if it does not fit, InvalidInputError if it would replace other
+        arguments; a name that was serving goes on with its present backbone then.
         """
         self.expect(wanted)
-        return await self._transaction(self._load_and_serve(wanted))
+        return await self._transaction(self._load_and_serve(wanted, replace=replace))
 
-    async def _load_and_serve(self, wanted: BackboneSettings) -> tuple[CatalogueEntry, list[str]]:
+    async def _load_and_serve(self, wanted: BackboneSettings, *, replace: bool) -> tuple[CatalogueEntry, list[str]]:
         async with self._loading:
             slot = self.expect(wanted)  # an unload may have removed it meanwhile
+            if not replace:
+                _check_same_arguments(slot, wanted)
             before = slot.loaded
             try:
                 loaded = await self._load(wanted)
@@ -142,7 +149,7 @@ class Catalogue:
                 raise
             self._watch(loaded.served)
             loaded.served.on_lost = partial(self._lost, slot, loaded)
-            slot.loaded = loaded
+            slot.loaded, slot.arguments = loaded, dict(wanted.arguments)
             self._change(slot, State.READY)
         if before is not None:
             await self._end(before.served)
@@ -250,3 +257,12 @@ class Catalogue:
         slot.state, slot.error = state, error
         logger.info("backbone %s: %s%s", slot.name, state.value, f" ({error})" if error else "")
         self._on_change(slot)
+
+
+def _check_same_arguments(slot: CatalogueEntry, wanted: BackboneSettings) -> None:
+    if slot.loaded is not None and slot.arguments != wanted.arguments:
+        raise InvalidInputError(
+            f"backbone {slot.name!r} is served with arguments {slot.arguments}, received {wanted.arguments}: "
+            "set replace to serve the new one to every client, or unload the old one first",
+            field="replace",
+        )
