@@ -124,12 +124,14 @@ class Settings(BaseSettings):
     """Rows per forward pass, and therefore per item."""
     max_batch_elements: int = Field(default=8 * MEBI, ge=1)
     """Elements (rows x elements of a row, padding included) per forward pass, and therefore per item."""
+    max_delay_ms: float = Field(default=2.0, ge=0)
+    """Milliseconds that a small batch waits for more items while requests arrive together; lone requests never wait."""
     max_text_chars: int = Field(default=MEBI, ge=1)
     """Characters per text. Tokens beyond the backbone's limit are cut off."""
     max_image_pixels: int = Field(default=89_478_485, ge=1)
     """Pixels per encoded image. Decoding takes up to 12 bytes a pixel in each of a few threads."""
     max_queue_items: int = Field(default=4096, ge=1)
-    """Items that may wait for one backbone. Above it, unary calls are refused."""
+    """Items of one client that may wait for one backbone. Above it, its unary calls are refused."""
     device_memory_bytes: int | None = Field(default=None, ge=1)
     """Bytes of weights per device; idle backbones that are not pinned make room. If unset, unlimited."""
     max_metadata_bytes: int = Field(default=16 * 1024, ge=1024)

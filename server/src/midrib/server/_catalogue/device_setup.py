@@ -66,7 +66,7 @@ class DeviceSetup:
         """
         limits = self.warm_up_config.limits
         with self._turn:
-            forward = Forward(self.module, self.backbone.input, self.config)
+            forward = Forward(self.module, self.backbone.input, self.config, num_features=self.backbone.num_features)
             if isinstance(forward.lane, CpuDevice):
                 plan = self._tune(forward, forward.lane)
                 limits = replace(limits, max_cost=(plan.micro_batch_elements or limits.max_cost) * plan.width)

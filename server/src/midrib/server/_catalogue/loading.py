@@ -87,6 +87,7 @@ def _limits(settings: Settings) -> BatchLimits:
         max_cost=settings.max_batch_elements,
         max_queue_items=settings.max_queue_items,
         max_queue_cost=4 * settings.max_batch_elements,
+        max_delay_s=settings.max_delay_ms / 1000,
     )
 
 

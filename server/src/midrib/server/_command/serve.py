@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,17 @@ from urllib.parse import parse_qsl
 
 import uvloop
 
+from midrib.server._command.watchdog import watchdog
 from midrib.server._observability import logs
 from midrib.server._server import Server
 from midrib.server._settings import Settings
 
 logger = logging.getLogger(__name__)
+
+# Beyond the grace: for the answers of what was abandoned, and for traces to be handed over.
+_AFTER_GRACE_S = 4.0
+# For threads of modules that are left when everything is said.
+_LEFT_THREADS_S = 1.0
 
 
 def parse_backbone(text: str) -> dict[str, Any]:
@@ -47,10 +54,11 @@ def run(settings: Settings, *, as_json: bool) -> None:
             str(Path.cwd())
         )  # a module beside the user is found, as by `python -m`; last, so it hides nothing
     logs.set_up(settings.log_format)
-    uvloop.run(_serve(settings, _Reporter(as_json=as_json)))
+    with watchdog() as exits_within:
+        uvloop.run(_serve(settings, _Reporter(as_json=as_json), exits_within))
 
 
-async def _serve(settings: Settings, reporter: _Reporter) -> None:
+async def _serve(settings: Settings, reporter: _Reporter, exits_within: Callable[[float], None]) -> None:
     started = time.monotonic()
     server = Server(settings)
     await server.start()
@@ -69,11 +77,13 @@ async def _serve(settings: Settings, reporter: _Reporter) -> None:
             _announce(server, reporter, time.monotonic() - started)
             await stopping
         loading.cancel()
+        exits_within(settings.drain_grace_s + _AFTER_GRACE_S)
         reporter.report("draining", "draining: finishing what was accepted ...")
     finally:
         with contextlib.suppress(asyncio.CancelledError):
             await server.stop()
     reporter.report("stopped", "stopped")
+    exits_within(_LEFT_THREADS_S)
 
 
 def _stop_signal() -> asyncio.Event:

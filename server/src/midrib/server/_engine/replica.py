@@ -18,6 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
+from midrib.server._errors import ordinary_error
 from midrib.wire import Array, UnavailableError
 
 Arrays: TypeAlias = tuple[Array, ...]
@@ -131,6 +132,10 @@ class Replica:
         self._jobs.put(job)
         return done
 
+    def abandon(self, error: UnavailableError) -> None:
+        """Fail the batches that it has, whose computation may never end. Call it on the loop."""
+        self._lose(error)
+
     def close(self) -> None:
         """End the thread after the batches that it has."""
         self._jobs.put(None)
@@ -143,7 +148,7 @@ class Replica:
         try:
             self._compute = self._prepare()
         except BaseException as error:  # noqa: BLE001 - whatever stops a backbone from loading is its report
-            self._loop.call_soon_threadsafe(_settle, self._ready, error)
+            self._loop.call_soon_threadsafe(_settle, self._ready, ordinary_error(error, "preparing the replica"))
             return
         self._loop.call_soon_threadsafe(_settle, self._ready, None)
         try:
@@ -203,8 +208,9 @@ class Replica:
     def _lose(self, error: BaseException) -> None:
         """On the loop: nothing more runs here, so everything handed over fails as retriable."""
         self._lost = error
+        lost = error if isinstance(error, UnavailableError) else _lost_error(error)
         for job in self._held:
-            _settle(job.done, _lost_error(error))
+            _settle(job.done, lost)
         self._held.clear()
         self.close()
 
