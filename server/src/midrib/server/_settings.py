@@ -88,6 +88,13 @@ class Settings(BaseSettings):
     """On a GPU, capture the usual batches at load and replay them."""
     tf32: bool = False
     """On a GPU, let float32 matrix products and convolutions round to TF32; of the whole process."""
+    workers: Literal["thread", "process"] = "thread"
+    """Where replicas compute: in threads of the server, or each in a process that is replaced if it dies.
+
+    A backbone that a fresh process cannot import (registered in a notebook, say) computes in a thread in any case.
+    """
+    max_batch_s: float | None = Field(default=None, gt=0)
+    """A worker process whose batch takes longer is replaced; by default 30 s, or more if the backbone is slow."""
     warm_up_s: float = Field(default=2.0, ge=0)
     """How long a load may spend on batches of every usual size, the smaller ones first.
 

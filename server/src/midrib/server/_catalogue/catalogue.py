@@ -121,7 +121,7 @@ class Catalogue:
         """
         slot = self.expect(wanted)
         async with self._loading:
-            before = slot.loaded
+            before, loaded = slot.loaded, None
             try:
                 loaded = await self._load(wanted)
                 evicted = self._evictions(loaded)
@@ -129,6 +129,8 @@ class Catalogue:
                     await self._unload(evicted_name)
                 await loaded.served.start()
             except Exception as error:
+                if loaded is not None:
+                    loaded.discard()
                 if before is None:
                     # The loader's own words may name files: they are for the log.
                     self._change(slot, State.FAILED, error=public_error(error, "it could not be loaded").message)
@@ -146,7 +148,10 @@ class Catalogue:
     async def plan(self, wanted: BackboneSettings) -> tuple[CatalogueEntry, list[str]]:
         """What `load` would come to, with nothing loaded in the end; raises what it would raise."""
         loaded = await self._load(wanted)
-        return CatalogueEntry(loaded.served.description.name, loaded=loaded), self._evictions(loaded)
+        try:
+            return CatalogueEntry(loaded.served.description.name, loaded=loaded), self._evictions(loaded)
+        finally:
+            loaded.discard()
 
     async def unload(self, name: str) -> None:
         """Stop serving a name, once what it accepted is finished."""
