@@ -15,6 +15,7 @@ import sys
 import threading
 from typing import Any
 
+from midrib.server._worker import loop
 from midrib.server._worker.channel import Channel
 from midrib.server._worker.shared_buffer import SharedBuffer
 
@@ -29,7 +30,6 @@ def main(arguments: dict[str, Any]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     buffers = [SharedBuffer(descriptor) for descriptor in arguments["buffers"]]
     module, _, function = arguments["entry"].partition(":")
-    loop = importlib.import_module("midrib.server._worker.loop")
     with contextlib.suppress(EOFError, OSError):
         loop.run(channel, buffers, lambda request: getattr(importlib.import_module(module), function)(request))
     os._exit(0)  # threads that a module has left running must not keep the process alive

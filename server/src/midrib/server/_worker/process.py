@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import IO, Any, cast
 
+from midrib.server._worker import bootstrap
 from midrib.server._worker.channel import Channel
 from midrib.server._worker.messages import BatchReply, BatchRequest
 from midrib.server._worker.output import WorkerOutput
@@ -28,8 +29,10 @@ from midrib.wire import InternalError
 _SPAWNER = ThreadPoolExecutor(1, thread_name_prefix="worker-spawner")
 # How often a wait looks whether the process still runs: its end of the channel may be open in a process it forked.
 _LOOK_S = 1.0
-_BOOTSTRAP = "import json, sys; a = json.loads(sys.argv[1]); sys.path[:] = a['path']; \
-from midrib.server._worker.bootstrap import main; main(a)"
+_BOOTSTRAP = (
+    "import json, sys; given = json.loads(sys.argv[1]); sys.path[:] = given['path']; "
+    f"from {bootstrap.__name__} import main; main(given)"
+)
 
 
 class WorkerDiedError(InternalError):
