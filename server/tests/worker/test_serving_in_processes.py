@@ -118,15 +118,19 @@ def test_workers_are_gone_after_a_dry_run_an_unload_and_the_end(serve: Serve) ->
 
 
 def test_a_backbone_beside_one_that_dies_answers_all_the_time(serve: Serve, embed: Embed) -> None:
-    """A hundred calls to it while the other's worker is killed by an item."""
+    """A hundred calls to it while the other's worker is killed by an item; the metrics count its restart."""
     with serve({"name": "doubling", "arguments": {"fault": "killed"}}, "layer") as running:
         refused: list[Array | str] = []
         dying = threading.Thread(target=lambda: refused.extend(embed(running, rows(TRIGGER), backbone="doubling")))
         dying.start()
         answered = embed(running, *[rows(1)] * 100, backbone="layer")
         dying.join()
+        restarts = running.server.catalogue.metrics.registry.get_sample_value(
+            "midrib_worker_restarts_total", {"backbone": "test/embedding/doubling"}
+        )
     assert refused == ["INTERNAL"]
     assert [outcome for outcome in answered if isinstance(outcome, str)] == []
+    assert restarts == 1
 
 
 def test_under_load_no_item_is_lost_or_wrong_while_workers_are_killed(serve: Serve, embed: Embed) -> None:

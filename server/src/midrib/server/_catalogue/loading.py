@@ -63,6 +63,7 @@ class _Hosted:
     compute_factories: list[Callable[[], Compute]]
     plans: Sequence[DeviceSetup | SharedPlan]
     discard: Callable[[], None] = lambda: None
+    restarts: Callable[[], int] = lambda: 0
 
 
 def load(wanted: BackboneSettings, settings: Settings, registry: AbstractRegistry, pool: MediaPool) -> Loaded:
@@ -92,6 +93,7 @@ def load(wanted: BackboneSettings, settings: Settings, registry: AbstractRegistr
         finite=bool(registered.metadata.get("finite", False)),
     )
     served = ServedBackbone(description, hosted.compute_factories, limits)
+    served.worker_restarts = hosted.restarts
     return Loaded(served, intake, hosted.plans, info.weight_bytes, wanted.pinned, hosted.discard)
 
 
@@ -117,7 +119,7 @@ def _in_processes(wanted: BackboneSettings, settings: Settings, registry: Abstra
     module = cast(nn.Module, _ModuleElsewhere(info.tokenizer))
     backbone = Backbone(info.name, module, info.num_features, info.input)
     factories: list[Callable[[], Compute]] = [workers.compute for workers in hosted.workers]
-    return _Hosted(info, backbone, factories, hosted.plans, hosted.discard)
+    return _Hosted(info, backbone, factories, hosted.plans, hosted.discard, hosted.restarts)
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,10 @@ class HostedInProcesses:
     workers: list[ReplicaWorkers]
     plans: list[SharedPlan]
 
+    def restarts(self) -> int:
+        """Return how many workers have been replaced."""
+        return sum(plan.restarts for plan in self.plans)
+
     def discard(self) -> None:
         """End the first worker if no replica has started with it."""
         first, self.workers[0].first = self.workers[0].first, None

@@ -28,10 +28,14 @@ class WorkerLostError(BaseException):
 
 
 class SharedPlan:
-    """The compute plan of a device's replicas: the first one measures it, alone, and the others are told."""
+    """The compute plan of a device's replicas: the first one measures it, alone, and the others are told.
+
+    restarts: how many workers of the device were replaced.
+    """
 
     def __init__(self) -> None:
         self.plan: Any = None
+        self.restarts = 0
         self._measuring = threading.Lock()
 
     def prepare(self, worker: WorkerProcess) -> Prepared:
@@ -100,6 +104,7 @@ class Supervisor:
             if self._closed.is_set():
                 break
             self.restarts += 1
+            self._plan.restarts += 1
             try:
                 worker, _ = self._start()
                 self._plan.prepare(worker)
