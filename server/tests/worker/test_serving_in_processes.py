@@ -117,6 +117,16 @@ def test_workers_are_gone_after_a_dry_run_an_unload_and_the_end(serve: Serve) ->
         assert children() - before == set()
 
 
+def test_no_worker_is_left_of_a_load_that_does_not_fit(serve: Serve) -> None:
+    """Its weights are known once it is loaded: beyond the budget its worker ends with the refusal."""
+    before = children()
+    with serve(admin=True, device_memory_bytes=1) as running, grpc.insecure_channel(running.address) as channel:
+        stub = backbone_pb2_grpc.BackboneServiceStub(channel)
+        with pytest.raises(grpc.RpcError, match="bytes of weights do not fit"):
+            stub.LoadBackbone(backbone_pb2.LoadBackboneRequest(name="layer"), timeout=60)
+        assert children() - before == set()
+
+
 def test_a_backbone_beside_one_that_dies_answers_all_the_time(serve: Serve, embed: Embed) -> None:
     """A hundred calls to it while the other's worker is killed by an item; the metrics count its restart."""
     with serve({"name": "doubling", "arguments": {"fault": "killed"}}, "layer") as running:

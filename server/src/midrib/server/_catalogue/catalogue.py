@@ -19,7 +19,7 @@ from midrib.server._errors import public_error
 from midrib.server._intake.media import MediaPool
 from midrib.server._observability.metrics import Metrics
 from midrib.server._settings import BackboneSettings, Settings
-from midrib.wire import BackboneLoadingError, BackboneNotFoundError, UnavailableError
+from midrib.wire import BackboneLoadingError, BackboneNotFoundError, LimitExceededError, UnavailableError
 
 if TYPE_CHECKING:
     from midrib.server._observability.tracing import Tracing
@@ -121,7 +121,7 @@ class Catalogue:
         """
         slot = self.expect(wanted)
         async with self._loading:
-            before, loaded = slot.loaded, None
+            before = slot.loaded
             try:
                 loaded = await self._load(wanted)
                 evicted = self._evictions(loaded)
@@ -129,8 +129,6 @@ class Catalogue:
                     await self._unload(evicted_name)
                 await loaded.served.start()
             except Exception as error:
-                if loaded is not None:
-                    loaded.discard()
                 if before is None:
                     # The loader's own words may name files: they are for the log.
                     self._change(slot, State.FAILED, error=public_error(error, "it could not be loaded").message)
@@ -195,7 +193,11 @@ class Catalogue:
             for slot in self.slots.values()
             if slot.loaded is not None and slot.name != loaded.served.description.name
         ]
-        return evictions(residents, loaded.weight_bytes, self.settings.device_memory_bytes)
+        try:
+            return evictions(residents, loaded.weight_bytes, self.settings.device_memory_bytes)
+        except LimitExceededError:
+            loaded.discard()
+            raise
 
     async def close(self, grace_s: float) -> None:
         """Finish what was accepted within the grace, then fail the rest as retriable."""
