@@ -101,6 +101,13 @@ class Settings(BaseSettings):
     """On a GPU, capture the usual batches at load and replay them."""
     tf32: bool = False
     """On a GPU, allow TF32 in float32 matrix products and convolutions, for the whole process."""
+    workers: Literal["thread", "process"] = "thread"
+    """Where replicas compute: in threads of the server, or each in a process, which is replaced if it dies.
+
+    A backbone that a new process cannot import (registered in a notebook, for example) always computes in a thread.
+    """
+    max_batch_s: float | None = Field(default=None, gt=0)
+    """Seconds after which a worker process whose batch does not end is replaced. If unset, at least 30."""
     warm_up_s: float = Field(default=2.0, ge=0)
     """Seconds that a load may spend on warm-up batches of every usual size, the smaller ones first.
 

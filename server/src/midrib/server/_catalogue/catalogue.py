@@ -20,7 +20,13 @@ from midrib.server._foreign import in_thread
 from midrib.server._intake.media import MediaPool
 from midrib.server._observability.metrics import Metrics
 from midrib.server._settings import BackboneSettings, Settings
-from midrib.wire import BackboneLoadingError, BackboneNotFoundError, InvalidInputError, UnavailableError
+from midrib.wire import (
+    BackboneLoadingError,
+    BackboneNotFoundError,
+    InvalidInputError,
+    LimitExceededError,
+    UnavailableError,
+)
 
 if TYPE_CHECKING:
     from midrib.server._observability.tracing import Tracing
@@ -160,7 +166,10 @@ class Catalogue:
     async def plan(self, wanted: BackboneSettings) -> tuple[CatalogueEntry, list[str]]:
         """What `load` would come to, with nothing loaded in the end; raises what it would raise."""
         loaded = await self._load(wanted)
-        return CatalogueEntry(loaded.served.description.name, loaded=loaded), self._evictions(loaded)
+        try:
+            return CatalogueEntry(loaded.served.description.name, loaded=loaded), self._evictions(loaded)
+        finally:
+            loaded.discard()
 
     async def unload(self, name: str) -> None:
         """Stop serving a name, once what it accepted is finished."""
@@ -227,7 +236,11 @@ class Catalogue:
             for slot in self.slots.values()
             if slot.loaded is not None and slot.name != loaded.served.description.name
         ]
-        return evictions(residents, loaded.weight_bytes, self.settings.device_memory_bytes)
+        try:
+            return evictions(residents, loaded.weight_bytes, self.settings.device_memory_bytes)
+        except LimitExceededError:
+            loaded.discard()
+            raise
 
     async def close(self, grace_s: float) -> None:
         """Finish what was accepted within the grace, then fail the rest as retriable."""

@@ -75,6 +75,7 @@ class Forward:
         self.depth = self.lane.depth
         floating = torch.promote_types(self.dtype, torch.float32)
         dtypes = (torch.int64 if takes_integers(spec) else floating, floating)
+        self.staged_dtypes = tuple(str(dtype).removeprefix("torch.") for dtype in dtypes)
         self._ring = BufferPool(StagingBuffer(dtypes, pinned=self.lane.pinned) for _ in range(self.depth))
 
     def __call__(self, batch: Sequence[Arrays]) -> list[Array]:
@@ -118,6 +119,9 @@ class Forward:
             return [joined]
         ends = list(itertools.accumulate(staged.lengths))
         return [joined[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+    def close(self) -> None:
+        """Do nothing: the memory is freed with the last reference."""
 
     def _features(self, inputs: Sequence[Tensor]) -> Tensor:
         with torch.inference_mode():

@@ -35,8 +35,8 @@ class Launched(Protocol):
 
     ready: bool
 
-    def finish(self) -> Sequence[Array]:
-        """The rows of each item; waits for the device."""
+    def finish(self) -> Sequence[Array | Exception]:
+        """Wait for the device; return the rows of each item, or the error of one that cannot be computed."""
         ...
 
 
@@ -58,6 +58,10 @@ class Compute(Protocol):
 
     def stage(self, batch: Sequence[Arrays]) -> Staged:
         """Put a batch together; from another thread than the one that launches."""
+        ...
+
+    def close(self) -> None:
+        """Free what it holds; nothing is staged or launched after this."""
         ...
 
 
@@ -158,6 +162,7 @@ class Replica:
             self._loop.call_soon_threadsafe(self._lose, error)
         self._staging.shutdown()
         self._finishing.shutdown()
+        self._compute.close()
 
     def _stage(self, job: _Job) -> Staged:
         began = time.monotonic()

@@ -91,6 +91,7 @@ class ServedBackbone:
     """Runs items of one backbone on its replicas.
 
     prepares: one a replica, each called on that replica's thread to build and warm its compute.
+    worker_restarts: returns how often a worker process was replaced.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class ServedBackbone:
         self.totals = Totals()
         self.on_batch: list[OnBatch] = []
         self.on_lost: Callable[[], None] = lambda: None
+        self.worker_restarts: Callable[[], int] = lambda: 0
         self._compute_factories = compute_factories
         self._feeders: list[asyncio.Task[None]] = []
         self._replicas: dict[int, Replica] = {}
