@@ -110,6 +110,18 @@ def test_a_closed_worker_is_gone_with_the_threads_that_a_module_left(compute_of:
     assert not Path(f"/proc/{pid}").exists()
 
 
+def test_closing_ends_a_worker_that_computes(compute_of: ComputeOf) -> None:
+    """The batch that hangs in it is lost at once, not after its time limit."""
+    compute = compute_of("doubling", {"fault": "hangs"})
+    launched = compute.stage([rows(TRIGGER)]).launch()
+    closing = threading.Timer(0.2, compute.close)
+    closing.start()
+    with pytest.raises(WorkerLostError, match="died and could not be replaced"):
+        launched.finish()
+    closing.join()
+    assert compute.supervisor.restarts == 0
+
+
 def test_the_output_of_a_worker_is_in_the_log_without_control_characters(
     compute_of: ComputeOf, caplog: pytest.LogCaptureFixture
 ) -> None:

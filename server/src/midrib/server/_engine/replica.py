@@ -218,6 +218,7 @@ class Replica:
             _settle(job.done, lost)
         self._held.clear()
         self.close()
+        self._compute.close()  # a worker process that still computes ends here
 
 
 def run_or_split(compute: Compute, batch: Sequence[Arrays]) -> list[Array | Exception]:

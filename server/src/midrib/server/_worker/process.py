@@ -159,7 +159,7 @@ class WorkerProcess:
     def _death(self, how: str = "", kind: type[WorkerDiedError] = WorkerDiedError) -> WorkerDiedError:
         """Kill whatever is left and say how it ended."""
         self.kill()
-        how = how or _how_it_ended(self._process.returncode)
+        how = how or _how_it_ended(self._process.wait())  # another thread may be killing it
         error = kind(f"the worker process of {self._name} {how}")
         if tail := self._output.tail():
             error.add_note(f"its last lines:\n{tail}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
+import weakref
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,10 +16,14 @@ _PAGE = mmap.PAGESIZE
 
 
 class SharedBuffer:
-    """A file of memory by its descriptor. It only grows, up to the largest batch."""
+    """A file of memory by its descriptor, which is closed with the last reference: never while a thread still uses it.
+
+    It only grows, up to the largest batch.
+    """
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
+        weakref.finalize(self, os.close, descriptor)
         self._map: mmap.mmap | None = None
         self._bytes: Array = np.empty(0, np.uint8)
 
@@ -38,11 +43,6 @@ class SharedBuffer:
             self._map = mmap.mmap(self.descriptor, size)
             self._bytes = np.frombuffer(self._map, np.uint8)
         return self._bytes[offset:end].view(kind).reshape(shape)
-
-    def close(self) -> None:
-        """Close the descriptor; the memory is freed with the last view."""
-        os.close(self.descriptor)
-        self._bytes, self._map = np.empty(0, np.uint8), None
 
 
 def new_shared_buffer() -> SharedBuffer:

@@ -84,14 +84,10 @@ class Supervisor:
             return self._replaced() if worker is None or worker.dead else worker
 
     def close(self) -> None:
-        """End the worker and free the buffers; a second call does nothing."""
-        if self._closed.is_set():
-            return
+        """End the worker, also while it computes: its batch then ends with WorkerLostError."""
         self._closed.set()
         if self._worker is not None:
             self._worker.kill()
-        for buffer in self.buffers:
-            buffer.close()
 
     def _start(self) -> tuple[WorkerProcess, Any]:
         worker = self._worker = WorkerProcess(self._spec, self.buffers)
