@@ -32,16 +32,18 @@ MAX_MODULES = 14
 # For each library, what each of its subpackages (or modules beside them) may import of the same library.
 # A name with a dot is a single module. A library that is not listed has no subpackages to keep apart.
 _BASE = ["_settings", "_errors", "_engine"]
-_LOADING = [*_BASE, "_compute", "_calibration", "_intake", "_observability"]
+_LOADING = [*_BASE, "_foreign", "_compute", "_calibration", "_worker", "_intake", "_observability"]
 _SERVING = [*_BASE, "_intake", "_observability", "_admission", "_catalogue", "_calls"]
 _COMMAND = ["_settings", "_server", "_observability.logs"]
 LAYERS: dict[str, dict[str, list[str]]] = {
     "midrib.server": {
         "_settings": [],
         "_errors": [],
+        "_foreign": ["_errors"],
         "_engine": ["_errors"],
         "_compute": ["_engine"],
         "_calibration": ["_engine", "_compute"],
+        "_worker": ["_engine", "_compute.joining"],
         "_admission": [],
         "_intake": ["_settings", "_engine"],
         "_observability": ["_engine"],
@@ -50,10 +52,11 @@ LAYERS: dict[str, dict[str, list[str]]] = {
         "_grpc": _SERVING,
         "_http": [*_BASE, "_admission", "_catalogue", "_calls"],
         "_oip": [*_SERVING, "_grpc"],
-        "_server": [*_SERVING, "_compute", "_calibration", "_grpc", "_http", "_oip"],
+        "_server": [*_SERVING, "_foreign", "_compute", "_calibration", "_grpc", "_http", "_oip"],
         "testing": ["_settings", "_server"],
         "_command": _COMMAND,
         "cli": [*_COMMAND, "_command", "_admission.tokens"],  # `midrib token` makes a token without a server
+        "__main__": ["cli"],
         "": ["_settings", "_server"],
     },
     "midrib.remote": {
@@ -70,8 +73,10 @@ LAYERS: dict[str, dict[str, list[str]]] = {
     "midrib.task": {
         "_parts": [],
         "_features": ["_parts"],
-        "_saving": ["_parts", "_features"],
-        "_tasks": ["_parts", "_features", "_saving"],
+        "_base": ["_parts", "_features"],
+        "_callbacks": ["_base", "_parts", "_features"],
+        "_saving": ["_base", "_features"],
+        "_tasks": ["_base", "_callbacks", "_parts", "_features", "_saving"],
         "template": ["_parts", "_features", "_saving", "_tasks"],
         "testing": ["_parts", "_features", "_saving", "_tasks"],
         "": ["_parts", "_features", "_saving", "_tasks"],

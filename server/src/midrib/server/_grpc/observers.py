@@ -40,7 +40,8 @@ class ReflectionService(reflection.aio.ReflectionServicer):
 
     async def ServerReflectionInfo(self, request_iterator: AsyncIterator[Any], unused_context: Context) -> Any:
         """Answer requests until the client or the server ends the stream."""
-        async for response in super().ServerReflectionInfo(self._requests(request_iterator), unused_context):
+        responses: Any = super().ServerReflectionInfo(self._requests(request_iterator), unused_context)
+        async for response in responses:
             yield response
 
     async def _requests(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
