@@ -38,10 +38,12 @@ class ReflectionService(reflection.aio.ReflectionServicer):
         super().__init__(service_names, pool=pool)
         self._stopping = stopping
 
-    async def ServerReflectionInfo(self, request_iterator: AsyncIterator[Any], unused_context: Context) -> Any:
+    async def ServerReflectionInfo(  # type: ignore[override] # the stubs lack that it is an asynchronous generator
+        self, request_iterator: AsyncIterator[Any], unused_context: Context
+    ) -> Any:
         """Answer requests until the client or the server ends the stream."""
-        responses: Any = super().ServerReflectionInfo(self._requests(request_iterator), unused_context)
-        async for response in responses:
+        answer: Any = super().ServerReflectionInfo
+        async for response in answer(self._requests(request_iterator), unused_context):
             yield response
 
     async def _requests(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
