@@ -54,7 +54,7 @@ LAYERS: dict[str, dict[str, list[str]]] = {
         "_oip": [*_SERVING, "_grpc"],
         "_server": [*_SERVING, "_foreign", "_compute", "_calibration", "_grpc", "_http", "_oip"],
         "testing": ["_settings", "_server"],
-        "_command": _COMMAND,
+        "_command": [*_COMMAND, "_compute.forward"],  # `midrib bench` sends the engine's example rows
         "cli": [*_COMMAND, "_command", "_admission.tokens"],  # `midrib token` makes a token without a server
         "__main__": ["cli"],
         "": ["_settings", "_server"],
@@ -79,7 +79,7 @@ LAYERS: dict[str, dict[str, list[str]]] = {
         "_tasks": ["_base", "_callbacks", "_parts", "_features", "_saving"],
         "template": ["_parts", "_features", "_saving", "_tasks"],
         "testing": ["_parts", "_features", "_saving", "_tasks"],
-        "": ["_parts", "_features", "_saving", "_tasks"],
+        "": ["_callbacks", "_parts", "_features", "_saving", "_tasks"],
     },
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -79,11 +79,12 @@ def keyed(seed: int) -> Image.Image:
     return made
 
 
-IMAGES = {
-    **{
-        mode: lambda seed, mode=mode: Image.fromarray(picture(seed, 4)).convert(mode)
-        for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "RGBa", "CMYK", "YCbCr", "HSV", "PA")
-    },
+def of_mode(mode: str) -> Callable[[int], Image.Image]:
+    return lambda seed: Image.fromarray(picture(seed, 4)).convert(mode)
+
+
+IMAGES: dict[str, Callable[[int], Image.Image]] = {
+    **{mode: of_mode(mode) for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "RGBa", "CMYK", "YCbCr", "HSV", "PA")},
     "I;16": lambda seed: Image.fromarray(picture(seed, dtype="u2")),
     "I": lambda seed: Image.fromarray(picture(seed, dtype="u2").astype("i4")),
     "exif": turned,

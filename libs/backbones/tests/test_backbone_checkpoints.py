@@ -15,7 +15,7 @@ from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
 from midrib.backbones import BACKBONES, WeightsError, load_backbone
-from midrib.backbones._checkpoints import read_state, unwrapped
+from midrib.backbones._loaders.checkpoints import read_state, unwrapped
 from midrib.backbones._torchvision import import_timm
 from midrib.backbones.testing import no_network
 

@@ -39,6 +39,9 @@ class Returning:
     def finish(self) -> Sequence[Array]:
         return self.results(self.batch)
 
+    def close(self) -> None:
+        """It holds nothing."""
+
 
 def wrong_if_13(wrong: Array) -> Callable[[Sequence[Arrays]], Sequence[Array]]:
     return lambda batch: [wrong if bool((rows == 13).any()) else rows for (rows,) in batch]

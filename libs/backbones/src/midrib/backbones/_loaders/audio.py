@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from midrib.backbones._checkpoints import read_state, unwrapped
+from midrib.backbones._loaders.checkpoints import read_state, unwrapped
 from midrib.backbones._weights import PackagedFile, load_strictly
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from midrib.backbones._checkpoints import read_state, unwrapped
 from midrib.backbones._errors import WeightsError
+from midrib.backbones._loaders.checkpoints import read_state, unwrapped
 from midrib.backbones._loaders.timm_input import timm_input as _timm_input
 from midrib.backbones._loaders.timm_weights import every_weight_loaded, is_head
 from midrib.backbones._torchvision import import_timm, import_torchvision

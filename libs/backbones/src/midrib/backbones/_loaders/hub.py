@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from midrib.backbones._checkpoints import looks_like
 from midrib.backbones._errors import WeightsError
+from midrib.backbones._loaders.checkpoints import looks_like
 from midrib.backbones._torchvision import import_transformers
 
 if TYPE_CHECKING:

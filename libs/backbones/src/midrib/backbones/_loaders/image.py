@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from midrib.backbones._checkpoints import read_state, unwrapped
+from midrib.backbones._loaders.checkpoints import read_state, unwrapped
 from midrib.backbones._weights import PackagedFile, hub_file, load_strictly
 from midrib.registry import ImageInput
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from midrib.backbones._checkpoints import read_state
+from midrib.backbones._loaders.checkpoints import read_state
 from midrib.backbones._torchvision import import_transformers
 from midrib.backbones._weights import PackagedFile, load_strictly
 
