@@ -70,7 +70,7 @@ def test_rows_of_a_wrong_width_are_an_error_of_their_item(compute_of: ComputeOf)
     results = run_or_split(compute_of("narrow"), [rows(1), rows(TRIGGER)])
     assert shown(results) == ["[[1.0, 1.0]]", "BatchFailedError"]
     assert isinstance(results[1], BatchFailedError)
-    assert "returned [1, 1], expected [1, 2]" in str(results[1])
+    assert "returned torch.float32 [1, 1], expected a floating tensor [1, 2]" in str(results[1])
 
 
 def test_a_worker_killed_between_batches_is_replaced(compute_of: ComputeOf) -> None:
