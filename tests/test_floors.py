@@ -1,4 +1,4 @@
-"""The house of the design: who may import whom, and what every library has."""
+"""The layout: which library and which subpackage may import which, and the files every library has."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.import_graph import import_circle, import_graph, imported_names, modules, package_of
 
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = {
@@ -21,49 +23,103 @@ FLOORS = {
     "midrib.task": 3,
     "midrib.server": 4,
 }
-HOMES = {path.parent.name: path for path in [*sorted(ROOT.glob("libs/*/src")), ROOT / "server/src"]}
-# What a library imports by name, when it is asked to, and says how to install where it is missing.
-LATE = {("midrib.remote", "midrib.server.testing")}
+SOURCES = {f"midrib.{path.parent.name}": path for path in [*sorted(ROOT.glob("libs/*/src")), ROOT / "server/src"]}
 BUILT = [name for name in FLOORS if name not in ("midrib.v1", "midrib.oip")]  # those two are generated
+# Imported inside a function, which says how to install the library if it is missing.
+LATE = {("midrib.remote", "midrib.server.testing")}
+MAX_MODULES = 14
 
-
-def home(library: str) -> Path:
-    return HOMES[library.removeprefix("midrib.")]
+# For each library, what each of its subpackages (or modules beside them) may import of the same library.
+# A name with a dot is a single module. A library that is not listed has no subpackages to keep apart.
+_BASE = ["_settings", "_errors", "_engine"]
+_LOADING = [*_BASE, "_foreign", "_compute", "_calibration", "_worker", "_intake", "_observability"]
+_SERVING = [*_BASE, "_intake", "_observability", "_admission", "_catalogue", "_calls"]
+_COMMAND = ["_settings", "_server", "_observability.logs"]
+LAYERS: dict[str, dict[str, list[str]]] = {
+    "midrib.server": {
+        "_settings": [],
+        "_errors": [],
+        "_foreign": ["_errors"],
+        "_engine": ["_errors"],
+        "_compute": ["_engine"],
+        "_calibration": ["_engine", "_compute"],
+        "_worker": ["_engine", "_compute.joining"],
+        "_admission": [],
+        "_intake": ["_settings", "_engine"],
+        "_observability": ["_engine"],
+        "_catalogue": _LOADING,
+        "_calls": ["_engine", "_intake", "_admission", "_catalogue"],
+        "_grpc": _SERVING,
+        "_http": [*_BASE, "_admission", "_catalogue", "_calls"],
+        "_oip": [*_SERVING, "_grpc"],
+        "_server": [*_SERVING, "_foreign", "_compute", "_calibration", "_grpc", "_http", "_oip"],
+        "testing": ["_settings", "_server"],
+        "_command": [*_COMMAND, "_compute.forward"],  # `midrib bench` sends the engine's example rows
+        "cli": [*_COMMAND, "_command", "_admission.tokens"],  # `midrib token` makes a token without a server
+        "__main__": ["cli"],
+        "": ["_settings", "_server"],
+    },
+    "midrib.remote": {
+        "_connect": [],
+        "_stream": ["_connect"],
+        "_clients": ["_connect", "_stream"],
+        "_torch": ["_connect", "_stream", "_clients"],
+        "_files": ["_connect", "_stream", "_clients", "_torch"],
+        "_doctor": ["_connect", "_stream", "_clients", "_torch"],
+        "lightning": ["_connect", "_stream", "_clients", "_torch"],
+        "testing": [],
+        "": ["_connect", "_stream", "_clients", "_torch", "_files", "_doctor"],
+    },
+    "midrib.task": {
+        "_parts": [],
+        "_features": ["_parts"],
+        "_base": ["_parts", "_features"],
+        "_callbacks": ["_base", "_parts", "_features"],
+        "_saving": ["_base", "_features"],
+        "_tasks": ["_base", "_callbacks", "_parts", "_features", "_saving"],
+        "template": ["_parts", "_features", "_saving", "_tasks"],
+        "testing": ["_parts", "_features", "_saving", "_tasks"],
+        "": ["_callbacks", "_parts", "_features", "_saving", "_tasks"],
+    },
+}
 
 
 def imports(library: str) -> Iterator[tuple[str, str]]:
-    """Yield (place, absolute name) of all that a library imports, inside functions too."""
-    for path in sorted(home(library).rglob("*.py")):
-        package = path.relative_to(home(library)).parent.parts
-        for node in ast.walk(ast.parse(path.read_text())):
-            place = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
-            if isinstance(node, ast.Import):
-                yield from ((place, alias.name) for alias in node.names)
-            elif isinstance(node, ast.ImportFrom):
-                above = package[: len(package) - node.level + 1] if node.level else ()
-                base = [*above, *([node.module] if node.module else [])]
-                yield from ((place, ".".join([*base, alias.name])) for alias in node.names)
-            elif isinstance(node, ast.Call) and "import_module" in ast.unparse(node.func):
-                yield from (
-                    (place, arg.value)
-                    for arg in node.args
-                    if isinstance(arg, ast.Constant) and isinstance(arg.value, str)
-                )
+    """Yield (place, absolute name) of every import in a library."""
+    for name, path in modules(SOURCES[library]).items():
+        for line, target in imported_names(path, package_of(name, path)):
+            yield f"{path.relative_to(ROOT)}:{line}", target
 
 
 def floor(name: str) -> int | None:
-    """Return the floor of the library that a name belongs to, None if it is not ours."""
+    """Return the floor of the library that a name belongs to, None for a library of others."""
     return FLOORS.get(".".join(name.split(".")[:2]))
 
 
+def inside(name: str, library: str) -> str:
+    """Return a module's name inside its library: "_grpc.guard", or "" for the library's `__init__`."""
+    return name.removeprefix(library).removeprefix(".")
+
+
+def subpackage(name: str, library: str) -> str:
+    """Return the subpackage that a module lies in, or its name if it lies beside them."""
+    return inside(name, library).partition(".")[0]
+
+
+def allowed(module: str, target: str, library: str) -> bool:
+    """Return whether the table above lets one module of a library import another."""
+    home, name = subpackage(module, library), inside(target, library)
+    return any(f"{name}.".startswith(f"{layer}.") for layer in [home, *LAYERS[library][home]])
+
+
 def test_every_library_has_a_floor() -> None:
-    """A new library is put on a floor here, and so are the rules it lives by."""
-    assert {f"midrib.{name}" for name in HOMES} == set(BUILT)
+    """A new library gets its floor here, and with it the rules of this file."""
+    assert set(SOURCES) == set(BUILT)
 
 
 @pytest.mark.parametrize("library", BUILT)
 def test_imports_go_only_downwards(library: str) -> None:
-    """A library imports what stands on a lower floor, or itself: nothing beside it and nothing above."""
+    """A library imports itself and the libraries on lower floors."""
     wrong = [
         f"{place} imports {name}"
         for place, name in imports(library)
@@ -74,8 +130,50 @@ def test_imports_go_only_downwards(library: str) -> None:
     assert wrong == []
 
 
+@pytest.mark.parametrize("library", LAYERS)
+def test_every_subpackage_is_in_the_table(library: str) -> None:
+    """A new subpackage gets its line here, and so does a new module beside the subpackages."""
+    assert {subpackage(name, library) for name in modules(SOURCES[library]) if name != "midrib"} == set(LAYERS[library])
+
+
+@pytest.mark.parametrize("library", LAYERS)
+def test_a_subpackage_imports_only_what_the_table_allows(library: str) -> None:
+    """Imports between the subpackages of a library go one way."""
+    wrong = [
+        f"{module} imports {target}"
+        for module, targets in import_graph(SOURCES[library]).items()
+        for target in sorted(targets)
+        if not allowed(module, target, library)
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("library", BUILT)
+def test_no_module_imports_itself_through_others(library: str) -> None:
+    """Imports inside functions and for types count too: a circle is one unit, in however many files."""
+    assert import_circle(import_graph(SOURCES[library])) == []
+
+
+@pytest.mark.parametrize("library", BUILT)
+def test_a_folder_holds_few_modules(library: str) -> None:
+    """A reader finds a behaviour by the names in a folder only if they are few."""
+    sizes: dict[str, int] = {}
+    for path in SOURCES[library].rglob("*.py"):
+        folder = str(path.parent.relative_to(ROOT))
+        sizes[folder] = sizes.get(folder, 0) + (path.name != "__init__.py")
+    assert {folder: size for folder, size in sizes.items() if size > MAX_MODULES} == {}
+
+
+@pytest.mark.parametrize("library", BUILT)
+def test_a_subpackage_says_its_purpose_in_one_line(library: str) -> None:
+    """The docstring of its `__init__` is what a reader sees first."""
+    packages = {name: path for name, path in modules(SOURCES[library]).items() if path.name == "__init__.py"}
+    purposes = {name: ast.get_docstring(ast.parse(path.read_text())) or "" for name, path in packages.items()}
+    assert [name for name, purpose in purposes.items() if name != library and len(purpose.splitlines()) != 1] == []
+
+
 def test_the_registry_needs_only_the_standard_library() -> None:
-    """Whoever lists names should not have to install anything."""
+    """Listing names needs no installation."""
     wrong = [
         f"{place} imports {name}"
         for place, name in imports("midrib.registry")
@@ -85,18 +183,18 @@ def test_the_registry_needs_only_the_standard_library() -> None:
 
 
 def test_midrib_is_a_namespace_package() -> None:
-    """One stray midrib/__init__.py would hide every other library."""
-    assert [path for src in [*HOMES.values(), ROOT / "protos"] for path in src.glob("midrib/__init__.py")] == []
+    """A single midrib/__init__.py would hide all other libraries."""
+    assert [path for src in [*SOURCES.values(), ROOT / "protos"] for path in src.glob("midrib/__init__.py")] == []
 
 
 @pytest.mark.parametrize("library", BUILT)
 def test_a_library_is_complete(library: str) -> None:
     """Each has its types, its tests, its wheel and a README that fits on a page."""
-    folder = home(library).parent
-    assert (home(library) / library.replace(".", "/") / "py.typed").is_file()
-    assert list(folder.glob("tests/**/test_*.py"))
-    assert "midrib_wheel(" in (folder / "BUILD").read_text()
-    assert len((folder / "README.md").read_text().splitlines()) <= 60
+    source = SOURCES[library]
+    assert (source / library.replace(".", "/") / "py.typed").is_file()
+    assert list(source.parent.glob("tests/**/test_*.py"))
+    assert "midrib_wheel(" in (source.parent / "BUILD").read_text()
+    assert len((source.parent / "README.md").read_text().splitlines()) <= 60
 
 
 def test_sources_and_wheel_declare_the_same_resolvers() -> None:
@@ -107,6 +205,6 @@ def test_sources_and_wheel_declare_the_same_resolvers() -> None:
         for node in ast.walk(ast.parse(text))
         if isinstance(node, ast.keyword) and node.arg == "entry_points"
     ]
-    found = configparser.ConfigParser(delimiters="=")
-    found.read(ROOT / "libs/remote/src/midrib_remote.egg-info/entry_points.txt")
-    assert {section: dict(found[section]) for section in found.sections()} == declared
+    installed = configparser.ConfigParser(delimiters="=")
+    installed.read(ROOT / "libs/remote/src/midrib_remote.egg-info/entry_points.txt")
+    assert {section: dict(installed[section]) for section in installed.sections()} == declared

@@ -89,7 +89,7 @@ def test_a_servers_registry_lists_and_filters_as_any_other(server: RunningServer
     assert (list(remote), len(remote), "mlp-128" in remote) == ([NAME], 1, False)
     assert [entry.num_features for entry in remote.list("test/*", license="MIT")] == [16]
     assert remote.list(namespace="image/embedding") == ()
-    with pytest.raises(KeyError, match="'mpl' is not in RemoteRegistry.* did you mean 'mlp'"):
+    with pytest.raises(KeyError, match="'mpl' is not in the registry 'the server at.* did you mean 'mlp'"):
         remote.get("mpl")
 
 

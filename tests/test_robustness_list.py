@@ -13,7 +13,9 @@ COMMANDS = re.findall(r"`pytest ([^`]+)`", (ROOT / "docs/robustness.md").read_te
 
 def names_of_tests(paths: list[str]) -> set[str]:
     """The names of the tests in files and folders."""
-    files = [file for path in paths for file in ([ROOT / path] if path.endswith(".py") else (ROOT / path).rglob("*.py"))]
+    files = [
+        file for path in paths for file in ([ROOT / path] if path.endswith(".py") else (ROOT / path).rglob("*.py"))
+    ]
     return {name for file in files for name in re.findall(r"def (test_\w+)", file.read_text())}
 
 

@@ -73,6 +73,7 @@ LIMITS = Limits(max_message_bytes=2**26, max_rows=1024, max_stream_items=2**40)
 REFUSED = status_pb2.Status(code=code_pb2.INVALID_ARGUMENT, message="the image is broken: send it again")
 IMAGE = ImageInput(size=224, mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225], interpolation="bicubic", crop=0.875)
 SQUASHED = ImageInput(size=384, mean=[0.5], std=[0.5], interpolation="bilinear", crop=1, squash=True)
+BORDERED = ImageInput(size=512, mean=[0.5], std=[0.5], interpolation="bicubic", crop=1.15, width=384, border=True)
 SCALED_ROWS = Tensor(dtype=DATA_TYPE_INT8, shape=[1, 2], data=b"\x7f\xff", row_scales=b"\x00\x00\x00\x3f")
 ARGUMENTS = {
     "depth": Argument(int_value=-12),
@@ -125,6 +126,7 @@ def _about_backbones() -> Iterator[tuple[str, Message]]:
     yield "draining", Backbone(name="a/b/c", state=BACKBONE_STATE_DRAINING, input=_input(AudioInput(rate=16000)))
     yield "tensors only", InputSpec(tensor=TensorInput(shape=[784], dtype=DATA_TYPE_FLOAT32))
     yield "a squashed image", _input(SQUASHED)
+    yield "a bordered image that is no square", _input(BORDERED)
     yield "get request", GetBackboneRequest(name=NAME)
     yield "get response", GetBackboneResponse(backbone=READY)
     yield "load request", LoadBackboneRequest(name=NAME, arguments=ARGUMENTS, pinned=True, dry_run=True)

@@ -9,7 +9,9 @@ import pytest
 from pydantic import ValidationError
 
 from midrib.server import load_settings
-from midrib.server._command.serve import parse_backbone, render_config
+from midrib.server._command.configuration import document, render_config
+from midrib.server._command.serve import parse_backbone
+from midrib.server._settings import Settings
 
 
 @pytest.fixture()
@@ -47,7 +49,7 @@ def test_the_printed_config_gives_the_same_settings(config: Path, tmp_path: Path
         pytest.param({"host": "0.0.0.0"}, "reachable from other machines.*--insecure", id="open address"),
         pytest.param(
             {"host": "0.0.0.0", "admin": True, "tls_certificate": "c.pem", "tls_key": "k.pem"},
-            "TLS alone asks nobody who they are.*admin_port",
+            "TLS alone identifies no client.*admin_port",
             id="open admin",
         ),
         pytest.param({"tls_certificate": "c.pem"}, "go together", id="a certificate without its key"),
@@ -101,3 +103,20 @@ def test_loader_arguments_follow_the_name() -> None:
         "name": "a/b/mlp",
         "arguments": {"num_features": 784, "pretrained": False, "kind": "x"},
     }
+
+
+def test_every_unset_setting_is_a_comment_of_the_printed_config() -> None:
+    """The printed file shows which settings exist."""
+    printed = render_config(load_settings())
+    assert [name for name in Settings.model_fields if name not in printed] == []
+    assert "\n# threads = ...  # Threads per CPU replica" in printed
+
+
+def test_the_page_of_settings_is_generated_from_them() -> None:
+    """After a change: `python -m midrib.server._command.configuration > docs/configuration.md`."""
+    assert (Path(__file__).parents[2] / "docs" / "configuration.md").read_text() == document()
+
+
+def test_every_setting_has_a_description() -> None:
+    """One sentence at least, on the page and in the printed file."""
+    assert [name for name, field in Settings.model_fields.items() if not field.description] == []

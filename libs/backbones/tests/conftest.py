@@ -1,4 +1,4 @@
-"""Libraries that the environment cannot hold, put beside it where MIDRIB_EXTERNAL=1 asks for them.
+"""Install the libraries that the environment cannot hold into a separate folder if MIDRIB_EXTERNAL=1.
 
 torchvision is a CUDA build on the package index, and Resemblyzer's requirements want a compiler. Installed without what
 they require, into a folder of their own, they do here: `MIDRIB_EXTERNAL=1 .venv/bin/pytest libs/backbones`.

@@ -1,4 +1,4 @@
-"""What is set of the allocator, and what is left as it is."""
+"""Settings of the allocator that keep freed memory."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     ],
 )
 def test_freed_memory_is_kept(environment: dict[str, str], parameters: list[int]) -> None:
-    """Nothing is set twice, and a variable of glibc's wins."""
+    """Both thresholds are set, except one that a variable of glibc has set."""
     calls: list[tuple[int, int]] = []
     keep_freed_memory(environment, lambda *call: calls.append(call) or 1)  # type: ignore[func-returns-value] # append
     assert [parameter for parameter, _ in calls] == parameters
@@ -46,7 +46,7 @@ def page_faults(keep: str) -> int:
     return int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
 
 
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="glibc's alone")
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc")
 def test_the_next_pass_finds_its_memory() -> None:
-    """By itself glibc gives large tensors back, and each comes with new pages."""
+    """By default glibc returns large tensors to the kernel, so each pass needs new pages."""
     assert page_faults("keep_freed_memory()") * 100 < page_faults("")

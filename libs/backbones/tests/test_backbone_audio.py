@@ -1,4 +1,4 @@
-"""Clips become mono rows at the backbone's rate, and a bad one is an error of its own."""
+"""Clips become mono rows at the backbone's rate; an unusable clip is an error that names it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_rows_are_padded_with_zero_to_the_longest() -> None:
 
 
 def test_no_clips_give_no_rows() -> None:
-    """An empty list is a batch of no rows."""
+    """An empty list gives an empty batch."""
     assert len(prepare_audio([], 16000, AT_16K)) == 0
 
 
@@ -38,27 +38,35 @@ def test_no_clips_give_no_rows() -> None:
     [
         pytest.param(np.array([-32768, 0, 16384], np.int16), [-1.0, 0.0, 0.5], id="int16"),
         pytest.param(np.array([-(2**31), 2**30], np.int32), [-1.0, 0.5], id="int32"),
+        pytest.param(np.array([-128, 0, 64], np.int8), [-1.0, 0.0, 0.5], id="int8"),
+        pytest.param(np.array([-(2**63), 2**62]), [-1.0, 0.5], id="int64"),
         pytest.param(np.array([0, 128, 192], np.uint8), [-1.0, 0.0, 0.5], id="uint8"),
+        pytest.param(np.array([0, 2**15, 3 * 2**14], np.uint16), [-1.0, 0.0, 0.5], id="uint16"),
+        pytest.param(np.array([0, 2**31, 3 * 2**30], np.uint32), [-1.0, 0.0, 0.5], id="uint32"),
+        pytest.param(np.array([0, 2**63, 3 * 2**62], np.uint64), [-1.0, 0.0, 0.5], id="uint64"),
+        pytest.param(np.array([16384, 0], ">i2"), [0.5, 0.0], id="big-endian"),
+        pytest.param(np.array([0.5, -0.25], np.float16), [0.5, -0.25], id="float16"),
+        pytest.param(np.array([0, 0]), [0.0, 0.0], id="silence-as-int64"),
         pytest.param(np.array([-0.5, 0.25]), [-0.5, 0.25], id="floats"),
         pytest.param(np.array([[0.0, 1.0], [0.5, -0.5]]), [0.5, 0.0], id="stereo-is-averaged"),
     ],
 )
 def test_every_sample_format_is_brought_to_one_scale(clip: npt.NDArray[np.generic], samples: list[float]) -> None:
-    """Integers span -1..1 by their full range; channels are averaged."""
+    """The full range of an integer type is scaled to -1..1; channels are averaged."""
     assert prepare_audio([clip], 16000, AT_16K)[0].tolist() == samples
 
 
 @pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000])
 def test_a_tone_survives_resampling(rate: int) -> None:
-    """Away from the ends a sine is that sine at the other rate, within 0.2 %."""
+    """Away from its ends, a resampled sine equals the sine at the new rate within 0.2 %."""
     got = resample(torch.from_numpy(tone(rate).astype(np.float32)), rate, 16000)
     expected = torch.from_numpy(tone(16000).astype(np.float32))
     assert abs(len(got) - len(expected)) <= 1
     assert float((got[200:-200] - expected[200 : len(got) - 200]).abs().max()) < 0.002
 
 
-def test_what_the_new_rate_cannot_hold_is_filtered_out() -> None:
-    """A tone above half the new rate does not come back as another tone."""
+def test_frequencies_above_half_the_new_rate_are_removed() -> None:
+    """A tone above half the new rate is removed, not aliased."""
     high = torch.from_numpy(tone(48000, 11000).astype(np.float32))
     assert float(resample(high, 48000, 16000)[200:-200].abs().max()) < 0.01
 
@@ -73,18 +81,20 @@ def test_what_the_new_rate_cannot_hold_is_filtered_out() -> None:
         pytest.param(np.array([0.0, np.nan]), "NaN or infinite", id="nan"),
         pytest.param(np.array([0.0, np.inf]), "NaN or infinite", id="infinite"),
         pytest.param(np.zeros(4, np.complex64), "got samples of complex64", id="complex"),
+        pytest.param(np.zeros(4, np.bool_), "got samples of bool, expected floats or integers", id="bool"),
+        pytest.param(np.array([0, 32767]), "less than 32 of their 64 bits.*such as int16", id="int16-in-int64"),
     ],
 )
 def test_an_unusable_clip_is_an_error_of_that_item(clip: object, message: str) -> None:
-    """The error names the item; its neighbours are not to blame."""
+    """The error names the item, so that the others can still be used."""
     with pytest.raises(MediaError, match=f"item 1: .*{message}") as caught:
         prepare_audio([np.zeros(4), clip], 16000, AT_16K)  # type: ignore[list-item] # wrong on purpose
     assert caught.value.index == 1
 
 
 def test_a_rate_must_be_positive() -> None:
-    """A rate is of the whole call, and so is the error."""
-    with pytest.raises(ValueError, match="got a rate of 0, expected samples a second"):
+    """A rate of 0 is refused for the whole call."""
+    with pytest.raises(ValueError, match="got a rate of 0, expected samples per second"):
         prepare_audio([], 0, AT_16K)
 
 
@@ -96,7 +106,7 @@ def voices() -> Backbone:
 
 
 def test_a_clip_embeds_the_same_beside_a_longer_one(voices: Backbone) -> None:
-    """Padding is not heard."""
+    """Padding does not change the features."""
     short, long = tone(16000, 200, 1.0), tone(16000, 300, 3.0)
     alone = voices.embed_audio([short], 16000)
     beside = voices.embed_audio([long, short], 16000)
@@ -104,12 +114,12 @@ def test_a_clip_embeds_the_same_beside_a_longer_one(voices: Backbone) -> None:
 
 
 def test_silence_embeds_to_something_finite(voices: Backbone) -> None:
-    """Digital silence is quiet, not an error and not NaN."""
+    """Digital silence gives finite features."""
     assert bool(voices.embed_audio([np.zeros(100)], 16000).isfinite().all())
 
 
 def test_a_voice_equals_resemblyzers(voices: Backbone) -> None:
-    """The package's own pipeline agrees to 1e-5, but for its removal of silences, which is a step before."""
+    """The features equal the package's to 1e-5, without its removal of silences."""
     for library in ("librosa", "webrtcvad"):
         pytest.importorskip(library, reason="the reference for this family")
     resemblyzer = pytest.importorskip("resemblyzer", reason="the reference for this family", exc_type=ImportError)
@@ -120,7 +130,7 @@ def test_a_voice_equals_resemblyzers(voices: Backbone) -> None:
 
 @pytest.mark.parametrize("bins", [40, 80, 128])
 def test_mel_filters_equal_those_of_transformers(bins: int) -> None:
-    """The filters that every family here was trained with, to 1e-7."""
+    """The filters equal those of transformers to 1e-7."""
     audio_utils = pytest.importorskip("transformers.audio_utils", reason="the reference for this family")
     expected = audio_utils.mel_filter_bank(201, bins, 0.0, 8000.0, 16000, norm="slaney", mel_scale="slaney").T
     assert float(np.abs(mel_filters(bins, fft=400, rate=16000).numpy() - expected).max()) < 1e-7

@@ -1,4 +1,4 @@
-"""timm's and torchvision's models under their own names, on checkpoints in the families' own formats."""
+"""Models of timm and torchvision under their own names, with checkpoints in the libraries' formats."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ needs_both = pytest.mark.skipif(not THERE, reason=WHY)
 
 
 def test_another_failure_of_torchvision_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the one known failure, of a CUDA build beside a CPU torch, is worked around."""
+    """Only the known failure, of a CUDA build next to a CPU torch, is worked around."""
 
     def broken(name: str) -> Any:
         raise RuntimeError("something else")
@@ -41,7 +41,7 @@ def test_another_failure_of_torchvision_is_not_hidden(monkeypatch: pytest.Monkey
 @needs_both
 @pytest.mark.parametrize("key", ["all-minilm-l6-v2", "whisper-tiny"])
 def test_a_model_of_transformers_loads_beside_a_torchvision_that_does_not_fit_torch(key: str) -> None:
-    """In a new process, where nothing has imported torchvision yet: transformers' models would fail at it."""
+    """Checked in a new process, because importing transformers' models would fail there without the workaround."""
     code = f"from midrib.backbones import load_backbone; print(load_backbone({key!r}, pretrained=False).num_features)"
     paths = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code], env=paths, capture_output=True, text=True, check=False)
@@ -50,7 +50,7 @@ def test_a_model_of_transformers_loads_beside_a_torchvision_that_does_not_fit_to
 
 @pytest.mark.parametrize("key", ["timm/resnet18", "torchvision/resnet18"])
 def test_without_the_library_the_error_gives_its_install_line(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
-    """A catalogue that is not installed is still known by name."""
+    """Names of a library that is not installed are still known."""
     monkeypatch.setattr("midrib.registry._contract._is_installed", lambda name: name not in ("timm", "torchvision"))
     with pytest.raises(KeyError, match="pip install .*torchvision"):
         BACKBONES.load(key)
@@ -71,13 +71,13 @@ def test_without_the_library_the_error_gives_its_install_line(monkeypatch: pytes
     ],
 )
 def test_a_librarys_model_conforms(key: str) -> None:
-    """Without its classifier, pooled, and built without the network."""
+    """It is loaded without classifier, pooled, and without using the network."""
     assert key in BACKBONES
     assert_conforms(key, pretrained=False)
 
 
-def one_of_each_family() -> list[str]:
-    """A model of every module of timm, and of every family of torchvision."""
+def family_examples() -> list[str]:
+    """Return a model of every module of timm, and of every family of torchvision."""
     if not THERE:
         return ["timm/resnet18", "torchvision/resnet18"]
     timm = import_timm()
@@ -87,9 +87,9 @@ def one_of_each_family() -> list[str]:
 
 
 @needs_both
-@pytest.mark.parametrize("key", one_of_each_family())
+@pytest.mark.parametrize("key", family_examples())
 def test_every_family_of_a_library_keeps_the_contract(key: str) -> None:
-    """One row of the width that it says, for images of the size that it says; shapes alone, without numbers."""
+    """One row of num_features per image, checked by shapes alone on the meta device."""
     entry = BACKBONES.get(key, with_metadata=True)
     with no_network(), torch.device("meta"):
         module, num_features = entry.load(pretrained=False)
@@ -99,7 +99,7 @@ def test_every_family_of_a_library_keeps_the_contract(key: str) -> None:
 @needs_both
 @pytest.mark.parametrize("key", ["timm/resnet18.a1_in1k", "torchvision/resnet18", "clip_vitb32", "dinov2_vits14"])
 def test_weights_that_cannot_be_fetched_are_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, key: str) -> None:
-    """Never a network of random weights in their place."""
+    """They are not replaced by random ones."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with (
@@ -114,15 +114,15 @@ def loaded(key: str, **kwargs: Any) -> Backbone:
         return load_backbone(key, **kwargs)
 
 
-def same_features(one: Backbone, other: Backbone) -> bool:
-    size = one.input.size  # type: ignore[union-attr] # all of these take images
+def same_features(first: Backbone, second: Backbone) -> bool:
+    size = first.input.size  # type: ignore[union-attr] # all of these take images
     images = torch.randn(1, 3, size, size)
-    return torch.equal(one.embed(images), other.embed(images))
+    return torch.equal(first.embed(images), second.embed(images))
 
 
 @needs_both
 def test_timms_own_checkpoint_loads_with_its_classifier(tmp_path: Path) -> None:
-    """As timm saves it, for ImageNet's 1000 classes; the classifier is dropped."""
+    """A file with 1000 classes of ImageNet, as timm saves it, loads without its classifier."""
     first = loaded("timm/resnet18", pretrained=False)
     state = first.module.state_dict() | {"fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)}
     save_file(state, tmp_path / "resnet.safetensors")
@@ -131,7 +131,7 @@ def test_timms_own_checkpoint_loads_with_its_classifier(tmp_path: Path) -> None:
 
 @needs_both
 def test_torchvisions_own_checkpoint_loads_with_its_classifier(tmp_path: Path) -> None:
-    """As torchvision saves it, of any number of classes."""
+    """A file with any number of classes, as torchvision saves it, loads without its classifier."""
     first = loaded("torchvision/resnet18", pretrained=False)
     state = first.module.state_dict() | {"fc.weight": torch.zeros(7, 512), "fc.bias": torch.zeros(7)}
     torch.save(state, tmp_path / "resnet.pth")

@@ -1,4 +1,4 @@
-"""Every backbone that we register keeps the contract; the kit that says so can say no."""
+"""Every registered backbone keeps the contract, and assert_conforms fails for modules that do not."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from midrib.backbones import BACKBONES
 from midrib.backbones.testing import NetworkError, assert_conforms, no_network
 from midrib.registry import TensorInput
 
-# What an entry needs to load here, offline; small images, where the size is free, so that the largest take a second.
+# Arguments to load entries offline; images are small where the size is free, so that the largest take a second.
 ARGUMENTS: dict[str, dict[str, object]] = {
     "template/classification/mlp-128": {"num_features": 12},
     "template/classification/mlp-128-256": {"num_features": 12},
@@ -34,7 +34,7 @@ PACKAGED = [entry.key for entry in BACKBONES.list(catalogues=False) if entry.key
 
 @pytest.mark.parametrize("key", PACKAGED)
 def test_every_backbone_with_packaged_weights_conforms(key: str) -> None:
-    """As it is served: with its real weights."""
+    """Checked with its real weights, as it is served."""
     if key == "audio/embedding/resemblyzer" and find_spec("resemblyzer") is None:
         pytest.skip("Resemblyzer is not installed here: MIDRIB_EXTERNAL=1 puts it beside")
     with no_network():
@@ -43,7 +43,7 @@ def test_every_backbone_with_packaged_weights_conforms(key: str) -> None:
 
 @pytest.mark.parametrize("key", FETCHED)
 def test_every_backbone_with_fetched_weights_conforms(key: str) -> None:
-    """Its weights cannot be had here; its shape, its preprocessing and its isolation from the network can."""
+    """Checked with random weights, because tests do not download: shape, preprocessing and no use of the network."""
     missing = BACKBONES.describe(key).missing
     if missing:
         pytest.skip(f"needs {', '.join(missing)}, not installed here")
@@ -54,7 +54,7 @@ ROWS = TensorInput((3,))
 
 
 class Counting(nn.Module):
-    """Answers with how often it was asked."""
+    """Adds the number of earlier calls to its input."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,21 +65,21 @@ class Counting(nn.Module):
 
 
 class BatchMean(nn.Module):
-    """Every row sees its neighbours."""
+    """Subtracts the mean of the batch."""
 
     def forward(self, rows: Tensor) -> Tensor:
         return rows - rows.mean(0)
 
 
 class InPlace(nn.Module):
-    """Works on its input."""
+    """Changes its input in place."""
 
     def forward(self, rows: Tensor) -> Tensor:
         return rows.mul_(1.0).clamp_(-0.1, 0.1)
 
 
-class Unsaved(nn.Module):
-    """Keeps a weight where no state dict sees it, and answers with the network's host."""
+class Constant(nn.Module):
+    """Returns the same features for every row."""
 
     def forward(self, rows: Tensor) -> Tensor:
         return rows * 0 + 1
@@ -96,29 +96,29 @@ def connecting(pretrained: bool = True) -> tuple[nn.Module, int]:
         pytest.param(Counting(), "other features the second time", id="not-deterministic"),
         pytest.param(BatchMean(), "a row alone differs", id="depends-on-the-batch"),
         pytest.param(InPlace(), "changed its input in place", id="changes-its-input"),
-        pytest.param(Unsaved(), "two different rows gave the same features", id="constant"),
+        pytest.param(Constant(), "two different rows gave the same features", id="constant"),
         pytest.param(nn.Hardtanh(float("nan"), float("inf")), "not all finite|other features", id="not-finite"),
     ],
 )
-def test_the_kit_names_the_broken_rule(module: nn.Module, complaint: str) -> None:
-    """A backbone that breaks one rule fails, and is told which."""
+def test_the_broken_rule_is_named(module: nn.Module, complaint: str) -> None:
+    """The error names the rule that the module breaks."""
     with pytest.raises(AssertionError, match=complaint):
         assert_conforms(lambda: (module, 3), input=ROWS)
 
 
-def test_the_kit_catches_a_loader_that_uses_the_network_unasked() -> None:
-    """pretrained=False is a promise."""
+def test_a_loader_that_uses_the_network_unasked_fails() -> None:
+    """With pretrained=False a loader must not use the network."""
     with pytest.raises(NetworkError, match="tried to reach the network"):
         assert_conforms(connecting, input=ROWS, pretrained=False)
 
 
 def test_a_proper_loader_passes() -> None:
-    """The kit takes a bare loader and its input, before it is registered anywhere."""
+    """A loader can be checked with its input spec before it is registered."""
     torch.manual_seed(0)
     assert_conforms(lambda: (nn.Linear(3, 5), 5), input=ROWS)
 
 
-def test_without_network_nothing_connects() -> None:
-    """The block covers every ordinary way out."""
-    with no_network(), pytest.raises(NetworkError):
+def test_no_network_refuses_every_connection() -> None:
+    """Looking up a host counts, too."""
+    with no_network(), pytest.raises(NetworkError, match="tried to reach the network"):
         urllib.request.urlopen("http://example.invalid")

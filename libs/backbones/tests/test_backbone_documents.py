@@ -1,4 +1,4 @@
-"""What the documents say is what the code does."""
+"""The documents agree with the code."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ README = ROOT / "libs/backbones/README.md"
 
 @pytest.mark.parametrize("document", [GUIDE, README], ids=["guide", "readme"])
 def test_every_snippet_runs(document: Path) -> None:
-    """Top to bottom, in one session, as a reader would type them."""
+    """The snippets run in order, in one session, as a reader would type them."""
     snippets = re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL)
     with BACKBONES.temporary():
         exec(compile("\n".join(snippets), str(document), "exec"), {"__name__": "guide"})  # (our own text)
 
 
 def test_the_table_is_current() -> None:
-    """Made from the registry: run `python -m midrib.backbones._table docs/backbones.md` after a change."""
+    """The table is made from the registry: run `python -m midrib.backbones._table docs/backbones.md` after a change."""
     assert with_table(GUIDE.read_text()) == GUIDE.read_text()
 
 
-def test_the_public_list_is_exactly_this() -> None:
-    """An addition is a decision."""
+def test_the_public_names_are_exactly_these() -> None:
+    """Adding a public name needs a change here."""
     assert sorted(midrib.backbones.__all__) == [
         "BACKBONES",
         "Backbone",
@@ -45,5 +45,5 @@ def test_the_public_list_is_exactly_this() -> None:
 
 
 def test_the_readme_is_short() -> None:
-    """At most 60 lines."""
+    """The README has at most 60 lines."""
     assert len(README.read_text().splitlines()) <= 60

@@ -1,4 +1,4 @@
-"""Encoders of transformers and sentence-transformers, from folders in those libraries' own format."""
+"""Encoders of transformers and sentence-transformers, loaded from folders in the libraries' formats."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def _offline() -> Any:
 
 
 def bert_tokenizer() -> Any:
-    """[PAD] is 0, as for BERT."""
+    """Return a tokenizer in which [PAD] is 0, as for BERT."""
     return _tokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS], "[CLS]", "[SEP]", "[PAD]", "[UNK]")
 
 
 def roberta_tokenizer() -> Any:
-    """<s> is 0 and <pad> is 1, as for RoBERTa."""
+    """Return a tokenizer in which <s> is 0 and <pad> is 1, as for RoBERTa."""
     return _tokenizer(["<s>", "<pad>", "</s>", "<unk>", *WORDS], "<s>", "</s>", "<pad>", "<unk>")
 
 
@@ -72,7 +72,7 @@ def t5(folder: Path) -> Any:
 
 
 def reference(model: Any, tokenizer: Any, texts: list[str]) -> torch.Tensor:
-    """The mean over the tokens, one text at a time, so that no padding is involved."""
+    """Return the means over the tokens, [rows, width], one text at a time, so that no padding is involved."""
     encoder = model.get_encoder() if model.config.is_encoder_decoder else model
     rows = []
     for text in texts:
@@ -91,7 +91,7 @@ def reference(model: Any, tokenizer: Any, texts: list[str]) -> torch.Tensor:
     ],
 )
 def test_a_text_encoder_equals_the_librarys(tmp_path: Path, make: Any, tokenizer: Any) -> None:
-    """Batched and padded by us, the features are those of each text run alone by the library."""
+    """Features of a padded batch equal those of each text run alone by the library."""
     model = make(tmp_path)
     backbone = load_backbone("transformers/any/name", checkpoint=tmp_path)
     expected = reference(model, tokenizer(), TEXTS)
@@ -101,7 +101,7 @@ def test_a_text_encoder_equals_the_librarys(tmp_path: Path, make: Any, tokenizer
 
 @pytest.mark.parametrize(("make", "longest"), [(bert, 20), (roberta, 20)])
 def test_the_longest_text_fits_the_positions(tmp_path: Path, make: Any, longest: int) -> None:
-    """A text beyond the limit is cut where both tokeniser and network allow it, and runs."""
+    """A longer text is cut at the limit of both tokenizer and network."""
     make(tmp_path)
     backbone = load_backbone("transformers/any/name", checkpoint=tmp_path)
     assert backbone.prepare_texts(["leaf " * 100]).shape == (1, longest)
@@ -110,7 +110,7 @@ def test_the_longest_text_fits_the_positions(tmp_path: Path, make: Any, longest:
 
 @pytest.mark.parametrize("pooling", ["mean", "cls", "max"])
 def test_each_pooling_is_another_function(tmp_path: Path, pooling: str) -> None:
-    """The choice is honoured, and the revision knows it."""
+    """The revision depends on pooling and normalisation."""
     bert(tmp_path)
     backbone = load_backbone("transformers/any/name", checkpoint=tmp_path, pooling=pooling, normalize=True)
     assert backbone.embed_texts(TEXTS).norm(dim=1).tolist() == pytest.approx([1, 1, 1])
@@ -119,16 +119,18 @@ def test_each_pooling_is_another_function(tmp_path: Path, pooling: str) -> None:
 
 
 def test_a_checkpoint_that_lacks_a_weight_is_refused(tmp_path: Path) -> None:
-    """The library would fill it with random numbers and print a warning."""
+    """The library would replace it with random numbers and print a warning."""
     model = bert(tmp_path)
     state = {name: value for name, value in model.state_dict().items() if "layer.1.output.dense" not in name}
     model.save_pretrained(tmp_path, state_dict=state)
-    with pytest.raises(WeightsError, match=r"any/name lack encoder.layer.1.output.dense"):
+    with pytest.raises(
+        WeightsError, match=r"weights of .* do not fit BertModel: they lack encoder.layer.1.output.dense"
+    ):
         BACKBONES.load("transformers/any/name", checkpoint=tmp_path)
 
 
 def test_random_weights_in_a_known_shape_differ_from_the_saved(tmp_path: Path) -> None:
-    """pretrained=False takes the shape of the checkpoint, and not its weights."""
+    """pretrained=False uses the shape of the checkpoint, not its weights."""
     bert(tmp_path)
     random = load_backbone("transformers/any/name", checkpoint=tmp_path, pretrained=False)
     saved = load_backbone("transformers/any/name", checkpoint=tmp_path)
@@ -140,7 +142,7 @@ def test_random_weights_in_a_known_shape_differ_from_the_saved(tmp_path: Path) -
     ["transformers/owner/model", "sentence-transformers/model", "wav2vec2-base", "hubert-base-ls960", "whisper-tiny"],
 )
 def test_a_model_that_cannot_be_fetched_is_an_error_that_helps(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
-    """Without the hub and without a folder there is nothing to load."""
+    """Offline and without a folder, the error says what to pass."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(WeightsError, match=r"cannot be loaded .*pass checkpoint=FOLDER"):
         BACKBONES.load(key)
@@ -148,14 +150,14 @@ def test_a_model_that_cannot_be_fetched_is_an_error_that_helps(monkeypatch: pyte
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "../up", "a/b/c", "https:x"])
 def test_a_name_is_never_a_path(name: str) -> None:
-    """What a client may name is a model of the hub; a folder is given by checkpoint=, in process alone."""
+    """A client can name a model of the hub only; a folder is passed as checkpoint=, in process."""
     with pytest.raises(ValueError, match="expected a name on the hub"):
         BACKBONES.registries[-1].get(f"transformers/{name}")()
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    """The error says what wrote such folders."""
-    with pytest.raises(WeightsError, match="no folder .*absent: give the one that save_pretrained wrote"):
+    """The error says how such folders are made."""
+    with pytest.raises(WeightsError, match="no folder .*absent: give the folder that save_pretrained wrote"):
         BACKBONES.load("transformers/any/name", checkpoint=tmp_path / "absent")
 
 
@@ -169,7 +171,7 @@ def speech(folder: Path, family: str) -> Any:
 
 @pytest.mark.parametrize("family", ["Wav2Vec2", "Hubert", "WavLM"])
 def test_a_speech_encoder_equals_the_librarys(tmp_path: Path, family: str) -> None:
-    """With the family's own standardisation of the samples, and no neighbour's padding."""
+    """Samples are standardised as the family expects, without the padding of a batch."""
     model = speech(tmp_path, family)
     clips = [np.random.default_rng(n).standard_normal(n) * 0.1 for n in (5000, 9000)]
     backbone = load_backbone("transformers/any/name", checkpoint=tmp_path)
@@ -183,7 +185,7 @@ def test_a_speech_encoder_equals_the_librarys(tmp_path: Path, family: str) -> No
 
 @pytest.mark.parametrize(("key", "family"), [("wav2vec2-base", "Wav2Vec2"), ("hubert-base-ls960", "Hubert")])
 def test_a_published_sound_encoder_reads_a_checkpoint_of_its_family(tmp_path: Path, key: str, family: str) -> None:
-    """Under its own name it is the function that the folder holds; loaded, it must have the width that is declared."""
+    """The folder's weights are used; loading by name also checks the declared width."""
     speech(tmp_path, family)
     module, width = BACKBONES.get(key)(checkpoint=tmp_path)
     expected = load_backbone("transformers/any/name", checkpoint=tmp_path)
@@ -193,7 +195,7 @@ def test_a_published_sound_encoder_reads_a_checkpoint_of_its_family(tmp_path: Pa
 
 
 def test_whispers_encoder_equals_the_librarys(tmp_path: Path) -> None:
-    """Its spectrogram is the extractor's, and only the frames that hold sound are averaged."""
+    """The spectrogram equals the extractor's, and only frames with sound are averaged."""
     config = transformers.WhisperConfig(
         vocab_size=20, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
         decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, pad_token_id=0, bos_token_id=1,
@@ -210,7 +212,7 @@ def test_whispers_encoder_equals_the_librarys(tmp_path: Path) -> None:
 
 
 def test_a_clip_longer_than_whispers_window_is_taken_in_windows() -> None:
-    """Nothing after the thirtieth second is thrown away."""
+    """Sound after the thirtieth second changes the features."""
     backbone = load_backbone("whisper-tiny", pretrained=False)
     clip = np.random.default_rng(0).standard_normal(40 * 16000).astype(np.float32) * 0.1
     changed = clip.copy()
@@ -220,7 +222,7 @@ def test_a_clip_longer_than_whispers_window_is_taken_in_windows() -> None:
 
 
 def pipeline(folder: Path, *, dense: bool = False) -> Any:
-    """A sentence-transformers folder: a transformer, its pooling, maybe a projection, and prompts of its own."""
+    """Save a pipeline of a transformer, pooling, optionally a projection, and prompts; return it."""
     sentence_transformers = pytest.importorskip("sentence_transformers", reason="the family under test")
     from sentence_transformers.sentence_transformer import modules
 
@@ -238,7 +240,7 @@ def pipeline(folder: Path, *, dense: bool = False) -> Any:
 
 @pytest.mark.parametrize("dense", [False, True], ids=["pooled", "projected"])
 def test_a_pipeline_equals_the_librarys(tmp_path: Path, dense: bool) -> None:
-    """Its own pooling, projection and normalisation are what runs."""
+    """Pooling, projection and normalisation are those of the pipeline."""
     made = pipeline(tmp_path, dense=dense)
     backbone = load_sentences(tmp_path)
     assert backbone.num_features == (6 if dense else 16)
@@ -247,7 +249,7 @@ def test_a_pipeline_equals_the_librarys(tmp_path: Path, dense: bool) -> None:
 
 
 def test_a_pipelines_own_prompt_is_put_before_each_text(tmp_path: Path) -> None:
-    """As the library does with prompt_name; two prompts are two functions."""
+    """The features equal the library's with prompt_name, and the revision depends on the prompt."""
     made = pipeline(tmp_path)
     backbone = load_sentences(tmp_path, prompt_name="query")
     assert float(np.abs(backbone.embed_texts(TEXTS).numpy() - made.encode(TEXTS, prompt_name="query")).max()) <= 1e-5
@@ -255,20 +257,20 @@ def test_a_pipelines_own_prompt_is_put_before_each_text(tmp_path: Path) -> None:
 
 
 def test_an_unknown_prompt_is_answered_with_the_known(tmp_path: Path) -> None:
-    """The names are the model's own."""
+    """The error lists the prompts of the model."""
     pipeline(tmp_path)
     with pytest.raises(ValueError, match="has no prompt 'doc': it has .*'passage'"):
         load_sentences(tmp_path, prompt_name="doc")
 
 
 def test_a_pipeline_without_files_is_refused() -> None:
-    """There is no shape to fill with random weights."""
+    """Random weights need a shape, which only the files describe."""
     with pytest.raises(WeightsError, match="defined by its files: without them, pass checkpoint=FOLDER"):
         BACKBONES.load("sentence-transformers/any", pretrained=False)
 
 
 def test_a_static_pipeline_equals_the_librarys(tmp_path: Path) -> None:
-    """model2vec's format: a table of vectors, averaged."""
+    """A table of vectors, averaged, as model2vec saves it."""
     sentence_transformers = pytest.importorskip("sentence_transformers", reason="the family under test")
     from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
 

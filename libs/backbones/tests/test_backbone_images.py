@@ -1,4 +1,4 @@
-"""Every kind of image has one defined answer."""
+"""Every kind of image has one defined result."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def solid(colour: tuple[int, ...], mode: str = "RGB", size: tuple[int, int] = (8
 
 
 def colour_of(*media: bytes | Image.Image | npt.NDArray[np.generic]) -> list[int]:
-    """The colour of the first row's first pixel, 0..255."""
+    """Return the colour of the first pixel of the first row, 0..255."""
     return [round(float(level) * 255) for level in prepare_images(media, PLAIN)[0, :, 0, 0]]
 
 
 def test_bytes_pil_and_array_give_the_same_row() -> None:
-    """How an image arrives does not change what the backbone sees."""
+    """The form in which an image is passed does not change the row."""
     array = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
     image = Image.fromarray(array)
     rows = prepare_images([encoded(image), image, array], ImageInput(16))
@@ -50,12 +50,12 @@ def test_bytes_pil_and_array_give_the_same_row() -> None:
 
 
 def test_no_images_give_an_empty_batch() -> None:
-    """An empty list is a batch of no rows, of the right trailing shape."""
+    """An empty list gives an empty batch of the right trailing shape."""
     assert prepare_images([], PLAIN).shape == (0, 3, 4, 4)
 
 
 def test_normalisation_is_the_specs() -> None:
-    """A row is (level / 255 - mean) / std, one mean and std a channel."""
+    """A row is (level / 255 - mean) / std, with one mean and std per channel."""
     spec = ImageInput(4, (0.1, 0.2, 0.3), (0.5, 0.25, 2.0), "bilinear", 1.0)
     row = prepare_images([solid((51, 102, 255))], spec)[0, :, 0, 0]
     assert row.tolist() == pytest.approx([(0.2 - 0.1) / 0.5, (0.4 - 0.2) / 0.25, (1.0 - 0.3) / 2.0])
@@ -96,14 +96,14 @@ HIDDEN = Image.new("RGBA", (8, 8), (10, 20, 30, 0))
         pytest.param(np.zeros((1, 60000, 3), np.uint8), [0, 0, 0], id="one-by-sixty-thousand"),
     ],
 )
-def test_each_kind_of_image_has_one_answer(
+def test_each_kind_of_image_has_one_result(
     media: bytes | Image.Image | npt.NDArray[np.generic], colour: list[int]
 ) -> None:
     """Grey, palette, CMYK, 16 bits, transparency and animation become 8-bit RGB in one defined way."""
     assert colour_of(media) == colour
 
 
-def test_what_lies_under_transparency_does_not_matter() -> None:
+def test_colours_under_transparency_do_not_matter() -> None:
     """Two pictures that look the same give the same row, whatever colour the invisible pixels hold."""
     red = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
     blue = Image.new("RGBA", (8, 8), (0, 0, 255, 0))
@@ -125,7 +125,7 @@ def test_what_lies_under_transparency_does_not_matter() -> None:
     ],
 )
 def test_exif_orientation_turns_the_image(orientation: int, corner: str) -> None:
-    """A camera's picture is seen as its photographer saw it."""
+    """Photographs of a camera held sideways are turned upright."""
     picture = solid(BLACK, size=(4, 4))
     picture.putpixel((0, 0), WHITE)
     exif = Image.Exif()
@@ -136,7 +136,7 @@ def test_exif_orientation_turns_the_image(orientation: int, corner: str) -> None
 
 
 def bomb() -> bytes:
-    """A PNG of a few bytes that says it is 60000 x 60000."""
+    """Return a PNG of a few bytes that declares 60000 x 60000 pixels."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -151,9 +151,9 @@ NOISE = Image.fromarray(np.random.default_rng(1).integers(0, 256, (64, 64, 3), d
 @pytest.mark.parametrize(
     ("media", "message"),
     [
-        pytest.param(b"", "no image of a known format", id="empty"),
-        pytest.param(b"not an image", "no image of a known format: send one of JPEG, PNG", id="text"),
-        pytest.param(b"%!PS-Adobe-3.0 EPSF-3.0\n", "no image of a known format", id="postscript"),
+        pytest.param(b"", "not an image of a known format", id="empty"),
+        pytest.param(b"not an image", "not an image of a known format: send one of JPEG, PNG", id="text"),
+        pytest.param(b"%!PS-Adobe-3.0 EPSF-3.0\n", "not an image of a known format", id="postscript"),
         pytest.param(encoded(NOISE)[:2000], "broken or cut short", id="truncated-png"),
         pytest.param(encoded(NOISE, "JPEG")[:1500], "broken or cut short", id="truncated-jpeg"),
         pytest.param(bomb(), f"more than {MAX_PIXELS} pixels", id="bomb"),
@@ -168,14 +168,14 @@ NOISE = Image.fromarray(np.random.default_rng(1).integers(0, 256, (64, 64, 3), d
     ],
 )
 def test_an_unusable_image_is_an_error_of_that_item(media: object, message: str) -> None:
-    """The error names the item and what to do; its neighbours are not to blame."""
+    """The error names the item and says what to do."""
     with pytest.raises(MediaError, match=f"item 1: .*{message}") as caught:
         prepare_images([solid(RED), media], PLAIN)  # type: ignore[list-item] # wrong on purpose
     assert caught.value.index == 1
 
 
 def reference(image: Image.Image, spec: ImageInput) -> npt.NDArray[np.int16]:
-    """Resize, then crop, in two steps, as torchvision's transforms do it."""
+    """Return the image resized and cropped in two steps, as torchvision's transforms do it: [size, size, 3]."""
     shorter = int(spec.size // spec.crop)
     width, height = image.size
     scale = (shorter, int(shorter * height / width)) if width <= height else (int(shorter * width / height), shorter)
@@ -200,14 +200,14 @@ def photograph(name: str = "chelsea") -> Image.Image:
 
 @pytest.mark.parametrize("size", [(300, 100), (100, 300), (64, 64)], ids=["wide", "tall", "square"])
 def test_a_squashed_image_is_resized_whole(size: tuple[int, int]) -> None:
-    """As SigLIP's own pipeline does it: a square of every pixel, whatever the shape."""
+    """The whole image is resized to a square, as in SigLIP's pipeline."""
     image = photograph().resize(size)
     ours = resize_and_crop(image, ImageInput(32, crop=1.0, squash=True))
     assert np.array_equal(np.asarray(ours), np.asarray(image.resize((32, 32), Image.Resampling.BICUBIC)))
 
 
 def test_a_squashed_image_may_be_cropped() -> None:
-    """Squashed to floor(size / crop), of which the centre is kept: within a level of 255 of the two steps."""
+    """The centre of the image resized to floor(size / crop), within one level of 255 of the two steps."""
     image = photograph()
     two_steps = image.resize((40, 40), Image.Resampling.BICUBIC).crop((4, 4, 36, 36))
     ours = np.asarray(resize_and_crop(image, ImageInput(32, crop=0.8, squash=True)), dtype=np.int16)
@@ -231,6 +231,6 @@ def test_any_shape_is_resized_as_by_the_reference(width: int, height: int, crop:
 
 
 def test_an_unknown_interpolation_is_named() -> None:
-    """An input spec that nobody can follow says which words are known."""
+    """The error lists the known interpolations."""
     with pytest.raises(MediaError, match="unknown interpolation 'nearest' in the input spec: use bicubic, bilinear"):
         prepare_images([solid(RED)], ImageInput(4, interpolation="nearest"))

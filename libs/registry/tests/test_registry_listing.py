@@ -58,12 +58,20 @@ def test_iteration_len_and_in_agree(registry: Registry) -> None:
     [
         pytest.param({}, ["lite0", "mlp-2", "Mlp-3", "mlp-10", "vit"], id="all"),
         pytest.param({"pattern": "*vi*"}, ["vit"], id="wildcard"),
-        pytest.param({"pattern": "mlp-*"}, ["mlp-2", "mlp-10"], id="matched with the name"),
-        pytest.param({"pattern": "template/mlp-*"}, ["mlp-2", "mlp-10"], id="matched with the key"),
+        pytest.param({"pattern": "mlp-*"}, ["mlp-2", "Mlp-3", "mlp-10"], id="matched with the name"),
+        pytest.param(
+            {"pattern": "template/MLP-*"}, ["mlp-2", "Mlp-3", "mlp-10"], id="matched with the key, in any case"
+        ),
         pytest.param({"pattern": ["lite?", "vit"]}, ["lite0", "vit"], id="several"),
         pytest.param({"pattern": iter(["vit"])}, ["vit"], id="any iterable"),
         pytest.param({"pattern": []}, ["lite0", "mlp-2", "Mlp-3", "mlp-10", "vit"], id="no wildcard is no limit"),
-        pytest.param({"exclude": "*mlp*"}, ["lite0", "Mlp-3", "vit"], id="exclude"),
+        pytest.param({"exclude": "*mlp*"}, ["lite0", "vit"], id="exclude"),
+        pytest.param({"pattern": "classif"}, ["lite0"], id="a plain word matches anywhere"),
+        pytest.param({"exclude": "MLP"}, ["lite0", "vit"], id="a plain word excludes anywhere"),
+        pytest.param({"pretrained": True}, ["lite0", "vit"], id="the loader offers weights"),
+        pytest.param({"pretrained": False}, ["mlp-2", "Mlp-3", "mlp-10"], id="the loader offers none"),
+        pytest.param({"family": "lite"}, ["lite0"], id="a family that the name spells"),
+        pytest.param({"family": "MLP"}, ["mlp-2", "Mlp-3", "mlp-10"], id="a family in any case"),
         pytest.param({"exclude": ["*lp*", "text/*"]}, ["lite0"], id="exclude several"),
         pytest.param({"pattern": "template/*", "exclude": "*-10"}, ["mlp-2", "Mlp-3"], id="both"),
         pytest.param({"namespace": "template"}, ["mlp-2", "Mlp-3", "mlp-10"], id="namespace"),
@@ -80,6 +88,28 @@ def test_a_listing_takes_wildcards_and_metadata(
     assert [entry.name for entry in registry.list(**arguments)] == names
 
 
+def test_a_declared_family_wins_over_the_name(registry: Registry) -> None:
+    """A registration that declares its family is found under that one alone."""
+    registry(load_lite, name="tf_net", family="EfficientNet", pretrained=False)
+    assert [entry.name for entry in registry.list(family="EfficientNet")] == ["tf_net"]
+    assert registry.list(family="net") == ()
+    assert "tf_net" not in [entry.name for entry in registry.list(pretrained=True)]
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        pytest.param("licence", "did you mean 'license'", id="declared"),
+        pytest.param("dept", "did you mean 'depth'", id="free metadata"),
+        pytest.param("zzzz", "expected one of aliases, ", id="nothing near"),
+    ],
+)
+def test_metadata_that_no_entry_declares_is_an_error(registry: Registry, name: str, advice: str) -> None:
+    """A misspelt key gives the nearest name, not an empty list."""
+    with pytest.raises(TypeError, match=f"no entry of the registry 'backbones' declares '{name}'; {advice}"):
+        registry.list(None, exclude=None, catalogues=True, **{name: 1})
+
+
 def test_a_description_tells_what_is_declared(registry: Registry) -> None:
     """All of it, as JSON's own types; an input carries its kind."""
     assert json.loads(json.dumps(registry.describe("lite0").as_dict())) == {
@@ -94,6 +124,8 @@ def test_a_description_tells_what_is_declared(registry: Registry) -> None:
             "interpolation": "bicubic",
             "crop": 0.875,
             "squash": False,
+            "width": None,
+            "border": False,
         },
         "num_features": 1280,
         "providers": [],

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from midrib.registry import ContractError, MissingLibraryError, Registry, UnknownKeyError
+from midrib.registry import ContractError, LoaderArgumentError, MissingLibraryError, Registry, UnknownKeyError
 
 
 class Width:
@@ -98,7 +98,8 @@ def test_arguments_that_the_loader_does_not_take_are_told_with_its_signature(reg
         raise AssertionError("called")
 
     with pytest.raises(
-        TypeError, match=r"backbone 'x': .*'pretained'; its loader takes \(pretrained: .*bool.* = True\)"
+        LoaderArgumentError,
+        match=r"'x': .*; its loader takes \(pretrained: .*bool.* = True\).*'pretained': did you mean 'pretrained'",
     ):
         registry.load("x", pretained=False)
 

@@ -38,6 +38,7 @@ def test_the_package_exports_exactly_its_list() -> None:
         "ImageInput",
         "InputSpec",
         "Loader",
+        "LoaderArgumentError",
         "MissingLibraryError",
         "PluginFailure",
         "Registry",

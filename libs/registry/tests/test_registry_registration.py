@@ -94,7 +94,7 @@ def test_a_second_registration_names_both_places(registry: Registry) -> None:
 def test_a_duplicate_is_a_value_error(registry: Registry) -> None:
     """Callers need not know our classes."""
     registry(load_plain)
-    with pytest.raises(ValueError, match="'load_plain' is already in Registry"):
+    with pytest.raises(ValueError, match="'load_plain' is already in the registry 'backbones'"):
         registry(load_plain)
 
 

@@ -74,3 +74,23 @@ def test_a_missing_directory_is_told_at_once(tmp_path: Path) -> None:
     """Not after the first epoch."""
     with pytest.raises(InvalidInputError, match="no directory"):
         FeatureCache(tmp_path / "none" / "c.db", "r", "float32", 2)
+
+
+@pytest.mark.parametrize("cut", [pytest.param(100, id="cut-short"), pytest.param(0, id="no-database")])
+def test_a_damaged_file_costs_the_cache_only(tmp_path: Path, cut: int) -> None:
+    """The features are computed, with one warning that names the file."""
+    path = tmp_path / "c.db"
+    FeatureCache(path, "r", "float32", 2).features(rows(1), Counting())
+    path.write_bytes(path.read_bytes()[:cut] + b"damage" * 1000)
+    cache = FeatureCache(path, "r", "float32", 2)
+    with pytest.warns(RuntimeWarning, match="c.db"):
+        assert cache.features(rows(1, 2), Counting()).tolist() == [[1, 2], [2, 4]]
+    assert cache.features(rows(3), Counting()).tolist() == [[3, 6]]
+
+
+def test_an_unwritable_place_costs_the_cache_only(tmp_path: Path) -> None:
+    """A folder stands where the file should be: the features are computed."""
+    (tmp_path / "c.db").mkdir()
+    with pytest.warns(RuntimeWarning, match="cannot be used"):
+        got = FeatureCache(tmp_path / "c.db", "r", "float32", 2).features(rows(1), Counting())
+    assert got.tolist() == [[1, 2]]

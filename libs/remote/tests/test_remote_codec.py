@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from midrib.remote._stream.codec import Result, Timing, decode_result, encode_item
+from midrib.remote._stream.rows import audio_rows, image_rows, text_rows
 from midrib.v1 import embedding_pb2
 from midrib.wire import Array, InvalidInputError, MidribError, encode_tensor, error_to_status
 
@@ -36,6 +37,31 @@ def test_an_item_is_written_as_protobuf_writes_it(item_id: int, array: Array, cu
     )
     pieces: list[bytes | memoryview] = [array[:cuts].tobytes(), memoryview(array[cuts:].tobytes())]
     assert encode_item(item_id, array.dtype, array.shape, pieces) == message.SerializeToString()
+
+
+@settings(deadline=None)
+@given(item_id=IDS, texts=st.lists(st.text()))
+def test_texts_are_written_as_protobuf_writes_them(item_id: int, texts: list[str]) -> None:
+    """The bytes are the library's."""
+    texts_input = embedding_pb2.Input(texts=embedding_pb2.Texts(texts=texts))
+    assert text_rows(texts).encode(item_id, []) == _item(item_id, texts_input)
+
+
+@settings(deadline=None)
+@given(item_id=IDS, images=st.lists(st.binary()))
+def test_images_are_written_as_protobuf_writes_them(item_id: int, images: list[bytes]) -> None:
+    """The bytes are the library's."""
+    images_input = embedding_pb2.Input(images=embedding_pb2.Images(encoded=images))
+    assert image_rows(images).encode(item_id, []) == _item(item_id, images_input)
+
+
+@settings(deadline=None)
+@given(item_id=IDS, clips=st.lists(npst.arrays("<i2", st.integers(1, 9))), rate=st.integers(1, 2**63 - 1))
+def test_clips_are_written_as_protobuf_writes_them(item_id: int, clips: list[Array], rate: int) -> None:
+    """The bytes are the library's."""
+    encoded = [encode_tensor(clip) for clip in clips]
+    audio_input = embedding_pb2.Input(audio=embedding_pb2.AudioClips(clips=encoded, rate=rate))
+    assert audio_rows(clips, rate).encode(item_id, []) == _item(item_id, audio_input)
 
 
 @settings(deadline=None)
@@ -87,3 +113,8 @@ def _decoded(data: bytes) -> Result:
     got = decode_result(data)
     assert got is not None
     return got
+
+
+def _item(item_id: int, media: embedding_pb2.Input) -> bytes:
+    item = embedding_pb2.Item(id=item_id, input=media)
+    return embedding_pb2.EmbedStreamRequest(item=item).SerializeToString()

@@ -97,12 +97,12 @@ def test_bad_items_are_kept_aside(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "bad"),
     [
-        pytest.param("t.jsonl", b'{"text": "ab"}\n{"text": \n', "it is no JSON", id="half-a-line"),
+        pytest.param("t.jsonl", b'{"text": "ab"}\n{"text": \n', "it is not JSON", id="half-a-line"),
         pytest.param("t.jsonl", b'{"text": "ab"}\n[1]\n', "a JSON list, expected an object", id="no-object"),
-        pytest.param("t.jsonl", b'{"text": "ab"}\n{"other": 1}\n', "there is no value", id="no-column"),
-        pytest.param("t.jsonl", b'{"text": "ab"}\n{"text": null}\n', "there is no value", id="null"),
-        pytest.param("t.csv", b"id,text\n1,ab\n2\n", "there is no value", id="short-row"),
-        pytest.param("t.txt", b"ab\n\xff\xfe\n", "its bytes are no UTF-8", id="no-utf-8"),
+        pytest.param("t.jsonl", b'{"text": "ab"}\n{"other": 1}\n', "the row has no value", id="no-column"),
+        pytest.param("t.jsonl", b'{"text": "ab"}\n{"text": null}\n', "the row has no value", id="null"),
+        pytest.param("t.csv", b"id,text\n1,ab\n2\n", "the row has no value", id="short-row"),
+        pytest.param("t.txt", b"ab\n\xff\xfe\n", "the text is not valid UTF-8", id="no-utf-8"),
     ],
 )
 def test_rows_that_cannot_be_read_are_kept_aside(tmp_path: Path, name: str, content: bytes, bad: str) -> None:
@@ -194,7 +194,7 @@ def test_arrays_give_their_rows(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("none.txt", "no file or folder"), ("x.doc", "no known kind"), ("x.csv", "no column 'text': it has a, b")],
+    [("none.txt", "no file or folder"), ("x.doc", "of an unknown kind"), ("x.csv", "no column 'text': it has a, b")],
 )
 def test_unusable_inputs_are_told(tmp_path: Path, name: str, said: str) -> None:
     """With what would be usable."""
@@ -208,3 +208,66 @@ def test_an_unknown_output_is_told_at_once(tmp_path: Path, texts: Path) -> None:
     """Before anything is embedded."""
     with pytest.raises(InvalidInputError, match=r"end it in \.parquet, \.npy, \.safetensors"):
         embed_files(Lengths(), [texts], tmp_path / "out.doc")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param({"text": "changed\n" * 40}, "the inputs changed", id="values"),
+        pytest.param({"column": "title"}, "begun with another column", id="column"),
+    ],
+)
+def test_a_run_resumes_only_with_the_same_inputs_and_options(
+    tmp_path: Path, texts: Path, change: dict[str, str], message: str
+) -> None:
+    """Otherwise one output would hold features of both."""
+    out = tmp_path / "out.npy"
+    with pytest.raises(UnavailableError, match="gone"):
+        embed_files(Lengths(fail_after=16), [texts], out, chunk_items=4)
+    texts.write_text(change.get("text", texts.read_text()))
+    with pytest.raises(InvalidInputError, match=message):
+        embed_files(Lengths(), [texts], out, chunk_items=4, column=change.get("column", "text"))
+
+
+def test_a_damaged_chunk_is_one_sentence(tmp_path: Path, texts: Path) -> None:
+    """A full disk or a crash of the machine leaves such files."""
+    out = tmp_path / "out.npy"
+    with pytest.raises(UnavailableError, match="gone"):
+        embed_files(Lengths(fail_after=16), [texts], out, chunk_items=4)
+    (tmp_path / "out.npy.parts" / "00000000.npz").write_bytes(b"")
+    with pytest.raises(
+        InvalidInputError, match=r"00000000\.npz is damaged .*: delete .*out\.npy\.parts to begin again"
+    ):
+        embed_files(Lengths(), [texts], out, chunk_items=4)
+
+
+def test_two_runs_cannot_write_one_output(tmp_path: Path, texts: Path) -> None:
+    """The second is refused while the first runs."""
+    messages = []
+
+    def start_another(_: Progress) -> None:
+        with pytest.raises(InvalidInputError, match="another run writes") as caught:
+            embed_files(Lengths(), [texts], tmp_path / "out.npy")
+        messages.append(str(caught.value))
+
+    embed_files(Lengths(), [texts], tmp_path / "out.npy", on_progress=start_another)
+    assert messages[0].endswith("wait for it, or choose another output")
+
+
+def test_a_run_whose_items_are_all_bad_fails(tmp_path: Path) -> None:
+    """With the first reason; the list of bad items is written, and no output."""
+    path = tmp_path / "texts.txt"
+    path.write_text("bad\nbad\n")
+    with pytest.raises(InvalidInputError, match=r"all 2 items were refused.*texts\.txt:0: no good text"):
+        embed_files(Lengths(), [path], tmp_path / "out.npy")
+    assert [file.name for file in sorted(tmp_path.glob("out*"))] == ["out.npy.bad.jsonl"]
+
+
+def test_inputs_are_checked_before_the_backbone_loads(tmp_path: Path) -> None:
+    """Loading may take minutes."""
+
+    def load() -> Lengths:
+        raise AssertionError("loaded too early")
+
+    with pytest.raises(InvalidInputError, match="no file or folder at"):
+        embed_files(load, [tmp_path / "none.txt"], tmp_path / "out.npy")

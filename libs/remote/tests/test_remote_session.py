@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-import weakref
 from collections.abc import Callable
 
 import numpy as np
@@ -70,7 +68,7 @@ def take(session: Session) -> Message:
 
 def answer(session: Session, outcome: Array | MidribError) -> Message:
     message = take(session)
-    session.answered(message, Result(1, outcome, Timing()))
+    session.on_result(message, Result(1, outcome, Timing()))
     return message
 
 
@@ -110,46 +108,20 @@ def test_after_a_joined_failure_each_goes_alone(session: Session) -> None:
         bad.result()
 
 
-def test_equal_small_calls_are_asked_once(session: Session) -> None:
-    """While one is in flight; afterwards it is asked anew."""
-    first, second = (session.submit(tensor_rows(rows(1))) for _ in range(2))
-    assert first is second
-    answer(session, np.ones((1, 2), "f4"))
-    assert session.submit(tensor_rows(rows(1))) is not first
-
-
-def test_equal_bytes_of_another_shape_are_another_call(session: Session) -> None:
-    """Two rows of one are not one row of two, nor of another type."""
-    inputs = [rows(1), rows(1).reshape(2, 1), rows(1).view("i4")]
-    assert len({id(session.submit(tensor_rows(x))) for x in inputs}) == 3
-
-
-def test_rows_that_differ_anywhere_are_other_calls(session: Session) -> None:
-    """Be it in one value of many: only all of their bytes make rows equal."""
-    calls = [session.submit(tensor_rows(row[None])) for row in np.eye(200, dtype="f4")]
-    assert len({id(call) for call in calls}) == 200
-
-
 def test_a_small_call_is_sent_as_it_was_asked(session: Session) -> None:
-    """What its caller writes to the array afterwards reaches nobody, an equal call least of all."""
+    """Changes that its caller makes to the array afterwards are not sent."""
     x = rows(1)
-    first = session.submit(tensor_rows(x))
+    session.submit(tensor_rows(x))
     x[:] = 7
-    second = session.submit(tensor_rows(x))
-    assert first is not second
+    session.submit(tensor_rows(x))
     item = embedding_pb2.EmbedStreamRequest.FromString(take(session).encode(1)).item
     np.testing.assert_array_equal(decode_tensor(item.input.tensor), [[0, 1], [7, 7]])
 
 
-def test_a_call_that_is_answered_at_once_is_not_kept(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before its submitter goes on: no later call may find it, and nothing holds its rows."""
-    monkeypatch.setattr(session.queue, "add", lambda call: call.deliver(0, np.ones((1, 2), "f4")))
-    x = rows(1)
-    session.submit(tensor_rows(x))
-    kept = weakref.ref(x)
-    del x
-    gc.collect()
-    assert kept() is None
+def test_equal_calls_are_sent_twice(session: Session) -> None:
+    """A benchmark that repeats one payload measures the server and not this client's look-up."""
+    calls = [session.submit(tensor_rows(rows(1))) for _ in range(2)]
+    assert [part.call for part in take(session).parts] == calls
 
 
 def test_a_call_that_was_given_up_is_not_sent(session: Session) -> None:

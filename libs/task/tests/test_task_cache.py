@@ -84,6 +84,15 @@ def test_changed_weights_are_another_revision(local: Pair, tmp_path: Path) -> No
     assert abs(task.embed(rows) - before).max() > 0.1
 
 
+def test_weights_written_through_data_are_another_revision(local: Pair, tmp_path: Path) -> None:
+    """Weight averaging writes parameter.data, which torch does not count."""
+    task, rows = ClassificationTask(local, 3, cache=str(tmp_path)), torch.randn(4, 8)
+    before, revision = task.embed(rows), task.revision
+    next(local[0].parameters()).data.add_(1)
+    assert task.revision != revision
+    assert abs(task.embed(rows) - before).max() > 0.1
+
+
 def test_autocast_has_features_of_its_own(local: Pair, tmp_path: Path) -> None:
     """What bfloat16 computed is not given where float32 was asked for."""
     task, rows = ClassificationTask(local, 3, cache=str(tmp_path)), torch.randn(4, 8)
@@ -199,6 +208,47 @@ def test_a_damaged_shard_is_left_out(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=f"leaves out .*{shard.name}, which is damaged"):
         FeatureCache(tmp_path).features("rev", ROWS, compute)
     assert compute.rows == [4]
+
+
+def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    """The features carry a checksum; a shard that differs is left out."""
+    cache = FeatureCache(tmp_path, shard_rows=4)
+    cache.features("rev", ROWS, Counted())
+    (shard,) = tmp_path.rglob("*.safetensors")
+    raw = bytearray(shard.read_bytes())
+    raw[-1] ^= 0x40
+    shard.write_bytes(raw)
+    compute = Counted()
+    with pytest.warns(UserWarning, match="which is damaged: its checksum differs"):
+        FeatureCache(tmp_path).features("rev", ROWS, compute)
+    assert compute.rows == [4]
+
+
+def test_a_folder_that_cannot_be_written_costs_the_cache_alone(tmp_path: Path) -> None:
+    """The features are right, and it is said once."""
+    (tmp_path / "file").write_text("no folder")
+    cache, compute = FeatureCache(tmp_path / "file", shard_rows=1), Counted()
+    with pytest.warns(UserWarning, match="cannot be written and stores no more"):
+        assert torch.equal(cache.features("rev", ROWS, compute), ROWS * 2)
+    assert torch.equal(cache.features("rev", ROWS, compute), ROWS * 2)
+
+
+def test_drafts_of_killed_processes_leave(tmp_path: Path) -> None:
+    """No process holds their lock any more."""
+    draft = tmp_path / "rev" / ".killed.safetensors.part"
+    draft.parent.mkdir()
+    draft.write_bytes(b"half a shard")
+    FeatureCache(tmp_path, shard_rows=1).features("rev", ROWS, Counted())
+    assert not draft.exists()
+
+
+def test_other_revisions_stay_if_there_is_no_room_anyway(tmp_path: Path) -> None:
+    """A shard larger than the whole cache pushes nothing out."""
+    FeatureCache(tmp_path, max_bytes=500, shard_rows=4).features("old", ROWS, Counted())
+    large = torch.arange(300.0).reshape(100, 3)
+    with pytest.warns(UserWarning, match="is full"):
+        FeatureCache(tmp_path, max_bytes=500, shard_rows=100).features("new", large, Counted())
+    assert [shard.parent.name for shard in tmp_path.rglob("*.safetensors")] == ["old"]
 
 
 def test_a_cache_travels_to_other_processes(tmp_path: Path) -> None:

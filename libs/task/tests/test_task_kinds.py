@@ -58,5 +58,62 @@ def test_an_embedder_leaves_the_task_as_it_was(local: Pair) -> None:
 
 def test_an_unknown_layer_is_named_with_those_there_are(local: Pair) -> None:
     """Got, expected."""
-    with pytest.raises(ValueError, match=r"got layer 'neck', expected one of \['backbone', 'head'\]"):
+    with pytest.raises(ValueError, match=r"got layer 'neck', expected one of \['backbone', 'backbone.0', .*'head'\]"):
         ClassificationTask(local, 3).as_embedder("neck")
+
+
+def test_an_embedder_ends_at_a_layer_of_the_backbone() -> None:
+    """Nothing behind the layer is computed, and its output is the embedding."""
+
+    class Unreachable(nn.Module):
+        def forward(self, rows: torch.Tensor) -> torch.Tensor:
+            raise AssertionError("computed")
+
+    backbone = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), Unreachable())
+    embedder = ClassificationTask((backbone, 2), 3).as_embedder("backbone.1", sample=ROWS)
+    torch.testing.assert_close(torch.from_numpy(embedder.embed(ROWS)), backbone[:2](ROWS).detach())
+
+
+def test_a_layer_of_a_backbone_without_an_input_needs_a_sample(local: tuple[nn.Module, int]) -> None:
+    """The width of the layer is measured on a batch."""
+    with pytest.raises(ValueError, match="does not declare its input: pass sample="):
+        ClassificationTask(local, 3).as_embedder("backbone.0")
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [
+        pytest.param(torch.eye(3), id="one-hot floats"),
+        pytest.param(torch.eye(3, dtype=torch.int64), id="one-hot integers"),
+        pytest.param(torch.eye(3, dtype=torch.float64) * 0.9 + 0.1 / 3, id="smoothed, float64"),
+        pytest.param(["a", "b", "c"], id="labels"),
+        pytest.param(torch.arange(3), id="indices"),
+    ],
+)
+def test_targets_of_every_form_are_counted_right(targets: object) -> None:
+    """A perfect head has accuracy 1 for indices, labels and class probabilities."""
+    task = ClassificationTask((nn.Identity(), 3), 3, labels=["a", "b", "c"], head=nn.Identity())
+    task.test_step((torch.eye(3) * 10, targets), 0)
+    taken = task.metrics.take("test")
+    assert taken["test_accuracy"] == 1.0
+    assert taken["test_loss"] < 0.8
+
+
+def test_soft_targets_of_several_labels_are_counted_from_one_half() -> None:
+    """0.95 counts as present."""
+    task = ClassificationTask((nn.Identity(), 2), 2, multi_label=True, head=nn.Identity())
+    task.test_step((torch.tensor([[9.0, -9.0]]), torch.tensor([[0.95, 0.05]])), 0)
+    assert task.metrics.take("test")["test_accuracy"] == 1.0
+
+
+def test_labels_of_several_classes_are_mapped() -> None:
+    """With multi_label each item has a sequence of labels."""
+    task = ClassificationTask((nn.Identity(), 2), labels=["a", "b"], multi_label=True)
+    assert task.split_batch((torch.ones(3, 2), [["a"], [], ["a", "b"]]))[1].tolist() == [[1, 0], [0, 0], [1, 1]]
+
+
+def test_an_unknown_label_is_named() -> None:
+    """The error gives the label and the labels of the task."""
+    task = ClassificationTask((nn.Identity(), 2), labels=["cat", "dog"])
+    with pytest.raises(ValueError, match=r"got the target 'bird', expected one of \['cat', 'dog'\]"):
+        task.split_batch((torch.ones(1, 2), ["bird"]))

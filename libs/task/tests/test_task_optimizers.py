@@ -155,13 +155,36 @@ def test_a_wrong_scheduler_says_what_is_accepted(
     local: Pair, loader: DataLoader[Any], trainer: MakeTrainer, given: Any, message: str
 ) -> None:
     """Got, expected, do."""
-    task = ClassificationTask(local, 3, lr_scheduler=given)
     with pytest.raises(TypeError, match=message):
-        trainer().fit(task, loader)
+        trainer().fit(ClassificationTask(local, 3, lr_scheduler=given), loader)
+
+
+@pytest.mark.parametrize("part", ["optimizer", "lr_scheduler"])
+def test_an_unknown_name_fails_at_construction(local: Pair, part: str) -> None:
+    """A misspelt name is an error of the line that has it, not of a later fit."""
+    arguments: dict[str, Any] = {part: "stepLR2"}
+    with pytest.raises(UnknownKeyError, match="'steplr2' is not in the registr"):
+        ClassificationTask(local, 3, **arguments)
+
+
+def test_a_scheduler_that_needs_no_length_needs_no_trainer(local: Pair) -> None:
+    """configure_optimizers works outside of a fit."""
+    made: Any = ClassificationTask(local, 3, lr_scheduler=("steplr", {"step_size": 1})).configure_optimizers()
+    assert isinstance(made["lr_scheduler"]["scheduler"], StepLR)
+
+
+def test_a_scheduler_recipe_may_return_lightnings_dictionary(
+    local: Pair, loader: DataLoader[Any], trainer: MakeTrainer
+) -> None:
+    """Its entries reach Lightning."""
+    task = ClassificationTask(
+        local, 3, lr_scheduler=lambda optimizer: {"scheduler": StepLR(optimizer, 1), "interval": "step"}
+    )
+    assert scheduler_of(task, trainer(), loader)["interval"] == "step"
 
 
 def test_a_training_without_an_end_has_no_length(local: Pair, loader: DataLoader[Any], trainer: MakeTrainer) -> None:
     """A scheduler that needs the length says that the Trainer does not know it."""
     task = ClassificationTask(local, 3, lr_scheduler="cosineannealinglr")
-    with pytest.raises(ValueError, match="length in epochs, which this Trainer does not know: pass max_epochs"):
+    with pytest.raises(ValueError, match="length in epochs, which is not known here: pass max_epochs"):
         trainer(max_epochs=None, max_steps=2).fit(task, loader)

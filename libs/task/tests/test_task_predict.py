@@ -154,3 +154,28 @@ def test_the_revision_follows_the_weights(local: Pair) -> None:
 def test_a_backbones_input_is_the_tasks(remote: Pair) -> None:
     """What it takes is known without asking its name."""
     assert ClassificationTask(remote, 3).input == TensorInput((8,))
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float16])
+def test_rows_of_any_floating_type_are_predicted(local: Any, dtype: Any) -> None:
+    """numpy's float64 gives the answer of float32, as through a server."""
+    task, rows = ClassificationTask(local, 3), np.linspace(-1, 1, 32).reshape(4, 8)
+    expected = task.predict(torch.from_numpy(rows).to(getattr(torch, np.dtype(dtype).name)).float(), output="logits")
+    torch.testing.assert_close(task.predict(rows.astype(dtype), output="logits"), expected)
+
+
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+def test_a_backbone_in_half_precision_trains_a_head(half: torch.dtype) -> None:
+    """Its features are converted to the head's type."""
+    task = ClassificationTask((nn.Linear(8, 4).to(half), 4), 3)
+    loss = task.training_step((torch.ones(2, 8), torch.tensor([0, 1])), 0)
+    [gradient, _] = torch.autograd.grad(loss, list(task.head.parameters()))
+    assert gradient.isfinite().all()
+
+
+def test_no_items_give_no_rows(backbone: Any) -> None:
+    """An empty list is zero rows of the usual width."""
+    task = ClassificationTask(backbone, 3)
+    assert task.predict([], output="logits").shape == (0, 3)
+    assert task.predict([], output="labels") == []
+    assert task.embed([]).shape == (0, 16)

@@ -83,3 +83,17 @@ def test_features_are_computed_once_for_an_output(remote: tuple[Any, int]) -> No
     prediction = Prediction(ClassificationTask(remote, 3).eval(), ROWS)
     assert prediction.features is prediction.features
     assert remote[0].calls == 1
+
+
+def test_a_subclass_inherits_what_is_registered_later() -> None:
+    """A head that is registered on the parent after the subclass was defined has a name there too."""
+
+    class Parent(ClassificationTask):
+        pass
+
+    class Child(Parent):
+        pass
+
+    Parent.heads(lambda *_: nn.Identity(), name="late")
+    assert "late" in Child.available_heads()
+    assert isinstance(Child((nn.Identity(), 3), 3, head="late").head, nn.Identity)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningCLI
+from pytorch_lightning.loggers import CSVLogger
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -125,3 +126,12 @@ def test_a_command_line_makes_a_task(tmp_path: Path, monkeypatch: pytest.MonkeyP
     task = cli.model
     assert (task.learning_rate, task.num_classes, task.hparams["optimizer"]) == (0.5, 3, "sgd")
     cli.trainer.fit(task, TemplateData(([[0.0] * 4] * 4, [0, 1, 2, 0])))
+
+
+def test_the_logger_gets_the_hyperparameters(
+    backbone: Any, loader: DataLoader[Any], trainer: Callable[..., Trainer], tmp_path: Path
+) -> None:
+    """hparams.yaml holds the arguments that the caller gave."""
+    logger = CSVLogger(tmp_path)
+    trainer(logger=logger).fit(ClassificationTask(backbone, 3, learning_rate=0.25), loader)
+    assert "learning_rate: 0.25" in (Path(logger.log_dir) / "hparams.yaml").read_text()

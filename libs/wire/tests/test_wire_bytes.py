@@ -1,4 +1,4 @@
-"""Tensor messages as bytes: protobuf's own, without its copies."""
+"""Tensor messages as bytes equal those of protobuf, with fewer copies."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ MESSAGE = encode_tensor(ROWS).SerializeToString()
 
 @given(arrays)
 def test_a_head_and_the_memory_are_the_message(array: Array) -> None:
-    """Byte for byte what protobuf's library writes."""
+    """The bytes equal those that the protobuf library writes."""
     written = tensor_head(array.dtype, array.shape) + bytes(array_bytes(array))
     assert written == encode_tensor(array).SerializeToString()
 
 
 @given(arrays, st.binary(max_size=3), st.binary(max_size=3))
-def test_a_tensor_is_read_where_it_stands(array: Array, before: bytes, behind: bytes) -> None:
-    """Among other bytes, and without copying its own."""
+def test_a_tensor_is_read_in_place(array: Array, before: bytes, behind: bytes) -> None:
+    """A message between other bytes is read without copying its data."""
     message = encode_tensor(array).SerializeToString()
     read = read_tensor(before + message + behind, len(before), len(before) + len(message))
     assert (read.dtype, read.shape, read.tobytes()) == (array.dtype, array.shape, array.tobytes())
@@ -62,7 +62,7 @@ def test_a_tensor_is_read_where_it_stands(array: Array, before: bytes, behind: b
         ),
         pytest.param(
             encode_tensor(np.array([True])).SerializeToString(),
-            "looked at one by one",
+            "checked byte by byte",
             id="bools, whose bytes need a look",
         ),
         pytest.param(
@@ -73,19 +73,19 @@ def test_a_tensor_is_read_where_it_stands(array: Array, before: bytes, behind: b
         pytest.param(b"", "out of range", id="nothing"),
     ],
 )
-def test_whatever_is_not_expected_is_left_to_the_library(data: bytes, words: str) -> None:
-    """Which reads it, or says what is wrong with it."""
+def test_unexpected_layouts_are_left_to_the_library(data: bytes, words: str) -> None:
+    """The reader raises, and the caller parses the message with protobuf."""
     with pytest.raises((IndexError, ValueError), match=words):
         read_tensor(data, 0, len(data))
 
 
 @given(st.integers(0, 2**64 - 1))
 def test_a_number_comes_back(number: int) -> None:
-    """With the place where it ends."""
+    """A number is read back, with the offset after it."""
     assert read_varint(b"x" + varint(number) + b"x", 1) == (number, 1 + len(varint(number)))
 
 
 def test_a_number_ends() -> None:
-    """Ten bytes hold any; an eleventh is no number."""
+    """Ten bytes hold every number; an eleventh is refused."""
     with pytest.raises(ValueError, match="more than ten bytes"):
         read_varint(b"\xff" * 12, 0)

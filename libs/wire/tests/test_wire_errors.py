@@ -1,4 +1,4 @@
-"""One family of errors, the same on both sides of the wire."""
+"""Errors are the same on both sides of the wire."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_an_error_comes_back_as_itself(kind: type[MidribError]) -> None:
 
 @pytest.mark.parametrize("kind", FAMILY)
 def test_an_error_survives_pickling(kind: type[MidribError]) -> None:
-    """A DataLoader worker's error reaches the trainer whole."""
+    """Errors of DataLoader workers keep all their fields."""
     error = kind("message", reason="SPECIAL", retry_after=1.0)
     back = pickle.loads(pickle.dumps(error))
     assert (type(back), back.__dict__) == (kind, error.__dict__)
@@ -42,12 +42,12 @@ def test_an_error_survives_pickling(kind: type[MidribError]) -> None:
     ids=lambda kind: kind.__name__,
 )
 def test_an_error_is_the_builtin_that_a_user_expects(kind: type[MidribError], builtin: type[Exception]) -> None:
-    """Code that knows nothing of Midrib can still catch it."""
+    """Code without knowledge of Midrib can catch it."""
     assert issubclass(kind, builtin)
 
 
 def test_a_key_error_reads_as_a_sentence() -> None:
-    """KeyError alone would show the message's repr."""
+    """A plain KeyError would show the repr of the message."""
     assert str(wire.BackboneNotFoundError("no backbone 'x' here")) == "no backbone 'x' here"
 
 
@@ -76,12 +76,12 @@ def test_the_status_carries_standard_details() -> None:
     ids=["unavailable", "deadline", "unauthenticated", "unknown code"],
 )
 def test_a_foreign_status_becomes_the_plain_error_of_its_code(code: int, kind: type[MidribError]) -> None:
-    """A proxy's status has no reason of ours."""
+    """The status of a proxy has no reason of Midrib."""
     assert type(status_to_error(status_pb2.Status(code=code, message="m"))) is kind
 
 
 def test_a_reason_of_another_code_is_not_believed() -> None:
-    """The code decides where the two disagree."""
+    """If code and reason disagree, the code decides."""
     status = error_to_status(wire.OverloadedError("full"))
     status.code = code_pb2.INTERNAL
     assert type(status_to_error(status)) is wire.InternalError

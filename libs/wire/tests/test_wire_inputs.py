@@ -1,4 +1,4 @@
-"""Input declarations travel whole."""
+"""Input declarations survive encoding and decoding."""
 
 from __future__ import annotations
 
@@ -16,23 +16,34 @@ from midrib.wire import InvalidInputError, decode_input_spec, encode_input_spec
         TensorInput((None, 3), "bfloat16"),
         ImageInput(224, mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 3.0), interpolation="bilinear", crop=1.0),
         ImageInput(224, squash=True),
+        ImageInput(1024, width=768),
+        ImageInput(512, crop=1.15, border=True),
         TextInput(256),
         AudioInput(16_000),
     ],
-    ids=["tensor", "open tensor", "image", "squashed image", "text", "audio"],
+    ids=[
+        "tensor",
+        "open tensor",
+        "image",
+        "squashed image",
+        "image that is not square",
+        "bordered image",
+        "text",
+        "audio",
+    ],
 )
 def test_a_declaration_comes_back_equal(spec: InputSpec) -> None:
-    """What a client reads is what the loader declared."""
+    """A client reads the spec that the loader declared."""
     assert decode_input_spec(encode_input_spec(spec)) == spec
 
 
-def test_every_declaration_says_which_tensor_it_becomes() -> None:
-    """A client without the preprocessing can still send tensors."""
+def test_every_declaration_includes_its_tensor() -> None:
+    """Clients without preprocessing can send tensors."""
     message = encode_input_spec(ImageInput(32))
     assert list(message.tensor.shape) == [3, 32, 32]
 
 
 def test_an_unknown_element_type_is_refused() -> None:
-    """A server of a later version may have types that this client has not."""
+    """A server of a later version may use types that this client does not know."""
     with pytest.raises(InvalidInputError, match="input.dtype is unspecified"):
         decode_input_spec(backbone_pb2.InputSpec())

@@ -1,4 +1,4 @@
-"""Arrays travel as messages and come back the same; what is not a tensor is refused by the field that is wrong."""
+"""Arrays survive encoding and decoding; invalid messages are refused by the name of their field."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ arrays = st.sampled_from([name for name in NAMES if name != "bfloat16"]).flatmap
 
 @given(arrays)
 def test_an_array_comes_back_to_the_bit(array: Array) -> None:
-    """Shape, type and every bit survive, NaN's payload included."""
+    """Shape, type and every bit are kept, the payload of NaN included."""
     back = decode_tensor(encode_tensor(array))
     assert (back.dtype, back.shape, back.tobytes()) == (array.dtype, array.shape, array.tobytes())
 
@@ -46,7 +46,7 @@ def test_bfloat16_travels_as_two_bytes() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_type_has_one_code(name: str) -> None:
-    """The code of a type's name leads back to the type."""
+    """The code of a type's name gives the type back."""
     assert dtype_from_code(code_from_dtype(name)).name == name
 
 
@@ -59,7 +59,7 @@ def test_every_type_has_one_code(name: str) -> None:
     ],
 )
 def test_any_layout_is_sent_row_major_and_little_endian(array: Array) -> None:
-    """The wire has one layout; the array may have any."""
+    """Arrays of every layout are encoded in that of the wire."""
     assert decode_tensor(encode_tensor(array)).tolist() == array.tolist()
 
 
@@ -72,13 +72,13 @@ def test_decoding_copies_nothing() -> None:
     "array", [np.zeros(2, complex), np.array(["a"]), np.array([None])], ids=["complex", "str", "object"]
 )
 def test_a_type_that_cannot_travel_is_named(array: Array) -> None:
-    """The error lists what can."""
+    """The error lists the types that can be sent."""
     with pytest.raises(InvalidInputError, match="cannot travel: convert to one of bfloat16, bool"):
         encode_tensor(array)
 
 
 def test_nine_dimensions_cannot_travel() -> None:
-    """Eight is the most that the wire has."""
+    """The wire allows at most eight."""
     with pytest.raises(InvalidInputError, match="9 dimensions, at most 8"):
         encode_tensor(np.zeros([1] * 9, np.float32))
 
@@ -112,7 +112,7 @@ def test_nine_dimensions_cannot_travel() -> None:
     ],
 )
 def test_a_broken_message_is_refused_by_field(message: dict[str, Any], field: str, words: str) -> None:
-    """INVALID_ARGUMENT names the field that is wrong."""
+    """The error names the invalid field."""
     with pytest.raises(InvalidInputError, match=words) as caught:
         decode_tensor(tensor_pb2.Tensor(**message))
     assert caught.value.field == field
@@ -124,7 +124,7 @@ def test_a_broken_message_is_refused_by_field(message: dict[str, Any], field: st
     st.binary(max_size=64),
 )
 def test_any_message_is_an_array_or_an_invalid_input(dtype: int, shape: list[int], data: bytes) -> None:
-    """Decoding never fails in another way, and never makes more bytes than it was given."""
+    """Decoding never fails otherwise, and never makes more bytes than the message has."""
     try:
         array = decode_tensor(tensor_pb2.Tensor(dtype=dtype, shape=shape, data=data))  # type: ignore[arg-type] # unknown codes too
     except InvalidInputError:
@@ -134,7 +134,7 @@ def test_any_message_is_an_array_or_an_invalid_input(dtype: int, shape: list[int
 
 @given(hnp.arrays(np.float32, (3, 5), elements=st.floats(-(2.0**100), 2.0**100, width=32)))
 def test_int8_rows_are_off_by_a_254th_of_their_largest(rows: Array) -> None:
-    """The stated bound, beside the rounding of float32 itself."""
+    """Elements differ by the stated bound at most, and the rounding of float32."""
     back = decode_tensor(encode_int8_rows(rows))
     bound = np.abs(rows).max(axis=1, keepdims=True) * (1 / 254 + 1e-6) + np.finfo(np.float32).tiny
     assert back.dtype == np.float32
@@ -142,14 +142,14 @@ def test_int8_rows_are_off_by_a_254th_of_their_largest(rows: Array) -> None:
 
 
 def test_int8_rows_take_a_byte_an_element() -> None:
-    """And four bytes a row."""
+    """A message has one byte per element and four per row."""
     message = encode_int8_rows(np.ones((2, 1000), np.float32))
     assert (len(message.data), len(message.row_scales)) == (2000, 8)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf], ids=str)
 def test_an_int8_row_that_is_not_finite_is_nan(value: float) -> None:
-    """Its neighbours are what they were."""
+    """The other rows are not affected."""
     back = decode_tensor(encode_int8_rows(np.array([[1, 2], [value, 1]], np.float32)))
     assert np.isnan(back).tolist() == [[False, False], [True, True]]
 

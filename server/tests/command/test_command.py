@@ -279,3 +279,31 @@ def test_doctor_passes_a_healthy_server_and_names_what_is_wrong(midrib: Midrib) 
     assert (well.returncode, "FAIL" in well.stdout) == (0, False)
     assert (ill.returncode, verdicts[-1]["ok"]) == (1, False)
     assert "mlp-128" in verdicts[-1]["detail"]
+
+
+def test_the_help_shows_the_defaults(midrib: Midrib, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Brackets would be read as markup, and dropped."""
+    monkeypatch.setenv("COLUMNS", "200")
+    text = midrib("serve", "--help").stdout
+    assert [
+        default for default in ("127.0.0.1", "50051", "auto", "float32", "measured at load") if default not in text
+    ] == []
+
+
+def test_the_module_of_the_server_is_the_command() -> None:
+    """`python -m midrib.server` works where the script is not on PATH."""
+    done = subprocess.run(
+        [sys.executable, "-m", "midrib.server", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("midrib ")
+
+
+def test_a_server_whose_stdout_is_closed_goes_on(serve: Any) -> None:
+    """A log collector that ended costs its lines only."""
+    process = serve(MLP)
+    process.event()
+    address = process.event()["address"]
+    process.process.stdout.close()
+    process.process.stdout = None  # nothing is left to read in the end
+    rows = Client(address).embed("mlp-128", np.zeros((1, 4), np.float32))
+    assert (rows.shape, process.end(signal.SIGTERM)) == ((1, 128), 0)

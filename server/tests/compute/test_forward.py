@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from midrib.registry import InputSpec, TensorInput, TextInput
 from midrib.server._compute.forward import ComputeConfig, Forward, available_devices, example_rows, use_tf32
+from midrib.server._compute.output import OutputError
 from midrib.wire import Array
 
 
@@ -131,3 +133,32 @@ def test_rows_that_do_not_fit_in_halves_either_are_an_error() -> None:
     """It is tried once, not for ever."""
     with pytest.raises(torch.OutOfMemoryError, match="out of memory"):
         forward(Small(), TensorInput((1,)))([(np.ones((5, 1), np.float32),)])
+
+
+class Broken(nn.Module):
+    """Changes its output by a function whenever a row of the batch holds 13."""
+
+    def __init__(self, change: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.change = change
+
+    def forward(self, rows: Tensor) -> Any:
+        return self.change(rows) if bool((rows == 13).any()) else rows
+
+
+@pytest.mark.parametrize(
+    ("change", "returned"),
+    [
+        pytest.param(lambda rows: rows[:-1], r"float32 \[1, 2\]", id="a row too few"),
+        pytest.param(lambda rows: torch.cat([rows[:1], rows]), r"float32 \[3, 2\]", id="a row too many"),
+        pytest.param(lambda rows: rows[:, :1], r"float32 \[2, 1\]", id="too narrow"),
+        pytest.param(lambda rows: rows[None], r"float32 \[1, 2, 2\]", id="a dimension too many"),
+        pytest.param(lambda rows: rows.long(), r"int64 \[2, 2\]", id="integers"),
+        pytest.param(lambda rows: (rows, rows), "a tuple", id="a tuple"),
+    ],
+)
+def test_an_output_that_breaks_the_contract_is_an_error(change: Callable[[Tensor], Any], returned: str) -> None:
+    """Split by rows it would answer with somebody else's."""
+    run = Forward(Broken(change), TensorInput((2,)), num_features=2)
+    with pytest.raises(OutputError, match=rf"returned .*{returned}, expected a floating tensor \[2, 2\]"):
+        run([(f32([1, 2]),), (f32([13, 2]),)])

@@ -26,6 +26,9 @@ class Simple:
     def stage(self, batch: Sequence[Arrays]) -> SimpleBatch:
         return SimpleBatch(self._function, batch)
 
+    def close(self) -> None:
+        """Nothing to free."""
+
 
 class SimpleBatch:
     """Staged, then launched."""
@@ -128,6 +131,9 @@ class Steps:
 
     def stage(self, batch: Sequence[Arrays]) -> Step:
         return Step(self, str(batch[0][0][0]), batch)
+
+    def close(self) -> None:
+        """Nothing to free."""
 
     def next_notes(self, count: int) -> list[str]:
         return [self.notes.get(timeout=20) for _ in range(count)]

@@ -1,4 +1,4 @@
-"""What a caller may see of an unforeseen error."""
+"""Unforeseen errors: what a caller may see of them, and which of them may end the process."""
 
 from __future__ import annotations
 
@@ -17,3 +17,15 @@ def public_error(error: Exception, what: str) -> MidribError:
     error_id = uuid.uuid4().hex[:12]
     logger.error("error %s: %s", error_id, what, exc_info=error, extra={"error_id": error_id})
     return InternalError(f"{what}: the server's log explains error {error_id}")
+
+
+def ordinary_error(error: BaseException, action: str) -> Exception:
+    """Return an error of somebody's code as an Exception: SystemExit and KeyboardInterrupt would end the server.
+
+    action: what that code was doing, for the message.
+    """
+    if isinstance(error, Exception):
+        return error
+    ordinary = RuntimeError(f"{action} raised {type(error).__name__}({', '.join(map(repr, error.args))})")
+    ordinary.__cause__ = error
+    return ordinary

@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import logging
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -19,11 +20,13 @@ from midrib.server._admission.tokens import Tokens
 from midrib.server._calls.embedder import Embedder
 from midrib.server._catalogue.catalogue import Catalogue, CatalogueEntry
 from midrib.server._engine.served_backbone import State
+from midrib.server._foreign import in_thread
 from midrib.server._grpc.backbone_service import BackboneService
 from midrib.server._grpc.decoding import DecodingServer
 from midrib.server._grpc.embedding_service import EmbeddingService
 from midrib.server._grpc.fast_codec import CODECS
 from midrib.server._grpc.listen import add_port, grpc_server, request_limits
+from midrib.server._grpc.observers import HealthService, ReflectionService
 from midrib.server._observability.tracing_setup import tracing_for
 from midrib.server._oip.registration import SERVICE_NAME as INFERENCE_SERVICE
 from midrib.server._oip.registration import add_inference_service, reflection_pool
@@ -51,6 +54,8 @@ _LOOPBACK = "127.0.0.1"
 # A moment without calls, and how long to wait for it.
 _QUIET_S = 0.1
 _MAX_SETTLING_S = 2.0
+# For calls that are answered when the grace is over, until their answers are written.
+_LAST_ANSWERS_S = 1.0
 
 
 class Server:
@@ -70,7 +75,8 @@ class Server:
     ) -> None:
         self.settings = settings
         self.port = settings.port
-        self._health = health.HealthServicer()
+        self._stopping = asyncio.Event()
+        self._health = HealthService(self._stopping)
         self._health_changes: set[asyncio.Task[None]] = set()
         self.catalogue = Catalogue(settings, registry, on_change=self._report_health)
         self.catalogue.tracing = self._tracing = tracing_for(tracer_provider)
@@ -105,7 +111,7 @@ class Server:
         embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(EmbeddingService(self.embedder), services)
         add_inference_service(InferenceService(self.embedder, backbones), services)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, services)
-        reflections = reflection.aio.ReflectionServicer(_SERVICES, pool=reflection_pool(_SERVICES))
+        reflections = ReflectionService(_SERVICES, reflection_pool(_SERVICES), stopping=self._stopping)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call] # the stubs lack it
             reflections, services
         )
@@ -138,7 +144,7 @@ class Server:
     async def load(self) -> None:
         """Load and warm every backbone of the settings, then say ready; raises what the first failing one raised."""
         for module in self.settings.imports:
-            importlib.import_module(module)
+            await in_thread(partial(importlib.import_module, module), f"importing {module!r}")
         for wanted in self.settings.backbones:
             self.catalogue.expect(wanted)
         for wanted in self.settings.backbones:
@@ -147,11 +153,17 @@ class Server:
         await self._health.set("", _SERVING)
 
     async def stop(self, grace_s: float | None = None) -> None:
-        """Not ready, GoAway, finish what was accepted within the grace, then close."""
+        """Not ready, GoAway, finish what was accepted within the grace, then close.
+
+        It returns within the grace and a few seconds, also if a forward pass or a loader hangs.
+        """
         grace = self.settings.drain_grace_s if grace_s is None else grace_s
+        end = time.monotonic() + grace
         await self._health.set("", _NOT_SERVING)
         await self.catalogue.close(grace)
+        self._stopping.set()
         await self._answer_what_has_arrived(min(grace, _MAX_SETTLING_S))
+        grace = max(_LAST_ANSWERS_S, end - time.monotonic())
         if self._http is not None:
             await self._http.stop()
         if self._admin is not None:

@@ -1,4 +1,4 @@
-"""The server's one configuration: a TOML file, MIDRIB_ variables and flags, the later over the earlier."""
+"""The configuration of the server: a TOML file, MIDRIB_ variables and flags, in rising precedence."""
 
 from __future__ import annotations
 
@@ -19,120 +19,142 @@ DType = Literal["float32", "float16", "bfloat16", "float64"]
 
 
 class BackboneSettings(BaseModel):
-    """One backbone to serve. What is absent follows the server's own settings."""
+    """One backbone to serve. Settings that are unset follow those of the server."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     name: str
     """`namespace/name`, or a name that is unique in the registry."""
     arguments: dict[str, Any] = Field(default_factory=dict)
-    """The loader's arguments."""
+    """Arguments of the loader."""
     device: str | None = None
+    """As the server's `device`."""
     dtype: DType | None = None
+    """As the server's `dtype`."""
     strict: bool | None = None
+    """As the server's `strict`."""
     threads: int | None = Field(default=None, ge=1)
+    """As the server's `threads`."""
     replicas: int | None = Field(default=None, ge=1)
+    """As the server's `replicas`."""
     compile: str | None = None
+    """As the server's `compile`."""
     cuda_graphs: bool | None = None
+    """As the server's `cuda_graphs`."""
     pinned: bool = False
-    """Never unloaded to make room for another."""
+    """Never unload it to make room for another backbone."""
 
 
 class Settings(BaseSettings):
-    """What a server serves, where, and within which limits."""
+    """Which backbones a server serves, on which address, and within which limits."""
 
-    model_config = SettingsConfigDict(env_prefix="MIDRIB_", env_nested_delimiter="__", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="MIDRIB_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+    )
 
     backbones: tuple[BackboneSettings, ...] = ()
-    """What to load at start. A plain string stands for its name."""
+    """The backbones to load at start. A plain string is a name without arguments."""
     imports: tuple[str, ...] = ()
-    """Modules to import first: they register backbones of your own."""
+    """Modules to import first; they register backbones of your own."""
     host: str = "127.0.0.1"
     """The address to listen on."""
     port: int = Field(default=50051, ge=0, le=65535)
-    """The port to listen on; 0 lets the system choose."""
+    """The gRPC port; 0 takes a free one."""
     http_port: int | None = Field(default=None, ge=0, le=65535)
-    """The port for HTTP on the same address; no HTTP where absent, 0 lets the system choose."""
+    """The HTTP port on the same address; 0 takes a free one. If unset, HTTP is off."""
     insecure: bool = False
-    """Allow an address other than the loopback without TLS or token."""
+    """Allow an address beyond the loopback without TLS and without tokens."""
     admin: bool = False
     """Allow LoadBackbone and UnloadBackbone on the main port."""
     admin_port: int | None = Field(default=None, ge=0, le=65535)
-    """A loopback port of its own for LoadBackbone and UnloadBackbone; none where absent."""
+    """A separate loopback port for LoadBackbone and UnloadBackbone. If unset, there is none."""
     tokens: Path | None = None
-    """A TOML file of tokens (see `midrib token`), read again on SIGHUP; no token is asked for where absent."""
+    """A TOML file of tokens (see `midrib token`), read again on SIGHUP. If unset, calls need no token."""
     public_health: bool = True
-    """Answer health without a token."""
+    """Answer health checks without a token."""
     tls_certificate: Path | None = None
-    """A PEM file, the certificate chain; read again when it changes. No TLS where absent."""
+    """A PEM file with the certificate chain, read again when it changes. If unset, TLS is off."""
     tls_key: Path | None = None
-    """A PEM file, the certificate's private key."""
+    """A PEM file with the certificate's private key."""
     tls_client_ca: Path | None = None
-    """A PEM file; clients must show a certificate that it signed (mutual TLS)."""
+    """A PEM file; clients must show a certificate signed by it (mutual TLS)."""
     device: str = "auto"
-    """"cpu", "cuda" (a replica on every GPU), "cuda:1", or "auto"."""
+    """ "cpu", "cuda" (a replica on every GPU), "cuda:1", or "auto" (CUDA if there is any)."""
     dtype: DType = "float32"
-    """What the forward pass computes in."""
+    """The type that the forward pass computes in."""
     strict: bool = False
-    """Run every row alone, so that its bits never depend on the rows beside it; slower."""
+    """Compute every row alone, so that its bits never depend on the rows beside it. Slower."""
     threads: int | None = Field(default=None, ge=1)
-    """Of a CPU replica, all its passes together; as many as its cores where absent, if measured to be worth it.
+    """Threads per CPU replica, shared by its parallel passes. If unset, the fastest measured count is used.
 
-    With 1, the forward of a module that keeps something between its lines never runs twice at a time.
+    With 1, the forward method of a module never runs in two threads at the same time.
     """
     replicas: int = Field(default=1, ge=1)
-    """On each device; those of one device share the weights, and those of a CPU its cores."""
+    """Replicas on each device. Replicas on one device share the weights, and on a CPU also the cores."""
     compile: str | None = None
-    """The backend of torch.compile ("inductor", say), with which a load takes longer; not compiled where absent."""
+    """The backend of torch.compile, such as "inductor"; loading takes longer. If unset, modules are not compiled."""
     cuda_graphs: bool = False
     """On a GPU, capture the usual batches at load and replay them."""
     tf32: bool = False
-    """On a GPU, let float32 matrix products and convolutions round to TF32; of the whole process."""
-    warm_up_s: float = Field(default=2.0, ge=0)
-    """How long a load may spend on batches of every usual size, the smaller ones first.
+    """On a GPU, allow TF32 in float32 matrix products and convolutions, for the whole process."""
+    workers: Literal["thread", "process"] = "thread"
+    """Where replicas compute: in threads of the server, or each in a process, which is replaced if it dies.
 
-    On a CPU it may spend as long on measuring how many passes to compute side by side, and again on how many rows
-    each has; with 0, batches stay whole.
+    A backbone that a new process cannot import (registered in a notebook, for example) always computes in a thread.
+    """
+    max_batch_s: float | None = Field(default=None, gt=0)
+    """Seconds after which a worker process whose batch does not end is replaced. If unset, at least 30."""
+    warm_up_s: float = Field(default=2.0, ge=0)
+    """Seconds that a load may spend on warm-up batches of every usual size, the smaller ones first.
+
+    On a CPU a load may spend the same time again on measuring how many passes run in parallel, and once more on the
+    size of a micro-batch. With 0, batches are computed whole.
     """
     max_message_bytes: int = Field(default=64 * MEBI, ge=1024)
-    """Of one message, in either direction."""
+    """The largest message, in bytes, in either direction."""
     max_stream_bytes: int = Field(default=32 * MEBI, ge=1)
-    """Of one stream's items in flight, decoded, and their embeddings; no more is read until some are answered."""
+    """Bytes in flight per stream: decoded inputs and their embeddings. Above it, the stream is not read."""
     max_stream_items: int = Field(default=1024, ge=1)
-    """Of one stream's items in flight."""
+    """Items in flight per stream. Above it, the stream is not read."""
     max_unread_s: float = Field(default=60.0, gt=0)
-    """A stream whose client reads no result for so long is ended, and what it held of the limits is free again."""
+    """Seconds after which a stream whose client reads no results is closed, which frees its quota."""
     max_in_flight_bytes: int = Field(default=128 * MEBI, ge=1)
-    """Of all items in flight, decoded, and their embeddings: a unary call over it is refused, a stream waits.
+    """Bytes in flight in total: decoded inputs and their embeddings. Unary calls above it are refused, streams wait.
 
-    Four of the largest batches: one computes, one is staged, and twice as much waits.
+    The default holds four of the largest batches: one that computes, one that is staged, and two that wait.
     """
     max_batch_rows: int = Field(default=1024, ge=1)
-    """Of one forward pass, and so of one item."""
+    """Rows per forward pass, and therefore per item."""
     max_batch_elements: int = Field(default=8 * MEBI, ge=1)
-    """Rows x elements (padding included) of one forward pass, and so of one item."""
+    """Elements (rows x elements of a row, padding included) per forward pass, and therefore per item."""
+    max_delay_ms: float = Field(default=2.0, ge=0)
+    """Milliseconds that a small batch waits for more items while requests arrive together; lone requests never wait."""
     max_text_chars: int = Field(default=MEBI, ge=1)
-    """Of one text; its tokens beyond the backbone's own limit are cut off."""
+    """Characters per text. Tokens beyond the backbone's limit are cut off."""
     max_image_pixels: int = Field(default=89_478_485, ge=1)
-    """Of one encoded image; decoding it takes up to 12 bytes a pixel, on each of a few threads."""
+    """Pixels per encoded image. Decoding takes up to 12 bytes a pixel in each of a few threads."""
     max_queue_items: int = Field(default=4096, ge=1)
-    """Items that wait for one backbone; the next unary call is refused."""
+    """Items of one client that may wait for one backbone. Above it, its unary calls are refused."""
     device_memory_bytes: int | None = Field(default=None, ge=1)
-    """Of all weights on one device; idle backbones that are not pinned leave for new ones. Unbounded where absent."""
+    """Bytes of weights per device; idle backbones that are not pinned make room. If unset, unlimited."""
     max_metadata_bytes: int = Field(default=16 * 1024, ge=1024)
-    """Of one call's headers."""
+    """Bytes of the headers of one call."""
     max_connection_streams: int = Field(default=1024, ge=1)
-    """Calls of one connection at a time; more wait at the client."""
+    """Concurrent calls per connection. Further calls wait at the client."""
     max_connection_idle_s: float = Field(default=3600.0, gt=0)
-    """A connection without calls is closed after this."""
+    """Seconds without a call after which a connection is closed."""
     max_connection_age_s: float | None = Field(default=None, gt=0)
-    """A connection is asked to go after this, with drain_grace_s for its calls; never where absent."""
+    """Seconds after which a connection is asked to close; its calls then have drain_grace_s. If unset, never."""
     min_ping_interval_s: float = Field(default=5.0, ge=0)
-    """Keepalive pings that come more often than this, a few times over, close their connection."""
+    """Seconds between keepalive pings. A connection that pings more often several times is closed."""
     log_format: Literal["text", "json"] = "text"
-    """Of what `midrib serve` logs on stderr: lines for people, or a JSON object a line."""
+    """The format of the log on stderr: lines for people, or one JSON object per line."""
     drain_grace_s: float = Field(default=30.0, ge=0)
-    """How long a SIGTERM lets accepted work finish."""
+    """Seconds that accepted work has to finish after SIGTERM."""
 
     @field_validator("backbones", mode="before")
     @classmethod
@@ -150,14 +172,14 @@ class Settings(BaseSettings):
         protected = self.insecure or self.tls_certificate is not None or self.tokens is not None
         if not protected and not is_loopback(self.host):
             raise ValueError(
-                f"host {self.host!r} is reachable from other machines, and nothing protects it: "
+                f"host {self.host!r} is reachable from other machines without TLS or tokens: "
                 "keep 127.0.0.1, set tls_certificate and tls_key, or tokens, or pass --insecure if that network "
                 "is trusted"
             )
         known = self.insecure or self.tls_client_ca is not None or self.tokens is not None
         if self.admin and not known and not is_loopback(self.host):
             raise ValueError(
-                f"admin lets whoever reaches {self.host!r} load and unload, and TLS alone asks nobody who they are: "
+                f"admin lets anyone who reaches {self.host!r} load and unload, and TLS alone identifies no client: "
                 "set tokens or tls_client_ca, use admin_port, which is on the loopback, or pass --insecure if that "
                 "network is trusted"
             )
@@ -177,13 +199,13 @@ class Settings(BaseSettings):
 
 
 def load_settings(config: Path | None = None, **flags: Any) -> Settings:
-    """The effective settings; a flag that is None was not given.
+    """Return the effective settings. Flags that are None are ignored.
 
-    Raises FileNotFoundError for a config file that is not there, pydantic.ValidationError (a ValueError) for a
-    wrong value.
+    Raises FileNotFoundError if the config file does not exist, pydantic.ValidationError (a ValueError) for a wrong
+    value.
     """
     if config is not None and not config.is_file():
-        raise FileNotFoundError(f"no config file at {config}")
+        raise FileNotFoundError(f"no config file at {config}: check the path given to --config")
 
     class ConfiguredSettings(Settings):
         model_config = SettingsConfigDict(toml_file=config)
@@ -192,7 +214,7 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches the address."""
+    """Return whether only this machine can reach the address."""
     if host == "localhost":
         return True
     try:

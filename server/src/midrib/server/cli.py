@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
-# Read when torch is imported. Threads that spin while they wait take the cores of whoever computes: beside a busy
+# Read when torch is imported. Threads that spin while they wait take cores from threads that compute: beside a busy
 # neighbour a batch of a vision transformer took 316 ms with spinning threads and 105 ms with sleeping ones.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -17,18 +18,40 @@ app = typer.Typer(
     name="midrib",
     help="Pretrained backbones behind many small heads: in process, or served over gRPC.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
 )
 
+
+def _print_version(value: bool) -> None:
+    if value:
+        try:
+            number = version("midrib-server")
+        except PackageNotFoundError:
+            number = "of a checkout, not installed as a wheel"
+        typer.echo(f"midrib {number}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    *,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Pretrained backbones behind many small heads: in process, or served over gRPC."""
+
+
 BackboneNames = Annotated[
-    Optional[list[str]],  # noqa: UP007 - typer reads Optional
-    typer.Argument(help="What to serve: 'namespace/name', or with loader arguments 'namespace/name?argument=value'."),
+    list[str] | None,
+    typer.Argument(help="What to serve: 'namespace/name', or 'namespace/name?argument=value' with loader arguments."),
 ]
-Token = Annotated[Optional[str], typer.Option(envvar="MIDRIB_TOKEN", help="A bearer token.")]  # noqa: UP007
-Roots = Annotated[Optional[Path], typer.Option("--tls-roots", help="PEM: the authorities to trust.")]  # noqa: UP007
+Token = Annotated[str | None, typer.Option(envvar="MIDRIB_TOKEN", help="A bearer token.")]
+Roots = Annotated[Path | None, typer.Option("--tls-roots", help="A PEM file of the authorities to trust.")]
 Own = Annotated[
-    Optional[Path], typer.Option("--tls-certificate", help="PEM: this client's certificate and key.")  # noqa: UP007
+    Path | None,
+    typer.Option("--tls-certificate", help="A PEM file with the client's certificate and key."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
@@ -37,18 +60,16 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 def serve(  # - a flag is a parameter
     backbones: BackboneNames = None,
     *,
-    config: Annotated[Optional[Path], typer.Option(help="A TOML file with the same settings.")] = None,  # noqa: UP007
-    host: Annotated[Optional[str], typer.Option(help="The address to listen on. [127.0.0.1]")] = None,  # noqa: UP007
-    port: Annotated[Optional[int], typer.Option(help="The port; 0 takes a free one. [50051]")] = None,  # noqa: UP007
-    http_port: Annotated[int | None, typer.Option(help="For HTTP; 0 takes a free one. [none]")] = None,
-    device: Annotated[Optional[str], typer.Option(help="cpu, cuda, cuda:1 or auto. [auto]")] = None,  # noqa: UP007
-    dtype: Annotated[Optional[str], typer.Option(help="What to compute in. [float32]")] = None,  # noqa: UP007
-    threads: Annotated[Optional[int], typer.Option(help="Of a CPU replica. [measured]")] = None,  # noqa: UP007
-    imports: Annotated[
-        Optional[list[str]], typer.Option("--import", help="A module that registers backbones.")  # noqa: UP007
-    ] = None,
+    config: Annotated[Path | None, typer.Option(help="A TOML file with the same settings.")] = None,
+    host: Annotated[str | None, typer.Option(help="The address to listen on; default 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(help="The gRPC port; 0 takes a free one; default 50051.")] = None,
+    http_port: Annotated[int | None, typer.Option(help="The HTTP port; 0 takes a free one; default: no HTTP.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or auto; default auto.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="The type to compute in; default float32.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads per CPU replica; default: measured at load.")] = None,
+    imports: Annotated[list[str] | None, typer.Option("--import", help="A module that registers backbones.")] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Allow an address beyond the loopback.")] = False,
-    admin: Annotated[bool, typer.Option("--admin", help="Allow loading and unloading by clients.")] = False,
+    admin: Annotated[bool, typer.Option("--admin", help="Allow clients to load and unload backbones.")] = False,
     print_config: Annotated[bool, typer.Option("--print-config", help="Show the effective settings.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -57,6 +78,7 @@ def serve(  # - a flag is a parameter
 
     keep_freed_memory()
     from midrib.server._command import serve as serving
+    from midrib.server._command.configuration import render_config
     from midrib.server._settings import load_settings
 
     settings = load_settings(
@@ -73,7 +95,7 @@ def serve(  # - a flag is a parameter
         admin=admin or None,
     )
     if print_config:
-        typer.echo(serving.render_config(settings), nl=False)
+        typer.echo(render_config(settings), nl=False)
     else:
         serving.run(settings, as_json=as_json)
 
@@ -81,19 +103,20 @@ def serve(  # - a flag is a parameter
 @app.command(name="list")
 def list_backbones(
     patterns: Annotated[
-        Optional[list[str]], typer.Argument(help="Wildcards, such as '*vit*'; any may match.")  # noqa: UP007
+        list[str] | None,
+        typer.Argument(help="Wildcards, such as '*vit*'; an entry matches any of them."),
     ] = None,
     *,
-    exclude: Annotated[
-        Optional[list[str]], typer.Option(help="A wildcard to leave out; may be repeated.")  # noqa: UP007
-    ] = None,
-    namespace: Annotated[Optional[str], typer.Option(help="Only this data_type/task_type.")] = None,  # noqa: UP007
-    catalogues: Annotated[bool, typer.Option("--all", help="With every name of timm, transformers, ...")] = False,
-    server: Annotated[Optional[str], typer.Option(help="What grpc://host:port serves.")] = None,  # noqa: UP007
+    exclude: Annotated[list[str] | None, typer.Option(help="A wildcard to leave out; may be repeated.")] = None,
+    namespace: Annotated[str | None, typer.Option(help="Only this data_type/task_type.")] = None,
+    catalogues: Annotated[
+        bool, typer.Option("--all", help="Include every name of timm, transformers and other catalogues.")
+    ] = False,
+    server: Annotated[str | None, typer.Option(help="List what the server at grpc://host:port serves.")] = None,
     token: Token = None,
     as_json: Json = False,
 ) -> None:
-    """List the backbones that are registered here, or served there, without loading any."""
+    """List the backbones that are registered, or that a server serves, without loading any."""
     from midrib.server._command.listing import listed_registry, print_list
 
     registry = listed_registry(server, token)
@@ -107,7 +130,7 @@ def list_backbones(
 def describe(
     name: Annotated[str, typer.Argument(help="'namespace/name', or a name that is unique.")], *, as_json: Json = False
 ) -> None:
-    """Tell all that is known of one backbone: input, features, licence, signature, where it was registered."""
+    """Describe one backbone: input, features, licence, signature, and where it was registered."""
     from midrib.server._command.listing import print_explanation
 
     print_explanation(name, as_json=as_json)
@@ -119,15 +142,26 @@ def embed(
     *,
     backbone: Annotated[str, typer.Option(help="grpc://host:port/namespace/name, or a registered name.")],
     out: Annotated[Path, typer.Option(help=".parquet, .npy or .safetensors.")],
-    column: Annotated[str, typer.Option(help="Where a table's texts, or encoded images, are.")] = "text",
+    column: Annotated[str, typer.Option(help="The column of a table that holds the texts or encoded images.")] = "text",
+    id_column: Annotated[str, typer.Option(help="The column of a table that names its rows.")] = "id",
+    timeout: Annotated[float, typer.Option(min=0.01, help="Seconds that a server has for a chunk of items.")] = 600.0,
     token: Token = None,
     roots: Roots = None,
     own: Own = None,
 ) -> None:
-    """Embed files into one, with ids and the revision; killed and started again, it goes on."""
+    """Embed files into one file, with ids and the revision. A run that was killed resumes when it is started again."""
     from midrib.server._command import embed as embedding
 
-    embedding.embed(backbone, inputs, out, column=column, token=token, tls=embedding.tls_from(roots, own))
+    embedding.embed(
+        backbone,
+        inputs,
+        out,
+        column=column,
+        id_column=id_column,
+        token=token,
+        tls=embedding.tls_from(roots, own),
+        timeout=timeout,
+    )
 
 
 @app.command()
@@ -139,7 +173,7 @@ def doctor(
     own: Own = None,
     as_json: Json = False,
 ) -> None:
-    """Check the way to a served backbone, step by step, each with a verdict and a fix."""
+    """Check the connection to a served backbone step by step; each step has a verdict and a fix."""
     from midrib.server._command import embed as embedding
 
     if not embedding.examine(url, token=token, tls=embedding.tls_from(roots, own), as_json=as_json):
@@ -148,31 +182,36 @@ def doctor(
 
 @app.command(name="token")
 def make_token(
-    name: Annotated[str, typer.Argument(help="Whose it is.")],
+    name: Annotated[str, typer.Argument(help="The name of its holder.")],
     scope: Annotated[
-        Optional[list[str]], typer.Option(help="read, embed or admin; may be repeated. [read, embed]")  # noqa: UP007
+        list[str] | None,
+        typer.Option(help="read, embed or admin; may be repeated; default: read and embed."),
     ] = None,
 ) -> None:
-    """Make a token: itself on stdout, once, and its entry for the server's token file on stderr."""
+    """Make a token. Print the token to stdout, and its entry for the server's token file to stderr."""
     from midrib.server._admission.tokens import Scope, new_token
 
-    secret, entry = new_token(name, [Scope(one) for one in scope or ("read", "embed")])
+    secret, entry = new_token(name, [Scope(word) for word in scope or ("read", "embed")])
     typer.echo(secret)
     typer.echo(entry, nl=False, err=True)
 
 
 @app.command()
 def bench(
-    target: Annotated[str, typer.Argument(help="grpc://host:port/namespace/name, or a name to serve for the while.")],
+    target: Annotated[
+        str,
+        typer.Argument(help="grpc://host:port/namespace/name, or a name, which is then served for the measurement."),
+    ],
     *,
-    rows: Annotated[int, typer.Option(min=1, help="Of one call.")] = 1,
+    rows: Annotated[int, typer.Option(min=1, help="Rows per call.")] = 1,
     concurrency: Annotated[
-        Optional[list[int]], typer.Option(min=1, help="Callers at once; may be repeated. [1, 16, 64]")  # noqa: UP007
+        list[int] | None,
+        typer.Option(min=1, help="Concurrent callers; may be repeated; default: 1, 16 and 64."),
     ] = None,
-    seconds: Annotated[float, typer.Option(min=0.01, help="Of each measurement.")] = 3.0,
+    seconds: Annotated[float, typer.Option(min=0.01, help="Seconds per measurement.")] = 3.0,
     as_json: Json = False,
 ) -> None:
-    """Measure how fast one backbone answers: rows a second, and how long a call takes."""
+    """Measure the rows per second and the latency of one backbone."""
     from midrib.server._command.bench import run
 
     run(target, rows=rows, concurrency=concurrency or (1, 16, 64), seconds=seconds, as_json=as_json)
@@ -180,8 +219,8 @@ def bench(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Where to save the picture.")] = Path("midrib-demo.png"),
-    epochs: Annotated[int, typer.Option(min=1, help="Of each training.")] = 3,
+    out: Annotated[Path, typer.Option(help="The file to save the picture to.")] = Path("midrib-demo.png"),
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs per training.")] = 3,
 ) -> None:
     """Serve EfficientNet-Lite0 and train one head on it twice: through the server, and in process."""
     from midrib.backbones import keep_freed_memory
@@ -192,7 +231,7 @@ def demo(
 
 
 def main() -> None:
-    """Run the command; an error that the user can mend is one line on stderr and exit status 1."""
+    """Run the command; an error of use is one line on stderr and exit status 1."""
     try:
         app()
     except (LookupError, ValueError, TypeError, OSError, RuntimeError, ImportError) as error:

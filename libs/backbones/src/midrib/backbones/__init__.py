@@ -1,7 +1,7 @@
 """Pretrained feature extractors by name, each with its preprocessing.
 
-`load_backbone("image/classification/efficientnet-lite0").embed_images([...])` is the whole of it. Importing this
-package imports neither torch nor Pillow; loading a backbone does.
+Use them with `load_backbone("image/classification/efficientnet-lite0").embed_images([...])`. Importing this package
+imports neither torch nor Pillow; loading a backbone does.
 """
 
 from midrib.backbones._allocator import keep_freed_memory

@@ -1,4 +1,4 @@
-"""Clips of sound to the tensor that an audio backbone takes."""
+"""Turn clips of sound into the tensor that an audio backbone takes."""
 
 from __future__ import annotations
 
@@ -17,30 +17,35 @@ from midrib.registry import AudioInput
 MAX_CHANNELS = 8
 _ZERO_CROSSINGS = 6
 _ROLLOFF = 0.99
-# Filters by their taps: 44100 to 16000 is 441 x 160. Rates without a common divisor would be gigabytes.
+# Bounds the size of the resampling filters: 44100 to 16000 needs 441 x 160, rates without a common divisor gigabytes.
 _LARGEST_RATIO = 2**22
+# numpy makes 64-bit integers of lists of samples of any width. Scaled by 2**63, those would be silence.
+_WIDEST_BYTES = 8
+_LEAST_OF_64_BITS = 2.0**32
 
 
 def prepare_audio(clips: Sequence[npt.NDArray[np.generic]], rate: int, spec: AudioInput) -> Tensor:
     """Turn clips into one batch: [rows, samples of the longest], float32, mono, at spec.rate, 0 where padded.
 
-    clips: [samples] or [samples, channels] of at most 8 channels, which are averaged. Integers are scaled by their full
-    range, floats are taken as they are. rate: samples a second of the clips.
-    Raises MediaError, with the item's index, for a clip that is none of these, empty or not finite, or where the rate
-    is none, or shares so small a divisor with spec.rate that the filters would be huge.
+    clips: [samples] or [samples, channels] of at most 8 channels, which are averaged. Signed and unsigned integers of
+    every width are scaled by their full range to -1..1; floats are taken as they are.
+    rate: samples per second of the clips.
+    Raises MediaError, with the item's index, for a clip that is none of these, empty or not finite, and for a rate
+    that is not positive or whose common divisor with spec.rate is so small that the filters would be huge.
     """
     if rate <= 0 or rate * spec.rate > _LARGEST_RATIO * math.gcd(rate, spec.rate) ** 2:
         raise MediaError(
-            0, f"got a rate of {rate}, expected samples a second, such as 8000, 16000, 44100 or 48000: resample it"
+            0, f"got a rate of {rate}, expected samples per second, such as 8000, 16000, 44100 or 48000: resample it"
         )
     rows = [resample(torch.from_numpy(_mono(i, clip)), rate, spec.rate) for i, clip in enumerate(clips)]
     batch = torch.zeros(len(rows), max((len(row) for row in rows), default=1))
-    for filled, row in zip(batch, rows, strict=True):
-        filled[: len(row)] = row
+    for target, row in zip(batch, rows, strict=True):
+        target[: len(row)] = row
     return batch
 
 
 def _mono(index: int, clip: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
+    """Return a clip as [samples], float32. Raises MediaError if it is not usable."""
     if not isinstance(clip, np.ndarray):
         raise MediaError(index, f"got {type(clip).__name__}, expected a numpy array of samples")
     if clip.ndim not in (1, 2) or clip.size == 0 or (clip.ndim == 2 and clip.shape[1] > MAX_CHANNELS):
@@ -56,13 +61,20 @@ def _mono(index: int, clip: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
 
 
 def _floating(index: int, clip: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Return a clip of any shape on the scale -1..1. Raises MediaError for other types than numbers."""
     if np.issubdtype(clip.dtype, np.floating):
         return clip.astype(np.float64)
-    if clip.dtype == np.uint8:
-        return (clip.astype(np.float64) - 128) / 128
-    if np.issubdtype(clip.dtype, np.signedinteger):
-        return clip.astype(np.float64) / -float(np.iinfo(clip.dtype).min)
-    raise MediaError(index, f"got samples of {clip.dtype}, expected floats, signed integers or uint8")
+    if not np.issubdtype(clip.dtype, np.integer):
+        raise MediaError(index, f"got samples of {clip.dtype}, expected floats or integers")
+    half = 2.0 ** (8 * clip.dtype.itemsize - 1)
+    samples = clip.astype(np.float64) - (half if clip.dtype.kind == "u" else 0.0)
+    if clip.dtype.itemsize == _WIDEST_BYTES and 0 < np.abs(samples).max() < _LEAST_OF_64_BITS:
+        raise MediaError(
+            index,
+            f"got samples of {clip.dtype} that use less than 32 of their 64 bits, so their scale is unknown: "
+            "convert them to the type that they were recorded in, such as int16, or to floats in -1..1",
+        )
+    return samples / half
 
 
 def resample(samples: Tensor, rate: int, new_rate: int) -> Tensor:
@@ -82,7 +94,7 @@ def resample(samples: Tensor, rate: int, new_rate: int) -> Tensor:
 
 
 def _sinc_kernel(old: int, new: int) -> tuple[Tensor, int]:
-    """Return one filter for each of the `new` phases, [new, 1, taps], and its reach in old samples."""
+    """Return one filter per phase, [new, 1, taps], and the number of old samples that it reaches to each side."""
     base = min(old, new) * _ROLLOFF
     reach = math.ceil(_ZERO_CROSSINGS * old / base)
     taps = torch.arange(-reach, reach + old, dtype=torch.float64) / old

@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from midrib.backbones._images import ImageMedia
     from midrib.backbones._tokens import Tokenizer
 
-# torch and Pillow are imported where they are used: listing the catalogue needs neither.
+# torch and Pillow are imported in the functions that use them, because listing the catalogue needs neither.
 
 _Spec = TypeVar("_Spec", ImageInput, TextInput, AudioInput)
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A module in eval mode that turns a batch of inputs into one row of num_features an item.
+    """A module in eval mode that turns a batch of inputs into one row of num_features per item.
 
-    name: the key it is registered under.  module: maps [rows, …] to [rows, num_features], floating.
-    input: what it takes, and how raw media become that. A text backbone's module carries its `tokenizer`.
+    name: the key under which it is registered.  module: maps [rows, …] to [rows, num_features], floating.
+    input: the kind of input it takes, and its preprocessing. A text backbone's module has a `tokenizer`.
     """
 
     name: str
@@ -36,15 +36,15 @@ class Backbone:
     input: InputSpec
 
     def revision(self, dtype: str = "float32") -> str:
-        """Digest weights, input spec and compute dtype: 64 hexadecimal digits that name this function."""
+        """Return the digest of weights, settings, input spec and compute dtype: 64 hexadecimal digits."""
         from midrib.backbones._revision import revision
 
         return revision(self.module, self.input, dtype)
 
     def prepare_images(self, images: Sequence[ImageMedia], *, max_pixels: int | None = None) -> Tensor:
-        """Decode, resize, crop and normalise images: [rows, 3, size, size], float32, on the CPU.
+        """Decode, resize, crop and normalise images: [rows, 3, height, width], float32, on the CPU.
 
-        max_pixels: of one image; Pillow's own bound where absent.
+        max_pixels: the limit for one image, by default 89,478,485; it may be larger.
         Raises MediaError (with the item's index) for an unusable image, InputKindError if this takes no images.
         """
         from midrib.backbones._images import MAX_PIXELS, prepare_images
@@ -52,10 +52,11 @@ class Backbone:
         return prepare_images(images, self._spec(ImageInput), max_pixels=max_pixels or MAX_PIXELS)
 
     def prepare_texts(self, texts: Sequence[str], *, truncate: bool = True) -> Tensor:
-        """Tokenise texts: [rows, tokens of the longest], int64, 0 where padded, on the CPU.
+        """Tokenize texts: [rows, tokens of the longest], int64, 0 where padded, -1 for token 0, on the CPU.
 
         truncate: cut texts at input.max_tokens; if False, a longer one is a MediaError.
-        Raises MediaError (with the item's index) for an unusable text, InputKindError if this takes no text.
+        Raises MediaError (with the item's index) for an unusable text, InputKindError if this takes no text,
+        ContractError if its module has no tokenizer.
         """
         from midrib.backbones._texts import prepare_texts
 
@@ -68,8 +69,7 @@ class Backbone:
     def prepare_audio(self, clips: Sequence[npt.NDArray[np.generic]], rate: int) -> Tensor:
         """Mix clips down to mono and resample them: [rows, samples of the longest], float32, 0 where padded.
 
-        clips: [samples] or [samples, channels], integers of their full range or floats in -1..1, at rate samples
-        a second.
+        clips: [samples] or [samples, channels], integers of any width or floats in -1..1, at rate samples per second.
         Raises MediaError (with the item's index) for an unusable clip, InputKindError if this takes no audio.
         """
         from midrib.backbones._audio import prepare_audio
@@ -77,33 +77,38 @@ class Backbone:
         return prepare_audio(clips, rate, self._spec(AudioInput))
 
     def embed(self, batch: Tensor) -> Tensor:
-        """Run a prepared batch: [rows, num_features], without gradients, on the module's device."""
+        """Run a prepared batch [rows, …]: [rows, num_features], without gradients, on the module's device.
+
+        Floating rows of any precision are converted to the module's, as a server does it. Image backbones also take
+        pixels of uint8, [rows, 3, height, width], and normalise them. No rows give no rows.
+        """
         import torch
 
-        from midrib.backbones._contract import device_of
+        from midrib.backbones._contract import as_module_input, device_of
 
         if not len(batch):
-            # Many networks cannot reshape nothing; the answer is known without them.
+            # Many networks cannot reshape an empty batch, and the result is known.
             return torch.zeros(0, self.num_features)
         with torch.inference_mode():
-            features: Tensor = self.module(batch.to(device_of(self.module)))
+            rows = as_module_input(self.module, self.input, batch.to(device_of(self.module)))
+            features: Tensor = self.module(rows)
         return features
 
     def embed_images(self, images: Sequence[ImageMedia]) -> Tensor:
-        """Embed images: `embed(prepare_images(images))`."""
+        """Embed images: `embed(prepare_images(images))`, [rows, num_features]."""
         return self.embed(self.prepare_images(images))
 
     def embed_texts(self, texts: Sequence[str], *, truncate: bool = True) -> Tensor:
-        """Embed texts: `embed(prepare_texts(texts))`."""
+        """Embed texts: `embed(prepare_texts(texts))`, [rows, num_features]."""
         return self.embed(self.prepare_texts(texts, truncate=truncate))
 
     def embed_audio(self, clips: Sequence[npt.NDArray[np.generic]], rate: int) -> Tensor:
-        """Embed clips: `embed(prepare_audio(clips, rate))`."""
+        """Embed clips: `embed(prepare_audio(clips, rate))`, [rows, num_features]."""
         return self.embed(self.prepare_audio(clips, rate))
 
-    def _spec(self, wanted: type[_Spec]) -> _Spec:
-        if not isinstance(self.input, wanted):
-            got = wanted.__name__.removesuffix("Input").lower()
+    def _spec(self, kind: type[_Spec]) -> _Spec:
+        if not isinstance(self.input, kind):
+            got = kind.__name__.removesuffix("Input").lower()
             raise InputKindError(f"backbone {self.name!r} takes {self.input}, got {got}: use the method for its input")
         return self.input
 
@@ -111,10 +116,10 @@ class Backbone:
 def load_backbone(key: str, *, registry: AbstractRegistry | None = None, **kwargs: Any) -> Backbone:
     """Load a backbone by its key, put it into eval mode and check that it keeps the contract.
 
-    key: `name` or `namespace/name`.  registry: where to look, by default BACKBONES.  kwargs: the loader's own
-    arguments, such as pretrained, checkpoint, or num_features (the width *in*) of the MLPs.
-    Raises UnknownKeyError for an unknown key, WeightsError if weights cannot be had, ContractError if what was loaded
-    is no backbone.
+    key: `name` or `namespace/name`.  registry: where to look it up, by default BACKBONES.  kwargs: the loader's
+    arguments, such as pretrained, checkpoint, or num_features (the input width) of the MLPs.
+    Raises UnknownKeyError for an unknown key, WeightsError if the weights cannot be found or do not fit, ContractError
+    if the loaded module is not a backbone.
     """
     from midrib.backbones._catalogue import BACKBONES
     from midrib.backbones._contract import check_output, settle_input

@@ -1,4 +1,4 @@
-"""BACKBONES: every backbone that Midrib knows, by name. Importing this imports no library that does the work."""
+"""BACKBONES, the registry of every backbone that Midrib knows. Importing it imports no heavy library."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from midrib.backbones._loaders.catalogues import (
     torchvision_names,
 )
 from midrib.backbones._loaders.image import DinoSize, load_dino, load_efficientnet_lite
+from midrib.backbones._loaders.sentence_pipelines import load_sentence_transformers
 from midrib.backbones._loaders.template import load_mlp_128, load_mlp_128_256
 from midrib.backbones._loaders.text import load_all_minilm_l6_v2, load_wordllama
-from midrib.backbones._loaders.transformers_hub import load_sentence_transformers, load_speech, load_transformers
+from midrib.backbones._loaders.transformers_hub import load_speech, load_transformers
 from midrib.registry import AudioInput, ExternalRegistry, ImageInput, Registry, TensorInput, TextInput
 
 _APACHE = "Apache-2.0"
 _TIMM = ("torch", "timm", "torchvision")
 
-_own = Registry("backbones", plugins="midrib.backbones")
+_named = Registry("backbones", plugins="midrib.backbones")
 
 
 def _bound(loader: Callable[..., Any], *arguments: object) -> Callable[..., Any]:
-    """Return the loader with its first arguments given; it keeps its docstring, which listings show."""
+    """Return the loader with its first arguments fixed and its docstring kept, because listings show it."""
     bound = partial(loader, *arguments)
     bound.__doc__ = loader.__doc__
     return bound
@@ -36,7 +37,7 @@ def _bound(loader: Callable[..., Any], *arguments: object) -> Callable[..., Any]
 
 def _register_templates() -> None:
     for name, loader, width in (("mlp-128", load_mlp_128, 128), ("mlp-128-256", load_mlp_128_256, 256)):
-        _own(
+        _named(
             loader,
             name=name,
             namespace="template/classification",
@@ -50,9 +51,9 @@ def _register_templates() -> None:
 
 def _register_efficientnet_lite() -> None:
     mean, std = (127 / 255, 127 / 255, 127 / 255), (128 / 255, 128 / 255, 128 / 255)
-    # The share that the crop keeps is size / (size + 32), as the family was evaluated.
+    # The family was evaluated with crops of size / (size + 32).
     for variant, size, crop in ((0, 224, 0.875), (1, 240, 0.882), (2, 260, 0.890)):
-        _own(
+        _named(
             _bound(load_efficientnet_lite, variant),
             name=f"efficientnet-lite{variant}",
             namespace="image/classification",
@@ -72,7 +73,7 @@ def _register_dino() -> None:
         ("dino_vitb16", DinoSize(16, 768, 12, "timm/vit_base_patch16_224.dino"), None),
         ("dino_vitb8", DinoSize(8, 768, 12, "timm/vit_base_patch8_224.dino"), None),
     ):
-        _own(
+        _named(
             _bound(load_dino, size),
             name=name,
             namespace="image/classification",
@@ -85,31 +86,53 @@ def _register_dino() -> None:
         )
 
 
+_CLIP = ImageInput(224, (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711), crop=1.0)
+_SIGLIP = ImageInput(224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), crop=1.0, squash=True)
+_DINO_V2, _DINO_V3 = ImageInput(518, crop=1.0), ImageInput(256, crop=1.0)
+# OpenAI trained CLIP with the activation that timm calls quickgelu. DINOv3's features are its class token, and SigLIP
+# uses the approximate GELU.
+_PROJECTED, _TOKEN, _APPROXIMATE = {"num_classes": 512}, {"global_pool": "token"}, {"act_layer": "gelu_tanh"}
+_DINO_V3_LICENSE = "DINOv3 License"
+_TOWERS: tuple[tuple[str, str, TimmPreset, str], ...] = (
+    *(
+        (name, "classification", TimmPreset(timm_name, width, _DINO_V2, {}), _APACHE)
+        for name, timm_name, width in (
+            ("dinov2_vits14", "vit_small_patch14_dinov2.lvd142m", 384),
+            ("dinov2_vitb14", "vit_base_patch14_dinov2.lvd142m", 768),
+        )
+    ),
+    *(
+        (name, "classification", TimmPreset(timm_name, width, _DINO_V3, _TOKEN), _DINO_V3_LICENSE)
+        for name, timm_name, width in (
+            ("dinov3_vits16", "vit_small_patch16_dinov3.lvd1689m", 384),
+            ("dinov3_vitb16", "vit_base_patch16_dinov3.lvd1689m", 768),
+        )
+    ),
+    *(
+        (name, "embedding", TimmPreset(timm_name, 512, _CLIP, _PROJECTED), "MIT")
+        for name, timm_name in (
+            ("clip_vitb32", "vit_base_patch32_clip_quickgelu_224.openai"),
+            ("clip_vitb16", "vit_base_patch16_clip_quickgelu_224.openai"),
+        )
+    ),
+    (
+        "siglip_vitb16",
+        "embedding",
+        TimmPreset("vit_base_patch16_siglip_224.webli", 768, _SIGLIP, _APPROXIMATE),
+        _APACHE,
+    ),
+)
+
+
 def _register_image_towers() -> None:
-    clip = ImageInput(224, (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711), crop=1.0)
-    siglip = ImageInput(224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), crop=1.0, squash=True)
-    v2, v3 = ImageInput(518, crop=1.0), ImageInput(256, crop=1.0)
-    # What timm calls quickgelu is what OpenAI trained; DINOv3's own features are its class token, SigLIP's own GELU is
-    # the approximate one.
-    projected, token, approximate = {"num_classes": 512}, {"global_pool": "token"}, {"act_layer": "gelu_tanh"}
-    for name, timm_name, width, image, options, licence in (
-        ("dinov2_vits14", "vit_small_patch14_dinov2.lvd142m", 384, v2, {}, _APACHE),
-        ("dinov2_vitb14", "vit_base_patch14_dinov2.lvd142m", 768, v2, {}, _APACHE),
-        ("dinov3_vits16", "vit_small_patch16_dinov3.lvd1689m", 384, v3, token, "DINOv3 License"),
-        ("dinov3_vitb16", "vit_base_patch16_dinov3.lvd1689m", 768, v3, token, "DINOv3 License"),
-        ("clip_vitb32", "vit_base_patch32_clip_quickgelu_224.openai", 512, clip, projected, "MIT"),
-        ("clip_vitb16", "vit_base_patch16_clip_quickgelu_224.openai", 512, clip, projected, "MIT"),
-        ("siglip_vitb16", "vit_base_patch16_siglip_224.webli", 768, siglip, approximate, _APACHE),
-    ):
-        preset = TimmPreset(timm_name, width, image, options)
-        task = "classification" if name.startswith("dino") else "embedding"
-        _own(
+    for name, task, preset, licence in _TOWERS:
+        _named(
             _bound(load_timm_preset, preset),
             name=name,
             namespace=f"image/{task}",
             input=preset.input,
             num_features=preset.width,
-            providers=f"hub timm/{timm_name.replace('_quickgelu', '')}",
+            providers=f"hub timm/{preset.name.replace('_quickgelu', '')}",
             license=licence,
             requires=_TIMM,
             install="timm torchvision",
@@ -122,7 +145,7 @@ def _register_text() -> None:
         (load_wordllama, "wordllama-256", 1024, 256, "wordllama", "wordllama", "MIT"),
     ):
         libraries = ("transformers", "tokenizers") if loader is load_all_minilm_l6_v2 else ("tokenizers",)
-        _own(
+        _named(
             loader,
             name=name,
             namespace="text/embedding",
@@ -136,7 +159,7 @@ def _register_text() -> None:
 
 
 def _register_audio() -> None:
-    _own(
+    _named(
         load_resemblyzer,
         name="resemblyzer",
         namespace="audio/embedding",
@@ -147,29 +170,30 @@ def _register_audio() -> None:
         requires=("torch", "resemblyzer"),
         install="--no-deps Resemblyzer",
     )
-    for repository, family, shape, width, licence in (
-        ("facebook/wav2vec2-base", "Wav2Vec2", {}, 768, _APACHE),
-        ("facebook/hubert-base-ls960", "Hubert", {}, 768, _APACHE),
-        ("openai/whisper-tiny", "Whisper", _whisper(384, layers=4, heads=6), 384, _APACHE),
-        ("openai/whisper-base", "Whisper", _whisper(512, layers=6, heads=8), 512, _APACHE),
-    ):
-        _own(
-            _bound(load_speech, repository, family, shape),
-            name=repository.split("/")[1],
-            namespace="audio/embedding",
-            input=AudioInput(16000),
-            num_features=width,
-            providers=f"hub {repository}",
-            license=licence,
-            requires=("torch", "transformers"),
-        )
+    _register_speech("facebook/wav2vec2-base", "Wav2Vec2", {}, 768)
+    _register_speech("facebook/hubert-base-ls960", "Hubert", {}, 768)
+    _register_speech("openai/whisper-tiny", "Whisper", _whisper(384, layers=4, heads=6), 384)
+    _register_speech("openai/whisper-base", "Whisper", _whisper(512, layers=6, heads=8), 512)
+
+
+def _register_speech(repository: str, family: str, shape: dict[str, int], width: int) -> None:
+    _named(
+        _bound(load_speech, repository, family, shape),
+        name=repository.split("/")[1],
+        namespace="audio/embedding",
+        input=AudioInput(16000),
+        num_features=width,
+        providers=f"hub {repository}",
+        license=_APACHE,
+        requires=("torch", "transformers"),
+    )
 
 
 def _whisper(width: int, *, layers: int, heads: int) -> dict[str, int]:
     sides = {
-        f"{side}_{what}": value
+        f"{side}_{setting}": value
         for side in ("encoder", "decoder")
-        for what, value in (("layers", layers), ("attention_heads", heads), ("ffn_dim", 4 * width))
+        for setting, value in (("layers", layers), ("attention_heads", heads), ("ffn_dim", 4 * width))
     }
     return {"d_model": width, **sides}
 
@@ -184,9 +208,9 @@ for _register in (
 ):
     _register()
 
-# Left to right: our own names first, then whole libraries under their own names.
+# The first registry that knows a name wins: Midrib's own names, then whole libraries under their own names.
 BACKBONES = (
-    _own
+    _named
     + ExternalRegistry(
         load_timm,
         "timm",

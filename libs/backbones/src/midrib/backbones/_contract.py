@@ -1,29 +1,30 @@
-"""The contract of a backbone, tried at load."""
+"""Check the contract of a backbone when it is loaded."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from midrib.registry import AudioInput, ContractError, InputSpec, TensorInput, TextInput
+from midrib.registry import AudioInput, ContractError, ImageInput, InputSpec, TensorInput, TextInput
 
 _OPEN_LENGTH = 16
 
 
 def settle_input(name: str, module: nn.Module, registered: InputSpec | None) -> InputSpec:
-    """Say what a loaded module takes.
+    """Return the input spec of a loaded module.
 
-    In this order: `module.input`, for what is known only once loaded; the registration's `input`; and, where that is
-    missing or leaves a row's width open, the width of a first layer that is linear.
+    It is `module.input` if the module has it; else the registration's `input`; and if that is missing or leaves the
+    width of a row open, the width of the first layer, if that is linear.
+    Raises ContractError if none of them says it.
     """
-    own = getattr(module, "input", None)
-    if own is not None:
-        return own  # type: ignore[no-any-return] # a module's own, checked just above
+    declared = getattr(module, "input", None)
+    if declared is not None:
+        return declared  # type: ignore[no-any-return] # an attribute that the loader set
     width = _linear_width(module)
     if registered is None or (registered == TensorInput((None,)) and width is not None):
         if width is None:
             raise ContractError(
-                f"backbone {name!r} does not say what it takes: register it with input=, such as ImageInput(224)"
+                f"backbone {name!r} does not declare its input: register it with input=, such as ImageInput(224)"
             )
         return TensorInput((width,))
     return registered
@@ -39,12 +40,12 @@ def _linear_width(module: nn.Module) -> int | None:
 def check_output(name: str, module: nn.Module, num_features: int, spec: InputSpec) -> None:
     """Run two rows through the module, in eval mode.
 
-    Raises ContractError if the answer is not two rows of num_features.
+    Raises ContractError if the result is not [2, num_features], floating.
     """
     rows = example_rows(spec, 2).to(device_of(module))
     try:
         with torch.inference_mode():
-            out = module(rows)
+            out = module(as_module_input(module, spec, rows))
     except Exception as error:
         raise ContractError(
             f"backbone {name!r} fails on a batch of shape {list(rows.shape)}, {rows.dtype}, which its input {spec} "
@@ -56,18 +57,18 @@ def check_output(name: str, module: nn.Module, num_features: int, spec: InputSpe
     if tuple(out.shape) != expected or not out.is_floating_point():
         raise ContractError(
             f"backbone {name!r} returned {list(out.shape)}, {out.dtype} for 2 rows, expected {list(expected)}, "
-            "floating: pool its output to one row an item, and return the width of that row as num_features"
+            "floating: pool its output to one row per item, and return the width of that row as num_features"
         )
 
 
 def example_rows(spec: InputSpec, rows: int) -> Tensor:
-    """Return a small valid batch, the same at every call, each row different."""
+    """Return a small valid batch, [rows, …], the same at every call, each row different."""
     shape = (rows, *(_length(spec) if side is None else side for side in spec.tensor.shape))
     generator = torch.Generator().manual_seed(0)
     dtype: torch.dtype = getattr(torch, spec.tensor.dtype)
     if dtype.is_floating_point:
         return (torch.rand(shape, generator=generator) * 2 - 1).to(dtype)
-    # Small ids: every vocabulary has them, and none is the padding.
+    # Small ids: every vocabulary has them, and 0 would be padding.
     return torch.randint(1, 8, shape, generator=generator).to(dtype)
 
 
@@ -77,8 +78,29 @@ def _length(spec: InputSpec) -> int:
     return min(spec.max_tokens, 8) if isinstance(spec, TextInput) else _OPEN_LENGTH
 
 
+def as_module_input(module: nn.Module, spec: InputSpec, batch: Tensor) -> Tensor:
+    """Return a batch [rows, …] in the element type that the module computes in, the same shape.
+
+    Images of uint8 are normalised as spec says. Floating rows become the dtype of the module's parameters.
+    """
+    if isinstance(spec, ImageInput) and batch.dtype == torch.uint8:
+        from midrib.backbones._images import normalized
+
+        batch = normalized(batch, spec)
+    return batch.to(_dtype_of(module, spec)) if batch.is_floating_point() else batch
+
+
+def _dtype_of(module: nn.Module, spec: InputSpec) -> torch.dtype:
+    """Return the dtype of the module's first floating parameter or buffer; the declared one if it has none."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.is_floating_point():
+            return tensor.dtype
+    declared: torch.dtype = getattr(torch, spec.tensor.dtype)
+    return declared
+
+
 def device_of(module: nn.Module) -> torch.device:
-    """Return where the module's first parameter or buffer lies; the CPU if it has none."""
+    """Return the device of the module's first parameter or buffer; the CPU if it has none."""
     for tensor in (*module.parameters(), *module.buffers()):
         return tensor.device
     return torch.device("cpu")

@@ -1,12 +1,12 @@
-"""What can go wrong with a backbone, grouped by who must act."""
+"""Errors of loading and using a backbone."""
 
 from __future__ import annotations
 
 
 class MediaError(ValueError):
-    """One item of a batch is not usable; its neighbours are.
+    """An item of a batch that cannot be used, while the other items can.
 
-    index: the item's place in the list that was given.
+    index: the item's place in the caller's list.
     """
 
     def __init__(self, index: int, message: str) -> None:
@@ -19,8 +19,8 @@ class MediaError(ValueError):
 
 
 class InputKindError(TypeError):
-    """The backbone takes another kind of media, say text where images were given."""
+    """Media of a kind that the backbone does not take, such as text for an image backbone."""
 
 
 class WeightsError(RuntimeError):
-    """Pretrained weights were asked for and cannot be had; never replaced by random ones."""
+    """Weights that cannot be found, read or fitted. They are never replaced by random ones."""

@@ -12,17 +12,21 @@ from torch import Tensor, nn
 
 from midrib.registry import InputSpec
 
+# Fields that input specs got after the first release, with the values that they had implicitly before.
+_ADDED_DEFAULTS = (("width", None), ("border", False))
+
 
 def revision(module: nn.Module, spec: InputSpec, dtype: str) -> str:
-    """Digest what decides a backbone's answers: sha-256, in hexadecimal.
+    """Return a digest of everything that decides a backbone's answers: SHA-256, in hexadecimal.
 
-    It covers the state dict (names, dtypes, shapes, bytes), the input spec, the compute dtype and `module.settings`,
-    what changes the answer without being a weight (pooling, prompt, tokeniser), where the module has them.
-    The same on every little-endian machine and in every process; it reads each byte once.
+    It covers the state dict (names, dtypes, shapes, bytes), the input spec, the compute dtype and, if the module has
+    them, `module.settings`: values that change the answer without being weights (pooling, prompt, tokenizer).
+    The digest is the same on every little-endian machine and in every process. It reads each byte once.
+    Raises TypeError if state or settings hold a value that JSON cannot write.
     """
     digest = hashlib.sha256()
     head = {
-        "input": [type(spec).__name__, asdict(spec)],
+        "input": [type(spec).__name__, _fields(spec)],
         "dtype": dtype,
         "settings": getattr(module, "settings", {}),
     }
@@ -33,23 +37,30 @@ def revision(module: nn.Module, spec: InputSpec, dtype: str) -> str:
     return digest.hexdigest()
 
 
+def _fields(spec: InputSpec) -> dict[str, object]:
+    """Return a spec's fields, without those of a later version at their defaults: older revisions stay valid."""
+    return {name: value for name, value in asdict(spec).items() if (name, value) not in _ADDED_DEFAULTS}
+
+
 def _add(digest: hashlib._Hash, name: str, value: Tensor | object) -> None:
     if not isinstance(value, Tensor):
         digest.update(_line([name, value]))
         return
-    held = value.detach().cpu().contiguous()
-    digest.update(_line([name, str(held.dtype).removeprefix("torch."), list(held.shape)]))
+    tensor = value.detach().cpu().contiguous()
+    digest.update(_line([name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]))
     # Bytes, not values: bfloat16 has no numpy type. A tensor without elements has no bytes to view.
-    if held.numel():
-        digest.update(held.reshape(-1).view(torch.uint8).numpy().data)
+    if tensor.numel():
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
 
 
 def _line(value: object) -> bytes:
-    """Canonical JSON with an end: no two different lists of lines join into the same bytes."""
+    """Return canonical JSON and a line end, so that different lists of lines never join into the same bytes."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain).encode() + b"\n"
 
 
 def _plain(value: object) -> object:
     if isinstance(value, Mapping):
         return dict(value)
-    raise TypeError(f"got {type(value).__name__} in a backbone's state or settings, expected what JSON can write")
+    raise TypeError(
+        f"got {type(value).__name__} in a backbone's state or settings, expected values that JSON can write"
+    )

@@ -1,4 +1,4 @@
-"""The table of docs/backbones.md, made from the registry: `python -m midrib.backbones._table docs/backbones.md`."""
+"""Make the table of docs/backbones.md from the registry: `python -m midrib.backbones._table docs/backbones.md`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _HEADS = ("name", "input", "num_features", "licence", "weights")
 
 
 def with_table(text: str) -> str:
-    """Return the document with its table made anew."""
+    """Return the document with its table replaced by the current one."""
     before, _, rest = text.partition(_BEGIN)
     _, _, after = rest.partition(_END)
     return f"{before}{_BEGIN}\n{_table()}\n{_END}{after}"

@@ -1,4 +1,9 @@
-"""Strings to the padded token ids that a text backbone takes."""
+"""Turn strings into the padded token ids that a text backbone takes.
+
+In the tensor of ids, 0 is padding and nothing else. A token whose id in the vocabulary is 0, such as BERT's [PAD] spelt
+out in a text or RoBERTa's <s>, is written as -1. The ids therefore carry their attention mask (`ids != 0`) wherever
+they go, also over the wire, and batches can be padded with 0 by anyone.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +19,15 @@ from midrib.backbones._tokens import Tokenizer, Tokens
 if TYPE_CHECKING:
     import tokenizers
 
+PADDING = 0
+TOKEN_ZERO = -1
+
 
 class FastTokenizer:
-    """A tokeniser of the `tokenizers` library, bounded in length and with a prompt before each text.
+    """A tokenizer of the `tokenizers` library with a maximal length and a prompt before each text.
 
-    shift is added to every id: 1 for a family whose id 0 is a word and not the padding.
-    special: whether to add the family's marks, such as [CLS] and [SEP].
+    special: whether to add the family's special tokens, such as [CLS] and [SEP].
+    truncation_side: the end at which long texts are cut, "right" or "left".
     """
 
     def __init__(
@@ -28,12 +36,11 @@ class FastTokenizer:
         *,
         max_tokens: int,
         prompt: str = "",
-        shift: int = 0,
         special: bool = True,
+        truncation_side: str = "right",
     ) -> None:
         tokenizer.no_padding()
-        tokenizer.enable_truncation(max_tokens)
-        self.shift = shift
+        tokenizer.enable_truncation(max_tokens, direction=truncation_side)
         self._tokenizer = tokenizer
         self._prompt = prompt
         self._special = special
@@ -41,30 +48,30 @@ class FastTokenizer:
     def __call__(self, texts: Sequence[str], /) -> list[Tokens]:
         prompted = [self._prompt + text for text in texts]
         encodings = self._tokenizer.encode_batch_fast(prompted, add_special_tokens=self._special)
-        return [Tokens([i + self.shift for i in e.ids], bool(e.overflowing)) for e in encodings]
+        return [Tokens(encoding.ids, bool(encoding.overflowing)) for encoding in encodings]
 
     @property
     def settings(self) -> dict[str, str]:
-        """What decides its answers, for the revision."""
-        own = {"prompt": self._prompt, "shift": str(self.shift), "special": str(self._special)}
-        return {"tokenizer": self._tokenizer.to_str(), **own}
+        """The settings that decide its answers, for the revision."""
+        return {"prompt": self._prompt, "special": str(self._special), "tokenizer": self._tokenizer.to_str()}
 
 
 def prepare_texts(texts: Sequence[str], tokenizer: Tokenizer, max_tokens: int, *, truncate: bool = True) -> Tensor:
-    """Turn texts into one batch of ids: [rows, tokens of the longest], int64, padded on the right with 0.
+    """Turn texts into one batch of ids: [rows, tokens of the longest], int64, 0 where padded, -1 for token 0.
 
-    truncate: cut a text longer than max_tokens; if False it is an error.
-    Raises MediaError, with the item's index, for an item that is no (valid) string, or too long.
+    truncate: cut texts longer than max_tokens; if False, they are an error.
+    Raises MediaError, with the item's index, for an item that is not a valid string, or too long.
     """
     for index, text in enumerate(texts):
         _check(index, text)
     rows = tokenizer(texts) if texts else []
     if not truncate:
         _refuse_truncated(rows, max_tokens)
-    # A batch of empty texts still has one column: a tensor of no columns has no place for its padding.
-    ids = torch.zeros(len(rows), max((len(row.ids) for row in rows), default=0) or 1, dtype=torch.int64)
-    for filled, row in zip(ids, rows, strict=True):
-        filled[: len(row.ids)] = torch.tensor(row.ids, dtype=torch.int64)
+    # A batch of empty texts still has one column, so that every row has a place for its padding.
+    ids = torch.full((len(rows), max((len(row.ids) for row in rows), default=0) or 1), PADDING, dtype=torch.int64)
+    for target, row in zip(ids, rows, strict=True):
+        token_ids = torch.tensor(row.ids, dtype=torch.int64)
+        target[: len(row.ids)] = token_ids.masked_fill(token_ids == PADDING, TOKEN_ZERO)
     return ids
 
 
@@ -74,7 +81,7 @@ def _check(index: int, text: object) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise MediaError(index, f"the text is no valid Unicode ({error.reason}): decode it properly first") from error
+        raise MediaError(index, f"the text is not valid Unicode ({error.reason}): decode it properly first") from error
 
 
 def _refuse_truncated(rows: Sequence[Tokens], max_tokens: int) -> None:

@@ -1,4 +1,4 @@
-"""What a text backbone's module carries to turn strings into ids."""
+"""The interface by which a text backbone's module turns strings into token ids."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ from typing import NamedTuple, Protocol
 
 
 class Tokens(NamedTuple):
-    """One text as ids, special tokens included; truncated says whether something was cut off."""
+    """One text as token ids, special tokens included; truncated says whether the text was cut."""
 
     ids: list[int]
     truncated: bool
 
 
 class Tokenizer(Protocol):
-    """What a text backbone's module carries as `tokenizer`: no id it returns is 0, for 0 is the padding."""
+    """The type of a text module's `tokenizer` attribute.
+
+    The module receives the ids in one padded tensor, in which 0 is padding and -1 is a token whose id is 0.
+    """
 
     def __call__(self, texts: Sequence[str], /) -> list[Tokens]:
-        """Turn each text into at most the backbone's max_tokens ids."""
+        """Turn each text into at most the backbone's max_tokens ids, none of them negative."""
         ...

@@ -1,8 +1,8 @@
-"""torchvision on a machine whose torch is not the one that it was built for.
+"""Import torchvision, and the libraries that import it, next to a torch that it was not built for.
 
-The package index carries torchvision as a CUDA build only. Beside a CPU torch its compiled operators do not load, and
-the import fails where its Python code attaches to the first of them, though no image classifier uses any. Declaring
-the operators' schemas lets the genuine Python code in; to call one of them still fails, and says so.
+The package index carries torchvision as a CUDA build only. Next to a CPU torch its compiled operators do not load, and
+importing it fails at the first of them, although image classifiers use none. Declaring the schemas of these operators
+makes the import work; calling one of them still raises an error.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
 
 def import_torchvision() -> Any:
-    """Import torchvision, past the failure above and no other.
+    """Import torchvision, and work around the failure above only. Raises ImportError if it is not installed.
 
     timm, open_clip and transformers' image code import it too.
     """
@@ -35,19 +35,19 @@ def import_torchvision() -> Any:
 
 
 def import_timm() -> Any:
-    """Import timm, which imports torchvision at once."""
+    """Import timm, which imports torchvision. Raises ImportError if it is not installed."""
     import_torchvision()
     return importlib.import_module("timm")
 
 
 def import_transformers() -> Any:
-    """Import transformers, whose models import torchvision where it is installed."""
+    """Import transformers, whose models import torchvision if it is installed."""
     if importlib.util.find_spec("torchvision") is not None:
         import_torchvision()
     return importlib.import_module("transformers")
 
 
 def _forget(package: str) -> None:
-    """Drop what a failed import left half made."""
+    """Remove the modules that a failed import left incomplete."""
     for name in [name for name in sys.modules if name == package or name.startswith(f"{package}.")]:
         del sys.modules[name]

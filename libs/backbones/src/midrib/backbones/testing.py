@@ -1,4 +1,4 @@
-"""What a backbone owes its users, as one call for the tests of those who write one.
+"""Check the contract of a backbone with one call, in the tests of its author.
 
 from midrib.backbones.testing import assert_conforms
 
@@ -30,12 +30,12 @@ _TOLERANCE = 1e-4
 
 
 class NetworkError(AssertionError):
-    """Code that promised not to use the network tried to."""
+    """An attempt to use the network by code that must not."""
 
 
 @contextmanager
 def no_network() -> Iterator[None]:
-    """Within it, every attempt to look up a host or to connect raises NetworkError."""
+    """Make every attempt to look up a host or to connect raise NetworkError."""
 
     def refuse(*arguments: object, **_: object) -> None:
         raise NetworkError(f"tried to reach the network: {arguments[-1]!r}")
@@ -55,13 +55,13 @@ def assert_conforms(
     input: InputSpec | None = None,  # noqa: A002 (the word of the registration)
     **kwargs: Any,
 ) -> None:
-    """Raise AssertionError, saying which rule is broken, unless the loader makes a proper backbone.
+    """Raise AssertionError, naming the broken rule, unless the loader makes a backbone that keeps the contract.
 
-    loader: a registered key, or a loader, for which `input` says what it takes, as its registration would.
-    kwargs: the loader's own arguments. With pretrained=False the network is cut while it loads.
-    The rules: loading keeps the contract; the same rows give the same features, in whatever batch (within 1e-4 of the
-    largest feature) and one by one; neither the input nor the state is changed; copies, pickles and state dicts carry
-    the whole function; a revision names it; raw media of its kind embed.
+    loader: a registered key, or a loader function, with its input spec in `input` as its registration would declare it.
+    kwargs: arguments of the loader. With pretrained=False it must load without the network.
+    The rules: the output is [rows, num_features]; the same rows give the same features, alone and in any batch (within
+    1e-4 of the largest feature); neither input nor state is changed; copies, pickles and state dicts carry the whole
+    function and its revision; raw media of the declared kind can be embedded.
     """
     backbone = _loaded(loader, registry, input, kwargs)
     rows = example_rows(backbone.input, 2)
@@ -88,18 +88,18 @@ def _loaded(
 
 
 def _steady(backbone: Backbone, rows: Tensor) -> Tensor:
-    """The same rows twice give the same features, and leave input and state as they were."""
-    given, before = rows.clone(), backbone.revision()
+    """Return the features of rows [rows, …]; check that they repeat and that input and state stay unchanged."""
+    copied, before = rows.clone(), backbone.revision()
     features = backbone.embed(rows)
     _require(bool(features.isfinite().all()), "its features are not all finite")
     _require(torch.equal(features, backbone.embed(rows)), "the same rows gave other features the second time")
-    _require(torch.equal(rows, given), "it changed its input in place")
+    _require(torch.equal(rows, copied), "it changed its input in place")
     _require(backbone.revision() == before, "running it changed its state: is something still in training mode?")
     return features
 
 
 def _independent(backbone: Backbone, rows: Tensor, features: Tensor) -> None:
-    """A row's features do not depend on its neighbours."""
+    """Check that the features of a row do not depend on the other rows of its batch."""
     alone = torch.cat([backbone.embed(row.unsqueeze(0)) for row in rows])
     bound = _TOLERANCE * max(1.0, float(features.abs().max()))
     off = float((alone - features).abs().max())
@@ -108,7 +108,7 @@ def _independent(backbone: Backbone, rows: Tensor, features: Tensor) -> None:
 
 
 def _copied(backbone: Backbone, rows: Tensor, features: Tensor) -> None:
-    """Copies, pickles and state dicts carry the whole function."""
+    """Check that copies, pickles and state dicts carry the whole function."""
     module, revision = backbone.module, backbone.revision()
     state = io.BytesIO()
     torch.save(module.state_dict(), state)
@@ -118,15 +118,15 @@ def _copied(backbone: Backbone, rows: Tensor, features: Tensor) -> None:
             parameter.zero_()
     state.seek(0)
     blank.load_state_dict(torch.load(state, weights_only=True))
-    pickled = pickle.loads(pickle.dumps(module))  # noqa: S301 (its own bytes)
-    for made, way in ((blank, "a state dict"), (pickled, "a pickle")):
-        other = Backbone(backbone.name, made, backbone.num_features, backbone.input)
-        _require(torch.equal(other.embed(rows), features), f"what came back from {way} gives other features")
-        _require(other.revision() == revision, f"what came back from {way} has another revision")
+    pickled = pickle.loads(pickle.dumps(module))  # noqa: S301 (bytes made here)
+    for restored, source in ((blank, "a state dict"), (pickled, "a pickle")):
+        other = Backbone(backbone.name, restored, backbone.num_features, backbone.input)
+        _require(torch.equal(other.embed(rows), features), f"the module restored from {source} gives other features")
+        _require(other.revision() == revision, f"the module restored from {source} has another revision")
 
 
 def _embeds_media(backbone: Backbone) -> None:
-    """Raw media of the declared kind become one row each."""
+    """Check that raw media of the declared kind become one row each."""
     kind = type(backbone.input).__name__
     if kind == "ImageInput":
         pixels = torch.randint(0, 256, (40, 60, 3), dtype=torch.uint8).numpy()

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from midrib.registry._concat import ConcatRegistry
 from midrib.registry._entry import Entry, Loader
 from midrib.registry._errors import (
     AmbiguousKeyError,
     ContractError,
     DuplicateKeyError,
+    LoaderArgumentError,
     MissingLibraryError,
     UnknownKeyError,
 )
 from midrib.registry._external import ExternalRegistry
 from midrib.registry._inputs import AudioInput, ImageInput, InputSpec, TensorInput, TextInput
-from midrib.registry._lookup import AbstractRegistry
+from midrib.registry._lookup import AbstractRegistry, ConcatRegistry
+from midrib.registry._plugins import PluginFailure
 from midrib.registry._registry import Registry
 
 if TYPE_CHECKING:
-    from midrib.registry._description import Description, Explanation, PluginFailure
+    from midrib.registry._description import Description, Explanation
 
 FlashRegistry = Registry
 
@@ -38,6 +39,7 @@ __all__ = [
     "ImageInput",
     "InputSpec",
     "Loader",
+    "LoaderArgumentError",
     "MissingLibraryError",
     "PluginFailure",
     "Registry",
@@ -48,8 +50,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # Importing this library is on everybody's way; what only listings make is built when first asked for.
-    if name in ("Description", "Explanation", "PluginFailure"):
+    # Importing this library must stay fast, so the classes that only listings use are built on first use.
+    if name in ("Description", "Explanation"):
         from midrib.registry import _description
 
         return getattr(_description, name)

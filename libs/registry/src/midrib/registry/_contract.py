@@ -1,23 +1,35 @@
-"""What a loader owes its caller: (module, num_features). Duck-typed, so that no tensor library is needed."""
+"""The contract of a loader: it returns (module, num_features). Duck-typed, so that no tensor library is needed."""
 
 from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
 
-from midrib.registry._errors import ContractError, MissingLibraryError
-
-if TYPE_CHECKING:
-    from midrib.registry._entry import Entry
+from midrib.registry._errors import ContractError, LoaderArgumentError, MissingLibraryError
 
 
-def call_loader(entry: Entry, kwargs: dict[str, Any]) -> tuple[Any, int]:
-    """Call the entry's loader with kwargs; return its (module, num_features), checked.
+class Loadable(Protocol):
+    """A loader and the declarations that its call is checked against."""
 
-    Raises MissingLibraryError with the install line, TypeError for arguments that the loader does not take,
-    ContractError for what it should not have returned.
+    @property
+    def key(self) -> str: ...
+    @property
+    def fn(self) -> Callable[..., Any]: ...
+    @property
+    def num_features(self) -> int | None: ...
+    @property
+    def requires(self) -> tuple[str, ...]: ...
+    @property
+    def install(self) -> str | None: ...
+
+
+def call_loader(entry: Loadable, kwargs: dict[str, Any]) -> tuple[Any, int]:
+    """Call the entry's loader with kwargs and return its (module, num_features), checked.
+
+    Raises MissingLibraryError with the install line if a library is missing, LoaderArgumentError (a TypeError) if the
+    loader does not take these arguments, ContractError if it returns anything else.
     """
     if missing := missing_libraries(entry.requires):
         raise _missing(entry, missing)
@@ -26,12 +38,12 @@ def call_loader(entry: Entry, kwargs: dict[str, Any]) -> tuple[Any, int]:
 
 
 def missing_libraries(requires: Iterable[str]) -> tuple[str, ...]:
-    """Those of the importable names that are not installed; nothing is imported to find out."""
+    """Return those of the importable names that are not installed, without importing them."""
     return tuple(name for name in requires if not _is_installed(name))
 
 
 def install_line(requires: Iterable[str], install: str | None) -> str:
-    """The command that installs what an entry needs."""
+    """Return the command that installs the libraries of an entry."""
     return f"pip install {install or ' '.join(requires)}"
 
 
@@ -44,14 +56,14 @@ def _is_installed(name: str) -> bool:
         return False
 
 
-def _missing(entry: Entry, missing: tuple[str, ...]) -> MissingLibraryError:
+def _missing(entry: Loadable, missing: tuple[str, ...]) -> MissingLibraryError:
     line = install_line(entry.requires, entry.install)
     return MissingLibraryError(
         f"backbone {entry.key!r} needs {', '.join(missing)}, not installed here: {line}", name=missing[0]
     )
 
 
-def _check_arguments(entry: Entry, kwargs: dict[str, Any]) -> None:
+def _check_arguments(entry: Loadable, kwargs: dict[str, Any]) -> None:
     try:
         signature = inspect.signature(entry.fn)
     except (TypeError, ValueError):  # some builtins have none
@@ -59,13 +71,21 @@ def _check_arguments(entry: Entry, kwargs: dict[str, Any]) -> None:
     try:
         signature.bind(**kwargs)
     except TypeError as error:
-        raise TypeError(f"backbone {entry.key!r}: {error}; its loader takes {signature}") from None
+        hints = "".join(_hint(name, signature) for name in kwargs)
+        raise LoaderArgumentError(f"backbone {entry.key!r}: {error}; its loader takes {signature}{hints}") from None
 
 
-def _check_returned(entry: Entry, returned: object) -> tuple[Any, int]:
-    owed = "(module, num_features)"
+def _hint(name: str, signature: inspect.Signature) -> str:
+    """Return "; did you mean ...?" for a misspelt argument, otherwise ""."""
+    import difflib
+
+    near = () if name in signature.parameters else difflib.get_close_matches(name, signature.parameters, n=1)
+    return "".join(f"; {name!r}: did you mean {other!r}?" for other in near)
+
+
+def _check_returned(entry: Loadable, returned: object) -> tuple[Any, int]:
     if not isinstance(returned, tuple) or len(returned) != 2:
-        raise ContractError(f"the loader of {entry.key!r} returned {_shown(returned)}, expected {owed}")
+        raise ContractError(f"the loader of {entry.key!r} returned {_shown(returned)}, expected (module, num_features)")
     module, width = returned
     if not callable(module):
         raise ContractError(f"the loader of {entry.key!r} returned {_shown(module)} as its module, expected a callable")

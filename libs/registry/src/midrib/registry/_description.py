@@ -1,4 +1,4 @@
-"""What is told about entries and plugins: plain frozen data, JSON by as_dict()."""
+"""Descriptions of entries: plain frozen data, JSON by as_dict()."""
 
 from __future__ import annotations
 
@@ -55,27 +55,6 @@ class Explanation(Description):
     version: str | None
     signature: str
     shadows: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class PluginFailure:
-    """A plugin that could not be loaded; none of its entries are there.
-
-    name, value: its entry point.  package, version: the distribution that declares it.  error: what it raised.
-    """
-
-    name: str
-    value: str
-    package: str | None
-    version: str | None
-    error: str
-
-    def __str__(self) -> str:
-        return f"{self.name!r} ({self.value}, of {self.package} {self.version}) failed to load: {self.error}"
-
-    def as_dict(self) -> dict[str, Any]:
-        """The same as JSON's own types."""
-        return dataclasses.asdict(self)
 
 
 def describe(entry: Entry) -> Description:

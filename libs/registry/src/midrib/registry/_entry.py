@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import inspect
+import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
@@ -14,8 +16,8 @@ from midrib.registry._place import Place, caller_frame
 
 Loader: TypeAlias = Callable[..., Any]
 
-# What a registration may declare besides free metadata: it describes an entry, and does not tell two apart.
-_DECLARED = (
+# Keywords of a registration that describe an entry; any other keyword is free metadata, part of its identity.
+DECLARED = (
     "input",
     "num_features",
     "providers",
@@ -69,7 +71,7 @@ class Entry:
     @property
     def metadata(self) -> dict[str, Any]:
         """All that was declared at registration, by its keyword."""
-        declared = {name: getattr(self, name) for name in ("namespace", *_DECLARED)}
+        declared = {name: getattr(self, name) for name in ("namespace", *DECLARED)}
         return {name: value for name, value in declared.items() if value not in (None, ())} | dict(self.tags)
 
     def __getitem__(self, field: str) -> Any:
@@ -78,12 +80,18 @@ class Entry:
             raise KeyError(field)
         return getattr(self, field)
 
-    def fits(self, wanted: Mapping[str, Any]) -> bool:
-        """Whether all of it was declared so; None asks that it was not, and of several providers one will do."""
+    def fits(self, criteria: Mapping[str, Any]) -> bool:
+        """Return whether the entry declares all of these.
+
+        None means not declared; one of several providers is enough.  An entry that declares no `pretrained` offers
+        weights if its loader takes that argument, and one without a `family` belongs to those that its name spells.
+        """
         declared = self.metadata
         return all(
-            declared.get(name) == value or (name == "providers" and value in self.providers)
-            for name, value in wanted.items()
+            declared.get(name) == value
+            or (name == "providers" and value in self.providers)
+            or (value is not None and name not in declared and self._implies(name, value))
+            for name, value in criteria.items()
         )
 
     def load(self, **kwargs: Any) -> tuple[Any, int]:
@@ -100,6 +108,11 @@ class Entry:
             # The line to change is the user's, whichever of our libraries it came through.
             _, distance = caller_frame("midrib")
             warnings.warn(message, DeprecationWarning, stacklevel=distance + 1)
+
+    def _implies(self, name: str, value: Any) -> bool:
+        if name == "pretrained":
+            return bool(value) == _takes(self.fn, "pretrained")
+        return name == "family" and _words(value) <= _words(self.name)
 
     def _within(self, name: str) -> str:
         return f"{self.namespace}/{name}" if self.namespace else name
@@ -129,6 +142,18 @@ def _as_tuple(value: Any) -> tuple[Any, ...]:
     if value is None:
         return ()
     return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
+
+
+def _takes(fn: Loader, argument: str) -> bool:
+    try:
+        return argument in inspect.signature(fn).parameters
+    except (TypeError, ValueError):  # some builtins have no signature
+        return False
+
+
+def _words(name: object) -> set[str]:
+    """Return the words of a name, without digits: "tf_efficientnet_b0" gives tf, efficientnet and b."""
+    return {word for word in re.split(r"[\W_]+", re.sub(r"\d+", "", str(name).casefold())) if word}
 
 
 def unwrapped(fn: Loader) -> Loader:

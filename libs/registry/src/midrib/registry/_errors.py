@@ -1,17 +1,17 @@
-"""What can go wrong with a name, grouped by the builtin error that a caller expects."""
+"""The registry's errors; each derives from the builtin error that a caller expects."""
 
 from __future__ import annotations
 
 
 class UnknownKeyError(KeyError):
-    """No entry answers to this key; the message gives near names, or the install line that would help."""
+    """No entry has this key; the message gives near names or the command that installs a missing package."""
 
     def __str__(self) -> str:
         return _sentence(self)
 
 
 class AmbiguousKeyError(KeyError):
-    """Several entries answer to this key; the message lists them."""
+    """Several entries have this key; the message lists them."""
 
     def __str__(self) -> str:
         return _sentence(self)
@@ -21,12 +21,16 @@ class DuplicateKeyError(ValueError):
     """An entry of this identity is already registered; the message names both places."""
 
 
+class LoaderArgumentError(TypeError):
+    """The loader does not take these arguments; the message gives its signature and the nearest argument."""
+
+
 class MissingLibraryError(ImportError):
     """The entry needs a library that is not installed; the message gives the install line."""
 
 
 class ContractError(TypeError):
-    """The loader did not return (module, num_features); the message says what came instead."""
+    """The loader did not return (module, num_features); the message shows the value that it returned."""
 
 
 def _sentence(error: KeyError) -> str:

@@ -27,9 +27,12 @@ class TensorInput:
 class ImageInput:
     """RGB images, resized and centre-cropped to size x size, scaled to 0..1, then (x - mean) / std.
 
-    size: height and width in pixels.  mean, std: one value a channel, on the 0..1 scale.
-    interpolation: "bicubic" or "bilinear".  crop: the share of the resized side that the crop keeps, 0 < crop <= 1.
-    squash: resize to a square whatever the shape, as SigLIP's are, and not by the shorter side.
+    size: height and width in pixels.  mean, std: one value per channel, on the 0..1 scale.
+    interpolation: "bicubic" or "bilinear".  crop: the share of the resized side that the crop keeps; above 1, the
+    image is resized to less than size and padded with black.
+    squash: resize height and width independently, as SigLIP does, instead of by the shorter side.
+    width: the width in pixels if it differs from the height.
+    border: resize by the longer side, so that the whole image is kept, and pad with the mean.
     """
 
     size: int
@@ -38,22 +41,24 @@ class ImageInput:
     interpolation: str = "bicubic"
     crop: float = 0.875
     squash: bool = False
+    width: int | None = None
+    border: bool = False
 
     @property
     def tensor(self) -> TensorInput:
-        """The tensor that the backbone takes: [3, size, size], float32."""
-        return TensorInput((3, self.size, self.size))
+        """The tensor that the backbone takes: [3, height, width], float32."""
+        return TensorInput((3, self.size, self.width or self.size))
 
 
 @dataclass(frozen=True)
 class TextInput:
-    """Strings, turned into at most max_tokens token ids a row, padded with id 0."""
+    """Strings, turned into at most max_tokens token ids per row, padded with 0."""
 
     max_tokens: int
 
     @property
     def tensor(self) -> TensorInput:
-        """The tensor that the backbone takes: [tokens], int64, 0 where padded."""
+        """The tensor that the backbone takes: [tokens], int64, 0 where padded, -1 for a token whose id is 0."""
         return TensorInput((None,), "int64")
 
 

@@ -1,24 +1,27 @@
-"""Everything that reads a registry, over the few methods in which registries differ."""
+"""Look-ups and listings, over the few methods in which registries differ, and several registries as one."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar, overload, runtime_checkable
 
-from midrib.registry._entry import Entry, Loader
+from midrib.registry._entry import DECLARED, Entry, Loader
 from midrib.registry._errors import AmbiguousKeyError
 from midrib.registry._resolvers import is_url, resolve
 from midrib.registry._selection import Selection, as_patterns, natural
-from midrib.registry._unknown import unknown_key
+from midrib.registry._unknown import unknown_key, unknown_metadata
 
 if TYPE_CHECKING:
-    from midrib.registry._concat import ConcatRegistry
-    from midrib.registry._description import Description, Explanation, PluginFailure
+    from midrib.registry._description import Description, Explanation
+    from midrib.registry._plugins import PluginFailure
 
 Entries: TypeAlias = tuple[Entry, ...]
 Keys: TypeAlias = list[str]
+_KNOWN_METADATA = frozenset({"namespace", "pretrained", "family", *DECLARED})
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class AbstractRegistry(ABC):
@@ -125,13 +128,22 @@ class AbstractRegistry(ABC):
         return iter(sorted((entry.key for entry in self.entries(Selection())), key=natural))
 
     def __add__(self, other: AbstractRegistry) -> ConcatRegistry:
-        """Both registries, searched left to right."""
-        from midrib.registry._concat import ConcatRegistry
-
+        """Return both registries as one, searched left to right."""
         return ConcatRegistry(self, other) if isinstance(other, AbstractRegistry) else NotImplemented
+
+    def __str__(self) -> str:
+        """Return the registry's name as errors show it."""
+        return f"the registry {self.name!r}"
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
+
+    def _check_metadata(self, metadata: dict[str, Any]) -> None:
+        if metadata.keys() <= _KNOWN_METADATA:
+            return
+        known = _KNOWN_METADATA | {name for entry in self.entries(Selection()) for name, _ in entry.tags}
+        for name in sorted(metadata.keys() - known):
+            raise unknown_metadata(self, name, known)
 
     def _candidates(self, key: str, metadata: dict[str, Any]) -> Iterator[Entries]:
         if is_url(key):
@@ -158,15 +170,105 @@ class AbstractRegistry(ABC):
     ) -> tuple[Description, ...]:
         """Describe the entries that match, in natural order.
 
-        pattern, exclude: one wildcard or several, such as "*vit*", matched with the key and with the name.
+        pattern, exclude: one wildcard or several, such as "mlp-*", matched with the key and with the name in any case;
+        a plain word such as "vit" matches anywhere in them.
         catalogues: False leaves out whole catalogues (ExternalRegistry), whose names may take seconds to find.
-        metadata: what the entries must declare, such as namespace="image/classification".
+        metadata: what the entries must declare, such as namespace="image/classification".  pretrained=True selects
+        those whose loader offers weights; family="efficientnet" those of that family, declared or spelled by the name.
+        Raises TypeError, with the nearest name, for metadata that no entry declares.
         """
         from midrib.registry import _description
 
+        self._check_metadata(metadata)
         selection = Selection(as_patterns(pattern), as_patterns(exclude), catalogues, metadata)
         chosen = sorted(self.entries(selection), key=lambda entry: natural(entry.key))
         return tuple(map(_description.describe, chosen))
+
+
+@runtime_checkable
+class Writable(Protocol):
+    """A registry that takes registrations."""
+
+    def __call__(self, fn: Any = None, name: str | None = None, **declared: Any) -> Any: ...
+    def remove(self, key: str, **metadata: Any) -> None: ...
+    def temporary(self) -> AbstractContextManager[Any]: ...
+
+
+class ConcatRegistry(AbstractRegistry):
+    """Several registries, searched left to right: the first that knows a key answers.
+
+    What is registered through it goes to the leftmost Registry.
+    """
+
+    def __init__(self, *registries: AbstractRegistry) -> None:
+        flat = [part.registries if isinstance(part, ConcatRegistry) else (part,) for part in registries]
+        self.registries: tuple[AbstractRegistry, ...] = tuple(part for group in flat for part in group)
+        self.name = "+".join(part.name for part in self.registries)
+
+    def __str__(self) -> str:
+        return f"the registries {', '.join(dict.fromkeys(repr(part.name) for part in self.registries))}"
+
+    @overload
+    def __call__(self, fn: F, name: str | None = ..., *, override: bool = ..., **declared: Any) -> F: ...
+    @overload
+    def __call__(
+        self, fn: None = ..., name: str | None = ..., *, override: bool = ..., **declared: Any
+    ) -> Callable[[F], F]: ...
+
+    def __call__(self, fn: Any = None, name: str | None = None, *, override: bool = False, **declared: Any) -> Any:
+        """Register in the leftmost Registry; see Registry."""
+        return self._leftmost()(fn, name, override=override, **declared)
+
+    def remove(self, key: str, **metadata: Any) -> None:
+        """Remove from the leftmost Registry, so that what it shadowed appears; see Registry.remove."""
+        self._leftmost().remove(key, **metadata)
+
+    @contextmanager
+    def temporary(self) -> Iterator[ConcatRegistry]:
+        """Undo, on leaving, every registration and removal made meanwhile; for tests."""
+        with ExitStack() as stack:
+            for part in self.registries:
+                if isinstance(part, Writable):
+                    stack.enter_context(part.temporary())
+            yield self
+
+    def layers(self, key: str, **metadata: Any) -> Iterator[Entries]:
+        return (layer for part in self.registries for layer in part.layers(key, **metadata))
+
+    def open_layers(self, key: str, **metadata: Any) -> Iterator[Entries]:
+        return (layer for part in self.registries for layer in part.open_layers(key, **metadata))
+
+    def entries(self, selection: Selection) -> Iterator[Entry]:
+        """What can be reached: an entry of the same identity further left hides one further right."""
+        seen: dict[str, list[Entry]] = {}
+        for part in self.registries:
+            fresh = [e for e in part.entries(selection) if all(e.tags != s.tags for s in seen.get(e.key, ()))]
+            for entry in fresh:
+                seen.setdefault(entry.key, []).append(entry)
+            yield from fresh
+
+    def nearby(self, key: str) -> Keys:
+        return [near for part in self.registries for near in part.nearby(key)]
+
+    def install_hint(self, key: str) -> str | None:
+        return next(filter(None, (part.install_hint(key) for part in self.registries)), None)
+
+    def prefixes(self) -> Keys:
+        return [prefix for part in self.registries for prefix in part.prefixes()]
+
+    @property
+    def plugin_failures(self) -> tuple[PluginFailure, ...]:
+        return tuple(failure for part in self.registries for failure in part.plugin_failures)
+
+    def refresh(self) -> None:
+        for part in self.registries:
+            part.refresh()
+
+    def _leftmost(self) -> Writable:
+        for part in self.registries:
+            if isinstance(part, Writable):
+                return part
+        raise TypeError(f"{self} take no registrations: add a Registry on the left")
 
 
 def closest(key: str, entries: Iterable[Entry]) -> Entries:
@@ -178,6 +280,6 @@ def closest(key: str, entries: Iterable[Entry]) -> Entries:
 def _ambiguous(registry: AbstractRegistry, key: str, found: Entries) -> AmbiguousKeyError:
     lines = "".join(f"\n  {entry.key} {entry.metadata} ({entry.place})" for entry in found)
     return AmbiguousKeyError(
-        f"{key!r} leads to {len(found)} entries of {registry!r}: say more of the key, or pass the metadata that "
+        f"{key!r} leads to {len(found)} entries of {registry}: say more of the key, or pass the metadata that "
         f"tells them apart (such as namespace=...), or strict=False for all{lines}"
     )

@@ -3,22 +3,43 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
 from importlib import invalidate_caches
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from midrib.registry._place import loading
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-    from midrib.registry._description import PluginFailure
-    from midrib.registry._registry import Registry
+# Load a plugin by calling the argument, and register its entries, or none of them if it fails.
+Adopt: TypeAlias = Callable[[Callable[[], object]], None]
+
+
+@dataclass(frozen=True)
+class PluginFailure:
+    """A plugin that could not be loaded; none of its entries are registered.
+
+    name, value: its entry point.  package, version: the distribution that declares it.  error: its exception.
+    """
+
+    name: str
+    value: str
+    package: str | None
+    version: str | None
+    error: str
+
+    def __str__(self) -> str:
+        return f"{self.name!r} ({self.value}, of {self.package} {self.version}) failed to load: {self.error}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields in JSON's types."""
+        return asdict(self)
 
 
 class Plugins:
-    """What has been found in one entry-point group, on behalf of one registry."""
+    """The plugins of one entry-point group, loaded for one registry."""
 
     def __init__(self, group: str | None) -> None:
         self.group = group
@@ -29,8 +50,8 @@ class Plugins:
         # Not the registry's own: while we wait for another thread's import, that thread may register.
         self._lock = threading.RLock()
 
-    def discover(self, registry: Registry) -> None:
-        """Load what is not loaded yet; only the first call does anything, until refresh()."""
+    def discover(self, adopt: Adopt) -> None:
+        """Load the plugins that are not loaded yet; after the first call this does nothing until refresh()."""
         if not self._stale:
             return
         with self._lock:
@@ -38,28 +59,28 @@ class Plugins:
                 return
             self._busy = True
             try:
-                found = [self._load(point, registry) for point in _entry_points(self.group or "")]
-                self.failures = tuple(filter(None, found))
+                results = [self._load(point, adopt) for point in _entry_points(self.group or "")]
+                self.failures = tuple(filter(None, results))
                 self._stale = False
             finally:
                 self._busy = False
 
-    def refresh(self, registry: Registry) -> None:
-        """Look again: for late installs, and for what failed."""
+    def refresh(self, adopt: Adopt) -> None:
+        """Look again for plugins that were installed late or that failed."""
         with self._lock:
             invalidate_caches()
             self._stale = self.group is not None
-            self.discover(registry)
+            self.discover(adopt)
 
-    def _load(self, point: EntryPoint, registry: Registry) -> PluginFailure | None:
+    def _load(self, point: EntryPoint, adopt: Adopt) -> PluginFailure | None:
         distribution = (point.dist.name, point.dist.version) if point.dist else None
         identity = (point.name, point.value, distribution and distribution[0])
         if identity in self._loaded:
             return None
         try:
-            with loading(point.module, distribution), registry.all_or_none():
-                _add(point, registry)
-        # One plugin's fault, of whatever kind, hides nobody else's entries.
+            with loading(point.module, distribution):
+                adopt(point.load)
+        # A plugin that fails must not hide the entries of the others, whichever error it raises.
         except (Exception, SystemExit) as error:
             return _failure(point, distribution, error)
         self._loaded.add(identity)
@@ -79,23 +100,6 @@ def _entry_points(group: str) -> Iterable[EntryPoint]:
     return entry_points(group=group)
 
 
-def _add(point: EntryPoint, registry: Registry) -> None:
-    from midrib.registry._lookup import AbstractRegistry
-    from midrib.registry._selection import Selection
-
-    value = point.load()
-    if isinstance(value, AbstractRegistry):
-        for entry in value.entries(Selection(catalogues=False)):
-            registry.add(entry)
-    elif callable(value):
-        value(registry)
-    elif not isinstance(value, ModuleType):  # a module registers by being imported
-        kind = type(value).__name__
-        raise TypeError(f"got a {kind}, expected a callable that takes the registry, a Registry, or a module")
-
-
 def _failure(point: EntryPoint, distribution: tuple[str, str] | None, error: BaseException) -> PluginFailure:
-    from midrib.registry._description import PluginFailure
-
     package, version = distribution or (None, None)
     return PluginFailure(point.name, point.value, package, version, f"{type(error).__name__}: {error}")

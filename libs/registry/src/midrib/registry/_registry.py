@@ -6,20 +6,16 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from types import ModuleType
+from typing import Any, overload
 
 from midrib.registry._entry import Entry, declare
 from midrib.registry._errors import DuplicateKeyError
-from midrib.registry._lookup import AbstractRegistry, Entries, closest
+from midrib.registry._lookup import AbstractRegistry, Entries, F, closest
 from midrib.registry._place import calling_place
-from midrib.registry._plugins import Plugins
+from midrib.registry._plugins import PluginFailure, Plugins
 from midrib.registry._selection import Selection
 from midrib.registry._unknown import unknown_key
-
-if TYPE_CHECKING:
-    from midrib.registry._description import PluginFailure
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Registry(AbstractRegistry):
@@ -78,7 +74,7 @@ class Registry(AbstractRegistry):
 
     def remove(self, key: str, **metadata: Any) -> None:
         """Remove every entry that the key and the metadata lead to.  Raises UnknownKeyError if there is none."""
-        self._plugins.discover(self)
+        self._plugins.discover(self._adopt)
         with self._lock:
             found = self._lookup(key, metadata)
             for entry in found:
@@ -89,7 +85,7 @@ class Registry(AbstractRegistry):
     @contextmanager
     def temporary(self) -> Iterator[Registry]:
         """Undo, on leaving, every registration and removal made meanwhile; for tests."""
-        self._plugins.discover(self)
+        self._plugins.discover(self._adopt)
         with self._lock:
             entries, index = self._entries, dict(self._index)
         try:
@@ -99,29 +95,29 @@ class Registry(AbstractRegistry):
                 self._entries, self._index = entries, index
 
     def layers(self, key: str, **metadata: Any) -> Iterator[Entries]:
-        self._plugins.discover(self)
+        self._plugins.discover(self._adopt)
         with self._lock:
             found = self._lookup(key, metadata)
         return iter((found,) if found else ())
 
     def entries(self, selection: Selection) -> Iterator[Entry]:
-        self._plugins.discover(self)
+        self._plugins.discover(self._adopt)
         with self._lock:
             return filter(selection.takes, self._entries)
 
     @property
     def plugin_failures(self) -> tuple[PluginFailure, ...]:
         """The plugins that could not be loaded, each with its reason; refresh() tries them again."""
-        self._plugins.discover(self)
+        self._plugins.discover(self._adopt)
         return self._plugins.failures
 
     def refresh(self) -> None:
         """Look again for plugins: packages installed since the first look-up, and plugins that failed."""
-        self._plugins.refresh(self)
+        self._plugins.refresh(self._adopt)
 
     @contextmanager
-    def all_or_none(self) -> Iterator[None]:
-        """Undo what this thread registers within, if it ends in an error."""
+    def _all_or_none(self) -> Iterator[None]:
+        """Undo the registrations that this thread makes in the block if the block raises."""
         journal = self._journals[threading.get_ident()] = []
         try:
             yield
@@ -134,6 +130,19 @@ class Registry(AbstractRegistry):
             raise
         finally:
             del self._journals[threading.get_ident()]
+
+    def _adopt(self, load: Callable[[], object]) -> None:
+        """Load a plugin and register its entries, or none of them if it fails."""
+        with self._all_or_none():
+            plugin = load()
+            if isinstance(plugin, AbstractRegistry):
+                for entry in plugin.entries(Selection(catalogues=False)):
+                    self.add(entry)
+            elif callable(plugin):
+                plugin(self)
+            elif not isinstance(plugin, ModuleType):  # a module registers while it is imported
+                kind = type(plugin).__name__
+                raise TypeError(f"got a {kind}, expected a callable that takes the registry, a Registry, or a module")
 
     def _clashing(self, entry: Entry) -> Iterator[Entry]:
         for claim in entry.claims:
@@ -166,8 +175,8 @@ class Registry(AbstractRegistry):
 
 def _duplicate(registry: Registry, entry: Entry, other: Entry) -> DuplicateKeyError:
     shared = next(claim for claim in entry.claims if claim in other.claims)
-    told = f" with {dict(entry.tags)}" if entry.tags else ""
+    metadata = f" with {dict(entry.tags)}" if entry.tags else ""
     return DuplicateKeyError(
-        f"{shared!r}{told} is already in {registry!r}: registered at {other.place}, and again at {entry.place}; "
+        f"{shared!r}{metadata} is already in {registry}: registered at {other.place}, and again at {entry.place}; "
         f"choose another name, or replace {other.key!r} by override=True under its own name"
     )

@@ -1,4 +1,4 @@
-"""Which entries a listing asks for, and the order in which people read them."""
+"""Which entries a listing selects, and the order in which people read them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from midrib.registry._entry import Entry
 class Selection(NamedTuple):
     """Entries by wildcard and by what they declare.
 
-    patterns: any of these must match the key or the name; none asks for all.  exclude: none of these may.
-    catalogues: whether whole catalogues (ExternalRegistry) are asked for their names, which may import a library.
+    patterns: at least one of these must match the key or the name; an empty tuple selects all entries.
+    exclude: none of these may match.
+    catalogues: whether to list whole catalogues (ExternalRegistry), which may import a library.
+    declared: the metadata that the entries must declare.
     """
 
     patterns: tuple[str, ...] = ()
@@ -23,20 +25,21 @@ class Selection(NamedTuple):
     declared: Mapping[str, Any] = MappingProxyType({})
 
     def takes(self, entry: Entry) -> bool:
-        """Whether the entry is asked for."""
-        wanted = not self.patterns or _matches(entry, self.patterns)
-        return wanted and not _matches(entry, self.exclude) and entry.fits(self.declared)
+        """Return whether the entry is selected."""
+        included = not self.patterns or _matches(entry, self.patterns)
+        return included and not _matches(entry, self.exclude) and entry.fits(self.declared)
 
 
 def as_patterns(patterns: str | Iterable[str] | None) -> tuple[str, ...]:
-    """One wildcard, several or none, as a tuple."""
+    """Return the wildcards in lower case; a word without a wildcard matches anywhere in a name."""
     if patterns is None:
         return ()
-    return (patterns,) if isinstance(patterns, str) else tuple(patterns)
+    several = (patterns,) if isinstance(patterns, str) else tuple(patterns)
+    return tuple((pattern if re.search(r"[*?[]", pattern) else f"*{pattern}*").casefold() for pattern in several)
 
 
 def natural(key: str) -> tuple[list[Any], str]:
-    """A sort key under which mlp-2 comes before mlp-10, and case decides last."""
+    """Return a sort key that puts mlp-2 before mlp-10 and ignores case unless all else is equal."""
     parts = re.split(r"(\d+)", key)
     return [int(part) if odd % 2 else part.casefold() for odd, part in enumerate(parts)], key
 
@@ -44,4 +47,5 @@ def natural(key: str) -> tuple[list[Any], str]:
 def _matches(entry: Entry, patterns: tuple[str, ...]) -> bool:
     from fnmatch import fnmatchcase
 
-    return any(fnmatchcase(name, pattern) for pattern in patterns for name in (entry.key, entry.name))
+    names = (entry.key.casefold(), entry.name.casefold())
+    return any(fnmatchcase(name, pattern) for pattern in patterns for name in names)

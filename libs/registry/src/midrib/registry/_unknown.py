@@ -1,30 +1,39 @@
-"""What to tell someone whose key leads nowhere."""
+"""The error for an unknown key, with the advice that helps to find the right one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
 
+from midrib.registry._entry import Entry
 from midrib.registry._errors import UnknownKeyError
-
-if TYPE_CHECKING:
-    from midrib.registry._entry import Entry
-    from midrib.registry._lookup import AbstractRegistry
+from midrib.registry._plugins import PluginFailure
 
 
-def unknown_key(registry: AbstractRegistry, key: str, metadata: dict[str, Any]) -> UnknownKeyError:
+class Searchable(Protocol):
+    """The methods of a registry that the advice is made from."""
+
+    def layers(self, key: str, **metadata: Any) -> Iterator[tuple[Entry, ...]]: ...
+    def nearby(self, key: str) -> list[str]: ...
+    def install_hint(self, key: str) -> str | None: ...
+    def prefixes(self) -> list[str]: ...
+    @property
+    def plugin_failures(self) -> tuple[PluginFailure, ...]: ...
+
+
+def unknown_key(registry: Searchable, key: str, metadata: dict[str, Any]) -> UnknownKeyError:
     """The error, with what would help: the metadata that there is, the nearest names, the install line."""
     known = [entry for layer in registry.layers(key) for entry in layer]
     wanted = "".join(f" with {name}={value!r}" for name, value in metadata.items())
     advice = [_other_metadata(known)] if known else _advice(registry, key)
-    return UnknownKeyError("; ".join([f"{key!r} is not in {registry!r}{wanted}", *advice, *_failed_plugins(registry)]))
+    return UnknownKeyError("; ".join([f"{key!r} is not in {registry}{wanted}", *advice, *_failed_plugins(registry)]))
 
 
 def _other_metadata(known: list[Entry]) -> str:
     return "it is there with " + " and with ".join(str(entry.metadata) for entry in known)
 
 
-def _advice(registry: AbstractRegistry, key: str) -> Iterator[str]:
+def _advice(registry: Searchable, key: str) -> Iterator[str]:
     line = registry.install_hint(key)
     if line:
         yield f"a package that is not installed may provide it: {line}"
@@ -32,16 +41,41 @@ def _advice(registry: AbstractRegistry, key: str) -> Iterator[str]:
         yield f"did you mean {' or '.join(map(repr, near))}?"
     elif not line:
         yield "available_keys() gives every name"
-    # A name with a slash is somebody's key already; a bare one may be a model of a whole library.
-    if "/" not in key and (prefixes := registry.prefixes()):
-        yield f"a model of a whole catalogue needs its prefix: {', '.join(prefixes)}"
+    if (prefixes := registry.prefixes()) and (subject := _needs_prefix(key, registry)):
+        yield f"{subject} needs its prefix: {', '.join(prefixes)}"
+
+
+def _needs_prefix(key: str, registry: Searchable) -> str:
+    """Return a description of the key if it may belong to a catalogue and lacks the prefix; otherwise ""."""
+    from pathlib import Path
+
+    if Path(key).is_dir():
+        return f"{key!r} is a folder: a model in a folder"
+    top, slash, _ = key.partition("/")
+    if not slash:
+        return "a model of a whole catalogue"
+    known = {near.partition("/")[0] for near in [*registry.nearby(key), *registry.prefixes()]}
+    return "" if top in known or key.count("/") > 1 else "a model of a hub"
+
+
+def unknown_metadata(registry: object, key: str, known: Iterable[str]) -> TypeError:
+    """Return the error for a metadata key that no entry of the registry declares."""
+    names = sorted(known)
+    near = _nearest(key, names)
+    advice = f"did you mean {' or '.join(map(repr, near))}?" if near else f"expected one of {', '.join(names)}"
+    return TypeError(f"no entry of {registry} declares {key!r}; {advice}")
 
 
 def _nearest(key: str, keys: list[str]) -> list[str]:
     import difflib
 
-    return difflib.get_close_matches(key, list(dict.fromkeys(keys)), n=3)
+    # Names that differ in case alone are near.
+    spellings = {name.casefold(): name for name in reversed(keys)}
+    return [
+        spellings[near]
+        for near in difflib.get_close_matches(key.casefold(), list(dict.fromkeys(map(str.casefold, keys))), n=3)
+    ]
 
 
-def _failed_plugins(registry: AbstractRegistry) -> list[str]:
+def _failed_plugins(registry: Searchable) -> list[str]:
     return [f"the plugin {failure}" for failure in registry.plugin_failures]

@@ -1,14 +1,13 @@
 """Heads on backbones: Task, its kinds, and how the backbone below is frozen, cached and swapped."""
 
+from midrib.task._callbacks.finetuning import Finetuning
 from midrib.task._features.backbone import BackboneRecipe, RevisionError
 from midrib.task._features.cache import FeatureCache
-from midrib.task._parts.finetuning import Finetuning
-from midrib.task._parts.outputs import Prediction
 from midrib.task._saving.checkpoint import CheckpointError
 from midrib.task._tasks.classification import ClassificationTask
-from midrib.task._tasks.embedding import EmbeddingTask, available_layers
+from midrib.task._tasks.outputs import Prediction
 from midrib.task._tasks.regression import RegressionTask
-from midrib.task._tasks.task import Task
+from midrib.task._tasks.task import EmbeddingTask, Task, available_layers
 
 __all__ = [
     "BackboneRecipe",

@@ -1,4 +1,4 @@
-"""What travels: tensors, input declarations and errors, as messages. No torch, no grpc."""
+"""Tensors, input declarations and errors as messages. Needs neither torch nor grpc."""
 
 from midrib.wire._bytes import array_bytes, read_tensor, read_varint, tensor_head, varint
 from midrib.wire._errors import (

@@ -1,7 +1,7 @@
-"""Tensor messages as bytes, written around an array's own memory and read as a view of the message: no other copy.
+"""Write Tensor messages around an array's memory, and read them as views of the message, without further copies.
 
-For the messages that carry most of the bytes. They are those of protobuf's own library, which a property test holds;
-whatever the reader does not expect, the wire allows, and the library reads it.
+This is for the messages that carry most bytes. The bytes equal those of the protobuf library, as a property test
+checks. Valid messages that are laid out differently are not read here: the caller falls back to the library.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import numpy as np
 
 from midrib.wire._tensor import Array, checked_size, code_from_dtype, dtype_from_code
 
-# Of element types with row shapes: a client that sends all sorts of them must not fill the memory.
+# Combinations of dtype and shape to remember. Bounded, because clients choose them.
 _REMEMBERED = 1024
 
 
 @lru_cache(_REMEMBERED)
 def tensor_head(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
-    """What stands in a Tensor message before an array's bytes, and their length.
+    """Return the bytes of a Tensor message that precede the array's bytes: dtype, shape and length.
 
     Raises InvalidInputError for an element type that the wire does not have.
     """
@@ -33,16 +33,16 @@ def tensor_head(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
 
 
 def array_bytes(array: Array) -> memoryview:
-    """A contiguous array's memory, for writing it into a message; little-endian on every machine."""
+    """Return the memory of a contiguous array, little-endian on every machine, for writing it into a message."""
     if sys.byteorder == "big":
         array = array.astype(array.dtype.newbyteorder("<"))
     return array.reshape(-1).view(np.uint8).data
 
 
 def read_tensor(data: bytes, at: int, end: int) -> Array:
-    """The array of the Tensor message in data[at:end]: a read-only view of it.
+    """Return the array of the Tensor message in data[at:end], as a read-only view.
 
-    Raises IndexError or ValueError where the message is not laid out as `tensor_head` lays it out.
+    Raises IndexError or ValueError if the message is not laid out as `tensor_head` does it.
     """
     if data[at] != 0x08 or data[at + 2] != 0x12:
         raise ValueError("neither element type nor shape stand first")
@@ -54,18 +54,18 @@ def read_tensor(data: bytes, at: int, end: int) -> Array:
         return np.empty(shape, dtype)
     if data[stop] != 0x1A:
         raise ValueError("no data")
-    given, start = read_varint(data, stop + 1)
-    if given != size or start + size != end or end > len(data):
+    announced, start = read_varint(data, stop + 1)
+    if announced != size or start + size != end or end > len(data):
         raise ValueError("bytes and shape differ")
     return np.ndarray(shape, dtype, data, start)
 
 
 @lru_cache(_REMEMBERED)
 def _layout(code: int, packed: bytes) -> tuple[np.dtype[Any], tuple[int, ...], int]:
-    """The element type, the shape and the bytes that a tensor's head announces."""
+    """Return dtype, shape and number of bytes that the head of a tensor announces. Raises ValueError for bool."""
     dtype = dtype_from_code(code)
     if dtype == np.bool_:
-        raise ValueError("a bool's bytes are looked at one by one")
+        raise ValueError("bool tensors are checked byte by byte elsewhere")
     shape, at = [], 0
     while at < len(packed):
         extent, at = read_varint(packed, at)
@@ -74,7 +74,7 @@ def _layout(code: int, packed: bytes) -> tuple[np.dtype[Any], tuple[int, ...], i
 
 
 def varint(value: int) -> bytes:
-    """A number that is not negative, as protobuf writes it."""
+    """Return a non-negative number as protobuf writes it."""
     if value < 0x80:
         return bytes((value,))
     out = bytearray()
@@ -86,7 +86,7 @@ def varint(value: int) -> bytes:
 
 
 def read_varint(data: bytes, at: int) -> tuple[int, int]:
-    """The number that begins at a place, and where it ends. Raises IndexError or ValueError where there is none."""
+    """Return the number at an offset, and the offset after it. Raises IndexError or ValueError if there is none."""
     value = data[at]
     at += 1
     if value < 0x80:

@@ -1,6 +1,6 @@
-"""The errors of Midrib: one small family, each with its status code, grouped by who must act.
+"""The errors of Midrib, each with a status code and a reason.
 
-The reason is what programs branch on; it travels as `google.rpc.ErrorInfo.reason`.
+Programs branch on the reason. It travels as `google.rpc.ErrorInfo.reason`.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from google.rpc import code_pb2
 
 
 class MidribError(Exception):
-    """What any call may raise.
+    """The base class of all errors that a call may raise.
 
-    message: a sentence: what was got, what was expected, what to do.
-    reason: an UPPER_SNAKE word that names the case; the class's own where absent.
-    retry_after: seconds after which the same call may succeed; None where waiting does not help.
+    message: a sentence that says what was received, what was expected and what to do.
+    reason: an UPPER_SNAKE word that names the case; by default that of the class.
+    retry_after: seconds after which the same call may succeed; None if waiting does not help.
     field: the place in the request that is wrong, such as "input.tensor.shape".
     """
 
@@ -44,7 +44,7 @@ class MidribError(Exception):
 
 
 class InvalidInputError(MidribError, ValueError):
-    """The input itself is wrong: the caller must change it."""
+    """The input is invalid: the caller must change it."""
 
     code = code_pb2.INVALID_ARGUMENT
     default_reason = "INVALID_INPUT"
@@ -72,7 +72,7 @@ class RevisionMismatchError(MidribError, ValueError):
 
 
 class StreamProtocolError(MidribError, ValueError):
-    """The messages of a stream came in an order that the protocol does not have."""
+    """The messages of a stream came in an order that the protocol does not allow."""
 
     code = code_pb2.FAILED_PRECONDITION
     default_reason = "ITEM_BEFORE_OPEN"
@@ -86,21 +86,21 @@ class DuplicateItemError(MidribError, ValueError):
 
 
 class LimitExceededError(MidribError, ValueError):
-    """The call is over a limit that waiting does not lift: send less."""
+    """The call exceeds a limit, and waiting does not help: send less."""
 
     code = code_pb2.RESOURCE_EXHAUSTED
     default_reason = "LIMIT_EXCEEDED"
 
 
 class OverloadedError(MidribError, ConnectionError):
-    """The server has no room now; retry_after says when to ask again."""
+    """The server is at capacity; retry_after says when to call again."""
 
     code = code_pb2.RESOURCE_EXHAUSTED
     default_reason = "OVERLOADED"
 
 
 class UnavailableError(MidribError, ConnectionError):
-    """No server answers there, or it is going away; the same call may be made again."""
+    """No server answers at the address, or it is shutting down; the same call may be repeated."""
 
     code = code_pb2.UNAVAILABLE
     default_reason = "UNAVAILABLE"
@@ -113,21 +113,21 @@ class BackboneLoadingError(UnavailableError):
 
 
 class DeadlineExceededError(MidribError, TimeoutError):
-    """The caller's deadline passed first."""
+    """The caller's deadline passed before the result."""
 
     code = code_pb2.DEADLINE_EXCEEDED
     default_reason = "DEADLINE_EXCEEDED"
 
 
 class UnauthenticatedError(MidribError, PermissionError):
-    """The server wants a token, or does not know this one."""
+    """The server requires a token, or does not know this one."""
 
     code = code_pb2.UNAUTHENTICATED
     default_reason = "UNAUTHENTICATED"
 
 
 class PermissionDeniedError(MidribError, PermissionError):
-    """The token does not carry the scope that this call needs."""
+    """The token lacks the scope that this call needs."""
 
     code = code_pb2.PERMISSION_DENIED
     default_reason = "PERMISSION_DENIED"
@@ -141,7 +141,7 @@ class UnsupportedError(MidribError, NotImplementedError):
 
 
 class InternalError(MidribError, RuntimeError):
-    """A fault of the server; its log explains the error id in the message."""
+    """A fault of the server; its log explains the error id of the message."""
 
     code = code_pb2.INTERNAL
     default_reason = "INTERNAL"

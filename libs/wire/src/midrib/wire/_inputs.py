@@ -1,4 +1,4 @@
-"""Input declarations <-> InputSpec messages."""
+"""Convert input declarations to InputSpec messages and back."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from midrib.wire._tensor import code_from_dtype, dtype_from_code
 
 
 def encode_input_spec(spec: InputSpec) -> backbone_pb2.InputSpec:
-    """The message of a backbone's declared input; an open length is -1."""
+    """Return the message of a backbone's declared input; an open length is -1."""
     tensor = backbone_pb2.TensorInput(
         shape=[-1 if size is None else size for size in spec.tensor.shape],
         dtype=code_from_dtype(spec.tensor.dtype),
@@ -24,6 +24,8 @@ def encode_input_spec(spec: InputSpec) -> backbone_pb2.InputSpec:
             interpolation=spec.interpolation,
             crop=spec.crop,
             squash=spec.squash,
+            width=spec.width or 0,
+            border=spec.border,
         )
         message.image.CopyFrom(image)
     elif isinstance(spec, TextInput):
@@ -34,7 +36,7 @@ def encode_input_spec(spec: InputSpec) -> backbone_pb2.InputSpec:
 
 
 def decode_input_spec(message: backbone_pb2.InputSpec) -> InputSpec:
-    """The declaration that a message carries.
+    """Return the declaration in a message.
 
     Raises InvalidInputError for an element type that this version does not know.
     """
@@ -48,6 +50,8 @@ def decode_input_spec(message: backbone_pb2.InputSpec) -> InputSpec:
             interpolation=image.interpolation,
             crop=image.crop,
             squash=image.squash,
+            width=image.width or None,
+            border=image.border,
         )
     if media == "text":
         return TextInput(max_tokens=message.text.max_tokens)

@@ -1,4 +1,4 @@
-"""Errors <-> google.rpc.Status, with ErrorInfo, RetryInfo and BadRequest details.
+"""Convert errors to google.rpc.Status, with ErrorInfo, RetryInfo and BadRequest details, and back.
 
 Source: https://google.aip.dev/193 (the error model) and google/rpc/error_details.proto.
 """
@@ -18,7 +18,7 @@ DOMAIN: Final = "midrib"
 
 _FAMILY = [kind for kind in vars(_errors).values() if isinstance(kind, type) and issubclass(kind, MidribError)]
 _BY_REASON = {kind.default_reason: kind for kind in _FAMILY}
-# A status that is not Midrib's own (a proxy's, gRPC's) has a code only: the plainest error of that code.
+# For statuses that Midrib did not make, such as a proxy's, which have a code only.
 _BY_CODE: dict[int, type[MidribError]] = {
     code_pb2.INVALID_ARGUMENT: _errors.InvalidInputError,
     code_pb2.OUT_OF_RANGE: _errors.InvalidInputError,
@@ -36,7 +36,7 @@ _BY_CODE: dict[int, type[MidribError]] = {
 
 
 def error_to_status(error: MidribError) -> status_pb2.Status:
-    """The status that carries an error: its code, its message, and its details."""
+    """Return the status of an error: its code, its message and its details."""
     status = status_pb2.Status(code=error.code, message=error.message)
     details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)]
     if error.retry_after is not None:
@@ -52,7 +52,7 @@ def error_to_status(error: MidribError) -> status_pb2.Status:
 
 
 def status_to_error(status: status_pb2.Status) -> MidribError:
-    """The error that a status carries: by its reason, and by its code where the reason is not known."""
+    """Return the error of a status, by its reason, or by its code if the reason is unknown."""
     info = error_details_pb2.ErrorInfo()
     retry = error_details_pb2.RetryInfo()
     request = error_details_pb2.BadRequest()

@@ -1,4 +1,4 @@
-"""numpy arrays <-> Tensor messages."""
+"""Convert numpy arrays to Tensor messages and back."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ _NAMES = ", ".join(sorted(dtype.name for dtype in _CODES))
 
 
 def dtype_from_code(code: int, *, field: str = "dtype") -> np.dtype[Any]:
-    """The numpy type of a DataType; bfloat16 is ml_dtypes' own.
+    """Return the numpy type of a DataType; for bfloat16, that of ml_dtypes.
 
-    Raises InvalidInputError where the code is unspecified or unknown; field names the place in the message.
+    field: the place in the request, for the error.  Raises InvalidInputError if the code is unspecified or unknown.
     """
     dtype = _DTYPES.get(code)
     if dtype is None:
@@ -47,9 +47,9 @@ def dtype_from_code(code: int, *, field: str = "dtype") -> np.dtype[Any]:
 
 
 def code_from_dtype(dtype: str | np.dtype[Any] | type) -> tensor_pb2.DataType:
-    """The DataType of a numpy type or of its name ("bfloat16" included).
+    """Return the DataType of a numpy type or of its name ("bfloat16" included).
 
-    Raises InvalidInputError where the wire has no such type.
+    Raises InvalidInputError if the wire has no such type.
     """
     code = _CODES.get(dtype) if isinstance(dtype, np.dtype) else None
     if code is None:
@@ -63,12 +63,12 @@ def code_from_dtype(dtype: str | np.dtype[Any] | type) -> tensor_pb2.DataType:
 
 
 def is_floating(dtype: np.dtype[Any]) -> bool:
-    """Whether an element type is floating; bfloat16 is, which numpy knows as something of its own."""
+    """Return whether an element type is floating, bfloat16 included, which numpy does not count as such."""
     return dtype.kind == "f" or dtype.name == "bfloat16"
 
 
 def encode_tensor(array: Array) -> tensor_pb2.Tensor:
-    """The message of an array of any layout and byte order; one copy.
+    """Return the message of an array of any shape, layout and byte order; makes one copy.
 
     Raises InvalidInputError for an element type or a rank that the wire does not have.
     """
@@ -82,9 +82,9 @@ def encode_tensor(array: Array) -> tensor_pb2.Tensor:
 
 
 def encode_int8_rows(rows: Array) -> tensor_pb2.Tensor:
-    """The message of floating rows [rows, width] in a byte an element, with a scale a row.
+    """Return the message of floating rows [rows, width] with one byte per element and one scale per row.
 
-    Each element is off by at most 1/254 of its row's largest; a row that is not finite comes back as NaN.
+    Each element differs by at most 1/254 of the largest of its row; rows that are not finite are decoded as NaN.
     Source: Jacob et al. 2018, section 2.1, symmetric and by row.
     """
     wide = rows.astype(np.float32)
@@ -97,10 +97,10 @@ def encode_int8_rows(rows: Array) -> tensor_pb2.Tensor:
 
 
 def decode_tensor(message: tensor_pb2.Tensor, *, field: str = "tensor") -> Array:
-    """The array of a message: a read-only view of its bytes, no copy; float32 where its rows have scales.
+    """Return the array of a message: a read-only view of its bytes, or a float32 copy if its rows have scales.
 
-    field: where the tensor stands in its request, for the error.
-    Raises InvalidInputError, naming the field, where dtype, shape and bytes do not agree.
+    field: the place of the tensor in its request, for the error.
+    Raises InvalidInputError, naming the field, if dtype, shape and bytes do not agree.
     """
     dtype = dtype_from_code(message.dtype, field=f"{field}.dtype")
     shape = tuple(message.shape)
@@ -131,7 +131,7 @@ def _scaled(rows: Array, data: bytes, field: str) -> Array:
 
 
 def checked_size(shape: tuple[int, ...], itemsize: int, *, field: str) -> int:
-    """The bytes that a shape takes; raises InvalidInputError for a shape that no tensor has."""
+    """Return the number of bytes that a shape takes. Raises InvalidInputError for an impossible shape."""
     if len(shape) > MAX_RANK:
         raise InvalidInputError(f"{field} has {len(shape)} dimensions, at most {MAX_RANK} are allowed", field=field)
     if any(size < 0 for size in shape):

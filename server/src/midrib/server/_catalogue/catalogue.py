@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import difflib
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from midrib.registry import AbstractRegistry
 from midrib.server._catalogue.eviction import Resident, evictions
@@ -16,27 +16,39 @@ from midrib.server._catalogue.loading import Loaded, load
 from midrib.server._catalogue.memory import give_memory_back
 from midrib.server._engine.served_backbone import ServedBackbone, State
 from midrib.server._errors import public_error
+from midrib.server._foreign import in_thread
 from midrib.server._intake.media import MediaPool
 from midrib.server._observability.metrics import Metrics
 from midrib.server._settings import BackboneSettings, Settings
-from midrib.wire import BackboneLoadingError, BackboneNotFoundError, UnavailableError
+from midrib.wire import (
+    BackboneLoadingError,
+    BackboneNotFoundError,
+    InvalidInputError,
+    LimitExceededError,
+    UnavailableError,
+)
 
 if TYPE_CHECKING:
     from midrib.server._observability.tracing import Tracing
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _LONGEST_NAME = 200
 
 
 @dataclass
 class CatalogueEntry:
-    """One served name, from the moment it is asked for."""
+    """One served name, from the moment a load is requested.
+
+    arguments: of the loader, with which `loaded` was loaded.
+    """
 
     name: str
     state: State = State.LOADING
     loaded: Loaded | None = None
     error: str = ""
+    arguments: dict[str, Any] = field(default_factory=dict)
 
     def ready(self) -> Loaded:
         """The loaded backbone; raises BackboneLoadingError or UnavailableError where there is none."""
@@ -72,6 +84,7 @@ class Catalogue:
         self._on_change = on_change
         # One at a time: two that fit by themselves may not fit together.
         self._loading = asyncio.Lock()
+        self._changes: set[asyncio.Task[Any]] = set()
         self._media_pool = MediaPool(settings)
 
     @property
@@ -112,15 +125,22 @@ class Catalogue:
             self._change(self.slots[name], State.LOADING)
         return self.slots[name]
 
-    async def load(self, wanted: BackboneSettings) -> tuple[CatalogueEntry, list[str]]:
+    async def load(self, wanted: BackboneSettings, *, replace: bool = True) -> tuple[CatalogueEntry, list[str]]:
         """Load, warm and start serving; an older revision of the same name serves until then, then drains.
 
+        replace: whether a backbone that serves this name with other arguments may be replaced.
         Returns the slot, and the names of the idle backbones that left to make room.
-        Raises what loading raised, LimitExceededError where it does not fit; a name that was serving goes on with
-        what it had.
+        Raises what loading raised, LimitExceededError if it does not fit, InvalidInputError if it would replace other
+        arguments; a name that was serving goes on with its present backbone then.
         """
-        slot = self.expect(wanted)
+        self.expect(wanted)
+        return await self._transaction(self._load_and_serve(wanted, replace=replace))
+
+    async def _load_and_serve(self, wanted: BackboneSettings, *, replace: bool) -> tuple[CatalogueEntry, list[str]]:
         async with self._loading:
+            slot = self.expect(wanted)  # an unload may have removed it meanwhile
+            if not replace:
+                _check_same_arguments(slot, wanted)
             before = slot.loaded
             try:
                 loaded = await self._load(wanted)
@@ -135,10 +155,10 @@ class Catalogue:
                 raise
             self._watch(loaded.served)
             loaded.served.on_lost = partial(self._lost, slot, loaded)
-            slot.loaded = loaded
+            slot.loaded, slot.arguments = loaded, dict(wanted.arguments)
             self._change(slot, State.READY)
         if before is not None:
-            await before.served.drain()
+            await self._end(before.served)
             before = None  # its weights are to be free by now
         await asyncio.to_thread(give_memory_back)
         return slot, evicted
@@ -146,20 +166,45 @@ class Catalogue:
     async def plan(self, wanted: BackboneSettings) -> tuple[CatalogueEntry, list[str]]:
         """What `load` would come to, with nothing loaded in the end; raises what it would raise."""
         loaded = await self._load(wanted)
-        return CatalogueEntry(loaded.served.description.name, loaded=loaded), self._evictions(loaded)
+        try:
+            return CatalogueEntry(loaded.served.description.name, loaded=loaded), self._evictions(loaded)
+        finally:
+            loaded.discard()
 
     async def unload(self, name: str) -> None:
         """Stop serving a name, once what it accepted is finished."""
+        self.slot(name)
+        await self._transaction(self._unload_and_free(name))
+
+    async def _unload_and_free(self, name: str) -> None:
         async with self._loading:
             await self._unload(name)
         await asyncio.to_thread(give_memory_back)
+
+    async def _transaction(self, change: Coroutine[Any, Any, T]) -> T:
+        """Run a change to its end, also when the caller that asked for it has left meanwhile."""
+        task = asyncio.get_running_loop().create_task(change)
+        self._changes.add(task)
+        task.add_done_callback(self._settle_change)
+        return await asyncio.shield(task)
+
+    def _settle_change(self, task: asyncio.Task[Any]) -> None:
+        self._changes.discard(task)
+        if not task.cancelled():
+            task.exception()  # the caller may have left, and nobody else asks for it
+
+    async def _end(self, served: ServedBackbone) -> None:
+        """Let a backbone finish what it accepted, within the grace of a drain."""
+        await served.end(
+            self.settings.drain_grace_s, UnavailableError("the backbone was unloaded before this item was computed")
+        )
 
     async def _unload(self, name: str) -> None:
         slot = self.slot(name)
         loaded, slot.loaded = slot.loaded, None
         self._change(slot, State.DRAINING)
         if loaded is not None:
-            await loaded.served.drain()
+            await self._end(loaded.served)
         if slot.loaded is None:
             self.slots.pop(slot.name, None)
 
@@ -170,7 +215,8 @@ class Catalogue:
             self._change(slot, State.FAILED, error=error)
 
     async def _load(self, wanted: BackboneSettings) -> Loaded:
-        return await asyncio.to_thread(load, wanted, self.settings, self.registry, self._media_pool)
+        loading = partial(load, wanted, self.settings, self.registry, self._media_pool)
+        return await in_thread(loading, f"loading {wanted.name!r}")
 
     def _watch(self, served: ServedBackbone) -> None:
         served.on_batch.append(self.metrics.of(served))
@@ -190,7 +236,11 @@ class Catalogue:
             for slot in self.slots.values()
             if slot.loaded is not None and slot.name != loaded.served.description.name
         ]
-        return evictions(residents, loaded.weight_bytes, self.settings.device_memory_bytes)
+        try:
+            return evictions(residents, loaded.weight_bytes, self.settings.device_memory_bytes)
+        except LimitExceededError:
+            loaded.discard()
+            raise
 
     async def close(self, grace_s: float) -> None:
         """Finish what was accepted within the grace, then fail the rest as retriable."""
@@ -198,13 +248,10 @@ class Catalogue:
         serving = self.served()
         for slot in self.slots.values():
             self._change(slot, State.DRAINING)
-        drains = asyncio.gather(*(served.drain() for served in serving))
-        try:
-            await asyncio.wait_for(asyncio.shield(drains), grace_s)
-        except TimeoutError:
-            for served in serving:
-                served.abort(UnavailableError("the server stopped before this item was computed: try another"))
-            await drains
+        for change in list(self._changes):
+            change.cancel()
+        stopped = UnavailableError("the server stopped before this item was computed: try another")
+        await asyncio.gather(*(served.end(grace_s, stopped) for served in serving))
         self._media_pool.close()
 
     def canonical_name(self, name: str) -> str:
@@ -223,3 +270,12 @@ class Catalogue:
         slot.state, slot.error = state, error
         logger.info("backbone %s: %s%s", slot.name, state.value, f" ({error})" if error else "")
         self._on_change(slot)
+
+
+def _check_same_arguments(slot: CatalogueEntry, wanted: BackboneSettings) -> None:
+    if slot.loaded is not None and slot.arguments != wanted.arguments:
+        raise InvalidInputError(
+            f"backbone {slot.name!r} is served with arguments {slot.arguments}, received {wanted.arguments}: "
+            "set replace to serve the new one to every client, or unload the old one first",
+            field="replace",
+        )

@@ -60,13 +60,17 @@ class DeviceSetup:
         self._turn = threading.Lock()
 
     def prepare(self) -> Compute:
-        """On a replica's own thread: its compute, placed, tuned, warmed and proved.
+        """`compute`, as the engine sees it."""
+        return self.compute()
 
-        Raises ParityError where the engine's rows are not the module's own, and whatever the module raises.
+    def compute(self) -> Forward:
+        """On a replica's thread: return its compute, placed, tuned, warmed and proved.
+
+        Raises ParityError if the engine's rows differ from the module's, and what the module raises.
         """
         limits = self.warm_up_config.limits
         with self._turn:
-            forward = Forward(self.module, self.backbone.input, self.config)
+            forward = Forward(self.module, self.backbone.input, self.config, num_features=self.backbone.num_features)
             if isinstance(forward.lane, CpuDevice):
                 plan = self._tune(forward, forward.lane)
                 limits = replace(limits, max_cost=(plan.micro_batch_elements or limits.max_cost) * plan.width)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -15,6 +18,8 @@ from rich.progress import Progress as Bar
 
 from midrib.remote import Progress, Tls, doctor, embed_files
 from midrib.wire import Array
+
+_INTERRUPTED = 130  # the exit status that shells give to a command ended by Ctrl-C
 
 
 class LocalEmbedder:
@@ -48,16 +53,18 @@ def tls_from(roots: Path | None, own: Path | None) -> Tls | None:
     return None if roots is None and own is None else Tls(roots, own)
 
 
-def embed(backbone: str, inputs: Sequence[Path], out: Path, *, column: str, token: str | None, tls: Tls | None) -> None:
-    """Embed files through a server (grpc://...), or with a registered backbone in this process."""
+def embed(backbone: str, inputs: Sequence[Path], out: Path, **options: Any) -> None:
+    """Embed files through a server (grpc://...), or with a registered backbone in this process.
+
+    options: those of `embed_files`; token, tls and timeout only go to a server.
+    """
     from midrib.server._command.serve import parse_backbone
 
-    if "://" in backbone:
-        embedder: Any = backbone
-        options: dict[str, Any] = {"token": token, "tls": tls}
-    else:
-        wanted = parse_backbone(backbone)
-        embedder, options = LocalEmbedder(wanted["name"], wanted["arguments"]), {}
+    embedder: Any = backbone
+    if "://" not in backbone:
+        local = parse_backbone(backbone)
+        embedder = partial(LocalEmbedder, local["name"], local["arguments"])
+        options = {name: value for name, value in options.items() if name in ("column", "id_column")}
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeElapsedColumn())
     with Bar(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("embedding", total=None, rate="")
@@ -68,12 +75,23 @@ def embed(backbone: str, inputs: Sequence[Path], out: Path, *, column: str, toke
             left = f", {(progress.total - progress.done) / rate:.0f} s left" if rate else ""
             bar.update(task, completed=progress.done, total=progress.total, rate=f"{rate:.0f}/s{left}")
 
-        done = embed_files(embedder, inputs, out, column=column, on_progress=show, **options)
+        try:
+            done = embed_files(embedder, inputs, out, on_progress=show, **options)
+        except KeyboardInterrupt:
+            bar.stop()
+            _leave(out)
     typer.echo(
-        f"{out}: {done.done - done.bad} rows" + (f", {done.resumed} of them from before" if done.resumed else "")
+        f"{out}: {done.done - done.bad} rows" + (f", {done.resumed} of them by an earlier run" if done.resumed else "")
     )
     if done.bad:
         typer.echo(f"{out}.bad.jsonl: {done.bad} items that could not be embedded", err=True)
+
+
+def _leave(out: Path) -> NoReturn:
+    """Say how to resume, and end the process without waiting for calls that still run."""
+    typer.echo(f"interrupted: run the same command again to resume, {out}.parts holds what is done", err=True)
+    sys.stdout.flush()
+    os._exit(_INTERRUPTED)
 
 
 def examine(url: str, *, token: str | None, tls: Tls | None, as_json: bool) -> bool:

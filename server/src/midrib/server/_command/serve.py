@@ -5,20 +5,30 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
+import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-import tomli_w
 import uvloop
 
+from midrib.server._command.watchdog import watchdog
 from midrib.server._observability import logs
 from midrib.server._server import Server
 from midrib.server._settings import Settings
+
+logger = logging.getLogger(__name__)
+
+# Beyond the grace: for the answers of what was abandoned, and for traces to be handed over.
+_AFTER_GRACE_S = 4.0
+# For threads of modules that are left when everything is said.
+_LEFT_THREADS_S = 1.0
 
 
 def parse_backbone(text: str) -> dict[str, Any]:
@@ -26,11 +36,6 @@ def parse_backbone(text: str) -> dict[str, Any]:
     name, _, query = text.partition("?")
     pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
     return {"name": name, "arguments": {key: _value(value) for key, value in pairs}}
-
-
-def render_config(settings: Settings) -> str:
-    """The effective settings as the TOML file that would give them."""
-    return tomli_w.dumps(settings.model_dump(mode="json", exclude_none=True))
 
 
 def run(settings: Settings, *, as_json: bool) -> None:
@@ -49,10 +54,11 @@ def run(settings: Settings, *, as_json: bool) -> None:
             str(Path.cwd())
         )  # a module beside the user is found, as by `python -m`; last, so it hides nothing
     logs.set_up(settings.log_format)
-    uvloop.run(_serve(settings, _Voice(as_json=as_json)))
+    with watchdog() as exits_within:
+        uvloop.run(_serve(settings, _Reporter(as_json=as_json), exits_within))
 
 
-async def _serve(settings: Settings, voice: _Voice) -> None:
+async def _serve(settings: Settings, reporter: _Reporter, exits_within: Callable[[float], None]) -> None:
     started = time.monotonic()
     server = Server(settings)
     await server.start()
@@ -60,20 +66,24 @@ async def _serve(settings: Settings, voice: _Voice) -> None:
         stop = _stop_signal()
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, server.reload)
         where = {"address": server.address, "http": server.http_address}
-        voice.say("loading", f"listening on {' and http://'.join(filter(None, where.values()))}, loading ...", **where)
+        reporter.report(
+            "loading", f"listening on {' and http://'.join(filter(None, where.values()))}, loading ...", **where
+        )
         loading = asyncio.create_task(server.load())
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if not stop.is_set():
             await loading
-            _announce(server, voice, time.monotonic() - started)
+            _announce(server, reporter, time.monotonic() - started)
             await stopping
         loading.cancel()
-        voice.say("draining", "draining: finishing what was accepted ...")
+        exits_within(settings.drain_grace_s + _AFTER_GRACE_S)
+        reporter.report("draining", "draining: finishing what was accepted ...")
     finally:
         with contextlib.suppress(asyncio.CancelledError):
             await server.stop()
-    voice.say("stopped", "stopped")
+    reporter.report("stopped", "stopped")
+    exits_within(_LEFT_THREADS_S)
 
 
 def _stop_signal() -> asyncio.Event:
@@ -90,7 +100,7 @@ def _stop_signal() -> asyncio.Event:
     return stop
 
 
-def _announce(server: Server, voice: _Voice, seconds: float) -> None:
+def _announce(server: Server, reporter: _Reporter, seconds: float) -> None:
     served = []
     for slot in server.catalogue.slots.values():
         loaded = slot.ready()
@@ -98,25 +108,37 @@ def _announce(server: Server, voice: _Voice, seconds: float) -> None:
         url = f"grpc://{server.address}/{described.name}"
         fields = {"url": url, "revision": described.revision, "num_features": described.num_features}
         served.append({**fields, "plan": None if plan is None else asdict(plan)})
-        voice.say(
+        reporter.report(
             None,
             f"  {url}\n    {described.num_features} features, {described.dtype} on {described.device}, "
             f"revision {described.revision[:12]}" + (f"\n    {plan}" if plan is not None else ""),
         )
-    voice.say("ready", f"ready after {seconds:.1f} s", address=server.address, backbones=served)
+    reporter.report("ready", f"ready after {seconds:.1f} s", address=server.address, backbones=served)
 
 
-class _Voice:
-    """Says what happens: to a person in lines, to a program in JSON lines with an `event`."""
+class _Reporter:
+    """Print the state of the server: lines for people, or JSON lines with an `event` for programs.
+
+    If stdout is closed or its disk is full, it prints nothing more and the server goes on.
+    """
 
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
 
-    def say(self, event: str | None, sentence: str, **fields: Any) -> None:
+    def report(self, event: str | None, sentence: str, **fields: Any) -> None:
         if not self._as_json:
-            print(sentence, flush=True)  # noqa: T201 - the command's own output
+            _print(sentence)
         elif event is not None:
-            print(json.dumps({"event": event, **fields}), flush=True)  # noqa: T201 - the command's own output
+            _print(json.dumps({"event": event, **fields}))
+
+
+def _print(line: str) -> None:
+    try:
+        print(line, flush=True)  # noqa: T201 - the command's own output
+    except (OSError, ValueError) as error:
+        logger.warning("stdout cannot be written (%s): the server goes on without it", error)
+        # What is buffered would fail again when the interpreter ends, and change its exit status.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _value(text: str) -> Any:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from midrib.registry import InputSpec, TextInput
 from midrib.server._compute.cuda_graphs import Graphs
 from midrib.server._compute.devices import Pending, Ready, Run, device_for
+from midrib.server._compute.output import checked
 from midrib.server._compute.staging import BufferPool, StagingBuffer
 from midrib.server._engine.buckets import usual_shapes
 from midrib.server._engine.replica import Arrays
@@ -46,9 +47,17 @@ class Forward:
     """A backbone on one device, called with the arrays of one batch.
 
     module: in eval mode; moved to the device and to the compute dtype.  lane: the device's.
+    num_features: the width of the module's output, which is checked after every pass; any width if None.
     """
 
-    def __init__(self, module: nn.Module, spec: InputSpec, config: ComputeConfig | None = None) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        spec: InputSpec,
+        config: ComputeConfig | None = None,
+        *,
+        num_features: int | None = None,
+    ) -> None:
         config = config or ComputeConfig()
         device, self.dtype = torch.device(config.device), getattr(torch, config.dtype)
         self._module = module.eval().requires_grad_(requires_grad=False).to(device)
@@ -57,14 +66,16 @@ class Forward:
         self.spec = spec
         self.device = device
         self._strict = config.strict
-        self._embed: Callable[[Tensor], Tensor] = self._module
+        embed: Callable[[Tensor], Tensor] = self._module
         if config.compile is not None:
-            self._embed = torch.compile(self._module, backend=config.compile, dynamic=True)
+            embed = torch.compile(self._module, backend=config.compile, dynamic=True)
+        self._embed = checked(embed, num_features)
         self.graphs = Graphs(self._embed) if config.graphs and device.type == "cuda" else None
         self.lane = device_for(device, self.dtype)
         self.depth = self.lane.depth
         floating = torch.promote_types(self.dtype, torch.float32)
         dtypes = (torch.int64 if takes_integers(spec) else floating, floating)
+        self.staged_dtypes = tuple(str(dtype).removeprefix("torch.") for dtype in dtypes)
         self._ring = BufferPool(StagingBuffer(dtypes, pinned=self.lane.pinned) for _ in range(self.depth))
 
     def __call__(self, batch: Sequence[Arrays]) -> list[Array]:
@@ -108,6 +119,9 @@ class Forward:
             return [joined]
         ends = list(itertools.accumulate(staged.lengths))
         return [joined[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+    def close(self) -> None:
+        """Do nothing: the memory is freed with the last reference."""
 
     def _features(self, inputs: Sequence[Tensor]) -> Tensor:
         with torch.inference_mode():

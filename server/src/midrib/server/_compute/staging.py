@@ -8,10 +8,10 @@ import math
 import queue
 from collections.abc import Iterable, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from midrib.server._compute.joining import join_into, joined_shape
 from midrib.wire import Array
 
 _REMEMBERED = 64
@@ -32,15 +32,8 @@ class StagingBuffer:
 
     def fill(self, index: int, arrays: Sequence[Array]) -> Tensor:
         """The rows of all arrays one after the other, zero-padded to the longest, in the buffer of that index."""
-        rows = sum(map(len, arrays))
-        first = arrays[0].shape[1:]
-        if all(array.shape[1:] == first for array in arrays):
-            tensor, view = self._view(index, (rows, *first))
-            _join_into(view, arrays)
-        else:
-            longest = map(max, zip(*(array.shape[1:] for array in arrays), strict=True))
-            tensor, view = self._view(index, (rows, *longest))
-            _pad_into(view, arrays)
+        tensor, view = self._view(index, joined_shape(arrays))
+        join_into(view, arrays)
         return tensor
 
     def holds(self, tensor: Tensor) -> bool:
@@ -83,21 +76,3 @@ class BufferPool:
     def give_back(self, slot: StagingBuffer) -> None:
         """Nobody reads from it any more."""
         self._free.put(slot)
-
-
-def _join_into(view: Array, arrays: Sequence[Array]) -> None:
-    if all(array.dtype == view.dtype for array in arrays):
-        np.concatenate(arrays, out=view)
-        return
-    with np.errstate(over="ignore"):  # a float64 beyond float32 is infinite, as in process
-        np.concatenate(arrays, out=view, casting="unsafe")
-
-
-def _pad_into(view: Array, arrays: Sequence[Array]) -> None:
-    view.fill(0)
-    offset = 0
-    with np.errstate(over="ignore"):
-        for array in arrays:
-            places = (slice(offset, offset + len(array)), *map(slice, array.shape[1:]))
-            np.copyto(view[places], array, casting="unsafe")
-            offset += len(array)

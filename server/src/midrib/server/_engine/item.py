@@ -42,7 +42,8 @@ class Item:
     bucket: items of one bucket may share a batch.  cost: rows x elements, padding included.
     flow: whose item it is; a busy device is shared out between flows.
     deadline: on the batcher's clock, after which nobody waits for it.
-    trace: the span of its call; None where nothing is traced.  rows: how many it has.
+    trace: the span of its call; None if nothing is traced.  rows: the number of rows.
+    queued: whether it is in the queue of a batcher.
     """
 
     arrays: tuple[Array, ...]
@@ -55,6 +56,17 @@ class Item:
     trace: Any = None
     done: asyncio.Future[Outcome] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     rows: int = field(init=False)
+    queued: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         self.rows = len(self.arrays[0])
+
+
+@dataclass
+class BatcherCounts:
+    """The number of items that were accepted, refused, or left the queue without being computed."""
+
+    accepted: int = 0
+    rejected: int = 0
+    cancelled: int = 0
+    expired: int = 0

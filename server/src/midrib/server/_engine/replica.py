@@ -18,6 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
+from midrib.server._errors import ordinary_error
 from midrib.wire import Array, UnavailableError
 
 Arrays: TypeAlias = tuple[Array, ...]
@@ -34,8 +35,8 @@ class Launched(Protocol):
 
     ready: bool
 
-    def finish(self) -> Sequence[Array]:
-        """The rows of each item; waits for the device."""
+    def finish(self) -> Sequence[Array | Exception]:
+        """Wait for the device; return the rows of each item, or the error of one that cannot be computed."""
         ...
 
 
@@ -57,6 +58,10 @@ class Compute(Protocol):
 
     def stage(self, batch: Sequence[Arrays]) -> Staged:
         """Put a batch together; from another thread than the one that launches."""
+        ...
+
+    def close(self) -> None:
+        """Free what it holds; nothing is staged or launched after this."""
         ...
 
 
@@ -131,6 +136,10 @@ class Replica:
         self._jobs.put(job)
         return done
 
+    def abandon(self, error: UnavailableError) -> None:
+        """Fail the batches that it has, whose computation may never end. Call it on the loop."""
+        self._lose(error)
+
     def close(self) -> None:
         """End the thread after the batches that it has."""
         self._jobs.put(None)
@@ -143,7 +152,7 @@ class Replica:
         try:
             self._compute = self._prepare()
         except BaseException as error:  # noqa: BLE001 - whatever stops a backbone from loading is its report
-            self._loop.call_soon_threadsafe(_settle, self._ready, error)
+            self._loop.call_soon_threadsafe(_settle, self._ready, ordinary_error(error, "preparing the replica"))
             return
         self._loop.call_soon_threadsafe(_settle, self._ready, None)
         try:
@@ -153,6 +162,7 @@ class Replica:
             self._loop.call_soon_threadsafe(self._lose, error)
         self._staging.shutdown()
         self._finishing.shutdown()
+        self._compute.close()
 
     def _stage(self, job: _Job) -> Staged:
         began = time.monotonic()
@@ -203,10 +213,12 @@ class Replica:
     def _lose(self, error: BaseException) -> None:
         """On the loop: nothing more runs here, so everything handed over fails as retriable."""
         self._lost = error
+        lost = error if isinstance(error, UnavailableError) else _lost_error(error)
         for job in self._held:
-            _settle(job.done, _lost_error(error))
+            _settle(job.done, lost)
         self._held.clear()
         self.close()
+        self._compute.close()  # a worker process that still computes ends here
 
 
 def run_or_split(compute: Compute, batch: Sequence[Arrays]) -> list[Array | Exception]:

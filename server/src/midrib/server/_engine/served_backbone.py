@@ -20,6 +20,14 @@ from midrib.wire import Array, UnavailableError
 
 logger = logging.getLogger(__name__)
 
+
+class OutputError(RuntimeError):
+    """A replica returned something other than one row of features for each row of an item."""
+
+
+# After the grace, how long a batch that computes may take to end, and how long its items' calls may take to fail.
+_LAST_BATCH_S = 1.0
+
 # Told of every batch: its items, what came of each, and the seconds that it computed.
 OnBatch: TypeAlias = Callable[[Sequence[Item], Sequence[Outcome | Exception], float], None]
 
@@ -83,6 +91,7 @@ class ServedBackbone:
     """Runs items of one backbone on its replicas.
 
     prepares: one a replica, each called on that replica's thread to build and warm its compute.
+    worker_restarts: returns how often a worker process was replaced.
     """
 
     def __init__(
@@ -94,8 +103,10 @@ class ServedBackbone:
         self.totals = Totals()
         self.on_batch: list[OnBatch] = []
         self.on_lost: Callable[[], None] = lambda: None
+        self.worker_restarts: Callable[[], int] = lambda: 0
         self._compute_factories = compute_factories
         self._feeders: list[asyncio.Task[None]] = []
+        self._replicas: dict[int, Replica] = {}
 
     @property
     def idle(self) -> bool:
@@ -112,7 +123,8 @@ class ServedBackbone:
                 for replica in replicas:  # the others' threads must not wait for ever
                     replica.close()
                 raise failure
-        self._feeders = [asyncio.create_task(self._feed(index, replica)) for index, replica in enumerate(replicas)]
+        self._replicas = dict(enumerate(replicas))
+        self._feeders = [asyncio.create_task(self._feed(index)) for index in self._replicas]
 
     async def drain(self) -> None:
         """Accept no more, finish what was accepted, end the replicas."""
@@ -122,6 +134,23 @@ class ServedBackbone:
         # It leads back here, and a cycle keeps the weights until the collector comes by.
         self.on_lost = lambda: None
 
+    async def end(self, grace_s: float, error: UnavailableError) -> None:
+        """Drain within the grace; then fail what still waits or computes with the error, and return.
+
+        A forward pass that hangs keeps its thread: no thread can be ended from outside.
+        """
+        drain = asyncio.create_task(self.drain())
+        if not (await asyncio.wait({drain}, timeout=grace_s))[1]:
+            drain.result()
+            return
+        self.abort(error)
+        if (await asyncio.wait({drain}, timeout=_LAST_BATCH_S))[1]:
+            logger.error("backbone %s: its forward pass does not end; its batch is abandoned", self.description.name)
+            for replica in self._replicas.values():
+                replica.abandon(error)
+            await asyncio.wait({drain}, timeout=_LAST_BATCH_S)
+        drain.cancel()
+
     def abort(self, error: UnavailableError) -> None:
         """Accept no more and fail what waits; what runs still finishes."""
         self.draining.set()
@@ -130,19 +159,22 @@ class ServedBackbone:
     def _replica(self, index: int) -> Replica:
         return Replica(self._compute_factories[index], name=f"{self.description.name}-{index}")
 
-    async def _feed(self, index: int, replica: Replica) -> None:
+    async def _feed(self, index: int) -> None:
         """Keep a replica busy; replace it if its thread is lost."""
         while True:
+            replica = self._replicas[index]
             try:
                 await Feeder(self.batcher, replica, self._settle_batch).run()
             except UnavailableError as lost:
                 logger.warning("backbone %s: %s", self.description.name, lost)
+                if self.draining.is_set() and not self.batcher.queued_items:
+                    return
             else:
                 replica.close()
                 await replica.join()
                 return
             try:
-                replica = await self._replace(index)
+                self._replicas[index] = await self._replace(index)
             except Exception:
                 logger.exception("backbone %s: replica %d could not be replaced", self.description.name, index)
                 self._give_up()
@@ -157,10 +189,7 @@ class ServedBackbone:
             return
         report = done.result()
         compute_s = report.finished - report.started
-        outcomes = [
-            self._outcome(item, result, report.started, compute_s)
-            for item, result in zip(batch, report.results, strict=True)
-        ]
+        outcomes = self._outcomes(batch, report)
         self.totals.add(outcomes, compute_s)
         for item, outcome in zip(batch, outcomes, strict=True):
             _settle(item, outcome)
@@ -178,10 +207,36 @@ class ServedBackbone:
         await replica.start()
         return replica
 
-    def _outcome(self, item: Item, result: Array | Exception, started: float, compute_s: float) -> Outcome | Exception:
+    def _outcomes(self, batch: Sequence[Item], report: BatchReport) -> list[Outcome | Exception]:
+        """Return the outcome of each item; equal errors of a batch are logged once, under one id."""
+        public: dict[tuple[type[Exception], str], Exception] = {}
+        outcomes: list[Outcome | Exception] = []
+        compute_s = report.finished - report.started
+        for item, result in zip(batch, self._checked(batch, report.results), strict=True):
+            if isinstance(result, Exception):
+                key = type(result), str(result)
+                if key not in public:
+                    public[key] = public_error(result, f"backbone {self.description.name} failed on this item")
+                outcomes.append(public[key])
+            else:
+                outcomes.append(Outcome(result, max(0.0, report.started - item.arrived), compute_s))
+        return outcomes
+
+    def _checked(self, batch: Sequence[Item], results: Sequence[Array | Exception]) -> Sequence[Array | Exception]:
+        """Return one result for each item: its rows, or an OutputError if the replica broke its contract."""
+        if len(results) != len(batch):
+            wrong = OutputError(f"the replica returned {len(results)} results for {len(batch)} items")
+            return [wrong] * len(batch)
+        return [self._checked_rows(item, result) for item, result in zip(batch, results, strict=True)]
+
+    def _checked_rows(self, item: Item, result: Array | Exception) -> Array | Exception:
         if isinstance(result, Exception):
-            return public_error(result, f"backbone {self.description.name} failed on this item")
-        return Outcome(result, max(0.0, started - item.arrived), compute_s)
+            return result
+        # A gradient has the shape of its input, an embedding the width that the backbone declares.
+        shape = item.arrays[0].shape if len(item.arrays) > 1 else (item.rows, self.description.num_features)
+        if result.shape == shape and result.dtype.kind not in "iubOSU":
+            return result
+        return OutputError(f"the replica returned {result.dtype} {list(result.shape)}, expected floats {list(shape)}")
 
 
 def _settle(item: Item, outcome: Outcome | Exception) -> None:

@@ -11,9 +11,10 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import grpc
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, Message
 
 from midrib.server._grpc.element_count import ElementLimits, check_elements
@@ -147,7 +148,7 @@ def _never_fast(data: bytes) -> Any:
 def _parse(data: bytes, codec: Codec, limits: ElementLimits) -> Any:
     """Return the message, or why it is refused."""
     try:
-        check_elements(data, codec.request.DESCRIPTOR, limits)
+        check_elements(data, cast(Descriptor, codec.request.DESCRIPTOR), limits)
         return codec.read(data)
     except LimitExceededError as error:
         return _Refused(error)

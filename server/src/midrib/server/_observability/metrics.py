@@ -120,12 +120,14 @@ class _AtScrape(Collector):
         cost = GaugeMetricFamily("midrib_queue_cost", "Elements that wait, padding included.", labels=["backbone"])
         items = CounterMetricFamily("midrib_items", "Items, by what became of them.", labels=["backbone", "outcome"])
         rows = CounterMetricFamily("midrib_rows", "Rows answered.", labels=["backbone"])
+        restarts = CounterMetricFamily("midrib_worker_restarts", "Worker processes replaced.", labels=["backbone"])
         for one in self._served():
             name, counts, totals = one.description.name, one.batcher.counts, one.totals
             ready.add_metric([name, one.description.revision], 1)
             queued.add_metric([name], one.batcher.queued_items)
             cost.add_metric([name], one.batcher.queued_cost)
             rows.add_metric([name], totals.rows)
+            restarts.add_metric([name], one.worker_restarts())
             for outcome in ("accepted", "rejected", "cancelled", "expired"):
                 items.add_metric([name, outcome], getattr(counts, outcome))
             for outcome in ("answered", "failed"):
@@ -133,4 +135,4 @@ class _AtScrape(Collector):
         memory = GaugeMetricFamily("midrib_device_memory_bytes", "Allocated by torch on a GPU.", labels=["device"])
         for index in range(torch.cuda.device_count()):
             memory.add_metric([f"cuda:{index}"], torch.cuda.memory_allocated(index))
-        yield from (ready, queued, cost, items, rows, memory)
+        yield from (ready, queued, cost, items, rows, restarts, memory)

@@ -1,1 +1,1 @@
-"""Functions that make backbones; what they need is imported when they are called."""
+"""Loaders of backbones. They import their libraries when they are called."""

@@ -1,11 +1,12 @@
-"""Audio backbones by name."""
+"""Loaders of audio backbones with their own names."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from midrib.backbones._weights import PackagedFile, load_strictly, read_state
+from midrib.backbones._loaders.checkpoints import read_state, unwrapped
+from midrib.backbones._weights import PackagedFile, load_strictly
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,19 +20,18 @@ _VOICE_WEIGHTS = PackagedFile(
 
 
 def load_resemblyzer(*, pretrained: bool = True, checkpoint: str | Path | None = None) -> tuple[nn.Module, int]:
-    """Resemblyzer's speaker encoder: samples at 16 kHz to a voice's vector [rows, 256] of length 1.
+    """Load Resemblyzer's speaker encoder: samples at 16 kHz, [rows, samples], to voice vectors [rows, 256] of length 1.
 
-    pretrained: load the weights that package Resemblyzer carries (only its file is used: install it with --no-deps);
-    if False, random ones.  checkpoint: load this file of Resemblyzer's instead.
-    Raises WeightsError if the weights cannot be had.
+    pretrained: load the weights in package Resemblyzer (only its file is used: install it with --no-deps); if False,
+    random ones.  checkpoint: load this file in Resemblyzer's format instead.
+    Raises WeightsError if the weights cannot be found or do not fit.
     """
     from midrib.backbones._nets.audio_encoder import VoiceEncoder
 
     module = VoiceEncoder()
     source = _VOICE_WEIGHTS.locate() if pretrained and checkpoint is None else checkpoint
     if source is not None:
-        saved = read_state(source)
-        state = saved.get("model_state", saved)
-        own = {name: value for name, value in state.items() if not name.startswith("similarity_")}
-        load_strictly(module, own, str(source))
+        state = unwrapped(read_state(source), module.state_dict().keys())
+        weights = {name: value for name, value in state.items() if not name.startswith("similarity_")}
+        load_strictly(module, weights, str(source))
     return module, 256

@@ -1,4 +1,4 @@
-"""Whole libraries of image models: timm's and torchvision's, under their own names."""
+"""Load any image model of timm or torchvision by the library's own name."""
 
 from __future__ import annotations
 
@@ -8,16 +8,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from midrib.backbones._errors import WeightsError
+from midrib.backbones._loaders.checkpoints import read_state, unwrapped
+from midrib.backbones._loaders.timm_input import timm_input as _timm_input
+from midrib.backbones._loaders.timm_weights import every_weight_loaded, is_head
 from midrib.backbones._torchvision import import_timm, import_torchvision
-from midrib.backbones._weights import load_strictly, read_state
-from midrib.registry import ImageInput
+from midrib.backbones._weights import load_strictly, quantised, require_fit
+from midrib.registry import ContractError, ImageInput
 
 if TYPE_CHECKING:
     from torch import nn
 
+_OVERLAY = "pretrained_cfg_overlay"
+_LONGEST_REASON = 300
+
 
 def timm_names() -> list[str]:
-    """Return every timm model, and every set of pretrained weights, by timm's own name."""
+    """Return timm's names of its models and of their pretrained weights."""
     timm = import_timm()
     return sorted({*timm.list_models(), *timm.list_pretrained()})
 
@@ -25,29 +31,37 @@ def timm_names() -> list[str]:
 def load_timm(
     name: str, *, pretrained: bool = True, checkpoint: str | Path | None = None, **options: Any
 ) -> tuple[nn.Module, int]:
-    """A model of timm without its classifier, pooled as timm pools it: [rows, 3, size, size] to [rows, num_features].
+    """Load a timm model without its classifier, pooled as timm pools it: [rows, 3, size, size] to [rows, num_features].
 
     name: timm's, such as "resnet18.a1_in1k".  pretrained: fetch its weights from the hub; if False, random ones.
     checkpoint: load this file instead, in any format that timm knows for this model, such as DINOv2's or CLIP's own.
     options: timm.create_model's, such as img_size or global_pool.
-    Raises WeightsError if the weights cannot be had.
+    Raises WeightsError if the weights cannot be found or one is missing, ContractError if the options make a model
+    that is not a backbone or whose preprocessing is not supported.
     """
     options.setdefault("num_classes", 0)
-    overlay = {}
-    if checkpoint is not None:
-        # Through timm's own pretrained path, which renames what other projects call otherwise.
-        overlay = {_OVERLAY: {"state_dict": _published(read_state(checkpoint))}}
-    module = _created(name, pretrained, checkpoint, options | overlay)
+    _require_one_size(options.get("img_size"))
+    module = _created(name, pretrained, checkpoint, options)
+    width = options["num_classes"] or getattr(module, "head_hidden_size", None) or getattr(module, "num_features", None)
+    if not isinstance(width, int):
+        raise ContractError(
+            f"timm/{name} with {options} has no pooled features: leave out options such as features_only"
+        )
     module.input = _timm_input(module, options.get("img_size"))
     module.settings = {"timm": name, **{key: str(value) for key, value in options.items()}}
-    # Some families keep a layer between their pooling and their classifier, and so answer wider than they pool.
-    return module, int(options["num_classes"] or getattr(module, "head_hidden_size", None) or module.num_features)
+    # Some families keep a layer between pooling and classifier, so their output is wider than their pooled features.
+    return module, width
+
+
+def _require_one_size(size: object) -> None:
+    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
+        raise ContractError(f"got img_size={size!r}, expected the height and width in pixels as one number")
 
 
 class TimmPreset(NamedTuple):
     """A published image tower that timm carries.
 
-    options: what timm must be told, to run it as its own project does.
+    options: arguments for timm that make the tower compute what its own project computes.
     """
 
     name: str
@@ -63,57 +77,54 @@ def load_timm_preset(
     checkpoint: str | Path | None = None,
     image_size: int | None = None,
 ) -> tuple[nn.Module, int]:
-    """A published image tower, with its own preprocessing: [rows, 3, image_size, image_size] to [rows, width].
+    """Load a published image tower with its preprocessing: [rows, 3, image_size, image_size] to [rows, width].
 
     pretrained: fetch its weights from the hub (or its cache); if False, random ones.  checkpoint: load this file
-    instead, in its project's own format or timm's.  image_size: by default the published one.
-    Raises WeightsError if the weights cannot be had.
+    instead, in its project's own format or timm's.  image_size: in pixels; the published size by default.
+    Raises WeightsError if the weights cannot be found or one is missing.
     """
     options = preset.options | ({} if image_size is None else {"img_size": image_size})
     module, width = load_timm(preset.name, pretrained=pretrained, checkpoint=checkpoint, **options)
-    module.input = dataclasses.replace(preset.input, size=image_size or preset.input.size)  # type: ignore[assignment] # a module has what one sets
+    module.input = dataclasses.replace(preset.input, size=image_size or preset.input.size)  # type: ignore[assignment] # nn.Module accepts any attribute
     return module, width
 
 
 def _created(name: str, pretrained: bool, checkpoint: str | Path | None, options: dict[str, Any]) -> Any:
+    """Return timm's model with the weights asked for, or random ones if neither hub nor checkpoint is."""
     timm = import_timm()
+    if checkpoint is None and not pretrained:
+        return timm.create_model(name, pretrained=False, **options)
+    overlay = {} if checkpoint is None else {_OVERLAY: {"state_dict": _unwrapped_for(name, checkpoint, options)}}
+    source = f"timm/{name}" if checkpoint is None else str(checkpoint)
     try:
-        return timm.create_model(name, pretrained=pretrained or checkpoint is not None, **options)
+        with every_weight_loaded(source, strict=checkpoint is not None):
+            return timm.create_model(name, pretrained=True, **options, **overlay)
+    except WeightsError:
+        raise
     except Exception as error:
-        if not pretrained and checkpoint is None:
-            raise
-        # The hub's failures are of many libraries; a checkpoint that does not fit is a RuntimeError.
+        # The hub's failures come from many libraries; weights of another shape are a RuntimeError.
         raise WeightsError(_unavailable(f"timm/{name}", checkpoint, error)) from error
 
 
-def _timm_input(module: Any, size: int | None) -> ImageInput:
-    config = import_timm().data.resolve_data_config({}, model=module)
-    return ImageInput(
-        size or config["input_size"][-1],
-        tuple(config["mean"]),
-        tuple(config["std"]),
-        config["interpolation"],
-        config["crop_pct"],
-        squash=config["crop_mode"] == "squash",
-    )
+def _unwrapped_for(name: str, checkpoint: str | Path, options: dict[str, Any]) -> dict[str, Any]:
+    """Return a checkpoint's weights, unwrapped for the model of that name. Raises WeightsError if it holds none."""
+    import torch
 
-
-_OVERLAY = "pretrained_cfg_overlay"
-
-
-def _published(state: dict[str, Any]) -> dict[str, Any]:
-    """Take the weights out of a training's file, where they have company."""
-    for key in ("model", "state_dict", "teacher"):
-        if isinstance(state.get(key), dict):
-            state = state[key]
-    return {name.removeprefix("module.").removeprefix("backbone."): value for name, value in state.items()}
+    state = read_state(checkpoint)
+    with torch.device("meta"):
+        expected = import_timm().create_model(name, pretrained=False, **options).state_dict()
+    weights = unwrapped(state, expected.keys())
+    require_fit(f"timm/{name}", str(checkpoint), {"have as integers": quantised(expected, weights)})
+    if not weights:
+        raise WeightsError(f"{checkpoint} holds no tensors by their names: save module.state_dict() as safetensors")
+    return weights
 
 
 def torchvision_names() -> Iterator[str]:
-    """Return torchvision's classification models, those whose last layer is a classifier that can be dropped."""
+    """Yield the names of torchvision's classification models whose last layer is a classifier to drop."""
     torchvision = import_torchvision()
     for name in torchvision.models.list_models(module=torchvision.models):
-        # These two answer with auxiliary classifiers beside the features.
+        # These two return auxiliary classifications beside the features.
         if name not in ("inception_v3", "googlenet"):
             yield name
 
@@ -121,16 +132,16 @@ def torchvision_names() -> Iterator[str]:
 def load_torchvision(
     name: str, *, pretrained: bool = True, checkpoint: str | Path | None = None
 ) -> tuple[nn.Module, int]:
-    """A classification model of torchvision without its last layer: [rows, 3, size, size] to [rows, num_features].
+    """Load a torchvision classifier without its last layer: [rows, 3, size, size] to [rows, num_features].
 
     name: torchvision's, such as "resnet18".  pretrained: fetch torchvision's default weights; if False, random ones.
-    checkpoint: load this state dict instead, in torchvision's names; its classifier may be of any width.
-    Raises WeightsError if the weights cannot be had.
+    checkpoint: load this state dict instead, in torchvision's names; its classifier may have any number of classes.
+    Raises WeightsError if the weights cannot be found or do not fit.
     """
     torchvision = import_torchvision()
     weights = torchvision.models.get_model_weights(name).DEFAULT
     preset = weights.transforms()
-    # Only its vision transformers are built for one size of image.
+    # Only the vision transformers are built for one image size.
     sized = {"image_size": preset.crop_size[0]} if name.startswith("vit_") else {}
     model = torchvision.models.get_model(name, weights=None, **sized)
     width = _drop_classifier(model)
@@ -157,28 +168,27 @@ def _fetch(name: str, weights: Any) -> dict[str, Any]:
 
 
 def _drop_classifier(model: nn.Module) -> int:
-    """Replace the last linear layer, whose place differs by family, with nothing; return the width before it."""
+    """Replace the last linear layer, whose path differs by family, with nothing; return its input width."""
     from torch import nn
 
-    path, last = [(path, layer) for path, layer in model.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)][
-        -1
-    ]
-    parent, _, own = path.rpartition(".")
-    setattr(model.get_submodule(parent), own, nn.Identity())
+    layers = [(path, layer) for path, layer in model.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    path, last = layers[-1]
+    parent, _, attribute = path.rpartition(".")
+    setattr(model.get_submodule(parent), attribute, nn.Identity())
     return int(last.in_features if isinstance(last, nn.Linear) else last.in_channels)
 
 
 def _load_features(model: nn.Module, state: dict[str, Any], source: str) -> None:
-    wanted = model.state_dict().keys()
-    classifier = {"fc", "classifier", "head", "heads"}
-    kept = {key: value for key, value in state.items() if key in wanted or key.split(".")[0] not in classifier}
-    load_strictly(model, kept, source)
+    names = model.state_dict().keys()
+    weights = unwrapped(state, names)
+    load_strictly(model, {key: value for key, value in weights.items() if key in names or not is_head(key)}, source)
 
 
 def _unavailable(name: str, checkpoint: str | Path | None, error: Exception) -> str:
+    problem = f"{type(error).__name__}: {' '.join(str(error).split())[:_LONGEST_REASON]}"
     if checkpoint is not None:
-        return f"{checkpoint} does not fit {name}: {error}"
+        return f"{checkpoint} does not fit {name} ({problem}): give a checkpoint of this architecture"
     return (
-        f"the weights of {name} could not be fetched ({type(error).__name__}: {error}): "
+        f"the weights of {name} could not be fetched ({problem}): "
         "check the network, or pass checkpoint=PATH, or pretrained=False"
     )

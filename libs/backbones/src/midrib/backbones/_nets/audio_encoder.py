@@ -1,7 +1,7 @@
-"""Networks over sound, one row of features a clip.
+"""Networks over sound that return one row of features per clip.
 
-All take samples [rows, samples], floating in -1..1, zeros after the end of a clip. The zeros are not heard: clips of
-one length run together, each at its own length, so that a clip's features do not depend on its neighbours.
+All take samples [rows, samples], floating in -1..1, with zeros after the end of a clip. The zeros are left out: clips
+of one length run together, without padding, so that the features of a clip do not depend on the rest of its batch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from midrib.registry import AudioInput
 
 
 class _ClipNetwork(nn.Module):
-    """What all have in common: where a clip ends."""
+    """The common part: finding where a clip ends."""
 
     shortest = 1
 
@@ -28,30 +28,30 @@ class _ClipNetwork(nn.Module):
         self.input = AudioInput(rate)
 
     def forward(self, samples: Tensor) -> Tensor:
-        """Return [rows, width]."""
+        """Return [rows, width] for samples [rows, samples]."""
         lengths = self._lengths(samples)
         padded = functional.pad(samples, (0, max(0, self.shortest - samples.shape[1])))
         rows: list[Tensor | None] = [None] * len(samples)
         for length in sorted(set(lengths)):
-            places = [place for place, own in enumerate(lengths) if own == length]
+            places = [place for place, clip_length in enumerate(lengths) if clip_length == length]
             for place, features in zip(places, self._features(padded[places, :length]), strict=True):
                 rows[place] = features
         return torch.stack([row for row in rows if row is not None])
 
     def _lengths(self, samples: Tensor) -> list[int]:
-        """Return where each row's last sound is, counted in samples."""
+        """Return the number of samples of each row of samples [rows, samples], up to its last that is not zero."""
         places = torch.arange(1, samples.shape[1] + 1, device=samples.device)
         return [max(self.shortest, int(end)) for end in ((samples != 0) * places).amax(1)]
 
     @abstractmethod
     def _features(self, clips: Tensor) -> Tensor:
-        """Return [rows, width] for clips of one length, without padding."""
+        """Return [rows, width] for clips [rows, samples] of one length, without padding."""
 
 
 class SpeechEncoder(_ClipNetwork):
-    """wav2vec 2.0 and its kin of the `transformers` library: the last layer, averaged over time.
+    """wav2vec 2.0 or a relative of it, of `transformers`, averaged over time: [rows, samples] to [rows, width].
 
-    standardize: make each clip's mean 0 and variance 1 first, as most of the family were trained.
+    standardize: scale each clip to mean 0 and variance 1 first, as most of the family were trained.
     """
 
     # The convolutions' receptive field, 25 ms.
@@ -64,7 +64,7 @@ class SpeechEncoder(_ClipNetwork):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides the features besides the weights, for the revision."""
+        """The settings that decide the features besides the weights, for the revision."""
         return {"standardize": self.standardize}
 
     def _features(self, clips: Tensor) -> Tensor:
@@ -76,9 +76,9 @@ class SpeechEncoder(_ClipNetwork):
 
 
 class WhisperFeatures(_ClipNetwork):
-    """Whisper's encoder of the `transformers` library, averaged over the frames that hold sound.
+    """Whisper's encoder, of `transformers`, averaged over the frames with sound: [rows, samples] to [rows, width].
 
-    A clip longer than the 30 seconds of its window is taken in windows. Source: Radford et al. 2022.
+    Clips longer than its window of 30 seconds are split into windows. Source: Radford et al. 2022.
     """
 
     _RATE, _FFT, _HOP, _WINDOW = 16000, 400, 160, 480000
@@ -102,22 +102,22 @@ class WhisperFeatures(_ClipNetwork):
         return frames[:, : math.ceil(sound / (2 * self._HOP))]
 
     def log_mel(self, window: Tensor) -> Tensor:
-        """Return the spectrogram [rows, bins, 3000] that Whisper was trained on, for windows of 30 seconds."""
+        """Return Whisper's spectrogram, [rows, bins, 3000], for windows of 30 seconds, [rows, 480000]."""
         power = power_spectrogram(window, fft=self._FFT, hop=self._HOP, pad_mode="reflect")[..., :-1]
         log = torch.log10((self.filters @ power).clamp(min=1e-10))
         return (torch.maximum(log, log.amax((1, 2), keepdim=True) - 8) + 4) / 4
 
 
 class VoiceEncoder(_ClipNetwork):
-    """Who speaks: [rows, samples] at 16 kHz to [rows, 256] of length 1, averaged over partial utterances of 1.6 s.
+    """Resemblyzer's speaker encoder: [rows, samples] at 16 kHz to [rows, 256] of length 1.
 
-    All is as in Resemblyzer, the names of its checkpoint too, but for its removal of silences, which needs a detector
-    of speech: cut long silences out before.
+    It averages partial utterances of 1.6 s, as Resemblyzer does and with its parameter names. Resemblyzer also removes
+    silences, with a speech detector that is not included: cut long silences out before.
     Source: Wan et al. 2018, "Generalized end-to-end loss for speaker verification".
     """
 
     _RATE, _FFT, _HOP = 16000, 400, 160
-    _PARTIAL, _STEP, _COVERAGE = 160, 77, 0.75  # frames, frames, share of a last partial that must be sound
+    _PARTIAL, _STEP, _COVERAGE = 160, 77, 0.75  # frames, frames, the least share of sound in the last partial
     _LOUDNESS = 10 ** (-30 / 20)  # quieter clips are raised to this
 
     def __init__(self) -> None:
@@ -141,7 +141,7 @@ class VoiceEncoder(_ClipNetwork):
         return functional.normalize(voices.view(len(clips), len(starts), -1).mean(1))
 
     def _starts(self, samples: int) -> list[int]:
-        """Return the first frames of the partial utterances; a last one with too little sound in it is left out."""
+        """Return the first frame of each partial utterance; the last is left out if it holds too little sound."""
         frames = math.ceil((samples + 1) / self._HOP)
         starts = list(range(0, max(1, frames - self._PARTIAL + self._STEP + 1), self._STEP))
         covered = (samples - starts[-1] * self._HOP) / (self._PARTIAL * self._HOP)

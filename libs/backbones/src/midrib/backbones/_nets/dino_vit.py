@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-# The side of the images that DINO was trained on, and so the grid of its learnt positions.
+# The side of the images in DINO's training, which fixes the grid of its position embeddings.
 _TRAINED_SIDE = 224
 
 
 class DinoVisionTransformer(nn.Module):
-    """[rows, 3, side, side] to [rows, width]: the normalised class token of the last block.
+    """DINO's vision transformer, which returns its normalised class token: [rows, 3, side, side] to [rows, width].
 
-    For a side other than 224 the learnt positions are interpolated, as the published code does.
+    For sides other than 224 the position embeddings are interpolated, as in the published code.
 
     Source: Caron et al. 2021, "Emerging properties in self-supervised vision transformers", and its published code,
     whose parameter names these are.
@@ -31,7 +31,7 @@ class DinoVisionTransformer(nn.Module):
         self._initialise()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the class token's features."""
+        """Return [rows, width] for images [rows, 3, side, side]."""
         patches = self.patch_embed(images)
         tokens = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], 1)
         tokens = tokens + self._positions(patches.shape[1])
@@ -44,9 +44,9 @@ class DinoVisionTransformer(nn.Module):
         if patches + 1 == self.pos_embed.shape[1]:
             return self.pos_embed
         first, grid = self.pos_embed[:, :1], self.pos_embed[:, 1:]
-        learnt, wanted = math.isqrt(grid.shape[1]), math.isqrt(patches)
-        plane = grid.transpose(1, 2).reshape(1, -1, learnt, learnt)
-        resized = functional.interpolate(plane, size=(wanted, wanted), mode="bicubic")
+        trained_side, side = math.isqrt(grid.shape[1]), math.isqrt(patches)
+        plane = grid.transpose(1, 2).reshape(1, -1, trained_side, trained_side)
+        resized = functional.interpolate(plane, size=(side, side), mode="bicubic")
         return torch.cat([first, resized.flatten(2).transpose(1, 2)], 1)
 
     def _initialise(self) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class EfficientNetLiteFeatures(nn.Module):
-    """[rows, 3, size, size] to [rows, 1280]: the last feature map, averaged over its places.
+    """The last feature map of EfficientNet-Lite, averaged over its places: [rows, 3, size, size] to [rows, 1280].
 
     Source: Tan & Le 2019, in the Lite variant of the TensorFlow TPU models (ReLU6, no squeeze-and-excite).
     """
@@ -15,9 +15,9 @@ class EfficientNetLiteFeatures(nn.Module):
     def __init__(self, variant: int) -> None:
         super().__init__()
         self.net = EfficientNet.from_name(f"efficientnet-lite{variant}")
-        del self.net._fc, self.net._dropout  # noqa: SLF001 (the classifier, which its author left no other way to drop)
+        del self.net._fc, self.net._dropout  # noqa: SLF001 (the classifier, which has no public name)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the pooled features."""
+        """Return pooled features [rows, 1280] for images [rows, 3, size, size]."""
         features: Tensor = self.net.extract_features(images).mean((2, 3))
         return features

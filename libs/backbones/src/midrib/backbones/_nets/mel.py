@@ -1,4 +1,4 @@
-"""Mel spectrograms, as the families of audio models were trained on them."""
+"""Mel spectrograms as audio models expect them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ _LOG_STEP = math.log(6.4) / 27
 
 
 def power_spectrogram(samples: Tensor, *, fft: int, hop: int, pad_mode: str) -> Tensor:
-    """[rows, samples] to [rows, fft // 2 + 1, 1 + samples // hop]: squared magnitudes of centred Hann windows."""
+    """Return the squared magnitudes of centred Hann windows.
+
+    samples: [rows, samples].  Returns [rows, fft // 2 + 1, 1 + samples // hop].
+    """
     padded = functional.pad(samples.unsqueeze(1), (fft // 2, fft // 2), mode=pad_mode).squeeze(1)
     window = torch.hann_window(fft, device=samples.device, dtype=samples.dtype)
     spectrum = torch.stft(padded, fft, hop, window=window, center=False, return_complex=True)

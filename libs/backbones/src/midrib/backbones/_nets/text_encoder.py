@@ -1,25 +1,26 @@
-"""Networks over token ids, one row of features a text.
+"""Networks over token ids that return one row of features per text.
 
-All take ids [rows, tokens], int64, 0 where padded. Ids beyond the vocabulary and rows that are too long are a
-ValueError, for on a GPU they would otherwise end the process's use of it. A row of padding alone embeds to zeros.
+All take ids [rows, tokens], int64, 0 where padded and -1 for a token whose id is 0. Ids outside the vocabulary and rows
+that are too long are a ValueError, because on a GPU they would make the process unable to use the device.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from midrib.backbones._texts import FastTokenizer
+from midrib.backbones._texts import PADDING, TOKEN_ZERO, FastTokenizer
 from midrib.registry import TextInput
 
 Pooling: TypeAlias = Literal["mean", "cls", "max"]
 
 
 class _TokenNetwork(nn.Module):
-    """What all have in common: the tokeniser, its bounds, and the padding."""
+    """The common part: the tokenizer, the bounds of ids and lengths, and the attention mask."""
 
     def __init__(self, tokenizer: FastTokenizer, max_tokens: int, vocabulary: int) -> None:
         super().__init__()
@@ -29,39 +30,47 @@ class _TokenNetwork(nn.Module):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides the features besides the weights, for the revision."""
+        """The settings that decide the features besides the weights, for the revision."""
         return dict(self.tokenizer.settings)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Return [rows, width]."""
+        """Return [rows, width] for ids [rows, tokens]. Raises ValueError for ids that the network cannot look up."""
         self._check(ids)
-        mask = ids != 0
-        # Attention over nothing is not a number: an empty row attends to its first padding, and is zeroed after.
-        seen = mask.clone()
-        seen[:, :1] |= ~mask.any(1, keepdim=True)
-        own = (ids - self.tokenizer.shift).clamp(min=0)
-        return self._features(own, seen) * mask.any(1, keepdim=True)
+        return self._features(ids.masked_fill(ids == TOKEN_ZERO, 0), ids != PADDING)
 
     @abstractmethod
     def _features(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Return [rows, width], for the network's own ids; the mask keeps at least one token of each row."""
+        """Return [rows, width] for vocabulary ids and mask, both [rows, tokens]; a row's mask may be empty."""
 
     def _check(self, ids: Tensor) -> None:
-        last = self.vocabulary - 1 + self.tokenizer.shift
+        last = self.vocabulary - 1
         if ids.shape[1] > self.input.max_tokens:
             raise ValueError(
                 f"got rows of {ids.shape[1]} tokens, expected at most {self.input.max_tokens}: truncate them"
             )
-        if ids.numel() and (int(ids.min()) < 0 or int(ids.max()) > last):
+        if ids.numel() and (int(ids.min()) < TOKEN_ZERO or int(ids.max()) > last):
             raise ValueError(
-                f"got ids from {int(ids.min())} to {int(ids.max())}, expected 0 to {last}: "
+                f"got ids from {int(ids.min())} to {int(ids.max())}, expected {TOKEN_ZERO} to {last}: "
                 "use this backbone's tokenizer"
             )
 
 
-class TextEncoder(_TokenNetwork):
-    """A transformer of the `transformers` library, pooled over the tokens of each text.
+def _with_a_token(mask: Tensor) -> Tensor:
+    """Return the mask [rows, tokens] with the first place of empty rows set: attention over nothing is NaN."""
+    filled = mask.clone()
+    filled[:, :1] |= ~mask.any(1, keepdim=True)
+    return filled
 
+
+def _zero_where_empty(features: Tensor, mask: Tensor) -> Tensor:
+    """Return features [rows, width] with zeros in the rows whose mask [rows, tokens] is empty."""
+    return torch.where(mask.any(1, keepdim=True), features, torch.zeros((), dtype=features.dtype, device=mask.device))
+
+
+class TextEncoder(_TokenNetwork):
+    """A transformer of the `transformers` library, pooled over each text: [rows, tokens] to [rows, width].
+
+    A row of padding alone gives zeros.
     Source of the pooling: Reimers & Gurevych 2019, section 3.
     """
 
@@ -75,52 +84,108 @@ class TextEncoder(_TokenNetwork):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides the features besides the weights, for the revision."""
-        return {"pooling": self.pooling, "normalize": self.normalize, **super().settings}
+        """The settings that decide the features besides the weights, for the revision."""
+        choices = {"pooling": self.pooling, "normalize": self.normalize}
+        return {**choices, "architecture": architecture(self.encoder.config), **super().settings}
 
     def _features(self, ids: Tensor, mask: Tensor) -> Tensor:
-        tokens = self.encoder(input_ids=ids, attention_mask=mask.long()).last_hidden_state
-        features = _pool(tokens, mask, self.pooling)
-        return nn.functional.normalize(features) if self.normalize else features
+        seen = _with_a_token(mask)
+        tokens = self.encoder(input_ids=ids, attention_mask=seen.long()).last_hidden_state
+        features = _pool(tokens, seen, self.pooling)
+        return _zero_where_empty(nn.functional.normalize(features) if self.normalize else features, mask)
 
 
 class SentenceEncoder(_TokenNetwork):
-    """A pipeline of sentence-transformers: its own transformer, pooling, projections and normalisation."""
+    """A pipeline of sentence-transformers that starts with a transformer: [rows, tokens] to [rows, width].
 
-    def __init__(self, pipeline: nn.Module, tokenizer: FastTokenizer, *, max_tokens: int, vocabulary: int) -> None:
+    width: the number of leading features that the pipeline keeps (its `truncate_dim`).
+    prompt_tokens: how many tokens of each text are the prompt, for pipelines that pool without it.
+    modules: a description of the pipeline's modules, for the revision.
+    A row of padding alone gives zeros.
+    """
+
+    def __init__(
+        self,
+        pipeline: nn.Module,
+        tokenizer: FastTokenizer,
+        *,
+        max_tokens: int,
+        vocabulary: int,
+        width: int,
+        prompt_tokens: int = 0,
+        modules: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__(tokenizer, max_tokens, vocabulary)
         self.pipeline = pipeline
-
-    def _features(self, ids: Tensor, mask: Tensor) -> Tensor:
-        features: Tensor = self.pipeline({"input_ids": ids, "attention_mask": mask.long()})["sentence_embedding"]
-        return features
-
-
-class StaticTextEncoder(_TokenNetwork):
-    """A table of word vectors, averaged over the tokens of each text; no token sees another."""
-
-    def __init__(self, vectors: Tensor, tokenizer: FastTokenizer, *, max_tokens: int, normalize: bool) -> None:
-        super().__init__(tokenizer, max_tokens, len(vectors))
-        self.vectors = nn.Embedding(len(vectors), vectors.shape[1])
-        self.vectors.weight = nn.Parameter(vectors)
-        self.normalize = normalize
+        self.width = width
+        self.prompt_tokens = prompt_tokens
+        self.module_settings = dict(modules or {})
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides the features besides the weights, for the revision."""
-        return {"normalize": self.normalize, **super().settings}
+        """The settings that decide the features besides the weights, for the revision."""
+        return {"width": self.width, "modules": self.module_settings, **super().settings}
 
     def _features(self, ids: Tensor, mask: Tensor) -> Tensor:
-        features = _pool(self.vectors(ids), mask, "mean")
-        return nn.functional.normalize(features) if self.normalize else features
+        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": _with_a_token(mask).long()}
+        if self.prompt_tokens:
+            inputs["prompt_length"] = self.prompt_tokens
+        features: Tensor = self.pipeline(inputs)["sentence_embedding"]
+        return _zero_where_empty(features[:, : self.width], mask)
+
+
+class StaticTextEncoder(_TokenNetwork):
+    """A table of word vectors, averaged over the tokens of each text: [rows, tokens] to [rows, width].
+
+    vectors: [vocabulary, table width].  steps: modules of sentence-transformers that follow, such as Dense.
+    width: the number of leading features that are kept; all by default.
+    modules: a description of the steps, for the revision.
+    """
+
+    def __init__(
+        self,
+        vectors: Tensor,
+        tokenizer: FastTokenizer,
+        *,
+        max_tokens: int,
+        steps: Iterable[nn.Module] = (),
+        width: int | None = None,
+        modules: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(tokenizer, max_tokens, len(vectors))
+        self.vectors = nn.Embedding(len(vectors), vectors.shape[1])
+        self.vectors.weight = nn.Parameter(vectors)
+        self.steps = nn.ModuleList(steps)
+        self.width = width
+        self.module_settings = dict(modules or {})
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings that decide the features besides the weights, for the revision."""
+        return {"width": self.width, "modules": self.module_settings, **super().settings}
+
+    def _features(self, ids: Tensor, mask: Tensor) -> Tensor:
+        features = {"sentence_embedding": _pool(self.vectors(ids), mask, "mean")}
+        for step in self.steps:
+            features = step(features)
+        return features["sentence_embedding"][:, : self.width]
+
+
+def architecture(config: Any) -> dict[str, Any]:
+    """Return the settings of a transformers configuration that differ from their defaults.
+
+    Names of files, versions and dtypes are left out: they say nothing about the function.
+    """
+    provenance = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures")
+    return {key: value for key, value in config.to_diff_dict().items() if key not in provenance}
 
 
 def _pool(tokens: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
-    """[rows, tokens, width] to [rows, width] over the tokens that the mask keeps."""
+    """Pool tokens [rows, tokens, width] to [rows, width] over the places that mask [rows, tokens] keeps."""
     if pooling == "cls":
         return tokens[:, 0]
     kept = mask.unsqueeze(2)
     if pooling == "max":
         return tokens.masked_fill(~kept, torch.finfo(tokens.dtype).min).amax(1)
     weights = kept.to(tokens.dtype)
-    return (tokens * weights).sum(1) / weights.sum(1)
+    return (tokens * weights).sum(1) / weights.sum(1).clamp(min=1)

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from midrib.remote._clients.options import (
     AHEAD_BYTES,
     AHEAD_ITEMS,
+    FOLLOWED,
     EmbedOptions,
     Kind,
     SessionCache,
@@ -24,8 +25,9 @@ from midrib.remote._connect.address import TlsLike, endpoint_from
 from midrib.remote._connect.backbone_info import BackboneInfo
 from midrib.remote._connect.unary import Argument, UnaryCalls
 from midrib.remote._stream.call import Call
+from midrib.remote._stream.media import ImageLike
 from midrib.remote._stream.request import CallPolicy, Priority
-from midrib.remote._stream.rows import ImageLike, Rows
+from midrib.remote._stream.rows import Rows
 from midrib.remote._stream.session import Session
 from midrib.wire import Array, RevisionMismatchError
 
@@ -66,21 +68,21 @@ class AsyncClient:
 
     async def list(self) -> list[BackboneInfo]:
         """Every backbone of the server, ordered by name."""
-        return await self._servers.soon(self._servers.list)
+        return await self._servers.run_async(self._servers.list)
 
     async def describe(self, name: str) -> BackboneInfo:
         """One backbone. Raises BackboneNotFoundError, with the nearest names."""
-        info = await self._servers.soon(lambda: self._servers.describe(name))
+        info = await self._servers.run_async(lambda: self._servers.describe(name))
         self._sessions.learn(name, info)
         return info
 
     async def load(self, name: str, **arguments: Argument) -> BackboneInfo:
         """Have the server load a registered backbone, with arguments that its loader declares. Admin scope."""
-        return await self._servers.soon(lambda: self._servers.load(name, arguments))
+        return await self._servers.run_async(lambda: self._servers.load(name, arguments))
 
     async def unload(self, name: str) -> None:
         """Have the server finish and free a backbone. Admin scope."""
-        await self._servers.soon(lambda: self._servers.unload(name))
+        await self._servers.run_async(lambda: self._servers.unload(name))
 
     async def embed(
         self,
@@ -99,14 +101,13 @@ class AsyncClient:
         """The features of a batch, [rows, num_features]; see `Client.embed`."""
         rows = rows_from(x, images, texts, audio, rate)
         asked = EmbedOptions(dtype, normalize, dimensions, revision)
+        for _ in range(FOLLOWED if revision is None else 0):
+            session = self._sessions.get(name, asked) or await self._session(name, asked)
+            try:
+                return await session.wait_async(session.submit(rows), self._servers.timeout)
+            except RevisionMismatchError:
+                self._sessions.forget(name)
         session = self._sessions.get(name, asked) or await self._session(name, asked)
-        try:
-            return await session.wait_async(session.submit(rows), self._servers.timeout)
-        except RevisionMismatchError:
-            if revision is not None:
-                raise
-        self._sessions.forget(name)
-        session = await self._session(name, asked)
         return await session.wait_async(session.submit(rows), self._servers.timeout)
 
     def embed_stream(

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from midrib.remote._clients.options import (
     AHEAD_BYTES,
     AHEAD_ITEMS,
+    FOLLOWED,
     EmbedOptions,
     Kind,
     SessionCache,
@@ -23,8 +24,9 @@ from midrib.remote._connect.address import TlsLike, endpoint_from
 from midrib.remote._connect.backbone_info import BackboneInfo
 from midrib.remote._connect.unary import Argument, UnaryCalls
 from midrib.remote._stream.call import Call
+from midrib.remote._stream.media import ImageLike
 from midrib.remote._stream.request import CallPolicy, Priority
-from midrib.remote._stream.rows import ImageLike, Rows
+from midrib.remote._stream.rows import Rows
 from midrib.remote._stream.session import Session
 from midrib.wire import Array, RevisionMismatchError
 
@@ -70,21 +72,21 @@ class Client:
 
     def list(self) -> list[BackboneInfo]:
         """Every backbone of the server, ordered by name."""
-        return self._servers.now(self._servers.list)
+        return self._servers.run(self._servers.list)
 
     def describe(self, name: str) -> BackboneInfo:
         """One backbone. Raises BackboneNotFoundError, with the nearest names."""
-        info = self._servers.now(lambda: self._servers.describe(name))
+        info = self._servers.run(lambda: self._servers.describe(name))
         self._sessions.learn(name, info)
         return info
 
     def load(self, name: str, **arguments: Argument) -> BackboneInfo:
         """Have the server load a registered backbone, with arguments that its loader declares. Admin scope."""
-        return self._servers.now(lambda: self._servers.load(name, arguments))
+        return self._servers.run(lambda: self._servers.load(name, arguments))
 
     def unload(self, name: str) -> None:
         """Have the server finish and free a backbone. Admin scope."""
-        self._servers.now(lambda: self._servers.unload(name))
+        self._servers.run(lambda: self._servers.unload(name))
 
     def embed(
         self,
@@ -111,13 +113,12 @@ class Client:
         """
         rows = rows_from(x, images, texts, audio, rate)
         asked = EmbedOptions(dtype, normalize, dimensions, revision)
-        session = self._session(name, asked)
-        try:
-            return session.wait(session.submit(rows), self._servers.timeout)
-        except RevisionMismatchError:
-            if revision is not None:
-                raise
-        self._sessions.forget(name)  # nothing was pinned: follow the server, with all rows of one revision
+        for _ in range(FOLLOWED if revision is None else 0):
+            session = self._session(name, asked)
+            try:
+                return session.wait(session.submit(rows), self._servers.timeout)
+            except RevisionMismatchError:
+                self._sessions.forget(name)  # follow the server, with all rows of one revision
         session = self._session(name, asked)
         return session.wait(session.submit(rows), self._servers.timeout)
 

@@ -39,13 +39,13 @@ class Endpoint:
     """Servers that answer alike, and how to speak to them.
 
     addresses: host:port of each.  roots: PEM root certificates; empty bytes are the system's; None is no TLS.
-    own: this client's key and certificate, in PEM.
+    client_certificate: this client's key and certificate, in PEM.
     """
 
     addresses: tuple[str, ...]
     token: str | None = field(default=None, repr=False)
     roots: bytes | None = field(default=None, repr=False)
-    own: tuple[bytes, bytes] | None = field(default=None, repr=False)
+    client_certificate: tuple[bytes, bytes] | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         scheme = "grpc" if self.roots is None else "grpcs"

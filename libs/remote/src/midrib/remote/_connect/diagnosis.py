@@ -40,6 +40,11 @@ _CAUSES: Final = (
         "TLS_FAILED",
         "TLS with {address} failed: check grpcs://, tls= and the server's certificate",
     ),
+    _Cause(
+        "handshake timed out|timed out before receiving settings|connect(ion)? timed? ?out|tcp handshaker shutdown",
+        "CONNECT_TIMEOUT",
+        "{address} did not complete the connection in time: the next attempt takes longer",
+    ),
     _Cause("dns|resolv", "NO_SERVER", "{address} cannot be resolved: check the name"),
     _Cause("http proxy", "PROXY", "a proxy stands before {address} and does not let it through: set no_proxy"),
     _Cause(

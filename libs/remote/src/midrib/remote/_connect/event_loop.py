@@ -23,12 +23,16 @@ import grpc
 
 from midrib.remote._connect.address import Endpoint
 from midrib.remote._connect.transport import open_channel
+from midrib.wire import UnavailableError
 
 _T = TypeVar("_T")
 _GRPC_THREADS: Final = ("grpc_", "event_engine", "lifeguard", "resolver-exec")
 # Where another part of the process uses gRPC, its threads stay, and a forked child cannot call.
 _THREADS_END_S: Final = 0.5
 _CLOSING_S: Final = 5.0
+# One attempt to connect: short, so that a restarted machine is found soon, and longer after each time-out.
+_CONNECT_S: Final = 1.0
+_MAX_CONNECT_S: Final = 20.0
 
 
 class StreamOwner(Protocol):
@@ -54,6 +58,7 @@ class Runtime:
         self.loop = _new_loop()
         self.loop.set_exception_handler(_ignore_shared_poller)
         self._channels: dict[tuple[str, Endpoint, str | None], grpc.aio.Channel] = {}
+        self._connect_s: dict[tuple[str, Endpoint, str | None], float] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._run, name="midrib-remote", daemon=True)
         self._thread.start()
@@ -62,16 +67,27 @@ class Runtime:
         """The process's one channel to an address, which was found under a name; on the loop only."""
         key = (address, endpoint, name)
         if key not in self._channels:
-            self._channels[key] = open_channel(*key)
+            self._channels[key] = open_channel(*key, connect_s=self._connect_s.get(key, _CONNECT_S))
         return self._channels[key]
 
-    def drop(self, address: str, endpoint: Endpoint, name: str | None = None) -> None:
-        """Give up a channel whose connection is dead without a word; the next call opens another. On the loop only."""
-        channel = self._channels.pop((address, endpoint, name), None)
-        if channel is not None:
+    def drop(self, channel: grpc.aio.Channel) -> None:
+        """Close a channel whose connection is dead; the next call opens another. On the loop only.
+
+        Does nothing for a channel that was dropped before.
+        """
+        keys = [key for key, current in self._channels.items() if current is channel]
+        for key in keys:
+            del self._channels[key]
             closing = self.loop.create_task(channel.close())
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
+
+    def allow_longer_connect(self, channel: grpc.aio.Channel) -> None:
+        """Replace a channel that could not connect in time by one that tries three times as long."""
+        for key, current in list(self._channels.items()):
+            if current is channel:
+                self._connect_s[key] = min(_MAX_CONNECT_S, 3 * self._connect_s.get(key, _CONNECT_S))
+        self.drop(channel)
 
     def start(self, work: Coroutine[Any, Any, _T]) -> concurrent.futures.Future[_T]:
         """Run a coroutine on the loop, from any thread."""
@@ -93,8 +109,8 @@ class Runtime:
             self.loop.close()
 
     async def _close(self) -> None:
-        for tenant in list(_tenants):
-            await tenant.close_streams()
+        for owner in list(_stream_owners):
+            await owner.close_streams()
         for channel in self._channels.values():
             await channel.close()
         self._channels.clear()
@@ -110,34 +126,37 @@ class Runtime:
         self.loop.run_forever()
 
 
-_lock = threading.Lock()
+_lock = threading.RLock()  # a signal handler may call while its thread holds the lock
 _on_loop = threading.local()
 _current: Runtime | None = None
-_tenants: weakref.WeakSet[StreamOwner] = weakref.WeakSet()
+_exiting = False
+_stream_owners: weakref.WeakSet[StreamOwner] = weakref.WeakSet()
 
 
 def runtime() -> Runtime:
-    """This process's runtime, started if need be."""
+    """Return this process's runtime, started if need be. Raises UnavailableError once the interpreter exits."""
     global _current
     found = _current
     if found is not None:
         return found
+    if _exiting:
+        raise UnavailableError("the interpreter is exiting: make no calls from __del__ or late exit handlers")
     with _lock:
         if _current is None:
             _current = Runtime()
         return _current
 
 
-def here() -> Runtime:
+def current_runtime() -> Runtime:
     """The runtime whose loop runs this, be it about to close; on the loop only, which must never wait for a fork."""
     found: Runtime = _on_loop.runtime
     return found
 
 
-def register(tenant: StreamOwner) -> None:
-    """Have a tenant's streams closed before a fork and at exit."""
+def register(owner: StreamOwner) -> None:
+    """Have a owner's streams closed before a fork and at exit."""
     with _lock:
-        _tenants.add(tenant)
+        _stream_owners.add(owner)
 
 
 def _close_current() -> None:
@@ -147,14 +166,20 @@ def _close_current() -> None:
         closing.close()
 
 
+def _exit() -> None:
+    global _exiting
+    _exiting = True
+    _close_current()
+
+
 def _before_fork() -> None:
     _lock.acquire()  # held over the fork: no other thread may start a runtime in between
     if _current is None:
         return
     _close_current()
     gc.collect()  # gRPC's objects sit in cycles, and its threads end with the last of them
-    patience = time.monotonic() + _THREADS_END_S
-    while _grpc_threads() and time.monotonic() < patience:
+    until = time.monotonic() + _THREADS_END_S
+    while _grpc_threads() and time.monotonic() < until:
         time.sleep(0.001)
 
 
@@ -171,14 +196,14 @@ def _grpc_threads() -> list[str]:
 
 def _after_in_parent() -> None:
     _lock.release()
-    for tenant in list(_tenants):
-        tenant.resume()
+    for owner in list(_stream_owners):
+        owner.resume()
 
 
 def _after_in_child() -> None:
     _lock.release()
-    for tenant in list(_tenants):
-        tenant.forget()
+    for owner in list(_stream_owners):
+        owner.forget()
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
@@ -196,6 +221,6 @@ def _ignore_shared_poller(loop: asyncio.AbstractEventLoop, context: dict[str, An
     loop.default_exception_handler(context)
 
 
-atexit.register(_close_current)
+atexit.register(_exit)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_after_in_child)

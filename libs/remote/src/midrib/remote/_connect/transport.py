@@ -22,7 +22,6 @@ _OPTIONS = [
     ("grpc.max_send_message_length", -1),
     # A restarted server is found again within a second, not after gRPC's default of up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 1000),
     # A channel that is opened in place of a dead one gets a connection of its own.
     ("grpc.use_local_subchannel_pool", 1),
@@ -41,15 +40,19 @@ _BROKEN = {
 _Response = TypeVar("_Response", bound=Message)
 
 
-def open_channel(address: str, endpoint: Endpoint, name: str | None = None) -> grpc.aio.Channel:
-    """A lazy channel to one address, with the endpoint's security.
+def open_channel(
+    address: str, endpoint: Endpoint, name: str | None = None, *, connect_s: float = 1.0
+) -> grpc.aio.Channel:
+    """Return a lazy channel to one address, with the endpoint's security.
 
     name: the host that the address was found under, which its certificate is made out to.
+    connect_s: seconds for one attempt to connect, TLS included.
     """
-    options = [*_OPTIONS, *([("grpc.default_authority", name)] if name else [])]
+    options: list[tuple[str, Any]] = [*_OPTIONS, ("grpc.min_reconnect_backoff_ms", int(1e3 * connect_s))]
+    options += [("grpc.default_authority", name)] if name else []
     if endpoint.roots is None:
         return grpc.aio.insecure_channel(address, options=options)
-    credentials = grpc.ssl_channel_credentials(endpoint.roots or None, *(endpoint.own or ()))
+    credentials = grpc.ssl_channel_credentials(endpoint.roots or None, *(endpoint.client_certificate or ()))
     if name:
         options.append(("grpc.ssl_target_name_override", name))
     return grpc.aio.secure_channel(address, credentials, options=options)
@@ -122,9 +125,9 @@ class Stream:
         self._call.cancel()
 
     def _unless_ours(self) -> None:
-        """gRPC tells a cancelled call by the error that also cancels a task: pass on the latter."""
+        """Raise again if the task itself is cancelled: gRPC reports a cancelled call, or a closed channel, alike."""
         task = asyncio.current_task()
-        if not self._cancelled or (task is not None and task.cancelling()):
+        if task is not None and task.cancelling():
             raise  # - called from an except clause
 
 

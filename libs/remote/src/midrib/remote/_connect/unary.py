@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError
@@ -14,12 +15,13 @@ from google.protobuf.message import Message
 from midrib.remote._connect.address import Endpoint
 from midrib.remote._connect.backbone_info import BackboneInfo, info_from
 from midrib.remote._connect.diagnosis import NOBODY
-from midrib.remote._connect.event_loop import here, runtime
+from midrib.remote._connect.event_loop import current_runtime, runtime
 from midrib.remote._connect.retries import attempts, retriable
 from midrib.remote._connect.transport import call
 from midrib.v1 import backbone_pb2, embedding_pb2
 from midrib.wire import (
     Array,
+    BackboneLoadingError,
     DeadlineExceededError,
     MidribError,
     UnavailableError,
@@ -29,6 +31,8 @@ from midrib.wire import (
 
 # A wrong address is told after so long; a server that is starting has this long to come up.
 CONNECT_S: Final = 5.0
+_LOADING_POLL_S: Final = 0.2
+_log = logging.getLogger("midrib.remote")
 _BACKBONES: Final = "/midrib.v1.BackboneService"
 _SLOW: Final = {f"{_BACKBONES}/LoadBackbone", f"{_BACKBONES}/UnloadBackbone"}
 _Response = TypeVar("_Response", bound=Message)
@@ -37,14 +41,14 @@ Argument: TypeAlias = str | int | float | bool  # - an int is sent as one
 
 
 class UnaryCalls:
-    """The unary calls, to be awaited on the runtime's loop: `now` and `soon` bring other threads and loops there."""
+    """Unary calls, awaited on the runtime's loop; `run` and `run_async` start them from other threads and loops."""
 
     def __init__(self, endpoint: Endpoint, timeout: float) -> None:
         self.endpoint = endpoint
         self.timeout = timeout
         self._first = 0
 
-    def now(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+    def run(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
         """Do one of the calls from a plain thread."""
         while True:
             future = runtime().start(work())
@@ -56,12 +60,29 @@ class UnaryCalls:
                 future.cancel()
                 raise
 
-    async def soon(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+    async def run_async(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
         """Do one of the calls from another event loop."""
         return await asyncio.wrap_future(runtime().start(work()))
 
+    async def describe_loaded(self, name: str) -> BackboneInfo:
+        """Return the description of a backbone, once it is loaded, within the timeout.
+
+        Raises BackboneLoadingError if it is still loading then, or failed to load.
+        """
+        until = time.monotonic() + self.timeout
+        info = await self.describe(name)
+        if info.state == "loading":
+            _log.warning("waiting for %s at %s, which is loading", name, self.endpoint)
+        while info.state == "loading" and time.monotonic() < until:
+            await asyncio.sleep(_LOADING_POLL_S)
+            info = await self.describe(name)
+        if info.input is None:
+            reason = info.error or f"raise timeout={self.timeout:g}, or wait and try again"
+            raise BackboneLoadingError(f"{info.name} at {self.endpoint} is {info.state}: {reason}")
+        return info
+
     async def describe(self, name: str) -> BackboneInfo:
-        """One backbone; waits for one that is loading."""
+        """Return the description of a backbone, in whichever state it is."""
         request = backbone_pb2.GetBackboneRequest(name=name)
         response = await self.ask(f"{_BACKBONES}/GetBackbone", request, backbone_pb2.GetBackboneResponse)
         return info_from(response.backbone)
@@ -128,8 +149,8 @@ class UnaryCalls:
     ) -> _Response:
         left = max(0.001, self.timeout - (time.monotonic() - began))
         # A connection that is dead without a word costs a third of the time, not all of it; loading is slow by nature.
-        patience = left if method in _SLOW else min(left, max(1.0, self.timeout / 3))
-        channel = here().channel(address, self.endpoint)
+        attempt_s = left if method in _SLOW else min(left, max(1.0, self.timeout / 3))
+        channel = current_runtime().channel(address, self.endpoint)
         try:
             found = await call(
                 channel,
@@ -138,13 +159,17 @@ class UnaryCalls:
                 method if method.startswith("/") else f"/midrib.v1.{method}",
                 request,
                 response,
-                patience,
+                attempt_s,
             )
         except DeadlineExceededError as error:
-            here().drop(address, self.endpoint)
+            current_runtime().drop(channel)
             raise UnavailableError(f"{address} is silent", reason="SILENT") from error
         self._first = self.endpoint.addresses.index(address)  # the one that answers is asked first next time
         return found
+
+    def prefer_next(self) -> None:
+        """Call the next address first: the one that answered last may be about to leave."""
+        self._first = (self._first + 1) % len(self.endpoint.addresses)
 
     def _rotated(self) -> tuple[str, ...]:
         addresses = self.endpoint.addresses

@@ -53,7 +53,7 @@ def _server(endpoint: Endpoint, name: str, timeout: float) -> Iterator[Verdict]:
     """gRPC, then what the server says, then how fast."""
     servers = UnaryCalls(endpoint, timeout)
     try:
-        info = servers.now(lambda: servers.describe(name))
+        info = servers.run(lambda: servers.describe(name))
     except MidribError as error:
         yield Verdict(_failed_check(error), False, str(error), _fix(error))
         return
@@ -87,7 +87,7 @@ def _fix(error: MidribError) -> str:
 def _health(servers: UnaryCalls, name: str) -> Verdict:
     try:
         # The bytes of HealthCheckRequest and -Response: a string, and an enum, in field 1.
-        status = servers.now(lambda: servers.ask("/grpc.health.v1.Health/Check", StringValue(value=name), Int32Value))
+        status = servers.run(lambda: servers.ask("/grpc.health.v1.Health/Check", StringValue(value=name), Int32Value))
     except UnsupportedError:
         return Verdict("health", True, "this server has no health service")
     except MidribError as error:
@@ -112,7 +112,7 @@ def _speed(servers: UnaryCalls, info: BackboneInfo) -> Iterator[Verdict]:
     times = []
     for _ in range(_PROBES):
         began = time.perf_counter()
-        servers.now(lambda: servers.describe(info.name))
+        servers.run(lambda: servers.describe(info.name))
         times.append(1e3 * (time.perf_counter() - began))
     median = statistics.median(times)
     fix = "" if median < _SLOW_MS else "send larger batches, or embed_stream: they hide the round trip"

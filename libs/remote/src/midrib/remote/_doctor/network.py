@@ -85,9 +85,9 @@ def _keepalive(connection: socket.socket, endpoint: Endpoint) -> Verdict:
 def _tls(connection: socket.socket, endpoint: Endpoint, host: str) -> ssl.SSLSocket:
     context = ssl.create_default_context(cadata=(endpoint.roots or b"").decode() or None)
     context.set_alpn_protocols(["h2"])
-    if endpoint.own is not None:
+    if endpoint.client_certificate is not None:
         with tempfile.NamedTemporaryFile(suffix=".pem") as file:  # Python's ssl reads certificates from files only
-            file.write(b"\n".join(endpoint.own))
+            file.write(b"\n".join(endpoint.client_certificate))
             file.flush()
             context.load_cert_chain(file.name)
     return context.wrap_socket(connection, server_hostname=host)

@@ -1,29 +1,32 @@
-"""Files of raw media, one item after the other, always in the same order."""
+"""Files of raw media as items, one after the other, always in the same order."""
 
 from __future__ import annotations
 
-import csv
-import json
+import math
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, TextIO, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 
+from midrib.remote._files.encodings import is_utf8, open_text, printable
+from midrib.remote._files.tables import TABLES, check_column, read_table
 from midrib.wire import InvalidInputError
 
 SourceKind: TypeAlias = Literal["images", "texts", "tensor"]
 _IMAGES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
-_TEXTS: Final = frozenset({".txt", ".jsonl", ".csv", ".parquet"})
-_KNOWN: Final = ", ".join(sorted([*_IMAGES, *_TEXTS, ".npy"]))
+_KNOWN: Final = ", ".join(sorted([*_IMAGES, *TABLES, ".txt", ".npy"]))
+_APPLE_DOUBLE: Final = "._"  # the metadata that macOS writes beside each file on other file systems
 
 
 @dataclass(frozen=True, slots=True)
 class SourceItem:
-    """One row to embed. id: the file's path, with ":row" where a file has many, or the row's own id column.
+    """One row to embed.
 
-    error: why there is nothing to embed, where the row cannot be read.
+    id: the file's path, with ":row" if the file has several rows, or the value of the row's id column.
+    error: why the row cannot be embedded; None for a row that can be tried.
     """
 
     id: str
@@ -32,91 +35,93 @@ class SourceItem:
     error: str | None = None
 
 
-def read_items(inputs: Iterable[str | Path], *, column: str = "text") -> Iterator[SourceItem]:
-    """The items of image files, folders of them, texts (.txt a line each; .jsonl, .csv, .parquet by column) and .npy.
+def read_items(inputs: Iterable[str | Path], *, column: str = "text", id_column: str = "id") -> Iterator[SourceItem]:
+    """Yield the items of images, folders of images, .txt (one item per line), tables (by column) and .npy files.
 
-    A column of bytes holds encoded images. A row that cannot be read is an item with an error.
-    Raises InvalidInputError for a file that is not there, of no known kind, or without the column.
+    A column of bytes, or of {bytes, path} as Hugging Face datasets have it, holds encoded images. A row that cannot be
+    read is an item with an error.
+    Raises InvalidInputError for a file that does not exist, is of an unknown kind, or lacks the column.
     """
     for path in map(Path, inputs):
+        suffix = path.suffix.lower()
         if path.is_dir():
-            yield from (_image(file) for file in sorted(path.rglob("*")) if file.suffix.lower() in _IMAGES)
+            yield from (_image(file) for file in _images(path))
         elif not path.is_file():
-            raise InvalidInputError(f"no file or folder at {path}")
-        elif path.suffix.lower() in _IMAGES:
+            raise InvalidInputError(f"no file or folder at {path}: check the path")
+        elif suffix in _IMAGES:
             yield _image(path)
-        elif path.suffix.lower() == ".npy":
+        elif suffix == ".npy":
             yield from _array(path)
-        elif path.suffix.lower() in _TEXTS:
-            yield from _texts(path, column)
+        elif suffix == ".txt" or suffix in TABLES:
+            yield from _decoded(path, _lines(path) if suffix == ".txt" else _rows(path, column, id_column))
         else:
-            raise InvalidInputError(f"{path} is of no known kind: use a folder of images, or one of {_KNOWN}")
+            raise InvalidInputError(f"{path} is of an unknown kind: use a folder of images, or one of {_KNOWN}")
 
 
 def _image(path: Path) -> SourceItem:
-    return SourceItem(path.as_posix(), "images", path)
+    return SourceItem(printable(path.as_posix()), "images", path)
+
+
+def _images(folder: Path) -> list[Path]:
+    """Return the images below a folder, sorted; linked folders are followed, each of them once."""
+    found: list[Path] = []
+    seen: set[str] = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        paths = (Path(place, file) for file in files if not file.startswith(_APPLE_DOUBLE))
+        found += [path for path in paths if path.suffix.lower() in _IMAGES]
+    return sorted(found)
 
 
 def _array(path: Path) -> Iterator[SourceItem]:
-    rows = np.load(path, mmap_mode="r", allow_pickle=False)
-    if rows.ndim == 0:
-        raise InvalidInputError(f"{path} holds a scalar, expected an array [rows, ...]")
+    try:
+        rows = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise InvalidInputError(f"{path} cannot be read as .npy: {error}") from error
+    if rows.ndim < 2:
+        raise InvalidInputError(f"{path} has shape {list(rows.shape)}, expected [rows, ...]: reshape it")
     for number, row in enumerate(rows):
-        yield SourceItem(f"{path.as_posix()}:{number}", "tensor", row)
+        yield SourceItem(f"{printable(path.as_posix())}:{number}", "tensor", row)
 
 
-def _texts(path: Path, column: str) -> Iterator[SourceItem]:
-    if path.suffix.lower() == ".txt":
-        with _open(path) as lines:
-            for number, line in enumerate(lines):
-                yield _text(f"{path.as_posix()}:{number}", line.rstrip("\n"))
-        return
-    for number, record in enumerate(_records(path, column)):
+def _decoded(path: Path, items: Iterator[SourceItem]) -> Iterator[SourceItem]:
+    try:
+        yield from items
+    except UnicodeDecodeError as error:
+        raise InvalidInputError(f"{path} is not valid {error.encoding}: save it with encoding UTF-8") from error
+
+
+def _lines(path: Path) -> Iterator[SourceItem]:
+    with open_text(path) as lines:
+        for number, line in enumerate(lines):
+            yield _value(f"{path.as_posix()}:{number}", line.rstrip("\n"))
+
+
+def _rows(path: Path, column: str, id_column: str) -> Iterator[SourceItem]:
+    for number, record in enumerate(read_table(path, column, id_column)):
         place = f"{path.as_posix()}:{number}"
         if isinstance(record, str):
-            yield SourceItem(place, "texts", None, error=record)
-        elif number == 0 and column not in record:  # a wrong column rather than a bad row
-            raise InvalidInputError(f"{path}, row 0 has no column {column!r}: it has {', '.join(record)}")
+            yield SourceItem(printable(place), "texts", None, error=record)
         else:
-            own = record.get("id")
-            yield _text(place if own is None else str(own), record.get(column))
+            if number == 0:  # a wrong column rather than a bad row
+                check_column(path, column, record)
+            row_id = record.get(id_column)
+            yield _value(place if row_id is None else str(row_id), record.get(column))
 
 
-def _text(item_id: str, value: Any) -> SourceItem:
-    if isinstance(value, bytes):
+def _value(item_id: str, value: Any) -> SourceItem:
+    item_id = printable(item_id)
+    if isinstance(value, dict) and ("bytes" in value or "path" in value):  # Hugging Face's Image column
+        value = value.get("bytes") or Path(value.get("path") or "")
+    if isinstance(value, bytes | Path):
         return SourceItem(item_id, "images", value)
-    text = None if value is None else str(value)
-    error = "there is no value" if text is None else None
-    if text is not None and any("\ud800" <= character <= "\udfff" for character in text):
-        error = "its bytes are no UTF-8"
-    return SourceItem(item_id, "texts", text, error)
-
-
-def _records(path: Path, column: str) -> Iterator[dict[str, Any] | str]:
-    """The rows of a table; the error instead, for one that cannot be read."""
-    if path.suffix.lower() == ".parquet":
-        from pyarrow import parquet  # type: ignore[import-untyped] # it has no types
-
-        file = parquet.ParquetFile(path)
-        wanted = [name for name in ("id", column) if name in file.schema_arrow.names]
-        for batch in file.iter_batches(columns=wanted if column in wanted else None):
-            yield from batch.to_pylist()
-        return
-    with _open(path) as lines:
-        if path.suffix.lower() == ".csv":
-            yield from csv.DictReader(lines)
-        else:
-            yield from (_parsed(line) for line in lines if line.strip())
-
-
-def _parsed(line: str) -> dict[str, Any] | str:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        return f"it is no JSON: {error}"
-    return record if isinstance(record, dict) else f"it is a JSON {type(record).__name__}, expected an object"
-
-
-def _open(path: Path) -> TextIO:
-    """A text file; bytes that are no UTF-8 come as surrogates, which spoil their own row only."""
-    return path.open(encoding="utf-8", errors="surrogateescape", newline="" if path.suffix.lower() == ".csv" else None)
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return SourceItem(item_id, "texts", None, "the row has no value in this column")
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return SourceItem(item_id, "texts", None, f"the value is a {type(value).__name__}, expected a text")
+    text = str(value)
+    return SourceItem(item_id, "texts", text, None if is_utf8(text) else "the text is not valid UTF-8")

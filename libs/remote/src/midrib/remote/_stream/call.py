@@ -17,40 +17,26 @@ _GIVEN_UP: Final = CancelledError()  # nobody is left to hear it
 
 
 class Call:
-    """The rows of one call and the features that come back; equal calls in flight may share it.
+    """The rows of one call and the features that come back.
 
-    A one-shot result of its own: `concurrent.futures.Future` costs more than all else that a small call does.
-    done: answered, failed, or given up by everyone.  shared: more than one caller gets these very features.
+    Not a `concurrent.futures.Future`, which costs more than everything else that a small call does.
+    done: answered, failed, or given up.
     """
 
-    __slots__ = ("rows", "done", "shared", "_outcome", "_wakers", "_left", "_features", "_waiting", "_lock")
+    __slots__ = ("rows", "done", "_outcome", "_wakers", "_left", "_features", "_lock")
 
     def __init__(self, rows: Rows) -> None:
         self.rows = rows
-        self.done = self.shared = False
+        self.done = False
         self._outcome: Array | BaseException = _GIVEN_UP
         self._wakers: list[Callable[[], object]] = []
         self._left = rows.count
         self._features: Array | None = None
-        self._waiting = 1
         self._lock = threading.Lock()
 
-    def join(self) -> bool:
-        """Wait for this call as one more caller; False where it is over already."""
-        with self._lock:
-            if self.done:
-                return False
-            self._waiting += 1
-            self.shared = True
-            return True
-
     def leave(self) -> None:
-        """Give up waiting; with the last caller the call is dropped, sent or not."""
-        with self._lock:
-            self._waiting -= 1
-            if self._waiting == 0:
-                self._set(_GIVEN_UP)
-        self._wake()
+        """Stop waiting: the call is dropped, whether it was sent or not."""
+        self._end(_GIVEN_UP)
 
     def when_done(self, waker: Callable[[], object]) -> None:
         """Have waker called once, by the thread that ends this call; at once where it is over."""
@@ -71,7 +57,7 @@ class Call:
         outcome = self._outcome
         if isinstance(outcome, BaseException):
             raise outcome
-        return outcome.copy() if self.shared else outcome
+        return outcome
 
     def deliver(self, start: int, features: Array) -> None:
         """Take the features of the rows from start on; on the loop only."""

@@ -53,6 +53,16 @@ def encode_item(
     return b"".join([b"\x12", varint(len(head) + size), head, *pieces])  # EmbedStreamRequest.item
 
 
+def encode_media_item(item_id: int, kind: bytes, fields: Sequence[bytes], last: bytes = b"") -> bytes:
+    """Return the stream request of one item of media: fields, and then last, joined in the input's field `kind`."""
+    size = sum(map(len, fields)) + len(last)
+    head = kind + varint(size)
+    head = b"\x12" + varint(len(head) + size) + head  # Item.input
+    if item_id:
+        head = b"\x08" + varint(item_id) + head
+    return b"".join([b"\x12", varint(len(head) + size), head, *fields, last])  # EmbedStreamRequest.item
+
+
 @lru_cache(1024)
 def _input_head(dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[bytes, int]:
     """What comes before the bytes of an item's tensor, and how many those are."""

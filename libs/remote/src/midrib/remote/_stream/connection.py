@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Iterator
 from typing import Final, Protocol
 
+import grpc
+
 from midrib.remote._connect.address import Endpoint
 from midrib.remote._connect.dns import resolve_all
-from midrib.remote._connect.event_loop import here
+from midrib.remote._connect.event_loop import current_runtime
 from midrib.remote._connect.retries import attempts, retriable
+from midrib.remote._connect.tcp_progress import exchanged_bytes
 from midrib.remote._connect.transport import Stream
 from midrib.remote._stream.call import Message
-from midrib.remote._stream.codec import Result, decode_result
+from midrib.remote._stream.codec import Result, Timing, decode_result
 from midrib.remote._stream.queue import Queue
 from midrib.remote._stream.window import Window
 from midrib.v1 import embedding_pb2
@@ -26,14 +30,16 @@ from midrib.wire import (
     UnavailableError,
 )
 
+_log = logging.getLogger("midrib.remote")
 # How long an address that refused for good (another revision, no token) is left out.
 _REFUSED_S: Final = 5.0
 # A stream that carries nothing for so long is closed; the next call opens another.
 _IDLE_S: Final = 60.0
+_SLOW_BYTES_PER_S: Final = 100e3
 
 
 class Source(Protocol):
-    """Where a lane's messages come from and its results go."""
+    """Where a connection's messages come from and its results go."""
 
     opening: bytes
     revision: str
@@ -41,28 +47,32 @@ class Source(Protocol):
     stall_s: float
     queue: Queue
 
-    def answered(self, message: Message, result: Result) -> None: ...
-    def spread(self, address: str, count: int) -> None: ...
-    def sent(self, lane: Connection, message: Message) -> None: ...
+    def on_result(self, message: Message, result: Result) -> None: ...
+    def add_machines(self, address: str, count: int) -> None: ...
+    def on_sent(self, connection: Connection, message: Message) -> None: ...
     def requeue(self, messages: list[Message]) -> None: ...
-    def refused(self, lane: Connection, error: MidribError) -> None: ...
+    def on_trouble(self) -> None: ...
+    def on_failure(self, connection: Connection, error: MidribError) -> None: ...
 
 
 class Connection:
     """Sends a source's messages to one address and brings back the results.
 
-    turn: which of the machines behind the address's name, where it has several.
+    machine_index: which of the machines behind the address's name, where it has several.
     """
 
-    def __init__(self, source: Source, address: str, window: int | None, turn: int = 0) -> None:
+    def __init__(self, source: Source, address: str, window: int | None, machine_index: int = 0) -> None:
         self.address = address
-        self.turn = turn
+        self.machine_index = machine_index
         self.window = Window(window)
         self.failure: MidribError | None = None
         self._source = source
         self._in_flight: dict[int, Message] = {}
         self._extra: deque[Message] = deque()
         self._target: tuple[str, Endpoint, str | None] = (address, source.endpoint, None)
+        self._channel: grpc.aio.Channel | None = None
+        self._opening = False
+        self._exchanged = 0
         self._next_id = 1
         self._idle: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -91,8 +101,8 @@ class Connection:
         """How many items it has in flight."""
         return len(self._in_flight)
 
-    def also(self, message: Message) -> None:
-        """Send what another lane has sent and got no answer to, before all else. On the loop only."""
+    def hedge(self, message: Message) -> None:
+        """Send what another connection has sent and got no answer to, before all else. On the loop only."""
         self._extra.append(message)
         self._rouse()
 
@@ -118,26 +128,32 @@ class Connection:
             self.failure = error
             if not retriable(error):
                 self._refused_until = time.monotonic() + _REFUSED_S
-            # Its own task is not done yet: let the source see this lane as closed.
+            # Its own task is not done yet: let the source see this connection as closed.
             self._task = None
-            self._source.refused(self, error)
+            self._source.on_failure(self, error)
 
     def _worthwhile(self, error: BaseException) -> bool:
         if not isinstance(error, MidribError) or not retriable(error) or not self._source.queue.busy():
             return False
         self.failure = error
+        if error.reason == "CONNECT_TIMEOUT" and self._channel is not None:
+            current_runtime().allow_longer_connect(self._channel)
+        self._source.on_trouble()
         return True
 
     async def _attend(self) -> None:
         """One stream from its opening to its end. Raises what ended it, unless results had come."""
         self._progress = self._leaving = False
         await self._find()
-        stream = Stream(here().channel(*self._target), self._target[0], self._source.endpoint)
+        self._channel = current_runtime().channel(*self._target)
+        stream = Stream(self._channel, self._target[0], self._source.endpoint)
         writer: asyncio.Task[None] | None = None
         try:
-            await self._open(stream)
-            writer = asyncio.create_task(self._write(stream))
+            self._heard_at, self._exchanged, self._opening = time.monotonic(), 0, True
             self._watch(stream)
+            await self._open(stream)
+            self._opening = False
+            writer = asyncio.create_task(self._write(stream))
             await self._read(stream)
             error = await stream.error()
             if not (self._progress or self._leaving):
@@ -155,14 +171,14 @@ class Connection:
             self._source.requeue(left)
 
     async def _find(self) -> None:
-        """Choose the machine: the name's own, or this lane's turn among several, each of which has a lane."""
+        """Choose the machine: the name's own, or this machine among several, each of which has a connection."""
         found = await resolve_all(self.address)
         if not found:
             self._target = (self.address, self._source.endpoint, None)
             return
         host = self.address.rpartition(":")[0]
-        self._target = (found[self.turn % len(found)], self._source.endpoint, host)
-        self._source.spread(self.address, len(found))
+        self._target = (found[self.machine_index % len(found)], self._source.endpoint, host)
+        self._source.add_machines(self.address, len(found))
 
     async def _open(self, stream: Stream) -> None:
         await stream.write(self._source.opening)
@@ -177,7 +193,8 @@ class Connection:
         revision = response.opened.revision
         if revision != self._source.revision:
             raise RevisionMismatchError(
-                f"{self.address} serves revision {revision[:12]}, pinned is {self._source.revision[:12]}"
+                f"{self.address} serves revision {revision[:12]}, expected {self._source.revision[:12]}: "
+                "serve that one, or build the client again and train the head on the new one"
             )
         self.failure = None
         self._heard_at = time.monotonic()
@@ -189,16 +206,28 @@ class Connection:
                 item_id = self._next_id
                 self._next_id += 1
                 began = time.monotonic()
-                data = message.encode(item_id)
+                data = self._encoded(message, item_id)
+                if data is None:
+                    continue
                 message.sent_at = time.monotonic()
                 message.encode_s = message.sent_at - began
                 message.size = len(data)
                 self._in_flight[item_id] = message
                 if not await stream.write(data):
                     return  # the reader hears why
-                self._source.sent(self, message)
+                self._source.on_sent(self, message)
             self._idle = asyncio.get_running_loop().create_future()
             await self._idle
+
+    def _encoded(self, message: Message, item_id: int) -> bytes | None:
+        """Return the bytes of an item; None if it cannot be encoded, which fails its own calls only."""
+        try:
+            return message.encode(item_id)
+        except Exception as error:  # noqa: BLE001 - whatever it is, only these calls may fail
+            _log.exception("could not encode %d rows for %s", message.rows, self.address)
+            failure = InternalError(f"the rows could not be encoded: {error!r}: a fault of this client")
+            self._source.on_result(message, Result(item_id, failure, Timing()))
+            return None
 
     def _rouse(self) -> None:
         """Have the writer look for messages, where it has none."""
@@ -236,19 +265,35 @@ class Connection:
         message.reply_size = size
         network_s = self._heard_at - message.sent_at - result.timing.total_s
         self.window.observe(result.timing, network_s=network_s, limited=limited)
-        self._source.answered(message, result)
+        self._source.on_result(message, result)
         if self._source.queue:
             self._rouse()
 
+    def _upload_s(self) -> float:
+        """Return the seconds that the bytes in flight may take on a slow line, at most one more stall.
+
+        A proxy that buffers an upload acknowledges it at once: then nothing shows that it still goes on.
+        """
+        return min(self._source.stall_s, sum(message.size for message in self._in_flight.values()) / _SLOW_BYTES_PER_S)
+
+    def _progressed(self) -> bool:
+        """Return whether bytes passed in either direction since the last look; the first look only counts them."""
+        before, self._exchanged = self._exchanged, exchanged_bytes(self._target[0])
+        return before != self._exchanged and before > 0
+
     def _watch(self, stream: Stream) -> None:
-        """Cancel a stream that owes results and has been silent for too long: the peer may be gone without a word."""
+        """Cancel a stream that owes an answer and has been silent for too long: the peer may be gone."""
         now = time.monotonic()
         oldest = min((message.sent_at for message in self._in_flight.values()), default=now)
-        quiet_s = now - max(oldest, self._heard_at)
-        if self._in_flight and quiet_s > self._source.stall_s:
+        owed = self._opening or bool(self._in_flight)
+        quiet_s = now - (self._heard_at if self._opening else max(oldest, self._heard_at))
+        if owed and quiet_s > self._source.stall_s / 2 and self._progressed():
+            self._heard_at = now
+        elif owed and quiet_s > self._source.stall_s + self._upload_s():
             stream.cancel()
-            here().drop(*self._target)
-        elif not self._in_flight and now - self._heard_at > _IDLE_S:
+            if self._channel is not None:
+                current_runtime().drop(self._channel)
+        elif not owed and now - self._heard_at > _IDLE_S:
             self._leaving = True
             stream.cancel()
         loop = asyncio.get_running_loop()

@@ -13,13 +13,18 @@ Priority: TypeAlias = Literal["interactive", "training", "bulk"]
 
 @dataclass(frozen=True)
 class StreamSpec:
-    """What a stream's items ask for. revision is pinned; dtype is the features' element type, a DataType."""
+    """The function that a stream's items are sent through.
+
+    dtype: the features' element type, a DataType.  follows: the caller pinned no revision, so a call may fail at once
+    if only servers of another revision answer, and is made again for that one.
+    """
 
     name: str
     revision: str
     dtype: tensor_pb2.DataType | None = None
     normalize: bool = False
     dimensions: int | None = None
+    follows: bool = False
 
     def opening(self, priority: Priority) -> bytes:
         """The stream's first request."""

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Hashable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from midrib.remote._stream.codec import encode_item
-from midrib.v1 import embedding_pb2
-from midrib.wire import Array, InvalidInputError, array_bytes, code_from_dtype, encode_tensor, is_floating
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from midrib.remote._stream.codec import encode_item, encode_media_item
+from midrib.remote._stream.media import ImageLike, checked_rate, clip_fields, image_fields, text_fields
+from midrib.wire import Array, InvalidInputError, array_bytes, code_from_dtype, is_floating, varint
 
 _FLOAT32: Final = np.dtype(np.float32)  # - as most arrays are, which need no look
-_SAMPLE_BYTES: Final = 64  # - hashing them all would cost as much as the rest of the look-up
-ImageLike: TypeAlias = "bytes | str | Path | Array | Image"
+# Encoding copies the bytes once in any case; for larger rows a copy this early would cost memory for longer.
+_FROZEN_BYTES: Final = 16 << 10
+# The tags of Input.images, Input.texts and Input.audio.
+_IMAGES: Final = b"\x12"
+_TEXTS: Final = b"\x1a"
+_AUDIO: Final = b"\x22"
 
 
 class Rows(Protocol):
@@ -32,15 +31,11 @@ class Rows(Protocol):
     def cut(self, start: int, stop: int) -> Rows: ...
 
     def encode(self, item_id: int, others: Sequence[Any]) -> bytes:
-        """The item of these rows and of the others', which have the same key."""
+        """Return the item of these rows and of the others', which have the same key."""
         ...
 
-    def sample(self) -> Hashable:
-        """Equal for equal rows, and seldom for others: what is cheap to look them up by."""
-        ...
-
-    def equals(self, other: Any) -> bool:
-        """Whether these are the very rows of the other, both of which were sampled."""
+    def freeze(self) -> None:
+        """Copy small rows, so that later changes to the caller's array are not sent."""
         ...
 
 
@@ -69,12 +64,9 @@ class TensorRows:
         shape = (sum((other.count for other in others), self.count), *self.array.shape[1:])
         return encode_item(item_id, self.array.dtype, shape, [self.data(), *(other.data() for other in others)])
 
-    def sample(self) -> Hashable:
-        self._copied = data = self._copied or self.array.tobytes()  # which is what will be sent
-        return data[:: len(data) // _SAMPLE_BYTES | 1]
-
-    def equals(self, other: TensorRows) -> bool:
-        return self.key == other.key and self.data() == other.data()
+    def freeze(self) -> None:
+        if self._copied is None and self.nbytes <= _FROZEN_BYTES:
+            self._copied = self.array.tobytes()
 
     def data(self) -> bytes | memoryview:
         """Their bytes, copied where they were copied already."""
@@ -82,44 +74,41 @@ class TensorRows:
 
 
 class MediaRows:
-    """Encoded images, strings or clips, one a row."""
+    """Images, texts or clips, one a row, each encoded as one field when the call is made.
 
-    def __init__(self, kind: str, values: tuple[Any, ...], sizes: tuple[int, ...], rate: int = 0) -> None:
-        self.key: Hashable = (kind, rate)
-        self.count = len(values)
-        self.nbytes = sum(sizes)
-        self.values = values
-        self._kind, self._sizes, self._rate = kind, sizes, rate
+    kind: the tag of the input's field that holds them.  last: bytes that follow the fields.
+    """
+
+    __slots__ = ("key", "count", "nbytes", "_fields", "_kind", "_last")
+
+    def __init__(self, kind: bytes, fields: tuple[bytes, ...], last: bytes = b"") -> None:
+        self.key: Hashable = (kind, last)
+        self.count = len(fields)
+        self.nbytes = sum(map(len, fields))
+        self._fields, self._kind, self._last = fields, kind, last
 
     def cut(self, start: int, stop: int) -> MediaRows:
-        return MediaRows(self._kind, self.values[start:stop], self._sizes[start:stop], self._rate)
+        return MediaRows(self._kind, self._fields[start:stop], self._last)
 
     def encode(self, item_id: int, others: Sequence[MediaRows]) -> bytes:
-        values = [value for rows in (self, *others) for value in rows.values]
-        message = embedding_pb2.Input()
-        if self._kind == "images":
-            message.images.encoded.extend(values)
-        elif self._kind == "texts":
-            message.texts.texts.extend(values)
-        else:
-            message.audio.rate = self._rate
-            message.audio.clips.extend(encode_tensor(clip) for clip in values)
-        item = embedding_pb2.Item(id=item_id, input=message)
-        return embedding_pb2.EmbedStreamRequest(item=item).SerializeToString()
+        fields = [field for rows in (self, *others) for field in rows._fields]
+        return encode_media_item(item_id, self._kind, fields, self._last)
 
-    def sample(self) -> Hashable:
-        return tuple(v.tobytes() if isinstance(v, np.ndarray) else v for v in self.values)
-
-    def equals(self, other: MediaRows) -> bool:
-        return self.key == other.key and self.sample() == other.sample()
+    def freeze(self) -> None:
+        """Do nothing: the fields are bytes already."""
 
 
 def tensor_rows(x: ArrayLike, *, dtype: str | None = None) -> TensorRows:
-    """Rows of anything numpy takes, shaped [rows, ...]; floating ones as dtype where it is given.
+    """Return rows of anything numpy takes, shaped [rows, ...]; floating ones as dtype if it is given.
 
     Raises InvalidInputError for a scalar or an element type that cannot travel.
     """
-    array = np.asarray(x)
+    try:
+        array = np.asarray(x)
+    except (ValueError, TypeError) as error:
+        raise InvalidInputError(
+            f"numpy makes no array of this {type(x).__name__} ({error}): pass one array [rows, ...], all rows alike"
+        ) from None
     if array.dtype is not _FLOAT32 or dtype is not None or not 0 < array.ndim <= 8:
         array = _fit_to_travel(array, dtype)
     return TensorRows(np.ascontiguousarray(array))
@@ -139,36 +128,41 @@ def _fit_to_travel(array: Array, dtype: str | None) -> Array:
 
 
 def image_rows(images: Sequence[ImageLike]) -> MediaRows:
-    """Rows of encoded images (bytes), paths, PIL images or uint8 arrays [height, width, 3]."""
-    encoded = tuple(_encode_image(image) for image in images)
-    return MediaRows("images", encoded, tuple(map(len, encoded)))
+    """Return rows of encoded images (bytes), paths, PIL images, or arrays of uint8 or uint16.
+
+    Arrays are [height, width], [height, width, 3] (RGB) or [height, width, 4] (RGBA).
+    Raises InvalidInputError, with the index, for an item that is not an image; OSError for an unreadable file.
+    """
+    return MediaRows(_IMAGES, image_fields(images))
 
 
 def text_rows(texts: Sequence[str]) -> MediaRows:
-    """Rows of strings. Raises InvalidInputError for one string, which would be a row a character."""
-    if isinstance(texts, str):
-        raise InvalidInputError("texts is one string, expected a sequence of them: pass [text]")
-    values = tuple(texts)
-    return MediaRows("texts", values, tuple(4 + len(text) for text in values))
+    """Return rows of strings. Raises InvalidInputError for one string, and for an item that is not valid text."""
+    return MediaRows(_TEXTS, text_fields(texts))
 
 
-def audio_rows(clips: Sequence[ArrayLike], rate: int | None) -> MediaRows:
-    """Rows of mono clips [samples] in -1..1, all of one rate in samples a second."""
-    if rate is None:
-        raise InvalidInputError("audio came without its rate: pass rate=, in samples a second")
-    values = tuple(np.array(clip, np.float32, order="C") for clip in clips)  # copied: they are encoded later
-    return MediaRows("audio", values, tuple(clip.nbytes + 16 for clip in values), rate)
+def audio_rows(clips: Sequence[ArrayLike], rate: object) -> MediaRows:
+    """Return rows of clips, [samples] or [samples, channels], all of one rate in samples a second.
+
+    Integers count by their full range, floats are in -1..1.
+    Raises InvalidInputError for a rate that is not a positive integer, and for an item that is not a clip.
+    """
+    return MediaRows(_AUDIO, clip_fields(clips), b"\x10" + varint(checked_rate(rate)))  # AudioClips.rate
 
 
-def _encode_image(image: ImageLike) -> bytes:
-    if isinstance(image, bytes):
-        return image
-    if isinstance(image, str | Path):
-        return Path(image).read_bytes()
-    if isinstance(image, np.ndarray):
-        from PIL import Image
+def any_rows(x: Any) -> Rows:
+    """Return rows of an array [rows, ...], or of texts if x is a sequence of strings.
 
-        image = Image.fromarray(image)
-    buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, "PNG")  # lossless: the server sees the caller's pixels
-    return buffer.getvalue()
+    Raises InvalidInputError if numpy makes no array of x, or the array cannot travel.
+    """
+    if isinstance(x, str):
+        raise InvalidInputError("the input is one string, expected a batch: pass [text]")
+    if isinstance(x, list | tuple) and any(isinstance(value, str) for value in x):
+        return text_rows(x)
+    if isinstance(x, np.ndarray) and x.ndim == 1 and (x.dtype.kind == "U" or _holds_text(x)):
+        return text_rows(x.tolist())
+    return tensor_rows(x)
+
+
+def _holds_text(x: Array) -> bool:
+    return x.dtype == object and any(isinstance(value, str) for value in x)

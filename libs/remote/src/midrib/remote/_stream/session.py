@@ -1,4 +1,4 @@
-"""The calls of one served backbone, on their way from its callers to the lanes and back."""
+"""The calls of one served backbone, on their way from its callers to the connections and back."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import threading
 import time
 import weakref
 from collections.abc import Hashable
-from functools import partial
-from typing import Final, NoReturn
+from typing import NoReturn
 
 from midrib.remote._connect.address import Endpoint
 from midrib.remote._connect.backbone_info import BackboneInfo
@@ -23,47 +22,42 @@ from midrib.remote._stream.request import CallPolicy, StreamSpec
 from midrib.remote._stream.rows import Rows
 from midrib.remote._stream.timing import Totals
 from midrib.remote._stream.waiters import finished
-from midrib.wire import Array, DeadlineExceededError, InternalError, MidribError, UnavailableError
-
-# Equal calls are looked for among small ones only: there, finding one costs less than sending one.
-_SAME_BYTES: Final = 16 << 10
+from midrib.wire import (
+    Array,
+    DeadlineExceededError,
+    InternalError,
+    MidribError,
+    RevisionMismatchError,
+    UnavailableError,
+)
 
 
 class Session:
-    """Takes calls from any thread; its lanes, on the loop, take messages. One per endpoint and Wanted."""
+    """Takes calls from any thread; its connections, on the loop, take messages. One per endpoint and Wanted."""
 
-    def __init__(self, endpoint: Endpoint, wanted: StreamSpec, info: BackboneInfo, manner: CallPolicy) -> None:
+    def __init__(self, endpoint: Endpoint, wanted: StreamSpec, info: BackboneInfo, policy: CallPolicy) -> None:
         self.endpoint = endpoint
-        self.opening = wanted.opening(manner.priority)
+        self.opening = wanted.opening(policy.priority)
         self.revision = wanted.revision
         self.queue = Queue(info)
         self.totals = Totals()
-        self.stall_s = max(1.0, manner.timeout / 3)  # leaves a caller two more tries
+        self.stall_s = max(1.0, policy.timeout / 3)  # leaves a caller two more tries
+        self._spec = wanted
         self._name = wanted.name
-        self._manner = manner
+        self._policy = policy
         self._delayed: list[Part] = []
-        self._same: dict[Hashable, Call] = {}
-        self._lanes: list[Connection] = []
+        self._connections: list[Connection] = []
         self._wake_due = self._closing = False
         register(self)
 
     def submit(self, rows: Rows) -> Call:
-        """Queue a call, or join an equal one in flight; any thread. The caller waits, or leaves.
+        """Queue a call, from any thread; the caller then waits for it, or leaves it.
 
         Raises LimitExceededError where a single row is over the server's message limit.
         """
-        if rows.nbytes > _SAME_BYTES:
-            call = Call(rows)
-            self.queue.add(call)
-        else:
-            sample = rows.sample()
-            found = self._same.get(sample)
-            if found is not None and found.rows.equals(rows) and found.join():
-                return found
-            call = Call(rows)
-            self.queue.add(call)
-            self._same[sample] = call  # of two threads at once the later one stands: both calls are asked, and right
-            call.when_done(partial(self._same.pop, sample, None))
+        rows.freeze()
+        call = Call(rows)
+        self.queue.add(call)
         if not self._wake_due:
             self._wake_soon()
         return call
@@ -92,7 +86,7 @@ class Session:
             raise
         return call.result()
 
-    def answered(self, message: Message, result: Result) -> None:
+    def on_result(self, message: Message, result: Result) -> None:
         """Settle a message's parts: deliver them, fail them, or queue them again."""
         outcome = result.outcome
         if isinstance(outcome, MidribError):
@@ -104,18 +98,18 @@ class Session:
             message.deliver(outcome)
             self.totals.add(message, time.monotonic(), result.timing)
 
-    def spread(self, address: str, count: int) -> None:
-        """An address turned out to be several machines: a lane for each."""
-        turns = {lane.turn for lane in self._lanes if lane.address == address}
-        more = [Connection(self, address, self._manner.window, turn) for turn in range(count) if turn not in turns]
-        self._lanes.extend(more)
+    def add_machines(self, address: str, count: int) -> None:
+        """Add a connection for each machine behind an address that has several."""
+        known = {connection.machine_index for connection in self._connections if connection.address == address}
+        more = [Connection(self, address, self._policy.window, index) for index in range(count) if index not in known]
+        self._connections.extend(more)
         if more and not self._closing:
             self._wake()
 
-    def sent(self, lane: Connection, message: Message) -> None:
-        """A lane has sent a message: after a while another may be asked as well."""
-        if self._manner.hedge_s is not None and not message.hedged:
-            asyncio.get_running_loop().call_later(self._manner.hedge_s, self._hedge, lane, message)
+    def on_sent(self, connection: Connection, message: Message) -> None:
+        """A connection has sent a message: after a while another may be asked as well."""
+        if self._policy.hedge_s is not None and not message.hedged:
+            asyncio.get_running_loop().call_later(self._policy.hedge_s, self._hedge, connection, message)
 
     def requeue(self, messages: list[Message]) -> None:
         """Queue again what a broken stream still owed, before all else."""
@@ -124,9 +118,24 @@ class Session:
         if parts:
             self._wake()
 
-    def refused(self, lane: Connection, error: MidribError) -> None:
-        """A lane gave up. With no other left, its error is everyone's."""
-        if any(other.alive for other in self._lanes if other is not lane):
+    def on_trouble(self) -> None:
+        """Fail queued calls that follow the server's revision, if only servers of another revision answer."""
+        if not self._spec.follows or any(
+            connection.alive and connection.failure is None for connection in self._connections
+        ):
+            return
+        changed = [
+            connection.failure
+            for connection in self._connections
+            if isinstance(connection.failure, RevisionMismatchError)
+        ]
+        while changed and (part := self.queue.take_one()) is not None:
+            part.call.fail(changed[0])
+
+    def on_failure(self, connection: Connection, error: MidribError) -> None:
+        """Fail all queued calls with the error of a connection that gave up, if it was the last one."""
+        self.on_trouble()
+        if any(other.alive for other in self._connections if other is not connection):
             return
         if retriable(error):  # nobody waited when it gave up
             if self.queue.busy():
@@ -137,17 +146,22 @@ class Session:
 
     def close(self) -> None:
         """End the streams now; later calls open them again. From any thread but the loop's."""
-        runtime().start(self.close_streams()).result()
-        self.resume()
+        runtime().start(self._end_streams()).result()
 
     async def close_streams(self) -> None:
-        """End the streams; what is unanswered stays queued."""
+        """End the streams for a fork or at exit; unanswered calls stay queued until `resume`."""
         self._closing = True
-        for lane in self._lanes:
-            await lane.close()
-        self._lanes = []
+        await self._end_streams()
         self.queue.put_first(self._delayed)
         self._delayed = []
+
+    async def _end_streams(self) -> None:
+        """End the streams that are open now; calls that still wait open others."""
+        connections, self._connections = self._connections, []
+        for connection in connections:
+            await connection.close()
+        if self.queue:
+            self._wake()
 
     def resume(self) -> None:
         """Go on with what is queued, on a new loop."""
@@ -158,14 +172,16 @@ class Session:
     def forget(self) -> None:
         """In a forked child: what is queued is the parent's."""
         self.queue.clear()
-        self._delayed, self._same = [], {}
-        self._lanes, self._wake_due, self._closing = [], False, False
+        self._delayed = []
+        self._connections, self._wake_due, self._closing = [], False, False
 
-    def _hedge(self, lane: Connection, message: Message) -> None:
+    def _hedge(self, connection: Connection, message: Message) -> None:
         parts = [part for part in message.parts if not part.done]
-        others = [other for other in self._lanes if other is not lane and other.alive and other.failure is None]
+        others = [
+            other for other in self._connections if other is not connection and other.alive and other.failure is None
+        ]
         if parts and others:
-            min(others, key=lambda other: other.busy).also(Message(parts, hedged=True))
+            min(others, key=lambda other: other.busy).hedge(Message(parts, hedged=True))
 
     def _failed(self, parts: list[Part], error: MidribError) -> None:
         parts = [part for part in parts if not part.done]
@@ -199,16 +215,21 @@ class Session:
         self._wake_due = False
         if self._closing:
             return  # `resume` wakes again
-        if not self._lanes:
-            self._lanes = [Connection(self, address, self._manner.window) for address in self.endpoint.addresses]
-        awake = [lane.wake() for lane in self._lanes]
+        if not self._connections:
+            self._connections = [Connection(self, address, self._policy.window) for address in self.endpoint.addresses]
+        awake = [connection.wake() for connection in self._connections]
         if not any(awake):
-            for lane in self._lanes:
-                lane.wake(even_if_refused=True)
+            for connection in self._connections:
+                connection.wake(even_if_refused=True)
 
     def _give_up(self, timeout: float) -> NoReturn:
         """Time is up: say that nobody was there at all, or what went wrong meanwhile."""
-        failures = [lane.failure for lane in self._lanes]
+        failures = [connection.failure for connection in self._connections]
+        changed = next((failure for failure in failures if isinstance(failure, RevisionMismatchError)), None)
+        if changed is not None and not any(
+            connection.alive and connection.failure is None for connection in self._connections
+        ):
+            raise RevisionMismatchError(changed.message) from None
         cause = next((failure for failure in failures if failure is not None), None)
         if cause is not None and all(failure is not None and failure.reason in NOBODY for failure in failures):
             raise UnavailableError(cause.message, reason=cause.reason) from None
@@ -220,14 +241,14 @@ class Session:
 
 
 _sessions: weakref.WeakValueDictionary[Hashable, Session] = weakref.WeakValueDictionary()
-_sessions_lock = threading.Lock()
+_sessions_lock = threading.RLock()  # a signal handler may call while its thread holds the lock
 
 
-def session_for(endpoint: Endpoint, wanted: StreamSpec, info: BackboneInfo, manner: CallPolicy) -> Session:
+def session_for(endpoint: Endpoint, wanted: StreamSpec, info: BackboneInfo, policy: CallPolicy) -> Session:
     """The process's one session for these: whoever asks the same function travels together."""
-    key = (endpoint, wanted, manner)
+    key = (endpoint, wanted, policy)
     with _sessions_lock:
         session = _sessions.get(key)
         if session is None:
-            session = _sessions[key] = Session(endpoint, wanted, info, manner)
+            session = _sessions[key] = Session(endpoint, wanted, info, policy)
         return session

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import ml_dtypes
 import numpy as np
@@ -21,6 +21,9 @@ from midrib.remote._stream.session import Session, session_for
 from midrib.remote._stream.timing import StageTimes
 from midrib.remote._torch.cache import FeatureCache
 from midrib.wire import Array, InvalidInputError, RevisionMismatchError, UnsupportedError, is_floating
+
+_DEFAULT_MESSAGE_BYTES: Final = 4 << 20
+_HEAD_BYTES: Final = 1024
 
 
 class RemoteBackbone(nn.Module):
@@ -65,7 +68,7 @@ class RemoteBackbone(nn.Module):
         if dtype is not None and dtype != "int8" and not is_floating(np.dtype(dtype)):
             raise InvalidInputError(f"dtype is {dtype!r}, expected a floating type such as 'float16', or 'int8'")
         self._servers = UnaryCalls(endpoint_from(address, token=token, tls=tls), timeout)
-        self._info = self._servers.now(lambda: self._servers.describe(self.name))
+        self._info = self._servers.run(lambda: self._servers.describe_loaded(self.name))
         if revision is not None and revision != self._info.revision:
             raise RevisionMismatchError(
                 f"{self.name} at {self._servers.endpoint} is revision {self._info.revision[:12]}, expected "
@@ -75,7 +78,7 @@ class RemoteBackbone(nn.Module):
         self.input = self._info.takes
         self.revision = self._info.revision
         self.timeout = timeout
-        self._manner = CallPolicy(timeout, window, hedge_s, priority)
+        self._policy = CallPolicy(timeout, window, hedge_s, priority)
         self._dtype = dtype
         self._session: Session | None = None
         function = f"{self.revision}/int8" if dtype == "int8" else self.revision
@@ -90,8 +93,18 @@ class RemoteBackbone(nn.Module):
     @torch.compiler.disable  # type: ignore[untyped-decorator] # torch does not type it
     def forward(self, x: Tensor | Sequence[str]) -> Tensor:
         """The features of a batch, [rows, num_features]."""
+        tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call] # torch does not export it
+        if tracing or _has_proxy(x):
+            raise UnsupportedError(
+                f"{self.name} runs on a server and cannot be traced: the trace would keep the features of the example",
+                reason="TRACING",
+            )
         if not isinstance(x, Tensor):
+            if not isinstance(x, list | tuple) or not all(isinstance(text, str) for text in x):
+                raise InvalidInputError(_not_rows(x))
             return from_numpy(self._ask(text_rows(x))).to(dtype=getattr(torch, self._info.compute_dtype))
+        if x.layout is not torch.strided:
+            raise InvalidInputError(f"got a tensor of layout {x.layout}, expected a dense one: pass x.to_dense()")
         if torch.is_grad_enabled() and x.requires_grad:
             features: Tensor = _Embed.apply(x, self._embed, self._gradient)  # type: ignore[no-untyped-call] # nor this
             return features
@@ -118,16 +131,42 @@ class RemoteBackbone(nn.Module):
         return session.wait(session.submit(rows), self.timeout)
 
     def _gradient(self, x: Tensor, grad: Tensor) -> Tensor:
+        """Return the gradient of the input, [rows, ...], in messages that fit the server's limits."""
         rows, gradient = to_numpy(x), to_numpy(grad)
-        found = self._servers.now(lambda: self._servers.backward(self.name, self.revision, rows, gradient))
-        return from_numpy(found.copy()).to(device=x.device, dtype=x.dtype)
+        limit_bytes = (self._info.max_message_bytes or _DEFAULT_MESSAGE_BYTES) - _HEAD_BYTES
+        row_bytes = (rows.nbytes + gradient.nbytes) // max(1, len(rows))
+        count = max(1, min(limit_bytes // max(1, row_bytes), self._info.max_rows or len(rows) or 1))
+        parts = [
+            self._gradient_part(rows[start : start + count], gradient[start : start + count])
+            for start in range(0, max(1, len(rows)), count)
+        ]
+        return from_numpy(np.concatenate(parts)).to(device=x.device, dtype=x.dtype)
+
+    def _gradient_part(self, rows: Array, gradient: Array) -> Array:
+        return self._servers.run(lambda: self._servers.backward(self.name, self.revision, rows, gradient))
 
     def open(self) -> Session:
         """The session that carries its calls; shared by all of this process that ask for the same."""
         if self._session is None:
             wanted = EmbedOptions(self._dtype, revision=self.revision).wanted(self._info)
-            self._session = session_for(self._servers.endpoint, wanted, self._info, self._manner)
+            self._session = session_for(self._servers.endpoint, wanted, self._info, self._policy)
         return self._session
+
+
+def _has_proxy(x: object) -> bool:
+    """Return whether make_fx traces this call."""
+    from torch.fx.experimental.proxy_tensor import get_proxy_mode
+
+    return isinstance(x, Tensor) and get_proxy_mode() is not None
+
+
+def _not_rows(x: object) -> str:
+    if isinstance(x, str):
+        return "got one string, expected a batch: pass [text]"
+    if isinstance(x, list | tuple) and any(isinstance(text, str) for text in x):
+        index, other = next((i, text) for i, text in enumerate(x) if not isinstance(text, str))
+        return f"texts[{index}] is {other!r:.80}, expected a string: leave it out, or convert it"
+    return f"got a {type(x).__name__}, expected a tensor [rows, ...] or a list of strings: pass torch.stack(...) of it"
 
 
 class _Embed(torch.autograd.Function):

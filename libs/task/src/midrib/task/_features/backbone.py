@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from midrib.backbones import Backbone, load_backbone
+from midrib.backbones._contract import example_rows
 from midrib.registry import InputSpec, Registry, TensorInput
 from midrib.task._parts.specs import AnyRegistry
 
@@ -187,6 +191,39 @@ def revision_of(module: nn.Module, spec: InputSpec | None) -> str:
     if is_remote(module):
         return str(module.revision)
     return Backbone("", module, 0, spec or _ANY_INPUT).revision()
+
+
+def example_batch(spec: InputSpec | None) -> Tensor:
+    """Return two rows that the backbone takes, the same at every call: [2, ...].
+
+    Raises ValueError if the backbone does not declare its input.
+    """
+    if spec is None:
+        raise ValueError("this backbone does not declare its input: pass sample=, a batch of inputs [rows, ...]")
+    return example_rows(spec, 2)
+
+
+def in_type_of(rows: Any, module: nn.Module) -> Any:
+    """Return floating rows in the type of the module's parameters; all other inputs, and under autocast, unchanged.
+
+    rows: [batch, ...], or strings.  float64, numpy's default, becomes float32 for a module without parameters.
+    """
+    if not isinstance(rows, Tensor) or not rows.is_floating_point() or torch.is_autocast_enabled(rows.device.type):
+        return rows.float() if isinstance(rows, Tensor) and rows.dtype == torch.float64 else rows
+    tensors = itertools.chain(module.parameters(), module.buffers())
+    dtype = next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), None)
+    if dtype is None:
+        dtype = torch.float32 if rows.dtype == torch.float64 else rows.dtype
+    return rows.to(dtype)
+
+
+def fingerprint(module: nn.Module) -> tuple[int, ...]:
+    """Return a checksum of every tensor of the module's state; about 1 ms a MB."""
+    return tuple(map(_checksum, module.state_dict().values()))
+
+
+def _checksum(tensor: Tensor) -> int:
+    return zlib.crc32(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
 def _versions(libraries: tuple[str, ...]) -> dict[str, str]:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import uuid
 import warnings
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 _DIGEST_BYTES = 32
+_CHECKSUM = "crc32"
 
 Inputs: TypeAlias = Tensor | Sequence[str]
 
@@ -113,34 +115,6 @@ class FeatureCache:
         return {**self.__dict__, "_revisions": {}}
 
 
-class CacheKeeper(Callback):
-    """Writes a task's cache at the end of each epoch, and tells if it is of no use."""
-
-    def __init__(self, cache: FeatureCache) -> None:
-        self._cache = cache
-        self._found = 0
-        self._before = 0
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        self._found = 0
-
-    def on_train_batch_start(self, *_: Any) -> None:
-        self._before = self._cache.hits
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        self._found += self._cache.hits - self._before
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        self._cache.flush()
-        trainer.strategy.barrier("feature cache")  # or a faster rank would compute what a slower one is about to write
-        if trainer.current_epoch == 1 and not self._found and not self._cache.full and self._cache.misses:
-            warnings.warn(
-                f"the feature cache {self._cache.path} found none of epoch 1's rows: inputs that are augmented at "
-                "random are new every time, so pass cache=None for them",
-                stacklevel=2,
-            )
-
-
 class _Revision:
     """The rows of one revision: shards that are mapped into memory, and those not written yet."""
 
@@ -173,24 +147,44 @@ class _Revision:
     def flush(self) -> None:
         if not self._pending:
             return
-        digests = torch.frombuffer(bytearray(b"".join(self._pending)), dtype=torch.uint8)
-        features = torch.stack(list(self._pending.values())).contiguous()
+        rows, self._pending = self._pending, {}
+        try:
+            self._write(rows)
+        except OSError as error:
+            self._cache.full = True
+            warnings.warn(
+                f"the feature cache {self._cache.path} cannot be written and stores no more: {error}; free some space, "
+                "or pass another folder",
+                stacklevel=2,
+            )
+
+    def _write(self, rows: dict[bytes, Tensor]) -> None:
+        digests = torch.frombuffer(bytearray(b"".join(rows)), dtype=torch.uint8).view(-1, _DIGEST_BYTES)
+        features = torch.stack(list(rows.values())).contiguous()
         self._folder.mkdir(parents=True, exist_ok=True)
         name = f"{uuid.uuid4().hex}.safetensors"
         draft = self._folder / f".{name}.part"
-        save_file({"digests": digests.view(-1, _DIGEST_BYTES), "features": features}, draft)
-        if self._has_room(draft.stat().st_size):
-            draft.replace(self._folder / name)  # readers see whole shards only
-            self._open_new_shards()
-        else:
-            draft.unlink()
-        self._pending = {}
+        checksum = {_CHECKSUM: str(_checksum(digests, features))}
+        shard = save({"digests": digests, "features": features}, metadata=checksum)
+        with draft.open("wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # while it is held, no other process takes the draft for an abandoned one
+            try:
+                file.write(shard)
+                file.flush()
+                if self._has_room(len(shard)):
+                    draft.replace(self._folder / name)  # readers see whole shards only
+            finally:
+                draft.unlink(missing_ok=True)
+        self._open_new_shards()
 
     def _has_room(self, size: int) -> bool:
-        shards = sorted(_shards_of(self._cache.path), key=lambda shard: shard[1].st_mtime)
+        _remove_abandoned_drafts(self._cache.path)
+        shards = sorted(_files_of(self._cache.path, "*.safetensors"), key=lambda shard: shard[1].st_mtime)
+        ours = sum(stat.st_size for shard, stat in shards if shard.parent == self._folder)
         total = sum(stat.st_size for _, stat in shards) + size
         for shard, stat in shards:
-            if total > self._cache.max_bytes and shard.parent != self._folder:
+            # Other revisions leave only if that makes enough room.
+            if total > self._cache.max_bytes >= ours + size and shard.parent != self._folder:
                 shard.unlink(missing_ok=True)
                 total -= stat.st_size
         if total <= self._cache.max_bytes:
@@ -213,23 +207,46 @@ class _Revision:
     def _open(self, shard: Path) -> Tensor | None:
         try:
             with safe_open(shard, framework="pt") as file:
-                digests = file.get_tensor("digests").numpy().tobytes()
-                features: Tensor = file.get_tensor("features")  # mapped, not read
+                stored = file.get_tensor("digests")
+                features: Tensor = file.get_tensor("features")
+                recorded = (file.metadata() or {}).get(_CHECKSUM)
         except FileNotFoundError:  # another process made room
             return None
         except SafetensorError as error:
             warnings.warn(f"the feature cache leaves out {shard}, which is damaged: {error}", stacklevel=2)
             return None
+        if recorded is not None and recorded != str(_checksum(stored, features)):
+            warnings.warn(f"the feature cache leaves out {shard}, which is damaged: its checksum differs", stacklevel=2)
+            return None
+        digests = stored.numpy().tobytes()
         for row in range(len(features)):
             self._rows[digests[row * _DIGEST_BYTES : (row + 1) * _DIGEST_BYTES]] = (features, row)
         return features
 
 
-def _shards_of(path: Path) -> list[tuple[Path, os.stat_result]]:
-    shards = []
-    for shard in path.rglob("*.safetensors"):
+def _checksum(*tensors: Tensor) -> int:
+    checksum = 0
+    for tensor in tensors:
+        checksum = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, checksum)
+    return checksum
+
+
+def _remove_abandoned_drafts(path: Path) -> None:
+    """Remove the drafts of processes that ended while they wrote."""
+    for draft, _ in _files_of(path, ".*.part"):
         try:
-            shards.append((shard, shard.stat()))
+            with draft.open("rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                draft.unlink(missing_ok=True)
+        except (BlockingIOError, FileNotFoundError):  # in use, or finished meanwhile
+            continue
+
+
+def _files_of(path: Path, pattern: str) -> list[tuple[Path, os.stat_result]]:
+    files = []
+    for file in path.rglob(pattern):
+        try:
+            files.append((file, file.stat()))
         except FileNotFoundError:  # another process made room
             continue
-    return shards
+    return files

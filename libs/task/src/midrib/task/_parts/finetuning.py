@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import functools
-import gc
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
-from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.strategies import DDPStrategy
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from midrib.registry import Registry
 from midrib.task._parts.specs import AnyRegistry
-
-if TYPE_CHECKING:
-    from midrib.task._tasks.task import Task
 
 ALL_LAYERS = 1 << 30
 
@@ -133,57 +127,3 @@ class LayerFreezer:
 def _has_state(module: nn.Module) -> bool:
     tensors = (*module.parameters(recurse=False), *module.buffers(recurse=False))
     return bool(tensors)
-
-
-class Finetuning(Callback):
-    """Freezes and unfreezes a Task's backbone as the epochs pass.
-
-    strategy: as in Task(finetuning=...); None takes the Task's own.  train_bn: let batch norms of frozen layers train;
-    None takes the Task's own.
-    A Task brings this callback along, so that Trainer(callbacks=[Finetuning(...)]) is only needed to say it there.
-    """
-
-    def __init__(self, strategy: StrategyLike | None = None, *, train_bn: bool | None = None) -> None:
-        self.strategy = strategy
-        self.train_bn = train_bn
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
-        if stage != "fit":
-            return
-        task = _task(pl_module)
-        if self.strategy is not None or self.train_bn is not None:
-            task.set_finetuning(self.strategy, train_bn=self.train_bn)
-        task.freeze_for(0)
-        # Whole, for Lightning warns of modules in eval mode; the frozen ones follow in on_train_start.
-        nn.Module.train(task)
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        pl_module.train()
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        task = _task(pl_module)
-        if task.freeze_for(trainer.current_epoch):
-            _rebuild_ddp(trainer)
-        task.train()
-
-
-def _task(module: LightningModule) -> Task:
-    from midrib.task._tasks.task import Task
-
-    if not isinstance(module, Task):
-        raise TypeError(f"the Finetuning callback got a {type(module).__name__}, expected a midrib.task.Task")
-    return module
-
-
-def finetuning_of(trainer: Trainer) -> Finetuning | None:
-    """The Trainer's Finetuning callback, if it has one."""
-    return next((callback for callback in trainer.callbacks if isinstance(callback, Finetuning)), None)  # type: ignore[attr-defined] # untyped there
-
-
-def _rebuild_ddp(trainer: Trainer) -> None:
-    """Wrap the model anew: DDP reduces only the gradients of what could train when it was made."""
-    strategy = trainer.strategy
-    if isinstance(strategy, DDPStrategy) and strategy.model is not strategy.lightning_module:
-        strategy.model = strategy.lightning_module
-        gc.collect()  # the old wrapper lies in a cycle, and takes its hooks away only when it goes
-        strategy.configure_ddp()

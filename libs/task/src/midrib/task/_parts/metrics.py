@@ -1,19 +1,15 @@
-"""Losses' means and metrics: counted at every step, one copy for each stage, logged at its end."""
+"""Means of the losses and metrics, updated at every step, one copy for each stage and loader."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TypeAlias, cast
 
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from midrib.task._parts.names import unique_names
-
-if TYPE_CHECKING:
-    from midrib.task._tasks.task import Task
 
 MetricFunction: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 AnyMetric: TypeAlias = Metric | MetricFunction
@@ -110,48 +106,6 @@ class StageMetrics(nn.Module):
         """By loader: what has counted any batch since it was begun."""
         all_names = [cast("_Counted", value).named() for key, value in self._counted.items() if key.startswith(stage)]
         return [names for names in all_names if any(metric.update_called for metric in names.values())]
-
-
-class StageLog(Callback):
-    """Logs a task's losses and metrics at the end of each stage.
-
-    Not at every step, for their values are of the epoch, and Lightning's log takes as long as a small step itself.
-    """
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
-        """Go before the others: at an epoch's end they find what it came to in `trainer.callback_metrics`."""
-        undeclared = cast("Any", trainer)  # - its callbacks, which their connector sets
-        undeclared.callbacks = [self, *(other for other in undeclared.callbacks if other is not self)]
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        _of(pl_module).reset("train")
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        _log(pl_module, "train")
-
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        _of(pl_module).reset("val")
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        _log(pl_module, "val")
-
-    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        _of(pl_module).reset("test")
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        _log(pl_module, "test")
-
-
-def _of(module: LightningModule) -> StageMetrics:
-    return cast("Task", module).metrics
-
-
-def _log(module: LightningModule, stage: str) -> None:
-    values = _of(module).take(stage)
-    # Equal on all ranks already; sync_dist keeps Lightning from warning that they might not be.
-    module.log_dict(
-        values, on_step=False, on_epoch=True, prog_bar=True, sync_dist=True, batch_size=1, add_dataloader_idx=False
-    )
 
 
 def _named(given: MetricsLike) -> dict[str, Metric]:

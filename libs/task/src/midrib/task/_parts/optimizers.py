@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from midrib.registry import Registry
-from midrib.task._parts.specs import AnyRegistry, parse
+from midrib.task._parts.specs import AnyRegistry, Spec, parse
 
 OptimizerLike: TypeAlias = str | Callable[..., Optimizer] | tuple[str | Callable[..., Optimizer], Mapping[str, Any]]
 
@@ -36,6 +36,11 @@ def parameter_groups(
     return [{"params": ours}, {"params": theirs, "lr": backbone_learning_rate}]
 
 
+def check_optimizer(given: OptimizerLike, registry: AnyRegistry) -> None:
+    """Raise UnknownKeyError for an unknown name and TypeError for a form that is not accepted."""
+    _parsed(given, registry)
+
+
 def build_optimizer(
     given: OptimizerLike, groups: list[dict[str, Any]], learning_rate: float | None, *, registry: AnyRegistry
 ) -> Optimizer:
@@ -44,12 +49,7 @@ def build_optimizer(
     learning_rate: given to it as lr, unless the user's own arguments hold one; None leaves the optimizer's default.
     Raises TypeError for a form that is not accepted, or if the callable returns no optimizer.
     """
-    if isinstance(given, Optimizer):
-        raise TypeError(
-            f"optimizer got an instance of {type(given).__name__}, which holds parameters of its own making: pass its "
-            f"name, as in optimizer={type(given).__name__.lower()!r}, or its class"
-        )
-    spec = parse("optimizer", given, registry)
+    spec = _parsed(given, registry)
     kwargs = dict(spec.kwargs)
     if learning_rate is not None and _lacks_lr(spec.factory):
         kwargs.setdefault("lr", learning_rate)
@@ -58,6 +58,15 @@ def build_optimizer(
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"optimizer {given!r} made {type(optimizer).__name__}, expected a torch.optim.Optimizer")
     return optimizer
+
+
+def _parsed(given: OptimizerLike, registry: AnyRegistry) -> Spec:
+    if isinstance(given, Optimizer):
+        raise TypeError(
+            f"optimizer got an instance of {type(given).__name__}, which is bound to other parameters: pass its name, "
+            f"as in optimizer={type(given).__name__.lower()!r}, or its class"
+        )
+    return parse("optimizer", given, registry)
 
 
 def _lacks_lr(factory: Callable[..., Any]) -> bool:

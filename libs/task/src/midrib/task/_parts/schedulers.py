@@ -66,40 +66,53 @@ if find_spec("transformers") is not None:
         LR_SCHEDULERS(_FromTransformers(_name), name=_name)
 
 
-def build_lr_scheduler(
-    given: LRSchedulerLike, optimizer: Optimizer, trainer: Trainer, *, registry: AnyRegistry
-) -> dict[str, Any]:
-    """Make the scheduler, as the dictionary that Lightning takes.
+def check_lr_scheduler(given: LRSchedulerLike | None, registry: AnyRegistry) -> None:
+    """Raise UnknownKeyError for an unknown name and TypeError for a form that is not accepted."""
+    if given is not None:
+        parse("lr_scheduler", given, registry, takes_config=True)
 
-    What it needs to know of the training's length and of the optimizer's rates is filled in where the user said
-    nothing; num_warmup_steps may be a share of the training, such as 0.1.
-    Raises TypeError for a form that is not accepted, ValueError if the length cannot be known.
+
+def build_lr_scheduler(
+    given: LRSchedulerLike, optimizer: Optimizer, trainer: Trainer | None, *, registry: AnyRegistry
+) -> dict[str, Any]:
+    """Make the scheduler, as the dictionary that Lightning takes; a factory may return such a dictionary itself.
+
+    The training's length and the optimizer's rates are filled in unless the user gave them; num_warmup_steps may be a
+    share of the training, such as 0.1.  trainer: None outside of a fit, for schedulers that need no length.
+    Raises TypeError for a form that is not accepted, ValueError if the length is needed and unknown.
     """
     spec = parse("lr_scheduler", given, registry, takes_config=True)
     names = inspect.signature(spec.factory).parameters.keys() - getattr(spec.factory, "keywords", {}).keys()
     interval = spec.config.get("interval", "step" if names & set(_BY_STEP) else "epoch")
-    scheduler = spec.make(optimizer, **_filled(spec, names, optimizer, _Horizon(trainer, interval)))
+    result = spec.make(optimizer, **_filled(spec, names, optimizer, _Horizon(trainer, interval)))
+    config = dict(result) if isinstance(result, Mapping) else {"scheduler": result}
+    scheduler = config.get("scheduler")
     if not isinstance(scheduler, LRScheduler):
-        raise TypeError(f"lr_scheduler {given!r} made {type(scheduler).__name__}, expected an LRScheduler")
-    made = {"scheduler": scheduler, "interval": interval}
+        raise TypeError(
+            f"lr_scheduler {given!r} made {type(scheduler).__name__}, expected an LRScheduler, or Lightning's "
+            "dictionary with one under 'scheduler'"
+        )
+    defaults = {"interval": interval}
     if isinstance(scheduler, ReduceLROnPlateau):
-        made["monitor"] = "val_loss" if trainer.enable_validation else "train_loss"
-    return made | spec.config
+        defaults["monitor"] = "val_loss" if trainer is None or trainer.enable_validation else "train_loss"
+    return defaults | config | spec.config
 
 
 class _Horizon:
     """How many times the scheduler will step; asked only if it matters, for the answer may load the data."""
 
-    def __init__(self, trainer: Trainer, interval: str) -> None:
+    def __init__(self, trainer: Trainer | None, interval: str) -> None:
         self._trainer = trainer
         self._interval = interval
 
     def __int__(self) -> int:
         by_step = self._interval == "step"
-        length = self._trainer.estimated_stepping_batches if by_step else self._trainer.max_epochs
+        length: float | None = None
+        if self._trainer is not None:
+            length = self._trainer.estimated_stepping_batches if by_step else self._trainer.max_epochs
         if length is None or not 0 < length < float("inf"):
             raise ValueError(
-                f"the scheduler needs the training's length in {self._interval}s, which this Trainer does not know: "
+                f"the scheduler needs the training's length in {self._interval}s, which is not known here: "
                 "pass max_epochs or max_steps to the Trainer, or the length among the scheduler's own arguments"
             )
         return int(length)

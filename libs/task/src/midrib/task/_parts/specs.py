@@ -58,10 +58,7 @@ def _accepted(part: str, given: Any, takes_config: bool) -> str:
     return f"{part} got {given!r} of type {type(given).__name__}, expected {', '.join(forms[:-1])} or {forms[-1]}"
 
 
-def branch(registry: AnyRegistry, owner: str) -> Registry:
-    """A copy of a registry that belongs to one class: what is registered in it, no other class sees."""
-    copy = Registry(f"{registry.name} of {owner}")
-    for key in dict.fromkeys(registry):
-        for entry in registry.get(key, with_metadata=True, strict=False):
-            copy(entry.fn, name=entry.name, **entry.metadata)
-    return copy
+def branch(registry: AnyRegistry, owner: str) -> ConcatRegistry:
+    """Return a registry of one class before its parent's: it inherits all entries, also those registered later."""
+    kind = registry.name.partition("+")[0].partition(" of ")[0]
+    return Registry(f"{kind} of {owner}") + registry

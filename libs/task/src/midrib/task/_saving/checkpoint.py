@@ -8,13 +8,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from midrib.task._base import TaskBase
 from midrib.task._features.backbone import (
     BackboneRecipe,
     DeferredBackbone,
@@ -23,9 +24,6 @@ from midrib.task._features.backbone import (
     revision_of,
 )
 
-if TYPE_CHECKING:
-    from midrib.task._tasks.task import Task
-
 KEY = "midrib"
 FORMAT = "0.1"
 _PREFIX = "backbone."
@@ -33,7 +31,7 @@ _PREFIX = "backbone."
 _NEVER_KEPT = ("cache",)
 _SECRETS = ("token",)
 
-T = TypeVar("T", bound="Task")
+T = TypeVar("T", bound=TaskBase)
 
 
 class CheckpointError(ValueError):
@@ -80,7 +78,7 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no plain form")
 
 
-def record(task: Task) -> dict[str, Any]:
+def record(task: TaskBase) -> dict[str, Any]:
     """The note in a checkpoint: its format, the backbone's recipe with the revision of the weights beside it."""
     recipe = replace(task.recipe, revision=task.revision)
     kept, left_out = split_plain({"kwargs": recipe.kwargs})
@@ -94,7 +92,7 @@ def record(task: Task) -> dict[str, Any]:
     }
 
 
-def check(task: Task, checkpoint: Mapping[str, Any]) -> None:
+def check(task: TaskBase, checkpoint: Mapping[str, Any]) -> None:
     """Raise CheckpointError or RevisionError if the checkpoint is not for this task's backbone."""
     note = _note(checkpoint)
     if is_remote(task.backbone):
@@ -137,7 +135,7 @@ def _note(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     return note
 
 
-def _load_state(task: Task, saved: Mapping[str, Any], strict: bool) -> None:
+def _load_state(task: TaskBase, saved: Mapping[str, Any], strict: bool) -> None:
     """Load the weights; a backbone that lives elsewhere, there or here, keeps its own."""
     state = {name: value for name, value in saved.items() if not name.startswith(_PREFIX)}
     theirs = {name: value for name, value in saved.items() if name.startswith(_PREFIX)}
@@ -145,7 +143,7 @@ def _load_state(task: Task, saved: Mapping[str, Any], strict: bool) -> None:
     task.load_state_dict(state | (theirs if theirs and ours else ours), strict=strict)
 
 
-def _check_weights(task: Task, recorded: str | None, saved: Mapping[str, Any]) -> None:
+def _check_weights(task: TaskBase, recorded: str | None, saved: Mapping[str, Any]) -> None:
     if recorded is None or isinstance(task.backbone, DeferredBackbone):
         return
     own = task.backbone.state_dict()
@@ -155,7 +153,7 @@ def _check_weights(task: Task, recorded: str | None, saved: Mapping[str, Any]) -
     check_revisions(str(task.recipe.name), revision_of(task.backbone, task.input), "the checkpoint", recorded)
 
 
-def export(task: Task, path: str | os.PathLike[str]) -> None:
+def export(task: TaskBase, path: str | os.PathLike[str]) -> None:
     """Write the task as one safetensors file, its arguments and recipe in the header."""
     header = {"note": record(task), "hyper_parameters": dict(task.hparams)}
     state = {name: value.detach().cpu().clone().contiguous() for name, value in task.state_dict().items()}

@@ -6,22 +6,17 @@ import copy
 import inspect
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import Any, Self
 
-from pytorch_lightning import LightningModule
 from torch import Tensor
 
+from midrib.task._base import TaskBase
 from midrib.task._saving import checkpoint as checkpoints
 from midrib.task._saving import resume, swap
 
-if TYPE_CHECKING:
-    from midrib.task._tasks.task import Task
 
-
-class Persistent(LightningModule):
+class Persistent(TaskBase):
     """What a Task does with files and servers."""
-
-    unsaved_arguments: list[str]  # the names of those arguments that no checkpoint can hold
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -38,14 +33,15 @@ class Persistent(LightningModule):
     def keep_arguments(self, arguments: Mapping[str, Any]) -> None:
         """Make hyper-parameters of what a checkpoint can hold, and remember the names of the rest."""
         plain, self.unsaved_arguments = checkpoints.split_plain(arguments)
+        self._log_hyperparams = True  # as after save_hyperparameters(): the Trainer's logger gets them
         self._set_hparams(plain)
         self._hparams_initial = copy.deepcopy(self._hparams)
 
-    def on_save_checkpoint(self: Task, checkpoint: dict[str, Any]) -> None:  # type: ignore[misc] # a mixin of Task
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the note: format, recipe of the backbone, revision."""
         checkpoint[checkpoints.KEY] = checkpoints.record(self)
 
-    def on_load_checkpoint(self: Task, checkpoint: dict[str, Any]) -> None:  # type: ignore[misc] # a mixin of Task
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another format or remote backbone; take one from before the backbone moved."""
         checkpoints.check(self, checkpoint)
         resume.move(self, checkpoint)
@@ -65,16 +61,16 @@ class Persistent(LightningModule):
         Raises CheckpointError if something only its maker has is missing, RevisionError if the backbone's weights or
         input are not those that were saved.
         """
-        return checkpoints.restore(cls, checkpoints.read(checkpoint_path, map_location), arguments, strict=strict)  # type: ignore[type-var] # Self is a Task
+        return checkpoints.restore(cls, checkpoints.read(checkpoint_path, map_location), arguments, strict=strict)
 
-    def export(self: Task, path: str | os.PathLike[str]) -> None:  # type: ignore[misc] # a mixin of Task
+    def export(self, path: str | os.PathLike[str]) -> None:
         """Write weights, arguments and recipe as one safetensors file."""
         checkpoints.export(self, path)
 
     @classmethod
     def load_export(cls, path: str | os.PathLike[str], **arguments: Any) -> Self:
         """The task in a file that export wrote; like load_from_checkpoint."""
-        return checkpoints.restore(cls, checkpoints.read_export(path), arguments, strict=True)  # type: ignore[type-var] # Self is a Task
+        return checkpoints.restore(cls, checkpoints.read_export(path), arguments, strict=True)
 
     def to_remote(self, url: str, *, sample: Tensor | None = None, tolerance: float = 1e-3, **kwargs: Any) -> Self:
         """Let a server run the backbone from now on; the head and what it learned stay.  Returns the task.
@@ -83,8 +79,7 @@ class Persistent(LightningModule):
         largest difference allowed.  kwargs: for the resolver.
         Raises RevisionError if the server has another revision or gives other embeddings; the task is then unchanged.
         """
-        swap.swap(cast("Task", self), url, kwargs, sample, tolerance)
-        return self
+        return self._swap(url, kwargs, sample, tolerance)
 
     def to_local(
         self, backbone: Any = None, *, sample: Tensor | None = None, tolerance: float = 1e-3, **kwargs: Any
@@ -93,6 +88,11 @@ class Persistent(LightningModule):
 
         backbone: a name, a pair or a loader; None takes the name in the remote one's URL.  kwargs: for the loader.
         """
-        task = cast("Task", self)
-        swap.swap(task, backbone or swap.name_in_url(task.recipe.name or ""), kwargs, sample, tolerance)
+        return self._swap(backbone or swap.name_in_url(self.recipe.name or ""), kwargs, sample, tolerance)
+
+    def _swap(self, backbone: Any, kwargs: dict[str, Any], sample: Tensor | None, tolerance: float) -> Self:
+        swap.swap(self, backbone, kwargs, sample, tolerance)
+        others = [name for name in self.unsaved_arguments if name != "backbone"]
+        self.keep_arguments({**self.hparams, "backbone": backbone, "backbone_kwargs": kwargs or None})
+        self.unsaved_arguments = sorted({*self.unsaved_arguments, *others})
         return self

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from midrib.task._base import TaskBase
 from midrib.task._features.backbone import check_revisions
 from midrib.task._saving.checkpoint import KEY, CheckpointError
-
-if TYPE_CHECKING:
-    from midrib.task._tasks.task import Task
 
 _PREFIX = "backbone."
 
 
-def move(task: Task, checkpoint: dict[str, Any]) -> None:
+def move(task: TaskBase, checkpoint: dict[str, Any]) -> None:
     """Make a checkpoint with the weights of a local backbone one of the same remote backbone, or the reverse.
 
     The backbone's weights leave, or come in as they are here, and the optimizer's places for them likewise.

@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from midrib.registry import InputSpec, TextInput
-from midrib.task._features.backbone import OpenedBackbone, RevisionError, check_revisions, open_backbone, revision_of
+from midrib.task._base import TaskBase
+from midrib.task._features.backbone import (
+    OpenedBackbone,
+    RevisionError,
+    check_revisions,
+    example_batch,
+    open_backbone,
+    revision_of,
+)
 
-if TYPE_CHECKING:
-    from midrib.task._tasks.task import Task
 
-_OPEN_LENGTH = 16
-
-
-def swap(task: Task, given: Any, kwargs: dict[str, Any], sample: Tensor | None, tolerance: float) -> None:
+def swap(task: TaskBase, given: Any, kwargs: dict[str, Any], sample: Tensor | None, tolerance: float) -> None:
     """Give the task this backbone for its own, after checking that it is the same; see Persistent.to_remote."""
     opened = open_backbone(given, kwargs, task.backbones)
     _check_same(task, opened, sample, tolerance)
     task.attach(opened)
-    others = [name for name in task.unsaved_arguments if name != "backbone"]
-    task.keep_arguments({**task.hparams, "backbone": given, "backbone_kwargs": kwargs or None})
-    task.unsaved_arguments = sorted({*task.unsaved_arguments, *others})
 
 
-def _check_same(task: Task, other: OpenedBackbone, sample: Tensor | None, tolerance: float) -> None:
+def _check_same(task: TaskBase, other: OpenedBackbone, sample: Tensor | None, tolerance: float) -> None:
     spec = task.input or other.input
     name = str(other.recipe.name)
     check_revisions(name, revision_of(other.module, spec), "this task's backbone", revision_of(task.backbone, spec))
-    rows = sample if sample is not None else _example(spec)
+    rows = sample if sample is not None else example_batch(spec)
     difference = float((_embed(task.backbone, rows) - _embed(other.module, rows)).abs().max())
     if not difference <= tolerance:
         raise RevisionError(
@@ -48,16 +47,6 @@ def _embed(module: nn.Module, rows: Tensor) -> Tensor:
         features: Tensor = module(rows.to(device)).float().cpu()
     module.train(was_training)
     return features
-
-
-def _example(spec: InputSpec | None) -> Tensor:
-    if spec is None:
-        raise ValueError("this backbone does not say what it takes: pass sample=, a batch to compare embeddings on")
-    shape = (2, *(_OPEN_LENGTH if side is None else side for side in spec.tensor.shape))
-    generator = torch.Generator().manual_seed(0)
-    if isinstance(spec, TextInput):
-        return torch.randint(1, 100, shape, generator=generator)
-    return torch.rand(shape, generator=generator).to(getattr(torch, spec.tensor.dtype))
 
 
 def name_in_url(url: str) -> str:

@@ -13,8 +13,8 @@ from torchmetrics.classification import MulticlassAccuracy, MultilabelAccuracy
 from midrib.task._features.backbone import BackboneLike
 from midrib.task._parts.losses import LossLike
 from midrib.task._parts.metrics import MetricsLike
-from midrib.task._parts.outputs import OUTPUTS, OutputLike, Prediction
 from midrib.task._parts.specs import branch
+from midrib.task._tasks.outputs import OUTPUTS, OutputLike, Prediction
 from midrib.task._tasks.task import Task
 
 _THRESHOLD = 0.5
@@ -29,7 +29,8 @@ class ClassificationTask(Task):
     """Tell classes apart: one for each item, or with multi_label any number.
 
     num_classes: may be left out where labels are given.  labels: the classes' names, in order.
-    Targets are class indices [batch], or with multi_label zeros and ones [batch, num_classes].
+    Targets are class indices [batch], labels, or class probabilities [batch, num_classes] (one-hot, mixup); with
+    multi_label zeros and ones [batch, num_classes], or a sequence of labels for each item.
     loss_fn: cross entropy, or with multi_label binary cross entropy.  metrics: accuracy over all rows.
     output_transform: "classes" unless said otherwise.  Everything else is Task's.
     """
@@ -67,9 +68,42 @@ class ClassificationTask(Task):
         """Softmax over the classes, or with multi_label a sigmoid for each: [batch, num_classes]."""
         return logits.sigmoid() if self.multi_label else logits.softmax(dim=-1)
 
+    def split_batch(self, batch: Any) -> tuple[Any, Any]:
+        """Return the inputs and targets of a batch, labels turned into class indices or, with multi_label, 0 and 1.
+
+        Raises ValueError for a label that the task does not have, and for targets that are no classes.
+        """
+        inputs, targets = super().split_batch(batch)
+        if not isinstance(targets, Tensor):
+            targets = self._encoded(targets)
+        if self.multi_label or targets.dim() != 2 or targets.shape[1] != self.num_classes:
+            return inputs, targets
+        return inputs, targets.to(self.dtype)  # class probabilities, such as one-hot rows
+
     def metric_inputs(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Metrics see probabilities, and targets as integers."""
+        """Return probabilities and integer targets: of class probabilities [batch, num_classes] the likeliest class."""
+        if self.multi_label:
+            return self.probabilities(outputs), (targets >= _THRESHOLD).long()
+        if targets.dim() == 2 and targets.shape[1] == self.num_classes > 1:
+            return self.probabilities(outputs), targets.argmax(dim=-1)
         return self.probabilities(outputs), targets.long()
+
+    def _encoded(self, targets: Sequence[Any]) -> Tensor:
+        if not self.multi_label:
+            return torch.tensor([self._index(target) for target in targets], device=self.device)
+        encoded = torch.zeros(len(targets), self.num_classes, device=self.device)
+        for row, labels in enumerate(targets):
+            encoded[row, [self._index(label) for label in labels]] = 1
+        return encoded
+
+    def _index(self, target: Any) -> int:
+        if isinstance(target, str):
+            if target not in self.labels:
+                raise ValueError(
+                    f"got the target {target!r}, expected one of {self.labels}: pass labels=[...] with every class name"
+                )
+            return self.labels.index(target)
+        return int(target)
 
 
 def _accuracy(classes: int, multi_label: bool) -> MulticlassAccuracy | MultilabelAccuracy:

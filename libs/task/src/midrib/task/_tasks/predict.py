@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,18 +13,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 from tqdm import tqdm  # type: ignore[import-untyped] # it has no types
 
-from midrib.backbones import Backbone
-from midrib.registry import AudioInput, ImageInput, TextInput
-from midrib.task._features.backbone import is_remote
-from midrib.task._parts.outputs import OutputLike, output_of
-
-if TYPE_CHECKING:
-    from midrib.task._tasks.task import Task
+from midrib.task._base import TaskBase, to_device
+from midrib.task._features.preparation import preparation
+from midrib.task._tasks.outputs import OutputLike, output_of
 
 _SHUFFLING = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 
 
-def predict(task: Task, data: Any, output: OutputLike, batch_size: int) -> Any:
+def predict(task: TaskBase, data: Any, output: OutputLike, batch_size: int) -> Any:
     """One row of output per item: a tensor [rows, ...], or a list."""
     with _predicting(task):
         parts = [output_of(task, inputs, output) for inputs in _batches(task, data, batch_size)]
@@ -33,7 +29,7 @@ def predict(task: Task, data: Any, output: OutputLike, batch_size: int) -> Any:
     return [row for part in parts for row in part]
 
 
-def embed(task: Task, data: Any, *, progress: bool, batch_size: int) -> npt.NDArray[np.floating[Any]]:
+def embed(task: TaskBase, data: Any, *, progress: bool, batch_size: int) -> npt.NDArray[np.floating[Any]]:
     """The features of every item: [rows, num_features], float32 or the backbone's own wider type."""
     parts = []
     with _predicting(task), tqdm(total=_rows(data), disable=not progress, unit="rows", desc="embed") as bar:
@@ -45,7 +41,7 @@ def embed(task: Task, data: Any, *, progress: bool, batch_size: int) -> npt.NDAr
     return rows
 
 
-def inputs_of(task: Task, batch: Any) -> Any:
+def inputs_of(task: TaskBase, batch: Any) -> Any:
     """A batch's inputs: of a tensor or strings, of one that has no targets, or of one that has."""
     if isinstance(batch, Tensor) or _are_texts(batch):
         return batch
@@ -56,17 +52,12 @@ def inputs_of(task: Task, batch: Any) -> Any:
     return task.split_batch(batch)[0]
 
 
-def to_device(task: Task, inputs: Any) -> Any:
-    """Tensors go to the task's device; texts have none."""
-    return inputs.to(task.device) if isinstance(inputs, Tensor) else inputs
-
-
 def _are_texts(batch: Any) -> bool:
     return isinstance(batch, tuple | list) and bool(batch) and all(isinstance(item, str) for item in batch)
 
 
 @contextmanager
-def _predicting(task: Task) -> Iterator[None]:
+def _predicting(task: TaskBase) -> Iterator[None]:
     was_training = task.training
     task.eval()
     try:
@@ -78,14 +69,17 @@ def _predicting(task: Task) -> Iterator[None]:
             task.cache.flush()
 
 
-def _batches(task: Task, data: Any, batch_size: int) -> Iterator[Any]:
+def _batches(task: TaskBase, data: Any, batch_size: int) -> Iterator[Any]:
     if batch_size < 1:
         raise ValueError(f"got batch_size={batch_size}, expected at least 1")
+    batch = None
     for batch in _of_loader(task, data) if isinstance(data, DataLoader) else _of_items(task, data, batch_size):
         yield to_device(task, batch)
+    if batch is None:  # no items: one empty batch gives the result its shape
+        yield torch.empty(0, device=task.device)
 
 
-def _of_loader(task: Task, loader: DataLoader[Any]) -> Iterator[Any]:
+def _of_loader(task: TaskBase, loader: DataLoader[Any]) -> Iterator[Any]:
     if isinstance(loader.sampler, _SHUFFLING) or loader.drop_last:
         raise ValueError(
             "got a DataLoader that shuffles or drops its last rows, expected one that gives every row in order: make "
@@ -94,33 +88,15 @@ def _of_loader(task: Task, loader: DataLoader[Any]) -> Iterator[Any]:
     return (inputs_of(task, batch) for batch in loader)
 
 
-def _of_items(task: Task, items: Any, batch_size: int) -> Iterator[Any]:
+def _of_items(task: TaskBase, items: Any, batch_size: int) -> Iterator[Any]:
     if isinstance(items, str | bytes) or not isinstance(items, Tensor | np.ndarray | Sequence):
         raise TypeError(
             f"got {type(items).__name__}, expected a DataLoader, a tensor or array of inputs, or a list of images or "
             "texts"
         )
-    prepare = preparation(task, items)
-    for start in range(0, max(len(items), 1), batch_size):
+    prepare = preparation(task.backbone, task.input, task.num_features, items)
+    for start in range(0, len(items), batch_size):
         yield prepare(items[start : start + batch_size])
-
-
-def preparation(task: Task, items: Any) -> Callable[[Any], Any]:
-    """What turns items such as these into a batch of inputs."""
-    if isinstance(items, Tensor):
-        return lambda rows: rows
-    spec = task.input
-    is_media = not isinstance(items, np.ndarray) or items.dtype == np.uint8
-    if spec is None or not is_media or not isinstance(spec, ImageInput | TextInput | AudioInput):
-        return lambda rows: torch.as_tensor(np.asarray(rows))
-    backbone = Backbone(str(task.recipe.name), task.backbone, task.num_features, spec)
-    if isinstance(spec, ImageInput):
-        return lambda images: backbone.prepare_images(list(images))
-    if isinstance(spec, TextInput) and is_remote(task.backbone):
-        return list  # its tokeniser is with its server
-    if isinstance(spec, TextInput):
-        return lambda texts: backbone.prepare_texts(list(texts))
-    return lambda clips: backbone.prepare_audio(list(clips), spec.rate)
 
 
 def _rows(data: Any) -> int | None:

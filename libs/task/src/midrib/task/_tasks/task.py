@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from pytorch_lightning import Callback, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 
-from midrib.task._features.backbone import BackboneLike, OpenedBackbone, is_remote, open_backbone, revision_of
-from midrib.task._features.cache import CacheKeeper, FeatureCache, Inputs
-from midrib.task._parts.finetuning import (
-    Finetuning,
-    LayerFreezer,
-    Strategy,
-    StrategyLike,
-    finetuning_of,
-    parse_strategy,
-)
+from midrib.task._callbacks.cache_keeper import CacheKeeper
+from midrib.task._callbacks.finetuning import Finetuning, finetuning_of
+from midrib.task._callbacks.stage_log import StageLog
+from midrib.task._features.backbone import BackboneLike, example_batch, in_type_of, open_backbone
+from midrib.task._features.cache import FeatureCache
+from midrib.task._features.layers import UpTo
+from midrib.task._parts.finetuning import StrategyLike, parse_strategy
 from midrib.task._parts.heads import HeadLike, build_head
 from midrib.task._parts.losses import Losses, LossLike
-from midrib.task._parts.metrics import MetricsLike, StageLog, StageMetrics
-from midrib.task._parts.optimizers import OptimizerLike, build_optimizer, parameter_groups
-from midrib.task._parts.outputs import OutputLike, output_of
-from midrib.task._parts.registries import HasRegistries
-from midrib.task._parts.schedulers import LRSchedulerLike, build_lr_scheduler
+from midrib.task._parts.metrics import MetricsLike, StageMetrics
+from midrib.task._parts.optimizers import OptimizerLike, build_optimizer, check_optimizer, parameter_groups
+from midrib.task._parts.schedulers import LRSchedulerLike, build_lr_scheduler, check_lr_scheduler
 from midrib.task._saving.persistence import Persistent
 from midrib.task._tasks import predict
-
-_LAST_EPOCH = 1 << 30
+from midrib.task._tasks.outputs import OutputLike, output_of
+from midrib.task._tasks.registries import HasRegistries
 
 
 class Task(HasRegistries, Persistent):
@@ -74,6 +70,8 @@ class Task(HasRegistries, Persistent):
         self.backbone_learning_rate = backbone_learning_rate
         self.output_transform = output_transform
         self.cache = FeatureCache(cache) if isinstance(cache, str) else cache
+        check_optimizer(optimizer, self.optimizers_registry)
+        check_lr_scheduler(lr_scheduler, self.lr_schedulers_registry)
         self._optimizer = optimizer
         self._lr_scheduler = lr_scheduler
         self._strategy = parse_strategy(finetuning, self.finetuning_strategies)
@@ -84,85 +82,12 @@ class Task(HasRegistries, Persistent):
         self.metrics = StageMetrics(metrics)
         self.train()
 
-    def attach(self, opened: OpenedBackbone) -> None:
-        """Take this backbone from now on.  Raises ValueError if it is remote and the finetuning would train it."""
-        if is_remote(opened.module):
-            _refuse_to_train_remote(opened.recipe.name, self._strategy, self._train_bn)
-        self.backbone = opened.module
-        self.recipe = opened.recipe
-        self._spec = opened.input
-        self._revision: tuple[object, str] | None = None
-        self._freezer = LayerFreezer(self.backbone)
-        self.freeze_for(0)
-
-    # Features
-
     def forward(self, inputs: Any) -> Tensor:
         """The head's outputs.  inputs: as in features.  Returns [batch, num_outputs]."""
-        logits: Tensor = self.head(self.features(inputs))
+        logits: Tensor = self.head(in_type_of(self.features(inputs), self.head))
         return logits
 
-    def features(self, inputs: Inputs) -> Tensor:
-        """The backbone's features: [batch, num_features].
-
-        inputs: [batch, ...] as the backbone takes them, or strings, which are tokenised here or by its server.
-        A frozen backbone builds no graph, unless the inputs themselves want a gradient; through the cache, if there is
-        one, it sees each input once.
-        """
-        given = inputs if isinstance(inputs, Tensor) else predict.to_device(self, self.prepare(inputs))
-        if not self.backbone_is_frozen or _wants_gradient(given):
-            features: Tensor = self.backbone(given)
-        elif self.cache is None:
-            with torch.no_grad():
-                features = self.backbone(given)
-        else:
-            with torch.no_grad():
-                features = self.cache.features(self._cache_key(given), given, self.backbone)
-        return features if isinstance(given, Tensor) else features.to(self.device)
-
-    @property
-    def num_features(self) -> int:
-        """The width of a row of features: the backbone says it."""
-        return self.recipe.num_features
-
-    @property
-    def input(self) -> Any:
-        """The InputSpec of the backbone, or None if its maker does not say what it takes."""
-        return self._spec or getattr(self.backbone, "input", None)
-
-    @property
-    def backbone_is_frozen(self) -> bool:
-        """Whether nothing of the backbone can train, as with a remote one."""
-        return not any(parameter.requires_grad for parameter in self.backbone.parameters())
-
-    @property
-    def revision(self) -> str:
-        """The sha-256 that names what the backbone computes now; hashed anew only when its weights changed."""
-        tensors = self.backbone.state_dict().values()
-        state = tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)  # noqa: SLF001 (torch's only count)
-        if self._revision is None or self._revision[0] != state:
-            self._revision = (state, revision_of(self.backbone, self._spec))
-        return self._revision[1]
-
-    def _cache_key(self, inputs: Inputs) -> str:
-        if not isinstance(inputs, Tensor):
-            return f"{self.revision}-text"
-        kind = inputs.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else inputs.dtype
-        return f"{self.revision}-{str(dtype).removeprefix('torch.')}"
-
     # Training
-
-    def split_batch(self, batch: Any) -> tuple[Any, Tensor]:
-        """The inputs and targets of a batch: a pair, or a mapping with "input" and "target". Override for others."""
-        if isinstance(batch, Mapping) and {"input", "target"} <= batch.keys():
-            return batch["input"], batch["target"]
-        if isinstance(batch, tuple | list) and len(batch) == 2:
-            return batch[0], batch[1]
-        raise TypeError(
-            f"got a batch of type {type(batch).__name__}, expected (inputs, targets) or a mapping with 'input' and "
-            "'target': override split_batch for another form"
-        )
 
     def metric_inputs(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """What the metrics see: outputs and targets as they are. Override to turn outputs into probabilities."""
@@ -201,34 +126,9 @@ class Task(HasRegistries, Persistent):
         if self._lr_scheduler is None:
             return optimizer
         scheduler = build_lr_scheduler(
-            self._lr_scheduler, optimizer, self.trainer, registry=self.lr_schedulers_registry
+            self._lr_scheduler, optimizer, self._trainer, registry=self.lr_schedulers_registry
         )
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
-
-    # Finetuning
-
-    def set_finetuning(self, strategy: StrategyLike | None = None, *, train_bn: bool | None = None) -> None:
-        """Say which layers of the backbone train from now on; None keeps what was said.
-
-        Raises ValueError for a strategy that would train a remote backbone.
-        """
-        wanted = self._strategy if strategy is None else parse_strategy(strategy, self.finetuning_strategies)
-        norms = self._train_bn if train_bn is None else train_bn
-        if is_remote(self.backbone):
-            _refuse_to_train_remote(self.recipe.name, wanted, norms)
-        self._strategy, self._train_bn = wanted, norms
-        self.freeze_for(0)
-
-    def freeze_for(self, epoch: int) -> bool:
-        """Freeze and unfreeze as the strategy has it in this epoch.  Returns whether that changed anything."""
-        return self._freezer.train_last(self.backbone, self._strategy(epoch), train_bn=self._train_bn)
-
-    def train(self, mode: bool = True) -> Self:
-        """Train mode, in which frozen layers stay in eval mode."""
-        super().train(mode)
-        if mode:
-            self._freezer.settle(self.backbone)
-        return self
 
     def configure_callbacks(self) -> list[Callback]:
         """Bring what logs, the Finetuning callback unless the Trainer has one, and what keeps the cache."""
@@ -260,14 +160,6 @@ class Task(HasRegistries, Persistent):
 
     # Prediction
 
-    def prepare(self, items: Any) -> Any:
-        """A batch of inputs out of images, texts or clips, as the backbone's input declares: resized, tokenised, …
-
-        items: a sequence; arrays of numbers are taken as inputs.  Returns [rows, ...], on the CPU; texts for a remote
-        backbone stay texts, for its server tokenises them.
-        """
-        return predict.preparation(self, items)(items)
-
     def predict(self, data: Any, *, output: OutputLike | None = None, batch_size: int = 32) -> Any:
         """One row of output for each item of data, in order.
 
@@ -281,20 +173,44 @@ class Task(HasRegistries, Persistent):
         """The features of every item of data, in order: [rows, num_features].  data: as in predict."""
         return predict.embed(self, data, progress=progress, batch_size=batch_size)
 
-    def as_embedder(self, layer: str = "backbone") -> Task:
-        """A copy of this task, as it is now, that ends at a layer, such as "backbone" or "head.0"."""
-        from midrib.task._tasks.embedding import EmbeddingTask
+    def as_embedder(self, layer: str = "backbone", *, sample: Any = None) -> EmbeddingTask:
+        """Return a copy of this task that ends at a layer; training this task does not change it.
 
-        return EmbeddingTask.of(self, layer)
+        layer: a name among available_layers(task), such as "backbone", "backbone.layer3" or "head.0".  The pass stops
+        there.  sample: a batch of inputs [rows, ...], for a layer of a backbone that does not declare its input.
+        Raises ValueError for an unknown layer, or if the sample is needed and missing.
+        """
+        if layer not in available_layers(self):
+            raise ValueError(f"got layer {layer!r}, expected one of {available_layers(self)}")
+        backbone = copy.deepcopy(self.backbone)
+        if layer == "backbone":
+            return EmbeddingTask((backbone, self.num_features))
+        part, _, inner = layer.partition(".")
+        if part == "head":
+            cut: nn.Module = UpTo(copy.deepcopy(self.head), inner)
+            rows = in_type_of(torch.zeros(1, self.num_features, device=self.device), cut)
+            module: nn.Module = nn.Sequential(backbone, cut)
+        else:
+            cut = module = UpTo(backbone, inner)
+            rows = in_type_of(example_batch(self.input) if sample is None else sample, backbone).to(self.device)
+        with torch.no_grad():
+            width = cut.eval()(rows).shape[-1]
+        return EmbeddingTask((module, width))
 
 
-def _wants_gradient(inputs: Inputs) -> bool:
-    return isinstance(inputs, Tensor) and inputs.requires_grad and torch.is_grad_enabled()
+class EmbeddingTask(Task):
+    """A backbone without a head: forward, predict and embed all return its features.
+
+    All other arguments are Task's; with a loss_fn and finetuning="no_freeze" the backbone itself trains.
+    """
+
+    def __init__(
+        self, backbone: BackboneLike, *, output_transform: OutputLike = "embeddings", **task_kwargs: Any
+    ) -> None:
+        super().__init__(backbone, head=nn.Identity(), output_transform=output_transform, **task_kwargs)
 
 
-def _refuse_to_train_remote(name: str | None, strategy: Strategy, train_bn: bool) -> None:
-    if train_bn or max(map(strategy, (0, _LAST_EPOCH))) > 0:
-        raise ValueError(
-            f"this finetuning would train the remote backbone {name!r}, which is an immutable function of its server: "
-            "use finetuning='freeze' without train_bn, or task.to_local() first"
-        )
+def available_layers(task: Task) -> list[str]:
+    """Return the names of the layers at which an embedder of this task may end."""
+    parts = (("backbone", task.backbone), ("head", task.head))
+    return [f"{part}.{name}".removesuffix(".") for part, module in parts for name, _ in module.named_modules()]

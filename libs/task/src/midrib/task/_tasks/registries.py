@@ -5,22 +5,18 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from midrib.backbones import BACKBONES
-from midrib.registry import AbstractRegistry, ConcatRegistry, Registry
 from midrib.task._parts.finetuning import FINETUNING_STRATEGIES
 from midrib.task._parts.heads import HEADS
 from midrib.task._parts.optimizers import OPTIMIZERS
-from midrib.task._parts.outputs import OUTPUTS
 from midrib.task._parts.schedulers import LR_SCHEDULERS
 from midrib.task._parts.specs import AnyRegistry, branch
+from midrib.task._tasks.outputs import OUTPUTS
 
-_KINDS = ("heads", "outputs", "optimizers_registry", "lr_schedulers_registry", "finetuning_strategies")
+_KINDS = ("backbones", "heads", "outputs", "optimizers_registry", "lr_schedulers_registry", "finetuning_strategies")
 
 
 class HasRegistries:
-    """Names for the parts of a task; every class has registries of its own, begun as a copy of its parent's.
-
-    backbones is searched through to midrib.backbones.BACKBONES, so that plugins appear in all of them.
-    """
+    """Names for the parts of a task; every class has its registries, searched before those of its parent."""
 
     backbones: ClassVar[AnyRegistry] = BACKBONES
     heads: ClassVar[AnyRegistry] = HEADS
@@ -35,8 +31,6 @@ class HasRegistries:
         for kind in _KINDS:
             if kind not in cls.__dict__:
                 setattr(cls, kind, branch(getattr(cls, kind), cls.__name__))
-        if "backbones" not in cls.__dict__:
-            cls.backbones = _own_backbones(cls.backbones, cls.__name__)
 
     @classmethod
     def available_backbones(cls, pattern: str | None = None, **metadata: Any) -> list[str]:
@@ -76,16 +70,3 @@ class HasRegistries:
     def available_finetuning_strategies(cls) -> list[str]:
         """The names that finetuning=... and finetune(strategy=...) take."""
         return cls.finetuning_strategies.available_keys()
-
-
-def _own_backbones(inherited: AbstractRegistry, owner: str) -> AnyRegistry:
-    """A registry of the class's own, with a copy of what its parents registered, before the whole catalogue."""
-    own = Registry(f"backbones of {owner}")
-    for part in _parts(inherited):
-        if part not in _parts(BACKBONES) and isinstance(part, Registry):
-            own = branch(part, owner)
-    return own + BACKBONES
-
-
-def _parts(registry: AbstractRegistry) -> tuple[AbstractRegistry, ...]:
-    return registry.registries if isinstance(registry, ConcatRegistry) else (registry,)

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
 from midrib.registry import Registry
+from midrib.task._base import TaskBase
 from midrib.task._parts.specs import parse
-
-if TYPE_CHECKING:
-    from midrib.task._tasks.task import Task
 
 
 class Prediction:
     """One batch on its way out; features and logits are computed once, when an output first asks for them."""
 
-    def __init__(self, task: Task, inputs: Any) -> None:
+    def __init__(self, task: TaskBase, inputs: Any) -> None:
         self.task = task
         self.inputs = inputs
 
@@ -52,7 +50,7 @@ def embeddings(prediction: Prediction) -> Tensor:
     return prediction.features
 
 
-def output_of(task: Task, inputs: Any, given: OutputLike) -> Any:
+def output_of(task: TaskBase, inputs: Any, given: OutputLike) -> Any:
     """The rows of one batch: a tensor, or a list where rows are no numbers."""
     spec = parse("output", given, task.outputs)
     return spec.factory(Prediction(task, inputs), **spec.kwargs)

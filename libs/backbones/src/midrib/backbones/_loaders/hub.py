@@ -1,0 +1,133 @@
+"""Common parts of the loaders of transformers and sentence-transformers: sources, errors and tokenizers."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from midrib.backbones._errors import WeightsError
+from midrib.backbones._loaders.checkpoints import looks_like
+from midrib.backbones._torchvision import import_transformers
+
+if TYPE_CHECKING:
+    from midrib.backbones._texts import FastTokenizer
+
+_HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+_WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".model")
+LONGEST = 8192
+
+
+def source_of(name: str, checkpoint: str | Path | None) -> str:
+    """Return the folder or the hub's name from which to load.
+
+    Raises WeightsError if the folder does not exist, ValueError if name is not a name on the hub.
+    """
+    if checkpoint is not None:
+        if not Path(checkpoint).is_dir():
+            raise WeightsError(f"no folder {checkpoint}: give the folder that save_pretrained wrote")
+        return str(checkpoint)
+    # The libraries read a folder of that name if one exists, which the caller did not mean.
+    if not _HUB_NAME.fullmatch(name) or Path(name).exists():
+        raise ValueError(
+            f"got {name!r}, expected a name on the hub, such as owner/model: for a folder pass checkpoint="
+        )
+    return name
+
+
+@contextlib.contextmanager
+def explained(source: str) -> Iterator[None]:
+    """Raise WeightsError, naming source, for every error that the libraries raise for missing or damaged files."""
+    try:
+        yield
+    except WeightsError:
+        raise
+    except Exception as error:
+        # transformers, tokenizers, safetensors and the hub raise nearly every kind of error, some of them bare.
+        reason = str(error).strip().splitlines()
+        raise WeightsError(
+            f"{source} cannot be loaded ({type(error).__name__}: {reason[0] if reason else ''}): {_advice(source)}"
+        ) from error
+
+
+def _advice(source: str) -> str:
+    if not Path(source).is_dir():
+        return "check the name and the network, or pass checkpoint=FOLDER with its files"
+    for file in sorted(Path(source).rglob("*")):
+        hint = looks_like(file) if file.suffix in _WEIGHT_FILES and file.is_file() else None
+        # A whole safetensors file is only said to be damaged if nothing else explains the error.
+        if hint is not None and (file.suffix != ".safetensors" or not _is_whole(file)):
+            return f"{file.relative_to(source)}: {hint}"
+    return "give a folder that save_pretrained wrote, with all its files"
+
+
+def _is_whole(file: Path) -> bool:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "pt"):
+            return True
+    except (SafetensorError, OSError):
+        return False
+
+
+def refuse_adapter(source: str, *, offline: bool) -> None:
+    """Raise WeightsError if source holds an adapter (LoRA) and peft is missing: transformers would leave it out."""
+    from importlib.util import find_spec
+
+    from transformers.utils.peft_utils import find_adapter_config_file
+
+    if find_spec("peft") is not None:
+        return
+    adapters = [*Path(source).rglob("adapter_config.json")] if Path(source).is_dir() else []
+    with explained(source):
+        found = adapters or find_adapter_config_file(source, local_files_only=offline)
+    if found:
+        raise WeightsError(
+            f"{source} holds an adapter (adapter_config.json), which needs peft: pip install peft, "
+            "or merge the adapter into its model (merge_and_unload) and save that"
+        )
+
+
+def fast_tokenizer(source: str, tokenizer: Any, longest: int, prompt: str) -> FastTokenizer:
+    """Return a tokenizer of transformers as ours.
+
+    Raises WeightsError if it has no vocabulary, because its files are missing, or is written in Python.
+    """
+    from midrib.backbones._texts import FastTokenizer
+
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise WeightsError(
+            f"the tokenizer of {source}, {type(tokenizer).__name__}, has no version in the tokenizers library: "
+            "it is not supported, choose another model"
+        )
+    # transformers makes an empty tokenizer of the right class if there are no files: every word is then unknown.
+    words = set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)
+    if not words:
+        raise WeightsError(
+            f"{source} has no tokenizer: add its files, such as tokenizer.json (tokenizer.save_pretrained(FOLDER))"
+        )
+    side = getattr(tokenizer, "truncation_side", "right")
+    return FastTokenizer(backend, max_tokens=longest, prompt=prompt, truncation_side=side)
+
+
+def longest_text(config: Any, tokenizer: Any) -> int:
+    """Return how many tokens both the tokenizer and the network's positions allow."""
+    positions = getattr(config, "max_position_embeddings", None) or LONGEST
+    if "roberta" in config.model_type or config.model_type in ("camembert", "mpnet"):
+        # Their positions are counted from the padding's id on.
+        positions -= (config.pad_token_id or 0) + 1
+    return int(min(tokenizer.model_max_length, positions, LONGEST))
+
+
+def auto(kind: str, source: str, **options: Any) -> Any:
+    """Call transformers' Auto<kind>.from_pretrained without running code that comes with the model.
+
+    Raises WeightsError for everything that cannot be loaded.
+    """
+    loader = getattr(import_transformers(), f"Auto{kind}")
+    with explained(source):
+        return loader.from_pretrained(source, trust_remote_code=False, **options)

@@ -1,0 +1,41 @@
+"""timm's evaluation preprocessing as an input spec."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from midrib.backbones._torchvision import import_timm
+from midrib.registry import ContractError, ImageInput
+
+_INTERPOLATIONS = ("bicubic", "bilinear")
+_CROP_MODES = ("center", "squash", "border")
+
+
+def timm_input(module: Any, size: int | None) -> ImageInput:
+    """Return the preprocessing that timm's configuration of a model asks for.
+
+    size: height and width in pixels; the configured ones by default.
+    Raises ContractError for preprocessing that an ImageInput cannot describe.
+    """
+    config = import_timm().data.resolve_data_config({}, model=module)
+    height, width = config["input_size"][-2:] if size is None else (size, size)
+    mode = config["crop_mode"] or "center"
+    _require_known("interpolation", config["interpolation"], _INTERPOLATIONS)
+    _require_known("crop mode", mode, _CROP_MODES)
+    if config["input_size"][0] != 3:
+        raise ContractError(f"the model takes {config['input_size'][0]} channels, expected 3: it takes no RGB images")
+    return ImageInput(
+        height,
+        tuple(config["mean"]),
+        tuple(config["std"]),
+        config["interpolation"],
+        config["crop_pct"],
+        squash=mode == "squash",
+        width=None if width == height else width,
+        border=mode == "border",
+    )
+
+
+def _require_known(setting: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ContractError(f"the model's {setting} is {value!r}, supported are {', '.join(known)}")

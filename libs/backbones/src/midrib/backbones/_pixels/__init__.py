@@ -1,0 +1,1 @@
+"""From bytes, PIL images and arrays to the RGB pixels of one fixed size."""

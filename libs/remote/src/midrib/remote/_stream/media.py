@@ -1,0 +1,167 @@
+"""Images, texts and clips as the bytes of one protobuf field each, checked when the call is made.
+
+The rules equal those of `midrib.backbones`, which this library does not import because it needs torch; a property test
+compares the features of both.
+"""
+
+from __future__ import annotations
+
+import io
+import operator
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from midrib.wire import Array, InvalidInputError, encode_tensor, is_floating, varint
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+ImageLike: TypeAlias = "bytes | bytearray | memoryview | str | Path | Array | Image"
+_INTEGERS: Final = frozenset(map(np.dtype, ("i1", "u1", "i2", "i4", "i8")))
+_WHITE: Final = (255, 255, 255, 255)
+_MAX_INT64: Final = 2**63 - 1
+
+
+def image_fields(images: Sequence[ImageLike]) -> tuple[bytes, ...]:
+    """Return one field per image: encoded files as they are, decoded pictures as PNG.
+
+    Raises InvalidInputError, with the index, for an item that is not an image; OSError for a file that cannot be read.
+    """
+    if isinstance(images, bytes | bytearray | str | Path):
+        raise InvalidInputError(f"images is one {type(images).__name__}, expected a sequence of images: pass [image]")
+    return tuple(_field(_encoded_image(index, image)) for index, image in enumerate(images))
+
+
+def text_fields(texts: Sequence[str]) -> tuple[bytes, ...]:
+    """Return one field per text.
+
+    Raises InvalidInputError for a single string, and, with the index, for an item that is not valid text.
+    """
+    if isinstance(texts, str):
+        raise InvalidInputError("texts is one string, expected a sequence of them: pass [text]")
+    return tuple(_field(_utf8(index, text)) for index, text in enumerate(texts))
+
+
+def clip_fields(clips: Sequence[ArrayLike]) -> tuple[bytes, ...]:
+    """Return one field per clip, [samples] or [samples, channels]: integers in their own type, floats as float32.
+
+    Raises InvalidInputError, with the index, for an item that is not a clip.
+    """
+    return tuple(_field(encode_tensor(_samples(index, clip)).SerializeToString()) for index, clip in enumerate(clips))
+
+
+def checked_rate(rate: object) -> int:
+    """Return the rate of clips, in samples a second. Raises InvalidInputError if it is not a positive integer."""
+    if rate is None:
+        raise InvalidInputError("audio came without its rate: pass rate=, in samples a second")
+    try:
+        samples_per_s = operator.index(rate)  # type: ignore[arg-type] # the check itself
+    except TypeError:
+        raise InvalidInputError(f"rate is {rate!r}, expected an integer in samples a second: pass 16000") from None
+    if not 0 < samples_per_s <= _MAX_INT64:
+        raise InvalidInputError(f"rate is {samples_per_s}, expected samples a second such as 16000")
+    return samples_per_s
+
+
+def _field(content: bytes) -> bytes:
+    """Return field 1 of a message, of type bytes, string or message."""
+    return b"\x0a" + varint(len(content)) + content
+
+
+def _utf8(index: int, text: object) -> bytes:
+    if not isinstance(text, str):
+        raise InvalidInputError(f"texts[{index}] is {text!r:.80}, expected a string: leave it out, or convert it")
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInputError(
+            f"texts[{index}] is not valid Unicode at character {error.start}: decode its file with the right encoding"
+        ) from None
+
+
+def _samples(index: int, clip: ArrayLike) -> Array:
+    try:
+        samples = np.asarray(clip)
+    except ValueError as error:
+        raise InvalidInputError(f"audio[{index}] is not an array of samples ({error}): pass [samples]") from None
+    if samples.ndim not in (1, 2) or samples.size == 0:
+        raise InvalidInputError(
+            f"audio[{index}] has shape {list(samples.shape)}, expected [samples] or [samples, channels], not empty"
+        )
+    if is_floating(samples.dtype):
+        return samples.astype(np.float32, copy=False)
+    if isinstance(clip, list | tuple) or samples.dtype.newbyteorder("=") not in _INTEGERS:
+        kind = f"{type(clip).__name__} of integers" if isinstance(clip, list | tuple) else str(samples.dtype)
+        raise InvalidInputError(
+            f"audio[{index}] is a {kind}, expected a numpy array of floats, signed integers or uint8: convert it"
+        )
+    return samples
+
+
+def _encoded_image(index: int, image: ImageLike) -> bytes:
+    if isinstance(image, bytes | bytearray | memoryview):
+        return bytes(image)
+    if isinstance(image, str | Path):
+        return Path(image).read_bytes()
+    from PIL.Image import Image
+
+    if not isinstance(image, np.ndarray | Image):
+        raise InvalidInputError(
+            f"images[{index}] is a {type(image).__name__}, expected bytes, a path, a PIL image or a numpy array"
+        )
+    decoded = _from_array(index, image) if isinstance(image, np.ndarray) else image
+    buffer = io.BytesIO()
+    try:
+        upright = _upright(decoded)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise InvalidInputError(f"images[{index}] cannot be decoded ({error}): open it again, whole") from error
+    _rgb(index, upright).save(buffer, "PNG", compress_level=1)  # lossless: the server reads these very pixels
+    return buffer.getvalue()
+
+
+def _from_array(index: int, array: Array) -> Image:
+    from PIL import Image
+
+    shaped = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
+    if not shaped or 0 in array.shape:
+        raise InvalidInputError(
+            f"images[{index}] has shape {list(array.shape)}, expected [height, width], [height, width, 3] or "
+            "[height, width, 4]"
+        )
+    if array.dtype == np.uint16:
+        array = (array.astype(np.uint32) * 255 + 32767) // 65535
+    elif array.dtype != np.uint8:
+        raise InvalidInputError(
+            f"images[{index}] is an array of {array.dtype}, expected uint8 or uint16: scale it to 0..255 and convert it"
+        )
+    return Image.fromarray(np.ascontiguousarray(array.astype(np.uint8)))
+
+
+def _upright(image: Image) -> Image:
+    """Return the image turned as its EXIF orientation says."""
+    from PIL import ImageOps
+
+    image.load()
+    turned: Image | None = ImageOps.exif_transpose(image)
+    return image if turned is None else turned
+
+
+def _rgb(index: int, image: Image) -> Image:
+    """Return the image as 8-bit RGB: transparency over white, 16 bits scaled to 8."""
+    from PIL import Image
+
+    if image.mode == "F":
+        raise InvalidInputError(
+            f"images[{index}] has floating pixels (mode F), expected 8 or 16 bits a channel: convert it"
+        )
+    if image.mode.startswith("I"):
+        levels = np.clip(np.asarray(image), 0, 65535).astype(np.uint16)
+        return _from_array(index, levels).convert("RGB")
+    if image.has_transparency_data:
+        page = Image.new("RGBA", image.size, _WHITE)
+        return Image.alpha_composite(page, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")

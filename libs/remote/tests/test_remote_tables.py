@@ -1,0 +1,101 @@
+"""Tables and texts in the shapes that other programs write."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from midrib.remote._files.sources import read_items
+from midrib.wire import InvalidInputError
+
+TEXTS = ["a cat sleeps", "the bank raised rates", "leaves"]
+CSV = "id,text\n" + "".join(f"r{number},{text}\n" for number, text in enumerate(TEXTS))
+JSONL = "".join(f'{{"id": "r{number}", "text": "{text}"}}\n' for number, text in enumerate(TEXTS))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize(("name", "content"), [("t.csv", CSV), ("t.jsonl", JSONL)], ids=["csv", "jsonl"])
+def test_a_table_has_the_same_rows_in_every_encoding(tmp_path: Path, name: str, content: str, encoding: str) -> None:
+    """With and without a byte order mark, and with the line ends of Windows."""
+    (tmp_path / name).write_bytes(content.replace("\n", "\r\n").encode(encoding))
+    items = list(read_items([tmp_path / name]))
+    assert [(item.id, item.value, item.error) for item in items] == [
+        ("r0", TEXTS[0], None),
+        ("r1", TEXTS[1], None),
+        ("r2", TEXTS[2], None),
+    ]
+
+
+def test_a_binary_file_is_refused_by_its_encoding(tmp_path: Path) -> None:
+    """A picture that was named .txt."""
+    (tmp_path / "t.txt").write_bytes(b"\x89PNG\0\0\0\rIHDR\0\0\1\0\0\0\1\0\x08\2\0\0\0")
+    with pytest.raises(InvalidInputError, match="not text in UTF-8 or UTF-16: save it with encoding UTF-8"):
+        list(read_items([tmp_path / "t.txt"]))
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|"], ids=["semicolon", "tab", "bar"])
+def test_the_separator_is_found_by_the_header(tmp_path: Path, separator: str) -> None:
+    """Excel writes semicolons in half of Europe."""
+    (tmp_path / "t.csv").write_text(separator.join(["id", "text"]) + "\n" + separator.join(["r0", "a, b"]) + "\n")
+    assert [(item.id, item.value) for item in read_items([tmp_path / "t.csv"])] == [("r0", "a, b")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "values", "error"),
+    [
+        pytest.param("t.csv", 'id,text\n1,"one\n2,two\n3,three\n', ["two", "three"], "never closed", id="open quote"),
+        pytest.param("t.csv", "id,text\n1,one,more\n2,two\n", ["two"], "has 3 fields, the header has 2", id="long row"),
+        pytest.param("t.jsonl", '{"text": true}\n{"text": "two"}\n', ["two"], "is a bool, expected", id="a boolean"),
+        pytest.param("t.jsonl", '{"text": [1]}\n{"text": "two"}\n', ["two"], "is a list, expected", id="a list"),
+        pytest.param("t.jsonl", '{"text": NaN}\n{"text": "two"}\n', ["two"], "no value", id="NaN"),
+        pytest.param(
+            "t.jsonl",
+            '{"text": ' + "[" * 100_000 + "]" * 100_000 + '}\n{"text": "two"}\n',
+            ["two"],
+            "nested too deeply",
+            id="nested",
+        ),
+    ],
+)
+def test_a_row_that_cannot_be_read_costs_only_itself(
+    tmp_path: Path, name: str, content: str, values: list[str], error: str
+) -> None:
+    """It carries its error, and the rows after it are read."""
+    (tmp_path / name).write_text(content)
+    bad, *good = read_items([tmp_path / name])
+    assert error in str(bad.error)
+    assert [item.value for item in good] == values
+
+
+def test_a_field_may_be_a_whole_document(tmp_path: Path) -> None:
+    """The csv module's own limit is 131,072 characters."""
+    (tmp_path / "t.csv").write_text(f"id,text\n1,{'word ' * 40_000}\n2,two\n")
+    assert [len(item.value) for item in read_items([tmp_path / "t.csv"])] == [200_000, 3]
+
+
+def test_a_quoted_field_may_have_lines(tmp_path: Path) -> None:
+    """And quotes, doubled; a stray quote is a character."""
+    (tmp_path / "t.csv").write_text('id,text\n1,"a\n""b"""\n2,"two" and more\n')
+    assert [item.value for item in read_items([tmp_path / "t.csv"])] == ['a\n"b"', "two and more"]
+
+
+def test_an_id_is_always_printable(tmp_path: Path) -> None:
+    """Formats hold UTF-8 only, and file systems any bytes."""
+    path = tmp_path / os.fsdecode(b"caf\xe9.txt")
+    path.write_text("one\n")
+    (item,) = read_items([path])
+    assert item.id.endswith("caf\\udce9.txt:0")
+
+
+def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
+    """Class folders are often links; a link to a folder above ends nowhere. Files of macOS's metadata are no images."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a.png").touch()
+    (tmp_path / "real" / "._a.png").touch()
+    (tmp_path / "classes").mkdir()
+    (tmp_path / "classes" / "cat").symlink_to(tmp_path / "real")
+    (tmp_path / "real" / "loop").symlink_to(tmp_path / "classes")
+    items = read_items([tmp_path / "classes"])
+    assert [Path(item.id).relative_to(tmp_path).as_posix() for item in items] == ["classes/cat/a.png"]

@@ -1,0 +1,123 @@
+"""Have worker processes load and compute a backbone, from the server's process."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, replace
+from typing import Any
+
+from midrib.registry import AbstractRegistry
+from midrib.server._catalogue.local import BackboneInfo
+from midrib.server._catalogue.worker_entry import NotImportableError, loader_path
+from midrib.server._engine.replica import Compute
+from midrib.server._settings import BackboneSettings, Settings
+from midrib.server._worker.compute import WorkerCompute
+from midrib.server._worker.process import WorkerSpec
+from midrib.server._worker.supervision import SharedPlan, Supervisor
+
+_ENTRY = "midrib.server._catalogue.worker_entry:open_backbone"
+_LEAST_MAX_BATCH_S = 30.0
+# A batch may take so many times the estimate of the largest one: the machine may be busy, texts may be long.
+_PATIENT = 20.0
+
+
+@dataclass
+class ReplicaWorkers:
+    """The workers of one replica: the first one, and those of the replicas that take its place.
+
+    first: a supervisor whose worker has loaded already; used once.
+    """
+
+    spec: WorkerSpec
+    plan: SharedPlan
+    max_batch_s: float | None
+    first: Supervisor | None = None
+
+    def compute(self) -> Compute:
+        """Start a worker, or take the first one, and make it ready. Raises what loading and preparing raise."""
+        supervisor, self.first = self.first or Supervisor(self.spec, self.plan), None
+        try:
+            prepared = supervisor.prepare()
+        except BaseException:
+            supervisor.close()
+            raise
+        limit_s = self.max_batch_s or max(_LEAST_MAX_BATCH_S, _PATIENT * prepared.batch_s)
+        return WorkerCompute(supervisor, prepared, max_batch_s=limit_s)
+
+
+@dataclass(frozen=True)
+class HostedInProcesses:
+    """A backbone that a first worker has loaded. workers: of each replica.  plans: of each device."""
+
+    info: BackboneInfo
+    workers: list[ReplicaWorkers]
+    plans: list[SharedPlan]
+
+    def restarts(self) -> int:
+        """Return how many workers have been replaced."""
+        return sum(plan.restarts for plan in self.plans)
+
+    def discard(self) -> None:
+        """End the first worker if no replica has started with it."""
+        first, self.workers[0].first = self.workers[0].first, None
+        if first is not None:
+            first.close()
+
+
+def host_in_processes(wanted: BackboneSettings, settings: Settings, registry: AbstractRegistry) -> HostedInProcesses:
+    """Load a backbone in a worker process; the other replicas' workers start with their replicas.
+
+    Raises NotImportableError if a fresh process does not find the loader, WorkerDiedError if the process ended while
+    loading, and what the loader raises.
+    """
+    spec = WorkerSpec(wanted.name, _ENTRY, _request(wanted, settings, registry))
+    plan = SharedPlan()
+    first = Supervisor(spec, plan)
+    try:
+        info: BackboneInfo = first.load()
+    except BaseException:
+        first.close()
+        raise
+    replicas = wanted.replicas or settings.replicas
+    plans = [plan, *(SharedPlan() for _ in info.devices[1:])]
+    workers = [
+        ReplicaWorkers(_on_device(spec, index), plans[index], settings.max_batch_s)
+        for index in range(len(info.devices))
+        for _ in range(replicas)
+    ]
+    workers[0].first = first
+    return HostedInProcesses(info, workers, plans)
+
+
+def _request(wanted: BackboneSettings, settings: Settings, registry: AbstractRegistry) -> dict[str, Any]:
+    loader = loader_path(registry.get(wanted.name, with_metadata=True).fn)
+    if loader[0] in ("", "__main__") or "<locals>" in loader[1]:
+        raise NotImportableError(f"its loader {'.'.join(loader)} is not defined in a module that can be imported")
+    request = {
+        "imports": [*settings.imports, loader[0]],
+        "registry": _path_of(registry),
+        "loader": loader,
+        "backbone": wanted.model_dump(),
+        "settings": settings.model_dump(mode="json", exclude={"backbones"}),
+        "device": 0,
+    }
+    try:
+        return dict(json.loads(json.dumps(request)))
+    except TypeError as error:
+        raise NotImportableError(f"its arguments cannot be sent to a process: {error}") from error
+
+
+def _path_of(registry: AbstractRegistry) -> list[str]:
+    """Return the module and the name of a registry that a fresh process can import."""
+    for name, module in list(sys.modules.items()):
+        if name == "__main__" or getattr(module, "__spec__", None) is None:
+            continue
+        for attribute, value in list(vars(module).items()):
+            if value is registry:
+                return [name, attribute]
+    raise NotImportableError(f"the registry {registry.name!r} is not in a module that can be imported")
+
+
+def _on_device(spec: WorkerSpec, index: int) -> WorkerSpec:
+    return replace(spec, request={**spec.request, "device": index})

@@ -1,0 +1,101 @@
+"""Run by a worker process: find a registered backbone, load it and make it ready."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from midrib.registry import AbstractRegistry
+from midrib.server._calibration.plan import ComputePlan
+from midrib.server._catalogue.device_setup import DeviceSetup
+from midrib.server._catalogue.local import BackboneInfo, batch_limits, load_local
+from midrib.server._compute.forward import Forward, available_devices, example_rows
+from midrib.server._engine.buckets import elements
+from midrib.server._settings import BackboneSettings, Settings
+from midrib.server._worker.messages import Prepared
+
+
+class NotImportableError(LookupError):
+    """A fresh process does not find the registered loader."""
+
+
+@dataclass(frozen=True)
+class HostedBackbone:
+    """The backbone of this worker. Implements `midrib.server._worker.loop.Hosted`."""
+
+    info: BackboneInfo
+    setup: DeviceSetup
+    settings: Settings
+
+    def prepare(self, plan: dict[str, Any] | None) -> tuple[Forward, Prepared]:
+        """Return the compute, calibrated, warm and proved. Raises ParityError as `DeviceSetup.prepare` does."""
+        self.setup.plan = None if plan is None else ComputePlan(**plan)
+        forward = self.setup.compute()
+        rows = batch_limits(self.settings).rows_of(elements(example_rows(forward.spec, 1).shape))
+        prepared = Prepared(
+            depth=forward.depth,
+            dtypes=forward.staged_dtypes,
+            width=self.info.num_features,
+            batch_s=rows * _pass_s(forward),
+            plan=self.setup.plan,
+        )
+        return forward, prepared
+
+
+def open_backbone(request: dict[str, Any]) -> HostedBackbone:
+    """Load the requested backbone.
+
+    request: backbone and settings, as their fields; registry and loader, as `processes.loader_path` gives them;
+    device: the index of its device among those that the settings mean.
+    Raises NotImportableError if the loader is not found here, and what the loader raises.
+    """
+    settings = Settings(**request["settings"])
+    wanted = BackboneSettings(**request["backbone"])
+    registry = _registry(request["imports"], request["registry"])
+    _check_loader(registry, wanted.name, request["loader"])
+    devices = available_devices(wanted.device or settings.device)
+    local = load_local(wanted.model_copy(update={"device": devices[request["device"]]}), settings, registry)
+    info = local.info()
+    return HostedBackbone(_with_devices(info, devices), local.device_setups[0], settings)
+
+
+def loader_path(fn: Any) -> list[str]:
+    """Return the module and the qualified name of a loader, which tell whether two processes mean the same one."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    return [getattr(fn, "__module__", None) or "", getattr(fn, "__qualname__", "")]
+
+
+def _with_devices(info: BackboneInfo, devices: list[str]) -> BackboneInfo:
+    return BackboneInfo(**{**vars(info), "devices": tuple(devices)})
+
+
+def _registry(imports: list[str], path: list[str]) -> AbstractRegistry:
+    try:
+        for module in imports:
+            importlib.import_module(module)
+        registry = getattr(importlib.import_module(path[0]), path[1])
+    except Exception as error:
+        raise NotImportableError(f"a fresh process cannot import it: {type(error).__name__}: {error}") from error
+    if not isinstance(registry, AbstractRegistry):
+        raise NotImportableError(f"{':'.join(path)} is {type(registry).__name__} in a fresh process, not a registry")
+    return registry
+
+
+def _check_loader(registry: AbstractRegistry, name: str, loader: list[str]) -> None:
+    try:
+        found = loader_path(registry.get(name, with_metadata=True).fn)
+    except KeyError as error:
+        raise NotImportableError(f"{name!r} is not registered in a fresh process") from error
+    if found != loader:
+        raise NotImportableError(f"{name!r} is {'.'.join(found)} in a fresh process, not {'.'.join(loader)}")
+
+
+def _pass_s(forward: Forward) -> float:
+    """Return the seconds of a pass over one row."""
+    started = time.perf_counter()
+    forward([(example_rows(forward.spec, 1),)])
+    return time.perf_counter() - started

@@ -1,0 +1,39 @@
+"""Put the arrays of a batch together in one array. numpy only: the server's process uses it beside the workers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from midrib.wire import Array
+
+
+def joined_shape(arrays: Sequence[Array]) -> tuple[int, ...]:
+    """Return the shape of the joined array: all rows, each dimension as long as the longest array's."""
+    rows = sum(map(len, arrays))
+    first = arrays[0].shape[1:]
+    if all(array.shape[1:] == first for array in arrays):
+        return (rows, *first)
+    return (rows, *map(max, zip(*(array.shape[1:] for array in arrays), strict=True)))
+
+
+def join_into(view: Array, arrays: Sequence[Array]) -> None:
+    """Write the rows of all arrays into a view of `joined_shape`, padded with 0, converted to its dtype."""
+    if any(array.shape[1:] != view.shape[1:] for array in arrays):
+        _pad_into(view, arrays)
+    elif all(array.dtype == view.dtype for array in arrays):
+        np.concatenate(arrays, out=view)
+    else:
+        with np.errstate(over="ignore"):  # a float64 beyond float32 is infinite, as in process
+            np.concatenate(arrays, out=view, casting="unsafe")
+
+
+def _pad_into(view: Array, arrays: Sequence[Array]) -> None:
+    view.fill(0)
+    offset = 0
+    with np.errstate(over="ignore"):
+        for array in arrays:
+            places = (slice(offset, offset + len(array)), *map(slice, array.shape[1:]))
+            np.copyto(view[places], array, casting="unsafe")
+            offset += len(array)

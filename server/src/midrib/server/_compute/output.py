@@ -1,0 +1,40 @@
+"""The contract of a module's output, checked after every forward pass.
+
+A module that loses, adds or reshapes rows would otherwise give callers somebody else's rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+class OutputError(RuntimeError):
+    """A module returned something other than one row of features for each row of its input."""
+
+
+def checked(embed: Callable[[Tensor], Tensor], num_features: int | None) -> Callable[[Tensor], Tensor]:
+    """Return a function that computes the same, [rows, ...] to [rows, num_features], and checks each output.
+
+    num_features: the width that the output must have; any if None.
+    Raises OutputError for an output of another type, dtype or shape.
+    """
+
+    def embed_checked(inputs: Tensor) -> Tensor:
+        outputs = embed(inputs)
+        _check(outputs, len(inputs), num_features)
+        return outputs
+
+    return embed_checked
+
+
+def _check(outputs: object, rows: int, num_features: int | None) -> None:
+    width = "num_features" if num_features is None else num_features
+    expected = f"expected a floating tensor [{rows}, {width}]: the module must return one row for each row of its input"
+    if not isinstance(outputs, Tensor):
+        raise OutputError(f"the module returned a {type(outputs).__name__}, {expected}")
+    wrong_width = num_features is not None and outputs.shape[-1:] != torch.Size([num_features])
+    if outputs.ndim != 2 or len(outputs) != rows or wrong_width or not outputs.is_floating_point():
+        raise OutputError(f"the module returned {outputs.dtype} {list(outputs.shape)}, {expected}")

@@ -1,0 +1,51 @@
+"""The first steps of a worker process, before it imports torch or any module of a user."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import importlib
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+from typing import Any
+
+from midrib.server._worker import loop
+from midrib.server._worker.channel import Channel
+from midrib.server._worker.shared_buffer import SharedBuffer
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main(arguments: dict[str, Any]) -> None:
+    """Run a worker until the server's process closes the channel, or dies."""
+    channel = Channel(socket.socket(fileno=arguments["channel"]))
+    _end_with_parent(arguments["parent"], channel)
+    faulthandler.enable()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    buffers = [SharedBuffer(descriptor) for descriptor in arguments["buffers"]]
+    module, _, function = arguments["entry"].partition(":")
+    with contextlib.suppress(EOFError, OSError):
+        loop.run(channel, buffers, lambda request: getattr(importlib.import_module(module), function)(request))
+    os._exit(0)  # threads that a module has left running must not keep the process alive
+
+
+def _end_with_parent(parent: int, channel: Channel) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(0)
+    threading.Thread(target=_watch, args=(channel,), name="parent-watch", daemon=True).start()
+
+
+def _watch(channel: Channel) -> None:
+    """End this process and those that it started when the other end of the channel is gone."""
+    poll = select.poll()
+    poll.register(channel.fileno(), 0)  # a hang-up is always reported
+    poll.poll()
+    os.killpg(0, signal.SIGKILL)

@@ -1,0 +1,124 @@
+"""Backbones for the tests of workers: a fresh process imports them too."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from midrib.registry import Registry, TensorInput, TextInput
+
+REGISTRY = Registry("misbehaving")
+TRIGGER = 666.0
+
+
+class Doubling(nn.Module):
+    """Doubles its rows; a row of the trigger's value makes it misbehave."""
+
+    def __init__(self, misbehave: Callable[[], object]) -> None:
+        super().__init__()
+        self._misbehave = misbehave
+
+    def forward(self, rows: Tensor) -> Tensor:
+        if bool((rows == TRIGGER).any()):
+            self._misbehave()
+        return rows * 2
+
+
+def fail() -> None:
+    """Raise, as a module does for a row that it cannot take."""
+    raise RuntimeError("secret detail of the device")
+
+
+def hang() -> None:
+    """Compute for ever."""
+    time.sleep(3600)
+
+
+def print_without_end() -> None:
+    """Write more than anybody reads."""
+    while True:
+        print("x" * 1000)  # noqa: T201 - the fault under test
+
+
+def leave_thread() -> None:
+    """Leave a thread running that would keep a process alive."""
+    threading.Thread(target=time.sleep, args=(3600,)).start()
+
+
+_FAULTS: dict[str, Callable[[], object]] = {
+    "fails": fail,
+    "exits": lambda: os._exit(7),
+    "quits": lambda: sys.exit(3),
+    "crashes": lambda: ctypes.string_at(0),
+    "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "hangs": hang,
+    "prints": print_without_end,
+    "threads": leave_thread,
+}
+
+
+@REGISTRY(name="doubling", namespace="test/embedding", input=TensorInput((2,)))
+def load_doubling(fault: str = "fails") -> tuple[nn.Module, int]:
+    return Doubling(_FAULTS[fault]), 2
+
+
+@REGISTRY(name="narrow", namespace="test/embedding", input=TensorInput((2,)))
+def load_narrow() -> tuple[nn.Module, int]:
+    class Narrow(nn.Module):
+        def forward(self, rows: Tensor) -> Tensor:
+            return rows[:, :1] if bool((rows == TRIGGER).any()) else rows
+
+    return Narrow(), 2
+
+
+@REGISTRY(name="unloadable", namespace="test/embedding", input=TensorInput((2,)))
+def load_unloadable() -> tuple[nn.Module, int]:
+    print("the weights are damaged", flush=True)  # noqa: T201 - the worker's last words
+    os._exit(4)
+
+
+@REGISTRY(name="layer", namespace="test/embedding", input=TensorInput((2,)))
+def load_layer(seed: int = 0) -> tuple[nn.Module, int]:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(2, 3), nn.Tanh()), 3
+
+
+class Tokens(NamedTuple):
+    ids: list[int]
+    truncated: bool
+
+
+class Tokenizer:
+    """A word is the sum of its bytes."""
+
+    def __call__(self, texts: Sequence[str]) -> list[Tokens]:
+        return [Tokens([1 + sum(word.encode()) % 99 for word in text.split()][:32], False) for text in texts]
+
+
+class Words(nn.Module):
+    """The mean of the words' vectors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table = nn.Embedding(100, 4)
+        self.tokenizer = Tokenizer()
+
+    def forward(self, ids: Tensor) -> Tensor:
+        mask = (ids != 0)[..., None].to(self.table.weight.dtype)
+        total: Tensor = (self.table(ids) * mask).sum(1)
+        return total / mask.sum(1).clamp(min=1)
+
+
+@REGISTRY(name="words", namespace="text/embedding", input=TextInput(32))
+def load_words() -> tuple[nn.Module, int]:
+    return Words(), 4

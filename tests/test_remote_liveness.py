@@ -1,0 +1,172 @@
+"""Connections that die silently, are slow, or change under a client, through a proxy on real sockets."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from midrib.registry import Registry, TensorInput
+from midrib.remote import Client, RemoteBackbone
+from midrib.remote.testing import serving
+from midrib.wire import Array, RevisionMismatchError
+
+NAME = "test/liveness/scale"
+WIDTH = 64 << 10
+
+
+class Scale(nn.Module):
+    """The first two values of a row, times a factor that makes the revision."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(factor))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return [rows, 2] for [rows, WIDTH]."""
+        return x[:, :2] * self.factor
+
+
+def registry(factor: float = 1.0) -> Registry:
+    made = Registry("test")
+    made(
+        lambda: (Scale(factor), 2),
+        name="scale",
+        namespace="test/liveness",
+        input=TensorInput((WIDTH,)),
+        num_features=2,
+    )
+    return made
+
+
+def rows(value: float, count: int = 1) -> Array:
+    return np.full((count, WIDTH), value, np.float32)
+
+
+class Proxy:
+    """A TCP proxy. passes: decides for each chunk of a connection (its number) whether it is handed on."""
+
+    def __init__(self, target: str) -> None:
+        self.passes: Callable[[int], bool] = lambda number: True
+        self.bytes_per_s = float("inf")
+        self.connections = 0
+        self._target = target
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        host, _, port = self._target.rpartition(":")
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            near.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)
+            far = socket.create_connection((host, int(port)))
+            for source, sink, rate in ((near, far, self.bytes_per_s), (far, near, float("inf"))):
+                arguments = (self.connections, source, sink, rate)
+                threading.Thread(target=self._pump, args=arguments, daemon=True).start()
+
+    def _pump(self, number: int, source: socket.socket, sink: socket.socket, bytes_per_s: float) -> None:
+        with source, sink:
+            try:
+                while data := source.recv(1 << 14):
+                    threading.Event().wait(len(data) / bytes_per_s)
+                    if self.passes(number):
+                        sink.sendall(data)
+            except OSError:
+                return
+
+
+@contextmanager
+def proxied(target: str) -> Iterator[Proxy]:
+    proxy = Proxy(target)
+    try:
+        yield proxy
+    finally:
+        proxy.close()
+
+
+def test_a_connection_that_died_before_the_stream_opens_is_replaced() -> None:
+    """Its first call costs a third of the timeout, and no call is lost."""
+    with ExitStack() as stack:
+        server = stack.enter_context(serving(NAME, registry=registry()))
+        proxy = stack.enter_context(proxied(server.address))
+        client = stack.enter_context(Client(proxy.address, timeout=6.0))
+        client.describe(NAME)
+        proxy.passes = lambda number, dead=proxy.connections: number > dead  # type: ignore[misc]
+        began = time.monotonic()
+        assert client.embed(NAME, rows(3))[0, 0] == 3
+        assert 1.0 < time.monotonic() - began < 5.0
+
+
+def test_a_dead_connection_is_replaced_for_every_client_of_the_process() -> None:
+    """Giving up a shared channel ends no other client's calls."""
+    with ExitStack() as stack:
+        server = stack.enter_context(serving(NAME, registry=registry()))
+        proxy = stack.enter_context(proxied(server.address))
+        clients = [
+            stack.enter_context(Client(proxy.address, timeout=6.0, priority=priority))
+            for priority in ("interactive", "training", "bulk")
+        ]
+        clients[0].describe(NAME)
+        proxy.passes = lambda number, dead=proxy.connections: number > dead  # type: ignore[misc]
+        answers: list[float] = []
+        threads = [
+            threading.Thread(target=lambda c=client: answers.append(float(c.embed(NAME, rows(5))[0, 0])))
+            for client in clients
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert answers == [5.0] * 3
+
+
+def test_an_upload_slower_than_a_third_of_the_timeout_is_sent_once() -> None:
+    """Bytes that the peer acknowledges count as life."""
+    with ExitStack() as stack:
+        server = stack.enter_context(serving(NAME, registry=registry()))
+        proxy = stack.enter_context(proxied(server.address))
+        proxy.bytes_per_s = 1e6
+        client = stack.enter_context(Client(proxy.address, timeout=9.0))
+        assert client.embed(NAME, rows(2, 20))[-1, 0] == 2  # 5.2 MB: over 5 s, where 3 s of silence are too many
+        assert proxy.connections == 1
+
+
+def test_a_plain_client_follows_a_rolling_upgrade() -> None:
+    """Of two servers the older one leaves: the calls go to the other one's revision."""
+    with ExitStack() as stack:
+        leaving = stack.enter_context(ExitStack())
+        old = leaving.enter_context(serving(NAME, registry=registry(1.0)))
+        new = stack.enter_context(serving(NAME, registry=registry(2.0)))
+        client = stack.enter_context(Client(f"{old.address},{new.address}", timeout=20.0))
+        assert client.embed(NAME, rows(3))[0, 0] == 3
+        leaving.close()
+        assert [float(client.embed(NAME, rows(3))[0, 0]) for _ in range(5)] == [6.0] * 5
+
+
+def test_a_pinned_backbone_names_the_revision_that_is_left() -> None:
+    """The error says which revision is served and which one is pinned, not that a connection broke."""
+    with ExitStack() as stack:
+        leaving = stack.enter_context(ExitStack())
+        old = leaving.enter_context(serving(NAME, registry=registry(1.0)))
+        new = stack.enter_context(serving(NAME, registry=registry(2.0)))
+        backbone = RemoteBackbone(f"grpc://{old.address},{new.address}/{NAME}", timeout=3.0)
+        backbone(torch.ones(1, WIDTH))
+        leaving.close()
+        with pytest.raises(RevisionMismatchError, match=f"revision .*{backbone.revision[:12]}"):
+            backbone(torch.ones(1, WIDTH))

@@ -1,0 +1,70 @@
+"""A backbone that is made while the server still loads it waits, within its timeout."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import nn
+
+from midrib.registry import Registry, TensorInput
+from midrib.remote import Client, RemoteBackbone
+from midrib.remote.testing import RunningServer, serving
+from midrib.wire import BackboneLoadingError
+
+READY, SLOW = "test/loading/ready", "test/loading/slow"
+
+
+class Loading:
+    """A backbone whose loader waits until the test lets it go on."""
+
+    def __init__(self) -> None:
+        self.may_end = threading.Event()
+        self.registry = Registry("test")
+        input_spec = TensorInput((4,))
+        self.registry(lambda: (nn.Identity(), 4), name="ready", namespace="test/loading", input=input_spec)
+        self.registry(self._slow, name="slow", namespace="test/loading", input=input_spec)
+
+    def _slow(self) -> tuple[nn.Module, int]:
+        self.may_end.wait(60)
+        return nn.Identity(), 4
+
+
+@pytest.fixture()
+def loading() -> Iterator[Loading]:
+    made = Loading()
+    yield made
+    made.may_end.set()
+
+
+@pytest.fixture()
+def server(loading: Loading) -> Iterator[RunningServer]:
+    """A server that is loading SLOW."""
+    with serving(READY, registry=loading.registry, admin=True) as server, Client(server.address) as client:
+        loader = threading.Thread(target=lambda: client.load(SLOW))
+        loader.start()
+        while SLOW not in {info.name for info in client.list()}:
+            continue
+        yield server
+        loading.may_end.set()
+        loader.join()
+
+
+def test_a_remote_backbone_waits_for_its_backbone(
+    server: RunningServer, loading: Loading, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With one line that says so."""
+    threading.Timer(0.5, loading.may_end.set).start()
+    backbone = RemoteBackbone(server.url(SLOW), timeout=30.0)
+    assert torch.equal(backbone(torch.ones(1, 4)), torch.ones(1, 4))
+    assert [record.message.split(" at ")[0] for record in caplog.records if record.name == "midrib.remote"] == [
+        f"waiting for {SLOW}"
+    ]
+
+
+def test_the_wait_ends_with_the_timeout(server: RunningServer) -> None:
+    """The error says that it is loading, and what to raise."""
+    with pytest.raises(BackboneLoadingError, match=r"is loading: raise timeout=1"):
+        RemoteBackbone(server.url(SLOW), timeout=1.0)
