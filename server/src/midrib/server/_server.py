@@ -25,7 +25,7 @@ from midrib.server._grpc.backbone_service import BackboneService
 from midrib.server._grpc.decoding import DecodingServer
 from midrib.server._grpc.embedding_service import EmbeddingService
 from midrib.server._grpc.fast_codec import CODECS
-from midrib.server._grpc.listen import add_port, grpc_server
+from midrib.server._grpc.listen import add_port, grpc_server, request_limits
 from midrib.server._grpc.observers import HealthService, ReflectionService
 from midrib.server._observability.tracing_setup import tracing_for
 from midrib.server._oip.registration import SERVICE_NAME as INFERENCE_SERVICE
@@ -106,7 +106,7 @@ class Server:
         """Listen. Calls answer UNAVAILABLE until `load` is through."""
         self._grpc = grpc_server(self.settings, self.tokens, self._tracing)
         backbones = BackboneService(self.catalogue, admin=self.settings.admin)
-        services: Any = DecodingServer(self._grpc, CODECS)  # the stubs ask for a server
+        services: Any = DecodingServer(self._grpc, request_limits(self.settings), CODECS)  # the stubs ask for a server
         backbone_pb2_grpc.add_BackboneServiceServicer_to_server(backbones, services)
         embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(EmbeddingService(self.embedder), services)
         add_inference_service(InferenceService(self.embedder, backbones), services)
@@ -127,7 +127,8 @@ class Server:
     async def _start_admin(self, port: int) -> None:
         self._admin = grpc_server(self.settings, self.tokens, self._tracing)
         backbone_pb2_grpc.add_BackboneServiceServicer_to_server(
-            BackboneService(self.catalogue, admin=True), DecodingServer(self._admin)
+            BackboneService(self.catalogue, admin=True),
+            DecodingServer(self._admin, request_limits(self.settings)),
         )
         self._admin_port = add_port(self._admin, self.settings, address(_LOOPBACK, port))
         await self._admin.start()

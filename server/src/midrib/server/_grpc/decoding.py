@@ -1,53 +1,101 @@
-"""Bytes that are no message: refused as INVALID_ARGUMENT, where gRPC would answer UNKNOWN with a parser's exception."""
+"""Reads the requests of every method: counts elements first, parses large messages beside the event loop.
+
+Bytes that cannot be parsed are refused as INVALID_ARGUMENT; gRPC would answer UNKNOWN with a parser's exception.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import grpc
-from google.protobuf.message import DecodeError
+from google.protobuf.descriptor import Descriptor
+from google.protobuf.message import DecodeError, Message
 
+from midrib.server._grpc.element_count import ElementLimits, check_elements
 from midrib.server._grpc.errors import Context, abort
-from midrib.wire import InvalidInputError
+from midrib.wire import InvalidInputError, LimitExceededError, MidribError
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-Codec: TypeAlias = tuple[Callable[[bytes], Any], Callable[[Any], bytes]]
 
-# Stands for a message that could not be read: gRPC parses before our code runs, and has no status for a failure there.
-_MALFORMED: Any = object()
+# Larger messages are parsed in a thread: this many bytes take at most a few milliseconds of the event loop.
+_SMALL_BYTES = 8192
+
+
+class Codec(NamedTuple):
+    """Reads the requests and writes the responses of one method.
+
+    request: the class of the requests.
+    fast: reads the usual request in microseconds, whatever its size; raises IndexError or ValueError for others.
+    read: reads every request. Raises DecodeError.
+    write: returns the bytes of a response.
+    """
+
+    request: type[Message]
+    fast: Callable[[bytes], Any]
+    read: Callable[[bytes], Any]
+    write: Callable[[Any], bytes]
+
+
+@dataclass(frozen=True)
+class RequestLimits:
+    """The size of requests.
+
+    elements: what one message may hold.
+    small_bytes: of one request to a method that takes no data: lists, health, loading.
+    data_methods: paths of the methods whose requests may be larger.
+    """
+
+    elements: ElementLimits
+    small_bytes: int
+    data_methods: frozenset[str]
+
+
+class _Refused(NamedTuple):
+    """Stands for a message that is refused: gRPC parses before our code runs, and has no status for a failure there."""
+
+    error: MidribError
+
+
+class _Unparsed(NamedTuple):
+    """A message that is to be parsed in a thread."""
+
+    parse: Callable[[], Any]
 
 
 class DecodingServer:
     """Takes services for a server, as the generated `add_..._to_server` hand them over.
 
-    codecs: by a method's path, what reads its requests and writes its responses in place of protobuf's library.
+    codecs: by a method's path; protobuf's library reads and writes the messages of the other methods.
     """
 
-    def __init__(self, server: grpc.aio.Server, codecs: Mapping[str, Codec] = MappingProxyType({})) -> None:
+    def __init__(
+        self, server: grpc.aio.Server, limits: RequestLimits, codecs: Mapping[str, Codec] = MappingProxyType({})
+    ) -> None:
         self._server = server
-        self._codecs = codecs
+        self._reading = _Reading(limits, codecs)
 
     def add_generic_rpc_handlers(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
         """Serve the methods of these services."""
-        self._server.add_generic_rpc_handlers([_CarefulService(handler, self._codecs) for handler in handlers])
+        self._server.add_generic_rpc_handlers([_CarefulService(handler, self._reading) for handler in handlers])
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler]) -> None:
         """Serve these methods of a service."""
-        careful = {
-            name: _careful(handler, self._codecs.get(f"/{service}/{name}")) for name, handler in handlers.items()
-        }
+        careful = {name: _careful(handler, self._reading, f"/{service}/{name}") for name, handler in handlers.items()}
         self._server.add_registered_method_handlers(service, careful)
 
 
 class _CarefulService(grpc.GenericRpcHandler):
     """A service whose methods are careful."""
 
-    def __init__(self, service: grpc.GenericRpcHandler, codecs: Mapping[str, Codec]) -> None:
+    def __init__(self, service: grpc.GenericRpcHandler, reading: _Reading) -> None:
         self._service = service
-        self._codecs = codecs
+        self._reading = reading
         self._methods: dict[str, Handler] = {}
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
@@ -57,22 +105,73 @@ class _CarefulService(grpc.GenericRpcHandler):
             handler = self._service.service(handler_call_details)
             if handler is None:  # not kept: a client may ask for any name
                 return None
-            self._methods[method] = _careful(handler, self._codecs.get(method))
+            self._methods[method] = _careful(handler, self._reading, method)
         return self._methods[method]
 
 
-def _careful(handler: Handler, codec: Codec | None) -> Handler:
+@dataclass(frozen=True)
+class _Reading:
+    """How requests are read, for each method."""
+
+    limits: RequestLimits
+    codecs: Mapping[str, Codec]
+
+    def codec(self, method: str, handler: Handler) -> Codec:
+        """Return the codec of a method; the parser of protobuf's library by default."""
+        parser: Any = handler.request_deserializer
+        write: Any = handler.response_serializer
+        return self.codecs.get(method) or Codec(parser.__self__, _never_fast, parser, write)
+
+    def reader(self, method: str, codec: Codec) -> Callable[[bytes], Any]:
+        """Return the function that gRPC calls on the event loop with the bytes of each message."""
+        limits = self.limits
+        max_bytes = None if method in limits.data_methods else limits.small_bytes
+
+        def read(data: bytes) -> Any:
+            if max_bytes is not None and len(data) > max_bytes:
+                return _Refused(_too_large(method, len(data), max_bytes))
+            try:
+                return codec.fast(data)
+            except (IndexError, ValueError):
+                parse = partial(_parse, data, codec, limits.elements)
+                return parse() if len(data) <= _SMALL_BYTES else _Unparsed(parse)
+            except DecodeError:
+                return _Refused(_malformed())
+
+        return read
+
+
+def _never_fast(data: bytes) -> Any:
+    raise ValueError(f"{len(data)} bytes for the parser of protobuf's library")
+
+
+def _parse(data: bytes, codec: Codec, limits: ElementLimits) -> Any:
+    """Return the message, or why it is refused."""
+    try:
+        check_elements(data, cast(Descriptor, codec.request.DESCRIPTOR), limits)
+        return codec.read(data)
+    except LimitExceededError as error:
+        return _Refused(error)
+    except DecodeError:
+        return _Refused(_malformed())
+
+
+def _too_large(method: str, size: int, limit: int) -> LimitExceededError:
+    return LimitExceededError(f"a request to {method} has {size} bytes, at most {limit} are taken: shorten it")
+
+
+def _malformed() -> InvalidInputError:
+    return InvalidInputError("could not parse the request: generate the client from this server's .proto files")
+
+
+def _careful(handler: Handler, reading: _Reading, method: str) -> Handler:
     make, behaviour = parts(handler)
-    read, write = codec or (handler.request_deserializer, handler.response_serializer)
+    codec = reading.codec(method, handler)
     if inspect.isasyncgenfunction(behaviour):
         guarded = _generator(behaviour, streams=handler.request_streaming)
     else:
         guarded = _coroutine(behaviour, streams=handler.request_streaming)
-    return make(
-        guarded,
-        request_deserializer=_tolerant(read),
-        response_serializer=write,
-    )
+    return make(guarded, request_deserializer=reading.reader(method, codec), response_serializer=codec.write)
 
 
 def parts(handler: Handler) -> tuple[Callable[..., Handler], Any]:
@@ -86,21 +185,13 @@ def parts(handler: Handler) -> tuple[Callable[..., Handler], Any]:
     return kinds[bool(handler.request_streaming), bool(handler.response_streaming)]
 
 
-def _tolerant(read: Any) -> Callable[[bytes], Any]:
-    def tolerant(data: bytes) -> Any:
-        try:
-            return read(data)
-        except DecodeError:
-            return _MALFORMED
-
-    return tolerant
-
-
 def _coroutine(behaviour: Any, *, streams: bool) -> Any:
     async def guarded(request: Any, context: Context) -> Any:
         try:
-            return await behaviour(_checked(request, context, streams=streams), context)
-        except _MalformedError as error:
+            read = _Messages(context) if streams else await _parsed(request)
+            del request  # its bytes would stay until the call ends
+            return await behaviour(read, context)
+        except MidribError as error:
             await abort(context, error)
 
     return guarded
@@ -109,31 +200,27 @@ def _coroutine(behaviour: Any, *, streams: bool) -> Any:
 def _generator(behaviour: Any, *, streams: bool) -> Any:
     async def guarded(request: Any, context: Context) -> AsyncIterator[Any]:
         try:
-            async for response in behaviour(_checked(request, context, streams=streams), context):
+            read = _Messages(context) if streams else await _parsed(request)
+            del request
+            async for response in behaviour(read, context):
                 yield response
-        except _MalformedError as error:
+        except MidribError as error:
             await abort(context, error)
 
     return guarded
 
 
-def _checked(request: Any, context: Context, *, streams: bool) -> Any:
-    if streams:
-        return _Messages(context)
-    if request is _MALFORMED:
-        raise _MalformedError
-    return request
-
-
-class _MalformedError(InvalidInputError):
-    """What was sent is no message of the call."""
-
-    def __init__(self) -> None:
-        super().__init__("the bytes sent are no message of this call: build the client from this server's protos")
+async def _parsed(message: Any) -> Any:
+    """Return a message in its parsed form. Raises InvalidInputError or LimitExceededError if it is refused."""
+    if isinstance(message, _Unparsed):
+        message = await asyncio.to_thread(message.parse)
+    if isinstance(message, _Refused):
+        raise message.error
+    return message
 
 
 class _Messages:
-    """The messages of a stream, up to the first that is none.
+    """The messages of a stream, up to the first that is refused.
 
     gRPC's own iterator keeps each until the next has come, however long a client is silent.
     """
@@ -148,6 +235,4 @@ class _Messages:
         message = await self._context.read()
         if message is grpc.aio.EOF:
             raise StopAsyncIteration
-        if message is _MALFORMED:
-            raise _MalformedError
-        return message
+        return await _parsed(message)

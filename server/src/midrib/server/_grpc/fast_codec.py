@@ -15,6 +15,10 @@ from midrib.v1 import tensor_pb2
 from midrib.v1.embedding_pb2 import EmbedRequest, EmbedStreamRequest, EmbedStreamResponse, Options, Timing
 from midrib.wire import Array, array_bytes, encode_int8_rows, read_tensor, read_varint, tensor_head, varint
 
+# A usual Embed call has five fields and a few names beside its input; others are left to the library.
+_MAX_FIELDS = 16
+_MAX_BESIDE_INPUT = 4096
+
 
 class EmbedCall(NamedTuple):
     """An Embed call. tensor: its input, which the request then lacks; None where that is something else."""
@@ -31,28 +35,40 @@ class StreamItem(NamedTuple):
 
 
 def read_embed(data: bytes) -> EmbedCall:
-    """The Embed call in these bytes. Raises DecodeError where they are none."""
+    """Return the Embed call in these bytes. Raises DecodeError if they cannot be parsed."""
     try:
-        start, at, end = _input_of_embed(data)
-        tensor = _tensor_of_input(data, at, end)
+        return _read_tensor_call(data)
     except (IndexError, ValueError):
-        return EmbedCall(EmbedRequest.FromString(data), None)
-    return EmbedCall(EmbedRequest.FromString(data[:start] + data[end:]), tensor)
+        return _read_any_call(data)
 
 
 def read_stream_request(data: bytes) -> StreamItem | EmbedStreamRequest:
-    """The next message of a stream. Raises DecodeError where the bytes are none."""
+    """Return the next message of a stream. Raises DecodeError if the bytes cannot be parsed."""
     try:
         return _read_item(data)
     except (IndexError, ValueError):
         return EmbedStreamRequest.FromString(data)
 
 
+def _read_any_call(data: bytes) -> EmbedCall:
+    return EmbedCall(EmbedRequest.FromString(data), None)
+
+
+def _read_tensor_call(data: bytes) -> EmbedCall:
+    start, at, end = _input_of_embed(data)
+    if len(data) - (end - start) > _MAX_BESIDE_INPUT:
+        raise ValueError("too many bytes beside the input")
+    tensor = _tensor_of_input(data, at, end)
+    return EmbedCall(EmbedRequest.FromString(data[:start] + data[end:]), tensor)
+
+
 def _input_of_embed(data: bytes) -> tuple[int, int, int]:
     """Where the one `input` field of an EmbedRequest begins, and where its message begins and ends."""
     found: tuple[int, int, int] | None = None
     at = 0
-    while at < len(data):
+    for _ in range(_MAX_FIELDS):
+        if at >= len(data):
+            break
         start, tag = at, data[at]
         value, at = read_varint(data, at + 1)
         if tag & 7 == 2:
@@ -116,8 +132,10 @@ def written(message: EmbedStreamResponse | bytes) -> bytes:
 
 
 CODECS: Mapping[str, Codec] = {
-    "/midrib.v1.EmbeddingService/Embed": (read_embed, bytes),
-    "/midrib.v1.EmbeddingService/EmbedStream": (read_stream_request, written),
+    "/midrib.v1.EmbeddingService/Embed": Codec(EmbedRequest, _read_tensor_call, _read_any_call, bytes),
+    "/midrib.v1.EmbeddingService/EmbedStream": Codec(
+        EmbedStreamRequest, _read_item, EmbedStreamRequest.FromString, written
+    ),
 }
 """How the hot methods' requests are read and their responses written, by path."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
 import grpc
@@ -11,13 +11,15 @@ from midrib.server._admission.tokens import CURRENT_TENANT, Scope, Tokens
 from midrib.server._grpc.errors import Context, abort
 from midrib.wire import MidribError
 
-_EMBEDDING = {
-    "/midrib.v1.EmbeddingService/Embed",
-    "/midrib.v1.EmbeddingService/EmbedStream",
-    "/midrib.v1.EmbeddingService/Backward",
-    "/inference.GRPCInferenceService/ModelInfer",
-    "/inference.GRPCInferenceService/ModelStreamInfer",
-}
+EMBEDDING_METHODS = frozenset(
+    {
+        "/midrib.v1.EmbeddingService/Embed",
+        "/midrib.v1.EmbeddingService/EmbedStream",
+        "/midrib.v1.EmbeddingService/Backward",
+        "/inference.GRPCInferenceService/ModelInfer",
+        "/inference.GRPCInferenceService/ModelStreamInfer",
+    }
+)
 _ADMIN = {
     "/midrib.v1.BackboneService/LoadBackbone",
     "/midrib.v1.BackboneService/UnloadBackbone",
@@ -51,7 +53,7 @@ class Guard(grpc.aio.ServerInterceptor):
         try:
             tenant = self._tokens.tenant(shown, scope_of(method))
         except MidribError as error:
-            return _refusing(handler, error)
+            return _refusing(error)
         CURRENT_TENANT.set(tenant)
         return handler
 
@@ -60,21 +62,13 @@ def scope_of(method: str) -> Scope:
     """The scope that a method needs; one that is not known here only reads."""
     if method in _ADMIN:
         return Scope.ADMIN
-    return Scope.EMBED if method in _EMBEDDING else Scope.READ
+    return Scope.EMBED if method in EMBEDDING_METHODS else Scope.READ
 
 
-def _refusing(handler: Handler, error: MidribError) -> Handler:
-    async def unary(_request: Any, context: Context) -> None:
+def _refusing(error: MidribError) -> Handler:
+    """Return a handler that refuses before the request is received: a unary one would receive it first."""
+
+    async def refuse(_requests: Any, context: Context) -> None:
         await abort(context, error)
 
-    async def stream(_request: Any, context: Context) -> AsyncIterator[None]:
-        await abort(context, error)
-        yield
-
-    make = {
-        (False, False): grpc.unary_unary_rpc_method_handler,
-        (False, True): grpc.unary_stream_rpc_method_handler,
-        (True, False): grpc.stream_unary_rpc_method_handler,
-        (True, True): grpc.stream_stream_rpc_method_handler,
-    }[handler.request_streaming, handler.response_streaming]
-    return make(stream if handler.response_streaming else unary)
+    return grpc.stream_stream_rpc_method_handler(refuse)

@@ -8,7 +8,9 @@ import grpc
 
 from midrib.server._admission.tls import TlsFiles, server_credentials
 from midrib.server._admission.tokens import Tokens
-from midrib.server._grpc.guard import Guard
+from midrib.server._grpc.decoding import RequestLimits
+from midrib.server._grpc.element_count import ElementLimits
+from midrib.server._grpc.guard import EMBEDDING_METHODS, Guard
 from midrib.server._settings import MEBI, Settings
 
 if TYPE_CHECKING:
@@ -18,6 +20,13 @@ if TYPE_CHECKING:
 # What a call that is not being read may send ahead. Left to itself gRPC lets each send as much as its connection was
 # found to carry: on a fast one, tens of megabytes for every client that floods.
 _AHEAD_BYTES = MEBI
+# An audio clip has the most fields of a row: itself, its type, its shape, a dimension and its data.
+_FIELDS_PER_ROW = 8
+_FIELDS_BESIDE_ROWS = 1024
+_MAX_SMALL_REQUEST_BYTES = 64 * 1024
+# Calls that wait for the event loop to accept them. gRPC cancels the calls beyond it, 1,000 by default, without a
+# status that a client may retry.
+_MAX_PENDING_CALLS = 1_000_000
 
 
 def grpc_server(settings: Settings, tokens: Tokens | None, tracing: Tracing | None = None) -> grpc.aio.Server:
@@ -48,6 +57,15 @@ def add_port(server: grpc.aio.Server, settings: Settings, address: str) -> int:
         ) from error
 
 
+def request_limits(settings: Settings) -> RequestLimits:
+    """Return how many elements and bytes a request may have: a few for each row, and a tensor's numbers."""
+    elements = ElementLimits(
+        max_fields=_FIELDS_PER_ROW * settings.max_batch_rows + _FIELDS_BESIDE_ROWS,
+        max_numbers=settings.max_batch_elements,
+    )
+    return RequestLimits(elements, min(_MAX_SMALL_REQUEST_BYTES, settings.max_message_bytes), EMBEDDING_METHODS)
+
+
 def _options(settings: Settings) -> list[tuple[str, int]]:
     options = {
         "grpc.max_receive_message_length": settings.max_message_bytes,
@@ -61,6 +79,8 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         "grpc.http2.max_ping_strikes": 2,
         "grpc.http2.bdp_probe": 0,
         "grpc.http2.lookahead_bytes": _AHEAD_BYTES,
+        "grpc.server.max_pending_requests": _MAX_PENDING_CALLS,
+        "grpc.server.max_pending_requests_hard_limit": _MAX_PENDING_CALLS,
         # A second server on the port would take every other connection: refuse to start instead.
         "grpc.so_reuseport": 0,
     }

@@ -36,7 +36,7 @@ def apply_options(rows: Array, options: embedding_pb2.Options) -> Array:
     What is asked for as int8 stays floating until it is written.
     """
     if options.HasField("dimensions"):
-        rows = rows[:, : options.dimensions]
+        rows = np.ascontiguousarray(rows[:, : options.dimensions])
     if options.normalize:
         wide = rows.astype(np.promote_types(np.float32, rows.dtype))
         norm = np.linalg.norm(wide, axis=-1, keepdims=True)
