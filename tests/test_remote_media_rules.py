@@ -130,7 +130,7 @@ def test_an_image_refused_in_process_is_refused_by_the_client(client: Client, pi
         client.embed(PIXELS, images=[np.zeros((8, 8), np.uint8), image])
 
 
-@pytest.mark.parametrize("dtype", ["i1", "u1", "i2", ">i2", "i4", "i8", "f2", "f4", "f8"])
+@pytest.mark.parametrize("dtype", ["i1", "u1", "i2", ">i2", "u2", ">u2", "i4", "u4", "i8", "f2", "f4", "f8"])
 @pytest.mark.parametrize("channels", [(), (1,), (2,)], ids=["flat", "mono", "stereo"])
 @FEW
 @given(seed=st.integers(0, 1000))
@@ -140,7 +140,7 @@ def test_a_clip_has_the_features_that_it_has_in_process(
     """Integers count by their full range, whatever their type; channels are averaged."""
     noise = np.random.default_rng(seed).uniform(-1, 1, (200, *channels))
     full = 1.0 if np.dtype(dtype).kind == "f" else float(np.iinfo(dtype).max) / 2
-    shift = full if dtype == "u1" else 0.0
+    shift = full if np.dtype(dtype).kind == "u" else 0.0
     clip = (noise * full * 0.99 + shift).astype(dtype)
     want = peak.embed_audio([clip], RATE).numpy()
     np.testing.assert_allclose(client.embed(PEAK, audio=[clip], rate=RATE), want, atol=1e-6)
@@ -150,7 +150,6 @@ def test_a_clip_has_the_features_that_it_has_in_process(
     "clip",
     [
         pytest.param(np.ones(8, bool), id="bool"),
-        pytest.param(np.ones(8, np.uint16), id="uint16"),
         pytest.param([1, 2, 3], id="integers-of-unknown-range"),
         pytest.param(np.ones((2, 2, 2)), id="three-dimensions"),
         pytest.param(np.ones(0), id="empty"),

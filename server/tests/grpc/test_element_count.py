@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -24,7 +24,7 @@ def requests() -> Iterator[Descriptor]:
     """Yield the request message of every method."""
     for file in FILES:
         for service in file.DESCRIPTOR.services_by_name.values():
-            yield from (method.input_type for method in service.methods if method.input_type is not None)
+            yield from (cast("Descriptor", method.input_type) for method in service.methods)
 
 
 def repeated(message: Descriptor, path: tuple[FieldDescriptor, ...] = ()) -> Iterator[tuple[FieldDescriptor, ...]]:
@@ -34,7 +34,7 @@ def repeated(message: Descriptor, path: tuple[FieldDescriptor, ...] = ()) -> Ite
             continue
         if field.is_repeated:
             yield (*path, field)
-        if field.type == FieldDescriptor.TYPE_MESSAGE:
+        if field.message_type is not None:
             yield from repeated(field.message_type, (*path, field))
 
 

@@ -94,12 +94,18 @@ def _samples(index: int, clip: ArrayLike) -> Array:
         )
     if is_floating(samples.dtype):
         return samples.astype(np.float32, copy=False)
-    if isinstance(clip, list | tuple) or samples.dtype.newbyteorder("=") not in _INTEGERS:
+    if isinstance(clip, list | tuple) or samples.dtype.kind not in "iu":
         kind = f"{type(clip).__name__} of integers" if isinstance(clip, list | tuple) else str(samples.dtype)
-        raise InvalidInputError(
-            f"audio[{index}] is a {kind}, expected a numpy array of floats, signed integers or uint8: convert it"
-        )
-    return samples
+        raise InvalidInputError(f"audio[{index}] is a {kind}, expected a numpy array of floats or integers: convert it")
+    return samples if samples.dtype.newbyteorder("=") in _INTEGERS else _signed(samples)
+
+
+def _signed(samples: Array) -> Array:
+    """Return unsigned samples of a width that the wire lacks as signed ones, which mean the same sound."""
+    native = samples.astype(samples.dtype.newbyteorder("="))
+    middle = native.dtype.type(1 << 8 * native.itemsize - 1)
+    signed: Array = (native ^ middle).view(f"i{native.itemsize}")
+    return signed
 
 
 def _encoded_image(index: int, image: ImageLike) -> bytes:
