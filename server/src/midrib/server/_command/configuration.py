@@ -13,7 +13,6 @@ from typing import Any
 import tomli_w
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
 from midrib.server._settings import BackboneSettings, Settings
 
@@ -69,9 +68,9 @@ def _type(annotation: Any) -> str:
 
 
 def _default(field: FieldInfo) -> str:
-    value = field.default_factory() if field.default_factory else field.default  # type: ignore[call-arg]
-    if value is PydanticUndefined:
+    if field.is_required():
         return "required"
+    value = field.get_default(call_default_factory=True)
     if value is None:
         return "unset"
     return f"`{tomli_w.dumps({'value': value}).strip().removeprefix('value = ')}`" if value != {} else "`{}`"
