@@ -1,4 +1,4 @@
-"""How much of the server requests in flight may hold."""
+"""Quotas: the amount that requests in flight may hold."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from midrib.wire import OverloadedError
 
 
 class Quota:
-    """What may be held at once: a caller that cannot wait is refused, one that can waits its turn.
+    """An amount that may be held at the same time. Callers either wait for room, in order, or are refused.
 
-    A request larger than the whole limit is let in alone, so that nothing waits forever.
-    what: is counted, for the error: "bytes", "items".
+    A request larger than the limit is admitted when nothing else is held, so that nothing waits forever.
+    what: the unit, for the error: "bytes" or "items".
     """
 
     def __init__(self, limit: int, *, what: str = "bytes") -> None:
@@ -22,17 +22,17 @@ class Quota:
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     def take(self, amount: int) -> None:
-        """Hold so much now; raises OverloadedError where there is no room."""
+        """Hold the amount now. Raises OverloadedError if there is no room."""
         if not self.free(amount):
             raise OverloadedError(
-                f"{self.held} {self._what} are in flight and {amount} more were asked for, limit {self.limit}: "
+                f"{self.held} {self._what} are in flight and {amount} more were requested, limit {self.limit}: "
                 "try again shortly, or use a stream",
                 retry_after=0.1,
             )
         self.held += amount
 
     async def wait(self, amount: int) -> None:
-        """Hold so much, first come first served, once there is room."""
+        """Hold the amount once there is room; callers are served in the order in which they came."""
         if self.free(amount):
             self.held += amount
             return
@@ -46,7 +46,7 @@ class Quota:
             raise
 
     def release(self, amount: int) -> None:
-        """Give some back, and let in whoever waited for it."""
+        """Release the amount, and admit the callers that wait for it."""
         self.held -= amount
         while self._waiting and (self._waiting[0][1].done() or self._has_room(self._waiting[0][0])):
             waiting, turn = self._waiting.popleft()
@@ -55,7 +55,7 @@ class Quota:
                 turn.set_result(None)
 
     def free(self, amount: int) -> bool:
-        """Whether so much may be held now, with nobody waiting for it."""
+        """Return whether the amount can be held now, before no other caller that waits."""
         return not self._waiting and self._has_room(amount)
 
     def _has_room(self, amount: int) -> bool:
@@ -63,9 +63,9 @@ class Quota:
 
 
 class Reservation:
-    """What one request holds of several quotas: its part of each, or nothing.
+    """The amounts that one request holds of several quotas: all of them, or none.
 
-    wanted: a quota and how much of it, each.
+    wanted: pairs of a quota and an amount.
     """
 
     def __init__(self, *wanted: tuple[Quota, int]) -> None:
@@ -73,7 +73,7 @@ class Reservation:
         self._reserved: list[tuple[Quota, int]] = []
 
     def take(self) -> None:
-        """Hold all of it now; raises OverloadedError, and holds nothing, where a quota has no room."""
+        """Hold all amounts now. Raises OverloadedError, and holds nothing, if a quota has no room."""
         try:
             for quota, amount in self._wanted:
                 quota.take(amount)
@@ -83,7 +83,7 @@ class Reservation:
             raise
 
     async def wait(self) -> None:
-        """Hold all of it once there is room; holds nothing if the waiting is cancelled."""
+        """Hold all amounts once there is room. Holds nothing if it is cancelled."""
         try:
             for quota, amount in self._wanted:
                 await quota.wait(amount)
@@ -93,7 +93,7 @@ class Reservation:
             raise
 
     def release(self) -> None:
-        """Give back whatever is held."""
+        """Release all amounts that are held."""
         while self._reserved:
             quota, amount = self._reserved.pop()
             quota.release(amount)

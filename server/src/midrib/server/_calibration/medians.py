@@ -1,4 +1,4 @@
-"""Candidates that take turns at the same work: what else the machine does for a while slows them all alike."""
+"""Interleaved measurements of candidates: other load on the machine slows all of them alike."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def medians(
     rounds: int = ROUNDS,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[int, float]:
-    """The median seconds of the work by each candidate, over so many rounds.
+    """Return the median seconds that the work takes with each candidate.
 
-    end: on the clock; no round but the first begins after it.
+    end: a time on the clock, after which no round but the first begins.  rounds: measurements per candidate.
     """
     times: dict[int, list[float]] = {candidate: [] for candidate in candidates}
     for done in range(rounds):
@@ -32,7 +32,7 @@ def medians(
 
 
 def seconds(work: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
-    """How long it takes, by the clock."""
+    """Return the seconds that the work takes."""
     started = clock()
     work()
     return clock() - started

@@ -1,4 +1,4 @@
-"""How many rows of a batch this CPU computes fastest at a time, by measurement.
+"""How many rows per pass this CPU computes fastest, by measurement.
 
 (What a convolution hands from layer to layer grows with its rows, out of the cache and of what the allocator keeps: on
 two cores EfficientNet-Lite0 takes 15 ms an image by fours and 36 ms by fifties. A perceptron is fastest with all rows.)
@@ -12,13 +12,13 @@ from functools import partial
 
 from midrib.server._calibration import medians
 
-# A shorter pass is not worth dividing: each more has its turns with the event loop, for the interpreter.
+# Do not split passes shorter than this: every extra pass competes with the event loop for the interpreter lock.
 SHORT_S = 5e-3
-# Two numbers in succession that are this much slower, a row, than the best so far are the last to be tried.
+# Stop after two successive numbers that are slower per row than the best so far by this factor.
 _LOST = 1.25
-# A last number that is this much faster than those before it: the best may well lie beyond.
+# If the last number is faster than all before it by this factor, the best may lie beyond it.
 _GAINS = 1.1
-# What fewer rows must win, a row: less is noise, and fewer are more passes.
+# Fewer rows must be faster per row by this factor: less is noise, and fewer rows mean more passes.
 _WORTH_FEWER_ROWS = 1.05
 
 

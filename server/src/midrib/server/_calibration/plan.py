@@ -1,4 +1,4 @@
-"""A backbone on a CPU: with how many threads, and how many rows at a time, it computes fastest."""
+"""The compute plan of a backbone on a CPU: threads, parallel passes and micro-batches, by measurement."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from midrib.server._compute.parallel_passes import ParallelPasses
 from midrib.server._engine.batcher import BatchLimits
 from midrib.server._engine.buckets import elements
 
-# The batch that threads are chosen by, beside a lone row: so many rows, or fewer that take so long. (With half as long
-# a MiniLM and its nine rows fell to one thread or two by chance.)
+# Threads are chosen by a single row and by a batch of this many rows, or of fewer rows that take this long. (With half
+# the time, MiniLM got one thread or two by chance.)
 _BATCH_ROWS = 16
 _BATCH_S = 0.2
 
 
 @dataclass(frozen=True)
 class ComputePlan:
-    """How a backbone is computed.
+    """How a backbone computes on a CPU.
 
-    threads: intra-op, of a pass by itself.  width: passes side by side, where there are rows for so many.
-    piece_elements: of a pass, at most; None where whole batches, or equal shares of them, are as fast.
+    threads: intra-op threads of a single pass.  width: passes that run in parallel if a batch has enough rows.
+    micro_batch_elements: the most elements of a pass; None if whole batches, or equal shares of them, are as fast.
     """
 
     threads: int
@@ -44,9 +44,9 @@ class ComputePlan:
 
 
 def choose_threads(forward: Forward, counts: Sequence[int], *, clock: Callable[[], float] = time.perf_counter) -> int:
-    """Set this thread's intra-op count to that of the counts with which the backbone is fastest, and return it."""
+    """Set the intra-op threads of this thread to the fastest of the counts, and return it."""
     lone = _pass(forward, 1)
-    lone()  # whatever a first one does is no part of a measurement
+    lone()  # the first pass also initialises: it is not measured
     if len(counts) == 1:
         torch.set_num_threads(counts[0])
         return counts[0]
@@ -55,9 +55,9 @@ def choose_threads(forward: Forward, counts: Sequence[int], *, clock: Callable[[
 
 
 def choose_width(forward: Forward, lane: CpuDevice, threads: int, seconds: float) -> int:
-    """How many passes side by side compute a batch fastest, with all these threads together; the lane's crew from here.
+    """Return how many parallel passes compute a batch fastest, and let the device use them.
 
-    seconds: to measure in; where that is too short, there is one pass at a time.
+    threads: of all passes together.  seconds: the time to measure in; if it is too short, the result is 1.
     """
     widths = up_to(threads)
     if len(widths) == 1:
@@ -79,14 +79,14 @@ def choose_width(forward: Forward, lane: CpuDevice, threads: int, seconds: float
 
 
 def parallel_passes_for(width: int, threads: int) -> ParallelPasses | None:
-    """Who computes so many passes at a time, with all these threads together; nobody else for one."""
+    """Return the pool for `width` parallel passes that share the threads; None for a single pass."""
     return ParallelPasses(width, threads // width) if width > 1 else None
 
 
 def choose_micro_batch(forward: Forward, width: int, limits: BatchLimits, seconds: float) -> int | None:
-    """How many elements a pass takes fastest, where so many are side by side within a batch's limits; None for all.
+    """Return the number of elements per pass that is fastest with `width` parallel passes; None for whole batches.
 
-    Of elements, not of rows: a piece holds the more texts, the shorter they are.  seconds: to measure in.
+    Elements rather than rows: a micro-batch holds more texts if they are shorter.  seconds: the time to measure in.
     """
     row_elements = elements(example_rows(forward.spec, 1).shape)
     most = -(-limits.rows_of(row_elements) // width)
@@ -95,7 +95,7 @@ def choose_micro_batch(forward: Forward, width: int, limits: BatchLimits, second
 
 
 def _batch_rows(lone_s: float) -> int:
-    """How many rows to measure a batch by, where a lone one takes so long."""
+    """Return the number of rows to measure a batch with, if a single row takes `lone_s` seconds."""
     return min(_BATCH_ROWS, int(_BATCH_S / lone_s))
 
 

@@ -1,4 +1,4 @@
-"""How many intra-op threads a backbone computes fastest with on this CPU, by measurement.
+"""The number of intra-op threads with which a backbone is fastest on this CPU, by measurement.
 
 (The wrong count costs a small model up to 500 times: its OpenMP threads spin against each other.)
 """
@@ -16,20 +16,20 @@ from midrib.server._calibration import medians
 
 _ROUNDS = 3
 _TUNING_S = 2.0
-# A candidate that is this much slower than the best is not run again: no neighbour slows one down so much.
+# A candidate slower than the best by this factor is not measured again: no other load explains it.
 _HOPELESS = 20.0
-# What fewer threads may cost: less is noise, and fewer leave more to the neighbours.
+# Fewer threads may be slower by this factor: less is noise, and fewer leave more cores to others.
 _WORTH_MORE_THREADS = 1.1
 
 
 def thread_counts(replicas: int = 1) -> list[int]:
-    """The counts worth trying for each of so many replicas that share the cores: powers of two, and all."""
+    """Return the counts to try for each of the replicas that share the cores: powers of two, and all cores."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return up_to(max(1, cores // replicas))
 
 
 def up_to(most: int) -> list[int]:
-    """Powers of two, and the most."""
+    """Return the powers of two below `most`, and `most`."""
     return [*(count for count in (1, 2, 4, 8, 16, 32) if count < most), most]
 
 

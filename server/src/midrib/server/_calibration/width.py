@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from midrib.server._calibration import medians
 from midrib.server._calibration.micro_batch import SHORT_S
 
-# What passes side by side may cost more than one after the other: beside a busy event loop they lose far less.
+# Parallel passes may be slower by this factor and still be chosen: beside a busy event loop they lose far less.
 _WORTH_MEETING = 1.15
 
 
@@ -19,14 +19,14 @@ def tune_width(
     seconds: float,
     clock: Callable[[], float] = time.perf_counter,
 ) -> int:
-    """The number of passes at a time that computes a batch fastest; one has to win by a seventh.
+    """Return how many concurrent passes compute a batch fastest. A single pass is kept only if it is 15 % faster.
 
-    work: the same batch with any of the widths, of which the first is 1.
-    seconds: to measure in; a turn that began by then still ends.
-    They take turns, and the median of each counts: what else the machine does for a while slows them all.
+    work: computes the same batch with a given width; the first of the widths is 1.
+    seconds: the time to measure in; a measurement that has begun still ends.
+    The widths are measured in turn and compared by their medians, so that other load slows all of them alike.
     """
     end = clock() + seconds
-    # The first turn warms up: it counts only where work is so slow that there is no other.
+    # The first measurement also warms up: it counts only if the work is too slow for a second one.
     times = medians.medians(work, widths, end=end, rounds=1, clock=clock)
     if clock() < end:
         times = medians.medians(work, widths, end=end, clock=clock)

@@ -1,4 +1,4 @@
-"""The way of one call through the engine: the same for every protocol."""
+"""One call through the engine, the same for every protocol."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from midrib.wire import Array
 
 
 class Embedded(NamedTuple):
-    """What came of one call.
+    """The result of one call.
 
-    by: the backbone that made it.  inputs: [rows, ...], as its module took them.
-    features: [rows, dimensions], under the caller's options.
+    by: the backbone that computed it.  inputs: [rows, ...], as given to its module.
+    features: [rows, dimensions], after the caller's options were applied.
     """
 
     by: Description
@@ -31,7 +31,7 @@ class Embedded(NamedTuple):
 
 
 class Embedder:
-    """Runs calls on the catalogue's backbones, within one budget of bytes in flight."""
+    """Run calls on the backbones of a catalogue, within one quota of bytes in flight."""
 
     def __init__(self, catalogue: Catalogue) -> None:
         self.catalogue = catalogue
@@ -41,10 +41,11 @@ class Embedder:
     async def embed(
         self, request: embedding_pb2.EmbedRequest, caller: Caller, *, tensor: Array | None = None
     ) -> Embedded:
-        """One batch in, its embedding out; refused at once where there is no room, unless its caller is patient.
+        """Return the embedding of one request.
 
-        tensor: the input, where it was read apart from the request.
-        Raises the errors of the design's table.
+        tensor: [rows, ...], the input if it was read apart from the request.
+        Raises OverloadedError at once if there is no room and the caller does not wait for it, and MidribError for
+        an unknown backbone, an invalid input or options, or a failed computation.
         """
         embedded, reservation = await self.embed_held(request, caller, tensor=tensor)
         reservation.release()
@@ -53,7 +54,7 @@ class Embedder:
     async def embed_held(
         self, request: embedding_pb2.EmbedRequest, caller: Caller, *, tensor: Array | None = None
     ) -> tuple[Embedded, Reservation]:
-        """`embed`, with what the call still holds: to be released once its answer has gone."""
+        """Do the same as `embed`, and return the reservation too: release it once the answer is written."""
         self.calls += 1
         arrived = time.monotonic()
         loaded = open_backbone(self.catalogue, request)
@@ -71,7 +72,7 @@ class Embedder:
         return Embedded(described, rows, features, timing(outcome, arrived)), reservation
 
     async def run(self, loaded: Loaded, arrays: tuple[Array, ...], caller: Caller) -> Outcome:
-        """What one item of these arrays comes to, which is as large as the first of them."""
+        """Return the outcome of one item of these arrays; its rows are as large as the first array."""
         reservation = await self._reserved(sum(array.nbytes for array in (*arrays, arrays[0])), caller)
         try:
             return await _compute(loaded, arrays, caller)
@@ -79,9 +80,9 @@ class Embedder:
             reservation.release()
 
     def reservation(self, size: int, caller: Caller, *more: tuple[Quota, int]) -> Reservation:
-        """What one item of so many bytes holds: of the server, of its tenant, and of what else bounds it.
+        """Return the reservation of an item of `size` bytes: in the server's quota, its tenant's, and those in `more`.
 
-        Raises UnauthenticatedError or PermissionDeniedError where its token has been withdrawn meanwhile.
+        Raises UnauthenticatedError or PermissionDeniedError if the token has been withdrawn meanwhile.
         """
         tenant = caller.tenant
         if tenant is None:
@@ -90,7 +91,7 @@ class Embedder:
         return Reservation(*more, (tenant.in_flight_items, 1), (tenant.in_flight_bytes, size), (self.in_flight, size))
 
     async def _reserved(self, size: int, caller: Caller) -> Reservation:
-        """A hold for an item of so many bytes; from before its media are decoded."""
+        """Reserve room for an item of `size` bytes, before its media are decoded."""
         reservation = self.reservation(size, caller)
         if caller.waits_for_room:
             await reservation.wait()

@@ -64,7 +64,7 @@ class CatalogueEntry:
 class Catalogue:
     """The served backbones of one server.
 
-    on_change: told of every slot whose state changed, for health.
+    on_change: called with every entry whose state has changed, for the health service.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Catalogue:
         return [slot.loaded.served for slot in self.slots.values() if slot.loaded is not None]
 
     def slot(self, name: str) -> CatalogueEntry:
-        """The slot of `namespace/name`, or of a name that only one served backbone has.
+        """Return the entry of `namespace/name`, or of a name that only one served backbone has.
 
         Raises BackboneNotFoundError with the nearest names.
         """
@@ -115,7 +115,7 @@ class Catalogue:
         raise BackboneNotFoundError(f"no backbone {name!r} is served here; {hint}")
 
     def expect(self, wanted: BackboneSettings) -> CatalogueEntry:
-        """The slot of a backbone that is to be loaded: from now on it is known, and asks callers to wait.
+        """Return the entry of a backbone that is about to be loaded; from now on its callers are asked to wait.
 
         Raises what `canonical_name` raises.
         """
@@ -129,7 +129,7 @@ class Catalogue:
         """Load, warm and start serving; an older revision of the same name serves until then, then drains.
 
         replace: whether a backbone that serves this name with other arguments may be replaced.
-        Returns the slot, and the names of the idle backbones that left to make room.
+        Returns the entry, and the names of the idle backbones that were unloaded to make room.
         Raises what loading raised, LimitExceededError if it does not fit, InvalidInputError if it would replace other
         arguments; a name that was serving goes on with its present backbone then.
         """

@@ -91,7 +91,7 @@ class DeviceSetup:
         return plan
 
     def _measure(self, forward: Forward, lane: CpuDevice) -> ComputePlan:
-        """The fastest plan; this thread's count and the lane's crew are of it."""
+        """Return the fastest plan, which this thread and the device use from now on."""
         threads = choose_threads(forward, self.warm_up_config.threads)
         if self.config.strict:  # every row goes alone
             return ComputePlan(threads)

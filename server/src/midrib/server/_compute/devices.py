@@ -1,4 +1,4 @@
-"""How a staged batch gets through a device and back: at once on a CPU, on streams beside each other on a GPU."""
+"""Devices: a staged batch is computed at once on a CPU, and on three overlapping streams on a GPU."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ class Device(Protocol):
 
 
 def device_for(device: torch.device, dtype: torch.dtype) -> Device:
-    """The lane of a device; floating tensors reach `run` in the dtype."""
+    """Return the device to compute on; floating tensors reach `run` in the dtype."""
     return CudaDevice(device, dtype) if device.type == "cuda" else CpuDevice(dtype)
 
 
 class CpuDevice:
-    """The launching thread computes, or its crew: meanwhile the next batch can be staged, and that is all.
+    """A CPU: the launching thread or a pool of threads computes, while the next batch is staged.
 
     piece_elements: rows x elements of one pass, at most; of a whole batch where None.
-    crew: what computes passes side by side; one after the other where None, and where there are too few rows.
+    parallel_passes: the pool that computes passes in parallel; if None, or for few rows, they run one by one.
     """
 
     depth = 2

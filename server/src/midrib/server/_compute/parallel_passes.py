@@ -14,17 +14,18 @@ from torch import Tensor
 
 
 class ParallelPasses:
-    """width: how many pieces it computes at a time.  threads: intra-op, of each.
+    """A pool of threads, each of which computes one micro-batch.
 
-    Its threads end when nobody refers to it any more.
+    width: micro-batches at the same time.  threads: intra-op threads of each.
+    The threads end with the object.
     """
 
     def __init__(self, width: int, threads: int) -> None:
         self.width = width
-        self._pool = ThreadPoolExecutor(width, "crew", torch.set_num_threads, (threads,))
+        self._pool = ThreadPoolExecutor(width, "parallel-pass", torch.set_num_threads, (threads,))
 
     def run(self, works: Iterable[Callable[[], Tensor]]) -> list[Tensor]:
-        """What each returns, in order. Where one raises, so does this, once none of them reads its inputs any more."""
+        """Return the results in order. Raises the first error, once all of them have stopped reading their inputs."""
         futures = [self._pool.submit(work) for work in works]
         wait(futures)
         return [future.result() for future in futures]
