@@ -293,7 +293,7 @@ def test_the_help_shows_the_defaults(midrib: Midrib, monkeypatch: pytest.MonkeyP
 def test_the_module_of_the_server_is_the_command() -> None:
     """`python -m midrib.server` works where the script is not on PATH."""
     done = subprocess.run(
-        [sys.executable, "-m", "midrib.server", "--version"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "midrib.server.cli", "--version"], capture_output=True, text=True, check=True
     )
     assert done.stdout.startswith("midrib ")
 

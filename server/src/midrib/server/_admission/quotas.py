@@ -25,7 +25,7 @@ class Quota:
         """Hold the amount now. Raises OverloadedError if there is no room."""
         if not self.free(amount):
             raise OverloadedError(
-                f"{self.held} {self._what} are in flight and {amount} more were requested, limit {self.limit}: "
+                f"{self.held} {self._what} are in flight and {amount} more were asked for, limit {self.limit}: "
                 "try again shortly, or use a stream",
                 retry_after=0.1,
             )
