@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from midrib.oip.v2 import inference_pb2 as oip
 from midrib.registry import TensorInput
-from midrib.server._grpc.fast_codec import read_embed, read_stream_request
+from midrib.server._grpc.fast_codec import CODECS
 from midrib.server._http.embeddings import read_body
 from midrib.server._oip.request import embed_request
 from midrib.v1 import backbone_pb2, tensor_pb2
@@ -55,8 +55,8 @@ READERS: dict[str, Callable[[bytes], object]] = {
     "infer": read_infer,
     "input spec": read_spec,
     "status": read_status,
-    "embed": read_embed,
-    "stream request": read_stream_request,
+    "embed": CODECS["/midrib.v1.EmbeddingService/Embed"].parse,
+    "stream request": CODECS["/midrib.v1.EmbeddingService/EmbedStream"].parse,
     "http body": read_body,
 }
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import random
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing
 
 import numpy as np
 import pytest
@@ -99,20 +98,11 @@ class Proxy:
         _shut(source, sink)
 
 
-@contextmanager
-def harmful_proxy(target: str, seed: int) -> Iterator[Proxy]:
-    proxy = Proxy(target, seed)
-    try:
-        yield proxy
-    finally:
-        proxy.close()
-
-
 def test_ten_thousand_items_through_a_harmful_network() -> None:
     """Connections are dropped, reset, truncated, delayed and swallowed: every item comes once, whole and in order."""
     with ExitStack() as stack:
         server = stack.enter_context(serving(NAME, registry=registry()))
-        proxy = stack.enter_context(harmful_proxy(server.address, seed=7))
+        proxy = stack.enter_context(closing(Proxy(server.address, seed=7)))
         client = stack.enter_context(Client(proxy.address, timeout=6.0))
         batches = [rows(1 + index % 3, index) for index in range(10_000)]
         got = list(client.embed_stream(NAME, batches))

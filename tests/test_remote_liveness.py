@@ -5,8 +5,8 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack, closing
 
 import numpy as np
 import pytest
@@ -91,20 +91,11 @@ class Proxy:
                 return
 
 
-@contextmanager
-def proxied(target: str) -> Iterator[Proxy]:
-    proxy = Proxy(target)
-    try:
-        yield proxy
-    finally:
-        proxy.close()
-
-
 def test_a_connection_that_died_before_the_stream_opens_is_replaced() -> None:
     """Its first call costs a third of the timeout, and no call is lost."""
     with ExitStack() as stack:
         server = stack.enter_context(serving(NAME, registry=registry()))
-        proxy = stack.enter_context(proxied(server.address))
+        proxy = stack.enter_context(closing(Proxy(server.address)))
         client = stack.enter_context(Client(proxy.address, timeout=6.0))
         client.describe(NAME)
         proxy.passes = lambda number, dead=proxy.connections: number > dead  # type: ignore[misc]
@@ -117,7 +108,7 @@ def test_a_dead_connection_is_replaced_for_every_client_of_the_process() -> None
     """Giving up a shared channel ends no other client's calls."""
     with ExitStack() as stack:
         server = stack.enter_context(serving(NAME, registry=registry()))
-        proxy = stack.enter_context(proxied(server.address))
+        proxy = stack.enter_context(closing(Proxy(server.address)))
         clients = [
             stack.enter_context(Client(proxy.address, timeout=6.0, priority=priority))
             for priority in ("interactive", "training", "bulk")
@@ -140,7 +131,7 @@ def test_an_upload_slower_than_a_third_of_the_timeout_is_sent_once() -> None:
     """Bytes that the peer acknowledges count as life."""
     with ExitStack() as stack:
         server = stack.enter_context(serving(NAME, registry=registry()))
-        proxy = stack.enter_context(proxied(server.address))
+        proxy = stack.enter_context(closing(Proxy(server.address)))
         proxy.bytes_per_s = 1e6
         client = stack.enter_context(Client(proxy.address, timeout=9.0))
         assert client.embed(NAME, rows(2, 20))[-1, 0] == 2  # 5.2 MB: over 5 s, where 3 s of silence are too many

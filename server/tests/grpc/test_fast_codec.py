@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from midrib.server._grpc.fast_codec import (
+    CODECS,
     StreamItem,
-    read_embed,
-    read_stream_request,
     write_embed_response,
     write_result,
     written,
@@ -34,6 +33,8 @@ from midrib.v1.embedding_pb2 import (
 )
 from midrib.wire import Array, decode_tensor, encode_int8_rows, encode_tensor
 
+EMBED = CODECS["/midrib.v1.EmbeddingService/Embed"]
+EMBED_STREAM = CODECS["/midrib.v1.EmbeddingService/EmbedStream"]
 IDS = st.integers(0, 2**64 - 1)
 DTYPES = st.sampled_from(["<f4", "<f2", "<f8", "i1", "<i8", "bfloat16"])
 TIMING = Timing(queue=Duration(nanos=5), compute=Duration(seconds=1), total=Duration(seconds=1, nanos=7))
@@ -78,9 +79,9 @@ def check_embed(data: bytes) -> None:
         expected = EmbedRequest.FromString(data)
     except DecodeError:
         with pytest.raises(DecodeError):
-            read_embed(data)
+            EMBED.parse(data)
         return
-    request, tensor = read_embed(data)
+    request, tensor = EMBED.parse(data)
     if tensor is not None:
         assert same(tensor, expected.input.tensor)
         expected.ClearField("input")
@@ -93,9 +94,9 @@ def check_item(data: bytes) -> None:
         expected = EmbedStreamRequest.FromString(data)
     except DecodeError:
         with pytest.raises(DecodeError):
-            read_stream_request(data)
+            EMBED_STREAM.parse(data)
         return
-    got = read_stream_request(data)
+    got = EMBED_STREAM.parse(data)
     if not isinstance(got, StreamItem):
         assert got == expected
         return
@@ -141,7 +142,7 @@ def test_what_is_cut_off_is_no_message(size: int) -> None:
 
 def test_a_tensor_is_a_view_of_its_message() -> None:
     """No byte of it is copied."""
-    _, tensor = read_embed(EmbedRequest(backbone="a", input=Input(tensor=encode_tensor(ROWS))).SerializeToString())
+    _, tensor = EMBED.parse(EmbedRequest(backbone="a", input=Input(tensor=encode_tensor(ROWS))).SerializeToString())
     assert tensor is not None
     assert not tensor.flags.owndata
 
@@ -150,8 +151,8 @@ def test_other_messages_of_a_stream_come_as_they_are() -> None:
     """`open`, and items of media."""
     opened = EmbedStreamRequest(open=Open(backbone="a"))
     texts = EmbedStreamRequest(item=Item(id=1, input=Input(texts=Texts(texts=["a"]))))
-    assert read_stream_request(opened.SerializeToString()) == opened
-    assert read_stream_request(texts.SerializeToString()) == texts
+    assert EMBED_STREAM.parse(opened.SerializeToString()) == opened
+    assert EMBED_STREAM.parse(texts.SerializeToString()) == texts
 
 
 @SLOW

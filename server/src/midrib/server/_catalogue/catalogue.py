@@ -20,13 +20,7 @@ from midrib.server._foreign import in_thread
 from midrib.server._intake.media import MediaPool
 from midrib.server._observability.metrics import Metrics
 from midrib.server._settings import BackboneSettings, Settings
-from midrib.wire import (
-    BackboneLoadingError,
-    BackboneNotFoundError,
-    InvalidInputError,
-    LimitExceededError,
-    UnavailableError,
-)
+from midrib.wire import BackboneLoadingError, BackboneNotFoundError, InvalidInputError, UnavailableError
 
 if TYPE_CHECKING:
     from midrib.server._observability.tracing import Tracing
@@ -143,11 +137,7 @@ class Catalogue:
                 _check_same_arguments(slot, wanted)
             before = slot.loaded
             try:
-                loaded = await self._load(wanted)
-                evicted = self._evictions(loaded)
-                for evicted_name in evicted:
-                    await self._unload(evicted_name)
-                await loaded.served.start()
+                loaded, evicted = await self._load_and_start(wanted)
             except Exception as error:
                 if before is None:
                     # The loader's own words may name files: they are for the log.
@@ -162,6 +152,18 @@ class Catalogue:
             before = None  # its weights are to be free by now
         await asyncio.to_thread(give_memory_back)
         return slot, evicted
+
+    async def _load_and_start(self, wanted: BackboneSettings) -> tuple[Loaded, list[str]]:
+        loaded = await self._load(wanted)
+        try:
+            evicted = self._evictions(loaded)
+            for evicted_name in evicted:
+                await self._unload(evicted_name)
+            await loaded.served.start()
+        except BaseException:
+            loaded.discard()
+            raise
+        return loaded, evicted
 
     async def plan(self, wanted: BackboneSettings) -> tuple[CatalogueEntry, list[str]]:
         """What `load` would come to, with nothing loaded in the end; raises what it would raise."""
@@ -236,11 +238,7 @@ class Catalogue:
             for slot in self.slots.values()
             if slot.loaded is not None and slot.name != loaded.served.description.name
         ]
-        try:
-            return evictions(residents, loaded.weight_bytes, self.settings.device_memory_bytes)
-        except LimitExceededError:
-            loaded.discard()
-            raise
+        return evictions(residents, loaded.weight_bytes, self.settings.device_memory_bytes)
 
     async def close(self, grace_s: float) -> None:
         """Finish what was accepted within the grace, then fail the rest as retriable."""

@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from urllib.parse import parse_qsl
 
 import uvloop
 
-from midrib.server._command.watchdog import watchdog
+from midrib.server._command.watchdog import Watchdog
 from midrib.server._observability import logs
 from midrib.server._server import Server
 from midrib.server._settings import Settings
@@ -54,11 +53,10 @@ def run(settings: Settings, *, as_json: bool) -> None:
             str(Path.cwd())
         )  # a module beside the user is found, as by `python -m`; last, so it hides nothing
     logs.set_up(settings.log_format)
-    with watchdog() as exits_within:
-        uvloop.run(_serve(settings, _Reporter(as_json=as_json), exits_within))
+    uvloop.run(_serve(settings, _Reporter(as_json=as_json), Watchdog()))
 
 
-async def _serve(settings: Settings, reporter: _Reporter, exits_within: Callable[[float], None]) -> None:
+async def _serve(settings: Settings, reporter: _Reporter, watchdog: Watchdog) -> None:
     started = time.monotonic()
     server = Server(settings)
     await server.start()
@@ -77,13 +75,13 @@ async def _serve(settings: Settings, reporter: _Reporter, exits_within: Callable
             _announce(server, reporter, time.monotonic() - started)
             await stopping
         loading.cancel()
-        exits_within(settings.drain_grace_s + _AFTER_GRACE_S)
+        watchdog.exits_within(settings.drain_grace_s + _AFTER_GRACE_S)
         reporter.report("draining", "draining: finishing what was accepted ...")
     finally:
         with contextlib.suppress(asyncio.CancelledError):
             await server.stop()
     reporter.report("stopped", "stopped")
-    exits_within(_LEFT_THREADS_S)
+    watchdog.exits_within(_LEFT_THREADS_S)
 
 
 def _stop_signal() -> asyncio.Event:

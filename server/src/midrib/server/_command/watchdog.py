@@ -6,30 +6,23 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 logger = logging.getLogger(__name__)
 
 
-@contextmanager
-def watchdog() -> Iterator[Callable[[float], None]]:
-    """Yield a function that ends the process, with status 0, unless it has ended within that many seconds.
+class Watchdog:
+    """Ends the process, with status 0, unless it has ended within a time."""
 
-    A later call replaces the time of an earlier one. An exception that leaves the block disarms it: the process then
-    ends with that error's status, unless a thread that is left keeps it, which the last time given bounds.
-    """
-    timers: list[threading.Timer] = []
+    def __init__(self) -> None:
+        self._timer: threading.Timer | None = None
 
-    def exits_within(seconds: float) -> None:
-        for timer in timers:
-            timer.cancel()
-        timer = threading.Timer(seconds, _exit)
-        timer.daemon = True
-        timers.append(timer)
-        timer.start()
-
-    yield exits_within
+    def exits_within(self, seconds: float) -> None:
+        """Set the time from now; a later call replaces that of an earlier one."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = threading.Timer(seconds, _exit)
+        self._timer.daemon = True
+        self._timer.start()
 
 
 def _exit() -> None:

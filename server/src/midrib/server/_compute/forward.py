@@ -6,7 +6,6 @@ eval mode under inference_mode.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from midrib.registry import InputSpec, TextInput
 from midrib.server._compute.cuda_graphs import Graphs
 from midrib.server._compute.devices import Pending, Ready, Run, device_for
+from midrib.server._compute.joining import split_rows
 from midrib.server._compute.output import checked
 from midrib.server._compute.staging import BufferPool, StagingBuffer
 from midrib.server._engine.buckets import usual_shapes
@@ -114,11 +114,7 @@ class Forward:
                 rows = rows.clone()
         finally:
             self._ring.give_back(staged.slot)
-        joined = _to_numpy(rows)
-        if len(staged.lengths) == 1:
-            return [joined]
-        ends = list(itertools.accumulate(staged.lengths))
-        return [joined[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+        return split_rows(_to_numpy(rows), staged.lengths)
 
     def close(self) -> None:
         """Do nothing: the memory is freed with the last reference."""

@@ -1,7 +1,8 @@
-"""Put the arrays of a batch together in one array. numpy only: the server's process uses it beside the workers."""
+"""Join the arrays of a batch, and split its rows again. numpy only: the server's process uses it beside the workers."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,6 +28,14 @@ def join_into(view: Array, arrays: Sequence[Array]) -> None:
     else:
         with np.errstate(over="ignore"):  # a float64 beyond float32 is infinite, as in process
             np.concatenate(arrays, out=view, casting="unsafe")
+
+
+def split_rows(rows: Array, lengths: Sequence[int]) -> list[Array]:
+    """Return the rows of each item, [length, ...]: views of the rows of their batch, [sum of lengths, ...]."""
+    if len(lengths) == 1:
+        return [rows]
+    ends = list(itertools.accumulate(lengths))
+    return [rows[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def _pad_into(view: Array, arrays: Sequence[Array]) -> None:

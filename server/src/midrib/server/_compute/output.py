@@ -10,9 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-
-class OutputError(RuntimeError):
-    """A module returned something other than one row of features for each row of its input."""
+from midrib.server._engine.replica import OutputError
 
 
 def checked(embed: Callable[[Tensor], Tensor], num_features: int | None) -> Callable[[Tensor], Tensor]:

@@ -27,6 +27,10 @@ Arrays: TypeAlias = tuple[Array, ...]
 _WORTH_A_THREAD = 1 << 20
 
 
+class OutputError(RuntimeError):
+    """A module or a replica returned something other than one row of features for each row of its input."""
+
+
 class Launched(Protocol):
     """A batch that the device has.
 

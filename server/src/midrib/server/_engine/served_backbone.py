@@ -14,15 +14,11 @@ from midrib.registry import InputSpec
 from midrib.server._engine.batcher import Batcher, BatchLimits
 from midrib.server._engine.feeder import Feeder
 from midrib.server._engine.item import Item, Outcome
-from midrib.server._engine.replica import BatchReport, Compute, Replica
+from midrib.server._engine.replica import BatchReport, Compute, OutputError, Replica
 from midrib.server._errors import public_error
 from midrib.wire import Array, UnavailableError
 
 logger = logging.getLogger(__name__)
-
-
-class OutputError(RuntimeError):
-    """A replica returned something other than one row of features for each row of an item."""
 
 
 # After the grace, how long a batch that computes may take to end, and how long its items' calls may take to fail.
@@ -90,7 +86,7 @@ class Totals:
 class ServedBackbone:
     """Runs items of one backbone on its replicas.
 
-    prepares: one a replica, each called on that replica's thread to build and warm its compute.
+    compute_factories: one per replica; each is called on that replica's thread to build and warm its compute.
     worker_restarts: returns how often a worker process was replaced.
     """
 

@@ -41,6 +41,13 @@ class Codec(NamedTuple):
     read: Callable[[bytes], Any]
     write: Callable[[Any], bytes]
 
+    def parse(self, data: bytes) -> Any:
+        """Return the request by the fast reader, or by the library if that declines. Raises DecodeError."""
+        try:
+            return self.fast(data)
+        except (IndexError, ValueError):
+            return self.read(data)
+
 
 @dataclass(frozen=True)
 class RequestLimits:

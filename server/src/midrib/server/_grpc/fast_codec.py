@@ -34,22 +34,6 @@ class StreamItem(NamedTuple):
     tensor: Array
 
 
-def read_embed(data: bytes) -> EmbedCall:
-    """Return the Embed call in these bytes. Raises DecodeError if they cannot be parsed."""
-    try:
-        return _read_tensor_call(data)
-    except (IndexError, ValueError):
-        return _read_any_call(data)
-
-
-def read_stream_request(data: bytes) -> StreamItem | EmbedStreamRequest:
-    """Return the next message of a stream. Raises DecodeError if the bytes cannot be parsed."""
-    try:
-        return _read_item(data)
-    except (IndexError, ValueError):
-        return EmbedStreamRequest.FromString(data)
-
-
 def _read_any_call(data: bytes) -> EmbedCall:
     return EmbedCall(EmbedRequest.FromString(data), None)
 

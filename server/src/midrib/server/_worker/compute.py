@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from midrib.server._compute.joining import join_into, joined_shape
+from midrib.server._compute.joining import join_into, joined_shape, split_rows
 from midrib.server._engine.replica import Arrays
 from midrib.server._worker.messages import BatchReply, BatchRequest, Prepared, Region
 from midrib.server._worker.process import BatchFailedError, BatchTooLongError, WorkerDiedError, WorkerProcess
@@ -109,8 +109,7 @@ class WorkerCompute:
     def _rows(self, worker: WorkerProcess, request: BatchRequest, batch: Sequence[Arrays]) -> list[Array]:
         reply = worker.receive(request.number, limit_s=self._max_batch_s)
         rows = self._checked(reply, request)
-        ends = list(itertools.accumulate(len(arrays[0]) for arrays in batch))
-        return [rows[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+        return split_rows(rows, [len(arrays[0]) for arrays in batch])
 
     def _checked(self, reply: BatchReply, request: BatchRequest) -> Array:
         """Return a copy of the result, which the next batch overwrites."""

@@ -112,11 +112,15 @@ class ChunkStore:
 
         Raises InvalidInputError, and writes only the list, if there is no good item.
         """
-        bad = [pair for chunk in self.chunks() for pair in chunk.bad]
+        bad: list[tuple[str, str]] = []
+        good = 0
+        for chunk in self.chunks():
+            bad += chunk.bad
+            good += len(chunk.ids)
         if bad:
             lines = (json.dumps({"id": item_id, "error": error}) for item_id, error in bad)
             self.out.with_name(self.out.name + ".bad.jsonl").write_text("\n".join(lines) + "\n")
-        if bad and not any(chunk.ids for chunk in self.chunks()):
+        if bad and not good:
             self._delete()
             raise InvalidInputError(
                 f"all {len(bad)} items were refused, so there is no output. The first, {bad[0][0]}: {bad[0][1]}"

@@ -103,8 +103,8 @@ def embed_files(
     store = ChunkStore(Path(out), recipe)
     try:
         items = read_items(sources, column=column, id_column=id_column)
-        done = resumed = _skip_finished(store, items)
-        bad = sum(len(chunk.bad) for chunk in store.chunks())
+        resumed, bad = _skip_finished(store, items)
+        done = resumed
         for chunk in _embed_in_order(embedder, items, ChunkSize(chunk_items)):
             store.add(chunk)
             done += len(chunk.ids) + len(chunk.bad)
@@ -125,9 +125,12 @@ def _embedder(backbone: str | Embedder | Callable[[], Embedder], kwargs: dict[st
     return backbone()
 
 
-def _skip_finished(store: ChunkStore, items: Iterator[SourceItem]) -> int:
-    """Skip the items that earlier runs finished, and return their number; chunks are kept in order."""
-    skipped = 0
+def _skip_finished(store: ChunkStore, items: Iterator[SourceItem]) -> tuple[int, int]:
+    """Skip the items that earlier runs finished; return their number, and that of the bad ones among them.
+
+    Raises InvalidInputError if they are not the items of those runs.
+    """
+    skipped = bad = 0
     for chunk in store.chunks():
         count = len(chunk.ids) + len(chunk.bad)
         if _digest(list(itertools.islice(items, count))) != chunk.digest:
@@ -135,7 +138,8 @@ def _skip_finished(store: ChunkStore, items: Iterator[SourceItem]) -> int:
                 f"the inputs changed since {store.out}.parts was begun: give the same ones, or delete that folder"
             )
         skipped += count
-    return skipped
+        bad += len(chunk.bad)
+    return skipped, bad
 
 
 def _digest(items: Sequence[SourceItem]) -> str:
