@@ -83,7 +83,7 @@ def test_passes_side_by_side_change_no_row(backbone: Backbone) -> None:
     rows = example_rows(backbone.input, 4)
     forward = Forward(backbone.module, backbone.input)
     alone = np.concatenate([forward([(rows[index : index + 1],)])[0] for index in range(4)])
-    assert isinstance(forward.lane, CpuDevice)
-    forward.lane.parallel_passes = ParallelPasses(4, 1)
+    assert isinstance(forward.device, CpuDevice)
+    forward.device.parallel_passes = ParallelPasses(4, 1)
     several = [forward([(rows,)])[0] for _ in range(4)]
     assert np.abs(np.stack(several) - alone).max() <= BOUND * np.abs(alone).max()

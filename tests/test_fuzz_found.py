@@ -243,7 +243,7 @@ def test_a_unary_answer_over_the_message_limit_is_refused_before_a_device_makes_
     server: RunningServer, channel: grpc.Channel
 ) -> None:
     """With a reason, not by the transport."""
-    served = server.server.catalogue.slot("double").ready().served
+    served = server.server.catalogue.entry("double").ready().served
     accepted = served.batcher.counts.accepted
     asked = request(np.ones((1024, 2), np.float32), dtype=tensor_pb2.DATA_TYPE_FLOAT64)
     with pytest.raises(grpc.RpcError, match="split it") as caught:
@@ -256,7 +256,7 @@ def test_items_of_a_lost_replica_are_counted(server: RunningServer, channel: grp
     """Else the backbone never counts as idle again, and can never leave for another."""
     with pytest.raises(grpc.RpcError, match="the replica that ran this item was lost"):
         call(channel, EMBED, request(np.full((1, 2), -13, np.float32)).SerializeToString())
-    assert server.server.catalogue.slot("double").ready().served.idle
+    assert server.server.catalogue.entry("double").ready().served.idle
 
 
 class UnwritableContext:

@@ -115,7 +115,7 @@ async def test_ten_times_the_capacity(server: RunningServer, outcomes: Outcomes)
     Those that find no room end in their round, while what was accepted still waits: nothing is computed to refuse
     them. So an accepted call has at most the queue before it, and its wait is the queue's length by the service time.
     """
-    served = server.server.catalogue.slot("turnstile").ready().served
+    served = server.server.catalogue.entry("turnstile").ready().served
     calls = await busy(outcomes, served)
     for number in range(ROUNDS):
         calls += await one_round(outcomes, served, first=3 + number * LOAD)
@@ -160,7 +160,7 @@ async def one_round(outcomes: Outcomes, served: ServedBackbone, *, first: int) -
 
 async def test_what_overload_leaves_in_memory_is_bounded(server: RunningServer, outcomes: Outcomes) -> None:
     """Later refusals leave nothing behind that the first did not."""
-    served = server.server.catalogue.slot("turnstile").ready().served
+    served = server.server.catalogue.entry("turnstile").ready().served
     held = await busy(outcomes, served)
     held += [asyncio.create_task(outcomes.call(number)) for number in range(3, QUEUE + 3)]
     await until(lambda: served.batcher.queued_items == QUEUE)
@@ -196,7 +196,7 @@ def test_a_stream_beyond_capacity_waits_and_loses_nothing(server: RunningServer)
             item = embedding_pb2.Item(id=number, input=request(number).input)
             yield embedding_pb2.EmbedStreamRequest(item=item)
 
-    served = server.server.catalogue.slot("turnstile").ready().served
+    served = server.server.catalogue.entry("turnstile").ready().served
     deepest, answers = 0, {}
     with grpc.insecure_channel(server.address) as channel:
         stub: Any = embedding_pb2_grpc.EmbeddingServiceStub(channel)

@@ -143,7 +143,7 @@ def test_int8_features_come_as_float32(client: Client) -> None:
 def test_a_priority_travels_with_every_item(server: RunningServer, tmp_path: Path) -> None:
     """A client's, a backbone's; files are bulk by themselves."""
     seen: list[str] = []
-    served = server.server.catalogue.slot(NAME).ready().served
+    served = server.server.catalogue.entry(NAME).ready().served
     served.on_batch.append(lambda batch, *_: seen.extend(item.priority.name for item in batch))
     Client(server.address, priority="training").embed(NAME, rows(1))
     RemoteBackbone(server.url(NAME), priority="bulk")(torch.zeros(1, WIDTH))

@@ -48,33 +48,33 @@ def _on_gpu(module: nn.Module, batches: Iterable[Rows], device: torch.device, dt
     for batch in batches:
         if len(running) == _DEPTH:
             yield _read(running, free)
-        slot = free.popleft() if free else _Slot(torch.empty_like(torch.from_numpy(batch), pin_memory=True))
-        np.copyto(slot.inputs.numpy(), batch)
+        entry = free.popleft() if free else _Slot(torch.empty_like(torch.from_numpy(batch), pin_memory=True))
+        np.copyto(entry.inputs.numpy(), batch)
         with torch.cuda.stream(copying_in):
-            arrived = slot.inputs.to(device, non_blocking=True)
+            arrived = entry.inputs.to(device, non_blocking=True)
         computing.wait_stream(copying_in)
         with torch.cuda.stream(computing):
             arrived.record_stream(computing)
             features = module(_computed(arrived, dtype)).float()
         copying_out.wait_stream(computing)
         with torch.cuda.stream(copying_out):
-            if slot.features is None:
-                slot.features = torch.empty(features.shape, dtype=features.dtype, pin_memory=True)
-            slot.features.copy_(features, non_blocking=True)
+            if entry.features is None:
+                entry.features = torch.empty(features.shape, dtype=features.dtype, pin_memory=True)
+            entry.features.copy_(features, non_blocking=True)
             features.record_stream(copying_out)
-            slot.done = copying_out.record_event()
-        running.append(slot)
+            entry.done = copying_out.record_event()
+        running.append(entry)
     while running:
         yield _read(running, free)
 
 
 def _read(running: deque[_Slot], free: deque[_Slot]) -> Rows:
-    slot = running.popleft()
-    if slot.done is None or slot.features is None:
+    entry = running.popleft()
+    if entry.done is None or entry.features is None:
         raise RuntimeError("a batch was not started: this is a fault of the benchmark")
-    slot.done.synchronize()
-    free.append(slot)
-    return slot.features.numpy().copy()
+    entry.done.synchronize()
+    free.append(entry)
+    return entry.features.numpy().copy()
 
 
 def _computed(tensor: Tensor, dtype: torch.dtype) -> Tensor:

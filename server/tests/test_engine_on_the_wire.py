@@ -104,7 +104,7 @@ def talk(first: float, count: int, priority: embedding_pb2.Priority) -> Iterator
 
 def until(running: RunningServer, accepted: int) -> None:
     """Until so many items have been accepted."""
-    counts = running.server.catalogue.slot("recorder").ready().served.batcher.counts
+    counts = running.server.catalogue.entry("recorder").ready().served.batcher.counts
     listener = threading.Event()
     for _ in range(4000):
         if counts.accepted >= accepted:
@@ -134,7 +134,7 @@ def test_cancelled_and_expired_calls_never_reach_the_device(
     one_at_a_time: RunningServer, recorder: type[Recorder]
 ) -> None:
     """Their callers left while they waited; the counters prove it, and so does the device."""
-    counts = one_at_a_time.server.catalogue.slot("recorder").ready().served.batcher.counts
+    counts = one_at_a_time.server.catalogue.entry("recorder").ready().served.batcher.counts
     with grpc.insecure_channel(one_at_a_time.address) as channel:
         stub = stub_of(channel)
         busy = [stub.Embed.future(request(13), timeout=60) for _ in range(2)]

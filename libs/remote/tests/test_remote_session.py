@@ -1,4 +1,4 @@
-"""The queue: what joins, what travels alone, what is asked again. No server: the test takes the lane's part."""
+"""The queue: what joins, what travels alone, what is asked again. No server: the test takes the connection's part."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ INFO = BackboneInfo(
 
 @pytest.fixture()
 def session(monkeypatch: pytest.MonkeyPatch) -> Session:
-    """A session whose lanes never open."""
+    """A session whose connections never open."""
     made = Session(endpoint_from("127.0.0.1:9"), StreamSpec("a/b", "r"), INFO, CallPolicy(30))
     monkeypatch.setattr(made, "_wake", lambda: None)
     monkeypatch.setattr(made, "_wake_soon", lambda: None)

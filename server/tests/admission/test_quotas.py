@@ -13,19 +13,19 @@ from midrib.wire import OverloadedError
 def test_a_taker_is_refused_over_the_limit() -> None:
     """It cannot wait, so it is told."""
     quota = Quota(10)
-    quota.take(6)
+    quota.acquire_nowait(6)
     with pytest.raises(OverloadedError, match="6 bytes are in flight and 5 more were asked for, limit 10"):
-        quota.take(5)
+        quota.acquire_nowait(5)
 
 
 async def test_waiters_come_in_order() -> None:
     """A small one behind a large one does not overtake it."""
     quota = Quota(10)
-    quota.take(8)
+    quota.acquire_nowait(8)
     order: list[int] = []
 
     async def wait(size: int) -> None:
-        await quota.wait(size)
+        await quota.acquire(size)
         order.append(size)
 
     waiting = [asyncio.create_task(wait(size)) for size in (9, 1)]
@@ -39,15 +39,15 @@ async def test_waiters_come_in_order() -> None:
 async def test_what_is_larger_than_the_limit_goes_alone() -> None:
     """Else it would wait for ever."""
     quota = Quota(10)
-    await asyncio.wait_for(quota.wait(25), 1)
+    await asyncio.wait_for(quota.acquire(25), 1)
     assert quota.held == 25
 
 
 async def test_a_waiter_who_leaves_gives_its_bytes_back() -> None:
     """Whether it left before its turn or at it."""
     quota = Quota(10)
-    quota.take(10)
-    before, at_turn = (asyncio.create_task(quota.wait(4)) for _ in range(2))
+    quota.acquire_nowait(10)
+    before, at_turn = (asyncio.create_task(quota.acquire(4)) for _ in range(2))
     await asyncio.sleep(0)
     before.cancel()
     await asyncio.sleep(0)
@@ -60,18 +60,18 @@ async def test_a_waiter_who_leaves_gives_its_bytes_back() -> None:
 def test_a_hold_is_all_or_nothing() -> None:
     """One full quota gives back what the others gave."""
     roomy, full = Quota(10), Quota(1)
-    full.take(1)
+    full.acquire_nowait(1)
     reservation = Reservation((roomy, 5), (full, 1))
     with pytest.raises(OverloadedError, match="1 bytes are in flight and 1 more"):
-        reservation.take()
+        reservation.acquire_nowait()
     assert (roomy.held, full.held) == (0, 1)
 
 
 async def test_a_hold_whose_waiting_is_cancelled_holds_nothing() -> None:
     """What it had already got is given back."""
     roomy, full = Quota(10), Quota(1)
-    full.take(1)
-    waiting = asyncio.create_task(Reservation((roomy, 5), (full, 1)).wait())
+    full.acquire_nowait(1)
+    waiting = asyncio.create_task(Reservation((roomy, 5), (full, 1)).acquire())
     await asyncio.sleep(0)
     assert roomy.held == 5
     waiting.cancel()

@@ -78,19 +78,19 @@ def setup(
     )
 
 
-def lane_of(one: DeviceSetup) -> CpuDevice:
+def device_of(one: DeviceSetup) -> CpuDevice:
     forward = one.prepare()
     assert isinstance(forward, Forward)
-    assert isinstance(forward.lane, CpuDevice)
-    return forward.lane
+    assert isinstance(forward.device, CpuDevice)
+    return forward.device
 
 
 def piece_of(one: DeviceSetup) -> int | None:
-    return lane_of(one).micro_batch_elements
+    return device_of(one).micro_batch_elements
 
 
 def width_of(one: DeviceSetup) -> int:
-    parallel_passes = lane_of(one).parallel_passes
+    parallel_passes = device_of(one).parallel_passes
     return 1 if parallel_passes is None else parallel_passes.width
 
 
@@ -218,9 +218,9 @@ def test_batches_are_computed_side_by_side_where_that_is_faster(caplog: pytest.L
     """Every replica has a crew of its own."""
     caplog.set_level("INFO", "midrib.server")
     one = setup(Asleep(0.005), warm_up_s=2.0, threads=[1, 2])
-    lanes = [lane_of(one), lane_of(one)]
-    assert [lane.parallel_passes is not None and lane.parallel_passes.width for lane in lanes] == [2, 2]
-    assert lanes[0].parallel_passes is not lanes[1].parallel_passes
+    devices = [device_of(one), device_of(one)]
+    assert [device.parallel_passes is not None and device.parallel_passes.width for device in devices] == [2, 2]
+    assert devices[0].parallel_passes is not devices[1].parallel_passes
     assert "a pass, or 2 passes side by side, of at most 30 elements" in caplog.text
 
 
@@ -245,8 +245,8 @@ def test_what_is_compiled_is_computed_one_after_the_other(
 ) -> None:
     """It is so for one number of threads."""
 
-    def two_at_a_time(_: Forward, lane: CpuDevice, *__: object) -> int:
-        lane.parallel_passes = ParallelPasses(2, 1)
+    def two_at_a_time(_: Forward, device: CpuDevice, *__: object) -> int:
+        device.parallel_passes = ParallelPasses(2, 1)
         return 2
 
     monkeypatch.setattr(device_setup, "choose_width", two_at_a_time)
@@ -256,5 +256,5 @@ def test_what_is_compiled_is_computed_one_after_the_other(
 def test_a_short_batch_is_computed_in_one_pass() -> None:
     """Handing it over would take as long."""
     forward = Forward(Passes(), PAIR)
-    assert isinstance(forward.lane, CpuDevice)
-    assert (choose_width(forward, forward.lane, 2, 2.0), forward.lane.parallel_passes) == (1, None)
+    assert isinstance(forward.device, CpuDevice)
+    assert (choose_width(forward, forward.device, 2, 2.0), forward.device.parallel_passes) == (1, None)

@@ -143,7 +143,7 @@ def test_a_compile_backend_that_does_not_exist_is_said() -> None:
 def test_replicas_of_one_device_share_the_weights(test_registry: Registry) -> None:
     """Two threads, one module; both answer."""
     with serving({"name": "linear", "replicas": 2}, registry=test_registry) as running:
-        served = running.server.catalogue.slot("linear").ready().served
+        served = running.server.catalogue.entry("linear").ready().served
         compute_factories = served._compute_factories  # whose module it is shows nowhere else
         assert len(compute_factories) == 2
         assert compute_factories[0].__self__ is compute_factories[1].__self__  # type: ignore[attr-defined] # a seat's own method

@@ -70,7 +70,7 @@ def test_an_unloaded_backbones_weights_are_free_at_once(admin: RunningServer, st
     gc.disable()
     try:
         backbones.LoadBackbone(load(), timeout=20)
-        weights = weakref.ref(admin.server.catalogue.slot("linear").ready().intake.backbone.module)
+        weights = weakref.ref(admin.server.catalogue.entry("linear").ready().intake.backbone.module)
         backbones.UnloadBackbone(backbone_pb2.UnloadBackboneRequest(name="linear"), timeout=10)
         assert weights() is None
     finally:
@@ -182,7 +182,7 @@ async def test_whoever_is_to_be_loaded_is_loading_before_its_turn() -> None:
     await server.start()
     loading = asyncio.create_task(server.load())
     await asyncio.to_thread(begun.wait, 20)
-    state = server.catalogue.slot("second").state
+    state = server.catalogue.entry("second").state
     go_on.set()
     await loading
     await server.stop(grace_s=5)

@@ -54,7 +54,7 @@ async def state_after_cancelled_load(running: RunningServer) -> State:
     await asyncio.wait({loading})
     MAY_LOAD.set()
     await asyncio.gather(*catalogue._changes)
-    return catalogue.slot("slow").state
+    return catalogue.entry("slow").state
 
 
 def test_a_load_whose_caller_leaves_ends_ready(admin: RunningServer) -> None:
@@ -70,7 +70,7 @@ async def state_after_load_during_unload(running: RunningServer) -> State:
     await asyncio.sleep(0)
     await catalogue.load(BackboneSettings(name="slow"))
     await unloading
-    return catalogue.slot("slow").state
+    return catalogue.entry("slow").state
 
 
 def test_a_load_during_an_unload_is_served(admin: RunningServer) -> None:
@@ -96,5 +96,5 @@ def test_other_arguments_replace_a_backbone_only_if_the_caller_says_so(admin: Ru
     three = BackboneSettings(name="wide", arguments={"width": 3})
     with pytest.raises(InvalidInputError, match=r"served with arguments \{'width': 2\}, received \{'width': 3\}"):
         admin.run(catalogue.load(three, replace=False))
-    slot, _ = admin.run(catalogue.load(three, replace=True))
-    assert slot.ready().served.description.num_features == 3
+    entry, _ = admin.run(catalogue.load(three, replace=True))
+    assert entry.ready().served.description.num_features == 3

@@ -40,8 +40,8 @@ def in_pieces(
     config: ComputeConfig = ComputeConfig(),  # noqa: B008
 ) -> Forward:
     forward = Forward(module, spec, config)
-    assert isinstance(forward.lane, CpuDevice)
-    forward.lane.micro_batch_elements = elements
+    assert isinstance(forward.device, CpuDevice)
+    forward.device.micro_batch_elements = elements
     return forward
 
 

@@ -55,9 +55,9 @@ class Meeting(nn.Module):
 def with_crew(module: nn.Module, width: int, *, rows: int | None = None, threads: int = 1) -> Forward:
     """Forward passes of at most so many rows, so many side by side."""
     forward = Forward(module, PAIR, ComputeConfig(dtype="float64"))
-    assert isinstance(forward.lane, CpuDevice)
-    forward.lane.parallel_passes = ParallelPasses(width, threads)
-    forward.lane.micro_batch_elements = None if rows is None else 2 * rows
+    assert isinstance(forward.device, CpuDevice)
+    forward.device.parallel_passes = ParallelPasses(width, threads)
+    forward.device.micro_batch_elements = None if rows is None else 2 * rows
     return forward
 
 

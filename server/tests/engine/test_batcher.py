@@ -253,8 +253,8 @@ async def _play(script: list[tuple[str, str, int, str]]) -> None:
     assert all(each.done.done() for each in accepted)
     assert (batcher.queued_items, batcher.queued_cost) == (0, 0)
     order = {id(each): place for place, each in enumerate(accepted)}
-    for lane in {(each.bucket, each.flow) for each in taken}:
-        places = [order[id(each)] for each in taken if (each.bucket, each.flow) == lane]
+    for queue in {(each.bucket, each.flow) for each in taken}:
+        places = [order[id(each)] for each in taken if (each.bucket, each.flow) == queue]
         assert places == sorted(places)
 
 

@@ -141,7 +141,7 @@ def test_the_server_reads_no_further_than_its_limit(narrow: RunningServer, gate:
         talk.send(item(0, 13, 0))
         assert gate.passing.wait(10)
         talk.send(*(item(number, number, 0) for number in range(1, 6)))
-        batcher = narrow.server.catalogue.slot("gate").ready().served.batcher
+        batcher = narrow.server.catalogue.entry("gate").ready().served.batcher
         gate.opened.set()
         results = talk.finish()
         assert rows_by_id(results) == {0: [26, 0], 1: [2, 0], 2: [4, 0], 3: [6, 0], 4: [8, 0], 5: [10, 0]}

@@ -78,7 +78,7 @@ def test_texts_are_embedded_as_by_midribs_own_call(address: str, media_server: R
         "model": WORDS,
         "usage": {"prompt_tokens": 5, "total_tokens": 5},
     }
-    revision = media_server.server.catalogue.slot("words").ready().served.description.revision
+    revision = media_server.server.catalogue.entry("words").ready().served.description.revision
     assert answer.headers["Midrib-Revision"] == revision
 
 
@@ -261,7 +261,7 @@ def slow_server(test_registry: Registry) -> Iterator[RunningServer]:
 
 def test_a_late_call_is_given_up(slow_server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The caller's own limit, and what waited for it is dropped before the device."""
-    served = slow_server.server.catalogue.slot("words").ready().served
+    served = slow_server.server.catalogue.entry("words").ready().served
     taken = queue.SimpleQueue[Any]()
     monkeypatch.setattr(served.batcher, "submit", taken.put)
     answer = Answer(
@@ -275,7 +275,7 @@ def test_a_late_call_is_given_up(slow_server: RunningServer, monkeypatch: pytest
 
 def test_a_caller_who_hangs_up_is_dropped(slow_server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """What nobody waits for never reaches the device."""
-    served = slow_server.server.catalogue.slot("words").ready().served
+    served = slow_server.server.catalogue.entry("words").ready().served
     taken, dropped = queue.SimpleQueue[Any](), queue.SimpleQueue[Any]()
 
     def submit(item: Any) -> None:

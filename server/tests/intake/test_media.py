@@ -126,14 +126,14 @@ def test_an_item_is_counted_for_what_it_becomes(
     narrow: RunningServer, backbone: str, message: Input, rows: int, decoded: int
 ) -> None:
     """An image of 70 bytes becomes 600 kB, ten numbers 8 kB: by what was sent, a stream might hold gigabytes."""
-    intake = narrow.server.catalogue.slot(backbone).ready().intake
+    intake = narrow.server.catalogue.entry(backbone).ready().intake
     embedding = rows * intake.backbone.num_features * 4
     assert intake.size(message) == message.ByteSize() + decoded + embedding
 
 
 def test_an_array_is_counted_with_its_embedding(narrow: RunningServer) -> None:
     """As the message that it came in is."""
-    intake = narrow.server.catalogue.slot("words").ready().intake
+    intake = narrow.server.catalogue.entry("words").ready().intake
     assert intake.size(np.ones((2, 8), np.int64)) == 2 * 8 * 8 + 2 * intake.backbone.num_features * 4
     assert intake.size(np.array(1)) == 8
 

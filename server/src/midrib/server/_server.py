@@ -185,9 +185,9 @@ class Server:
             seen = self.embedder.calls
             await asyncio.sleep(_QUIET_S)
 
-    def _report_health(self, slot: CatalogueEntry) -> None:
-        status = _SERVING if slot.state is State.READY else _NOT_SERVING
-        change = asyncio.get_running_loop().create_task(self._health.set(slot.name, status))
+    def _report_health(self, entry: CatalogueEntry) -> None:
+        status = _SERVING if entry.state is State.READY else _NOT_SERVING
+        change = asyncio.get_running_loop().create_task(self._health.set(entry.name, status))
         self._health_changes.add(change)
         change.add_done_callback(self._health_changes.discard)
 

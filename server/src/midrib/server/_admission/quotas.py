@@ -21,7 +21,7 @@ class Quota:
         self._what = what
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
-    def take(self, amount: int) -> None:
+    def acquire_nowait(self, amount: int) -> None:
         """Hold the amount now. Raises OverloadedError if there is no room."""
         if not self.free(amount):
             raise OverloadedError(
@@ -31,7 +31,7 @@ class Quota:
             )
         self.held += amount
 
-    async def wait(self, amount: int) -> None:
+    async def acquire(self, amount: int) -> None:
         """Hold the amount once there is room; callers are served in the order in which they came."""
         if self.free(amount):
             self.held += amount
@@ -65,28 +65,28 @@ class Quota:
 class Reservation:
     """The amounts that one request holds of several quotas: all of them, or none.
 
-    wanted: pairs of a quota and an amount.
+    amounts: pairs of a quota and an amount.
     """
 
-    def __init__(self, *wanted: tuple[Quota, int]) -> None:
-        self._wanted = wanted
+    def __init__(self, *amounts: tuple[Quota, int]) -> None:
+        self._amounts = amounts
         self._reserved: list[tuple[Quota, int]] = []
 
-    def take(self) -> None:
+    def acquire_nowait(self) -> None:
         """Hold all amounts now. Raises OverloadedError, and holds nothing, if a quota has no room."""
         try:
-            for quota, amount in self._wanted:
-                quota.take(amount)
+            for quota, amount in self._amounts:
+                quota.acquire_nowait(amount)
                 self._reserved.append((quota, amount))
         except OverloadedError:
             self.release()
             raise
 
-    async def wait(self) -> None:
+    async def acquire(self) -> None:
         """Hold all amounts once there is room. Holds nothing if it is cancelled."""
         try:
-            for quota, amount in self._wanted:
-                await quota.wait(amount)
+            for quota, amount in self._amounts:
+                await quota.acquire(amount)
                 self._reserved.append((quota, amount))
         except asyncio.CancelledError:
             self.release()

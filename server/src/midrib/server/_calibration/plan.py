@@ -54,7 +54,7 @@ def choose_threads(forward: Forward, counts: Sequence[int], *, clock: Callable[[
     return tune([lone, _pass(forward, rows)] if rows > 1 else [lone], counts, clock=clock)
 
 
-def choose_width(forward: Forward, lane: CpuDevice, threads: int, seconds: float) -> int:
+def choose_width(forward: Forward, device: CpuDevice, threads: int, seconds: float) -> int:
     """Return how many parallel passes compute a batch fastest, and let the device use them.
 
     threads: of all passes together.  seconds: the time to measure in; if it is too short, the result is 1.
@@ -66,15 +66,15 @@ def choose_width(forward: Forward, lane: CpuDevice, threads: int, seconds: float
     rows = max(threads, _batch_rows(lone_s))
     if rows * lone_s > seconds:
         return 1
-    crews = {width: parallel_passes_for(width, threads) for width in widths}
+    passes = {width: parallel_passes_for(width, threads) for width in widths}
     batch = _pass(forward, rows)
 
     def work(width: int) -> None:
-        lane.parallel_passes = crews[width]
+        device.parallel_passes = passes[width]
         batch()
 
     chosen = tune_width(work, widths, seconds=seconds)
-    lane.parallel_passes = crews[chosen]
+    device.parallel_passes = passes[chosen]
     return chosen
 
 

@@ -37,6 +37,6 @@ def warm_up(forward: Forward, limits: BatchLimits, seconds: float) -> int:
         forward([(example,)])
         if forward.graphs is not None:
             floating = None if example.dtype.kind in "iu" else forward.dtype
-            forward.graphs.capture(torch.from_numpy(example).to(forward.device, floating))
+            forward.graphs.capture(torch.from_numpy(example).to(forward.torch_device, floating))
         ran += 1
     return ran

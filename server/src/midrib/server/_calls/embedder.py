@@ -94,9 +94,9 @@ class Embedder:
         """Reserve room for an item of `size` bytes, before its media are decoded."""
         reservation = self.reservation(size, caller)
         if caller.waits_for_room:
-            await reservation.wait()
+            await reservation.acquire()
         else:
-            reservation.take()
+            reservation.acquire_nowait()
         return reservation
 
 

@@ -45,7 +45,7 @@ def open_backbone(
 
     Raises BackboneNotFoundError, BackboneLoadingError, or RevisionMismatchError where it pins another revision.
     """
-    loaded = catalogue.slot(request.backbone).ready()
+    loaded = catalogue.entry(request.backbone).ready()
     described = loaded.served.description
     if request.HasField("revision") and request.revision != described.revision:
         raise RevisionMismatchError(

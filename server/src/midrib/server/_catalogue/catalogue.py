@@ -70,7 +70,7 @@ class Catalogue:
     ) -> None:
         self.settings = settings
         self.registry = registry
-        self.slots: dict[str, CatalogueEntry] = {}
+        self.entries: dict[str, CatalogueEntry] = {}
         self.complete = False
         self.closing = asyncio.Event()
         self.metrics = Metrics(self.served)
@@ -88,23 +88,23 @@ class Catalogue:
 
     def served(self) -> list[ServedBackbone]:
         """The backbones that take items now."""
-        return [slot.loaded.served for slot in self.slots.values() if slot.loaded is not None]
+        return [entry.loaded.served for entry in self.entries.values() if entry.loaded is not None]
 
-    def slot(self, name: str) -> CatalogueEntry:
+    def entry(self, name: str) -> CatalogueEntry:
         """Return the entry of `namespace/name`, or of a name that only one served backbone has.
 
         Raises BackboneNotFoundError with the nearest names.
         """
-        if name in self.slots:
-            return self.slots[name]
-        matches = [slot for key, slot in self.slots.items() if key.endswith("/" + name)]
+        if name in self.entries:
+            return self.entries[name]
+        matches = [entry for key, entry in self.entries.items() if key.endswith("/" + name)]
         if name and len(matches) == 1:
             return matches[0]
         if len(name) > _LONGEST_NAME:  # whatever it is near to, looking would hold the event loop
             raise BackboneNotFoundError(f"no backbone {name[:_LONGEST_NAME] + '...'!r} is served here")
-        spellings = {spelling: key for key in self.slots for spelling in (key, key.rpartition("/")[2])}
+        spellings = {spelling: key for key in self.entries for spelling in (key, key.rpartition("/")[2])}
         near = {spellings[match] for match in difflib.get_close_matches(name, spellings, cutoff=0.5)}
-        served = ", ".join(sorted(self.slots)) or "nothing"
+        served = ", ".join(sorted(self.entries)) or "nothing"
         hint = f"did you mean {' or '.join(sorted(near))}?" if near else f"served here: {served}"
         raise BackboneNotFoundError(f"no backbone {name!r} is served here; {hint}")
 
@@ -114,10 +114,10 @@ class Catalogue:
         Raises what `canonical_name` raises.
         """
         name = self.canonical_name(wanted.name)
-        if name not in self.slots:
-            self.slots[name] = CatalogueEntry(name)
-            self._change(self.slots[name], State.LOADING)
-        return self.slots[name]
+        if name not in self.entries:
+            self.entries[name] = CatalogueEntry(name)
+            self._change(self.entries[name], State.LOADING)
+        return self.entries[name]
 
     async def load(self, wanted: BackboneSettings, *, replace: bool = True) -> tuple[CatalogueEntry, list[str]]:
         """Load, warm and start serving; an older revision of the same name serves until then, then drains.
@@ -132,26 +132,26 @@ class Catalogue:
 
     async def _load_and_serve(self, wanted: BackboneSettings, *, replace: bool) -> tuple[CatalogueEntry, list[str]]:
         async with self._loading:
-            slot = self.expect(wanted)  # an unload may have removed it meanwhile
+            entry = self.expect(wanted)  # an unload may have removed it meanwhile
             if not replace:
-                _check_same_arguments(slot, wanted)
-            before = slot.loaded
+                _check_same_arguments(entry, wanted)
+            before = entry.loaded
             try:
                 loaded, evicted = await self._load_and_start(wanted)
             except Exception as error:
                 if before is None:
                     # The loader's own words may name files: they are for the log.
-                    self._change(slot, State.FAILED, error=public_error(error, "it could not be loaded").message)
+                    self._change(entry, State.FAILED, error=public_error(error, "it could not be loaded").message)
                 raise
             self._watch(loaded.served)
-            loaded.served.on_lost = partial(self._lost, slot, loaded)
-            slot.loaded, slot.arguments = loaded, dict(wanted.arguments)
-            self._change(slot, State.READY)
+            loaded.served.on_lost = partial(self._lost, entry, loaded)
+            entry.loaded, entry.arguments = loaded, dict(wanted.arguments)
+            self._change(entry, State.READY)
         if before is not None:
             await self._end(before.served)
             before = None  # its weights are to be free by now
         await asyncio.to_thread(give_memory_back)
-        return slot, evicted
+        return entry, evicted
 
     async def _load_and_start(self, wanted: BackboneSettings) -> tuple[Loaded, list[str]]:
         loaded = await self._load(wanted)
@@ -175,7 +175,7 @@ class Catalogue:
 
     async def unload(self, name: str) -> None:
         """Stop serving a name, once what it accepted is finished."""
-        self.slot(name)
+        self.entry(name)
         await self._transaction(self._unload_and_free(name))
 
     async def _unload_and_free(self, name: str) -> None:
@@ -202,19 +202,19 @@ class Catalogue:
         )
 
     async def _unload(self, name: str) -> None:
-        slot = self.slot(name)
-        loaded, slot.loaded = slot.loaded, None
-        self._change(slot, State.DRAINING)
+        entry = self.entry(name)
+        loaded, entry.loaded = entry.loaded, None
+        self._change(entry, State.DRAINING)
         if loaded is not None:
             await self._end(loaded.served)
-        if slot.loaded is None:
-            self.slots.pop(slot.name, None)
+        if entry.loaded is None:
+            self.entries.pop(entry.name, None)
 
-    def _lost(self, slot: CatalogueEntry, loaded: Loaded) -> None:
-        if slot.loaded is loaded:
-            slot.loaded = None
+    def _lost(self, entry: CatalogueEntry, loaded: Loaded) -> None:
+        if entry.loaded is loaded:
+            entry.loaded = None
             error = "its replicas were lost and could not be replaced: the server's log says why"
-            self._change(slot, State.FAILED, error=error)
+            self._change(entry, State.FAILED, error=error)
 
     async def _load(self, wanted: BackboneSettings) -> Loaded:
         loading = partial(load, wanted, self.settings, self.registry, self._media_pool)
@@ -230,13 +230,13 @@ class Catalogue:
             return []
         residents = [
             Resident(
-                slot.name,
-                slot.loaded.weight_bytes,
-                slot.loaded.served.totals.last,
-                movable=slot.loaded.served.idle and not slot.loaded.pinned,
+                entry.name,
+                entry.loaded.weight_bytes,
+                entry.loaded.served.totals.last,
+                movable=entry.loaded.served.idle and not entry.loaded.pinned,
             )
-            for slot in self.slots.values()
-            if slot.loaded is not None and slot.name != loaded.served.description.name
+            for entry in self.entries.values()
+            if entry.loaded is not None and entry.name != loaded.served.description.name
         ]
         return evictions(residents, loaded.weight_bytes, self.settings.device_memory_bytes)
 
@@ -244,8 +244,8 @@ class Catalogue:
         """Finish what was accepted within the grace, then fail the rest as retriable."""
         self.closing.set()
         serving = self.served()
-        for slot in self.slots.values():
-            self._change(slot, State.DRAINING)
+        for entry in self.entries.values():
+            self._change(entry, State.DRAINING)
         for change in list(self._changes):
             change.cancel()
         stopped = UnavailableError("the server stopped before this item was computed: try another")
@@ -264,16 +264,16 @@ class Catalogue:
         except KeyError as error:
             raise BackboneNotFoundError(str(error)) from error
 
-    def _change(self, slot: CatalogueEntry, state: State, *, error: str = "") -> None:
-        slot.state, slot.error = state, error
-        logger.info("backbone %s: %s%s", slot.name, state.value, f" ({error})" if error else "")
-        self._on_change(slot)
+    def _change(self, entry: CatalogueEntry, state: State, *, error: str = "") -> None:
+        entry.state, entry.error = state, error
+        logger.info("backbone %s: %s%s", entry.name, state.value, f" ({error})" if error else "")
+        self._on_change(entry)
 
 
-def _check_same_arguments(slot: CatalogueEntry, wanted: BackboneSettings) -> None:
-    if slot.loaded is not None and slot.arguments != wanted.arguments:
+def _check_same_arguments(entry: CatalogueEntry, wanted: BackboneSettings) -> None:
+    if entry.loaded is not None and entry.arguments != wanted.arguments:
         raise InvalidInputError(
-            f"backbone {slot.name!r} is served with arguments {slot.arguments}, received {wanted.arguments}: "
+            f"backbone {entry.name!r} is served with arguments {entry.arguments}, received {wanted.arguments}: "
             "set replace to serve the new one to every client, or unload the old one first",
             field="replace",
         )

@@ -71,33 +71,33 @@ class DeviceSetup:
         limits = self.warm_up_config.limits
         with self._turn:
             forward = Forward(self.module, self.backbone.input, self.config, num_features=self.backbone.num_features)
-            if isinstance(forward.lane, CpuDevice):
-                plan = self._tune(forward, forward.lane)
+            if isinstance(forward.device, CpuDevice):
+                plan = self._tune(forward, forward.device)
                 limits = replace(limits, max_cost=(plan.micro_batch_elements or limits.max_cost) * plan.width)
             warm_up(forward, limits, self.warm_up_config.warm_up_s)
             check_parity(self.backbone.name, forward, self.reference, self._bound())
         return forward
 
-    def _tune(self, forward: Forward, lane: CpuDevice) -> ComputePlan:
+    def _tune(self, forward: Forward, device: CpuDevice) -> ComputePlan:
         """Have a replica compute as the first one has found best, by measurement."""
         plan = self.plan
         if plan is None:
-            plan = self.plan = self._measure(forward, lane)
+            plan = self.plan = self._measure(forward, device)
             logger.info("backbone %s computes with %s", self.backbone.name, plan)
         else:
             choose_threads(forward, [plan.threads])
-            lane.parallel_passes = parallel_passes_for(plan.width, max(self.warm_up_config.threads))
-        lane.micro_batch_elements = plan.micro_batch_elements
+            device.parallel_passes = parallel_passes_for(plan.width, max(self.warm_up_config.threads))
+        device.micro_batch_elements = plan.micro_batch_elements
         return plan
 
-    def _measure(self, forward: Forward, lane: CpuDevice) -> ComputePlan:
+    def _measure(self, forward: Forward, device: CpuDevice) -> ComputePlan:
         """Return the fastest plan, which this thread and the device use from now on."""
         threads = choose_threads(forward, self.warm_up_config.threads)
         if self.config.strict:  # every row goes alone
             return ComputePlan(threads)
         seconds, width = self.warm_up_config.warm_up_s, 1
         if self.config.compile is None:  # what is compiled is so for one number of threads
-            width = choose_width(forward, lane, max(self.warm_up_config.threads), seconds)
+            width = choose_width(forward, device, max(self.warm_up_config.threads), seconds)
         return ComputePlan(threads, width, choose_micro_batch(forward, width, self.warm_up_config.limits, seconds))
 
     def _bound(self) -> float:

@@ -100,8 +100,8 @@ def _stop_signal() -> asyncio.Event:
 
 def _announce(server: Server, reporter: _Reporter, seconds: float) -> None:
     served = []
-    for slot in server.catalogue.slots.values():
-        loaded = slot.ready()
+    for entry in server.catalogue.entries.values():
+        loaded = entry.ready()
         described, plan = loaded.served.description, loaded.plan
         url = f"grpc://{server.address}/{described.name}"
         fields = {"url": url, "revision": described.revision, "num_features": described.num_features}

@@ -1,6 +1,6 @@
 """Batches through a module in three steps, so that one can be staged while another computes: stage, launch, finish.
 
-With `_staging`, `_lanes`, `_graphs` and `_threads` the only part of the engine that knows torch. The module runs in
+With its neighbours in this folder the only part of the server that computes with torch. The module runs in
 eval mode under inference_mode.
 """
 
@@ -46,7 +46,7 @@ class ComputeConfig:
 class Forward:
     """A backbone on one device, called with the arrays of one batch.
 
-    module: in eval mode; moved to the device and to the compute dtype.  lane: the device's.
+    module: in eval mode; moved to the device and to the compute dtype.
     num_features: the width of the module's output, which is checked after every pass; any width if None.
     """
 
@@ -64,19 +64,19 @@ class Forward:
         if config.dtype != "float32":
             self._module = self._module.to(self.dtype)
         self.spec = spec
-        self.device = device
+        self.torch_device = device
         self._strict = config.strict
         embed: Callable[[Tensor], Tensor] = self._module
         if config.compile is not None:
             embed = torch.compile(self._module, backend=config.compile, dynamic=True)
         self._embed = checked(embed, num_features)
         self.graphs = Graphs(self._embed) if config.graphs and device.type == "cuda" else None
-        self.lane = device_for(device, self.dtype)
-        self.depth = self.lane.depth
+        self.device = device_for(device, self.dtype)
+        self.depth = self.device.depth
         floating = torch.promote_types(self.dtype, torch.float32)
         dtypes = (torch.int64 if takes_integers(spec) else floating, floating)
         self.staged_dtypes = tuple(str(dtype).removeprefix("torch.") for dtype in dtypes)
-        self._ring = BufferPool(StagingBuffer(dtypes, pinned=self.lane.pinned) for _ in range(self.depth))
+        self._buffers = BufferPool(StagingBuffer(dtypes, pinned=self.device.pinned) for _ in range(self.depth))
 
     def __call__(self, batch: Sequence[Arrays]) -> list[Array]:
         """The rows of every item, by all three steps."""
@@ -84,15 +84,15 @@ class Forward:
 
     def stage(self, batch: Sequence[Arrays]) -> Staged:
         """Put a batch together in one buffer: embeddings for one array an item, input gradients for two."""
-        slot = self._ring.take()
-        staged = Staged(self, slot, [len(arrays[0]) for arrays in batch])
+        buffer = self._buffers.take()
+        staged = Staged(self, buffer, [len(arrays[0]) for arrays in batch])
         try:
             if self._strict and len(batch[0]) == 1:
                 staged.alone = [row for (rows,) in batch for row in rows]
             else:
-                staged.inputs += [slot.fill(index, arrays) for index, arrays in enumerate(zip(*batch, strict=True))]
+                staged.inputs += [buffer.fill(index, arrays) for index, arrays in enumerate(zip(*batch, strict=True))]
         except BaseException:
-            self._ring.give_back(slot)
+            self._buffers.give_back(buffer)
             raise
         return staged
 
@@ -100,9 +100,9 @@ class Forward:
         """Start on a staged batch; on a CPU it has ended when this returns. Raises what the module raises."""
         try:
             run = self._features if len(staged.inputs) == 1 else self._gradient
-            pending = self._one_by_one(staged) if staged.alone else self.lane.launch(staged.inputs, run)
+            pending = self._one_by_one(staged) if staged.alone else self.device.launch(staged.inputs, run)
         except BaseException:
-            self._ring.give_back(staged.slot)
+            self._buffers.give_back(staged.buffer)
             raise
         return Launched(staged, pending, pending.ready)
 
@@ -110,10 +110,10 @@ class Forward:
         """The rows of every item, once they are on the host: views of one array, which nothing else writes to."""
         try:
             rows = pending.wait()
-            if staged.slot.holds(rows):  # a module may hand its input back (Identity, Flatten)
+            if staged.buffer.holds(rows):  # a module may hand its input back (Identity, Flatten)
                 rows = rows.clone()
         finally:
-            self._ring.give_back(staged.slot)
+            self._buffers.give_back(staged.buffer)
         return split_rows(_to_numpy(rows), staged.lengths)
 
     def close(self) -> None:
@@ -147,11 +147,11 @@ class Forward:
         return torch.cat([run(half) for half in halves])
 
     def _one_by_one(self, staged: Staged) -> Pending:
-        """The same slot serves all rows: each is back before the next is filled in."""
+        """The same buffer serves all rows: each is back before the next is filled in."""
         outputs = []
         for row in staged.alone:
             alone = row[: np.flatnonzero(row).max(initial=0) + 1] if isinstance(self.spec, TextInput) else row
-            pending = self.lane.launch([staged.slot.fill(0, [alone[None]])], self._alone)
+            pending = self.device.launch([staged.buffer.fill(0, [alone[None]])], self._alone)
             outputs.append(pending.wait().clone())
         return Ready(torch.cat(outputs))
 
@@ -169,7 +169,7 @@ class Staged:
     """
 
     forward: Forward
-    slot: StagingBuffer
+    buffer: StagingBuffer
     lengths: list[int]
     inputs: list[Tensor] = field(default_factory=list)
     alone: list[Array] = field(default_factory=list)

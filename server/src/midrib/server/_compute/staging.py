@@ -62,17 +62,17 @@ class StagingBuffer:
 
 
 class BufferPool:
-    """The slots of one replica; whoever takes one gives it back. From any thread."""
+    """The buffers of one replica; whoever takes one gives it back. From any thread."""
 
-    def __init__(self, slots: Iterable[StagingBuffer]) -> None:
+    def __init__(self, buffers: Iterable[StagingBuffer]) -> None:
         self._free: queue.SimpleQueue[StagingBuffer] = queue.SimpleQueue()
-        for slot in slots:
-            self._free.put(slot)
+        for buffer in buffers:
+            self._free.put(buffer)
 
     def take(self) -> StagingBuffer:
-        """A slot that no batch uses; waits for one."""
+        """A buffer that no batch uses; waits for one."""
         return self._free.get()
 
-    def give_back(self, slot: StagingBuffer) -> None:
+    def give_back(self, buffer: StagingBuffer) -> None:
         """Nobody reads from it any more."""
-        self._free.put(slot)
+        self._free.put(buffer)

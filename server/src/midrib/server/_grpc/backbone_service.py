@@ -40,24 +40,24 @@ class BackboneService(backbone_pb2_grpc.BackboneServiceServicer):
     async def ListBackbones(
         self, request: backbone_pb2.ListBackbonesRequest, context: Context
     ) -> backbone_pb2.ListBackbonesResponse:
-        """Every slot, ordered by name."""
-        slots = sorted(self._catalogue.slots.values(), key=lambda slot: slot.name)
-        return backbone_pb2.ListBackbonesResponse(backbones=[self._message(slot) for slot in slots])
+        """Every backbone, ordered by name."""
+        entries = sorted(self._catalogue.entries.values(), key=lambda entry: entry.name)
+        return backbone_pb2.ListBackbonesResponse(backbones=[self._message(entry) for entry in entries])
 
     @unary
     async def GetBackbone(
         self, request: backbone_pb2.GetBackboneRequest, context: Context
     ) -> backbone_pb2.GetBackboneResponse:
-        """One slot; BackboneNotFoundError names the nearest."""
-        return backbone_pb2.GetBackboneResponse(backbone=self._message(self._catalogue.slot(request.name)))
+        """One backbone; BackboneNotFoundError names the nearest."""
+        return backbone_pb2.GetBackboneResponse(backbone=self._message(self._catalogue.entry(request.name)))
 
     @unary
     async def LoadBackbone(
         self, request: backbone_pb2.LoadBackboneRequest, context: Context
     ) -> backbone_pb2.LoadBackboneResponse:
         """Load a registered backbone with arguments that its loader declares."""
-        slot, unloaded = await self.load(request)
-        return backbone_pb2.LoadBackboneResponse(backbone=self._message(slot), unloaded=unloaded)
+        entry, unloaded = await self.load(request)
+        return backbone_pb2.LoadBackboneResponse(backbone=self._message(entry), unloaded=unloaded)
 
     @unary
     async def UnloadBackbone(
@@ -68,7 +68,7 @@ class BackboneService(backbone_pb2_grpc.BackboneServiceServicer):
         return backbone_pb2.UnloadBackboneResponse()
 
     async def load(self, request: backbone_pb2.LoadBackboneRequest) -> tuple[CatalogueEntry, list[str]]:
-        """What LoadBackbone does, for every protocol: the slot, and what left to make room."""
+        """What LoadBackbone does, for every protocol: the entry, and what left to make room."""
         self._require_admin("LoadBackbone")
         name = self._catalogue.canonical_name(request.name)
         self._check_own(name)
@@ -103,10 +103,10 @@ class BackboneService(backbone_pb2_grpc.BackboneServiceServicer):
                     field=f"arguments[{key}]",
                 )
 
-    def _message(self, slot: CatalogueEntry) -> backbone_pb2.Backbone:
-        message = backbone_pb2.Backbone(name=slot.name, state=_STATES[slot.state], error=slot.error)
-        if slot.loaded is not None:
-            described = slot.loaded.served.description
+    def _message(self, entry: CatalogueEntry) -> backbone_pb2.Backbone:
+        message = backbone_pb2.Backbone(name=entry.name, state=_STATES[entry.state], error=entry.error)
+        if entry.loaded is not None:
+            described = entry.loaded.served.description
             message.MergeFrom(
                 backbone_pb2.Backbone(
                     revision=described.revision,
@@ -115,7 +115,7 @@ class BackboneService(backbone_pb2_grpc.BackboneServiceServicer):
                     device=described.device,
                     compute_dtype=code_from_dtype(described.dtype),
                     license=described.license,
-                    limits=limits_message(self._catalogue.settings, slot.loaded.intake),
+                    limits=limits_message(self._catalogue.settings, entry.loaded.intake),
                 )
             )
         return message

@@ -125,11 +125,11 @@ class StreamSession:
         if item_id in self._reservations:
             duplicate = DuplicateItemError(f"item {item_id} is still in flight: use another id")
             reservation = Reservation((self._items, 1))
-            await reservation.wait()
+            await reservation.acquire()
             self._outgoing.put_nowait((_refusal(item_id, duplicate), reservation.release))
             return False
         reservation = self._embedder.reservation(size, self._caller, (self._items, 1), (self._bytes, size))
-        await reservation.wait()
+        await reservation.acquire()
         self._reservations[item_id] = reservation
         self._idle.clear()
         return True

@@ -116,7 +116,7 @@ class HttpServer:
             # A page in a browser can send other types to the loopback without asking.
             raise InvalidInputError(f"Content-Type is {request.content_type!r}, expected 'application/json'")
         body = read_body(await request.read())
-        wanted = embed_request(body, self._catalogue.slot(body.model).ready())
+        wanted = embed_request(body, self._catalogue.entry(body.model).ready())
         embedded = await self._embedder.embed(wanted, _caller(request))
         pieces = [piece async for piece in answer(embedded, body)]
         return web.Response(
@@ -126,12 +126,12 @@ class HttpServer:
         )
 
     async def _models(self, request: web.Request) -> web.Response:  # noqa: ARG002 - aiohttp's signature
-        slots = sorted(self._catalogue.slots.values(), key=lambda slot: slot.name)
-        served = [_model_object(slot) for slot in slots if slot.state is State.READY]
+        entries = sorted(self._catalogue.entries.values(), key=lambda entry: entry.name)
+        served = [_model_object(entry) for entry in entries if entry.state is State.READY]
         return web.json_response({"object": "list", "data": served})
 
     async def _model(self, request: web.Request) -> web.Response:
-        return web.json_response(_model_object(self._catalogue.slot(request.match_info["name"])))
+        return web.json_response(_model_object(self._catalogue.entry(request.match_info["name"])))
 
     async def _healthz(self, request: web.Request) -> web.Response:  # noqa: ARG002 - aiohttp's signature
         return web.Response(text="ok\n")
@@ -139,7 +139,7 @@ class HttpServer:
     async def _readyz(self, request: web.Request) -> web.Response:  # noqa: ARG002 - aiohttp's signature
         if self._catalogue.ready:
             return web.Response(text="ready\n")
-        states = "".join(f"{slot.name}: {slot.state.value}\n" for slot in self._catalogue.slots.values())
+        states = "".join(f"{entry.name}: {entry.state.value}\n" for entry in self._catalogue.entries.values())
         return web.Response(text=f"not ready\n{states}", status=503)
 
     async def _metrics(self, request: web.Request) -> web.Response:  # noqa: ARG002 - aiohttp's signature
@@ -184,5 +184,5 @@ def _seconds(request: web.Request) -> float:
     return min(seconds, _LONGEST_S)
 
 
-def _model_object(slot: CatalogueEntry) -> dict[str, object]:
-    return {"id": slot.name, "object": "model", "created": 0, "owned_by": "midrib"}
+def _model_object(entry: CatalogueEntry) -> dict[str, object]:
+    return {"id": entry.name, "object": "model", "created": 0, "owned_by": "midrib"}

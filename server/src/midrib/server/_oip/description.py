@@ -88,11 +88,11 @@ def statistics(loaded: Loaded) -> inference_pb2.ModelStatistics:
     )
 
 
-def index(slot: CatalogueEntry) -> inference_pb2.RepositoryIndexResponse.ModelIndex:
+def index(entry: CatalogueEntry) -> inference_pb2.RepositoryIndexResponse.ModelIndex:
     """One line of the repository's index."""
-    version = "" if slot.loaded is None else slot.loaded.served.description.revision
+    version = "" if entry.loaded is None else entry.loaded.served.description.revision
     return inference_pb2.RepositoryIndexResponse.ModelIndex(
-        name=slot.name, version=version, state=_STATES[slot.state], reason=slot.error
+        name=entry.name, version=version, state=_STATES[entry.state], reason=entry.error
     )
 
 

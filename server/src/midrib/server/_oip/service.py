@@ -47,11 +47,11 @@ class InferenceService:
     async def ModelReady(self, request: oip.ModelReadyRequest, context: Context) -> oip.ModelReadyResponse:
         """Whether a model answers now; one that is not served does not."""
         try:
-            slot = self._catalogue.slot(request.name)
+            entry = self._catalogue.entry(request.name)
         except BackboneNotFoundError:
             return oip.ModelReadyResponse(ready=False)
-        served = "" if slot.loaded is None else slot.loaded.served.description.revision
-        return oip.ModelReadyResponse(ready=slot.state is State.READY and request.version in ("", served))
+        served = "" if entry.loaded is None else entry.loaded.served.description.revision
+        return oip.ModelReadyResponse(ready=entry.state is State.READY and request.version in ("", served))
 
     @unary
     async def ServerMetadata(self, request: oip.ServerMetadataRequest, context: Context) -> oip.ServerMetadataResponse:
@@ -92,16 +92,16 @@ class InferenceService:
         if request.name:
             chosen = [self._open(request.name, request.version)]
         else:
-            chosen = [slot.loaded for slot in self._slots() if slot.loaded is not None]
+            chosen = [entry.loaded for entry in self._entries() if entry.loaded is not None]
         return oip.ModelStatisticsResponse(model_stats=[statistics(loaded) for loaded in chosen])
 
     @unary
     async def RepositoryIndex(
         self, request: oip.RepositoryIndexRequest, context: Context
     ) -> oip.RepositoryIndexResponse:
-        """Every slot, ordered by name."""
-        chosen = [slot for slot in self._slots() if slot.state is State.READY or not request.ready]
-        return oip.RepositoryIndexResponse(models=[index(slot) for slot in chosen])
+        """Every backbone, ordered by name."""
+        chosen = [entry for entry in self._entries() if entry.state is State.READY or not request.ready]
+        return oip.RepositoryIndexResponse(models=[index(entry) for entry in chosen])
 
     @unary
     async def RepositoryModelLoad(
@@ -135,8 +135,8 @@ class InferenceService:
     def _open(self, name: str, revision: str) -> Loaded:
         return open_backbone(self._catalogue, embedding_pb2.Open(backbone=name, revision=revision or None))
 
-    def _slots(self) -> list[CatalogueEntry]:
-        return sorted(self._catalogue.slots.values(), key=lambda slot: slot.name)
+    def _entries(self) -> list[CatalogueEntry]:
+        return sorted(self._catalogue.entries.values(), key=lambda entry: entry.name)
 
 
 def _response(embedded: Embedded, request_id: str) -> oip.ModelInferResponse:

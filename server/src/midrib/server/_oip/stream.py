@@ -79,7 +79,7 @@ class InferStream:
         try:
             async for request in requests:
                 reservation = Reservation((self._items, 1), (self._bytes, request.ByteSize()))
-                await reservation.wait()
+                await reservation.acquire()
                 held = ExitStack()
                 held.callback(reservation.release)
                 self._unwritten.add(held)
