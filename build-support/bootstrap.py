@@ -1,12 +1,12 @@
-"""Runs Pants with nothing but a package index: the stock `pants` launcher where it works, else Pants from PyPI.
+"""Run Pants with only a package index: by the stock `pants` launcher if it works, otherwise by Pants from PyPI.
 
-    bootstrap.py run ARG...   what ./pants does: makes what is missing, makes the lockfiles, runs Pants
-    bootstrap.py export       what .pants.bootstrap does: prints this machine's settings for the shell
-    bootstrap.py python       prints the Python that our code is built and tested with
+    bootstrap.py run ARG...   make the missing tools and lockfiles, then run Pants (./pants calls this)
+    bootstrap.py export       print this machine's settings for the shell (.pants.bootstrap calls this)
+    bootstrap.py python       print the Python that our code is built and tested with
 
-What differs from machine to machine is handed to Pants through PANTS_* variables, so that pants.toml names no path and
-no host. Everything made lies in the user's cache, under a digest of what it is made from. Only the standard library is
-used, and nothing newer than Python 3.8: this runs before any environment exists.
+Settings that differ between machines are passed to Pants as PANTS_* variables, so that pants.toml names no path and
+no host. Generated files are in the user's cache, under a digest of their inputs. This runs before any environment
+exists, so it uses only the standard library of Python 3.8.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "midr
 
 OUR_PYTHON = "3.11"  # the oldest that our wheels run on
 PANTS = "2.17.1"  # the newest on PyPI; pants.toml pins the same, so that both routes run one version
-PANTS_PYTHON = "3.9"  # the newest that it runs on
-PEX = "2.1.137"  # the one that it asks for
+PANTS_PYTHON = "3.9"  # the newest Python that this Pants runs on
+PEX = "2.1.137"  # the version that this Pants expects
 PROTOC = "1.74.0"  # grpcio-tools: gencode 6.31, so the wheels may say protobuf>=6.31
-GOOGLE_PROTOS = "1.70.0"  # googleapis-common-protos: google/rpc/*.proto, of which it holds the Python too
+GOOGLE_PROTOS = "1.70.0"  # googleapis-common-protos: google/rpc/*.proto, which also has their Python modules
 
 FIND_LINKS, INDEXES = "PANTS_PYTHON_REPOS_FIND_LINKS", "PANTS_PYTHON_REPOS_INDEXES"
 
 PROTOC_SHIM = """\
 #!{python} -sE
-# grpcio-tools under the name and the flags that Pants knows; writes .pyi beside .py.
+# Runs grpcio-tools under the name and with the flags that Pants uses; writes .pyi beside .py.
 import sys
 from pathlib import Path
 import grpc_tools
@@ -83,7 +83,7 @@ def run(arguments: list[str]) -> NoReturn:
 
 
 def prepare() -> Path:
-    """Make the tools, settings and lockfiles that are missing; return the Pants to run."""
+    """Make the missing tools, settings and lockfiles; return the Pants to run."""
     with locked(CACHE / "lock"):
         os.environ.update({**pip_settings(), **protoc_settings()})
         pants = stock_launcher() or pants_from_index()
@@ -92,20 +92,20 @@ def prepare() -> Path:
 
 
 def stock_launcher() -> Path | None:
-    """The `pants` on PATH, if it is not ours and can run the version we pin (tried once)."""
-    found = shutil.which("pants")
-    if found is None or (ROOT / "pants").samefile(found):
+    """Return the `pants` on PATH if it is not ours and runs the version that we pin. The answer is cached."""
+    launcher = shutil.which("pants")
+    if launcher is None or (ROOT / "pants").samefile(launcher):
         return None
-    verdict = made_from("stock", found, PANTS)
+    verdict = cached("stock", launcher, PANTS)
     if not verdict.exists():
-        tried = subprocess.run([found, "--version"], cwd=ROOT, capture_output=True, text=True, check=False)
-        verdict.write_text(tried.stdout.strip() if tried.returncode == 0 else "")
-    return Path(found) if verdict.read_text() == PANTS else None
+        trial = subprocess.run([launcher, "--version"], cwd=ROOT, capture_output=True, text=True, check=False)
+        verdict.write_text(trial.stdout.strip() if trial.returncode == 0 else "")
+    return Path(launcher) if verdict.read_text() == PANTS else None
 
 
 def pants_from_index() -> Path:
     venv = make_venv("pants", PANTS_PYTHON, f"pantsbuild.pants=={PANTS}")
-    pex = made_from("pex", PEX)
+    pex = cached("pex", PEX)
     if not pex.exists():
         say(f"building PEX {PEX}")
         part = pex.with_suffix(".part")
@@ -118,9 +118,9 @@ def pants_from_index() -> Path:
 
 
 def protoc_settings() -> dict[str, str]:
-    """Stand grpcio-tools in for the protoc and the gRPC plugin that Pants would download."""
+    """Return settings that make Pants use grpcio-tools instead of the protoc and the gRPC plugin that it downloads."""
     shim = PROTOC_SHIM.format(python=make_protoc() / "bin/python")
-    archive, plugin = made_from("protoc.zip", shim), made_from("grpc_python_plugin")
+    archive, plugin = cached("protoc.zip", shim), cached("grpc_python_plugin")
     if not archive.exists():
         plugin.write_text("#!/bin/sh\nexit 1  # never called: protoc has the plugin built in\n")
         member = zipfile.ZipInfo("bin/protoc", (1980, 1, 1, 0, 0, 0))
@@ -140,7 +140,7 @@ def make_protoc() -> Path:
 
 
 def tool_settings(tool: str, version: str, file: Path) -> dict[str, str]:
-    """Point one of Pants's external tools at a file of this machine."""
+    """Return settings that point one of Pants's external tools at a file of this machine."""
     systems = {"Linux": "linux", "Darwin": "macos"}
     machines = {"x86_64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}
     target = f"{systems[platform.system()]}_{machines[platform.machine()]}"
@@ -154,13 +154,13 @@ def tool_settings(tool: str, version: str, file: Path) -> dict[str, str]:
 
 
 def pip_settings() -> dict[str, str]:
-    """Hand pip's own settings of this machine to Pants: its indexes, its folders of wheels, its certificates."""
+    """Return pip's settings of this machine for Pants: its indexes, its folders of wheels, its certificates."""
     python = make_protoc() / "bin/python"
     listed = subprocess.run([python, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True)
-    found = dict(line.split("=", 1) for line in listed.stdout.splitlines() if "=" in line)
+    configured = dict(line.split("=", 1) for line in listed.stdout.splitlines() if "=" in line)
 
     def setting(name: str) -> list[str]:
-        value = found.get(f":env:.{name}") or found.get(f"global.{name}") or "''"
+        value = configured.get(f":env:.{name}") or configured.get(f"global.{name}") or "''"
         return value.strip("'").replace("\\n", " ").split()
 
     links = [Path(link).as_uri() if link.startswith("/") else link for link in setting("find-links")]
@@ -173,27 +173,27 @@ def pip_settings() -> dict[str, str]:
 
 
 def make_lockfiles(pants: Path) -> None:
-    """Resolve the checked-in pins on this machine, once for each state of what the result depends on."""
+    """Resolve the checked-in pins on this machine, once for each state of the inputs."""
     folder = ROOT / "3rdparty/python"
     inputs = re.findall(r"^\[python[].].*?(?=^\[|\Z)", (ROOT / "pants.toml").read_text(), re.MULTILINE | re.DOTALL)
     inputs += [path.read_text() for path in sorted(folder.glob("*.txt"))]
-    made = made_from("lockfiles", *inputs, os.environ[FIND_LINKS], os.environ[INDEXES])
-    if not made.exists():
+    lockfiles = cached("lockfiles", *inputs, os.environ[FIND_LINKS], os.environ[INDEXES])
+    if not lockfiles.exists():
         say("resolving the lockfiles")
         for old in folder.glob("*.lock"):
             old.unlink()
         subprocess.run([str(pants), "generate-lockfiles"], cwd=ROOT, check=True, stdout=sys.stderr)
-        part = made.with_suffix(".part")
+        part = lockfiles.with_suffix(".part")
         shutil.copytree(folder, part, ignore=shutil.ignore_patterns("*.txt", "BUILD"), dirs_exist_ok=True)
-        part.rename(made)
-    for lockfile in made.iterdir():
+        part.rename(lockfiles)
+    for lockfile in lockfiles.iterdir():
         here = folder / lockfile.name
         if not here.exists() or here.read_bytes() != lockfile.read_bytes():
             shutil.copy(lockfile, here)
 
 
 def make_venv(name: str, version: str, *requirements: str) -> Path:
-    venv = made_from(name, version, *requirements)
+    venv = cached(name, version, *requirements)
     if not (venv / "complete").exists():
         say(f"installing {', '.join(requirements)}")
         shutil.rmtree(venv, ignore_errors=True)
@@ -204,15 +204,15 @@ def make_venv(name: str, version: str, *requirements: str) -> Path:
     return venv
 
 
-def made_from(name: str, *inputs: str | None) -> Path:
-    """Where in the cache stands what is made from these inputs."""
+def cached(name: str, *inputs: str | None) -> Path:
+    """Return the path in the cache of the file or folder that is made from these inputs."""
     folder = CACHE / hashlib.sha256(repr(inputs).encode()).hexdigest()[:12]
     folder.mkdir(parents=True, exist_ok=True)
     return folder / name
 
 
 def find_python(version: str) -> str:
-    """A Python of this version that can make a venv: from PATH, or one of pyenv's."""
+    """Return a Python of this version that can make a venv: from PATH, or from pyenv."""
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
     for candidate in [f"python{version}", *map(str, sorted(pyenv.glob(f"{version}.*/bin/python")))]:
         with contextlib.suppress(OSError):
@@ -228,7 +228,7 @@ def find_python(version: str) -> str:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Keep a second ./pants waiting while this one makes things."""
+    """Hold an exclusive lock: a second ./pants waits until this one has made the tools."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""Tries installed wheels, from an environment that holds nothing else: `smoke.py client`, then `smoke.py server`."""
+"""Check installed wheels in an environment that has nothing else: `smoke.py client`, then `smoke.py server`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from importlib.metadata import entry_points
 
 
 def client() -> None:
-    """`midrib-remote` alone: its clients and its resolvers are there, and it brought no torch."""
+    """Check that `midrib-remote` alone has its clients and resolvers, and does not install torch."""
     from midrib.registry import Registry
     from midrib.remote import Client
 
@@ -19,7 +19,7 @@ def client() -> None:
 
 
 def server() -> None:
-    """`midrib-server[demo]`: a backbone loads with the weights of a package, and a task stands on it."""
+    """Check that `midrib-server[demo]` loads a backbone with packaged weights and builds a task on it."""
     from midrib.backbones import load_backbone
     from midrib.task import ClassificationTask
 
@@ -28,8 +28,8 @@ def server() -> None:
     expect("a task on it", ClassificationTask(backbone=name, num_classes=3) is not None)
 
 
-def expect(what: str, holds: bool) -> None:
-    print(f"{'ok' if holds else 'FAILED'}: {what}")
+def expect(claim: str, holds: bool) -> None:
+    print(f"{'ok' if holds else 'FAILED'}: {claim}")
     if not holds:
         sys.exit(1)
 
