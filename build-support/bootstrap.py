@@ -145,11 +145,11 @@ def tool_settings(tool: str, version: str, file: Path) -> dict[str, str]:
     machines = {"x86_64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}
     target = f"{systems[platform.system()]}_{machines[platform.machine()]}"
     content = file.read_bytes()
-    known = f"{version}|{target}|{hashlib.sha256(content).hexdigest()}|{len(content)}"
+    fingerprint = f"{version}|{target}|{hashlib.sha256(content).hexdigest()}|{len(content)}"
     return {
         f"PANTS_{tool}_VERSION": version,
         f"PANTS_{tool}_URL_TEMPLATE": file.as_uri(),
-        f"PANTS_{tool}_KNOWN_VERSIONS": repr([known]),
+        f"PANTS_{tool}_KNOWN_VERSIONS": repr([fingerprint]),
     }
 
 

@@ -1,8 +1,8 @@
-"""A client without protos: it asks the server's reflection. It runs `buf curl`.
+"""Run the conformance checks without protos: `buf curl` reads them from the server's reflection service.
 
 `python -m clients.generic.conformance ADDRESS RELEASE_DIRECTORY`.
 
-Reads and writes every message's JSON form, so base64 and names of enums take the place of bytes and numbers.
+Messages are read and written as JSON, so bytes are in base64 and enums are names.
 """
 
 # ruff: noqa: S603 - it runs our own programs
@@ -29,25 +29,25 @@ from midrib.v1.embedding_pb2 import BackwardRequest, EmbedRequest, Input
 from midrib.v1.tensor_pb2 import Tensor
 
 SERVICE: Final = "midrib.v1.EmbeddingService"
-# gRPC's numbers of the status codes that buf names by words.
+# gRPC's numbers for the status codes that buf prints as words.
 _CODES = {"invalid_argument": 3, "not_found": 5, "resource_exhausted": 8, "failed_precondition": 9}
 
 
 class Curl:
-    """Calls a method by its name, with messages as JSON."""
+    """Call methods by name, with messages as JSON."""
 
     def __init__(self, buf: str, address: str) -> None:
         self._command = [buf, "curl", "--protocol", "grpc", "--http2-prior-knowledge", "--data", "@-"]
         self._url = f"http://{address}/{SERVICE}"
 
     def call(self, method: str, *messages: Any) -> subprocess.CompletedProcess[str]:
-        """The finished process: answers on stdout, an error on stderr, both as JSON."""
-        sent = "\n".join(json.dumps(message) for message in messages)
+        """Return the finished process: answers on stdout, an error on stderr, both as JSON."""
+        lines = "\n".join(json.dumps(message) for message in messages)
         command = [*self._command, f"{self._url}/{method}"]
-        return subprocess.run(command, input=sent, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(command, input=lines, capture_output=True, text=True, timeout=60, check=False)
 
     def answers(self, method: str, *messages: Any) -> list[Any]:
-        """The answers. Raises RuntimeError with what the server said instead."""
+        """Return the answers. Raises RuntimeError with the server's error."""
         done = self.call(method, *messages)
         if done.returncode:
             raise RuntimeError(done.stderr)
@@ -60,31 +60,31 @@ class Curl:
 
 
 def checks(curl: Curl, release: Path) -> Iterator[Check]:
-    """The server's answers, to the bit."""
-    for name, asked, want in read(release, "embeddings.tsv"):
-        yield Check(f"embeddings: {name}", partial(_tensor, curl, "Embed", EmbedRequest, asked), want)
-    for name, asked, want in read(release, "gradients.tsv"):
-        yield Check(f"gradients: {name}", partial(_tensor, curl, "Backward", BackwardRequest, asked), want)
-    for name, asked, code, reason in read(release, "refusals.tsv"):
-        yield Check(f"refusals: {name}", partial(_refusal, curl, asked), (int(code), reason))
+    """Yield the checks of the server's answers, bit by bit."""
+    for name, request, want in read(release, "embeddings.tsv"):
+        yield Check(f"embeddings: {name}", partial(_tensor, curl, "Embed", EmbedRequest, request), want)
+    for name, request, want in read(release, "gradients.tsv"):
+        yield Check(f"gradients: {name}", partial(_tensor, curl, "Backward", BackwardRequest, request), want)
+    for name, request, code, reason in read(release, "refusals.tsv"):
+        yield Check(f"refusals: {name}", partial(_refusal, curl, request), (int(code), reason))
     inputs, want_all = stream_items(release)
     yield Check("stream", partial(_stream, curl, inputs), want_all)
 
 
-def _tensor(curl: Curl, method: str, kind: type[Message], asked: str) -> str:
-    (answer,) = curl.answers(method, _json(kind, asked))
+def _tensor(curl: Curl, method: str, kind: type[Message], request: str) -> str:
+    (answer,) = curl.answers(method, _json(kind, request))
     return _hex(answer["embedding" if method == "Embed" else "gradInput"])
 
 
-def _refusal(curl: Curl, asked: str) -> tuple[int, str]:
-    error = json.loads(curl.call("Embed", _json(EmbedRequest, asked)).stderr)
+def _refusal(curl: Curl, request: str) -> tuple[int, str]:
+    error = json.loads(curl.call("Embed", _json(EmbedRequest, request)).stderr)
     values = [detail["value"] for detail in error["details"] if detail["type"] == ErrorInfo.DESCRIPTOR.full_name]
-    info = ErrorInfo.FromString(base64.b64decode(values[0] + "=="))  # buf leaves the padding out
+    info = ErrorInfo.FromString(base64.b64decode(values[0] + "=="))  # buf omits the padding
     return _CODES[error["code"]], info.reason
 
 
 def _stream(curl: Curl, inputs: list[Input]) -> list[str]:
-    items = [{"item": {"id": str(index), "input": MessageToDict(one)}} for index, one in enumerate(inputs)]
+    items = [{"item": {"id": str(index), "input": MessageToDict(message)}} for index, message in enumerate(inputs)]
     outcomes: dict[int, str] = {}
     for answer in curl.answers("EmbedStream", {"open": {"backbone": STREAMED}}, *items):
         if result := answer.get("result"):
@@ -99,8 +99,8 @@ def _outcome(result: dict[str, Any]) -> str:
     return reason
 
 
-def _json(kind: type[Message], asked: str) -> Any:
-    return MessageToDict(kind.FromString(bytes.fromhex(asked)))
+def _json(kind: type[Message], request: str) -> Any:
+    return MessageToDict(kind.FromString(bytes.fromhex(request)))
 
 
 def _hex(answer: dict[str, Any]) -> str:
@@ -108,7 +108,7 @@ def _hex(answer: dict[str, Any]) -> str:
 
 
 def main(address: str, release: str) -> bool:
-    """Every check; whether all passed."""
+    """Run every check, and return whether all passed."""
     script = Path(__file__).parents[2] / "build-support" / "clients-buf"
     where = subprocess.run([script, "--where"], capture_output=True, text=True, check=True)
     return report(checks(Curl(where.stdout.strip(), address), Path(release)))

@@ -1,7 +1,6 @@
 """Backbones whose answers are the same bits on every machine: `midrib serve --import clients.golden.backbones`.
 
-They compute with small integers (and halves and quarters) only, of which float32 loses nothing, in whatever order
-a processor adds them.
+They compute only with small integers, halves and quarters: float32 sums of these are exact in any order.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ IMAGE_SIZE = 4
 
 
 class Exact(nn.Module):
-    """Adds the elements of a row by their index modulo 4, and maps the four sums by WEIGHT.
+    """Sum the elements of a row by their index modulo 4, and multiply the four sums by WEIGHT.
 
     levels: multiply by this and round first, to undo the scaling of pixels.  tokenizer: of a text backbone.
     """
@@ -48,14 +47,14 @@ class Exact(nn.Module):
 
 
 class Tokens(NamedTuple):
-    """What a tokenizer answers for one text."""
+    """The tokens of one text."""
 
     ids: list[int]
     truncated: bool
 
 
 class Utf8:
-    """A tokenizer: the text's bytes, each plus one (0 is the padding), at most MAX_TOKENS of them."""
+    """A tokenizer: the text's first MAX_TOKENS bytes, each plus one, because 0 is padding."""
 
     def __call__(self, texts: Sequence[str], /) -> list[Tokens]:
         rows = [[byte + 1 for byte in text.encode()] for text in texts]
@@ -63,26 +62,26 @@ class Utf8:
 
 
 def load_tensor() -> tuple[nn.Module, int]:
-    """Takes rows of four numbers."""
+    """Return a backbone of rows of four numbers."""
     return Exact(), NUM_FEATURES
 
 
 def load_image() -> tuple[nn.Module, int]:
-    """Takes images of 4 x 4 pixels; adds their levels 0..255."""
+    """Return a backbone of images of 4 x 4 pixels, which sums their levels 0..255."""
     return Exact(levels=255), NUM_FEATURES
 
 
 def load_text() -> tuple[nn.Module, int]:
-    """Takes strings; adds their bytes."""
+    """Return a backbone of strings, which sums their bytes."""
     return Exact(tokenizer=Utf8()), NUM_FEATURES
 
 
 def load_audio() -> tuple[nn.Module, int]:
-    """Takes clips at 8000 samples a second; adds their samples."""
+    """Return a backbone of clips of 8000 samples per second, which sums their samples."""
     return Exact(), NUM_FEATURES
 
 
-# Nothing to resize, crop or normalise in an image of this size.
+# An image of this size needs no resizing, cropping or normalisation.
 _IMAGE = ImageInput(IMAGE_SIZE, mean=(0, 0, 0), std=(1, 1, 1), interpolation="bilinear", crop=1.0)
 
 for _name, _loader, _input in (

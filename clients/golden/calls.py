@@ -1,4 +1,4 @@
-"""Requests and their answers, by arithmetic on integers: no server takes part in what a server is held to."""
+"""Requests and their expected answers, computed from integers without a server."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ CLIPS = [np.array([0.5, -0.25, 1, 0, 0.125], dtype=np.float32), np.array([1, -1]
 
 
 class Refusal(NamedTuple):
-    """How a call is refused: the status code, and the reason that programs branch on."""
+    """The status code and the reason of a refused call."""
 
     code: int
     reason: str
 
 
 def exact(rows: Iterable[Any]) -> Array:
-    """What `golden.backbones` answer for rows of numbers: [rows, 4], float32."""
+    """Return the features that `golden.backbones` compute for rows of numbers: [rows, 4], float32."""
     features: list[Array] = []
     for row in rows:
         numbers = np.asarray(row, dtype=np.float64).reshape(-1)
@@ -49,7 +49,7 @@ def exact(rows: Iterable[Any]) -> Array:
 
 
 def embeddings() -> Iterator[tuple[str, EmbedRequest, Array | Tensor]]:
-    """Every Embed that succeeds: its name, request and embedding."""
+    """Yield every successful Embed: its name, request and embedding."""
     yield from _typed()
     yield "features of int8", embed("tensor", tensor(STEPPED), Options(dtype=DATA_TYPE_INT8)), STEPS
     yield from _optional()
@@ -95,7 +95,7 @@ def _media() -> Iterator[tuple[str, EmbedRequest, Array]]:
 
 
 def gradients() -> Iterator[tuple[str, BackwardRequest, Array]]:
-    """Every Backward: its name, request and gradient of the input."""
+    """Yield every Backward: its name, request and gradient of the input."""
     gradient = np.array([[1, 0, 2, 0], [0.5, -1, 0, 4]], dtype=np.float32)
     expected = gradient @ np.array(WEIGHT, dtype=np.float32)
     for dtype in ("float32", "float16", "bfloat16"):
@@ -108,7 +108,7 @@ def gradients() -> Iterator[tuple[str, BackwardRequest, Array]]:
 
 
 def refusals() -> Iterator[tuple[str, EmbedRequest, Refusal]]:
-    """Every Embed that is refused: its name, request and refusal."""
+    """Yield every refused Embed: its name, request and refusal."""
     wrong = Refusal(code_pb2.INVALID_ARGUMENT, "INVALID_INPUT")
     yield "unknown backbone", embed("tensors", tensor(ROWS)), Refusal(code_pb2.NOT_FOUND, "BACKBONE_NOT_FOUND")
     other = embed("tensor", tensor(ROWS))
@@ -130,18 +130,18 @@ def refusals() -> Iterator[tuple[str, EmbedRequest, Refusal]]:
     yield "too many rows", embed("text", rows), Refusal(code_pb2.RESOURCE_EXHAUSTED, "LIMIT_EXCEEDED")
 
 
-def embed(backbone: str, what: Input, options: Options | None = None) -> EmbedRequest:
-    """A request to one of the golden backbones."""
-    return EmbedRequest(backbone=f"{NAMESPACE}/{backbone}", input=what, options=options)
+def embed(backbone: str, rows: Input, options: Options | None = None) -> EmbedRequest:
+    """Return a request to one of the golden backbones."""
+    return EmbedRequest(backbone=f"{NAMESPACE}/{backbone}", input=rows, options=options)
 
 
 def tensor(rows: Array) -> Input:
-    """A tensor input."""
+    """Return a tensor input."""
     return Input(tensor=encode_tensor(rows))
 
 
 def png(pixels: Array) -> bytes:
-    """An encoding that loses nothing."""
+    """Return the pixels as PNG, which is lossless."""
     encoded = io.BytesIO()
     Image.fromarray(pixels).save(encoded, "PNG")
     return encoded.getvalue()

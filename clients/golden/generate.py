@@ -1,6 +1,6 @@
-"""Records the golden vectors of a release: `python -m clients.golden.generate 0.2.0` writes protos/golden/0.2.0/.
+"""Record the golden vectors of a release: `python -m clients.golden.generate 0.2.0` writes protos/golden/0.2.0/.
 
-They are written once. A release's files are what its clients and servers sent, so no later change may touch them.
+They are written once: they are the bytes that the release's clients and servers sent, so they must never change.
 """
 
 from __future__ import annotations
@@ -37,9 +37,11 @@ _ERRORS = {
 
 
 def files() -> dict[str, list[tuple[str, ...]]]:
-    """Every file of a release: its name, and its rows of columns."""
+    """Return every file of a release: its name, and its rows of columns."""
     return {
-        "messages.tsv": [(name, one.DESCRIPTOR.full_name, _json(one), _hex(one)) for name, one in messages()],
+        "messages.tsv": [
+            (name, message.DESCRIPTOR.full_name, _json(message), _hex(message)) for name, message in messages()
+        ],
         "tensors.tsv": [
             *((name, array.dtype.name, *_numbers(array), _tensor(array)) for name, array in tensors()),
             ("int8 with scales", "int8", *_numbers(SCALED_NUMBERS), _tensor(SCALED)),
@@ -47,18 +49,18 @@ def files() -> dict[str, list[tuple[str, ...]]]:
         "statuses.tsv": [(name, *_status(error)) for name, error in _ERRORS.items()],
         "embeddings.tsv": [(name, _hex(request), _tensor(want)) for name, request, want in embeddings()],
         "gradients.tsv": [(name, _hex(request), _tensor(want)) for name, request, want in gradients()],
-        "refusals.tsv": [(name, _hex(asked), str(want.code), want.reason) for name, asked, want in refusals()],
+        "refusals.tsv": [(name, _hex(request), str(want.code), want.reason) for name, request, want in refusals()],
     }
 
 
 def read(release: Path, name: str) -> Iterator[list[str]]:
-    """The rows of one file of a release."""
+    """Yield the rows of one file of a release."""
     for line in (release / name).read_text(encoding="utf-8").splitlines():
         yield line.split("\t")
 
 
 def write(release: Path) -> None:
-    """Write a release's files. Raises FileExistsError where it has been recorded."""
+    """Write a release's files. Raises FileExistsError if it has been recorded."""
     release.mkdir(parents=True)
     for name, rows in files().items():
         text = "".join("\t".join(columns) + "\n" for columns in rows)
@@ -79,7 +81,7 @@ def _tensor(rows: Array | Tensor) -> str:
 
 def _numbers(array: Array) -> tuple[str, str]:
     shape = ",".join(map(str, array.shape))
-    # repr of a float64 is exact; an int64 beyond it never occurs.
+    # repr of a float64 is exact; no case has an int64 that float64 cannot hold.
     numbers = [repr(float(number)) for number in array.astype("float64").reshape(-1)]
     spelt = {"inf": "Infinity", "-inf": "-Infinity", "nan": "NaN"}
     return shape, " ".join(spelt.get(number, number) for number in numbers)

@@ -1,4 +1,4 @@
-"""One example at least of every message, with every field set once: what their wire bytes are recorded from."""
+"""Examples of every message, with every field set at least once: their wire bytes are recorded."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ MAX_UINT64 = 2**64 - 1
 
 ROWS = Tensor(dtype=DATA_TYPE_FLOAT32, shape=[1, 2], data=b"\x00\x00\x80\x3f\x00\x00\x00\xc0")
 OPTIONS = Options(dtype=DATA_TYPE_BFLOAT16, normalize=True, dimensions=64)
-ZERO_OPTIONS = Options(dtype=DATA_TYPE_UNSPECIFIED, dimensions=0)  # present, though zero: not the same as absent
+ZERO_OPTIONS = Options(dtype=DATA_TYPE_UNSPECIFIED, dimensions=0)  # present but zero, which differs from absent
 OPEN = Open(backbone=NAME, revision=REVISION, options=OPTIONS, priority=PRIORITY_BULK)
 TIMING = Timing(queue=Duration(nanos=1500), compute=Duration(seconds=1, nanos=1), total=Duration(seconds=2))
 LIMITS = Limits(max_message_bytes=2**26, max_rows=1024, max_stream_items=2**40)
@@ -84,7 +84,7 @@ ARGUMENTS = {
 
 
 def _input(media: ImageInput | TextInput | AudioInput | None = None) -> InputSpec:
-    """A spec whose tensor has a fixed and an open size."""
+    """Return a spec whose tensor has one fixed and one free dimension."""
     spec = InputSpec(tensor=TensorInput(shape=[3, -1], dtype=DATA_TYPE_INT64))
     match media:
         case ImageInput():
@@ -110,7 +110,7 @@ READY = Backbone(
 
 
 def messages() -> Iterator[tuple[str, Message]]:
-    """Every case: its name and its message."""
+    """Yield every case: its name and its message."""
     yield from _about_backbones()
     yield from _inputs()
     yield from _unary()

@@ -1,4 +1,4 @@
-"""Tensors of every element type, by their numbers: each number is exact in its type."""
+"""Tensors of every element type. Each number is exact in its type."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FLOATING = {
     "bfloat16": ["1.1754944e-38", "9.2e-41", "3.3895314e38", "0.1"],
     "float64": ["2.2250738585072014e-308", "5e-324", "1.7976931348623157e308", "0.1"],
 }
-# A client reads an int64 as its language's float64 where it has nothing better: exact up to 2**53.
+# Some languages read an int64 as a float64, which is exact up to 2**53.
 _INTEGERS = {
     "int8": (-(2**7), 2**7 - 1),
     "uint8": (0, 2**8 - 1),
@@ -24,7 +24,7 @@ _INTEGERS = {
     "int64": (-(2**53), 2**53),
 }
 
-# An embedding that was asked for as int8, in steps of one, of a half, and of nothing.
+# An embedding of type int8, with steps of 1, 0.5 and 0.
 SCALED = Tensor(
     dtype=DATA_TYPE_INT8,
     shape=[3, 2],
@@ -35,7 +35,7 @@ SCALED_NUMBERS = np.array([[127, -3], [63.5, 0.5], [0, 0]])
 
 
 def tensors() -> Iterator[tuple[str, Array]]:
-    """Every case: its name and its array."""
+    """Yield every case: its name and its array."""
     for dtype, numbers in _FLOATING.items():
         numbers = ["0", "-0", "1", "-2.5", "Infinity", "-Infinity", "NaN", *numbers]
         yield dtype, np.array([float(number) for number in numbers]).astype(dtype)

@@ -1,4 +1,4 @@
-"""What every client must do, done in Python: `python -m clients.python.conformance ADDRESS RELEASE_DIRECTORY`."""
+"""Run the conformance checks in Python: `python -m clients.python.conformance ADDRESS RELEASE_DIRECTORY`."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ TIMEOUT_S = 20
 STREAMED = "golden/embedding/tensor"
 _FILES = (tensor_pb2, backbone_pb2, embedding_pb2)
 MESSAGES = {
-    one.full_name: GetMessageClass(one) for file in _FILES for one in file.DESCRIPTOR.message_types_by_name.values()
+    kind.full_name: GetMessageClass(kind) for file in _FILES for kind in file.DESCRIPTOR.message_types_by_name.values()
 }
 
 
 def offline(release: Path) -> Iterator[Check]:
-    """Reading and writing what was recorded, without a server."""
+    """Yield the checks of reading and writing recorded messages, without a server."""
     for name, kind, _, recorded in read(release, "messages.tsv"):
-        yield Check(f"messages: {name}", partial(_again, MESSAGES[kind], recorded), recorded)
+        yield Check(f"messages: {name}", partial(_rewritten, MESSAGES[kind], recorded), recorded)
     for name, dtype, shape, numbers, recorded in read(release, "tensors.tsv"):
         yield Check(f"tensors: {name}", partial(_tensor, recorded), (dtype, shape, numbers, recorded))
     for name, code, reason, field, retry, message, recorded in read(release, "statuses.tsv"):
@@ -40,31 +40,33 @@ def offline(release: Path) -> Iterator[Check]:
 
 
 def online(stub: Any, release: Path) -> Iterator[Check]:
-    """The server's answers, to the bit."""
-    for name, asked, embedding in read(release, "embeddings.tsv"):
-        yield Check(f"embeddings: {name}", partial(_embedding, stub, asked), embedding)
-    for name, asked, gradient in read(release, "gradients.tsv"):
-        yield Check(f"gradients: {name}", partial(_gradient, stub, asked), gradient)
-    for name, asked, code, reason in read(release, "refusals.tsv"):
-        yield Check(f"refusals: {name}", partial(_refusal, stub, asked), (int(code), reason))
+    """Yield the checks of the server's answers, bit by bit."""
+    for name, request, embedding in read(release, "embeddings.tsv"):
+        yield Check(f"embeddings: {name}", partial(_embedding, stub, request), embedding)
+    for name, request, gradient in read(release, "gradients.tsv"):
+        yield Check(f"gradients: {name}", partial(_gradient, stub, request), gradient)
+    for name, request, code, reason in read(release, "refusals.tsv"):
+        yield Check(f"refusals: {name}", partial(_refusal, stub, request), (int(code), reason))
     inputs, want = stream_items(release)
     yield Check("stream", partial(_stream, stub, inputs), want)
 
 
 def stream_items(release: Path) -> tuple[list[Input], list[str]]:
-    """Items for one stream, and their outcomes: every plain embedding of STREAMED, then one item without input."""
+    """Return the items of one stream and their outcomes: all embeddings of STREAMED without options, then an item
+    without input.
+    """
     inputs, want = [], []
-    for _, asked, embedding in read(release, "embeddings.tsv"):
-        request = EmbedRequest.FromString(bytes.fromhex(asked))
-        if request.backbone == STREAMED and not request.HasField("options"):
-            inputs.append(request.input)
+    for _, request, embedding in read(release, "embeddings.tsv"):
+        decoded = EmbedRequest.FromString(bytes.fromhex(request))
+        if decoded.backbone == STREAMED and not decoded.HasField("options"):
+            inputs.append(decoded.input)
             want.append(embedding)
     return [*inputs, Input()], [*want, "INVALID_INPUT"]
 
 
-def _again(kind: type[Message], recorded: str) -> str:
+def _rewritten(kind: type[Message], recorded: str) -> str:
     message = kind.FromString(bytes.fromhex(recorded))
-    message.DiscardUnknownFields()  # else a field that is no longer known would pass for one that is
+    message.DiscardUnknownFields()  # otherwise a field that was removed would still pass
     return message.SerializeToString(deterministic=True).hex()
 
 
@@ -73,8 +75,8 @@ def _tensor(recorded: str) -> tuple[str, str, str, str]:
     array = decode_tensor(message)
     numbers = " ".join(repr(number) for number in array.astype(np.float64).reshape(-1).tolist())
     spelt = numbers.replace("inf", "Infinity").replace("nan", "NaN")
-    again = encode_int8_rows(array) if message.row_scales else encode_tensor(array)
-    return dtype_from_code(message.dtype).name, ",".join(map(str, array.shape)), spelt, _hex(again)
+    rewritten = encode_int8_rows(array) if message.row_scales else encode_tensor(array)
+    return dtype_from_code(message.dtype).name, ",".join(map(str, array.shape)), spelt, _hex(rewritten)
 
 
 def _status(recorded: str) -> tuple[str, str, str, str, str]:
@@ -83,17 +85,17 @@ def _status(recorded: str) -> tuple[str, str, str, str, str]:
     return str(error.code), error.reason, error.field or "", retry, error.message
 
 
-def _embedding(stub: Any, asked: str) -> str:
-    return _hex(stub.Embed(EmbedRequest.FromString(bytes.fromhex(asked)), timeout=TIMEOUT_S).embedding)
+def _embedding(stub: Any, request: str) -> str:
+    return _hex(stub.Embed(EmbedRequest.FromString(bytes.fromhex(request)), timeout=TIMEOUT_S).embedding)
 
 
-def _gradient(stub: Any, asked: str) -> str:
-    return _hex(stub.Backward(BackwardRequest.FromString(bytes.fromhex(asked)), timeout=TIMEOUT_S).grad_input)
+def _gradient(stub: Any, request: str) -> str:
+    return _hex(stub.Backward(BackwardRequest.FromString(bytes.fromhex(request)), timeout=TIMEOUT_S).grad_input)
 
 
-def _refusal(stub: Any, asked: str) -> tuple[int, str]:
+def _refusal(stub: Any, request: str) -> tuple[int, str]:
     try:
-        stub.Embed(EmbedRequest.FromString(bytes.fromhex(asked)), timeout=TIMEOUT_S)
+        stub.Embed(EmbedRequest.FromString(bytes.fromhex(request)), timeout=TIMEOUT_S)
     except grpc.RpcError as caught:
         trailer: Any = caught.trailing_metadata()
         error = status_to_error(Status.FromString(dict(trailer)["grpc-status-details-bin"]))
@@ -103,7 +105,7 @@ def _refusal(stub: Any, asked: str) -> tuple[int, str]:
 
 def _stream(stub: Any, inputs: list[Input]) -> list[str]:
     first = EmbedStreamRequest(open=Open(backbone=STREAMED))
-    items = [EmbedStreamRequest(item=Item(id=index, input=one)) for index, one in enumerate(inputs)]
+    items = [EmbedStreamRequest(item=Item(id=index, input=message)) for index, message in enumerate(inputs)]
     outcomes: dict[int, str] = {}
     for response in stub.EmbedStream(iter([first, *items]), timeout=TIMEOUT_S):
         result = response.result
@@ -119,7 +121,7 @@ def _hex(message: Message) -> str:
 
 
 def main(address: str, release: str) -> bool:
-    """Every check; whether all passed."""
+    """Run every check, and return whether all passed."""
     with grpc.insecure_channel(address) as channel:
         stub = embedding_pb2_grpc.EmbeddingServiceStub(channel)
         return report([*offline(Path(release)), *online(stub, Path(release))])

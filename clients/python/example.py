@@ -1,4 +1,4 @@
-"""An image in, its embedding out; a stream; an error handled by its reason. Arguments: ADDRESS BACKBONE IMAGE."""
+"""Embed an image, embed a stream, and handle an error by its reason. Arguments: ADDRESS BACKBONE IMAGE."""
 
 # ruff: noqa: T201 - a program that prints
 
@@ -16,7 +16,7 @@ def main(
     backbone: str = "image/classification/efficientnet-lite0",
     path: str = "image.png",
 ) -> None:
-    """Print three lines, the same ones as every other client's example."""
+    """Print the same three lines as the example of every other client."""
     image = Path(path).read_bytes()
     with Client(address) as client:
         features = client.embed(backbone, images=[image])

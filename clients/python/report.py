@@ -1,4 +1,4 @@
-"""The output of a conformance program: one line a check, "ok NAME" or "not ok NAME - WHY"."""
+"""Report the checks of a conformance program, one line each: "ok NAME" or "not ok NAME - WHY"."""
 
 # ruff: noqa: T201 - a program that prints
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Check(NamedTuple):
-    """A name, what to call, and what it must return."""
+    """A name, the function to call, and the value that it must return."""
 
     name: str
     call: Callable[[], object]
@@ -17,7 +17,7 @@ class Check(NamedTuple):
 
 
 def report(checks: Iterable[Check]) -> bool:
-    """Run and print every check; whether all passed."""
+    """Run and print every check, and return whether all passed."""
     passed = True
     for check in checks:
         why = _failure(check)
@@ -29,6 +29,6 @@ def report(checks: Iterable[Check]) -> bool:
 def _failure(check: Check) -> str:
     try:
         got = check.call()
-    except Exception as error:  # noqa: BLE001 - whatever it is, the check has failed
+    except Exception as error:  # noqa: BLE001 - any exception fails the check
         return f"{type(error).__name__}: {error}".replace("\n", " ")
     return "" if got == check.want else f"got {got!r}, expected {check.want!r}"

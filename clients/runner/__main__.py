@@ -1,9 +1,9 @@
-"""Builds every client that this machine has the toolchain of, and runs it against a real server.
+"""Build every client whose toolchain this machine has, and run it against a real server.
 
 `clients/conformance [--install | --built] [NAME ...]`.
 """
 
-# ruff: noqa: S603, T201 - it runs our own programs, and prints what it found
+# ruff: noqa: S603, T201 - it runs our own programs, and prints a table
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TIMEOUT_S = 300
 
 @dataclass
 class Outcome:
-    """What came of one client: the names of its checks, or why there are none."""
+    """The result of one client: the names of its checks, or the reason why it was skipped."""
 
     name: str
     passed: list[str] = field(default_factory=list)
@@ -42,14 +42,14 @@ class Outcome:
 
 
 def main(names: Sequence[str], *, built_only: bool = False, installing: bool = False) -> int:
-    """Print the table and its closing line; the exit status.
+    """Print the table and its closing line, and return the exit status.
 
-    built_only: build nothing.  installing: bring missing toolchains first; where that can be done, none is skipped.
+    built_only: build nothing.  installing: install missing toolchains first; if that is possible, skip no client.
     """
-    wanted = [language for language in LANGUAGES if not names or language.name in names]
-    required = installing and install(wanted)
-    outcomes = {language.name: _prepare(language, built_only=built_only, required=required) for language in wanted}
-    ready = [language for language in wanted if not (outcomes[language.name].skipped or outcomes[language.name].failed)]
+    chosen = [language for language in LANGUAGES if not names or language.name in names]
+    required = installing and install(chosen)
+    outcomes = {language.name: _prepare(language, built_only=built_only, required=required) for language in chosen}
+    ready = [language for language in chosen if not (outcomes[language.name].skipped or outcomes[language.name].failed)]
     if ready:
         with golden_server() as server:
             for language in ready:
@@ -96,7 +96,7 @@ def _run_checks(language: Language, address: str, release: Path, outcome: Outcom
     outcome.passed += [name for name in expected if name in ok]
     broken = [line for line in lines if line.startswith("not ok ")]
     outcome.failed += [line[:400] for line in broken]
-    for name in expected:  # a program that ends early has failed what it did not reach
+    for name in expected:  # a program that ends early has failed its remaining checks
         if name not in ok and not any(line.startswith(f"not ok {name} - ") for line in broken):
             outcome.failed.append(f"not ok {name} - did not run: {done.stderr[-400:]}")
 
@@ -105,7 +105,7 @@ def _run_example(language: Language, server: dict[str, Any], outcome: Outcome) -
     image = BUILD / "example.png"
     BUILD.mkdir(exist_ok=True)
     image.write_bytes(png(WHITE_NOISE))
-    (revision,) = (one["revision"] for one in server["backbones"] if one["url"].endswith(EXAMPLE))
+    (revision,) = (served["revision"] for served in server["backbones"] if served["url"].endswith(EXAMPLE))
     want = f"embedding: 4 features of revision {revision[:12]}\nstream: 8 embeddings\nrefused: BACKBONE_NOT_FOUND\n"
     done = _call(*language.example, server["address"], EXAMPLE, str(image))
     if done.stdout == want and done.returncode == 0:
@@ -132,9 +132,9 @@ def _say(line: str) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="clients/conformance", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", choices=[*(one.name for one in LANGUAGES), []])
-    how = parser.add_mutually_exclusive_group()
-    how.add_argument("--built", action="store_true", help="build nothing: skip what is not built")
-    how.add_argument("--install", action="store_true", help="bring missing toolchains, as root: skip nothing")
+    parser.add_argument("names", nargs="*", metavar="NAME", choices=[*(language.name for language in LANGUAGES), []])
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--built", action="store_true", help="build nothing: skip clients that are not built")
+    mode.add_argument("--install", action="store_true", help="install missing toolchains, as root: skip nothing")
     arguments = parser.parse_args()
     sys.exit(main(arguments.names, built_only=arguments.built, installing=arguments.install))

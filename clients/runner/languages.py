@@ -1,4 +1,4 @@
-"""The clients: what each needs, how it is built, how its programs are called."""
+"""The clients: the toolchain, the build and the programs of each."""
 
 # ruff: noqa: S603 - it runs our own programs
 
@@ -22,8 +22,8 @@ _OUTPUTS = ("node_modules", "dist", "generated", "package-lock.json", "__pycache
 class Language:
     """One client.
 
-    commands, files: what its toolchain is known by.  packages: what brings it, on Debian 12.
-    build: run in its folder; empty where there is nothing to build.
+    commands, files: the toolchain is there if all of these are.  packages: Debian 12's, which install it.
+    build: the command to run in its folder; empty if there is nothing to build.
     conformance, example: programs, to which their arguments are added.  offline: whether it reads recorded messages.
     """
 
@@ -37,7 +37,7 @@ class Language:
     offline: bool = True
 
     def missing(self) -> str | None:
-        """Why this machine cannot build and run it; None where it can."""
+        """Return why this machine cannot build and run it, or None if it can."""
         absent = [command for command in self.commands if shutil.which(command) is None]
         absent += [file for file in self.files if not Path(file).exists()]
         if not absent:
@@ -45,11 +45,11 @@ class Language:
         return f"{', '.join(absent)} not found: apt-get install {' '.join(self.packages)}"
 
     def is_built(self) -> bool:
-        """Whether it was built, from these sources."""
+        """Return whether it was built from the present sources."""
         return not self.build or (self._stamp.exists() and self._stamp.read_text() == self._digest())
 
     def make(self) -> None:
-        """Build it, unless it is. Raises RuntimeError with the end of what the build said."""
+        """Build it unless it is built. Raises RuntimeError with the end of the build's output."""
         if self.is_built():
             return
         environment = {"MAKEFLAGS": "-j1", "CXXFLAGS": "-O1", **os.environ}

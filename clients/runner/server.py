@@ -17,9 +17,9 @@ BACKBONES = ("tensor", "image", "text", "audio")
 
 @contextmanager
 def golden_server() -> Iterator[dict[str, Any]]:
-    """What a ready server says of itself: its `address`, and its `backbones` with their revisions.
+    """Yield the "ready" event of a server: its `address`, and its `backbones` with their revisions.
 
-    Raises RuntimeError where it ends before it is ready.
+    Raises RuntimeError if the server ends before it is ready.
     """
     names = [f"golden/embedding/{name}" for name in BACKBONES]
     command = [sys.executable, "-m", "midrib.server.cli", "serve", *names, "--import", "clients.golden.backbones"]
@@ -37,7 +37,7 @@ def golden_server() -> Iterator[dict[str, Any]]:
 
 
 def environment() -> dict[str, str]:
-    """The variables of a Python process that imports what this one does."""
+    """Return the environment of a Python process that can import the same modules as this one."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "OMP_NUM_THREADS": "1"}
 
 

@@ -1,6 +1,6 @@
-"""Brings the toolchains that a machine lacks: by apt-get, as root, from Debian's own packages."""
+"""Install missing toolchains from Debian's packages, by apt-get, as root."""
 
-# ruff: noqa: S603, S607, T201 - it runs apt-get, and says so
+# ruff: noqa: S603, S607, T201 - it runs apt-get, and prints that
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from collections.abc import Iterable
 
 from clients.runner.languages import Language
 
-# A mirror that hiccups, or another apt-get that is still at work, must not cost a whole run.
-_PATIENT = ("-qq", "-o", "Acquire::Retries=3", "-o", "DPkg::Lock::Timeout=120")
+# A failed download, or another apt-get that holds the lock, must not fail the whole run.
+_OPTIONS = ("-qq", "-o", "Acquire::Retries=3", "-o", "DPkg::Lock::Timeout=120")
 _TRIES = 2
 
 
 def install(languages: Iterable[Language]) -> bool:
-    """Install what is missing. False where this machine cannot: then what is missing is skipped, not failed."""
+    """Install the missing toolchains. Returns False if this machine cannot; their clients are then skipped."""
     packages = sorted({package for language in languages if language.missing() for package in language.packages})
     if not packages:
         return True
     if shutil.which("apt-get") is None or os.geteuid() != 0:
-        print(f"not installed, since that takes apt-get and root: {' '.join(packages)}", flush=True)
+        print(f"not installed, since that needs apt-get and root: {' '.join(packages)}", flush=True)
         return False
     print(f"installing {' '.join(packages)}", flush=True)
     if not (_apt_get("update") and _apt_get("install", "-y", "--no-install-recommends", *packages)):
-        print(f"apt-get failed {_TRIES} times, its own lines above say why", flush=True)
+        print(f"apt-get failed {_TRIES} times: its output above says why", flush=True)
     return True
 
 
 def _apt_get(*arguments: str) -> bool:
     quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    command = ["apt-get", *_PATIENT, *arguments]
+    command = ["apt-get", *_OPTIONS, *arguments]
     return any(
         subprocess.run(command, env=quiet, stdout=sys.stderr, check=False).returncode == 0 for _ in range(_TRIES)
     )
