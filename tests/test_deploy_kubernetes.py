@@ -1,0 +1,55 @@
+"""The Kubernetes manifests of deploy/ agree with the server's settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml  # type: ignore[import-untyped]  # has no types, nor are there any among our tools
+
+from midrib.server._settings import Settings, load_settings
+
+DEPLOY = Path(__file__).parents[1] / "deploy"
+RESOURCES = sorted(path for path in DEPLOY.glob("components/*/*.yaml") if path.name != "kustomization.yaml")
+
+
+def documents(path: Path) -> dict[str, Any]:
+    """Return the resources of a file by their kind."""
+    return {resource["kind"]: resource for resource in yaml.safe_load_all(path.read_text())}
+
+
+@pytest.fixture()
+def settings() -> Settings:
+    return load_settings(DEPLOY / "midrib.toml")
+
+
+def test_a_pod_may_finish_accepted_work_before_it_is_killed(settings: Settings) -> None:
+    """Kubernetes counts preStop within the grace period."""
+    pod = documents(DEPLOY / "kubernetes.yaml")["Deployment"]["spec"]["template"]["spec"]
+    _, seconds = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+    assert pod["terminationGracePeriodSeconds"] > int(seconds) + settings.drain_grace_s
+
+
+@pytest.mark.parametrize("path", RESOURCES, ids=lambda path: path.parent.name)
+def test_every_component_is_for_the_deployment(path: Path) -> None:
+    """Resources carry its label, so that `kubectl get all -l app=midrib` shows them."""
+    (resource,) = documents(path).values()
+    assert resource["metadata"]["labels"] == {"app": "midrib"}
+
+
+def test_the_autoscaler_reads_a_metric_that_the_server_has() -> None:
+    """Its name is that of the metrics page."""
+    (metric,) = documents(DEPLOY / "components/autoscaling/autoscaler.yaml")["HorizontalPodAutoscaler"]["spec"][
+        "metrics"
+    ]
+    (trigger,) = documents(DEPLOY / "components/keda/scaled-object.yaml")["ScaledObject"]["spec"]["triggers"]
+    assert trigger["metadata"]["query"] == f"sum({metric['pods']['metric']['name']})"
+    assert f"`{metric['pods']['metric']['name']}`" in (DEPLOY.parent / "docs/metrics.md").read_text()
+
+
+def test_the_network_policy_opens_the_ports_of_the_settings(settings: Settings) -> None:
+    """To callers both, to the monitoring namespace the HTTP port."""
+    policy = documents(DEPLOY / "components/network-policy/network-policy.yaml")["NetworkPolicy"]
+    opened = [{port["port"] for port in rule["ports"]} for rule in policy["spec"]["ingress"]]
+    assert opened == [{settings.port, settings.http_port}, {settings.http_port}]
