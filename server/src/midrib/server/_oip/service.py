@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator
 from importlib.metadata import PackageNotFoundError, version
 
 from midrib.oip.v2 import inference_pb2 as oip
-from midrib.server._admission.quotas import Reservation
-from midrib.server._calls.embedder import Embedded, Embedder
-from midrib.server._calls.requests import Caller, open_backbone
+from midrib.server._calls.embedder import Embedder
+from midrib.server._calls.requests import open_backbone
 from midrib.server._catalogue.catalogue import CatalogueEntry
 from midrib.server._catalogue.loading import Loaded
 from midrib.server._engine.served_backbone import State
 from midrib.server._grpc.backbone_service import BackboneService
 from midrib.server._grpc.context import caller_of
 from midrib.server._grpc.errors import Context, abort, unary
-from midrib.server._oip.description import config, datatype, index, metadata, statistics
-from midrib.server._oip.request import OUTPUT, embed_request, parameter
-from midrib.server._oip.stream import InferStream
+from midrib.server._grpc.item_stream import ItemStream
+from midrib.server._oip.description import config, index, metadata, statistics
+from midrib.server._oip.request import infer_response, open_request, wants_final_mark
+from midrib.server._oip.stream import InferStreamProtocol
 from midrib.v1 import backbone_pb2, embedding_pb2
-from midrib.wire import BackboneNotFoundError, InvalidInputError, encode_tensor
+from midrib.wire import BackboneNotFoundError, InvalidInputError
 
 _EXTENSIONS = ("model_configuration", "model_repository", "parameters", "statistics")
 
@@ -70,17 +69,18 @@ class InferenceService:
 
     @unary
     async def ModelInfer(self, request: oip.ModelInferRequest, context: Context) -> oip.ModelInferResponse:
-        """One batch in, its embedding out; refused at once where there is no room."""
-        response, reservation = await self._infer(request, caller_of(context))
-        reservation.release()
-        return response
+        """Return the embedding of one batch; refused at once if there is no room."""
+        call, source = await open_request(self._embedder, request, caller_of(context))
+        item = await call.accept(source)
+        embedded = await item.embed()
+        item.release()
+        return infer_response(embedded, request.id, is_final=wants_final_mark(request))
 
     async def ModelStreamInfer(self, request_iterator: AsyncIterator[oip.ModelInferRequest], context: Context) -> None:
-        """Requests in, answers out in their order; each waits for room."""
+        """Read requests and answer them in their order; each waits for room."""
         try:
-            caller = caller_of(context)._replace(waits_for_room=True)
-            stream = InferStream(self._catalogue, context, lambda request: self._infer(request, caller))
-            await stream.run(request_iterator)
+            protocol = InferStreamProtocol(self._embedder, caller_of(context))
+            await ItemStream(self._catalogue.settings, context, protocol).run(request_iterator)
         except Exception as error:  # noqa: BLE001 - the outer boundary: everything becomes a status
             await abort(context, error)
 
@@ -120,45 +120,11 @@ class InferenceService:
         await self._backbones.unload(request.model_name)
         return oip.RepositoryModelUnloadResponse()
 
-    async def _infer(
-        self, request: oip.ModelInferRequest, caller: Caller
-    ) -> tuple[oip.ModelInferResponse, Reservation]:
-        loaded = self._open(request.model_name, request.model_version)
-        wanted = embed_request(request, loaded.intake.max_rows)
-        until = _sooner(caller, parameter(request.parameters, "timeout"))
-        embedded, reservation = await self._embedder.embed_held(wanted, until)
-        response = _response(embedded, request.id)
-        if parameter(request.parameters, "triton_enable_empty_final_response"):
-            response.parameters["triton_final_response"].bool_param = True
-        return response, reservation
-
     def _open(self, name: str, revision: str) -> Loaded:
         return open_backbone(self._catalogue, embedding_pb2.Open(backbone=name, revision=revision or None))
 
     def _entries(self) -> list[CatalogueEntry]:
         return sorted(self._catalogue.entries.values(), key=lambda entry: entry.name)
-
-
-def _response(embedded: Embedded, request_id: str) -> oip.ModelInferResponse:
-    tensor = encode_tensor(embedded.features)
-    output = oip.ModelInferResponse.InferOutputTensor(
-        name=OUTPUT, datatype=datatype(embedded.features.dtype.name), shape=tensor.shape
-    )
-    return oip.ModelInferResponse(
-        model_name=embedded.by.name,
-        model_version=embedded.by.revision,
-        id=request_id,
-        outputs=[output],
-        raw_output_contents=[tensor.data],
-    )
-
-
-def _sooner(caller: Caller, timeout_us: int | None) -> Caller:
-    """The caller, until the protocol's own timeout if that comes before its deadline."""
-    if not timeout_us:
-        return caller
-    until = time.monotonic() + timeout_us / 1e6
-    return caller._replace(deadline=until if caller.deadline is None else min(until, caller.deadline))
 
 
 def _argument(name: str, value: oip.ModelRepositoryParameter) -> backbone_pb2.Argument:
