@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from midrib.oip.v2 import inference_pb2 as oip
 from midrib.registry import Registry, TensorInput, TextInput
-from midrib.server._grpc.embed_stream import serve_embed_stream
+from midrib.server._grpc.embedding_service import serve_embed_stream
 from midrib.server.testing import RunningServer, serving
 from midrib.v1 import backbone_pb2, backbone_pb2_grpc, embedding_pb2, tensor_pb2
 from midrib.wire import Array, MidribError, StreamProtocolError, decode_tensor, encode_tensor, status_to_error

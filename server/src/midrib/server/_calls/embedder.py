@@ -91,8 +91,10 @@ class Embedder:
         item = await call.accept(request.input if tensor is None else tensor)
         return await item.embed(), item
 
-    async def gradient(self, request: embedding_pb2.BackwardRequest, caller: Caller) -> Embedded:
-        """Return the gradient of an input, in the input's dtype; the forward pass runs again.
+    async def gradient_held(
+        self, request: embedding_pb2.BackwardRequest, caller: Caller
+    ) -> tuple[Embedded, AcceptedItem]:
+        """Return the gradient of an input, in the input's dtype, and its item; the forward pass runs again.
 
         Raises InputKindError for an input of integers, and what `embed` raises.
         """
@@ -103,8 +105,7 @@ class Embedder:
             raise InputKindError(f"backbone {call.by.name!r} takes integers: they have no gradient")
         item = await call.accept((rows, intake.gradient(request.grad_embedding, len(rows))))
         embedded = await item.embed()
-        item.release()
-        return embedded._replace(features=embedded.features.astype(rows.dtype, copy=False))
+        return embedded._replace(features=embedded.features.astype(rows.dtype, copy=False)), item
 
 
 class OpenCall:

@@ -13,8 +13,9 @@ from midrib.server._catalogue.loading import Loaded
 from midrib.server._engine.served_backbone import State
 from midrib.server._grpc.backbone_service import BackboneService
 from midrib.server._grpc.context import caller_of
-from midrib.server._grpc.errors import Context, abort, unary
+from midrib.server._grpc.errors import Context
 from midrib.server._grpc.item_stream import ItemStream
+from midrib.server._grpc.unread import release_once_written
 from midrib.server._oip.description import config, index, metadata, statistics
 from midrib.server._oip.request import infer_response, open_request, wants_final_mark
 from midrib.server._oip.stream import InferStreamProtocol
@@ -32,17 +33,14 @@ class InferenceService:
         self._catalogue = embedder.catalogue
         self._backbones = backbones
 
-    @unary
     async def ServerLive(self, request: oip.ServerLiveRequest, context: Context) -> oip.ServerLiveResponse:
         """Whoever can be asked is alive."""
         return oip.ServerLiveResponse(live=True)
 
-    @unary
     async def ServerReady(self, request: oip.ServerReadyRequest, context: Context) -> oip.ServerReadyResponse:
         """Whether all is loaded and nothing drains."""
         return oip.ServerReadyResponse(ready=self._catalogue.ready)
 
-    @unary
     async def ModelReady(self, request: oip.ModelReadyRequest, context: Context) -> oip.ModelReadyResponse:
         """Whether a model answers now; one that is not served does not."""
         try:
@@ -52,39 +50,31 @@ class InferenceService:
         served = "" if entry.loaded is None else entry.loaded.served.description.revision
         return oip.ModelReadyResponse(ready=entry.state is State.READY and request.version in ("", served))
 
-    @unary
     async def ServerMetadata(self, request: oip.ServerMetadataRequest, context: Context) -> oip.ServerMetadataResponse:
         """Name, version, and the protocol's extensions that are served."""
         return oip.ServerMetadataResponse(name="midrib", version=_version(), extensions=_EXTENSIONS)
 
-    @unary
     async def ModelMetadata(self, request: oip.ModelMetadataRequest, context: Context) -> oip.ModelMetadataResponse:
         """Names, datatypes and shapes."""
         return metadata(self._open(request.name, request.version))
 
-    @unary
     async def ModelConfig(self, request: oip.ModelConfigRequest, context: Context) -> oip.ModelConfigResponse:
         """Metadata in Triton's form, with the batch limit."""
         return oip.ModelConfigResponse(config=config(self._open(request.name, request.version)))
 
-    @unary
     async def ModelInfer(self, request: oip.ModelInferRequest, context: Context) -> oip.ModelInferResponse:
         """Return the embedding of one batch; refused at once if there is no room."""
         call, source = await open_request(self._embedder, request, caller_of(context))
         item = await call.accept(source)
         embedded = await item.embed()
-        item.release()
+        release_once_written(context, item, embedded.features)
         return infer_response(embedded, request.id, is_final=wants_final_mark(request))
 
     async def ModelStreamInfer(self, request_iterator: AsyncIterator[oip.ModelInferRequest], context: Context) -> None:
         """Read requests and answer them in their order; each waits for room."""
-        try:
-            protocol = InferStreamProtocol(self._embedder, caller_of(context))
-            await ItemStream(self._catalogue.settings, context, protocol).run(request_iterator)
-        except Exception as error:  # noqa: BLE001 - the outer boundary: everything becomes a status
-            await abort(context, error)
+        protocol = InferStreamProtocol(self._embedder, caller_of(context))
+        await ItemStream(self._catalogue.settings, context, protocol).run(request_iterator)
 
-    @unary
     async def ModelStatistics(
         self, request: oip.ModelStatisticsRequest, context: Context
     ) -> oip.ModelStatisticsResponse:
@@ -95,7 +85,6 @@ class InferenceService:
             chosen = [entry.loaded for entry in self._entries() if entry.loaded is not None]
         return oip.ModelStatisticsResponse(model_stats=[statistics(loaded) for loaded in chosen])
 
-    @unary
     async def RepositoryIndex(
         self, request: oip.RepositoryIndexRequest, context: Context
     ) -> oip.RepositoryIndexResponse:
@@ -103,7 +92,6 @@ class InferenceService:
         chosen = [entry for entry in self._entries() if entry.state is State.READY or not request.ready]
         return oip.RepositoryIndexResponse(models=[index(entry) for entry in chosen])
 
-    @unary
     async def RepositoryModelLoad(
         self, request: oip.RepositoryModelLoadRequest, context: Context
     ) -> oip.RepositoryModelLoadResponse:
@@ -112,7 +100,6 @@ class InferenceService:
         await self._backbones.load(backbone_pb2.LoadBackboneRequest(name=request.model_name, arguments=arguments))
         return oip.RepositoryModelLoadResponse()
 
-    @unary
     async def RepositoryModelUnload(
         self, request: oip.RepositoryModelUnloadRequest, context: Context
     ) -> oip.RepositoryModelUnloadResponse:
