@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from midrib.oip.v2 import inference_pb2 as oip
 from midrib.registry import Registry, TensorInput, TextInput
-from midrib.server._grpc.embed_stream import StreamSession
+from midrib.server._grpc.embedding_service import serve_embed_stream
 from midrib.server.testing import RunningServer, serving
 from midrib.v1 import backbone_pb2, backbone_pb2_grpc, embedding_pb2, tensor_pb2
 from midrib.wire import Array, MidribError, StreamProtocolError, decode_tensor, encode_tensor, status_to_error
@@ -280,9 +280,9 @@ def test_a_stream_that_cannot_be_written_ends(server: RunningServer) -> None:
     """It does not wait for what will never be written, and holds nothing."""
     context: Any = UnwritableContext()
     opened = embedding_pb2.EmbedStreamRequest(open=embedding_pb2.Open(backbone="double"))
-    session = StreamSession(server.server.embedder, context)
+    stream = serve_embed_stream(server.server.embedder, context, opened, only_open())
     with pytest.raises(ConnectionError, match="cannot write"):
-        server.run(session.run(opened, only_open()), timeout=20)
+        server.run(stream, timeout=20)
     assert server.server.embedder.in_flight.held == 0
 
 
@@ -290,7 +290,7 @@ def test_an_answer_that_cannot_be_put_down_is_that_items_error(
     channel: grpc.Channel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The stream ends; it does not wait for ever for an answer that nobody will write."""
-    monkeypatch.setattr("midrib.server._grpc.embed_stream.apply_options", None)
+    monkeypatch.setattr("midrib.server._calls.embedder.apply_options", None)
     opened = embedding_pb2.EmbedStreamRequest(open=embedding_pb2.Open(backbone="double"))
     rows = embedding_pb2.Input(tensor=encode_tensor(np.ones((1, 2), np.float32)))
     item = embedding_pb2.EmbedStreamRequest(item=embedding_pb2.Item(id=1, input=rows))
@@ -321,9 +321,9 @@ def test_a_message_is_written_before_its_stream_is_refused(server: RunningServer
     """gRPC loses the status of a call that is ended in the middle of its first message: the client would hang."""
     context: Any = SlowContext()
     opened = embedding_pb2.EmbedStreamRequest(open=embedding_pb2.Open(backbone="double"))
-    session = StreamSession(server.server.embedder, context)
+    stream = serve_embed_stream(server.server.embedder, context, opened, opened_twice())
     with pytest.raises(StreamProtocolError, match="a stream is opened once"):
-        server.run(session.run(opened, opened_twice()), timeout=20)
+        server.run(stream, timeout=20)
     assert context.written == ["opened"]
 
 

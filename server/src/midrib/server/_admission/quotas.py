@@ -23,18 +23,16 @@ class Quota:
 
     def acquire_nowait(self, amount: int) -> None:
         """Hold the amount now. Raises OverloadedError if there is no room."""
-        if not self.free(amount):
+        if not self.hold(amount):
             raise OverloadedError(
                 f"{self.held} {self._what} are in flight and {amount} more were asked for, limit {self.limit}: "
                 "try again shortly, or use a stream",
                 retry_after=0.1,
             )
-        self.held += amount
 
     async def acquire(self, amount: int) -> None:
         """Hold the amount once there is room; callers are served in the order in which they came."""
-        if self.free(amount):
-            self.held += amount
+        if self.hold(amount):
             return
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append((amount, turn))
@@ -54,9 +52,12 @@ class Quota:
                 self.held += waiting
                 turn.set_result(None)
 
-    def free(self, amount: int) -> bool:
-        """Return whether the amount can be held now, before no other caller that waits."""
-        return not self._waiting and self._has_room(amount)
+    def hold(self, amount: int) -> bool:
+        """Hold the amount if there is room and no other caller waits; return whether it is held."""
+        if self._waiting or not self._has_room(amount):
+            return False
+        self.held += amount
+        return True
 
     def _has_room(self, amount: int) -> bool:
         return self.held + amount <= self.limit or not self.held
@@ -86,7 +87,8 @@ class Reservation:
         """Hold all amounts once there is room. Holds nothing if it is cancelled."""
         try:
             for quota, amount in self._amounts:
-                await quota.acquire(amount)
+                if not quota.hold(amount):
+                    await quota.acquire(amount)
                 self._reserved.append((quota, amount))
         except asyncio.CancelledError:
             self.release()

@@ -1,27 +1,38 @@
-"""One call through the engine, the same for every protocol."""
+"""The steps of an embedding, the same for every protocol, for unary calls and for the items of streams.
+
+`Embedder.open` finds the backbone and checks the options, `OpenCall.accept` reserves the bytes of one input, and
+`AcceptedItem` reads the input, queues it and makes the embedding.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import time
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
 
 from midrib.server._admission.quotas import Quota, Reservation
 from midrib.server._admission.tokens import Scope
-from midrib.server._calls.requests import Caller, check_reply, empty_outcome, new_item, open_backbone, timing
+from midrib.server._calls.requests import Caller, Openable, check_reply, empty_outcome, new_item, open_backbone, timing
 from midrib.server._catalogue.catalogue import Catalogue
 from midrib.server._catalogue.loading import Loaded
 from midrib.server._engine.item import Outcome
 from midrib.server._engine.served_backbone import Description
 from midrib.server._intake.options import apply_options, check_options
 from midrib.v1 import embedding_pb2
-from midrib.wire import Array
+from midrib.wire import Array, InputKindError
+
+_Arrays: TypeAlias = tuple[Array, ...]
+ItemInput: TypeAlias = embedding_pb2.Input | Array | _Arrays
+"""An input message, a tensor [rows, ...] that was read already, or the checked arrays of a gradient."""
 
 
 class Embedded(NamedTuple):
-    """The result of one call.
+    """The result of one item.
 
     by: the backbone that computed it.  inputs: [rows, ...], as given to its module.
-    features: [rows, dimensions], after the caller's options were applied.
+    features: [rows, dimensions] after the caller's options were applied, or the input's gradient [rows, ...].
     """
 
     by: Description
@@ -30,13 +41,35 @@ class Embedded(NamedTuple):
     timing: embedding_pb2.Timing
 
 
+class StreamQuota(NamedTuple):
+    """The amounts that the items of one stream may hold."""
+
+    items: Quota
+    bytes: Quota
+
+
 class Embedder:
-    """Run calls on the backbones of a catalogue, within one quota of bytes in flight."""
+    """Runs calls on the backbones of a catalogue, within one quota of bytes in flight.
+
+    calls: the number of calls so far.
+    """
 
     def __init__(self, catalogue: Catalogue) -> None:
         self.catalogue = catalogue
         self.in_flight = Quota(catalogue.settings.max_in_flight_bytes)
         self.calls = 0
+
+    def open(self, request: Openable, caller: Caller) -> OpenCall:
+        """Find the backbone of a call or a stream, and check its options.
+
+        Raises BackboneNotFoundError, BackboneLoadingError, RevisionMismatchError, or InvalidInputError for options
+        that the backbone cannot satisfy.
+        """
+        self.calls += 1
+        options = embedding_pb2.Options() if isinstance(request, embedding_pb2.BackwardRequest) else request.options
+        loaded = open_backbone(self.catalogue, request)
+        check_options(options, loaded.served.description.num_features)
+        return OpenCall(self, loaded, options, caller)
 
     async def embed(
         self, request: embedding_pb2.EmbedRequest, caller: Caller, *, tensor: Array | None = None
@@ -44,68 +77,146 @@ class Embedder:
         """Return the embedding of one request.
 
         tensor: [rows, ...], the input if it was read apart from the request.
-        Raises OverloadedError at once if there is no room and the caller does not wait for it, and MidribError for
-        an unknown backbone, an invalid input or options, or a failed computation.
+        Raises what `open`, `OpenCall.accept` and `AcceptedItem.embed` raise.
         """
-        embedded, reservation = await self.embed_held(request, caller, tensor=tensor)
-        reservation.release()
+        embedded, item = await self.embed_held(request, caller, tensor=tensor)
+        item.release()
         return embedded
 
     async def embed_held(
         self, request: embedding_pb2.EmbedRequest, caller: Caller, *, tensor: Array | None = None
-    ) -> tuple[Embedded, Reservation]:
-        """Do the same as `embed`, and return the reservation too: release it once the answer is written."""
-        self.calls += 1
-        arrived = time.monotonic()
-        loaded = open_backbone(self.catalogue, request)
-        described = loaded.served.description
-        check_options(request.options, described.num_features)
-        reservation = await self._reserved(loaded.intake.size(request.input if tensor is None else tensor), caller)
-        try:
-            rows = await loaded.intake.read(request.input) if tensor is None else loaded.intake.checked(tensor)
-            check_reply(loaded, len(rows), request.options, self.catalogue.settings.max_message_bytes)
-            outcome = await _compute(loaded, (rows,), caller)
-            features = apply_options(outcome.rows, request.options)
-        except BaseException:
-            reservation.release()
-            raise
-        return Embedded(described, rows, features, timing(outcome, arrived)), reservation
+    ) -> tuple[Embedded, AcceptedItem]:
+        """Do the same as `embed`, and return the item too: release it once the answer is written."""
+        call = self.open(request, caller)
+        item = await call.accept(request.input if tensor is None else tensor)
+        return await item.embed(), item
 
-    async def run(self, loaded: Loaded, arrays: tuple[Array, ...], caller: Caller) -> Outcome:
-        """Return the outcome of one item of these arrays; its rows are as large as the first array."""
-        reservation = await self._reserved(sum(array.nbytes for array in (*arrays, arrays[0])), caller)
-        try:
-            return await _compute(loaded, arrays, caller)
-        finally:
-            reservation.release()
+    async def gradient_held(
+        self, request: embedding_pb2.BackwardRequest, caller: Caller
+    ) -> tuple[Embedded, AcceptedItem]:
+        """Return the gradient of an input, in the input's dtype, and its item; the forward pass runs again.
 
-    def reservation(self, size: int, caller: Caller, *more: tuple[Quota, int]) -> Reservation:
-        """Return the reservation of an item of `size` bytes: in the server's quota, its tenant's, and those in `more`.
-
-        Raises UnauthenticatedError or PermissionDeniedError if the token has been withdrawn meanwhile.
+        Raises InputKindError for an input of integers, and what `embed` raises.
         """
-        tenant = caller.tenant
-        if tenant is None:
-            return Reservation(*more, (self.in_flight, size))
-        tenant.require(Scope.EMBED)
-        return Reservation(*more, (tenant.in_flight_items, 1), (tenant.in_flight_bytes, size), (self.in_flight, size))
+        call = self.open(request, caller)
+        intake = call.loaded.intake
+        rows = intake.tensor(request.input, field="input")
+        if rows.dtype.kind in "iu":
+            raise InputKindError(f"backbone {call.by.name!r} takes integers: they have no gradient")
+        item = await call.accept((rows, intake.gradient(request.grad_embedding, len(rows))))
+        embedded = await item.embed()
+        return embedded._replace(features=embedded.features.astype(rows.dtype, copy=False)), item
 
-    async def _reserved(self, size: int, caller: Caller) -> Reservation:
-        """Reserve room for an item of `size` bytes, before its media are decoded."""
-        reservation = self.reservation(size, caller)
-        if caller.waits_for_room:
+
+class OpenCall:
+    """A call or a stream with its backbone.
+
+    by: the backbone that computes the embeddings.  options: applied to every embedding.
+    max_reply_bytes: the largest message that an embedding may fill.
+    """
+
+    __slots__ = ("_in_flight", "by", "caller", "loaded", "max_reply_bytes", "options")
+
+    def __init__(self, embedder: Embedder, loaded: Loaded, options: embedding_pb2.Options, caller: Caller) -> None:
+        self._in_flight = embedder.in_flight
+        self.loaded = loaded
+        self.by = loaded.served.description
+        self.options = options
+        self.caller = caller
+        self.max_reply_bytes = embedder.catalogue.settings.max_message_bytes
+
+    async def accept(self, source: ItemInput, stream: StreamQuota | None = None) -> AcceptedItem:
+        """Reserve the bytes of one input, before its media are decoded.
+
+        stream: the quota of the stream that the item is part of.
+        Raises OverloadedError at once if there is no room and the caller does not wait for it; UnauthenticatedError
+        or PermissionDeniedError if the token has been withdrawn since the call began.
+        """
+        arrived = time.monotonic()
+        reservation = self._reservation(self._size(source), stream)
+        if self.caller.waits_for_room:
             await reservation.acquire()
         else:
             reservation.acquire_nowait()
-        return reservation
+        return AcceptedItem(self, source, reservation, arrived)
+
+    def _size(self, source: ItemInput) -> int:
+        if isinstance(source, tuple):  # the gradient is as large as the input
+            return sum(array.nbytes for array in (*source, source[0]))
+        return self.loaded.intake.size(source)
+
+    def _reservation(self, size: int, stream: StreamQuota | None) -> Reservation:
+        tenant = self.caller.tenant
+        amounts = [] if stream is None else [(stream.items, 1), (stream.bytes, size)]
+        if tenant is not None:
+            tenant.require(Scope.EMBED)
+            amounts += (tenant.in_flight_items, 1), (tenant.in_flight_bytes, size)
+        return Reservation(*amounts, (self._in_flight, size))
 
 
-async def _compute(loaded: Loaded, arrays: tuple[Array, ...], caller: Caller) -> Outcome:
-    if not len(arrays[0]):
-        return empty_outcome(loaded, arrays)
-    item = new_item(loaded, arrays, caller)
-    if caller.waits_for_room:
-        await loaded.served.batcher.put(item)
-    else:
-        loaded.served.batcher.submit(item)
-    return await item.done
+class AcceptedItem:
+    """One input whose bytes are reserved, until `release`."""
+
+    __slots__ = ("_arrived", "_call", "_inputs", "_reservation", "_source")
+
+    def __init__(self, call: OpenCall, source: ItemInput, reservation: Reservation, arrived: float) -> None:
+        self._call = call
+        self._source: ItemInput | None = source
+        self._reservation = reservation
+        self._arrived = arrived
+        self._inputs: Array
+
+    async def embed(self) -> Embedded:
+        """Return the item's embedding. If that fails, the reservation is released.
+
+        Raises InvalidInputError or LimitExceededError for an invalid input, OverloadedError for a full queue, and
+        MidribError for a failed computation.
+        """
+        try:
+            return self.embedded(await (await self.queue()))
+        except BaseException:
+            self.release()
+            raise
+
+    async def queue(self) -> asyncio.Future[Outcome]:
+        """Read and check the input, and queue it. The future returns the outcome; cancelling it drops the item.
+
+        Raises InvalidInputError or LimitExceededError for an invalid input, OverloadedError for a full queue.
+        """
+        call = self._call
+        loaded = call.loaded
+        source, self._source = self._source, None
+        arrays = (loaded.intake.checked(source),) if isinstance(source, np.ndarray) else await self._read(source)
+        self._inputs = arrays[0]
+        if len(arrays) == 1:
+            check_reply(loaded, len(arrays[0]), call.options, call.max_reply_bytes)
+        if not len(arrays[0]):
+            return _done(empty_outcome(loaded, arrays))
+        item = new_item(loaded, arrays, call.caller)
+        if call.caller.waits_for_room:
+            await loaded.served.batcher.put(item)
+        else:
+            loaded.served.batcher.submit(item)
+        return item.done
+
+    def embedded(self, outcome: Outcome) -> Embedded:
+        """Return the embedding that the caller asked for, from the rows that were computed."""
+        rows = apply_options(outcome.rows, self._call.options)
+        return Embedded(self._call.by, self._inputs, rows, timing(outcome, self._arrived))
+
+    def release(self) -> None:
+        """Release the bytes that the item holds."""
+        self._reservation.release()
+
+    async def _read(self, source: embedding_pb2.Input | _Arrays | None) -> _Arrays:
+        if isinstance(source, embedding_pb2.Input):
+            return (await self._call.loaded.intake.read(source),)
+        if source is None:
+            raise RuntimeError("an accepted item is queued once: accept its input again to compute it again")
+        return source
+
+
+def _done(outcome: Outcome) -> asyncio.Future[Outcome]:
+    future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+    future.set_result(outcome)
+    return future

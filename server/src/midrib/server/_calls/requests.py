@@ -1,10 +1,10 @@
-"""What unary calls and streams share: finding the backbone, making an item, telling the time."""
+"""The parts of a call: its caller, its backbone, its item in the queue, and the checks and times of its reply."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Hashable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -15,19 +15,22 @@ from midrib.server._engine.item import CURRENT_TRACE, Item, Outcome, Priority
 from midrib.v1 import embedding_pb2
 from midrib.wire import Array, LimitExceededError, RevisionMismatchError, code_from_dtype, dtype_from_code
 
+Openable: TypeAlias = embedding_pb2.EmbedRequest | embedding_pb2.BackwardRequest | embedding_pb2.Open
+"""A message that names a backbone and may pin its revision."""
+
 # Bytes of a reply beside its embedding's data, at most: names, revision, timing.
 _AROUND_EMBEDDING = 512
 _WIDEST_ITEM = 8
 
 
 class Caller(NamedTuple):
-    """Who asks, and until when.
+    """The caller of a call or a stream.
 
-    flow: whose items these are; a busy device is shared out between flows.
-    deadline: on time.monotonic, after which nobody waits.
-    patient: waits for room, as a stream does, rather than be refused.
+    flow: a key for fair queueing; a busy device is shared between flows.
+    deadline: seconds of time.monotonic; None if the caller waits without limit.
+    waits_for_room: whether the caller waits for quota and queue, as streams do. Otherwise it is refused.
     priority: the flow's share of a busy device.
-    tenant: whose token the call carries; None on a server without tokens.
+    tenant: the tenant of the call's token; None on a server without tokens.
     """
 
     flow: Hashable
@@ -37,13 +40,10 @@ class Caller(NamedTuple):
     tenant: Tenant | None = None
 
 
-def open_backbone(
-    catalogue: Catalogue,
-    request: embedding_pb2.EmbedRequest | embedding_pb2.BackwardRequest | embedding_pb2.Open,
-) -> Loaded:
-    """The backbone that a request names.
+def open_backbone(catalogue: Catalogue, request: Openable) -> Loaded:
+    """Return the backbone that a request names.
 
-    Raises BackboneNotFoundError, BackboneLoadingError, or RevisionMismatchError where it pins another revision.
+    Raises BackboneNotFoundError, BackboneLoadingError, or RevisionMismatchError if the request pins another revision.
     """
     loaded = catalogue.entry(request.backbone).ready()
     described = loaded.served.description
@@ -56,7 +56,7 @@ def open_backbone(
 
 
 def new_item(loaded: Loaded, arrays: tuple[Array, ...], caller: Caller) -> Item:
-    """An item of these arrays, with its caller's deadline."""
+    """Return an item of these arrays [rows, ...] for the queue, with its caller's deadline."""
     shape, cost = loaded.intake.bucket(arrays[0])
     return Item(
         arrays,
@@ -70,7 +70,7 @@ def new_item(loaded: Loaded, arrays: tuple[Array, ...], caller: Caller) -> Item:
 
 
 def empty_outcome(loaded: Loaded, arrays: tuple[Array, ...]) -> Outcome:
-    """What no rows come to, without a device: an embedding [0, num_features], or the empty gradient."""
+    """Return the result for no rows, computed without a device: [0, num_features], or the empty gradient."""
     described = loaded.served.description
     dtype = dtype_from_code(code_from_dtype(described.dtype))
     rows = arrays[0] if len(arrays) > 1 else np.empty((0, described.num_features), dtype)
@@ -78,7 +78,7 @@ def empty_outcome(loaded: Loaded, arrays: tuple[Array, ...]) -> Outcome:
 
 
 def check_reply(loaded: Loaded, rows: int, options: embedding_pb2.Options, max_message_bytes: int) -> None:
-    """An embedding that no message can carry is refused before a device makes it: raises LimitExceededError."""
+    """Raise LimitExceededError for an embedding that no message can carry, before a device computes it."""
     described = loaded.served.description
     width = options.dimensions if options.HasField("dimensions") else described.num_features
     room = max_message_bytes - _AROUND_EMBEDDING
@@ -88,17 +88,21 @@ def check_reply(loaded: Loaded, rows: int, options: embedding_pb2.Options, max_m
     size = rows * width * dtype_from_code(dtype).itemsize
     if size > room:
         raise LimitExceededError(
-            f"the embedding of {rows} rows takes {size} bytes, a message carries at most {room}: split it, or ask for "
+            f"the embedding of {rows} rows has {size} bytes, a message carries at most {room}: split it, or ask for "
             "fewer dimensions or a narrower dtype",
             field="input",
         )
 
 
 def timing(outcome: Outcome, arrived: float) -> embedding_pb2.Timing:
-    """Where an item's time went; arrived on time.monotonic."""
-    took = embedding_pb2.Timing()
-    spans = ((took.queue, outcome.queue_s), (took.compute, outcome.compute_s), (took.total, time.monotonic() - arrived))
-    for span, seconds in spans:
-        span.seconds = whole = int(seconds)
-        span.nanos = int((seconds - whole) * 1e9)
-    return took
+    """Return how long an item waited, computed and took in total; arrived: seconds of time.monotonic."""
+    message = embedding_pb2.Timing()
+    total_s = time.monotonic() - arrived
+    for span, seconds in (
+        (message.queue, outcome.queue_s),
+        (message.compute, outcome.compute_s),
+        (message.total, total_s),
+    ):
+        span.seconds = whole_s = int(seconds)
+        span.nanos = int((seconds - whole_s) * 1e9)
+    return message

@@ -8,7 +8,7 @@ from typing import Any
 from midrib.server._catalogue.catalogue import Catalogue, CatalogueEntry
 from midrib.server._catalogue.descriptions import limits_message
 from midrib.server._engine.served_backbone import State
-from midrib.server._grpc.errors import Context, unary
+from midrib.server._grpc.errors import Context
 from midrib.server._settings import BackboneSettings
 from midrib.v1 import backbone_pb2, backbone_pb2_grpc
 from midrib.wire import (
@@ -36,7 +36,6 @@ class BackboneService(backbone_pb2_grpc.BackboneServiceServicer):
         self._catalogue = catalogue
         self._admin = admin
 
-    @unary
     async def ListBackbones(
         self, request: backbone_pb2.ListBackbonesRequest, context: Context
     ) -> backbone_pb2.ListBackbonesResponse:
@@ -44,14 +43,12 @@ class BackboneService(backbone_pb2_grpc.BackboneServiceServicer):
         entries = sorted(self._catalogue.entries.values(), key=lambda entry: entry.name)
         return backbone_pb2.ListBackbonesResponse(backbones=[self._message(entry) for entry in entries])
 
-    @unary
     async def GetBackbone(
         self, request: backbone_pb2.GetBackboneRequest, context: Context
     ) -> backbone_pb2.GetBackboneResponse:
         """One backbone; BackboneNotFoundError names the nearest."""
         return backbone_pb2.GetBackboneResponse(backbone=self._message(self._catalogue.entry(request.name)))
 
-    @unary
     async def LoadBackbone(
         self, request: backbone_pb2.LoadBackboneRequest, context: Context
     ) -> backbone_pb2.LoadBackboneResponse:
@@ -59,7 +56,6 @@ class BackboneService(backbone_pb2_grpc.BackboneServiceServicer):
         entry, unloaded = await self.load(request)
         return backbone_pb2.LoadBackboneResponse(backbone=self._message(entry), unloaded=unloaded)
 
-    @unary
     async def UnloadBackbone(
         self, request: backbone_pb2.UnloadBackboneRequest, context: Context
     ) -> backbone_pb2.UnloadBackboneResponse:

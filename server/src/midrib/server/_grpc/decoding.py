@@ -1,6 +1,7 @@
-"""Reads the requests of every method: counts elements first, parses large messages beside the event loop.
+"""Reads the requests of every method, and turns the errors of every method into statuses.
 
-Bytes that cannot be parsed are refused as INVALID_ARGUMENT; gRPC would answer UNKNOWN with a parser's exception.
+Elements are counted before a message is parsed, and large messages are parsed in a thread. Bytes that cannot be parsed
+are refused as INVALID_ARGUMENT; gRPC would answer UNKNOWN with a parser's exception.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from google.protobuf.message import DecodeError, Message
 
 from midrib.server._grpc.element_count import ElementLimits, check_elements
 from midrib.server._grpc.errors import Context, abort
+from midrib.server._grpc.unread import UnreadCalls
 from midrib.wire import InvalidInputError, LimitExceededError, MidribError
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -56,11 +58,13 @@ class RequestLimits:
     elements: what one message may hold.
     small_bytes: of one request to a method that takes no data: lists, health, loading.
     data_methods: paths of the methods whose requests may be larger.
+    max_unread_s: how long an answer may wait to be read before its connection is closed.
     """
 
     elements: ElementLimits
     small_bytes: int
     data_methods: frozenset[str]
+    max_unread_s: float
 
 
 class _Refused(NamedTuple):
@@ -85,7 +89,7 @@ class DecodingServer:
         self, server: grpc.aio.Server, limits: RequestLimits, codecs: Mapping[str, Codec] = MappingProxyType({})
     ) -> None:
         self._server = server
-        self._reading = _Reading(limits, codecs)
+        self._reading = _Reading(limits, codecs, UnreadCalls(limits.max_unread_s))
 
     def add_generic_rpc_handlers(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
         """Serve the methods of these services."""
@@ -118,10 +122,14 @@ class _CarefulService(grpc.GenericRpcHandler):
 
 @dataclass(frozen=True)
 class _Reading:
-    """How requests are read, for each method."""
+    """How requests are read, for each method.
+
+    unread: the calls whose answers wait to be read.
+    """
 
     limits: RequestLimits
     codecs: Mapping[str, Codec]
+    unread: UnreadCalls
 
     def codec(self, method: str, handler: Handler) -> Codec:
         """Return the codec of a method; the parser of protobuf's library by default."""
@@ -175,9 +183,9 @@ def _careful(handler: Handler, reading: _Reading, method: str) -> Handler:
     make, behaviour = parts(handler)
     codec = reading.codec(method, handler)
     if inspect.isasyncgenfunction(behaviour):
-        guarded = _generator(behaviour, streams=handler.request_streaming)
+        guarded = _generator(behaviour, reading.unread, streams=handler.request_streaming)
     else:
-        guarded = _coroutine(behaviour, streams=handler.request_streaming)
+        guarded = _coroutine(behaviour, reading.unread, streams=handler.request_streaming)
     return make(guarded, request_deserializer=reading.reader(method, codec), response_serializer=codec.write)
 
 
@@ -192,26 +200,34 @@ def parts(handler: Handler) -> tuple[Callable[..., Handler], Any]:
     return kinds[bool(handler.request_streaming), bool(handler.response_streaming)]
 
 
-def _coroutine(behaviour: Any, *, streams: bool) -> Any:
+def _coroutine(behaviour: Any, unread: UnreadCalls, *, streams: bool) -> Any:
     async def guarded(request: Any, context: Context) -> Any:
         try:
             read = _Messages(context) if streams else await _parsed(request)
             del request  # its bytes would stay until the call ends
-            return await behaviour(read, context)
-        except MidribError as error:
+            response = await behaviour(read, context)
+        except grpc.aio.AbortError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the outer boundary: every error becomes a status
+            unread.watch(context)
             await abort(context, error)
+        unread.watch(context)
+        return response
 
     return guarded
 
 
-def _generator(behaviour: Any, *, streams: bool) -> Any:
+def _generator(behaviour: Any, unread: UnreadCalls, *, streams: bool) -> Any:
     async def guarded(request: Any, context: Context) -> AsyncIterator[Any]:
         try:
             read = _Messages(context) if streams else await _parsed(request)
             del request
             async for response in behaviour(read, context):
                 yield response
-        except MidribError as error:
+        except grpc.aio.AbortError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the outer boundary: every error becomes a status
+            unread.watch(context)
             await abort(context, error)
 
     return guarded

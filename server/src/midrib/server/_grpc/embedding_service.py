@@ -1,18 +1,23 @@
-"""EmbeddingService: one batch, a stream of items, an input's gradient."""
+"""EmbeddingService: the embedding of one batch, a stream of items, the gradient of an input."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator
+from typing import TypeAlias
 
-from midrib.server._calls.embedder import Embedder
-from midrib.server._calls.requests import open_backbone, timing
+from midrib.server._calls.embedder import Embedded, Embedder, ItemInput, OpenCall
+from midrib.server._catalogue.descriptions import limits_message
 from midrib.server._grpc.context import caller_of
-from midrib.server._grpc.embed_stream import StreamSession
-from midrib.server._grpc.errors import Context, abort, unary
-from midrib.server._grpc.fast_codec import EmbedCall, StreamItem, write_embed_response
+from midrib.server._grpc.errors import Context
+from midrib.server._grpc.fast_codec import EmbedCall, StreamItem, write_embed_response, write_result
+from midrib.server._grpc.item_stream import ItemStream
+from midrib.server._grpc.unread import release_once_written
 from midrib.v1 import embedding_pb2, embedding_pb2_grpc
-from midrib.wire import InputKindError, encode_tensor
+from midrib.v1.embedding_pb2 import EmbedStreamRequest, EmbedStreamResponse, Result
+from midrib.wire import MidribError, StreamProtocolError, encode_tensor, error_to_status
+
+Request: TypeAlias = EmbedStreamRequest | StreamItem
+_DRAINING = embedding_pb2.GoAway(reason="the backbone is being drained: open another stream")
 
 
 class EmbeddingService(embedding_pb2_grpc.EmbeddingServiceServicer):
@@ -21,41 +26,83 @@ class EmbeddingService(embedding_pb2_grpc.EmbeddingServiceServicer):
     def __init__(self, embedder: Embedder) -> None:
         self._embedder = embedder
 
-    @unary
     async def Embed(self, call: EmbedCall, context: Context) -> bytes:
-        """One batch in, its embedding out; refused at once where there is no room."""
+        """Return the embedding of one batch; refused at once if there is no room."""
         request = call.request
         caller = caller_of(context, priority=request.priority)
-        embedded = await self._embedder.embed(request, caller, tensor=call.tensor)
+        embedded, item = await self._embedder.embed_held(request, caller, tensor=call.tensor)
+        release_once_written(context, item, embedded.features)
         return write_embed_response(embedded.features, request.options, embedded.by.revision, embedded.timing)
 
-    @unary
     async def Backward(
         self, request: embedding_pb2.BackwardRequest, context: Context
     ) -> embedding_pb2.BackwardResponse:
-        """The input's gradient, in the input's type; the forward pass runs again."""
-        arrived = time.monotonic()
-        loaded = open_backbone(self._embedder.catalogue, request)
-        rows = loaded.intake.tensor(request.input, field="input")
-        if rows.dtype.kind in "iu":
-            raise InputKindError(f"backbone {loaded.served.description.name!r} takes integers: they have no gradient")
-        gradient = loaded.intake.gradient(request.grad_embedding, len(rows))
+        """Return the gradient of an input, in the input's dtype; the forward pass runs again."""
         caller = caller_of(context, priority=embedding_pb2.PRIORITY_TRAINING)
-        outcome = await self._embedder.run(loaded, (rows, gradient), caller)
+        gradient, item = await self._embedder.gradient_held(request, caller)
+        release_once_written(context, item, gradient.features)
         return embedding_pb2.BackwardResponse(
-            grad_input=encode_tensor(outcome.rows.astype(rows.dtype, copy=False)),
-            revision=loaded.served.description.revision,
-            timing=timing(outcome, arrived),
+            grad_input=encode_tensor(gradient.features), revision=gradient.by.revision, timing=gradient.timing
         )
 
-    async def EmbedStream(
-        self, request_iterator: AsyncIterator[StreamItem | embedding_pb2.EmbedStreamRequest], context: Context
-    ) -> None:
-        """Items in, results out as they are ready, until the client has sent all or the server drains."""
-        try:
-            first = await anext(request_iterator, None)
-            if first is None:
-                return
-            await StreamSession(self._embedder, context).run(first, request_iterator)
-        except Exception as error:  # noqa: BLE001 - the outer boundary: everything becomes a status
-            await abort(context, error)
+    async def EmbedStream(self, request_iterator: AsyncIterator[Request], context: Context) -> None:
+        """Read items and write their results as they are ready, until the client has sent all or the server drains."""
+        first = await anext(request_iterator, None)
+        if first is not None:
+            await serve_embed_stream(self._embedder, context, first, request_iterator)
+
+
+class EmbedStreamProtocol:
+    """Items with an id for one backbone; their results are written as soon as they are ready."""
+
+    in_order = False
+    go_away = EmbedStreamResponse(go_away=_DRAINING)
+
+    def __init__(self, call: OpenCall) -> None:
+        self._call = call
+        self.leaving = call.loaded.served.draining
+
+    def id_of(self, request: Request) -> int:
+        """Return the id of an item. Raises StreamProtocolError for any other message."""
+        if isinstance(request, StreamItem):
+            return request.id
+        if request.WhichOneof("message") != "item":
+            raise StreamProtocolError("a stream is opened once: send only items after `open`", reason="OPENED_TWICE")
+        return request.item.id
+
+    async def read(self, request: Request) -> tuple[OpenCall, ItemInput]:
+        """Return the stream's call, and the input of an item."""
+        return self._call, request.tensor if isinstance(request, StreamItem) else request.item.input
+
+    def answer(self, request_id: int, embedded: Embedded) -> bytes:
+        """Return the bytes of a response with a result."""
+        return write_result(request_id, embedded.features, self._call.options, embedded.timing)
+
+    def refusal(self, request_id: int, error: MidribError) -> EmbedStreamResponse:
+        """Return a response with the status of a failed item."""
+        return EmbedStreamResponse(result=Result(id=request_id, error=error_to_status(error)))
+
+
+async def serve_embed_stream(
+    embedder: Embedder, context: Context, first: Request, requests: AsyncIterator[Request]
+) -> None:
+    """Serve an EmbedStream call to its end.
+
+    Raises StreamProtocolError if the first message does not open the stream, and what `Embedder.open` and
+    `ItemStream.run` raise.
+    """
+    if isinstance(first, StreamItem) or first.WhichOneof("message") != "open":
+        raise StreamProtocolError("the first message of a stream must be `open`, then come items")
+    caller = caller_of(context, flow=object(), priority=first.open.priority)
+    call = embedder.open(first.open, caller._replace(waits_for_room=True))
+    stream = ItemStream(embedder.catalogue.settings, context, EmbedStreamProtocol(call))
+    stream.say(EmbedStreamResponse(opened=_opened(embedder, call)))
+    await stream.run(requests)
+
+
+def _opened(embedder: Embedder, call: OpenCall) -> embedding_pb2.Opened:
+    return embedding_pb2.Opened(
+        revision=call.by.revision,
+        num_features=call.by.num_features,
+        limits=limits_message(embedder.catalogue.settings, call.loaded.intake),
+    )

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
-import functools
-from collections.abc import Awaitable, Callable
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import grpc
 
 from midrib.server._errors import public_error
 from midrib.wire import MidribError, error_to_status
 
-Service = TypeVar("Service")
-Request = TypeVar("Request")
-Response = TypeVar("Response")
 Context = grpc.aio.ServicerContext[Any, Any]
 
 # A status travels in headers, twice over (grpc-message, percent-encoded, and the details): what a client sent may be
@@ -40,20 +34,3 @@ def _cut(error: MidribError) -> MidribError:
     cut = copy.copy(error)
     cut.message = f"{error.message[:middle]} ... {error.message[-middle:]}"
     return cut
-
-
-def unary(
-    method: Callable[[Service, Request, Context], Awaitable[Response]],
-) -> Callable[[Service, Request, Context], Awaitable[Response]]:
-    """A unary method whose errors leave as statuses."""
-
-    @functools.wraps(method)
-    async def guarded(self: Service, request: Request, context: Context) -> Response:
-        try:
-            return await method(self, request, context)
-        except asyncio.CancelledError:
-            raise
-        except Exception as error:  # noqa: BLE001 - the outer boundary: everything becomes a status
-            await abort(context, error)
-
-    return guarded

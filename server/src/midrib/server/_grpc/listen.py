@@ -63,7 +63,12 @@ def request_limits(settings: Settings) -> RequestLimits:
         max_fields=_FIELDS_PER_ROW * settings.max_batch_rows + _FIELDS_BESIDE_ROWS,
         max_numbers=settings.max_batch_elements,
     )
-    return RequestLimits(elements, min(_MAX_SMALL_REQUEST_BYTES, settings.max_message_bytes), EMBEDDING_METHODS)
+    return RequestLimits(
+        elements,
+        small_bytes=min(_MAX_SMALL_REQUEST_BYTES, settings.max_message_bytes),
+        data_methods=EMBEDDING_METHODS,
+        max_unread_s=settings.max_unread_s,
+    )
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:

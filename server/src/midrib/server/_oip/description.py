@@ -11,11 +11,10 @@ from midrib.server._catalogue.catalogue import CatalogueEntry
 from midrib.server._catalogue.loading import Loaded
 from midrib.server._engine.served_backbone import State, Totals
 from midrib.server._intake.media import media_kind
-from midrib.server._oip.request import BYTES, DATATYPES, OUTPUT, TENSOR_INPUT
-from midrib.wire import code_from_dtype
+from midrib.server._oip.contents import BYTES, TENSOR_INPUT
+from midrib.server._oip.request import OUTPUT, datatype
 
 PLATFORM = "midrib"
-_NAMES = {code: name for name, code in DATATYPES.items()}
 _STATES = {State.LOADING: "LOADING", State.READY: "READY", State.DRAINING: "UNLOADING", State.FAILED: "UNAVAILABLE"}
 
 
@@ -38,11 +37,6 @@ class _Signature:
         # The configuration calls BYTES by another name.
         name = "TYPE_" + ("STRING" if self.datatype == BYTES else self.datatype)
         return cast(inference_pb2.DataType, inference_pb2.DataType.Value(name))
-
-
-def datatype(dtype: str) -> str:
-    """The protocol's name of a numpy type."""
-    return _NAMES[code_from_dtype(dtype)]
 
 
 def metadata(loaded: Loaded) -> inference_pb2.ModelMetadataResponse:

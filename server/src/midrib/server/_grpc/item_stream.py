@@ -1,0 +1,184 @@
+"""The loop of a stream of items, for every protocol: it reads within its limits, and writes the answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Hashable
+from functools import partial
+from typing import Any, Generic, Protocol, TypeVar
+
+from midrib.server._admission.quotas import Quota, Reservation
+from midrib.server._calls.embedder import AcceptedItem, Embedded, ItemInput, OpenCall, StreamQuota
+from midrib.server._engine.item import Outcome
+from midrib.server._errors import public_error
+from midrib.server._grpc.errors import Context
+from midrib.server._grpc.stream_writer import Answer, StreamWriter
+from midrib.server._settings import Settings
+from midrib.v1 import embedding_pb2
+from midrib.wire import (
+    DuplicateItemError,
+    MidribError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+    UnavailableError,
+)
+
+Request = TypeVar("Request", contravariant=True)
+Id = TypeVar("Id", bound=Hashable)
+
+
+class StreamProtocol(Protocol[Request, Id]):
+    """How one protocol reads the requests of a stream and forms its answers.
+
+    in_order: whether answers keep the order of the requests. If not, clients match them by id.
+    leaving: set when the stream should end, because the backbone or the server stops.
+    go_away: a message that tells the client so; None if the status of the stream does.
+    """
+
+    in_order: bool
+    leaving: asyncio.Event
+    go_away: Any
+
+    def id_of(self, request: Request) -> Id:
+        """Return what identifies the answer of a request. Raises StreamProtocolError for a request out of place."""
+
+    async def read(self, request: Request) -> tuple[OpenCall, ItemInput]:
+        """Return the call that a request belongs to, and its input. Raises MidribError if it is invalid."""
+
+    def answer(self, request_id: Id, embedded: Embedded) -> Any:
+        """Return the message with an embedding."""
+
+    def refusal(self, request_id: Id, error: MidribError) -> Any:
+        """Return the message with the error of one request."""
+
+
+class ItemStream(Generic[Request, Id]):
+    """One stream. An item counts as in flight until its answer is written.
+
+    A client that reads no answers is therefore soon not read from, and HTTP/2's flow control stops it. After
+    `max_unread_s` its stream is closed, which frees the quota for others. An invalid item fails alone.
+    """
+
+    def __init__(self, settings: Settings, context: Context, protocol: StreamProtocol[Request, Id]) -> None:
+        self._protocol = protocol
+        self._quota = StreamQuota(Quota(settings.max_stream_items, what="items"), Quota(settings.max_stream_bytes))
+        self._writer = StreamWriter(context, settings.max_unread_s, in_order=protocol.in_order)
+        self._ids: set[Id] = set()
+        self._items: set[AcceptedItem] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._outcomes: set[asyncio.Future[Outcome]] = set()
+        self._is_leaving = False
+
+    async def run(self, requests: AsyncIterator[Request]) -> None:
+        """Serve the stream to its end.
+
+        Raises UnavailableError if the client reads no answers, or if the server stops and the protocol has no message
+        for that; and what reading or writing raises, once the accepted items are answered.
+        """
+        reader = asyncio.create_task(self._read(requests))
+        writer = asyncio.create_task(self._writer.run())
+        leaving = asyncio.create_task(self._protocol.leaving.wait())
+        unread = asyncio.create_task(self._writer.fail_if_unread())
+        try:
+            await asyncio.wait({reader, writer, leaving, unread}, return_when=asyncio.FIRST_COMPLETED)
+            if leaving.done() and not reader.done():
+                self._leave()
+            # Written to the end even if reading failed: a status in the middle of the first message gets lost.
+            self._writer.close()
+            await asyncio.wait({writer, unread}, return_when=asyncio.FIRST_COMPLETED)
+            (unread if unread.done() else writer).result()
+            if reader.done():
+                reader.result()
+            elif self._protocol.go_away is None:
+                raise UnavailableError("the server is going away: open another stream elsewhere")
+        finally:
+            self._cancel(reader, writer, leaving, unread)
+
+    def say(self, message: Any) -> None:
+        """Write a message that answers no item."""
+        self._writer.put(self._writer.expect(_nothing), message)
+
+    def _leave(self) -> None:
+        self._is_leaving = True
+        if self._protocol.go_away is not None:
+            self.say(self._protocol.go_away)
+
+    def _cancel(self, *tasks: asyncio.Task[Any]) -> None:
+        """Cancel all work of the stream and release what its items hold."""
+        for task in (*tasks, *self._tasks):
+            task.cancel()
+        for outcome in list(self._outcomes):
+            outcome.cancel()
+        for item in self._items:
+            item.release()
+        self._items.clear()
+
+    async def _read(self, requests: AsyncIterator[Request]) -> None:
+        async for request in requests:
+            if not self._is_leaving:
+                await self._take(request)
+            del request  # while the client is silent, nothing keeps its last message
+
+    async def _take(self, request: Request) -> None:
+        """Accept one request, once there is room for it, and start to compute it."""
+        request_id = self._protocol.id_of(request)
+        try:
+            self._check_id(request_id)
+            call, source = await self._protocol.read(request)
+            item = await call.accept(source, self._quota)
+        except (UnauthenticatedError, PermissionDeniedError):  # the token has been withdrawn: it ends the stream
+            raise
+        except Exception as error:  # noqa: BLE001 - an invalid item fails alone
+            await self._refuse(request_id, error)
+            return
+        self._ids.add(request_id)
+        self._items.add(item)
+        answer = self._writer.expect(partial(self._release, request_id, item))
+        if not isinstance(source, embedding_pb2.Input):
+            await self._compute(request_id, item, answer)
+            return
+        # Media are decoded in other threads, and the next request is read meanwhile.
+        task = asyncio.create_task(self._compute(request_id, item, answer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _check_id(self, request_id: Id) -> None:
+        if not self._protocol.in_order and request_id in self._ids:
+            raise DuplicateItemError(f"item {request_id} is still in flight: use another id")
+
+    async def _refuse(self, request_id: Id, error: Exception) -> None:
+        """Answer a request that was not accepted; its answer counts as an item of the stream until it is written."""
+        reservation = Reservation((self._quota.items, 1))
+        await reservation.acquire()
+        self._fail(request_id, self._writer.expect(reservation.release), error)
+
+    async def _compute(self, request_id: Id, item: AcceptedItem, answer: Answer) -> None:
+        """Queue an item; `_finish` answers it."""
+        try:
+            outcome = await item.queue()
+        except Exception as error:  # noqa: BLE001 - an invalid item fails alone
+            self._fail(request_id, answer, error)
+            return
+        self._outcomes.add(outcome)
+        outcome.add_done_callback(partial(self._finish, request_id, item, answer))
+
+    def _finish(self, request_id: Id, item: AcceptedItem, answer: Answer, outcome: asyncio.Future[Outcome]) -> None:
+        self._outcomes.discard(outcome)
+        if outcome.cancelled():
+            return
+        try:
+            self._writer.put(answer, self._protocol.answer(request_id, item.embedded(outcome.result())))
+        except Exception as error:  # noqa: BLE001 - of the computation, or of forming the message
+            self._fail(request_id, answer, error)
+
+    def _fail(self, request_id: Id, answer: Answer, error: Exception) -> None:
+        self._writer.put(answer, self._protocol.refusal(request_id, public_error(error, "the item failed")))
+
+    def _release(self, request_id: Id, item: AcceptedItem) -> None:
+        self._ids.discard(request_id)
+        self._items.discard(item)
+        item.release()
+
+
+def _nothing() -> None:
+    """Do nothing, after a message that answers no item."""

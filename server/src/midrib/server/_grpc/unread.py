@@ -1,0 +1,122 @@
+"""Closes the connections of clients that leave the answers of ended calls unread.
+
+gRPC keeps an answer in memory until HTTP/2's flow control lets it go, and has no call that takes it back. What frees
+it is the end of its connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from midrib.server._calls.embedder import AcceptedItem
+from midrib.server._grpc.errors import Context
+from midrib.wire import Array
+
+logger = logging.getLogger(__name__)
+
+_OPEN_FILES = Path("/dev/fd")
+# A stream is told by its status after max_unread_s. A connection carries other calls too: it is closed only later, if
+# its client does not read that status, or the answer of a unary call, either.
+_CONNECTION_FACTOR = 4
+_SMALL_ANSWER_BYTES = 4096
+
+
+def _is_actionable(record: logging.LogRecord) -> bool:
+    """Return False for an answer that gRPC could not write, which is the end of its connection."""
+    return not (record.exc_info and type(record.exc_info[1]).__name__ == "ExecuteBatchError")
+
+
+logging.getLogger("grpc._cython.cygrpc").addFilter(_is_actionable)
+
+
+class UnreadCalls:
+    """Calls whose handlers have ended, and whose answer or status is not yet written.
+
+    max_unread_s: how long a stream's client may leave an answer unread; its connection may for four times as long.
+    """
+
+    def __init__(self, max_unread_s: float) -> None:
+        self._seconds = _CONNECTION_FACTOR * max_unread_s
+        self._since: dict[Context, float] = {}
+        self._check: asyncio.TimerHandle | None = None
+
+    def watch(self, context: Any) -> None:  # the stubs do not allow a function as the callback of a context
+        """Close the connection of a call unless its answer is written in time. Call it as the handler ends."""
+        self._since[context] = time.monotonic()
+        context.add_done_callback(self._written)
+        if self._check is None:
+            self._schedule()
+
+    def _written(self, context: Context) -> None:
+        self._since.pop(context, None)
+
+    def _schedule(self) -> None:
+        self._check = asyncio.get_running_loop().call_later(self._seconds / 16, self._close_late)
+
+    def _close_late(self) -> None:
+        """Close the connections of calls that are late; look again later while calls are watched."""
+        self._check = None
+        latest = time.monotonic() - self._seconds
+        peers = {context.peer() for context, since in self._since.items() if since <= latest}
+        if peers:
+            logger.warning(
+                "close %d connections: their clients read no answer for %g s",
+                close_connections(peers),
+                self._seconds,
+            )
+        if self._since:
+            self._schedule()
+
+
+def release_once_written(context: Any, item: AcceptedItem, answer: Array) -> None:
+    """Release what an item holds once the answer of its unary call is written, or its connection has ended.
+
+    answer: [rows, ...]; a small one takes less memory than its call, and is not waited for.
+    """
+    if answer.nbytes <= _SMALL_ANSWER_BYTES:
+        item.release()
+    else:
+        context.add_done_callback(lambda _context: item.release())
+
+
+def close_connections(peers: set[str]) -> int:
+    """Shut down the connections of this process from these peers, named as gRPC names them; return their number."""
+    closed = 0
+    for name in os.listdir(_OPEN_FILES):
+        with contextlib.suppress(OSError), _duplicate(int(name)) as connection:
+            if _peer(connection) in {unquote(peer) for peer in peers}:
+                connection.shutdown(socket.SHUT_RDWR)
+                closed += 1
+    return closed
+
+
+def _duplicate(file: int) -> socket.socket:
+    """Return the socket of a file descriptor, as one that can be closed apart. Raises OSError for any other file."""
+    copy = os.dup(file)
+    try:
+        return socket.socket(fileno=copy)
+    except OSError:
+        os.close(copy)
+        raise
+
+
+def _peer(connection: socket.socket) -> str | None:
+    """Return gRPC's name of the peer; None for a socket that is not TCP. Raises OSError if it is not connected."""
+    if connection.family not in (socket.AF_INET, socket.AF_INET6):
+        return None
+    host, port = connection.getpeername()[:2]
+    address = ipaddress.ip_address(host.partition("%")[0])
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is None:
+            return f"ipv6:[{host}]:{port}"
+        address = address.ipv4_mapped
+    return f"ipv4:{address}:{port}"

@@ -1,0 +1,187 @@
+"""From the elements of a ModelInferRequest to the input of an item."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import TypeAlias
+
+import numpy as np
+
+from midrib.oip.v2.inference_pb2 import ModelInferRequest
+from midrib.server._calls.embedder import ItemInput
+from midrib.v1 import embedding_pb2, tensor_pb2
+from midrib.wire import Array, InvalidInputError, LimitExceededError, UnsupportedError, decode_tensor, dtype_from_code
+
+TENSOR_INPUT = "input"
+BYTES = "BYTES"
+# The protocol's datatypes, without BYTES and the unsigned ones that no backbone takes.
+DATATYPES: dict[str, tensor_pb2.DataType] = {
+    "BOOL": tensor_pb2.DATA_TYPE_BOOL,
+    "UINT8": tensor_pb2.DATA_TYPE_UINT8,
+    "INT8": tensor_pb2.DATA_TYPE_INT8,
+    "INT16": tensor_pb2.DATA_TYPE_INT16,
+    "INT32": tensor_pb2.DATA_TYPE_INT32,
+    "INT64": tensor_pb2.DATA_TYPE_INT64,
+    "FP16": tensor_pb2.DATA_TYPE_FLOAT16,
+    "BF16": tensor_pb2.DATA_TYPE_BFLOAT16,
+    "FP32": tensor_pb2.DATA_TYPE_FLOAT32,
+    "FP64": tensor_pb2.DATA_TYPE_FLOAT64,
+}
+# The field of `contents` for the elements of each datatype; it has none for FP16 and BF16.
+_TYPED = {
+    "BOOL": "bool_contents",
+    "UINT8": "uint_contents",
+    "INT8": "int_contents",
+    "INT16": "int_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    BYTES: "bytes_contents",
+}
+# Larger tensors are converted in a thread. Typed contents are copied in slices: a slice holds the GIL, and with it the
+# event loop, for less than a millisecond.
+_LARGE_ELEMENTS = 2**14
+
+InferTensor: TypeAlias = ModelInferRequest.InferInputTensor
+
+
+async def read_input(request: ModelInferRequest, max_rows: int) -> ItemInput:
+    """Return the input of a request: an array [rows, ...], or a message with images or texts.
+
+    max_rows: how many BYTES elements are accepted.
+    Raises InvalidInputError for an input that the protocol does not allow, UnsupportedError for shared memory,
+    LimitExceededError for too many elements.
+    """
+    if len(request.inputs) != 1:
+        names = [tensor.name for tensor in request.inputs]
+        raise InvalidInputError(
+            f"the request has {len(names)} inputs {names}, a backbone takes one: ModelMetadata lists the choices",
+            field="inputs",
+        )
+    tensor = request.inputs[0]
+    _check_place(request, tensor)
+    if tensor.datatype == BYTES:
+        return _media(tensor, _elements(request, tensor, max_rows))
+    code = _code(tensor)
+    if math.prod(tensor.shape) <= _LARGE_ELEMENTS and _typed_length(tensor) <= _LARGE_ELEMENTS:
+        return _numbers(request, tensor, code)
+    return await asyncio.to_thread(_numbers, request, tensor, code)
+
+
+def _check_place(request: ModelInferRequest, tensor: InferTensor) -> None:
+    """Raise an error unless the elements are in the request, once."""
+    if "shared_memory_region" in tensor.parameters:
+        raise UnsupportedError("shared memory is not offered here: send the elements in the request")
+    raw = len(request.raw_input_contents)
+    if raw > 1 or (raw and tensor.HasField("contents")):
+        raise InvalidInputError(
+            f"the request has {raw} raw contents beside 1 input: send its elements once, raw or typed",
+            field="raw_input_contents",
+        )
+
+
+def _code(tensor: InferTensor) -> tensor_pb2.DataType:
+    """Return the dtype of a tensor of numbers."""
+    if tensor.name != TENSOR_INPUT:
+        raise InvalidInputError(
+            f"input {tensor.name!r} is {tensor.datatype or 'without a datatype'}: a tensor goes by the name "
+            f"{TENSOR_INPUT!r}, images and texts by theirs as {BYTES}",
+            field="inputs[0].name",
+        )
+    code = DATATYPES.get(tensor.datatype)
+    if code is None:
+        raise InvalidInputError(
+            f"datatype {tensor.datatype!r} is not taken: send one of {', '.join(DATATYPES)}, or {BYTES} for media",
+            field="inputs[0].datatype",
+        )
+    return code
+
+
+def _numbers(request: ModelInferRequest, tensor: InferTensor, code: tensor_pb2.DataType) -> Array:
+    """Return a tensor of numbers [rows, ...]."""
+    data = request.raw_input_contents[0] if request.raw_input_contents else _typed(tensor, code)
+    return decode_tensor(tensor_pb2.Tensor(dtype=code, shape=tensor.shape, data=data), field="inputs[0]")
+
+
+def _typed_length(tensor: InferTensor) -> int:
+    field = _TYPED.get(tensor.datatype)
+    return 0 if field is None else len(getattr(tensor.contents, field))
+
+
+def _typed(tensor: InferTensor, code: int) -> bytes:
+    """Return the bytes of typed contents in the tensor's datatype."""
+    field = _TYPED.get(tensor.datatype)
+    if field is None:
+        raise InvalidInputError(
+            f"{tensor.datatype} has no place in `contents`: send it in raw_input_contents", field="inputs[0].contents"
+        )
+    elements = getattr(tensor.contents, field)
+    array = np.empty(len(elements), dtype_from_code(code))
+    for start in range(0, len(elements), _LARGE_ELEMENTS):
+        wide: Array = np.array(elements[start : start + _LARGE_ELEMENTS])
+        narrow = wide.astype(array.dtype)
+        if array.dtype.kind in "iu" and (narrow != wide).any():
+            raise InvalidInputError(f"some elements do not fit into {tensor.datatype}", field="inputs[0].contents")
+        array[start : start + _LARGE_ELEMENTS] = narrow
+    return array.tobytes()
+
+
+def _media(tensor: InferTensor, elements: list[bytes]) -> embedding_pb2.Input:
+    if tensor.name == "images":
+        return embedding_pb2.Input(images=embedding_pb2.Images(encoded=elements))
+    if tensor.name == "texts":
+        return embedding_pb2.Input(texts=embedding_pb2.Texts(texts=_decoded(elements)))
+    raise InvalidInputError(
+        f"input {tensor.name!r} is {BYTES}: name it 'images' or 'texts', as ModelMetadata does", field="inputs[0].name"
+    )
+
+
+def _elements(request: ModelInferRequest, tensor: InferTensor, max_rows: int) -> list[bytes]:
+    """Return the elements of a BYTES tensor."""
+    shape = list(tensor.shape)
+    count = math.prod(shape)
+    if len(shape) not in (1, 2) or min(shape, default=0) < 0 or (len(shape) == 2 and shape[1] != 1):
+        raise InvalidInputError(
+            f"input {tensor.name!r} has shape {shape}, {BYTES} take [rows] or [rows, 1]", field="inputs[0].shape"
+        )
+    if count > max_rows:
+        raise LimitExceededError(f"input {tensor.name!r} has {count} rows, at most {max_rows} are taken: split it")
+    raw = request.raw_input_contents
+    elements = _split(raw[0], count) if raw else list(tensor.contents.bytes_contents)
+    if len(elements) != count:
+        raise InvalidInputError(
+            f"input {tensor.name!r} has {len(elements)} elements, its shape {shape} takes {count}", field="inputs[0]"
+        )
+    return elements
+
+
+def _split(data: bytes, count: int) -> list[bytes]:
+    """Return the elements of raw BYTES: each is its length, four bytes little-endian, and then its bytes."""
+    elements: list[bytes] = []
+    position = 0
+    while position < len(data) and len(elements) <= count:
+        start = position + 4
+        position = start + int.from_bytes(data[position:start], "little")
+        elements.append(data[start:position])
+        if start > len(data) or position > len(data):
+            raise InvalidInputError(
+                f"raw_input_contents[0] ends within element {len(elements) - 1}: send each as its length in four "
+                "bytes, little-endian, and then its bytes",
+                field="raw_input_contents[0]",
+            )
+    return elements
+
+
+def _decoded(elements: list[bytes]) -> list[str]:
+    texts = []
+    for index, element in enumerate(elements):
+        try:
+            texts.append(element.decode())
+        except UnicodeDecodeError as error:
+            raise InvalidInputError(
+                f"texts[{index}] is no UTF-8 ({error.reason}): encode it as UTF-8",
+                field=f"input.texts[{index}]",
+            ) from error
+    return texts
