@@ -21,7 +21,7 @@ from midrib.server._catalogue.device_setup import DeviceSetup, WarmUpConfig
 from midrib.server._compute.devices import CpuDevice
 from midrib.server._compute.forward import ComputeConfig, Forward
 from midrib.server._compute.parallel_passes import ParallelPasses
-from midrib.server._engine.batcher import BatchLimits
+from midrib.server._engine.batch_limits import BatchLimits
 
 LIMITS = BatchLimits(max_rows=64, max_cost=1024, max_queue_items=10, max_queue_cost=1000)
 PAIR = TensorInput((2,))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from midrib.registry import InputSpec, TensorInput, TextInput
 from midrib.server._compute.forward import ComputeConfig, Forward, available_devices, example_rows, use_tf32
-from midrib.server._engine.replica import OutputError
+from midrib.server._engine.compute import OutputError
 from midrib.wire import Array
 
 

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from midrib.server._engine.batcher import Batcher, BatchLimits
+from midrib.server._engine.batch_limits import BatchLimits
+from midrib.server._engine.batcher import Batcher
 from midrib.server._engine.item import Item, Outcome, Priority
 from midrib.wire import DeadlineExceededError, OverloadedError, UnavailableError
 

@@ -16,7 +16,7 @@ from midrib.server._calibration.width import tune_width
 from midrib.server._compute.devices import CpuDevice
 from midrib.server._compute.forward import Forward, example_rows
 from midrib.server._compute.parallel_passes import ParallelPasses
-from midrib.server._engine.batcher import BatchLimits
+from midrib.server._engine.batch_limits import BatchLimits
 from midrib.server._engine.buckets import elements
 
 # Threads are chosen by a single row and by a batch of this many rows, or of fewer rows that take this long. (With half

@@ -21,8 +21,8 @@ from midrib.server._calibration.plan import (
 from midrib.server._calibration.warm_up import warm_up
 from midrib.server._compute.devices import CpuDevice
 from midrib.server._compute.forward import ComputeConfig, Forward
-from midrib.server._engine.batcher import BatchLimits
-from midrib.server._engine.replica import Compute
+from midrib.server._engine.batch_limits import BatchLimits
+from midrib.server._engine.compute import Compute
 
 logger = logging.getLogger(__name__)
 

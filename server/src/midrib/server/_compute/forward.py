@@ -21,7 +21,7 @@ from midrib.server._compute.joining import split_rows
 from midrib.server._compute.output import checked
 from midrib.server._compute.staging import BufferPool, StagingBuffer
 from midrib.server._engine.buckets import usual_shapes
-from midrib.server._engine.replica import Arrays
+from midrib.server._engine.compute import Arrays
 from midrib.wire import Array
 
 _EXAMPLE_TOKENS = 32

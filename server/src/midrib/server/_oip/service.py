@@ -12,7 +12,7 @@ from midrib.server._calls.embedder import Embedded, Embedder
 from midrib.server._calls.requests import Caller, open_backbone
 from midrib.server._catalogue.catalogue import CatalogueEntry
 from midrib.server._catalogue.loading import Loaded
-from midrib.server._engine.served_backbone import State
+from midrib.server._engine.description import State
 from midrib.server._grpc.backbone_service import BackboneService
 from midrib.server._grpc.context import caller_of
 from midrib.server._grpc.errors import Context, abort, unary
