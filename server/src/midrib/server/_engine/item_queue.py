@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable
 from functools import partial
 from math import inf
 
-from midrib.server._engine.batch_limits import BatchLimits
+from midrib.server._engine.batch_limits import BatchBudget, BatchLimits
 from midrib.server._engine.flows import ROOM, Flow, Flows
 from midrib.server._engine.item import BatcherCounts, Item, Outcome
 from midrib.wire import DeadlineExceededError
@@ -29,6 +29,7 @@ class ItemQueue:
         self, limits: BatchLimits, on_room: Callable[[], None], *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.limits = limits
+        self.budget = BatchBudget(limits)
         self.counts = BatcherCounts()
         self.flows = Flows()
         self.items = 0
@@ -44,7 +45,7 @@ class ItemQueue:
     @property
     def full(self) -> bool:
         """Whether the queued items fill a batch."""
-        return self.cost >= self.limits.max_cost or self.rows >= self.limits.max_rows
+        return self.budget.is_full(self.rows, self.cost)
 
     def has_room(self, item: Item, flow: Flow) -> bool:
         """Return whether the flow's share of the queue has room for an item."""
@@ -56,8 +57,8 @@ class ItemQueue:
         item.arrived = self._clock()
         if item.deadline is not None:
             self._earliest_deadline = min(self._earliest_deadline, item.deadline)
-        start = self.flows.queued(item)
-        heapq.heappush(self._buckets.setdefault(item.bucket, []), (start, next(self._sequence), item))
+        self.flows.queued(item)
+        heapq.heappush(self._buckets.setdefault(item.bucket, []), (self._tag(item), next(self._sequence), item))
         item.queued = True
         self.items += 1
         self.rows += item.rows
@@ -66,26 +67,28 @@ class ItemQueue:
         item.done.add_done_callback(partial(self._drop_abandoned, item))
 
     def pop_batch(self) -> list[Item]:
-        """Return the next batch, of items of one bucket; empty if nobody waits for any item."""
+        """Return the next batch, of items of one bucket; empty if nobody waits for any item.
+
+        An item that is larger than a batch is cut: its first rows leave, and the others are queued behind the items
+        that have been queued by then.
+        """
         batch: list[Item] = []
         rows = cost = 0
         bucket = min(self._buckets, key=lambda key: self._buckets[key][0][:2], default=None)
         heap = self._buckets.get(bucket, [])
         while heap and self.items:
             start, _, item = heap[0]
-            alive = item.queued and self._alive(item)
-            if alive and batch and not self._fits(rows + item.rows, cost + item.cost):
-                break
-            heapq.heappop(heap)
-            self.flows.advance(start)
-            if item.queued:
-                self._leave(item)
+            if item.queued and self._alive(item):
+                count = self._rows_to_take(item, rows, cost)
+                if not count:
+                    break
+                part = self._take_first(heap, count)
+                batch.append(part)
+                rows += part.rows
+                cost += part.cost
             else:
-                self._stale -= 1
-            if alive:
-                batch.append(item)
-                rows += item.rows
-                cost += item.cost
+                self._discard_first(heap)
+            self.flows.advance(start)
         if not heap:
             self._buckets.pop(bucket, None)
         return batch
@@ -108,8 +111,42 @@ class ItemQueue:
             self._leave(item)
             fail(item, error)
 
-    def _fits(self, rows: int, cost: int) -> bool:
-        return rows <= self.limits.max_rows and cost <= self.limits.max_cost
+    def _rows_to_take(self, item: Item, rows: int, cost: int) -> int:
+        """Return how many rows of an item a batch of `rows` and `cost` takes: all, or as many as have room, or none."""
+        room = self.budget.rows_beside(rows, cost, item.row_cost)
+        if item.rows <= room:
+            return item.rows
+        return room if item.rows > self.budget.rows_beside(0, 0, item.row_cost) else 0
+
+    def _tag(self, item: Item) -> float:
+        """Return the start tag of the rows of an item that one batch takes."""
+        return self.flows.tag(item, item.row_cost * min(item.rows, self.budget.rows_beside(0, 0, item.row_cost)))
+
+    def _take_first(self, heap: list[tuple[float, int, Item]], rows: int) -> Item:
+        """Take the first item of a heap, or an item of its first rows."""
+        _, order, item = heap[0]
+        if item.parts is None and rows == item.rows:
+            heapq.heappop(heap)
+            self._leave(item)
+            return item
+        part = item.cut(rows)
+        self.rows -= part.rows
+        self.cost -= part.cost
+        self.flows.shrunk(item, part.cost)
+        if item.rows:
+            self.counts.accepted += 1
+            heapq.heapreplace(heap, (self._tag(item), order, item))
+        else:
+            heapq.heappop(heap)
+            self._leave(item)
+        return part
+
+    def _discard_first(self, heap: list[tuple[float, int, Item]]) -> None:
+        _, _, item = heapq.heappop(heap)
+        if item.queued:
+            self._leave(item)
+        else:
+            self._stale -= 1
 
     def _leave(self, item: Item) -> None:
         """Stop counting an item, whose entry in the heap may be left there."""

@@ -131,6 +131,8 @@ class ServedBackbone:
         compute_s = report.finished - report.started
         outcomes = list(outcomes_of(batch, report, self.description))
         self.totals.add(outcomes, compute_s)
+        if all(isinstance(outcome, Outcome) for outcome in outcomes):
+            self.batcher.queue.budget.add(sum(item.cost for item in batch), compute_s)
         for item, outcome in zip(batch, outcomes, strict=True):
             _settle(item, outcome)
         for listener in self.on_batch:
