@@ -16,8 +16,9 @@ from midrib.server._calibration import plan
 from midrib.server._calibration.parity import parity_reference
 from midrib.server._calibration.plan import PassCalibration, choose_threads
 from midrib.server._catalogue.device_setup import DeviceSetup, WarmUpConfig
+from midrib.server._compute.config import ComputeConfig
 from midrib.server._compute.devices import CpuDevice
-from midrib.server._compute.forward import ComputeConfig, Forward
+from midrib.server._compute.forward import Forward
 from midrib.server._engine.batch_limits import BatchLimits
 
 LIMITS = BatchLimits(max_rows=64, max_cost=1024, max_queue_items=10, max_queue_cost=1000)

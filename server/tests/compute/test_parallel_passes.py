@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from midrib.registry import TensorInput
+from midrib.server._compute.config import ComputeConfig
 from midrib.server._compute.devices import CpuDevice
-from midrib.server._compute.forward import ComputeConfig, Forward
+from midrib.server._compute.forward import Forward
 from midrib.server._compute.parallel_passes import ParallelPasses
 
 PAIR = TensorInput((2,))

@@ -16,7 +16,8 @@ import torch
 from midrib.server._calibration.fastest import fastest, seconds_of
 from midrib.server._calibration.threads import powers_up_to
 from midrib.server._compute.devices import CpuDevice
-from midrib.server._compute.forward import Forward, example_rows
+from midrib.server._compute.examples import example_rows
+from midrib.server._compute.forward import Forward
 from midrib.server._compute.parallel_passes import ParallelPasses
 from midrib.server._engine.batch_limits import BatchLimits
 from midrib.server._engine.buckets import elements

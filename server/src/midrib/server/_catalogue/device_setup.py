@@ -13,8 +13,9 @@ from midrib.backbones import Backbone
 from midrib.server._calibration.parity import PARITY_BOUND, ParityReference, check_parity
 from midrib.server._calibration.plan import ComputePlan, PassCalibration, choose_threads, parallel_passes_for
 from midrib.server._calibration.warm_up import warm_up
+from midrib.server._compute.config import ComputeConfig
 from midrib.server._compute.devices import CpuDevice
-from midrib.server._compute.forward import ComputeConfig, Forward
+from midrib.server._compute.forward import Forward
 from midrib.server._engine.batch_limits import BatchLimits
 from midrib.server._engine.compute import Compute
 

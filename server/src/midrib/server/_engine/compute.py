@@ -15,12 +15,12 @@ class OutputError(RuntimeError):
 
 
 class Launched(Protocol):
-    """A batch that the device has.
+    """A batch that the device computes."""
 
-    ready: whether `finish` returns at once.
-    """
-
-    ready: bool
+    @property
+    def ready(self) -> bool:
+        """Whether `finish` returns at once."""
+        ...
 
     def finish(self) -> Sequence[Array | Exception]:
         """Wait for the device; return the rows of each item, or the error of one that cannot be computed."""
