@@ -11,8 +11,10 @@ import torch
 
 from midrib.backbones import BACKBONES, Backbone, load_backbone
 from midrib.registry import TextInput
+from midrib.server._compute.config import ComputeConfig
 from midrib.server._compute.devices import CpuDevice
-from midrib.server._compute.forward import ComputeConfig, Forward, example_rows
+from midrib.server._compute.examples import example_rows
+from midrib.server._compute.forward import Forward
 from midrib.server._compute.parallel_passes import ParallelPasses
 from midrib.wire import Array
 

@@ -54,7 +54,7 @@ LAYERS: dict[str, dict[str, list[str]]] = {
         "_oip": [*_SERVING, "_grpc"],
         "_server": [*_SERVING, "_foreign", "_compute", "_calibration", "_grpc", "_http", "_oip"],
         "testing": ["_settings", "_server"],
-        "_command": [*_COMMAND, "_compute.forward"],  # `midrib bench` sends the engine's example rows
+        "_command": [*_COMMAND, "_compute.examples"],  # `midrib bench` sends the engine's example rows
         "cli": [*_COMMAND, "_command", "_admission.tokens"],  # `midrib token` makes a token without a server
         "__main__": ["cli"],
         "": ["_settings", "_server"],

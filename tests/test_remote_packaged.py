@@ -13,7 +13,7 @@ from torch import Tensor
 from midrib.backbones import Backbone, load_backbone
 from midrib.remote import RemoteBackbone
 from midrib.remote.testing import RunningServer, serving
-from midrib.server._compute.forward import example_rows
+from midrib.server._compute.examples import example_rows
 
 # Of the largest feature, in float32: kernels may sum in another order for another batch size.
 BOUND = 1e-4

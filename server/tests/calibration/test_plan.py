@@ -1,8 +1,7 @@
-"""A backbone on a CPU is measured once: its threads, then the rows that it takes at a time."""
+"""The compute plan of a backbone on a CPU is measured once: threads, parallel passes, micro-batches."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -13,18 +12,18 @@ from torch import Tensor, nn
 
 from midrib.backbones import Backbone
 from midrib.registry import InputSpec, TensorInput, TextInput
-from midrib.server._calibration import micro_batch
+from midrib.server._calibration import plan
 from midrib.server._calibration.parity import parity_reference
-from midrib.server._calibration.plan import choose_micro_batch, choose_threads, choose_width
-from midrib.server._catalogue import device_setup
+from midrib.server._calibration.plan import PassCalibration, choose_threads
 from midrib.server._catalogue.device_setup import DeviceSetup, WarmUpConfig
+from midrib.server._compute.config import ComputeConfig
 from midrib.server._compute.devices import CpuDevice
-from midrib.server._compute.forward import ComputeConfig, Forward
-from midrib.server._compute.parallel_passes import ParallelPasses
-from midrib.server._engine.batcher import BatchLimits
+from midrib.server._compute.forward import Forward
+from midrib.server._engine.batch_limits import BatchLimits
 
 LIMITS = BatchLimits(max_rows=64, max_cost=1024, max_queue_items=10, max_queue_cost=1000)
 PAIR = TensorInput((2,))
+Measured = list[tuple[int, ...]]
 
 
 @pytest.fixture(autouse=True)
@@ -34,227 +33,173 @@ def _threads_as_before() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-class Passes(nn.Module):
-    """Notes the shape of every pass."""
+class Timed(nn.Module):
+    """Notes the shape of every pass, which takes so many seconds a row by the clock that it moves."""
 
-    def __init__(self) -> None:
+    def __init__(self, each_s: float = 1e-3) -> None:
         super().__init__()
         self.shapes: list[tuple[int, ...]] = []
+        self.now, self._each_s = 0.0, each_s
 
     def forward(self, rows: Tensor) -> Tensor:
         self.shapes.append(tuple(rows.shape))
+        self.now += len(rows) * self._each_s
         return rows[:, :2].float()
 
 
+class Asleep(nn.Module):
+    """Sleeps for so many seconds a row, so that parallel passes do not slow each other down."""
+
+    def __init__(self, each_s: float = 5e-3) -> None:
+        super().__init__()
+        self._each_s = each_s
+
+    def forward(self, rows: Tensor) -> Tensor:
+        time.sleep(len(rows) * self._each_s)
+        return rows + 0
+
+
 @pytest.fixture()
-def measured(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Every measurement of rows, which finds one row less than half of the most; it runs each number once."""
-    seen: list[dict[str, Any]] = []
+def measured(monkeypatch: pytest.MonkeyPatch) -> Measured:
+    """The candidates of every measurement, each of which chooses the second one."""
+    seen: Measured = []
 
-    def tune_rows(work: Callable[[int], object], most: int, *, seconds: float) -> int:
-        seen.append({"most": most, "seconds": seconds})
-        work(most)
-        return most // 2 - 1
+    def fastest(candidates: Sequence[int], work: Callable[[int], object], **_: object) -> int:
+        seen.append(tuple(candidates))
+        chosen = candidates[min(1, len(candidates) - 1)]
+        work(chosen)
+        return chosen
 
-    monkeypatch.setattr(micro_batch, "tune_rows", tune_rows)
+    monkeypatch.setattr(plan, "fastest", fastest)
     return seen
 
 
-def setup(
-    module: nn.Module,
-    *,
-    warm_up_s: float = math.inf,
-    threads: Sequence[int] = (1,),
-    **config: Any,
-) -> DeviceSetup:
+def passes_of(module: Timed, spec: InputSpec = PAIR) -> PassCalibration:
+    forward = Forward(module, spec)
+    assert isinstance(forward.device, CpuDevice)
+    return PassCalibration(forward, forward.device, LIMITS, 2.0, clock=lambda: module.now)
+
+
+def setup(module: nn.Module, *, warm_up_s: float = 2.0, threads: Sequence[int] = (1,), **config: Any) -> DeviceSetup:
     backbone = Backbone("test/embedding/one", module.eval(), 2, PAIR)
-    return DeviceSetup(
-        backbone,
-        module,
-        ComputeConfig(**config),
-        parity_reference(backbone),
-        WarmUpConfig(LIMITS, warm_up_s, threads),
-        tf32=False,
-    )
+    warm_up_config = WarmUpConfig(LIMITS, warm_up_s, threads)
+    reference = parity_reference(backbone)
+    return DeviceSetup(backbone, module, ComputeConfig(**config), reference, warm_up_config, tf32=False)
 
 
-def device_of(one: DeviceSetup) -> CpuDevice:
-    forward = one.prepare()
+def device_of(device_setup: DeviceSetup) -> CpuDevice:
+    forward = device_setup.prepare()
     assert isinstance(forward, Forward)
     assert isinstance(forward.device, CpuDevice)
     return forward.device
 
 
-def piece_of(one: DeviceSetup) -> int | None:
-    return device_of(one).micro_batch_elements
+@pytest.mark.parametrize(
+    ("spec", "each_s", "candidates", "elements"),
+    [
+        pytest.param(PAIR, 1e-3, (64, 32, 16, 8), 32 * 2, id="as many rows as a batch may have"),
+        pytest.param(TensorInput((100,)), 1e-3, (10, 8), 8 * 100, id="as many as its elements allow"),
+        pytest.param(TextInput(256), 1e-3, (32, 16, 8), 16 * 32, id="texts of a usual length"),
+        pytest.param(PAIR, 0.019, (5, 4, 2, 1), 4 * 2, id="as many as take a tenth of a second"),
+        pytest.param(PAIR, 1e-6, (64,), None, id="passes too short to be split"),
+    ],
+)
+def test_micro_batches_are_halves_of_a_batch(
+    measured: Measured, spec: InputSpec, each_s: float, candidates: tuple[int, ...], elements: int | None
+) -> None:
+    """The whole batch is preferred, no pass is shorter than 5 ms, and the choice is in elements."""
+    assert passes_of(Timed(each_s), spec).choose_micro_batch(1) == elements
+    assert measured == [candidates]
 
 
-def width_of(one: DeviceSetup) -> int:
-    parallel_passes = device_of(one).parallel_passes
-    return 1 if parallel_passes is None else parallel_passes.width
+def test_parallel_passes_share_a_batch(measured: Measured) -> None:
+    """Three at the same time take 22 rows each of 64."""
+    assert passes_of(Timed()).choose_micro_batch(3) == 16 * 2
+    assert measured == [(22, 16, 8, 4, 2)]
+
+
+def test_a_pass_of_one_row_is_not_split(measured: Measured) -> None:
+    """Nothing is measured for it."""
+    assert (passes_of(Timed(0.03)).choose_micro_batch(4), measured) == (None, [])
 
 
 @pytest.mark.parametrize(
-    ("spec", "shape", "piece"),
+    ("each_s", "candidates"),
     [
-        pytest.param(PAIR, (64, 2), 31 * 2, id="as many rows as a batch may have"),
-        pytest.param(TensorInput((100,)), (10, 100), 4 * 100, id="as many as its elements allow"),
-        pytest.param(TextInput(256), (32, 32), 15 * 32, id="texts of a usual length"),
-        pytest.param(TextInput(8), (64, 8), 31 * 8, id="texts of the longest, where that is less"),
+        pytest.param(1e-3, [(4, 2, 1)], id="the most passes are preferred"),
+        pytest.param(0.03, [(2, 1)], id="as many as there are rows"),
+        pytest.param(0.2, [], id="one row"),
+        pytest.param(1e-6, [], id="a batch too short to hand over"),
     ],
 )
-def test_a_piece_is_sought_within_the_limits_of_a_batch(
-    measured: list[dict[str, Any]], spec: InputSpec, shape: tuple[int, ...], piece: int
+def test_the_number_of_parallel_passes_is_measured(
+    measured: Measured, each_s: float, candidates: list[tuple[int, ...]]
 ) -> None:
-    """And counted in elements."""
-    module = Passes()
-    assert choose_micro_batch(Forward(module, spec), 1, LIMITS, 2.0) == piece
-    assert module.shapes == [shape]
-    assert measured == [{"most": shape[0], "seconds": 2.0}]
+    """Of those numbers that the threads allow."""
+    passes_of(Timed(each_s)).choose_width(4)
+    assert measured == candidates
 
 
-def test_a_share_of_a_batch_is_the_most_that_a_pass_takes(measured: list[dict[str, Any]]) -> None:
-    """Three side by side take 22 rows each of 64, and are measured together."""
-    module = Passes()
-    assert choose_micro_batch(Forward(module, PAIR), 3, LIMITS, 2.0) == 10 * 2
-    assert (module.shapes, measured) == ([(66, 2)], [{"most": 22, "seconds": 2.0}])
+def test_the_replicas_of_a_device_measure_once(measured: Measured) -> None:
+    """The second takes over the plan of the first, with a pool of its own."""
+    shared = setup(Asleep(), threads=[1, 2])
+    first, second = device_of(shared), device_of(shared)
+    assert first.micro_batch_elements == second.micro_batch_elements
+    assert [candidates[:2] for candidates in measured[:2]] == [(1, 2), (2, 1)]
+    assert len(measured) == 3
 
 
-def test_a_row_larger_than_a_batch_may_be_is_a_piece(measured: list[dict[str, Any]]) -> None:
-    """A batch is one row then, and never none."""
-    choose_micro_batch(Forward(Passes(), TensorInput((5000,))), 1, LIMITS, 2.0)
-    assert measured == [{"most": 1, "seconds": 2.0}]
+def test_parallel_passes_are_chosen_if_they_are_faster(caplog: pytest.LogCaptureFixture) -> None:
+    """Every replica has its own pool, and the log describes the plan once."""
+    caplog.set_level("INFO", "midrib.server")
+    shared = setup(Asleep(), threads=[1, 2])
+    pools = [device_of(shared).parallel_passes for _ in range(2)]
+    assert [pool is not None and pool.width for pool in pools] == [2, 2]
+    assert pools[0] is not pools[1]
+    assert caplog.messages == ["backbone test/embedding/one computes with 1 thread a pass, or 2 passes side by side"]
 
 
-def test_whole_batches_are_no_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the most rows are the fastest, a longer text's batch is not divided either."""
-    monkeypatch.setattr(micro_batch, "tune_rows", lambda _, most, **__: most)
-    assert choose_micro_batch(Forward(Passes(), PAIR), 1, LIMITS, 2.0) is None
+@pytest.mark.parametrize(
+    "unmeasured",
+    [
+        pytest.param({"threads": [1]}, id="one thread"),
+        pytest.param({"warm_up_s": 0.0}, id="no time to measure"),
+        pytest.param({"strict": True}, id="strict"),
+    ],
+)
+def test_batches_are_otherwise_computed_by_one_pass_at_a_time(unmeasured: dict[str, Any]) -> None:
+    """Parallel passes are impossible then, or not known to be faster."""
+    assert device_of(setup(Asleep(), **{"threads": [1, 2], **unmeasured})).parallel_passes is None
 
 
-def test_the_replicas_of_a_device_measure_once(measured: list[dict[str, Any]]) -> None:
-    """The second takes over what the first has found."""
-    one = setup(Passes(), warm_up_s=2.0)
-    assert [piece_of(one), piece_of(one)] == [62, 62]
-    assert measured == [{"most": 64, "seconds": 2.0}]
+@pytest.mark.parametrize(("backend", "widths"), [(None, [(2, 1)]), ("eager", [])], ids=["as it is", "compiled"])
+def test_a_compiled_module_is_computed_by_one_pass_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, measured: Measured, backend: str | None, widths: Measured
+) -> None:
+    """It is compiled for one number of threads."""
+    monkeypatch.setattr(plan, "_SHORT_S", 0.0)
+    device_of(setup(nn.Linear(2, 2), threads=[1, 2], compile=backend))
+    assert [candidates for candidates in measured if candidates == (2, 1)] == widths
 
 
-@pytest.mark.usefixtures("measured")
-def test_only_passes_that_will_be_are_warmed() -> None:
-    """Batches of more rows than a piece come in pieces."""
-    module = Passes()
-    setup(module).prepare()
-    reference, lone, measurement, parity = [(1, 2)] * 3, [(1, 2)], [(64, 2)], [(3, 2)]
-    assert module.shapes == reference + lone + measurement + [(1, 2), (2, 2), (4, 2), (8, 2), (16, 2)] + parity
-
-
-def test_strict_measures_no_piece(measured: list[dict[str, Any]]) -> None:
-    """Every row goes alone."""
-    assert (piece_of(setup(Passes(), strict=True)), measured) == (None, [])
-
-
-@pytest.mark.parametrize("counts", [[1], [1, 2]], ids=["given", "to be chosen"])
+@pytest.mark.parametrize("counts", [[1], [1, 2]], ids=["one", "two"])
 def test_one_of_the_counts_is_set(counts: list[int]) -> None:
     """A single one is not measured."""
-    chosen = choose_threads(Forward(Passes(), PAIR), counts)
+    chosen = choose_threads(Forward(Timed(), PAIR), counts)
     assert chosen in counts
     assert torch.get_num_threads() == chosen
-
-
-class Timed(Passes):
-    """Its own clock: so many seconds a row."""
-
-    def __init__(self, each_s: float) -> None:
-        super().__init__()
-        self.now, self._each_s = 0.0, each_s
-
-    def forward(self, rows: Tensor) -> Tensor:
-        self.now += len(rows) * self._each_s
-        return super().forward(rows)
 
 
 @pytest.mark.parametrize(
     ("each_s", "rows"),
     [
         pytest.param(1e-4, [1, 16], id="sixteen rows"),
-        pytest.param(0.03, [1, 6], id="as many as are a fifth of a second"),
-        pytest.param(1.0, [1], id="a slow backbone only its lone row"),
+        pytest.param(0.03, [1, 3], id="as many as take a tenth of a second"),
+        pytest.param(1.0, [1], id="a slow backbone only a single row"),
     ],
 )
-def test_threads_are_chosen_by_a_lone_row_and_a_batch(each_s: float, rows: list[int]) -> None:
+def test_threads_are_chosen_by_single_rows_and_a_batch(each_s: float, rows: list[int]) -> None:
     """A load does not wait for sixteen rows that take seconds each."""
     module = Timed(each_s)
     choose_threads(Forward(module, PAIR), [1, 2], clock=lambda: module.now)
     assert sorted({shape[0] for shape in module.shapes}) == rows
-
-
-@pytest.mark.usefixtures("measured")
-@pytest.mark.parametrize(
-    ("strict", "passes"), [(False, ", of at most 62 elements"), (True, "")], ids=["pieces", "whole"]
-)
-def test_the_log_says_how_a_backbone_is_computed(caplog: pytest.LogCaptureFixture, strict: bool, passes: str) -> None:
-    """Once a load, of all its replicas."""
-    caplog.set_level("INFO", "midrib.server")
-    one = setup(Passes(), strict=strict)
-    one.prepare()
-    one.prepare()
-    assert caplog.messages == [f"backbone test/embedding/one computes with 1 thread a pass{passes}"]
-
-
-class Asleep(Passes):
-    """So many seconds a row, of which nobody takes part in another's."""
-
-    def __init__(self, each_s: float) -> None:
-        super().__init__()
-        self._each_s = each_s
-
-    def forward(self, rows: Tensor) -> Tensor:
-        time.sleep(len(rows) * self._each_s)
-        return super().forward(rows)
-
-
-@pytest.mark.usefixtures("measured")
-def test_batches_are_computed_side_by_side_where_that_is_faster(caplog: pytest.LogCaptureFixture) -> None:
-    """Every replica has a crew of its own."""
-    caplog.set_level("INFO", "midrib.server")
-    one = setup(Asleep(0.005), warm_up_s=2.0, threads=[1, 2])
-    devices = [device_of(one), device_of(one)]
-    assert [device.parallel_passes is not None and device.parallel_passes.width for device in devices] == [2, 2]
-    assert devices[0].parallel_passes is not devices[1].parallel_passes
-    assert "a pass, or 2 passes side by side, of at most 30 elements" in caplog.text
-
-
-@pytest.mark.usefixtures("measured")
-@pytest.mark.parametrize(
-    "kept",
-    [
-        pytest.param({"threads": [1]}, id="one thread"),
-        pytest.param({"warm_up_s": 0.01}, id="no time to measure"),
-        pytest.param({"strict": True}, id="row by row"),
-    ],
-)
-def test_batches_are_otherwise_computed_one_after_the_other(kept: dict[str, Any]) -> None:
-    """Where side by side is impossible, or unknown to be faster."""
-    assert width_of(setup(Asleep(0.005), **{"warm_up_s": 2.0, "threads": [1, 2], **kept})) == 1
-
-
-@pytest.mark.usefixtures("measured")
-@pytest.mark.parametrize(("backend", "width"), [(None, 2), ("eager", 1)], ids=["as it is", "compiled"])
-def test_what_is_compiled_is_computed_one_after_the_other(
-    monkeypatch: pytest.MonkeyPatch, backend: str | None, width: int
-) -> None:
-    """It is so for one number of threads."""
-
-    def two_at_a_time(_: Forward, device: CpuDevice, *__: object) -> int:
-        device.parallel_passes = ParallelPasses(2, 1)
-        return 2
-
-    monkeypatch.setattr(device_setup, "choose_width", two_at_a_time)
-    assert width_of(setup(nn.Linear(2, 2), threads=[1, 2], compile=backend)) == width
-
-
-def test_a_short_batch_is_computed_in_one_pass() -> None:
-    """Handing it over would take as long."""
-    forward = Forward(Passes(), PAIR)
-    assert isinstance(forward.device, CpuDevice)
-    assert (choose_width(forward, forward.device, 2, 2.0), forward.device.parallel_passes) == (1, None)

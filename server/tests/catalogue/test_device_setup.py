@@ -16,8 +16,9 @@ from midrib.registry import InputSpec, Registry, TensorInput, TextInput
 from midrib.server._calibration.parity import PARITY_BOUND, ParityError, parity_reference
 from midrib.server._calibration.warm_up import usual_batches, warm_up
 from midrib.server._catalogue.device_setup import DeviceSetup, WarmUpConfig
-from midrib.server._compute.forward import ComputeConfig, Forward
-from midrib.server._engine.batcher import BatchLimits
+from midrib.server._compute.config import ComputeConfig
+from midrib.server._compute.forward import Forward
+from midrib.server._engine.batch_limits import BatchLimits
 from midrib.server.testing import serving
 
 PAIR = TensorInput((2,))

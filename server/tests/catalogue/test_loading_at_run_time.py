@@ -16,9 +16,10 @@ from torch import nn
 
 from midrib.registry import ExternalRegistry, Registry, TensorInput
 from midrib.server._compute.forward import Forward
-from midrib.server._engine.batcher import BatchLimits
-from midrib.server._engine.replica import Compute
-from midrib.server._engine.served_backbone import Description, ServedBackbone, State
+from midrib.server._engine.batch_limits import BatchLimits
+from midrib.server._engine.compute import Compute
+from midrib.server._engine.description import Description, State
+from midrib.server._engine.served_backbone import ServedBackbone
 from midrib.server._server import Server
 from midrib.server._settings import BackboneSettings, Settings
 from midrib.server.testing import RunningServer, serving

@@ -11,7 +11,7 @@ import pytest
 from torch import nn
 
 from midrib.registry import Registry, TensorInput
-from midrib.server._engine.served_backbone import State
+from midrib.server._engine.description import State
 from midrib.server._settings import BackboneSettings
 from midrib.server.testing import RunningServer, serving
 from midrib.v1 import backbone_pb2, backbone_pb2_grpc

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from midrib.registry import InputSpec, TensorInput, TextInput
+from midrib.server._compute.config import ComputeConfig
 from midrib.server._compute.devices import CpuDevice
-from midrib.server._compute.forward import ComputeConfig, Forward
+from midrib.server._compute.forward import Forward
 
 WIDTH = 3
 PAIR = TensorInput((2,))

@@ -12,8 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from midrib.registry import InputSpec, TensorInput, TextInput
-from midrib.server._compute.forward import ComputeConfig, Forward, available_devices, example_rows, use_tf32
-from midrib.server._engine.replica import OutputError
+from midrib.server._compute.config import ComputeConfig
+from midrib.server._compute.devices import available_devices, use_tf32
+from midrib.server._compute.examples import example_rows
+from midrib.server._compute.forward import Forward
+from midrib.server._engine.compute import OutputError
 from midrib.wire import Array
 
 

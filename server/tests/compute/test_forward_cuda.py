@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from midrib.registry import TensorInput
-from midrib.server._compute.forward import ComputeConfig, Forward, use_tf32
+from midrib.server._compute.config import ComputeConfig
+from midrib.server._compute.devices import use_tf32
+from midrib.server._compute.forward import Forward
 from midrib.wire import Array
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")

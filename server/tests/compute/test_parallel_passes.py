@@ -1,4 +1,4 @@
-"""A CPU computes the pieces of a batch side by side, where that was measured to be faster."""
+"""A CPU computes the micro-batches of a batch in parallel, if that was measured to be faster."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from midrib.registry import TensorInput
-from midrib.server._calibration.width import tune_width
+from midrib.server._compute.config import ComputeConfig
 from midrib.server._compute.devices import CpuDevice
-from midrib.server._compute.forward import ComputeConfig, Forward
+from midrib.server._compute.forward import Forward
 from midrib.server._compute.parallel_passes import ParallelPasses
 
 PAIR = TensorInput((2,))
@@ -52,8 +52,8 @@ class Meeting(nn.Module):
         return batch
 
 
-def with_crew(module: nn.Module, width: int, *, rows: int | None = None, threads: int = 1) -> Forward:
-    """Forward passes of at most so many rows, so many side by side."""
+def parallel(module: nn.Module, width: int, *, rows: int | None = None, threads: int = 1) -> Forward:
+    """Return a forward of `width` parallel passes, each of at most `rows` rows."""
     forward = Forward(module, PAIR, ComputeConfig(dtype="float64"))
     assert isinstance(forward.device, CpuDevice)
     forward.device.parallel_passes = ParallelPasses(width, threads)
@@ -67,34 +67,32 @@ def rows_of(count: int) -> np.ndarray:
 
 @settings(deadline=None)
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=6), st.integers(1, 4), st.integers(1, 10))
-def test_the_rows_are_those_of_a_whole_batch(items: list[int], width: int, piece: int) -> None:
-    """In their order, whoever computed them."""
+def test_the_rows_are_those_of_a_whole_batch(items: list[int], width: int, micro_batch: int) -> None:
+    """In their order, whichever thread computed them."""
     module, batch = Passes(), [(rows_of(count),) for count in items]
-    whole, got = Forward(module, PAIR, ComputeConfig(dtype="float64"))(batch), with_crew(module, width, rows=piece)(
-        batch
-    )
-    np.testing.assert_allclose(np.concatenate(got), np.concatenate(whole), rtol=1e-12)
+    whole = Forward(module, PAIR, ComputeConfig(dtype="float64"))(batch)
+    rows = parallel(module, width, rows=micro_batch)(batch)
+    np.testing.assert_allclose(np.concatenate(rows), np.concatenate(whole), rtol=1e-12)
 
 
 @settings(deadline=None)
 @given(st.integers(1, 12), st.integers(1, 4), st.integers(1, 5))
-def test_gradients_are_those_of_a_whole_batch(rows: int, width: int, piece: int) -> None:
-    """They are computed in the same pieces."""
+def test_gradients_are_those_of_a_whole_batch(rows: int, width: int, micro_batch: int) -> None:
+    """They are computed in the same micro-batches."""
     module, batch = Passes(), [(rows_of(rows), np.ones((rows, 3), np.float32))]
-    (whole,), (got,) = Forward(module, PAIR, ComputeConfig(dtype="float64"))(batch), with_crew(
-        module, width, rows=piece
-    )(batch)
-    np.testing.assert_allclose(got, whole, rtol=1e-12)
+    (whole,) = Forward(module, PAIR, ComputeConfig(dtype="float64"))(batch)
+    (gradient,) = parallel(module, width, rows=micro_batch)(batch)
+    np.testing.assert_allclose(gradient, whole, rtol=1e-12)
 
 
 def test_two_passes_run_at_a_time() -> None:
     """Each of these waits for the other."""
-    (rows,) = with_crew(Meeting(), 2)([(rows_of(6),)])
+    (rows,) = parallel(Meeting(), 2)([(rows_of(6),)])
     np.testing.assert_array_equal(rows, rows_of(6))
 
 
 @pytest.mark.parametrize(
-    ("rows", "piece", "passes"),
+    ("rows", "micro_batch", "passes"),
     [
         pytest.param(10, None, [5, 5], id="equal shares of a whole batch"),
         pytest.param(10, 4, [2, 2, 3, 3], id="as many passes for each, where three would be enough"),
@@ -102,30 +100,30 @@ def test_two_passes_run_at_a_time() -> None:
         pytest.param(2, 8, [1, 1], id="a row for each"),
     ],
 )
-def test_everyone_computes_as_many_rows(rows: int, piece: int | None, passes: list[int]) -> None:
-    """To a row, and to a pass: nobody waits while another computes what could have been shared."""
+def test_passes_have_equal_shares(rows: int, micro_batch: int | None, passes: list[int]) -> None:
+    """They differ by one row at most, and every thread has as many passes: none waits for another that has more."""
     module = Passes()
-    with_crew(module, 2, rows=piece)([(rows_of(rows),)])
+    parallel(module, 2, rows=micro_batch)([(rows_of(rows),)])
     assert sorted(module.rows) == passes
 
 
-def test_too_few_rows_are_one_pass_of_the_replica_itself() -> None:
-    """It has all the threads for itself."""
+def test_too_few_rows_are_one_pass_of_the_replicas_thread() -> None:
+    """It has all intra-op threads."""
     module = Passes()
-    with_crew(module, 4)([(rows_of(3),)])
+    parallel(module, 4)([(rows_of(3),)])
     assert (module.rows, module.threads) == ([3], {threading.current_thread().name})
 
 
 def test_a_pass_has_its_number_of_threads() -> None:
-    """Whatever the replica's own is."""
+    """The count of the replica's thread stays the same."""
     module, before = Passes(), torch.get_num_threads()
-    with_crew(module, 2, threads=before + 1)([(rows_of(8),)])
+    parallel(module, 2, threads=before + 1)([(rows_of(8),)])
     assert module.counts == {before + 1}
     assert torch.get_num_threads() == before
 
 
-def test_a_failure_is_raised_once_nobody_reads_the_batch() -> None:
-    """The next one is written over it."""
+def test_a_failure_is_raised_once_all_passes_have_ended() -> None:
+    """The next batch is written over the rows that they read."""
     failed, ended = threading.Event(), threading.Event()
 
     def fail() -> Tensor:
@@ -148,58 +146,9 @@ def test_its_threads_end_with_it() -> None:
     before = set(threading.enumerate())
     parallel_passes = ParallelPasses(2, 1)
     parallel_passes.run([lambda: torch.ones(1)] * 2)
-    mine = set(threading.enumerate()) - before
+    started = set(threading.enumerate()) - before
     del parallel_passes
-    for thread in mine:
+    for thread in started:
         thread.join(WAIT_S)
-    assert mine
-    assert not any(thread.is_alive() for thread in mine)
-
-
-class Machine:
-    """Batches that take what the test says at each width, and a clock that they move.
-
-    seconds: by width.  disturbances: by the number of a run, how much longer it takes.
-    """
-
-    def __init__(self, seconds: dict[int, float], disturbances: dict[int, float] | None = None) -> None:
-        self._seconds, self._disturbances = seconds, disturbances or {}
-        self.now = 0.0
-        self.ran: list[int] = []
-
-    def work(self, width: int) -> None:
-        self.now += self._seconds[width] * self._disturbances.get(len(self.ran), 1.0)
-        self.ran.append(width)
-
-    def clock(self) -> float:
-        return self.now
-
-
-def tuned(machine: Machine, seconds: float = 10.0) -> int:
-    return tune_width(machine.work, [1, 2, 4], seconds=seconds, clock=machine.clock)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "best"),
-    [
-        pytest.param({1: 0.16, 2: 0.13, 4: 0.15}, 2, id="the fastest"),
-        pytest.param({1: 0.10, 2: 0.13, 4: 0.15}, 1, id="one after the other"),
-        pytest.param({1: 0.10, 2: 0.12, 4: 0.11}, 4, id="side by side, where that costs a tenth"),
-        pytest.param({1: 4e-3, 2: 2e-3, 4: 2e-3}, 1, id="too short to divide"),
-    ],
-)
-def test_the_fastest_width_is_chosen(seconds: dict[int, float], best: int) -> None:
-    """Of a batch's time."""
-    assert tuned(Machine(seconds)) == best
-
-
-def test_a_disturbance_does_not_choose() -> None:
-    """Neither one that slows a run down, nor a first run that has to warm up."""
-    machine = Machine({1: 0.16, 2: 0.13, 4: 0.20}, {1: 10.0, 4: 2.0})
-    assert tuned(machine) == 2
-
-
-def test_a_slow_backbone_is_measured_once() -> None:
-    """No turn begins after the time: the first one's has to do."""
-    machine = Machine({1: 4.0, 2: 2.0, 4: 3.0})
-    assert (tuned(machine, 2.0), machine.ran) == (2, [1, 2, 4])
+    assert started
+    assert not any(thread.is_alive() for thread in started)

@@ -7,7 +7,8 @@ from contextlib import suppress
 
 import numpy as np
 
-from midrib.server._engine.batcher import Batcher, BatchLimits
+from midrib.server._engine.batch_limits import BatchLimits
+from midrib.server._engine.batcher import Batcher
 from midrib.server._engine.item import Item, Priority
 from midrib.wire import DeadlineExceededError, OverloadedError, UnavailableError
 
@@ -90,7 +91,7 @@ async def test_flows_that_have_ended_are_forgotten_while_the_queue_never_empties
     for stream in range(5000):
         batcher.submit(item(flow=stream))
         await batcher.take()
-    assert (batcher.queued_items, len(batcher.flows) < 600) == (1, True)
+    assert (batcher.queued_items, len(batcher.queue.flows) < 600) == (1, True)
 
 
 async def test_items_that_leave_in_thousands_leave_no_entries_behind() -> None:
@@ -102,7 +103,7 @@ async def test_items_that_leave_in_thousands_leave_no_entries_behind() -> None:
         batcher.submit(gone)
         gone.done.cancel()
         await asyncio.sleep(0)
-    assert sum(len(heap) for heap in batcher._buckets.values()) < 100
+    assert sum(len(heap) for heap in batcher.queue._buckets.values()) < 100
 
 
 async def test_no_delay_is_added_when_max_delay_is_zero() -> None:

@@ -11,7 +11,8 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
-from midrib.server._engine.replica import Arrays, Compute, Replica
+from midrib.server._engine.compute import Arrays, Compute
+from midrib.server._engine.replica import Replica
 from midrib.wire import Array, UnavailableError
 
 

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from midrib.registry import TensorInput
-from midrib.server._engine.batcher import BatchLimits
+from midrib.server._engine.batch_limits import BatchLimits
+from midrib.server._engine.compute import Arrays
+from midrib.server._engine.description import Description
 from midrib.server._engine.item import Item, Outcome
-from midrib.server._engine.replica import Arrays
-from midrib.server._engine.served_backbone import Description, ServedBackbone
+from midrib.server._engine.served_backbone import ServedBackbone
 from midrib.wire import Array, InternalError
 
 DESCRIPTION = Description("test/embedding/wrong", "0" * 64, 2, TensorInput((2,)), "cpu", "float32", "")

@@ -15,7 +15,7 @@ import pytest
 
 from midrib.registry import Registry
 from midrib.server._catalogue.processes import host_in_processes
-from midrib.server._engine.replica import Compute
+from midrib.server._engine.compute import Compute
 from midrib.server._settings import BackboneSettings, Settings
 from midrib.server._worker.compute import WorkerCompute
 from midrib.server.testing import RunningServer, serving

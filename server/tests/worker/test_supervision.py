@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from midrib.server._engine.replica import Arrays, run_or_split
+from midrib.server._engine.compute import Arrays
+from midrib.server._engine.replica import run_or_split
 from midrib.server._worker.compute import WorkerCompute
 from midrib.server._worker.process import BatchFailedError, WorkerDiedError
 from midrib.server._worker.supervision import WorkerLostError

@@ -19,7 +19,7 @@ from midrib.registry import AbstractRegistry
 from midrib.server._admission.tokens import Tokens
 from midrib.server._calls.embedder import Embedder
 from midrib.server._catalogue.catalogue import Catalogue, CatalogueEntry
-from midrib.server._engine.served_backbone import State
+from midrib.server._engine.description import State
 from midrib.server._foreign import in_thread
 from midrib.server._grpc.backbone_service import BackboneService
 from midrib.server._grpc.decoding import DecodingServer

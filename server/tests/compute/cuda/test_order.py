@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from midrib.registry import TensorInput
-from midrib.server._compute.forward import ComputeConfig, Forward
+from midrib.server._compute.config import ComputeConfig
+from midrib.server._compute.forward import Forward
 from midrib.wire import Array
 
 SPEC = TensorInput((4,))

@@ -10,7 +10,8 @@ import torch
 
 from midrib.backbones import Backbone
 from midrib.registry import TextInput
-from midrib.server._compute.forward import Forward, example_rows
+from midrib.server._compute.examples import example_rows
+from midrib.server._compute.forward import Forward
 from midrib.wire import Array, MidribError
 
 # Largest difference between a row alone in the loader's own module and the same row in a batch of the engine,

@@ -1,28 +1,42 @@
-"""The compute plan of a backbone on a CPU: threads, parallel passes and micro-batches, by measurement."""
+"""The compute plan of a backbone on a CPU: threads, parallel passes and micro-batches, by measurement.
+
+A batch of the engine computes for a tenth of a second at most, so the batches measured here do too.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import torch
 
-from midrib.server._calibration import medians, micro_batch
-from midrib.server._calibration.threads import tune, up_to
-from midrib.server._calibration.width import tune_width
+from midrib.server._calibration.fastest import fastest, seconds_of
+from midrib.server._calibration.threads import powers_up_to
 from midrib.server._compute.devices import CpuDevice
-from midrib.server._compute.forward import Forward, example_rows
+from midrib.server._compute.examples import example_rows
+from midrib.server._compute.forward import Forward
 from midrib.server._compute.parallel_passes import ParallelPasses
-from midrib.server._engine.batcher import BatchLimits
+from midrib.server._engine.batch_limits import BatchLimits
 from midrib.server._engine.buckets import elements
 
-# Threads are chosen by a single row and by a batch of this many rows, or of fewer rows that take this long. (With half
-# the time, MiniLM got one thread or two by chance.)
-_BATCH_ROWS = 16
-_BATCH_S = 0.2
+Clock = Callable[[], float]
+
+_BATCH_S = 0.1
+# Threads are chosen by single rows and by a batch of at most this many rows.
+_THREAD_ROWS = 16
+_THREAD_SECONDS = 2.0
+# More threads must be faster by this share: on a machine that becomes busy they wait for each other, and a pass of two
+# took ten times as long as a pass of one.
+_MORE_THREADS = 0.25
+# Fewer parallel passes must be faster by this share: beside a busy event loop they lose more than parallel ones.
+_FEWER_PASSES = 0.25
+# Micro-batches must be faster than whole batches by this share: more passes cost more of the interpreter's time.
+_MICRO_BATCHES = 0.2
+# Do not split passes shorter than this: every extra pass competes with the event loop for the interpreter lock.
+_SHORT_S = 5e-3
 
 
 @dataclass(frozen=True)
@@ -43,39 +57,97 @@ class ComputePlan:
         return f"{self.threads} thread{'s' if self.threads > 1 else ''} a pass{beside}{most}"
 
 
-def choose_threads(forward: Forward, counts: Sequence[int], *, clock: Callable[[], float] = time.perf_counter) -> int:
-    """Set the intra-op threads of this thread to the fastest of the counts, and return it."""
+def choose_threads(forward: Forward, counts: Sequence[int], *, clock: Clock = time.perf_counter) -> int:
+    """Set the intra-op threads of this thread to the fastest of the counts, and return it.
+
+    counts: rising. Single rows and a batch have the same weight: as many rows are measured as take as long as it.
+    """
     lone = _pass(forward, 1)
+    torch.set_num_threads(counts[0])
     lone()  # the first pass also initialises: it is not measured
     if len(counts) == 1:
-        torch.set_num_threads(counts[0])
         return counts[0]
-    rows = _batch_rows(medians.seconds(lone, clock))
-    return tune([lone, _pass(forward, rows)] if rows > 1 else [lone], counts, clock=clock)
-
-
-def choose_width(forward: Forward, device: CpuDevice, threads: int, seconds: float) -> int:
-    """Return how many parallel passes compute a batch fastest, and let the device use them.
-
-    threads: of all passes together.  seconds: the time to measure in; if it is too short, the result is 1.
-    """
-    widths = up_to(threads)
-    if len(widths) == 1:
-        return 1
-    lone_s = medians.seconds(_pass(forward, 1))
-    rows = max(threads, _batch_rows(lone_s))
-    if rows * lone_s > seconds:
-        return 1
-    passes = {width: parallel_passes_for(width, threads) for width in widths}
+    lone_s = _seconds(lone, clock)
+    rows = min(_THREAD_ROWS, max(1, int(_BATCH_S / lone_s)))
     batch = _pass(forward, rows)
+    repeats = max(1, min(rows, round(seconds_of(batch, clock) / lone_s))) if rows > 1 else 0
 
-    def work(width: int) -> None:
-        device.parallel_passes = passes[width]
+    def work(count: int) -> None:
+        torch.set_num_threads(count)
         batch()
+        for _ in range(repeats):
+            lone()
 
-    chosen = tune_width(work, widths, seconds=seconds)
-    device.parallel_passes = passes[chosen]
+    chosen = fastest(counts, work, margin=_MORE_THREADS, seconds=_THREAD_SECONDS, clock=clock)
+    torch.set_num_threads(chosen)
     return chosen
+
+
+@dataclass(frozen=True)
+class PassCalibration:
+    """Measures in which passes a CPU computes a batch fastest, and has the device use them.
+
+    forward, device: of one replica.  limits: of a batch.  seconds: the time for each of the two measurements.
+    """
+
+    forward: Forward
+    device: CpuDevice
+    limits: BatchLimits
+    seconds: float
+    clock: Clock = time.perf_counter
+
+    @cached_property
+    def rows(self) -> int:
+        """The rows of a batch of a tenth of a second, within the limits; at least 1."""
+        lone_s = _seconds(_pass(self.forward, 1), self.clock)
+        return max(1, min(self.limits.rows_of(self.row_elements), int(_BATCH_S / lone_s)))
+
+    @cached_property
+    def row_elements(self) -> int:
+        """The elements of a row."""
+        return elements(example_rows(self.forward.spec, 1).shape)
+
+    def choose_width(self, threads: int) -> int:
+        """Return how many parallel passes compute a batch fastest.
+
+        threads: of all passes together.
+        """
+        batch = _pass(self.forward, self.rows)
+        widths = [width for width in powers_up_to(threads) if width <= self.rows]
+        if len(widths) == 1 or _seconds(batch, self.clock) < _SHORT_S:
+            return 1
+        passes = {width: parallel_passes_for(width, threads) for width in widths}
+
+        def work(width: int) -> None:
+            self.device.parallel_passes = passes[width]
+            batch()
+
+        chosen = self._fastest(widths[::-1], work, _FEWER_PASSES)
+        self.device.parallel_passes = passes[chosen]
+        return chosen
+
+    def choose_micro_batch(self, width: int) -> int | None:
+        """Return the number of elements per pass that is fastest with `width` parallel passes; None for whole batches.
+
+        Elements rather than rows: a micro-batch holds more texts if they are shorter.
+        """
+        share = -(-self.rows // width)
+        if share == 1:
+            return None
+        batch = _pass(self.forward, self.rows)
+        batch_s = _seconds(batch, self.clock)
+        sizes = [size for size in powers_up_to(share)[-2::-1] if batch_s * size / share >= _SHORT_S]
+
+        def work(size: int) -> None:
+            self.device.micro_batch_elements = size * self.row_elements
+            batch()
+
+        chosen = self._fastest([share, *sizes], work, _MICRO_BATCHES)
+        self.device.micro_batch_elements = None if chosen == share else chosen * self.row_elements
+        return self.device.micro_batch_elements
+
+    def _fastest(self, candidates: Sequence[int], work: Callable[[int], object], margin: float) -> int:
+        return fastest(candidates, work, margin=margin, seconds=self.seconds, clock=self.clock)
 
 
 def parallel_passes_for(width: int, threads: int) -> ParallelPasses | None:
@@ -83,23 +155,13 @@ def parallel_passes_for(width: int, threads: int) -> ParallelPasses | None:
     return ParallelPasses(width, threads // width) if width > 1 else None
 
 
-def choose_micro_batch(forward: Forward, width: int, limits: BatchLimits, seconds: float) -> int | None:
-    """Return the number of elements per pass that is fastest with `width` parallel passes; None for whole batches.
-
-    Elements rather than rows: a micro-batch holds more texts if they are shorter.  seconds: the time to measure in.
-    """
-    row_elements = elements(example_rows(forward.spec, 1).shape)
-    most = -(-limits.rows_of(row_elements) // width)
-    rows = micro_batch.tune_rows(lambda rows: _pass(forward, rows * width)(), most, seconds=seconds)
-    return None if rows == most else rows * row_elements
-
-
-def _batch_rows(lone_s: float) -> int:
-    """Return the number of rows to measure a batch with, if a single row takes `lone_s` seconds."""
-    return min(_BATCH_ROWS, int(_BATCH_S / lone_s))
+def _seconds(work: Callable[[], object], clock: Clock) -> float:
+    """Return the least seconds of five trials, which other work disturbed least; of one trial if it is long."""
+    first = max(1e-9, seconds_of(work, clock))
+    return first if first > _BATCH_S else min(first, *(max(1e-9, seconds_of(work, clock)) for _ in range(4)))
 
 
 def _pass(forward: Forward, rows: int) -> Callable[[], object]:
-    """A pass of so many rows, which are alike: they take as long, and no memory."""
+    """Return a pass of `rows` equal rows: they take as long as any others, and no memory."""
     row = example_rows(forward.spec, 1)
     return partial(forward, [(np.broadcast_to(row, (rows, *row.shape[1:])),)])

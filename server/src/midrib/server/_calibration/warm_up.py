@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import torch
 
-from midrib.server._compute.forward import Forward, example_rows
-from midrib.server._engine.batcher import BatchLimits
+from midrib.server._compute.examples import example_rows
+from midrib.server._compute.forward import Forward
+from midrib.server._engine.batch_limits import BatchLimits
 from midrib.server._engine.buckets import elements, usual_shapes
 
 

@@ -17,8 +17,8 @@ from midrib.server._admission.tokens import Scope
 from midrib.server._calls.requests import Caller, Openable, check_reply, empty_outcome, new_item, open_backbone, timing
 from midrib.server._catalogue.catalogue import Catalogue
 from midrib.server._catalogue.loading import Loaded
+from midrib.server._engine.description import Description
 from midrib.server._engine.item import Outcome
-from midrib.server._engine.served_backbone import Description
 from midrib.server._intake.options import apply_options, check_options
 from midrib.v1 import embedding_pb2
 from midrib.wire import Array, InputKindError

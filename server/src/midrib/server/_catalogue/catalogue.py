@@ -14,7 +14,8 @@ from midrib.registry import AbstractRegistry
 from midrib.server._catalogue.eviction import Resident, evictions
 from midrib.server._catalogue.loading import Loaded, load
 from midrib.server._catalogue.memory import give_memory_back
-from midrib.server._engine.served_backbone import ServedBackbone, State
+from midrib.server._engine.description import State
+from midrib.server._engine.served_backbone import ServedBackbone
 from midrib.server._errors import public_error
 from midrib.server._foreign import in_thread
 from midrib.server._intake.media import MediaPool

@@ -11,18 +11,13 @@ from torch import nn
 
 from midrib.backbones import Backbone
 from midrib.server._calibration.parity import PARITY_BOUND, ParityReference, check_parity
-from midrib.server._calibration.plan import (
-    ComputePlan,
-    choose_micro_batch,
-    choose_threads,
-    choose_width,
-    parallel_passes_for,
-)
+from midrib.server._calibration.plan import ComputePlan, PassCalibration, choose_threads, parallel_passes_for
 from midrib.server._calibration.warm_up import warm_up
+from midrib.server._compute.config import ComputeConfig
 from midrib.server._compute.devices import CpuDevice
-from midrib.server._compute.forward import ComputeConfig, Forward
-from midrib.server._engine.batcher import BatchLimits
-from midrib.server._engine.replica import Compute
+from midrib.server._compute.forward import Forward
+from midrib.server._engine.batch_limits import BatchLimits
+from midrib.server._engine.compute import Compute
 
 logger = logging.getLogger(__name__)
 
@@ -93,12 +88,13 @@ class DeviceSetup:
     def _measure(self, forward: Forward, device: CpuDevice) -> ComputePlan:
         """Return the fastest plan, which this thread and the device use from now on."""
         threads = choose_threads(forward, self.warm_up_config.threads)
-        if self.config.strict:  # every row goes alone
+        config, width = self.warm_up_config, 1
+        if self.config.strict or config.warm_up_s <= 0:  # in strict mode every row is computed alone
             return ComputePlan(threads)
-        seconds, width = self.warm_up_config.warm_up_s, 1
+        passes = PassCalibration(forward, device, config.limits, config.warm_up_s)
         if self.config.compile is None:  # what is compiled is so for one number of threads
-            width = choose_width(forward, device, max(self.warm_up_config.threads), seconds)
-        return ComputePlan(threads, width, choose_micro_batch(forward, width, self.warm_up_config.limits, seconds))
+            width = passes.choose_width(max(config.threads))
+        return ComputePlan(threads, width, passes.choose_micro_batch(width))
 
     def _bound(self) -> float:
         on_gpu = self.config.device.startswith("cuda")

@@ -17,8 +17,9 @@ from midrib.server._catalogue.device_setup import DeviceSetup
 from midrib.server._catalogue.local import BackboneInfo, batch_limits, load_local
 from midrib.server._catalogue.processes import host_in_processes
 from midrib.server._catalogue.worker_entry import NotImportableError
-from midrib.server._engine.replica import Compute
-from midrib.server._engine.served_backbone import Description, ServedBackbone
+from midrib.server._engine.compute import Compute
+from midrib.server._engine.description import Description
+from midrib.server._engine.served_backbone import ServedBackbone
 from midrib.server._intake.intake import Intake
 from midrib.server._intake.media import MediaPool
 from midrib.server._settings import BackboneSettings, Settings

@@ -16,8 +16,9 @@ from midrib.registry import AbstractRegistry, InputSpec
 from midrib.server._calibration.parity import parity_reference
 from midrib.server._calibration.threads import thread_counts
 from midrib.server._catalogue.device_setup import DeviceSetup, WarmUpConfig
-from midrib.server._compute.forward import ComputeConfig, available_devices, use_tf32
-from midrib.server._engine.batcher import BatchLimits
+from midrib.server._compute.config import ComputeConfig
+from midrib.server._compute.devices import available_devices, use_tf32
+from midrib.server._engine.batch_limits import BatchLimits
 from midrib.server._settings import BackboneSettings, Settings
 
 

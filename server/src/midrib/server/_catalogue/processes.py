@@ -10,7 +10,7 @@ from typing import Any
 from midrib.registry import AbstractRegistry
 from midrib.server._catalogue.local import BackboneInfo
 from midrib.server._catalogue.worker_entry import NotImportableError, loader_path
-from midrib.server._engine.replica import Compute
+from midrib.server._engine.compute import Compute
 from midrib.server._settings import BackboneSettings, Settings
 from midrib.server._worker.compute import WorkerCompute
 from midrib.server._worker.process import WorkerSpec

@@ -12,7 +12,9 @@ from midrib.registry import AbstractRegistry
 from midrib.server._calibration.plan import ComputePlan
 from midrib.server._catalogue.device_setup import DeviceSetup
 from midrib.server._catalogue.local import BackboneInfo, batch_limits, load_local
-from midrib.server._compute.forward import Forward, available_devices, example_rows
+from midrib.server._compute.devices import available_devices
+from midrib.server._compute.examples import example_rows
+from midrib.server._compute.forward import Forward
 from midrib.server._engine.buckets import elements
 from midrib.server._settings import BackboneSettings, Settings
 from midrib.server._worker.messages import Prepared

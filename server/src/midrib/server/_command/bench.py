@@ -17,7 +17,7 @@ from rich.table import Table
 
 from midrib.remote import AsyncClient
 from midrib.server._command.server_process import server_process
-from midrib.server._compute.forward import example_rows
+from midrib.server._compute.examples import example_rows
 from midrib.wire import Array
 
 # Of a measurement's time, before anything counts.

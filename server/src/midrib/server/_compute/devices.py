@@ -44,10 +44,32 @@ def device_for(device: torch.device, dtype: torch.dtype) -> Device:
     return CudaDevice(device, dtype) if device.type == "cuda" else CpuDevice(dtype)
 
 
+def available_devices(device: str) -> list[str]:
+    """Return the devices that a setting names: "cpu", "cuda" (all GPUs), "cuda:1", or "auto" (all GPUs, or the CPU).
+
+    Raises ValueError if the setting names CUDA and torch sees no GPU.
+    """
+    gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    if device == "auto":
+        return gpus or ["cpu"]
+    if device.startswith("cuda") and not gpus:
+        raise ValueError(f"device {device!r} was asked for, and torch sees no CUDA device here: use device='cpu'")
+    return gpus if device == "cuda" else [device]
+
+
+def use_tf32(allowed: bool) -> None:
+    """Set whether float32 on a GPU may round its factors to TF32's ten bits, in matrix products and convolutions alike.
+
+    It is off unless a setting allows it: torch itself allows it for convolutions. It holds for the whole process.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
 class CpuDevice:
     """A CPU: the launching thread or a pool of threads computes, while the next batch is staged.
 
-    piece_elements: rows x elements of one pass, at most; of a whole batch where None.
+    micro_batch_elements: rows x elements of one pass, at most; None for whole batches.
     parallel_passes: the pool that computes passes in parallel; if None, or for few rows, they run one by one.
     """
 
@@ -60,25 +82,26 @@ class CpuDevice:
         self.parallel_passes: ParallelPasses | None = None
 
     def launch(self, staged: Sequence[Tensor], run: Run) -> Pending:
-        """Compute."""
-        parallel_passes = (
-            self.parallel_passes
-            if self.parallel_passes is not None and len(staged[0]) >= self.parallel_passes.width
-            else None
-        )
-        count = self._pieces(staged[0], 1 if parallel_passes is None else parallel_passes.width)
+        """Compute a batch, in micro-batches; raises what `run` raises."""
+        pool = self.parallel_passes
+        if pool is not None and len(staged[0]) < pool.width:
+            pool = None
+        count = self._micro_batches(staged[0], 1 if pool is None else pool.width)
         if count == 1:
             return Ready(self._computed(staged, run).contiguous())
-        pieces = zip(*(one.tensor_split(count) for one in staged), strict=True)
-        works = [partial(self._computed, piece, run) for piece in pieces]
-        return Ready(torch.cat([work() for work in works] if parallel_passes is None else parallel_passes.run(works)))
+        micro_batches = zip(*(tensor.tensor_split(count) for tensor in staged), strict=True)
+        works = [partial(self._computed, micro_batch, run) for micro_batch in micro_batches]
+        return Ready(torch.cat([work() for work in works] if pool is None else pool.run(works)))
 
     def _computed(self, tensors: Sequence[Tensor], run: Run) -> Tensor:
-        rows = run([_as_computed(one, self._dtype) for one in tensors])
+        rows = run([_as_computed(tensor, self._dtype) for tensor in tensors])
         return rows.detach() if rows.requires_grad else rows
 
-    def _pieces(self, rows: Tensor, width: int) -> int:
-        """How many a batch is computed in, so many at a time; equal to a row, since the last ones pay for being few."""
+    def _micro_batches(self, rows: Tensor, width: int) -> int:
+        """Return the number of micro-batches of a batch, a multiple of `width`, at most one for each row.
+
+        They have equal numbers of rows, within one: a small last one would cost nearly as much as a full one.
+        """
         count = 1
         if self.micro_batch_elements is not None and len(rows):
             count = -(-len(rows) // max(1, self.micro_batch_elements // max(1, rows[0].numel())))
@@ -104,12 +127,12 @@ class CudaDevice:
     def launch(self, staged: Sequence[Tensor], run: Run) -> Pending:
         """Queue the copies and the computation; nothing here waits for the device."""
         with torch.cuda.stream(self._copying_in):
-            arrived = [one.to(self._device, non_blocking=True) for one in staged]
+            arrived = [tensor.to(self._device, non_blocking=True) for tensor in staged]
         self._computing.wait_stream(self._copying_in)
         with torch.cuda.stream(self._computing):
-            for one in arrived:
-                one.record_stream(self._computing)
-            rows = run([_as_computed(one, self._dtype) for one in arrived]).detach().contiguous()
+            for tensor in arrived:
+                tensor.record_stream(self._computing)
+            rows = run([_as_computed(tensor, self._dtype) for tensor in arrived]).detach().contiguous()
         self._copying_out.wait_stream(self._computing)
         with torch.cuda.stream(self._copying_out):
             # From torch's cache of pinned memory, where it goes again once the last of its rows has been sent.

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from midrib.server._engine.replica import OutputError
+from midrib.server._engine.compute import OutputError
 
 
 def checked(embed: Callable[[Tensor], Tensor], num_features: int | None) -> Callable[[Tensor], Tensor]:

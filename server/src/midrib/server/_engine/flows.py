@@ -2,7 +2,8 @@
 
 Order: start-time fair queueing. Each item is tagged with the virtual time at which its flow's earlier items are paid
 for, and the smallest tag leaves first. So the items of a flow stay in order, a flow with a thousand items waiting does
-not delay the first of another, and a priority is a weight that starves nobody.
+not delay the first of another, and a priority is a weight that starves nobody. An item that is larger than a batch is
+tagged again for each of its parts, so that the items that its flow has queued meanwhile leave before the rest of it.
 Source: Goyal, Vin & Cheng, "Start-time Fair Queuing", SIGCOMM 1996, section 2.
 
 Share: dynamic thresholds. A flow may fill the queue up to 16 times the room that is still free. The queue has room for
@@ -72,14 +73,22 @@ class Flows:
             flow = self._flows[item.flow] = Flow()
         return flow
 
-    def queued(self, item: Item) -> float:
-        """Count an item that is queued, and return its start tag."""
+    def queued(self, item: Item) -> None:
+        """Count an item that is queued."""
         flow = self.of(item)
-        start = max(self._virtual_time, flow.paid)
-        flow.paid = start + max(item.cost, 1) / item.priority
         flow.items += 1
         flow.cost += item.cost
+
+    def tag(self, item: Item, cost: int) -> float:
+        """Return the start tag of an item's next rows, and charge its flow for their cost."""
+        flow = self.of(item)
+        start = max(self._virtual_time, flow.paid)
+        flow.paid = start + max(cost, 1) / item.priority
         return start
+
+    def shrunk(self, item: Item, cost: int) -> None:
+        """Count that a part of a queued item, of this cost, was taken."""
+        self.of(item).cost -= cost
 
     def left(self, item: Item) -> None:
         """Count an item that is not queued any more."""

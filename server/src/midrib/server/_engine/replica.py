@@ -16,57 +16,13 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
 
+from midrib.server._engine.compute import Arrays, Compute, Launched, Staged
 from midrib.server._errors import ordinary_error
 from midrib.wire import Array, UnavailableError
 
-Arrays: TypeAlias = tuple[Array, ...]
-
 # Bytes of a batch. Putting a smaller one together takes less time than waking another thread for it.
 _WORTH_A_THREAD = 1 << 20
-
-
-class OutputError(RuntimeError):
-    """A module or a replica returned something other than one row of features for each row of its input."""
-
-
-class Launched(Protocol):
-    """A batch that the device has.
-
-    ready: whether `finish` returns at once.
-    """
-
-    ready: bool
-
-    def finish(self) -> Sequence[Array | Exception]:
-        """Wait for the device; return the rows of each item, or the error of one that cannot be computed."""
-        ...
-
-
-class Staged(Protocol):
-    """A batch in its buffers."""
-
-    def launch(self) -> Launched:
-        """Start on it."""
-        ...
-
-
-class Compute(Protocol):
-    """What a replica runs.
-
-    depth: how many batches it can hold at a time, from being staged to being finished.
-    """
-
-    depth: int
-
-    def stage(self, batch: Sequence[Arrays]) -> Staged:
-        """Put a batch together; from another thread than the one that launches."""
-        ...
-
-    def close(self) -> None:
-        """Free what it holds; nothing is staged or launched after this."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

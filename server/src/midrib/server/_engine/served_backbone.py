@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from enum import Enum
 from typing import TypeAlias
 
-from midrib.registry import InputSpec
-from midrib.server._engine.batcher import Batcher, BatchLimits
+from midrib.server._engine.batch_limits import BatchLimits
+from midrib.server._engine.batcher import Batcher
+from midrib.server._engine.compute import Compute
+from midrib.server._engine.description import Description
 from midrib.server._engine.feeder import Feeder
 from midrib.server._engine.item import Item, Outcome
-from midrib.server._engine.replica import BatchReport, Compute, OutputError, Replica
-from midrib.server._errors import public_error
-from midrib.wire import Array, UnavailableError
+from midrib.server._engine.outcomes import Totals, outcomes_of
+from midrib.server._engine.replica import BatchReport, Replica
+from midrib.wire import UnavailableError
 
 logger = logging.getLogger(__name__)
 
@@ -26,61 +25,6 @@ _LAST_BATCH_S = 1.0
 
 # Told of every batch: its items, what came of each, and the seconds that it computed.
 OnBatch: TypeAlias = Callable[[Sequence[Item], Sequence[Outcome | Exception], float], None]
-
-
-class State(Enum):
-    """Where a backbone stands between being asked for and being gone."""
-
-    LOADING = "loading"
-    READY = "ready"
-    DRAINING = "draining"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True)
-class Description:
-    """What a client may know of a served backbone.
-
-    name: `namespace/name`.  num_features: the width of a row out.  dtype: what the forward pass computes in.
-    """
-
-    name: str
-    revision: str
-    num_features: int
-    input: InputSpec
-    device: str
-    dtype: str
-    license: str
-
-
-@dataclass
-class Totals:
-    """What the replicas did since the backbone was loaded.
-
-    answered, failed: items.  rows: of the items answered.  queue_s: that those waited.
-    compute_s: of the batches.  last: when a batch was last computed, on time.time.
-    """
-
-    batches: int = 0
-    answered: int = 0
-    failed: int = 0
-    rows: int = 0
-    queue_s: float = 0.0
-    compute_s: float = 0.0
-    last: float = 0.0
-
-    def add(self, outcomes: Sequence[Outcome | Exception], compute_s: float) -> None:
-        """Count one batch."""
-        self.batches += 1
-        self.compute_s += compute_s
-        self.last = time.time()
-        for outcome in outcomes:
-            if isinstance(outcome, Outcome):
-                self.answered += 1
-                self.rows += len(outcome.rows)
-                self.queue_s += outcome.queue_s
-            else:
-                self.failed += 1
 
 
 class ServedBackbone:
@@ -185,8 +129,10 @@ class ServedBackbone:
             return
         report = done.result()
         compute_s = report.finished - report.started
-        outcomes = self._outcomes(batch, report)
+        outcomes = list(outcomes_of(batch, report, self.description))
         self.totals.add(outcomes, compute_s)
+        if all(isinstance(outcome, Outcome) for outcome in outcomes):
+            self.batcher.queue.budget.add(sum(item.cost for item in batch), compute_s)
         for item, outcome in zip(batch, outcomes, strict=True):
             _settle(item, outcome)
         for listener in self.on_batch:
@@ -202,37 +148,6 @@ class ServedBackbone:
         replica = self._replica(index)
         await replica.start()
         return replica
-
-    def _outcomes(self, batch: Sequence[Item], report: BatchReport) -> list[Outcome | Exception]:
-        """Return the outcome of each item; equal errors of a batch are logged once, under one id."""
-        public: dict[tuple[type[Exception], str], Exception] = {}
-        outcomes: list[Outcome | Exception] = []
-        compute_s = report.finished - report.started
-        for item, result in zip(batch, self._checked(batch, report.results), strict=True):
-            if isinstance(result, Exception):
-                key = type(result), str(result)
-                if key not in public:
-                    public[key] = public_error(result, f"backbone {self.description.name} failed on this item")
-                outcomes.append(public[key])
-            else:
-                outcomes.append(Outcome(result, max(0.0, report.started - item.arrived), compute_s))
-        return outcomes
-
-    def _checked(self, batch: Sequence[Item], results: Sequence[Array | Exception]) -> Sequence[Array | Exception]:
-        """Return one result for each item: its rows, or an OutputError if the replica broke its contract."""
-        if len(results) != len(batch):
-            wrong = OutputError(f"the replica returned {len(results)} results for {len(batch)} items")
-            return [wrong] * len(batch)
-        return [self._checked_rows(item, result) for item, result in zip(batch, results, strict=True)]
-
-    def _checked_rows(self, item: Item, result: Array | Exception) -> Array | Exception:
-        if isinstance(result, Exception):
-            return result
-        # A gradient has the shape of its input, an embedding the width that the backbone declares.
-        shape = item.arrays[0].shape if len(item.arrays) > 1 else (item.rows, self.description.num_features)
-        if result.shape == shape and result.dtype.kind not in "iubOSU":
-            return result
-        return OutputError(f"the replica returned {result.dtype} {list(result.shape)}, expected floats {list(shape)}")
 
 
 def _settle(item: Item, outcome: Outcome | Exception) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from midrib.server._catalogue.catalogue import Catalogue, CatalogueEntry
 from midrib.server._catalogue.descriptions import limits_message
-from midrib.server._engine.served_backbone import State
+from midrib.server._engine.description import State
 from midrib.server._grpc.errors import Context
 from midrib.server._settings import BackboneSettings
 from midrib.v1 import backbone_pb2, backbone_pb2_grpc

@@ -9,7 +9,8 @@ from midrib.oip.v2 import inference_pb2
 from midrib.registry import InputSpec
 from midrib.server._catalogue.catalogue import CatalogueEntry
 from midrib.server._catalogue.loading import Loaded
-from midrib.server._engine.served_backbone import State, Totals
+from midrib.server._engine.description import State
+from midrib.server._engine.outcomes import Totals
 from midrib.server._intake.media import media_kind
 from midrib.server._oip.contents import BYTES, TENSOR_INPUT
 from midrib.server._oip.request import OUTPUT, datatype

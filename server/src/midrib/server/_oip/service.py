@@ -10,7 +10,7 @@ from midrib.server._calls.embedder import Embedder
 from midrib.server._calls.requests import open_backbone
 from midrib.server._catalogue.catalogue import CatalogueEntry
 from midrib.server._catalogue.loading import Loaded
-from midrib.server._engine.served_backbone import State
+from midrib.server._engine.description import State
 from midrib.server._grpc.backbone_service import BackboneService
 from midrib.server._grpc.context import caller_of
 from midrib.server._grpc.errors import Context

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from midrib.server._compute.joining import join_into, joined_shape, split_rows
-from midrib.server._engine.replica import Arrays
+from midrib.server._engine.compute import Arrays
 from midrib.server._worker.messages import BatchReply, BatchRequest, Prepared, Region
 from midrib.server._worker.process import BatchFailedError, BatchTooLongError, WorkerDiedError, WorkerProcess
 from midrib.server._worker.supervision import Supervisor

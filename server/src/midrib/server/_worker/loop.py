@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
-from midrib.server._engine.replica import Compute, Launched
+from midrib.server._engine.compute import Compute, Launched
 from midrib.server._worker.channel import Channel
 from midrib.server._worker.messages import BatchReply, BatchRequest, Prepared, Region
 from midrib.server._worker.shared_buffer import SharedBuffer

@@ -1,0 +1,29 @@
+"""Example rows of an input spec, for warming up and for measuring."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from midrib.registry import InputSpec, TextInput
+from midrib.server._engine.buckets import usual_shapes
+from midrib.wire import Array
+
+_EXAMPLE_TOKENS = 32
+
+
+def example_rows(spec: InputSpec, rows: int, shape: tuple[int, ...] | None = None) -> Array:
+    """Return rows of an input, [rows, *shape]: token ids from 1 to 99, or float32; the same values every time.
+
+    shape: of one row; by default a usual one.
+    """
+    source = np.random.default_rng(0)
+    if shape is None:
+        shape = (min(_EXAMPLE_TOKENS, spec.max_tokens),) if isinstance(spec, TextInput) else next(usual_shapes(spec))
+    if takes_integers(spec):
+        return source.integers(1, 100, (rows, *shape))
+    return source.standard_normal((rows, *shape), dtype=np.float32)
+
+
+def takes_integers(spec: InputSpec) -> bool:
+    """Return whether the rows of an input are integers, such as token ids."""
+    return spec.tensor.dtype.startswith(("int", "uint", "bool"))

@@ -1,0 +1,71 @@
+"""The passes of one module: embeddings of a batch, of a single row, and input gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from midrib.server._compute.config import ComputeConfig
+from midrib.server._compute.cuda_graphs import Graphs
+from midrib.server._compute.devices import Run
+from midrib.server._compute.output import checked
+
+
+class ModulePasses:
+    """Runs a module on tensors that are on its device and in its compute dtype.
+
+    module: in eval mode, its weights frozen, on the device of the config.
+    num_features: the width of the module's output, which is checked after every pass; any width if None.
+    """
+
+    def __init__(self, module: nn.Module, config: ComputeConfig, num_features: int | None) -> None:
+        self._module = module
+        embed: Callable[[Tensor], Tensor] = module
+        if config.compile is not None:
+            embed = torch.compile(module, backend=config.compile, dynamic=True)
+        self._embed = checked(embed, num_features)
+        on_gpu = torch.device(config.device).type == "cuda"
+        self.graphs = Graphs(self._embed) if config.graphs and on_gpu else None
+
+    def embed(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Return the embeddings, [rows, num_features], of one tensor [rows, ...]; by a CUDA graph if there is one.
+
+        Raises OutputError for an output that breaks the contract, and what the module raises.
+        """
+        with torch.inference_mode():
+            if self.graphs is not None and (rows := self.graphs.replay(inputs[0])) is not None:
+                return rows
+            return _within_memory(inputs, lambda tensors: self._embed(tensors[0]))
+
+    def embed_alone(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Return the embedding of one row, [1, ...] to [1, num_features], by the module itself. Raises as `embed`."""
+        with torch.inference_mode():
+            return self._embed(inputs[0])
+
+    def gradient(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Return the gradient of the input, [rows, ...], given the input and the gradient of its embedding.
+
+        Raises what the module raises.
+        """
+        return _within_memory(inputs, self._gradient)
+
+    def _gradient(self, inputs: Sequence[Tensor]) -> Tensor:
+        leaf = inputs[0].clone().requires_grad_()
+        with torch.enable_grad():
+            (gradient,) = torch.autograd.grad(self._module(leaf), leaf, inputs[1])
+        return gradient
+
+
+def _within_memory(inputs: Sequence[Tensor], run: Run) -> Tensor:
+    """Return the rows that `run` computes; a batch that does not fit into memory is run in two halves, once."""
+    try:
+        return run(inputs)
+    except (torch.OutOfMemoryError, MemoryError):
+        if len(inputs[0]) < 2:
+            raise
+    # Outside the handler: the traceback would keep the failed attempt's memory alive.
+    torch.cuda.empty_cache()
+    halves = zip(*(tensor.chunk(2) for tensor in inputs), strict=True)
+    return torch.cat([run(half) for half in halves])

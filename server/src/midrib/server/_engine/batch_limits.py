@@ -1,0 +1,70 @@
+"""How large a batch and a queue may become."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# A batch is as large as the device computes in this time. A device runs one batch after the other, so this is how long
+# an item waits at most for a batch that computes; staging and handing over a batch cost about a hundredth of it.
+_MAX_BATCH_S = 0.1
+# But never smaller than this: devices compute several rows at a time faster than one after the other.
+_MIN_ROWS = 4
+# Rows of a batch before any was measured: a few small batches are soon over, whatever the speed of the backbone.
+_UNMEASURED_ROWS = 16
+# The weight that earlier batches keep with each further one: the speed follows the last ten or so.
+_KEPT = 0.8
+
+
+@dataclass(frozen=True)
+class BatchLimits:
+    """Limits of a batch and of the queue.
+
+    max_rows, max_cost: of one batch.  max_queue_items, max_queue_cost: of the queued items of one flow.
+    max_delay_s: how long a small batch waits for more items under load.
+    """
+
+    max_rows: int
+    max_cost: int
+    max_queue_items: int
+    max_queue_cost: int
+    max_delay_s: float = 2e-3
+
+    def rows_of(self, elements: int) -> int:
+        """Return the number of rows of this many elements that a batch holds; at least 1."""
+        return max(1, min(self.max_rows, self.max_cost // elements))
+
+
+class BatchBudget:
+    """How large the next batch may be: within the limits, and within the time that one batch may compute.
+
+    So nobody waits long behind the thousand rows of another caller, nor behind rows that nobody waits for any more.
+    """
+
+    def __init__(self, limits: BatchLimits) -> None:
+        self._limits = limits
+        self._cost = 0.0
+        self._seconds = 0.0
+
+    def add(self, cost: int, compute_s: float) -> None:
+        """Count a batch of this cost that was computed in `compute_s` seconds."""
+        self._cost = _KEPT * self._cost + cost
+        self._seconds = _KEPT * self._seconds + compute_s
+
+    def is_full(self, rows: int, cost: int) -> bool:
+        """Return whether so many rows of this cost fill a batch."""
+        return rows >= self._limits.max_rows or cost >= self._limits.max_cost or not self._timely(rows, cost, 1)
+
+    def rows_beside(self, rows: int, cost: int, row_cost: int) -> int:
+        """Return the number of rows, each of `row_cost`, that a batch of `rows` and `cost` still takes.
+
+        At least 1 if the batch is empty.
+        """
+        fitting = min(self._limits.max_rows - rows, (self._limits.max_cost - cost) // row_cost)
+        return max(int(not rows), min(fitting, self._timely(rows, cost, row_cost)))
+
+    def _timely(self, rows: int, cost: int, row_cost: int) -> int:
+        """Return the number of further rows that the device computes in time."""
+        if not self._seconds:
+            return max(0, _UNMEASURED_ROWS - rows)
+        timely_cost = int(_MAX_BATCH_S * self._cost / self._seconds)
+        return max(0, _MIN_ROWS - rows, (timely_cost - cost) // row_cost)

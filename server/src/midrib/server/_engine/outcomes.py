@@ -1,0 +1,78 @@
+"""From the report of a batch to the outcome of each item, and the totals of a backbone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from midrib.server._engine.compute import OutputError
+from midrib.server._engine.description import Description
+from midrib.server._engine.item import Item, Outcome
+from midrib.server._engine.replica import BatchReport
+from midrib.server._errors import public_error
+from midrib.wire import Array
+
+
+@dataclass
+class Totals:
+    """The work of all replicas since the backbone was loaded.
+
+    answered, failed: items.  rows: of the answered items.  queue_s: that those waited.
+    compute_s: of the batches.  last: when a batch was last computed, on time.time.
+    """
+
+    batches: int = 0
+    answered: int = 0
+    failed: int = 0
+    rows: int = 0
+    queue_s: float = 0.0
+    compute_s: float = 0.0
+    last: float = 0.0
+
+    def add(self, outcomes: Sequence[Outcome | Exception], compute_s: float) -> None:
+        """Count one batch."""
+        self.batches += 1
+        self.compute_s += compute_s
+        self.last = time.time()
+        for outcome in outcomes:
+            if isinstance(outcome, Outcome):
+                self.answered += 1
+                self.rows += len(outcome.rows)
+                self.queue_s += outcome.queue_s
+            else:
+                self.failed += 1
+
+
+def outcomes_of(batch: Sequence[Item], report: BatchReport, description: Description) -> Iterator[Outcome | Exception]:
+    """Yield the outcome of each item; equal errors of a batch are logged once, under one id."""
+    public: dict[tuple[type[Exception], str], Exception] = {}
+    compute_s = report.finished - report.started
+    for item, result in zip(batch, _checked(batch, report.results, description), strict=True):
+        if isinstance(result, Exception):
+            key = type(result), str(result)
+            if key not in public:
+                public[key] = public_error(result, f"backbone {description.name} failed on this item")
+            yield public[key]
+        else:
+            yield Outcome(result, max(0.0, report.started - item.arrived), compute_s)
+
+
+def _checked(
+    batch: Sequence[Item], results: Sequence[Array | Exception], description: Description
+) -> Sequence[Array | Exception]:
+    """Return one result for each item: its rows, or an OutputError if the replica broke its contract."""
+    if len(results) != len(batch):
+        wrong = OutputError(f"the replica returned {len(results)} results for {len(batch)} items")
+        return [wrong] * len(batch)
+    return [_checked_rows(item, result, description.num_features) for item, result in zip(batch, results, strict=True)]
+
+
+def _checked_rows(item: Item, result: Array | Exception, num_features: int) -> Array | Exception:
+    if isinstance(result, Exception):
+        return result
+    # A gradient has the shape of its input, an embedding the width that the backbone declares.
+    shape = item.arrays[0].shape if len(item.arrays) > 1 else (item.rows, num_features)
+    if result.shape == shape and result.dtype.kind not in "iubOSU":
+        return result
+    return OutputError(f"the replica returned {result.dtype} {list(result.shape)}, expected floats {list(shape)}")
