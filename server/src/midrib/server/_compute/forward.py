@@ -65,7 +65,7 @@ class Forward:
             self._module = self._module.to(self.dtype)
         self.spec = spec
         self.torch_device = device
-        self._strict = config.strict
+        self.strict = config.strict
         embed: Callable[[Tensor], Tensor] = self._module
         if config.compile is not None:
             embed = torch.compile(self._module, backend=config.compile, dynamic=True)
@@ -87,7 +87,7 @@ class Forward:
         buffer = self._buffers.take()
         staged = Staged(self, buffer, [len(arrays[0]) for arrays in batch])
         try:
-            if self._strict and len(batch[0]) == 1:
+            if self.strict and len(batch[0]) == 1:
                 staged.alone = [row for (rows,) in batch for row in rows]
             else:
                 staged.inputs += [buffer.fill(index, arrays) for index, arrays in enumerate(zip(*batch, strict=True))]
@@ -106,6 +106,13 @@ class Forward:
             raise
         return Launched(staged, pending, pending.ready)
 
+    def launch_in_place(self, inputs: Sequence[Tensor]) -> Pending:
+        """Start on a batch that lies in tensors of the staged dtypes, which stay as they are until the rows are read.
+
+        The rows may share their memory. Raises what the module raises.
+        """
+        return self.device.launch(inputs, self._features if len(inputs) == 1 else self._gradient)
+
     def finish(self, staged: Staged, pending: Pending) -> list[Array]:
         """The rows of every item, once they are on the host: views of one array, which nothing else writes to."""
         try:
@@ -114,7 +121,7 @@ class Forward:
                 rows = rows.clone()
         finally:
             self._buffers.give_back(staged.buffer)
-        return split_rows(_to_numpy(rows), staged.lengths)
+        return split_rows(to_numpy(rows), staged.lengths)
 
     def close(self) -> None:
         """Do nothing: the memory is freed with the last reference."""
@@ -195,7 +202,8 @@ class Launched:
         return self.staged.forward.finish(self.staged, self.pending)
 
 
-def _to_numpy(rows: Tensor) -> Array:
+def to_numpy(rows: Tensor) -> Array:
+    """Return rows on the host as an array that shares their memory."""
     if rows.dtype == torch.bfloat16:
         return rows.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
     result: Array = rows.numpy()

@@ -8,13 +8,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import TypeAlias
 
 from midrib.registry import InputSpec
 from midrib.server._engine.batcher import Batcher, BatchLimits
 from midrib.server._engine.feeder import Feeder
 from midrib.server._engine.item import Item, Outcome
-from midrib.server._engine.replica import BatchReport, Compute, OutputError, Replica
+from midrib.server._engine.replica import BatchReport, BatchRunner, Compute, OutputError, Replica
 from midrib.server._errors import public_error
 from midrib.wire import Array, UnavailableError
 
@@ -87,11 +88,17 @@ class ServedBackbone:
     """Runs items of one backbone on its replicas.
 
     compute_factories: one per replica; each is called on that replica's thread to build and warm its compute.
+    replica_factories: one per replica that computes elsewhere; each is called with the replica's name.
     worker_restarts: returns how often a worker process was replaced.
     """
 
     def __init__(
-        self, description: Description, compute_factories: list[Callable[[], Compute]], limits: BatchLimits
+        self,
+        description: Description,
+        compute_factories: Sequence[Callable[[], Compute]],
+        limits: BatchLimits,
+        *,
+        replica_factories: Sequence[Callable[[str], BatchRunner]] = (),
     ) -> None:
         self.description = description
         self.batcher = Batcher(limits)
@@ -101,8 +108,12 @@ class ServedBackbone:
         self.on_lost: Callable[[], None] = lambda: None
         self.worker_restarts: Callable[[], int] = lambda: 0
         self._compute_factories = compute_factories
+        self._replica_factories: list[Callable[[str], BatchRunner]] = [
+            *(partial(_in_thread, factory) for factory in compute_factories),
+            *replica_factories,
+        ]
         self._feeders: list[asyncio.Task[None]] = []
-        self._replicas: dict[int, Replica] = {}
+        self._replicas: dict[int, BatchRunner] = {}
 
     @property
     def idle(self) -> bool:
@@ -112,7 +123,7 @@ class ServedBackbone:
 
     async def start(self) -> None:
         """Start and warm every replica; raises what the first failing one raised."""
-        replicas = [self._replica(index) for index in range(len(self._compute_factories))]
+        replicas = [self._replica(index) for index in range(len(self._replica_factories))]
         started = await asyncio.gather(*(replica.start() for replica in replicas), return_exceptions=True)
         for failure in started:
             if failure is not None:
@@ -152,8 +163,8 @@ class ServedBackbone:
         self.draining.set()
         self.batcher.close(error)
 
-    def _replica(self, index: int) -> Replica:
-        return Replica(self._compute_factories[index], name=f"{self.description.name}-{index}")
+    def _replica(self, index: int) -> BatchRunner:
+        return self._replica_factories[index](f"{self.description.name}-{index}")
 
     async def _feed(self, index: int) -> None:
         """Keep a replica busy; replace it if its thread is lost."""
@@ -198,7 +209,7 @@ class ServedBackbone:
             self.abort(UnavailableError("the replicas were lost and could not be replaced: try another server"))
             self.on_lost()
 
-    async def _replace(self, index: int) -> Replica:
+    async def _replace(self, index: int) -> BatchRunner:
         replica = self._replica(index)
         await replica.start()
         return replica
@@ -233,6 +244,10 @@ class ServedBackbone:
         if result.shape == shape and result.dtype.kind not in "iubOSU":
             return result
         return OutputError(f"the replica returned {result.dtype} {list(result.shape)}, expected floats {list(shape)}")
+
+
+def _in_thread(factory: Callable[[], Compute], name: str) -> BatchRunner:
+    return Replica(factory, name=name)
 
 
 def _settle(item: Item, outcome: Outcome | Exception) -> None:
