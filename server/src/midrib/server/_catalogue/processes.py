@@ -10,10 +10,9 @@ from typing import Any
 from midrib.registry import AbstractRegistry
 from midrib.server._catalogue.local import BackboneInfo
 from midrib.server._catalogue.worker_entry import NotImportableError, loader_path
-from midrib.server._engine.compute import Compute
 from midrib.server._settings import BackboneSettings, Settings
-from midrib.server._worker.compute import WorkerCompute
 from midrib.server._worker.process import WorkerSpec
+from midrib.server._worker.replica import ReadyWorker, ReplicaGroup, WorkerReplica
 from midrib.server._worker.supervision import SharedPlan, Supervisor
 
 _ENTRY = "midrib.server._catalogue.worker_entry:open_backbone"
@@ -26,15 +25,16 @@ _PATIENT = 20.0
 class ReplicaWorkers:
     """The workers of one replica: the first one, and those of the replicas that take its place.
 
-    first: a supervisor whose worker has loaded already; used once.
+    group: all replicas of the backbone.  first: a supervisor whose worker has loaded already; used once.
     """
 
     spec: WorkerSpec
     plan: SharedPlan
+    group: ReplicaGroup
     max_batch_s: float | None
     first: Supervisor | None = None
 
-    def compute(self) -> Compute:
+    def start(self) -> ReadyWorker:
         """Start a worker, or take the first one, and make it ready. Raises what loading and preparing raise."""
         supervisor, self.first = self.first or Supervisor(self.spec, self.plan), None
         try:
@@ -43,7 +43,11 @@ class ReplicaWorkers:
             supervisor.close()
             raise
         limit_s = self.max_batch_s or max(_LEAST_MAX_BATCH_S, _PATIENT * prepared.batch_s)
-        return WorkerCompute(supervisor, prepared, max_batch_s=limit_s)
+        return ReadyWorker(supervisor, prepared, limit_s)
+
+    def replica(self, name: str) -> WorkerReplica:
+        """Return the replica, which is to be started."""
+        return WorkerReplica(self.start, self.group, name=name)
 
 
 @dataclass(frozen=True)
@@ -79,10 +83,10 @@ def host_in_processes(wanted: BackboneSettings, settings: Settings, registry: Ab
     except BaseException:
         first.close()
         raise
-    replicas = wanted.replicas or settings.replicas
+    replicas, group = wanted.replicas or settings.replicas, ReplicaGroup()
     plans = [plan, *(SharedPlan() for _ in info.devices[1:])]
     workers = [
-        ReplicaWorkers(_on_device(spec, index), plans[index], settings.max_batch_s)
+        ReplicaWorkers(_on_device(spec, index), plans[index], group, settings.max_batch_s)
         for index in range(len(info.devices))
         for _ in range(replicas)
     ]

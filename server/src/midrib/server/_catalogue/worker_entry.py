@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
+
+import torch
 
 from midrib.registry import AbstractRegistry
 from midrib.server._calibration.plan import ComputePlan
 from midrib.server._catalogue.device_setup import DeviceSetup
 from midrib.server._catalogue.local import BackboneInfo, batch_limits, load_local
-from midrib.server._compute.devices import available_devices
+from midrib.server._compute.batches import LaunchedBatch, to_numpy
+from midrib.server._compute.devices import Pending, available_devices
 from midrib.server._compute.examples import example_rows
 from midrib.server._compute.forward import Forward
 from midrib.server._engine.buckets import elements
+from midrib.server._engine.compute import Arrays
 from midrib.server._settings import BackboneSettings, Settings
+from midrib.server._worker.loop import Bound
 from midrib.server._worker.messages import Prepared
+from midrib.wire import Array
 
 
 class NotImportableError(LookupError):
@@ -32,8 +39,8 @@ class HostedBackbone:
     setup: DeviceSetup
     settings: Settings
 
-    def prepare(self, plan: dict[str, Any] | None) -> tuple[Forward, Prepared]:
-        """Return the compute, calibrated, warm and proved. Raises ParityError as `DeviceSetup.prepare` does."""
+    def prepare(self, plan: dict[str, Any] | None) -> tuple[Callable[[Arrays], Bound], Prepared]:
+        """Return the passes, calibrated, warm and proved. Raises ParityError as `DeviceSetup.prepare` does."""
         self.setup.plan = None if plan is None else ComputePlan(**plan)
         forward = self.setup.compute()
         rows = batch_limits(self.settings).rows_of(elements(example_rows(forward.spec, 1).shape))
@@ -44,7 +51,58 @@ class HostedBackbone:
             batch_s=rows * _pass_s(forward),
             plan=self.setup.plan,
         )
-        return forward, prepared
+        in_place = forward.torch_device.type == "cpu" and not forward.strict
+        return partial(_InPlace if in_place else _Copied, forward), prepared
+
+
+class _InPlace:
+    """A pass on a CPU over arrays where they lie, without a copy. Implements `midrib.server._worker.loop.Bound`."""
+
+    def __init__(self, forward: Forward, arrays: Arrays) -> None:
+        self._forward = forward
+        self._inputs = [torch.from_numpy(array) for array in arrays]
+
+    def launch(self) -> _PendingRows:
+        """Compute."""
+        return _PendingRows(self._forward.launch_in_place(self._inputs))
+
+
+@dataclass
+class _PendingRows:
+    """Implements `midrib.server._worker.loop.Running`."""
+
+    pending: Pending
+    ready: bool = True
+
+    def rows(self) -> Array:
+        """Return the rows."""
+        return to_numpy(self.pending.wait())
+
+
+class _Copied:
+    """A pass that first copies the arrays: to pinned memory for a GPU, or row by row in strict mode."""
+
+    def __init__(self, forward: Forward, arrays: Arrays) -> None:
+        self._forward = forward
+        self._arrays = arrays
+
+    def launch(self) -> _LaunchedRows:
+        """Start it."""
+        launched = self._forward.stage([self._arrays]).launch()
+        return _LaunchedRows(launched, launched.ready)
+
+
+@dataclass
+class _LaunchedRows:
+    """Implements `midrib.server._worker.loop.Running`."""
+
+    launched: LaunchedBatch
+    ready: bool
+
+    def rows(self) -> Array:
+        """Wait for the rows."""
+        (rows,) = self.launched.finish()
+        return rows
 
 
 def open_backbone(request: dict[str, Any]) -> HostedBackbone:
@@ -66,7 +124,7 @@ def open_backbone(request: dict[str, Any]) -> HostedBackbone:
 
 def loader_path(fn: Any) -> list[str]:
     """Return the module and the qualified name of a loader, which tell whether two processes mean the same one."""
-    while isinstance(fn, functools.partial):
+    while isinstance(fn, partial):
         fn = fn.func
     return [getattr(fn, "__module__", None) or "", getattr(fn, "__qualname__", "")]
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 import threading
 
 _LENGTH = struct.Struct("<I")
-_CHUNK = 1 << 16
+_CHUNK = 1 << 13
 
 
 class Channel:
@@ -15,45 +16,62 @@ class Channel:
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
-        self._sender = sock.dup()  # a time limit for receiving must not limit sending
-        self._sender.settimeout(None)
         self._sending = threading.Lock()
         self._received = bytearray()
 
     def send(self, message: bytes) -> None:
-        """Send a message; raises OSError if the other end is gone."""
+        """Send a message. Raises OSError if the other end is gone, or reads so little that the message does not fit."""
         with self._sending:
-            self._sender.sendall(_LENGTH.pack(len(message)) + message)
+            self._socket.sendall(_LENGTH.pack(len(message)) + message)
 
     def receive(self, timeout_s: float | None = None) -> bytes:
         """Return the next message.
 
-        Raises TimeoutError if none has arrived in time (what has arrived of it is kept), EOFError if the other end
-        is gone.
+        Raises TimeoutError if none has arrived in time (the bytes that have arrived are kept), EOFError if the other
+        end is gone.
         """
-        self._socket.settimeout(timeout_s)
-        length = _LENGTH.unpack(self._take(_LENGTH.size, keep=True))[0]
-        return self._take(_LENGTH.size + length, keep=False)[_LENGTH.size :]
+        if self._socket.gettimeout() != timeout_s:
+            self._socket.settimeout(timeout_s)
+        while (message := self._pop()) is None:
+            self._fill()
+        return message
+
+    def receive_ready(self) -> list[bytes]:
+        """Return the messages that have arrived, without waiting; raises EOFError if the other end is gone."""
+        if self._socket.gettimeout() != 0.0:
+            self._socket.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            self._fill()
+        messages = []
+        while (message := self._pop()) is not None:
+            messages.append(message)
+        return messages
 
     def close(self) -> None:
         """Close this end."""
         self._socket.close()
-        self._sender.close()
 
     def fileno(self) -> int:
         """Return the descriptor of this end."""
         return self._socket.fileno()
 
-    def _take(self, count: int, *, keep: bool) -> bytes:
-        while len(self._received) < count:
-            try:
-                chunk = self._socket.recv(max(_CHUNK, count - len(self._received)))
-            except ConnectionError:
-                chunk = b""
-            if not chunk:
-                raise EOFError("the other end of the channel is closed")
-            self._received += chunk
-        taken = bytes(self._received[:count])
-        if not keep:
-            del self._received[:count]
-        return taken
+    def _pop(self) -> bytes | None:
+        """Return the first message of the bytes received; None if it is not complete."""
+        if len(self._received) < _LENGTH.size:
+            return None
+        end = _LENGTH.size + _LENGTH.unpack_from(self._received)[0]
+        if len(self._received) < end:
+            return None
+        message = bytes(self._received[_LENGTH.size : end])
+        del self._received[:end]
+        return message
+
+    def _fill(self) -> None:
+        """Receive some bytes."""
+        try:
+            chunk = self._socket.recv(_CHUNK)
+        except ConnectionError:
+            chunk = b""
+        if not chunk:
+            raise EOFError("the other end of the channel is closed")
+        self._received += chunk

@@ -11,24 +11,49 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
-from midrib.server._engine.compute import Compute, Launched
+import numpy as np
+
+from midrib.server._engine.compute import Arrays
 from midrib.server._worker.channel import Channel
-from midrib.server._worker.messages import BatchReply, BatchRequest, Prepared, Region
+from midrib.server._worker.messages import ERROR, NUMBER, ROWS, Place, Prepared, Region
 from midrib.server._worker.shared_buffer import SharedBuffer
+from midrib.wire import Array
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _MAX_ERROR_CHARS = 8192
+_REMEMBERED = 256
+
+
+class Running(Protocol):
+    """A batch that the device has. ready: whether `rows` returns at once."""
+
+    ready: bool
+
+    def rows(self) -> Array:
+        """Wait for the rows; raises what the module raised. They may share the memory of the arrays."""
+        ...
+
+
+class Bound(Protocol):
+    """A pass over arrays that stay in one place, whose contents change from batch to batch."""
+
+    def launch(self) -> Running:
+        """Start it; raises what the module raises."""
+        ...
 
 
 class Hosted(Protocol):
-    """What a worker holds. info: what the server's process has to know of it; it must be picklable."""
+    """A loaded backbone in a worker. info: its properties for the server's process; it must be picklable."""
 
     info: Any
 
-    def prepare(self, plan: dict[str, Any] | None) -> tuple[Compute, Prepared]:
-        """Return the compute, ready to serve. plan: the compute plan's fields; None if it is to be measured."""
+    def prepare(self, plan: dict[str, Any] | None) -> tuple[Callable[[Arrays], Bound], Prepared]:
+        """Return a function that binds arrays, ready to serve.
+
+        plan: the compute plan's fields; None if it is to be measured.
+        """
         ...
 
 
@@ -46,60 +71,81 @@ def run(channel: Channel, buffers: Sequence[SharedBuffer], entry: Callable[[dict
     prepared = _attempt(channel, lambda: hosted.prepare(plan))
     if prepared is None:
         return
-    compute, properties = prepared
+    bind, properties = prepared
     channel.send(pickle.dumps((False, properties)))
-    _Batches(channel, buffers, compute).run()
+    _Batches(channel, buffers, bind).run()
 
 
 class _Batches:
     """Runs batches in their order; those of a GPU are finished on a second thread, so that the next one is launched."""
 
-    def __init__(self, channel: Channel, buffers: Sequence[SharedBuffer], compute: Compute) -> None:
+    def __init__(self, channel: Channel, buffers: Sequence[SharedBuffer], bind: Callable[[Arrays], Bound]) -> None:
         self._channel = channel
         self._buffers = buffers
-        self._compute = compute
+        self._bind = bind
+        self._places: dict[bytes, _BoundPlace] = {}
         self._finishing = ThreadPoolExecutor(1, thread_name_prefix="finishing")
 
     def run(self) -> None:
         while True:
-            request = BatchRequest.decode(self._channel.receive())
+            message = self._channel.receive()
+            number, place = message[: NUMBER.size], message[NUMBER.size :]
             try:
-                launched = self._launch(request)
+                bound = self._places.get(place) or self._remember(place)
+                running = bound.bound.launch()
             except Exception as error:  # noqa: BLE001 - a module may raise anything
-                self._fail(request, error)
+                self._fail(number, error)
                 continue
-            if launched.ready:
-                self._finish(request, launched)
+            if running.ready:
+                self._finish(number, bound, running)
             else:
-                self._finishing.submit(self._finish, request, launched)
+                self._finishing.submit(self._finish, number, bound, running)
 
-    def _launch(self, request: BatchRequest) -> Launched:
-        buffer = self._buffers[request.buffer]
-        arrays = tuple(buffer.view(region.offset, region.dtype, region.shape) for region in request.inputs)
-        return self._compute.stage([arrays]).launch()
+    def _remember(self, message: bytes) -> _BoundPlace:
+        if len(self._places) >= _REMEMBERED:
+            self._places.clear()
+        place = Place.decode(message)
+        buffer = self._buffers[place.buffer]
+        arrays = tuple(buffer.view(region.offset, region.dtype, region.shape) for region in place.inputs)
+        bound = self._places[message] = _BoundPlace(place, buffer, self._bind(arrays))
+        return bound
 
-    def _finish(self, request: BatchRequest, launched: Launched) -> None:
+    def _finish(self, number: bytes, bound: _BoundPlace, running: Running) -> None:
         try:
-            place = self._written(request, launched)
+            reply = bound.write(running.rows())
         except Exception as error:  # noqa: BLE001 - a GPU reports its faults late
-            self._fail(request, error)
+            self._fail(number, error)
         else:
-            self._channel.send(BatchReply(request.number, place).encode())
+            self._channel.send(number + reply)
 
-    def _written(self, request: BatchRequest, launched: Launched) -> Region:
-        """Write the rows of a batch to their place; raises what the module raised, ValueError if they do not fit."""
-        (rows,) = launched.finish()
-        if isinstance(rows, Exception):
-            raise rows
-        if rows.nbytes > request.result_bytes:
-            raise ValueError(f"the module returned {rows.dtype.name} {list(rows.shape)}, more than its batch can give")
-        place = Region(request.result_offset, rows.dtype.name, rows.shape)
-        self._buffers[request.buffer].view(place.offset, place.dtype, place.shape)[...] = rows
-        return place
-
-    def _fail(self, request: BatchRequest, error: Exception) -> None:
+    def _fail(self, number: bytes, error: Exception) -> None:
         text = "".join(traceback.format_exception(error))[-_MAX_ERROR_CHARS:]
-        self._channel.send(BatchReply(request.number, error=text).encode())
+        self._channel.send(number + ERROR + text.encode(errors="replace"))
+
+
+class _BoundPlace:
+    """A place in shared memory with its pass, and with the view for its rows."""
+
+    def __init__(self, place: Place, buffer: SharedBuffer, bound: Bound) -> None:
+        self.bound = bound
+        self._place = place
+        self._buffer = buffer
+        self._result: Array = np.empty(0)
+        self._reply = b""
+
+    def write(self, rows: Array) -> bytes:
+        """Write the rows to their place; return the reply, without its number. Raises ValueError if they do not fit."""
+        if rows.shape != self._result.shape or rows.dtype != self._result.dtype:
+            self._make_room(rows)
+        self._result[...] = rows
+        return self._reply
+
+    def _make_room(self, rows: Array) -> None:
+        if rows.nbytes > self._place.result_bytes:
+            raise ValueError(f"the module returned {rows.dtype.name} {list(rows.shape)}, more than its batch can give")
+        region = Region(self._place.result_offset, rows.dtype.name, rows.shape)
+        self._result = self._buffer.view(region.offset, region.dtype, region.shape)
+        self._reply = ROWS + region.encode()
 
 
 def _attempt(channel: Channel, work: Callable[[], T]) -> T | None:

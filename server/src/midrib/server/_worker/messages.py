@@ -1,11 +1,21 @@
-"""The messages of a batch: JSON, since a worker's memory may be damaged and pickles would run code."""
+"""The messages of a batch: fixed fields, because a worker's memory may be damaged and pickles would run code.
+
+A request is the batch's number and its place in shared memory; a reply is the number and the rows, or an error. Both
+ends keep the views of a place under its bytes, because the same few places are used again and again.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+import math
+import struct
 from dataclasses import dataclass
 from typing import Any
+
+NUMBER = struct.Struct("<Q")
+ROWS, ERROR = b"r", b"e"
+_PLACE = struct.Struct("<BBQQ")
+_REGION = struct.Struct("<Q12sB")
+_MAX_DIMENSIONS = 32
 
 
 @dataclass(frozen=True)
@@ -32,56 +42,62 @@ class Region:
     dtype: str
     shape: tuple[int, ...]
 
+    def encode(self) -> bytes:
+        """Return the fields as bytes."""
+        fields = _REGION.pack(self.offset, self.dtype.encode(), len(self.shape))
+        return fields + struct.pack(f"<{len(self.shape)}Q", *self.shape)
+
+    @classmethod
+    def decode(cls, message: bytes, at: int = 0) -> tuple[Region, int]:
+        """Read the fields at an offset of a message; return them, and the offset of the byte behind them.
+
+        Raises ValueError for anything else.
+        """
+        try:
+            offset, dtype, dimensions = _REGION.unpack_from(message, at)
+            sizes = struct.Struct(f"<{min(dimensions, _MAX_DIMENSIONS)}Q")
+            shape = sizes.unpack_from(message, at + _REGION.size)
+        except struct.error as error:
+            raise ValueError(f"{len(message)} bytes are not a region: {error}") from error
+        return cls(offset, dtype.rstrip(b"\0").decode(), shape), at + _REGION.size + sizes.size
+
+    @property
+    def elements(self) -> int:
+        """The number of elements."""
+        return math.prod(self.shape)
+
 
 @dataclass(frozen=True, slots=True)
-class BatchRequest:
-    """A staged batch.
+class Place:
+    """Where a batch lies.
 
     buffer: the index of the shared buffer.  inputs: one array for an embedding, two for a gradient.
     result_offset, result_bytes: where the rows go, and how many bytes there are for them.
     """
 
-    number: int
     buffer: int
     inputs: tuple[Region, ...]
     result_offset: int
     result_bytes: int
 
     def encode(self) -> bytes:
-        """Return the message."""
-        inputs = [_fields(region) for region in self.inputs]
-        return json.dumps([self.number, self.buffer, inputs, self.result_offset, self.result_bytes]).encode()
+        """Return the fields as bytes."""
+        fields = _PLACE.pack(self.buffer, len(self.inputs), self.result_offset, self.result_bytes)
+        return b"".join([fields, *(region.encode() for region in self.inputs)])
 
     @classmethod
-    def decode(cls, message: bytes) -> BatchRequest:
-        """Read a message; raises ValueError for anything else."""
-        number, buffer, inputs, result_offset, result_bytes = json.loads(message)
-        return cls(number, buffer, tuple(_region(fields) for fields in inputs), result_offset, result_bytes)
+    def decode(cls, message: bytes) -> Place:
+        """Read what `encode` returned."""
+        buffer, count, result_offset, result_bytes = _PLACE.unpack_from(message)
+        inputs, at = [], _PLACE.size
+        for _ in range(count):
+            region, at = Region.decode(message, at)
+            inputs.append(region)
+        return cls(buffer, tuple(inputs), result_offset, result_bytes)
 
 
-@dataclass(frozen=True, slots=True)
-class BatchReply:
-    """The outcome of a batch: the place of its rows, or the error of the module as text for the log."""
-
-    number: int
-    rows: Region | None = None
-    error: str = ""
-
-    def encode(self) -> bytes:
-        """Return the message."""
-        return json.dumps([self.number, None if self.rows is None else _fields(self.rows), self.error]).encode()
-
-    @classmethod
-    def decode(cls, message: bytes) -> BatchReply:
-        """Read a message; raises ValueError for anything else."""
-        number, rows, error = json.loads(message)
-        return cls(int(number), None if rows is None else _region(rows), str(error))
-
-
-def _fields(region: Region) -> Sequence[Any]:
-    return region.offset, region.dtype, region.shape
-
-
-def _region(fields: Sequence[Any]) -> Region:
-    offset, dtype, shape = fields
-    return Region(int(offset), str(dtype), tuple(map(int, shape)))
+def split_number(message: bytes) -> tuple[int, bytes]:
+    """Return the number of a batch and the rest of the message; raises ValueError if it is too short."""
+    if len(message) < NUMBER.size:
+        raise ValueError(f"a message of {len(message)} bytes, expected at least {NUMBER.size}")
+    return NUMBER.unpack_from(message)[0], message[NUMBER.size :]

@@ -10,8 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +18,7 @@ from typing import IO, Any, cast
 
 from midrib.server._worker import bootstrap
 from midrib.server._worker.channel import Channel
-from midrib.server._worker.messages import BatchReply, BatchRequest
+from midrib.server._worker.messages import NUMBER, split_number
 from midrib.server._worker.output import WorkerOutput
 from midrib.server._worker.shared_buffer import SharedBuffer
 from midrib.wire import InternalError
@@ -49,10 +47,6 @@ class BatchTooLongError(WorkerDiedError):
     """A batch exceeded its time limit, so its worker was ended."""
 
 
-class BatchFailedError(RuntimeError):
-    """The module raised in the worker; the text is the worker's traceback."""
-
-
 @dataclass(frozen=True)
 class WorkerSpec:
     """What a worker runs.
@@ -78,9 +72,6 @@ class WorkerProcess:
             ).result()
         self._output = WorkerOutput(spec.name, cast(IO[bytes], self._process.stdout))
         self._channel = Channel(ours)
-        self._receiving = threading.Lock()
-        self._replies: dict[int, BatchReply] = {}
-        self._busy_since = 0.0
         self._dead = False
         self._end = weakref.finalize(self, _kill, self._process, self._channel)
 
@@ -99,71 +90,59 @@ class WorkerProcess:
 
         Raises the exception that the worker answers with, WorkerDiedError if it ends instead.
         """
-        self._send(json.dumps(request).encode())
-        failed, value = pickle.loads(self._next(None))  # noqa: S301 - our own child, before it has computed anything
+        try:
+            self._channel.send(json.dumps(request).encode())
+        except OSError:
+            raise self.death() from None
+        failed, value = pickle.loads(self._next())  # noqa: S301 - our own child, before it has computed anything
         if failed:
             raise value
         return value
 
-    def send_batch(self, request: BatchRequest) -> None:
-        """Hand a staged batch over; a worker that is dead is found out by `receive`."""
-        with contextlib.suppress(WorkerDiedError):
-            self._send(request.encode())
+    def send_batch(self, number: int, place: bytes) -> None:
+        """Hand a staged batch over, by its number and its encoded place; raises OSError if the process is gone."""
+        self._channel.send(NUMBER.pack(number) + place)
 
-    def receive(self, number: int, *, limit_s: float) -> BatchReply:
-        """Wait for the reply to a batch; replies to other batches are kept for those that wait for them.
+    def replies(self) -> list[tuple[int, bytes]]:
+        """Return the replies that have arrived, each with the number of its batch, without waiting.
 
-        limit_s: the batch may compute so long, counted from the reply before it.
-        Raises WorkerDiedError once the process has ended or the limit has passed; the process is dead by then.
+        Raises EOFError or OSError if the process is gone, ValueError for a message that is not a reply.
         """
-        sent = time.monotonic()
-        with self._receiving:
-            while number not in self._replies:
-                reply = self._decoded(self._next(max(sent, self._busy_since) + limit_s))
-                self._busy_since = time.monotonic()
-                self._replies[reply.number] = reply
-            return self._replies.pop(number)
+        return [split_number(message) for message in self._channel.receive_ready()]
 
-    def kill(self) -> None:
-        """End the process, and those that it started in its session."""
-        self._dead = True
-        self._end()
+    def fileno(self) -> int:
+        """Return the descriptor that becomes readable with a reply, and with the end of the process."""
+        return self._channel.fileno()
 
-    def _send(self, message: bytes) -> None:
-        try:
-            self._channel.send(message)
-        except OSError:
-            raise self._death() from None
+    def has_ended(self) -> bool:
+        """Return whether the process has ended; its end of the channel may be open in a process that it forked."""
+        return self._dead or _has_ended(self._process.pid)
 
-    def _decoded(self, message: bytes) -> BatchReply:
-        try:
-            return BatchReply.decode(message)
-        except ValueError:
-            raise self._death("sent a damaged message") from None
-
-    def _next(self, end: float | None) -> bytes:
-        """Return the next message; `end` on time.monotonic."""
-        while not self._dead:
-            left_s = _LOOK_S if end is None else min(_LOOK_S, end - time.monotonic())
-            try:
-                return self._channel.receive(max(left_s, 1e-3))
-            except TimeoutError:
-                if end is not None and time.monotonic() >= end:
-                    raise self._death("exceeded the time limit of a batch", BatchTooLongError) from None
-                if _has_ended(self._process.pid):
-                    break
-            except (EOFError, OSError):
-                break
-        raise self._death()
-
-    def _death(self, how: str = "", kind: type[WorkerDiedError] = WorkerDiedError) -> WorkerDiedError:
-        """Kill whatever is left and say how it ended."""
+    def death(self, how: str = "", kind: type[WorkerDiedError] = WorkerDiedError) -> WorkerDiedError:
+        """Kill the process and those that it started; return an error that says how it ended, with its last lines."""
         self.kill()
         how = how or _how_it_ended(self._process.wait())  # another thread may be killing it
         error = kind(f"the worker process of {self._name} {how}")
         if tail := self._output.tail():
             error.add_note(f"its last lines:\n{tail}")
         return error
+
+    def kill(self) -> None:
+        """End the process, and those that it started in its session."""
+        self._dead = True
+        self._end()
+
+    def _next(self) -> bytes:
+        """Return the next message; raises WorkerDiedError."""
+        while not self._dead:
+            try:
+                return self._channel.receive(_LOOK_S)
+            except TimeoutError:
+                if self.has_ended():
+                    break
+            except (EOFError, OSError):
+                break
+        raise self.death()
 
 
 def _spawn(entry: str, channel: socket.socket, buffers: Sequence[int]) -> subprocess.Popen[bytes]:
@@ -191,7 +170,10 @@ def _kill(process: subprocess.Popen[bytes], channel: Channel) -> None:
 
 def _has_ended(pid: int) -> bool:
     """Return whether a child has ended, without reaping it."""
-    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:  # reaped by another thread
+        return True
 
 
 def _how_it_ended(status: int) -> str:

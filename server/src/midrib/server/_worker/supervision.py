@@ -20,11 +20,8 @@ MAX_DEPTH = 3
 _BACK_OFF_S = (0.0, 0.5, 2.0)
 
 
-class WorkerLostError(BaseException):
-    """A worker died and could not be replaced.
-
-    A BaseException, because the engine takes an Exception for the module's answer to one batch; this ends the replica.
-    """
+class WorkerLostError(RuntimeError):
+    """A worker died and could not be replaced, which ends its replica."""
 
 
 class SharedPlan:
@@ -91,6 +88,8 @@ class Supervisor:
 
     def _start(self) -> tuple[WorkerProcess, Any]:
         worker = self._worker = WorkerProcess(self._spec, self.buffers)
+        if self._closed.is_set():  # `close` may have ended the worker before this one
+            worker.kill()
         return worker, worker.call(self._spec.request)
 
     def _replaced(self) -> WorkerProcess:
@@ -105,8 +104,10 @@ class Supervisor:
                 worker, _ = self._start()
                 self._plan.prepare(worker)
             except Exception as error:
-                logger.exception("worker %s: its successor could not be started", self.name)
                 failure = error
+                if self._closed.is_set():
+                    break
+                logger.exception("worker %s: its successor could not be started", self.name)
             else:
                 logger.warning("worker %s: replaced, restart %d", self.name, self.restarts)
                 return worker

@@ -1,0 +1,195 @@
+"""The event loop's connection to one running worker: batches out, replies in, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+from midrib.server._errors import ordinary_error
+from midrib.server._worker.process import BatchTooLongError, WorkerDiedError, WorkerProcess
+from midrib.server._worker.staging import BatchTransfer, StagedPlace
+from midrib.server._worker.work import Part
+from midrib.wire import Array
+
+# Bytes of a batch. The event loop copies a smaller one itself; a larger one would hold up other calls.
+_LARGE = 1 << 20
+_MAX_LOOK_S = 1.0
+_STAGING = ThreadPoolExecutor(2, thread_name_prefix="staging")
+_NUMBERS = itertools.count()
+
+
+class Listener(Protocol):
+    """Gets the events of a connection, on the event loop."""
+
+    def on_result(self, part: Part, result: Sequence[Array] | Exception) -> None:
+        """Take the rows of a part, or the error of its pass."""
+        ...
+
+    def on_unsent(self, part: Part) -> None:
+        """Take back a part that was written after the worker had ended."""
+        ...
+
+    def on_end(self, parts: Sequence[Part], how: str, kind: type[WorkerDiedError]) -> None:
+        """Take the parts that the worker had, the oldest first. how: "" if the process ended unasked."""
+        ...
+
+
+@dataclass(frozen=True)
+class Limits:
+    """depth: batches that the worker has use for at a time.  max_batch_s: the most seconds that one may compute."""
+
+    depth: int
+    max_batch_s: float
+
+
+@dataclass(slots=True)
+class _Flight:
+    """A part that the worker has. sent: on time.monotonic."""
+
+    part: Part
+    staged: StagedPlace
+    sent: float
+
+
+class WorkerConnection:
+    """One running worker, from the first batch to its end. All methods are for the event loop.
+
+    free: the indices of the shared buffers that no batch uses; the connections of a replica share it.
+    """
+
+    def __init__(
+        self, worker: WorkerProcess, transfer: BatchTransfer, free: list[int], limits: Limits, listener: Listener
+    ) -> None:
+        self.worker = worker
+        self._transfer = transfer
+        self._free = free
+        self._limits = limits
+        self._listener = listener
+        self._loop = asyncio.get_running_loop()
+        self._flights: dict[int, _Flight] = {}
+        self._staging = 0
+        self._last_reply = 0.0
+        self._fileno = worker.fileno()
+        self._loop.add_reader(self._fileno, self._receive)
+        self._timer = self._loop.call_later(self._look_s, self._look)
+        self._open = True
+
+    @property
+    def load(self) -> int:
+        """The number of batches that it has."""
+        return len(self._flights) + self._staging
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it takes another batch."""
+        return self._open and bool(self._free) and self.load < self._limits.depth
+
+    def send(self, part: Part) -> None:
+        """Write a part into a free buffer and hand it to the worker; a large one is written by another thread."""
+        buffer = self._free.pop()
+        self._staging += 1
+        items = part.items
+        if sum(array.nbytes for arrays in items for array in arrays) < _LARGE:
+            self._write(part, buffer)
+            return
+        written = self._loop.run_in_executor(_STAGING, self._transfer.write, buffer, items)
+        written.add_done_callback(partial(self._on_written, part, buffer, time.monotonic()))
+
+    def close(self) -> list[Part]:
+        """Stop listening to the worker; return the parts that it had, the oldest first."""
+        if not self._open:
+            return []
+        self._open = False
+        self._loop.remove_reader(self._fileno)
+        self._timer.cancel()
+        flights = list(self._flights.values())
+        self._flights.clear()
+        self._free += [flight.staged.buffer_index for flight in flights]
+        return [flight.part for flight in flights]
+
+    def _write(self, part: Part, buffer: int) -> None:
+        began = time.monotonic()
+        try:
+            staged = self._transfer.write(buffer, part.items)
+        except Exception as error:  # noqa: BLE001 - it is the result of these items
+            self._refuse(part, buffer, error)
+        else:
+            self._hand_over(part, staged, began)
+
+    def _on_written(self, part: Part, buffer: int, began: float, written: asyncio.Future[StagedPlace]) -> None:
+        if (error := written.exception()) is not None:
+            self._refuse(part, buffer, ordinary_error(error, "copying a batch"))
+        else:
+            self._hand_over(part, written.result(), began)
+
+    def _refuse(self, part: Part, buffer: int, error: Exception) -> None:
+        self._staging -= 1
+        self._free.append(buffer)
+        self._listener.on_result(part, error)
+
+    def _hand_over(self, part: Part, staged: StagedPlace, began: float) -> None:
+        self._staging -= 1
+        now = time.monotonic()
+        part.batch.staging_s += now - began
+        if not self._open:  # it ended meanwhile
+            self._free.append(staged.buffer_index)
+            self._listener.on_unsent(part)
+            return
+        number = next(_NUMBERS)
+        self._flights[number] = _Flight(part, staged, now)
+        try:
+            self.worker.send_batch(number, staged.message)
+        except OSError:
+            self._end()
+
+    def _receive(self) -> None:
+        try:
+            replies = self.worker.replies()
+        except (EOFError, OSError):
+            self._end()
+            return
+        except ValueError:
+            self._end("sent a damaged message")
+            return
+        for number, reply in replies:
+            self._settle(number, reply)
+
+    def _settle(self, number: int, reply: bytes) -> None:
+        flight = self._flights.pop(number, None)
+        if flight is None:
+            self._end("answered a batch that it does not have")
+            return
+        now, batch = time.monotonic(), flight.part.batch
+        batch.started = batch.started or max(flight.sent, self._last_reply)  # it computes one batch at a time
+        batch.finished = self._last_reply = now
+        result: Sequence[Array] | Exception
+        try:
+            result = self._transfer.read(flight.staged, reply, flight.part.items)
+        except Exception as error:  # noqa: BLE001 - it is the result of these items
+            result = error
+        self._free.append(flight.staged.buffer_index)
+        self._listener.on_result(flight.part, result)
+
+    @property
+    def _look_s(self) -> float:
+        return min(_MAX_LOOK_S, self._limits.max_batch_s / 2)
+
+    def _look(self) -> None:
+        """End the worker if its oldest batch takes too long; find out if it died without closing its channel."""
+        oldest = next(iter(self._flights.values()), None)
+        if oldest is not None and time.monotonic() > max(oldest.sent, self._last_reply) + self._limits.max_batch_s:
+            self._end("exceeded the time limit of a batch", BatchTooLongError)
+        elif self.worker.has_ended():
+            self._end()
+        else:
+            self._timer = self._loop.call_later(self._look_s, self._look)
+
+    def _end(self, how: str = "", kind: type[WorkerDiedError] = WorkerDiedError) -> None:
+        if self._open:
+            self._listener.on_end(self.close(), how, kind)
