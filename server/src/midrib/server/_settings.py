@@ -66,6 +66,10 @@ class Settings(BaseSettings):
     """The gRPC port; 0 takes a free one."""
     http_port: int | None = Field(default=None, ge=0, le=65535)
     """The HTTP port on the same address; 0 takes a free one. If unset, HTTP is off."""
+    http_token_ids: bool = False
+    """Accept token ids over HTTP. Set it only if every caller uses the tokenizer of the backbone."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins of web pages that may call the HTTP port, such as "https://app.example.org"; "*" allows any."""
     insecure: bool = False
     """Allow an address beyond the loopback without TLS and without tokens."""
     admin: bool = False

@@ -58,18 +58,28 @@ class Embedder:
         self.calls += 1
         arrived = time.monotonic()
         loaded = open_backbone(self.catalogue, request)
-        described = loaded.served.description
-        check_options(request.options, described.num_features)
         reservation = await self._reserved(loaded.intake.size(request.input if tensor is None else tensor), caller)
         try:
-            rows = await loaded.intake.read(request.input) if tensor is None else loaded.intake.checked(tensor)
-            check_reply(loaded, len(rows), request.options, self.catalogue.settings.max_message_bytes)
-            outcome = await _compute(loaded, (rows,), caller)
-            features = apply_options(outcome.rows, request.options)
+            return await self._embed(request, caller, tensor=tensor, arrived=arrived), reservation
         except BaseException:
             reservation.release()
             raise
-        return Embedded(described, rows, features, timing(outcome, arrived)), reservation
+
+    async def embed_reserved(self, request: embedding_pb2.EmbedRequest, caller: Caller) -> Embedded:
+        """Do the same as `embed` for a caller that has reserved room for the item."""
+        self.calls += 1
+        return await self._embed(request, caller, tensor=None, arrived=time.monotonic())
+
+    async def _embed(
+        self, request: embedding_pb2.EmbedRequest, caller: Caller, *, tensor: Array | None, arrived: float
+    ) -> Embedded:
+        loaded = open_backbone(self.catalogue, request)
+        described = loaded.served.description
+        check_options(request.options, described.num_features)
+        rows = await loaded.intake.read(request.input) if tensor is None else loaded.intake.checked(tensor)
+        check_reply(loaded, len(rows), request.options, self.catalogue.settings.max_message_bytes)
+        outcome = await _compute(loaded, (rows,), caller)
+        return Embedded(described, rows, apply_options(outcome.rows, request.options), timing(outcome, arrived))
 
     async def run(self, loaded: Loaded, arrays: tuple[Array, ...], caller: Caller) -> Outcome:
         """Return the outcome of one item of these arrays; its rows are as large as the first array."""
