@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import ssl
 import time
 
 from aiohttp import web
@@ -40,20 +39,22 @@ class HttpServer:
         self._embedder = embedder
         self._catalogue = embedder.catalogue
         self._settings = embedder.catalogue.settings
-        self._guard = HttpGuard(tokens, public_health=self._settings.public_health)
+        self._tokens = tokens
         self._connections = Connections(_SILENT_S)
         self._runner: web.AppRunner
         self._janitor: asyncio.Task[None]
 
     async def start(self, host: str, port: int) -> None:
         """Listen; raises ConnectionError where the address cannot be had, OSError for a broken certificate."""
+        tls = _tls_files(self._settings)
+        guard = HttpGuard(self._tokens, public_health=self._settings.public_health, tls=tls)
         app = web.Application(
             middlewares=[
                 self._sent,
                 self._traced,
                 Cors(self._settings.cors_origins).allow,
                 errors_as_json,
-                self._guard.check,
+                guard.check,
                 _within_time,
             ]
         )
@@ -67,10 +68,12 @@ class HttpServer:
             auto_decompress=False,
             shutdown_timeout=self._settings.drain_grace_s,
         )
-        tls = _tls(self._settings)
+        context = None if tls is None else renewing_context(tls)
         await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, host, port, ssl_context=tls, reuse_address=True, reuse_port=False).start()
+            await web.TCPSite(
+                self._runner, host, port, ssl_context=context, reuse_address=True, reuse_port=False
+            ).start()
         except OSError as error:
             await self._runner.cleanup()
             raise ConnectionError(
@@ -142,10 +145,10 @@ def _caller(request: web.Request, seconds: float) -> Caller:
     return Caller(flow, time.monotonic() + seconds, tenant=tenant)
 
 
-def _tls(settings: Settings) -> ssl.SSLContext | None:
+def _tls_files(settings: Settings) -> TlsFiles | None:
     if settings.tls_certificate is None or settings.tls_key is None:
         return None
-    return renewing_context(TlsFiles(settings.tls_certificate, settings.tls_key, settings.tls_client_ca))
+    return TlsFiles(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
 
 
 def _seconds(request: web.Request) -> float:
