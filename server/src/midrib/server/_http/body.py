@@ -46,6 +46,8 @@ async def receive(request: web.Request, call: HttpCall, *, limit: int) -> bytear
             raise web.HTTPRequestEntityTooLarge(limit, len(body) + len(chunk))
         call.hold(len(body) + len(chunk))
         body += chunk
+        # A body in chunks of one byte: aiohttp parses the next ones without leaving this loop.
+        await asyncio.sleep(0)
     return body
 
 

@@ -20,7 +20,7 @@ from midrib.v1 import embedding_pb2, tensor_pb2
 from midrib.wire import Array, InvalidInputError
 
 # Numbers written as JSON before the event loop serves other calls: a few milliseconds.
-_NUMBERS_AT_ONCE = 2**12
+_NUMBERS_AT_ONCE = 2**11
 # More would only be unknown ones, and each costs an error.
 _MAX_FIELDS = 64
 _MAX_QUOTED = 100

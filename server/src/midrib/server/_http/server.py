@@ -26,6 +26,8 @@ _LONGEST_S = 60.0
 _TIMEOUT_HEADER = "X-Request-Timeout"
 # Of a connection before, between and within the heads of its requests.
 _SILENT_S = 75.0
+# What aiohttp parses of a body at a time: of chunks of one byte, as many as take a few milliseconds.
+_READ_BYTES = 2**14
 
 
 class HttpServer:
@@ -66,6 +68,7 @@ class HttpServer:
             logger=logger,
             handler_cancellation=True,
             auto_decompress=False,
+            read_bufsize=_READ_BYTES,
             shutdown_timeout=self._settings.drain_grace_s,
         )
         context = None if tls is None else renewing_context(tls)
