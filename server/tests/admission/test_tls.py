@@ -219,7 +219,7 @@ def test_a_certificate_is_read_again_once_a_passing_reason_is_over(certificates:
     paths = certificates.files
     files = TlsFiles(paths["tls_certificate"], paths["tls_key"], None)
     certificates.replace_authority()
-    readings = iter([OSError(errno.EMFILE, "Too many open files"), "renewed"])
+    readings: Iterator[OSError | str] = iter([OSError(errno.EMFILE, "Too many open files"), "renewed"])
     assert [files.renewed(lambda: raised(next(readings))) for _ in range(3)] == [None, "renewed", None]
 
 

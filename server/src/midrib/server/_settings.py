@@ -25,6 +25,8 @@ class BackboneSettings(BaseModel):
 
     name: str
     """`namespace/name`, or a name that is unique in the registry."""
+    aliases: tuple[str, ...] = ()
+    """More names that requests may use, such as "clip"."""
     arguments: dict[str, Any] = Field(default_factory=dict)
     """Arguments of the loader."""
     device: str | None = None
@@ -166,6 +168,15 @@ class Settings(BaseSettings):
         if isinstance(value, list | tuple):
             return tuple({"name": entry} if isinstance(entry, str) else entry for entry in value)
         return value
+
+    @model_validator(mode="after")
+    def _aliases_are_unique(self) -> Settings:
+        aliases = [alias for backbone in self.backbones for alias in backbone.aliases]
+        names = {backbone.name for backbone in self.backbones}
+        for alias in aliases:
+            if not alias or "@" in alias or aliases.count(alias) > 1 or alias in names:
+                raise ValueError(f"alias {alias!r} is empty, has an @, or names two backbones: choose another")
+        return self
 
     @model_validator(mode="after")
     def _nothing_is_open_by_accident(self) -> Settings:

@@ -79,8 +79,9 @@ class TlsFiles:
         Python cannot switch that off. If the connection is aborted, OpenSSL forgets its session.
         """
         session = connection.session
-        resumed = self.client_ca is not None and connection.session_reused and session is not None
-        return resumed and session.time <= self._client_ca_since
+        if self.client_ca is None or session is None or not connection.session_reused:
+            return False
+        return session.time <= self._client_ca_since
 
     def _state(self) -> list[tuple[int, int, int] | None]:
         return [_stamp(file) for file in (self.certificate, self.key, self.client_ca) if file is not None]

@@ -11,6 +11,7 @@ import numpy as np
 
 from midrib.registry import TextInput
 from midrib.server._admission.quotas import Reservation
+from midrib.server._admission.tokens import Scope
 from midrib.server._calls.embedder import Embedded, Embedder
 from midrib.server._calls.requests import Caller
 from midrib.server._catalogue.loading import Loaded
@@ -56,7 +57,11 @@ class HttpCall:
         token has been withdrawn or lost its scope.
         """
         self.release()
-        reservation = self._embedder.reservation(size, self.caller)
+        amounts = [(self._embedder.in_flight, size)]
+        if (tenant := self.caller.tenant) is not None:
+            tenant.require(Scope.EMBED)
+            amounts += [(tenant.in_flight_bytes, size), (tenant.in_flight_items, 1)]
+        reservation = Reservation(*amounts)
         reservation.acquire_nowait()
         self._reservation, self.held = reservation, size
 

@@ -8,7 +8,6 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from midrib.server._calls.embedder import Embedder
-from midrib.server._catalogue.catalogue import CatalogueEntry
 from midrib.server._engine.served_backbone import State
 from midrib.server._http.body import MAX_BODY_BYTES, off_loop, parse_json, receive
 from midrib.server._http.call import CURRENT_CALL
@@ -60,13 +59,14 @@ class Routes:
 
     async def models(self, request: web.Request) -> web.Response:  # noqa: ARG002 - aiohttp's signature
         """Answer the list of served backbones, in OpenAI's form."""
-        entries = sorted(self._catalogue.entries.values(), key=lambda entry: entry.name)
-        served = [_model_object(entry) for entry in entries if entry.state is State.READY]
-        return web.json_response({"object": "list", "data": served})
+        entries = self._catalogue.entries
+        names = {**{name: name for name in entries}, **self._catalogue.aliases}
+        ready = [name for name in sorted(names) if names[name] in entries and entries[names[name]].state is State.READY]
+        return web.json_response({"object": "list", "data": [_model_object(name) for name in ready]})
 
     async def model(self, request: web.Request) -> web.Response:
         """Answer one served backbone, in OpenAI's form."""
-        return web.json_response(_model_object(self._catalogue.entry(request.match_info["name"])))
+        return web.json_response(_model_object(self._catalogue.entry(request.match_info["name"]).name))
 
     async def healthz(self, request: web.Request) -> web.Response:  # noqa: ARG002 - aiohttp's signature
         """Answer 200 while the process is alive."""
@@ -85,5 +85,5 @@ class Routes:
         return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
-def _model_object(entry: CatalogueEntry) -> dict[str, object]:
-    return {"id": entry.name, "object": "model", "created": 0, "owned_by": "midrib"}
+def _model_object(name: str) -> dict[str, object]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "midrib"}
