@@ -50,7 +50,7 @@ LAYERS: dict[str, dict[str, list[str]]] = {
         "_catalogue": _LOADING,
         "_calls": ["_engine", "_intake", "_admission", "_catalogue"],
         "_grpc": _SERVING,
-        "_http": [*_BASE, "_admission", "_catalogue", "_calls"],
+        "_http": _SERVING,
         "_oip": [*_SERVING, "_grpc"],
         "_server": [*_SERVING, "_foreign", "_compute", "_calibration", "_grpc", "_http", "_oip"],
         "testing": ["_settings", "_server"],

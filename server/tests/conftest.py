@@ -64,10 +64,10 @@ class Tokens(NamedTuple):
 class Words(nn.Module):
     """The mean of the words' vectors; a word is the sum of its bytes."""
 
-    def __init__(self) -> None:
+    def __init__(self, num_features: int) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.table = nn.Embedding(100, 4)
+        self.table = nn.Embedding(100, num_features)
 
     def tokenizer(self, texts: Sequence[str]) -> list[Tokens]:
         return [Tokens([1 + sum(word.encode()) % 99 for word in text.split()][:8], False) for text in texts]
@@ -84,8 +84,8 @@ def load_picture() -> tuple[nn.Module, int]:
 
 
 @REGISTRY(name="words", namespace="text/embedding", input=TextInput(8))
-def load_words() -> tuple[nn.Module, int]:
-    return Words(), 4
+def load_words(num_features: int = 4) -> tuple[nn.Module, int]:
+    return Words(num_features), num_features
 
 
 @pytest.fixture()
@@ -107,7 +107,9 @@ def server() -> Iterator[RunningServer]:
 @pytest.fixture(scope="session")
 def media_server() -> Iterator[RunningServer]:
     """Serves `picture`, `words` and `linear`, over gRPC and HTTP; each row alone, so that answers equal to the bit."""
-    with serving("picture", "words", "linear", registry=REGISTRY, http_port=0, strict=True) as running:
+    with serving(
+        "picture", "words", "linear", registry=REGISTRY, http_port=0, http_token_ids=True, strict=True
+    ) as running:
         yield running
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import os
+import socket
 import ssl
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ import trustme
 
 from midrib.registry import AbstractRegistry
 from midrib.server import Settings
+from midrib.server._admission.tls import TlsFiles
 from midrib.server._grpc.listen import add_port, grpc_server
 from midrib.server.testing import RunningServer, serving
 from midrib.v1 import embedding_pb2, embedding_pb2_grpc
@@ -208,3 +212,69 @@ def test_a_renewed_authority_of_clients_is_taken_over(
         assert [ports.answers(certificates.client), ports.answers(newcomer)] == [[True, True], [False, False]]
         other.cert_pem.write_to_path(certificates.files["tls_client_ca"])
         assert [ports.answers(certificates.client), ports.answers(newcomer)] == [[False, False], [True, True]]
+
+
+def test_a_certificate_is_read_again_once_a_passing_reason_is_over(certificates: Certificates) -> None:
+    """The files do not change between the reading that fails and the one that succeeds."""
+    paths = certificates.files
+    files = TlsFiles(paths["tls_certificate"], paths["tls_key"], None)
+    certificates.replace_authority()
+    readings: Iterator[OSError | str] = iter([OSError(errno.EMFILE, "Too many open files"), "renewed"])
+    assert [files.renewed(lambda: raised(next(readings))) for _ in range(3)] == [None, "renewed", None]
+
+
+def raised(reading: OSError | str) -> str:
+    """Return a text, raise an error."""
+    if isinstance(reading, OSError):
+        raise reading
+    return reading
+
+
+@pytest.mark.parametrize(
+    ("version", "reused"),
+    [
+        pytest.param(ssl.TLSVersion.TLSv1_2, [False, True, None, False], id="TLS 1.2"),
+        pytest.param(ssl.TLSVersion.TLSv1_3, [False] * 4, id="TLS 1.3"),
+    ],
+)
+def test_a_session_does_not_outlive_the_authority_that_let_it_in(
+    certificates: Certificates, test_registry: AbstractRegistry, version: ssl.TLSVersion, reused: list[bool | None]
+) -> None:
+    """It is resumed while the client's authority is in use; later the connection is aborted, or made in full."""
+    context = ssl.create_default_context(cadata=certificates.roots.decode())
+    context.minimum_version = context.maximum_version = version
+    certificates.client.configure_cert(context)
+    other = trustme.CA()
+    with serving("linear", registry=test_registry, http_port=0, **certificates.files) as running:
+        visits = Visits(str(running.server.http_address), context)
+        seen = [visits.resumed(), visits.resumed()]
+        both = certificates.roots + other.cert_pem.bytes()
+        certificates.files["tls_client_ca"].write_bytes(both)
+        seen.append(visits.resumed())
+        seen.append(visits.resumed())
+    assert seen == reused
+
+
+class Visits:
+    """HTTPS requests of one client that resumes the session of its last one."""
+
+    def __init__(self, address: str, context: ssl.SSLContext) -> None:
+        host, _, port = address.partition(":")
+        self._address = host, int(port)
+        self._context = context
+        self._session: ssl.SSLSession | None = None
+
+    def resumed(self) -> bool | None:
+        """Whether the session was resumed; None if the server refused it."""
+        with (
+            socket.create_connection(self._address, timeout=10) as connection,
+            self._context.wrap_socket(connection, server_hostname="127.0.0.1", session=self._session) as stream,
+        ):
+            stream.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            self._session = None
+            with suppress(OSError):
+                if stream.recv(65536):
+                    self._session, reused = stream.session, bool(stream.session_reused)
+                    stream.unwrap()  # a session that ends otherwise is forgotten
+                    return reused
+        return None

@@ -14,6 +14,7 @@ import pytest
 from midrib.registry import Registry
 from midrib.server import Server, Settings
 from midrib.server._http.connections import Connections
+from midrib.server._http.routes import Routes
 from midrib.server._http.server import HttpServer
 from midrib.server._settings import BackboneSettings
 from midrib.server.testing import RunningServer, serving
@@ -28,11 +29,6 @@ def get(address: str | None, path: str, *, method: str = "GET") -> tuple[int, st
     text = response.read().decode()
     connection.close()
     return response.status, text
-
-
-@pytest.fixture(scope="module")
-def address(media_server: RunningServer) -> str | None:
-    return media_server.server.http_address
 
 
 def test_models_are_listed_in_openais_form(address: str) -> None:
@@ -73,12 +69,12 @@ async def test_readiness_follows_loading_and_leaving(test_registry: Registry) ->
     settings = Settings(port=0, http_port=0, threads=1, backbones=(BackboneSettings(name="linear"),))
     server = Server(settings, registry=test_registry)
     await server.start()
-    probe: Any = server._http
-    states = [(await probe._readyz(None)).status]
+    probe: Any = Routes(server.embedder)
+    states = [(await probe.readyz(None)).status]
     await server.load()
-    states.append((await probe._readyz(None)).status)
+    states.append((await probe.readyz(None)).status)
     await server.stop(grace_s=5)
-    left = await probe._readyz(None)
+    left = await probe.readyz(None)
     assert ([*states, left.status], left.text) == ([503, 200, 503], "not ready\ntest/embedding/linear: draining\n")
 
 

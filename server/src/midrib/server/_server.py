@@ -165,7 +165,7 @@ class Server:
         await self._answer_what_has_arrived(min(grace, _MAX_SETTLING_S))
         grace = max(_LAST_ANSWERS_S, end - time.monotonic())
         if self._http is not None:
-            await self._http.stop()
+            await self._http.stop(grace)
         if self._admin is not None:
             await self._admin.stop(grace)
         await self._grpc.stop(grace)

@@ -25,6 +25,8 @@ class BackboneSettings(BaseModel):
 
     name: str
     """`namespace/name`, or a name that is unique in the registry."""
+    aliases: tuple[str, ...] = ()
+    """More names that requests may use, such as "clip"."""
     arguments: dict[str, Any] = Field(default_factory=dict)
     """Arguments of the loader."""
     device: str | None = None
@@ -66,6 +68,10 @@ class Settings(BaseSettings):
     """The gRPC port; 0 takes a free one."""
     http_port: int | None = Field(default=None, ge=0, le=65535)
     """The HTTP port on the same address; 0 takes a free one. If unset, HTTP is off."""
+    http_token_ids: bool = False
+    """Accept token ids over HTTP. Set it only if every caller uses the tokenizer of the backbone."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins of web pages that may call the HTTP port, such as "https://app.example.org"; "*" allows any."""
     insecure: bool = False
     """Allow an address beyond the loopback without TLS and without tokens."""
     admin: bool = False
@@ -162,6 +168,15 @@ class Settings(BaseSettings):
         if isinstance(value, list | tuple):
             return tuple({"name": entry} if isinstance(entry, str) else entry for entry in value)
         return value
+
+    @model_validator(mode="after")
+    def _aliases_are_unique(self) -> Settings:
+        aliases = [alias for backbone in self.backbones for alias in backbone.aliases]
+        names = {backbone.name for backbone in self.backbones}
+        for alias in aliases:
+            if not alias or "@" in alias or aliases.count(alias) > 1 or alias in names:
+                raise ValueError(f"alias {alias!r} is empty, has an @, or names two backbones: choose another")
+        return self
 
     @model_validator(mode="after")
     def _nothing_is_open_by_accident(self) -> Settings:

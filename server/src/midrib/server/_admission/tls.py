@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import ssl
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -24,7 +25,8 @@ class TlsFiles:
 
     def __init__(self, certificate: Path, key: Path, client_ca: Path | None) -> None:
         self.certificate, self.key, self.client_ca = certificate, key, client_ca
-        self._seen = self._state()
+        self._seen = self._failed = self._state()
+        self._client_ca_since = 0.0
 
     def context(self) -> ssl.SSLContext:
         """The files read now.
@@ -38,6 +40,9 @@ class TlsFiles:
             if self.client_ca is not None:
                 context.verify_mode = ssl.CERT_REQUIRED
                 context.load_verify_locations(self.client_ca)
+                # A client that resumes a session by a ticket shows no certificate: see `outlives_client_ca`.
+                context.options |= ssl.OP_NO_TICKET
+                context.num_tickets = 0
         except ssl.SSLError as error:
             files = ", ".join(str(file) for file in (self.certificate, self.key, self.client_ca) if file is not None)
             raise OSError(
@@ -47,16 +52,36 @@ class TlsFiles:
         return context
 
     def renewed(self, read: Callable[[], T]) -> T | None:
-        """What `read` makes of changed files; None where none has changed, or they are wrong, which is logged once."""
+        """Return what `read` makes of changed files, None if none has changed or they cannot be used.
+
+        A failure is logged once, and the files are read again at the next handshake: the reason may pass, such as a
+        process that has no file descriptor left.
+        """
         now = self._state()
         if now == self._seen:
             return None
-        self._seen = now
         try:
-            return read()
+            renewed = read()
         except OSError:
-            logger.exception("the changed TLS files cannot be taken over: the certificate in use stays")
+            if now != self._failed:
+                logger.exception("the changed TLS files cannot be taken over: the certificate in use stays")
+            self._failed = now
             return None
+        if now[-1] != self._seen[-1]:
+            self._client_ca_since = time.time()
+        self._seen = self._failed = now
+        return renewed
+
+    def outlives_client_ca(self, connection: ssl.SSLObject) -> bool:
+        """Return whether a connection resumes a session from before the client CA in use was taken over.
+
+        OpenSSL keeps sessions of TLS 1.2, and does not verify the client's certificate again when one is resumed.
+        Python cannot switch that off. If the connection is aborted, OpenSSL forgets its session.
+        """
+        session = connection.session
+        if self.client_ca is None or session is None or not connection.session_reused:
+            return False
+        return session.time <= self._client_ca_since
 
     def _state(self) -> list[tuple[int, int, int] | None]:
         return [_stamp(file) for file in (self.certificate, self.key, self.client_ca) if file is not None]

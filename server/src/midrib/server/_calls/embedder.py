@@ -91,6 +91,10 @@ class Embedder:
         item = await call.accept(request.input if tensor is None else tensor)
         return await item.embed(), item
 
+    async def embed_reserved(self, request: embedding_pb2.EmbedRequest, caller: Caller) -> Embedded:
+        """Do the same as `embed` for a caller that has reserved the bytes of the item."""
+        return await self.open(request, caller).accept_reserved(request.input).embed()
+
     async def gradient_held(
         self, request: embedding_pb2.BackwardRequest, caller: Caller
     ) -> tuple[Embedded, AcceptedItem]:
@@ -139,6 +143,10 @@ class OpenCall:
         else:
             reservation.acquire_nowait()
         return AcceptedItem(self, source, reservation, arrived)
+
+    def accept_reserved(self, source: ItemInput) -> AcceptedItem:
+        """Accept one input whose bytes the caller has reserved."""
+        return AcceptedItem(self, source, Reservation(), time.monotonic())
 
     def _size(self, source: ItemInput) -> int:
         if isinstance(source, tuple):  # the gradient is as large as the input

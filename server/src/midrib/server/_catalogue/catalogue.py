@@ -21,7 +21,13 @@ from midrib.server._foreign import in_thread
 from midrib.server._intake.media import MediaPool
 from midrib.server._observability.metrics import Metrics
 from midrib.server._settings import BackboneSettings, Settings
-from midrib.wire import BackboneLoadingError, BackboneNotFoundError, InvalidInputError, UnavailableError
+from midrib.wire import (
+    BackboneLoadingError,
+    BackboneNotFoundError,
+    InvalidInputError,
+    RevisionMismatchError,
+    UnavailableError,
+)
 
 if TYPE_CHECKING:
     from midrib.server._observability.tracing import Tracing
@@ -72,6 +78,7 @@ class Catalogue:
         self.settings = settings
         self.registry = registry
         self.entries: dict[str, CatalogueEntry] = {}
+        self.aliases: dict[str, str] = {}
         self.complete = False
         self.closing = asyncio.Event()
         self.metrics = Metrics(self.served)
@@ -92,10 +99,21 @@ class Catalogue:
         return [entry.loaded.served for entry in self.entries.values() if entry.loaded is not None]
 
     def entry(self, name: str) -> CatalogueEntry:
-        """Return the entry of `namespace/name`, or of a name that only one served backbone has.
+        """Return the entry of `namespace/name`, of an alias, or of a name that only one served backbone has.
 
-        Raises BackboneNotFoundError with the nearest names.
+        name: `@` and a revision, or its first digits, may follow.
+        Raises BackboneNotFoundError with the nearest names, RevisionMismatchError for another revision.
         """
+        name, _, revision = name.partition("@")
+        entry = self._entry(self.aliases.get(name, name))
+        served = "" if entry.loaded is None else entry.loaded.served.description.revision
+        if served and not served.startswith(revision):
+            raise RevisionMismatchError(
+                f"backbone {entry.name!r} is at revision {served[:12]}, the name asks for {revision[:12]!r}"
+            )
+        return entry
+
+    def _entry(self, name: str) -> CatalogueEntry:
         if name in self.entries:
             return self.entries[name]
         matches = [entry for key, entry in self.entries.items() if key.endswith("/" + name)]
@@ -118,6 +136,7 @@ class Catalogue:
         if name not in self.entries:
             self.entries[name] = CatalogueEntry(name)
             self._change(self.entries[name], State.LOADING)
+        self.aliases.update(dict.fromkeys(wanted.aliases, name))
         return self.entries[name]
 
     async def load(self, wanted: BackboneSettings, *, replace: bool = True) -> tuple[CatalogueEntry, list[str]]:

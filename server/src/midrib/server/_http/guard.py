@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from midrib.server._admission.tls import TlsFiles
 from midrib.server._admission.tokens import CURRENT_TENANT, Scope, Tokens
 from midrib.server._http.errors import Handler
+from midrib.wire import UnauthenticatedError
 
 _HEALTH = ("/healthz", "/readyz")
 _EMBEDDING = "/v1/embeddings"
@@ -14,16 +16,19 @@ _EMBEDDING = "/v1/embeddings"
 class HttpGuard:
     """Refuses requests without the token and the scope that they need.
 
-    tokens: None where the server asks for none.  public_health: health is answered to anybody.
+    tokens: None if the server needs none.  public_health: whether health is answered without a token.
+    tls: the certificate files of the port; None without TLS.
     """
 
-    def __init__(self, tokens: Tokens | None, *, public_health: bool) -> None:
+    def __init__(self, tokens: Tokens | None, *, public_health: bool, tls: TlsFiles | None = None) -> None:
         self._tokens = tokens
         self._public_health = public_health
+        self._tls = tls
 
     @web.middleware
     async def check(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Let a request pass, with its tenant; raises UnauthenticatedError or PermissionDeniedError."""
+        self._check_session(request)
         tenant = None
         if self._tokens is not None and not (self._public_health and request.path in _HEALTH):
             scope = Scope.EMBED if request.path == _EMBEDDING else Scope.READ
@@ -34,3 +39,11 @@ class HttpGuard:
             return await handler(request)
         finally:
             CURRENT_TENANT.reset(before)
+
+    def _check_session(self, request: web.Request) -> None:
+        """Abort a connection whose client was verified by a client CA that has been replaced since."""
+        transport = request.transport
+        connection = transport and transport.get_extra_info("ssl_object")
+        if transport and connection and self._tls and self._tls.outlives_client_ca(connection):
+            transport.abort()
+            raise UnauthenticatedError("the TLS session is older than the client CA in use: connect again")

@@ -1,0 +1,111 @@
+"""Receive the body of a request within the quotas, and parse its JSON at a bounded cost."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from aiohttp import web
+
+from midrib.server._http.call import HttpCall
+from midrib.wire import InvalidInputError, LimitExceededError
+
+T = TypeVar("T")
+
+MAX_BODY_BYTES = 8 * 2**20
+# Larger bodies are parsed in a thread: up to here parsing takes less than a millisecond.
+_INLINE_BYTES = 2**14
+# json.loads builds an object for each string, array and object in one call that holds the GIL: 2**15 of them take a few
+# milliseconds. Numbers are not counted: each calls back into Python, which lets the event loop run in between.
+MAX_VALUES = 2**15
+# The time that Python needs for an integer grows with the square of its digits.
+_MAX_DIGITS = 400
+_COUNTED_AT_ONCE = 2**16
+
+
+async def receive(request: web.Request, call: HttpCall, *, limit: int) -> bytearray:
+    """Return the body of a request; while it arrives, its bytes count in the quotas of the call.
+
+    limit: the largest body, in bytes.
+    Raises HTTPUnsupportedMediaType for a compressed body, HTTPRequestEntityTooLarge for a larger one, OverloadedError
+    if the quotas have no room for it.
+    """
+    encoding = request.headers.get("Content-Encoding", "identity")
+    if encoding.lower() != "identity":
+        # A few compressed kilobytes may unpack to gigabytes.
+        raise web.HTTPUnsupportedMediaType(
+            text=f"Content-Encoding is {encoding[:40]!r}, and compressed bodies are not read: send it uncompressed"
+        )
+    if (declared := request.content_length or 0) > limit:
+        raise web.HTTPRequestEntityTooLarge(limit, declared)
+    body = bytearray()
+    async for chunk in request.content.iter_any():
+        if len(body) + len(chunk) > limit:
+            raise web.HTTPRequestEntityTooLarge(limit, len(body) + len(chunk))
+        call.hold(len(body) + len(chunk))
+        body += chunk
+        # A body in chunks of one byte: aiohttp parses the next ones without leaving this loop.
+        await asyncio.sleep(0)
+    return body
+
+
+async def parse_json(body: bytes | bytearray) -> Any:
+    """Return the value of a JSON text in UTF-8; a large one is parsed beside the event loop.
+
+    Raises InvalidInputError for any other text, LimitExceededError for more than MAX_VALUES strings, arrays and
+    objects.
+    """
+    return await off_loop(len(body), lambda: _parsed(body))
+
+
+async def off_loop(size: int, work: Callable[[], T]) -> T:
+    """Return the result of `work`, run in a thread if it handles so many bytes that the event loop would stall."""
+    return work() if size <= _INLINE_BYTES else await asyncio.to_thread(work)
+
+
+def _parsed(body: bytes | bytearray) -> Any:
+    count = count_values(body)
+    if count > MAX_VALUES:
+        raise LimitExceededError(
+            f"the body has about {count} strings, arrays and objects, at most {MAX_VALUES} are accepted: split it"
+        )
+    try:
+        return json.loads(body.decode("utf-8-sig"), parse_int=_integer, parse_float=_floating)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInputError(f"the body is not valid JSON ({error}): send a JSON object in UTF-8") from error
+
+
+def count_values(body: bytes | bytearray) -> int:
+    """Return how many strings, arrays and objects a JSON text holds, without building any of them.
+
+    The count is exact for valid JSON, and json.loads builds no more than that of an invalid text.
+    """
+    quotes = brackets = 0
+    rest = b""
+    for start in range(0, len(body), _COUNTED_AT_ONCE):
+        part = rest + body[start : start + _COUNTED_AT_ONCE]
+        # An escape that is cut in two is left to the next part.
+        cut = len(part) - (len(part) - len(part.rstrip(b"\\"))) % 2
+        part, rest = part[:cut], part[cut:]
+        between = part.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"')
+        outside = b"".join(between[quotes % 2 :: 2])
+        quotes += len(between) - 1
+        brackets += outside.count(b"[") + outside.count(b"{")
+    return brackets + (quotes + 1) // 2
+
+
+def _integer(digits: str) -> int:
+    _check_digits(digits)
+    return int(digits)
+
+
+def _floating(digits: str) -> float:
+    _check_digits(digits)
+    return float(digits)
+
+
+def _check_digits(digits: str) -> None:
+    if len(digits) > _MAX_DIGITS:
+        raise ValueError(f"a number has {len(digits)} characters, at most {_MAX_DIGITS} are accepted")

@@ -1,0 +1,102 @@
+"""One HTTP request through the engine: what it holds of the quotas, from its first byte to the last of its answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextvars import ContextVar
+from typing import NamedTuple
+
+import numpy as np
+
+from midrib.registry import TextInput
+from midrib.server._admission.quotas import Reservation
+from midrib.server._admission.tokens import Scope
+from midrib.server._calls.embedder import Embedded, Embedder
+from midrib.server._calls.requests import Caller
+from midrib.server._catalogue.loading import Loaded
+from midrib.server._engine.description import Description
+from midrib.server._intake.media import media_of
+from midrib.v1 import embedding_pb2
+from midrib.wire import Array
+
+
+class Answer(NamedTuple):
+    """The embedding of one call.
+
+    by: the backbone that computed it.  features: [rows, dimensions].  tokens: of all texts, 0 for other media.
+    """
+
+    by: Description
+    features: Array
+    tokens: int
+
+
+CURRENT_CALL: ContextVar[HttpCall] = ContextVar("CURRENT_CALL")
+"""The call of the request that is being handled."""
+
+
+class HttpCall:
+    """A request that counts in the quotas of the server and of its tenant, as one item.
+
+    caller: who calls, once the guard has let the request pass.  held: the bytes that it holds now.
+
+    It never waits for room, so that two calls cannot block each other: without room it is refused, at any stage.
+    """
+
+    def __init__(self, embedder: Embedder) -> None:
+        self.caller = Caller(None)
+        self.held = 0
+        self._embedder = embedder
+        self._reservation = Reservation()
+
+    def hold(self, size: int) -> None:
+        """Hold `size` bytes in place of those held before.
+
+        Raises OverloadedError if the quotas have no room, and UnauthenticatedError or PermissionDeniedError if the
+        token has been withdrawn or lost its scope.
+        """
+        self.release()
+        amounts = [(self._embedder.in_flight, size)]
+        if (tenant := self.caller.tenant) is not None:
+            tenant.require(Scope.EMBED)
+            amounts += [(tenant.in_flight_bytes, size), (tenant.in_flight_items, 1)]
+        reservation = Reservation(*amounts)
+        reservation.acquire_nowait()
+        self._reservation, self.held = reservation, size
+
+    def release(self) -> None:
+        """Hold nothing any more."""
+        self._reservation.release()
+        self.held = 0
+
+    def hold_items(self, requests: Sequence[embedding_pb2.EmbedRequest], loaded: Loaded, *, row_bytes: int) -> None:
+        """Hold the bytes of requests while they are in flight, and those of their answer.
+
+        row_bytes: the bytes of the answer for each row.
+        Raises what `hold` raises.
+        """
+        rows = sum(_rows(request.input) for request in requests)
+        self.hold(rows * row_bytes + sum(loaded.intake.size(request.input) for request in requests))
+
+    async def embed(self, requests: Sequence[embedding_pb2.EmbedRequest]) -> Answer:
+        """Return the embedding of several requests for one backbone, computed at the same time and joined in order.
+
+        The caller holds their bytes already.  Raises what the first request to fail raised; the others are cancelled.
+        """
+        tasks = [asyncio.ensure_future(self._embedder.embed_reserved(request, self.caller)) for request in requests]
+        try:
+            parts = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+        features = parts[0].features if len(parts) == 1 else np.concatenate([part.features for part in parts])
+        return Answer(parts[0].by, features, sum(map(_tokens, parts)))
+
+
+def _rows(message: embedding_pb2.Input) -> int:
+    return message.tensor.shape[0] if message.HasField("tensor") else len(media_of(message))
+
+
+def _tokens(part: Embedded) -> int:
+    return int(np.count_nonzero(part.inputs)) if isinstance(part.by.input, TextInput) else 0

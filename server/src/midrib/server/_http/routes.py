@@ -1,0 +1,89 @@
+"""The paths of the HTTP port, and the answer of each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from midrib.server._calls.embedder import Embedder
+from midrib.server._engine.description import State
+from midrib.server._http.body import MAX_BODY_BYTES, off_loop, parse_json, receive
+from midrib.server._http.call import CURRENT_CALL
+from midrib.server._http.embeddings import answer_bytes, answer_parts, embed_requests, read_fields
+from midrib.wire import InvalidInputError
+
+
+class Routes:
+    """Answers requests by the engine that also serves the gRPC services."""
+
+    def __init__(self, embedder: Embedder) -> None:
+        self._catalogue = embedder.catalogue
+        self._settings = embedder.catalogue.settings
+        self._max_body_bytes = min(MAX_BODY_BYTES, self._settings.max_message_bytes)
+
+    def all(self) -> list[web.RouteDef]:
+        """Return every method and path, with its handler."""
+        return [
+            web.post("/v1/embeddings", self.embeddings),
+            web.get("/v1/models", self.models),
+            web.get("/v1/models/{name:.+}", self.model),
+            web.get("/healthz", self.healthz),
+            web.get("/readyz", self.readyz),
+            web.get("/metrics", self.metrics),
+        ]
+
+    async def embeddings(self, request: web.Request) -> web.StreamResponse:
+        """Answer OpenAI's embeddings call."""
+        call = CURRENT_CALL.get()
+        body = read_fields(await self._json(request))
+        loaded = self._catalogue.entry(body.model).ready()
+        token_ids = self._settings.http_token_ids
+        requests = await off_loop(call.held, lambda: embed_requests(body, loaded, token_ids=token_ids))
+        num_features = loaded.served.description.num_features
+        width = min(body.dimensions or num_features, num_features)
+        call.hold_items(requests, loaded, row_bytes=answer_bytes(body, width))
+        answer = await call.embed(requests)
+        return web.Response(
+            body=b"".join([part async for part in answer_parts(answer, body)]),
+            content_type="application/json",
+            headers={"Midrib-Revision": answer.by.revision},
+        )
+
+    async def _json(self, request: web.Request) -> Any:
+        if request.content_type != "application/json":
+            # A page in a browser may send other types to a loopback address without asking the user.
+            raise InvalidInputError(f"Content-Type is {request.content_type[:100]!r}, expected 'application/json'")
+        return await parse_json(await receive(request, CURRENT_CALL.get(), limit=self._max_body_bytes))
+
+    async def models(self, request: web.Request) -> web.Response:  # noqa: ARG002 - aiohttp's signature
+        """Answer the list of served backbones, in OpenAI's form."""
+        entries = self._catalogue.entries
+        names = {**{name: name for name in entries}, **self._catalogue.aliases}
+        ready = [name for name in sorted(names) if names[name] in entries and entries[names[name]].state is State.READY]
+        return web.json_response({"object": "list", "data": [_model_object(name) for name in ready]})
+
+    async def model(self, request: web.Request) -> web.Response:
+        """Answer one served backbone, in OpenAI's form."""
+        return web.json_response(_model_object(self._catalogue.entry(request.match_info["name"]).name))
+
+    async def healthz(self, request: web.Request) -> web.Response:  # noqa: ARG002 - aiohttp's signature
+        """Answer 200 while the process is alive."""
+        return web.Response(text="ok\n")
+
+    async def readyz(self, request: web.Request) -> web.Response:  # noqa: ARG002 - aiohttp's signature
+        """Answer 200 once everything is loaded and until the server stops, else 503 with the states."""
+        if self._catalogue.ready:
+            return web.Response(text="ready\n")
+        states = "".join(f"{entry.name}: {entry.state.value}\n" for entry in self._catalogue.entries.values())
+        return web.Response(text=f"not ready\n{states}", status=503)
+
+    async def metrics(self, request: web.Request) -> web.Response:  # noqa: ARG002 - aiohttp's signature
+        """Answer the metrics in the text form of Prometheus."""
+        text = generate_latest(self._catalogue.metrics.registry)
+        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+def _model_object(name: str) -> dict[str, object]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "midrib"}

@@ -1,0 +1,136 @@
+"""Calls that /v1/embeddings refuses: the status, the shape of the error, and the sentence."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from typing import Any
+
+import pytest
+
+from server.tests.http.calls import JSON, Answer
+
+INVALID = "INVALID_INPUT"
+BAD = "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "words"),
+    [
+        pytest.param(
+            {"model": "word", "input": "x"},
+            (404, BAD, None, "BACKBONE_NOT_FOUND"),
+            "did you mean text/embedding/words",
+            id="unknown model",
+        ),
+        pytest.param({"input": "x"}, (400, BAD, "model", INVALID), "model: Field required", id="no model"),
+        pytest.param({"model": "words"}, (400, BAD, "input", INVALID), "input: Field required", id="no input"),
+        pytest.param(
+            {"model": "words", "input": None}, (400, BAD, "input", INVALID), "input: Field required", id="input null"
+        ),
+        pytest.param(
+            {"model": "words", "input": "x", "truncate": True},
+            (400, BAD, "truncate", INVALID),
+            "truncate: Extra",
+            id="unknown field",
+        ),
+        pytest.param(
+            {"model": "words", "input": "x", "encoding_format": "hex"},
+            (400, BAD, "encoding_format", INVALID),
+            "'float' or 'base64'",
+            id="encoding",
+        ),
+        pytest.param(
+            {"model": "words", "input": "x", "dimensions": 0},
+            (400, BAD, "dimensions", INVALID),
+            "greater than or equal to 1",
+            id="no dimensions",
+        ),
+        pytest.param(
+            {"model": "words", "input": "x", "dimensions": 5},
+            (400, BAD, "options.dimensions", INVALID),
+            "this backbone has 1..4",
+            id="dimensions",
+        ),
+        pytest.param(
+            {"model": "words", "input": ["x", 1]}, (400, BAD, "input", INVALID), "another form", id="mixed input"
+        ),
+        pytest.param({"model": "words", "input": {}}, (400, BAD, "input", INVALID), "another form", id="an object"),
+        pytest.param(
+            {"model": "words", "input": ["x"] * 2049},
+            (413, BAD, "input", "LIMIT_EXCEEDED"),
+            "2049 entries, at most 2048 are accepted",
+            id="too many texts",
+        ),
+        pytest.param(
+            {"model": "words", "input": "\ud800"}, (400, BAD, "input", INVALID), "not valid Unicode", id="surrogate"
+        ),
+        pytest.param(
+            {"model": "linear", "input": "x"},
+            (400, BAD, None, "WRONG_INPUT_KIND"),
+            "got texts, it takes a tensor",
+            id="another kind",
+        ),
+        pytest.param(
+            {"model": "linear", "input": [1, 2]},
+            (400, BAD, None, "WRONG_INPUT_KIND"),
+            "does not take token ids",
+            id="ids without text",
+        ),
+        pytest.param(
+            {"model": "picture", "input": "https://example.org/a.png"},
+            (400, BAD, "input[0]", INVALID),
+            "not an encoded image",
+            id="an image by its URL",
+        ),
+        pytest.param(
+            {"model": "picture", "input": "data:text/html,AAAA"},
+            (400, BAD, "input[0]", INVALID),
+            "not an encoded image",
+            id="a data URL of another type",
+        ),
+        pytest.param([], (400, BAD, None, INVALID), "the body: Input should be", id="no object"),
+        pytest.param(
+            {str(number): 1 for number in range(65)}, (400, BAD, None, INVALID), "65 fields", id="many fields"
+        ),
+        pytest.param(b"{", (400, BAD, None, INVALID), "not valid JSON", id="no JSON"),
+        pytest.param(b"[" * 30_000, (400, BAD, None, INVALID), "not valid JSON", id="nested too deep"),
+        pytest.param(b"\xff", (400, BAD, None, INVALID), "not valid JSON", id="no UTF-8"),
+        pytest.param(json.dumps({}).encode("utf-16"), (400, BAD, None, INVALID), "not valid JSON", id="UTF-16"),
+        pytest.param(b" " * 9 * 2**20, (413, BAD, None, "REQUEST_ENTITY_TOO_LARGE"), "Maximum request", id="too large"),
+    ],
+)
+def test_a_bad_call_is_refused_in_openais_shape(address: str, body: Any, error: Any, words: str) -> None:
+    """With the reasons of every other protocol as the code."""
+    answer = Answer(address, body)
+    assert (answer.error, words in answer.json["error"]["message"]) == (error, True), answer.json
+
+
+@pytest.mark.parametrize(
+    ("headers", "words"),
+    [
+        pytest.param({"Content-Type": "text/plain"}, "expected 'application/json'", id="content type"),
+        pytest.param({**JSON, "X-Request-Timeout": "soon"}, "expected seconds", id="timeout in words"),
+        pytest.param({**JSON, "X-Request-Timeout": "nan"}, "expected seconds", id="timeout not a number"),
+        pytest.param({**JSON, "X-Request-Timeout": "0"}, "expected seconds", id="no time"),
+    ],
+)
+def test_headers_are_checked(address: str, headers: dict[str, str], words: str) -> None:
+    """A page in a browser may send text/plain to a loopback address unasked, never JSON."""
+    answer = Answer(address, {"model": "words", "input": "x"}, headers=headers)
+    assert (answer.error, words in answer.json["error"]["message"]) == ((400, BAD, None, INVALID), True)
+
+
+@pytest.mark.parametrize("encoding", [pytest.param(name, id=name) for name in ("gzip", "br", "zstd", "GZIP, identity")])
+def test_a_compressed_body_is_not_unpacked(address: str, encoding: str) -> None:
+    """A few kilobytes may unpack to gigabytes."""
+    body = gzip.compress(json.dumps({"model": "words", "input": "x"}).encode())
+    answer = Answer(address, body, headers={**JSON, "Content-Encoding": encoding})
+    assert answer.error == (415, BAD, None, "UNSUPPORTED_MEDIA_TYPE")
+    assert "send it uncompressed" in answer.json["error"]["message"]
+
+
+def test_a_name_with_more_slashes_is_a_model(address: str) -> None:
+    """Names are used whole."""
+    answer = Answer(address, {"model": "text/embedding/words/x", "input": "x"})
+    assert "'text/embedding/words/x'" in answer.json["error"]["message"]
