@@ -59,10 +59,11 @@ class LaunchedBatch:
                 rows = rows.clone()
         finally:
             self.staged.pool.give_back(self.staged.buffer)
-        return split_rows(_to_numpy(rows), self.staged.lengths)
+        return split_rows(to_numpy(rows), self.staged.lengths)
 
 
-def _to_numpy(rows: Tensor) -> Array:
+def to_numpy(rows: Tensor) -> Array:
+    """Return rows on the host, [rows, ...], as an array that shares their memory."""
     if rows.dtype == torch.bfloat16:
         return rows.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
     result: Array = rows.numpy()

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from midrib.registry import InputSpec, TextInput
 from midrib.server._compute.batches import StagedBatch
@@ -44,7 +44,7 @@ class Forward:
         self.graphs = self._passes.graphs
         self.device = device_for(self.torch_device, self.dtype)
         self.depth = self.device.depth
-        self._strict = config.strict
+        self.strict = config.strict
         floating = torch.promote_types(self.dtype, torch.float32)
         dtypes = (torch.int64 if takes_integers(spec) else floating, floating)
         self.staged_dtypes = tuple(str(dtype).removeprefix("torch.") for dtype in dtypes)
@@ -67,15 +67,23 @@ class Forward:
             raise
         return StagedBatch(self._buffers, buffer, [len(arrays[0]) for arrays in batch], start)
 
+    def launch_in_place(self, inputs: Sequence[Tensor]) -> Pending:
+        """Start to compute a batch that lies in tensors of the staged dtypes, [rows, ...], without a staging buffer.
+
+        The tensors stay as they are until the rows are read, which may share their memory. Raises what the module
+        raises.
+        """
+        return self.device.launch(inputs, self._passes.embed if len(inputs) == 1 else self._passes.gradient)
+
     def close(self) -> None:
         """Do nothing: the memory is freed with the last reference."""
 
     def _staged(self, buffer: StagingBuffer, batch: Sequence[Arrays]) -> Callable[[], Pending]:
         """Return the function that starts to compute a batch, once the batch is in the buffer."""
-        if self._strict and len(batch[0]) == 1:
+        if self.strict and len(batch[0]) == 1:
             return partial(self._each_alone, buffer, [row for (rows,) in batch for row in rows])
         inputs = [buffer.fill(index, arrays) for index, arrays in enumerate(zip(*batch, strict=True))]
-        return partial(self.device.launch, inputs, self._passes.embed if len(inputs) == 1 else self._passes.gradient)
+        return partial(self.launch_in_place, inputs)
 
     def _each_alone(self, buffer: StagingBuffer, rows: Sequence[Array]) -> Pending:
         """Compute every row alone, without padding; the buffer holds one row after the other."""
