@@ -1,4 +1,4 @@
-"""Settings of the allocator that keep freed memory."""
+"""Settings of the allocator that keep freed memory, and releasing it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,23 @@ import pytest
 
 from midrib.backbones import keep_freed_memory
 
+MIB = 2**20
+RELEASED = """
+from pathlib import Path
+import numpy as np
+from midrib.backbones import keep_freed_memory, release_freed_memory
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+keep_freed_memory()
+arrays = [np.ones(2**20, np.uint8) for _ in range(100)]
+last = np.ones(2**20, np.uint8)  # above them, so that the heap cannot shrink
+del arrays
+kept = resident()
+release_freed_memory()
+print(kept - resident())
+"""
 PAGES_OF_PASSES = """
 import resource
 import torch
@@ -50,3 +67,10 @@ def page_faults(keep: str) -> int:
 def test_the_next_pass_finds_its_memory() -> None:
     """By default glibc returns large tensors to the kernel, so each pass needs new pages."""
     assert page_faults("keep_freed_memory()") * 100 < page_faults("")
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="needs glibc")
+def test_freed_memory_is_released() -> None:
+    """In the middle of the heap as well: nearly all of a hundred arrays of 1 MiB."""
+    done = subprocess.run([sys.executable, "-c", RELEASED], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 80 * MIB

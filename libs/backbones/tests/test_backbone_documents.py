@@ -41,6 +41,7 @@ def test_the_public_names_are_exactly_these() -> None:
         "WeightsError",
         "keep_freed_memory",
         "load_backbone",
+        "release_freed_memory",
     ]
 
 

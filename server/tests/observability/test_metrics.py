@@ -12,7 +12,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from midrib.registry import AbstractRegistry
-from midrib.server._observability.metrics import Histograms, Metrics
+from midrib.server._observability.metrics import Metrics
 from midrib.server.testing import serving
 from midrib.v1 import embedding_pb2, embedding_pb2_grpc
 from midrib.wire import encode_tensor
@@ -56,17 +56,6 @@ def test_every_name_is_documented_and_no_other() -> None:
     documented = set(re.findall(r"^\| `(midrib_\w+)`", DOCS.read_text(), re.MULTILINE))
     exposed = {family.name for family in Metrics(list).registry.collect()}
     assert {name.removesuffix("_total") for name in documented} == exposed
-
-
-def test_a_histogram_counts_what_fell_below_each_bound() -> None:
-    """Cumulatively, a bound's own value included, as Prometheus has it."""
-    registry = CollectorRegistry()
-    registry.register(histograms := Histograms("size", "Sizes.", (1, 2.5)))
-    for size in (1, 2, 2.5, 7):
-        histograms.labels(GATE).observe(size)
-    counted = {bound: value(registry, "size_bucket", le=bound) for bound in ("1.0", "2.5", "+Inf")}
-    assert counted == {"1.0": 1, "2.5": 3, "+Inf": 4}
-    assert (value(registry, "size_count"), value(registry, "size_sum")) == (4, 12.5)
 
 
 DOCS = Path(__file__).parents[3] / "docs" / "metrics.md"

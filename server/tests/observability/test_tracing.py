@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from midrib.registry import Registry
-from midrib.server._observability.tracing_setup import tracing_for
+from midrib.server._observability.tracing import tracing_for
 from midrib.server.testing import RunningServer, serving
 from midrib.v1 import embedding_pb2, embedding_pb2_grpc
 from midrib.wire import encode_tensor

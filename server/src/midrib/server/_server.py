@@ -27,7 +27,7 @@ from midrib.server._grpc.embedding_service import EmbeddingService
 from midrib.server._grpc.fast_codec import CODECS
 from midrib.server._grpc.listen import add_port, grpc_server, request_limits
 from midrib.server._grpc.observers import HealthService, ReflectionService
-from midrib.server._observability.tracing_setup import tracing_for
+from midrib.server._observability.tracing import tracing_for
 from midrib.server._oip.registration import SERVICE_NAME as INFERENCE_SERVICE
 from midrib.server._oip.registration import add_inference_service, reflection_pool
 from midrib.server._oip.service import InferenceService

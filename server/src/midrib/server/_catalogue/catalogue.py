@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from midrib.backbones import release_freed_memory
 from midrib.registry import AbstractRegistry
 from midrib.server._catalogue.eviction import Resident, evictions
 from midrib.server._catalogue.loading import Loaded, load
-from midrib.server._catalogue.memory import give_memory_back
 from midrib.server._engine.description import State
 from midrib.server._engine.served_backbone import ServedBackbone
 from midrib.server._errors import public_error
@@ -170,7 +170,7 @@ class Catalogue:
         if before is not None:
             await self._end(before.served)
             before = None  # its weights are to be free by now
-        await asyncio.to_thread(give_memory_back)
+        await asyncio.to_thread(release_freed_memory)
         return entry, evicted
 
     async def _load_and_start(self, wanted: BackboneSettings) -> tuple[Loaded, list[str]]:
@@ -201,7 +201,7 @@ class Catalogue:
     async def _unload_and_free(self, name: str) -> None:
         async with self._loading:
             await self._unload(name)
-        await asyncio.to_thread(give_memory_back)
+        await asyncio.to_thread(release_freed_memory)
 
     async def _transaction(self, change: Coroutine[Any, Any, T]) -> T:
         """Run a change to its end, also when the caller that asked for it has left meanwhile."""

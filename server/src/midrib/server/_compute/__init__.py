@@ -1,1 +1,1 @@
-"""One batch through one device: the only package that computes with torch."""
+"""One batch of rows, [rows, ...], through one device to [rows, num_features]: here the module computes."""

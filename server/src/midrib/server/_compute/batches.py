@@ -63,7 +63,7 @@ class LaunchedBatch:
 
 
 def to_numpy(rows: Tensor) -> Array:
-    """Return rows on the host as an array that shares their memory."""
+    """Return rows on the host, [rows, ...], as an array that shares their memory."""
     if rows.dtype == torch.bfloat16:
         return rows.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
     result: Array = rows.numpy()

@@ -1,4 +1,4 @@
-"""CUDA graphs of a module: one launch a batch in place of one a kernel, for the batches that were captured."""
+"""CUDA graphs of a module: one launch per batch instead of one per kernel, for the batches that were captured."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _WARM_UPS = 3
 
 @dataclass(frozen=True)
 class _Graph:
-    """inputs: what a replay reads.  rows: what it writes."""
+    """A captured batch. inputs: [rows, ...], read by a replay.  rows: [rows, num_features], written by it."""
 
     graph: torch.cuda.CUDAGraph
     inputs: Tensor
@@ -23,18 +23,18 @@ class _Graph:
 
 
 class Graphs:
-    """The captured batches of one module, by the shape of a row and then by their number.
+    """The captured batches of one module, by the shape of a row and then by the number of rows.
 
-    Between two captured numbers the larger one runs, with rows of zeros that nobody sees.
+    A batch of any other number of rows runs as the next larger one, padded with rows of zeros.
     """
 
     def __init__(self, module: Callable[[Tensor], Tensor]) -> None:
         self._module = module
         self._captured: dict[tuple[int, ...], dict[int, _Graph]] = defaultdict(dict)
-        self._pool: Any = None  # torch's own handle, once there is one
+        self._pool: Any = None  # torch's handle of the memory that all graphs share
 
     def capture(self, example: Tensor) -> None:
-        """Capture the module for batches like this one; on a GPU, before anything is served."""
+        """Capture the module for batches of this shape, [rows, ...], on its GPU; call it before the first batch."""
         with torch.inference_mode():
             inputs, graph = example.clone(), torch.cuda.CUDAGraph()
             stream = torch.cuda.Stream(inputs.device)  # type: ignore[no-untyped-call] # torch does not type it
@@ -43,19 +43,22 @@ class Graphs:
                 for _ in range(_WARM_UPS):
                     self._module(inputs)
             stream.synchronize()
-            # Of this thread only: other replicas go on meanwhile.
+            # Only this thread's work is captured: other replicas compute meanwhile.
             with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
                 rows = self._module(inputs)
         self._pool = graph.pool()
         self._captured[tuple(inputs.shape[1:])][len(inputs)] = _Graph(graph, inputs, rows)
 
     def replay(self, inputs: Tensor) -> Tensor | None:
-        """The rows, by a graph; None where no captured one is large enough. On the current stream."""
-        known = self._captured.get(tuple(inputs.shape[1:]), {})
-        rows = min((count for count in known if count >= len(inputs)), default=None)
+        """Return the rows of a batch, [rows, num_features]; None if no captured batch is large enough.
+
+        inputs: [rows, ...], on the GPU. The graph runs on the current stream.
+        """
+        graphs = self._captured.get(tuple(inputs.shape[1:]), {})
+        rows = min((count for count in graphs if count >= len(inputs)), default=None)
         if rows is None:
             return None
-        captured = known[rows]
+        captured = graphs[rows]
         captured.inputs[: len(inputs)].copy_(inputs)
         captured.inputs[len(inputs) :].zero_()
         captured.graph.replay()

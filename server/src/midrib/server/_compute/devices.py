@@ -1,4 +1,4 @@
-"""Devices: a staged batch is computed at once on a CPU, and on three overlapping streams on a GPU."""
+"""Devices: a CPU computes a staged batch when it is launched, a GPU on three overlapping streams."""
 
 from __future__ import annotations
 
@@ -11,36 +11,40 @@ from torch import Tensor
 
 from midrib.server._compute.parallel_passes import ParallelPasses
 
-# From a batch's tensors, on the device and in the compute type, to its rows.
+# From the tensors of a batch, [rows, ...] on the device and in the compute dtype, to its rows, [rows, num_features].
 Run: TypeAlias = Callable[[Sequence[Tensor]], Tensor]
 
 
 class Pending(Protocol):
-    """Rows on their way back to the host."""
+    """Rows that are computed or copied back to the host.
+
+    ready: whether `wait` returns at once.
+    """
 
     ready: bool
 
     def wait(self) -> Tensor:
-        """The rows, on the host, once they are there; raises what failed on the device meanwhile."""
+        """Wait for the rows, [rows, ...] on the host. Raises errors of the device."""
         ...
 
 
 class Device(Protocol):
     """A device as its replica sees it.
 
-    depth: batches that it has use for at a time.  pinned: whether it reads staged batches from pinned memory.
+    depth: the number of batches to hand over before the first is finished.
+    pinned: whether staged batches should lie in page-locked memory.
     """
 
     depth: int
     pinned: bool
 
     def launch(self, staged: Sequence[Tensor], run: Run) -> Pending:
-        """Start on a batch. The staged tensors stay as they are until `wait` has returned."""
+        """Start to compute a batch, whose staged tensors must not change until `wait` has returned."""
         ...
 
 
 def device_for(device: torch.device, dtype: torch.dtype) -> Device:
-    """Return the device to compute on; floating tensors reach `run` in the dtype."""
+    """Return the device to compute on. dtype: the compute dtype, to which it converts floating tensors."""
     return CudaDevice(device, dtype) if device.type == "cuda" else CpuDevice(dtype)
 
 
@@ -111,8 +115,8 @@ class CpuDevice:
 class CudaDevice:
     """Three streams: while one batch computes, the next is copied in and the one before is copied out.
 
-    Each tensor is freed to the stream that allocated it, so the others that use it are recorded on it: its memory is
-    not handed out again before they are through.
+    A freed tensor's memory goes back to the stream that allocated it. So the other streams that use the tensor are
+    recorded on it, and its memory is not reused before they are done.
     """
 
     depth = 3
@@ -125,7 +129,7 @@ class CudaDevice:
         self._copying_in, self._computing, self._copying_out = (_stream(device) for _ in range(3))
 
     def launch(self, staged: Sequence[Tensor], run: Run) -> Pending:
-        """Queue the copies and the computation; nothing here waits for the device."""
+        """Queue the copies and the computation, without waiting for the device. Raises what `run` raises."""
         with torch.cuda.stream(self._copying_in):
             arrived = [tensor.to(self._device, non_blocking=True) for tensor in staged]
         self._computing.wait_stream(self._copying_in)
@@ -135,7 +139,7 @@ class CudaDevice:
             rows = run([_as_computed(tensor, self._dtype) for tensor in arrived]).detach().contiguous()
         self._copying_out.wait_stream(self._computing)
         with torch.cuda.stream(self._copying_out):
-            # From torch's cache of pinned memory, where it goes again once the last of its rows has been sent.
+            # From torch's cache of page-locked memory, to which it returns once the last of its rows has been sent.
             host = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True)
             host.copy_(rows, non_blocking=True)
             rows.record_stream(self._copying_out)
@@ -143,7 +147,7 @@ class CudaDevice:
 
 
 class Ready:
-    """Rows that are on the host already."""
+    """Rows that are already on the host."""
 
     ready = True
 
@@ -151,12 +155,12 @@ class Ready:
         self._rows = rows
 
     def wait(self) -> Tensor:
-        """The rows."""
+        """Return the rows, [rows, ...]."""
         return self._rows
 
 
 class InFlight:
-    """Rows that a GPU is still computing, or copying."""
+    """Rows that a GPU still computes or copies. read: recorded behind the copy to the host."""
 
     ready = False
 
@@ -170,7 +174,7 @@ class InFlight:
 
 
 def _as_computed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Converted where it is: on a GPU, after a copy that needs no conversion on the way."""
+    """Return a tensor in the compute dtype if it is floating; converted on its device, after it was copied there."""
     return tensor.to(dtype) if tensor.dtype != dtype and tensor.is_floating_point() else tensor
 
 

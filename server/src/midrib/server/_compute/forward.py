@@ -68,9 +68,10 @@ class Forward:
         return StagedBatch(self._buffers, buffer, [len(arrays[0]) for arrays in batch], start)
 
     def launch_in_place(self, inputs: Sequence[Tensor]) -> Pending:
-        """Start to compute a batch that is in tensors of the staged dtypes; they must not change until it has ended.
+        """Start to compute a batch that lies in tensors of the staged dtypes, [rows, ...], without a staging buffer.
 
-        The rows may share their memory. Raises what the module raises.
+        The tensors stay as they are until the rows are read, which may share their memory. Raises what the module
+        raises.
         """
         return self.device.launch(inputs, self._passes.embed if len(inputs) == 1 else self._passes.gradient)
 

@@ -1,6 +1,6 @@
 """The contract of a module's output, checked after every forward pass.
 
-A module that loses, adds or reshapes rows would otherwise give callers somebody else's rows.
+Otherwise a module that loses, adds or reshapes rows would give callers the rows of other callers.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""From queued items to outcomes: batching, feeding and replicas, on asyncio, without torch and grpc."""
+"""From queued items, [rows, ...], to outcomes, [rows, num_features]: queue, batches, replicas; no torch, no grpc."""

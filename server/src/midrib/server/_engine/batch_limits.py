@@ -9,7 +9,7 @@ from dataclasses import dataclass
 _MAX_BATCH_S = 0.1
 # But never smaller than this: devices compute several rows at a time faster than one after the other.
 _MIN_ROWS = 4
-# Rows of a batch before any was measured: a few small batches are soon over, whatever the speed of the backbone.
+# Rows of a batch before any was measured: small batches are soon done by a slow backbone too.
 _UNMEASURED_ROWS = 16
 # The weight that earlier batches keep with each further one: the speed follows the last ten or so.
 _KEPT = 0.8
@@ -51,7 +51,7 @@ class BatchBudget:
         self._seconds = _KEPT * self._seconds + compute_s
 
     def is_full(self, rows: int, cost: int) -> bool:
-        """Return whether so many rows of this cost fill a batch."""
+        """Return whether `rows` rows of this total cost fill a batch."""
         return rows >= self._limits.max_rows or cost >= self._limits.max_cost or not self._timely(rows, cost, 1)
 
     def rows_beside(self, rows: int, cost: int, row_cost: int) -> int:

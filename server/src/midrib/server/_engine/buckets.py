@@ -1,4 +1,4 @@
-"""Which rows may share a batch, and how much padding that costs."""
+"""Buckets: the rows that may share a batch, and the cost of padding them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _OPEN_LENGTH = 16
 
 
 def padded_shape(spec: InputSpec, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of one row in a batch of its bucket, at most: that of the bucket's longest text."""
+    """Return the largest shape of one row in a batch of its bucket: that of the bucket's longest text."""
     if isinstance(spec, TextInput):
         return (min(spec.max_tokens, -(-shape[0] // _TOKEN_STEP) * _TOKEN_STEP),)
     return shape
 
 
 def usual_shapes(spec: InputSpec) -> Iterator[tuple[int, ...]]:
-    """The row shapes of the buckets that requests will come in; of an open length that is not a text's, one."""
+    """Yield the row shapes of the usual buckets: all of a text, and one of any other input with an open length."""
     if isinstance(spec, TextInput):
         lengths = range(_TOKEN_STEP, spec.max_tokens, _TOKEN_STEP)
         yield from ((length,) for length in (*lengths, spec.max_tokens))
@@ -30,5 +30,5 @@ def usual_shapes(spec: InputSpec) -> Iterator[tuple[int, ...]]:
 
 
 def elements(shape: tuple[int, ...]) -> int:
-    """Of one row."""
+    """Return the number of elements of one row."""
     return math.prod(shape)

@@ -1,4 +1,4 @@
-"""The interface of what a replica runs: a batch is staged, launched and finished."""
+"""The interface between a replica and its device: a batch is staged, launched and finished."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ class Launched(Protocol):
         ...
 
     def finish(self) -> Sequence[Array | Exception]:
-        """Wait for the device; return the rows of each item, or the error of one that cannot be computed."""
+        """Wait for the device; return the rows of each item, [rows, ...], or its error. Raises errors of the batch."""
         ...
 
 
 class Staged(Protocol):
-    """A batch in its buffers."""
+    """A batch in its staging buffers."""
 
     def launch(self) -> Launched:
-        """Start on it."""
+        """Start to compute. Raises what the module raises."""
         ...
 
 
 class Compute(Protocol):
-    """What a replica runs.
+    """Computes the batches of one replica.
 
-    depth: how many batches it can hold at a time, from being staged to being finished.
+    depth: the number of batches that may be staged or computed at a time.
     """
 
     depth: int
 
     def stage(self, batch: Sequence[Arrays]) -> Staged:
-        """Put a batch together; from another thread than the one that launches."""
+        """Stage a batch, in any thread. batch: for each item its arrays, [rows, ...]."""
         ...
 
     def close(self) -> None:
-        """Free what it holds; nothing is staged or launched after this."""
+        """Free the resources; nothing is staged or launched after this."""
         ...

@@ -1,4 +1,4 @@
-"""Batches from the queue to a replica: the next one is staged while the device computes."""
+"""Hands batches from the queue to a replica: the next one is staged while the device computes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from midrib.server._engine.item import Item
 from midrib.server._engine.prefetch import PrefetchTimer
 from midrib.server._engine.replica import BatchReport, BatchRunner
 
-# Told of every batch that was handed over: its items, and the future of its report.
+# Called with every batch that is done: its items, and the future of its report.
 OnDone: TypeAlias = Callable[[Sequence[Item], "asyncio.Future[BatchReport]"], None]
 
 
@@ -26,20 +26,20 @@ class Feeder:
         self._batcher = batcher
         self._replica = replica
         self._on_done = on_done
-        self._pace = PrefetchTimer(time.monotonic)
+        self._timer = PrefetchTimer(time.monotonic)
         self._running: deque[asyncio.Future[BatchReport]] = deque()
         self._wake = asyncio.Event()
 
     async def run(self) -> None:
-        """Until the queue is closed and drained, and the last batch done.
+        """Hand over batches until the queue is closed and drained, and the last batch is done.
 
-        Raises UnavailableError where the replica is lost: its batches have that outcome too.
+        Raises UnavailableError if the replica is lost; its batches have that outcome too.
         """
         self._batcher.when_full.add(self._wake.set)
         try:
             while batch := await self._batcher.take():
                 self._hand_over(batch)
-                del batch  # its memory is not to outlive it
+                del batch  # nothing here may keep its memory
                 await self._until_needed()
             while self._running:
                 await self._running.popleft()
@@ -47,11 +47,11 @@ class Feeder:
             self._batcher.when_full.discard(self._wake.set)
 
     async def _until_needed(self) -> None:
-        """Until the device is about to be free; with nothing waiting by then, until it is."""
+        """Wait until the next batch should be taken: shortly before the device is free, or once it is."""
         while self._running:
             wait_s = inf
             if len(self._running) < self._replica.depth:
-                wait_s = self._pace.next_in_s(full=self._batcher.full)
+                wait_s = self._timer.next_in_s(full=self._batcher.full)
                 if wait_s <= 0 and self._batcher.queued_items:
                     return
             await self._until_woken(wait_s)
@@ -59,7 +59,7 @@ class Feeder:
                 self._running.popleft().result()
 
     async def _until_woken(self, wait_s: float) -> None:
-        """Until a batch is done, the queue is full, or so long has passed."""
+        """Wait until a batch is done, the queue is full, or `wait_s` seconds have passed."""
         self._wake.clear()
         alarm = asyncio.get_running_loop().call_later(wait_s, self._wake.set) if 0 < wait_s < inf else None
         await self._wake.wait()
@@ -68,13 +68,13 @@ class Feeder:
 
     def _hand_over(self, batch: Sequence[Item]) -> None:
         done = self._replica.submit([item.arrays for item in batch])
-        self._pace.handed_over(sum(item.cost for item in batch))
-        done.add_done_callback(self._note)
+        self._timer.handed_over(sum(item.cost for item in batch))
+        done.add_done_callback(self._measure)
         done.add_done_callback(partial(self._on_done, batch))
         self._running.append(done)
 
-    def _note(self, done: asyncio.Future[BatchReport]) -> None:
+    def _measure(self, done: asyncio.Future[BatchReport]) -> None:
         self._wake.set()
         if done.exception() is None:
             report = done.result()
-            self._pace.finished(staging_s=report.staging_s, compute_s=report.finished - report.started)
+            self._timer.finished(staging_s=report.staging_s, compute_s=report.finished - report.started)

@@ -1,4 +1,4 @@
-"""What the engine passes along: items in, outcomes out. No torch, no grpc."""
+"""Items, their parts and their outcomes. No torch, no grpc."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 from midrib.wire import Array
 
 CURRENT_TRACE: ContextVar[Any] = ContextVar("CURRENT_TRACE", default=None)
-"""The span of the call that is being served; None where nothing is traced."""
+"""The span of the call that is being served; None if it is not traced."""
 
 
 class Priority(IntEnum):
@@ -27,9 +27,9 @@ class Priority(IntEnum):
 
 
 class Outcome(NamedTuple):
-    """What came of one item.
+    """The result of one item.
 
-    rows: [rows, ...], this item's rows of its batch.  queue_s, compute_s: seconds waited and computed.
+    rows: [rows, ...], the item's rows of its batch.  queue_s, compute_s: the seconds that it waited and computed.
     """
 
     rows: Array
@@ -81,8 +81,8 @@ class Item:
 
     arrays: one for an embedding ([rows, ...]), two for a gradient (the input and the embedding's gradient).
     bucket: items of one bucket may share a batch.  cost: rows x elements, padding included.
-    flow: whose item it is; a busy device is shared out between flows.
-    deadline: on the batcher's clock, after which nobody waits for it.
+    flow: the client; a busy device is shared between flows.
+    deadline: on the batcher's clock; after it, nobody waits for the item.
     trace: the span of its call; None if nothing is traced.  rows: the number of rows.
     queued: whether it is in the queue of a batcher.  parts: of an item larger than a batch, once the first is taken.
     """

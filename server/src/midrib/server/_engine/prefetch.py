@@ -1,7 +1,7 @@
-"""When the next batch is to be put together, so that a device need not wait for it, nor it for the device.
+"""The time at which to take the next batch from the queue: shortly before the device is free.
 
-Taken later, a batch is larger, and whoever is in a hurry still gets into it. Taken as the device ends, the device idles
-while the batch is put together. So it is taken as long before the device is free as putting it together took lately.
+A batch that is taken later is larger, and urgent items still get into it. But if it is taken when the device is free,
+the device idles while the batch is staged. So it is taken as long before that as recent batches took to stage.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from collections import deque
 from collections.abc import Callable
 from math import inf
 
-# From taking a batch to starting to stage it: the loop's turn, a gathering under company, another thread's wake-up.
+# From taking a batch to staging it: the event loop, gathering items under load, and waking another thread.
 _HANDOVER_S = 2e-3
 _STAGING_SAFETY = 2.0
 _SMOOTHING = 0.3
 
 
 class PrefetchTimer:
-    """What one replica's batches took lately, by the size class of their cost.
+    """Predicts when a replica is free, by the times of its recent batches of about the same cost.
 
-    clock: seconds, that of the reports.
+    clock: in seconds, the clock of the batches' reports.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -30,25 +30,26 @@ class PrefetchTimer:
         self._free_at = 0.0
 
     def handed_over(self, cost: int) -> None:
-        """A batch of that cost is the device's now, behind those that it has."""
+        """Count a batch of this cost that was handed over."""
         before = self._free_at if self._running else self._clock()
         self._running.append(cost.bit_length())
         self._free_at = before + self._compute_s.get(self._running[-1], 0.0)
 
     def finished(self, *, staging_s: float, compute_s: float) -> None:
-        """The oldest has taken so long."""
+        """Count that the oldest batch is done; staging_s, compute_s: the seconds that it took."""
         size = self._running.popleft()
-        self._free_at = self._clock() + sum(self._compute_s.get(one, 0.0) for one in self._running)
-        for seen, took in ((self._compute_s, compute_s), (self._staging_s, staging_s)):
-            seen[size] = took if size not in seen else seen[size] + _SMOOTHING * (took - seen[size])
+        self._free_at = self._clock() + sum(self._compute_s.get(running, 0.0) for running in self._running)
+        for averages, seconds in ((self._compute_s, compute_s), (self._staging_s, staging_s)):
+            average = averages.get(size, seconds)
+            averages[size] = average + _SMOOTHING * (seconds - average)
 
     def next_in_s(self, *, full: bool) -> float:
-        """Seconds until the next batch is to be taken, 0 or less for now, infinite for not before the device is free.
+        """Return the seconds until the next batch is to be taken; infinite for not before the device is free.
 
-        Only while it is not. full: whether what waits fills a batch, so that waiting cannot make it larger.
+        Call it only while a batch runs. full: whether the queued items fill a batch, which waiting cannot make larger.
         """
         last = self._running[-1]
         lead = _HANDOVER_S + _STAGING_SAFETY * self._staging_s.get(last, 0.0)
-        if self._compute_s.get(last, 0.0) <= lead:  # too short to aim within
+        if self._compute_s.get(last, 0.0) <= lead:  # too short to hit a moment within it
             return 0.0 if full else inf
         return self._free_at - lead - self._clock()

@@ -1,10 +1,10 @@
 """The thread that runs one backbone on one device, a batch at a time.
 
 While it computes, a second thread stages the next batch, if it is large; a third waits for batches that a GPU has not
-finished. The lone caller's batch passes through the first alone.
+finished. The batch of a lone caller needs the first thread only.
 
-A batch that fails is split and tried again in halves, down to single items: a poison item spoils only itself,
-and a batch too big for the device's memory still gets its rows.
+A batch that fails is split and tried again in halves, down to single items: an item that makes the module fail does
+not fail the others, and a batch too large for the device's memory still gets its rows.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from midrib.server._engine.compute import Arrays, Compute, Launched, Staged
 from midrib.server._errors import ordinary_error
 from midrib.wire import Array, UnavailableError
 
-# Bytes of a batch. Putting a smaller one together takes less time than waking another thread for it.
-_WORTH_A_THREAD = 1 << 20
+# The least bytes of a batch that another thread stages: to stage a smaller one takes less time than to wake a thread.
+_LARGE_BATCH_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class BatchReport:
-    """What a batch came to: one result an item.
+    """The results of a batch: for each item its rows, [rows, ...], or its error.
 
-    staging_s: seconds that it took to put together.  started, finished: when it computed, on time.monotonic.
+    staging_s: the seconds to stage it.  started, finished: when it computed, on time.monotonic.
     """
 
     results: Sequence[Array | Exception]
@@ -41,7 +41,7 @@ class BatchReport:
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """ahead: where another thread stages it."""
+    """A batch that the replica has accepted. ahead: the staged batch, if another thread stages it."""
 
     batch: Sequence[Arrays]
     done: asyncio.Future[BatchReport]
@@ -80,9 +80,9 @@ class BatchRunner(Protocol):
 
 
 class Replica:
-    """Runs a `Compute` on a thread of its own.
+    """Runs a `Compute` on a dedicated thread.
 
-    prepare: called first, on that thread: it builds and warms the compute (thread counts are a thread's own).
+    prepare: called first, on that thread, to build and warm the compute: intra-op thread counts belong to a thread.
     """
 
     def __init__(self, prepare: Callable[[], Compute], *, name: str) -> None:
@@ -95,43 +95,44 @@ class Replica:
         self._ready: asyncio.Future[None]
         self._loop: asyncio.AbstractEventLoop
         self._lost: BaseException | None = None
-        self._held: set[_Job] = set()
+        self._submitted: set[_Job] = set()
         self._last_finished = 0.0
 
     @property
     def depth(self) -> int:
-        """How many batches it has use for at a time."""
+        """The number of batches to submit before the first is done."""
         return self._compute.depth
 
     async def start(self) -> None:
-        """Start the thread and wait until it is warm; raises what preparing raised."""
+        """Start the thread and wait until its compute is warm. Raises what `prepare` raises."""
         self._loop = asyncio.get_running_loop()
         self._ready = self._loop.create_future()
         self._thread.start()
         await self._ready
 
     def submit(self, batch: Sequence[Arrays]) -> asyncio.Future[BatchReport]:
-        """Run one batch after those before it; `depth` of them at most at a time.
+        """Run a batch after those before it; at most `depth` of them at a time.
 
-        The future raises UnavailableError if the thread dies: the items may be run again, elsewhere.
+        batch: for each item its arrays, [rows, ...]. The future raises UnavailableError if the thread dies: the items
+        may be run again, elsewhere.
         """
         done: asyncio.Future[BatchReport] = self._loop.create_future()
         if self._lost is not None:
             done.set_exception(_lost_error(self._lost))
             return done
         job = _Job(batch, done)
-        if self._held and _size(batch) >= _WORTH_A_THREAD:
+        if self._submitted and _size(batch) >= _LARGE_BATCH_BYTES:
             job.ahead = self._staging.submit(self._stage, job)
-        self._held.add(job)
+        self._submitted.add(job)
         self._jobs.put(job)
         return done
 
     def abandon(self, error: UnavailableError) -> None:
-        """Fail the batches that it has, whose computation may never end. Call it on the loop."""
+        """Fail all submitted batches with the error: their computation may never end. Call it on the event loop."""
         self._lose(error)
 
     def close(self) -> None:
-        """End the thread after the batches that it has."""
+        """End the thread once the submitted batches are done."""
         self._jobs.put(None)
 
     async def join(self) -> None:
@@ -141,7 +142,7 @@ class Replica:
     def _main(self) -> None:
         try:
             self._compute = self._prepare()
-        except BaseException as error:  # noqa: BLE001 - whatever stops a backbone from loading is its report
+        except BaseException as error:  # noqa: BLE001 - `start` raises it
             self._loop.call_soon_threadsafe(_settle, self._ready, ordinary_error(error, "preparing the replica"))
             return
         self._loop.call_soon_threadsafe(_settle, self._ready, None)
@@ -167,7 +168,7 @@ class Replica:
             job.started = time.monotonic()
             launched = staged.launch()
         except Exception as error:  # noqa: BLE001 - a module may raise anything
-            self._report(job, _run_apart(self._compute, job.batch, error))
+            self._report(job, _run_halves(self._compute, job.batch, error))
             return
         if launched.ready:
             self._finish(job, launched)
@@ -179,7 +180,7 @@ class Replica:
         try:
             results = launched.finish()
         except Exception as error:  # noqa: BLE001 - a GPU reports its faults late
-            results = _run_apart(self._compute, job.batch, error)
+            results = _run_halves(self._compute, job.batch, error)
         self._report(job, results)
 
     def _finish_or_lose(self, job: _Job, launched: Launched) -> None:
@@ -190,37 +191,37 @@ class Replica:
 
     def _report(self, job: _Job, results: Sequence[Array | Exception]) -> None:
         finished = time.monotonic()
-        # Launched behind another, it did not compute before that one had ended.
+        # A batch that was launched behind another began to compute when that one had ended.
         started = max(job.started, self._last_finished)
         self._last_finished = finished
         report = BatchReport(results, job.staging_s, started, finished)
         self._loop.call_soon_threadsafe(self._settle_job, job, report)
 
     def _settle_job(self, job: _Job, report: BatchReport) -> None:
-        self._held.discard(job)
+        self._submitted.discard(job)
         _settle(job.done, report)
 
     def _lose(self, error: BaseException) -> None:
-        """On the loop: nothing more runs here, so everything handed over fails as retriable."""
+        """Fail all submitted batches as retriable, because nothing computes here any more; on the event loop."""
         self._lost = error
         lost = error if isinstance(error, UnavailableError) else _lost_error(error)
-        for job in self._held:
+        for job in self._submitted:
             _settle(job.done, lost)
-        self._held.clear()
+        self._submitted.clear()
         self.close()
-        self._compute.close()  # a worker process that still computes ends here
+        self._compute.close()  # ends a worker process that still computes
 
 
 def run_or_split(compute: Compute, batch: Sequence[Arrays]) -> list[Array | Exception]:
-    """The result of every item; a failing batch is halved until the failing items stand alone."""
+    """Return the rows or the error of each item; a failing batch is halved until the failing items are found."""
     try:
         return list(compute.stage(batch).launch().finish())
-    except Exception as error:  # noqa: BLE001 - a module may raise anything; it is that item's result
-        return _run_apart(compute, batch, error)
+    except Exception as error:  # noqa: BLE001 - a module may raise anything
+        return _run_halves(compute, batch, error)
 
 
-def _run_apart(compute: Compute, batch: Sequence[Arrays], error: Exception) -> list[Array | Exception]:
-    """The results of the halves of a batch that failed as a whole."""
+def _run_halves(compute: Compute, batch: Sequence[Arrays], error: Exception) -> list[Array | Exception]:
+    """Return the results of a batch that failed as a whole, by running its halves."""
     if len(batch) == 1:
         return [error]
     middle = len(batch) // 2
@@ -243,4 +244,4 @@ def _settle(future: asyncio.Future[BatchReport] | asyncio.Future[None], result: 
     if isinstance(result, BaseException):
         future.set_exception(result)
     else:
-        future.set_result(result)  # type: ignore[arg-type] # each future is settled with its own kind
+        future.set_result(result)  # type: ignore[arg-type] # each future gets its type of result

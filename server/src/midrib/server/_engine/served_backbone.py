@@ -1,4 +1,4 @@
-"""A served backbone: its queue, its replicas, and what became of their batches."""
+"""A served backbone: its queue, its replicas, and the outcomes of their batches."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from midrib.wire import UnavailableError
 
 logger = logging.getLogger(__name__)
 
-
-# After the grace, how long a batch that computes may take to end, and how long its items' calls may take to fail.
+# The seconds that a running batch has to end after the grace, and then the calls of its items to fail.
 _LAST_BATCH_S = 1.0
 
-# Told of every batch: its items, what came of each, and the seconds that it computed.
+# Called with every batch: its items, the outcome of each, and the seconds that it computed.
 OnBatch: TypeAlias = Callable[[Sequence[Item], Sequence[Outcome | Exception], float], None]
 
 
 class ServedBackbone:
-    """Runs items of one backbone on its replicas.
+    """Runs the items of one backbone on its replicas.
 
+    on_batch: functions to call with every batch.  on_lost: called once no replica is left.
     compute_factories: one per replica; each is called on that replica's thread to build and warm its compute.
     replica_factories: one per replica that computes elsewhere; each is called with the replica's name.
     worker_restarts: returns how often a worker process was replaced.
@@ -61,17 +61,17 @@ class ServedBackbone:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing that was accepted still waits or computes."""
+        """Whether no accepted item is queued or computed."""
         counts, totals = self.batcher.counts, self.totals
         return counts.accepted == totals.answered + totals.failed + counts.cancelled + counts.expired
 
     async def start(self) -> None:
-        """Start and warm every replica; raises what the first failing one raised."""
+        """Start and warm every replica. Raises the error of the first one that fails."""
         replicas = [self._replica(index) for index in range(len(self._replica_factories))]
         started = await asyncio.gather(*(replica.start() for replica in replicas), return_exceptions=True)
         for failure in started:
             if failure is not None:
-                for replica in replicas:  # the others' threads must not wait for ever
+                for replica in replicas:  # the threads of the others must end
                     replica.close()
                 raise failure
         self._replicas = dict(enumerate(replicas))
@@ -82,13 +82,13 @@ class ServedBackbone:
         self.draining.set()
         self.batcher.close()
         await asyncio.gather(*self._feeders)
-        # It leads back here, and a cycle keeps the weights until the collector comes by.
+        # It refers to this object, and a cycle would keep the weights in memory until the next garbage collection.
         self.on_lost = lambda: None
 
     async def end(self, grace_s: float, error: UnavailableError) -> None:
-        """Drain within the grace; then fail what still waits or computes with the error, and return.
+        """Drain within the grace; then fail the items that are left with the error, and return.
 
-        A forward pass that hangs keeps its thread: no thread can be ended from outside.
+        A forward pass that hangs keeps its thread, because Python cannot end one.
         """
         drain = asyncio.create_task(self.drain())
         if not (await asyncio.wait({drain}, timeout=grace_s))[1]:
@@ -96,14 +96,14 @@ class ServedBackbone:
             return
         self.abort(error)
         if (await asyncio.wait({drain}, timeout=_LAST_BATCH_S))[1]:
-            logger.error("backbone %s: its forward pass does not end; its batch is abandoned", self.description.name)
+            logger.error("backbone %s: a forward pass does not end; its batch is abandoned", self.description.name)
             for replica in self._replicas.values():
                 replica.abandon(error)
             await asyncio.wait({drain}, timeout=_LAST_BATCH_S)
         drain.cancel()
 
     def abort(self, error: UnavailableError) -> None:
-        """Accept no more and fail what waits; what runs still finishes."""
+        """Accept no more items and fail the queued ones; running batches are finished."""
         self.draining.set()
         self.batcher.close(error)
 
@@ -111,7 +111,7 @@ class ServedBackbone:
         return self._replica_factories[index](f"{self.description.name}-{index}")
 
     async def _feed(self, index: int) -> None:
-        """Keep a replica busy; replace it if its thread is lost."""
+        """Feed a replica; replace it if it is lost."""
         while True:
             replica = self._replicas[index]
             try:
@@ -132,7 +132,7 @@ class ServedBackbone:
                 return
 
     def _settle_batch(self, batch: Sequence[Item], done: asyncio.Future[BatchReport]) -> None:
-        """Give every item of a batch its outcome: on the loop, in one turn."""
+        """Give every item of a batch its outcome."""
         if isinstance(lost := done.exception(), Exception):
             self.totals.add([lost] * len(batch), 0.0)
             for item in batch:
@@ -150,7 +150,7 @@ class ServedBackbone:
             listener(batch, outcomes, compute_s)
 
     def _give_up(self) -> None:
-        """One replica is gone for good: the others go on; after the last one nothing may wait any more."""
+        """Give up one replica; if it was the last one, fail all queued items."""
         if all(feeder.done() for feeder in self._feeders if feeder is not asyncio.current_task()):
             self.abort(UnavailableError("the replicas were lost and could not be replaced: try another server"))
             self.on_lost()

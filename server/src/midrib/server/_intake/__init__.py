@@ -1,1 +1,1 @@
-"""From requests to arrays, and from rows to the embedding that was asked for."""
+"""From a request to the checked arrays of an item, [rows, ...], and from its rows to the embedding with its options."""

@@ -44,7 +44,7 @@ class MediaPool:
             await loop.run_in_executor(self._threads, self._piece, backbone, message, start, stop)
             for start, stop in _cuts([_weight(one) for one in media_of(message)])
         ]
-        return _joined(pieces)
+        return join_padded(pieces)
 
     def close(self) -> None:
         """Start no more pieces; those that run are not waited for."""
@@ -121,14 +121,14 @@ def _cuts(weights: Sequence[int]) -> Iterator[tuple[int, int]]:
         yield start, len(weights)
 
 
-def _joined(pieces: Sequence[Array]) -> Array:
-    """All rows of the pieces; those of an open length are padded with 0 to the longest, as one piece pads its own."""
-    if len(pieces) == 1:
-        return pieces[0]
-    widest = np.max([piece.shape[1:] for piece in pieces], axis=0)
-    joined = np.zeros((sum(map(len, pieces)), *widest), pieces[0].dtype)
+def join_padded(parts: Sequence[Array]) -> Array:
+    """Return the rows of all parts; dimensions of an open length are padded with 0 to the longest, as in one part."""
+    if len(parts) == 1:
+        return parts[0]
+    widest = np.max([part.shape[1:] for part in parts], axis=0)
+    joined = np.zeros((sum(map(len, parts)), *widest), parts[0].dtype)
     start = 0
-    for piece in pieces:
-        joined[(slice(start, start + len(piece)), *map(slice, piece.shape[1:]))] = piece
-        start += len(piece)
+    for part in parts:
+        joined[(slice(start, start + len(part)), *map(slice, part.shape[1:]))] = part
+        start += len(part)
     return joined

@@ -1,4 +1,4 @@
-"""What an input's element type and shape alone decide: whether a backbone takes it, in which bucket, at what cost."""
+"""Checks of an input's dtype and shape, its bucket and its cost; each layout is checked once and then remembered."""
 
 from __future__ import annotations
 
@@ -12,24 +12,26 @@ from midrib.registry import InputSpec, TextInput
 from midrib.server._engine.buckets import elements, padded_shape
 from midrib.wire import InvalidInputError, LimitExceededError, is_floating
 
-# A client that sends all sorts of shapes must not fill the memory.
+# Layouts to remember: a client that sends ever new shapes must not fill the memory.
 _REMEMBERED = 1024
 
 
 class InputValidator:
-    """The layouts that one backbone takes; each is looked at once, and then remembered.
+    """Checks the layouts of the inputs of one backbone.
 
     name: of the backbone, for errors.  max_rows, max_elements: of one item.
+    bucket: returns the bucket of a shape [rows, ...] and its cost in elements, padding included.
+    check: raises InvalidInputError for a dtype and a shape that the module does not take, LimitExceededError for one
+    with too many rows or elements.
     """
 
     def __init__(self, name: str, spec: InputSpec, *, max_rows: int, max_elements: int) -> None:
-        # Of functions, and not of methods: a cache that refers to its owner keeps a backbone's memory for longer.
+        # The caches are of functions: a cache of methods would refer to this object, and keep a backbone's memory.
         self.bucket = lru_cache(_REMEMBERED)(partial(_bucket, spec))
         self.check = lru_cache(_REMEMBERED)(partial(_check, name, spec, max_rows, max_elements))
 
 
 def _bucket(spec: InputSpec, shape: tuple[int, ...]) -> tuple[Hashable, int]:
-    """The bucket of an item [rows, ...], and its cost in elements, padding included."""
     padded = padded_shape(spec, shape[1:])
     return padded, shape[0] * elements(padded)
 
@@ -43,14 +45,13 @@ def _check(
     shape: tuple[int, ...],
     field: str,
 ) -> None:
-    """Raises InvalidInputError for what the module does not take, LimitExceededError for too much of it."""
     _check_dtype(name, spec, dtype, field)
     _check_shape(name, spec, shape, field)
     check_size(shape[0], _bucket(spec, shape)[1], max_rows, max_elements)
 
 
 def check_size(rows: int, elements: int, max_rows: int, max_elements: int) -> None:
-    """Raises LimitExceededError for an item of more rows or elements than are taken."""
+    """Raise LimitExceededError for an item with too many rows or elements."""
     if rows > max_rows or elements > max_elements:
         raise LimitExceededError(
             f"one item has {rows} rows and {elements} elements, at most {max_rows} rows and "
@@ -60,22 +61,22 @@ def check_size(rows: int, elements: int, max_rows: int, max_elements: int) -> No
 
 
 def _check_dtype(name: str, spec: InputSpec, dtype: np.dtype[Any], field: str) -> None:
-    wanted = spec.tensor.dtype
-    right = dtype.kind in "iu" if wanted.startswith(("int", "uint")) else is_floating(dtype)
+    expected = spec.tensor.dtype
+    right = dtype.kind in "iu" if expected.startswith(("int", "uint")) else is_floating(dtype)
     if not right:
         raise InvalidInputError(
-            f"{field} is {dtype.name}, backbone {name!r} takes {wanted}: convert it",
+            f"{field} is {dtype.name}, backbone {name!r} takes {expected}: convert it",
             field=f"{field}.dtype",
         )
 
 
 def _check_shape(name: str, spec: InputSpec, shape: tuple[int, ...], field: str) -> None:
-    wanted = spec.tensor.shape
-    fits = len(shape) == len(wanted) + 1 and all(
-        want in (None, got) for want, got in zip(wanted, shape[1:], strict=True)
+    expected = spec.tensor.shape
+    fits = len(shape) == len(expected) + 1 and all(
+        size in (None, actual) for size, actual in zip(expected, shape[1:], strict=True)
     )
     if not fits:
-        takes = ", ".join("any" if size is None else str(size) for size in wanted)
+        takes = ", ".join("any" if size is None else str(size) for size in expected)
         raise InvalidInputError(
             f"{field} has shape {list(shape)}, backbone {name!r} takes [rows, {takes}]",
             field=f"{field}.shape",

@@ -1,18 +1,15 @@
-"""What a server tells Prometheus. The names are documented in docs/metrics.md.
+"""The metrics of a server, for Prometheus. docs/metrics.md documents their names.
 
-Histograms are observed where things happen; what is already counted elsewhere (the queues, the byte budget) is read
-when somebody scrapes.
+Histograms are observed when a batch is done; the counters of the queues and of the replicas are read at each scrape.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
-from itertools import accumulate
 
 import torch
-from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from midrib.server._engine.item import Item, Outcome
@@ -24,9 +21,9 @@ _SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0)
 
 
 class Metrics:
-    """One server's metrics, in a registry of their own.
+    """The metrics of one server, in one registry.
 
-    served: asked at a scrape for the backbones that serve then.
+    served: returns the backbones that serve now; called at each scrape.
     """
 
     def __init__(self, served: Callable[[], Iterable[ServedBackbone]]) -> None:
@@ -40,10 +37,10 @@ class Metrics:
         self._padding = self._histogram("midrib_batch_padding", "The share of a batch that is padding, 0..1.", _SHARES)
 
     def of(self, served: ServedBackbone) -> OnBatch:
-        """What notes the finished batches of a backbone: its histograms, looked up once."""
-        label = served.description.name
-        rows, fill, padding = (one.labels(label) for one in (self._rows, self._fill, self._padding))
-        queue, compute, total = (one.labels(label) for one in (self._queue, self._compute, self._total))
+        """Return the function that observes the finished batches of a backbone, in seconds, rows and shares."""
+        name = served.description.name
+        rows, fill, padding = (histogram.labels(name) for histogram in (self._rows, self._fill, self._padding))
+        queue, compute, total = (histogram.labels(name) for histogram in (self._queue, self._compute, self._total))
         budget = served.batcher.limits.max_cost
 
         def observe(batch: Sequence[Item], outcomes: Sequence[Outcome | Exception], compute_s: float) -> None:
@@ -59,75 +56,31 @@ class Metrics:
 
         return observe
 
-    def _histogram(self, name: str, what: str, bounds: Sequence[float]) -> Histograms:
-        histograms = Histograms(name, what, bounds)
-        self.registry.register(histograms)
-        return histograms
-
-
-class Histogram:
-    """How many observations fell below each bound. On the event loop only, as all here, so that it needs no lock.
-
-    (prometheus_client's own takes a lock twice an observation, which made it a tenth of a small item's cost.)
-    """
-
-    __slots__ = ("_bounds", "counts", "sum")
-
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self._bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.sum = 0.0
-
-    def observe(self, value: float) -> None:
-        """Count a value; one that equals a bound falls below it."""
-        self.counts[bisect_left(self._bounds, value)] += 1
-        self.sum += value
-
-
-class Histograms(Collector):
-    """One metric's histogram of each backbone.  bounds: rising."""
-
-    def __init__(self, name: str, what: str, bounds: Sequence[float]) -> None:
-        self._name = name
-        self._what = what
-        self._bounds = bounds
-        self._of: dict[str, Histogram] = {}
-
-    def labels(self, backbone: str) -> Histogram:
-        """A backbone's."""
-        return self._of.setdefault(backbone, Histogram(self._bounds))
-
-    def collect(self) -> Iterable[Metric]:
-        """The family, as prometheus_client wants it."""
-        family = HistogramMetricFamily(self._name, self._what, labels=["backbone"])
-        names = [*(str(float(bound)) for bound in self._bounds), "+Inf"]
-        for backbone, histogram in self._of.items():
-            buckets = list(zip(names, accumulate(histogram.counts), strict=True))
-            family.add_metric([backbone], buckets, histogram.sum)
-        yield family
+    def _histogram(self, name: str, documentation: str, buckets: Sequence[float]) -> Histogram:
+        return Histogram(name, documentation, ["backbone"], registry=self.registry, buckets=buckets)
 
 
 class _AtScrape(Collector):
-    """What is counted elsewhere, read when somebody asks."""
+    """The metrics that the queues and the replicas count."""
 
     def __init__(self, served: Callable[[], Iterable[ServedBackbone]]) -> None:
         self._served = served
 
     def collect(self) -> Iterable[Metric]:
-        """The families, as prometheus_client wants them."""
+        """Return the metric families, for prometheus_client."""
         ready = GaugeMetricFamily("midrib_backbone", "1 for each served revision.", labels=["backbone", "revision"])
         queued = GaugeMetricFamily("midrib_queue_items", "Items that wait.", labels=["backbone"])
         cost = GaugeMetricFamily("midrib_queue_cost", "Elements that wait, padding included.", labels=["backbone"])
         items = CounterMetricFamily("midrib_items", "Items, by what became of them.", labels=["backbone", "outcome"])
         rows = CounterMetricFamily("midrib_rows", "Rows answered.", labels=["backbone"])
         restarts = CounterMetricFamily("midrib_worker_restarts", "Worker processes replaced.", labels=["backbone"])
-        for one in self._served():
-            name, counts, totals = one.description.name, one.batcher.counts, one.totals
-            ready.add_metric([name, one.description.revision], 1)
-            queued.add_metric([name], one.batcher.queued_items)
-            cost.add_metric([name], one.batcher.queued_cost)
+        for served in self._served():
+            name, counts, totals = served.description.name, served.batcher.counts, served.totals
+            ready.add_metric([name, served.description.revision], 1)
+            queued.add_metric([name], served.batcher.queued_items)
+            cost.add_metric([name], served.batcher.queued_cost)
             rows.add_metric([name], totals.rows)
-            restarts.add_metric([name], one.worker_restarts())
+            restarts.add_metric([name], served.worker_restarts())
             for outcome in ("accepted", "rejected", "cancelled", "expired"):
                 items.add_metric([name, outcome], getattr(counts, outcome))
             for outcome in ("answered", "failed"):

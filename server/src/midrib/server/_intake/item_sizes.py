@@ -1,0 +1,43 @@
+"""The bytes that an item holds while it is in flight, estimated before anything is decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from midrib.registry import InputSpec
+from midrib.server._intake.media import media_of, prepared_elements
+from midrib.v1 import embedding_pb2
+from midrib.wire import Array
+
+_FEATURE_BYTES = 4  # of float32, which most embeddings are
+
+
+@dataclass(frozen=True)
+class ItemSizes:
+    """Estimates the bytes of items of one backbone.
+
+    num_features: the width of an embedding.  max_rows, max_elements: of one item; more are refused later.
+    """
+
+    spec: InputSpec
+    num_features: int
+    max_rows: int
+    max_elements: int
+
+    def bytes_of(self, item: embedding_pb2.Input | Array) -> int:
+        """Return the bytes of an item: those that were sent, those of its decoded media, and those of its embedding."""
+        if isinstance(item, np.ndarray):
+            return item.nbytes + self._embedding_bytes(item.shape)
+        sent: int = item.ByteSize()
+        if item.WhichOneof("kind") in (None, "tensor"):
+            return sent + self._embedding_bytes(item.tensor.shape)
+        elements = min(prepared_elements(self.spec, item), self.max_elements)
+        decoded = elements * np.dtype(self.spec.tensor.dtype).itemsize
+        return sent + decoded + self._embedding_bytes((len(media_of(item)),))
+
+    def _embedding_bytes(self, shape: Sequence[int]) -> int:
+        rows = min(max(shape[0], 0), self.max_rows) if shape else 0
+        return rows * self.num_features * _FEATURE_BYTES
