@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from midrib.remote._items.rows import tensor_rows
 from midrib.remote._stream.call import Call
-from midrib.remote._stream.rows import tensor_rows
 from midrib.remote._stream.timeouts import TimeoutQueue
 from midrib.remote._stream.waiters import finished
 

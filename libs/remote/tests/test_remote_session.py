@@ -11,10 +11,10 @@ import pytest
 from midrib.registry import TensorInput
 from midrib.remote._connect.address import endpoint_from
 from midrib.remote._connect.backbone_info import BackboneInfo
+from midrib.remote._items.codec import Result, Timing
+from midrib.remote._items.rows import tensor_rows
 from midrib.remote._stream.call import Message
-from midrib.remote._stream.codec import Result, Timing
 from midrib.remote._stream.request import CallPolicy, StreamSpec
-from midrib.remote._stream.rows import tensor_rows
 from midrib.remote._stream.session import Session
 from midrib.v1 import embedding_pb2
 from midrib.wire import (

@@ -23,10 +23,10 @@ from midrib.remote._clients.progress import shown
 from midrib.remote._connect.address import TlsLike, endpoint_from
 from midrib.remote._connect.backbone_info import BackboneInfo
 from midrib.remote._connect.unary import Argument, UnaryCalls
+from midrib.remote._items.media import ImageLike
+from midrib.remote._items.rows import Rows
 from midrib.remote._stream.call import Call
-from midrib.remote._stream.media import ImageLike
 from midrib.remote._stream.request import CallPolicy, Priority
-from midrib.remote._stream.rows import Rows
 from midrib.remote._stream.session import Session
 from midrib.wire import Array, RevisionMismatchError
 

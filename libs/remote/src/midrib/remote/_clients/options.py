@@ -9,9 +9,9 @@ from numpy.typing import ArrayLike
 
 from midrib.remote._connect.backbone_info import BackboneInfo
 from midrib.remote._connect.unary import UnaryCalls
-from midrib.remote._stream.media import ImageLike
+from midrib.remote._items.media import ImageLike
+from midrib.remote._items.rows import Rows, TensorRows, any_rows, audio_rows, image_rows, text_rows
 from midrib.remote._stream.request import CallPolicy, StreamSpec
-from midrib.remote._stream.rows import Rows, TensorRows, any_rows, audio_rows, image_rows, text_rows
 from midrib.remote._stream.session import Session, session_for
 from midrib.wire import InvalidInputError, code_from_dtype
 

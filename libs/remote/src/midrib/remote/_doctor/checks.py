@@ -16,8 +16,8 @@ from midrib.remote._connect.backbone_info import BackboneInfo
 from midrib.remote._connect.diagnosis import proxy_set
 from midrib.remote._connect.unary import UnaryCalls
 from midrib.remote._doctor.network import Verdict, network
+from midrib.remote._items.rows import tensor_rows
 from midrib.remote._stream.request import CallPolicy
-from midrib.remote._stream.rows import tensor_rows
 from midrib.remote._stream.session import session_for
 from midrib.wire import MidribError, PermissionDeniedError, UnauthenticatedError, UnavailableError, UnsupportedError
 

@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from midrib.remote._stream.rows import Rows
+from midrib.remote._items.rows import Rows
 from midrib.wire import Array, MidribError
 
 _GIVEN_UP: Final = CancelledError()  # nobody is left to hear it

@@ -17,8 +17,8 @@ from midrib.remote._connect.event_loop import current_runtime
 from midrib.remote._connect.retries import attempts, retriable
 from midrib.remote._connect.tcp_progress import exchanged_bytes
 from midrib.remote._connect.transport import Stream
+from midrib.remote._items.codec import Result, Timing, decode_result
 from midrib.remote._stream.call import Message
-from midrib.remote._stream.codec import Result, Timing, decode_result
 from midrib.remote._stream.queue import Queue
 from midrib.remote._stream.window import Window
 from midrib.v1 import embedding_pb2

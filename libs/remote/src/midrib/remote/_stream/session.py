@@ -14,12 +14,12 @@ from midrib.remote._connect.backbone_info import BackboneInfo
 from midrib.remote._connect.diagnosis import NOBODY
 from midrib.remote._connect.event_loop import register, runtime
 from midrib.remote._connect.retries import retriable, wait_s
+from midrib.remote._items.codec import Result
+from midrib.remote._items.rows import Rows
 from midrib.remote._stream.call import Call, Message, Part
-from midrib.remote._stream.codec import Result
 from midrib.remote._stream.connection import Connection
 from midrib.remote._stream.queue import Queue
 from midrib.remote._stream.request import CallPolicy, StreamSpec
-from midrib.remote._stream.rows import Rows
 from midrib.remote._stream.timing import Totals
 from midrib.remote._stream.waiters import finished
 from midrib.wire import (

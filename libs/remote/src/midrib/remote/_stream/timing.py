@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from operator import add
 from typing import Any
 
+from midrib.remote._items.codec import Timing
 from midrib.remote._stream.call import Message
-from midrib.remote._stream.codec import Timing
 
 
 @dataclass(frozen=True, slots=True)

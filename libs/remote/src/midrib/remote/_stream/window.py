@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from midrib.remote._stream.codec import Timing
+from midrib.remote._items.codec import Timing
 
 _START: Final = 4
 _FEW: Final = 2

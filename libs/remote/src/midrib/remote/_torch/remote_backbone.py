@@ -15,8 +15,8 @@ from midrib.registry import InputSpec
 from midrib.remote._clients.options import EmbedOptions
 from midrib.remote._connect.address import TlsLike, endpoint_from, split_url
 from midrib.remote._connect.unary import UnaryCalls
+from midrib.remote._items.rows import Rows, TensorRows, tensor_rows, text_rows
 from midrib.remote._stream.request import CallPolicy, Priority
-from midrib.remote._stream.rows import Rows, TensorRows, tensor_rows, text_rows
 from midrib.remote._stream.session import Session, session_for
 from midrib.remote._stream.timing import StageTimes
 from midrib.remote._torch.cache import FeatureCache
