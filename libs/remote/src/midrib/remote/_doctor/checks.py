@@ -123,12 +123,12 @@ def _speed(servers: UnaryCalls, info: BackboneInfo) -> Iterator[Verdict]:
     row = np.ones(shape, info.takes.tensor.dtype)
     count = max(1, min(info.max_rows, _BULK_BYTES // row.nbytes, 256))
     try:
-        before = session.totals.stall
+        before = session.stage_times
         session.wait(session.submit(tensor_rows(np.broadcast_to(row, (count, *shape)))), servers.timeout)
     except MidribError as error:
         yield Verdict("bandwidth", False, str(error), "the backbone refuses its own input: see the server's log")
         return
-    spent = session.totals.stall - before
+    spent = session.stage_times - before
     rate = spent.sent_bytes / max(spent.wire_s, 1e-6) / 1e6
     detail = f"{rate:.0f} MB/s on the way, {spent.compute_s / count * 1e3:.2f} ms a row to compute"
     yield Verdict("bandwidth", True, detail)

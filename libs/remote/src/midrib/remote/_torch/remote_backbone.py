@@ -88,7 +88,7 @@ class RemoteBackbone(nn.Module):
     @property
     def stall(self) -> StageTimes:
         """Where the time of all items so far went; subtract an earlier one for a step's own."""
-        return self.open().totals.stall
+        return self.open().stage_times
 
     @torch.compiler.disable  # type: ignore[untyped-decorator] # torch does not type it
     def forward(self, x: Tensor | Sequence[str]) -> Tensor:
