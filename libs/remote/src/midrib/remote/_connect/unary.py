@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import CancelledError
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -32,6 +32,7 @@ from midrib.wire import (
 # A wrong address is told after so long; a server that is starting has this long to come up.
 CONNECT_S: Final = 5.0
 _LOADING_POLL_S: Final = 0.2
+_LOADING: Final = "loading"
 _log = logging.getLogger("midrib.remote")
 _BACKBONES: Final = "/midrib.v1.BackboneService"
 _SLOW: Final = {f"{_BACKBONES}/LoadBackbone", f"{_BACKBONES}/UnloadBackbone"}
@@ -65,21 +66,45 @@ class UnaryCalls:
         return await asyncio.wrap_future(runtime().start(work()))
 
     async def describe_loaded(self, name: str) -> BackboneInfo:
-        """Return the description of a backbone, once it is loaded, within the timeout.
+        """Return the description of a backbone that serves calls, once it is loaded, within the timeout.
 
         Raises BackboneLoadingError if it is still loading then, or failed to load.
         """
+        info = await self.describe_settled(name)
+        if info.input is None:
+            raise BackboneLoadingError(
+                f"{info.name} at {self.endpoint} is {info.state}: {info.error or 'load it again'}"
+            )
+        return info
+
+    async def describe_settled(self, name: str) -> BackboneInfo:
+        """Return the description of a backbone, once it is loaded or failed to load, within the timeout.
+
+        Raises BackboneLoadingError if it is still loading then.
+        """
         until = time.monotonic() + self.timeout
         info = await self.describe(name)
-        if info.state == "loading":
-            _log.warning("waiting for %s at %s, which is loading", name, self.endpoint)
-        while info.state == "loading" and time.monotonic() < until:
+        if info.state == _LOADING:
+            self._log_waiting([name])
+        while info.state == _LOADING:
+            if time.monotonic() >= until:
+                raise BackboneLoadingError(
+                    f"{info.name} at {self.endpoint} is loading: raise timeout={self.timeout:g}, or wait and try again"
+                )
             await asyncio.sleep(_LOADING_POLL_S)
             info = await self.describe(name)
-        if info.input is None:
-            reason = info.error or f"raise timeout={self.timeout:g}, or wait and try again"
-            raise BackboneLoadingError(f"{info.name} at {self.endpoint} is {info.state}: {reason}")
         return info
+
+    async def list_loaded(self) -> list[BackboneInfo]:
+        """Return every backbone, ordered by name, once none is loading or the timeout is over."""
+        until = time.monotonic() + self.timeout
+        infos = await self.list()
+        if loading := [info.name for info in infos if info.state == _LOADING]:
+            self._log_waiting(loading)
+        while time.monotonic() < until and any(info.state == _LOADING for info in infos):
+            await asyncio.sleep(_LOADING_POLL_S)
+            infos = await self.list()
+        return infos
 
     async def describe(self, name: str) -> BackboneInfo:
         """Return the description of a backbone, in whichever state it is."""
@@ -166,6 +191,9 @@ class UnaryCalls:
             raise UnavailableError(f"{address} is silent", reason="SILENT") from error
         self._first = self.endpoint.addresses.index(address)  # the one that answers is asked first next time
         return found
+
+    def _log_waiting(self, names: Iterable[str]) -> None:
+        _log.warning("waiting for %s at %s, which is loading", ", ".join(names), self.endpoint)
 
     def prefer_next(self) -> None:
         """Call the next address first: the one that answered last may be about to leave."""

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 
-from midrib.remote._clients.options import EmbedOptions
+from midrib.remote._clients.options import FeatureOptions
 from midrib.remote._connect.address import Endpoint, TlsLike, endpoint_from, split_url
 from midrib.remote._connect.backbone_info import BackboneInfo
 from midrib.remote._connect.diagnosis import proxy_set
@@ -117,8 +117,8 @@ def _speed(servers: UnaryCalls, info: BackboneInfo) -> Iterator[Verdict]:
     median = statistics.median(times)
     fix = "" if median < _SLOW_MS else "send larger batches, or embed_stream: they hide the round trip"
     yield Verdict("latency", True, f"{median:.1f} ms a call (median of {_PROBES}, slowest {max(times):.1f})", fix)
-    wanted = EmbedOptions(revision=info.revision).wanted(info)
-    session = session_for(servers.endpoint, wanted, info, CallPolicy(servers.timeout))
+    spec = FeatureOptions(revision=info.revision).spec(info)
+    session = session_for(servers.endpoint, spec, info, CallPolicy(servers.timeout))
     shape = tuple(16 if size is None else size for size in info.takes.tensor.shape)
     row = np.ones(shape, info.takes.tensor.dtype)
     count = max(1, min(info.max_rows, _BULK_BYTES // row.nbytes, 256))

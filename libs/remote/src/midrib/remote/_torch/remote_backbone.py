@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from midrib.registry import InputSpec
-from midrib.remote._clients.options import EmbedOptions
+from midrib.remote._clients.options import FeatureOptions
 from midrib.remote._connect.address import TlsLike, endpoint_from, split_url
 from midrib.remote._connect.unary import UnaryCalls
 from midrib.remote._items.rows import Rows, TensorRows, tensor_rows, text_rows
@@ -148,8 +148,8 @@ class RemoteBackbone(nn.Module):
     def open(self) -> Session:
         """The session that carries its calls; shared by all of this process that ask for the same."""
         if self._session is None:
-            wanted = EmbedOptions(self._dtype, revision=self.revision).wanted(self._info)
-            self._session = session_for(self._servers.endpoint, wanted, self._info, self._policy)
+            spec = FeatureOptions(self._dtype, revision=self.revision).spec(self._info)
+            self._session = session_for(self._servers.endpoint, spec, self._info, self._policy)
         return self._session
 
 
