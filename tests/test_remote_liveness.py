@@ -76,15 +76,15 @@ class Proxy:
             self.connections += 1
             near.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)
             far = socket.create_connection((host, int(port)))
-            for source, sink, rate in ((near, far, self.bytes_per_s), (far, near, float("inf"))):
-                arguments = (self.connections, source, sink, rate)
+            for source, sink, uploads in ((near, far, True), (far, near, False)):
+                arguments = (self.connections, source, sink, uploads)
                 threading.Thread(target=self._pump, args=arguments, daemon=True).start()
 
-    def _pump(self, number: int, source: socket.socket, sink: socket.socket, bytes_per_s: float) -> None:
+    def _pump(self, number: int, source: socket.socket, sink: socket.socket, uploads: bool) -> None:
         with source, sink:
             try:
                 while data := source.recv(1 << 14):
-                    threading.Event().wait(len(data) / bytes_per_s)
+                    threading.Event().wait(len(data) / self.bytes_per_s if uploads else 0)
                     if self.passes(number):
                         sink.sendall(data)
             except OSError:
@@ -161,3 +161,42 @@ def test_a_pinned_backbone_names_the_revision_that_is_left() -> None:
         leaving.close()
         with pytest.raises(RevisionMismatchError, match=f"revision .*{backbone.revision[:12]}"):
             backbone(torch.ones(1, WIDTH))
+
+
+def test_a_gradient_may_take_as_long_as_its_upload_progresses() -> None:
+    """The upload takes longer than the timeout: the deadline moves with it, and it is sent once."""
+    with ExitStack() as stack:
+        server = stack.enter_context(serving(NAME, registry=registry()))
+        proxy = stack.enter_context(closing(Proxy(server.address)))
+        x = torch.full((24, WIDTH), 2.0, requires_grad=True)  # 6.3 MB
+        features = RemoteBackbone(f"grpc://{proxy.address}/{NAME}", timeout=3.0)(x)
+        proxy.bytes_per_s = 1e6
+        (gradient,) = torch.autograd.grad(features.sum(), x)
+        assert gradient[:, :2].eq(1).all()
+        assert proxy.connections == 1
+
+
+def test_another_streams_traffic_does_not_hide_a_dead_one() -> None:
+    """A busy client with another token has its own connection to the same server; a dead one is still replaced."""
+    with ExitStack() as stack:
+        server = stack.enter_context(serving(NAME, registry=registry()))
+        proxy = stack.enter_context(closing(Proxy(server.address)))
+        client = stack.enter_context(Client(proxy.address, timeout=6.0))
+        client.describe(NAME)
+        dead = proxy.connections
+        busy = stack.enter_context(Client(proxy.address, timeout=6.0, token="another"))
+        busy.embed(NAME, rows(1))
+        proxy.passes = lambda number: number != dead
+        done = threading.Event()
+        thread = threading.Thread(target=lambda: _call_until(busy, done))
+        thread.start()
+        try:
+            assert client.embed(NAME, rows(3))[0, 0] == 3
+        finally:
+            done.set()
+            thread.join()
+
+
+def _call_until(client: Client, done: threading.Event) -> None:
+    while not done.wait(0.05):
+        client.embed(NAME, rows(1))

@@ -23,8 +23,8 @@ from midrib.remote._clients.options import (
 )
 from midrib.remote._clients.progress import shown_async
 from midrib.remote._clients.sessions import AHEAD_BYTES, AHEAD_ITEMS, MAX_REVISION_CHANGES, ClientBase
+from midrib.remote._connect.backbone_calls import Argument
 from midrib.remote._connect.backbone_info import BackboneInfo
-from midrib.remote._connect.unary import Argument
 from midrib.remote._items.rows import Rows
 from midrib.remote._stream.call import Call
 from midrib.remote._stream.session import Session

@@ -6,8 +6,8 @@ from typing import Final
 
 from midrib.remote._clients.options import FeatureOptions
 from midrib.remote._connect.address import TlsLike, endpoint_from
+from midrib.remote._connect.backbone_calls import BackboneCalls
 from midrib.remote._connect.backbone_info import BackboneInfo
-from midrib.remote._connect.unary import UnaryCalls
 from midrib.remote._stream.request import CallPolicy, Priority
 from midrib.remote._stream.session import Session, session_for
 
@@ -21,7 +21,7 @@ MAX_REVISION_CHANGES: Final = 3
 class SessionCache:
     """A client's sessions, by the name that its caller uses and the options of the features."""
 
-    def __init__(self, servers: UnaryCalls, policy: CallPolicy) -> None:
+    def __init__(self, servers: BackboneCalls, policy: CallPolicy) -> None:
         self._servers = servers
         self._policy = policy
         self._infos: dict[str, BackboneInfo] = {}
@@ -64,7 +64,7 @@ class ClientBase:
         hedge_s: float | None = None,
         priority: Priority = "interactive",
     ) -> None:
-        self._servers = UnaryCalls(endpoint_from(address, token=token, tls=tls), timeout)
+        self._servers = BackboneCalls(endpoint_from(address, token=token, tls=tls), timeout)
         self._sessions = SessionCache(self._servers, CallPolicy(timeout, hedge_s=hedge_s, priority=priority))
 
     def __repr__(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,6 +84,15 @@ def split_url(url: str) -> tuple[str, str]:
     if not (separator and hosts and name.strip("/")):
         raise InvalidInputError(f"{url!r} names no backbone: write grpc://host:port/namespace/name")
     return f"{scheme}://{hosts}", name.strip("/")
+
+
+def is_ip(host: str) -> bool:
+    """Return whether a host is an IP address and not a name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _host_and_port(text: str, address: str) -> str:

@@ -12,9 +12,9 @@ from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 
 from midrib.remote._clients.options import FeatureOptions
 from midrib.remote._connect.address import Endpoint, TlsLike, endpoint_from, split_url
+from midrib.remote._connect.backbone_calls import BackboneCalls
 from midrib.remote._connect.backbone_info import BackboneInfo
 from midrib.remote._connect.diagnosis import proxy_set
-from midrib.remote._connect.unary import UnaryCalls
 from midrib.remote._doctor.network import Verdict, network
 from midrib.remote._items.rows import tensor_rows
 from midrib.remote._stream.request import CallPolicy
@@ -51,7 +51,7 @@ def doctor(url: str, *, timeout: float = 5.0, token: str | None = None, tls: Tls
 
 def _server(endpoint: Endpoint, name: str, timeout: float) -> Iterator[Verdict]:
     """gRPC, then what the server says, then how fast."""
-    servers = UnaryCalls(endpoint, timeout)
+    servers = BackboneCalls(endpoint, timeout)
     try:
         info = servers.run(lambda: servers.describe(name))
     except MidribError as error:
@@ -84,7 +84,7 @@ def _fix(error: MidribError) -> str:
     return "`midrib list` shows what this server has"
 
 
-def _health(servers: UnaryCalls, name: str) -> Verdict:
+def _health(servers: BackboneCalls, name: str) -> Verdict:
     try:
         # The bytes of HealthCheckRequest and -Response: a string, and an enum, in field 1.
         status = servers.run(lambda: servers.ask("/grpc.health.v1.Health/Check", StringValue(value=name), Int32Value))
@@ -108,7 +108,7 @@ def _limits(info: BackboneInfo) -> Verdict:
     return Verdict("limits", ok, detail, "" if ok else "raise the server's max_message_bytes: large rows will not fit")
 
 
-def _speed(servers: UnaryCalls, info: BackboneInfo) -> Iterator[Verdict]:
+def _speed(servers: BackboneCalls, info: BackboneInfo) -> Iterator[Verdict]:
     times = []
     for _ in range(_PROBES):
         began = time.perf_counter()

@@ -7,7 +7,7 @@ import time
 from enum import Enum
 from typing import Final
 
-from midrib.remote._connect.tcp_progress import exchanged_bytes
+from midrib.remote._connect.tcp_progress import SLOWEST_BYTES_PER_S, exchanged_bytes
 from midrib.remote._connect.transport import Stream
 from midrib.remote._stream.window import InFlight
 
@@ -15,9 +15,6 @@ from midrib.remote._stream.window import InFlight
 _IDLE_S: Final = 60.0
 # A proxy that buffers an upload acknowledges it at once. The line behind it is assumed to be at least this fast.
 _SLOW_BYTES_PER_S: Final = 100e3
-# Acknowledged bytes may be those of another stream to the same server: count them as this stream's only for as long as
-# its own bytes take on a line this slow.
-_SLOWEST_BYTES_PER_S: Final = 5e3
 
 
 class Ending(Enum):
@@ -84,7 +81,7 @@ class Watchdog:
     def _longest_transfer_s(self) -> float:
         """Return the seconds that the bytes in flight and their results take on the slowest line."""
         replies = self._in_flight.rows() * self._reply_row_bytes
-        return self._stall_s + (self._in_flight.size() + replies) / _SLOWEST_BYTES_PER_S
+        return self._stall_s + (self._in_flight.size() + replies) / SLOWEST_BYTES_PER_S
 
     def _progressed(self) -> bool:
         """Return whether bytes passed in either direction since the last look; the first look only counts them."""
