@@ -117,7 +117,8 @@ class Connection:
         return True
 
     def _fail(self, error: MidribError) -> None:
-        self._failure = error
+        # The traceback holds the stream, and with it the TCP connection of a channel that was dropped.
+        self._failure = error.with_traceback(None)
         self._changed(self)
 
     async def _stream_once(self) -> None:
@@ -135,9 +136,9 @@ class Connection:
             self._exchange = None
             if exchange.silent:
                 current_runtime().drop(channel)
-        self._failure = None if exchange.graceful else error
         if not (exchange.graceful or exchange.answered):
             raise error
+        self._failure = None if exchange.graceful else error
 
     async def _channel(self) -> tuple[grpc.aio.Channel, str]:
         """Return the channel to this connection's machine, and its address."""
