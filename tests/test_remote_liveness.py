@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 
+import grpc
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,9 @@ from torch import nn
 
 from midrib.registry import Registry, TensorInput
 from midrib.remote import Client, RemoteBackbone
+from midrib.remote._connect.transport import KEEPALIVE_S, open_channel
 from midrib.remote.testing import serving
+from midrib.server._settings import Settings
 from midrib.wire import Array, RevisionMismatchError
 
 NAME = "test/liveness/scale"
@@ -102,6 +106,24 @@ def test_a_connection_that_died_before_the_stream_opens_is_replaced() -> None:
         began = time.monotonic()
         assert client.embed(NAME, rows(3))[0, 0] == 3
         assert 1.0 < time.monotonic() - began < 5.0
+
+
+async def test_pings_find_a_connection_that_died_while_it_was_idle() -> None:
+    """The channel leaves the state READY without a call, so that the next call connects again."""
+    with ExitStack() as stack:
+        server = stack.enter_context(serving(NAME, registry=registry(), min_ping_interval_s=0.1))
+        proxy = stack.enter_context(closing(Proxy(server.address)))
+        channel = open_channel(proxy.address, None, keepalive_s=0.5)
+        await channel.channel_ready()
+        proxy.passes = lambda _: False
+        await asyncio.wait_for(channel.wait_for_state_change(grpc.ChannelConnectivity.READY), 30)
+        assert channel.get_state() is not grpc.ChannelConnectivity.READY
+        await channel.close()
+
+
+def test_a_server_permits_the_clients_pings() -> None:
+    """A server that found them too frequent would close every connection."""
+    assert 2 * Settings().min_ping_interval_s <= KEEPALIVE_S
 
 
 def test_a_dead_connection_is_replaced_for_every_client_of_the_process() -> None:

@@ -1,4 +1,4 @@
-"""All that speaks gRPC: channels, calls, and what their failures mean."""
+"""gRPC channels, calls and streams, and the errors that their failures become."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from google.protobuf.message import Message
 from google.rpc import status_pb2
 
 from midrib.remote._connect.address import Endpoint
+from midrib.remote._connect.certificates import Certificates
 from midrib.remote._connect.diagnosis import broken
 from midrib.wire import DeadlineExceededError, LimitExceededError, MidribError, UnavailableError, status_to_error
 
 EMBED_STREAM: Final = "/midrib.v1.EmbeddingService/EmbedStream"
+# Seconds between pings, far above the least that servers permit (5 s by default).
+KEEPALIVE_S: Final = 30.0
 _STATUS_KEY = "grpc-status-details-bin"
 _OPTIONS = [
     # The server's limits govern; gRPC's own default would refuse answers over 4 MB.
@@ -23,12 +26,15 @@ _OPTIONS = [
     # A restarted server is found again within a second, not after gRPC's default of up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
-    # A channel that is opened in place of a dead one gets a connection of its own.
+    # Pings find a connection that died while it was idle: a NAT or a firewall forgot it.
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    # A channel that replaces a dead one opens another connection.
     ("grpc.use_local_subchannel_pool", 1),
-    # A unary call to a name with several records asks one that answers.
+    # A unary call to a name with several records goes to a machine that answers.
     ("grpc.lb_policy_name", "round_robin"),
 ]
-# What breaks under a call, as against what a server says about it.
+# The statuses of a broken connection, as opposed to a server's answer.
 _BROKEN = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.CANCELLED,
@@ -41,18 +47,31 @@ _Response = TypeVar("_Response", bound=Message)
 
 
 def open_channel(
-    address: str, endpoint: Endpoint, name: str | None = None, *, connect_s: float = 1.0
+    address: str,
+    certificates: Certificates | None,
+    name: str | None = None,
+    *,
+    connect_s: float = 1.0,
+    keepalive_s: float = KEEPALIVE_S,
 ) -> grpc.aio.Channel:
-    """Return a lazy channel to one address, with the endpoint's security.
+    """Return a lazy channel to one address.
 
-    name: the host that the address was found under, which its certificate is made out to.
-    connect_s: seconds for one attempt to connect, TLS included.
+    certificates: None for a connection without TLS.  name: the host that the address was looked up from, which the
+    server's certificate is issued to.  connect_s: seconds for one attempt to connect, TLS included.
+    keepalive_s: seconds between pings; a connection that does not answer one in twice as many is closed.
     """
-    options: list[tuple[str, Any]] = [*_OPTIONS, ("grpc.min_reconnect_backoff_ms", int(1e3 * connect_s))]
+    options: list[tuple[str, Any]] = [
+        *_OPTIONS,
+        ("grpc.min_reconnect_backoff_ms", int(1e3 * connect_s)),
+        ("grpc.keepalive_time_ms", int(1e3 * keepalive_s)),
+        # On a slow line a ping waits behind the bytes of an upload.
+        ("grpc.keepalive_timeout_ms", int(2e3 * keepalive_s)),
+        ("grpc.http2.ping_timeout_ms", int(2e3 * keepalive_s)),
+    ]
     options += [("grpc.default_authority", name)] if name else []
-    if endpoint.roots is None:
+    if certificates is None:
         return grpc.aio.insecure_channel(address, options=options)
-    credentials = grpc.ssl_channel_credentials(endpoint.roots or None, *(endpoint.client_certificate or ()))
+    credentials = grpc.ssl_channel_credentials(*certificates)
     if name:
         options.append(("grpc.ssl_target_name_override", name))
     return grpc.aio.secure_channel(address, credentials, options=options)
