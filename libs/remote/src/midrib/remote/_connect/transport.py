@@ -86,7 +86,7 @@ async def call(
     response: type[_Response],
     timeout: float,
 ) -> _Response:
-    """One unary call. Raises what the server said, or UnavailableError where none answers."""
+    """Make one unary call. Raises the server's MidribError, or UnavailableError if no server answers."""
     unary = channel.unary_unary(
         method, request_serializer=type(request).SerializeToString, response_deserializer=response.FromString
     )
@@ -97,7 +97,10 @@ async def call(
 
 
 class Stream:
-    """A stream of embeddings, of raw bytes: its messages are coded by hand. However it breaks, it just ends."""
+    """A stream of embeddings, as raw bytes. However it breaks, its methods report the end and raise nothing.
+
+    gRPC raises various errors, private ones among them, for a stream that has ended meanwhile; `error` says why it did.
+    """
 
     def __init__(self, channel: grpc.aio.Channel, address: str, endpoint: Endpoint) -> None:
         self._call: Any = channel.stream_stream(EMBED_STREAM)(metadata=_metadata(endpoint))
@@ -105,46 +108,46 @@ class Stream:
         self._cancelled = False
 
     async def write(self, data: bytes) -> bool:
-        """Send a message, once there is room for it; False where the stream is over."""
+        """Send a message, once there is room for it. Return False if the stream has ended."""
         try:
             await self._call.write(data)
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        except Exception:  # noqa: BLE001 - see the class
             return False
         except asyncio.CancelledError:
-            self._unless_ours()
+            self._raise_if_task_cancelled()
             return False
         return True
 
     async def read(self) -> bytes | None:
-        """The next message; None where the stream is over."""
+        """Return the next message; None if the stream has ended."""
         try:
             message = await self._call.read()
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        except Exception:  # noqa: BLE001 - see the class
             return None
         except asyncio.CancelledError:
-            self._unless_ours()
+            self._raise_if_task_cancelled()
             return None
         return None if message is grpc.aio.EOF else cast(bytes, message)
 
     async def finish(self) -> None:
-        """Say that no more will be sent; reading goes on."""
-        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        """Tell the server that no more will be sent; reading goes on."""
+        with contextlib.suppress(Exception):
             await self._call.done_writing()
 
     async def error(self) -> MidribError:
-        """Why it ended."""
+        """Return the reason of the end."""
         if self._cancelled:
             return UnavailableError(f"{self._address} owed results and was silent for too long", reason="SILENT")
         call = self._call
         return _error(await call.code(), await call.details(), await call.trailing_metadata(), self._address)
 
     def cancel(self) -> None:
-        """End it now."""
+        """End the stream now."""
         self._cancelled = True
         self._call.cancel()
 
-    def _unless_ours(self) -> None:
-        """Raise again if the task itself is cancelled: gRPC reports a cancelled call, or a closed channel, alike."""
+    def _raise_if_task_cancelled(self) -> None:
+        """Raise the CancelledError again, unless gRPC raised it because the call or its channel was cancelled."""
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise  # - called from an except clause

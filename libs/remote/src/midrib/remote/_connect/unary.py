@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 from google.protobuf.message import Message
 
 from midrib.remote._connect.address import Endpoint
-from midrib.remote._connect.diagnosis import NOBODY
+from midrib.remote._connect.diagnosis import UNREACHABLE
 from midrib.remote._connect.event_loop import current_runtime, runtime
 from midrib.remote._connect.retries import attempts, retriable
 from midrib.remote._connect.tcp_progress import SLOWEST_BYTES_PER_S, while_progressing
@@ -98,7 +98,7 @@ class UnaryCalls:
         except TimeoutError as error:
             if isinstance(error, MidribError):
                 raise
-        if last is not None and last.reason in NOBODY:
+        if last is not None and last.reason in UNREACHABLE:
             raise last
         raise self._late(method, last) from last
 
@@ -130,7 +130,7 @@ class UnaryCalls:
     def _worthwhile(self, error: BaseException, began: float) -> bool:
         if not isinstance(error, MidribError) or not retriable(error):
             return False
-        return error.reason not in NOBODY or time.monotonic() - began <= CONNECT_S
+        return error.reason not in UNREACHABLE or time.monotonic() - began <= CONNECT_S
 
     def _late(self, method: str, last: MidribError | None) -> DeadlineExceededError:
         why = f" ({last})" if last is not None else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from midrib.remote._connect.diagnosis import NOBODY
+from midrib.remote._connect.diagnosis import UNREACHABLE
 from midrib.remote._connect.retries import retriable
 from midrib.remote._stream.call import Message
 from midrib.remote._stream.connection import Connection
@@ -59,7 +59,7 @@ class Connections:
             return RevisionMismatchError(revision.message)
         failures = [connection.failure for connection in list(self._connections)]
         cause = next((failure for failure in failures if failure is not None), None)
-        if cause is not None and all(failure is not None and failure.reason in NOBODY for failure in failures):
+        if cause is not None and all(failure is not None and failure.reason in UNREACHABLE for failure in failures):
             return UnavailableError(cause.message, reason=cause.reason)
         return None
 
