@@ -93,8 +93,8 @@ class Server(_Process):
         port = self.address.rpartition(":")[2]
         command = [sys.executable, "-m", "midrib.server.cli", "serve", MLP, "--import", "bench_models"]
         path = os.pathsep.join(filter(None, [str(SERVING), os.environ.get("PYTHONPATH")]))
-        self._process = subprocess.Popen(  # noqa: S603 - this project's own server
-            [*command, "--port", port, "--json"],
+        self._process = subprocess.Popen(
+            [*command, "--port", port, "--json"],  # noqa: S603 - this project's own server
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
