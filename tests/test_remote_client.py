@@ -84,6 +84,15 @@ def test_many_callers_get_their_own_rows(client: Client) -> None:
     )
 
 
+def test_an_unknown_option_is_refused(client: Client) -> None:
+    """The error names the option and those that there are."""
+    options: dict[str, Any] = {"dtpye": "float16"}
+    with pytest.raises(TypeError, match="unexpected argument 'dtpye', expected one of audio, dimensions, dtype"):
+        client.embed(NAME, rows(1), **options)
+    with pytest.raises(TypeError, match="unexpected argument 'dtpye', expected one of dimensions, dtype"):
+        client.embed_stream(NAME, [rows(1)], **options)
+
+
 def test_a_stream_comes_back_in_order(client: Client) -> None:
     """One result a batch, each where its batch stood; an input that is reused in place changes nothing."""
     buffer = np.zeros((3, WIDTH), np.float32)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 
+import grpc
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,9 @@ from torch import nn
 
 from midrib.registry import Registry, TensorInput
 from midrib.remote import Client, RemoteBackbone
+from midrib.remote._connect.transport import KEEPALIVE_S, open_channel
 from midrib.remote.testing import serving
+from midrib.server._settings import Settings
 from midrib.wire import Array, RevisionMismatchError
 
 NAME = "test/liveness/scale"
@@ -76,15 +80,15 @@ class Proxy:
             self.connections += 1
             near.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)
             far = socket.create_connection((host, int(port)))
-            for source, sink, rate in ((near, far, self.bytes_per_s), (far, near, float("inf"))):
-                arguments = (self.connections, source, sink, rate)
+            for source, sink, uploads in ((near, far, True), (far, near, False)):
+                arguments = (self.connections, source, sink, uploads)
                 threading.Thread(target=self._pump, args=arguments, daemon=True).start()
 
-    def _pump(self, number: int, source: socket.socket, sink: socket.socket, bytes_per_s: float) -> None:
+    def _pump(self, number: int, source: socket.socket, sink: socket.socket, uploads: bool) -> None:
         with source, sink:
             try:
                 while data := source.recv(1 << 14):
-                    threading.Event().wait(len(data) / bytes_per_s)
+                    threading.Event().wait(len(data) / self.bytes_per_s if uploads else 0)
                     if self.passes(number):
                         sink.sendall(data)
             except OSError:
@@ -102,6 +106,24 @@ def test_a_connection_that_died_before_the_stream_opens_is_replaced() -> None:
         began = time.monotonic()
         assert client.embed(NAME, rows(3))[0, 0] == 3
         assert 1.0 < time.monotonic() - began < 5.0
+
+
+async def test_pings_find_a_connection_that_died_while_it_was_idle() -> None:
+    """The channel leaves the state READY without a call, so that the next call connects again."""
+    with ExitStack() as stack:
+        server = stack.enter_context(serving(NAME, registry=registry(), min_ping_interval_s=0.1))
+        proxy = stack.enter_context(closing(Proxy(server.address)))
+        channel = open_channel(proxy.address, None, keepalive_s=0.5)
+        await channel.channel_ready()
+        proxy.passes = lambda _: False
+        await asyncio.wait_for(channel.wait_for_state_change(grpc.ChannelConnectivity.READY), 30)
+        assert channel.get_state() is not grpc.ChannelConnectivity.READY
+        await channel.close()
+
+
+def test_a_server_permits_the_clients_pings() -> None:
+    """A server that found them too frequent would close every connection."""
+    assert 2 * Settings().min_ping_interval_s <= KEEPALIVE_S
 
 
 def test_a_dead_connection_is_replaced_for_every_client_of_the_process() -> None:
@@ -161,3 +183,42 @@ def test_a_pinned_backbone_names_the_revision_that_is_left() -> None:
         leaving.close()
         with pytest.raises(RevisionMismatchError, match=f"revision .*{backbone.revision[:12]}"):
             backbone(torch.ones(1, WIDTH))
+
+
+def test_a_gradient_may_take_as_long_as_its_upload_progresses() -> None:
+    """The upload takes longer than the timeout: the deadline moves with it, and it is sent once."""
+    with ExitStack() as stack:
+        server = stack.enter_context(serving(NAME, registry=registry()))
+        proxy = stack.enter_context(closing(Proxy(server.address)))
+        x = torch.full((24, WIDTH), 2.0, requires_grad=True)  # 6.3 MB
+        features = RemoteBackbone(f"grpc://{proxy.address}/{NAME}", timeout=3.0)(x)
+        proxy.bytes_per_s = 1e6
+        (gradient,) = torch.autograd.grad(features.sum(), x)
+        assert gradient[:, :2].eq(1).all()
+        assert proxy.connections == 1
+
+
+def test_another_streams_traffic_does_not_hide_a_dead_one() -> None:
+    """A busy client with another token has its own connection to the same server; a dead one is still replaced."""
+    with ExitStack() as stack:
+        server = stack.enter_context(serving(NAME, registry=registry()))
+        proxy = stack.enter_context(closing(Proxy(server.address)))
+        client = stack.enter_context(Client(proxy.address, timeout=6.0))
+        client.describe(NAME)
+        dead = proxy.connections
+        busy = stack.enter_context(Client(proxy.address, timeout=6.0, token="another"))
+        busy.embed(NAME, rows(1))
+        proxy.passes = lambda number: number != dead
+        done = threading.Event()
+        thread = threading.Thread(target=lambda: _call_until(busy, done))
+        thread.start()
+        try:
+            assert client.embed(NAME, rows(3))[0, 0] == 3
+        finally:
+            done.set()
+            thread.join()
+
+
+def _call_until(client: Client, done: threading.Event) -> None:
+    while not done.wait(0.05):
+        client.embed(NAME, rows(1))

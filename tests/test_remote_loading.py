@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from torch import nn
 
 from midrib.registry import Registry, TensorInput
-from midrib.remote import Client, RemoteBackbone
+from midrib.remote import BackboneInfo, Client, RemoteBackbone
 from midrib.remote.testing import RunningServer, serving
 from midrib.wire import BackboneLoadingError
 
@@ -45,7 +45,7 @@ def server(loading: Loading) -> Iterator[RunningServer]:
     with serving(READY, registry=loading.registry, admin=True) as server, Client(server.address) as client:
         loader = threading.Thread(target=lambda: client.load(SLOW))
         loader.start()
-        while SLOW not in {info.name for info in client.list()}:
+        while SLOW not in {info.name for info in client.list(wait=False)}:
             continue
         yield server
         loading.may_end.set()
@@ -62,6 +62,41 @@ def test_a_remote_backbone_waits_for_its_backbone(
     assert [record.message.split(" at ")[0] for record in caplog.records if record.name == "midrib.remote"] == [
         f"waiting for {SLOW}"
     ]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        pytest.param(lambda client: client.describe(SLOW), id="describe"),
+        pytest.param(lambda client: client.list()[-1], id="list"),
+    ],
+)
+def test_a_description_waits_for_its_backbone(
+    server: RunningServer, loading: Loading, caplog: pytest.LogCaptureFixture, call: Callable[[Client], BackboneInfo]
+) -> None:
+    """The description is that of the loaded backbone; one log line says that the call waited."""
+    threading.Timer(0.5, loading.may_end.set).start()
+    info = call(Client(server.address))
+    assert (info.name, info.state, info.num_features) == (SLOW, "ready", 4)
+    assert len([record for record in caplog.records if record.name == "midrib.remote"]) == 1
+
+
+def test_a_description_can_show_that_a_backbone_is_loading(server: RunningServer) -> None:
+    """wait=False returns at once, with the state."""
+    client = Client(server.address, timeout=5.0)
+    states = {info.name: info.state for info in client.list(wait=False)}
+    assert (client.describe(SLOW, wait=False).state, states) == ("loading", {READY: "ready", SLOW: "loading"})
+
+
+def test_a_list_whose_time_is_up_shows_the_states(server: RunningServer) -> None:
+    """The backbones that are ready are of use, although another one still loads."""
+    assert [info.state for info in Client(server.address, timeout=1.0).list()] == ["ready", "loading"]
+
+
+def test_a_description_waits_no_longer_than_the_timeout(server: RunningServer) -> None:
+    """The error says that the backbone is loading, and what to do."""
+    with pytest.raises(BackboneLoadingError, match=r"is loading: raise timeout=1"):
+        Client(server.address, timeout=1.0).describe(SLOW)
 
 
 def test_the_wait_ends_with_the_timeout(server: RunningServer) -> None:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import trustme
 
@@ -136,10 +137,24 @@ def test_the_doctor_knows_a_server_without_tls(plain: RunningServer, files: File
 def test_the_doctor_knows_a_server_that_wants_tls(secure: RunningServer) -> None:
     """Where it was not asked for."""
     verdict = last(secure, None)
-    assert (verdict.check, verdict.ok, "grpcs://" in verdict.fix) == ("keepalive", False, True)
+    assert (verdict.check, verdict.ok, "grpcs://" in verdict.fix) == ("grpc", False, True)
 
 
 def test_the_doctor_knows_a_missing_client_certificate(mutual: RunningServer, files: Files) -> None:
     """With TLS 1.3 the server hangs up after the handshake."""
     verdict = last(mutual, files.roots)
-    assert (verdict.check, verdict.ok, "--tls-certificate" in verdict.fix) == ("keepalive", False, True)
+    assert (verdict.check, verdict.ok, "--tls-certificate" in verdict.fix) == ("grpc", False, True)
+
+
+def test_a_renewed_certificate_is_used_by_the_next_connection(tmp_path: Path) -> None:
+    """A client outlives the rotation of both authorities: a training of weeks needs no restart."""
+    files = Files(tmp_path)
+    tls = {"tls_certificate": files.server, "tls_key": files.server, "tls_client_ca": files.roots}
+    with serving(MLP, **tls) as first:
+        port = int(first.address.rpartition(":")[2])
+        client = Client(first.address, tls=Tls(files.roots, files.mine))
+        client.embed(str(MLP["name"]), np.ones((1, 8), np.float32))
+    Files(tmp_path)  # another authority, in the same files
+    with serving(MLP, port=port, **tls):
+        assert client.embed(str(MLP["name"]), np.ones((1, 8), np.float32)).shape == (1, 128)
+        assert names(client) == [MLP["name"]]

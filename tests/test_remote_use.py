@@ -125,7 +125,7 @@ def test_the_doctor_finds_a_good_way(server: RunningServer) -> None:
     assert [(verdict.check, verdict.ok) for verdict in verdicts] == [
         (check, True)
         for check in (
-            *("address", "resolve", "tcp", "tls", "keepalive", "grpc", "token", "health", "backbone", "revision"),
+            *("address", "resolve", "tcp", "tls", "grpc", "token", "health", "backbone", "revision"),
             *("limits", "latency", "bandwidth"),
         )
     ]
@@ -157,7 +157,7 @@ def test_the_doctor_knows_what_is_no_server() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         last = doctor(f"grpc://127.0.0.1:{port}/{NAME}", timeout=1.0)[-1]
-    assert (last.check, last.ok, "no gRPC server" in last.fix) == ("keepalive", False, True)
+    assert (last.check, last.ok, "not be a gRPC server" in last.fix) == ("grpc", False, True)
 
 
 def test_the_doctor_goes_on_where_one_address_answers(server: RunningServer) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from midrib.remote._connect.address import endpoint_from, split_url
+from midrib.remote._connect.address import Tls, endpoint_from, split_url
 from midrib.wire import InvalidInputError
 
 
@@ -44,13 +44,19 @@ def test_an_address_that_cannot_be_read_is_refused(text: str, said: str) -> None
 
 def test_the_scheme_decides_about_tls() -> None:
     """grpcs:// is TLS by the system's roots, grpc:// is not."""
-    assert (endpoint_from("grpcs://a:1").roots, endpoint_from("grpc://a:1").roots) == (b"", None)
+    assert (endpoint_from("grpcs://a:1").tls, endpoint_from("grpc://a:1").tls) == (Tls(), None)
 
 
 def test_roots_come_from_a_file(tmp_path: Path) -> None:
     """tls= may name a PEM file, which also turns TLS on."""
     (tmp_path / "roots.pem").write_bytes(b"PEM")
-    assert endpoint_from("a:1", tls=tmp_path / "roots.pem").roots == b"PEM"
+    assert endpoint_from("a:1", tls=tmp_path / "roots.pem").tls == Tls(tmp_path / "roots.pem")
+
+
+def test_a_missing_file_is_told_at_once(tmp_path: Path) -> None:
+    """Before any call."""
+    with pytest.raises(FileNotFoundError, match=r"roots\.pem"):
+        endpoint_from("a:1", tls=tmp_path / "roots.pem")
 
 
 def test_contradictory_tls_is_refused() -> None:

@@ -10,8 +10,8 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from midrib.remote._items.rows import tensor_rows
 from midrib.remote._stream.call import Call
-from midrib.remote._stream.rows import tensor_rows
 from midrib.wire import Array, InternalError
 
 FEATURES = np.arange(4, dtype="f4").reshape(2, 2)

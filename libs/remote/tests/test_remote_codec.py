@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from midrib.remote._stream.codec import Result, Timing, decode_result, encode_item
-from midrib.remote._stream.rows import audio_rows, image_rows, text_rows
+from midrib.remote._items.codec import Result, Timing, decode_result, encode_item
+from midrib.remote._items.rows import audio_rows, image_rows, text_rows
 from midrib.v1 import embedding_pb2
 from midrib.wire import Array, InvalidInputError, MidribError, encode_tensor, error_to_status
 

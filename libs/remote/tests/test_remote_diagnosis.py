@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from midrib.remote._connect.diagnosis import NOBODY, broken
+from midrib.remote._connect.diagnosis import UNREACHABLE, broken
 
 FAILING = "connections to all backends failing; last error: "
 
@@ -33,7 +33,7 @@ FAILING = "connections to all backends failing; last error: "
         pytest.param(
             FAILING + "UNKNOWN: Custom verification check failed: UNAUTHENTICATED: Hostname Verification Check failed.",
             "TLS_FAILED",
-            "made out to another name",
+            "issued to another name",
             id="another-name",
         ),
         pytest.param(
@@ -57,7 +57,7 @@ FAILING = "connections to all backends failing; last error: "
         pytest.param(
             FAILING + "UNAVAILABLE: Failed parsing HTTP/2 (Expected SETTINGS frame as the first frame, got type 79)",
             "PROXY",
-            "what answers at gpu-box:1 is no gRPC server",
+            "gpu-box:1 is not a gRPC server",
             id="http-1",
         ),
     ],
@@ -66,10 +66,25 @@ def test_a_broken_connection_is_told_by_its_cause(text: str, reason: str, said: 
     """What was met, what to do, and gRPC's own words behind it; time alone does not mend it."""
     error = broken(text, "gpu-box:1")
     assert error.reason == reason
-    assert reason in NOBODY
+    assert reason in UNREACHABLE
     with pytest.raises(ConnectionError, match=said):
         raise error
     assert text in str(error)
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+def test_a_proxys_passing_refusal_does_not_mean_that_nobody_is_there(status: int) -> None:
+    """The call is made again until its deadline."""
+    error = broken(f"Received http2 header with status: {status}", "gpu-box:1")
+    assert error.reason == "PROXY_BUSY"
+    assert error.reason not in UNREACHABLE
+
+
+def test_a_proxys_limit_is_named() -> None:
+    """Waiting does not help, and the error says which setting does."""
+    error = broken("Received http2 header with status: 413", "gpu-box:1")
+    assert (error.reason, "client_max_body_size" in str(error)) == ("PROXY_LIMIT", True)
+    assert error.reason in UNREACHABLE
 
 
 def test_a_connection_that_broke_later_may_be_made_again() -> None:

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from midrib.remote._items.codec import Timing
+from midrib.remote._items.rows import audio_rows, tensor_rows, text_rows
 from midrib.remote._stream.call import Call, Message, cut
-from midrib.remote._stream.codec import Timing
-from midrib.remote._stream.rows import audio_rows, tensor_rows, text_rows
 from midrib.remote._stream.window import Window
 from midrib.wire import InternalError, InvalidInputError
 

@@ -11,10 +11,10 @@ import pytest
 from midrib.registry import TensorInput
 from midrib.remote._connect.address import endpoint_from
 from midrib.remote._connect.backbone_info import BackboneInfo
+from midrib.remote._items.codec import Result, Timing
+from midrib.remote._items.rows import tensor_rows
 from midrib.remote._stream.call import Message
-from midrib.remote._stream.codec import Result, Timing
 from midrib.remote._stream.request import CallPolicy, StreamSpec
-from midrib.remote._stream.rows import tensor_rows
 from midrib.remote._stream.session import Session
 from midrib.v1 import embedding_pb2
 from midrib.wire import (
@@ -45,10 +45,9 @@ INFO = BackboneInfo(
 @pytest.fixture()
 def session(monkeypatch: pytest.MonkeyPatch) -> Session:
     """A session whose connections never open."""
-    made = Session(endpoint_from("127.0.0.1:9"), StreamSpec("a/b", "r"), INFO, CallPolicy(30))
-    monkeypatch.setattr(made, "_wake", lambda: None)
-    monkeypatch.setattr(made, "_wake_soon", lambda: None)
-    return made
+    monkeypatch.setattr(Session, "_wake", lambda _: None)
+    monkeypatch.setattr(Session, "_wake_soon", lambda _: None)
+    return Session(endpoint_from("127.0.0.1:9"), StreamSpec("a/b", "r"), INFO, CallPolicy(30))
 
 
 def rows(count: int, *, start: float = 0.0, width: int = 2) -> Array:
@@ -68,7 +67,7 @@ def take(session: Session) -> Message:
 
 def answer(session: Session, outcome: Array | MidribError) -> Message:
     message = take(session)
-    session.on_result(message, Result(1, outcome, Timing()))
+    session.results.settle(message, Result(1, outcome, Timing()))
     return message
 
 
@@ -137,7 +136,7 @@ def test_what_a_broken_stream_owed_comes_first(session: Session) -> None:
     old = session.submit(tensor_rows(rows(6)))
     message = take(session)
     new = session.submit(tensor_rows(rows(6, start=1)))
-    session.requeue([message])
+    session.results.requeue([message])
     assert [take(session).parts[0].call for _ in range(2)] == [old, new]
 
 

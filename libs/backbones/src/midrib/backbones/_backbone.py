@@ -36,9 +36,14 @@ class Backbone:
     input: InputSpec
 
     def revision(self, dtype: str = "float32") -> str:
-        """Return the digest of weights, settings, input spec and compute dtype: 64 hexadecimal digits."""
+        """Return the digest of weights, settings, input spec and compute dtype: 64 hexadecimal digits.
+
+        For a remote backbone it is the server's, and dtype is ignored.
+        """
         from midrib.backbones._revision import revision
 
+        if self._remote:
+            return str(self.module.revision)
         return revision(self.module, self.input, dtype)
 
     def prepare_images(self, images: Sequence[ImageMedia], *, max_pixels: int | None = None) -> Tensor:
@@ -56,11 +61,13 @@ class Backbone:
 
         truncate: cut texts at input.max_tokens; if False, a longer one is a MediaError.
         Raises MediaError (with the item's index) for an unusable text, InputKindError if this takes no text,
-        ContractError if its module has no tokenizer.
+        ContractError if its module has no tokenizer; a remote backbone's is on the server.
         """
         from midrib.backbones._texts import prepare_texts
 
         spec = self._spec(TextInput)
+        if self._remote:
+            raise ContractError(f"backbone {self.name!r} runs on a server, which tokenizes: use embed_texts")
         tokenizer: Tokenizer | None = getattr(self.module, "tokenizer", None)
         if tokenizer is None:
             raise ContractError(f"backbone {self.name!r} declares TextInput, so its module needs a `tokenizer`")
@@ -99,12 +106,24 @@ class Backbone:
         return self.embed(self.prepare_images(images))
 
     def embed_texts(self, texts: Sequence[str], *, truncate: bool = True) -> Tensor:
-        """Embed texts: `embed(prepare_texts(texts))`, [rows, num_features]."""
+        """Embed texts: `embed(prepare_texts(texts))`, [rows, num_features].
+
+        A remote backbone's texts are tokenized on the server, which truncates them: truncate=False is a ContractError.
+        """
+        if self._remote and truncate:
+            self._spec(TextInput)
+            rows: Tensor = self.module(list(texts))
+            return rows
         return self.embed(self.prepare_texts(texts, truncate=truncate))
 
     def embed_audio(self, clips: Sequence[npt.NDArray[np.generic]], rate: int) -> Tensor:
         """Embed clips: `embed(prepare_audio(clips, rate))`, [rows, num_features]."""
         return self.embed(self.prepare_audio(clips, rate))
+
+    @property
+    def _remote(self) -> bool:
+        """Whether the module runs on a server, as `midrib.remote.RemoteBackbone` does."""
+        return bool(getattr(self.module, "is_remote", False))
 
     def _spec(self, kind: type[_Spec]) -> _Spec:
         if not isinstance(self.input, kind):

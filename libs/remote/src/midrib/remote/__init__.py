@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from midrib.remote._clients.async_client import AsyncClient
 from midrib.remote._clients.client import Client
+from midrib.remote._clients.options import EmbedOptions, StreamOptions
 from midrib.remote._connect.address import Tls
 from midrib.remote._connect.backbone_info import BackboneInfo
 from midrib.remote._doctor.checks import doctor
@@ -20,11 +21,13 @@ __all__ = [
     "AsyncClient",
     "BackboneInfo",
     "Client",
+    "EmbedOptions",
     "Embedder",
     "Progress",
     "RemoteBackbone",
     "RemoteRegistry",
     "StageTimes",
+    "StreamOptions",
     "Tls",
     "Verdict",
     "doctor",

@@ -1,55 +1,41 @@
-"""`AsyncClient`: the client for callers on an event loop of their own."""
+"""`AsyncClient`: the client for callers on an event loop."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 from numpy.typing import ArrayLike
 
 from midrib.remote._clients.options import (
-    AHEAD_BYTES,
-    AHEAD_ITEMS,
-    FOLLOWED,
+    EMBED_OPTIONS,
+    STREAM_OPTIONS,
     EmbedOptions,
+    FeatureOptions,
     Kind,
-    SessionCache,
+    StreamOptions,
     batch_rows,
-    rows_from,
+    feature_options,
+    input_rows,
 )
 from midrib.remote._clients.progress import shown_async
-from midrib.remote._connect.address import TlsLike, endpoint_from
+from midrib.remote._clients.sessions import AHEAD_BYTES, AHEAD_ITEMS, MAX_REVISION_CHANGES, ClientBase
+from midrib.remote._connect.backbone_calls import Argument
 from midrib.remote._connect.backbone_info import BackboneInfo
-from midrib.remote._connect.unary import Argument, UnaryCalls
+from midrib.remote._items.rows import Rows
 from midrib.remote._stream.call import Call
-from midrib.remote._stream.media import ImageLike
-from midrib.remote._stream.request import CallPolicy, Priority
-from midrib.remote._stream.rows import Rows
 from midrib.remote._stream.session import Session
 from midrib.wire import Array, RevisionMismatchError
 
 
-class AsyncClient:
-    """`Client`, awaited: usable from any event loop, and tasks that call at once travel together.
+class AsyncClient(ClientBase):
+    """`Client`, awaited: usable from any event loop. The calls of concurrent tasks are joined into messages.
 
     The arguments and errors are `Client`'s.
     """
-
-    def __init__(
-        self,
-        address: str,
-        *,
-        timeout: float = 30.0,  # - the deadline of every call, not of a block
-        token: str | None = None,
-        tls: TlsLike = None,
-        hedge_s: float | None = None,
-        priority: Priority = "interactive",
-    ) -> None:
-        self._servers = UnaryCalls(endpoint_from(address, token=token, tls=tls), timeout)
-        self._sessions = SessionCache(self._servers, CallPolicy(timeout, hedge_s=hedge_s, priority=priority))
 
     async def __aenter__(self) -> Self:
         return self
@@ -59,55 +45,40 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    def __repr__(self) -> str:
-        return f"AsyncClient({str(self._servers.endpoint)!r})"
-
     async def close(self) -> None:
         """Close this client's streams; a later call opens them again."""
         await asyncio.to_thread(self._sessions.close)
 
-    async def list(self) -> list[BackboneInfo]:
-        """Every backbone of the server, ordered by name."""
-        return await self._servers.run_async(self._servers.list)
+    async def list(self, *, wait: bool = True) -> list[BackboneInfo]:
+        """Return every backbone of the server, ordered by name; see `Client.list`."""
+        return await self._servers.run_async(self._servers.list_loaded if wait else self._servers.list)
 
-    async def describe(self, name: str) -> BackboneInfo:
-        """One backbone. Raises BackboneNotFoundError, with the nearest names."""
-        info = await self._servers.run_async(lambda: self._servers.describe(name))
+    async def describe(self, name: str, *, wait: bool = True) -> BackboneInfo:
+        """Return the description of one backbone; see `Client.describe`."""
+        describe = self._servers.describe_settled if wait else self._servers.describe
+        info = await self._servers.run_async(lambda: describe(name))
         self._sessions.learn(name, info)
         return info
 
     async def load(self, name: str, **arguments: Argument) -> BackboneInfo:
-        """Have the server load a registered backbone, with arguments that its loader declares. Admin scope."""
+        """Have the server load a registered backbone, with its loader's arguments. Needs the admin scope."""
         return await self._servers.run_async(lambda: self._servers.load(name, arguments))
 
     async def unload(self, name: str) -> None:
-        """Have the server finish and free a backbone. Admin scope."""
+        """Have the server finish and free a backbone. Needs the admin scope."""
         await self._servers.run_async(lambda: self._servers.unload(name))
 
-    async def embed(
-        self,
-        name: str,
-        x: ArrayLike | None = None,
-        *,
-        images: Sequence[ImageLike] | None = None,
-        texts: Sequence[str] | None = None,
-        audio: Sequence[ArrayLike] | None = None,
-        rate: int | None = None,
-        dtype: str | None = None,
-        normalize: bool = False,
-        dimensions: int | None = None,
-        revision: str | None = None,
-    ) -> Array:
-        """The features of a batch, [rows, num_features]; see `Client.embed`."""
-        rows = rows_from(x, images, texts, audio, rate)
-        asked = EmbedOptions(dtype, normalize, dimensions, revision)
-        for _ in range(FOLLOWED if revision is None else 0):
-            session = self._sessions.get(name, asked) or await self._session(name, asked)
+    async def embed(self, name: str, x: ArrayLike | None = None, **options: Unpack[EmbedOptions]) -> Array:
+        """Return the features of a batch, [rows, num_features]; see `Client.embed`."""
+        features = feature_options(options, EMBED_OPTIONS)
+        rows = input_rows(x, options)
+        for _ in range(MAX_REVISION_CHANGES if features.revision is None else 0):
+            session = self._sessions.get(name, features) or await self._session(name, features)
             try:
                 return await session.wait_async(session.submit(rows), self._servers.timeout)
             except RevisionMismatchError:
                 self._sessions.forget(name)
-        session = self._sessions.get(name, asked) or await self._session(name, asked)
+        session = self._sessions.get(name, features) or await self._session(name, features)
         return await session.wait_async(session.submit(rows), self._servers.timeout)
 
     def embed_stream(
@@ -116,22 +87,18 @@ class AsyncClient:
         batches: Iterable[Any] | AsyncIterable[Any],
         *,
         kind: Kind = "tensor",
-        rate: int | None = None,
-        dtype: str | None = None,
-        normalize: bool = False,
-        dimensions: int | None = None,
-        revision: str | None = None,
         progress: bool = False,
+        **options: Unpack[StreamOptions],
     ) -> AsyncIterator[Array]:
-        """The features of each batch, in order, read only a little ahead; see `Client.embed_stream`."""
-        asked = EmbedOptions(dtype, normalize, dimensions, revision)
-        results = self._results(name, asked, (batch_rows(batch, kind, rate) async for batch in _each(batches)))
+        """Return the features of each batch, in order, read only a little ahead; see `Client.embed_stream`."""
+        features, rate = feature_options(options, STREAM_OPTIONS), options.get("rate")
+        results = self._results(name, features, (batch_rows(batch, kind, rate) async for batch in _each(batches)))
         return shown_async(results, batches) if progress else results
 
     async def _results(
-        self, name: str, asked: EmbedOptions, batches: AsyncIterable[Rows]
+        self, name: str, options: FeatureOptions, batches: AsyncIterable[Rows]
     ) -> AsyncGenerator[Array, None]:
-        session = await self._session(name, asked)
+        session = await self._session(name, options)
         ahead: deque[Call] = deque()
         ahead_bytes = 0
         try:
@@ -147,8 +114,8 @@ class AsyncClient:
             for call in ahead:
                 call.leave()
 
-    async def _session(self, name: str, asked: EmbedOptions) -> Session:
-        while (session := self._sessions.get(name, asked)) is None:
+    async def _session(self, name: str, options: FeatureOptions) -> Session:
+        while (session := self._sessions.get(name, options)) is None:
             await self.describe(name)
         return session
 
@@ -160,4 +127,4 @@ async def _each(batches: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[An
         return
     for batch in batches:
         yield batch
-        await asyncio.sleep(0)  # a long iterable must not hold the caller's loop
+        await asyncio.sleep(0)  # a long iterable must not block the caller's loop

@@ -3,57 +3,43 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 from numpy.typing import ArrayLike
 
 from midrib.remote._clients.options import (
-    AHEAD_BYTES,
-    AHEAD_ITEMS,
-    FOLLOWED,
+    EMBED_OPTIONS,
+    STREAM_OPTIONS,
     EmbedOptions,
+    FeatureOptions,
     Kind,
-    SessionCache,
+    StreamOptions,
     batch_rows,
-    rows_from,
+    feature_options,
+    input_rows,
 )
 from midrib.remote._clients.progress import shown
-from midrib.remote._connect.address import TlsLike, endpoint_from
+from midrib.remote._clients.sessions import AHEAD_BYTES, AHEAD_ITEMS, MAX_REVISION_CHANGES, ClientBase
+from midrib.remote._connect.backbone_calls import Argument
 from midrib.remote._connect.backbone_info import BackboneInfo
-from midrib.remote._connect.unary import Argument, UnaryCalls
+from midrib.remote._items.rows import Rows
 from midrib.remote._stream.call import Call
-from midrib.remote._stream.media import ImageLike
-from midrib.remote._stream.request import CallPolicy, Priority
-from midrib.remote._stream.rows import Rows
 from midrib.remote._stream.session import Session
 from midrib.wire import Array, RevisionMismatchError
 
 
-class Client:
-    """Talks to Midrib servers; safe to use from any thread, and after a fork.
+class Client(ClientBase):
+    """Calls Midrib servers; safe to use from any thread, and after a fork.
 
-    address: "host:port", several divided by commas (balanced, with fail-over), or a grpc:// or grpcs:// URL.
-    timeout: seconds that any call may take, its retries included.  token: $MIDRIB_TOKEN where absent.
-    tls: True, the path of a PEM file of root certificates, or a `Tls` (mutual TLS); by the scheme where absent.
-    hedge_s: of several servers, ask another one as well for what one has not answered within so many seconds.
+    address: "host:port", several separated by commas (balanced, with fail-over), or a grpc:// or grpcs:// URL.
+    timeout: seconds that a call may take, its retries included.  token: $MIDRIB_TOKEN by default.
+    tls: True, the path of a PEM file of root certificates, or a `Tls` (mutual TLS); the scheme decides by default.
+    hedge_s: with several servers, seconds after which an unanswered item is sent to a second one as well.
     priority: the share of a busy device beside other clients: "interactive" (16 parts), "training" (4) or "bulk" (1).
-    Connecting is lazy: the first call does it, and says clearly where nothing answers.
+    Connecting is lazy: the first call connects, and raises UnavailableError if no server answers.
     """
-
-    def __init__(
-        self,
-        address: str,
-        *,
-        timeout: float = 30.0,
-        token: str | None = None,
-        tls: TlsLike = None,
-        hedge_s: float | None = None,
-        priority: Priority = "interactive",
-    ) -> None:
-        self._servers = UnaryCalls(endpoint_from(address, token=token, tls=tls), timeout)
-        self._sessions = SessionCache(self._servers, CallPolicy(timeout, hedge_s=hedge_s, priority=priority))
 
     def __enter__(self) -> Self:
         return self
@@ -63,63 +49,52 @@ class Client:
     ) -> None:
         self.close()
 
-    def __repr__(self) -> str:
-        return f"Client({str(self._servers.endpoint)!r})"
-
     def close(self) -> None:
         """Close this client's streams; a later call opens them again."""
         self._sessions.close()
 
-    def list(self) -> list[BackboneInfo]:
-        """Every backbone of the server, ordered by name."""
-        return self._servers.run(self._servers.list)
+    def list(self, *, wait: bool = True) -> list[BackboneInfo]:
+        """Return every backbone of the server, ordered by name.
 
-    def describe(self, name: str) -> BackboneInfo:
-        """One backbone. Raises BackboneNotFoundError, with the nearest names."""
-        info = self._servers.run(lambda: self._servers.describe(name))
+        wait: let those that are loading finish, within the timeout; those that do not are in the list as "loading".
+        """
+        return self._servers.run(self._servers.list_loaded if wait else self._servers.list)
+
+    def describe(self, name: str, *, wait: bool = True) -> BackboneInfo:
+        """Return the description of one backbone.
+
+        wait: let it finish loading, within the timeout; else a backbone may be "loading", without input and revision.
+        Raises BackboneNotFoundError, with the nearest names; BackboneLoadingError if it still loads when time is up.
+        """
+        describe = self._servers.describe_settled if wait else self._servers.describe
+        info = self._servers.run(lambda: describe(name))
         self._sessions.learn(name, info)
         return info
 
     def load(self, name: str, **arguments: Argument) -> BackboneInfo:
-        """Have the server load a registered backbone, with arguments that its loader declares. Admin scope."""
+        """Have the server load a registered backbone, with its loader's arguments. Needs the admin scope."""
         return self._servers.run(lambda: self._servers.load(name, arguments))
 
     def unload(self, name: str) -> None:
-        """Have the server finish and free a backbone. Admin scope."""
+        """Have the server finish and free a backbone. Needs the admin scope."""
         self._servers.run(lambda: self._servers.unload(name))
 
-    def embed(
-        self,
-        name: str,
-        x: ArrayLike | None = None,
-        *,
-        images: Sequence[ImageLike] | None = None,
-        texts: Sequence[str] | None = None,
-        audio: Sequence[ArrayLike] | None = None,
-        rate: int | None = None,
-        dtype: str | None = None,
-        normalize: bool = False,
-        dimensions: int | None = None,
-        revision: str | None = None,
-    ) -> Array:
-        """The features of a batch, [rows, num_features]; any number of rows.
+    def embed(self, name: str, x: ArrayLike | None = None, **options: Unpack[EmbedOptions]) -> Array:
+        """Return the features of a batch, [rows, num_features], for any number of rows.
 
-        One of: x, [rows, ...], the backbone's own input; images, encoded (bytes), as paths, PIL images or uint8
-        arrays [height, width, 3]; texts; audio, mono clips [samples] in -1..1 at rate samples a second.
-        dtype: of the features, the backbone's compute type where absent; "int8" travels in a byte each, off by at most
-        1/254 of its row's largest, and comes as float32.  normalize: rows of unit length.
-        dimensions: keep the first so many features.  revision: refuse to answer with another.
+        x: [rows, ...], the backbone's own input, or a sequence of texts; or one of images=, texts= and audio=.
+        options: see `EmbedOptions`.
         Raises a MidribError that says what to do.
         """
-        rows = rows_from(x, images, texts, audio, rate)
-        asked = EmbedOptions(dtype, normalize, dimensions, revision)
-        for _ in range(FOLLOWED if revision is None else 0):
-            session = self._session(name, asked)
+        features = feature_options(options, EMBED_OPTIONS)
+        rows = input_rows(x, options)
+        for _ in range(MAX_REVISION_CHANGES if features.revision is None else 0):
+            session = self._session(name, features)
             try:
                 return session.wait(session.submit(rows), self._servers.timeout)
             except RevisionMismatchError:
                 self._sessions.forget(name)  # follow the server, with all rows of one revision
-        session = self._session(name, asked)
+        session = self._session(name, features)
         return session.wait(session.submit(rows), self._servers.timeout)
 
     def embed_stream(
@@ -128,25 +103,21 @@ class Client:
         batches: Iterable[Any],
         *,
         kind: Kind = "tensor",
-        rate: int | None = None,
-        dtype: str | None = None,
-        normalize: bool = False,
-        dimensions: int | None = None,
-        revision: str | None = None,
         progress: bool = False,
+        **options: Unpack[StreamOptions],
     ) -> Iterator[Array]:
-        """The features of each batch, in order; reads only a little ahead of its consumer (64 batches, 64 MB).
+        """Return the features of each batch, in order; reads only a little ahead of its consumer (64 batches, 64 MB).
 
         batches: each as `embed` takes it, of one kind: "tensor", "images", "texts" or "audio".
-        All results are of one revision: where the server changes it, RevisionMismatchError ends the stream.
-        progress: show a bar on stderr (by tqdm).
+        progress: show a bar on stderr (by tqdm).  options: see `StreamOptions`.
+        All results are of one revision: RevisionMismatchError ends the stream if the server changes it.
         """
-        asked = EmbedOptions(dtype, normalize, dimensions, revision)
-        results = self._results(name, asked, (batch_rows(batch, kind, rate) for batch in batches))
+        features, rate = feature_options(options, STREAM_OPTIONS), options.get("rate")
+        results = self._results(name, features, (batch_rows(batch, kind, rate) for batch in batches))
         return shown(results, batches) if progress else results
 
-    def _results(self, name: str, asked: EmbedOptions, batches: Iterable[Rows]) -> Generator[Array, None, None]:
-        session = self._session(name, asked)
+    def _results(self, name: str, options: FeatureOptions, batches: Iterable[Rows]) -> Generator[Array, None, None]:
+        session = self._session(name, options)
         ahead: deque[Call] = deque()
         ahead_bytes = 0
         try:
@@ -162,7 +133,7 @@ class Client:
             for call in ahead:
                 call.leave()
 
-    def _session(self, name: str, asked: EmbedOptions) -> Session:
-        while (session := self._sessions.get(name, asked)) is None:
+    def _session(self, name: str, options: FeatureOptions) -> Session:
+        while (session := self._sessions.get(name, options)) is None:
             self.describe(name)
         return session

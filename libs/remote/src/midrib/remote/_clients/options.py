@@ -1,106 +1,111 @@
-"""What a call asks for, and the sessions that answer it."""
+"""The arguments of `embed` and `embed_stream`, and the rows that they describe."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypedDict
 
 from numpy.typing import ArrayLike
 
 from midrib.remote._connect.backbone_info import BackboneInfo
-from midrib.remote._connect.unary import UnaryCalls
-from midrib.remote._stream.media import ImageLike
-from midrib.remote._stream.request import CallPolicy, StreamSpec
-from midrib.remote._stream.rows import Rows, TensorRows, any_rows, audio_rows, image_rows, text_rows
-from midrib.remote._stream.session import Session, session_for
+from midrib.remote._items.media import ImageLike
+from midrib.remote._items.rows import Rows, TensorRows, any_rows, audio_rows, image_rows, text_rows
+from midrib.remote._stream.request import StreamSpec
 from midrib.wire import InvalidInputError, code_from_dtype
-
-# How far a stream reads ahead of its consumer.
-AHEAD_ITEMS: Final = 64
-AHEAD_BYTES: Final = 64 << 20
-# How many changes of revision one call follows: each server of a rolling upgrade may show another.
-FOLLOWED: Final = 3
 
 Kind: TypeAlias = Literal["tensor", "images", "texts", "audio"]
 
 
-class EmbedOptions(NamedTuple):
-    """How the features shall be. dtype: numpy's name.  revision: None follows the server."""
+class StreamOptions(TypedDict, total=False):
+    """The options of `embed_stream`.
+
+    rate: samples a second of audio clips.
+    dtype: of the features, the backbone's compute type by default. "int8" sends a byte for each feature, off by at most
+    1/254 of its row's largest, and returns float32.
+    normalize: rows of unit length.  dimensions: keep only the first features.
+    revision: refuse to answer with another revision.
+    """
+
+    rate: int | None
+    dtype: str | None
+    normalize: bool
+    dimensions: int | None
+    revision: str | None
+
+
+class EmbedOptions(StreamOptions, total=False):
+    """The options of `embed`: those of `embed_stream`, and media to embed instead of an array.
+
+    images: encoded (bytes), as paths, PIL images, or uint8 arrays [height, width, 3].
+    texts: strings.  audio: clips [samples] or [samples, channels] in -1..1, at `rate`.
+    """
+
+    images: Sequence[ImageLike] | None
+    texts: Sequence[str] | None
+    audio: Sequence[ArrayLike] | None
+
+
+class FeatureOptions(NamedTuple):
+    """The options that select the features. revision: None follows the server."""
 
     dtype: str | None = None
     normalize: bool = False
     dimensions: int | None = None
     revision: str | None = None
 
-    def wanted(self, info: BackboneInfo) -> StreamSpec:
-        """The function that answers: of the pinned revision, or of the one described."""
+    def spec(self, info: BackboneInfo) -> StreamSpec:
+        """Return the function to call: of the pinned revision, or of the one that the server describes."""
         code = None if self.dtype is None else code_from_dtype(self.dtype)
         revision, follows = self.revision or info.revision, self.revision is None
         return StreamSpec(info.name, revision, code, self.normalize, self.dimensions, follows)
 
 
-class SessionCache:
-    """The backbones that a client has met, and its sessions with them."""
-
-    def __init__(self, servers: UnaryCalls, policy: CallPolicy) -> None:
-        self._servers = servers
-        self._policy = policy
-        self._infos: dict[str, BackboneInfo] = {}
-        self._sessions: dict[tuple[str, EmbedOptions], Session] = {}
-
-    def learn(self, name: str, info: BackboneInfo) -> None:
-        """Know a backbone, under the name that it is asked by."""
-        self._infos[name] = info
-
-    def forget(self, name: str) -> None:
-        """Describe it afresh: the server has another revision now."""
-        self._infos.pop(name, None)
-        self._servers.prefer_next()
-        self._sessions = {key: session for key, session in list(self._sessions.items()) if key[0] != name}
-
-    def get(self, name: str, asked: EmbedOptions) -> Session | None:
-        """The session for a backbone; None until that is known."""
-        session = self._sessions.get((name, asked))
-        if session is None and (info := self._infos.get(name)) is not None:
-            session = session_for(self._servers.endpoint, asked.wanted(info), info, self._policy)
-            self._sessions[name, asked] = session
-        return session
-
-    def close(self) -> None:
-        """End all streams; later calls open them again."""
-        for session in list(self._sessions.values()):
-            session.close()
+STREAM_OPTIONS: Final = StreamOptions.__optional_keys__
+EMBED_OPTIONS: Final = EmbedOptions.__optional_keys__
+_DEFAULTS: Final = FeatureOptions()
 
 
-def rows_from(
-    x: ArrayLike | None,
-    images: Sequence[ImageLike] | None,
-    texts: Sequence[str] | None,
-    audio: Sequence[ArrayLike] | None,
-    rate: int | None,
-) -> Rows:
-    """The rows of the one input that was given. Raises InvalidInputError for none, or more than one."""
-    if x is not None and images is None and texts is None and audio is None:
+def feature_options(options: EmbedOptions | StreamOptions, accepted: frozenset[str]) -> FeatureOptions:
+    """Return the options that select the features.
+
+    accepted: the names of the options that the method takes. Raises TypeError for another one.
+    """
+    if not options:
+        return _DEFAULTS
+    if not options.keys() <= accepted:
+        unknown = next(name for name in options if name not in accepted)
+        raise TypeError(f"got an unexpected argument {unknown!r}, expected one of {', '.join(sorted(accepted))}")
+    return FeatureOptions(
+        options.get("dtype"), options.get("normalize", False), options.get("dimensions"), options.get("revision")
+    )
+
+
+def input_rows(x: ArrayLike | None, options: EmbedOptions) -> Rows:
+    """Return the rows of the one input that was passed. Raises InvalidInputError for none, or for several."""
+    if x is not None and not options:
         return any_rows(x)
-    inputs = {"x": x, "images": images, "texts": texts, "audio": audio}
-    given = [kind for kind, value in inputs.items() if value is not None]
-    if len(given) != 1:
-        got = " and ".join(given) or "nothing"
-        raise InvalidInputError(f"embed got {got}, expected one input: pass x, images=, texts= or audio=")
-    if images is not None:
-        return image_rows(images)
-    if texts is not None:
-        return text_rows(texts)
-    return audio_rows(audio or (), rate)
+    media = {kind: options.get(kind) for kind in ("images", "texts", "audio")}
+    inputs = [kind for kind, value in {"x": x, **media}.items() if value is not None]
+    if len(inputs) != 1:
+        received = " and ".join(inputs) or "nothing"
+        raise InvalidInputError(f"embed got {received}, expected one input: pass x, images=, texts= or audio=")
+    if x is not None:
+        return any_rows(x)
+    return media_rows(inputs[0], media[inputs[0]], options.get("rate"))
+
+
+def media_rows(kind: str, media: Any, rate: int | None) -> Rows:
+    """Return the rows of images, texts or clips, each as the class of their kind takes them."""
+    if kind == "images":
+        return image_rows(media)
+    return text_rows(media) if kind == "texts" else audio_rows(media, rate)
 
 
 def batch_rows(batch: Any, kind: Kind, rate: int | None) -> Rows:
-    """The rows of one batch of a stream, copied: its maker may fill the same memory again."""
-    if kind == "tensor":
-        rows = any_rows(batch)
-        if not isinstance(rows, TensorRows):
-            return rows
-        return rows.copied() if rows.array is batch or rows.array.base is not None else rows
-    if kind == "images":
-        return image_rows(batch)
-    return text_rows(batch) if kind == "texts" else audio_rows(batch, rate)
+    """Return the rows of one batch of a stream, copied: the iterable may fill the same memory again."""
+    if kind != "tensor":
+        return media_rows(kind, batch, rate)
+    rows = any_rows(batch)
+    if not isinstance(rows, TensorRows):
+        return rows
+    return rows.copied() if rows.array is batch or rows.array.base is not None else rows

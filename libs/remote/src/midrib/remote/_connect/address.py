@@ -1,7 +1,8 @@
-"""Where servers are: `grpc://a:50051,b:50051/namespace/name`, taken apart and checked."""
+"""The addresses of servers, `grpc://a:50051,b:50051/namespace/name`: split and checked."""
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +16,11 @@ _SCHEMES = {"grpc": False, "grpcs": True}
 
 @dataclass(frozen=True)
 class Tls:
-    """How to speak TLS: files in PEM.
+    """The PEM files of a TLS connection, which are read again when they are renewed.
 
-    roots: the authorities to trust; the system's where absent.  certificate, key: this client's own, for a server that
-    asks for them (mutual TLS); the key may stand in the certificate's file.
+    roots: the authorities to trust; the system's by default.  certificate, key: this client's, for a server that asks
+    for them (mutual TLS); the key may be in the certificate's file.
+    Raises InvalidInputError for a key without a certificate.
     """
 
     roots: str | Path | None = None
@@ -30,34 +32,32 @@ class Tls:
             raise InvalidInputError(f"tls has key={str(self.key)!r} without its certificate: pass certificate= as well")
 
 
-# True is TLS by the system's roots, a path is a file of roots; None leaves it to the scheme.
+# True: TLS with the system's roots. A path: a file of roots. None: the address's scheme decides.
 TlsLike: TypeAlias = bool | str | Path | Tls | None
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Servers that answer alike, and how to speak to them.
+    """Servers that answer alike, and how to connect to them.
 
-    addresses: host:port of each.  roots: PEM root certificates; empty bytes are the system's; None is no TLS.
-    client_certificate: this client's key and certificate, in PEM.
+    addresses: host:port of each.  token: sent as a bearer token.  tls: None for connections without TLS.
     """
 
     addresses: tuple[str, ...]
     token: str | None = field(default=None, repr=False)
-    roots: bytes | None = field(default=None, repr=False)
-    client_certificate: tuple[bytes, bytes] | None = field(default=None, repr=False)
+    tls: Tls | None = None
 
     def __str__(self) -> str:
-        scheme = "grpc" if self.roots is None else "grpcs"
+        scheme = "grpc" if self.tls is None else "grpcs"
         return f"{scheme}://{','.join(self.addresses)}"
 
 
 def endpoint_from(address: str, *, token: str | None = None, tls: TlsLike = None) -> Endpoint:
-    """The endpoint of "host:port", "a:1,b:2", "grpc://..." or "grpcs://..." (TLS).
+    """Return the endpoint of "host:port", "a:1,b:2", "grpc://..." or "grpcs://..." (TLS).
 
-    token: sent as a bearer token; $MIDRIB_TOKEN where absent.  tls: True for the system's roots, the path of a PEM
-    file of root certificates, or a `Tls`; the scheme decides where it is None.
-    Raises InvalidInputError where the address cannot be read, FileNotFoundError for a missing file.
+    token: sent as a bearer token; $MIDRIB_TOKEN by default.  tls: True for the system's roots, the path of a PEM file
+    of root certificates, or a `Tls`; the scheme decides by default.
+    Raises InvalidInputError if the address cannot be parsed, FileNotFoundError for a missing file.
     """
     scheme, _, hosts = address.rpartition("://")
     if scheme and scheme not in _SCHEMES:
@@ -66,23 +66,35 @@ def endpoint_from(address: str, *, token: str | None = None, tls: TlsLike = None
         raise InvalidInputError(f"address {address!r} asks for TLS and tls=False forbids it: use grpc://")
     addresses = tuple(_host_and_port(host, address) for host in hosts.rstrip("/").split(","))
     token = token or os.environ.get("MIDRIB_TOKEN")
-    wanted = _SCHEMES.get(scheme, False) if tls is None else tls
-    if not wanted:
+    tls = _SCHEMES.get(scheme, False) if tls is None else tls
+    if not tls:
         return Endpoint(addresses, token)
-    files = wanted if isinstance(wanted, Tls) else Tls() if wanted is True else Tls(wanted)
-    return Endpoint(addresses, token, _roots(files), _own(files))
+    files = tls if isinstance(tls, Tls) else Tls() if tls is True else Tls(tls)
+    for path in (files.roots, files.certificate, files.key):
+        if path is not None:
+            Path(path).stat()
+    return Endpoint(addresses, token, files)
 
 
 def split_url(url: str) -> tuple[str, str]:
-    """The address and the backbone's name of `grpc://host:port/namespace/name`.
+    """Return the address and the backbone's name of `grpc://host:port/namespace/name`.
 
-    Raises InvalidInputError where one of them is missing.
+    Raises InvalidInputError if one of them is missing.
     """
     scheme, separator, rest = url.partition("://")
     hosts, _, name = rest.partition("/")
     if not (separator and hosts and name.strip("/")):
-        raise InvalidInputError(f"{url!r} names no backbone: write grpc://host:port/namespace/name")
+        raise InvalidInputError(f"{url!r} does not name a backbone: write grpc://host:port/namespace/name")
     return f"{scheme}://{hosts}", name.strip("/")
+
+
+def is_ip(host: str) -> bool:
+    """Return whether a host is an IP address and not a name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _host_and_port(text: str, address: str) -> str:
@@ -92,13 +104,3 @@ def _host_and_port(text: str, address: str) -> str:
     if not host or not port.isdecimal() or not 0 < int(port) < 65536 or "/" in host:
         raise InvalidInputError(f"address {address!r} is not host:port: write gpu-box:{DEFAULT_PORT}")
     return f"{host}:{port}"
-
-
-def _roots(files: Tls) -> bytes:
-    return b"" if files.roots is None else Path(files.roots).read_bytes()
-
-
-def _own(files: Tls) -> tuple[bytes, bytes] | None:
-    if files.certificate is None:
-        return None
-    return Path(files.key or files.certificate).read_bytes(), Path(files.certificate).read_bytes()

@@ -1,4 +1,4 @@
-"""What a broken connection means, told by gRPC's own text: one cause, and what to do."""
+"""The cause of a broken connection, found in gRPC's text, and what to do about it."""
 
 from __future__ import annotations
 
@@ -9,20 +9,25 @@ from typing import Final
 
 from midrib.wire import UnavailableError
 
-# Those that gRPC obeys, in its order.
+# The variables that gRPC reads, in its order.
 _PROXIES: Final = ("grpc_proxy", "https_proxy", "http_proxy")
 
 
 @dataclass(frozen=True)
 class _Cause:
-    """signs: a pattern in the lower-cased text.  says: of {address}; the text itself follows."""
+    """A kind of failure.
 
-    signs: str
+    pattern: of the lower-cased text.  message: with {address}; gRPC's text is added to it.
+    passing: it may end without anybody's doing, so that a call tries again until its deadline.
+    """
+
+    pattern: str
     reason: str
-    says: str
+    message: str
+    passing: bool = False
 
 
-# The first that fits is told, so the narrower stand before the wider.
+# The first that matches is used, so narrow patterns stand before wide ones.
 _CAUSES: Final = (
     _Cause(
         "certificate_verify_failed",
@@ -32,7 +37,7 @@ _CAUSES: Final = (
     _Cause(
         "hostname verification|match found for server name",
         "TLS_FAILED",
-        "the certificate of {address} is made out to another name: call the server by that one",
+        "the certificate of {address} is issued to another name: call the server by that name",
     ),
     _Cause("wrong_version_number", "TLS_FAILED", "{address} does not speak TLS: use grpc://, or give it a certificate"),
     _Cause(
@@ -46,17 +51,35 @@ _CAUSES: Final = (
         "{address} did not complete the connection in time: the next attempt takes longer",
     ),
     _Cause("dns|resolv", "NO_SERVER", "{address} cannot be resolved: check the name"),
+    _Cause(
+        r"status:? (408|425|429|502|503|504)\b",
+        "PROXY_BUSY",
+        "the proxy at {address} reaches no server, or has no room for another call",
+        passing=True,
+    ),
+    _Cause(
+        r"status:? 413\b",
+        "PROXY_LIMIT",
+        "the proxy at {address} limits the bytes of a call: raise its limit (nginx: client_max_body_size 0)",
+    ),
+    _Cause(
+        "internal error from core",
+        "STREAM_BROKEN",
+        "the stream to {address} ended while it was written to: if this repeats, a proxy limits the bytes of a call "
+        "(nginx: client_max_body_size 0)",
+        passing=True,
+    ),
     _Cause("http proxy", "PROXY", "a proxy stands before {address} and does not let it through: set no_proxy"),
     _Cause(
         "http2 header with status|parsing http/2",
         "PROXY",
-        "what answers at {address} is no gRPC server, or a proxy that does not pass gRPC: check the port, set no_proxy",
+        "{address} is not a gRPC server, or is a proxy that does not pass gRPC: check the port, set no_proxy",
     ),
     _Cause(
         r"all (backends|addresses).*(socket closed|connection reset)",
         "CLOSED_AT_ONCE",
         "{address} closes every connection at once: it may want TLS (grpcs://), or a certificate of this client "
-        "(tls=Tls(...)), or be no gRPC server",
+        "(tls=Tls(...)), or not be a gRPC server",
     ),
     _Cause(
         "connect.*(refused|failed)",
@@ -64,25 +87,25 @@ _CAUSES: Final = (
         "no server answers at {address}: start one with `midrib serve`, or check the address",
     ),
 )
-# These an UnavailableError may have for ever: time alone seldom mends them.
-NOBODY: Final = frozenset(cause.reason for cause in _CAUSES)
+# Reasons that seldom end by waiting: no server can be reached.
+UNREACHABLE: Final = frozenset(cause.reason for cause in _CAUSES if not cause.passing)
 
 
 def broken(text: str, address: str) -> UnavailableError:
-    """The error for a connection that gRPC lost, or could not make, with this text."""
+    """Return the error for a connection that gRPC lost, or could not make, with this text."""
     lower = text.lower()
     for cause in _CAUSES:
-        if re.search(cause.signs, lower):
-            said = f"{cause.says.format(address=address)} ({text}){_by_proxy(cause.reason)}"
-            return UnavailableError(said, reason=cause.reason)
+        if re.search(cause.pattern, lower):
+            message = f"{cause.message.format(address=address)} ({text}){_proxy_hint(cause.reason)}"
+            return UnavailableError(message, reason=cause.reason)
     return UnavailableError(f"the connection to {address} broke: {text}", reason="CONNECTION_LOST")
 
 
 def proxy_set() -> str | None:
-    """The variable that sends gRPC through a proxy, where one is set."""
+    """Return the name of the variable that sends gRPC through a proxy, if one is set."""
     return next((name for name in _PROXIES if os.environ.get(name)), None)
 
 
-def _by_proxy(reason: str) -> str:
+def _proxy_hint(reason: str) -> str:
     name = proxy_set() if reason != "TLS_FAILED" else None
     return f"; {name} is set: set no_proxy as well if this address needs no proxy" if name else ""

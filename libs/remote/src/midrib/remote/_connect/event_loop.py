@@ -17,11 +17,12 @@ import time
 import weakref
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import grpc
 
 from midrib.remote._connect.address import Endpoint
+from midrib.remote._connect.certificates import Certificates, CertificateStore
 from midrib.remote._connect.transport import open_channel
 from midrib.wire import UnavailableError
 
@@ -33,6 +34,8 @@ _CLOSING_S: Final = 5.0
 # One attempt to connect: short, so that a restarted machine is found soon, and longer after each time-out.
 _CONNECT_S: Final = 1.0
 _MAX_CONNECT_S: Final = 20.0
+# Calls on a channel whose certificates were renewed have this long to finish.
+_RENEWED_S: Final = 60.0
 
 
 class StreamOwner(Protocol):
@@ -51,43 +54,72 @@ class StreamOwner(Protocol):
         ...
 
 
+class _Key(NamedTuple):
+    """The server of a channel. name: the host that the address was looked up from."""
+
+    address: str
+    endpoint: Endpoint
+    name: str | None
+
+
+class _Open(NamedTuple):
+    """A channel, and the certificates that it was opened with."""
+
+    channel: grpc.aio.Channel
+    certificates: Certificates | None
+
+
 class Runtime:
     """The loop, its thread and its channels. Get it by `runtime()`."""
 
     def __init__(self) -> None:
         self.loop = _new_loop()
         self.loop.set_exception_handler(_ignore_shared_poller)
-        self._channels: dict[tuple[str, Endpoint, str | None], grpc.aio.Channel] = {}
-        self._connect_s: dict[tuple[str, Endpoint, str | None], float] = {}
+        self._channels: dict[_Key, _Open] = {}
+        self._certificates = CertificateStore()
+        self._connect_s: dict[_Key, float] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._run, name="midrib-remote", daemon=True)
         self._thread.start()
 
     def channel(self, address: str, endpoint: Endpoint, name: str | None = None) -> grpc.aio.Channel:
-        """The process's one channel to an address, which was found under a name; on the loop only."""
-        key = (address, endpoint, name)
-        if key not in self._channels:
-            self._channels[key] = open_channel(*key, connect_s=self._connect_s.get(key, _CONNECT_S))
-        return self._channels[key]
+        """Return the process's one channel to an address, which was looked up from a name. On the loop only.
+
+        Raises OSError if certificates cannot be read.
+        """
+        key = _Key(address, endpoint, name)
+        certificates = None if endpoint.tls is None else self._certificates.current(endpoint.tls)
+        current = self._channels.get(key)
+        if current is not None and current.certificates == certificates:
+            return current.channel
+        if current is not None:  # its calls may finish
+            self._close_later(current.channel, _RENEWED_S)
+        channel = open_channel(address, certificates, name, connect_s=self._connect_s.get(key, _CONNECT_S))
+        self._channels[key] = _Open(channel, certificates)
+        return channel
 
     def drop(self, channel: grpc.aio.Channel) -> None:
         """Close a channel whose connection is dead; the next call opens another. On the loop only.
 
         Does nothing for a channel that was dropped before.
         """
-        keys = [key for key, current in self._channels.items() if current is channel]
-        for key in keys:
+        for key in self._keys(channel):
             del self._channels[key]
-            closing = self.loop.create_task(channel.close())
-            self._closing.add(closing)
-            closing.add_done_callback(self._closing.discard)
+            self._close_later(channel, None)
 
     def allow_longer_connect(self, channel: grpc.aio.Channel) -> None:
         """Replace a channel that could not connect in time by one that tries three times as long."""
-        for key, current in list(self._channels.items()):
-            if current is channel:
-                self._connect_s[key] = min(_MAX_CONNECT_S, 3 * self._connect_s.get(key, _CONNECT_S))
+        for key in self._keys(channel):
+            self._connect_s[key] = min(_MAX_CONNECT_S, 3 * self._connect_s.get(key, _CONNECT_S))
         self.drop(channel)
+
+    def _keys(self, channel: grpc.aio.Channel) -> list[_Key]:
+        return [key for key, current in self._channels.items() if current.channel is channel]
+
+    def _close_later(self, channel: grpc.aio.Channel, grace_s: float | None) -> None:
+        closing = self.loop.create_task(channel.close(grace_s))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
 
     def start(self, work: Coroutine[Any, Any, _T]) -> concurrent.futures.Future[_T]:
         """Run a coroutine on the loop, from any thread."""
@@ -111,8 +143,8 @@ class Runtime:
     async def _close(self) -> None:
         for owner in list(_stream_owners):
             await owner.close_streams()
-        for channel in self._channels.values():
-            await channel.close()
+        for current in self._channels.values():
+            await current.channel.close()
         self._channels.clear()
         mine = asyncio.current_task()
         left = [task for task in asyncio.all_tasks() if task is not mine]

@@ -1,4 +1,4 @@
-"""All that speaks gRPC: channels, calls, and what their failures mean."""
+"""gRPC channels, calls and streams, and the errors that their failures become."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from google.protobuf.message import Message
 from google.rpc import status_pb2
 
 from midrib.remote._connect.address import Endpoint
+from midrib.remote._connect.certificates import Certificates
 from midrib.remote._connect.diagnosis import broken
 from midrib.wire import DeadlineExceededError, LimitExceededError, MidribError, UnavailableError, status_to_error
 
 EMBED_STREAM: Final = "/midrib.v1.EmbeddingService/EmbedStream"
+# Seconds between pings, far above the least that servers permit (5 s by default).
+KEEPALIVE_S: Final = 30.0
 _STATUS_KEY = "grpc-status-details-bin"
 _OPTIONS = [
     # The server's limits govern; gRPC's own default would refuse answers over 4 MB.
@@ -23,12 +26,15 @@ _OPTIONS = [
     # A restarted server is found again within a second, not after gRPC's default of up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
-    # A channel that is opened in place of a dead one gets a connection of its own.
+    # Pings find a connection that died while it was idle: a NAT or a firewall forgot it.
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    # A channel that replaces a dead one opens another connection.
     ("grpc.use_local_subchannel_pool", 1),
-    # A unary call to a name with several records asks one that answers.
+    # A unary call to a name with several records goes to a machine that answers.
     ("grpc.lb_policy_name", "round_robin"),
 ]
-# What breaks under a call, as against what a server says about it.
+# The statuses of a broken connection, as opposed to a server's answer.
 _BROKEN = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.CANCELLED,
@@ -41,18 +47,31 @@ _Response = TypeVar("_Response", bound=Message)
 
 
 def open_channel(
-    address: str, endpoint: Endpoint, name: str | None = None, *, connect_s: float = 1.0
+    address: str,
+    certificates: Certificates | None,
+    name: str | None = None,
+    *,
+    connect_s: float = 1.0,
+    keepalive_s: float = KEEPALIVE_S,
 ) -> grpc.aio.Channel:
-    """Return a lazy channel to one address, with the endpoint's security.
+    """Return a lazy channel to one address.
 
-    name: the host that the address was found under, which its certificate is made out to.
-    connect_s: seconds for one attempt to connect, TLS included.
+    certificates: None for a connection without TLS.  name: the host that the address was looked up from, which the
+    server's certificate is issued to.  connect_s: seconds for one attempt to connect, TLS included.
+    keepalive_s: seconds between pings; a connection that does not answer one in twice as many is closed.
     """
-    options: list[tuple[str, Any]] = [*_OPTIONS, ("grpc.min_reconnect_backoff_ms", int(1e3 * connect_s))]
+    options: list[tuple[str, Any]] = [
+        *_OPTIONS,
+        ("grpc.min_reconnect_backoff_ms", int(1e3 * connect_s)),
+        ("grpc.keepalive_time_ms", int(1e3 * keepalive_s)),
+        # On a slow line a ping waits behind the bytes of an upload.
+        ("grpc.keepalive_timeout_ms", int(2e3 * keepalive_s)),
+        ("grpc.http2.ping_timeout_ms", int(2e3 * keepalive_s)),
+    ]
     options += [("grpc.default_authority", name)] if name else []
-    if endpoint.roots is None:
+    if certificates is None:
         return grpc.aio.insecure_channel(address, options=options)
-    credentials = grpc.ssl_channel_credentials(endpoint.roots or None, *(endpoint.client_certificate or ()))
+    credentials = grpc.ssl_channel_credentials(*certificates)
     if name:
         options.append(("grpc.ssl_target_name_override", name))
     return grpc.aio.secure_channel(address, credentials, options=options)
@@ -67,7 +86,7 @@ async def call(
     response: type[_Response],
     timeout: float,
 ) -> _Response:
-    """One unary call. Raises what the server said, or UnavailableError where none answers."""
+    """Make one unary call. Raises the server's MidribError, or UnavailableError if no server answers."""
     unary = channel.unary_unary(
         method, request_serializer=type(request).SerializeToString, response_deserializer=response.FromString
     )
@@ -78,7 +97,10 @@ async def call(
 
 
 class Stream:
-    """A stream of embeddings, of raw bytes: its messages are coded by hand. However it breaks, it just ends."""
+    """A stream of embeddings, as raw bytes. However it breaks, its methods report the end and raise nothing.
+
+    gRPC raises various errors, private ones among them, for a stream that has ended meanwhile; `error` says why it did.
+    """
 
     def __init__(self, channel: grpc.aio.Channel, address: str, endpoint: Endpoint) -> None:
         self._call: Any = channel.stream_stream(EMBED_STREAM)(metadata=_metadata(endpoint))
@@ -86,46 +108,46 @@ class Stream:
         self._cancelled = False
 
     async def write(self, data: bytes) -> bool:
-        """Send a message, once there is room for it; False where the stream is over."""
+        """Send a message, once there is room for it. Return False if the stream has ended."""
         try:
             await self._call.write(data)
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        except Exception:  # noqa: BLE001 - see the class
             return False
         except asyncio.CancelledError:
-            self._unless_ours()
+            self._raise_if_task_cancelled()
             return False
         return True
 
     async def read(self) -> bytes | None:
-        """The next message; None where the stream is over."""
+        """Return the next message; None if the stream has ended."""
         try:
             message = await self._call.read()
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        except Exception:  # noqa: BLE001 - see the class
             return None
         except asyncio.CancelledError:
-            self._unless_ours()
+            self._raise_if_task_cancelled()
             return None
         return None if message is grpc.aio.EOF else cast(bytes, message)
 
     async def finish(self) -> None:
-        """Say that no more will be sent; reading goes on."""
-        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        """Tell the server that no more will be sent; reading goes on."""
+        with contextlib.suppress(Exception):
             await self._call.done_writing()
 
     async def error(self) -> MidribError:
-        """Why it ended."""
+        """Return the reason of the end."""
         if self._cancelled:
             return UnavailableError(f"{self._address} owed results and was silent for too long", reason="SILENT")
         call = self._call
         return _error(await call.code(), await call.details(), await call.trailing_metadata(), self._address)
 
     def cancel(self) -> None:
-        """End it now."""
+        """End the stream now."""
         self._cancelled = True
         self._call.cancel()
 
-    def _unless_ours(self) -> None:
-        """Raise again if the task itself is cancelled: gRPC reports a cancelled call, or a closed channel, alike."""
+    def _raise_if_task_cancelled(self) -> None:
+        """Raise the CancelledError again, unless gRPC raised it because the call or its channel was cancelled."""
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise  # - called from an except clause

@@ -4,40 +4,51 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeVar
 
 from google.protobuf.message import Message
 
 from midrib.remote._connect.address import Endpoint
-from midrib.remote._connect.backbone_info import BackboneInfo, info_from
-from midrib.remote._connect.diagnosis import NOBODY
+from midrib.remote._connect.diagnosis import UNREACHABLE
 from midrib.remote._connect.event_loop import current_runtime, runtime
 from midrib.remote._connect.retries import attempts, retriable
+from midrib.remote._connect.tcp_progress import SLOWEST_BYTES_PER_S, while_progressing
 from midrib.remote._connect.transport import call
-from midrib.v1 import backbone_pb2, embedding_pb2
 from midrib.wire import (
-    Array,
-    BackboneLoadingError,
     DeadlineExceededError,
     MidribError,
     UnavailableError,
-    decode_tensor,
-    encode_tensor,
 )
 
 # A wrong address is told after so long; a server that is starting has this long to come up.
 CONNECT_S: Final = 5.0
-_LOADING_POLL_S: Final = 0.2
-_log = logging.getLogger("midrib.remote")
-_BACKBONES: Final = "/midrib.v1.BackboneService"
-_SLOW: Final = {f"{_BACKBONES}/LoadBackbone", f"{_BACKBONES}/UnloadBackbone"}
+BACKBONES: Final = "/midrib.v1.BackboneService"
+_SLOW: Final = {f"{BACKBONES}/LoadBackbone", f"{BACKBONES}/UnloadBackbone"}
 _Response = TypeVar("_Response", bound=Message)
 _T = TypeVar("_T")
-Argument: TypeAlias = str | int | float | bool  # - an int is sent as one
+
+
+class _Limit:
+    """The deadline of one call, which moves while a large request makes progress.
+
+    left_s: seconds to the deadline.  longest_s: seconds that it can become.
+    """
+
+    def __init__(self, deadline: asyncio.Timeout, request_bytes: int) -> None:
+        self._deadline = deadline
+        self._when = deadline.when() or 0.0
+        self._latest = self._when + request_bytes / SLOWEST_BYTES_PER_S
+        now = asyncio.get_running_loop().time()
+        self.left_s = max(0.001, self._when - now)
+        self.longest_s = max(0.001, self._latest - now)
+
+    def extend(self, seconds: float) -> None:
+        """Move the deadline, at most to when the request had passed the slowest line."""
+        self._when = min(self._latest, self._when + seconds)
+        self._deadline.reschedule(self._when)
 
 
 class UnaryCalls:
@@ -64,108 +75,49 @@ class UnaryCalls:
         """Do one of the calls from another event loop."""
         return await asyncio.wrap_future(runtime().start(work()))
 
-    async def describe_loaded(self, name: str) -> BackboneInfo:
-        """Return the description of a backbone, once it is loaded, within the timeout.
-
-        Raises BackboneLoadingError if it is still loading then, or failed to load.
-        """
-        until = time.monotonic() + self.timeout
-        info = await self.describe(name)
-        if info.state == "loading":
-            _log.warning("waiting for %s at %s, which is loading", name, self.endpoint)
-        while info.state == "loading" and time.monotonic() < until:
-            await asyncio.sleep(_LOADING_POLL_S)
-            info = await self.describe(name)
-        if info.input is None:
-            reason = info.error or f"raise timeout={self.timeout:g}, or wait and try again"
-            raise BackboneLoadingError(f"{info.name} at {self.endpoint} is {info.state}: {reason}")
-        return info
-
-    async def describe(self, name: str) -> BackboneInfo:
-        """Return the description of a backbone, in whichever state it is."""
-        request = backbone_pb2.GetBackboneRequest(name=name)
-        response = await self.ask(f"{_BACKBONES}/GetBackbone", request, backbone_pb2.GetBackboneResponse)
-        return info_from(response.backbone)
-
-    async def list(self) -> list[BackboneInfo]:
-        """Every backbone, ordered by name."""
-        request = backbone_pb2.ListBackbonesRequest()
-        response = await self.ask(f"{_BACKBONES}/ListBackbones", request, backbone_pb2.ListBackbonesResponse)
-        return [info_from(backbone) for backbone in response.backbones]
-
-    async def load(self, name: str, arguments: dict[str, Argument]) -> BackboneInfo:
-        """Have a registered backbone loaded and warmed. Admin scope."""
-        request = backbone_pb2.LoadBackboneRequest(name=name)
-        for key, value in arguments.items():
-            kind = {bool: "bool_value", int: "int_value", float: "double_value"}.get(type(value), "string_value")
-            setattr(request.arguments[key], kind, value)
-        response = await self.ask(f"{_BACKBONES}/LoadBackbone", request, backbone_pb2.LoadBackboneResponse)
-        return info_from(response.backbone)
-
-    async def unload(self, name: str) -> None:
-        """Have a backbone finished and freed. Admin scope."""
-        request = backbone_pb2.UnloadBackboneRequest(name=name)
-        await self.ask(f"{_BACKBONES}/UnloadBackbone", request, backbone_pb2.UnloadBackboneResponse)
-
-    async def backward(self, name: str, revision: str, rows: Array, grad_embedding: Array) -> Array:
-        """The input's gradient, for the gradient of its embedding."""
-        request = embedding_pb2.BackwardRequest(
-            backbone=name,
-            revision=revision,
-            input=encode_tensor(rows),
-            grad_embedding=encode_tensor(grad_embedding),
-        )
-        response = await self.ask("/midrib.v1.EmbeddingService/Backward", request, embedding_pb2.BackwardResponse)
-        return decode_tensor(response.grad_input)
-
     async def ask(self, method: str, request: Message, response: type[_Response]) -> _Response:
-        """Any call, by its path "/package.Service/Method": the addresses in turn, until one answers.
+        """Make any call, by its path "/package.Service/Method": to one address after the other until one answers.
 
-        Raises the last error where waiting does not help, or where until the deadline nobody was there at all;
-        DeadlineExceededError where time is up.
+        The time in which a large request makes progress on a slow line does not count against the timeout.
+        Raises the last error if waiting does not help, or if no server was reached before the deadline;
+        DeadlineExceededError if time is up.
         """
         began = time.monotonic()
         last: MidribError | None = None
         addresses = itertools.cycle(self._rotated())
         try:
-            async with asyncio.timeout(self.timeout):
+            async with asyncio.timeout(self.timeout) as deadline:
                 async for attempt in attempts(lambda error: self._worthwhile(error, began)):
                     with attempt:
                         address = next(addresses)
                         try:
-                            return await self._once(address, method, request, response, began)
+                            return await self._once(address, method, request, response, deadline)
                         except MidribError as error:
                             last = error
                             raise
         except TimeoutError as error:
             if isinstance(error, MidribError):
                 raise
-        if last is not None and last.reason in NOBODY:
+        if last is not None and last.reason in UNREACHABLE:
             raise last
         raise self._late(method, last) from last
 
     async def _once(
-        self, address: str, method: str, request: Message, response: type[_Response], began: float
+        self, address: str, method: str, request: Message, response: type[_Response], deadline: asyncio.Timeout
     ) -> _Response:
-        left = max(0.001, self.timeout - (time.monotonic() - began))
-        # A connection that is dead without a word costs a third of the time, not all of it; loading is slow by nature.
-        attempt_s = left if method in _SLOW else min(left, max(1.0, self.timeout / 3))
+        limit = _Limit(deadline, request.ByteSize())
+        # A dead connection costs a third of the time, not all of it. Loading takes long without a sign of life.
+        silence_s = limit.left_s if method in _SLOW else min(limit.left_s, max(1.0, self.timeout / 3))
         channel = current_runtime().channel(address, self.endpoint)
+        path = method if method.startswith("/") else f"/midrib.v1.{method}"
+        unary = call(channel, address, self.endpoint, path, request, response, limit.longest_s)
         try:
-            found = await call(
-                channel,
-                address,
-                self.endpoint,
-                method if method.startswith("/") else f"/midrib.v1.{method}",
-                request,
-                response,
-                attempt_s,
-            )
-        except DeadlineExceededError as error:
+            result = await while_progressing(unary, address, silence_s, limit.extend)
+        except TimeoutError as error:  # DeadlineExceededError is one too
             current_runtime().drop(channel)
             raise UnavailableError(f"{address} is silent", reason="SILENT") from error
-        self._first = self.endpoint.addresses.index(address)  # the one that answers is asked first next time
-        return found
+        self._first = self.endpoint.addresses.index(address)  # call the server that answered first next time
+        return result
 
     def prefer_next(self) -> None:
         """Call the next address first: the one that answered last may be about to leave."""
@@ -178,7 +130,7 @@ class UnaryCalls:
     def _worthwhile(self, error: BaseException, began: float) -> bool:
         if not isinstance(error, MidribError) or not retriable(error):
             return False
-        return error.reason not in NOBODY or time.monotonic() - began <= CONNECT_S
+        return error.reason not in UNREACHABLE or time.monotonic() - began <= CONNECT_S
 
     def _late(self, method: str, last: MidribError | None) -> DeadlineExceededError:
         why = f" ({last})" if last is not None else ""

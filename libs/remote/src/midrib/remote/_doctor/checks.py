@@ -1,4 +1,4 @@
-"""`doctor`: what stands between this machine and a served backbone, each thing with a verdict and a fix."""
+"""`doctor`: checks of everything between this machine and a served backbone, each with a verdict and a fix."""
 
 from __future__ import annotations
 
@@ -10,16 +10,23 @@ from typing import Final
 import numpy as np
 from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 
-from midrib.remote._clients.options import EmbedOptions
+from midrib.remote._clients.options import FeatureOptions
 from midrib.remote._connect.address import Endpoint, TlsLike, endpoint_from, split_url
+from midrib.remote._connect.backbone_calls import BackboneCalls
 from midrib.remote._connect.backbone_info import BackboneInfo
 from midrib.remote._connect.diagnosis import proxy_set
-from midrib.remote._connect.unary import UnaryCalls
 from midrib.remote._doctor.network import Verdict, network
+from midrib.remote._items.rows import tensor_rows
 from midrib.remote._stream.request import CallPolicy
-from midrib.remote._stream.rows import tensor_rows
 from midrib.remote._stream.session import session_for
-from midrib.wire import MidribError, PermissionDeniedError, UnauthenticatedError, UnavailableError, UnsupportedError
+from midrib.wire import (
+    DeadlineExceededError,
+    MidribError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+    UnavailableError,
+    UnsupportedError,
+)
 
 _PROBES: Final = 10
 _BULK_BYTES: Final = 4 << 20
@@ -29,12 +36,12 @@ _SERVING: Final = 1  # grpc.health.v1.HealthCheckResponse.ServingStatus.SERVING
 
 
 def doctor(url: str, *, timeout: float = 5.0, token: str | None = None, tls: TlsLike = None) -> list[Verdict]:
-    """Check the way to a served backbone: address, name resolution, TCP, TLS, keepalive, gRPC, token, health, the
-    backbone and its revision, message limits, latency, bandwidth.
+    """Check the connection to a served backbone, from its address to the bandwidth.
 
+    The checks: address, name resolution, TCP, TLS, gRPC, token, health, the backbone and its revision, message limits,
+    latency, bandwidth. They end with the first failure that makes the next checks pointless; of several addresses one
+    that works is enough to go on. No failure is raised.
     url: grpc://host:port/namespace/name.  timeout: seconds for each check.
-    Ends with the first check that makes the next ones pointless; of several addresses one is enough to go on.
-    Never raises for what it finds.
     """
     try:
         address, name = split_url(url)
@@ -43,22 +50,22 @@ def doctor(url: str, *, timeout: float = 5.0, token: str | None = None, tls: Tls
         return [Verdict("address", False, str(error), "write grpc://host:port/namespace/name")]
     verdicts = [Verdict("address", True, f"{endpoint}, backbone {name}")]
     reached = False
-    for each in endpoint.addresses:
-        verdicts.extend(network(endpoint, each, timeout))
+    for server in endpoint.addresses:
+        verdicts.extend(network(endpoint, server, timeout))
         reached = reached or verdicts[-1].ok
     return [*verdicts, *_server(endpoint, name, timeout)] if reached else verdicts
 
 
 def _server(endpoint: Endpoint, name: str, timeout: float) -> Iterator[Verdict]:
-    """gRPC, then what the server says, then how fast."""
-    servers = UnaryCalls(endpoint, timeout)
+    """Yield the verdicts on gRPC, then on the server's descriptions, then on its speed."""
+    servers = BackboneCalls(endpoint, timeout)
     try:
         info = servers.run(lambda: servers.describe(name))
     except MidribError as error:
-        yield Verdict(_failed_check(error), False, str(error), _fix(error))
+        yield Verdict(_failed_check(error), False, str(error), _fix(error, endpoint))
         return
-    yield Verdict("grpc", True, "with TLS" if endpoint.roots is not None else "without TLS")
-    yield Verdict("token", True, "accepted" if endpoint.token else "none sent, none asked for")
+    yield Verdict("grpc", True, "with TLS" if endpoint.tls is not None else "without TLS")
+    yield Verdict("token", True, "accepted" if endpoint.token else "none sent, none required")
     yield _health(servers, name)
     yield _backbone(info)
     yield Verdict("revision", True, f"{info.revision}: revision= insists on it")
@@ -73,20 +80,22 @@ def _failed_check(error: MidribError) -> str:
     return "grpc" if isinstance(error, UnavailableError) or error.default_reason != "BACKBONE_NOT_FOUND" else "backbone"
 
 
-def _fix(error: MidribError) -> str:
+def _fix(error: MidribError, endpoint: Endpoint) -> str:
     if isinstance(error, UnauthenticatedError | PermissionDeniedError):
         return "pass token=, or set MIDRIB_TOKEN"
+    if not isinstance(error, UnavailableError | DeadlineExceededError):
+        return "`midrib list` shows the backbones of this server"
     proxy = proxy_set()
-    if isinstance(error, UnavailableError) and proxy is not None:
+    if proxy is not None:
         return f"a proxy is set ({proxy}): try again with no_proxy=<host>"
-    if isinstance(error, UnavailableError):
-        return "check that this is a Midrib server, and whether it wants grpcs://"
-    return "`midrib list` shows what this server has"
+    if endpoint.tls is None:
+        return "it may want TLS (grpcs://), not be a gRPC server, or be behind a proxy that does not pass HTTP/2"
+    return "it may want a certificate of this client (--tls-certificate, or tls=Tls(...)), or not be a gRPC server"
 
 
-def _health(servers: UnaryCalls, name: str) -> Verdict:
+def _health(servers: BackboneCalls, name: str) -> Verdict:
     try:
-        # The bytes of HealthCheckRequest and -Response: a string, and an enum, in field 1.
+        # HealthCheckRequest has the bytes of a StringValue, HealthCheckResponse those of an Int32Value.
         status = servers.run(lambda: servers.ask("/grpc.health.v1.Health/Check", StringValue(value=name), Int32Value))
     except UnsupportedError:
         return Verdict("health", True, "this server has no health service")
@@ -108,7 +117,7 @@ def _limits(info: BackboneInfo) -> Verdict:
     return Verdict("limits", ok, detail, "" if ok else "raise the server's max_message_bytes: large rows will not fit")
 
 
-def _speed(servers: UnaryCalls, info: BackboneInfo) -> Iterator[Verdict]:
+def _speed(servers: BackboneCalls, info: BackboneInfo) -> Iterator[Verdict]:
     times = []
     for _ in range(_PROBES):
         began = time.perf_counter()
@@ -117,18 +126,18 @@ def _speed(servers: UnaryCalls, info: BackboneInfo) -> Iterator[Verdict]:
     median = statistics.median(times)
     fix = "" if median < _SLOW_MS else "send larger batches, or embed_stream: they hide the round trip"
     yield Verdict("latency", True, f"{median:.1f} ms a call (median of {_PROBES}, slowest {max(times):.1f})", fix)
-    wanted = EmbedOptions(revision=info.revision).wanted(info)
-    session = session_for(servers.endpoint, wanted, info, CallPolicy(servers.timeout))
+    spec = FeatureOptions(revision=info.revision).spec(info)
+    session = session_for(servers.endpoint, spec, info, CallPolicy(servers.timeout))
     shape = tuple(16 if size is None else size for size in info.takes.tensor.shape)
     row = np.ones(shape, info.takes.tensor.dtype)
     count = max(1, min(info.max_rows, _BULK_BYTES // row.nbytes, 256))
     try:
-        before = session.totals.stall
+        before = session.stage_times
         session.wait(session.submit(tensor_rows(np.broadcast_to(row, (count, *shape)))), servers.timeout)
     except MidribError as error:
         yield Verdict("bandwidth", False, str(error), "the backbone refuses its own input: see the server's log")
         return
-    spent = session.totals.stall - before
+    spent = session.stage_times - before
     rate = spent.sent_bytes / max(spent.wire_s, 1e-6) / 1e6
-    detail = f"{rate:.0f} MB/s on the way, {spent.compute_s / count * 1e3:.2f} ms a row to compute"
+    detail = f"{rate:.0f} MB/s on the network, {spent.compute_s / count * 1e3:.2f} ms a row to compute"
     yield Verdict("bandwidth", True, detail)

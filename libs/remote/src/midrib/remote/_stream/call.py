@@ -1,4 +1,4 @@
-"""What callers wait for: calls, cut into parts that travel in messages."""
+"""Calls, which callers wait for; their parts, which fit a message; and messages, which join parts of several calls."""
 
 from __future__ import annotations
 
@@ -10,41 +10,41 @@ from typing import Final
 
 import numpy as np
 
-from midrib.remote._stream.rows import Rows
+from midrib.remote._items.rows import Rows
 from midrib.wire import Array, MidribError
 
-_GIVEN_UP: Final = CancelledError()  # nobody is left to hear it
+_ABANDONED: Final = CancelledError()  # no caller is left to see it
 
 
 class Call:
     """The rows of one call and the features that come back.
 
-    Not a `concurrent.futures.Future`, which costs more than everything else that a small call does.
-    done: answered, failed, or given up.
+    A `concurrent.futures.Future` would cost more than everything else that a small call does.
+    done: answered, failed, or abandoned by its caller.
     """
 
-    __slots__ = ("rows", "done", "_outcome", "_wakers", "_left", "_features", "_lock")
+    __slots__ = ("rows", "done", "_outcome", "_wakers", "_missing_rows", "_features", "_lock")
 
     def __init__(self, rows: Rows) -> None:
         self.rows = rows
         self.done = False
-        self._outcome: Array | BaseException = _GIVEN_UP
+        self._outcome: Array | BaseException = _ABANDONED
         self._wakers: list[Callable[[], object]] = []
-        self._left = rows.count
+        self._missing_rows = rows.count
         self._features: Array | None = None
         self._lock = threading.Lock()
 
     def leave(self) -> None:
-        """Stop waiting: the call is dropped, whether it was sent or not."""
-        self._end(_GIVEN_UP)
+        """Abandon the call: its caller stopped waiting. Its rows are not sent any more."""
+        self._end(_ABANDONED)
 
     def when_done(self, waker: Callable[[], object]) -> None:
-        """Have waker called once, by the thread that ends this call; at once where it is over."""
+        """Have waker called once, by the thread that ends this call; at once if the call is done."""
         self._wakers.append(waker)
         self._wake()
 
     def wait(self, timeout: float) -> bool:
-        """Block until it is over; False after so many seconds."""
+        """Block until the call is done. Return False after timeout seconds."""
         if self.done:
             return True
         latch = threading.Lock()
@@ -53,29 +53,29 @@ class Call:
         return latch.acquire(timeout=max(0.0, timeout))
 
     def result(self) -> Array:
-        """The features, this caller's to write to, of a call that is done. Raises what it failed with."""
+        """Return the features of a call that is done, [rows, num_features], writable. Raises its error."""
         outcome = self._outcome
         if isinstance(outcome, BaseException):
             raise outcome
         return outcome
 
     def deliver(self, start: int, features: Array) -> None:
-        """Take the features of the rows from start on; on the loop only."""
+        """Accept the features of the rows from start on, [some rows, num_features]; on the loop only."""
         if self.done:
             return
         count = self.rows.count
         if len(features) == count:
-            self._end(features.copy())  # what came is a view of the message, which cannot be written to
+            self._end(features.copy())  # they are a read-only view of the message
             return
         if self._features is None:
             self._features = np.empty((count, features.shape[1]), features.dtype)
         self._features[start : start + len(features)] = features
-        self._left -= len(features)
-        if self._left == 0:
+        self._missing_rows -= len(features)
+        if self._missing_rows == 0:
             self._end(self._features)
 
     def fail(self, error: MidribError) -> None:
-        """End with an error, for every caller that waits."""
+        """End the call with an error."""
         self._end(error)
 
     def _end(self, outcome: Array | BaseException) -> None:
@@ -84,12 +84,12 @@ class Call:
         self._wake()
 
     def _set(self, outcome: Array | BaseException) -> None:
-        if not self.done:  # given up, or failed by another part
+        if not self.done:  # else abandoned, or failed by another part
             self._outcome = outcome
             self.done = True
 
     def _wake(self) -> None:
-        """Call the wakers, once it is over; each goes to the one thread that gets it from the list."""
+        """Call the wakers if the call is done; each is called by the one thread that removes it from the list."""
         while self.done and self._wakers:
             try:
                 waker = self._wakers.pop()
@@ -99,25 +99,29 @@ class Call:
 
 
 class Part:
-    """Rows of one call that fit one message. answered: they came back; a hedged part is asked twice."""
+    """Rows of one call that fit one message.
 
-    __slots__ = ("call", "rows", "start", "alone", "answered", "queued_at")
+    start: the index of its first row in the call.  separate: never joined with other calls, one of which failed it.
+    answered: its features came; a hedged part is sent twice, and its second result is dropped.
+    """
+
+    __slots__ = ("call", "rows", "start", "separate", "answered", "queued_at")
 
     def __init__(self, call: Call, rows: Rows, start: int, queued_at: float) -> None:
         self.call = call
         self.rows = rows
         self.start = start
-        self.alone = self.answered = False
+        self.separate = self.answered = False
         self.queued_at = queued_at
 
     @property
     def done(self) -> bool:
-        """Nobody waits for these rows any more."""
+        """Whether no caller waits for these rows."""
         return self.answered or self.call.done
 
 
 def cut(call: Call, max_rows: int, max_bytes: int, now: float) -> Iterator[Part]:
-    """A call's parts: each at most so many rows and bytes, but at least one row; halved until they fit."""
+    """Yield a call's parts, halved until each has at most max_rows and max_bytes, or is a single row."""
 
     def halve(rows: Rows, start: int) -> Iterator[Part]:
         count = rows.count
@@ -135,7 +139,8 @@ def cut(call: Call, max_rows: int, max_bytes: int, now: float) -> Iterator[Part]
 class Message:
     """Parts that travel as one item.
 
-    size, reply_size: its bytes on the wire, and its result's.  hedged: whether another server has them too.
+    size, reply_size: the bytes of the item and of its result on the wire.  hedged: this is the copy that is sent to a
+    second server.  copied: such a copy of this message was sent.
     """
 
     parts: list[Part]
@@ -144,21 +149,22 @@ class Message:
     size: int = 0
     reply_size: int = 0
     hedged: bool = False
+    copied: bool = False
 
     def __post_init__(self) -> None:
         self.rows = sum(part.rows.count for part in self.parts)
 
     def encode(self, item_id: int) -> bytes:
-        """The bytes of the item."""
+        """Return the bytes of the item."""
         first, *others = (part.rows for part in self.parts)
         return first.encode(item_id, others)
 
     def deliver(self, features: Array) -> None:
         """Hand each part the features of its rows."""
-        at = 0
+        start = 0
         for part in self.parts:
-            count = part.rows.count
+            stop = start + part.rows.count
             if not part.answered:
                 part.answered = True
-                part.call.deliver(part.start, features[at : at + count])
-            at += count
+                part.call.deliver(part.start, features[start:stop])
+            start = stop

@@ -1,4 +1,4 @@
-"""What waits to be sent: parts of calls, oldest first, which join into messages."""
+"""The parts of calls that wait to be sent, oldest first; small ones are joined into messages."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from midrib.remote._connect.backbone_info import BackboneInfo
 from midrib.remote._stream.call import Call, Message, Part, cut
 from midrib.wire import LimitExceededError
 
-# Large calls travel in pieces, so that the server computes one while the next is on its way.
+# Large calls are cut into parts of this size, so that the server computes one while it receives the next.
 _PART_BYTES: Final = 2 << 20
-# Calls join until a message has half of this: from there on its own cost is small beside that of its bytes.
+# Calls are joined until a message has half of this size: the cost of a message is then small beside that of its bytes.
 _JOIN_BYTES: Final = 1 << 20
 _DEFAULT_MESSAGE_BYTES: Final = 4 << 20
 _HEAD_BYTES: Final = 256
 
 
 class Queue:
-    """Parts within what the server of a backbone takes. `add` is for any thread, the rest for the loop's."""
+    """Parts that fit the server's limits for one message. `add` and `clear` are for any thread."""
 
     def __init__(self, info: BackboneInfo) -> None:
         self._name = info.name
@@ -35,9 +35,9 @@ class Queue:
         return len(self._parts)
 
     def add(self, call: Call) -> None:
-        """Queue a call, in parts that fit. Raises LimitExceededError where a single row does not."""
+        """Queue a call, in parts that fit a message. Raises LimitExceededError if a single row does not."""
         rows, now = call.rows, time.monotonic()
-        if rows.count <= self._max_rows and rows.nbytes <= self._part_bytes:  # as nearly all do
+        if rows.count <= self._max_rows and rows.nbytes <= self._part_bytes:  # nearly all calls do
             self._parts.append(Part(call, rows, 0, now))
             return
         parts = list(cut(call, self._max_rows, self._part_bytes, now))
@@ -50,34 +50,34 @@ class Queue:
         self._parts.extend(parts)
 
     def put_first(self, parts: Iterable[Part]) -> None:
-        """Queue again what was taken, before all else and in this order."""
+        """Queue parts again that were taken before, in this order and before all others."""
         self._parts.extendleft(reversed(list(parts)))
 
     def clear(self) -> None:
-        """Forget everything; from any thread."""
+        """Drop everything."""
         self._parts = deque()
 
     def take(self) -> Message | None:
-        """The next message: the oldest part that someone still waits for, and small ones like it."""
+        """Return the next message: the oldest part that a caller waits for, joined with small ones like it."""
         first = self.take_one()
         if first is None:
             return None
         parts, count, size = [first], first.rows.count, first.rows.nbytes
-        key, left = first.rows.key, self._parts
-        while not first.alone and size <= self._join_bytes // 2 and left:
-            other = left[0]
+        key, queued = first.rows.key, self._parts
+        while not first.separate and size <= self._join_bytes // 2 and queued:
+            other = queued[0]
             rows = other.rows
             count += rows.count
             size += rows.nbytes
-            if other.alone or rows.key != key or count > self._max_rows or size > self._join_bytes:
+            if other.separate or rows.key != key or count > self._max_rows or size > self._join_bytes:
                 break
-            left.popleft()
+            queued.popleft()
             if not other.done:
                 parts.append(other)
         return Message(parts)
 
     def take_one(self) -> Part | None:
-        """The oldest part that someone still waits for."""
+        """Return the oldest part that a caller waits for; None if there is none."""
         while self._parts:
             part = self._parts.popleft()
             if not part.done:
@@ -85,11 +85,11 @@ class Queue:
         return None
 
     def busy(self) -> bool:
-        """Whether anyone waits for something that is queued."""
+        """Return whether a caller waits for a part that is queued."""
         return any(not part.done for part in list(self._parts))
 
     def backlog(self) -> bool:
-        """Whether more is queued than joins into one message, so that waiting for company gains nothing."""
+        """Return whether more is queued than one message joins, so that waiting for further calls gains nothing."""
         if not self._parts:
             return False
         rows = self._parts[0].rows

@@ -1,4 +1,4 @@
-"""What a session is for, and how it goes about it."""
+"""The function that a session calls, and the settings of its calls."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ Priority: TypeAlias = Literal["interactive", "training", "bulk"]
 
 @dataclass(frozen=True)
 class StreamSpec:
-    """The function that a stream's items are sent through.
+    """The function that computes a stream's items: a backbone's revision, and options for its features.
 
-    dtype: the features' element type, a DataType.  follows: the caller pinned no revision, so a call may fail at once
-    if only servers of another revision answer, and is made again for that one.
+    dtype: the features' element type.  normalize: rows of unit length.  dimensions: only the first features.
+    follows: the caller pinned no revision: if only servers of another revision answer, a call fails at once, so that
+    it can be made again for that revision.
     """
 
     name: str
@@ -27,7 +28,7 @@ class StreamSpec:
     follows: bool = False
 
     def opening(self, priority: Priority) -> bytes:
-        """The stream's first request."""
+        """Return the first request of a stream, encoded."""
         options = embedding_pb2.Options(normalize=self.normalize)
         if self.dtype is not None:
             options.dtype = self.dtype
@@ -40,11 +41,11 @@ class StreamSpec:
 
 @dataclass(frozen=True)
 class CallPolicy:
-    """How a session goes about it.
+    """The settings of a session's calls.
 
-    timeout: seconds of a call.  window: items in flight; adaptive where absent.  hedge_s: ask another server as well
-    for what one has not answered within so many seconds; never where absent.  priority: the share of a busy device.
-    Raises InvalidInputError for a priority that there is not.
+    timeout: seconds that a call may take.  window: items in flight; adaptive by default.  hedge_s: seconds after which
+    an unanswered item is sent to a second server as well; None for never.  priority: the share of a busy device.
+    Raises InvalidInputError for an unknown priority.
     """
 
     timeout: float
@@ -53,5 +54,5 @@ class CallPolicy:
     priority: Priority = "interactive"
 
     def __post_init__(self) -> None:
-        if self.priority not in (known := get_args(Priority)):
-            raise InvalidInputError(f"priority is {self.priority!r}, expected one of {', '.join(known)}")
+        if self.priority not in (priorities := get_args(Priority)):
+            raise InvalidInputError(f"priority is {self.priority!r}, expected one of {', '.join(priorities)}")

@@ -1,4 +1,4 @@
-"""Where the time of remote items went: what makes a step wait."""
+"""Where the time of remote items went, to show why a training step waits."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ from dataclasses import dataclass
 from operator import add
 from typing import Any
 
+from midrib.remote._items.codec import Timing
 from midrib.remote._stream.call import Message
-from midrib.remote._stream.codec import Timing
 
 
 @dataclass(frozen=True, slots=True)
 class StageTimes:
-    """Seconds summed over items, by where they were spent; differences of two snapshots tell a step's own.
+    """Seconds summed over items, by where they were spent. The difference of two snapshots is the time of a step.
 
-    waiting_s: queued in this client.  encode_s: made into messages.  wire_s: on the way there and back.
-    queue_s, compute_s: on the server, by its own clock.  hedged: messages that were sent to a second server as well.
+    waiting_s: queued in this client.  encode_s: being encoded.  wire_s: on the network, both directions.
+    queue_s, compute_s: queued and computed on the server, by its clock.  hedged: messages that were sent to a second
+    server as well.
     """
 
     items: int = 0
@@ -34,19 +35,19 @@ class StageTimes:
 
 
 class Totals:
-    """Adds up items; written on the loop only, read from anywhere by `stall`."""
+    """Adds up the times of items. `add` is for the loop, `stage_times` for any thread."""
 
     def __init__(self) -> None:
         self._sums: tuple[Any, ...] = (0,) * len(StageTimes.__slots__)
 
     @property
-    def stall(self) -> StageTimes:
-        """The sums so far, all of the same items."""
+    def stage_times(self) -> StageTimes:
+        """The sums so far, all over the same items."""
         return StageTimes(*self._sums)
 
     def add(self, message: Message, now: float, server: Timing) -> None:
-        """One item's result, which came now."""
-        more = (  # in the order of Stall's
+        """Count one item, whose result came at `now` by time.monotonic(). server: the times that came with it."""
+        item = (  # in the order of StageTimes' fields
             1,
             message.rows,
             message.size,
@@ -58,4 +59,4 @@ class Totals:
             server.compute_s,
             message.hedged,
         )
-        self._sums = tuple(map(add, self._sums, more))
+        self._sums = tuple(map(add, self._sums, item))

@@ -1,10 +1,12 @@
-"""How many items a stream keeps in flight."""
+"""The messages of a stream that wait for their results, and how many of them there may be."""
 
 from __future__ import annotations
 
+import time
 from typing import Final
 
-from midrib.remote._stream.codec import Timing
+from midrib.remote._items.codec import Timing
+from midrib.remote._stream.call import Message
 
 _START: Final = 4
 _FEW: Final = 2
@@ -12,39 +14,85 @@ _DEEP: Final = 4.0
 _SMOOTH: Final = 1 / 8
 
 
+class InFlight:
+    """The messages that one stream has sent and that have no result yet, by item id."""
+
+    def __init__(self) -> None:
+        self._messages: dict[int, Message] = {}
+        self._next_id = 1
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    def new_id(self) -> int:
+        """Return an item id that this stream has not used before."""
+        self._next_id += 1
+        return self._next_id - 1
+
+    def add(self, item_id: int, message: Message) -> None:
+        """Count a message that is about to be sent."""
+        self._messages[item_id] = message
+
+    def pop(self, item_id: int) -> Message | None:
+        """Return the message of a result; None for an id that is unknown or was answered before."""
+        return self._messages.pop(item_id, None)
+
+    def pop_all(self) -> list[Message]:
+        """Return the messages without a result, in the order in which they were sent, and forget them."""
+        messages, self._messages = list(self._messages.values()), {}
+        return messages
+
+    def oldest_sent_at(self) -> float:
+        """Return when the oldest message was sent, by time.monotonic(); now, if there is none."""
+        return min((message.sent_at for message in self._messages.values()), default=time.monotonic())
+
+    def sent_before(self, moment: float) -> list[Message]:
+        """Return the messages that were sent before a moment of time.monotonic()."""
+        return [message for message in self._messages.values() if message.sent_at <= moment]
+
+    def rows(self) -> int:
+        """Return the number of rows of all messages."""
+        return sum(message.rows for message in self._messages.values())
+
+    def size(self) -> int:
+        """Return the number of bytes of all messages."""
+        return sum(message.size for message in self._messages.values())
+
+
 class Window:
-    """Grows while the server runs dry of this client's items, shrinks while they pile up there.
+    """The number of items that a stream may have in flight.
 
-    The server's own clock tells: an item that waited less than one computation found the device nearly idle, one that
-    waited over four stood in a queue that hides no more latency.
+    Grows while the server runs out of this client's items, and shrinks while they queue up there. The timing that the
+    server sends with each result decides: an item that was queued for less than one computation found the device
+    nearly idle; one that was queued for more than four computations waited in a queue that hides no more latency.
 
-    Small calls wait for each other, and travel joined, while a few items are in flight: messages cost more than bytes.
-    One is enough where the way takes longer than the computation: there company gains more than an early start. Else
-    they are two, so that the device always has a next one.
+    Small calls join into larger messages while a few items are in flight, because a message costs more than its bytes.
+    One item in flight is enough if the network takes longer than the computation: joining then gains more than sending
+    early. Otherwise there are two, so that the device always has a next item.
     """
 
     def __init__(self, limit: int | None = None) -> None:
         self._limit = limit
         self.size = _START if limit is None else limit
         self._most = self.size
-        self._far = 0.0  # the share of items, of late, whose way took longer
+        self._network_bound = 0.0  # the share of recent items whose network time exceeded their computation
 
     def allow(self, most: int) -> None:
-        """Hold the window under what the server allows a stream; 0 is not said."""
+        """Keep the window within the items that the server allows a stream; 0 if it does not say."""
         most = most or _FEW
         self._most = most if self._limit is None else min(most, self._limit)
         self.size = max(1, min(self.size, self._most))
 
     def room(self, in_flight: int, *, backlog: bool) -> bool:
-        """Whether one more item may go; backlog: it would be full, and gain nothing by company."""
-        few = 1 if self._far > 0.5 else _FEW
+        """Return whether another item may be sent. backlog: enough is queued to fill it, so waiting gains nothing."""
+        few = 1 if self._network_bound > 0.5 else _FEW
         return in_flight < (self.size if backlog else min(few, self.size))
 
     def observe(self, timing: Timing, *, network_s: float, limited: bool) -> None:
-        """Learn from one result.  way_s: its time outside of the server.  limited: others waited here for room."""
+        """Learn from one result. network_s: seconds outside the server. limited: others waited here for room."""
         if not timing.total_s:
             return
-        self._far += _SMOOTH * ((network_s > timing.compute_s) - self._far)
+        self._network_bound += _SMOOTH * ((network_s > timing.compute_s) - self._network_bound)
         if self._limit is not None:
             return
         if timing.queue_s > _DEEP * timing.compute_s:

@@ -43,7 +43,7 @@ class RemoteRegistry(ExternalRegistry):
                 "license": info.license or None,
                 "revision": info.revision,
             }
-            for info in self._client.list()
+            for info in self._client.list(wait=False)
         }
 
     def _open(self, name: str, **kwargs: Any) -> tuple[RemoteBackbone, int]:

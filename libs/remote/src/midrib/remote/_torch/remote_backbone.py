@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,17 +12,20 @@ import torch
 from torch import Tensor, nn
 
 from midrib.registry import InputSpec
-from midrib.remote._clients.options import EmbedOptions
+from midrib.remote._clients.options import FeatureOptions
 from midrib.remote._connect.address import TlsLike, endpoint_from, split_url
-from midrib.remote._connect.unary import UnaryCalls
+from midrib.remote._connect.backbone_calls import BackboneCalls
+from midrib.remote._items.rows import Rows, TensorRows, tensor_rows, text_rows
 from midrib.remote._stream.request import CallPolicy, Priority
-from midrib.remote._stream.rows import Rows, TensorRows, tensor_rows, text_rows
 from midrib.remote._stream.session import Session, session_for
 from midrib.remote._stream.timing import StageTimes
 from midrib.remote._torch.cache import FeatureCache
+from midrib.remote._torch.gradient import embed_with_gradient
 from midrib.wire import Array, InvalidInputError, RevisionMismatchError, UnsupportedError, is_floating
 
 _DEFAULT_MESSAGE_BYTES: Final = 4 << 20
+# Each part of a gradient has the whole timeout: on a line of 300 kB/s this takes 27 s.
+_GRADIENT_PART_BYTES: Final = 8 << 20
 _HEAD_BYTES: Final = 1024
 
 
@@ -67,7 +70,7 @@ class RemoteBackbone(nn.Module):
         address, self.name = split_url(url) if isinstance(url, str) else url
         if dtype is not None and dtype != "int8" and not is_floating(np.dtype(dtype)):
             raise InvalidInputError(f"dtype is {dtype!r}, expected a floating type such as 'float16', or 'int8'")
-        self._servers = UnaryCalls(endpoint_from(address, token=token, tls=tls), timeout)
+        self._servers = BackboneCalls(endpoint_from(address, token=token, tls=tls), timeout)
         self._info = self._servers.run(lambda: self._servers.describe_loaded(self.name))
         if revision is not None and revision != self._info.revision:
             raise RevisionMismatchError(
@@ -88,7 +91,7 @@ class RemoteBackbone(nn.Module):
     @property
     def stall(self) -> StageTimes:
         """Where the time of all items so far went; subtract an earlier one for a step's own."""
-        return self.open().totals.stall
+        return self.open().stage_times
 
     @torch.compiler.disable  # type: ignore[untyped-decorator] # torch does not type it
     def forward(self, x: Tensor | Sequence[str]) -> Tensor:
@@ -105,10 +108,7 @@ class RemoteBackbone(nn.Module):
             return from_numpy(self._ask(text_rows(x))).to(dtype=getattr(torch, self._info.compute_dtype))
         if x.layout is not torch.strided:
             raise InvalidInputError(f"got a tensor of layout {x.layout}, expected a dense one: pass x.to_dense()")
-        if torch.is_grad_enabled() and x.requires_grad:
-            features: Tensor = _Embed.apply(x, self._embed, self._gradient)  # type: ignore[no-untyped-call] # nor this
-            return features
-        return self._embed(x)
+        return embed_with_gradient(x, self._embed, self._gradient)
 
     def extra_repr(self) -> str:
         url = f"{self._servers.endpoint}/{self.name}"
@@ -133,9 +133,9 @@ class RemoteBackbone(nn.Module):
     def _gradient(self, x: Tensor, grad: Tensor) -> Tensor:
         """Return the gradient of the input, [rows, ...], in messages that fit the server's limits."""
         rows, gradient = to_numpy(x), to_numpy(grad)
-        limit_bytes = (self._info.max_message_bytes or _DEFAULT_MESSAGE_BYTES) - _HEAD_BYTES
+        message_bytes = min(self._info.max_message_bytes or _DEFAULT_MESSAGE_BYTES, _GRADIENT_PART_BYTES)
         row_bytes = (rows.nbytes + gradient.nbytes) // max(1, len(rows))
-        count = max(1, min(limit_bytes // max(1, row_bytes), self._info.max_rows or len(rows) or 1))
+        count = max(1, min((message_bytes - _HEAD_BYTES) // max(1, row_bytes), self._info.max_rows or len(rows) or 1))
         parts = [
             self._gradient_part(rows[start : start + count], gradient[start : start + count])
             for start in range(0, max(1, len(rows)), count)
@@ -148,8 +148,8 @@ class RemoteBackbone(nn.Module):
     def open(self) -> Session:
         """The session that carries its calls; shared by all of this process that ask for the same."""
         if self._session is None:
-            wanted = EmbedOptions(self._dtype, revision=self.revision).wanted(self._info)
-            self._session = session_for(self._servers.endpoint, wanted, self._info, self._policy)
+            spec = FeatureOptions(self._dtype, revision=self.revision).spec(self._info)
+            self._session = session_for(self._servers.endpoint, spec, self._info, self._policy)
         return self._session
 
 
@@ -167,36 +167,6 @@ def _not_rows(x: object) -> str:
         index, other = next((i, text) for i, text in enumerate(x) if not isinstance(text, str))
         return f"texts[{index}] is {other!r:.80}, expected a string: leave it out, or convert it"
     return f"got a {type(x).__name__}, expected a tensor [rows, ...] or a list of strings: pass torch.stack(...) of it"
-
-
-class _Embed(torch.autograd.Function):
-    """The remote forward pass, whose backward pass is remote as well."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, embed: Callable[..., Tensor], gradient: Callable[..., Tensor]) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.gradient = gradient
-        return embed(x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (x,) = ctx.saved_tensors
-        return _Gradient.apply(grad, x, ctx.gradient), None, None  # type: ignore[no-untyped-call] # torch's
-
-
-class _Gradient(torch.autograd.Function):
-    """The remote backward pass, which has no derivative of its own."""
-
-    @staticmethod
-    def forward(_: Any, grad: Tensor, x: Tensor, gradient: Callable[..., Tensor]) -> Tensor:
-        return gradient(x, grad)
-
-    @staticmethod
-    def backward(_: Any, *__: Tensor) -> Any:
-        raise UnsupportedError(
-            "a remote backbone has no second derivative: use a local one, or detach the first gradient",
-            reason="DOUBLE_BACKWARD",
-        )
 
 
 def open_url(url: str, **kwargs: Any) -> tuple[RemoteBackbone, int]:

@@ -1,0 +1,1 @@
+"""Encode the rows of a call as stream items, and decode their results."""

@@ -1,0 +1,166 @@
+"""One stream, from its opening to its end: messages out while there is room, results back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Iterator
+
+from midrib.remote._connect.transport import Stream
+from midrib.remote._items.codec import Result, Timing, decode_result
+from midrib.remote._stream.call import Message
+from midrib.remote._stream.context import SessionContext
+from midrib.remote._stream.liveness import Ending, Watchdog
+from midrib.remote._stream.window import InFlight, Window
+from midrib.v1 import embedding_pb2
+from midrib.wire import InternalError, MidribError, RevisionMismatchError, StreamProtocolError, UnavailableError
+
+_log = logging.getLogger("midrib.remote")
+
+
+class Exchange:
+    """Sends the session's messages over one stream and settles their results. On the event loop only.
+
+    target: "ip:port" of the server.  address: the server's name, for error messages.
+    opened: the server accepted the stream.  answered: at least one result came.
+    """
+
+    def __init__(self, context: SessionContext, stream: Stream, window: Window, *, target: str, address: str) -> None:
+        self.opened = self.answered = False
+        self.in_flight = InFlight()
+        self._context = context
+        self._stream = stream
+        self._window = window
+        self._address = address
+        self._watchdog = Watchdog(
+            stream, target, self.in_flight, stall_s=context.stall_s, reply_row_bytes=context.reply_row_bytes
+        )
+        self._first: deque[Message] = deque()
+        self._draining = False
+        self._idle: asyncio.Future[None] | None = None
+
+    @property
+    def silent(self) -> bool:
+        """Whether the stream was ended because its server went silent."""
+        return self._watchdog.ending is Ending.SILENT
+
+    @property
+    def graceful(self) -> bool:
+        """Whether the stream ended as intended: it was idle, or its server said that it would end it."""
+        return self._draining or self._watchdog.ending is Ending.IDLE
+
+    def rouse(self) -> None:
+        """Have the writer look for messages, if it waits for some."""
+        if self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
+
+    def send_first(self, message: Message) -> None:
+        """Send a message before everything in the queue, whether or not the window has room."""
+        self._first.append(message)
+        self.rouse()
+
+    async def run(self) -> MidribError:
+        """Open the stream, exchange messages until it ends, and return why it ended.
+
+        Raises a MidribError if the server refuses the stream. Messages without a result are queued again.
+        """
+        writer: asyncio.Task[None] | None = None
+        try:
+            await self._open()
+            writer = asyncio.create_task(self._write())
+            await self._read()
+            return await self._stream.error()
+        finally:
+            self._watchdog.stop()
+            if writer is not None:
+                writer.cancel()
+                await asyncio.gather(writer, return_exceptions=True)
+            self._stream.cancel()
+            self._context.results.requeue([*self.in_flight.pop_all(), *self._first])
+
+    async def _open(self) -> None:
+        await self._stream.write(self._context.opening)
+        data = await self._stream.read()
+        if data is None:
+            raise await self._stream.error()
+        response = embedding_pb2.EmbedStreamResponse.FromString(data)
+        if response.HasField("go_away"):
+            raise UnavailableError(f"{self._address} is draining: {response.go_away.reason}", reason="DRAINING")
+        if not response.HasField("opened"):
+            raise StreamProtocolError(f"{self._address} answered Open with something else: is it a Midrib server?")
+        revision, expected = response.opened.revision, self._context.spec.revision
+        if revision != expected:
+            raise RevisionMismatchError(
+                f"{self._address} serves revision {revision[:12]}, expected {expected[:12]}: serve that revision, "
+                "or build the client again and train the head on the new revision"
+            )
+        self.opened = True
+        self._watchdog.opened()
+        self._window.allow(response.opened.limits.max_stream_items)
+
+    async def _write(self) -> None:
+        while True:
+            for message in self._messages():
+                item_id = self.in_flight.new_id()
+                data = self._encode(message, item_id)
+                if data is None:
+                    continue
+                self.in_flight.add(item_id, message)
+                if not await self._stream.write(data):
+                    return  # the reader learns why
+            self._idle = asyncio.get_running_loop().create_future()
+            await self._idle
+
+    def _messages(self) -> Iterator[Message]:
+        """Yield messages while there is room: a full window, or a few small ones, which wait to be joined."""
+        queue = self._context.queue
+        while not self._draining:
+            if self._first:
+                yield self._first.popleft()
+                continue
+            room = self._window.room(len(self.in_flight), backlog=queue.backlog())
+            message = queue.take() if room else None
+            if message is None:
+                return
+            yield message
+
+    def _encode(self, message: Message, item_id: int) -> bytes | None:
+        """Return the bytes of an item; None if it cannot be encoded, which fails its own calls only."""
+        began = time.monotonic()
+        try:
+            data = message.encode(item_id)
+        except Exception as error:  # noqa: BLE001 - any error may fail only the calls of this message
+            _log.exception("could not encode %d rows for %s", message.rows, self._address)
+            failure = InternalError(f"the rows could not be encoded: {error!r}: this is a fault of the client")
+            self._context.results.settle(message, Result(item_id, failure, Timing()))
+            return None
+        message.sent_at = time.monotonic()
+        message.encode_s = message.sent_at - began
+        message.size = len(data)
+        return data
+
+    async def _read(self) -> None:
+        while (data := await self._stream.read()) is not None:
+            self._watchdog.heard_at = time.monotonic()
+            result = decode_result(data)
+            if result is not None:
+                self._settle(result, len(data))
+            elif embedding_pb2.EmbedStreamResponse.FromString(data).HasField("go_away"):
+                self._draining = True
+                await self._stream.finish()
+
+    def _settle(self, result: Result, size: int) -> None:
+        queue = self._context.queue
+        limited = len(self.in_flight) >= self._window.size and queue.backlog()
+        message = self.in_flight.pop(result.id)
+        if message is None:
+            return  # an unknown id, or a second result for one item
+        self.answered = True
+        message.reply_size = size
+        network_s = self._watchdog.heard_at - message.sent_at - result.timing.total_s
+        self._window.observe(result.timing, network_s=network_s, limited=limited)
+        self._context.results.settle(message, result)
+        if queue:
+            self.rouse()

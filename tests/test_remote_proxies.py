@@ -1,0 +1,116 @@
+"""A proxy that has no server for a moment: its refusals are waited out. Real proxies run in benchmarks/proxies."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from midrib.remote import Client, RemoteBackbone
+from midrib.remote.testing import RunningServer, serving
+
+MLP = {"name": "template/classification/mlp-128", "arguments": {"num_features": 8}}
+NAME = str(MLP["name"])
+X = np.ones((2, 8), np.float32)
+HEADERS, SETTINGS, GOAWAY = 1, 4, 7
+END_OF_STREAM_AND_HEADERS = 5
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    """Return an HTTP/2 frame (RFC 9113, section 4.1)."""
+    return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload
+
+
+def refusal(stream: int, status: int) -> bytes:
+    """Return the headers of an answer in HTML: literal fields with the names 8 and 31 of HPACK's table."""
+    fields = b"\x48\x03" + str(status).encode() + b"\x5f\x09text/html"
+    return frame(HEADERS, END_OF_STREAM_AND_HEADERS, stream, fields)
+
+
+class Proxy:
+    """An HTTP/2 proxy that answers every call with a status until it `has_server`; then it passes bytes on."""
+
+    def __init__(self, target: str, status: int) -> None:
+        self.has_server = threading.Event()
+        self.refused = threading.Event()
+        self._target = target
+        self._status = status
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:
+                return
+            if not self.has_server.is_set():
+                threading.Thread(target=self._refuse, args=(near,), daemon=True).start()
+                continue
+            host, _, port = self._target.rpartition(":")
+            far = socket.create_connection((host, int(port)))
+            for pair in ((near, far), (far, near)):
+                threading.Thread(target=self._pass, args=pair, daemon=True).start()
+
+    def _refuse(self, connection: socket.socket) -> None:
+        with connection, connection.makefile("rb") as frames:
+            connection.sendall(frame(SETTINGS, 0, 0, b""))
+            frames.read(len(PREFACE))
+            while len(head := frames.read(9)) == 9:
+                frames.read(int.from_bytes(head[:3], "big"))
+                if head[3] == HEADERS:
+                    connection.sendall(refusal(int.from_bytes(head[5:], "big"), self._status))
+                    self.refused.set()
+                if self.has_server.is_set():
+                    connection.sendall(frame(GOAWAY, 0, 0, bytes(8)))
+                    return
+
+    def _pass(self, source: socket.socket, sink: socket.socket) -> None:
+        with source, sink:
+            try:
+                while data := source.recv(1 << 14):
+                    sink.sendall(data)
+            except OSError:
+                return
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RunningServer]:
+    with serving(MLP) as server:
+        yield server
+
+
+def module(address: str) -> Any:
+    return RemoteBackbone(f"grpc://{address}/{NAME}", timeout=30.0)(torch.from_numpy(X)).numpy()
+
+
+@pytest.mark.parametrize("status", [502, 503])
+@pytest.mark.parametrize(
+    "call",
+    [
+        pytest.param(lambda address: Client(address, timeout=30.0).embed(NAME, X), id="embed"),
+        pytest.param(module, id="module"),
+    ],
+)
+def test_a_proxy_without_a_server_is_waited_for(server: RunningServer, status: int, call: Callable[[str], Any]) -> None:
+    """For longer than the five seconds after which a wrong address is an error."""
+    with ExitStack() as stack:
+        expected = stack.enter_context(Client(server.address)).embed(NAME, X)
+        proxy = stack.enter_context(closing(Proxy(server.address, status)))
+        timer = threading.Timer(6.0, proxy.has_server.set)
+        stack.callback(timer.join)
+        timer.start()
+        np.testing.assert_allclose(call(proxy.address), expected, atol=1e-6)
+        assert proxy.refused.is_set()
