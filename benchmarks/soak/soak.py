@@ -89,7 +89,7 @@ class Clients:
         """A backbone of some width: load, use, unload."""
         arguments = {"num_features": backbone_pb2.Argument(int_value=CHANCE.choice([16, 64, 256]))}
         await self._backbones.LoadBackbone(
-            backbone_pb2.LoadBackboneRequest(name="guest", arguments=arguments), timeout=60
+            backbone_pb2.LoadBackboneRequest(name="guest", arguments=arguments, replace=True), timeout=60
         )
         await self._embedding.Embed(_request("guest", 1), timeout=30)
         await self._backbones.UnloadBackbone(backbone_pb2.UnloadBackboneRequest(name="guest"), timeout=60)

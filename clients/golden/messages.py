@@ -130,6 +130,7 @@ def _about_backbones() -> Iterator[tuple[str, Message]]:
     yield "get request", GetBackboneRequest(name=NAME)
     yield "get response", GetBackboneResponse(backbone=READY)
     yield "load request", LoadBackboneRequest(name=NAME, arguments=ARGUMENTS, pinned=True, dry_run=True)
+    yield "replacing load request", LoadBackboneRequest(name=NAME, replace=True)
     yield "load response", LoadBackboneResponse(backbone=READY, unloaded=["a/b/c", "a/b/d"])
     yield "unload request", UnloadBackboneRequest(name=NAME)
     yield "unload response", UnloadBackboneResponse()

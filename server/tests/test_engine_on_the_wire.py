@@ -174,7 +174,7 @@ def test_a_swap_under_load_never_mixes_two_revisions() -> None:
         expected = set()
         for factor in (2, 3, 4):
             arguments = {"factor": backbone_pb2.Argument(int_value=factor)}
-            asked = backbone_pb2.LoadBackboneRequest(name="scaled", arguments=arguments)
+            asked = backbone_pb2.LoadBackboneRequest(name="scaled", arguments=arguments, replace=True)
             revision = admin.LoadBackbone(asked, timeout=30).backbone.revision
             stub_of(channel).Embed(request(1, backbone="scaled", width=1), timeout=30)
             expected.add((revision, float(factor)))

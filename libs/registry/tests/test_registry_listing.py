@@ -135,6 +135,7 @@ def test_a_description_tells_what_is_declared(registry: Registry) -> None:
         "requires": [],
         "missing": [],
         "install": None,
+        "remote_arguments": None,
         "summary": "Small and quick.",
         "metadata": {"depth": 3},
     }

@@ -146,7 +146,8 @@ def test_a_scope_allows_its_calls_and_no_others(opened: grpc.Channel, tenants: T
 
 def test_loading_sits_on_an_address_of_its_own(guarded: RunningServer, opened: grpc.Channel, tenants: Tenants) -> None:
     """Even an admin loads nothing on the main port; and the admin port wants the token too."""
-    asked = backbone_pb2.LoadBackboneRequest(name="linear", arguments={"seed": backbone_pb2.Argument(int_value=5)})
+    seed = {"seed": backbone_pb2.Argument(int_value=5)}
+    asked = backbone_pb2.LoadBackboneRequest(name="linear", arguments=seed, replace=True)
     main_port: Any = backbone_pb2_grpc.BackboneServiceStub(opened)
     with pytest.raises(grpc.RpcError, match="is not allowed here"):
         main_port.LoadBackbone(asked, timeout=10, metadata=bearer(tenants.admin))

@@ -44,8 +44,8 @@ def stubs(admin: RunningServer) -> Iterator[tuple[Any, Any]]:
         yield backbone_pb2_grpc.BackboneServiceStub(channel), embedding_pb2_grpc.EmbeddingServiceStub(channel)
 
 
-def load(**arguments: Argument) -> backbone_pb2.LoadBackboneRequest:
-    return backbone_pb2.LoadBackboneRequest(name="linear", arguments=arguments)
+def load(*, replace: bool = False, **arguments: Argument) -> backbone_pb2.LoadBackboneRequest:
+    return backbone_pb2.LoadBackboneRequest(name="linear", arguments=arguments, replace=replace)
 
 
 def embed() -> embedding_pb2.EmbedRequest:
@@ -79,10 +79,12 @@ def test_an_unloaded_backbones_weights_are_free_at_once(admin: RunningServer, st
 
 
 def test_loading_again_swaps_the_revision(stubs: tuple[Any, Any]) -> None:
-    """A changed argument makes another function, under the same name."""
+    """A changed argument makes another function, under the same name, if the request says that it replaces the old."""
     backbones, embedding = stubs
     first = backbones.LoadBackbone(load(seed=Argument(int_value=1)), timeout=20).backbone
-    second = backbones.LoadBackbone(load(seed=Argument(int_value=2)), timeout=20).backbone
+    with pytest.raises(grpc.RpcError, match="set replace to serve the new one to every client"):
+        backbones.LoadBackbone(load(seed=Argument(int_value=2)), timeout=20)
+    second = backbones.LoadBackbone(load(replace=True, seed=Argument(int_value=2)), timeout=20).backbone
     assert first.revision != second.revision
     assert embedding.Embed(embed(), timeout=10).revision == second.revision
 
@@ -96,6 +98,8 @@ def test_loading_again_swaps_the_revision(stubs: tuple[Any, Any]) -> None:
         pytest.param({"seed": Argument()}, "argument 'seed' has no value", id="no value"),
         pytest.param({"checkpoint": Argument(string_value="/etc/passwd")}, "looks like a path or a URL", id="path"),
         pytest.param({"checkpoint": Argument(string_value="https://x")}, "looks like a path or a URL", id="url"),
+        pytest.param({"checkpoint": Argument(string_value="model.pt")}, "is not for clients to set", id="bare name"),
+        pytest.param({"checkpoint": Argument(int_value=3)}, "is not for clients to set", id="file descriptor"),
     ],
 )
 def test_an_argument_that_is_not_plain_is_refused(
@@ -103,7 +107,7 @@ def test_an_argument_that_is_not_plain_is_refused(
 ) -> None:
     """The server fetches nothing that a client names."""
     with pytest.raises(grpc.RpcError, match=words) as caught:
-        stubs[0].LoadBackbone(load(**arguments), timeout=10)
+        stubs[0].LoadBackbone(load(replace=False, **arguments), timeout=10)
     assert caught.value.code() is Code.INVALID_ARGUMENT
 
 

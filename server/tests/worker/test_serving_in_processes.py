@@ -98,7 +98,7 @@ def test_a_backbone_is_swapped_and_unloaded(either: RunningServer, embed: Embed)
     with grpc.insecure_channel(either.address) as channel:
         stub = backbone_pb2_grpc.BackboneServiceStub(channel)
         seed = {"seed": backbone_pb2.Argument(int_value=1)}
-        stub.LoadBackbone(backbone_pb2.LoadBackboneRequest(name="layer", arguments=seed), timeout=60)
+        stub.LoadBackbone(backbone_pb2.LoadBackboneRequest(name="layer", arguments=seed, replace=True), timeout=60)
         after = embed(either, rows(1), backbone="layer")[0]
         stub.UnloadBackbone(backbone_pb2.UnloadBackboneRequest(name="layer"), timeout=20)
     assert np.abs(np.asarray(before) - np.asarray(after)).max() > 0.01

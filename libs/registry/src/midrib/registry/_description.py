@@ -19,6 +19,7 @@ class Description:
 
     missing: the libraries that it requires and that are not installed here; install: the command that installs
     them, None if nothing is missing.  summary: the first line of the loader's docstring.  metadata: the free metadata.
+    remote_arguments: arguments of the loader that clients of a server may set; None if that was not declared.
     """
 
     key: str
@@ -33,6 +34,7 @@ class Description:
     requires: tuple[str, ...]
     missing: tuple[str, ...]
     install: str | None
+    remote_arguments: tuple[str, ...] | None
     summary: str
     metadata: Mapping[str, Any]
 
@@ -87,6 +89,7 @@ def _described(entry: Entry) -> dict[str, Any]:
         "aliases",
         "deprecated_aliases",
         "requires",
+        "remote_arguments",
     )
     missing = missing_libraries(entry.requires)
     return {

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 from midrib.registry._contract import call_loader
 from midrib.registry._inputs import InputSpec
 from midrib.registry._place import Place, caller_frame
+from midrib.registry._remote import check_remote_arguments, is_remote_argument
 
 Loader: TypeAlias = Callable[..., Any]
 
@@ -26,6 +27,7 @@ DECLARED = (
     "deprecated_aliases",
     "requires",
     "install",
+    "remote_arguments",
 )
 # The old names that have been warned of in this process.
 _warned: dict[tuple[str, str], object] = {}
@@ -37,6 +39,7 @@ class Entry:
 
     tags: the free metadata, sorted by name; with the key, it is the entry's identity.
     place: where it was registered.
+    remote_arguments: arguments of the loader that clients of a server may set; None if that was not declared.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Entry:
     deprecated_aliases: tuple[str, ...] = ()
     requires: tuple[str, ...] = ()
     install: str | None = None
+    remote_arguments: tuple[str, ...] | None = None
     tags: tuple[tuple[str, Any], ...] = ()
 
     @property
@@ -98,6 +102,15 @@ class Entry:
         """Call the loader and check what it returns; see AbstractRegistry.load."""
         return call_loader(self, kwargs)
 
+    def is_remote(self, argument: str, value: object) -> bool:
+        """Return whether a client of a server may set an argument of the loader to this value.
+
+        It may set what the registration declares in `remote_arguments`; if that was not declared, numbers and bools.
+        An argument that can name a file is never a client's.
+        """
+        is_declared = not isinstance(value, str) if self.remote_arguments is None else argument in self.remote_arguments
+        return is_declared and is_remote_argument(self.fn, argument)
+
     def warn_if_deprecated(self, key: str) -> None:
         """Warn, once in this process, that the key is an old name of this entry."""
         old = {*self.deprecated_aliases, *map(self._within, self.deprecated_aliases)}
@@ -131,6 +144,8 @@ def declare(fn: Loader, name: str | None, place: Place, **declared: Any) -> Entr
     known = {key: declared.pop(key) for key in list(declared) if key in own - {"tags", "place"}}
     for key in ("providers", "aliases", "deprecated_aliases", "requires"):
         known[key] = _as_tuple(known.get(key))
+    if known.get("remote_arguments") is not None:
+        known["remote_arguments"] = _as_tuple(known["remote_arguments"])
     entry = Entry(name or _name_of(fn), fn, place, tags=tuple(sorted(declared.items())), **known)
     for part in (*entry.names, *([entry.namespace] if entry.namespace is not None else [])):
         _check_name(part)
@@ -188,3 +203,4 @@ def _check_declared(entry: Entry) -> None:
     width = entry.num_features
     if width is not None and (isinstance(width, bool) or not isinstance(width, int) or width < 1):
         raise ValueError(f"{entry.key!r} declares num_features={width!r}: it must be a positive int")
+    check_remote_arguments(entry.key, entry.fn, entry.remote_arguments or ())

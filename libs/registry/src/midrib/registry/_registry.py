@@ -47,10 +47,11 @@ class Registry(AbstractRegistry):
         override: replace the entry of the same name, namespace and metadata, instead of refusing.
         declared: input (an InputSpec), num_features (the width of a row out), providers, license, aliases,
         deprecated_aliases (old names, which warn once), requires (importable libraries that the loader needs),
-        install (the requirement that brings them, by default requires); whatever else is free metadata, and with the
-        key tells entries apart.
-        Raises DuplicateKeyError (a ValueError) that names both places of registration; TypeError, ValueError for
-        what cannot be a loader or a name.
+        install (the requirement that brings them, by default requires), remote_arguments (arguments of the loader that
+        clients of a server may set; never one that can name a file). Any other keyword is free metadata, and with the
+        key identifies the entry.
+        Raises DuplicateKeyError (a ValueError) that names both places of registration; TypeError or ValueError for
+        a wrong loader, name or declaration.
         """
         if name is not None and not isinstance(name, str):
             raise TypeError(f"`name` must be a str, got {name!r} of type {type(name).__name__}")

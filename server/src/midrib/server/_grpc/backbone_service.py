@@ -64,17 +64,24 @@ class BackboneService(backbone_pb2_grpc.BackboneServiceServicer):
         return backbone_pb2.UnloadBackboneResponse()
 
     async def load(self, request: backbone_pb2.LoadBackboneRequest) -> tuple[CatalogueEntry, list[str]]:
-        """What LoadBackbone does, for every protocol: the entry, and what left to make room."""
+        """Load or plan what a request names, for every protocol.
+
+        Returns the entry, and the names of the idle backbones that were unloaded to make room. Raises
+        PermissionDeniedError without admin rights, InvalidInputError for a backbone or an argument that only the
+        server's configuration may name, and what `Catalogue.load` raises.
+        """
         self._require_admin("LoadBackbone")
         name = self._catalogue.canonical_name(request.name)
-        self._check_own(name)
+        self._check_registered(name)
         arguments = {key: _argument(key, value) for key, value in request.arguments.items()}
-        self._check_declared(name, arguments)
-        wanted = BackboneSettings(name=name, arguments=arguments, pinned=request.pinned)
-        return await (self._catalogue.plan if request.dry_run else self._catalogue.load)(wanted)
+        self._check_arguments(name, arguments)
+        settings = BackboneSettings(name=name, arguments=arguments, pinned=request.pinned)
+        if request.dry_run:
+            return await self._catalogue.plan(settings)
+        return await self._catalogue.load(settings, replace=request.replace)
 
     async def unload(self, name: str) -> None:
-        """What UnloadBackbone does, for every protocol."""
+        """Unload a backbone, for every protocol. Raises PermissionDeniedError without admin rights."""
         self._require_admin("UnloadBackbone")
         await self._catalogue.unload(name)
 
@@ -82,20 +89,28 @@ class BackboneService(backbone_pb2_grpc.BackboneServiceServicer):
         if not self._admin:
             raise PermissionDeniedError(f"{call} is not allowed here: start the server with --admin, or an admin_port")
 
-    def _check_own(self, name: str) -> None:
-        """A whole catalogue (timm, transformers) fetches whatever name it is given: only the operator may ask it."""
+    def _check_registered(self, name: str) -> None:
+        """Raise InvalidInputError for a name of a whole catalogue (timm, transformers), which would fetch any name."""
         if all(entry.key != name for entry in self._catalogue.registry.list(catalogues=False)):
             raise InvalidInputError(
                 f"{name!r} is of a catalogue that fetches what it is asked for: put it into the server's configuration",
                 field="name",
             )
 
-    def _check_declared(self, name: str, arguments: dict[str, Any]) -> None:
-        declared = inspect.signature(self._catalogue.registry.get(name)).parameters
-        for key in arguments:
-            if key not in declared:
+    def _check_arguments(self, name: str, arguments: dict[str, Any]) -> None:
+        """Raise InvalidInputError for an argument that the loader lacks, or that clients may not set."""
+        entry = self._catalogue.registry.get(name, with_metadata=True)
+        parameters = inspect.signature(entry.fn).parameters
+        for key, value in arguments.items():
+            if key not in parameters:
                 raise InvalidInputError(
-                    f"the loader of {name!r} has no argument {key!r}, it has: {', '.join(declared) or 'none'}",
+                    f"the loader of {name!r} has no argument {key!r}, it has: {', '.join(parameters) or 'none'}",
+                    field=f"arguments[{key}]",
+                )
+            if not entry.is_remote(key, value):
+                raise InvalidInputError(
+                    f"argument {key!r} of {name!r} is not for clients to set, received {value!r}: put it into the "
+                    "server's configuration, or declare it in remote_arguments of its registration",
                     field=f"arguments[{key}]",
                 )
 
@@ -118,7 +133,7 @@ class BackboneService(backbone_pb2_grpc.BackboneServiceServicer):
 
 
 def _argument(key: str, message: backbone_pb2.Argument) -> str | int | float | bool:
-    """A plain value; a string that could name a file or a host is refused: a server fetches nothing for a client."""
+    """Return the value of an argument. Raises InvalidInputError for a string that looks like a path or a URL."""
     kind = message.WhichOneof("value")
     if kind is None:
         raise InvalidInputError(f"argument {key!r} has no value", field=f"arguments[{key}]")

@@ -60,9 +60,12 @@ class AsyncClient(ClientBase):
         self._sessions.learn(name, info)
         return info
 
-    async def load(self, name: str, **arguments: Argument) -> BackboneInfo:
-        """Have the server load a registered backbone, with its loader's arguments. Needs the admin scope."""
-        return await self._servers.run_async(lambda: self._servers.load(name, arguments))
+    async def load(self, name: str, *, replace: bool = False, **arguments: Argument) -> BackboneInfo:
+        """Have the server load a registered backbone, with arguments that clients may set. Needs the admin scope.
+
+        replace: whether a backbone that serves the name with other arguments may be replaced, for every client.
+        """
+        return await self._servers.run_async(lambda: self._servers.load(name, arguments, replace=replace))
 
     async def unload(self, name: str) -> None:
         """Have the server finish and free a backbone. Needs the admin scope."""

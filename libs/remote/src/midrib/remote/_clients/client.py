@@ -71,9 +71,12 @@ class Client(ClientBase):
         self._sessions.learn(name, info)
         return info
 
-    def load(self, name: str, **arguments: Argument) -> BackboneInfo:
-        """Have the server load a registered backbone, with its loader's arguments. Needs the admin scope."""
-        return self._servers.run(lambda: self._servers.load(name, arguments))
+    def load(self, name: str, *, replace: bool = False, **arguments: Argument) -> BackboneInfo:
+        """Have the server load a registered backbone, with arguments that clients may set. Needs the admin scope.
+
+        replace: whether a backbone that serves the name with other arguments may be replaced, for every client.
+        """
+        return self._servers.run(lambda: self._servers.load(name, arguments, replace=replace))
 
     def unload(self, name: str) -> None:
         """Have the server finish and free a backbone. Needs the admin scope."""

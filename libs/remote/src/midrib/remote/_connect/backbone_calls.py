@@ -75,9 +75,12 @@ class BackboneCalls(UnaryCalls):
         response = await self.ask(f"{BACKBONES}/ListBackbones", request, backbone_pb2.ListBackbonesResponse)
         return [info_from(backbone) for backbone in response.backbones]
 
-    async def load(self, name: str, arguments: dict[str, Argument]) -> BackboneInfo:
-        """Have a registered backbone loaded and warmed. Admin scope."""
-        request = backbone_pb2.LoadBackboneRequest(name=name)
+    async def load(self, name: str, arguments: dict[str, Argument], *, replace: bool = False) -> BackboneInfo:
+        """Have a registered backbone loaded and warmed up. Needs the admin scope.
+
+        replace: whether a backbone that serves the name with other arguments may be replaced, for every client.
+        """
+        request = backbone_pb2.LoadBackboneRequest(name=name, replace=replace)
         for key, value in arguments.items():
             kind = {bool: "bool_value", int: "int_value", float: "double_value"}.get(type(value), "string_value")
             setattr(request.arguments[key], kind, value)
