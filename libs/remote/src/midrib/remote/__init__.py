@@ -9,7 +9,8 @@ from midrib.remote._connect.address import Tls
 from midrib.remote._connect.backbone_info import BackboneInfo
 from midrib.remote._doctor.checks import doctor
 from midrib.remote._doctor.network import Verdict
-from midrib.remote._files.embed_files import Embedder, Progress, embed_files
+from midrib.remote._files.embed_files import Progress, embed_files
+from midrib.remote._files.embedders import Embedder
 from midrib.remote._stream.timing import StageTimes
 from midrib.remote._torch.registry import RemoteRegistry
 

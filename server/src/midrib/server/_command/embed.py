@@ -34,7 +34,7 @@ class LocalEmbedder:
         self.num_features = self._backbone.num_features
 
     def __call__(self, kind: str, values: list[Any]) -> Array:
-        """The features of values of one kind, in float32."""
+        """Return the features of values of one kind, [values, num_features], float32."""
         import numpy as np
         import torch
 
@@ -42,6 +42,8 @@ class LocalEmbedder:
             rows = self._backbone.embed_images([v if isinstance(v, bytes) else Path(v).read_bytes() for v in values])
         elif kind == "texts":
             rows = self._backbone.embed_texts(values)
+        elif kind == "audio":
+            rows = self._backbone.embed_audio([clip.samples for clip in values], values[0].rate)
         else:
             rows = self._backbone.embed(torch.from_numpy(np.stack(values)))
         features: Array = rows.float().cpu().numpy()
