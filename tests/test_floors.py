@@ -43,7 +43,7 @@ LAYERS: dict[str, dict[str, list[str]]] = {
         "_engine": ["_errors"],
         "_compute": ["_engine"],
         "_calibration": ["_engine", "_compute"],
-        "_worker": ["_engine", "_compute.joining"],
+        "_worker": ["_errors", "_engine", "_compute.joining"],
         "_admission": [],
         "_intake": ["_settings", "_engine"],
         "_observability": ["_engine"],

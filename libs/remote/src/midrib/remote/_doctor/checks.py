@@ -19,7 +19,14 @@ from midrib.remote._doctor.network import Verdict, network
 from midrib.remote._stream.request import CallPolicy
 from midrib.remote._stream.rows import tensor_rows
 from midrib.remote._stream.session import session_for
-from midrib.wire import MidribError, PermissionDeniedError, UnauthenticatedError, UnavailableError, UnsupportedError
+from midrib.wire import (
+    DeadlineExceededError,
+    MidribError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+    UnavailableError,
+    UnsupportedError,
+)
 
 _PROBES: Final = 10
 _BULK_BYTES: Final = 4 << 20
@@ -59,7 +66,7 @@ def _server(endpoint: Endpoint, name: str, timeout: float) -> Iterator[Verdict]:
         return
     yield Verdict("grpc", True, "with TLS" if endpoint.roots is not None else "without TLS")
     yield Verdict("token", True, "accepted" if endpoint.token else "none sent, none asked for")
-    yield _health(servers, name)
+    yield _health(servers, info.name)  # the health service knows full names only
     yield _backbone(info)
     yield Verdict("revision", True, f"{info.revision}: revision= insists on it")
     if info.state == "ready":
@@ -125,6 +132,11 @@ def _speed(servers: UnaryCalls, info: BackboneInfo) -> Iterator[Verdict]:
     try:
         before = session.totals.stall
         session.wait(session.submit(tensor_rows(np.broadcast_to(row, (count, *shape)))), servers.timeout)
+    except DeadlineExceededError:
+        detail = f"not measured: the server needs more than {servers.timeout:g} s for {count} rows"
+        fix = "slow or busy, not refused: raise --timeout, or timeout=, to measure it"
+        yield Verdict("bandwidth", True, detail, fix)
+        return
     except MidribError as error:
         yield Verdict("bandwidth", False, str(error), "the backbone refuses its own input: see the server's log")
         return
