@@ -6,12 +6,12 @@ import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from midrib.remote._files.chunks import ChunkStore
-from midrib.remote._files.embedders import Embedder, FeatureOptions, embedder_from
+from midrib.remote._files.chunks import Chunk, ChunkStore
+from midrib.remote._files.embedders import Embedder, OutputOptions, embedder_from
 from midrib.remote._files.formats.columns import Columns
 from midrib.remote._files.items import SourceItem
 from midrib.remote._files.run import ChunkSize, digest_of, embed_in_order
@@ -33,6 +33,11 @@ class Progress:
     bad: int
     resumed: int
     total: int
+
+    def after(self, chunk: Chunk) -> Progress:
+        """Return the state after one more chunk."""
+        bad = len(chunk.bad)
+        return replace(self, done=self.done + len(chunk.ids) + bad, bad=self.bad + bad)
 
 
 def embed_files(
@@ -71,7 +76,7 @@ def embed_files(
     UnavailableError if a URL cannot be read or written; OSError if the output cannot be written.
     """
     columns = Columns(column, id_column, tuple(keep))
-    options = FeatureOptions(dimensions, normalize, dtype, prompt)
+    options = OutputOptions(dimensions, normalize, dtype, prompt)
     output = output_at(out)
     check_output(output)
     with Downloads() as downloads, closing(ChunkStore(output)) as store:
@@ -82,20 +87,21 @@ def embed_files(
         store.begin(_recipe(embedder, columns, options))
         items = sources.items()
         resumed, bad = _skip_finished(store, items)
-        done = resumed
+        progress = Progress(resumed, bad, resumed, total)
         for chunk in embed_in_order(embedder, items, ChunkSize(chunk_items), options):
             store.add(chunk)
-            done += len(chunk.ids) + len(chunk.bad)
-            bad += len(chunk.bad)
+            progress = progress.after(chunk)
             if on_progress is not None:
-                on_progress(Progress(done, bad, resumed, total))
-        if done != total:
-            raise InvalidInputError(f"the inputs changed while they were read, from {total} to {done} items: run again")
+                on_progress(progress)
+        if progress.done != total:
+            raise InvalidInputError(
+                f"the inputs changed while they were read, from {total} to {progress.done} items: run again"
+            )
         store.finish()
-    return Progress(done, bad, resumed, total)
+    return progress
 
 
-def _count(sources: Sources, options: FeatureOptions) -> int:
+def _count(sources: Sources, options: OutputOptions) -> int:
     """Return the number of items. Raises InvalidInputError for unusable inputs, or if there are none."""
     total = 0
     for item in sources.items():
@@ -107,7 +113,7 @@ def _count(sources: Sources, options: FeatureOptions) -> int:
     return total
 
 
-def _recipe(embedder: Embedder, columns: Columns, options: FeatureOptions) -> dict[str, str]:
+def _recipe(embedder: Embedder, columns: Columns, options: OutputOptions) -> dict[str, str]:
     """Return what the output depends on beside the items, as the names of this function's arguments."""
     return {
         "backbone": embedder.name,

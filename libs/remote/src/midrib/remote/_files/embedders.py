@@ -63,7 +63,7 @@ def embedder_from(backbone: str | Embedder | Callable[[], Embedder], client_opti
 
 
 @dataclass(frozen=True)
-class FeatureOptions:
+class OutputOptions:
     """How the features are stored.
 
     dimensions: keep the first features of each row only.  normalize: scale rows to unit length, after that.

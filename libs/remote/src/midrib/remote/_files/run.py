@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from midrib.remote._files.chunks import Chunk
-from midrib.remote._files.embedders import Embedder, FeatureOptions
+from midrib.remote._files.embedders import Embedder, OutputOptions
 from midrib.remote._files.items import SourceItem
 from midrib.remote._files.storage import LocalFile, RemoteFile
 from midrib.wire import LimitExceededError, MidribError
@@ -44,7 +44,7 @@ class ChunkSize:
 
 
 def embed_in_order(
-    embedder: Embedder, items: Iterator[SourceItem], size: ChunkSize, options: FeatureOptions
+    embedder: Embedder, items: Iterator[SourceItem], size: ChunkSize, options: OutputOptions
 ) -> Iterator[Chunk]:
     """Yield the chunks in order; a few are embedded at the same time.
 
@@ -98,7 +98,7 @@ def _chunked(items: Iterator[SourceItem], size: ChunkSize) -> Iterator[list[Sour
             yield chunk
 
 
-def _embed(embedder: Embedder, items: list[SourceItem], options: FeatureOptions) -> Chunk:
+def _embed(embedder: Embedder, items: list[SourceItem], options: OutputOptions) -> Chunk:
     """Return the chunk of the items; if it fails, it is halved until the bad items stand alone."""
     if items[0].error is not None:
         return _bad(items, options.width(embedder), [str(item.error) for item in items])
