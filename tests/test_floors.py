@@ -54,7 +54,7 @@ LAYERS: dict[str, dict[str, list[str]]] = {
         "_oip": [*_SERVING, "_grpc"],
         "_server": [*_SERVING, "_foreign", "_compute", "_calibration", "_grpc", "_http", "_oip"],
         "testing": ["_settings", "_server"],
-        "_command": [*_COMMAND, "_compute.examples"],  # `midrib bench` sends the engine's example rows
+        "_command": _COMMAND,
         "cli": [*_COMMAND, "_command", "_admission.tokens"],  # `midrib token` makes a token without a server
         "__main__": ["cli"],
         "": ["_settings", "_server"],
@@ -69,6 +69,8 @@ LAYERS: dict[str, dict[str, list[str]]] = {
         "_doctor": ["_connect", "_items", "_stream", "_clients", "_torch"],
         "lightning": ["_connect", "_stream", "_clients", "_torch"],
         "testing": [],
+        "_command": ["_connect", "_stream", "_clients", "_torch", "_files", "_doctor"],
+        "cli": ["_command"],
         "": ["_connect", "_stream", "_clients", "_torch", "_files", "_doctor"],
     },
     "midrib.task": {

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from midrib.remote.cli import parse_backbone
 from midrib.server import load_settings
 from midrib.server._command.configuration import document, render_config
-from midrib.server._command.serve import parse_backbone
 from midrib.server._settings import Settings
 
 

@@ -13,8 +13,16 @@ from pyarrow import parquet
 from safetensors import safe_open
 
 from midrib.remote import Progress, embed_files
-from midrib.remote._files.sources import read_items
+from midrib.remote._files.formats.columns import Columns
+from midrib.remote._files.items import SourceItem
+from midrib.remote._files.sources import Sources
+from midrib.remote._files.storage import Downloads
 from midrib.wire import Array, InvalidInputError, RevisionMismatchError, UnavailableError
+
+
+def read(*inputs: Path, column: str = "text") -> list[SourceItem]:
+    with Downloads() as downloads:
+        return list(Sources(inputs, Columns(column), downloads).items())
 
 
 class Lengths:
@@ -117,7 +125,7 @@ def test_a_column_of_bytes_holds_images(tmp_path: Path) -> None:
     """As data sets on disk keep them."""
     pq = pa.table({"id": ["a"], "image": pa.array([b"PNG"], pa.binary()), "label": [1]})
     parquet.write_table(pq, tmp_path / "t.parquet")
-    (item,) = read_items([tmp_path / "t.parquet"], column="image")
+    (item,) = read(tmp_path / "t.parquet", column="image")
     assert (item.id, item.kind, item.value) == ("a", "images", b"PNG")
 
 
@@ -168,13 +176,13 @@ def test_changed_inputs_do_not_go_on(tmp_path: Path, texts: Path) -> None:
 def test_tables_name_their_rows(tmp_path: Path, name: str, content: str) -> None:
     """The id column names the items, the text column holds them."""
     (tmp_path / name).write_text(content)
-    assert [(item.id, item.value) for item in read_items([tmp_path / name])] == [("a", "first"), ("b", "second")]
+    assert [(item.id, item.value) for item in read(tmp_path / name)] == [("a", "first"), ("b", "second")]
 
 
 def test_parquet_is_read_as_well_as_written(tmp_path: Path, texts: Path) -> None:
     """By the column that is asked for."""
     embed_files(Lengths(), [texts], tmp_path / "out.parquet")
-    items = list(read_items([tmp_path / "out.parquet"], column="id"))
+    items = read(tmp_path / "out.parquet", column="id")
     assert items[3].value == f"{texts.as_posix()}:3"
 
 
@@ -183,13 +191,13 @@ def test_a_folder_gives_its_images_in_order(tmp_path: Path) -> None:
     for name in ("b/2.png", "a.JPG", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert [Path(item.id).name for item in read_items([tmp_path])] == ["a.JPG", "2.png"]
+    assert [Path(item.id).name for item in read(tmp_path)] == ["a.JPG", "2.png"]
 
 
 def test_arrays_give_their_rows(tmp_path: Path) -> None:
     """A .npy file is the backbone's own input, a row an item."""
     np.save(tmp_path / "x.npy", np.arange(6.0).reshape(3, 2))
-    assert [item.value.tolist() for item in read_items([tmp_path / "x.npy"])] == [[0, 1], [2, 3], [4, 5]]
+    assert [item.value.tolist() for item in read(tmp_path / "x.npy")] == [[0, 1], [2, 3], [4, 5]]
 
 
 @pytest.mark.parametrize(
@@ -201,7 +209,7 @@ def test_unusable_inputs_are_told(tmp_path: Path, name: str, said: str) -> None:
     (tmp_path / "x.doc").touch()
     (tmp_path / "x.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InvalidInputError, match=said):
-        list(read_items([tmp_path / name]))
+        read(tmp_path / name)
 
 
 def test_an_unknown_output_is_told_at_once(tmp_path: Path, texts: Path) -> None:

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from midrib.remote._files.sources import read_items
+from midrib.remote._files.formats.columns import Columns
+from midrib.remote._files.items import SourceItem
+from midrib.remote._files.sources import Sources
+from midrib.remote._files.storage import Downloads
 from midrib.wire import InvalidInputError
 
 TEXTS = ["a cat sleeps", "the bank raised rates", "leaves"]
@@ -15,12 +18,17 @@ CSV = "id,text\n" + "".join(f"r{number},{text}\n" for number, text in enumerate(
 JSONL = "".join(f'{{"id": "r{number}", "text": "{text}"}}\n' for number, text in enumerate(TEXTS))
 
 
+def read(*inputs: Path) -> list[SourceItem]:
+    with Downloads() as downloads:
+        return list(Sources(inputs, Columns(), downloads).items())
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
 @pytest.mark.parametrize(("name", "content"), [("t.csv", CSV), ("t.jsonl", JSONL)], ids=["csv", "jsonl"])
 def test_a_table_has_the_same_rows_in_every_encoding(tmp_path: Path, name: str, content: str, encoding: str) -> None:
     """With and without a byte order mark, and with the line ends of Windows."""
     (tmp_path / name).write_bytes(content.replace("\n", "\r\n").encode(encoding))
-    items = list(read_items([tmp_path / name]))
+    items = read(tmp_path / name)
     assert [(item.id, item.value, item.error) for item in items] == [
         ("r0", TEXTS[0], None),
         ("r1", TEXTS[1], None),
@@ -32,14 +40,14 @@ def test_a_binary_file_is_refused_by_its_encoding(tmp_path: Path) -> None:
     """A picture that was named .txt."""
     (tmp_path / "t.txt").write_bytes(b"\x89PNG\0\0\0\rIHDR\0\0\1\0\0\0\1\0\x08\2\0\0\0")
     with pytest.raises(InvalidInputError, match="not text in UTF-8 or UTF-16: save it with encoding UTF-8"):
-        list(read_items([tmp_path / "t.txt"]))
+        read(tmp_path / "t.txt")
 
 
 @pytest.mark.parametrize("separator", [";", "\t", "|"], ids=["semicolon", "tab", "bar"])
 def test_the_separator_is_found_by_the_header(tmp_path: Path, separator: str) -> None:
     """Excel writes semicolons in half of Europe."""
     (tmp_path / "t.csv").write_text(separator.join(["id", "text"]) + "\n" + separator.join(["r0", "a, b"]) + "\n")
-    assert [(item.id, item.value) for item in read_items([tmp_path / "t.csv"])] == [("r0", "a, b")]
+    assert [(item.id, item.value) for item in read(tmp_path / "t.csv")] == [("r0", "a, b")]
 
 
 @pytest.mark.parametrize(
@@ -64,7 +72,7 @@ def test_a_row_that_cannot_be_read_costs_only_itself(
 ) -> None:
     """It carries its error, and the rows after it are read."""
     (tmp_path / name).write_text(content)
-    bad, *good = read_items([tmp_path / name])
+    bad, *good = read(tmp_path / name)
     assert error in str(bad.error)
     assert [item.value for item in good] == values
 
@@ -72,20 +80,20 @@ def test_a_row_that_cannot_be_read_costs_only_itself(
 def test_a_field_may_be_a_whole_document(tmp_path: Path) -> None:
     """The csv module's own limit is 131,072 characters."""
     (tmp_path / "t.csv").write_text(f"id,text\n1,{'word ' * 40_000}\n2,two\n")
-    assert [len(item.value) for item in read_items([tmp_path / "t.csv"])] == [200_000, 3]
+    assert [len(item.value) for item in read(tmp_path / "t.csv")] == [200_000, 3]
 
 
 def test_a_quoted_field_may_have_lines(tmp_path: Path) -> None:
     """And quotes, doubled; a stray quote is a character."""
     (tmp_path / "t.csv").write_text('id,text\n1,"a\n""b"""\n2,"two" and more\n')
-    assert [item.value for item in read_items([tmp_path / "t.csv"])] == ['a\n"b"', "two and more"]
+    assert [item.value for item in read(tmp_path / "t.csv")] == ['a\n"b"', "two and more"]
 
 
 def test_an_id_is_always_printable(tmp_path: Path) -> None:
     """Formats hold UTF-8 only, and file systems any bytes."""
     path = tmp_path / os.fsdecode(b"caf\xe9.txt")
     path.write_text("one\n")
-    (item,) = read_items([path])
+    (item,) = read(path)
     assert item.id.endswith("caf\\udce9.txt:0")
 
 
@@ -97,5 +105,5 @@ def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
     (tmp_path / "classes").mkdir()
     (tmp_path / "classes" / "cat").symlink_to(tmp_path / "real")
     (tmp_path / "real" / "loop").symlink_to(tmp_path / "classes")
-    items = read_items([tmp_path / "classes"])
+    items = read(tmp_path / "classes")
     assert [Path(item.id).relative_to(tmp_path).as_posix() for item in items] == ["classes/cat/a.png"]

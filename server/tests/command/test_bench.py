@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 
-from midrib.server._command import bench as bench_command
+from midrib.registry import AudioInput, InputSpec, TensorInput, TextInput
+from midrib.remote._command.payloads import PayloadSource
 from midrib.server.cli import main
 from midrib.server.testing import RunningServer
 
@@ -78,7 +80,31 @@ def test_held_wrong_is_one_line_and_status_1(
     assert words in said.err
 
 
-def test_a_server_that_does_not_come_up_is_said() -> None:
-    """What the process itself said stands above it."""
-    with pytest.raises(RuntimeError, match="ended before it was ready"):
-        bench_command.run("mlp-128", rows=1, concurrency=(1,), seconds=0.05, as_json=True)
+@pytest.mark.parametrize("name", ["test/embedding/linear", "text/embedding/words", "image/embedding/picture"])
+def test_every_row_that_is_answered_was_computed(
+    media_server: RunningServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """By the server's own counters: no two payloads in flight are equal, so nothing can be joined or kept."""
+    options = ("--rows", "2", "--concurrency", "8", "--json")
+    status, said = bench(monkeypatch, capsys, media_server.url(name), *options)
+    (measured,) = json.loads(said.out)["measured"]
+    assert status == 0
+    assert measured["computed_rows"] == measured["answered_rows"] >= 2 * 8
+    assert 0 < measured["computed_batches"] <= measured["computed_rows"]
+
+
+@pytest.mark.parametrize("spec", [TensorInput((3,)), TensorInput((None,), "int64"), TextInput(64), AudioInput(8000)])
+def test_no_two_payloads_are_equal(spec: InputSpec) -> None:
+    """Nor two rows of one."""
+    source = PayloadSource(spec, rows=4)
+    rows = [row for _ in range(50) for row in next(iter(source.make().arguments.values()))]
+    assert len({row if isinstance(row, str) else row.tobytes() for row in rows}) == 200
+
+
+def test_texts_have_the_lengths_of_real_ones() -> None:
+    """Most are short and a few are long."""
+    source = PayloadSource(TextInput(256), rows=500)
+    lengths = np.array([len(text.split()) for text in source.make().arguments["texts"]])
+    assert 12 < np.median(lengths) < 22
+    assert 30 < np.percentile(lengths, 95) < 80
+    assert lengths.max() > 2 * np.median(lengths)

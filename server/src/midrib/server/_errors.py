@@ -5,9 +5,18 @@ from __future__ import annotations
 import logging
 import uuid
 
+from midrib.registry import (
+    AmbiguousKeyError,
+    ContractError,
+    LoaderArgumentError,
+    MissingLibraryError,
+    UnknownKeyError,
+)
 from midrib.wire import InternalError, MidribError
 
 logger = logging.getLogger(__name__)
+
+_SELF_EXPLANATORY = (AmbiguousKeyError, ContractError, LoaderArgumentError, MissingLibraryError, UnknownKeyError)
 
 
 def public_error(error: Exception, what: str) -> MidribError:
@@ -15,8 +24,13 @@ def public_error(error: Exception, what: str) -> MidribError:
     if isinstance(error, MidribError):
         return error
     error_id = uuid.uuid4().hex[:12]
-    logger.error("error %s: %s", error_id, what, exc_info=error, extra={"error_id": error_id})
+    logger.error("error %s: %s: %s", error_id, what, error, exc_info=traced(error), extra={"error_id": error_id})
     return InternalError(f"{what}: the server's log explains error {error_id}")
+
+
+def traced(error: Exception) -> Exception | None:
+    """Return the error if the log should show its traceback; None for the registry's, whose sentence says it all."""
+    return None if isinstance(error, _SELF_EXPLANATORY) else error
 
 
 def ordinary_error(error: BaseException, action: str) -> Exception:

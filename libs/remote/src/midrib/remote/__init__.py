@@ -1,20 +1,21 @@
-"""Served backbones: `Client` (numpy) and `RemoteBackbone` (torch, imported at first use)."""
+"""Served backbones: `Client` (numpy) and `RemoteBackbone` (torch)."""
 
+import importlib
 import warnings
-from typing import TYPE_CHECKING, Any
-
-from midrib.remote._clients.async_client import AsyncClient
-from midrib.remote._clients.client import Client
-from midrib.remote._clients.options import EmbedOptions, StreamOptions
-from midrib.remote._connect.address import Tls
-from midrib.remote._connect.backbone_info import BackboneInfo
-from midrib.remote._doctor.checks import doctor
-from midrib.remote._doctor.network import Verdict
-from midrib.remote._files.embed_files import Embedder, Progress, embed_files
-from midrib.remote._stream.timing import StageTimes
-from midrib.remote._torch.registry import RemoteRegistry
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from midrib.remote._clients.async_client import AsyncClient
+    from midrib.remote._clients.client import Client
+    from midrib.remote._clients.options import EmbedOptions, StreamOptions
+    from midrib.remote._connect.address import Tls
+    from midrib.remote._connect.backbone_info import BackboneInfo
+    from midrib.remote._doctor.checks import doctor
+    from midrib.remote._doctor.network import Verdict
+    from midrib.remote._files.embed_files import Progress, embed_files
+    from midrib.remote._files.embedders import Embedder
+    from midrib.remote._stream.timing import StageTimes
+    from midrib.remote._torch.registry import RemoteRegistry
     from midrib.remote._torch.remote_backbone import RemoteBackbone, open_url
 
 __all__ = [
@@ -35,13 +36,34 @@ __all__ = [
     "open_url",
 ]
 
+# Imported at first use: the command lists what is registered here without grpc, and only RemoteBackbone needs torch.
+_MODULES: Final = {
+    "AsyncClient": "._clients.async_client",
+    "BackboneInfo": "._connect.backbone_info",
+    "Client": "._clients.client",
+    "EmbedOptions": "._clients.options",
+    "Embedder": "._files.embedders",
+    "Progress": "._files.embed_files",
+    "RemoteBackbone": "._torch.remote_backbone",
+    "RemoteRegistry": "._torch.registry",
+    "StageTimes": "._stream.timing",
+    "StreamOptions": "._clients.options",
+    "Tls": "._connect.address",
+    "Verdict": "._doctor.network",
+    "doctor": "._doctor.checks",
+    "embed_files": "._files.embed_files",
+    "open_url": "._torch.remote_backbone",
+}
+
 
 def __getattr__(name: str) -> Any:
-    if name in {"RemoteBackbone", "open_url"}:  # they need torch, which the numpy clients do not
-        from midrib.remote._torch import remote_backbone
-
-        return getattr(remote_backbone, name)
+    if name in _MODULES:
+        value = getattr(importlib.import_module(_MODULES[name], __name__), name)
+        globals()[name] = value
+        return value
     if name == "Stall":
+        from midrib.remote._stream.timing import StageTimes
+
         warnings.warn("midrib.remote.Stall is now StageTimes", DeprecationWarning, stacklevel=2)
         return StageTimes
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

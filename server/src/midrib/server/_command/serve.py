@@ -13,7 +13,6 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl
 
 import uvloop
 
@@ -28,13 +27,6 @@ logger = logging.getLogger(__name__)
 _AFTER_GRACE_S = 4.0
 # For threads of modules that are left when everything is said.
 _LEFT_THREADS_S = 1.0
-
-
-def parse_backbone(text: str) -> dict[str, Any]:
-    """'namespace/name?argument=value&...' as BackboneSettings' fields; a value is JSON, or else a string."""
-    name, _, query = text.partition("?")
-    pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
-    return {"name": name, "arguments": {key: _value(value) for key, value in pairs}}
 
 
 def run(settings: Settings, *, as_json: bool) -> None:
@@ -137,10 +129,3 @@ def _print(line: str) -> None:
         logger.warning("stdout cannot be written (%s): the server goes on without it", error)
         # What is buffered would fail again when the interpreter ends, and change its exit status.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text

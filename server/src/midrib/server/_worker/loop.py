@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from midrib.server._engine.compute import Arrays
+from midrib.server._errors import traced
 from midrib.server._worker.channel import Channel
 from midrib.server._worker.messages import ERROR, NUMBER, ROWS, Place, Prepared, Region
 from midrib.server._worker.shared_buffer import SharedBuffer
@@ -152,8 +153,8 @@ def _attempt(channel: Channel, work: Callable[[], T]) -> T | None:
     """Return the result of the work; None if it failed, which is answered."""
     try:
         return work()
-    except Exception as error:
-        logger.exception("the worker cannot serve")
+    except Exception as error:  # noqa: BLE001 - it is sent to the server's process
+        logger.error("the worker cannot serve: %s", error, exc_info=traced(error))  # noqa: TRY400 - maybe untraced
         channel.send(pickle.dumps((True, _portable(error))))
         return None
 

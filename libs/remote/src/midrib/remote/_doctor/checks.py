@@ -66,7 +66,7 @@ def _server(endpoint: Endpoint, name: str, timeout: float) -> Iterator[Verdict]:
         return
     yield Verdict("grpc", True, "with TLS" if endpoint.tls is not None else "without TLS")
     yield Verdict("token", True, "accepted" if endpoint.token else "none sent, none required")
-    yield _health(servers, name)
+    yield _health(servers, info.name)  # the health service knows full names only
     yield _backbone(info)
     yield Verdict("revision", True, f"{info.revision}: revision= insists on it")
     if info.state == "ready":
@@ -134,6 +134,11 @@ def _speed(servers: BackboneCalls, info: BackboneInfo) -> Iterator[Verdict]:
     try:
         before = session.stage_times
         session.wait(session.submit(tensor_rows(np.broadcast_to(row, (count, *shape)))), servers.timeout)
+    except DeadlineExceededError:
+        detail = f"not measured: the server needs more than {servers.timeout:g} s for {count} rows"
+        fix = "slow or busy, not refused: raise --timeout, or timeout=, to measure it"
+        yield Verdict("bandwidth", True, detail, fix)
+        return
     except MidribError as error:
         yield Verdict("bandwidth", False, str(error), "the backbone refuses its own input: see the server's log")
         return

@@ -1,0 +1,1 @@
+"""Implement the commands of `midrib` that talk to servers."""

@@ -1,0 +1,240 @@
+"""The application `midrib` with the commands that talk to servers. Each imports what it needs when it runs."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated
+
+import typer
+
+from midrib.remote._command.options import Access, Certificate, Imports, Json, Roots, Server, Timeout, Token
+
+app = typer.Typer(
+    name="midrib",
+    help="Pretrained backbones behind many small heads: in process, or served over gRPC.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        try:
+            number = version("midrib-remote")
+        except PackageNotFoundError:
+            number = "of a checkout, not installed as a wheel"
+        typer.echo(f"midrib {number}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    *,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Pretrained backbones behind many small heads: in process, or served over gRPC."""
+
+
+@app.command(name="list")
+def list_backbones(
+    patterns: Annotated[
+        list[str] | None,
+        typer.Argument(help="Wildcards, such as '*vit*'; an entry matches any of them."),
+    ] = None,
+    *,
+    exclude: Annotated[list[str] | None, typer.Option(help="A wildcard to leave out; may be repeated.")] = None,
+    namespace: Annotated[str | None, typer.Option(help="Only this data_type/task_type.")] = None,
+    catalogues: Annotated[
+        bool, typer.Option("--all", help="Include every name of timm, transformers and other catalogues.")
+    ] = False,
+    server: Annotated[str | None, typer.Option(help="List what the server at grpc://host:port serves.")] = None,
+    imports: Imports = None,
+    token: Token = None,
+    roots: Roots = None,
+    certificate: Certificate = None,
+    timeout: Timeout = 30.0,
+    as_json: Json = False,
+) -> None:
+    """List the backbones that are registered, or that a server serves, without loading any."""
+    from midrib.remote._command.listing import local_registry, print_list, server_registry
+    from midrib.remote._command.names import import_modules
+
+    import_modules(imports)
+    access = Access(token, roots, certificate, timeout)
+    registry = local_registry() if server is None else server_registry(server, access)
+    metadata = {} if namespace is None else {"namespace": namespace}
+    catalogues = catalogues or server is not None
+    entries = registry.list(patterns or None, exclude=exclude, catalogues=catalogues, **metadata)
+    print_list(registry, entries, as_json=as_json)
+
+
+@app.command()
+def describe(
+    name: Annotated[str, typer.Argument(help="namespace/name, a unique name, or grpc://host:port/namespace/name.")],
+    *,
+    server: Annotated[str | None, typer.Option(help="Describe a backbone of the server at grpc://host:port.")] = None,
+    imports: Imports = None,
+    token: Token = None,
+    roots: Roots = None,
+    certificate: Certificate = None,
+    timeout: Timeout = 30.0,
+    as_json: Json = False,
+) -> None:
+    """Describe one backbone: input, features, licence; here also its signature and where it was registered."""
+    from midrib.remote._command.names import import_modules
+    from midrib.remote._command.served import describe_local, describe_served
+
+    import_modules(imports)
+    if server is None and "://" not in name:
+        describe_local(name, as_json=as_json)
+    else:
+        describe_served(name, server, Access(token, roots, certificate, timeout), as_json=as_json)
+
+
+@app.command()
+def load(
+    backbone: Annotated[str, typer.Argument(help="'namespace/name', or 'namespace/name?argument=value'.")],
+    *,
+    server: Server,
+    token: Token = None,
+    roots: Roots = None,
+    certificate: Certificate = None,
+    timeout: Timeout = 600.0,
+    as_json: Json = False,
+) -> None:
+    """Have a server load a registered backbone, with arguments that its loader declares. Needs the admin scope."""
+    from midrib.remote._command import served
+
+    served.load(backbone, server, Access(token, roots, certificate, timeout), as_json=as_json)
+
+
+@app.command()
+def unload(
+    name: Annotated[str, typer.Argument(help="namespace/name.")],
+    *,
+    server: Server,
+    token: Token = None,
+    roots: Roots = None,
+    certificate: Certificate = None,
+    timeout: Timeout = 600.0,
+    as_json: Json = False,
+) -> None:
+    """Have a server finish what it accepted for a backbone, and free it. Needs the admin scope."""
+    from midrib.remote._command import served
+
+    served.unload(name, server, Access(token, roots, certificate, timeout), as_json=as_json)
+
+
+@app.command()
+def embed(
+    context: typer.Context,
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            help="Folders of images or sounds, images, sounds, .txt .jsonl .csv .tsv .parquet .npy; paths or URLs."
+        ),
+    ],
+    *,
+    backbone: Annotated[str, typer.Option(help="grpc://host:port/namespace/name, or a registered name.")],
+    out: Annotated[str, typer.Option(help=".parquet, .npy or .safetensors; a path or a URL.")],
+    column: Annotated[str, typer.Option(help="The column of a table that holds the texts or encoded media.")] = "text",
+    id_column: Annotated[str, typer.Option(help="The column of a table that names its rows.")] = "id",
+    keep: Annotated[
+        list[str] | None, typer.Option(help="Columns of a table to copy to the output, divided by commas; repeatable.")
+    ] = None,
+    prompt: Annotated[str, typer.Option(help="Put before each text, such as 'query: '.")] = "",
+    dimensions: Annotated[int | None, typer.Option(min=1, help="Keep the first features only.")] = None,
+    normalize: Annotated[bool, typer.Option("--normalize", help="Scale rows to unit length.")] = False,
+    dtype: Annotated[str, typer.Option(help="float32 or float16.")] = "float32",
+    imports: Imports = None,
+    token: Token = None,
+    roots: Roots = None,
+    certificate: Certificate = None,
+    timeout: Annotated[float, typer.Option(min=0.01, help="Seconds that a server has for a chunk of items.")] = 600.0,
+    as_json: Json = False,
+) -> None:
+    """Embed files into one file, with ids and the revision. A run that was killed resumes when it is started again."""
+    from midrib.remote._command import embed as embedding
+
+    _check_embed_options(context, backbone)
+    embedding.embed(
+        backbone,
+        inputs,
+        out,
+        Access(token, roots, certificate, timeout),
+        imports=imports,
+        as_json=as_json,
+        column=column,
+        id_column=id_column,
+        keep=[name for names in keep or () for name in names.split(",")],
+        prompt=prompt,
+        dimensions=dimensions,
+        normalize=normalize,
+        dtype=dtype,
+    )
+
+
+def _check_embed_options(context: typer.Context, backbone: str) -> None:
+    """Raise ValueError for options that a backbone in this process, or one of a server, would ignore."""
+    served = "://" in backbone
+    ignored = (
+        {"imports": "--import"}
+        if served
+        else {
+            "token": "--token",
+            "roots": "--tls-roots",
+            "certificate": "--tls-certificate",
+            "timeout": "--timeout",
+        }
+    )
+    for parameter, option in ignored.items():
+        if getattr(context.get_parameter_source(parameter), "name", "") == "COMMANDLINE":
+            kind = "a backbone of this process" if served else "a server (--backbone grpc://host:port/namespace/name)"
+            raise ValueError(f"{option} is for {kind}, but --backbone is {backbone}: leave {option} out")
+
+
+@app.command()
+def doctor(
+    url: Annotated[str, typer.Argument(help="grpc://host:port/namespace/name")],
+    *,
+    token: Token = None,
+    roots: Roots = None,
+    certificate: Certificate = None,
+    timeout: Timeout = 5.0,
+    as_json: Json = False,
+) -> None:
+    """Check the connection to a served backbone step by step; each step has a verdict and a fix."""
+    from midrib.remote._command.examine import examine
+
+    if not examine(url, Access(token, roots, certificate, timeout), as_json=as_json):
+        raise typer.Exit(1)
+
+
+@app.command()
+def bench(
+    target: Annotated[
+        str,
+        typer.Argument(help="grpc://host:port/namespace/name, or a name, which is then served for the measurement."),
+    ],
+    *,
+    rows: Annotated[int, typer.Option(min=1, help="Rows per call.")] = 1,
+    concurrency: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Concurrent callers; may be repeated; default: 1, 16 and 64."),
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.01, help="Seconds per measurement.")] = 3.0,
+    imports: Imports = None,
+    token: Token = None,
+    roots: Roots = None,
+    certificate: Certificate = None,
+    timeout: Timeout = 30.0,
+    as_json: Json = False,
+) -> None:
+    """Measure the rows per second and the latency of one backbone, with inputs that all differ."""
+    from midrib.remote._command.bench import BenchPlan, run
+
+    plan = BenchPlan(rows, tuple(concurrency or (1, 16, 64)), seconds)
+    run(target, plan, Access(token, roots, certificate, timeout), imports=imports, as_json=as_json)

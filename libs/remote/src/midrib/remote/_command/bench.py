@@ -1,0 +1,185 @@
+"""`midrib bench`: how fast a served backbone answers one caller and many."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from midrib.oip.v2 import inference_pb2
+from midrib.remote._clients.async_client import AsyncClient
+from midrib.remote._command.names import server_module, split_backbone_url
+from midrib.remote._command.options import Access
+from midrib.remote._command.payloads import Payload, PayloadSource
+from midrib.remote._connect.address import endpoint_from
+from midrib.remote._connect.unary import UnaryCalls
+from midrib.wire import UnsupportedError
+
+_WARM_UP: Final = 0.2  # of a measurement's time, before anything counts
+# Of each caller, used in turn: never is a payload in flight twice.
+_PAYLOADS: Final = 2
+_SHARED: Final = 0.98  # fewer rows computed than answered by this factor: the server did not compute them all
+
+
+@dataclass(frozen=True)
+class BenchPlan:
+    """The measurements.  rows: per call.  concurrency: of each measurement.  seconds: of each measurement."""
+
+    rows: int
+    concurrency: tuple[int, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The answers to a number of callers, each of which calls again as soon as it is answered.
+
+    rows: per call.  rows_per_s, calls_per_s: answered.  p50_ms, p99_ms: of a call.
+    answered_rows: in all, the warm-up included.  computed_rows, computed_batches: in the same time, by the server's
+    own counters; None if it has none.
+    """
+
+    rows: int
+    concurrency: int
+    rows_per_s: float
+    calls_per_s: float
+    p50_ms: float
+    p99_ms: float
+    answered_rows: int
+    computed_rows: int | None
+    computed_batches: int | None
+
+
+def run(target: str, plan: BenchPlan, access: Access, *, imports: Sequence[str] | None, as_json: bool) -> None:
+    """Measure a grpc:// URL, or a backbone that a server process serves for the measurement; print the figures.
+
+    target: a URL, or what `midrib serve` takes.  imports: modules that register backbones, for that server.
+    Raises the MidribError of the first call that fails, RuntimeError if the server process does not start.
+    """
+    with contextlib.ExitStack() as stack:
+        url = target
+        if "://" not in target:
+            typer.echo(f"starting a server for {target} ...", err=True)
+            serving = server_module("_command.server_process", f"a server for {target}").server_process
+            options = [argument for name in imports or () for argument in ("--import", name)]
+            url = stack.enter_context(serving(target, *options)).url
+        typer.echo(f"measuring {url}, {plan.seconds:g} s for each number of callers ...", err=True)
+        measurements = asyncio.run(_measure(url, plan, access))
+    if as_json:
+        typer.echo(json.dumps({"url": url, "measured": [asdict(line) for line in measurements]}, indent=2))
+    else:
+        typer.echo(url)
+        _print_table(measurements)
+    for line in measurements:
+        if line.computed_rows is not None and line.computed_rows < _SHARED * line.answered_rows:
+            typer.secho(
+                f"midrib: with {line.concurrency} callers, {line.answered_rows} rows were answered but only "
+                f"{line.computed_rows} computed: something between answers without computing (a cache?)",
+                fg=typer.colors.YELLOW,
+                err=True,
+            )
+
+
+async def _measure(url: str, plan: BenchPlan, access: Access) -> list[Measurement]:
+    address, name = split_backbone_url(url)
+    counters = _Counters(address, name, access)
+    async with access.async_client(address) as client:
+        source = PayloadSource((await client.describe(name)).takes, plan.rows)
+        callers = _Callers(client, name, source)
+        return [await callers.measure(count, plan, counters) for count in plan.concurrency]
+
+
+class _Counters:
+    """The rows and batches that the server has computed since it loaded the backbone, by its own count."""
+
+    def __init__(self, address: str, name: str, access: Access) -> None:
+        arguments: dict[str, Any] = access.arguments()
+        timeout = arguments.pop("timeout")
+        self._calls = UnaryCalls(endpoint_from(address, **arguments), timeout)
+        self._request = inference_pb2.ModelStatisticsRequest(name=name)
+
+    async def read(self) -> tuple[int, int] | None:
+        """Return (rows, batches), or None if the server does not count them for clients."""
+        method = "/inference.GRPCInferenceService/ModelStatistics"
+        try:
+            response = await self._calls.run_async(
+                lambda: self._calls.ask(method, self._request, inference_pb2.ModelStatisticsResponse)
+            )
+        except UnsupportedError:
+            return None
+        (statistics,) = response.model_stats
+        return statistics.inference_count, statistics.execution_count
+
+
+class _Callers:
+    """Callers in a closed loop, with payloads of which no two are equal."""
+
+    def __init__(self, client: AsyncClient, name: str, source: PayloadSource) -> None:
+        self._client = client
+        self._name = name
+        self._source = source
+        self._payloads: list[list[Payload]] = []
+
+    async def measure(self, callers: int, plan: BenchPlan, counters: _Counters) -> Measurement:
+        """Measure one number of callers. Calls that end within the time count, and at least one for each caller."""
+        while len(self._payloads) < callers:
+            self._payloads.append([self._source.make() for _ in range(_PAYLOADS)])
+        before = await counters.read()
+        start = time.monotonic() + _WARM_UP * plan.seconds
+        loops = [self._loop(self._payloads[number], start, start + plan.seconds) for number in range(callers)]
+        answers = await asyncio.gather(*loops)
+        seconds = time.monotonic() - start
+        after = await counters.read()
+        latencies_ms = [latency for loop in answers for latency in loop.latencies_ms]
+        p50, p99 = np.percentile(latencies_ms, [50, 99])
+        computed = (None, None) if before is None or after is None else (after[0] - before[0], after[1] - before[1])
+        return Measurement(
+            plan.rows,
+            callers,
+            plan.rows * len(latencies_ms) / seconds,
+            len(latencies_ms) / seconds,
+            float(p50),
+            float(p99),
+            plan.rows * sum(loop.calls for loop in answers),
+            *computed,
+        )
+
+    async def _loop(self, payloads: list[Payload], start: float, stop: float) -> _Answers:
+        latencies_ms: list[float] = []
+        calls = 0
+        while not latencies_ms or time.monotonic() < stop:
+            began = time.monotonic()
+            await self._client.embed(self._name, **payloads[calls % len(payloads)].arguments)
+            ended = time.monotonic()
+            calls += 1
+            if ended >= start:
+                latencies_ms.append(1e3 * (ended - began))
+        return _Answers(calls, latencies_ms)
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """Of one caller.  calls: all of them.  latencies_ms: of those after the warm-up."""
+
+    calls: int
+    latencies_ms: list[float]
+
+
+def _print_table(measurements: Sequence[Measurement]) -> None:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for head in ("rows a call", "callers", "rows/s", "calls/s", "p50 ms", "p99 ms", "rows a batch"):
+        table.add_column(head, justify="right")
+    for line in measurements:
+        figures = (line.rows_per_s, line.calls_per_s, line.p50_ms, line.p99_ms)
+        batch = "" if not line.computed_batches else f"{(line.computed_rows or 0) / line.computed_batches:,.3g}"
+        table.add_row(str(line.rows), str(line.concurrency), *(f"{figure:,.5g}" for figure in figures), batch)
+    Console().print(table)

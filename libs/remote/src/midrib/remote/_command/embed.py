@@ -1,0 +1,149 @@
+"""`midrib embed`: files in, one file of features out, with progress on stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import typer
+
+from midrib.remote._command.names import import_modules, parse_backbone, server_module
+from midrib.remote._command.options import Access
+
+if TYPE_CHECKING:
+    from midrib.remote._files.embed_files import Progress
+    from midrib.remote._files.embedders import Embedder
+
+_INTERRUPTED: Final = 130  # the exit status that shells give to a command ended by Ctrl-C
+_LINE_EVERY_S: Final = 5.0
+
+
+def embed(
+    backbone: str,
+    inputs: Sequence[str],
+    out: str,
+    access: Access,
+    *,
+    imports: Sequence[str] | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Embed files through a server (grpc://...), or with a registered backbone in this process.
+
+    options: those of `embed_files`.  imports: modules that register backbones of this process.
+    """
+    progress = _ProgressLine()
+    progress.show("reading the inputs ...")
+
+    def work() -> Progress:
+        from midrib.remote._files.embed_files import embed_files
+
+        if "://" in backbone:
+            options.update(access.arguments())
+        embedder = partial(_embedder, backbone, imports, progress) if "://" not in backbone else backbone
+        return embed_files(embedder, inputs, out, on_progress=progress.update, **options)
+
+    try:
+        done = _in_thread(work)
+    except KeyboardInterrupt:
+        progress.end()
+        _leave(out)
+    finally:
+        progress.end()
+    _print_result(out, done, as_json=as_json)
+
+
+def _print_result(out: str, done: Progress, *, as_json: bool) -> None:
+    if as_json:
+        fields = {"out": out, "rows": done.done - done.bad, "bad": done.bad, "resumed": done.resumed}
+        typer.echo(json.dumps(fields))
+        return
+    earlier = f", {done.resumed} of them by an earlier run" if done.resumed else ""
+    typer.echo(f"{out}: {done.done - done.bad} rows{earlier}")
+    if done.bad:
+        typer.echo(f"{out}.bad.jsonl: {done.bad} items that could not be embedded", err=True)
+
+
+def _embedder(backbone: str, imports: Sequence[str] | None, progress: _ProgressLine) -> Embedder:
+    progress.show(f"loading {backbone} ...")
+    import_modules(imports)
+    local = parse_backbone(backbone)
+    embedder: Embedder = server_module("_command.embed", f"--backbone {backbone}").LocalEmbedder(
+        local["name"], local["arguments"]
+    )
+    progress.begin()
+    return embedder
+
+
+def _in_thread(work: Callable[[], Progress]) -> Progress:
+    """Return the result of the work, or raise its error.
+
+    It runs in another thread, so that Ctrl-C reaches this one at once: also while a model loads or a server is silent.
+    """
+    results: list[Progress] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:  # noqa: BLE001 - raised again by the other thread
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.1)  # without a time, no signal would be handled
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+def _leave(out: str) -> NoReturn:
+    """Say how to resume, and end the process without waiting for calls that still run."""
+    typer.echo(f"interrupted: run the same command again to resume {out} from the chunks that are done", err=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(_INTERRUPTED)
+
+
+class _ProgressLine:
+    """The state of the run on stderr: one line that changes on a terminal, a line every few seconds elsewhere."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._shown_at = float("-inf")
+        self._open = False
+
+    def show(self, text: str) -> None:
+        """Show a text now."""
+        self._shown_at = time.monotonic()
+        if sys.stderr.isatty():
+            typer.echo(f"\r\x1b[2K{text}", nl=False, err=True)
+            self._open = True
+        else:
+            typer.echo(text, err=True)
+
+    def begin(self) -> None:
+        """Say that the backbone is loaded, and measure the rate from now on."""
+        self._began = time.monotonic()
+        self.show("embedding ...")
+
+    def update(self, progress: Progress) -> None:
+        """Show how far the run is, if it is time for it."""
+        if not sys.stderr.isatty() and time.monotonic() - self._shown_at < _LINE_EVERY_S:
+            return
+        rate = (progress.done - progress.resumed) / max(1e-6, time.monotonic() - self._began)
+        left = f", {(progress.total - progress.done) / rate:.0f} s left" if rate else ""
+        self.show(f"{progress.done} of {progress.total} items, {rate:.0f}/s{left}")
+
+    def end(self) -> None:
+        """Leave the line, so that the next output begins on one of its own."""
+        if self._open:
+            typer.echo(err=True)
+            self._open = False

@@ -1,0 +1,102 @@
+"""`midrib list`: the entries of a registry, or the backbones of a server, as a table or as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from midrib.registry import AbstractRegistry, AudioInput, Description, ImageInput, InputSpec, TensorInput, TextInput
+from midrib.remote._command.options import Access
+
+_PIPE_WIDTH = 1000  # a pipe has no width, and its reader needs whole cells
+_LEAST_REST_WIDTH = 32  # of a table's columns beside the names
+
+
+def local_registry() -> AbstractRegistry:
+    """Return the registry of this process. Raises ImportError, with what to do, if there is none."""
+    try:
+        from midrib.backbones import BACKBONES
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"no backbones are installed here ({error}): name a server with --server grpc://host:port, or "
+            "pip install midrib-server"
+        ) from error
+    return BACKBONES
+
+
+def server_registry(server: str, access: Access) -> AbstractRegistry:
+    """Return the backbones of a server as a registry."""
+    from midrib.remote._torch.registry import RemoteRegistry
+
+    return RemoteRegistry(server, **access.arguments())
+
+
+def print_list(registry: AbstractRegistry, entries: Sequence[Description], *, as_json: bool) -> None:
+    """Print entries of the registry; on stderr, the plugins that failed and whose entries are missing therefore."""
+    if as_json:
+        typer.echo(json.dumps([entry.as_dict() for entry in entries], indent=2))
+    elif not entries:
+        typer.echo("no backbone matches; `midrib list` shows all")
+    else:
+        _print_table(entries)
+    for failure in registry.plugin_failures:
+        typer.secho(f"midrib: the plugin {failure}", fg=typer.colors.YELLOW, err=True)
+
+
+def input_text(spec: InputSpec | None) -> str:
+    """Return an input declaration for a reader: "image 224", "text, at most 256 tokens"."""
+    if isinstance(spec, ImageInput):
+        return f"image {spec.size}"
+    if isinstance(spec, TextInput):
+        return f"text, at most {spec.max_tokens} tokens"
+    if isinstance(spec, AudioInput):
+        return f"audio, {spec.rate} Hz"
+    if isinstance(spec, TensorInput):
+        shape = " x ".join("any" if size is None else str(size) for size in spec.shape)
+        return f"{spec.dtype} [{shape}]"
+    return ""
+
+
+def print_fields(fields: dict[str, object]) -> None:
+    """Print fields that have a value, one per line."""
+    for field, value in fields.items():
+        if text := _plain(value):
+            typer.echo(f"{field.replace('_', ' '):>18}  {text}")
+
+
+def _print_table(entries: Sequence[Description]) -> None:
+    """Print one row per entry. Names are never cut, because users copy them."""
+    console = Console() if sys.stdout.isatty() else Console(width=_PIPE_WIDTH)
+    rows = [
+        (entry.key, input_text(entry.input), _plain(entry.num_features), entry.license or "", entry.install or "")
+        for entry in entries
+    ]
+    names_width = max(len(name) for name, *_ in rows)
+    if names_width + _LEAST_REST_WIDTH > console.width:
+        for name, *cells in rows:
+            typer.echo(name)
+            typer.echo("    " + ", ".join(filter(None, cells)))
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("name", no_wrap=True, min_width=names_width)
+    for head in ("input", "features", "licence", "needs"):
+        table.add_column(head, overflow="fold")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console.print(table)
+
+
+def _plain(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={inner}" for key, inner in value.items())
+    return str(value)

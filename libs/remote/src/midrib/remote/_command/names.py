@@ -1,0 +1,70 @@
+"""Names of backbones as the command line gives them."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from urllib.parse import parse_qsl
+
+_SERVER = "pip install midrib-server"
+
+
+def parse_backbone(text: str) -> dict[str, Any]:
+    """Return 'namespace/name?argument=value&...' as {"name": ..., "arguments": {...}}.
+
+    A value is JSON, or else a string. Raises ValueError for an empty name, or an argument without a value.
+    """
+    name, _, query = text.partition("?")
+    if not name:
+        raise ValueError(f"{text!r} names no backbone: write namespace/name, or namespace/name?argument=value")
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
+    except ValueError as error:
+        raise ValueError(f"{text!r} has an argument without a value: write namespace/name?argument=value") from error
+    return {"name": name, "arguments": {key: _value(value) for key, value in pairs}}
+
+
+def split_backbone_url(url: str) -> tuple[str, str]:
+    """Return the server's URL and the name of 'grpc://host:port/namespace/name'. Raises ValueError without a name."""
+    scheme, _, rest = url.partition("://")
+    server, _, name = rest.partition("/")
+    if not name:
+        raise ValueError(f"{url!r} names no backbone: write grpc://host:port/namespace/name")
+    return f"{scheme}://{server}", name
+
+
+def import_modules(names: Sequence[str] | None) -> None:
+    """Import modules that register backbones; those in the current folder are found too.
+
+    Raises ImportError for a module that does not exist, or that fails.
+    """
+    if names:
+        sys.path.append(str(Path.cwd()))  # last, so that it hides nothing
+    for name in names or ():
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            raise ImportError(f"--import {name} failed with {type(error).__name__}: {error}") from error
+
+
+def server_module(name: str, purpose: str) -> ModuleType:
+    """Import a module of the package midrib-server. Raises ImportError, with the install line, if it is missing.
+
+    purpose: what needs it, as the subject of the error.
+    """
+    try:
+        return importlib.import_module(f"midrib.server.{name}")
+    except ModuleNotFoundError as error:
+        raise ImportError(f"{purpose} needs the server's package ({error}): {_SERVER}") from error
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

@@ -1,0 +1,58 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from midrib.remote._clients.async_client import AsyncClient
+    from midrib.remote._clients.client import Client
+
+# grpc is imported in the functions that connect, because listing what is registered here needs no connection.
+
+Token = Annotated[str | None, typer.Option(envvar="MIDRIB_TOKEN", help="A bearer token.")]
+Roots = Annotated[Path | None, typer.Option("--tls-roots", help="A PEM file of the authorities to trust.")]
+Certificate = Annotated[
+    Path | None, typer.Option("--tls-certificate", help="A PEM file with the client's certificate and key.")
+]
+Timeout = Annotated[float, typer.Option(min=0.01, help="Seconds that each call to a server may take.")]
+Imports = Annotated[list[str] | None, typer.Option("--import", help="A module that registers backbones; repeatable.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Server = Annotated[str, typer.Option(help="The server, grpc://host:port.")]
+
+
+@dataclass(frozen=True)
+class Access:
+    """How to reach a server.
+
+    token: a bearer token.  roots, certificate: PEM files for TLS; if both are None, the URL's scheme decides.
+    timeout: seconds that each call may take.
+    """
+
+    token: str | None
+    roots: Path | None
+    certificate: Path | None
+    timeout: float
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the keyword arguments of a Client."""
+        from midrib.remote._connect.address import Tls
+
+        tls = None if self.roots is None and self.certificate is None else Tls(self.roots, self.certificate)
+        return {"token": self.token, "tls": tls, "timeout": self.timeout}
+
+    def client(self, address: str) -> Client:
+        """Return a client of a server."""
+        from midrib.remote._clients.client import Client
+
+        return Client(address, **self.arguments())
+
+    def async_client(self, address: str) -> AsyncClient:
+        """Return a client of a server, for coroutines."""
+        from midrib.remote._clients.async_client import AsyncClient
+
+        return AsyncClient(address, **self.arguments())

@@ -1,0 +1,62 @@
+"""`midrib describe`, `midrib load` and `midrib unload`: one backbone, here or on a server."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from midrib.remote._command.listing import input_text, local_registry, print_fields
+from midrib.remote._command.names import parse_backbone, split_backbone_url
+from midrib.remote._command.options import Access
+
+if TYPE_CHECKING:
+    from midrib.registry import InputSpec
+    from midrib.remote._connect.backbone_info import BackboneInfo
+
+
+def describe_local(name: str, *, as_json: bool) -> None:
+    """Print an entry of this process's registry. Raises KeyError, with near names, if it has none of that name."""
+    explanation = local_registry().explain(name)
+    _print(explanation.as_dict(), explanation.input, as_json=as_json)
+
+
+def describe_served(name: str, server: str | None, access: Access, *, as_json: bool) -> None:
+    """Print a server's backbone.  name: with a server's URL before it if server is None."""
+    if server is None:
+        server, name = split_backbone_url(name)
+    with access.client(server) as client:
+        info = client.describe(name)
+    _print_info(info, as_json=as_json)
+
+
+def load(backbone: str, server: str, access: Access, *, as_json: bool) -> None:
+    """Have a server load a backbone, and print it once it serves.  backbone: 'namespace/name?argument=value'."""
+    parsed = parse_backbone(backbone)
+    typer.echo(f"loading {parsed['name']} at {server} ...", err=True)
+    with access.client(server) as client:
+        info = client.load(parsed["name"], **parsed["arguments"])
+    _print_info(info, as_json=as_json)
+
+
+def unload(name: str, server: str, access: Access, *, as_json: bool) -> None:
+    """Have a server finish and free a backbone."""
+    with access.client(server) as client:
+        client.unload(name)
+    typer.echo(json.dumps({"unloaded": name}) if as_json else f"unloaded {name}")
+
+
+def _print_info(info: BackboneInfo, *, as_json: bool) -> None:
+    fields = {**dataclasses.asdict(info), "input": None}
+    if info.input is not None:
+        fields["input"] = {"kind": type(info.input).__name__, **dataclasses.asdict(info.input)}
+    _print(fields, info.input, as_json=as_json)
+
+
+def _print(fields: dict[str, Any], spec: InputSpec | None, *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(fields, indent=2))
+    else:
+        print_fields({**fields, "input": input_text(spec)})

@@ -1,0 +1,121 @@
+"""What embeds the values: a served backbone, or an object of the caller; and the options of the features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, cast
+
+import numpy as np
+
+from midrib.remote._clients.client import Client
+from midrib.remote._connect.address import split_url
+from midrib.remote._files.formats.audio_file import Clip
+from midrib.wire import Array, InternalError, InvalidInputError
+
+# Per chunk: a backbone may be slow, and nothing of a chunk is saved before all of it is done.
+_TIMEOUT_S: Final = 600.0
+_DTYPES: Final = ("float32", "float16")
+
+
+class Embedder(Protocol):
+    """Embeds values: a served backbone, or an object of the caller."""
+
+    name: str
+    revision: str
+    num_features: int
+
+    def __call__(self, kind: str, values: list[Any]) -> Array:
+        """Return the features of values, [values, num_features].
+
+        kind: "images" (paths or bytes), "texts" (strings), "tensor" (arrays) or "audio" (objects with `samples`,
+        [samples, channels], and `rate`, the same for all of them).
+        """
+        ...
+
+
+class RemoteEmbedder:
+    """A served backbone, pinned to its revision at construction.  kwargs: the Client's."""
+
+    def __init__(self, url: str, **kwargs: Any) -> None:
+        address, self.name = split_url(url)
+        self._client = Client(address, **{"priority": "bulk", "timeout": _TIMEOUT_S, **kwargs})
+        info = self._client.describe(self.name)
+        self.revision, self.num_features = info.revision, info.num_features
+
+    def __call__(self, kind: str, values: list[Any]) -> Array:
+        """Return the features of the values, [values, num_features]; raise the server's errors."""
+        inputs: dict[str, Any] = {kind: values}
+        if kind == "tensor":
+            inputs = {"x": np.stack(values)}
+        elif kind == "audio":
+            inputs = {"audio": [clip.samples for clip in values], "rate": values[0].rate}
+        return self._client.embed(self.name, **inputs, dtype="float32", revision=self.revision)
+
+
+def embedder_from(backbone: str | Embedder | Callable[[], Embedder], client_options: dict[str, Any]) -> Embedder:
+    """Return the embedder of a URL, the embedder itself, or the one that a function makes."""
+    if isinstance(backbone, str):
+        return RemoteEmbedder(backbone, **client_options)
+    if not isinstance(backbone, type) and hasattr(backbone, "revision"):
+        return cast("Embedder", backbone)
+    return backbone()
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """How the features are stored.
+
+    dimensions: keep the first features of each row only.  normalize: scale rows to unit length, after that.
+    dtype: "float32" or "float16".  prompt: put before each text, such as "query: ".
+    Raises InvalidInputError for another dtype, or a number of dimensions that is not positive.
+    """
+
+    dimensions: int | None = None
+    normalize: bool = False
+    dtype: str = "float32"
+    prompt: str = ""
+
+    def __post_init__(self) -> None:
+        if self.dtype not in _DTYPES:
+            raise InvalidInputError(f"dtype is {self.dtype!r}, expected {' or '.join(_DTYPES)}")
+        if self.dimensions is not None and self.dimensions < 1:
+            raise InvalidInputError(f"dimensions is {self.dimensions}, expected at least 1")
+
+    def width(self, embedder: Embedder) -> int:
+        """Return the number of features per row. Raises InvalidInputError if the backbone has fewer."""
+        if self.dimensions is not None and self.dimensions > embedder.num_features:
+            raise InvalidInputError(
+                f"dimensions is {self.dimensions}, expected at most {embedder.num_features}, the features of "
+                f"{embedder.name}"
+            )
+        return self.dimensions or embedder.num_features
+
+    def embed(self, embedder: Embedder, kind: str, values: list[Any]) -> Array:
+        """Return the features of values, [values, width]; raise the embedder's errors."""
+        if kind == "texts":
+            values = [self.prompt + text for text in values]
+        features = _by_rate(embedder, values) if kind == "audio" else embedder(kind, values)
+        if features.shape != (len(values), embedder.num_features):
+            raise InternalError(
+                f"{embedder.name} gave features of shape {list(features.shape)} for {len(values)} items, expected "
+                f"{[len(values), embedder.num_features]}"
+            )
+        return self._stored(features)
+
+    def _stored(self, features: Array) -> Array:
+        rows = features.astype(np.float32, copy=False)[:, : self.dimensions]
+        if self.normalize:
+            norms = np.linalg.norm(rows, axis=1, keepdims=True)
+            rows = rows / np.maximum(norms, np.finfo(np.float32).tiny)
+        with np.errstate(over="ignore"):  # infinite in float16
+            return rows.astype(self.dtype)
+
+
+def _by_rate(embedder: Embedder, clips: list[Clip]) -> Array:
+    """Return the features of clips of any rates, [clips, num_features]."""
+    features = np.empty((len(clips), embedder.num_features), np.float32)
+    for rate in sorted({clip.rate for clip in clips}):
+        rows = [row for row, clip in enumerate(clips) if clip.rate == rate]
+        features[rows] = embedder("audio", [clips[row] for row in rows])
+    return features

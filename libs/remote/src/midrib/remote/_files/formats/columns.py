@@ -1,0 +1,49 @@
+"""The columns that are read from tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+from midrib.wire import InvalidInputError
+
+# A row as {column: value}, or the reason why it cannot be read.
+Record: TypeAlias = dict[str, Any]
+ReadRow: TypeAlias = Record | str
+_OUTPUT: Final = ("id", "embedding")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns to read.
+
+    value: the texts or the encoded media.  id: the names of the rows, if the table has this column.
+    kept: copied to the output.
+    Raises InvalidInputError if a kept column is named like a column that the output has anyway, or is named twice.
+    """
+
+    value: str = "text"
+    id: str = "id"
+    kept: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in self.kept:
+            if name in _OUTPUT:
+                raise InvalidInputError(f"cannot keep column {name!r}: the output's own column has that name")
+            if self.kept.count(name) > 1:
+                raise InvalidInputError(f"column {name!r} is kept twice: name it once")
+
+    def needed(self, names: Sequence[str], table: str) -> list[str]:
+        """Return the columns to read of those that a table has.
+
+        Raises InvalidInputError if one of them is missing, or stands twice in the table.
+        """
+        for name in (self.value, *self.kept):
+            if name not in names:
+                raise InvalidInputError(f"{table} has no column {name!r}: it has {', '.join(names) or 'none'}")
+        needed = [name for name in dict.fromkeys((self.id, self.value, *self.kept)) if name in names]
+        for name in needed:
+            if names.count(name) > 1:
+                raise InvalidInputError(f"{table} has {names.count(name)} columns {name!r}: rename all but one of them")
+        return needed

@@ -1,0 +1,29 @@
+"""Arrays in .npy: the backbone's own input, one item per row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+
+from midrib.remote._files.storage import LocalFile
+from midrib.wire import Array, InvalidInputError
+
+_ROW_DIMENSIONS: Final = 2
+
+
+def read_npy(file: LocalFile) -> Iterator[Array]:
+    """Yield the rows of an array [rows, ...].
+
+    Raises InvalidInputError for a file that cannot be read as .npy, and for an array of fewer than two dimensions.
+    """
+    try:
+        rows = np.load(file.path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise InvalidInputError(f"{file.name} cannot be read as .npy: {error}") from error
+    if not isinstance(rows, np.ndarray):
+        raise InvalidInputError(f"{file.name} is an archive of arrays (.npz), expected one array: save it by np.save")
+    if rows.ndim < _ROW_DIMENSIONS:
+        raise InvalidInputError(f"{file.name} has shape {list(rows.shape)}, expected [rows, ...]: reshape it")
+    yield from rows

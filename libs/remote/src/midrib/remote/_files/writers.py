@@ -1,0 +1,151 @@
+"""The output: one file of features and ids, with the backbone and its revision."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+
+from midrib.remote._files.formats.parquet_table import check_parquet
+from midrib.remote._files.kept_values import plain_json
+from midrib.remote._files.storage import Output
+from midrib.remote._files.whole_files import write_whole
+from midrib.wire import Array, InvalidInputError
+
+
+@dataclass(frozen=True)
+class OutputRows:
+    """Rows of the output.  features: [rows, num_features].  kept: the values of the kept columns, by column."""
+
+    ids: list[str]
+    features: Array
+    kept: Mapping[str, list[Any]]
+
+
+# Each call reads the rows again, from disk.
+RowsReader: TypeAlias = Callable[[], Iterator[OutputRows]]
+
+
+def check_output(output: Output) -> None:
+    """Raise InvalidInputError for an output of an unknown kind, a folder, or one that cannot be written here."""
+    path, name = output.path, output.url or str(output.path)
+    if path.suffix not in _WRITERS:
+        raise InvalidInputError(f"output {name} is of an unknown kind: end it in {', '.join(_WRITERS)}")
+    if path.is_dir():
+        raise InvalidInputError(f"output {name} is a folder: name a file in it")
+    if path.suffix == ".parquet":
+        check_parquet(f"output {name}")
+    folder = path.parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise InvalidInputError(f"cannot write output {name}: {folder} is not a folder that you may write to")
+
+
+def write_output(path: Path, read: RowsReader, metadata: dict[str, str]) -> None:
+    """Write the output of one or more rows. Raises OSError, with what to do, if it cannot be written."""
+    _WRITERS[path.suffix](path, read, metadata)
+
+
+def _write_parquet(path: Path, read: RowsReader, metadata: dict[str, str]) -> None:
+    import pyarrow as pa  # type: ignore[import-untyped] # it has no types
+    from pyarrow import parquet
+
+    kept = _kept_types(read)
+
+    def write(unfinished: Path) -> None:
+        writer: Any = None
+        for rows in read():
+            flat = pa.array(np.ascontiguousarray(rows.features).reshape(-1))
+            columns = {
+                "id": pa.array(rows.ids, pa.string()),
+                **{name: _kept_array(rows.kept[name], kind) for name, kind in kept.items()},
+                "embedding": pa.FixedSizeListArray.from_arrays(flat, rows.features.shape[1]),
+            }
+            table = pa.table(columns)
+            table = table.replace_schema_metadata({f"midrib.{key}": value for key, value in metadata.items()})
+            writer = writer or parquet.ParquetWriter(unfinished, table.schema)
+            writer.write_table(table)
+        writer.close()
+
+    write_whole(path, write)
+
+
+def _kept_types(read: RowsReader) -> dict[str, Any]:
+    """Return the Arrow type of each kept column: one that holds all its values, or None for JSON text."""
+    import pyarrow as pa
+
+    types: dict[str, Any] = {}
+    for rows in read():
+        for name, values in rows.kept.items():
+            try:
+                schemas = [pa.schema([("value", kind)]) for kind in (types.get(name, pa.null()), _arrow_type(values))]
+                types[name] = pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+            except (pa.ArrowException, OverflowError, TypeError, ValueError):
+                types[name] = None
+    return types
+
+
+def _arrow_type(values: list[Any]) -> Any:
+    import pyarrow as pa
+
+    return pa.array(values).type
+
+
+def _kept_array(values: list[Any], kind: Any) -> Any:
+    import pyarrow as pa
+
+    if kind is None:  # values of different types
+        return pa.array([None if value is None else _as_text(value) for value in values], pa.string())
+    return pa.array(values, kind)
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else plain_json(value)
+
+
+def _write_npy(path: Path, read: RowsReader, metadata: dict[str, str]) -> None:
+    """Write the features; ids, kept columns and revision stand beside them, as JSON."""
+    ids, features, kept = _joined(read)
+
+    def write(unfinished: Path) -> None:
+        with unfinished.open("wb") as file:
+            np.save(file, features)
+
+    beside = plain_json({**metadata, "ids": ids, **({"kept": kept} if kept else {})})
+    write_whole(path.with_name(path.name + ".json"), lambda unfinished: unfinished.write_text(beside))
+    write_whole(path, write)
+
+
+def _write_safetensors(path: Path, read: RowsReader, metadata: dict[str, str]) -> None:
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    ids, features, kept = _joined(read)
+    texts = {**metadata, "ids": json.dumps(ids), **({"kept": plain_json(kept)} if kept else {})}
+
+    def write(unfinished: Path) -> None:
+        try:
+            save_file({"embedding": features}, unfinished, texts)
+        except SafetensorError as error:  # its own type for errors of the disk
+            raise OSError(str(error)) from error
+
+    write_whole(path, write)
+
+
+def _joined(read: RowsReader) -> tuple[list[str], Array, dict[str, list[Any]]]:
+    parts = list(read())
+    kept = {name: [value for rows in parts for value in rows.kept[name]] for name in parts[0].kept}
+    return [item_id for rows in parts for item_id in rows.ids], np.concatenate([rows.features for rows in parts]), kept
+
+
+_WRITERS: Final[dict[str, Callable[[Path, RowsReader, dict[str, str]], None]]] = {
+    ".parquet": _write_parquet,
+    ".npy": _write_npy,
+    ".safetensors": _write_safetensors,
+}

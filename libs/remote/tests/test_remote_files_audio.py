@@ -1,0 +1,91 @@
+"""Folders and files of sound."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa  # type: ignore[import-untyped] # it has no types
+import pytest
+import soundfile
+from pyarrow import parquet
+
+from midrib.remote import embed_files
+from midrib.wire import Array, InvalidInputError
+
+
+class Loudness:
+    """Embeds a clip as its rate, its largest sample and its number of channels."""
+
+    name, revision, num_features = "test/loudness", "r1", 3
+
+    def __call__(self, kind: str, values: list[Any]) -> Array:
+        assert kind == "audio"
+        assert len({clip.rate for clip in values}) == 1
+        rows = [(clip.rate, np.abs(clip.samples).max(), clip.samples.shape[1]) for clip in values]
+        return np.array(rows, np.float32)
+
+
+def encoded(level: float, rate: int, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.full((64, 2), level, np.float32), rate, **{"format": "WAV", **options})
+    return buffer.getvalue()
+
+
+@pytest.fixture()
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "in"
+    path.mkdir()
+    (path / "a.wav").write_bytes(encoded(0.25, 8000, subtype="PCM_16"))
+    (path / "b.flac").write_bytes(encoded(0.5, 16000, format="FLAC", subtype="PCM_24"))
+    (path / "c.WAV").write_bytes(encoded(0.75, 8000, subtype="FLOAT"))
+    return path
+
+
+def test_a_folder_of_sound_is_embedded(tmp_path: Path, folder: Path) -> None:
+    """Clips of several rates and widths, in the files' order."""
+    embed_files(Loudness(), [folder], tmp_path / "out.npy")
+    rows = np.load(tmp_path / "out.npy")
+    np.testing.assert_allclose(rows, [[8000, 0.25, 2], [16000, 0.5, 2], [8000, 0.75, 2]], atol=1e-4)
+    ids = json.loads((tmp_path / "out.npy.json").read_text())["ids"]
+    assert [Path(item_id).name for item_id in ids] == ["a.wav", "b.flac", "c.WAV"]
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        pytest.param(b"", "cannot be decoded as sound", id="empty"),
+        pytest.param(encoded(0.5, 8000)[:20], "cannot be decoded as sound", id="cut in the header"),
+        pytest.param(b"RIFF but not sound", "cannot be decoded as sound", id="another file"),
+        pytest.param(encoded(0.5, 8000)[:44], "holds no samples", id="no samples"),
+    ],
+)
+def test_a_file_that_is_no_sound_is_a_bad_item(tmp_path: Path, folder: Path, content: bytes, error: str) -> None:
+    """The others are embedded."""
+    (folder / "b.flac").write_bytes(content)
+    progress = embed_files(Loudness(), [folder], tmp_path / "out.npy")
+    (line,) = (tmp_path / "out.npy.bad.jsonl").read_text().splitlines()
+    assert (progress.done, progress.bad) == (3, 1)
+    assert error in json.loads(line)["error"]
+
+
+def test_a_column_may_hold_sound(tmp_path: Path) -> None:
+    """As bytes, or as Hugging Face's {bytes, path}."""
+    plain = pa.table({"sound": pa.array([encoded(0.5, 8000)], pa.binary())})
+    parquet.write_table(plain, tmp_path / "a.parquet")
+    dataset = pa.table({"sound": [{"bytes": encoded(0.25, 8000), "path": "x.wav"}]})
+    parquet.write_table(dataset, tmp_path / "b.parquet")
+    tables = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
+    embed_files(Loudness(), tables, tmp_path / "out.npy", column="sound")
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy")[:, 1], [0.5, 0.25], atol=1e-4)
+
+
+def test_without_soundfile_the_extra_is_named(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the backbone loads."""
+    monkeypatch.setitem(sys.modules, "soundfile", None)
+    with pytest.raises(InvalidInputError, match=r"a\.wav needs soundfile: pip install 'midrib-remote\[audio\]'"):
+        embed_files(Loudness(), [folder], tmp_path / "out.npy")

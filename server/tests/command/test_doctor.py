@@ -1,0 +1,58 @@
+"""`midrib doctor`."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import Any
+
+from torch import Tensor, nn
+
+from midrib.registry import Registry, TensorInput
+from midrib.server.testing import serving
+
+REGISTRY = Registry("for the doctor")
+
+
+class Slow(nn.Module):
+    """Computes rows of ones, which the doctor sends, only once the test has ended."""
+
+    ended = threading.Event()
+
+    def forward(self, rows: Tensor) -> Tensor:
+        if bool((rows == 1).all()):
+            self.ended.wait(20)
+        return rows
+
+
+@REGISTRY(name="slow", namespace="test/embedding", input=TensorInput((2,)))
+def load_slow() -> tuple[nn.Module, int]:
+    return Slow(), 2
+
+
+def test_doctor_passes_a_healthy_server_and_names_what_is_wrong(midrib: Any) -> None:
+    """Each check with its verdict; the exit status is 0 only where all are good."""
+    with serving({"name": "mlp-128", "arguments": {"num_features": 4}}) as server:
+        well = midrib("doctor", server.url("template/classification/mlp-128"))
+        ill = midrib("doctor", server.url("template/classification/mlp-129"), "--json")
+    verdicts = json.loads(ill.stdout)
+    assert (well.returncode, "FAIL" in well.stdout) == (0, False)
+    assert (ill.returncode, verdicts[-1]["ok"]) == (1, False)
+    assert "mlp-128" in verdicts[-1]["detail"]
+
+
+def test_doctor_tells_slow_from_refused(midrib: Any) -> None:
+    """A CPU server that needs long for a batch is healthy."""
+    with serving("slow", registry=REGISTRY) as server:
+        done = midrib("doctor", server.url("test/embedding/slow"), "--timeout", "0.5")
+        Slow.ended.set()
+    assert (done.returncode, "FAIL" in done.stdout) == (0, False)
+    assert "needs more than 0.5 s for 256 rows" in done.stdout
+    assert "slow or busy, not refused: raise --timeout" in done.stdout
+
+
+def test_doctor_takes_a_short_name(midrib: Any) -> None:
+    """Every check understands it, as every call does."""
+    with serving({"name": "mlp-128", "arguments": {"num_features": 4}}) as server:
+        done = midrib("doctor", f"grpc://{server.address}/mlp-128")
+    assert (done.returncode, "FAIL" in done.stdout) == (0, False)

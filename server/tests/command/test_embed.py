@@ -1,0 +1,120 @@
+"""`midrib embed`, in process and through a server."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from midrib.remote import Client
+from midrib.server.testing import serving
+
+MLP = "template/classification/mlp-128?num_features=4"
+
+
+def test_embed_turns_files_into_rows_with_ids(midrib: Any, tmp_path: Path) -> None:
+    """With a registered backbone in this process; the revision goes with them."""
+    rows = tmp_path / "rows.npy"
+    np.save(rows, np.ones((3, 4), np.float32))
+    out = tmp_path / "embeddings.npy"
+    done = midrib("embed", str(rows), "--backbone", MLP, "--out", str(out))
+    assert (done.returncode, np.load(out).shape) == (0, (3, 128))
+    assert "3 rows" in done.stdout
+
+
+def test_embed_through_a_server_gives_the_servers_rows(midrib: Any, tmp_path: Path) -> None:
+    """The same command, another backbone string."""
+    rows, out = tmp_path / "rows.npy", tmp_path / "embeddings.npy"
+    np.save(rows, np.ones((3, 4), np.float32))
+    with serving({"name": "mlp-128", "arguments": {"num_features": 4}}) as server, Client(server.address) as client:
+        name = "template/classification/mlp-128"
+        done = midrib("embed", str(rows), "--backbone", server.url(name), "--out", str(out))
+        np.testing.assert_allclose(np.load(out), client.embed(name, np.load(rows)), rtol=1e-5)
+    assert done.returncode == 0
+
+
+def test_embed_copies_columns_and_shapes_features(midrib: Any, tmp_path: Path) -> None:
+    """The options of `embed_files`, at the command line."""
+    table, out = tmp_path / "t.csv", tmp_path / "out.npy"
+    table.write_text("text,label,n\na cat,x,1\na dog,y,2\n")
+    arguments = ["--keep", "label,n", "--normalize", "--dimensions", "8", "--dtype", "float16", "--prompt", "q: "]
+    backbone = "text/embedding/wordllama-256"
+    done = midrib("embed", str(table), "--backbone", backbone, "--out", str(out), *arguments, "--json")
+    assert json.loads(done.stdout) == {"out": str(out), "rows": 2, "bad": 0, "resumed": 0}
+    features = np.load(out)
+    assert (features.shape, features.dtype) == ((2, 8), np.float16)
+    np.testing.assert_allclose(np.linalg.norm(features.astype(np.float32), axis=1), 1, atol=1e-2)
+    kept = json.loads((tmp_path / "out.npy.json").read_text())["kept"]
+    assert kept == {"label": ["x", "y"], "n": ["1", "2"]}
+
+
+@pytest.mark.parametrize(
+    ("backbone", "option", "message"),
+    [
+        pytest.param("mlp-128", ["--token", "secret"], "--token is for a server", id="token"),
+        pytest.param("mlp-128", ["--timeout", "3"], "--timeout is for a server", id="timeout"),
+        pytest.param("mlp-128", ["--tls-roots", "roots.pem"], "--tls-roots is for a server", id="roots"),
+        pytest.param("mlp-128", ["--tls-certificate", "me.pem"], "--tls-certificate is for a server", id="certificate"),
+        pytest.param(
+            "grpc://127.0.0.1:1/mlp-128",
+            ["--import", "mine"],
+            "--import is for a backbone of this process",
+            id="import",
+        ),
+    ],
+)
+def test_embed_refuses_options_that_it_would_ignore(
+    midrib: Any, tmp_path: Path, backbone: str, option: list[str], message: str
+) -> None:
+    """The user would believe that they had an effect."""
+    (tmp_path / "t.txt").write_text("one\n")
+    out = str(tmp_path / "out.npy")
+    done = midrib("embed", str(tmp_path / "t.txt"), "--backbone", backbone, "--out", out, *option)
+    assert (done.returncode, message in done.stderr) == (1, True)
+
+
+def test_a_token_of_the_environment_is_no_option(midrib: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MIDRIB_TOKEN is set for all commands."""
+    monkeypatch.setenv("MIDRIB_TOKEN", "secret")
+    rows, out = tmp_path / "rows.npy", tmp_path / "embeddings.npy"
+    np.save(rows, np.ones((3, 4), np.float32))
+    assert midrib("embed", str(rows), "--backbone", MLP, "--out", str(out)).returncode == 0
+
+
+SLOW_MODULE = """
+import time
+from torch import nn
+from midrib.backbones import BACKBONES
+from midrib.registry import TensorInput
+
+@BACKBONES(name="slow", namespace="my/embedding", input=TensorInput((4,)))
+def load_slow():
+    time.sleep(60)
+    return nn.Linear(4, 2), 2
+"""
+
+
+def test_embed_speaks_at_once_and_ends_at_once(tmp_path: Path) -> None:
+    """It says what it does before anything is imported, and Ctrl-C while a model loads does not wait for it."""
+    (tmp_path / "my_slow.py").write_text(SLOW_MODULE)
+    np.save(tmp_path / "rows.npy", np.ones((3, 4), np.float32))
+    command = [sys.executable, "-m", "midrib.server.cli", "embed", "rows.npy", "--backbone", "slow"]
+    options = ["--import", "my_slow", "--out", "out.npy"]
+    with subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "reading the inputs ...\n"
+        assert process.stderr.readline() == "loading slow ...\n"
+        process.send_signal(signal.SIGINT)
+        interrupted = time.monotonic()
+        said = process.stderr.read()
+        assert process.wait(10) == 130
+    assert time.monotonic() - interrupted < 5
+    assert "interrupted: run the same command again to resume out.npy" in said
+    assert "Traceback" not in said

@@ -1,0 +1,149 @@
+"""`midrib list` and `midrib describe`: names are found and never cut."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from midrib.backbones import BACKBONES
+from midrib.server.testing import RunningServer
+
+
+def test_list_is_a_table_or_json(midrib: Any) -> None:
+    """The same entries, for a person and for a program."""
+    table, listed = midrib("list", "mlp-*"), midrib("list", "mlp-*", "--json")
+    keys = [entry["key"] for entry in json.loads(listed.stdout)]
+    assert keys == ["template/classification/mlp-128", "template/classification/mlp-128-256"]
+    assert all(key in table.stdout for key in keys)
+
+
+def test_list_takes_wildcards_and_what_to_leave_out(midrib: Any) -> None:
+    """Any of several may match; what is excluded may not."""
+    listed = midrib("list", "mlp-*", "*minilm*", "--exclude", "*-256", "--json")
+    keys = [entry["key"] for entry in json.loads(listed.stdout)]
+    assert keys == ["template/classification/mlp-128", "text/embedding/all-minilm-l6-v2"]
+
+
+def test_list_shows_what_a_server_serves(midrib: Any, server: RunningServer) -> None:
+    """The same table and JSON, of the backbones there."""
+    listed = midrib("list", "*linear", "--server", f"grpc://{server.address}", "--json")
+    assert [entry["num_features"] for entry in json.loads(listed.stdout)] == [3]
+
+
+def test_list_of_nothing_says_so(midrib: Any) -> None:
+    """An empty table would leave the reader wondering."""
+    assert midrib("list", "no-such-*").stdout == "no backbone matches; `midrib list` shows all\n"
+    assert json.loads(midrib("list", "no-such-*", "--json").stdout) == []
+
+
+def test_list_tells_of_a_plugin_that_failed(tmp_path: Path) -> None:
+    """What is missing from the table, and why, without spoiling the JSON of the rest."""
+    information = tmp_path / "acme_thorn-0.3.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: acme_thorn\nVersion: 0.3\n")
+    (information / "entry_points.txt").write_text("[midrib.backbones]\nthorn = acme_thorn:add\n")
+    (tmp_path / "acme_thorn.py").write_text("raise RuntimeError('built for another host')")
+    code = "import sys; sys.argv = ['midrib', 'list', 'mlp-*', '--json']; from midrib.server.cli import main; main()"
+    paths = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    done = subprocess.run([sys.executable, "-c", code], env=paths, capture_output=True, text=True, timeout=60)
+    assert len(json.loads(done.stdout)) == 2
+    assert "the plugin 'thorn' (acme_thorn:add, of acme_thorn 0.3) failed to load: RuntimeError: built" in done.stderr
+
+
+def test_describe_tells_where_a_backbone_comes_from(midrib: Any) -> None:
+    """Signature, licence, file and line."""
+    listener = json.loads(midrib("describe", "mlp-128", "--json").stdout)
+    assert listener["num_features"] == 128
+    assert "num_features: " in listener["signature"]
+    assert "midrib" in listener["where"]
+
+
+def test_describe_of_an_unknown_name_has_near_ones(midrib: Any) -> None:
+    """A misspelling is met with what was meant."""
+    done = midrib("describe", "mlp-182")
+    assert (done.returncode, "mlp-128" in done.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["describe", "mlp-128"], ["--help"]], ids=" ".join)
+def test_the_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
+    """`midrib list` answers at once: neither torch nor grpc is imported."""
+    code = (
+        "import sys\n"
+        f"sys.argv = ['midrib', *{arguments!r}]\n"
+        "from midrib.server.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print({'torch', 'grpc', 'PIL', 'transformers'} & set(sys.modules), file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stderr.strip() == "set()"
+
+
+LONG = "a-name-that-is-longer-than-most-terminals-are-wide-and-that-a-user-copies-to-serve-it"
+
+
+@pytest.fixture()
+def my_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A module in the current folder that registers a backbone with a long name."""
+    (tmp_path / "my_listed.py").write_text(
+        "from torch import nn\n"
+        "from midrib.backbones import BACKBONES\n"
+        "from midrib.registry import TensorInput\n"
+        f"@BACKBONES(name='{LONG}', namespace='my/embedding', input=TensorInput((3,)), override=True)\n"
+        "def load_mine(width: int = 2):\n"
+        "    return nn.Linear(3, width), width\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield "my_listed"
+    sys.modules.pop("my_listed", None)
+    BACKBONES.remove(f"my/embedding/{LONG}")
+
+
+@pytest.mark.parametrize("columns", ["60", "100", "140"])
+def test_names_are_never_cut(midrib: Any, my_module: str, monkeypatch: pytest.MonkeyPatch, columns: str) -> None:
+    """In a terminal of any width: the other columns are wrapped, or go on the next line."""
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    listed = midrib("list", "*longer-than*", "mlp-128", "--import", my_module)
+    assert f"my/embedding/{LONG}" in listed.stdout
+    assert "template/classification/mlp-128" in listed.stdout
+
+
+def test_describe_takes_names_of_imported_modules(midrib: Any, my_module: str) -> None:
+    """As serve does."""
+    fields = json.loads(midrib("describe", LONG, "--import", my_module, "--json").stdout)
+    assert fields["key"] == f"my/embedding/{LONG}"
+
+
+@pytest.mark.parametrize(
+    "command", [["list"], ["describe", "x"], ["embed", "a.txt", "--backbone", "x", "--out", "o.npy"]]
+)
+def test_a_module_that_cannot_be_imported_is_one_sentence(
+    midrib: Any, command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It names the option and the reason."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("one\n")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    done = midrib(*command, "--import", "no_such_module")
+    assert done.returncode == 1
+    assert "midrib: --import no_such_module failed with ModuleNotFoundError: No module named" in done.stderr
+
+
+@pytest.mark.parametrize("form", ["url", "option"])
+def test_describe_shows_a_backbone_of_a_server(midrib: Any, server: RunningServer, form: str) -> None:
+    """By its URL, or by --server."""
+    arguments = [server.url("test/embedding/linear")]
+    if form == "option":
+        arguments = ["test/embedding/linear", "--server", f"grpc://{server.address}"]
+    fields = json.loads(midrib("describe", *arguments, "--json").stdout)
+    assert (fields["num_features"], fields["state"], fields["input"]["shape"]) == (3, "ready", [2])
+    text = midrib("describe", *arguments).stdout
+    assert "float32 [2]" in text
