@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
+import pyarrow as pa  # type: ignore[import-untyped] # it has no types
 import pytest
 from PIL import Image
 from pyarrow import parquet

@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from midrib.server._command import heads
+
 # Read when torch is imported. Threads that spin while they wait take cores from threads that compute: beside a busy
 # neighbour a batch of a vision transformer took 316 ms with spinning threads and 105 ms with sleeping ones.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -215,6 +217,10 @@ def bench(
     from midrib.server._command.bench import run
 
     run(target, rows=rows, concurrency=concurrency or (1, 16, 64), seconds=seconds, as_json=as_json)
+
+
+app.command()(heads.train)
+app.command()(heads.predict)
 
 
 @app.command()

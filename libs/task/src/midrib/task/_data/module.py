@@ -131,7 +131,7 @@ class DataModule(LightningDataModule):
     def width(self) -> int | None:
         """The width of a row of numbers; None for other kinds of data."""
         first = next(iter(self.stages.values())).sources[0]
-        return int(np.asarray(_value(first)).shape[-1]) if self.kind is ROWS else None
+        return int(np.asarray(value_of(first)).shape[-1]) if self.kind is ROWS else None
 
     def __repr__(self) -> str:
         rows = ", ".join(f"{stage}={len(samples)}" for stage, samples in self.stages.items())
@@ -144,7 +144,7 @@ class DataModule(LightningDataModule):
         if not self.options.check:
             return samples
         with ThreadPoolExecutor() as pool:  # decoders release the GIL
-            reasons = pool.map(lambda source: self.kind.problem(_value(source)), samples.sources)
+            reasons = pool.map(lambda source: self.kind.problem(value_of(source)), samples.sources)
             bar = tqdm(reasons, total=len(samples), desc="check", unit="rows", delay=_SLOW_S)
             return samples.without({row: reason for row, reason in enumerate(bar) if reason is not None})
 
@@ -155,7 +155,8 @@ class DataModule(LightningDataModule):
         return f"{type(self).__name__} has no rows for {empty}: {_listed(self.skipped) or 'there are none'}"
 
 
-def _value(source: Any) -> Any:
+def value_of(source: Any) -> Any:
+    """Return the value of a source: one of a Hugging Face dataset is read, all others are returned unchanged."""
     return source.read() if isinstance(source, DatasetValue) else source
 
 
@@ -167,7 +168,7 @@ class _Rows(Dataset[tuple[Any, Label]]):
         return len(self._samples)
 
     def __getitem__(self, row: int) -> tuple[Any, Label]:
-        return _value(self._samples.sources[row]), self._samples.labels[row]
+        return value_of(self._samples.sources[row]), self._samples.labels[row]
 
 
 @dataclass(frozen=True)

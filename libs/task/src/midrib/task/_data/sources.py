@@ -15,8 +15,8 @@ from midrib.task._data.samples import Samples, labelled
 from midrib.task._data.tables import Table, from_dataframe, from_hf_dataset, read_csv, read_json, read_parquet
 
 PathLike: TypeAlias = str | Path
-# Items and their labels.
-Labelled: TypeAlias = tuple[Sequence[Any], Sequence[Any]]
+# Items and their labels: sequences or arrays.
+Labelled: TypeAlias = tuple[Any, Any]
 _Reader: TypeAlias = Callable[..., Samples]
 
 
@@ -93,7 +93,7 @@ class _TableData(DataModule):
         train: Labelled | None = None,
         val: Labelled | None = None,
         test: Labelled | None = None,
-        predict: Sequence[Any] | None = None,
+        predict: Any = None,
         **options: Unpack[DataOptions],
     ) -> Self:
         """Take (items, labels) in memory: rows of numbers, images, texts or clips; `predict` is items alone."""

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, RandomSampler, SubsetRandomSampler, Wei
 from tqdm import tqdm  # type: ignore[import-untyped] # it has no types
 
 from midrib.task._base import TaskBase, to_device
-from midrib.task._data.items import items_at
+from midrib.task._data.locations import items_at
 from midrib.task._data.module import DataModule
 from midrib.task._tasks.outputs import OutputLike, output_of
 
