@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from midrib.backbones import BACKBONES
-from midrib.registry import AbstractRegistry, AudioInput, Description, ImageInput, InputSpec, TensorInput, TextInput
+from midrib.registry import AbstractRegistry, Description, in_words
 
 _PIPE_WIDTH = 1000
 
@@ -48,20 +48,6 @@ def print_explanation(name: str, *, as_json: bool) -> None:
         shown = in_words(explanation.input) if field == "input" else _plain(value)
         if shown:
             typer.echo(f"{field.replace('_', ' '):>18}  {shown}")
-
-
-def in_words(spec: InputSpec | None) -> str:
-    """An input declaration for a reader: "image 224", "text, at most 256 tokens"."""
-    if isinstance(spec, ImageInput):
-        return f"image {spec.size}"
-    if isinstance(spec, TextInput):
-        return f"text, at most {spec.max_tokens} tokens"
-    if isinstance(spec, AudioInput):
-        return f"audio, {spec.rate} Hz"
-    if isinstance(spec, TensorInput):
-        shape = " x ".join("any" if size is None else str(size) for size in spec.shape)
-        return f"{spec.dtype} [{shape}]"
-    return ""
 
 
 def _print_table(entries: Sequence[Description]) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from midrib.backbones import _contract as contract
 from midrib.registry import InputSpec, TextInput
 from midrib.server._compute.cuda_graphs import Graphs
 from midrib.server._compute.devices import Pending, Ready, Run, device_for
@@ -225,13 +226,15 @@ def use_tf32(allowed: bool) -> None:
 
 
 def example_rows(spec: InputSpec, rows: int, shape: tuple[int, ...] | None = None) -> Array:
-    """Rows of an input, for warming up and for measuring; the same ones every time. shape: of one row."""
-    source = np.random.default_rng(0)
+    """Return rows to warm up and to measure with, [rows, *shape], float32 or int64; the same at every call.
+
+    shape: of one row; by default its usual one.
+    """
     if shape is None:
         shape = (min(_EXAMPLE_TOKENS, spec.max_tokens),) if isinstance(spec, TextInput) else next(usual_shapes(spec))
-    if takes_integers(spec):
-        return source.integers(1, 100, (rows, *shape))
-    return source.standard_normal((rows, *shape), dtype=np.float32)
+    batch = contract.example_rows(spec, rows, shape)
+    array: Array = (batch.float() if batch.is_floating_point() else batch.long()).numpy()
+    return array
 
 
 def takes_integers(spec: InputSpec) -> bool:
