@@ -79,10 +79,12 @@ LAYERS: dict[str, dict[str, list[str]]] = {
         "_base": ["_parts", "_features"],
         "_callbacks": ["_base", "_parts", "_features"],
         "_saving": ["_base", "_features"],
-        "_tasks": ["_base", "_callbacks", "_parts", "_features", "_saving"],
+        "_data": ["_base", "_features"],
+        "_tasks": ["_base", "_callbacks", "_parts", "_features", "_saving", "_data"],
+        "_command": ["_data", "_tasks"],
         "template": ["_parts", "_features", "_saving", "_tasks"],
         "testing": ["_parts", "_features", "_saving", "_tasks"],
-        "": ["_callbacks", "_parts", "_features", "_saving", "_tasks"],
+        "": ["_callbacks", "_parts", "_features", "_saving", "_data", "_tasks"],
     },
 }
 

@@ -20,8 +20,11 @@ README = ROOT / "libs/backbones/README.md"
 def test_every_snippet_runs(document: Path) -> None:
     """The snippets run in order, in one session, as a reader would type them."""
     snippets = re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL)
+    names: dict[str, object] = {"__name__": "guide"}
     with BACKBONES.temporary():
-        exec(compile("\n".join(snippets), str(document), "exec"), {"__name__": "guide"})  # (our own text)
+        exec(compile("\n".join(snippets), str(document), "exec"), names)  # (our own text)
+    assert snippets
+    assert names.keys() > {"__name__"}
 
 
 def test_the_table_is_current() -> None:

@@ -45,6 +45,7 @@ def test_the_package_exports_exactly_its_list() -> None:
         "TensorInput",
         "TextInput",
         "UnknownKeyError",
+        "in_words",
     ]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from midrib.remote._torch.cache import FeatureCache
+from midrib.remote._torch.cache import FeatureFile
 from midrib.wire import Array, InvalidInputError
 
 
@@ -28,7 +28,7 @@ def rows(*values: float, dtype: str = "f4") -> Array:
 
 def test_only_new_rows_are_asked_for(tmp_path: Path) -> None:
     """Known rows come from the file, in their place; equal ones are asked once."""
-    compute, cache = Counting(), FeatureCache(tmp_path / "c.db", "revision", "float32", 2)
+    compute, cache = Counting(), FeatureFile(tmp_path / "c.db", "revision", "float32", 2)
     cache.features(rows(1, 2, 2), compute)
     got = cache.features(rows(3, 2, 1), compute)
     assert compute.asked == [[1.0, 2.0], [3.0]]
@@ -37,9 +37,9 @@ def test_only_new_rows_are_asked_for(tmp_path: Path) -> None:
 
 def test_a_second_process_finds_them(tmp_path: Path) -> None:
     """The file is the cache: another one over it makes no calls."""
-    FeatureCache(tmp_path / "c.db", "revision", "float32", 2).features(rows(1, 2), Counting())
+    FeatureFile(tmp_path / "c.db", "revision", "float32", 2).features(rows(1, 2), Counting())
     compute = Counting()
-    FeatureCache(tmp_path / "c.db", "revision", "float32", 2).features(rows(2, 1), compute)
+    FeatureFile(tmp_path / "c.db", "revision", "float32", 2).features(rows(2, 1), compute)
     assert compute.asked == []
 
 
@@ -49,15 +49,15 @@ def test_a_second_process_finds_them(tmp_path: Path) -> None:
 )
 def test_another_function_has_rows_of_its_own(tmp_path: Path, function: str, dtype: str) -> None:
     """Nothing of another revision or element type is ever given out."""
-    FeatureCache(tmp_path / "c.db", "revision", "float32", 2).features(rows(1), Counting())
+    FeatureFile(tmp_path / "c.db", "revision", "float32", 2).features(rows(1), Counting())
     compute = Counting()
-    FeatureCache(tmp_path / "c.db", function, dtype, 2).features(rows(1), compute)
+    FeatureFile(tmp_path / "c.db", function, dtype, 2).features(rows(1), compute)
     assert compute.asked == [[1.0]]
 
 
 def test_rows_of_equal_bytes_and_another_type_differ(tmp_path: Path) -> None:
     """Type and shape belong to the digest: 0 as a float is not 0 as an integer."""
-    compute, cache = Counting(), FeatureCache(tmp_path / "c.db", "revision", "float32", 2)
+    compute, cache = Counting(), FeatureFile(tmp_path / "c.db", "revision", "float32", 2)
     cache.features(rows(0), compute)
     cache.features(rows(0, dtype="i4"), compute)
     assert len(compute.asked) == 2
@@ -66,23 +66,23 @@ def test_rows_of_equal_bytes_and_another_type_differ(tmp_path: Path) -> None:
 def test_no_rows_are_no_question(tmp_path: Path) -> None:
     """An empty batch has its width all the same."""
     compute = Counting()
-    got = FeatureCache(tmp_path / "c.db", "r", "float32", 2).features(np.empty((0, 1), "f4"), compute)
+    got = FeatureFile(tmp_path / "c.db", "r", "float32", 2).features(np.empty((0, 1), "f4"), compute)
     assert (got.shape, compute.asked) == ((0, 2), [])
 
 
 def test_a_missing_directory_is_told_at_once(tmp_path: Path) -> None:
     """Not after the first epoch."""
     with pytest.raises(InvalidInputError, match="no directory"):
-        FeatureCache(tmp_path / "none" / "c.db", "r", "float32", 2)
+        FeatureFile(tmp_path / "none" / "c.db", "r", "float32", 2)
 
 
 @pytest.mark.parametrize("cut", [pytest.param(100, id="cut-short"), pytest.param(0, id="no-database")])
 def test_a_damaged_file_costs_the_cache_only(tmp_path: Path, cut: int) -> None:
     """The features are computed, with one warning that names the file."""
     path = tmp_path / "c.db"
-    FeatureCache(path, "r", "float32", 2).features(rows(1), Counting())
+    FeatureFile(path, "r", "float32", 2).features(rows(1), Counting())
     path.write_bytes(path.read_bytes()[:cut] + b"damage" * 1000)
-    cache = FeatureCache(path, "r", "float32", 2)
+    cache = FeatureFile(path, "r", "float32", 2)
     with pytest.warns(RuntimeWarning, match="c.db"):
         assert cache.features(rows(1, 2), Counting()).tolist() == [[1, 2], [2, 4]]
     assert cache.features(rows(3), Counting()).tolist() == [[3, 6]]
@@ -92,5 +92,5 @@ def test_an_unwritable_place_costs_the_cache_only(tmp_path: Path) -> None:
     """A folder stands where the file should be: the features are computed."""
     (tmp_path / "c.db").mkdir()
     with pytest.warns(RuntimeWarning, match="cannot be used"):
-        got = FeatureCache(tmp_path / "c.db", "r", "float32", 2).features(rows(1), Counting())
+        got = FeatureFile(tmp_path / "c.db", "r", "float32", 2).features(rows(1), Counting())
     assert got.tolist() == [[1, 2]]

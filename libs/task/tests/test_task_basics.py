@@ -22,16 +22,21 @@ MakeTrainer = Callable[..., Trainer]
 def test_the_package_exports_exactly_its_public_list() -> None:
     """What users may import is written down once."""
     assert sorted(public.__all__) == [
+        "AudioData",
         "BackboneRecipe",
         "CheckpointError",
         "ClassificationTask",
+        "Clip",
         "EmbeddingTask",
         "FeatureCache",
         "Finetuning",
+        "ImageData",
         "Prediction",
         "RegressionTask",
         "RevisionError",
+        "TabularData",
         "Task",
+        "TextData",
         "available_layers",
     ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from pytorch_lightning import Trainer
+from safetensors.torch import save as safetensors_of
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -178,13 +180,20 @@ def test_an_export_is_one_safetensors_file(task: ClassificationTask, tmp_path: P
     assert loaded.labels == ["a", "b"]
 
 
-def test_another_safetensors_file_is_refused(tmp_path: Path) -> None:
-    """It says whose it is not."""
-    from safetensors.torch import save_file
-
-    save_file({"a": torch.ones(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(CheckpointError, match="was not written by a midrib Task's export"):
-        Task.load_export(tmp_path / "other.safetensors")
+@pytest.mark.parametrize(
+    ("content", "load"),
+    [
+        pytest.param(safetensors_of({"a": torch.ones(1)}), Task.load_export, id="another safetensors file"),
+        pytest.param(b"<html>not found</html>", Task.load_export, id="a web page as an export"),
+        pytest.param(b"<html>not found</html>", Task.load_from_checkpoint, id="a web page as a checkpoint"),
+        pytest.param(pickle.dumps(print), Task.load_from_checkpoint, id="code"),
+    ],
+)
+def test_another_file_is_refused_by_its_name(tmp_path: Path, content: bytes, load: Callable[[Path], Task]) -> None:
+    """Nothing in it is executed, and the error says which file it is."""
+    (tmp_path / "file").write_bytes(content)
+    with pytest.raises(CheckpointError, match="file is not .* check the path, or write it again"):
+        load(tmp_path / "file")
 
 
 # From local to remote and back

@@ -104,6 +104,11 @@ def test_the_kit_finds_a_prediction_that_loses_rows(local: tuple[nn.Module, int]
 
 
 def test_the_kit_says_what_it_needs() -> None:
-    """A suite without a task is a mistake."""
-    with pytest.raises(NotImplementedError, match=r"TaskTester needs make_task\(\)"):
-        TaskTester().test_a_copy_is_the_same_task()
+    """A suite without a task or a batch cannot run."""
+
+    class TestIncomplete(TaskTester):
+        def make_task(self) -> Task:
+            return EmbeddingTask((nn.Linear(8, 3), 3))
+
+    with pytest.raises(TypeError, match="abstract class TestIncomplete .*make_batch"):
+        TestIncomplete()  # type: ignore[abstract] # the error of this test

@@ -86,7 +86,9 @@ def test_a_loader_that_loses_the_order_is_refused(backbone: Pair, options: dict[
 @pytest.mark.parametrize(
     ("data", "options", "error", "message"),
     [
-        pytest.param("a text", {}, TypeError, "got str, expected a DataLoader", id="one string"),
+        pytest.param(
+            "a text", {}, TypeError, "got str .*, which is not an existing path, expected a DataLoader", id="one string"
+        ),
         pytest.param(3, {}, TypeError, "got int, expected a DataLoader", id="a number"),
         pytest.param(torch.ones(1, 8), {"batch_size": 0}, ValueError, "batch_size=0", id="empty batches"),
     ],

@@ -83,7 +83,10 @@ def test_fast_dev_run_goes_once_through_everything(
 ) -> None:
     """One batch of each stage, schedulers and cache included."""
     task = ClassificationTask(backbone, 3, lr_scheduler="onecyclelr", learning_rate=0.1, cache=str(tmp_path))
-    trainer(fast_dev_run=True).fit(task, loader, loader)
+    fitting = trainer(fast_dev_run=True)
+    fitting.fit(task, loader, loader)
+    assert fitting.global_step == 1
+    assert {"train_loss", "val_loss"} <= fitting.callback_metrics.keys()
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "32-true", "bf16-true"])

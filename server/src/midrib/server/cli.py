@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from midrib.remote.cli import application, parse_backbone, run
+from midrib.server._command import heads
 
 app = application()
 
@@ -76,6 +77,10 @@ def make_token(
     secret, entry = new_token(name, [Scope(word) for word in scope or ("read", "embed")])
     typer.echo(secret)
     typer.echo(entry, nl=False, err=True)
+
+
+app.command()(heads.train)
+app.command()(heads.predict)
 
 
 @app.command()

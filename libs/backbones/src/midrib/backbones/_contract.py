@@ -61,15 +61,20 @@ def check_output(name: str, module: nn.Module, num_features: int, spec: InputSpe
         )
 
 
-def example_rows(spec: InputSpec, rows: int) -> Tensor:
-    """Return a small valid batch, [rows, …], the same at every call, each row different."""
-    shape = (rows, *(_length(spec) if side is None else side for side in spec.tensor.shape))
+def example_rows(spec: InputSpec, rows: int, row_shape: tuple[int, ...] | None = None) -> Tensor:
+    """Return a valid batch, [rows, *row_shape], the same at every call, each row different.
+
+    row_shape: by default the input's, with a small length where that is open.
+    """
+    shape = row_shape
+    if shape is None:
+        shape = tuple(_length(spec) if side is None else side for side in spec.tensor.shape)
     generator = torch.Generator().manual_seed(0)
     dtype: torch.dtype = getattr(torch, spec.tensor.dtype)
     if dtype.is_floating_point:
-        return (torch.rand(shape, generator=generator) * 2 - 1).to(dtype)
+        return (torch.rand((rows, *shape), generator=generator) * 2 - 1).to(dtype)
     # Small ids: every vocabulary has them, and 0 would be padding.
-    return torch.randint(1, 8, shape, generator=generator).to(dtype)
+    return torch.randint(1, 8, (rows, *shape), generator=generator).to(dtype)
 
 
 def _length(spec: InputSpec) -> int:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from midrib.backbones._catalogue import BACKBONES
-from midrib.registry import AudioInput, Description, ImageInput, InputSpec, TextInput
+from midrib.registry import Description, in_words
 
 _BEGIN, _END = "<!-- table: begin, made by midrib.backbones._table -->", "<!-- table: end -->"
 _HEADS = ("name", "input", "num_features", "licence", "weights")
@@ -27,17 +27,7 @@ def _table() -> str:
 
 def _row(entry: Description) -> tuple[str, ...]:
     source = ", ".join(entry.providers)
-    return f"`{entry.key}`", _input(entry.input), str(entry.num_features), entry.license or "", source
-
-
-def _input(spec: InputSpec | None) -> str:
-    if isinstance(spec, ImageInput):
-        return f"image, {spec.size} px"
-    if isinstance(spec, TextInput):
-        return f"text, {spec.max_tokens} tokens"
-    if isinstance(spec, AudioInput):
-        return f"audio, {spec.rate // 1000} kHz"
-    return "rows of any width"
+    return f"`{entry.key}`", in_words(entry.input), str(entry.num_features), entry.license or "", source
 
 
 if __name__ == "__main__":

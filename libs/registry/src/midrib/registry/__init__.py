@@ -14,7 +14,7 @@ from midrib.registry._errors import (
     UnknownKeyError,
 )
 from midrib.registry._external import ExternalRegistry
-from midrib.registry._inputs import AudioInput, ImageInput, InputSpec, TensorInput, TextInput
+from midrib.registry._inputs import AudioInput, ImageInput, InputSpec, TensorInput, TextInput, in_words
 from midrib.registry._lookup import AbstractRegistry, ConcatRegistry
 from midrib.registry._plugins import PluginFailure
 from midrib.registry._registry import Registry
@@ -46,6 +46,7 @@ __all__ = [
     "TensorInput",
     "TextInput",
     "UnknownKeyError",
+    "in_words",
 ]
 
 

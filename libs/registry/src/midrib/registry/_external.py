@@ -44,6 +44,7 @@ class ExternalRegistry(AbstractRegistry):
         self._model = self._entry("a model", {})  # what holds of every one; and bad declarations fail here
 
     def layers(self, key: str, **metadata: Any) -> Iterator[Entries]:
+        """Yield the entry of this key if the catalogue lists it; a key without the prefix lists nothing."""
         known = self._known() if self.prefix in key else ()
         if found := closest(key, (entry for entry in known if entry.fits(metadata))):
             yield found

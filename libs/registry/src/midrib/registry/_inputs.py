@@ -75,3 +75,16 @@ class AudioInput:
 
 
 InputSpec: TypeAlias = TensorInput | ImageInput | TextInput | AudioInput
+
+
+def in_words(spec: InputSpec | None) -> str:
+    """Return a declaration for a reader, such as "image 224" or "text, at most 256 tokens"; "" if there is none."""
+    if isinstance(spec, ImageInput):
+        return f"image {spec.size}" + (f" x {spec.width}" if spec.width else "")
+    if isinstance(spec, TextInput):
+        return f"text, at most {spec.max_tokens} tokens"
+    if isinstance(spec, AudioInput):
+        return f"audio, {spec.rate} Hz"
+    if isinstance(spec, TensorInput):
+        return f"{spec.dtype} [{' x '.join('any' if size is None else str(size) for size in spec.shape)}]"
+    return ""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar, overload, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, overload, runtime_checkable
 
 from midrib.registry._entry import DECLARED, Entry, Loader
 from midrib.registry._errors import AmbiguousKeyError
+from midrib.registry._registering import Registering
 from midrib.registry._resolvers import is_url, resolve
 from midrib.registry._selection import Selection, as_patterns, natural
 from midrib.registry._unknown import unknown_key, unknown_metadata
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 Entries: TypeAlias = tuple[Entry, ...]
 Keys: TypeAlias = list[str]
 _KNOWN_METADATA = frozenset({"namespace", "pretrained", "family", *DECLARED})
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 class AbstractRegistry(ABC):
@@ -189,12 +189,12 @@ class AbstractRegistry(ABC):
 class Writable(Protocol):
     """A registry that takes registrations."""
 
-    def __call__(self, fn: Any = None, name: str | None = None, **declared: Any) -> Any: ...
+    def add(self, entry: Entry, *, override: bool = False) -> None: ...
     def remove(self, key: str, **metadata: Any) -> None: ...
     def temporary(self) -> AbstractContextManager[Any]: ...
 
 
-class ConcatRegistry(AbstractRegistry):
+class ConcatRegistry(Registering, AbstractRegistry):
     """Several registries, searched left to right: the first that knows a key answers.
 
     What is registered through it goes to the leftmost Registry.
@@ -208,16 +208,9 @@ class ConcatRegistry(AbstractRegistry):
     def __str__(self) -> str:
         return f"the registries {', '.join(dict.fromkeys(repr(part.name) for part in self.registries))}"
 
-    @overload
-    def __call__(self, fn: F, name: str | None = ..., *, override: bool = ..., **declared: Any) -> F: ...
-    @overload
-    def __call__(
-        self, fn: None = ..., name: str | None = ..., *, override: bool = ..., **declared: Any
-    ) -> Callable[[F], F]: ...
-
-    def __call__(self, fn: Any = None, name: str | None = None, *, override: bool = False, **declared: Any) -> Any:
-        """Register in the leftmost Registry; see Registry."""
-        return self._leftmost()(fn, name, override=override, **declared)
+    def add(self, entry: Entry, *, override: bool = False) -> None:
+        """Register an entry in the leftmost Registry.  Raises DuplicateKeyError."""
+        self._leftmost().add(entry, override=override)
 
     def remove(self, key: str, **metadata: Any) -> None:
         """Remove from the leftmost Registry, so that what it shadowed appears; see Registry.remove."""
@@ -233,6 +226,7 @@ class ConcatRegistry(AbstractRegistry):
             yield self
 
     def layers(self, key: str, **metadata: Any) -> Iterator[Entries]:
+        """Yield the groups of all registries, left to right."""
         return (layer for part in self.registries for layer in part.layers(key, **metadata))
 
     def open_layers(self, key: str, **metadata: Any) -> Iterator[Entries]:

@@ -7,18 +7,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
 from types import ModuleType
-from typing import Any, overload
+from typing import Any
 
-from midrib.registry._entry import Entry, declare
+from midrib.registry._entry import Entry
 from midrib.registry._errors import DuplicateKeyError
-from midrib.registry._lookup import AbstractRegistry, Entries, F, closest
-from midrib.registry._place import calling_place
+from midrib.registry._lookup import AbstractRegistry, Entries, closest
 from midrib.registry._plugins import PluginFailure, Plugins
+from midrib.registry._registering import Registering
 from midrib.registry._selection import Selection
 from midrib.registry._unknown import unknown_key
 
 
-class Registry(AbstractRegistry):
+class Registry(Registering, AbstractRegistry):
     """Names to loaders, each with what is declared about it. Thread-safe; picklable where its loaders are.
 
     name: what error messages call it.
@@ -32,33 +32,6 @@ class Registry(AbstractRegistry):
         self._entries: Entries = ()
         self._journals: dict[int, list[tuple[Entry, Entry | None]]] = {}  # by thread: (added, replaced)
         self._lock = threading.RLock()
-
-    @overload
-    def __call__(self, fn: F, name: str | None = ..., *, override: bool = ..., **declared: Any) -> F: ...
-    @overload
-    def __call__(
-        self, fn: None = ..., name: str | None = ..., *, override: bool = ..., **declared: Any
-    ) -> Callable[[F], F]: ...
-
-    def __call__(self, fn: Any = None, name: str | None = None, *, override: bool = False, **declared: Any) -> Any:
-        """Register a loader: @R, @R(name=..., namespace=...), or R(fn, name=..., namespace=...). Returns fn itself.
-
-        name: the function's own by default; a lambda needs one.  namespace: data_type/task_type.
-        override: replace the entry of the same name, namespace and metadata, instead of refusing.
-        declared: input (an InputSpec), num_features (the width of a row out), providers, license, aliases,
-        deprecated_aliases (old names, which warn once), requires (importable libraries that the loader needs),
-        install (the requirement that brings them, by default requires), remote_arguments (arguments of the loader that
-        clients of a server may set; never one that can name a file). Any other keyword is free metadata, and with the
-        key identifies the entry.
-        Raises DuplicateKeyError (a ValueError) that names both places of registration; TypeError or ValueError for
-        a wrong loader, name or declaration.
-        """
-        if name is not None and not isinstance(name, str):
-            raise TypeError(f"`name` must be a str, got {name!r} of type {type(name).__name__}")
-        if fn is None:
-            return lambda decorated: self(decorated, name, override=override, **declared)
-        self.add(declare(fn, name, calling_place(), **declared), override=override)
-        return fn
 
     def add(self, entry: Entry, *, override: bool = False) -> None:
         """Register an entry made elsewhere, such as another registry's.  Raises DuplicateKeyError."""
@@ -96,12 +69,14 @@ class Registry(AbstractRegistry):
                 self._entries, self._index = entries, index
 
     def layers(self, key: str, **metadata: Any) -> Iterator[Entries]:
+        """Yield the entries of this key that declare the metadata, as one group, if there are any."""
         self._plugins.discover(self._adopt)
         with self._lock:
             found = self._lookup(key, metadata)
         return iter((found,) if found else ())
 
     def entries(self, selection: Selection) -> Iterator[Entry]:
+        """Yield the selected entries, those of plugins included."""
         self._plugins.discover(self._adopt)
         with self._lock:
             return filter(selection.takes, self._entries)

@@ -18,7 +18,7 @@ from midrib.task._features.backbone import (
     revision_of,
 )
 from midrib.task._features.cache import FeatureCache, Inputs
-from midrib.task._features.preparation import preparation
+from midrib.task._features.preparation import Preparation, Transform
 from midrib.task._parts.finetuning import LayerFreezer, Strategy, StrategyLike, parse_strategy
 from midrib.task._parts.metrics import StageMetrics
 from midrib.task._parts.specs import AnyRegistry
@@ -145,12 +145,18 @@ class TaskBase(LightningModule):
     # Batches
 
     def prepare(self, items: Any) -> Any:
-        """Turn images, texts or clips into a batch of inputs, as the backbone's input declares.
+        """Turn images, texts or clips, or files of them, into a batch of inputs, as the backbone's input declares.
 
         items: a sequence; arrays of numbers are used as inputs.  Returns [rows, ...], on the CPU; texts for a remote
         backbone stay texts, because its server tokenises them.
+        Raises MediaError, with the item's index and file, for an item that cannot be used.
         """
-        return preparation(self.backbone, self.input, self.num_features, items)(items)
+        return self.preparation()(items)
+
+    def preparation(self, transform: Transform | None = None) -> Preparation:
+        """Return `prepare` as an object without weights.  transform: changes each item before it is prepared."""
+        tokenizer = getattr(self.backbone, "tokenizer", None)
+        return Preparation(self.input, tokenizer, is_remote(self.backbone), transform)
 
     def split_batch(self, batch: Any) -> tuple[Any, Any]:
         """Return the inputs and targets of a batch: a pair, or a mapping with "input" and "target".

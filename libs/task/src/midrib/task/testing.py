@@ -13,6 +13,7 @@ import math
 import pickle
 import unittest
 import warnings
+from abc import ABC, abstractmethod
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,19 +26,19 @@ from midrib.task._features.backbone import is_remote
 from midrib.task._tasks.task import Task
 
 
-class TaskTester:
+class TaskTester(ABC):
     """A suite over one task: forward, fit, validate, test, predict, checkpoint, copies, export.
 
     Subclass it under a name that pytest collects, and give make_task and make_batch.
     """
 
+    @abstractmethod
     def make_task(self) -> Task:
-        """A new task, with a loss."""
-        raise NotImplementedError(f"{type(self).__name__} needs make_task(), which returns a new Task")
+        """Return a new task, with a loss."""
 
+    @abstractmethod
     def make_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """A batch of at least two rows: (inputs, targets)."""
-        raise NotImplementedError(f"{type(self).__name__} needs make_batch(), which returns (inputs, targets)")
+        """Return a batch of at least two rows: (inputs, targets)."""
 
     def make_trainer(self, **options: Any) -> Trainer:
         """A Trainer that writes nothing and trains one epoch on the CPU."""

@@ -89,6 +89,7 @@ class _Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """Let every token attend to all tokens of its row: [rows, tokens, width] to the same shape."""
         rows, count, width = tokens.shape
         query, key, value = (
             self.qkv(tokens).view(rows, count, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)

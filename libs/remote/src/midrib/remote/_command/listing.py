@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from midrib.registry import AbstractRegistry, AudioInput, Description, ImageInput, InputSpec, TensorInput, TextInput
+from midrib.registry import AbstractRegistry, Description, in_words
 from midrib.remote._command.options import Access
 
 _PIPE_WIDTH = 1000  # a pipe has no width, and its reader needs whole cells
@@ -49,20 +49,6 @@ def print_list(registry: AbstractRegistry, entries: Sequence[Description], *, as
         typer.secho(f"midrib: the plugin {failure}", fg=typer.colors.YELLOW, err=True)
 
 
-def input_text(spec: InputSpec | None) -> str:
-    """Return an input declaration for a reader: "image 224", "text, at most 256 tokens"."""
-    if isinstance(spec, ImageInput):
-        return f"image {spec.size}"
-    if isinstance(spec, TextInput):
-        return f"text, at most {spec.max_tokens} tokens"
-    if isinstance(spec, AudioInput):
-        return f"audio, {spec.rate} Hz"
-    if isinstance(spec, TensorInput):
-        shape = " x ".join("any" if size is None else str(size) for size in spec.shape)
-        return f"{spec.dtype} [{shape}]"
-    return ""
-
-
 def print_fields(fields: dict[str, object]) -> None:
     """Print fields that have a value, one per line."""
     for field, value in fields.items():
@@ -74,7 +60,7 @@ def _print_table(entries: Sequence[Description]) -> None:
     """Print one row per entry. Names are never cut, because users copy them."""
     console = Console() if sys.stdout.isatty() else Console(width=_PIPE_WIDTH)
     rows = [
-        (entry.key, input_text(entry.input), _plain(entry.num_features), entry.license or "", entry.install or "")
+        (entry.key, in_words(entry.input), _plain(entry.num_features), entry.license or "", entry.install or "")
         for entry in entries
     ]
     names_width = max(len(name) for name, *_ in rows)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from midrib.remote._command.listing import input_text, local_registry, print_fields
+from midrib.remote._command.listing import local_registry, print_fields
 from midrib.remote._command.names import parse_backbone, split_backbone_url
 from midrib.remote._command.options import Access
 
 if TYPE_CHECKING:
-    from midrib.registry import InputSpec
+    from midrib.registry import InputSpec, in_words
     from midrib.remote._connect.backbone_info import BackboneInfo
 
 
@@ -59,4 +59,4 @@ def _print(fields: dict[str, Any], spec: InputSpec | None, *, as_json: bool) -> 
     if as_json:
         typer.echo(json.dumps(fields, indent=2))
     else:
-        print_fields({**fields, "input": input_text(spec)})
+        print_fields({**fields, "input": in_words(spec)})

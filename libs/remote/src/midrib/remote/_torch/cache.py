@@ -23,7 +23,7 @@ _AT_ONCE: Final = 500  # of SQLite's variables in one query
 _BUSY_S: Final = 5.0
 
 
-class FeatureCache:
+class FeatureFile:
     """A SQLite file of rows, keyed by the function (revision and options) and the digest of each input row.
 
     Several processes may share it, DataLoader workers included; a row that was written by a killed process is either

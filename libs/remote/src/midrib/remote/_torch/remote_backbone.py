@@ -19,7 +19,7 @@ from midrib.remote._items.rows import Rows, TensorRows, tensor_rows, text_rows
 from midrib.remote._stream.request import CallPolicy, Priority
 from midrib.remote._stream.session import Session, session_for
 from midrib.remote._stream.timing import StageTimes
-from midrib.remote._torch.cache import FeatureCache
+from midrib.remote._torch.cache import FeatureFile
 from midrib.remote._torch.gradient import embed_with_gradient
 from midrib.wire import Array, InvalidInputError, RevisionMismatchError, UnsupportedError, is_floating
 
@@ -86,7 +86,7 @@ class RemoteBackbone(nn.Module):
         self._session: Session | None = None
         function = f"{self.revision}/int8" if dtype == "int8" else self.revision
         features_dtype = "float32" if dtype == "int8" else dtype or self._info.compute_dtype
-        self._cache = None if cache is None else FeatureCache(cache, function, features_dtype, self.num_features)
+        self._cache = None if cache is None else FeatureFile(cache, function, features_dtype, self.num_features)
 
     @property
     def stall(self) -> StageTimes:

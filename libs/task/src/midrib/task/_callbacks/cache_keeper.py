@@ -51,6 +51,7 @@ class CacheKeeper(Callback):
         self._hits_of_epoch += self._cache.hits - self._before
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Write the features of the epoch; after the second, warn if the cache found none of its rows."""
         self._cache.flush()
         trainer.strategy.barrier("feature cache")  # or a faster rank would compute what a slower one is about to write
         if trainer.current_epoch == 1 and not self._hits_of_epoch and not self._cache.full and self._cache.misses:

@@ -25,6 +25,7 @@ class Finetuning(Callback):
         self.train_bn = train_bn
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+        """Set the strategy, and freeze the layers of epoch 0, before the optimizer is made."""
         if stage != "fit":
             return
         task = _task(pl_module)
@@ -38,6 +39,7 @@ class Finetuning(Callback):
         pl_module.train()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Freeze and unfreeze the layers that the strategy names for this epoch."""
         task = _task(pl_module)
         if task.freeze_for(trainer.current_epoch):
             _rebuild_ddp(trainer)

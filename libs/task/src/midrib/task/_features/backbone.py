@@ -81,6 +81,11 @@ def open_backbone(given: BackboneLike, kwargs: Mapping[str, Any] | None, registr
     raise TypeError(_accepted(given))
 
 
+def takes_width(key: str, registry: AnyRegistry) -> bool:
+    """Return whether the loader of a registered backbone takes `num_features`, the width of a row in."""
+    return "://" not in key and "num_features" in inspect.signature(registry.get(key)).parameters
+
+
 def _accepted(given: object) -> str:
     return (
         f"backbone got {given!r:.80} of type {type(given).__name__}, expected a registered name, a URL, a pair "

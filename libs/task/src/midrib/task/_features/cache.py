@@ -126,6 +126,7 @@ class _Revision:
         self._pending: dict[bytes, Tensor] = {}
 
     def find(self, digests: Sequence[bytes]) -> dict[bytes, Tensor]:
+        """Return the features, [num_features] each, of those digests that the cache holds."""
         if any(digest not in self._rows and digest not in self._pending for digest in digests):
             self._open_new_shards()
         found = {}
@@ -138,6 +139,7 @@ class _Revision:
         return found
 
     def add(self, rows: dict[bytes, Tensor]) -> None:
+        """Keep features in memory, and write a shard when there are enough; a full cache keeps nothing."""
         if self._cache.full:
             return
         self._pending.update(rows)
@@ -145,6 +147,7 @@ class _Revision:
             self.flush()
 
     def flush(self) -> None:
+        """Write what is in memory as one shard; if that fails, warn and store nothing from then on."""
         if not self._pending:
             return
         rows, self._pending = self._pending, {}

@@ -29,6 +29,7 @@ class UpTo(nn.Module):
         self._layer = layer
 
     def forward(self, inputs: Any) -> Tensor:
+        """Return the layer's output, pooled: [batch, width].  Raises RuntimeError if the pass does not call it."""
         hook = self.module.get_submodule(self._layer).register_forward_hook(_stop)
         try:
             self.module(inputs)

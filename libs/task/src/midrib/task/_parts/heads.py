@@ -49,6 +49,7 @@ class CosineHead(nn.Module):
         self.scale = nn.Parameter(torch.tensor(scale))
 
     def forward(self, features: Tensor) -> Tensor:
+        """Map [batch, num_features] to [batch, num_outputs]."""
         return self.scale * F.linear(F.normalize(features, dim=-1), F.normalize(self.weight, dim=-1))
 
 
@@ -68,6 +69,7 @@ class AttentiveHead(nn.Module):
         self.output = nn.Linear(num_features, num_outputs)
 
     def forward(self, features: Tensor) -> Tensor:
+        """Map [batch, tokens, num_features] or [batch, num_features] to [batch, num_outputs]."""
         tokens = features if features.dim() == 3 else features.unsqueeze(1)
         query = self.query.expand(len(tokens), -1, -1)
         pooled, _ = self.attention(query, tokens, tokens, need_weights=False)

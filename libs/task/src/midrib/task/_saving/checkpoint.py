@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from midrib.task._base import TaskBase
@@ -161,16 +161,37 @@ def export(task: TaskBase, path: str | os.PathLike[str]) -> None:
 
 
 def read_export(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What export wrote, in the form of a checkpoint.  Raises CheckpointError for another file."""
-    with safe_open(Path(path), framework="pt") as file:
-        header = json.loads((file.metadata() or {}).get(KEY, "null"))
-        if header is None:
-            raise CheckpointError(f"{os.fspath(path)} was not written by a midrib Task's export")
-        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    """Return the content of an exported file in the form of a checkpoint.
+
+    Raises FileNotFoundError if there is no such file, CheckpointError if it is damaged or of another kind.
+    """
+    try:
+        with safe_open(Path(path), framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get(KEY, "null"))
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, ValueError) as error:
+        raise CheckpointError(_unreadable(path, "a file of Task.export", error)) from error
+    if header is None:
+        raise CheckpointError(_unreadable(path, "a file of Task.export", "its header has no task"))
     return {KEY: header["note"], "hyper_parameters": header["hyper_parameters"], "state_dict": state}
 
 
 def read(path: str | os.PathLike[str], map_location: Any) -> dict[str, Any]:
-    """A Trainer's checkpoint; nothing in it is executed."""
-    checkpoint: dict[str, Any] = torch.load(path, map_location=map_location or "cpu", weights_only=True)
+    """Return the content of a Trainer's checkpoint; nothing in it is executed.
+
+    Raises FileNotFoundError if there is no such file, CheckpointError if it is damaged or holds code.
+    """
+    try:
+        checkpoint = torch.load(path, map_location=map_location or "cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:
+        # torch raises nearly every kind of error for damaged bytes, and its text advises to read the file unsafely.
+        raise CheckpointError(_unreadable(path, "a Trainer's checkpoint", type(error).__name__)) from error
+    if not isinstance(checkpoint, dict):
+        raise CheckpointError(_unreadable(path, "a Trainer's checkpoint", f"it holds a {type(checkpoint).__name__}"))
     return checkpoint
+
+
+def _unreadable(path: str | os.PathLike[str], expected: str, problem: object) -> str:
+    return f"{os.fspath(path)} is not {expected}, or it is damaged ({problem}): check the path, or write it again"

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own convention)
 from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy, MultilabelAccuracy
 
-from midrib.task._features.backbone import BackboneLike
+from midrib.task._data.module import DataModule
+from midrib.task._features.backbone import BackboneLike, takes_width
 from midrib.task._parts.losses import LossLike
 from midrib.task._parts.metrics import MetricsLike
 from midrib.task._parts.specs import branch
@@ -63,6 +64,21 @@ class ClassificationTask(Task):
         self.num_classes = classes
         self.labels = [str(index) for index in range(classes)] if labels is None else list(labels)
         self.multi_label = multi_label
+
+    @classmethod
+    def from_data(cls, backbone: BackboneLike, data: DataModule, **task_kwargs: Any) -> Self:
+        """Return a task with the classes of a data module, which is connected to it.
+
+        task_kwargs: ClassificationTask's.  For rows of numbers, the width of a row reaches a backbone that needs it.
+        Raises ValueError if the data has no labels, TypeError if the backbone takes another kind of data.
+        """
+        if not data.labels:
+            raise ValueError(f"{data} has no labels: a task needs training data")
+        if data.width is not None and isinstance(backbone, str) and takes_width(backbone, cls.backbones):
+            task_kwargs["backbone_kwargs"] = {"num_features": data.width, **(task_kwargs.get("backbone_kwargs") or {})}
+        task = cls(backbone, labels=data.labels, multi_label=data.multi_label, **task_kwargs)
+        data.connect(task)
+        return task
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Softmax over the classes, or with multi_label a sigmoid for each: [batch, num_classes]."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ from torch.utils.data import DataLoader, RandomSampler, SubsetRandomSampler, Wei
 from tqdm import tqdm  # type: ignore[import-untyped] # it has no types
 
 from midrib.task._base import TaskBase, to_device
-from midrib.task._features.preparation import preparation
+from midrib.task._data.locations import items_at
+from midrib.task._data.module import DataModule
 from midrib.task._tasks.outputs import OutputLike, output_of
 
 _SHUFFLING = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
@@ -22,6 +24,7 @@ _SHUFFLING = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 
 def predict(task: TaskBase, data: Any, output: OutputLike, batch_size: int) -> Any:
     """One row of output per item: a tensor [rows, ...], or a list."""
+    data = _located(task, data)
     with _predicting(task):
         parts = [output_of(task, inputs, output) for inputs in _batches(task, data, batch_size)]
     if all(isinstance(part, Tensor) for part in parts):
@@ -32,6 +35,7 @@ def predict(task: TaskBase, data: Any, output: OutputLike, batch_size: int) -> A
 def embed(task: TaskBase, data: Any, *, progress: bool, batch_size: int) -> npt.NDArray[np.floating[Any]]:
     """The features of every item: [rows, num_features], float32 or the backbone's own wider type."""
     parts = []
+    data = _located(task, data)
     with _predicting(task), tqdm(total=_rows(data), disable=not progress, unit="rows", desc="embed") as bar:
         for inputs in _batches(task, data, batch_size):
             features = task.features(inputs).cpu()
@@ -79,6 +83,16 @@ def _batches(task: TaskBase, data: Any, batch_size: int) -> Iterator[Any]:
         yield torch.empty(0, device=task.device)
 
 
+def _located(task: TaskBase, data: Any) -> Any:
+    """Return the loader of a data module, or the items at a path; other data unchanged."""
+    if isinstance(data, DataModule):
+        data.connect(task)
+        return data.loader("predict")
+    if isinstance(data, Path) or (isinstance(data, str) and Path(data).exists()):
+        return items_at(data, task.input).sources
+    return data
+
+
 def _of_loader(task: TaskBase, loader: DataLoader[Any]) -> Iterator[Any]:
     if isinstance(loader.sampler, _SHUFFLING) or loader.drop_last:
         raise ValueError(
@@ -90,11 +104,12 @@ def _of_loader(task: TaskBase, loader: DataLoader[Any]) -> Iterator[Any]:
 
 def _of_items(task: TaskBase, items: Any, batch_size: int) -> Iterator[Any]:
     if isinstance(items, str | bytes) or not isinstance(items, Tensor | np.ndarray | Sequence):
+        missing = f" {items!r:.80}, which is not an existing path" if isinstance(items, str) else ""
         raise TypeError(
-            f"got {type(items).__name__}, expected a DataLoader, a tensor or array of inputs, or a list of images or "
-            "texts"
+            f"got {type(items).__name__}{missing}, expected a DataLoader, a data module, the path of a folder or a "
+            "table, a tensor or array of inputs, or a list of images, texts, clips or their paths"
         )
-    prepare = preparation(task.backbone, task.input, task.num_features, items)
+    prepare = task.preparation()
     for start in range(0, len(items), batch_size):
         yield prepare(items[start : start + batch_size])
 

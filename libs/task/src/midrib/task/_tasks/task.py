@@ -163,7 +163,8 @@ class Task(HasRegistries, Persistent):
     def predict(self, data: Any, *, output: OutputLike | None = None, batch_size: int = 32) -> Any:
         """One row of output for each item of data, in order.
 
-        data: a DataLoader that does not shuffle, a tensor or array of inputs, or a list of images or texts.
+        data: a list of images, texts, clips or their paths; the path of a folder, whose files are taken in order of
+        their paths, or of a table; a tensor or array of inputs; a DataLoader that does not shuffle; a data module.
         output: as output_transform, for this call.
         Returns a tensor [rows, ...], or a list where rows are no numbers.
         """

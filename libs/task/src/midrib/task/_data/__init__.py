@@ -1,0 +1,1 @@
+"""Data modules: folders, files, tables and arrays to batches with labels."""

@@ -1,0 +1,117 @@
+"""The rows of one stage: a source and a label each, and the rows that were left out."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from midrib.task._features.media import is_missing
+
+# A class name; several for multi-label data; None for rows to predict.
+Label: TypeAlias = str | tuple[str, ...] | None
+
+
+class Skipped(NamedTuple):
+    """A row that was left out: its file, or its place in a table, and the reason."""
+
+    row: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Rows with their labels.
+
+    sources: a path, a text, an image, a clip or numbers for each row.  labels: one for each row.
+    names: the file, or the place in a table, of each row.  skipped: the rows that were left out.
+    """
+
+    sources: Sequence[Any]
+    labels: Sequence[Label]
+    names: Sequence[str]
+    skipped: tuple[Skipped, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    @property
+    def classes(self) -> list[str]:
+        """The class names, each once, in natural order."""
+        return sorted({name for label in self.labels for name in names_in(label)}, key=natural)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The number of rows of each class."""
+        counts = Counter(name for label in self.labels for name in names_in(label))
+        return {name: counts[name] for name in self.classes}
+
+    def select(self, rows: Iterable[int]) -> Samples:
+        """Return some of the rows, without those that were left out."""
+        chosen = list(rows)
+        return Samples(
+            [self.sources[row] for row in chosen],
+            [self.labels[row] for row in chosen],
+            [self.names[row] for row in chosen],
+        )
+
+    def without(self, reasons: Mapping[int, str]) -> Samples:
+        """Leave out rows.  reasons: by their index."""
+        kept = self.select(row for row in range(len(self)) if row not in reasons)
+        skipped = tuple(Skipped(self.names[row], reason) for row, reason in sorted(reasons.items()))
+        return replace(kept, skipped=self.skipped + skipped)
+
+
+def names_in(label: Label) -> tuple[str, ...]:
+    """Return the class names in a label."""
+    return () if label is None else (label,) if isinstance(label, str) else label
+
+
+def label_of(value: Any) -> str | tuple[str, ...]:
+    """Return a value as a class name, or a list of values as several.
+
+    Numbers become their digits, 3.0 becomes "3".  Raises ValueError if there is no value.
+    """
+    if isinstance(value, list | tuple | set | frozenset | np.ndarray):
+        return tuple(sorted((_name(part) for part in value), key=natural))
+    return _name(value)
+
+
+def _name(value: Any) -> str:
+    if is_missing(value) or value == "":
+        raise ValueError("it has no label")
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        value = int(value)
+    return str(value)
+
+
+def natural(name: str) -> tuple[list[Any], str]:
+    """Return a sort key that puts "class 2" before "class 10"."""
+    parts = re.split(r"(\d+)", name)
+    return [int(part) if odd % 2 else part.casefold() for odd, part in enumerate(parts)], name
+
+
+def labelled(sources: Sequence[Any], labels: Sequence[Any] | None, names: Sequence[str]) -> Samples:
+    """Join sources with raw labels; rows without a label are left out.  labels: None for rows to predict.
+
+    Raises ValueError if their numbers differ, or if some rows have one label and others a list.
+    """
+    if labels is None:
+        return Samples(sources, [None] * len(sources), names)
+    if len(labels) != len(sources):
+        raise ValueError(f"got {len(sources)} rows and {len(labels)} labels, expected a label for each row")
+    reasons: dict[int, str] = {}
+    normal: list[Label] = []
+    for row, value in enumerate(labels):
+        try:
+            normal.append(label_of(value))
+        except ValueError as error:
+            reasons[row] = str(error)
+            normal.append(None)
+    if len({type(label) for label in normal if label is not None}) > 1:
+        raise ValueError("some rows have one label and others a list of them: give every row a list, or none")
+    return Samples(sources, normal, names).without(reasons)

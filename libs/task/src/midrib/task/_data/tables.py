@@ -1,0 +1,203 @@
+"""Tables in CSV, JSON and Parquet files, data frames and Hugging Face datasets, as columns."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from midrib.task._data.samples import Skipped
+from midrib.task._features.media import decode_text, read_bytes
+
+TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".json", ".jsonl", ".parquet"})
+_SEPARATORS = ",;\t|"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns of equal length.
+
+    name: the table's, in errors.  folder: the folder that relative paths in it start from.
+    class_names: for a column of class indices, their names.  places: the place of each row in its file, such as
+    "a.csv:3".  skipped: the rows that could not be read.
+    """
+
+    name: str
+    columns: Mapping[str, Sequence[Any]]
+    places: Sequence[str]
+    folder: Path = field(default_factory=Path)
+    class_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    skipped: tuple[Skipped, ...] = ()
+
+    def column(self, name: str) -> Sequence[Any]:
+        """Return a column.  Raises ValueError, with the names of the columns, if there is none of this name."""
+        if name not in self.columns:
+            raise ValueError(f"{self.name} has no column {name!r}: it has {', '.join(self.columns) or 'none'}")
+        return self.columns[name]
+
+
+def read_table(path: Path) -> Table:
+    """Read a table; its suffix says its format.  Raises ValueError for a file that cannot be read."""
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        return read_parquet(path)
+    if suffix in (".json", ".jsonl"):
+        return read_json(path)
+    if suffix in (".csv", ".tsv"):
+        return read_csv(path)
+    raise ValueError(f"{path} is not a table: expected one of {', '.join(sorted(TABLE_SUFFIXES))}")
+
+
+def read_csv(path: Path) -> Table:
+    """Read CSV with a header; the separator is the one of , ; tab | that the header has most.
+
+    Rows with more fields than the header are left out.  Raises ValueError for an unknown encoding, an empty file, and a
+    quote that is never closed.
+    """
+    text = decode_text(read_bytes(path), path)
+    lines = text.splitlines()
+    if not lines:
+        raise ValueError(f"{path} is empty, expected a header and rows")
+    separator = "\t" if path.suffix.lower() == ".tsv" else max(_SEPARATORS, key=lines[0].count)
+    csv.field_size_limit(sys.maxsize)  # the default refuses fields over 131,072 characters
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    rows: list[tuple[str, list[str]]] = []
+    try:
+        header = [name.strip() for name in next(reader)]
+        rows += [(f"{path}:{reader.line_num}", row) for row in reader if row]
+    except csv.Error as error:
+        raise ValueError(f"{path}:{reader.line_num} is not CSV ({error}): is a quote never closed?") from error
+    records = ((place, _record(header, row, separator)) for place, row in rows)
+    return _from_records(path, records)
+
+
+def _record(header: list[str], row: list[str], separator: str) -> Mapping[str, Any] | str:
+    if len(row) > len(header):
+        return f"it has {len(row)} fields, the header has {len(header)}: quote fields that hold {separator!r}"
+    return dict(zip(header, [*row, *[None] * (len(header) - len(row))], strict=True))
+
+
+def read_json(path: Path) -> Table:
+    """Read JSON: one array of objects, one object of columns, or an object on each line.
+
+    Lines that are not objects are left out.  Raises ValueError for a file in another form.
+    """
+    text = decode_text(read_bytes(path), path)
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        content = None
+    if isinstance(content, dict) and all(isinstance(column, list) for column in content.values()):
+        length = min(map(len, content.values()), default=0)
+        return Table(str(path), content, [f"{path}[{row}]" for row in range(length)], path.parent)
+    if isinstance(content, list):
+        return _from_records(path, ((f"{path}[{row}]", _object(value)) for row, value in enumerate(content)))
+    lines = ((f"{path}:{number}", _line(line)) for number, line in enumerate(text.splitlines(), 1) if line.strip())
+    return _from_records(path, lines)
+
+
+def _object(value: Any) -> Mapping[str, Any] | str:
+    return value if isinstance(value, dict) else f"it is a JSON {type(value).__name__}, expected an object"
+
+
+def _line(line: str) -> Mapping[str, Any] | str:
+    try:
+        return _object(json.loads(line))
+    except RecursionError:
+        return "its JSON is nested too deeply"
+    except ValueError as error:
+        return f"it is not JSON: {error}"
+
+
+def read_parquet(path: Path) -> Table:
+    """Read Parquet.  Raises ValueError for a damaged file, and ImportError, with the install line, without pyarrow."""
+    try:
+        from pyarrow import ArrowException, parquet  # type: ignore[import-untyped] # it has no types
+    except ImportError as error:
+        raise ImportError(f"{path} needs pyarrow: pip install pyarrow") from error
+    read_bytes(path)
+    try:
+        table = parquet.ParquetFile(path).read()
+    except (ArrowException, OSError) as error:
+        raise ValueError(f"{path} cannot be read as Parquet ({error}): write it again") from error
+    columns = {name: table.column(name).to_pylist() for name in table.column_names}
+    return Table(str(path), columns, [f"{path}[{row}]" for row in range(table.num_rows)], path.parent)
+
+
+def from_dataframe(frame: Any) -> Table:
+    """Return the columns of a pandas or polars data frame.  Raises TypeError for another object."""
+    if not hasattr(frame, "columns"):
+        raise TypeError(f"got {type(frame).__name__}, expected a data frame of pandas or polars")
+    columns = {str(name): frame[name].to_list() for name in frame.columns}
+    return Table("the data frame", columns, [f"row {row}" for row in range(len(frame))])
+
+
+def from_hf_dataset(dataset: Any) -> Table:
+    """Return the columns of a Hugging Face dataset; values are decoded when a row is used.
+
+    Raises TypeError for a dictionary of several splits, or another object.
+    """
+    if not hasattr(dataset, "column_names") or isinstance(dataset, Mapping):
+        splits = f" of {', '.join(map(str, dataset))}" if isinstance(dataset, Mapping) else ""
+        raise TypeError(f"got a {type(dataset).__name__}{splits}, expected one split, as in dataset['train']")
+    columns = {name: LazyColumn(dataset.select_columns([name]), name) for name in dataset.column_names}
+    names = {name: _class_names(feature) for name, feature in (getattr(dataset, "features", None) or {}).items()}
+    places = [f"row {row}" for row in range(len(dataset))]
+    return Table("the dataset", columns, places, class_names={name: value for name, value in names.items() if value})
+
+
+def _class_names(feature: Any) -> list[str]:
+    """Return the names in a ClassLabel, or in a Sequence of one."""
+    return list(getattr(getattr(feature, "feature", feature), "names", None) or ())
+
+
+@dataclass(frozen=True)
+class DatasetValue:
+    """One value of a Hugging Face dataset, decoded when it is read."""
+
+    dataset: Any
+    row: int
+    column: str
+
+    def read(self) -> Any:
+        """Return the value."""
+        return self.dataset[self.row][self.column]
+
+
+class LazyColumn(Sequence[Any]):
+    """A column of a Hugging Face dataset, whose items are read later."""
+
+    def __init__(self, dataset: Any, name: str) -> None:
+        self._dataset = dataset
+        self._name = name
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, row: Any) -> Any:
+        if row >= len(self):
+            raise IndexError(row)
+        return DatasetValue(self._dataset, row, self._name)
+
+    def values(self) -> list[Any]:
+        """Return all values, decoded."""
+        return list(self._dataset[self._name])
+
+
+def _from_records(path: Path, records: Iterable[tuple[str, Mapping[str, Any] | str]]) -> Table:
+    """Turn records into columns; a record that is a string is the reason why its row is left out."""
+    rows: list[tuple[str, Mapping[str, Any]]] = []
+    skipped: list[Skipped] = []
+    for place, record in records:
+        if isinstance(record, str):
+            skipped.append(Skipped(place, record))
+        else:
+            rows.append((place, record))
+    names = dict.fromkeys(name for _, record in rows for name in record)
+    columns = {name: [record.get(name) for _, record in rows] for name in names}
+    return Table(str(path), columns, [place for place, _ in rows], path.parent, skipped=tuple(skipped))

@@ -1,0 +1,102 @@
+"""The commands `midrib train` and `midrib predict`; midrib-task does their work."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import logging
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_INSTALL = "pip install 'midrib-server[train]'"
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+_Rows = Annotated[int, typer.Option(min=1, help="Rows of a batch.")]
+
+
+def train(
+    *,
+    backbone: Annotated[str, typer.Option(help="grpc://host:port/namespace/name, or a registered name.")],
+    data: Annotated[Path, typer.Option(help="A folder with a folder for each class, or .csv .json .jsonl .parquet.")],
+    out: Annotated[Path, typer.Option(help="The folder for the head and its report.")] = Path("midrib-head"),
+    val: Annotated[Path | None, typer.Option(help="Validation data of the same form; default: a part of data.")] = None,
+    test: Annotated[Path | None, typer.Option(help="Test data of the same form; the report is of it.")] = None,
+    inputs: Annotated[list[str] | None, typer.Option("--input", help="A table's column of inputs.")] = None,
+    labels: Annotated[list[str] | None, typer.Option("--label", help="A table's column of labels.")] = None,
+    separator: Annotated[str | None, typer.Option(help="Divides several labels in one cell, such as '|'.")] = None,
+    head: Annotated[str, typer.Option(help="linear, mlp, cosine or another registered head.")] = "linear",
+    finetuning: Annotated[str, typer.Option(help="freeze trains the head alone, no_freeze everything.")] = "freeze",
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the data.")] = 20,
+    batch_size: _Rows = 32,
+    learning_rate: Annotated[float, typer.Option(min=0, help="The learning rate of Adam.")] = 0.01,
+    seed: Annotated[int, typer.Option(help="The seed of the split and of the training.")] = 0,
+    imports: Annotated[list[str] | None, typer.Option("--import", help="A module that registers backbones.")] = None,
+    as_json: _Json = False,
+) -> None:
+    """Train a head on a folder or a table: a head to predict with, and a report of its accuracy and worst mistakes."""
+    _prepare()
+    from midrib.task._command.training import TrainingOptions
+    from midrib.task._command.training import train as train_head
+
+    for module in imports or ():
+        importlib.import_module(module)
+    options = TrainingOptions(
+        backbone,
+        data,
+        out,
+        val=val,
+        test=test,
+        input=_one_or_several(inputs),
+        label=_one_or_several(labels),
+        label_separator=separator,
+        head=head,
+        finetuning=finetuning,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        seed=seed,
+        trainer={"enable_progress_bar": not as_json},
+    )
+    report = train_head(options)
+    typer.echo(json.dumps(asdict(report)) if as_json else f"{report.summary()}\nwritten to {out}")
+
+
+def predict(
+    head: Annotated[Path, typer.Argument(help="The head.safetensors that `midrib train` wrote.")],
+    inputs: Annotated[list[Path], typer.Argument(help="Files, folders or tables.")],
+    *,
+    column: Annotated[str | None, typer.Option(help="A table's column of inputs; default: its usual names.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many labels to give each row.")] = 1,
+    batch_size: _Rows = 32,
+    as_json: _Json = False,
+) -> None:
+    """Predict labels with a trained head: a line for each file or row. Exits with 1 if one cannot be predicted."""
+    _prepare()
+    from midrib.task._command.prediction import predict as predict_rows
+
+    complete = True
+    for row in predict_rows(head, inputs, column=column, top=top, batch_size=batch_size):
+        answers = [f"{name} {share:.3f}" for name, share in zip(row.labels, row.probabilities, strict=True)]
+        typer.echo(json.dumps(asdict(row)) if as_json else f"{row.row}\t{', '.join(answers) or row.error or '-'}")
+        complete = complete and row.error is None
+    if not complete:
+        raise typer.Exit(1)
+
+
+def _prepare() -> None:
+    """Silence the output of Lightning that is not about this data.  Raises ImportError if midrib-task is missing."""
+    if importlib.util.find_spec("midrib.task") is None:
+        raise ImportError(f"training a head needs midrib-task, not installed here: {_INSTALL}")
+    import pytorch_lightning  # noqa: F401 (it sets the level of its log when it is imported)
+
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"pytorch_lightning\.")
+    warnings.filterwarnings("ignore", message=".* rows are left out")  # the report lists them
+
+
+def _one_or_several(names: list[str] | None) -> str | list[str] | None:
+    return names[0] if names and len(names) == 1 else names
