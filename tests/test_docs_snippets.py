@@ -25,7 +25,7 @@ PAGES = [
 RUN_ELSEWHERE = {
     "docs/backbones.md": "libs/backbones/tests/test_backbone_documents.py",
     "docs/finetuning.md": "tests/test_task_docs.py",
-    "docs/protocols.md": "server/tests/external",
+    "docs/protocols.md": "server/tests/test_docs_protocols.py",
     "docs/task.md": "tests/test_task_docs.py",
     "docs/tutorials/data-engineer.md": "tests/test_docs_tutorials.py",
     "libs/backbones/README.md": "libs/backbones/tests/test_backbone_documents.py",
