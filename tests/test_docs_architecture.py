@@ -25,7 +25,7 @@ def test_the_page_lists_every_folder_of_the_server() -> None:
     assert sorted(listed) == sorted(path.parent.name for path in SERVER.glob("_*/__init__.py"))
 
 
-def test_the_page_answers_twenty_five_questions() -> None:
+def test_the_page_answers_at_least_twenty_five_questions() -> None:
     """The table of questions lets a reader check how well the names of the modules speak for themselves."""
     table = PAGE.partition("## Which module to open")[2].partition("\n## ")[0]
-    assert len(re.findall(r"^\| .*\? \| `_\S+\.py` \|$", table, re.MULTILINE)) == 25
+    assert len(re.findall(r"^\| .*\? \| `_\S+\.py` \|$", table, re.MULTILINE)) >= 25

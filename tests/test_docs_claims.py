@@ -50,12 +50,12 @@ def test_a_command_and_its_options_exist(page: str) -> None:
     """`midrib NAME --option`, wherever a page shows it."""
     lines = re.findall(r"(?:^|[\s`$/])midrib ([a-z]+)((?: [^\n`|#]*)?)", text(page), re.MULTILINE)
     shown = {(name, option) for name, rest in lines for option in ["", *re.findall(r"(--[a-z][a-z-]*)", rest)]}
-    known = {
+    existing = {
         (name, option)
         for name, command in COMMAND.commands.items()
         for option in ["", "--help", *(option for parameter in command.params for option in parameter.opts)]
     }
-    assert {(name, option) for name, option in shown if name in COMMAND.commands} <= known
+    assert {(name, option) for name, option in shown if name in COMMAND.commands} <= existing
     assert {option for name, option in shown if name not in COMMAND.commands and option} == set()
 
 

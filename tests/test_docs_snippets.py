@@ -10,6 +10,7 @@ import pytest
 
 from midrib.backbones import BACKBONES
 from midrib.server.testing import RunningServer, serving
+from tests.small_runs import IGNORED_HINTS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
@@ -21,7 +22,7 @@ PAGES = [
     "libs/wire/README.md",
     "server/README.md",
 ]
-# Run by other tests: with fixtures of their own, or with packages that are not installed here.
+# Run by other tests, with special fixtures or packages.
 RUN_ELSEWHERE = {
     "docs/backbones.md": "libs/backbones/tests/test_backbone_documents.py",
     "docs/finetuning.md": "tests/test_task_docs.py",
@@ -36,18 +37,11 @@ RUN_ELSEWHERE = {
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("libs/*/README.md"), *ROOT.glob("*/README.md")]
 WRITTEN_ADDRESS = "localhost:50051"
 
-# Lightning's hints about small runs without a logger.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),
-    pytest.mark.filterwarnings("ignore:The number of training batches .* is smaller than the logging interval"),
-    pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`"),
-    pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated"),
-    pytest.mark.filterwarnings("ignore:`Trainer.fit` stopped"),
-]
+pytestmark = IGNORED_HINTS
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[RunningServer]:
+def page_server() -> Iterator[RunningServer]:
     """A server for the address that the pages write."""
     perceptron = {"name": "template/classification/mlp-128", "arguments": {"num_features": 8}}
     with serving(perceptron, "image/classification/efficientnet-lite0") as running:
@@ -61,11 +55,11 @@ def python_blocks(page: str) -> str:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_examples_of_a_page_run(
-    page: str, server: RunningServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: str, page_server: RunningServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a reader would paste them; only the address of the server differs."""
     monkeypatch.chdir(tmp_path)
-    code = python_blocks(page).replace(WRITTEN_ADDRESS, server.address)
+    code = python_blocks(page).replace(WRITTEN_ADDRESS, page_server.address)
     with BACKBONES.temporary():
         exec(compile(code, page, "exec"), {"__name__": "page"})
 

@@ -19,7 +19,7 @@ BACKBONE = "text/embedding/all-minilm-l6-v2"
 
 
 @pytest.fixture()
-def environment(tmp_path: Path) -> dict[str, str]:
+def environment(tmp_path: Path, child_environment: dict[str, str]) -> dict[str, str]:
     """The environment of a shell that finds `midrib` and `python`."""
     programs = tmp_path / "bin"
     programs.mkdir()
@@ -27,8 +27,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
         program = programs / name
         program.write_text(f'#!/bin/sh\nexec "{sys.executable}" {arguments} "$@"\n')
         program.chmod(0o755)
-    path = os.pathsep.join([str(programs), os.environ["PATH"]])
-    return {**os.environ, "PATH": path, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
+    return {**child_environment, "PATH": os.pathsep.join([str(programs), os.environ["PATH"]])}
 
 
 def script(page: str) -> str:
