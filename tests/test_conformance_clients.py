@@ -1,4 +1,4 @@
-"""Clients in every language against a real server: those that `clients/conformance` has built from these sources."""
+"""The clients that `clients/conformance` has built, in every language, against a real server."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ NAMES = ("python", "generic", "typescript", "go", "cpp", "java")
 
 
 @pytest.fixture(scope="module")
-def table() -> dict[str, str]:
-    """What `clients/conformance --built` prints: for each client a line, and what failed below it."""
+def report() -> dict[str, str]:
+    """The output of `clients/conformance --built` for each client: its line, and its failures below it."""
     done = subprocess.run(
         [sys.executable, "-m", "clients.runner", "--built"],
         cwd=ROOT,
@@ -25,20 +25,20 @@ def table() -> dict[str, str]:
         timeout=150,
         check=False,
     )
-    found: dict[str, str] = {}
+    lines: dict[str, str] = {}
     name = ""
     for line in done.stdout.splitlines():
         name = name if line.startswith(" ") else line.split()[0]
-        found[name] = found.get(name, "") + line + "\n"
-    if not found:
+        lines[name] = lines.get(name, "") + line + "\n"
+    if not lines:
         pytest.fail(done.stderr)
-    return found
+    return lines
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_client_reads_and_reproduces_every_golden_vector(table: dict[str, str], name: str) -> None:
-    """Messages, tensors, embeddings, gradients and refusals to the bit, a stream, and its example."""
-    if "skipped: " in table[name]:
-        pytest.skip(table[name].partition("skipped: ")[2].strip())
-    assert " 0 passed" not in table[name]
-    assert table[name].rstrip().endswith("passed, ok"), table[name]
+def test_a_client_reads_and_reproduces_every_golden_vector(report: dict[str, str], name: str) -> None:
+    """It reproduces messages, tensors, embeddings, gradients and refusals bit for bit; a stream and its example run."""
+    if "skipped: " in report[name]:
+        pytest.skip(report[name].partition("skipped: ")[2].strip())
+    assert " 0 passed" not in report[name]
+    assert report[name].rstrip().endswith("passed, ok"), report[name]

@@ -1,4 +1,4 @@
-"""What becomes of a client whose toolchain this machine lacks."""
+"""`clients/conformance` on a machine that lacks the toolchain of a client."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ RARE = Language("rare", commands=("no-such-compiler",), packages=("rare-compiler
 
 @pytest.fixture()
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """All that is on the PATH; the only client is in a rare language."""
+    """The only folder on the PATH; the only client is in a rare language."""
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(runner, "LANGUAGES", (RARE,))
     return tmp_path
 
 
 def fake_apt_get(folder: Path, *, line: str) -> Path:
-    """An apt-get that notes its commands, then does `line`."""
+    """Make an apt-get that notes its commands in a file and then runs `line`; return the file."""
     program, notes = folder / "apt-get", folder / "notes"
     program.write_text(f'#!/bin/sh\ncase "$*" in *update*) echo update;; *) echo install;; esac >>{notes}\n{line}\n')
     program.chmod(0o755)
@@ -30,21 +30,21 @@ def fake_apt_get(folder: Path, *, line: str) -> Path:
 
 
 def test_a_missing_toolchain_is_a_skip(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Whoever works on one client need not have the tools of all; what to install is said."""
+    """A developer of one client does not need the tools of all; the output says how to install them."""
     assert runner.main([]) == 0
     assert "no-such-compiler not found: apt-get install rare-compiler" in capsys.readouterr().out
 
 
-def test_a_machine_without_apt_get_skips_and_says_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`--install` cannot install everywhere."""
+def test_a_machine_without_apt_get_skips_with_a_reason(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--install` needs apt-get."""
     assert runner.main([], installing=True) == 0
     assert "not installed, since that takes apt-get and root: rare-compiler" in capsys.readouterr().out
 
 
-def test_who_is_not_root_skips_and_is_told(
+def test_a_user_without_root_skips_with_a_reason(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nobody is asked for a password."""
+    """The command does not ask for a password."""
     fake_apt_get(folder, line="exit 0")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert runner.main([], installing=True) == 0
@@ -54,7 +54,7 @@ def test_who_is_not_root_skips_and_is_told(
 def test_a_toolchain_that_could_not_be_installed_is_a_failure(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """In CI no client goes missing in silence; apt-get is tried twice."""
+    """In CI a missing client is an error. apt-get is tried twice."""
     notes = fake_apt_get(folder, line="exit 100")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert runner.main([], installing=True) == 1

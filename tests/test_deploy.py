@@ -1,4 +1,4 @@
-"""The files of deploy/ agree with the server, and with each other."""
+"""The files of deploy/ agree with the server and with each other."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ def settings() -> Settings:
 
 @pytest.fixture()
 def unit() -> configparser.ConfigParser:
-    found = configparser.ConfigParser(interpolation=None)
-    found.optionxform = str  # type: ignore[assignment, method-assign]  # systemd's names have capitals
-    found.read(DEPLOY / "midrib.service")
-    return found
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment, method-assign]  # systemd's names have capitals
+    parser.read(DEPLOY / "midrib.service")
+    return parser
 
 
 @pytest.fixture()
 def manifests() -> dict[str, Any]:
-    return {one["kind"]: one for one in yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text())}
+    return {manifest["kind"]: manifest for manifest in yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text())}
 
 
 @pytest.fixture()
@@ -53,19 +53,19 @@ def pod(manifests: dict[str, Any]) -> Any:
     return manifests["Deployment"]["spec"]["template"]["spec"]
 
 
-def test_the_settings_name_backbones_that_there_are(settings: Settings) -> None:
-    """A new server's first start does not fail on a name."""
-    assert [wanted.name for wanted in settings.backbones if wanted.name not in BACKBONES] == []
+def test_the_settings_name_existing_backbones(settings: Settings) -> None:
+    """The first start of a new server does not fail because of a name."""
+    assert [backbone.name for backbone in settings.backbones if backbone.name not in BACKBONES] == []
 
 
-def test_a_server_of_these_settings_asks_for_a_token_but_not_for_its_health(settings: Settings, tmp_path: Path) -> None:
-    """As the README says. It is another address and a small backbone, so that it starts at once."""
+def test_a_server_with_these_settings_needs_a_token_except_for_health(settings: Settings, tmp_path: Path) -> None:
+    """As the README says. Another address and a small backbone let it start fast."""
     secret, entry = new_token("team-a", [Scope.READ, Scope.EMBED])
     tokens = tmp_path / "tokens.toml"
     tokens.write_text(entry)
-    own = settings.model_dump(exclude={"backbones", "host", "port", "http_port", "tokens"})
+    unchanged = settings.model_dump(exclude={"backbones", "host", "port", "http_port", "tokens"})
     name = "template/classification/mlp-128"
-    with serving({"name": name, "arguments": {"num_features": 4}}, **own, tokens=tokens) as server:
+    with serving({"name": name, "arguments": {"num_features": 4}}, **unchanged, tokens=tokens) as server:
         with Client(server.address, token=secret) as client:
             assert client.embed(name, np.ones((2, 4), np.float32)).shape == (2, 128)
         with Client(server.address) as stranger, pytest.raises(UnauthenticatedError, match="token"):
@@ -75,16 +75,16 @@ def test_a_server_of_these_settings_asks_for_a_token_but_not_for_its_health(sett
             assert health.Check(ALL, timeout=10).status == health_pb2.HealthCheckResponse.SERVING
 
 
-def test_whoever_stops_the_server_waits_longer_than_it_drains(
+def test_systemd_and_kubernetes_wait_longer_than_the_server_drains(
     settings: Settings, unit: configparser.ConfigParser, pod: Any
 ) -> None:
-    """Else accepted work would be cut off."""
+    """Otherwise they would kill it with accepted work."""
     assert float(unit["Service"]["TimeoutStopSec"]) > settings.drain_grace_s
     assert pod["terminationGracePeriodSeconds"] > settings.drain_grace_s
 
 
 def test_ports_are_those_of_the_settings(settings: Settings, manifests: dict[str, Any], pod: Any) -> None:
-    """Of the container, the service, the probes and the image."""
+    """In the container, the service, the probes and the image."""
     (container,) = pod["containers"]
     ports = {"grpc": settings.port, "http": settings.http_port}
     assert {port["name"]: port["containerPort"] for port in container["ports"]} == ports
@@ -94,15 +94,15 @@ def test_ports_are_those_of_the_settings(settings: Settings, manifests: dict[str
     assert f"EXPOSE {settings.port} {settings.http_port}\n" in (DEPLOY / "Dockerfile").read_text()
 
 
-def test_all_run_the_same_command(unit: configparser.ConfigParser, pod: Any) -> None:
-    """With the settings file where each puts it."""
+def test_the_image_the_unit_and_the_pod_run_the_same_command(unit: configparser.ConfigParser, pod: Any) -> None:
+    """Each reads the settings file from the same path."""
     (image_command,) = re.findall(r"^CMD (.*)", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
     assert pod["containers"][0]["args"] == json.loads(image_command) == COMMAND
     assert shlex.split(unit["Service"]["ExecStart"])[1:] == COMMAND
 
 
 def test_the_command_takes_these_arguments() -> None:
-    """The settings file is the one of this folder; all else is as it is run."""
+    """`midrib serve` accepts the command, here with the settings file of this folder."""
     command = [sys.executable, "-m", "midrib.server.cli", "serve", "--config", str(DEPLOY / "midrib.toml")]
     done = subprocess.run([*command, "--print-config"], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, "drain_grace_s = 30.0" in done.stdout) == (0, True)
@@ -110,7 +110,7 @@ def test_the_command_takes_these_arguments() -> None:
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
-    """Its program is replaced by one that is here."""
+    """The path of its program is replaced by one that exists on this machine."""
     text = (DEPLOY / "midrib.service").read_text().replace("/opt/midrib/bin/midrib", sys.executable)
     copy = tmp_path / "midrib.service"
     copy.write_text(text)
@@ -121,9 +121,9 @@ def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
 def test_kustomize_builds_the_manifests_with_the_settings() -> None:
-    """The config map is this folder's midrib.toml, and the deployment mounts it."""
+    """The config map contains midrib.toml, and the deployment mounts it."""
     done = subprocess.run(["kubectl", "kustomize", DEPLOY], capture_output=True, text=True, timeout=60, check=False)
-    built = {one["kind"]: one for one in yaml.safe_load_all(done.stdout)}
+    built = {manifest["kind"]: manifest for manifest in yaml.safe_load_all(done.stdout)}
     assert built["ConfigMap"]["data"] == {"midrib.toml": (DEPLOY / "midrib.toml").read_text()}
     settings, _ = built["Deployment"]["spec"]["template"]["spec"]["volumes"]
     assert settings["projected"]["sources"][0]["configMap"]["name"] == built["ConfigMap"]["metadata"]["name"]

@@ -1,7 +1,7 @@
-"""Far more load than capacity: refused with RetryInfo or accepted and answered, in bounded memory.
+"""Far more load than capacity: each call is answered, or refused with RetryInfo, in bounded memory.
 
-Capacity is small and the same on every machine: the backbone computes only when the test lets it, one item a batch.
-So nothing here is a matter of time. benchmarks/soak/overload.py does the same against the clock.
+The capacity is the same on every machine: the backbone computes one item per batch, and only when the test permits it.
+So no test depends on time. benchmarks/soak/overload.py measures the same with a clock.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from midrib.wire import decode_tensor, encode_tensor
 
 REGISTRY = Registry("overload")
 QUEUE = 20
-# Batches of one item each that have left the queue: one computes, one is staged.
+# Items that have left the queue: one computes, one is staged.
 HANDED_OVER = 2
 WIDTH = 1024
 MARK = 12345.0
 ROUNDS = 20
-# What a round lets through, and what it asks for.
+# The calls of a round that are computed, and all calls of a round.
 CAPACITY, LOAD = 10, 100
 
 
 class Turnstile(nn.Module):
-    """Doubles; each forward pass of a test's row takes a permit. (Warm-up's rows pass.)"""
+    """Doubles its rows. A forward pass of marked rows waits for a permit; rows of the warm-up have no mark."""
 
     permits = threading.Semaphore(0)
     entered = 0
@@ -56,7 +56,7 @@ def load_turnstile() -> tuple[nn.Module, int]:
 
 @pytest.fixture()
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningServer]:
-    """One row a batch, twenty items in the queue."""
+    """A server with one row per batch and at most 20 items in the queue."""
     monkeypatch.setattr(Turnstile, "permits", threading.Semaphore(0))
     monkeypatch.setattr(Turnstile, "entered", 0)
     with serving("turnstile", registry=REGISTRY, max_batch_rows=1, max_queue_items=QUEUE) as running:
@@ -65,14 +65,17 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningServer]:
 
 
 def request(number: int) -> embedding_pb2.EmbedRequest:
-    """One row of the number."""
+    """Return a request for one marked row that holds the number."""
     rows = np.full((1, WIDTH), MARK, np.float32)
     rows[:, 0] = number
     return embedding_pb2.EmbedRequest(backbone="turnstile", input=embedding_pb2.Input(tensor=encode_tensor(rows)))
 
 
 class Outcomes:
-    """What became of the calls, each with a number of its own."""
+    """The outcomes of numbered calls.
+
+    answered: the doubled number by number.  refused, codes: the statuses of the other calls.
+    """
 
     def __init__(self, stub: Any) -> None:
         self._stub = stub
@@ -81,6 +84,7 @@ class Outcomes:
         self.codes: set[grpc.StatusCode] = set()
 
     async def call(self, number: int) -> None:
+        """Embed the row of a number, and note the outcome."""
         try:
             answer = await self._stub.Embed(request(number), timeout=60)
             self.answered[number] = float(decode_tensor(answer.embedding)[0, 0])
@@ -91,6 +95,7 @@ class Outcomes:
 
 
 async def until(reached: Callable[[], bool]) -> None:
+    """Wait until a condition holds, for at most a minute."""
     async with asyncio.timeout(60):
         while not reached():
             await asyncio.sleep(0.001)
@@ -103,17 +108,17 @@ async def outcomes(server: RunningServer) -> AsyncIterator[Outcomes]:
 
 
 def retry_after(status: status_pb2.Status) -> float:
-    """Seconds, by the status's RetryInfo; 0 where it has none."""
+    """Return the seconds of a status's RetryInfo; 0 if it has none."""
     info = error_details_pb2.RetryInfo()
-    found = any(detail.Unpack(info) for detail in status.details)
-    return info.retry_delay.ToTimedelta().total_seconds() if found else 0.0
+    has_info = any(detail.Unpack(info) for detail in status.details)
+    return info.retry_delay.ToTimedelta().total_seconds() if has_info else 0.0
 
 
 async def test_ten_times_the_capacity(server: RunningServer, outcomes: Outcomes) -> None:
-    """Open loop: each round sends its hundred calls, whatever has become of those before, and lets ten through.
+    """Each round sends 100 calls without waiting for earlier ones, and permits 10 forward passes.
 
-    Those that find no room end in their round, while what was accepted still waits: nothing is computed to refuse
-    them. So an accepted call has at most the queue before it, and its wait is the queue's length by the service time.
+    A call without room is refused in its round, while accepted calls still wait. So an accepted call waits for at most
+    the items of a full queue.
     """
     served = server.server.catalogue.entry("turnstile").ready().served
     calls = await busy(outcomes, served)
@@ -134,21 +139,21 @@ async def test_ten_times_the_capacity(server: RunningServer, outcomes: Outcomes)
 
 
 async def busy(outcomes: Outcomes, served: ServedBackbone) -> list[asyncio.Task[None]]:
-    """Calls that the device is given: whatever comes then waits in the queue."""
+    """Occupy the device with calls, so that later calls wait in the queue; return them."""
     calls = [asyncio.create_task(outcomes.call(1 + index)) for index in range(HANDED_OVER)]
     handed_over = {"accepted": HANDED_OVER, "queued": 0, "entered": 1}
-    await until(lambda: seen(served) == handed_over)
+    await until(lambda: progress(served) == handed_over)
     return calls
 
 
-def seen(served: ServedBackbone) -> dict[str, int]:
-    """How far the items have come."""
+def progress(served: ServedBackbone) -> dict[str, int]:
+    """Return how many items were accepted, wait, and entered the module."""
     batcher = served.batcher
     return {"accepted": batcher.counts.accepted, "queued": batcher.queued_items, "entered": Turnstile.entered}
 
 
 async def one_round(outcomes: Outcomes, served: ServedBackbone, *, first: int) -> list[asyncio.Task[None]]:
-    """Send a hundred calls, see all but those that have room refused, then let ten items through."""
+    """Send 100 calls, wait until those without room are refused, then permit 10 forward passes; return the calls."""
     refused, room, entered = len(outcomes.refused), QUEUE - served.batcher.queued_items, Turnstile.entered
     calls = [asyncio.create_task(outcomes.call(first + index)) for index in range(LOAD)]
     await until(lambda: len(outcomes.refused) == refused + LOAD - room)
@@ -158,11 +163,11 @@ async def one_round(outcomes: Outcomes, served: ServedBackbone, *, first: int) -
     return calls
 
 
-async def test_what_overload_leaves_in_memory_is_bounded(server: RunningServer, outcomes: Outcomes) -> None:
-    """Later refusals leave nothing behind that the first did not."""
+async def test_memory_after_overload_is_bounded(server: RunningServer, outcomes: Outcomes) -> None:
+    """Further refusals do not increase the memory."""
     served = server.server.catalogue.entry("turnstile").ready().served
-    held = await busy(outcomes, served)
-    held += [asyncio.create_task(outcomes.call(number)) for number in range(3, QUEUE + 3)]
+    waiting = await busy(outcomes, served)
+    waiting += [asyncio.create_task(outcomes.call(number)) for number in range(3, QUEUE + 3)]
     await until(lambda: served.batcher.queued_items == QUEUE)
     tracemalloc.start()
     try:
@@ -170,14 +175,14 @@ async def test_what_overload_leaves_in_memory_is_bounded(server: RunningServer, 
     finally:
         tracemalloc.stop()
     Turnstile.permits.release(QUEUE + HANDED_OVER)
-    await asyncio.gather(*held)
-    # The requests of each time are 1.2 MiB.
+    await asyncio.gather(*waiting)
+    # The requests of each repetition have 1.2 MiB.
     assert sizes[-1] - sizes[0] < 2**16
     assert len(outcomes.answered) == QUEUE + HANDED_OVER
 
 
 async def after_more_refusals(outcomes: Outcomes) -> int:
-    """The bytes that are allocated after three hundred of them."""
+    """Send 300 calls that are refused; return the allocated bytes."""
     await asyncio.gather(*(outcomes.call(number) for number in range(1000, 1300)))
     assert len(outcomes.refused) == 300
     outcomes.refused.clear()
@@ -187,7 +192,7 @@ async def after_more_refusals(outcomes: Outcomes) -> int:
 
 
 def test_a_stream_beyond_capacity_waits_and_loses_nothing(server: RunningServer) -> None:
-    """A stream is not refused: it is not read from, and all its items are answered in the end."""
+    """The server stops reading the stream, and answers all its items in the end."""
     total = 300
 
     def talk() -> Iterator[embedding_pb2.EmbedStreamRequest]:

@@ -1,4 +1,4 @@
-"""`midrib serve` as a process ends within its grace, whatever the code of a backbone does."""
+"""The process of `midrib serve` ends within its grace, also if the code of a backbone hangs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def load_hangs(thread: bool = False):
 
 @pytest.fixture()
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the server finds its modules."""
+    """A folder with the modules that the server imports."""
     (tmp_path / "hanging_backbones.py").write_text(MODULE)
     (tmp_path / "exiting.py").write_text("raise SystemExit(0)\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
@@ -51,18 +51,19 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def serve(backbone: str, module: str) -> subprocess.Popen[str]:
+    """Start `midrib serve` with a backbone of a module."""
     command = [sys.executable, "-m", "midrib.server.cli", "serve", backbone, "--import", module, "--port", "0"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def read_until(server: subprocess.Popen[str], text: str) -> str:
-    """The first line of the server's output that holds the text."""
+    """Return the first line of the server's output that contains the text."""
     assert server.stdout is not None
     return next(line for line in server.stdout if text in line)
 
 
-def ends_in_time(server: subprocess.Popen[str]) -> int:
-    """The status of the process, which ends within its grace and 5 s of SIGTERM."""
+def status_after_sigterm(server: subprocess.Popen[str]) -> int:
+    """Send SIGTERM; return the exit status of the process, which must end within its grace and 5 s."""
     server.send_signal(signal.SIGTERM)
     began = time.monotonic()
     server.communicate(timeout=60)
@@ -72,6 +73,7 @@ def ends_in_time(server: subprocess.Popen[str]) -> int:
 
 @pytest.fixture()
 def server(request: pytest.FixtureRequest, folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server process of the parametrized backbone, and its address."""
     process = serve(request.param, "hanging_backbones")
     address = read_until(process, "listening on").split("listening on ")[1].split(",")[0].split(" ")[0]
     read_until(process, "ready after")
@@ -82,21 +84,21 @@ def server(request: pytest.FixtureRequest, folder: Path) -> Iterator[tuple[subpr
 
 @pytest.mark.parametrize("server", ["hangs"], indirect=True)
 def test_a_forward_pass_that_hangs_does_not_keep_the_process(server: tuple[subprocess.Popen[str], str]) -> None:
-    """Its caller is refused, and the process ends with success."""
+    """Its caller gets UNAVAILABLE, and the process ends with status 0."""
     process, address = server
     rows = embedding_pb2.Input(tensor=encode_tensor(np.full((1, 2), 13, np.float32)))
     with grpc.insecure_channel(address) as channel:
         stub = embedding_pb2_grpc.EmbeddingServiceStub(channel)
         call = stub.Embed.future(embedding_pb2.EmbedRequest(backbone="hangs", input=rows), timeout=60)
         read_until(process, "hanging")
-        assert ends_in_time(process) == 0
+        assert status_after_sigterm(process) == 0
         assert call.code() is grpc.StatusCode.UNAVAILABLE
 
 
 @pytest.mark.parametrize("server", ["hangs?thread=true"], indirect=True)
-def test_a_thread_that_a_module_left_does_not_keep_the_process(server: tuple[subprocess.Popen[str], str]) -> None:
-    """Nobody can end it, so the process is ended around it."""
-    assert ends_in_time(server[0]) == 0
+def test_a_thread_of_a_module_does_not_keep_the_process(server: tuple[subprocess.Popen[str], str]) -> None:
+    """Python cannot end such a thread, so the server ends the process."""
+    assert status_after_sigterm(server[0]) == 0
 
 
 @pytest.mark.parametrize("server", ["hangs"], indirect=True)
@@ -107,11 +109,11 @@ def test_an_open_health_watch_does_not_keep_the_process(server: tuple[subprocess
         stub: Any = health_pb2_grpc.HealthStub(channel)
         watch = stub.Watch(health_pb2.HealthCheckRequest())
         assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
-        assert ends_in_time(process) == 0
+        assert status_after_sigterm(process) == 0
 
 
 def test_an_imported_module_that_exits_is_an_error(folder: Path) -> None:
-    """`raise SystemExit(0)` in it used to end the server with success."""
+    """`raise SystemExit(0)` in a module does not end the server with status 0."""
     server = serve("hangs", "exiting")
     output, _ = server.communicate(timeout=60)
     assert server.returncode != 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from torch import nn
 
 from midrib.registry import Registry, TensorInput
 from midrib.remote import AsyncClient
-from midrib.server.testing import RunningServer, serving
+from midrib.server.testing import RunningServer
 from midrib.wire import Array, InvalidInputError
 
 NAME = "test/numbers/mlp"
@@ -26,12 +26,6 @@ def mlp() -> tuple[nn.Module, int]:
     """The same weights wherever it is loaded."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(WIDTH, 32), nn.Tanh()).eval(), 32
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RunningServer]:
-    with serving(NAME, registry=REGISTRY) as running:
-        yield running
 
 
 def local(x: Array) -> Array:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -37,12 +35,6 @@ def mlp_exact() -> tuple[nn.Module, int]:
     layer = nn.Linear(WIDTH, 128, bias=False)
     layer.weight.data = torch.cat([torch.eye(WIDTH) * (-2.0) ** power for power in range(-8, 8)])
     return nn.Sequential(layer, nn.ReLU()).eval(), 128
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RunningServer]:
-    with serving(NAME, registry=REGISTRY) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -39,12 +39,6 @@ def mlp() -> tuple[nn.Module, int]:
     return nn.Sequential(nn.Linear(WIDTH, 128), nn.ReLU()).eval(), 128
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[RunningServer]:
-    with serving(NAME, registry=REGISTRY) as running:
-        yield running
-
-
 @pytest.fixture()
 def client(server: RunningServer) -> Iterator[Client]:
     with Client(server.address) as client:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import io
 import pickle
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from midrib.registry import Registry, TensorInput
 from midrib.remote import RemoteBackbone
-from midrib.server.testing import RunningServer, serving
+from midrib.server.testing import RunningServer
 
 NAME = "test/numbers/mlp"
 WIDTH = 8
@@ -41,12 +40,6 @@ class Model(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.head(self.backbone(x))
         return logits
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RunningServer]:
-    with serving(NAME, registry=REGISTRY) as running:
-        yield running
 
 
 @pytest.fixture(params=["local", "remote"])

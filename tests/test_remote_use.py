@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import pickle
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +37,6 @@ def mlp() -> tuple[nn.Module, int]:
 def broken() -> tuple[nn.Module, int]:
     """Weights that cannot be had."""
     raise RuntimeError("no weights")
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RunningServer]:
-    with serving(NAME, registry=REGISTRY) as running:
-        yield running
 
 
 def test_a_second_epoch_makes_no_calls(server: RunningServer, tmp_path: Path) -> None:

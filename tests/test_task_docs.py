@@ -11,18 +11,12 @@ from typing import Any
 import pytest
 
 from midrib.server.testing import serving
+from tests.small_runs import IGNORED_HINTS
 
 ROOT = Path(__file__).resolve().parents[1]
 BACKBONE = "image/classification/efficientnet-lite0"
 
-pytestmark = [
-    # What Lightning has to say about small quiet runs.
-    pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`"),
-    pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),
-    pytest.mark.filterwarnings("ignore:The number of training batches .* is smaller than the logging interval"),
-    pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated"),
-    pytest.mark.filterwarnings("ignore:`Trainer.fit` stopped"),
-]
+pytestmark = IGNORED_HINTS
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +26,13 @@ def address() -> Iterator[str]:
 
 
 def run(page: str, **replaced: str) -> dict[str, Any]:
-    """The names that a page's examples leave behind."""
+    """Run the examples of a page; return the names that they define.
+
+    replaced: for each host name on the page (with _ for -), the address to use.
+    """
     code = "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL))
-    for written, real in replaced.items():
-        code = code.replace(written.replace("_", "-") + ":50051", real)
+    for host, address in replaced.items():
+        code = code.replace(host.replace("_", "-") + ":50051", address)
     names: dict[str, Any] = {"__name__": "page"}
     exec(compile(code, page, "exec"), names)
     return names
@@ -49,18 +46,18 @@ def test_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_page_on_tasks_runs(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its server is a real one, and what it tells about the cache is what happens."""
+    """It uses a real server, and the cache has the hits and misses that the page shows."""
     monkeypatch.chdir(tmp_path)
-    # Lightning's own use of jsonargparse is out of date; its warnings are not about this page.
+    # Lightning calls deprecated functions of jsonargparse: those warnings do not concern the page.
     monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-    monkeypatch.setattr(sys, "argv", ["train.py"])  # pytest's own arguments are not for the page's command line
+    monkeypatch.setattr(sys, "argv", ["train.py"])  # else the page's command line reads pytest's arguments
     names = run("docs/task.md", gpu_box=address)
     assert (names["cached"].cache.hits, names["cached"].cache.misses) == (456, 24)
     check_kit(names["TestGradingTask"](), tmp_path)
 
 
 def check_kit(kit: Any, folder: Path) -> None:
-    """Run the suite that the page's reader has inherited, as pytest would."""
+    """Run the tests that the page's suite inherits, as pytest would."""
     kit.test_forward_gives_a_row_for_each_item()
     kit.test_fit_changes_the_head_and_lowers_no_guard()
     kit.test_every_stage_logs_its_loss()

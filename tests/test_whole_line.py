@@ -1,4 +1,4 @@
-"""Registry -> backbone -> server process -> RemoteBackbone -> Task: one line, with real weights."""
+"""The whole path with real weights: registry, backbone, server process, RemoteBackbone, Task."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from pytorch_lightning import Trainer
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -19,6 +18,7 @@ from midrib.registry import FlashRegistry
 from midrib.remote import RemoteBackbone
 from midrib.task import ClassificationTask
 from midrib.wire import BackboneNotFoundError, UnavailableError
+from tests.small_runs import quiet_trainer
 
 EFFICIENTNET = "image/classification/efficientnet-lite0"
 MINILM = "text/embedding/all-minilm-l6-v2"
@@ -26,7 +26,7 @@ MINILM = "text/embedding/all-minilm-l6-v2"
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """A real `midrib serve` process with both packaged backbones."""
+    """Start a `midrib serve` process with both packaged backbones; return its address."""
     command = [sys.executable, "-m", "midrib.server.cli", "serve", EFFICIENTNET, MINILM, "--port", "0", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -37,14 +37,8 @@ def address() -> Iterator[str]:
 
 
 def train(task: ClassificationTask, inputs: torch.Tensor, labels: torch.Tensor) -> float:
-    trainer = Trainer(
-        max_epochs=8,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    """Train a task on its test data, and return its accuracy."""
+    trainer = quiet_trainer(epochs=8)
     loader = DataLoader(TensorDataset(inputs, labels), batch_size=8)
     trainer.fit(task, loader, loader)
     (metrics,) = trainer.test(task, loader, verbose=False)
@@ -53,7 +47,7 @@ def train(task: ClassificationTask, inputs: torch.Tensor, labels: torch.Tensor) 
 
 @pytest.mark.parametrize("name", [EFFICIENTNET, MINILM], ids=["images", "texts"])
 def test_remote_rows_equal_local_rows(address: str, name: str) -> None:
-    """Real weights, served by another process: the same rows, named by the same revision."""
+    """A served backbone has the rows and the revision of the local one."""
     local = load_backbone(name)
     remote = RemoteBackbone(f"grpc://{address}/{name}")
     batch = torch.randint(1, 1000, (3, 12)) if name == MINILM else torch.randn(3, 3, 224, 224)
@@ -63,8 +57,8 @@ def test_remote_rows_equal_local_rows(address: str, name: str) -> None:
 
 @pytest.mark.filterwarnings("ignore::UserWarning:pytorch_lightning")
 @pytest.mark.filterwarnings("ignore::FutureWarning:pytorch_lightning")
-def test_a_url_is_a_backbone_for_a_task(address: str) -> None:
-    """The same string form, local or remote; the head learns what the backbone sees."""
+def test_a_task_takes_a_url_as_its_backbone(address: str) -> None:
+    """A head on a served text backbone learns to separate two subjects."""
     texts = ["a cat sleeps", "the dog barks", "kittens play", "a puppy runs"] * 2
     texts += ["stocks fell today", "the bank raised rates", "bond yields rise", "markets closed lower"] * 2
     ids = load_backbone(MINILM).prepare_texts(texts)
@@ -73,23 +67,23 @@ def test_a_url_is_a_backbone_for_a_task(address: str) -> None:
     assert train(task, ids, labels) == 1.0
 
 
-def test_a_name_that_is_not_served_is_named(address: str) -> None:
-    """The error lists the nearest, and is a KeyError."""
+def test_the_error_for_an_unknown_name_helps(address: str) -> None:
+    """The error names the nearest backbone."""
     with pytest.raises(BackboneNotFoundError, match="did you mean image/classification/efficientnet-lite0"):
         RemoteBackbone(f"grpc://{address}/image/classification/efficientnet-lite1")
 
 
-def test_a_server_that_is_not_there_is_said_within_the_deadline() -> None:
-    """Nothing hangs; the error is a ConnectionError that says how to start one."""
+def test_a_missing_server_is_reported_within_the_deadline() -> None:
+    """The error says how to start a server."""
     with pytest.raises(UnavailableError, match="midrib serve"):
         ClassificationTask(backbone="grpc://127.0.0.1:1/a/b", num_classes=2, backbone_kwargs={"timeout": 2.0})
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:pytorch_lightning")
 @pytest.mark.filterwarnings("ignore::FutureWarning:pytorch_lightning")
-def test_the_contributors_guide_runs_as_it_stands() -> None:
-    """Its registry, its loaders, and a loader of the user's own, used by name in a Task."""
-    TEMPLATE_BACKBONES = FlashRegistry("backbones")  # noqa: N806 - the guide's own name
+def test_the_example_of_flashs_contributor_guide_runs() -> None:
+    """A task finds a backbone by its name in the registry of the guide."""
+    TEMPLATE_BACKBONES = FlashRegistry("backbones")  # noqa: N806 - the name in the guide
 
     @TEMPLATE_BACKBONES(name="mlp-128", namespace="template/classification")
     def load_mlp_128(num_features: int) -> tuple[nn.Module, int]:

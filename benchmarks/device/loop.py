@@ -1,4 +1,4 @@
-"""The limit: the module in a loop in process, as one would write it for speed by hand."""
+"""The limit: the module in a hand-written loop in this process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _DEPTH: Final = 3
 
 
 def in_loop(module: nn.Module, batches: Iterable[Rows], device: torch.device, dtype: torch.dtype) -> Iterator[Rows]:
-    """The features of each batch, in order, as float32 on the host.
+    """Yield the features of each batch, in order, as float32 on the host.
 
     module: on the device, in the dtype.  batches: [rows, ...] each.
     """
@@ -33,7 +33,7 @@ def _on_cpu(module: nn.Module, batches: Iterable[Rows], dtype: torch.dtype) -> I
 
 @dataclass
 class _Slot:
-    """Pinned memory of one batch, used again and again. done: its features are on the host."""
+    """Pinned memory of one batch, which later batches reuse. done: its features are on the host."""
 
     inputs: Tensor
     features: Tensor | None = None
@@ -41,7 +41,7 @@ class _Slot:
 
 
 def _on_gpu(module: nn.Module, batches: Iterable[Rows], device: torch.device, dtype: torch.dtype) -> Iterator[Rows]:
-    """Three streams, so that copies in, computation and copies out overlap; nothing waits but for the oldest batch."""
+    """Overlap copies in, computation and copies out on three streams; wait for the oldest batch only."""
     copying_in, computing, copying_out = (torch.cuda.Stream(device) for _ in range(3))  # type: ignore[no-untyped-call] # torch does not type it
     free: deque[_Slot] = deque()
     running: deque[_Slot] = deque()

@@ -1,4 +1,4 @@
-"""What is computed. `midrib serve --import models` registers what the serving benchmark's modules lack."""
+"""The models of this benchmark. `midrib serve --import models` registers them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def load_vit_base() -> tuple[nn.Module, int]:
 
 
 def batches(model: str, rows: int, count: int) -> list[Any]:
-    """Different batches of so many rows: float32 arrays, or token ids [rows, 32] where the model takes texts."""
+    """Return `count` different batches: float32 arrays [rows, ...], or token ids [rows, 32] for a text model."""
     source = np.random.default_rng(0)
     if model == "minilm":
         return [source.integers(1000, 20000, (rows, _TOKENS)) for _ in range(count)]

@@ -1,4 +1,4 @@
-"""The same batches three ways: in a loop, through the engine without a wire, and over gRPC from another process."""
+"""Three routes for the same batches: a loop, the engine without gRPC, and a server process over gRPC."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from midrib.server.testing import RunningServer, serving
 from midrib.v1.embedding_pb2 import EmbedRequest
 from midrib.wire import Array
 
-# In flight at a time: so many batches, and more where they are small, as calls are.
+# The number of batches in flight, and of rows: small batches have more calls in flight.
 _BATCHES: Final = 4
 _ROWS: Final = 64
 _HERE: Final = Path(__file__).parent
 
 
 class Route(Protocol):
-    """Gives the features of batches."""
+    """Computes the features of batches."""
 
     def results(self, batches: Iterable[Array]) -> Iterator[Array]:
-        """The features of each batch; it reads ahead."""
+        """Yield the features of each batch, [rows, num_features]; it reads ahead."""
         ...
 
 
@@ -44,19 +44,19 @@ class Loop:
         self._module = load_backbone(NAMES[model]).module.eval().to(self._device, self._dtype)
 
     def results(self, batches: Iterable[Array]) -> Iterator[Array]:
-        """With torch's own number of threads, on a CPU."""
+        """On a CPU, torch chooses the number of threads."""
         return in_loop(self._module, batches, self._device, self._dtype)
 
 
 class Engine:
-    """The server's batcher and replica in this process, without a wire."""
+    """The server's batcher and replica in this process, without gRPC."""
 
     def __init__(self, running: RunningServer, model: str) -> None:
         self._running = running
         self._request = EmbedRequest(backbone=NAMES[model])
 
     def results(self, batches: Iterable[Array]) -> Iterator[Array]:
-        """Each batch is one item, handed over on the server's own loop. They come once all are done, in any order."""
+        """Each batch is one item on the server's event loop. The results are in any order, once all are done."""
         left = iter(batches)
         first = next(left)
         callers = max(_BATCHES, _ROWS // len(first))
@@ -65,39 +65,39 @@ class Engine:
     async def _all(self, batches: Iterator[Array], callers: int) -> list[Array]:
         results: list[Array] = []
 
-        async def one() -> None:
+        async def call_repeatedly() -> None:
             for batch in batches:
                 embedded = await self._running.server.embedder.embed(
                     self._request, Caller(flow="benchmark", waits_for_room=True), tensor=batch
                 )
                 results.append(embedded.features)
 
-        await asyncio.gather(*(one() for _ in range(callers)))
+        await asyncio.gather(*(call_repeatedly() for _ in range(callers)))
         return results
 
 
 class Served:
-    """`midrib serve` in a process of its own, and this process's `Client`."""
+    """`midrib serve` in another process, called by a `Client` in this process."""
 
     def __init__(self, client: Client, model: str) -> None:
         self._client = client
         self._name = NAMES[model]
 
     def results(self, batches: Iterable[Array]) -> Iterator[Array]:
-        """By `embed_stream`."""
+        """Use `embed_stream`."""
         return self._client.embed_stream(self._name, batches)
 
 
 @contextmanager
 def engine(model: str, settings: dict[str, Any]) -> Iterator[Engine]:
-    """The engine, loaded and warm."""
+    """Start the engine: loaded and warmed up."""
     with serving(NAMES[model], **{"threads": None, **settings}) as running:
         yield Engine(running, model)
 
 
 @contextmanager
 def served(model: str, settings: dict[str, Any]) -> Iterator[Served]:
-    """A server process, loaded and warm."""
+    """Start a server process: loaded and warmed up."""
     path = os.pathsep.join(filter(None, [str(_HERE), str(SERVING), os.environ.get("PYTHONPATH")]))
     variables = {f"MIDRIB_{name.upper()}": str(value) for name, value in settings.items()}
     with server_process(NAMES[model], "--import", "models", PYTHONPATH=path, **variables) as (url, _):

@@ -1,7 +1,7 @@
-"""What serving takes of a device: `python benchmarks/device/run.py --device cuda` writes a table.
+"""How much of a device serving uses: `python benchmarks/device/run.py --device cuda` writes a table.
 
-The same batches of 1 to 1024 rows, by turns: in a loop in process that is written for speed (on a GPU: pinned memory,
-and three streams, so that copies and computation overlap), through the engine without a wire, and over gRPC.
+The same batches of 1 to 1024 rows are computed in rotation: in a hand-written loop (on a GPU with pinned memory and
+three streams, so that copies and computation overlap), by the engine without gRPC, and over gRPC.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from midrib.wire import Array
 _HERE = Path(__file__).parent
 _TARGET: Final = 0.95
 _LEAST: Final = 8
-# Different batches of a turn: small ones that are equal would be asked once.
+# Limits on the different batches of a measurement.
 _MOST_BATCHES, _BATCHES_BYTES = 128, 256 << 20
 # Largest difference from the loop's features, relative to the largest of them.
 _PARITY: Final = {"float32": 1e-3, "bfloat16": 1e-1, "float16": 2e-2}
@@ -37,7 +37,7 @@ _PARITY: Final = {"float32": 1e-3, "bfloat16": 1e-1, "float16": 2e-2}
 def main() -> None:
     """Measure, and write results.md."""
     options = _parser().parse_args()
-    lines = ["# What serving takes of a device\n", *_conditions(options)]
+    lines = ["# How much of a device serving uses\n", *_conditions(options)]
     for model in options.models:
         for dtype in options.dtypes:
             lines += [f"\n## {NAMES[model]}, {dtype}\n", *_table(model, dtype, options)]
@@ -63,23 +63,23 @@ def _table(model: str, dtype: str, options: argparse.Namespace) -> Iterator[str]
         }
         for rows in options.rows:
             yield _row(rows, _rates(routes, _some(model, rows), dtype, options))
-            print(model, dtype, rows, flush=True)  # noqa: T201 - how far it is
+            print(model, dtype, rows, flush=True)  # noqa: T201 - the progress
 
 
 def _row(rows: int, rates: dict[str, list[float]]) -> str:
-    loop, *others = rates.values()
+    loop, *routes = rates.values()
     cells = [f"{rows}", f"{statistics.median(loop):,.0f}"]
-    for other in others:
-        ratio = statistics.median(one / limit for one, limit in zip(other, loop, strict=True))
-        cells += [f"{statistics.median(other):,.0f}", f"{ratio:.2f}"]
+    for route in routes:
+        ratio = statistics.median(rate / limit for rate, limit in zip(route, loop, strict=True))
+        cells += [f"{statistics.median(route):,.0f}", f"{ratio:.2f}"]
     return f"| {' | '.join(cells)} |"
 
 
 def _rates(
-    routes: dict[str, Route], given: list[Array], dtype: str, options: argparse.Namespace
+    routes: dict[str, Route], inputs: list[Array], dtype: str, options: argparse.Namespace
 ) -> dict[str, list[float]]:
-    """Rows a second of each route, a figure a round. Raises ValueError where their features differ."""
-    firsts = {name: np.float32(next(iter(one.results(given[:1])))) for name, one in routes.items()}
+    """Return the rows per second of each route in each round. Raises ValueError if their features differ."""
+    firsts = {name: np.float32(next(iter(route.results(inputs[:1])))) for name, route in routes.items()}
     bound = _PARITY[dtype] * float(np.abs(firsts["loop"]).max())
     for name, features in firsts.items():
         if not (difference := float(np.abs(features - firsts["loop"]).max())) <= bound:
@@ -90,20 +90,20 @@ def _rates(
     order = list(routes)
     for _ in range(options.rounds):
         for name in order:
-            rates[name].append(_rate(routes[name].results, given, options.seconds))
-        order.reverse()  # nobody always follows the same one
+            rates[name].append(_rate(routes[name].results, inputs, options.seconds))
+        order.reverse()  # so that no route always follows the same one
     return rates
 
 
-def _rate(results: Callable[[Iterable[Array]], Iterator[Array]], given: list[Array], seconds: float) -> float:
-    """Rows a second, from the first batch asked to the last answered: over so many seconds, and `_LEAST` batches."""
+def _rate(results: Callable[[Iterable[Array]], Iterator[Array]], inputs: list[Array], seconds: float) -> float:
+    """Return the rows per second of a measurement of at least `seconds` and `_LEAST` batches."""
     began = time.perf_counter()
 
     def endless() -> Iterator[Array]:
-        asked = 0
-        while asked < _LEAST or time.perf_counter() < began + seconds:
-            yield given[asked % len(given)]
-            asked += 1
+        sent = 0
+        while sent < _LEAST or time.perf_counter() < began + seconds:
+            yield inputs[sent % len(inputs)]
+            sent += 1
 
     answered = sum(len(features) for features in results(endless()))
     return answered / (time.perf_counter() - began)
@@ -118,10 +118,10 @@ def _conditions(options: argparse.Namespace) -> Iterator[str]:
     on_gpu = options.device.startswith("cuda")
     name = torch.cuda.get_device_name(options.device) if on_gpu else f"{os.cpu_count()} cores ({platform.machine()})"
     yield f"{name}, Python {platform.python_version()}, torch {torch.__version__}, grpcio {version('grpcio')}."
-    yield f"Medians of {options.rounds} rounds of {options.seconds:g} s each, by turns; ratios are those of the rounds."
-    yield "loop: the module in process, written for speed. engine: batcher and replica without a wire."
+    yield f"Medians of {options.rounds} rounds of {options.seconds:g} s each, in rotation; ratios are per round."
+    yield "loop: a hand-written loop in process. engine: batcher and replica without gRPC."
     yield "served: `midrib serve` and `Client.embed_stream` over loopback."
-    yield f"Asked of the engine on a GPU: {_TARGET} of the loop."
+    yield f"The target of the engine on a GPU is {_TARGET} of the loop."
     yield f"Load of the machine before it (1 minute): {os.getloadavg()[0]:.1f}."
 
 

@@ -1,8 +1,8 @@
-"""What a backbone is worth: a linear classifier on its features, beside one on raw inputs, on real data.
+"""How good a backbone is: linear classifiers on its features and on raw inputs, with real data.
 
     python benchmarks/linear_probe/probe.py DATA
 
-prints the table of README.md, which says what DATA holds.
+prints the table of README.md, which describes DATA.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class Task:
-    """Inputs and their classes, split so that nothing leaks from train to test."""
+    """Inputs and their classes, split so that the test shares nothing with the training."""
 
     name: str
     train: list[Any]
@@ -54,17 +54,17 @@ def textures() -> Task:
 
 
 def few(task: Task, per_class: int) -> Task:
-    """The same test, with per_class examples of each class to learn from, spread evenly."""
+    """Return the task with `per_class` training examples of each class, spread evenly, and the same test."""
     chosen: list[Any] = []
     for label in sorted(set(task.train_labels)):
-        own = [item for item, given in zip(task.train, task.train_labels, strict=True) if given == label]
-        chosen += [(item, label) for item in own[:: len(own) // per_class][:per_class]]
+        items = [item for item, item_label in zip(task.train, task.train_labels, strict=True) if item_label == label]
+        chosen += [(item, label) for item in items[:: len(items) // per_class][:per_class]]
     test = list(zip(task.test, task.test_labels, strict=True))
     return _task(f"{task.name}, {per_class} of each", chosen, test)
 
 
 def glosses(folder: Path) -> Task:
-    """WordNet's definitions of nouns to the 25 lexicographer files that they are filed under: 500 train, 1500 test."""
+    """Return the task to map WordNet's definitions of nouns to their 25 lexicographer files: 500 train, 1500 test."""
     lines = (folder / "package/dict/data.noun").read_text().splitlines()
     # Field 2 is the file: 3 is the top of the hierarchy, and 4 to 28 are kinds of things. A licence comes first.
     nouns = [(line, int(line.split()[1])) for line in lines if not line.startswith(" ")]
@@ -75,7 +75,7 @@ def glosses(folder: Path) -> Task:
 
 
 def voices(folder: Path) -> Task:
-    """Five announcers (each in a language of their own), 5 clips each to learn from, other sentences to test."""
+    """Return the task to recognise five announcers of five languages: 5 clips each train, other sentences test."""
     train: list[Any] = []
     test: list[Any] = []
     announcers = sorted(path for path in folder.rglob("*_*_?_*") if path.is_dir())
@@ -98,18 +98,18 @@ def _task(name: str, train: Sequence[tuple[Any, int]], test: Sequence[tuple[Any,
 
 
 def raw_pixels(task: Task) -> tuple[Features, Features]:
-    """The pixels themselves."""
+    """Return the pixels, [items, pixels]."""
     return np.stack([p.ravel() / 255 for p in task.train]), np.stack([p.ravel() / 255 for p in task.test])
 
 
 def tfidf(task: Task) -> tuple[Any, Any]:
-    """Counts of words and word pairs, weighted by rarity."""
+    """Return the counts of words and word pairs, weighted by rarity."""
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
     return vectorizer.fit_transform(task.train), vectorizer.transform(task.test)
 
 
 def spectrum(task: Task) -> tuple[Features, Features]:
-    """Mean and spread of each clip's log spectrum."""
+    """Return the mean and the standard deviation of each clip's log spectrum."""
     return np.stack([_spectrum(c) for c in task.train]), np.stack([_spectrum(c) for c in task.test])
 
 
@@ -121,7 +121,7 @@ def _spectrum(clip: npt.NDArray[np.int16]) -> Features:
 
 
 def embedded(key: str, **kwargs: Any) -> Callable[[Task], tuple[Features, Features]]:
-    """The features of a backbone."""
+    """Return a function that computes the features of a backbone, [items, num_features]."""
 
     def features(task: Task) -> tuple[Features, Features]:
         backbone = load_backbone(key, **kwargs)
@@ -149,7 +149,7 @@ def probe(task: Task, make: Callable[[Task], tuple[Any, Any]]) -> float:
 
 
 def main(folder: Path) -> None:
-    """Print the table, a line as soon as it is known."""
+    """Print the table, line by line."""
     pictures = textures()
     random = "efficientnet-lite0, random weights", embedded("efficientnet-lite0", pretrained=False)
     lite = [(f"efficientnet-lite{variant}", embedded(f"efficientnet-lite{variant}")) for variant in range(3)]
@@ -157,13 +157,13 @@ def main(folder: Path) -> None:
     texts = [("TF-IDF", tfidf), *((key, embedded(key)) for key in ("wordllama-256", "all-minilm-l6-v2"))]
     sounds = [("mean log spectrum", spectrum), ("resemblyzer", embedded("resemblyzer"))]
     print("| task | train / test | features | accuracy |\n| --- | --- | --- | --- |")  # noqa: T201
-    for task, ways in (
+    for task, methods in (
         (pictures, images),
         (few(pictures, 5), images),
         (glosses(folder), texts),
         (voices(folder), sounds),
     ):
-        for name, make in ways:
+        for name, make in methods:
             torch.manual_seed(0)
             sizes = f"{len(task.train)} / {len(task.test)}"
             print(f"| {task.name} | {sizes} | {name} | {probe(task, make):.3f} |", flush=True)  # noqa: T201

@@ -1,4 +1,4 @@
-"""The backbone in process, at its best: with the threads and the pieces that suit this machine."""
+"""The backbone in this process, with the threads and the rows per pass that are fastest on this machine."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from turns import Contender, take_turns
 
-# Rows at a time; 0 is all at once. EfficientNet took twice as long for 8 at once as for 8 by 2 (measured): malloc gives
-# large activations back to the kernel after each layer.
-_PIECES: Final = (2, 8, 0)
-# A choice that noise made would flatter the remote backbone.
+# Rows per pass; 0 is all of them. EfficientNet took twice as long for 8 rows in one pass as for 8 by 2 (measured),
+# because malloc returns large activations to the kernel after each layer.
+_PASS_ROWS: Final = (2, 8, 0)
+# Measure often enough: a wrong choice by noise would make the remote backbone look better.
 _TRIAL_ROUNDS: Final = 3
 _TRIAL_VALUES: Final = 16 * 3 * 224 * 224
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -23,50 +23,55 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 
 @dataclass(frozen=True)
 class LocalPlan:
-    """How a batch is computed: intra-op threads, and rows at a time (0: all)."""
+    """How to compute a batch. pass_rows: rows per pass; 0 is all of them."""
 
     threads: int
-    piece: int
+    pass_rows: int
 
     def __str__(self) -> str:
-        return f"{self.threads} thr." + (f", by {self.piece}" if self.piece else "")
+        return f"{self.threads} thr." + (f", by {self.pass_rows}" if self.pass_rows else "")
 
     def bind(self, module: nn.Module) -> Callable[[Tensor], Tensor]:
-        """The module, called with so many rows at a time; its caller sets the threads."""
-        if not self.piece:
+        """Return the module as a function that computes `pass_rows` rows per pass; its caller sets the threads."""
+        if not self.pass_rows:
             return module
-        return lambda x: torch.cat([module(piece) for piece in torch.split(x, self.piece)])
+        return lambda x: torch.cat([module(rows) for rows in torch.split(x, self.pass_rows)])
 
 
 def trial(x: Tensor) -> Tensor:
-    """The rows of a batch that the ways are tried on: 16 images, or as much of another kind."""
+    """Return the first rows of a batch, to try plans on: 16 images, or as many values of another kind."""
     return x[: max(1, _TRIAL_VALUES // x[0].numel())]
 
 
-class Ways:
-    """The fastest ways for each backbone and size of batch, tried once. budget_s: for each figure."""
+class LocalPlans:
+    """The fastest plans for each backbone and batch size, measured once. budget_s: seconds per figure."""
 
     def __init__(self, budget_s: float) -> None:
         self._budget_s = budget_s / 2
-        self._known: dict[tuple[str, int], list[LocalPlan]] = {}
+        self._plans: dict[tuple[str, int], list[LocalPlan]] = {}
 
     def fastest(self, name: str, module: nn.Module, x: Tensor) -> list[LocalPlan]:
-        """The ways for a batch like x, the fastest first; tried on its first rows."""
+        """Return the plans for a batch like x, the fastest first; measured with its first rows."""
         some = trial(x)
         key = (name, len(some))
-        if key not in self._known:
-            self._known[key] = fastest_ways(module, some, self._budget_s)
-        return self._known[key]
+        if key not in self._plans:
+            self._plans[key] = fastest_plans(module, some, self._budget_s)
+        return self._plans[key]
 
 
-def fastest_ways(module: nn.Module, x: Tensor, budget_s: float) -> list[LocalPlan]:
-    """The ways for a batch like x, the fastest first: by the best of its turns over x. budget_s: for each way.
+def fastest_plans(module: nn.Module, x: Tensor, budget_s: float) -> list[LocalPlan]:
+    """Return the plans for a batch like x, the fastest first, by the shortest measurement of each.
 
-    Their best, since noise has one sign: another process on the cores slows two threads, which wait for each other,
-    five times and more (measured).
+    The shortest, because noise only adds time: another process on the cores slows two threads, which wait for each
+    other, by five times and more (measured).  budget_s: seconds per plan.
     """
-    ways = [LocalPlan(threads, piece) for threads in sorted({1, CORES}) for piece in _PIECES if piece < len(x)]
-    contenders = {way: Contender(way.threads, way.bind(module)) for way in ways}
+    plans = [
+        LocalPlan(threads, pass_rows)
+        for threads in sorted({1, CORES})
+        for pass_rows in _PASS_ROWS
+        if pass_rows < len(x)
+    ]
+    contenders = {plan: Contender(plan.threads, plan.bind(module)) for plan in plans}
     with torch.inference_mode():
         times = take_turns(contenders, repeat(x), budget_s=budget_s, least=_TRIAL_ROUNDS)
-    return sorted(ways, key=lambda way: min(times[way]))
+    return sorted(plans, key=lambda plan: min(times[plan]))

@@ -1,9 +1,9 @@
-"""What it costs that a backbone is remote: `python benchmarks/remote/run.py` writes benchmarks/remote/README.md.
+"""The cost of a remote backbone: `python benchmarks/remote/run.py` writes benchmarks/remote/README.md.
 
-The server is `midrib serve`, with its defaults, in a process of its own on the same cores. The local backbone has the
-threads, and the rows at a time, that are fastest for it. Where remote is measured against local they take turns, and
-their ratio is the median of the turns' own ratios: of runs one after the other, on a machine whose speed drifts by a
-quarter within minutes, it would be noise. Each other figure is the median of repeated runs, or of one stream.
+The server is `midrib serve` with its defaults, in another process on the same cores. The local backbone uses the
+fastest threads and rows per pass. Remote and local are measured in rotation, and their ratio is the median over pairs:
+the speed of a machine drifts by a quarter within minutes, so separate runs would compare noise. Other figures are
+medians of repeated runs, or of one stream.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from compare import EFFICIENTNET, MLP, VIT, batches, training
 from echo import echo, echo_server
-from local import CORES, Ways
+from local import CORES, LocalPlans
 from processes import midrib_server, seconds
 from turns import TURN_S
 
@@ -32,12 +32,12 @@ HERE = Path(__file__).parent
 
 
 def callers(address: str, budget_s: float) -> Iterator[str]:
-    """Concurrent callers of one row, in one process."""
+    """Yield the table of concurrent callers of one row in one process."""
     yield "\n## Concurrent callers of one row (MLP)\n"
     yield "| callers | threads, rows/s | tasks, rows/s |"
     yield "|---|---|---|"
     row = np.random.default_rng(0).standard_normal((1, 784), np.float32)
-    rows = [row + index for index in range(64)]  # equal ones in flight would be asked once
+    rows = [row + index for index in range(64)]
     for count in (1, 16, 64):
         threads = _threads(address, rows[:count], budget_s)
         tasks = asyncio.run(_tasks(address, rows[:count], budget_s))
@@ -79,7 +79,7 @@ async def _tasks(address: str, rows: list[np.ndarray], budget_s: float) -> float
 
 
 def against_the_echo(address: str, budget_s: float) -> Iterator[str]:
-    """What the client's own work costs an item, beside a raw stream of the same bytes."""
+    """Yield the table of the client's cost per item, compared with a raw stream of the same bytes."""
     yield "\n## An item's cost to the client, beside a raw stream of the same bytes (MLP)\n"
     yield "The raw stream is grpc.aio on uvloop at both ends, and computes nothing.\n"
     yield (
@@ -93,17 +93,16 @@ def against_the_echo(address: str, budget_s: float) -> Iterator[str]:
             raw = echo(limit, batch.nbytes, rows * 256 * 4, budget_s)
             alone_s, per_s, cpu_us = _streamed(address, batch, budget_s)
             yield (
-                f"| {rows} | {batch.nbytes:,}, {rows * 1024:,} | {1e3 * alone_s:.2f} | {raw.alone_ms:.2f} "
+                f"| {rows} | {batch.nbytes:,}, {rows * 1024:,} | {1e3 * alone_s:.2f} | {raw.lone_ms:.2f} "
                 f"| {per_s:,.0f} | {raw.per_s:,.0f} | {cpu_us:.0f} | {raw.cpu_us:.0f} |"
             )
 
 
 def _streamed(address: str, batch: np.ndarray, budget_s: float) -> tuple[float, float, float]:
-    """Seconds of a lone call; batches a second of a stream, and microseconds of CPU each."""
+    """Return the seconds of a lone call, the batches per second of a stream, and the CPU microseconds per batch."""
     client = Client(address)
     alone_s = seconds(lambda: client.embed(MLP, batch), budget_s)
     count = max(50, int(budget_s / alone_s))
-    # Each another: equal ones in flight would be asked once.
     several = [batch + index for index in range(min(count, 200))]
     began, cpu = time.perf_counter(), time.process_time()
     for _ in client.embed_stream(MLP, (several[index % len(several)] for index in range(count))):
@@ -113,7 +112,7 @@ def _streamed(address: str, batch: np.ndarray, budget_s: float) -> tuple[float, 
 
 
 def wire_types(address: str, budget_s: float) -> Iterator[str]:
-    """What smaller types save, on the wire and in time."""
+    """Yield the table of the bytes and the time that smaller types save."""
     yield "\n## Wire types (MLP, 1024 rows a call)\n"
     yield "| dtype | bytes a row out | back | ms |"
     yield "|---|---|---|---|"
@@ -136,17 +135,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / "README.md")
     options = parser.parse_args()
     lines = ["# What it costs that a backbone is remote\n", *_machine()]
-    ways = Ways(options.budget_s)
+    plans = LocalPlans(options.budget_s)
     servers = partial(midrib_server, MLP, VIT, EFFICIENTNET)
     with servers() as address:
         for part in (
-            batches(address, ways, options.budget_s, options.most_rows),
+            batches(address, plans, options.budget_s, options.most_rows),
             callers(address, options.budget_s),
             against_the_echo(address, options.budget_s),
             wire_types(address, options.budget_s),
         ):
             lines.extend(part)
-    lines.extend(training(servers, ways, options.budget_s))
+    lines.extend(training(servers, plans, options.budget_s))
     options.out.write_text("\n".join(lines) + "\n")
 
 

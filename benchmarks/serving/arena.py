@@ -1,4 +1,4 @@
-"""The servers of one group of works: started one after the other and checked, frozen, each thawed for its turn."""
+"""Start and check the servers of a group of workloads; all but the measured one are stopped by a signal."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _CHECKED_ROWS = 2
 
 
 class Arena:
-    """Servers that hold the same models. Only one of them runs at a time: an idle one would cost the measured one."""
+    """Servers with the same models. Only one of them runs at a time: an idle server would slow the measured one."""
 
     def __init__(self, plan: Plan, models: tuple[str, ...], results: Results) -> None:
         self.servers: dict[str, ServerProcess] = {}
@@ -35,8 +35,8 @@ class Arena:
         self._results = results
 
     async def start(self) -> None:
-        """Start and check every server; one that fails is a failure of the results, and is missing here."""
-        for name in ("in_process", *self._plan.pythons):  # the first says what the others should answer
+        """Start and check every server; one that fails is listed in the failures of the results."""
+        for name in ("in_process", *self._plan.pythons):  # the answers of the first are the reference
             if name not in self.servers and f"{name}: start" not in self._results.failures:
                 await self._start(name)
 
@@ -46,10 +46,10 @@ class Arena:
             server.stop()
 
     def load(self, contender: Contender, work: Work) -> Load:
-        """What to put on a contender."""
+        """Return the load for a contender."""
         address = self._addresses[contender.server]
         if contender.server == "in_process":
-            # Beside a bulk, the limit that matters is that of the bulk: the last model's.
+            # With a bulk load, the limit is that of the bulk's model, the last one.
             return InProcessLoad(self.servers["in_process"], work.models[-1], name=contender.name)
         if contender.caller is None:
             return EchoLoad(contender.name, address, work.model)
@@ -59,7 +59,7 @@ class Arena:
 
     @contextlib.asynccontextmanager
     async def turn(self, server: str) -> AsyncIterator[ServerProcess]:
-        """The server runs, and is frozen afterwards."""
+        """Let the server run, and freeze it afterwards."""
         process = self.servers[server]
         process.thaw()
         try:
@@ -79,7 +79,7 @@ class Arena:
         self.servers[name], self._addresses[name] = process, f"127.0.0.1:{port}"
         try:
             await self._check(name)
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with a rival is reported in its place
+        except Exception as error:  # noqa: BLE001 - the report shows the failure of a rival
             said = str(error) if process.running else process.last_line()
             self._results.failures[f"{name}: start"] = f"{type(error).__name__}: {said}"
             logger.warning("%s does not start: %s", name, said)
@@ -90,7 +90,7 @@ class Arena:
         logger.info("%s (%s) answers after %.1f s", name, ", ".join(self._models), time.monotonic() - began)
 
     async def _check(self, name: str) -> None:
-        """Wait until it answers, and compare what it answers with the module in process."""
+        """Wait until the server answers, and compare its features with those of the module in process."""
         if name == "echo":
             echo = EchoLoad(ECHO_UNARY, self._addresses[name], "mlp")
             await self._until_ready(name, partial(echo.run, Setting(1, 1), 0.01))
@@ -111,7 +111,7 @@ class Arena:
                     await attempt()
             except ParityError:
                 raise
-            except Exception:  # - each protocol has its own way to say that it is not ready
+            except Exception:  # - each protocol has another error for a server that is not ready
                 if not self.servers[name].running or time.monotonic() > deadline:
                     raise
                 await asyncio.sleep(_RETRY_S)

@@ -1,4 +1,4 @@
-"""What every server of the benchmark runs: the same functions with the same weights.
+"""The models of every server in the benchmark: the same functions with the same weights.
 
 `midrib serve --import bench_models` registers them; a rival opens them through `Model`.
 """
@@ -21,14 +21,14 @@ from midrib.registry import TensorInput
 Rows = npt.NDArray[np.float32]
 
 DEVICE = os.environ.get("MIDRIB_DEVICE", "cpu")
-"""Where every server computes: by the variable that `midrib serve` reads, which run.py's --device sets."""
+"""The device of every server: run.py's --device sets this variable, and `midrib serve` reads it too."""
 
 _NAMESPACE = "benchmark/embedding"
 
 
 @BACKBONES(name="mlp", namespace=_NAMESPACE, input=TensorInput(SHAPES["mlp"]), num_features=FEATURES["mlp"])
 def load_mlp() -> tuple[nn.Module, int]:
-    """template/classification/mlp-128-256 for 784 columns, with the same random weights in every process."""
+    """Load template/classification/mlp-128-256 for 784 columns, with the same random weights in every process."""
     loader = BACKBONES.get("template/classification/mlp-128-256")
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -38,14 +38,14 @@ def load_mlp() -> tuple[nn.Module, int]:
 
 @BACKBONES(name="vit-tiny", namespace=_NAMESPACE, input=TensorInput(SHAPES["vit"]), num_features=FEATURES["vit"])
 def load_vit_tiny() -> tuple[nn.Module, int]:
-    """A ViT-Tiny, [rows, 3, 224, 224] to [rows, 192], with the same random weights in every process."""
+    """Load a ViT-Tiny, [rows, 3, 224, 224] to [rows, 192], with the same random weights in every process."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return VisionTransformer(width=192, depth=12, heads=3, patch=16, side=224), 192
 
 
 class VisionTransformer(nn.Module):
-    """[rows, 3, side, side] to the normalised class token, [rows, width].
+    """Maps [rows, 3, side, side] to the normalised class token, [rows, width].
 
     Source: Dosovitskiy et al. 2021, "An image is worth 16x16 words"; the sizes are DeiT-Tiny's.
     """
@@ -84,9 +84,9 @@ class _Block(nn.Module):
 
 
 class Model:
-    """One of KEYS in a rival's process: rows of many requests in, their features out, in one forward pass.
+    """A model in the process of another server: it embeds the rows of several requests in one forward pass.
 
-    A request is raw little-endian float32 rows, or UTF-8 texts divided by newlines.
+    A request is raw little-endian float32 rows, or UTF-8 texts separated by newlines.  name: a key of KEYS.
     """
 
     def __init__(self, name: str, *, threads: int | None = None) -> None:
@@ -96,7 +96,7 @@ class Model:
         self._backbone.module.to(DEVICE)
 
     def __call__(self, requests: Sequence[bytes]) -> list[bytes]:
-        """The features of each request, as raw little-endian float32 rows."""
+        """Return the features of each request as raw little-endian float32 rows."""
         counts = [self.count(request) for request in requests]
         if self.name == "minilm":
             features = self.texts([line for request in requests for line in request.decode().split("\n")])
@@ -107,17 +107,17 @@ class Model:
         return [features[end - count : end].tobytes() for end, count in zip(ends, counts, strict=True)]
 
     def count(self, request: bytes) -> int:
-        """The rows of a request."""
+        """Return the number of rows of a request."""
         if self.name == "minilm":
             return request.count(b"\n") + 1
         return len(request) // (4 * int(np.prod(SHAPES[self.name])))
 
     def tensor(self, rows: Rows) -> Rows:
-        """[rows, ...] to [rows, features]."""
+        """Map [rows, ...] to [rows, features]."""
         return self._embed(torch.from_numpy(rows if rows.flags.writeable else rows.copy()))
 
     def texts(self, texts: Sequence[str]) -> Rows:
-        """Texts to [rows, features]."""
+        """Map texts to [rows, features]."""
         return self._embed(self._backbone.prepare_texts(texts))
 
     def _embed(self, batch: Tensor) -> Rows:
@@ -126,5 +126,5 @@ class Model:
 
 
 def threads_for(name: str) -> int:
-    """The intra-op threads that win for a model here: one for the perceptron, every core for a transformer."""
+    """Return the fastest number of intra-op threads for a model: 1 for the perceptron, all cores for a transformer."""
     return 1 if name == "mlp" else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""A client for each server: as light as its protocol allows, with requests made beforehand where they may be."""
+"""A client for each server, as light as its protocol allows; most build their requests in advance."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ CHANNEL = (("grpc.max_receive_message_length", _SIZE), ("grpc.max_send_message_l
 
 
 class Caller(Protocol):
-    """Asks one model of one server for the features of prepared payloads."""
+    """Sends prepared payloads to one model of one server."""
 
     async def call(self, index: int) -> Any:
         """Send payload number index (modulo their number) and wait for its answer."""
         ...
 
     def features(self, answer: Any) -> NDArray[np.float32]:
-        """An answer as [rows, features]."""
+        """Return an answer as [rows, features]."""
         ...
 
     async def close(self) -> None:
@@ -39,7 +39,7 @@ class Caller(Protocol):
 
 
 class MidribCaller:
-    """Midrib's own client, which joins concurrent calls. It is given arrays and gives arrays."""
+    """Midrib's client, which joins concurrent calls. It takes and returns arrays."""
 
     def __init__(self, address: str, model: str, payloads: Sequence[Any]) -> None:
         self._client = AsyncClient(address)
@@ -48,14 +48,14 @@ class MidribCaller:
         self._text = model == "minilm"
 
     async def call(self, index: int) -> Any:
-        """One embed."""
+        """Call `embed`."""
         payload = self._payloads[index % len(self._payloads)]
         if self._text:
             return await self._client.embed(self._name, texts=payload)
         return await self._client.embed(self._name, payload)
 
     def features(self, answer: Any) -> NDArray[np.float32]:
-        """It is that."""
+        """Return the answer, which is the features."""
         return np.asarray(answer)
 
     async def close(self) -> None:
@@ -64,7 +64,7 @@ class MidribCaller:
 
 
 class StubCaller:
-    """Plain generated stubs, one unary call a request: Midrib, the naive server and Ray Serve speak them."""
+    """Generated stubs, one unary call per request, for Midrib, the naive server and Ray Serve."""
 
     def __init__(self, address: str, model: str, payloads: Sequence[Any]) -> None:
         self._channel = grpc.aio.insecure_channel(address, options=CHANNEL)
@@ -72,14 +72,14 @@ class StubCaller:
         self._requests = [
             embedding_pb2.EmbedRequest(backbone=KEYS[model], input=_input(model, payload)) for payload in payloads
         ]
-        self._metadata = (("application", model),)  # by which Ray Serve routes
+        self._metadata = (("application", model),)  # Ray Serve routes by it
 
     async def call(self, index: int) -> Any:
-        """One Embed."""
+        """Call Embed."""
         return await self._embed(self._requests[index % len(self._requests)], metadata=self._metadata)
 
     def features(self, answer: Any) -> NDArray[np.float32]:
-        """The answer's tensor."""
+        """Return the tensor of the answer."""
         return decode_tensor(answer.embedding)
 
     async def close(self) -> None:
@@ -88,7 +88,7 @@ class StubCaller:
 
 
 class TritonCaller:
-    """ModelInfer with raw contents, by generated stubs: what tritonclient sends, without its own cost."""
+    """ModelInfer with raw contents, by generated stubs: the same bytes as tritonclient, with less overhead."""
 
     def __init__(self, address: str, model: str, payloads: Sequence[Any]) -> None:
         self._model = model
@@ -101,11 +101,11 @@ class TritonCaller:
         self._requests = [self._request(payload) for payload in payloads]
 
     async def call(self, index: int) -> Any:
-        """One ModelInfer."""
+        """Call ModelInfer."""
         return await self._infer(self._requests[index % len(self._requests)])
 
     def features(self, answer: Any) -> NDArray[np.float32]:
-        """The answer's raw contents."""
+        """Return the raw contents of the answer."""
         return np.frombuffer(answer.raw_output_contents[0], np.float32).reshape(-1, FEATURES[self._model])
 
     async def close(self) -> None:
@@ -127,7 +127,7 @@ class TritonCaller:
 
 
 class HttpCaller:
-    """POST over kept connections, one for each caller: mosec takes raw bytes, LitServe JSON."""
+    """POST over persistent connections, one per concurrent caller: mosec takes raw bytes, LitServe JSON."""
 
     def __init__(self, address: str, model: str, payloads: Sequence[Any], *, json: bool = False) -> None:
         self._host, _, port = address.rpartition(":")
@@ -137,14 +137,14 @@ class HttpCaller:
         self._idle: list[Connection] = []
 
     async def call(self, index: int) -> Any:
-        """One POST."""
+        """Send a POST."""
         connection = self._idle.pop() if self._idle else await self._connect()
         body = await connection.post(self._requests[index % len(self._requests)])
         self._idle.append(connection)
         return body
 
     def features(self, answer: Any) -> NDArray[np.float32]:
-        """The answer's body."""
+        """Return the body of the answer."""
         return np.frombuffer(answer, np.float32).reshape(-1, FEATURES[self._model])
 
     async def close(self) -> None:
@@ -159,14 +159,14 @@ class HttpCaller:
 
 
 class JsonCaller(HttpCaller):
-    """LitServe's."""
+    """The HTTP caller of LitServe, with JSON."""
 
     def __init__(self, address: str, model: str, payloads: Sequence[Any]) -> None:
         super().__init__(address, model, payloads, json=True)
 
 
 def raw_bytes(payload: Any) -> bytes:
-    """A payload as `bench_models.Model` takes it."""
+    """Return a payload in the format of `bench_models.Model`."""
     return "\n".join(payload).encode() if isinstance(payload, list) else bytes(payload.tobytes())
 
 

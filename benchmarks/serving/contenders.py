@@ -1,4 +1,4 @@
-"""Who is measured: the servers and how each is started, and the loads that are put on them."""
+"""The contenders: servers, the commands that start them, and their clients."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from works import KEYS
 from clients import Caller, HttpCaller, JsonCaller, MidribCaller, StubCaller, TritonCaller
 
 _HERE = Path(__file__).parent
-# A rival's environment holds no Midrib: it opens the models from the source.
+# The environments of the rivals do not contain Midrib: they load the models from the sources.
 _SOURCES = tuple(_HERE.parents[1] / part for part in ("libs/registry/src", "libs/backbones/src", "dist/codegen"))
 
 CallerMaker = Callable[[str, str, Sequence[Any]], Caller]
@@ -23,10 +23,10 @@ CallerMaker = Callable[[str, str, Sequence[Any]], Caller]
 
 @dataclass(frozen=True)
 class Contender:
-    """One row of the tables: a server, asked in one way.
+    """One row of the tables: a server with one kind of client.
 
-    kind: "limit", "ours" or "rival".  server: of SERVERS.  caller: None for the limits, which have loads of their own.
-    grpc: whether it speaks gRPC.  works: where it takes part.
+    kind: "limit", "ours" or "rival".  caller: None for the limits, which have special loads.
+    grpc: whether it uses gRPC.  works: the workloads that it takes part in.
     """
 
     name: str
@@ -59,7 +59,7 @@ CONTENDERS = (
 
 
 def command(server: str, port: int, models: Sequence[str], python: str) -> list[str]:
-    """How a server is started on a port, holding these models, by that Python."""
+    """Return the command that starts a server with these models on a port, with that Python."""
     if server == "midrib":
         served = [KEYS[model] for model in models]
         return [
@@ -76,8 +76,8 @@ def command(server: str, port: int, models: Sequence[str], python: str) -> list[
 
 
 def environment(server: str) -> dict[str, str]:
-    """What a server finds: the benchmark's modules, and threads that sleep while they wait, as Midrib's do."""
-    own = server in {"midrib", "echo", "naive", "in_process"}
-    path = os.pathsep.join(map(str, (_HERE,) if own else (_HERE, *_SOURCES)))
+    """Return the variables of a server: the path of the benchmark, and threads that sleep while they wait."""
+    has_midrib = server in {"midrib", "echo", "naive", "in_process"}
+    path = os.pathsep.join(map(str, (_HERE,) if has_midrib else (_HERE, *_SOURCES)))
     quiet = {"RAY_USAGE_STATS_ENABLED": "0"} if server == "ray" else {}
     return {"PYTHONPATH": path, "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", **quiet}

@@ -1,4 +1,4 @@
-"""The least HTTP/1.1 client that keeps its connections: so that the rivals' client is not what is measured."""
+"""A minimal HTTP/1.1 client with persistent connections, so that the rivals are not limited by their client."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by its class
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's class is not a subclass
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Fail whoever waits."""
+        """Fail the pending request."""
         answer = getattr(self, "_answer", None)
         if answer is not None and not answer.done():
             answer.set_exception(exc or ConnectionResetError("the server closed the connection"))
 
     def data_received(self, data: bytes) -> None:
-        """Answer once head and body are there."""
+        """Complete the pending request once head and body have arrived."""
         self._buffer += data
         if self._needed is None:
             end = self._buffer.find(_END)
@@ -40,12 +40,12 @@ class Connection(asyncio.Protocol):
                 return
             self._needed = end + len(_END) + _content_length(bytes(self._buffer[:end]))
         if len(self._buffer) >= self._needed:
-            whole, self._buffer, self._needed = bytes(self._buffer), bytearray(), None
+            response, self._buffer, self._needed = bytes(self._buffer), bytearray(), None
             if not self._answer.done():
-                self._settle(whole)
+                self._settle(response)
 
     async def post(self, request: bytes) -> bytes:
-        """Send a whole request, and wait for its answer's body. Raises HttpError, ConnectionError."""
+        """Send a request, and return the body of its answer. Raises HttpError, ConnectionError."""
         self._answer = asyncio.get_running_loop().create_future()
         self._transport.write(request)
         return await self._answer
@@ -54,8 +54,8 @@ class Connection(asyncio.Protocol):
         """Close the connection."""
         self._transport.close()
 
-    def _settle(self, whole: bytes) -> None:
-        head, _, body = whole.partition(_END)
+    def _settle(self, response: bytes) -> None:
+        head, _, body = response.partition(_END)
         status = head.split(b"\r\n", 1)[0]
         if b" 200 " in status + b" ":
             self._answer.set_result(body)
@@ -64,7 +64,7 @@ class Connection(asyncio.Protocol):
 
 
 def encode_post(path: str, body: bytes, content_type: str) -> bytes:
-    """A whole request."""
+    """Return the bytes of a POST request."""
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}"
     return head.encode() + _END + body
 

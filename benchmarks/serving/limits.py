@@ -1,4 +1,4 @@
-"""Two things that no rival is asked: how soon Midrib is ready, and what a flood of clients makes of its memory."""
+"""Two measurements of Midrib only: the time until it is ready, and its memory under a flood of clients."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _DEAF_STREAMS = 8
 
 
 async def measure_start(plan: Plan, results: Results) -> None:
-    """Pairs of: from the command to its `ready`, and an interpreter that only imports torch."""
+    """Measure pairs: the time from the command to its `ready`, and that of an interpreter which only imports torch."""
     for _ in range(plan.rounds):
         began = time.monotonic()
         process, _ = await asyncio.to_thread(_start, plan)
@@ -36,7 +36,7 @@ async def measure_start(plan: Plan, results: Results) -> None:
 
 
 async def measure_memory(plan: Plan, results: Results) -> None:
-    """The MLP's server: resident when ready, and at the peak of a flood by clients that heed nothing."""
+    """Measure the resident memory of the MLP's server: when it is ready, and at the peak of a flood."""
     process, address = await asyncio.to_thread(_start, plan)
     try:
         client = AsyncClient(address)
@@ -57,7 +57,7 @@ async def measure_memory(plan: Plan, results: Results) -> None:
 
 
 def _start(plan: Plan) -> tuple[ServerProcess, str]:
-    """A server of the MLP alone that has said that it is ready, and its address."""
+    """Start a server with the MLP only; return it, once it is ready, and its address."""
     port = free_port()
     process = ServerProcess(
         command("midrib", port, (_MODEL,), sys.executable),
@@ -73,7 +73,7 @@ def _start(plan: Plan) -> tuple[ServerProcess, str]:
 
 
 async def _flood(address: str) -> None:
-    """Callers that send again at once when they are refused, and streams that send and never read."""
+    """Flood a server with callers that repeat refused calls at once, and with streams that send and never read."""
     flooders = [asyncio.create_task(_call_again_and_again(address))]
     flooders += [asyncio.create_task(_send_and_never_read(address)) for _ in range(_DEAF_STREAMS)]
     await asyncio.sleep(_FLOOD_S)
@@ -85,7 +85,7 @@ async def _flood(address: str) -> None:
 async def _call_again_and_again(address: str) -> None:
     caller = StubCaller(address, _MODEL, payloads(_MODEL, _FLOOD_ROWS))
 
-    async def one() -> None:
+    async def repeat() -> None:
         while True:
             with contextlib.suppress(grpc.aio.AioRpcError):
                 await caller.call(0)
@@ -93,7 +93,7 @@ async def _call_again_and_again(address: str) -> None:
     try:
         async with asyncio.TaskGroup() as group:
             for _ in range(_FLOODERS):
-                group.create_task(one())
+                group.create_task(repeat())
     finally:
         await caller.close()
 

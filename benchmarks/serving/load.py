@@ -1,4 +1,4 @@
-"""Load: callers in a closed loop, and what they saw."""
+"""Callers in a closed loop, and the summary of their calls."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Of a measurement's time, before anything counts.
+# The share of a measurement that warms up, before any call counts.
 WARM_UP = 0.2
 _LONGEST_CALL_S = 60.0
 
 Calls = tuple[list[float], list[float]]
-"""When each call began and when it ended, in order of their ends."""
+"""The times at which each call began and ended, in order of the ends."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One measurement. rate: rows a second.  p50_ms, p99_ms: of a call.  calls: how many were counted."""
+    """One measurement. rate: rows per second.  p50_ms, p99_ms: of a call.  calls: the number of counted calls."""
 
     rate: float
     p50_ms: float
@@ -28,7 +28,7 @@ class Sample:
 
 
 class Recorder:
-    """Collects the calls that end within so many seconds, after a warm-up; it goes on until they are `least`."""
+    """Collects the calls that end within `seconds` after a warm-up, and at least `least` calls."""
 
     def __init__(self, seconds: float, *, least: int) -> None:
         self._least = least
@@ -43,7 +43,7 @@ class Recorder:
         return time.monotonic() < self._stop or len(self.ended) < self._least
 
     def add(self, began: float) -> None:
-        """A call that began then has ended now."""
+        """Record a call that ends now. began: on time.monotonic."""
         now = time.monotonic()
         if self._start <= now and (now <= self._stop or len(self.ended) < self._least):
             self.began.append(began)
@@ -51,9 +51,9 @@ class Recorder:
 
 
 async def closed_loop(call: Callable[[int], Awaitable[object]], *, concurrency: int, recorder: Recorder) -> None:
-    """So many callers, each calling again as soon as it is answered. An exception of any call ends it all."""
+    """Run `concurrency` callers that call again as soon as they are answered. An exception of a call ends all."""
 
-    async def one(caller: int) -> None:
+    async def run_caller(caller: int) -> None:
         index = caller
         while recorder.running:
             began = time.monotonic()
@@ -63,14 +63,14 @@ async def closed_loop(call: Callable[[int], Awaitable[object]], *, concurrency: 
 
     async with asyncio.timeout(_LONGEST_CALL_S), asyncio.TaskGroup() as group:
         for caller in range(concurrency):
-            group.create_task(one(caller))
+            group.create_task(run_caller(caller))
 
 
 def sample(began: Sequence[float], ended: Sequence[float], rows: int) -> Sample:
-    """What calls of so many rows came to.
+    """Summarise calls of `rows` rows each. Raises RuntimeError if there are none.
 
-    The rate is the slope of the number of answers over time, by least squares: batches answer many callers at once,
-    so counting between two instants would be off by up to a batch.
+    The rate is the slope of the number of answers over time, by least squares: a batch answers many callers at once,
+    so counting between two instants would be wrong by up to a batch.
     """
     if not ended:
         raise RuntimeError("no call ended within the measurement: give it more --seconds")

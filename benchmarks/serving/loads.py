@@ -1,4 +1,4 @@
-"""What is put on each contender, and the calls that come of it."""
+"""The loads of the contenders."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from clients import CHANNEL, raw_bytes
 
 _STREAMS = 4
 _PARITY = 1e-4
-# Of every caller at least: fewer would show the pace of a batch or two.
-_TURNS = 3
+# The least number of calls per caller: fewer would measure one or two batches only.
+_LEAST_CALLS = 3
 
 
 class ParityError(Exception):
-    """A server's features are not those of the module in process."""
+    """The features of a server differ from those of the module in process."""
 
 
 class Load(Protocol):
-    """Asks one contender for one model."""
+    """Calls one model of one contender."""
 
     async def run(self, setting: Setting, seconds: float) -> Calls:
-        """The calls of so many seconds, after a warm-up."""
+        """Return the calls of `seconds` after a warm-up."""
         ...
 
 
@@ -45,18 +45,18 @@ class CallerLoad:
         self._model = model
 
     async def run(self, setting: Setting, seconds: float) -> Calls:
-        """Connections are made anew, and the making is not counted."""
+        """Open new connections, which does not count, and call."""
         caller = self._make(self._address, self._model, payloads(self._model, setting.rows))
         try:
             await caller.call(0)
-            recorder = Recorder(seconds, least=_TURNS * setting.concurrency)
+            recorder = Recorder(seconds, least=_LEAST_CALLS * setting.concurrency)
             await closed_loop(caller.call, concurrency=setting.concurrency, recorder=recorder)
         finally:
             await caller.close()
         return recorder.began, recorder.ended
 
     async def check(self, expected: NDArray[np.float32]) -> None:
-        """Raise ParityError where the features of the first payload are not the expected."""
+        """Raise ParityError unless the features of the first payload are the expected ones."""
         caller = self._make(self._address, self._model, payloads(self._model, len(expected)))
         try:
             got = caller.features(await caller.call(0))
@@ -69,7 +69,7 @@ class CallerLoad:
 
 
 class MixedLoad:
-    """One caller of the small model, beside a bulk of the large one that never pauses."""
+    """One caller of the small model, while a bulk of the large model runs without pause."""
 
     def __init__(self, make: CallerMaker, address: str, models: tuple[str, ...]) -> None:
         self._single = CallerLoad(make, address, models[0])
@@ -77,7 +77,7 @@ class MixedLoad:
         self.bulk_calls: Calls = ([], [])
 
     async def run(self, setting: Setting, seconds: float) -> Calls:
-        """The small model's calls; the bulk begins before them and ends after them."""
+        """Return the calls of the small model; the bulk begins before them and ends after them."""
         bulk = asyncio.create_task(self._bulk.run(BULK, 1.3 * seconds))
         await asyncio.sleep(0.2 * seconds)
         calls = await self._single.run(setting, seconds)
@@ -86,7 +86,7 @@ class MixedLoad:
 
 
 class EchoLoad:
-    """Raw bytes of the work's size, unary or over up to four streams, each with its share of the calls in flight."""
+    """Raw bytes of the workload's size, unary or on up to four streams that share the calls in flight."""
 
     def __init__(self, name: str, address: str, model: str) -> None:
         self._unary = name == ECHO_UNARY
@@ -95,10 +95,10 @@ class EchoLoad:
         self._model = model
 
     async def run(self, setting: Setting, seconds: float) -> Calls:
-        """As many calls in flight as a setting's callers make."""
+        """Keep as many calls in flight as the setting has callers."""
         request = raw_bytes(payloads(self._model, setting.rows)[0])
         answer = setting.rows * row_bytes(self._model)[1] if self._answer else 0
-        recorder = Recorder(seconds, least=_TURNS * setting.concurrency)
+        recorder = Recorder(seconds, least=_LEAST_CALLS * setting.concurrency)
         async with grpc.aio.insecure_channel(self._address, options=CHANNEL) as channel:
             if self._unary:
                 call: Any = channel.unary_unary(f"/echo/unary/{answer}")
@@ -114,7 +114,7 @@ class EchoLoad:
 
 
 async def _stream(call: Any, request: bytes, window: int, recorder: Recorder) -> None:
-    """Keep a window of messages in flight. Writing and reading go on apart, or flow control would stop both."""
+    """Keep a window of messages in flight. Two tasks write and read, since flow control would stop a single one."""
     began: deque[float] = deque()
     room = asyncio.Semaphore(window)
 
@@ -133,7 +133,7 @@ async def _stream(call: Any, request: bytes, window: int, recorder: Recorder) ->
 
 
 class InProcessLoad:
-    """The module in a loop, in a process of its own that is told what to do."""
+    """The module in a loop, in another process that reads orders from its stdin."""
 
     def __init__(self, process: ServerProcess, model: str, *, name: str = IN_PROCESS_1) -> None:
         self._process = process
@@ -141,12 +141,12 @@ class InProcessLoad:
         self._all_cores = name != IN_PROCESS_1
 
     async def run(self, setting: Setting, seconds: float) -> Calls:
-        """Calls one after the other; a setting's number of callers has no meaning here."""
+        """Call one after the other; the number of callers of the setting is ignored."""
         answer = await self._ask(rows=setting.rows, seconds=seconds)
         return answer["began"], answer["ended"]
 
     async def features(self, rows: int) -> NDArray[np.float32]:
-        """What every server should answer to the first payload."""
+        """Return the features of the first payload, the reference for every server."""
         answer = await self._ask(rows=rows, seconds=0)
         return np.asarray(answer["features"], np.float32)
 

@@ -1,4 +1,4 @@
-"""results.png: the rate of every contender, a panel for each work."""
+"""Draw results.png: the rate of every contender, one panel per workload."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def draw(results: Results, path: Path) -> None:
         for work in WORKS
         for setting in work.settings
         if any(
-            (one.work, one.rows, one.concurrency) == (work.name, setting.rows, setting.concurrency)
-            for one in results.measurements
+            (measured.work, measured.rows, measured.concurrency) == (work.name, setting.rows, setting.concurrency)
+            for measured in results.measurements
         )
     ]
     columns = min(3, len(panels))
@@ -42,11 +42,11 @@ def _panel(axis: mpl.axes.Axes, results: Results, work: Work, setting: Setting) 
     bars = [
         (contender, rate)
         for contender in CONTENDERS
-        if (rate := median(results.of(work.name, contender.name, setting), lambda one: one.rate))
+        if (rate := median(results.of(work.name, contender.name, setting), lambda measured: measured.rate))
     ]
     bars.sort(key=lambda bar: bar[1])
     names = [contender.name for contender, _ in bars]
-    drawn = axis.barh(names, [rate for _, rate in bars], color=[_COLOURS[one.kind] for one, _ in bars])
+    drawn = axis.barh(names, [rate for _, rate in bars], color=[_COLOURS[contender.kind] for contender, _ in bars])
     axis.bar_label(drawn, [f"{rate:,.0f}" for _, rate in bars], padding=3, fontsize=7)
     axis.set_title(f"{work.name}: {work.title}\n{setting} (rows a request x callers), rows/s", fontsize=8)
     axis.tick_params(labelsize=7)

@@ -1,4 +1,4 @@
-"""A server as a process tree of its own: started, watched by /proc, held still while others are measured, ended."""
+"""A server as a separate process tree: start it, watch it in /proc, stop it while others are measured, end it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _PROC: Final = Path("/proc")
 
 
 class ServerProcess:
-    """A command in a session of its own, its output in a file.
+    """A command in a new session; its output goes to a file.
 
-    environment: what is added to this process's.  stdin, stdout: as for Popen; the log takes stdout where absent.
+    environment: variables in addition to those of this process.  pipes: connect stdin and stdout to pipes instead.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class ServerProcess:
         self._log = log
         with log.open("wb") as output:
             self.process: subprocess.Popen[bytes] = subprocess.Popen(
-                command,  # noqa: S603 - our own
+                command,  # noqa: S603 - a command of this benchmark
                 env={**os.environ, **environment},
                 stdin=subprocess.PIPE if pipes else subprocess.DEVNULL,
                 stdout=subprocess.PIPE if pipes else output,
@@ -50,32 +50,32 @@ class ServerProcess:
 
     @property
     def pipes(self) -> tuple[IO[bytes], IO[bytes]]:
-        """Its stdin and stdout, where it was started with pipes."""
+        """Its stdin and stdout. Raises RuntimeError if it was started without pipes."""
         if self.process.stdin is None or self.process.stdout is None:
             raise RuntimeError("this server was started without pipes")
         return self.process.stdin, self.process.stdout
 
     def refresh(self) -> None:
-        """Look which processes the tree has now. Slow (it reads all of /proc), so not while measuring."""
+        """Read the processes of the tree. It reads all of /proc, which is too slow while measuring."""
         self._tree = _tree(self.process.pid)
 
     def cpu_s(self) -> float:
-        """Processor seconds of the tree so far, those of ended and awaited children included."""
+        """Return the processor seconds of the tree so far, including children that have ended."""
         return sum(sum(map(int, stat[13:17])) for stat in map(_stat, self._tree) if stat) / _TICKS
 
     def memory_bytes(self, *, peak: bool) -> int:
-        """Resident memory of the tree, now or at each process's peak; pages that they share count in each."""
+        """Return the resident memory of the tree, now or at the peak of each process; shared pages count in each."""
         field = "VmHWM:" if peak else "VmRSS:"
         return sum(_status_bytes(pid, field) for pid in self._tree)
 
     def forget_peak(self) -> None:
-        """Let the peak begin again at what is resident now."""
+        """Reset the peak to the memory that is resident now."""
         for pid in self._tree:
             with contextlib.suppress(OSError):
                 (_PROC / str(pid) / "clear_refs").write_text("5")
 
     def freeze(self) -> None:
-        """Hold every process of the tree still: an idle server must not cost the one that is measured."""
+        """Stop every process of the tree: an idle server must not slow the measured one."""
         self.refresh()
         self._signal(signal.SIGSTOP)
 
@@ -84,7 +84,7 @@ class ServerProcess:
         self._signal(signal.SIGCONT)
 
     def stop(self) -> None:
-        """SIGTERM, and after a grace SIGKILL for whatever of the tree is left."""
+        """Send SIGTERM, and after a grace SIGKILL to the processes that are left."""
         self.thaw()
         self.refresh()
         tree = {pid: _started(pid) for pid in self._tree}
@@ -98,10 +98,10 @@ class ServerProcess:
         self.process.wait()
 
     def last_line(self) -> str:
-        """The last thing that it said of what went wrong."""
+        """Return the last line of its log that contains an error, or the last line."""
         lines = [line.strip() for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
         errors = [line for line in lines if "error" in line.lower()]
-        return (errors or lines or ["it said nothing"])[-1]
+        return (errors or lines or ["its log is empty"])[-1]
 
     def _signal(self, number: signal.Signals) -> None:
         for pid in self._tree:
@@ -110,7 +110,7 @@ class ServerProcess:
 
 
 def free_port() -> int:
-    """A port of the loopback that is free now."""
+    """Return a port of the loopback that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -118,19 +118,19 @@ def free_port() -> int:
 
 
 def load_average() -> float:
-    """Of the last minute."""
+    """Return the load average of the last minute."""
     return os.getloadavg()[0]
 
 
 def import_seconds(python: str, module: str) -> float:
-    """How long a fresh interpreter takes to start and import a module."""
+    """Return the seconds in which a new interpreter starts and imports a module."""
     began = time.monotonic()
-    subprocess.run([python, "-c", f"import {module}"], check=True)  # noqa: S603 - our own interpreter
+    subprocess.run([python, "-c", f"import {module}"], check=True)  # noqa: S603 - this interpreter
     return time.monotonic() - began
 
 
 def _tree(root: int) -> list[int]:
-    """The process, its descendants, and whoever else is of its session."""
+    """Return the ids of a process, its descendants, and the other processes of its session."""
     stats = {int(entry.name): _stat(int(entry.name)) for entry in _PROC.iterdir() if entry.name.isdecimal()}
     tree = {pid for pid, stat in stats.items() if stat and (pid == root or int(stat[5]) == root)}
     while True:
@@ -141,7 +141,7 @@ def _tree(root: int) -> list[int]:
 
 
 def _stat(pid: int) -> list[str] | None:
-    """The fields of /proc/PID/stat, numbered from 0 as its manual numbers them from 1."""
+    """Return the fields of /proc/PID/stat; index 0 is field 1 of its manual. None if the process has ended."""
     try:
         text = (_PROC / str(pid) / "stat").read_text()
     except OSError:

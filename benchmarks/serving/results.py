@@ -1,4 +1,4 @@
-"""What a run finds out, and the medians of it."""
+"""The results of a run, and their medians."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from works import Setting
 class Measurement:
     """One contender at one setting in one round.
 
-    rate: rows a second.  cpu_us: of the server, for one request.  bulk_rate: of the bulk beside it (W5), rows a second.
+    rate: rows per second.  cpu_us: of the server, per request.  bulk_rate: rows per second of the bulk (W5).
     """
 
     work: str
@@ -33,11 +33,12 @@ class Measurement:
 
 @dataclass
 class Results:
-    """All of a run.
+    """The results of a run.
 
-    failures: what could not be measured, and why.  peaks: bytes, by work and server.  loads: the machine's load
-    average after each round.  starts: seconds from the command to ready, and of torch's import alone, in pairs.
-    memory: bytes of the served MLP before, after, and at the peak of a flood.
+    failures: the error of each failed measurement.  peaks: bytes, by workload and server.
+    loads: the machine's load average after each round.
+    starts: pairs of seconds, from the command to ready, and of an import of torch.
+    memory: bytes of the MLP's server before, after, and at the peak of a flood.
     """
 
     conditions: dict[str, Any] = field(default_factory=dict)
@@ -49,27 +50,27 @@ class Results:
     memory: dict[str, int] = field(default_factory=dict)
 
     def of(self, work: str, contender: str, setting: Setting) -> list[Measurement]:
-        """The measurements of one row of the report, by round."""
+        """Return the measurements of a contender at a setting, by round."""
         return [
-            one
-            for one in self.measurements
-            if (one.work, one.contender, one.rows, one.concurrency)
+            measured
+            for measured in self.measurements
+            if (measured.work, measured.contender, measured.rows, measured.concurrency)
             == (work, contender, setting.rows, setting.concurrency)
         ]
 
-    def ratios(self, ours: Sequence[Measurement], theirs: Sequence[Measurement]) -> list[float]:
-        """Ours over theirs, round by round: what the machine did meanwhile is in both."""
-        by_round = {one.round: one.rate for one in theirs}
-        return [one.rate / by_round[one.round] for one in ours if one.round in by_round]
+    def ratios(self, measurements: Sequence[Measurement], base: Sequence[Measurement]) -> list[float]:
+        """Return the ratios of the rates in the same round, so that other load on the machine affects both."""
+        base_rates = {measured.round: measured.rate for measured in base}
+        return [measured.rate / base_rates[measured.round] for measured in measurements if measured.round in base_rates]
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the results as plain values for JSON."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to run. pythons: by server, those that could be installed.  logs: a folder for the servers' output."""
+    """The options of a run. pythons: by server, if it could be installed.  logs: a folder for the servers' output."""
 
     rounds: int
     seconds: float
@@ -78,6 +79,6 @@ class Plan:
 
 
 def median(measurements: Sequence[Measurement], value: Callable[[Measurement], float | None]) -> float | None:
-    """The median over the rounds; None where there is none."""
-    values = [found for one in measurements if (found := value(one)) is not None]
+    """Return the median over the rounds; None without values."""
+    values = [number for measured in measurements if (number := value(measured)) is not None]
     return statistics.median(values) if values else None

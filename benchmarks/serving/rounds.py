@@ -1,4 +1,4 @@
-"""The rounds: every contender in turn, again and again, so that what the machine does meanwhile is shared by all."""
+"""Measure every contender in each round, so that other load on the machine affects all of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = logging.getLogger("benchmark")
 
 
 class Rounds:
-    """Measures every contender of a work, round by round, into the results."""
+    """Measures every contender of a workload, round by round, and adds to the results."""
 
     def __init__(self, arena: Arena, plan: Plan, results: Results) -> None:
         self._arena = arena
@@ -28,11 +28,11 @@ class Rounds:
         self._results = results
 
     async def run(self, work: Work) -> None:
-        """All rounds of one work. Each begins with another contender: none always follows the same one."""
+        """Run all rounds of a workload. Each begins with another contender, so that their neighbours vary."""
         servers = self._arena.servers
         for server in servers.values():
             server.forget_peak()
-        contenders = [one for one in CONTENDERS if one.server in servers and work.name in one.works]
+        contenders = [each for each in CONTENDERS if each.server in servers and work.name in each.works]
         for index in range(self._plan.rounds):
             first = index % len(contenders)
             for contender in (*contenders[first:], *contenders[:first]):
@@ -40,7 +40,7 @@ class Rounds:
             load = load_average()
             self._results.loads.append(load)
             logger.info("%s: round %d of %d, load average %.1f", work.name, index + 1, self._plan.rounds, load)
-        self._results.peaks[work.name] = {name: one.memory_bytes(peak=True) for name, one in servers.items()}
+        self._results.peaks[work.name] = {name: server.memory_bytes(peak=True) for name, server in servers.items()}
 
     async def _turn(self, work: Work, contender: Contender, index: int) -> None:
         async with self._arena.turn(contender.server) as server:
@@ -48,7 +48,7 @@ class Rounds:
                 key = f"{work.name}, {contender.name}, {setting}"
                 try:
                     measured = await self._measure(work, contender, setting, server)
-                except Exception as error:  # noqa: BLE001 - one contender's trouble is its own row's
+                except Exception as error:  # noqa: BLE001 - an error of a contender affects only its row
                     self._results.failures[key] = f"{type(error).__name__}: {_first_line(error)}"
                     logger.warning("%s: %s", key, self._results.failures[key])
                 else:
@@ -57,26 +57,26 @@ class Rounds:
     async def _measure(
         self, work: Work, contender: Contender, setting: Setting, server: ServerProcess
     ) -> dict[str, Any]:
-        seconds = self._plan.seconds * work.pace
+        seconds = self._plan.seconds * work.duration
         load = self._arena.load(contender, work)
         async with asyncio.TaskGroup() as group:
             cpu_share = group.create_task(_cpu_share(server, seconds))
             calls = await load.run(setting, seconds)
-        seen = sample(*calls, setting.rows)
+        summary = sample(*calls, setting.rows)
         bulk = sample(*load.bulk_calls, BULK.rows).rate if isinstance(load, MixedLoad) else None
         return {
             "work": work.name,
             "contender": contender.name,
             "rows": setting.rows,
             "concurrency": setting.concurrency,
-            "cpu_us": 1e6 * cpu_share.result() * setting.rows / seen.rate,
+            "cpu_us": 1e6 * cpu_share.result() * setting.rows / summary.rate,
             "bulk_rate": bulk,
-            **asdict(seen),
+            **asdict(summary),
         }
 
 
 async def _cpu_share(server: ServerProcess, seconds: float) -> float:
-    """Processor seconds that a server takes in a second, over the part of a measurement that counts."""
+    """Return the processor seconds of a server per second, in the part of a measurement that counts."""
     await asyncio.sleep(WARM_UP * seconds)
     before, began = server.cpu_s(), time.monotonic()
     await asyncio.sleep(seconds)

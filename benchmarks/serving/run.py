@@ -1,7 +1,7 @@
-"""Measure Midrib's server against its rivals and its limits: `python benchmarks/serving/run.py`.
+"""Compare Midrib's server with its rivals and limits: `python benchmarks/serving/run.py`.
 
-From a fresh clone, after `build-support/dev`, with `.venv/bin/python`. Makes a virtual environment for each rival in a
-cache folder at the first run. Writes results.json, results.md and results.png.
+In a fresh clone, run `build-support/dev` first, and use `.venv/bin/python`. The first run makes a virtual environment
+for each rival in a cache folder. Every run writes results.json, results.md and results.png.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ logger = logging.getLogger("benchmark")
 
 _HERE = Path(__file__).parent
 _EXTRA_WORKS = ("start", "memory")
-_RIVALS = tuple(one.name for one in CONTENDERS if one.kind == "rival")
+_RIVALS = tuple(contender.name for contender in CONTENDERS if contender.kind == "rival")
 _BUSY = 1.0
 
 
@@ -51,7 +51,7 @@ def main() -> None:
         if load_average() > _BUSY:
             logger.warning("the machine is busy (load average %.1f): figures will be low, ratios noisy", load_average())
         uvloop.run(_measure(plan, options.work, results))
-    results.conditions |= _seen(results)
+    results.conditions |= _loads(results)
     options.out.mkdir(parents=True, exist_ok=True)
     write(results, options.out)
     logger.info("written: %s", options.out / "results.md")
@@ -74,11 +74,11 @@ async def _measure(plan: Plan, names: Sequence[str], results: Results) -> None:
 
 
 def _pythons(options: argparse.Namespace, results: Results) -> dict[str, Path]:
-    """By server, the Python that runs it; rivals in environments of their own are installed first."""
-    own = Path(sys.executable)
-    pythons = {"midrib": own, "echo": own}
+    """Return the Python of each server; the environments of rivals are installed first."""
+    python = Path(sys.executable)
+    pythons = {"midrib": python, "echo": python}
     if "naive" in options.rivals:
-        pythons["naive"] = own
+        pythons["naive"] = python
     for rival in RIVALS:
         if rival.name not in options.rivals:
             continue
@@ -92,25 +92,25 @@ def _pythons(options: argparse.Namespace, results: Results) -> dict[str, Path]:
 
 
 def _conditions(plan: Plan, rivals: Sequence[str]) -> dict[str, object]:
-    own = ("torch", "grpcio", "protobuf", "uvloop", "numpy")
+    packages = ("torch", "grpcio", "protobuf", "uvloop", "numpy")
     return {
         "machine": f"{os.cpu_count()} cores, {_cpu_model()}, {platform.system()} {platform.release()}",
         "Python": platform.python_version(),
-        "versions": ", ".join(f"{name} {version(name)}" for name in own),
+        "versions": ", ".join(f"{name} {version(name)}" for name in packages),
         "rivals": ", ".join(
-            f"{one.package} {installed_version(plan.pythons[one.name], one.package)}"
-            for one in RIVALS
-            if one.name in rivals and one.name in plan.pythons
+            f"{rival.package} {installed_version(plan.pythons[rival.name], rival.package)}"
+            for rival in RIVALS
+            if rival.name in rivals and rival.name in plan.pythons
         ),
         "rounds": plan.rounds,
-        "seconds a measurement": f"{plan.seconds:g}; by work x {', '.join(f'{w.name} {w.pace:g}' for w in WORKS)}",
-        "threads": "midrib: as it measures for itself; all others: 1 for the MLP, every core for ViT and MiniLM",
+        "seconds per measurement": f"{plan.seconds:g}; times {', '.join(f'{w.name} {w.duration:g}' for w in WORKS)}",
+        "threads": "midrib: measured at load; all others: 1 for the MLP, all cores for ViT and MiniLM",
         "device": os.environ["MIDRIB_DEVICE"],
         "load average before": f"{load_average():.2f}",
     }
 
 
-def _seen(results: Results) -> dict[str, object]:
+def _loads(results: Results) -> dict[str, object]:
     loads = results.loads or [load_average()]
     return {"load average during": f"{min(loads):.2f} to {max(loads):.2f}"}
 
@@ -125,20 +125,22 @@ def _parser() -> argparse.ArgumentParser:
     every_work = (*(work.name for work in WORKS), *_EXTRA_WORKS)
     parser.add_argument("--work", type=_names(every_work), default=every_work, help=f"of {','.join(every_work)}")
     parser.add_argument("--rivals", type=_names(_RIVALS), default=_RIVALS, help=f"of {','.join(_RIVALS)}; '' is none")
-    parser.add_argument("--device", default="cpu", help="where all of them compute: cpu, cuda, cuda:1")
+    parser.add_argument("--device", default="cpu", help="the device of all servers: cpu, cuda, cuda:1")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=0.7, help="of one measurement, longer where a work is slow")
-    parser.add_argument("--cache", type=Path, default=default_cache(), help="where the rivals' environments are")
-    parser.add_argument("--out", type=Path, default=_HERE, help="where the results go")
-    parser.add_argument("--logs", type=Path, help="keep the servers' output there")
+    parser.add_argument(
+        "--seconds", type=float, default=0.7, help="seconds per measurement; slow workloads take longer"
+    )
+    parser.add_argument("--cache", type=Path, default=default_cache(), help="the folder of the rivals' environments")
+    parser.add_argument("--out", type=Path, default=_HERE, help="the folder of the results")
+    parser.add_argument("--logs", type=Path, help="a folder that keeps the servers' output")
     return parser
 
 
-def _names(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
+def _names(choices: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
     def parse(text: str) -> tuple[str, ...]:
         names = tuple(filter(None, text.split(",")))
-        if unknown := set(names) - set(known):
-            raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))}: expected of {', '.join(known)}")
+        if unknown := set(names) - set(choices):
+            raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))}: expected one of {', '.join(choices)}")
         return names
 
     return parse

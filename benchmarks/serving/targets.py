@@ -1,4 +1,4 @@
-"""What the server must reach, as ratios within one run, and whether it did."""
+"""The targets of the server, as ratios within one run, and whether it reached them."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from contenders import (
 from results import Measurement, Results, median
 from works import BULK, Setting
 
-_ALONE, _MANY = Setting(1, 1), Setting(1, 64)
+_LONE, _MANY = Setting(1, 1), Setting(1, 64)
 _SIXTY_FOUR_ROWS = Setting(64, 8)
 _CROWD, _BATCHES = Setting(1, 32), Setting(16, 2)
 _SLACK_MS = 5.0
 _START_S = 1.0
-_RIVALS = tuple(one.name for one in CONTENDERS if one.kind == "rival")
-_GRPC_RIVALS = tuple(one.name for one in CONTENDERS if one.kind == "rival" and one.grpc)
+_RIVALS = tuple(contender.name for contender in CONTENDERS if contender.kind == "rival")
+_GRPC_RIVALS = tuple(each.name for each in CONTENDERS if each.kind == "rival" and each.grpc)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One target. reached: None where there is none, and the figure is only told."""
+    """A figure and its target. reached: None if it has no target.  what: the name of the figure."""
 
     what: str
     bound: str
@@ -39,7 +39,7 @@ class Verdict:
 
 
 def verdicts(results: Results) -> list[Verdict]:
-    """On everything that was measured; a target whose measurements are missing is missing here too."""
+    """Return the verdicts on all figures whose measurements exist."""
     crowd = _Compared(results, "W1", _MANY)
     rows = _Compared(results, "W2", _SIXTY_FOUR_ROWS)
     return [
@@ -62,60 +62,59 @@ def verdicts(results: Results) -> list[Verdict]:
 
 @dataclass(frozen=True)
 class _Compared:
-    """Rates at one setting of one work."""
+    """Rates at one setting of one workload."""
 
     results: Results
     work: str
     setting: Setting
 
-    def at_least(self, least: float | None, ours: str, others: Sequence[str]) -> Iterator[Verdict]:
-        """Our rate over the best of the others', the median of the rounds' ratios; others that are missing are not
-        the best."""
-        mine = self.results.of(self.work, ours, self.setting)
-        rates = {name: median(self.results.of(self.work, name, self.setting), _rate) for name in others}
-        best = max((name for name in others if rates[name]), key=lambda name: rates[name] or 0.0, default=None)
-        if not mine or best is None:
+    def at_least(self, least: float | None, contender: str, rivals: Sequence[str]) -> Iterator[Verdict]:
+        """Judge the rate of a contender divided by that of its best rival: the median of the rounds' ratios."""
+        measurements = self.results.of(self.work, contender, self.setting)
+        rates = {name: median(self.results.of(self.work, name, self.setting), _rate) for name in rivals}
+        best = max((name for name in rivals if rates[name]), key=lambda name: rates[name] or 0.0, default=None)
+        if not measurements or best is None:
             return
-        got = statistics.median(self.results.ratios(mine, self.results.of(self.work, best, self.setting)))
-        whom = best if len(others) == 1 else f"the best of {len(others)} ({best})"
-        yield _judged(f"{self.work}, {self.setting}: rate of {ours} / {whom}", got, least)
+        ratio = statistics.median(self.results.ratios(measurements, self.results.of(self.work, best, self.setting)))
+        base = best if len(rivals) == 1 else f"the best of {len(rivals)} ({best})"
+        yield _judged(f"{self.work}, {self.setting}: rate of {contender} / {base}", ratio, least)
 
 
-def _lone_caller(results: Results, ours: str) -> Iterator[Verdict]:
-    mine = median(results.of("W1", ours, _ALONE), _p50)
-    echo = median(results.of("W1", ECHO_UNARY, _ALONE), _p50)
-    if mine and echo:
-        ratio = mine / echo
-        yield Verdict(f"W1, {_ALONE}: p50 of {ours} / {ECHO_UNARY}", "< 1.5", f"{ratio:.2f}", ratio < 1.5)
+def _lone_caller(results: Results, contender: str) -> Iterator[Verdict]:
+    p50_ms = median(results.of("W1", contender, _LONE), _p50)
+    echo_ms = median(results.of("W1", ECHO_UNARY, _LONE), _p50)
+    if p50_ms and echo_ms:
+        ratio = p50_ms / echo_ms
+        yield Verdict(f"W1, {_LONE}: p50 of {contender} / {ECHO_UNARY}", "< 1.5", f"{ratio:.2f}", ratio < 1.5)
 
 
 def _of_in_process(results: Results, setting: Setting) -> Iterator[Verdict]:
-    """Against the best that the module does in process, whatever its batch and its threads."""
-    alone = [
+    """Compare with the best rate of the module in process, over batch sizes and threads."""
+    rates = [
         rate
         for name in (IN_PROCESS_1, IN_PROCESS_N)
         for rows in (1, BULK.rows)
         if (rate := median(results.of("W3", name, Setting(rows, 1)), _rate))
     ]
-    mine = median(results.of("W3", MIDRIB, setting), _rate)
-    if alone and mine:
-        yield _judged(f"W3, {setting}: rate of {MIDRIB} / the best in process", mine / max(alone), 0.93)
+    served = median(results.of("W3", MIDRIB, setting), _rate)
+    if rates and served:
+        yield _judged(f"W3, {setting}: rate of {MIDRIB} / the best in process", served / max(rates), 0.93)
 
 
 def _interactive(results: Results) -> Iterator[Verdict]:
     batches = [
-        took
+        batch_ms
         for name in (IN_PROCESS_1, IN_PROCESS_N)
-        if (took := median(results.of("W5", name, Setting(BULK.rows, 1)), _p50))
+        if (batch_ms := median(results.of("W5", name, Setting(BULK.rows, 1)), _p50))
     ]
-    mine = median(results.of("W5", MIDRIB, _ALONE), lambda one: one.p99_ms)
-    if batches and mine:
+    p99_ms = median(results.of("W5", MIDRIB, _LONE), lambda measured: measured.p99_ms)
+    if batches and p99_ms:
         bound = min(batches) + _SLACK_MS
         yield Verdict(
-            "W5: p99 of one row beside a bulk, in ms; a bulk batch's own time + 5 ms",
+            "W5: p99 of one row beside a bulk, in ms; the time of a bulk batch + 5 ms",
             f"< {bound:.0f}",
-            f"{mine:.1f}",
-            mine < bound,
+            f"{p99_ms:.1f}",
+            p99_ms < bound,
         )
 
 
@@ -136,13 +135,13 @@ def _start(results: Results) -> Iterator[Verdict]:
 
 def _judged(what: str, got: float, least: float | None) -> Verdict:
     if least is None:
-        return Verdict(what, "told only", f"{got:.2f}", None)
+        return Verdict(what, "no target", f"{got:.2f}", None)
     return Verdict(what, f">= {least:g}", f"{got:.2f}", got >= least)
 
 
-def _rate(one: Measurement) -> float:
-    return one.rate
+def _rate(measured: Measurement) -> float:
+    return measured.rate
 
 
-def _p50(one: Measurement) -> float:
-    return one.p50_ms
+def _p50(measured: Measurement) -> float:
+    return measured.p50_ms

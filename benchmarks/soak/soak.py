@@ -1,8 +1,8 @@
-"""Everything at once for as long as one likes: `python benchmarks/soak/soak.py --minutes 3` writes soak.md.
+"""Many kinds of clients at once for a chosen time: `python benchmarks/soak/soak.py --minutes 3` writes soak.md.
 
-Streams, unary calls, backbones that come and go, calls and streams given up in the middle, and clients that are killed,
-against a server in a process of its own, whose memory, file descriptors and threads are sampled. Every answer is
-checked: a wrong row ends the run with status 1.
+The clients run streams and unary calls, load and unload backbones, give up calls and streams, or are killed. The
+memory, file descriptors and threads of the server process are sampled. Every answer is checked: a wrong row ends the
+run with status 1.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from midrib.wire import decode_tensor, encode_tensor
 ROWS_OF_TABLE = 12
 ITEMS_OF_STREAM = 200
 KILL_EVERY_S = 5.0
-CHANCE = random.Random(0)  # noqa: S311 - no secret
-# A client that sends without end and never reads; it says when it has begun.
+CHANCE = random.Random(0)  # noqa: S311 - not a secret
+# A client that sends endlessly and never reads; it prints a line when it begins.
 FLOOD = """
 import itertools, sys, grpc, numpy as np
 from midrib.v1 import embedding_pb2 as e, embedding_pb2_grpc as g
@@ -49,7 +49,7 @@ sys.stdin.read()
 
 
 class Clients:
-    """The kinds of clients, each a coroutine that is repeated until the time is up."""
+    """The kinds of clients: coroutines that are repeated until the time is up."""
 
     def __init__(self, channel: grpc.aio.Channel, address: str) -> None:
         self._embedding: Any = embedding_pb2_grpc.EmbeddingServiceStub(channel)
@@ -58,21 +58,21 @@ class Clients:
         self.counts: Counter[str] = Counter()
 
     async def unary(self) -> None:
-        """One row, checked."""
+        """Embed one row, and check it."""
         number = CHANCE.randrange(10_000)
         answer = await self._embedding.Embed(_request("double", number), timeout=30)
         _check(answer.embedding, number)
         self.counts["unary"] += 1
 
     async def stream(self) -> None:
-        """A stream to its end, every item checked."""
+        """Read a stream to its end, and check every item."""
         async for answer in self._embedding.EmbedStream(_talk(ITEMS_OF_STREAM), timeout=120):
             if answer.WhichOneof("message") == "result":
                 _check(answer.result.embedding, answer.result.id)
                 self.counts["stream items"] += 1
 
     async def give_up(self) -> None:
-        """A call given up at once, and a stream given up in the middle."""
+        """Cancel a call at once, and a stream in the middle."""
         call = self._embedding.Embed(_request("double", 1), timeout=30)
         await asyncio.sleep(0)
         call.cancel()
@@ -86,7 +86,7 @@ class Clients:
         self.counts["given up"] += 2
 
     async def guest(self) -> None:
-        """A backbone of some width: load, use, unload."""
+        """Load, use and unload a backbone of a random width."""
         arguments = {"num_features": backbone_pb2.Argument(int_value=CHANCE.choice([16, 64, 256]))}
         await self._backbones.LoadBackbone(
             backbone_pb2.LoadBackboneRequest(name="guest", arguments=arguments, replace=True), timeout=60
@@ -96,7 +96,7 @@ class Clients:
         self.counts["loads"] += 1
 
     async def killed(self) -> None:
-        """A client in a process of its own, killed while it floods."""
+        """Start a client process, and kill it while it floods the server."""
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-c", FLOOD, self._address, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
@@ -130,13 +130,13 @@ def _check(embedding: Any, number: int) -> None:
 
 
 async def repeat(work: Callable[[], Awaitable[None]], until: float) -> None:
-    """Again and again until the time is up."""
+    """Repeat work until the time is up."""
     while time.monotonic() < until:
         await work()
 
 
 async def load(subject: Subject, minutes: float) -> list[tuple[float, Sample, Counter[str]]]:
-    """Run all clients; the seconds, the sample and the counts at each row of the table."""
+    """Run all clients; return the seconds, the sample and the counts of each row of the table."""
     began = time.monotonic()
     until = began + minutes * 60
     async with grpc.aio.insecure_channel(subject.address) as channel, asyncio.TaskGroup() as group:
@@ -152,13 +152,13 @@ async def load(subject: Subject, minutes: float) -> list[tuple[float, Sample, Co
 
 
 def report(table: Sequence[tuple[float, Sample, Counter[str]]], after: Sample, minutes: float) -> str:
-    """The table, with its conditions."""
+    """Return the table with its conditions."""
     kinds = ["unary", "stream items", "given up", "loads", "killed"]
     lines = [
-        f"# Everything at once for {minutes:g} minutes\n",
+        f"# Many kinds of clients at once for {minutes:g} minutes\n",
         f"{os.cpu_count()} cores ({platform.machine()}), Python {platform.python_version()}; clients and server share "
         f"the cores. Load of the machine\nwhen it ended (1 minute): {os.getloadavg()[0]:.1f}. Command: `python "
-        f"benchmarks/soak/soak.py --minutes {minutes:g}`.\nAll answers were checked, and were right.\n",
+        f"benchmarks/soak/soak.py --minutes {minutes:g}`.\nAll answers were checked and correct.\n",
         "| s | memory MiB | fds | threads | " + " | ".join(kinds) + " |",
         "|---" * (4 + len(kinds)) + "|",
     ]
@@ -172,6 +172,7 @@ def report(table: Sequence[tuple[float, Sample, Counter[str]]], after: Sample, m
 
 
 def main() -> None:
+    """Measure, and write soak.md."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=3.0)
     minutes = parser.parse_args().minutes

@@ -1,6 +1,6 @@
-"""A server in a process of its own, which can be watched, and the backbones that it serves.
+"""A server process to watch, and the backbones that it serves.
 
-Run as a script it is that process: it serves, prints where, and ends when its stdin does.
+Run as a script, this module is that process: it serves, prints its address, and ends when its stdin ends.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WIDTH = 1024
 
 
 class Double(nn.Module):
-    """Doubles."""
+    """Doubles its rows."""
 
     def forward(self, rows: Tensor) -> Tensor:
         return rows * 2
@@ -41,25 +41,25 @@ class Slow(nn.Module):
 
 @REGISTRY(name="double", namespace="soak", input=TensorInput((2,)))
 def load_double() -> tuple[nn.Module, int]:
-    """Always served."""
+    """Load a backbone that is always served."""
     return Double(), 2
 
 
 @REGISTRY(name="guest", namespace="soak", input=TensorInput((2,)))
 def load_guest(num_features: int = 64) -> tuple[nn.Module, int]:
-    """Comes and goes."""
+    """Load a backbone that clients load and unload."""
     return nn.Linear(2, num_features), num_features
 
 
 @REGISTRY(name="slow", namespace="soak", input=TensorInput((WIDTH,)))
 def load_slow() -> tuple[nn.Module, int]:
-    """One row at a time."""
+    """Load a backbone that computes one row at a time."""
     return Slow(), 2
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What the server's process held at a moment."""
+    """The memory, file descriptors and threads of the server process at one moment."""
 
     rss_mib: float
     fds: int
@@ -67,14 +67,14 @@ class Sample:
 
 
 class Subject:
-    """A running server, seen from outside."""
+    """A running server process."""
 
     def __init__(self, process: subprocess.Popen[str], address: str) -> None:
         self.process = process
         self.address = address
 
     def sample(self) -> Sample:
-        """Read /proc."""
+        """Return the current sample, from /proc."""
         folder = Path(f"/proc/{self.process.pid}")
         lines = (folder / "status").read_text().splitlines()
         status = dict(line.split(":", 1) for line in lines)
@@ -87,9 +87,9 @@ class Subject:
 
 @contextmanager
 def running(kind: str) -> Iterator[Subject]:
-    """A server for "soak" or "overload"."""
+    """Start a server process for "soak" or "overload"; it ends on exit."""
     command, pipe = [sys.executable, __file__, kind], subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:  # noqa: S603 - ourselves
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:  # noqa: S603 - this module
         if process.stdin is None or process.stdout is None:
             raise RuntimeError("the server's pipes are missing")
         yield Subject(process, process.stdout.readline().strip())
@@ -97,6 +97,7 @@ def running(kind: str) -> Iterator[Subject]:
 
 
 def main() -> None:
+    """Serve until stdin ends."""
     if sys.argv[1] == "overload":
         serve = serving("slow", registry=REGISTRY, max_batch_rows=1, max_queue_items=QUEUE)
     else:

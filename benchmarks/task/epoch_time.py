@@ -3,13 +3,13 @@
     python benchmarks/task/epoch_time.py [--rounds 3] [--epochs 3]
 
 writes benchmarks/task/epoch_time.md. The data are photographs of brick, grass and gravel that scikit-image ships, cut
-into 64-pixel patches; the backbone is EfficientNet-Lite0 with its packaged weights. The server is a process of its own
-on this same machine, so that it and the trainer share its cores.
+into 64-pixel patches; the backbone is EfficientNet-Lite0 with its packaged weights. The server is another
+process on the same machine, so it shares the cores with the trainer.
 
-The ways take turns, in another order each round, and each figure is a median over rounds: one way after the other would
-give a busy minute of the machine to whoever was at work. OpenMP's threads sleep while they wait, in both processes:
-spinning beside a busy neighbour, two of them took a forward pass from 0.4 to 8 s. How many threads the trainer has is
-measured before the first turn, as the server does at load.
+The routes are measured in rotation, in another order in each round, and each figure is a median over rounds, so that
+other load on the machine affects all routes. OpenMP's threads sleep while they wait, in both processes: two threads
+that spin on a busy machine made a forward pass take 8 s in place of 0.4 s. The number of the trainer's threads is measured
+first, as the server does at load.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ BATCH = 16
 
 
 class Clock(Callback):
-    """How long each epoch took, in seconds: on the wall's clock, and of this process's CPU."""
+    """Records the seconds of each epoch: elapsed time, and CPU time of this process."""
 
     def __init__(self) -> None:
         self.wall: list[float] = []
@@ -56,11 +56,11 @@ class Clock(Callback):
         self._began = (0.0, 0.0)
 
     def on_train_epoch_start(self, *_: Any) -> None:
-        """Start."""
+        """Start the clock."""
         self._began = (time.perf_counter(), time.process_time())
 
     def on_train_epoch_end(self, *_: Any) -> None:
-        """Stop."""
+        """Record the epoch."""
         self.wall.append(time.perf_counter() - self._began[0])
         self.cpu.append(time.process_time() - self._began[1])
 
@@ -76,9 +76,9 @@ class Route:
 
 @contextlib.contextmanager
 def server() -> Iterator[str]:
-    """A server process; the URL of its backbone."""
+    """Start a server process; yield the URL of its backbone."""
     command = [sys.executable, "-m", "midrib.server.cli", "serve", BACKBONE, "--port", "0", "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 (our own command)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - a known command
         try:
             events = (json.loads(line) for line in process.stdout or ())
             yield next(str(event["backbones"][0]["url"]) for event in events if event["event"] == "ready")
@@ -87,7 +87,7 @@ def server() -> Iterator[str]:
 
 
 def textures() -> tuple[list[Image.Image], torch.Tensor]:
-    """The patches of the photographs' left halves, and their classes."""
+    """Return the patches of the left halves of the photographs, and their classes."""
     images, targets = [], []
     for label, name in enumerate(LABELS):
         photograph = getattr(data, name)()
@@ -98,8 +98,8 @@ def textures() -> tuple[list[Image.Image], torch.Tensor]:
     return images, torch.tensor(targets)
 
 
-def train(way: Route, rows: TensorDataset, epochs: int) -> Clock:
-    """One turn; a cache is empty when it begins."""
+def train(route: Route, rows: TensorDataset, epochs: int) -> Clock:
+    """Train a head, with an empty cache at the start."""
     clock = Clock()
     trainer = Trainer(
         accelerator="cpu",
@@ -111,14 +111,14 @@ def train(way: Route, rows: TensorDataset, epochs: int) -> Clock:
         enable_model_summary=False,
     )
     with tempfile.TemporaryDirectory() as folder:
-        cache = folder if way.cached else None
-        task = ClassificationTask(way.backbone, labels=LABELS, learning_rate=0.01, cache=cache)
+        cache = folder if route.cached else None
+        task = ClassificationTask(route.backbone, labels=LABELS, learning_rate=0.01, cache=cache)
         trainer.fit(task, DataLoader(rows, batch_size=BATCH, shuffle=True))
     return clock
 
 
 def set_best_threads(images: torch.Tensor) -> None:
-    """Give torch the number of threads that runs a batch fastest, the best of three tries each."""
+    """Set the number of threads that computes a batch fastest, by the best of three tries each."""
     backbone = load_backbone(BACKBONE)
 
     def seconds(threads: int) -> float:
@@ -134,19 +134,19 @@ def set_best_threads(images: torch.Tensor) -> None:
     torch.set_num_threads(min(range(1, (os.cpu_count() or 1) + 1), key=seconds))
 
 
-def measure(ways: list[Route], rows: TensorDataset, rounds: int, epochs: int) -> dict[str, list[Clock]]:
-    """Each way's turns."""
-    turns: dict[str, list[Clock]] = {way.name: [] for way in ways}
+def measure(routes: list[Route], rows: TensorDataset, rounds: int, epochs: int) -> dict[str, list[Clock]]:
+    """Return the clocks of each route, one per round."""
+    turns: dict[str, list[Clock]] = {route.name: [] for route in routes}
     for turn in range(rounds):
-        first = turn % len(ways)
-        for way in ways[first:] + ways[:first]:
-            turns[way.name].append(train(way, rows, epochs))
-            print(f"round {turn + 1}: {way.name}: {turns[way.name][-1].wall}", flush=True)  # noqa: T201
+        first = turn % len(routes)
+        for route in routes[first:] + routes[:first]:
+            turns[route.name].append(train(route, rows, epochs))
+            print(f"round {turn + 1}: {route.name}: {turns[route.name][-1].wall}", flush=True)  # noqa: T201
     return turns
 
 
 def table(turns: dict[str, list[Clock]]) -> list[str]:
-    """Medians over rounds; epochs after the first relative to the local backbone's."""
+    """Return the table: medians over rounds, and the speed-up of later epochs over those of the local backbone."""
     later = {name: statistics.median(s for clock in clocks for s in clock.wall[1:]) for name, clocks in turns.items()}
     local = next(iter(later.values()))
     lines = [
@@ -161,10 +161,10 @@ def table(turns: dict[str, list[Clock]]) -> list[str]:
 
 
 def main() -> None:
-    """Measure each way and write the table."""
-    if "OMP_WAIT_POLICY" not in os.environ:  # torch has read it when it was imported: begin again
+    """Measure each route, and write the table."""
+    if "OMP_WAIT_POLICY" not in os.environ:  # torch read it when it was imported: start again
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-        os.execv(sys.executable, [sys.executable, *sys.argv])  # noqa: S606 (ourselves)
+        os.execv(sys.executable, [sys.executable, *sys.argv])  # noqa: S606 - this program
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=3)
@@ -177,13 +177,13 @@ def main() -> None:
     set_best_threads(rows.tensors[0])
     load = os.getloadavg()[0]
     with server() as url:
-        ways = [
+        routes = [
             Route("local backbone", BACKBONE, cached=False),
             Route("remote backbone, same machine", url, cached=False),
             Route("local backbone, cached features", BACKBONE, cached=True),
             Route("remote backbone, cached features", url, cached=True),
         ]
-        lines = table(measure(ways, rows, options.rounds, options.epochs))
+        lines = table(measure(routes, rows, options.rounds, options.epochs))
     head = [
         "# Epoch time: local, remote and cached",
         "",
@@ -193,7 +193,7 @@ def main() -> None:
         "",
     ]
     options.out.write_text("\n".join(head + lines) + "\n")
-    print("\n".join(lines))  # noqa: T201 (a script's own words)
+    print("\n".join(lines))  # noqa: T201 - the output of the program
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""How much a Task adds to a training step, over plain Lightning code that does the same.
+"""How much longer a training step of a Task takes than one of plain Lightning code that does the same.
 
     python benchmarks/task/step_time.py [--turns 20] [--steps 100]
 
 writes benchmarks/task/step_time.md. Both trainings log the loss and the accuracy of the epoch, and freeze the backbone.
-They take short turns, first one and then the other in front; a turn's figure is the median of its steps, each from one
-step's begin to the next one's, and the overhead is the median of the turns' ratios. So a neighbour on the machine who
-comes and goes changes little. The CPU time beside it is of whole trainings, with all that begins and ends them.
+Both are measured in short, alternating turns. The figure of a turn is the median of its steps, each from its begin to
+that of the next step, and the overhead is the median of the turns' ratios, so that other load on the machine changes
+little. The CPU time is that of complete trainings, including their setup and teardown.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from midrib.task import ClassificationTask
 
 
 class Plain(LightningModule):
-    """What one writes without midrib: a frozen backbone, a linear head, loss and accuracy logged by epoch."""
+    """The same without Midrib: a frozen backbone, a linear head, loss and accuracy logged once per epoch."""
 
     def __init__(self, backbone: nn.Module, num_features: int, num_classes: int) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Plain(LightningModule):
         self.accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
 
     def on_train_start(self) -> None:
-        """Keep dropout off and statistics still."""
+        """Turn dropout off, and freeze the statistics."""
         self.backbone.eval()
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:  # noqa: ARG002
@@ -60,13 +60,13 @@ class Plain(LightningModule):
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Over the head."""
+        """Return an optimizer for the head."""
         return torch.optim.Adam(self.head.parameters())
 
 
 @dataclass(frozen=True)
 class Case:
-    """A backbone and the batches that it is given."""
+    """A backbone and its batches."""
 
     name: str
     backbone: Callable[[], tuple[nn.Module, int]]
@@ -77,13 +77,13 @@ class Case:
 
 
 def mlp() -> tuple[nn.Module, int]:
-    """784 → 128 → 256, untrained."""
+    """Return the perceptron 784-128-256, untrained, with its batches."""
     backbone = load_backbone("template/classification/mlp-128-256", num_features=784)
     return backbone.module, backbone.num_features
 
 
 def efficientnet() -> tuple[nn.Module, int]:
-    """EfficientNet-Lite0 at 224 pixels."""
+    """Return EfficientNet-Lite0 at 224 pixels, with its batches."""
     backbone = load_backbone("image/classification/efficientnet-lite0")
     return backbone.module, backbone.num_features
 
@@ -95,17 +95,17 @@ CASES = (
 
 
 class Clock(Callback):
-    """When each step began."""
+    """Records the begin of each step."""
 
     def __init__(self) -> None:
         self.began: list[float] = []
 
     def on_train_batch_start(self, *_: Any) -> None:
-        """Note it."""
+        """Record the time."""
         self.began.append(time.perf_counter())
 
     def step_ms(self) -> float:
-        """Milliseconds from one step to the next, the median."""
+        """Return the median of the milliseconds from one step to the next."""
         return (
             statistics.median(after - before for before, after in zip(self.began, self.began[1:], strict=False)) * 1e3
         )
@@ -113,14 +113,14 @@ class Clock(Callback):
 
 @dataclass(frozen=True)
 class Figures:
-    """Milliseconds a step: the median step on the wall's clock, and the whole training's CPU time over its steps."""
+    """Milliseconds per step: the median elapsed time, and the CPU time of the training divided by its steps."""
 
     wall: float
     cpu: float
 
 
 def train(module: LightningModule, loader: DataLoader[Any], steps: int) -> Figures:
-    """One turn."""
+    """Train for one turn, and return its figures."""
     clock = Clock()
     trainer = Trainer(
         accelerator="cpu",
@@ -137,7 +137,7 @@ def train(module: LightningModule, loader: DataLoader[Any], steps: int) -> Figur
 
 
 def measure(case: Case, turns: int, steps: int) -> list[tuple[Figures, Figures]]:
-    """Each turn's figures: plain Lightning's and Task's."""
+    """Return the figures of each turn: of plain Lightning, and of Task."""
     rows = torch.randn(case.batch * case.batches, *case.row)
     loader = DataLoader(TensorDataset(rows, torch.arange(len(rows)) % 3), batch_size=case.batch)
     makers: list[Callable[[], LightningModule]] = [
@@ -157,7 +157,7 @@ def measure(case: Case, turns: int, steps: int) -> list[tuple[Figures, Figures]]
 
 
 def row(case: Case, pairs: list[tuple[Figures, Figures]]) -> str:
-    """A line of the table: medians, and the middle half of the turns' ratios."""
+    """Return a line of the table: medians, and the middle half of the turns' ratios."""
     ratios = [task.wall / plain.wall - 1 for plain, task in pairs]
     low, middle, high = statistics.quantiles(ratios, n=4)
     cpu = statistics.median(task.cpu / plain.cpu - 1 for plain, task in pairs)
@@ -167,7 +167,7 @@ def row(case: Case, pairs: list[tuple[Figures, Figures]]) -> str:
 
 
 def main() -> None:
-    """Measure every case and write the table."""
+    """Measure every case, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=20)
     parser.add_argument("--steps", type=int, default=100)

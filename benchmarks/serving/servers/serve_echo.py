@@ -1,6 +1,6 @@
 """The transport's limit: grpc.aio on uvloop, bytes in, bytes out, nothing parsed and nothing computed.
 
-/echo/unary/0 and /echo/stream/0 answer with the bytes they got; a number in place of 0 asks for answers of so many
+/echo/unary/0 and /echo/stream/0 answer with the received bytes; a number in place of 0 is the size of the answers in
 bytes, which is what a server of embeddings sends.
 """
 

@@ -1,4 +1,4 @@
-"""No server: the model called in a loop, told by lines of JSON on stdin. The limit of what serving can reach."""
+"""The limit of serving: the model in a loop without a server; lines of JSON on stdin are its orders."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _WARM_UP = 0.2
 
 
 def answer(model: Model, order: dict[str, Any]) -> dict[str, Any]:
-    """Call the model for order["seconds"], after a warm-up: when each call began and ended.
+    """Call the model for order["seconds"] after a warm-up; return the times at which each call began and ended.
 
-    With 0 seconds: the features of the first payload.
+    With 0 seconds, return the features of the first payload.
     """
     torch.set_num_threads((os.cpu_count() or 1) if order["all_cores"] else 1)
     payload = payloads(model.name, order["rows"])[0]
@@ -38,7 +38,7 @@ def answer(model: Model, order: dict[str, Any]) -> dict[str, Any]:
 
 
 def main(names: list[str]) -> None:
-    """Answer every line of stdin by a line of stdout."""
+    """Answer every line of stdin with a line on stdout."""
     models = {name: Model(name) for name in names}
     for line in sys.stdin:
         order = json.loads(line)

@@ -12,7 +12,7 @@ from fastapi import Response
 
 
 class Embed(litserve.LitAPI):
-    """One model on a path of its own. Its requests are JSON by LitServe's design: the rows travel as base64."""
+    """One model on its path. LitServe takes JSON requests, so the rows travel as base64."""
 
     def __init__(self, name: str) -> None:
         rows = 64 if name == "mlp" else 16
@@ -20,27 +20,27 @@ class Embed(litserve.LitAPI):
         self._name = name
 
     def setup(self, device: str) -> None:  # noqa: ARG002 - LitServe's signature
-        """Load, in the worker process."""
+        """Load the model in the worker process."""
         self._model = Model(self._name)
 
     def decode_request(self, request: dict[str, str], **_: Any) -> bytes:
-        """The rows of a request."""
+        """Return the rows of a request."""
         return base64.b64decode(request["rows"])
 
     def batch(self, inputs: list[bytes]) -> list[bytes]:
-        """A batch is a list: `Model` joins it."""
+        """Return the list: `Model` joins it."""
         return inputs
 
     def predict(self, batch: list[bytes], **_: Any) -> list[bytes]:
-        """One batch."""
+        """Compute a batch."""
         return self._model(batch)
 
     def unbatch(self, output: list[bytes]) -> list[bytes]:
-        """One answer a request."""
+        """Return one answer per request."""
         return output
 
     def encode_response(self, output: bytes, **_: Any) -> Response:
-        """The features as raw bytes."""
+        """Return the features as raw bytes."""
         return Response(output, media_type="application/octet-stream")
 
 

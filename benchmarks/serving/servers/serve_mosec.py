@@ -9,7 +9,7 @@ from mosec import Runtime, Server, Worker
 
 
 class Bytes(Worker):
-    """A worker whose requests and answers stay bytes."""
+    """A worker whose requests and answers are bytes."""
 
     model: str
 
@@ -18,15 +18,15 @@ class Bytes(Worker):
         self._model = Model(self.model)
 
     def deserialize(self, data: bytes) -> bytes:
-        """The body as it came."""
+        """Return the body unchanged."""
         return data
 
     def serialize(self, data: bytes) -> bytes:
-        """The body as it goes."""
+        """Return the body unchanged."""
         return data
 
     def forward(self, data: list[bytes]) -> list[bytes]:
-        """One batch."""
+        """Compute a batch."""
         return self._model(data)
 
 

@@ -1,4 +1,4 @@
-"""What one writes first: grpcio with a pool of threads, generated stubs, one forward pass a request."""
+"""A first attempt at a server: grpcio with a thread pool, generated stubs, one forward pass per request."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from midrib.wire import decode_tensor, encode_tensor
 
 
 class Service(embedding_pb2_grpc.EmbeddingServiceServicer):
-    """Embed alone, by threads that compute as soon as they have a request."""
+    """Only Embed, with threads that compute each request at once."""
 
     def __init__(self, names: list[str]) -> None:
         self._models = {KEYS[name]: Model(name) for name in names}
@@ -24,9 +24,9 @@ class Service(embedding_pb2_grpc.EmbeddingServiceServicer):
     def Embed(  # noqa: N802 - gRPC names it
         self, request: embedding_pb2.EmbedRequest, context: object  # noqa: ARG002
     ) -> embedding_pb2.EmbedResponse:
-        """One request, one forward pass."""
+        """Compute one request in one forward pass."""
         model = self._models[request.backbone]
-        torch.set_num_threads(threads_for(model.name))  # it counts for the thread that calls it
+        torch.set_num_threads(threads_for(model.name))  # it applies to the calling thread only
         if request.input.WhichOneof("kind") == "texts":
             rows = model.texts(list(request.input.texts.texts))
         else:

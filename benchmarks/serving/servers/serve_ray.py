@@ -15,7 +15,7 @@ from midrib.v1 import embedding_pb2, tensor_pb2
 
 
 class Embed:
-    """One model. A request is an EmbedRequest, as for every gRPC server here."""
+    """One model. A request is an EmbedRequest, as for the other gRPC servers."""
 
     def __init__(self, name: str) -> None:
         self._model = Model(name)
@@ -26,7 +26,7 @@ class Embed:
         return self._model(requests)
 
     async def Embed(self, request: embedding_pb2.EmbedRequest) -> embedding_pb2.EmbedResponse:  # noqa: N802
-        """One request, in a batch with others."""
+        """Compute one request in a batch with others."""
         if request.backbone != KEYS[self.name]:  # while the other model is not up yet, Ray sends its requests here
             raise ValueError(f"got a request for {request.backbone}, this is {KEYS[self.name]}")
         texts = "\n".join(request.input.texts.texts).encode()
