@@ -1,4 +1,4 @@
-"""One registration: a name, its loader, and what was declared about it."""
+"""Registration of a loader under a name, with its declarations."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import functools
 import inspect
 import re
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar, overload
 
 from midrib.registry._contract import call_loader
 from midrib.registry._inputs import InputSpec
-from midrib.registry._place import Place, caller_frame
+from midrib.registry._place import Place, caller_frame, calling_place
 from midrib.registry._remote import check_remote_arguments, is_remote_argument
 
 Loader: TypeAlias = Callable[..., Any]
+F = TypeVar("F", bound=Loader)
 
 # Keywords of a registration that describe an entry; any other keyword is free metadata, part of its identity.
 DECLARED = (
@@ -151,6 +153,41 @@ def declare(fn: Loader, name: str | None, place: Place, **declared: Any) -> Entr
         _check_name(part)
     _check_declared(entry)
     return entry
+
+
+class Registering(ABC):
+    """A registry that takes registrations."""
+
+    @abstractmethod
+    def add(self, entry: Entry, *, override: bool = False) -> None:
+        """Register an entry.  Raises DuplicateKeyError if its identity is taken and override is False."""
+
+    @overload
+    def __call__(self, fn: F, name: str | None = ..., *, override: bool = ..., **declared: Any) -> F: ...
+    @overload
+    def __call__(
+        self, fn: None = ..., name: str | None = ..., *, override: bool = ..., **declared: Any
+    ) -> Callable[[F], F]: ...
+
+    def __call__(self, fn: Any = None, name: str | None = None, *, override: bool = False, **declared: Any) -> Any:
+        """Register a loader: @R, @R(name=..., namespace=...), or R(fn, name=..., namespace=...). Returns fn itself.
+
+        name: the function's own by default; a lambda needs one.  namespace: data_type/task_type.
+        override: replace the entry of the same name, namespace and metadata, instead of refusing.
+        declared: input (an InputSpec), num_features (the width of a row out), providers, license, aliases,
+        deprecated_aliases (old names, which warn once), requires (importable libraries that the loader needs),
+        install (the requirement that brings them, by default requires), remote_arguments (arguments of the loader that
+        clients of a server may set; never one that can name a file). Any other keyword is free metadata, and with the
+        key identifies the entry.
+        Raises DuplicateKeyError (a ValueError) that names both places of registration; TypeError or ValueError for
+        a wrong loader, name or declaration.
+        """
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"`name` must be a str, got {name!r} of type {type(name).__name__}")
+        if fn is None:
+            return lambda decorated: self(decorated, name, override=override, **declared)
+        self.add(declare(fn, name, calling_place(), **declared), override=override)
+        return fn
 
 
 def _as_tuple(value: Any) -> tuple[Any, ...]:

@@ -8,9 +8,8 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, overload, runtime_checkable
 
-from midrib.registry._entry import DECLARED, Entry, Loader
+from midrib.registry._entry import DECLARED, Entry, Loader, Registering
 from midrib.registry._errors import AmbiguousKeyError
-from midrib.registry._registering import Registering
 from midrib.registry._resolvers import is_url, resolve
 from midrib.registry._selection import Selection, as_patterns, natural
 from midrib.registry._unknown import unknown_key, unknown_metadata

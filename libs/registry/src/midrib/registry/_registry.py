@@ -9,11 +9,10 @@ from copy import copy
 from types import ModuleType
 from typing import Any
 
-from midrib.registry._entry import Entry
+from midrib.registry._entry import Entry, Registering
 from midrib.registry._errors import DuplicateKeyError
 from midrib.registry._lookup import AbstractRegistry, Entries, closest
 from midrib.registry._plugins import PluginFailure, Plugins
-from midrib.registry._registering import Registering
 from midrib.registry._selection import Selection
 from midrib.registry._unknown import unknown_key
 

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from midrib.registry import in_words
 from midrib.remote._command.listing import local_registry, print_fields
 from midrib.remote._command.names import parse_backbone, split_backbone_url
 from midrib.remote._command.options import Access
 
 if TYPE_CHECKING:
-    from midrib.registry import InputSpec, in_words
+    from midrib.registry import InputSpec
     from midrib.remote._connect.backbone_info import BackboneInfo
 
 

@@ -14,7 +14,7 @@ _PROXIES: Final = ("grpc_proxy", "https_proxy", "http_proxy")
 
 
 @dataclass(frozen=True)
-class _Cause:
+class Cause:
     """A kind of failure.
 
     pattern: of the lower-cased text.  message: with {address}; gRPC's text is added to it.
@@ -28,73 +28,73 @@ class _Cause:
 
 
 # The first that matches is used, so narrow patterns stand before wide ones.
-_CAUSES: Final = (
-    _Cause(
+CAUSES: Final = (
+    Cause(
         "certificate_verify_failed",
         "TLS_FAILED",
         "the certificate of {address} is not signed by the authorities trusted here: pass tls=<its roots.pem>",
     ),
-    _Cause(
+    Cause(
         "hostname verification|match found for server name",
         "TLS_FAILED",
         "the certificate of {address} is issued to another name: call the server by that name",
     ),
-    _Cause("wrong_version_number", "TLS_FAILED", "{address} does not speak TLS: use grpc://, or give it a certificate"),
-    _Cause(
+    Cause("wrong_version_number", "TLS_FAILED", "{address} does not speak TLS: use grpc://, or give it a certificate"),
+    Cause(
         r"\bssl|\btls|certificate|tsi_",
         "TLS_FAILED",
         "TLS with {address} failed: check grpcs://, tls= and the server's certificate",
     ),
-    _Cause(
+    Cause(
         "handshake timed out|timed out before receiving settings|connect(ion)? timed? ?out|tcp handshaker shutdown",
         "CONNECT_TIMEOUT",
         "{address} did not complete the connection in time: the next attempt takes longer",
     ),
-    _Cause("dns|resolv", "NO_SERVER", "{address} cannot be resolved: check the name"),
-    _Cause(
+    Cause("dns|resolv", "NO_SERVER", "{address} cannot be resolved: check the name"),
+    Cause(
         r"status:? (408|425|429|502|503|504)\b",
         "PROXY_BUSY",
         "the proxy at {address} reaches no server, or has no room for another call",
         passing=True,
     ),
-    _Cause(
+    Cause(
         r"status:? 413\b",
         "PROXY_LIMIT",
         "the proxy at {address} limits the bytes of a call: raise its limit (nginx: client_max_body_size 0)",
     ),
-    _Cause(
+    Cause(
         "internal error from core",
         "STREAM_BROKEN",
         "the stream to {address} ended while it was written to: if this repeats, a proxy limits the bytes of a call "
         "(nginx: client_max_body_size 0)",
         passing=True,
     ),
-    _Cause("http proxy", "PROXY", "a proxy stands before {address} and does not let it through: set no_proxy"),
-    _Cause(
+    Cause("http proxy", "PROXY", "a proxy stands before {address} and does not let it through: set no_proxy"),
+    Cause(
         "http2 header with status|parsing http/2",
         "PROXY",
         "{address} is not a gRPC server, or is a proxy that does not pass gRPC: check the port, set no_proxy",
     ),
-    _Cause(
+    Cause(
         r"all (backends|addresses).*(socket closed|connection reset)",
         "CLOSED_AT_ONCE",
         "{address} closes every connection at once: it may want TLS (grpcs://), or a certificate of this client "
         "(tls=Tls(...)), or not be a gRPC server",
     ),
-    _Cause(
+    Cause(
         "connect.*(refused|failed)",
         "NO_SERVER",
         "no server answers at {address}: start one with `midrib serve`, or check the address",
     ),
 )
 # Reasons that seldom end by waiting: no server can be reached.
-UNREACHABLE: Final = frozenset(cause.reason for cause in _CAUSES if not cause.passing)
+UNREACHABLE: Final = frozenset(cause.reason for cause in CAUSES if not cause.passing)
 
 
 def broken(text: str, address: str) -> UnavailableError:
     """Return the error for a connection that gRPC lost, or could not make, with this text."""
     lower = text.lower()
-    for cause in _CAUSES:
+    for cause in CAUSES:
         if re.search(cause.pattern, lower):
             message = f"{cause.message.format(address=address)} ({text}){_proxy_hint(cause.reason)}"
             return UnavailableError(message, reason=cause.reason)
