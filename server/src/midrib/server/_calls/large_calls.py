@@ -19,7 +19,7 @@ async def embed_in_parts(
     """Return the embedding of up to `max_rows` rows, and the function to call once the answer is written.
 
     The parts are computed one after the other. Each of them holds the bytes of an item, and only the first is refused
-    if there is no room: the others wait. The last one holds its bytes until the answer is written.
+    if the quota is full: further parts wait. The last one holds its bytes until the answer is written.
     Raises LimitExceededError for more rows, and what `Embedder.embed` raises.
     """
     intake = open_backbone(embedder.catalogue, request).intake

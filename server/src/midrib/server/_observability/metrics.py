@@ -71,7 +71,7 @@ class _AtScrape(Collector):
         ready = GaugeMetricFamily("midrib_backbone", "1 for each served revision.", labels=["backbone", "revision"])
         queued = GaugeMetricFamily("midrib_queue_items", "Items that wait.", labels=["backbone"])
         cost = GaugeMetricFamily("midrib_queue_cost", "Elements that wait, padding included.", labels=["backbone"])
-        items = CounterMetricFamily("midrib_items", "Items, by what became of them.", labels=["backbone", "outcome"])
+        items = CounterMetricFamily("midrib_items", "Items, by outcome.", labels=["backbone", "outcome"])
         rows = CounterMetricFamily("midrib_rows", "Rows answered.", labels=["backbone"])
         restarts = CounterMetricFamily("midrib_worker_restarts", "Worker processes replaced.", labels=["backbone"])
         for served in self._served():
