@@ -45,7 +45,7 @@ class MediaPool:
             await loop.run_in_executor(self._threads, self._decoded, backbone, message, start, stop)
             for start, stop in _cuts([_weight(medium) for medium in media_of(message)])
         ]
-        return join_padded(parts)
+        return _join_padded(parts)
 
     def close(self) -> None:
         """Start no more parts; do not wait for those that run."""
@@ -122,7 +122,7 @@ def _cuts(weights: Sequence[int]) -> Iterator[tuple[int, int]]:
         yield start, len(weights)
 
 
-def join_padded(parts: Sequence[Array]) -> Array:
+def _join_padded(parts: Sequence[Array]) -> Array:
     """Return the rows of all parts; dimensions of an open length are padded with 0 to the longest, as in one part."""
     if len(parts) == 1:
         return parts[0]
