@@ -51,7 +51,7 @@ def finished(server: RunningServer, spans: InMemorySpanExporter) -> dict[str, Re
 
 
 def test_a_call_continues_its_callers_trace(traced: RunningServer, spans: InMemorySpanExporter) -> None:
-    """W3C's trace context in the metadata names the parent; queue and compute are children, with the item's attributes."""
+    """W3C's trace context in the metadata names the parent; queue and compute are the children."""
     with grpc.insecure_channel(traced.address) as channel:
         stub: Any = embedding_pb2_grpc.EmbeddingServiceStub(channel)
         request = embedding_pb2.EmbedRequest(backbone="gate", input=rows(1, 3), priority=embedding_pb2.PRIORITY_BULK)
