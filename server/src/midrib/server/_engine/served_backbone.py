@@ -55,7 +55,7 @@ class ServedBackbone:
         return counts.accepted == totals.answered + totals.failed + counts.cancelled + counts.expired
 
     async def start(self) -> None:
-        """Start and warm every replica. Raises the error of the first one that fails."""
+        """Start and warm every replica; raises what the first failing one raised."""
         replicas = [self._replica(index) for index in range(len(self._compute_factories))]
         started = await asyncio.gather(*(replica.start() for replica in replicas), return_exceptions=True)
         for failure in started:
