@@ -13,16 +13,16 @@ from typing import TypeAlias
 from midrib.server._engine.batcher import Batcher
 from midrib.server._engine.item import Item
 from midrib.server._engine.prefetch import PrefetchTimer
-from midrib.server._engine.replica import BatchReport, Replica
+from midrib.server._engine.replica import BatchReport, BatchRunner
 
 # Called with every batch that is done: its items, and the future of its report.
 OnDone: TypeAlias = Callable[[Sequence[Item], "asyncio.Future[BatchReport]"], None]
 
 
 class Feeder:
-    """Feeds one replica, whose thread has started, from a queue that others may take from too."""
+    """Feeds one replica, which has started, from a queue that others may take from too."""
 
-    def __init__(self, batcher: Batcher, replica: Replica, on_done: OnDone) -> None:
+    def __init__(self, batcher: Batcher, replica: BatchRunner, on_done: OnDone) -> None:
         self._batcher = batcher
         self._replica = replica
         self._on_done = on_done

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
 from midrib.server._engine.compute import Arrays, Compute, Launched, Staged
 from midrib.server._errors import ordinary_error
@@ -47,6 +48,35 @@ class _Job:
     ahead: Future[Staged] | None = None
     staging_s: float = 0.0
     started: float = 0.0
+
+
+class BatchRunner(Protocol):
+    """A replica, wherever it computes: a thread here, or a worker process."""
+
+    @property
+    def depth(self) -> int:
+        """How many batches it has use for at a time."""
+        ...
+
+    async def start(self) -> None:
+        """Wait until it is ready; raises what preparing raised."""
+        ...
+
+    def submit(self, batch: Sequence[Arrays]) -> asyncio.Future[BatchReport]:
+        """Run a batch; `depth` of them at most at a time. The future raises UnavailableError if it cannot be run."""
+        ...
+
+    def abandon(self, error: UnavailableError) -> None:
+        """Fail the batches that it has, whose computation may never end."""
+        ...
+
+    def close(self) -> None:
+        """End after the batches that it has."""
+        ...
+
+    async def join(self) -> None:
+        """Wait until it has ended."""
+        ...
 
 
 class Replica:
