@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeAlias
 
 from midrib.server._engine.batch_limits import BatchLimits
@@ -14,7 +15,7 @@ from midrib.server._engine.description import Description
 from midrib.server._engine.feeder import Feeder
 from midrib.server._engine.item import Item, Outcome
 from midrib.server._engine.outcomes import Totals, outcomes_of
-from midrib.server._engine.replica import BatchReport, Replica
+from midrib.server._engine.replica import BatchReport, BatchRunner, Replica
 from midrib.wire import UnavailableError
 
 logger = logging.getLogger(__name__)
@@ -31,11 +32,17 @@ class ServedBackbone:
 
     on_batch: functions to call with every batch.  on_lost: called once no replica is left.
     compute_factories: one per replica; each is called on that replica's thread to build and warm its compute.
+    replica_factories: one per replica that computes elsewhere; each is called with the replica's name.
     worker_restarts: returns how often a worker process was replaced.
     """
 
     def __init__(
-        self, description: Description, compute_factories: list[Callable[[], Compute]], limits: BatchLimits
+        self,
+        description: Description,
+        compute_factories: Sequence[Callable[[], Compute]],
+        limits: BatchLimits,
+        *,
+        replica_factories: Sequence[Callable[[str], BatchRunner]] = (),
     ) -> None:
         self.description = description
         self.batcher = Batcher(limits)
@@ -44,9 +51,12 @@ class ServedBackbone:
         self.on_batch: list[OnBatch] = []
         self.on_lost: Callable[[], None] = lambda: None
         self.worker_restarts: Callable[[], int] = lambda: 0
-        self._compute_factories = compute_factories
+        self._replica_factories: list[Callable[[str], BatchRunner]] = [
+            *(partial(_in_thread, factory) for factory in compute_factories),
+            *replica_factories,
+        ]
         self._feeders: list[asyncio.Task[None]] = []
-        self._replicas: dict[int, Replica] = {}
+        self._replicas: dict[int, BatchRunner] = {}
 
     @property
     def idle(self) -> bool:
@@ -56,7 +66,7 @@ class ServedBackbone:
 
     async def start(self) -> None:
         """Start and warm every replica; raises what the first failing one raised."""
-        replicas = [self._replica(index) for index in range(len(self._compute_factories))]
+        replicas = [self._replica(index) for index in range(len(self._replica_factories))]
         started = await asyncio.gather(*(replica.start() for replica in replicas), return_exceptions=True)
         for failure in started:
             if failure is not None:
@@ -96,8 +106,8 @@ class ServedBackbone:
         self.draining.set()
         self.batcher.close(error)
 
-    def _replica(self, index: int) -> Replica:
-        return Replica(self._compute_factories[index], name=f"{self.description.name}-{index}")
+    def _replica(self, index: int) -> BatchRunner:
+        return self._replica_factories[index](f"{self.description.name}-{index}")
 
     async def _feed(self, index: int) -> None:
         """Feed a replica; replace it if it is lost."""
@@ -144,10 +154,14 @@ class ServedBackbone:
             self.abort(UnavailableError("the replicas were lost and could not be replaced: try another server"))
             self.on_lost()
 
-    async def _replace(self, index: int) -> Replica:
+    async def _replace(self, index: int) -> BatchRunner:
         replica = self._replica(index)
         await replica.start()
         return replica
+
+
+def _in_thread(factory: Callable[[], Compute], name: str) -> BatchRunner:
+    return Replica(factory, name=name)
 
 
 def _settle(item: Item, outcome: Outcome | Exception) -> None:

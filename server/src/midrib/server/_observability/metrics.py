@@ -5,9 +5,10 @@ Histograms are observed when a batch is done; the counters of the queues and of 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
-import torch
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -86,6 +87,7 @@ class _AtScrape(Collector):
             for outcome in ("answered", "failed"):
                 items.add_metric([name, outcome], getattr(totals, outcome))
         memory = GaugeMetricFamily("midrib_device_memory_bytes", "Allocated by torch on a GPU.", labels=["device"])
-        for index in range(torch.cuda.device_count()):
+        torch: Any = sys.modules.get("torch")  # only if a backbone computes in this process
+        for index in range(torch.cuda.device_count() if torch is not None else 0):
             memory.add_metric([f"cuda:{index}"], torch.cuda.memory_allocated(index))
         yield from (ready, queued, cost, items, rows, restarts, memory)
