@@ -51,6 +51,7 @@ class ServedBackbone:
         self.on_batch: list[OnBatch] = []
         self.on_lost: Callable[[], None] = lambda: None
         self.worker_restarts: Callable[[], int] = lambda: 0
+        self._compute_factories = compute_factories
         self._replica_factories: list[Callable[[str], BatchRunner]] = [
             *(partial(_in_thread, factory) for factory in compute_factories),
             *replica_factories,
