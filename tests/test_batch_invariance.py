@@ -1,4 +1,4 @@
-"""A row's embedding does not depend on its neighbours: within a bound, or exactly where the server is strict."""
+"""The embedding of a row does not depend on the rows beside it: within a bound, or exactly if the server is strict."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from midrib.wire import Array
 
 # Of the largest feature: the same bound as the parity self-test's for float32.
 BOUND = 1e-4
-# Every one whose weights come from the package index, and one of each architecture whose weights do not.
+# Every backbone whose weights come from the package index, and one of each architecture whose weights do not.
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "template/classification/mlp-128": {"num_features": 8},
     "template/classification/mlp-128-256": {"num_features": 8},
@@ -37,7 +37,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """What a busy machine does to several threads is not the matter here."""
+    """Several threads would be slow on a busy machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -54,38 +54,38 @@ def backbone(request: pytest.FixtureRequest) -> Backbone:
 
 @pytest.fixture()
 def company(backbone: Backbone) -> list[Array]:
-    """One row, then neighbours that share its batch; a text's are longer, so that it is padded."""
+    """One row, then rows that share its batch; of texts these are longer, so that the first one is padded."""
     rows = example_rows(backbone.input, 4)
-    alone = rows[:1, :5] if isinstance(backbone.input, TextInput) else rows[:1]
-    return [alone, rows[1:]]
+    lone = rows[:1, :5] if isinstance(backbone.input, TextInput) else rows[:1]
+    return [lone, rows[1:]]
 
 
 def embed(backbone: Backbone, items: list[Array], *, strict: bool) -> Array:
-    """The first item's row."""
+    """Return the row of the first item, [1, num_features]."""
     forward = Forward(backbone.module, backbone.input, ComputeConfig(strict=strict))
     return forward([(item,) for item in items])[0]
 
 
 def test_neighbours_change_a_row_within_the_bound(backbone: Backbone, company: list[Array]) -> None:
-    """Kernels may sum in another order for another batch size; no more than that."""
-    alone = embed(backbone, company[:1], strict=False)
+    """Kernels may sum in another order for another batch size."""
+    lone = embed(backbone, company[:1], strict=False)
     beside = embed(backbone, company, strict=False)
-    assert np.abs(alone - beside).max() <= BOUND * np.abs(alone).max()
+    assert np.abs(lone - beside).max() <= BOUND * np.abs(lone).max()
 
 
 def test_strict_makes_it_exact(backbone: Backbone, company: list[Array]) -> None:
-    """Bit for bit, padding and neighbours or not."""
-    alone = embed(backbone, company[:1], strict=True)
+    """Bit for bit, with and without padding and other rows."""
+    lone = embed(backbone, company[:1], strict=True)
     beside = embed(backbone, company, strict=True)
-    np.testing.assert_array_equal(alone, beside)
+    np.testing.assert_array_equal(lone, beside)
 
 
-def test_passes_side_by_side_change_no_row(backbone: Backbone) -> None:
-    """Several threads are in the module at once, over and over."""
+def test_parallel_passes_change_no_row(backbone: Backbone) -> None:
+    """Several threads run the module at the same time."""
     rows = example_rows(backbone.input, 4)
     forward = Forward(backbone.module, backbone.input)
-    alone = np.concatenate([forward([(rows[index : index + 1],)])[0] for index in range(4)])
+    lone = np.concatenate([forward([(rows[index : index + 1],)])[0] for index in range(4)])
     assert isinstance(forward.device, CpuDevice)
     forward.device.parallel_passes = ParallelPasses(4, 1)
     several = [forward([(rows,)])[0] for _ in range(4)]
-    assert np.abs(np.stack(several) - alone).max() <= BOUND * np.abs(alone).max()
+    assert np.abs(np.stack(several) - lone).max() <= BOUND * np.abs(lone).max()

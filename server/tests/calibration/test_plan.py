@@ -34,7 +34,7 @@ def _threads_as_before() -> Iterator[None]:
 
 
 class Timed(nn.Module):
-    """Notes the shape of every pass, which takes so many seconds a row by the clock that it moves."""
+    """Records the shape of every pass, which takes `each_s` seconds a row by the clock that it moves."""
 
     def __init__(self, each_s: float = 1e-3) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class Timed(nn.Module):
 
 
 class Asleep(nn.Module):
-    """Sleeps for so many seconds a row, so that parallel passes do not slow each other down."""
+    """Sleeps for `each_s` seconds a row, so that parallel passes do not slow each other down."""
 
     def __init__(self, each_s: float = 5e-3) -> None:
         super().__init__()
@@ -62,16 +62,16 @@ class Asleep(nn.Module):
 @pytest.fixture()
 def measured(monkeypatch: pytest.MonkeyPatch) -> Measured:
     """The candidates of every measurement, each of which chooses the second one."""
-    seen: Measured = []
+    measurements: Measured = []
 
     def fastest(candidates: Sequence[int], work: Callable[[int], object], **_: object) -> int:
-        seen.append(tuple(candidates))
+        measurements.append(tuple(candidates))
         chosen = candidates[min(1, len(candidates) - 1)]
         work(chosen)
         return chosen
 
     monkeypatch.setattr(plan, "fastest", fastest)
-    return seen
+    return measurements
 
 
 def passes_of(module: Timed, spec: InputSpec = PAIR) -> PassCalibration:
@@ -141,7 +141,7 @@ def test_the_number_of_parallel_passes_is_measured(
 
 
 def test_the_replicas_of_a_device_measure_once(measured: Measured) -> None:
-    """The second takes over the plan of the first, with a pool of its own."""
+    """The second one takes over the plan of the first, with another pool."""
     shared = setup(Asleep(), threads=[1, 2])
     first, second = device_of(shared), device_of(shared)
     assert first.micro_batch_elements == second.micro_batch_elements

@@ -1,4 +1,4 @@
-"""A CPU computes a batch in pieces, and nobody can tell from the rows."""
+"""A CPU computes a batch in micro-batches, and the rows are those of the expected batch."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Passes(nn.Module):
         return features
 
 
-def in_pieces(
+def in_micro_batches(
     module: nn.Module,
     elements: int | None,
     *,
@@ -52,22 +52,22 @@ def rows_of(count: int) -> np.ndarray:
 
 @settings(deadline=None)
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=6), st.integers(1, 10))
-def test_the_rows_are_those_of_a_whole_batch(items: list[int], piece: int) -> None:
-    """Whatever the items, and whether they end where pieces do."""
+def test_the_rows_are_those_of_a_whole_batch(items: list[int], micro_batch: int) -> None:
+    """Also if an item is divided between two micro-batches."""
     module, batch = Passes(), [(rows_of(count),) for count in items]
-    whole, got = in_pieces(module, None)(batch), in_pieces(module, 2 * piece)(batch)
-    assert [rows.shape for rows in got] == [(count, WIDTH) for count in items]
-    np.testing.assert_allclose(np.concatenate(got), np.concatenate(whole), atol=1e-6)
+    expected, rows = in_micro_batches(module, None)(batch), in_micro_batches(module, 2 * micro_batch)(batch)
+    assert [rows.shape for rows in rows] == [(count, WIDTH) for count in items]
+    np.testing.assert_allclose(np.concatenate(rows), np.concatenate(expected), atol=1e-6)
 
 
 @settings(deadline=None)
 @given(st.integers(1, 40), st.integers(1, 10))
-def test_pieces_are_equal_to_a_row_and_no_larger_than_asked(rows: int, piece: int) -> None:
-    """No last one of a single row, which would cost nearly as much as a full one; and no more of them than needed."""
+def test_micro_batches_differ_by_one_row_at_most_and_have_the_size_that_is_set(rows: int, micro_batch: int) -> None:
+    """A last one of a single row would cost nearly as much as a full one."""
     module = Passes()
-    in_pieces(module, 2 * piece)([(rows_of(rows),)])
+    in_micro_batches(module, 2 * micro_batch)([(rows_of(rows),)])
     assert sum(module.rows) == rows
-    assert len(module.rows) == -(-rows // piece)
+    assert len(module.rows) == -(-rows // micro_batch)
     assert max(module.rows) - min(module.rows) <= 1
 
 
@@ -76,46 +76,46 @@ def test_pieces_are_equal_to_a_row_and_no_larger_than_asked(rows: int, piece: in
     [
         pytest.param(4, [6], id="short"),
         pytest.param(8, [3, 3], id="longer"),
-        pytest.param(30, [1] * 6, id="one fills a piece"),
+        pytest.param(30, [1] * 6, id="one fills a micro-batch"),
     ],
 )
-def test_a_piece_holds_the_more_texts_the_shorter_they_are(tokens: int, passes: list[int]) -> None:
-    """It is of elements: 24 are six texts of four tokens, or three of eight."""
+def test_a_micro_batch_holds_more_texts_if_they_are_shorter(tokens: int, passes: list[int]) -> None:
+    """Its size is in elements: 24 are six texts of four tokens, or three of eight."""
     module = Passes()
-    in_pieces(module, 24, spec=TextInput(32))([(np.ones((6, tokens), np.int64),)])
+    in_micro_batches(module, 24, spec=TextInput(32))([(np.ones((6, tokens), np.int64),)])
     assert module.rows == passes
 
 
 @settings(deadline=None)
 @given(st.integers(1, 12), st.integers(1, 5))
-def test_gradients_are_those_of_a_whole_batch(rows: int, piece: int) -> None:
-    """They are computed in the same pieces."""
+def test_gradients_are_those_of_a_whole_batch(rows: int, micro_batch: int) -> None:
+    """They are computed in the same micro-batches."""
     module, float64 = Passes(), ComputeConfig(dtype="float64")
     batch = [(rows_of(rows), np.ones((rows, WIDTH), np.float32))]
-    (whole,) = in_pieces(module, None, config=float64)(batch)
-    (got,) = in_pieces(module, 2 * piece, config=float64)(batch)
-    np.testing.assert_allclose(got, whole, rtol=1e-12)
+    (expected,) = in_micro_batches(module, None, config=float64)(batch)
+    (gradient,) = in_micro_batches(module, 2 * micro_batch, config=float64)(batch)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-12)
 
 
-def test_pieces_compute_in_the_compute_type() -> None:
-    """Each is converted by itself, and the rows have its type."""
+def test_micro_batches_compute_in_the_compute_dtype() -> None:
+    """Each is converted separately, and the rows have that dtype."""
     bfloat16 = ComputeConfig(dtype="bfloat16")
-    (whole,) = in_pieces(Passes(), None, config=bfloat16)([(rows_of(5),)])
-    (got,) = in_pieces(Passes(), 4, config=bfloat16)([(rows_of(5),)])
-    assert got.dtype == whole.dtype
-    np.testing.assert_allclose(got.astype(np.float32), whole.astype(np.float32), atol=1e-2)
+    (expected,) = in_micro_batches(Passes(), None, config=bfloat16)([(rows_of(5),)])
+    (rows,) = in_micro_batches(Passes(), 4, config=bfloat16)([(rows_of(5),)])
+    assert rows.dtype == expected.dtype
+    np.testing.assert_allclose(rows.astype(np.float32), expected.astype(np.float32), atol=1e-2)
 
 
-def test_rows_in_pieces_keep_no_hold_of_the_buffer() -> None:
-    """A module may hand its input back, and the next batch must not overwrite rows that were already answered."""
-    forward = in_pieces(nn.Flatten(), 2)
+def test_rows_of_micro_batches_do_not_lie_in_the_staging_buffer() -> None:
+    """A module may return its input, and the next batch must not overwrite rows that were already answered."""
+    forward = in_micro_batches(nn.Flatten(), 2)
     (first,) = forward([(rows_of(3),)])
     before = first.copy()
     forward([(rows_of(4),)])
     np.testing.assert_array_equal(first, before)
 
 
-def test_an_empty_batch_is_no_piece() -> None:
-    """It still has a width."""
-    (rows,) = in_pieces(Passes(), 4)([(rows_of(0),)])
+def test_an_empty_batch_is_computed_whole() -> None:
+    """Its result has the width of the others."""
+    (rows,) = in_micro_batches(Passes(), 4)([(rows_of(0),)])
     assert rows.shape == (0, WIDTH)

@@ -1,4 +1,4 @@
-"""One batch through a module: what goes in is staged, what comes out is split."""
+"""One batch through a module: its items are joined, computed and split again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from midrib.wire import Array
 
 
 class CountTokens(nn.Module):
-    """One feature: how many tokens of a row are no padding."""
+    """One feature: the number of tokens of a row that are not padding."""
 
     def forward(self, ids: Tensor) -> Tensor:
         return (ids != 0).sum(dim=1, keepdim=True).float()
@@ -39,18 +39,18 @@ def test_items_are_joined_and_split_again() -> None:
     """Three rows in two items come back as two and one."""
     run = forward(nn.Linear(2, 3), TensorInput((2,)))
     first, second = run([(f32([1, 2], [3, 4]),), (f32([5, 6]),)])
-    (whole,) = run([(f32([1, 2], [3, 4], [5, 6]),)])
-    np.testing.assert_allclose(np.concatenate([first, second]), whole, rtol=1e-6)
+    (expected,) = run([(f32([1, 2], [3, 4], [5, 6]),)])
+    np.testing.assert_allclose(np.concatenate([first, second]), expected, rtol=1e-6)
 
 
 def test_rows_are_split_without_a_copy() -> None:
-    """Each item's are a part of the batch's one array."""
+    """The rows of each item are a view of the array of the batch."""
     first, second = forward(nn.Linear(2, 3), TensorInput((2,)))([(f32([1, 2], [3, 4]),), (f32([5, 6]),)])
     assert first.base is second.base
     assert first.ctypes.data + first.nbytes == second.ctypes.data
 
 
-def test_a_module_that_returns_its_input_keeps_no_hold_of_the_buffer() -> None:
+def test_the_rows_of_a_module_that_returns_its_input_are_copied() -> None:
     """The next batch must not overwrite rows that were already answered."""
     run = forward(nn.Flatten(), TensorInput((2,)))
     (first,) = run([(f32([1, 2]),)])
@@ -59,7 +59,7 @@ def test_a_module_that_returns_its_input_keeps_no_hold_of_the_buffer() -> None:
 
 
 def test_texts_of_unequal_length_are_padded_with_zeros() -> None:
-    """Even where a longer batch has just used the buffer."""
+    """Even if a longer batch has just used the buffer."""
     run = forward(CountTokens(), TextInput(8))
     run([(np.full((4, 8), 7),)])
     assert [rows.tolist() for rows in run([(np.array([[5, 5]]),), (np.array([[5, 5, 5, 0]]),)])] == [[[2.0]], [[3.0]]]
@@ -73,20 +73,20 @@ def test_any_floating_input_is_converted(dtype: type) -> None:
 
 
 def test_bfloat16_compute_gives_bfloat16_rows() -> None:
-    """The result's type is the compute type."""
+    """The dtype of the rows is the compute dtype."""
     (rows,) = forward(nn.Linear(2, 3), TensorInput((2,)), "bfloat16")([(f32([1, 2]),)])
     assert rows.dtype == ml_dtypes.bfloat16
 
 
 def test_two_arrays_an_item_give_the_input_gradient() -> None:
-    """It equals autograd's own, for every item of the batch."""
+    """It equals the gradient by autograd, for every item of the batch."""
     module = nn.Sequential(nn.Linear(2, 3), nn.Tanh()).double()
     x = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
     grad = torch.randn(3, 3, dtype=torch.float64)
     (expected,) = torch.autograd.grad(module(x), x, grad)
     inputs, grads = x.detach().numpy(), grad.numpy()
-    got = forward(module, TensorInput((2,)), "float64")([(inputs[:1], grads[:1]), (inputs[1:], grads[1:])])
-    np.testing.assert_allclose(np.concatenate(got), expected.numpy(), rtol=1e-12)
+    gradients = forward(module, TensorInput((2,)), "float64")([(inputs[:1], grads[:1]), (inputs[1:], grads[1:])])
+    np.testing.assert_allclose(np.concatenate(gradients), expected.numpy(), rtol=1e-12)
 
 
 def test_examples_are_the_same_every_time() -> None:
@@ -103,14 +103,14 @@ def _tf32_off_again() -> Iterator[None]:
 @pytest.mark.usefixtures("_tf32_off_again")
 @pytest.mark.parametrize("allowed", [True, False], ids=["on", "off"])
 def test_tf32_is_as_it_is_set(allowed: bool) -> None:
-    """In matrix products and in convolutions alike, whatever had been chosen before."""
+    """In matrix products and in convolutions alike, and independent of the setting before."""
     use_tf32(not allowed)
     use_tf32(allowed)
     assert torch.backends.cuda.matmul.allow_tf32 is torch.backends.cudnn.allow_tf32 is allowed
 
 
-def test_a_missing_device_is_said() -> None:
-    """CUDA asked for on a machine without it."""
+def test_a_missing_device_is_an_error() -> None:
+    """A setting may name CUDA on a machine without it."""
     if torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device")
     with pytest.raises(ValueError, match="device 'cuda' was asked for, and torch sees no CUDA device"):
@@ -118,7 +118,7 @@ def test_a_missing_device_is_said() -> None:
 
 
 class Small(nn.Module):
-    """Its device holds two rows at once."""
+    """A device whose memory holds two rows."""
 
     def forward(self, rows: Tensor) -> Tensor:
         if len(rows) > 2:
@@ -133,7 +133,7 @@ def test_rows_that_do_not_fit_are_run_in_halves() -> None:
 
 
 def test_rows_that_do_not_fit_in_halves_either_are_an_error() -> None:
-    """It is tried once, not for ever."""
+    """They are halved once only."""
     with pytest.raises(torch.OutOfMemoryError, match="out of memory"):
         forward(Small(), TensorInput((1,)))([(np.ones((5, 1), np.float32),)])
 
@@ -161,7 +161,7 @@ class Broken(nn.Module):
     ],
 )
 def test_an_output_that_breaks_the_contract_is_an_error(change: Callable[[Tensor], Any], returned: str) -> None:
-    """Split by rows it would answer with somebody else's."""
+    """Otherwise callers would get the rows of other callers."""
     run = Forward(Broken(change), TensorInput((2,)), num_features=2)
     with pytest.raises(OutputError, match=rf"returned .*{returned}, expected a floating tensor \[2, 2\]"):
         run([(f32([1, 2]),), (f32([13, 2]),)])

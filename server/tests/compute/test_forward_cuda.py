@@ -34,22 +34,22 @@ def batch(seed: int, rows: int) -> Array:
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_a_gpu_gives_the_rows_of_a_cpu(dtype: str) -> None:
-    """Within the compute type's error."""
+    """Within the error of the compute dtype."""
     rows = batch(0, 33)
     (expected,) = Forward(module(), SPEC)([(rows,)])
-    (got,) = Forward(module(), SPEC, ComputeConfig(device="cuda", dtype=dtype))([(rows,)])
-    np.testing.assert_allclose(got.astype(np.float32), expected, atol=0.05 if dtype != "float32" else 1e-4)
+    (computed,) = Forward(module(), SPEC, ComputeConfig(device="cuda", dtype=dtype))([(rows,)])
+    np.testing.assert_allclose(computed.astype(np.float32), expected, atol=0.05 if dtype != "float32" else 1e-4)
 
 
 def test_batches_in_flight_do_not_touch_each_other() -> None:
-    """Three at a time, again and again through the same buffers: every row is its own."""
+    """Three at a time through the same buffers: every batch gets its rows."""
     forward = Forward(module(), SPEC, ComputeConfig(device="cuda"))
     batches = [batch(seed, 512) for seed in range(60)]
     expected = Forward(module(), SPEC)
     for start in range(0, 60, 3):
         launched = [forward.stage([(rows,)]).launch() for rows in batches[start : start + 3]]
-        for rows, one in zip(batches[start:], launched, strict=False):
-            np.testing.assert_allclose(one.finish()[0], expected([(rows,)])[0], atol=1e-4)
+        for rows, running in zip(batches[start:], launched, strict=False):
+            np.testing.assert_allclose(running.finish()[0], expected([(rows,)])[0], atol=1e-4)
 
 
 def test_rows_outlive_the_batches_after_them() -> None:
@@ -69,20 +69,20 @@ def test_a_captured_graph_gives_the_rows_of_the_module() -> None:
     assert forward.graphs is not None
     forward.graphs.capture(torch.zeros(8, 64, device="cuda"))
     forward([(batch(1, 8),)])
-    (got,) = forward([(batch(2, 5),)])
-    np.testing.assert_allclose(got, plain([(batch(2, 5),)])[0], atol=1e-5)
+    (computed,) = forward([(batch(2, 5),)])
+    np.testing.assert_allclose(computed, plain([(batch(2, 5),)])[0], atol=1e-5)
 
 
 def test_gradients_come_from_a_gpu_too() -> None:
     """They equal the CPU's."""
     rows, grad = batch(0, 4), np.ones((4, 32), np.float32)
     (expected,) = Forward(module(), SPEC)([(rows, grad)])
-    (got,) = Forward(module(), SPEC, ComputeConfig(device="cuda"))([(rows, grad)])
-    np.testing.assert_allclose(got, expected, atol=1e-4)
+    (computed,) = Forward(module(), SPEC, ComputeConfig(device="cuda"))([(rows, grad)])
+    np.testing.assert_allclose(computed, expected, atol=1e-4)
 
 
 class Greedy(nn.Module):
-    """Its device holds two rows at once."""
+    """A device whose memory holds two rows."""
 
     def forward(self, rows: Tensor) -> Tensor:
         if len(rows) > 2:
@@ -91,6 +91,6 @@ class Greedy(nn.Module):
 
 
 def test_rows_that_do_not_fit_are_run_in_halves() -> None:
-    """On the stream that computes."""
-    (got,) = Forward(Greedy(), SPEC, ComputeConfig(device="cuda"))([(batch(0, 4),)])
-    np.testing.assert_array_equal(got, batch(0, 4) * 2)
+    """On the computing stream."""
+    (computed,) = Forward(Greedy(), SPEC, ComputeConfig(device="cuda"))([(batch(0, 4),)])
+    np.testing.assert_array_equal(computed, batch(0, 4) * 2)

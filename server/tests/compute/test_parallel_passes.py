@@ -70,9 +70,9 @@ def rows_of(count: int) -> np.ndarray:
 def test_the_rows_are_those_of_a_whole_batch(items: list[int], width: int, micro_batch: int) -> None:
     """In their order, whichever thread computed them."""
     module, batch = Passes(), [(rows_of(count),) for count in items]
-    whole = Forward(module, PAIR, ComputeConfig(dtype="float64"))(batch)
+    expected = Forward(module, PAIR, ComputeConfig(dtype="float64"))(batch)
     rows = parallel(module, width, rows=micro_batch)(batch)
-    np.testing.assert_allclose(np.concatenate(rows), np.concatenate(whole), rtol=1e-12)
+    np.testing.assert_allclose(np.concatenate(rows), np.concatenate(expected), rtol=1e-12)
 
 
 @settings(deadline=None)
@@ -80,9 +80,9 @@ def test_the_rows_are_those_of_a_whole_batch(items: list[int], width: int, micro
 def test_gradients_are_those_of_a_whole_batch(rows: int, width: int, micro_batch: int) -> None:
     """They are computed in the same micro-batches."""
     module, batch = Passes(), [(rows_of(rows), np.ones((rows, 3), np.float32))]
-    (whole,) = Forward(module, PAIR, ComputeConfig(dtype="float64"))(batch)
+    (expected,) = Forward(module, PAIR, ComputeConfig(dtype="float64"))(batch)
     (gradient,) = parallel(module, width, rows=micro_batch)(batch)
-    np.testing.assert_allclose(gradient, whole, rtol=1e-12)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-12)
 
 
 def test_two_passes_run_at_a_time() -> None:
@@ -94,7 +94,7 @@ def test_two_passes_run_at_a_time() -> None:
 @pytest.mark.parametrize(
     ("rows", "micro_batch", "passes"),
     [
-        pytest.param(10, None, [5, 5], id="equal shares of a whole batch"),
+        pytest.param(10, None, [5, 5], id="equal shares of a expected batch"),
         pytest.param(10, 4, [2, 2, 3, 3], id="as many passes for each, where three would be enough"),
         pytest.param(3, 1, [1, 1, 1], id="no pass without rows"),
         pytest.param(2, 8, [1, 1], id="a row for each"),

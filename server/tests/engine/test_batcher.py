@@ -1,4 +1,4 @@
-"""The batcher by itself: no device, no network, no clock but the test's own."""
+"""The batcher without a device, a network or a real clock."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from midrib.wire import DeadlineExceededError, OverloadedError, UnavailableError
 ROOMY = BatchLimits(max_rows=64, max_cost=10_000, max_queue_items=1000, max_queue_cost=1_000_000)
 
 
-def item(  # - one argument for each thing a test may vary
+def item(
     rows: int = 1,
     *,
     bucket: Hashable = "a",
@@ -31,14 +31,14 @@ def item(  # - one argument for each thing a test may vary
 
 
 def test_it_knows_no_torch_and_no_grpc() -> None:
-    """Whatever computes, and whoever asks: nothing here depends on it."""
+    """The engine depends neither on the device nor on the protocol."""
     code = "import sys, midrib.server._engine.batcher; print({'torch', 'grpc'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "set()"
 
 
-async def test_a_lone_item_leaves_by_itself() -> None:
-    """Nobody waits for company."""
+async def test_a_lone_item_leaves_at_once() -> None:
+    """It does not wait for other items."""
     batcher = Batcher(ROOMY)
     only = item()
     batcher.submit(only)
@@ -46,7 +46,7 @@ async def test_a_lone_item_leaves_by_itself() -> None:
 
 
 async def test_take_waits_for_the_first_item() -> None:
-    """A device that asks early gets the next item."""
+    """A device that is free gets the next item."""
     batcher = Batcher(ROOMY)
     taking = asyncio.create_task(batcher.take())
     await asyncio.sleep(0)
@@ -55,8 +55,8 @@ async def test_take_waits_for_the_first_item() -> None:
     assert await taking == [first]
 
 
-async def test_what_waits_together_leaves_together_in_order() -> None:
-    """Load makes its own batches."""
+async def test_queued_items_leave_as_one_batch_in_order() -> None:
+    """So batches are larger under load."""
     batcher = Batcher(ROOMY)
     items = [item() for _ in range(5)]
     for each in items:
@@ -71,16 +71,16 @@ async def test_what_waits_together_leaves_together_in_order() -> None:
         pytest.param(BatchLimits(64, 20, 100, 10_000), [2, 1], id="cost"),
     ],
 )
-async def test_a_batch_keeps_its_budget(limits: BatchLimits, sizes: list[int]) -> None:
-    """Rows and cost are both bounded."""
+async def test_a_batch_keeps_its_limits(limits: BatchLimits, sizes: list[int]) -> None:
+    """Of rows and of cost."""
     batcher = Batcher(limits)
     for _ in range(3):
         batcher.submit(item(rows=2, cost=10))
     assert [len(await batcher.take()), len(await batcher.take())] == sizes
 
 
-async def test_a_row_over_the_budget_goes_alone() -> None:
-    """It was accepted, so it is run."""
+async def test_a_row_over_the_limit_leaves_alone() -> None:
+    """It was accepted, so it is computed."""
     batcher = Batcher(BatchLimits(max_rows=4, max_cost=10, max_queue_items=10, max_queue_cost=100))
     large, small = item(cost=90), item()
     batcher.submit(large)
@@ -98,7 +98,7 @@ async def test_buckets_never_share_a_batch() -> None:
 
 
 async def test_a_crowding_flow_does_not_delay_anothers_first_item() -> None:
-    """A thousand items of one client stand behind the first of another."""
+    """The hundred items of one client are queued behind the first of another."""
     batcher = Batcher(BatchLimits(max_rows=2, max_cost=10_000, max_queue_items=1000, max_queue_cost=10_000))
     for _ in range(100):
         batcher.submit(item(flow="crowd"))
@@ -109,7 +109,7 @@ async def test_a_crowding_flow_does_not_delay_anothers_first_item() -> None:
 
 
 async def test_a_priority_is_a_share_not_a_privilege() -> None:
-    """Of a busy device, interactive work gets sixteen times bulk's share, and bulk still moves."""
+    """Interactive items get sixteen times the share of bulk items, which still leave."""
     batcher = Batcher(BatchLimits(max_rows=1, max_cost=10_000, max_queue_items=1000, max_queue_cost=10_000))
     for _ in range(40):
         batcher.submit(item(flow="bulk", cost=16, priority=Priority.BULK))
@@ -119,7 +119,7 @@ async def test_a_priority_is_a_share_not_a_privilege() -> None:
 
 
 async def test_a_full_queue_refuses_at_once() -> None:
-    """A caller who cannot wait is told how full it is, and when to ask again."""
+    """The error says how full the queue is, and when to try again."""
     batcher = Batcher(BatchLimits(max_rows=4, max_cost=10, max_queue_items=2, max_queue_cost=100))
     batcher.submit(item())
     batcher.submit(item())
@@ -128,8 +128,8 @@ async def test_a_full_queue_refuses_at_once() -> None:
     assert (caught.value.retry_after, batcher.counts.rejected) == (0.1, 1)
 
 
-async def test_a_stream_waits_for_room_in_its_turn() -> None:
-    """First come, first served; and nobody who cannot wait overtakes."""
+async def test_waiting_items_are_queued_in_order() -> None:
+    """An item whose caller cannot wait is refused meanwhile."""
     batcher = Batcher(BatchLimits(max_rows=1, max_cost=10, max_queue_items=1, max_queue_cost=100))
     first, second, third = item(), item(), item()
     batcher.submit(first)
@@ -141,23 +141,23 @@ async def test_a_stream_waits_for_room_in_its_turn() -> None:
     await asyncio.gather(*waiting)
 
 
-async def test_a_waiter_who_leaves_holds_nobody_up() -> None:
-    """Its place in the line goes to the next."""
+async def test_a_waiting_caller_who_leaves_does_not_delay_others() -> None:
+    """The next one in the line is queued."""
     batcher = Batcher(BatchLimits(max_rows=1, max_cost=10, max_queue_items=1, max_queue_cost=100))
     batcher.submit(item())
-    evictions = asyncio.create_task(batcher.put(item()))
+    leaving = asyncio.create_task(batcher.put(item()))
     await asyncio.sleep(0)
     staying = item()
     waiting = asyncio.create_task(batcher.put(staying))
     await asyncio.sleep(0)
-    evictions.cancel()
+    leaving.cancel()
     await batcher.take()
     assert await batcher.take() == [staying]
     await waiting
 
 
 async def test_a_cancelled_item_never_reaches_a_device() -> None:
-    """Its caller has left; the counter proves it."""
+    """It is counted as cancelled."""
     batcher = Batcher(ROOMY)
     gone, here = item(), item()
     batcher.submit(gone)
@@ -168,7 +168,7 @@ async def test_a_cancelled_item_never_reaches_a_device() -> None:
 
 
 async def test_an_expired_item_never_reaches_a_device() -> None:
-    """Its caller is told that the deadline passed while it waited."""
+    """Its caller gets an error that says so."""
     now = 100.0
     batcher = Batcher(ROOMY, clock=lambda: now)
     late, here = item(deadline=99.0), item(deadline=101.0)
@@ -180,8 +180,8 @@ async def test_an_expired_item_never_reaches_a_device() -> None:
     assert batcher.counts.expired == 1
 
 
-async def test_closing_lets_what_waits_be_taken() -> None:
-    """What was accepted is finished; then there is nothing more."""
+async def test_queued_items_can_be_taken_after_closing() -> None:
+    """Accepted items are computed; then `take` returns an empty batch."""
     batcher = Batcher(ROOMY)
     accepted = item()
     batcher.submit(accepted)
@@ -191,8 +191,8 @@ async def test_closing_lets_what_waits_be_taken() -> None:
     assert [await batcher.take(), await batcher.take()] == [[accepted], []]
 
 
-async def test_closing_with_an_error_fails_what_waits() -> None:
-    """Nothing is left without an answer."""
+async def test_closing_with_an_error_fails_queued_and_waiting_items() -> None:
+    """Every caller gets an answer."""
     batcher = Batcher(BatchLimits(max_rows=1, max_cost=10, max_queue_items=1, max_queue_cost=100))
     queued, waiting = item(), item()
     batcher.submit(queued)

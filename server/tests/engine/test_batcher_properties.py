@@ -38,7 +38,7 @@ def test_no_row_is_lost_doubled_or_overtaken(script: list[tuple[str, str, int, s
 async def _play(script: list[tuple[str, str, int, str]]) -> None:
     batcher = Batcher(LIMITS)
     accepted: list[tuple[Item, list[int]]] = []
-    taken: list[Item] = []
+    parts: list[Item] = []
     putting: list[asyncio.Task[None]] = []
     for number, (action, bucket, size, flow) in enumerate(script):
         rows = NUMBERED * number + np.arange(size)
@@ -55,27 +55,27 @@ async def _play(script: list[tuple[str, str, int, str]]) -> None:
         elif action == "cancel" and accepted:
             accepted[size % len(accepted)][0].done.cancel()
         elif action == "take" and batcher.queued_items:
-            taken += await _take(batcher)
+            parts += await _take(batcher)
         await asyncio.sleep(0)
     while batcher.queued_items or not all(task.done() for task in putting):
-        taken += await _take(batcher)
-    for each in taken:
+        parts += await _take(batcher)
+    for each in parts:
         if not each.done.done():
             each.done.set_result(Outcome(each.arrays[0], 0.0, 0.0))
     await asyncio.sleep(0)
-    _check(accepted, taken)
+    _check(accepted, parts)
     assert (batcher.queued_items, batcher.queued_cost, batcher.queue.rows) == (0, 0, 0)
 
 
-def _check(accepted: list[tuple[Item, list[int]]], taken: list[Item]) -> None:
+def _check(accepted: list[tuple[Item, list[int]]], parts: list[Item]) -> None:
     assert all(each.done.done() for each, _ in accepted)
     answered = [(each.done.result().rows.tolist(), rows) for each, rows in accepted if not each.done.cancelled()]
     assert all(received == rows for received, rows in answered)
-    rows = [row for each in taken for row in each.arrays[0].tolist()]
+    rows = [row for each in parts for row in each.arrays[0].tolist()]
     assert len(rows) == len(set(rows))
-    whole = {id(each): rows[0] for each, rows in accepted if len(rows) <= LIMITS.max_rows}
-    for queue in {(each.bucket, each.flow) for each in taken}:
-        order = [whole[id(each)] for each in taken if (each.bucket, each.flow) == queue and id(each) in whole]
+    uncut = {id(each): rows[0] for each, rows in accepted if len(rows) <= LIMITS.max_rows}
+    for queue in {(each.bucket, each.flow) for each in parts}:
+        order = [uncut[id(each)] for each in parts if (each.bucket, each.flow) == queue and id(each) in uncut]
         assert order == sorted(order)
 
 

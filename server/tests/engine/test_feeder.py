@@ -1,4 +1,4 @@
-"""What a replica is given, and when: no device, no thread."""
+"""The batches that a replica gets, and the time at which it gets them; no device, no thread."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PAIRS = BatchLimits(max_rows=2, max_cost=10_000, max_queue_items=100, max_queue_
 
 
 class FakeReplica:
-    """Notes what it is given, and is done when the test says so."""
+    """Records its batches, which are done when the test says so."""
 
     depth = 2
 
@@ -68,49 +68,49 @@ async def fed() -> Fed:
     return Fed()
 
 
-async def turns() -> None:
-    """As many as whatever is ready now needs."""
+async def settle() -> None:
+    """Let everything run that is ready."""
     for _ in range(50):
         await asyncio.sleep(0)
 
 
 async def test_behind_a_running_batch_a_full_one_is_handed_over(fed: Fed) -> None:
-    """It can be staged meanwhile, and waiting could not make it larger."""
+    """It is staged meanwhile, and waiting could not make it larger."""
     fed.arrive(1, 2)
     await fed.replica.until_given(1)
-    await turns()
+    await settle()
     fed.arrive(3, 4)
     await fed.replica.until_given(2)
     assert fed.replica.batches == [[1, 2], [3, 4]]
-    assert not any(one.done() for one in fed.replica.running)
+    assert not any(done.done() for done in fed.replica.running)
 
 
 async def test_the_device_never_holds_more_than_its_depth(fed: Fed) -> None:
-    """One that computes and one that is staged; the rest waits where it can still be put in order."""
+    """One computes and one is staged; the other items stay in the queue, where their order can still change."""
     fed.arrive(1, 2, 3, 4, 5, 6)
     await fed.replica.until_given(2)
-    await turns()
+    await settle()
     assert (fed.replica.batches, fed.batcher.queued_items) == ([[1, 2], [3, 4]], 2)
 
 
-async def test_behind_a_short_batch_a_lone_item_waits_for_company(fed: Fed) -> None:
-    """It would be no sooner, and alone."""
+async def test_behind_a_short_batch_a_lone_item_waits_for_others(fed: Fed) -> None:
+    """It would not be computed earlier, and alone."""
     fed.arrive(1, 2)
     await fed.replica.until_given(1)
     fed.arrive(3)
-    await turns()
+    await settle()
     fed.arrive(4)
     fed.replica.finish(0)
     await fed.replica.until_given(2)
     assert fed.replica.batches == [[1, 2], [3, 4]]
 
 
-async def test_what_waits_near_the_end_of_a_long_batch_is_handed_over_before_it(fed: Fed) -> None:
-    """The first has taken 3 ms, so the second is followed 2 ms before its end, though it does not end."""
+async def test_the_next_batch_is_handed_over_shortly_before_the_end_of_a_long_one(fed: Fed) -> None:
+    """The first took 3 ms, so the third is handed over 2 ms before the predicted end of the second."""
     fed.arrive(1)
     await fed.replica.until_given(1)
     fed.replica.finish(0, compute_s=0.003)
-    await turns()
+    await settle()
     fed.arrive(2)
     await fed.replica.until_given(2)
     fed.arrive(3)
@@ -118,8 +118,8 @@ async def test_what_waits_near_the_end_of_a_long_batch_is_handed_over_before_it(
     assert fed.replica.batches == [[1], [2], [3]]
 
 
-async def test_a_closed_queue_is_fed_to_its_end(fed: Fed) -> None:
-    """What was accepted is finished, what runs is waited for."""
+async def test_a_closed_queue_is_drained(fed: Fed) -> None:
+    """Queued items are handed over, and running batches are waited for."""
     fed.arrive(1, 2)
     await fed.replica.until_given(1)
     fed.arrive(3)
@@ -133,7 +133,7 @@ async def test_a_closed_queue_is_fed_to_its_end(fed: Fed) -> None:
 
 
 async def test_a_lost_replica_ends_the_feeding(fed: Fed) -> None:
-    """And the batch is told, too."""
+    """Its batch is reported too."""
     fed.arrive(1)
     await fed.replica.until_given(1)
     fed.replica.running[0].set_exception(UnavailableError("lost"))

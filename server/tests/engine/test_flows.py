@@ -110,13 +110,13 @@ async def test_no_delay_is_added_when_max_delay_is_zero() -> None:
     """Items that arrive in the same turn of the loop still share a batch."""
     limits = BatchLimits(max_rows=8, max_cost=100, max_queue_items=100, max_queue_cost=1000, max_delay_s=0.0)
     batcher = Batcher(limits)
-    taken = []
+    sizes = []
     for _ in range(2):
         for _ in range(3):
             batcher.submit(item())
         loop = asyncio.get_running_loop()
         slept = loop.create_future()
         timer = loop.call_later(0.001, slept.set_result, None)
-        taken.append((len(await batcher.take()), slept.done()))
+        sizes.append((len(await batcher.take()), slept.done()))
         timer.cancel()
-    assert taken == [(3, False), (3, False)]
+    assert sizes == [(3, False), (3, False)]

@@ -167,7 +167,7 @@ class Squares:
         return [rows**2 for (rows,) in self.batch]
 
     def close(self) -> None:
-        """It holds nothing."""
+        """Nothing to free."""
 
 
 @pytest.mark.parametrize("replicas", [1, 2])

@@ -1,4 +1,4 @@
-"""When the next batch is taken, by a clock of the test's own."""
+"""The time at which the next batch is taken, by a clock that the test moves."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ def clock() -> Clock:
 
 
 def learned(clock: Clock, *, staging_s: float, compute_s: float) -> PrefetchTimer:
-    """A pace that has seen one batch."""
-    pace = PrefetchTimer(clock)
-    pace.handed_over(COST)
-    pace.finished(staging_s=staging_s, compute_s=compute_s)
-    return pace
+    """Return a timer that has measured one batch."""
+    timer = PrefetchTimer(clock)
+    timer.handed_over(COST)
+    timer.finished(staging_s=staging_s, compute_s=compute_s)
+    return timer
 
 
 def test_the_next_batch_is_taken_as_long_before_the_end_as_staging_takes(clock: Clock) -> None:
-    """A tenth of a second's batch that stages in 4 ms: 10 ms before its end (twice that, and 2 ms for the way)."""
-    pace = learned(clock, staging_s=0.004, compute_s=0.1)
-    pace.handed_over(COST)
+    """A tenth of a second's batch that stages in 4 ms: 10 ms before its end (twice that, and 2 ms to hand it over)."""
+    timer = learned(clock, staging_s=0.004, compute_s=0.1)
+    timer.handed_over(COST)
     clock.now += 0.05
-    assert pace.next_in_s(full=False) == pytest.approx(0.04)
+    assert timer.next_in_s(full=False) == pytest.approx(0.04)
 
 
-def test_a_full_batch_does_not_make_a_long_one_be_left_early(clock: Clock) -> None:
-    """Whoever is in a hurry still gets into the next batch."""
-    pace = learned(clock, staging_s=0.004, compute_s=0.1)
-    pace.handed_over(COST)
-    assert pace.next_in_s(full=True) == pytest.approx(0.09)
+def test_a_full_batch_is_not_taken_earlier_behind_a_long_one(clock: Clock) -> None:
+    """Urgent items still get into the next batch."""
+    timer = learned(clock, staging_s=0.004, compute_s=0.1)
+    timer.handed_over(COST)
+    assert timer.next_in_s(full=True) == pytest.approx(0.09)
 
 
 @pytest.mark.parametrize(
@@ -53,32 +53,32 @@ def test_a_full_batch_does_not_make_a_long_one_be_left_early(clock: Clock) -> No
     [pytest.param(False, inf, id="would grow"), pytest.param(True, 0.0, id="cannot grow")],
 )
 def test_behind_a_short_batch_only_a_full_one_is_taken_early(clock: Clock, full: bool, expected: float) -> None:
-    """Taken early it would only be smaller."""
-    pace = learned(clock, staging_s=0.0001, compute_s=0.001)
-    pace.handed_over(COST)
-    assert pace.next_in_s(full=full) == expected
+    """A smaller one would only miss later items."""
+    timer = learned(clock, staging_s=0.0001, compute_s=0.001)
+    timer.handed_over(COST)
+    assert timer.next_in_s(full=full) == expected
 
 
-def test_a_size_that_was_never_seen_is_waited_for(clock: Clock) -> None:
-    """Nothing is guessed from batches of another size."""
-    pace = learned(clock, staging_s=0.001, compute_s=0.1)
-    pace.handed_over(100 * COST)
-    assert pace.next_in_s(full=False) == inf
+def test_a_batch_of_unknown_duration_is_waited_for(clock: Clock) -> None:
+    """Its duration does not follow from batches of another size."""
+    timer = learned(clock, staging_s=0.001, compute_s=0.1)
+    timer.handed_over(100 * COST)
+    assert timer.next_in_s(full=False) == inf
 
 
-def test_batches_behind_each_other_end_behind_each_other(clock: Clock) -> None:
+def test_the_times_of_two_batches_add_up(clock: Clock) -> None:
     """Two of 0.1 s: the device is free after both."""
-    pace = learned(clock, staging_s=0.0, compute_s=0.1)
-    pace.handed_over(COST)
-    pace.handed_over(COST)
-    assert pace.next_in_s(full=False) == pytest.approx(0.198)
+    timer = learned(clock, staging_s=0.0, compute_s=0.1)
+    timer.handed_over(COST)
+    timer.handed_over(COST)
+    assert timer.next_in_s(full=False) == pytest.approx(0.198)
 
 
-def test_what_a_wrong_guess_cost_is_not_carried_on(clock: Clock) -> None:
-    """The end of a batch says when the next one ends."""
-    pace = learned(clock, staging_s=0.0, compute_s=0.1)
-    pace.handed_over(COST)
-    pace.handed_over(COST)
+def test_a_wrong_prediction_does_not_affect_later_ones(clock: Clock) -> None:
+    """The end of a batch is the start of the prediction for the next one."""
+    timer = learned(clock, staging_s=0.0, compute_s=0.1)
+    timer.handed_over(COST)
+    timer.handed_over(COST)
     clock.now += 0.5
-    pace.finished(staging_s=0.0, compute_s=0.1)
-    assert pace.next_in_s(full=False) == pytest.approx(0.098)
+    timer.finished(staging_s=0.0, compute_s=0.1)
+    assert timer.next_in_s(full=False) == pytest.approx(0.098)

@@ -1,4 +1,4 @@
-"""A replica's thread: order, poison, loss."""
+"""The thread of a replica: order, items that fail, and loss of the thread."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ async def started(function: Callable[[Sequence[Arrays]], list[Array]]) -> Replic
     return replica
 
 
-async def test_every_item_gets_its_own_rows() -> None:
-    """One result an item, in the batch's order."""
+async def test_every_item_gets_its_rows() -> None:
+    """One result for each item, in the order of the batch."""
     replica = await started(doubling)
     report = await replica.submit([rows(1, 2), rows(3)])
     replica.close()
@@ -72,8 +72,8 @@ async def test_every_item_gets_its_own_rows() -> None:
     assert report.started <= report.finished
 
 
-async def test_the_loop_is_woken_once_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many items it has."""
+async def test_the_event_loop_is_woken_once_for_each_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not once for each item."""
     replica = await started(doubling)
     loop = asyncio.get_running_loop()
     woken = Mock(side_effect=loop.call_soon_threadsafe)
@@ -84,16 +84,16 @@ async def test_the_loop_is_woken_once_a_batch(monkeypatch: pytest.MonkeyPatch) -
     assert woken.call_count == 3
 
 
-async def test_a_poison_item_spoils_only_itself() -> None:
-    """Its neighbours in the batch get their rows."""
+async def test_an_item_that_fails_does_not_fail_others() -> None:
+    """The other items of the batch get their rows."""
     replica = await started(doubling)
     report = await replica.submit([rows(1), rows(-1), rows(3), rows(4)])
     replica.close()
     assert [str(result) for result in report.results] == ["[2]", "negative", "[6]", "[8]"]
 
 
-async def test_what_preparing_raises_is_raised_by_start() -> None:
-    """A backbone that cannot be built is known before it serves."""
+async def test_start_raises_the_error_of_preparing() -> None:
+    """A backbone that cannot be built does not serve."""
 
     def broken() -> Compute:
         raise MemoryError("no room for the weights")
@@ -103,7 +103,7 @@ async def test_what_preparing_raises_is_raised_by_start() -> None:
 
 
 async def test_a_lost_thread_fails_its_items_as_retriable() -> None:
-    """Both the batch that it ran and those behind it: the same call may be made again."""
+    """The batch that it ran and those behind it."""
     running, go_on = threading.Event(), threading.Event()
 
     def dying(batch: Sequence[Arrays]) -> list[Array]:
@@ -122,7 +122,7 @@ async def test_a_lost_thread_fails_its_items_as_retriable() -> None:
 
 
 class Steps:
-    """A compute like a GPU's: it notes the steps, and a batch is finished when the test lets it."""
+    """A compute like a GPU's: it records the steps, and a batch is finished when the test lets it."""
 
     depth = 3
 
@@ -160,7 +160,7 @@ class Step:
 
 
 async def test_the_next_batches_are_launched_before_the_first_is_finished() -> None:
-    """Copies in, computation and copies out of three batches overlap; each is reported in its turn."""
+    """Copies in, computation and copies out of three batches overlap; they are reported in order."""
     steps = Steps()
     replica = Replica(lambda: steps, name="test")
     await replica.start()
@@ -169,11 +169,11 @@ async def test_the_next_batches_are_launched_before_the_first_is_finished() -> N
     for name in ("0", "1", "2"):
         steps.may_finish[name].set()
     finished = await asyncio.to_thread(steps.next_notes, 3)
-    got = [int((await report).results[0][0]) for report in reports]  # type: ignore[index] # no errors here
+    values = [int((await report).results[0][0]) for report in reports]  # type: ignore[index] # no errors here
     replica.close()
     await replica.join()
     assert [note for note in launched if "launched" in note] == ["launched 0", "launched 1", "launched 2"]
-    assert (finished, got) == (["finished 0", "finished 1", "finished 2"], [0, 1, 2])
+    assert (finished, values) == (["finished 0", "finished 1", "finished 2"], [0, 1, 2])
 
 
 async def test_a_batch_is_staged_while_another_computes() -> None:
@@ -203,8 +203,8 @@ async def test_a_batch_is_staged_while_another_computes() -> None:
     replica.close()
 
 
-async def test_a_small_batch_is_staged_in_its_turn() -> None:
-    """By the thread that computes it: another's wake-up would cost more."""
+async def test_a_small_batch_is_staged_by_the_thread_that_computes() -> None:
+    """To wake another thread would take longer."""
     staged_by: list[str] = []
 
     class Noting(Simple):
@@ -219,8 +219,8 @@ async def test_a_small_batch_is_staged_in_its_turn() -> None:
     assert staged_by == ["replica-test"] * 3
 
 
-async def test_a_batch_behind_another_counts_its_own_time_only() -> None:
-    """It was launched while the first computed; its computation began when that one ended."""
+async def test_a_batch_does_not_count_the_time_of_the_one_before() -> None:
+    """It was launched while the first one computed, and began when that had ended."""
     steps = Steps()
     replica = Replica(lambda: steps, name="test")
     await replica.start()

@@ -1,4 +1,4 @@
-"""A served backbone over computes that break their contract: no item gets the rows of another."""
+"""A served backbone whose replica breaks its contract: no item gets the rows of another."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Returning:
         return self.results(self.batch)
 
     def close(self) -> None:
-        """It holds nothing."""
+        """Nothing to free."""
 
 
 def wrong_if_13(wrong: Array) -> Callable[[Sequence[Arrays]], Sequence[Array]]:

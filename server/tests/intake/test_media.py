@@ -1,4 +1,4 @@
-"""Media that cost far more than they weigh: limits, pieces, and what an item in flight is counted for."""
+"""Media that cost far more than they weigh: limits, parts, and what an item in flight is counted for."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_media_that_cost_too_much_are_refused(
         pytest.param("picture", images(png(1, 1), png(1, 1)), 2, 2 * 3 * 8 * 8 * 4, id="images"),
         pytest.param("words", texts("a", "b", "c"), 3, 3 * 8 * 8, id="texts"),
         pytest.param("loudness", clips(8000, SECOND), 1, 32_000 * 4, id="audio"),
-        pytest.param("loudness", clips(1, SECOND), 1, 8 * 2**20 * 4, id="what will be refused"),
+        pytest.param("loudness", clips(1, SECOND), 1, 8 * 2**20 * 4, id="an item that will be refused"),
         pytest.param("loudness", clips(8000, tensor_pb2.Tensor(shape=[-5])), 1, 0, id="a negative length"),
         pytest.param("words", Input(tensor=encode_tensor(np.ones((2, 8), np.int64))), 2, 0, id="a tensor"),
         pytest.param("words", Input(tensor=tensor_pb2.Tensor(shape=[2**62])), 1024, 0, id="rows that it has not"),
@@ -122,48 +122,48 @@ def test_media_that_cost_too_much_are_refused(
         pytest.param("words", Input(tensor=tensor_pb2.Tensor()), 0, 0, id="no shape"),
     ],
 )
-def test_an_item_is_counted_for_what_it_becomes(
+def test_an_item_counts_with_its_decoded_media(
     narrow: RunningServer, backbone: str, message: Input, rows: int, decoded: int
 ) -> None:
-    """An image of 70 bytes becomes 600 kB, ten numbers 8 kB: by what was sent, a stream might hold gigabytes."""
+    """An image of 70 bytes becomes 600 kB: if only the bytes sent counted, a stream could hold gigabytes."""
     intake = narrow.server.catalogue.entry(backbone).ready().intake
     embedding = rows * intake.backbone.num_features * 4
     assert intake.size(message) == message.ByteSize() + decoded + embedding
 
 
 def test_an_array_is_counted_with_its_embedding(narrow: RunningServer) -> None:
-    """As the message that it came in is."""
+    """Like the message that carried it."""
     intake = narrow.server.catalogue.entry("words").ready().intake
     assert intake.size(np.ones((2, 8), np.int64)) == 2 * 8 * 8 + 2 * intake.backbone.num_features * 4
     assert intake.size(np.array(1)) == 8
 
 
 class Scribe:
-    """Stands for a backbone: one row a medium, and a note of each piece."""
+    """Stands for a backbone: one row for each medium, and a record of the parts."""
 
     def __init__(self) -> None:
-        self.pieces: list[int] = []
+        self.parts: list[int] = []
         self.began, self.may_go_on = threading.Event(), threading.Event()
         self.may_go_on.set()
 
     def prepare_images(self, encoded: Sequence[bytes], *, max_pixels: int) -> Tensor:
-        self.pieces.append(len(encoded))
+        self.parts.append(len(encoded))
         self.began.set()
         self.may_go_on.wait(20)
         if b"broken" in encoded:
             raise MediaError(encoded.index(b"broken"), "is broken")
-        return torch.tensor([[len(one)] for one in encoded])
+        return torch.tensor([[len(image)] for image in encoded])
 
     def prepare_texts(self, said: Sequence[str]) -> Tensor:
-        self.pieces.append(len(said))
+        self.parts.append(len(said))
         return torch.ones(len(said), max(map(len, said)) // 100_000, dtype=torch.int64)
 
 
 @pytest.fixture()
 def pool() -> Iterator[MediaPool]:
-    made = MediaPool(Settings())
-    yield made
-    made.close()
+    threads = MediaPool(Settings())
+    yield threads
+    threads.close()
 
 
 @pytest.fixture()
@@ -172,28 +172,28 @@ def scribe() -> Any:
 
 
 async def test_images_are_decoded_a_few_at_a_time(pool: MediaPool, scribe: Any) -> None:
-    """However few their bytes; and in their order."""
+    """Also if they are small; the rows keep their order."""
     rows = await pool.prepare(scribe, images(*(b"x" * number for number in range(20)), b"y" * 2**19, b"z"))
-    assert scribe.pieces == [8, 8, 4, 1, 1]
+    assert scribe.parts == [8, 8, 4, 1, 1]
     assert rows[:, 0].tolist() == [*range(20), 2**19, 1]
 
 
-async def test_texts_of_several_pieces_are_padded_as_of_one(pool: MediaPool, scribe: Any) -> None:
-    """To the longest of all."""
+async def test_texts_of_several_parts_are_padded_to_the_longest(pool: MediaPool, scribe: Any) -> None:
+    """As in one part."""
     rows = await pool.prepare(scribe, texts("a" * 200_000, "b" * 100_000))
-    assert scribe.pieces == [1, 1]
+    assert scribe.parts == [1, 1]
     assert rows.tolist() == [[1, 1], [1, 0]]
 
 
 async def test_a_broken_image_is_named_by_its_place_in_the_item(pool: MediaPool, scribe: Any) -> None:
-    """Not in its piece; and what comes after it is not decoded."""
+    """Not by its place in the part; the media after it are not decoded."""
     with pytest.raises(MediaError, match="item 9: is broken"):
         await pool.prepare(scribe, images(*[b"x"] * 9, b"broken", *[b"x"] * 20))
-    assert scribe.pieces == [8, 8]
+    assert scribe.parts == [8, 8]
 
 
-async def test_nobody_decodes_for_a_caller_who_has_left(pool: MediaPool, scribe: Any) -> None:
-    """What has begun ends, and nothing else begins."""
+async def test_media_of_a_caller_who_has_left_are_not_decoded(pool: MediaPool, scribe: Any) -> None:
+    """The part that runs ends, and no other begins."""
     scribe.may_go_on.clear()
     waiting = asyncio.create_task(pool.prepare(scribe, images(*[b"x"] * 40)))
     await asyncio.to_thread(scribe.began.wait, 20)
@@ -201,4 +201,4 @@ async def test_nobody_decodes_for_a_caller_who_has_left(pool: MediaPool, scribe:
     await asyncio.wait({waiting})
     scribe.may_go_on.set()
     await pool.prepare(scribe, images(b"another's"))
-    assert scribe.pieces == [8, 1]
+    assert scribe.parts == [8, 1]

@@ -45,19 +45,19 @@ def rows(value: float, count: int = 1) -> embedding_pb2.Input:
 
 
 def finished(server: RunningServer, spans: InMemorySpanExporter) -> dict[str, ReadableSpan]:
-    """By name, once the server has ended: a call's span ends after its answer is out."""
+    """Return the spans by name, once the server has stopped: a call's span ends after its answer is sent."""
     server.run(server.server.stop(1.0))
     return {span.name: span for span in spans.get_finished_spans()}
 
 
 def test_a_call_continues_its_callers_trace(traced: RunningServer, spans: InMemorySpanExporter) -> None:
-    """W3C's trace context in the metadata is the parent; queue and compute are the children, with what they are of."""
+    """W3C's trace context in the metadata names the parent; queue and compute are the children."""
     with grpc.insecure_channel(traced.address) as channel:
         stub: Any = embedding_pb2_grpc.EmbeddingServiceStub(channel)
-        asked = embedding_pb2.EmbedRequest(backbone="gate", input=rows(1, 3), priority=embedding_pb2.PRIORITY_BULK)
-        revision = stub.Embed(asked, timeout=10, metadata=METADATA).revision
-    made = finished(traced, spans)
-    call, queue, compute = made["midrib.v1.EmbeddingService/Embed"], made["queue"], made["compute"]
+        request = embedding_pb2.EmbedRequest(backbone="gate", input=rows(1, 3), priority=embedding_pb2.PRIORITY_BULK)
+        revision = stub.Embed(request, timeout=10, metadata=METADATA).revision
+    by_name = finished(traced, spans)
+    call, queue, compute = by_name["midrib.v1.EmbeddingService/Embed"], by_name["queue"], by_name["compute"]
     assert call.parent is not None
     assert (f"{call.context.trace_id:032x}", f"{call.parent.span_id:016x}") == (TRACE, PARENT)
     assert (call.kind, dict(call.attributes or {})["rpc.grpc.status_code"]) == (SpanKind.SERVER, 0)
@@ -73,7 +73,7 @@ def test_a_call_continues_its_callers_trace(traced: RunningServer, spans: InMemo
 
 
 def test_every_item_of_a_stream_has_its_spans(traced: RunningServer, spans: InMemorySpanExporter) -> None:
-    """Below the stream's own."""
+    """They are children of the stream's span."""
     talk = [embedding_pb2.EmbedStreamRequest(open=embedding_pb2.Open(backbone="gate"))]
     items = [embedding_pb2.Item(id=number, input=rows(number)) for number in range(3)]
     talk += [embedding_pb2.EmbedStreamRequest(item=item) for item in items]
@@ -92,7 +92,7 @@ def test_every_item_of_a_stream_has_its_spans(traced: RunningServer, spans: InMe
 def test_http_is_traced_too(
     traced: RunningServer, spans: InMemorySpanExporter, model: str, status: int, children: list[str]
 ) -> None:
-    """The header is the parent; the status is told, refusals' included."""
+    """The header names the parent, and the span has the status, also of a refusal."""
     connection = http.client.HTTPConnection(traced.server.http_address or "", timeout=10)
     headers = {"Content-Type": "application/json", "Traceparent": METADATA[0][1]}
     connection.request("POST", "/v1/embeddings", json.dumps({"model": model, "input": "a word"}), headers)
@@ -113,11 +113,11 @@ def test_a_failing_item_marks_its_spans(traced: RunningServer, spans: InMemorySp
         stub: Any = embedding_pb2_grpc.EmbeddingServiceStub(channel)
         with pytest.raises(grpc.RpcError, match="the server's log explains error"):
             stub.Embed(embedding_pb2.EmbedRequest(backbone="gate", input=rows(666)), timeout=10)
-    made = finished(traced, spans)
-    call = made["midrib.v1.EmbeddingService/Embed"]
-    assert [made["compute"].status.status_code, call.status.status_code] == [StatusCode.ERROR] * 2
+    by_name = finished(traced, spans)
+    call = by_name["midrib.v1.EmbeddingService/Embed"]
+    assert [by_name["compute"].status.status_code, call.status.status_code] == [StatusCode.ERROR] * 2
     assert dict(call.attributes or {})["rpc.grpc.status_code"] == grpc.StatusCode.INTERNAL.value[0]
-    assert "log explains error" in (made["compute"].status.description or "")
+    assert "log explains error" in (by_name["compute"].status.description or "")
 
 
 def test_the_variables_choose_the_exporter() -> None:

@@ -1,4 +1,4 @@
-"""Unforeseen errors: what a caller may see of them, and which of them may end the process."""
+"""Unforeseen errors: hidden from callers, and kept from ending the process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ _SELF_EXPLANATORY = (AmbiguousKeyError, ContractError, LoaderArgumentError, Miss
 
 
 def public_error(error: Exception, what: str) -> MidribError:
-    """The error that a caller may see in place of an unforeseen one, which goes to the log under the same id."""
+    """Return an error that a caller may see: the error itself, or an InternalError in place of an unforeseen one.
+
+    what: the failure in words, for the caller and the log. The log has the unforeseen error under the same id.
+    """
     if isinstance(error, MidribError):
         return error
     error_id = uuid.uuid4().hex[:12]
@@ -34,9 +37,9 @@ def traced(error: Exception) -> Exception | None:
 
 
 def ordinary_error(error: BaseException, action: str) -> Exception:
-    """Return an error of somebody's code as an Exception: SystemExit and KeyboardInterrupt would end the server.
+    """Return an error of a user's code as an Exception: SystemExit and KeyboardInterrupt would end the server.
 
-    action: what that code was doing, for the message.
+    action: the action of that code, for the message.
     """
     if isinstance(error, Exception):
         return error

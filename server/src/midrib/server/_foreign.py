@@ -1,4 +1,4 @@
-"""Run code of users (loaders, imported modules) in threads that keep neither the process nor the loop from ending."""
+"""Run code of users (loaders, imported modules) in threads that do not keep the process from ending."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ T = TypeVar("T")
 
 
 async def in_thread(work: Callable[[], T], action: str) -> T:
-    """Return what the work returns, computed in a daemon thread.
+    """Return the result of the work, computed in a daemon thread.
 
-    The threads of asyncio.to_thread are joined when the process ends, and a loader may hang for ever.
-    Raises what the work raises; SystemExit and KeyboardInterrupt as RuntimeError, in which `action` names the work.
+    A loader may hang for ever, and the threads of asyncio.to_thread would be joined when the process ends.
+    Raises the errors of the work; SystemExit and KeyboardInterrupt as RuntimeError, in which `action` names the work.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()

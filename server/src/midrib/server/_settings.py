@@ -118,7 +118,8 @@ class Settings(BaseSettings):
     """Seconds that a load may spend on warm-up batches of every usual size, the smaller ones first.
 
     On a CPU a load may spend the same time again on measuring how many passes run in parallel, and once more on the
-    size of a micro-batch. With 0, batches are computed whole.
+    size of a micro-batch; on a busy machine up to three times as long. With 0 and a number of `threads` nothing is
+    measured, so that every load computes alike: whole batches, one pass at a time.
     """
     max_message_bytes: int = Field(default=64 * MEBI, ge=1024)
     """The largest message, in bytes, in either direction."""

@@ -1,9 +1,9 @@
 """Stand-ins for torch.cuda, which a machine without a GPU lacks.
 
-They compute at once, on the CPU, and note who touches which memory and what a stream or the host may rely on by then
-(vector clocks: Mattern 1989). Two that touch the same memory must do it in an order; on a GPU it would otherwise be
-chance. A graph's stand-in runs the operations that it saw again, in the same memory. What only hardware shows is in
-`test_forward_cuda.py`.
+They compute on the CPU, and record which stream uses which memory, and which earlier operations it may rely on (vector
+clocks: Mattern 1989). Two streams that use the same memory must be ordered: on a GPU the result would otherwise depend
+on chance. A graph's stand-in repeats the operations that it captured, in the same memory. `test_forward_cuda.py` tests
+the behaviour that needs hardware.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from midrib.server._compute.staging import StagingBuffer
 
 
 class Timeline:
-    """A stream, or the host. seen: how far each timeline had come, of what has happened before its next operation."""
+    """A stream, or the host. clocks: for each timeline, the last operation that precedes the next one of this."""
 
     def __init__(self) -> None:
         self.now = 0
-        self.seen: dict[Timeline, int] = defaultdict(int)
+        self.clocks: dict[Timeline, int] = defaultdict(int)
 
-    def follow(self, seen: dict[Timeline, int]) -> None:
-        for other, time in seen.items():
-            self.seen[other] = max(self.seen[other], time)
+    def follow(self, clocks: dict[Timeline, int]) -> None:
+        for other, time in clocks.items():
+            self.clocks[other] = max(self.clocks[other], time)
 
     def step(self) -> None:
         self.now += 1
-        self.seen[self] = self.now
+        self.clocks[self] = self.now
 
 
 class Event:
-    def __init__(self, host: Timeline, seen: dict[Timeline, int]) -> None:
-        self._host, self._seen = host, dict(seen)
+    def __init__(self, host: Timeline, clocks: dict[Timeline, int]) -> None:
+        self._host, self._clocks = host, dict(clocks)
 
     def synchronize(self) -> None:
-        self._host.follow(self._seen)
+        self._host.follow(self._clocks)
 
 
 class Stream(Timeline):
@@ -52,24 +52,24 @@ class Stream(Timeline):
 
     def wait_stream(self, other: Stream) -> None:
         if self._watch.streams_wait:
-            self.follow(other.seen)
+            self.follow(other.clocks)
 
     def record_event(self) -> Event:
-        return Event(self._watch.host, self.seen)
+        return Event(self._watch.host, self.clocks)
 
     def synchronize(self) -> None:
-        self._watch.host.follow(self.seen)
+        self._watch.host.follow(self.clocks)
 
 
 class UnorderedError(AssertionError):
-    """Two timelines touch the same memory in no order."""
+    """Two timelines use the same memory, and nothing orders them."""
 
 
 class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch does not type it
-    """Sees every operation of torch, and who runs it.
+    """Records every operation of torch and its stream.
 
-    streams_wait: whether streams do where they are told to.
-    recorded: what memory the allocator was told to be in use by which stream.
+    streams_wait: whether `wait_stream` has an effect.
+    recorded: the memory and the streams that `record_stream` was called with.
     """
 
     def __init__(self) -> None:
@@ -80,11 +80,11 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch does no
         self.pinned: set[int] = set()
         self._home: dict[int, Timeline] = {}
         self._touched: dict[int, dict[tuple[Timeline, bool], int]] = defaultdict(dict)
-        self._kept: list[Tensor] = []  # an address is not to come again
+        self._kept: list[Tensor] = []  # so that no address is used for another tensor
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        self.current.follow(self.host.seen)  # the host has launched it by now, and no sooner
+        self.current.follow(self.host.clocks)  # the host launches it now
         self.current.step()
         for argument, value in zip(func._schema.arguments, args, strict=False):
             if isinstance(value, Tensor):
@@ -98,7 +98,7 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch does no
         self._note(address, self.host, writes=writes)
 
     def unrecorded(self) -> list[tuple[int, Timeline]]:
-        """Device memory used by another stream than the one that allocated it, which does not know of that."""
+        """Return device memory that a stream used which neither allocated it nor was recorded on it."""
         return [
             (address, who)
             for address, home in self._home.items()
@@ -114,22 +114,22 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch does no
     def _note(self, address: int, who: Timeline, *, writes: bool) -> None:
         self._home.setdefault(address, who)
         for (other, wrote), time in self._touched[address].items():
-            if (writes or wrote) and who.seen[other] < time:
-                raise UnorderedError("two touch the same memory in no order")
+            if (writes or wrote) and who.clocks[other] < time:
+                raise UnorderedError("two streams use the same memory in no order")
         self._touched[address][who, writes] = who.now
 
 
 class Graph(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch does not type it
-    """Runs what it saw once more, in the memory of then."""
+    """Repeats the operations that it captured, in the same memory."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # torch does not type it
         self.replays = 0
-        self._seen: list[tuple[Any, Any, Any, Any]] = []
+        self._operations: list[tuple[Any, Any, Any, Any]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        self._seen.append((func, args, kwargs or {}, result))
+        self._operations.append((func, args, kwargs or {}, result))
         return result
 
     def pool(self) -> None:
@@ -137,7 +137,7 @@ class Graph(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch does no
 
     def replay(self) -> None:
         self.replays += 1
-        for func, args, kwargs, result in self._seen:
+        for func, args, kwargs, result in self._operations:
             again = func(*args, **kwargs)
             if address_of(again) != address_of(result):
                 result.copy_(again)
@@ -149,7 +149,7 @@ def address_of(tensor: Tensor) -> int:
 
 @pytest.fixture()
 def stand_ins(monkeypatch: pytest.MonkeyPatch) -> Watch:
-    """torch.cuda of one GPU: its memory is the CPU's, copied to and from. The watch is still to be entered."""
+    """Replace torch.cuda by one GPU whose memory is the CPU's. The test enters the watch."""
     watch, to, module_to, empty, fill = Watch(), Tensor.to, nn.Module.to, torch.empty, StagingBuffer.fill
 
     @contextmanager
@@ -164,9 +164,9 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> Watch:
             yield
 
     def pinned_empty(*shape: Any, pin_memory: bool = False, **kwargs: Any) -> Tensor:
-        made = empty(*shape, **kwargs)
-        watch.pinned |= {address_of(made)} if pin_memory else set()
-        return made
+        tensor = empty(*shape, **kwargs)
+        watch.pinned |= {address_of(tensor)} if pin_memory else set()
+        return tensor
 
     def noted_fill(self: StagingBuffer, index: int, arrays: Any) -> Tensor:
         filled = fill(self, index, arrays)

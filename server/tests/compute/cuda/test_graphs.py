@@ -1,4 +1,4 @@
-"""CUDA graphs: one launch a batch, for the numbers of rows that were captured."""
+"""CUDA graphs: one launch per batch, for the numbers of rows that were captured."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def module() -> nn.Module:
 
 
 def capturing(module: nn.Module, *rows: int) -> tuple[Forward, dict[int, Any]]:
-    """With graphs of so many rows, and those."""
+    """Return a forward with graphs of these numbers of rows, and the graphs."""
     forward = Forward(module, TensorInput((4,)), ComputeConfig(device="cuda", graphs=True))
     assert forward.graphs is not None
     for count in rows:
@@ -32,16 +32,16 @@ def capturing(module: nn.Module, *rows: int) -> tuple[Forward, dict[int, Any]]:
 
 @pytest.mark.parametrize("rows", [1, 3, 4, 5, 8, 9], ids=lambda rows: f"{rows} rows")
 def test_a_graph_gives_the_rows_of_the_module(rows: int) -> None:
-    """Of as many rows as were captured, of fewer, and where no graph is large enough."""
+    """For as many rows as were captured, for fewer, and if no graph is large enough."""
     batch = np.random.default_rng(rows).standard_normal((rows, 4), dtype=np.float32)
     forward, _ = capturing(module(), 4, 8)
-    (got,) = forward([(batch,)])
-    np.testing.assert_allclose(got, module()(torch.from_numpy(batch)).detach().numpy(), atol=1e-6)
+    (computed,) = forward([(batch,)])
+    np.testing.assert_allclose(computed, module()(torch.from_numpy(batch)).detach().numpy(), atol=1e-6)
 
 
 @pytest.mark.parametrize(("rows", "replays"), [(3, (1, 0)), (4, (1, 0)), (5, (0, 1)), (9, (0, 0))])
 def test_the_smallest_graph_that_is_large_enough_runs(rows: int, replays: tuple[int, int]) -> None:
-    """Of four and of eight rows; beyond, the module itself."""
+    """Of those for four and for eight rows; the module itself for more."""
     forward, captured = capturing(module(), 8, 4)
     forward([(np.ones((rows, 4), np.float32),)])
     assert (captured[4].graph.replays, captured[8].graph.replays) == replays

@@ -1,4 +1,4 @@
-"""Three streams of a GPU work at once, each on another batch, and nothing is touched too soon."""
+"""Three streams of a GPU work at the same time, each on another batch, and never on the same memory in no order."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def batches(count: int) -> list[Array]:
     return [np.random.default_rng(seed).standard_normal((5, 4), dtype=np.float32) for seed in range(count)]
 
 
-def in_flight(forward: Forward, watch: Any, given: list[Array], *more: Array) -> list[Array]:
-    """What comes of all, three batches at a time through the same buffers, as the host reads it."""
+def in_flight(forward: Forward, watch: Any, inputs: list[Array], *more: Array) -> list[Array]:
+    """Return the rows of all batches, three at a time through the same buffers, as the host reads them."""
     read: list[Array] = []
     running: list[Any] = []
-    for batch in [*given, *[None] * forward.depth]:
+    for batch in [*inputs, *[None] * forward.depth]:
         if len(running) == forward.depth or (batch is None and running):
             (rows,) = running.pop(0).finish()
             watch.host_touches(rows.__array_interface__["data"][0], writes=False)
@@ -54,11 +54,11 @@ def in_flight(forward: Forward, watch: Any, given: list[Array], *more: Array) ->
 
 
 @MODES
-def test_no_two_touch_memory_in_no_order(watch: Any, config: ComputeConfig) -> None:
-    """While one batch is copied in, another computes and a third is copied out; and the rows are a CPU's."""
+def test_uses_of_the_same_memory_are_ordered(watch: Any, config: ComputeConfig) -> None:
+    """While one batch is copied in, another computes and a third is copied out; the rows are those of a CPU."""
     expected = Forward(module(), SPEC)
-    got = in_flight(on_a_gpu(config), watch, batches(9))
-    np.testing.assert_allclose(got, [expected([(batch,)])[0] for batch in batches(9)], atol=1e-6)
+    rows = in_flight(on_a_gpu(config), watch, batches(9))
+    np.testing.assert_allclose(rows, [expected([(batch,)])[0] for batch in batches(9)], atol=1e-6)
 
 
 @MODES
@@ -66,13 +66,13 @@ def test_no_two_touch_memory_in_no_order(watch: Any, config: ComputeConfig) -> N
 def test_memory_is_not_handed_out_while_another_stream_uses_it(
     watch: Any, more: tuple[Array, ...], config: ComputeConfig
 ) -> None:
-    """The allocator knows only the stream that asked for it: of the others it is told."""
+    """The allocator knows the stream that allocated it; the others are recorded."""
     in_flight(on_a_gpu(config), watch, batches(9), *more)
     assert watch.unrecorded() == []
 
 
 def test_streams_that_do_not_wait_are_seen(watch: Any) -> None:
-    """The check itself: it is no wonder that it passes."""
+    """The check finds a missing wait, so that its passing means something."""
     watch.streams_wait = False
     with pytest.raises(AssertionError, match="no order"):
         in_flight(on_a_gpu(), watch, batches(9))

@@ -1,1 +1,1 @@
-"""Measurements at load: threads, parallel passes, micro-batches, warm-up and parity."""
+"""Measurements at load, before a backbone serves: threads, parallel passes, micro-batches, warm-up and parity."""

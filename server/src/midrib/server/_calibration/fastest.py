@@ -38,7 +38,7 @@ def fastest(
     candidates: distinct, the preferred ones first.  work: does the same work by means of a candidate.
     margin: a share of the time, such as 0.1.  seconds: the time to measure in; with 0, nothing is measured.
     The trials are interleaved and compared in pairs, so that other load on the machine slows all candidates alike. If
-    there is no time for seven trials of each, one trial has to do, and a candidate must be faster by 30 %.
+    seven trials of each would take too long, the choice is made by one, and a candidate must be faster by 30 %.
     """
     if len(candidates) == 1 or seconds <= 0:
         return candidates[0]
@@ -76,9 +76,9 @@ def _trials(
     return times
 
 
-def _beats(times: Sequence[float], others: Sequence[float], margin: float) -> bool:
+def _beats(times: Sequence[float], slower: Sequence[float], margin: float) -> bool:
     """Return whether one candidate is faster than another by the margin, and not only by chance."""
     if len(times) < _MIN_TRIALS:
         margin = max(margin, _SINGLE_TRIAL_MARGIN)
-    faster = sum(spent < (1 - margin) * other for spent, other in zip(times, others, strict=True))
+    faster = sum(spent < (1 - margin) * other for spent, other in zip(times, slower, strict=True))
     return faster >= _CONFIDENCE * len(times)

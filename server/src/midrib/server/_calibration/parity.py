@@ -1,4 +1,4 @@
-"""The parity self-test: a replica must give the rows of the loader's own module before it serves."""
+"""The parity self-test: before it serves, a replica must give the rows of the module as it was loaded."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from midrib.server._compute.examples import example_rows
 from midrib.server._compute.forward import Forward
 from midrib.wire import Array, MidribError
 
-# Largest difference between a row alone in the loader's own module and the same row in a batch of the engine,
-# relative to the largest feature: the parity self-test refuses to serve beyond it.
+# The largest difference between a row that the loaded module computes alone and the same row in a batch of the engine,
+# relative to the largest feature. A backbone that differs by more is not served.
 PARITY_BOUND = {"float64": 1e-4, "float32": 1e-4, "tf32": 2e-2, "float16": 2e-2, "bfloat16": 1e-1}
 _PARITY_ROWS = 3
 
 
 class ParityError(MidribError, RuntimeError):
-    """The engine's rows differ from the module's own: the backbone must not be served like this."""
+    """The engine's rows differ from those of the loaded module, so the backbone is not served."""
 
     default_reason = "PARITY"
 
 
 @dataclass(frozen=True)
 class ParityReference:
-    """Inputs of one row each, and their rows by the loader's own module: [inputs, num_features]."""
+    """Inputs of one row each, [1, ...], and their rows by the loaded module, [inputs, num_features], float64."""
 
     inputs: Sequence[Array]
     rows: Array
 
 
 def parity_reference(backbone: Backbone) -> ParityReference:
-    """A few inputs and their rows by the loader's own module, one at a time, before the engine touches it.
+    """Return example inputs and their rows by the loaded module, computed one at a time, before the engine moves it.
 
-    Texts are of unequal lengths, so that the engine has to pad them.
+    Texts have unequal lengths, so that the engine has to pad them. Raises what the module raises.
     """
     rows = example_rows(backbone.input, _PARITY_ROWS)
     uneven = isinstance(backbone.input, TextInput)
@@ -46,14 +46,14 @@ def parity_reference(backbone: Backbone) -> ParityReference:
         for index in range(len(rows))
     ]
     with torch.inference_mode():
-        outputs = [backbone.module(torch.from_numpy(one)) for one in inputs]
+        outputs = [backbone.module(torch.from_numpy(row)) for row in inputs]
     return ParityReference(inputs, torch.cat(outputs).double().numpy())
 
 
 def check_parity(name: str, forward: Forward, reference: ParityReference, bound: float) -> None:
-    """Raise ParityError unless the engine, in one batch, gives the golden rows within the bound."""
-    got = np.concatenate(forward([(one,) for one in reference.inputs])).astype(np.float64)
-    difference = float(np.abs(got - reference.rows).max()) / max(float(np.abs(reference.rows).max()), 1e-12)
+    """Raise ParityError unless the engine gives the rows of the reference in one batch, within the bound."""
+    rows = np.concatenate(forward([(row,) for row in reference.inputs])).astype(np.float64)
+    difference = float(np.abs(rows - reference.rows).max()) / max(float(np.abs(reference.rows).max()), 1e-12)
     if not difference <= bound:
         dtype = str(forward.dtype).removeprefix("torch.")
         raise ParityError(

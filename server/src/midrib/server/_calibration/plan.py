@@ -25,7 +25,7 @@ from midrib.server._engine.buckets import elements
 Clock = Callable[[], float]
 
 _BATCH_S = 0.1
-# Threads are chosen by single rows and by a batch of at most this many rows.
+# Threads are chosen by single rows and by a batch of at most this many rows, in this time.
 _THREAD_ROWS = 16
 _THREAD_SECONDS = 2.0
 # More threads must be faster by this share: on a machine that becomes busy they wait for each other, and a pass of two
@@ -60,7 +60,8 @@ class ComputePlan:
 def choose_threads(forward: Forward, counts: Sequence[int], *, clock: Clock = time.perf_counter) -> int:
     """Set the intra-op threads of this thread to the fastest of the counts, and return it.
 
-    counts: rising. Single rows and a batch have the same weight: as many rows are measured as take as long as it.
+    counts: rising. Single rows and a batch have the same weight: the single rows take about as long as the batch.
+    Raises what the module raises.
     """
     lone = _pass(forward, 1)
     torch.set_num_threads(counts[0])
@@ -85,7 +86,7 @@ def choose_threads(forward: Forward, counts: Sequence[int], *, clock: Clock = ti
 
 @dataclass(frozen=True)
 class PassCalibration:
-    """Measures in which passes a CPU computes a batch fastest, and has the device use them.
+    """Measures how a CPU divides a batch into passes fastest, and has the device do so. Raises what the module raises.
 
     forward, device: of one replica.  limits: of a batch.  seconds: the time for each of the two measurements.
     """
@@ -108,7 +109,7 @@ class PassCalibration:
         return elements(example_rows(self.forward.spec, 1).shape)
 
     def choose_width(self, threads: int) -> int:
-        """Return how many parallel passes compute a batch fastest.
+        """Return the number of parallel passes that compute a batch fastest.
 
         threads: of all passes together.
         """

@@ -1,6 +1,6 @@
 """The thread counts to choose from on this machine.
 
-(The wrong count costs a small model up to 500 times: its OpenMP threads spin against each other.)
+The wrong count costs a small model up to 500 times: its OpenMP threads spin against each other.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Before a backbone serves: batches of every bucket, so that no caller pays for a first one."""
+"""Warm-up before a backbone serves: batches of every bucket, so that no caller waits for the first one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from midrib.server._engine.buckets import elements, usual_shapes
 
 
 def usual_batches(forward: Forward, limits: BatchLimits) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """Numbers of rows and their shape: one row of every bucket, then two, four ... up to the limits."""
+    """Yield numbers of rows and their shape: one row of every bucket, then two, four ... up to the limits."""
     shapes = list(usual_shapes(forward.spec))
     rows = 1
     while True:
@@ -26,9 +26,10 @@ def usual_batches(forward: Forward, limits: BatchLimits) -> Iterator[tuple[int, 
 
 
 def warm_up(forward: Forward, limits: BatchLimits, seconds: float) -> int:
-    """Run the usual batches, the smaller ones first, for so long at most; how many were run.
+    """Run the usual batches, the smaller ones first, for at most `seconds`; return the number of batches.
 
-    With CUDA graphs they are captured too, and all of them: what is not captured is launched kernel by kernel.
+    With CUDA graphs, all of them are run and captured: other batches are launched kernel by kernel.
+    Raises what the module raises.
     """
     ran, end = 0, time.monotonic() + seconds
     for rows, shape in usual_batches(forward, limits):

@@ -1,4 +1,4 @@
-"""A backbone's place on one device: what its replicas there do before they serve. Place, tune, warm, prove."""
+"""The set-up of a backbone on one device: move it there, calibrate, warm up, check parity."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class WarmUpConfig:
-    """How a replica is made ready.
+    """The limits and the time of a replica's warm-up.
 
     limits: of a batch.  threads: the counts to choose from, on a CPU.
-    warm_up_s: for measuring how many rows a CPU takes at a time, and again for batches of the usual sizes.
+    warm_up_s: the seconds for warm-up batches; on a CPU also for each measurement of parallel passes and micro-batches.
     """
 
     limits: BatchLimits
@@ -37,9 +37,9 @@ class WarmUpConfig:
 
 @dataclass
 class DeviceSetup:
-    """One device's replicas; they share the module, and on a CPU the way to compute that the first one found.
+    """Sets up the replicas of one device, which share the module, and on a CPU the plan that the first one measured.
 
-    plan: that, once it is found.
+    plan: None until it is measured.
     """
 
     backbone: Backbone
@@ -51,20 +51,20 @@ class DeviceSetup:
     plan: ComputePlan | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        # One at a time: whatever runs beside a measurement falsifies it, and a module is moved once.
-        self._turn = threading.Lock()
+        # One replica at a time: other work would disturb a measurement, and the module is moved once.
+        self._one_at_a_time = threading.Lock()
 
     def prepare(self) -> Compute:
-        """`compute`, as the engine sees it."""
+        """Return the same as `compute`, as the interface of the engine."""
         return self.compute()
 
     def compute(self) -> Forward:
-        """On a replica's thread: return its compute, placed, tuned, warmed and proved.
+        """Return the compute of a replica: calibrated, warm, and with its parity checked. Call it on its thread.
 
         Raises ParityError if the engine's rows differ from the module's, and what the module raises.
         """
         limits = self.warm_up_config.limits
-        with self._turn:
+        with self._one_at_a_time:
             forward = Forward(self.module, self.backbone.input, self.config, num_features=self.backbone.num_features)
             if isinstance(forward.device, CpuDevice):
                 plan = self._tune(forward, forward.device)
@@ -74,7 +74,7 @@ class DeviceSetup:
         return forward
 
     def _tune(self, forward: Forward, device: CpuDevice) -> ComputePlan:
-        """Have a replica compute as the first one has found best, by measurement."""
+        """Have a replica compute by the device's plan; the first replica measures it."""
         plan = self.plan
         if plan is None:
             plan = self.plan = self._measure(forward, device)
@@ -86,13 +86,13 @@ class DeviceSetup:
         return plan
 
     def _measure(self, forward: Forward, device: CpuDevice) -> ComputePlan:
-        """Return the fastest plan, which this thread and the device use from now on."""
+        """Return the fastest plan; this thread and the device use it from now on."""
         threads = choose_threads(forward, self.warm_up_config.threads)
         config, width = self.warm_up_config, 1
         if self.config.strict or config.warm_up_s <= 0:  # in strict mode every row is computed alone
             return ComputePlan(threads)
         passes = PassCalibration(forward, device, config.limits, config.warm_up_s)
-        if self.config.compile is None:  # what is compiled is so for one number of threads
+        if self.config.compile is None:  # a compiled module is compiled for one number of threads
             width = passes.choose_width(max(config.threads))
         return ComputePlan(threads, width, passes.choose_micro_batch(width))
 

@@ -1,4 +1,4 @@
-"""How large a batch and a queue may become."""
+"""The limits of a batch and of the queue, and the budget of the next batch."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class BatchLimits:
 
 
 class BatchBudget:
-    """How large the next batch may be: within the limits, and within the time that one batch may compute.
+    """The size of the next batch: within the limits, and within the time that one batch may compute.
 
-    So nobody waits long behind the thousand rows of another caller, nor behind rows that nobody waits for any more.
+    So callers do not wait for the thousand rows of another caller, who may have left.
     """
 
     def __init__(self, limits: BatchLimits) -> None:

@@ -79,8 +79,7 @@ class ItemQueue:
         while heap and self.items:
             start, _, item = heap[0]
             if item.queued and self._alive(item):
-                count = self._rows_to_take(item, rows, cost)
-                if not count:
+                if not (count := self._rows_to_take(item, rows, cost)):
                     break
                 part = self._take_first(heap, count)
                 batch.append(part)

@@ -78,7 +78,7 @@ class ServedBackbone:
         self._feeders = [asyncio.create_task(self._feed(index)) for index in self._replicas]
 
     async def drain(self) -> None:
-        """Accept no more, finish what was accepted, end the replicas."""
+        """Accept no more items, finish the accepted ones, end the replicas."""
         self.draining.set()
         self.batcher.close()
         await asyncio.gather(*self._feeders)

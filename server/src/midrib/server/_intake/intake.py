@@ -8,7 +8,7 @@ from midrib.backbones import Backbone, MediaError
 from midrib.registry import TextInput
 from midrib.server._intake.item_sizes import ItemSizes
 from midrib.server._intake.media import MediaPool, media_kind, media_of, prepared_elements
-from midrib.server._intake.validation import InputValidator, check_size
+from midrib.server._intake.validation import InputValidator, ItemLimits
 from midrib.server._intake.values import ValueCheck
 from midrib.v1 import embedding_pb2, tensor_pb2
 from midrib.wire import Array, InputKindError, InvalidInputError, decode_tensor, is_floating
@@ -37,10 +37,10 @@ class Intake:
         self.max_rows = max_rows
         self.max_elements = max_elements
         self._pool = pool
-        spec = backbone.input
-        self._sizes = ItemSizes(spec, backbone.num_features, max_rows, max_elements)
-        self._values = ValueCheck(backbone.name, isinstance(spec, TextInput), last_id, finite)
-        self._validator = InputValidator(backbone.name, spec, max_rows=max_rows, max_elements=max_elements)
+        self._limits = ItemLimits(backbone.name, backbone.input, max_rows, max_elements)
+        self._sizes = ItemSizes(self._limits, backbone.num_features)
+        self._values = ValueCheck(backbone.name, isinstance(backbone.input, TextInput), last_id, finite)
+        self._validator = InputValidator(self._limits)
 
     async def read(self, message: embedding_pb2.Input) -> Array:
         """Return the rows of an input, [rows, ...], as the backbone's module takes them.
@@ -58,12 +58,12 @@ class Intake:
             accepted = f"{takes} or a tensor" if takes else "a tensor"
             raise InputKindError(f"backbone {self.backbone.name!r} got {kind}, it takes {accepted}")
         # Too many media are refused before any is decoded.
-        self._check_size(len(media_of(message)), prepared_elements(self.backbone.input, message))
+        self._limits.check_size(len(media_of(message)), prepared_elements(self.backbone.input, message))
         try:
             rows = await self._pool.prepare(self.backbone, message)
         except MediaError as error:
             raise InvalidInputError(str(error), field=f"input.{kind}[{error.index}]") from error
-        self._check_size(len(rows), self.bucket(rows)[1])
+        self._limits.check_size(len(rows), self.bucket(rows)[1])
         return rows
 
     def size(self, item: embedding_pb2.Input | Array) -> int:
@@ -101,6 +101,3 @@ class Intake:
     def bucket(self, rows: Array) -> tuple[Hashable, int]:
         """Return the bucket of an item, [rows, ...], and its cost in elements, padding included."""
         return self._validator.bucket(rows.shape)
-
-    def _check_size(self, rows: int, elements: int) -> None:
-        check_size(rows, elements, self.max_rows, self.max_elements)

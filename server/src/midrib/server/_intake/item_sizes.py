@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from midrib.registry import InputSpec
 from midrib.server._intake.media import media_of, prepared_elements
+from midrib.server._intake.validation import ItemLimits
 from midrib.v1 import embedding_pb2
 from midrib.wire import Array
 
@@ -19,13 +19,11 @@ _FEATURE_BYTES = 4  # of float32, which most embeddings are
 class ItemSizes:
     """Estimates the bytes of items of one backbone.
 
-    num_features: the width of an embedding.  max_rows, max_elements: of one item; more are refused later.
+    limits: of an item; a larger one is refused later, and counts as the largest.  num_features: of an embedding.
     """
 
-    spec: InputSpec
+    limits: ItemLimits
     num_features: int
-    max_rows: int
-    max_elements: int
 
     def bytes_of(self, item: embedding_pb2.Input | Array) -> int:
         """Return the bytes of an item: those that were sent, those of its decoded media, and those of its embedding."""
@@ -34,10 +32,10 @@ class ItemSizes:
         sent: int = item.ByteSize()
         if item.WhichOneof("kind") in (None, "tensor"):
             return sent + self._embedding_bytes(item.tensor.shape)
-        elements = min(prepared_elements(self.spec, item), self.max_elements)
-        decoded = elements * np.dtype(self.spec.tensor.dtype).itemsize
+        elements = min(prepared_elements(self.limits.spec, item), self.limits.max_elements)
+        decoded = elements * np.dtype(self.limits.spec.tensor.dtype).itemsize
         return sent + decoded + self._embedding_bytes((len(media_of(item)),))
 
     def _embedding_bytes(self, shape: Sequence[int]) -> int:
-        rows = min(max(shape[0], 0), self.max_rows) if shape else 0
+        rows = min(max(shape[0], 0), self.limits.max_rows) if shape else 0
         return rows * self.num_features * _FEATURE_BYTES

@@ -1,7 +1,7 @@
-"""An item's media, as the rows that its backbone takes: decoded beside the event loop, a piece at a time.
+"""Decode the media of an item to the rows that its backbone takes, in a pool of threads, part by part.
 
-What a client sends is small beside what it costs: an image of 340 kB may take 3 s and 1 GB, a text of 60 MB took 80 s
-and 10 GB. So there are limits; and between two pieces others get their turn, and a caller who has left is noticed.
+Media cost far more than their bytes: an image of 340 kB may take 3 s and 1 GB, and a text of 60 MB took 80 s and 10 GB.
+So there are limits. Between two parts the media of other callers are decoded, and a caller who has left is noticed.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from midrib.server._settings import Settings
 from midrib.v1 import embedding_pb2
 from midrib.wire import Array, LimitExceededError, decode_tensor
 
-# Of a piece: characters of texts, bytes of clips; an image, however few its bytes, counts as the least.
-_PIECE = 2**18
-_LEAST_OF_IMAGE = 2**15
+# The weight of a part: characters of texts, or bytes of images and clips. A small image may have many pixels.
+_PART_WEIGHT = 2**18
+_LEAST_IMAGE_WEIGHT = 2**15
 
 
 class MediaPool:
-    """The threads that decode, for all backbones of a server."""
+    """The threads that decode media for all backbones of a server."""
 
     def __init__(self, settings: Settings) -> None:
         self._max_text_chars = settings.max_text_chars
@@ -34,20 +34,21 @@ class MediaPool:
         self._threads = ThreadPoolExecutor(thread_name_prefix="media")
 
     async def prepare(self, backbone: Backbone, message: embedding_pb2.Input) -> Array:
-        """The rows of an input that holds media.
+        """Return the rows of an input of media, [rows, ...].
 
-        Raises MediaError, with the item's index, for one that is unusable, LimitExceededError for too long a text.
+        Raises MediaError, with the index of the medium, for one that cannot be decoded, LimitExceededError for a text
+        that is too long.
         """
         self._check_lengths(message.texts.texts)
         loop = asyncio.get_running_loop()
-        pieces = [
-            await loop.run_in_executor(self._threads, self._piece, backbone, message, start, stop)
-            for start, stop in _cuts([_weight(one) for one in media_of(message)])
+        parts = [
+            await loop.run_in_executor(self._threads, self._decoded, backbone, message, start, stop)
+            for start, stop in _cuts([_weight(medium) for medium in media_of(message)])
         ]
-        return join_padded(pieces)
+        return _join_padded(parts)
 
     def close(self) -> None:
-        """Start no more pieces; those that run are not waited for."""
+        """Start no more parts; do not wait for those that run."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _check_lengths(self, texts: Sequence[str]) -> None:
@@ -59,7 +60,7 @@ class MediaPool:
                     field=f"input.texts[{index}]",
                 )
 
-    def _piece(self, backbone: Backbone, message: embedding_pb2.Input, start: int, stop: int) -> Array:
+    def _decoded(self, backbone: Backbone, message: embedding_pb2.Input, start: int, stop: int) -> Array:
         media: Any = media_of(message)[start:stop]
         try:
             if message.WhichOneof("kind") == "images":
@@ -78,7 +79,7 @@ class MediaPool:
 
 
 def media_kind(spec: InputSpec) -> str | None:
-    """The wire's name of the media that a backbone takes; None where it takes tensors only."""
+    """Return the wire's name of the media that a backbone takes; None if it takes tensors only."""
     if isinstance(spec, ImageInput):
         return "images"
     if isinstance(spec, TextInput):
@@ -87,12 +88,12 @@ def media_kind(spec: InputSpec) -> str | None:
 
 
 def media_of(message: embedding_pb2.Input) -> Sequence[Any]:
-    """The media of an input that holds no tensor."""
+    """Return the images, texts or clips of an input; empty for a tensor."""
     return message.images.encoded or message.texts.texts or message.audio.clips
 
 
 def prepared_elements(spec: InputSpec, message: embedding_pb2.Input) -> int:
-    """How many elements the rows of an input will have at most, padding included; known before any is decoded."""
+    """Return the most elements that the rows of an input can have once decoded, padding included."""
     count = len(media_of(message))
     if isinstance(spec, ImageInput):
         return count * math.prod(size or 1 for size in spec.tensor.shape)
@@ -106,22 +107,22 @@ def prepared_elements(spec: InputSpec, message: embedding_pb2.Input) -> int:
 def _weight(medium: Any) -> int:
     if isinstance(medium, str):
         return len(medium)
-    return max(len(medium), _LEAST_OF_IMAGE) if isinstance(medium, bytes) else len(medium.data)
+    return max(len(medium), _LEAST_IMAGE_WEIGHT) if isinstance(medium, bytes) else len(medium.data)
 
 
 def _cuts(weights: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Where to cut a list, so that each part weighs no more than a piece, or is one medium."""
-    start = weighs = 0
+    """Yield the start and the end of each part: it has the weight of a part at most, or is one medium."""
+    start = total = 0
     for index, weight in enumerate(weights):
-        if index > start and weighs + weight > _PIECE:
+        if index > start and total + weight > _PART_WEIGHT:
             yield start, index
-            start, weighs = index, 0
-        weighs += weight
+            start, total = index, 0
+        total += weight
     if len(weights) > start or not weights:
         yield start, len(weights)
 
 
-def join_padded(parts: Sequence[Array]) -> Array:
+def _join_padded(parts: Sequence[Array]) -> Array:
     """Return the rows of all parts; dimensions of an open length are padded with 0 to the longest, as in one part."""
     if len(parts) == 1:
         return parts[0]

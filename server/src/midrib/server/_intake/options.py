@@ -1,4 +1,4 @@
-"""The options of an embedding: which ones a backbone can satisfy, and applying them to rows."""
+"""The options of an embedding: checked against a backbone, and applied to rows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OUTPUT_CODES = (
 
 
 def check_options(options: embedding_pb2.Options, num_features: int) -> None:
-    """Raises InvalidInputError for options that no embedding can satisfy."""
+    """Raise InvalidInputError for options that no embedding of this width can satisfy."""
     if options.HasField("dtype") and options.dtype not in _OUTPUT_CODES:
         raise InvalidInputError(
             "options.dtype must be float32, float16, bfloat16, float64, or int8 with a scale a row",
@@ -31,9 +31,9 @@ def check_options(options: embedding_pb2.Options, num_features: int) -> None:
 
 
 def apply_options(rows: Array, options: embedding_pb2.Options) -> Array:
-    """The embedding of an item under the caller's options: truncated, then normalised, then converted.
+    """Return rows, [rows, num_features], under the caller's options: truncated, then normalised, then converted.
 
-    What is asked for as int8 stays floating until it is written.
+    Rows for int8 stay floating until they are written.
     """
     if options.HasField("dimensions"):
         rows = np.ascontiguousarray(rows[:, : options.dimensions])
@@ -42,6 +42,6 @@ def apply_options(rows: Array, options: embedding_pb2.Options) -> Array:
         norm = np.linalg.norm(wide, axis=-1, keepdims=True)
         rows = (wide / np.maximum(norm, np.finfo(wide.dtype).tiny)).astype(rows.dtype)
     if options.HasField("dtype") and options.dtype != tensor_pb2.DATA_TYPE_INT8:
-        with np.errstate(over="ignore"):  # infinite in a narrower type, and no news for the log
+        with np.errstate(over="ignore"):  # infinite in a narrower type, which is not worth a warning
             rows = rows.astype(dtype_from_code(options.dtype), copy=False)
     return rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
@@ -16,19 +17,37 @@ from midrib.wire import InvalidInputError, LimitExceededError, is_floating
 _REMEMBERED = 1024
 
 
+@dataclass(frozen=True)
+class ItemLimits:
+    """The inputs that one backbone takes. name: of the backbone, for errors.  max_rows, max_elements: of one item."""
+
+    name: str
+    spec: InputSpec
+    max_rows: int
+    max_elements: int
+
+    def check_size(self, rows: int, elements: int) -> None:
+        """Raise LimitExceededError for an item with too many rows or elements."""
+        if rows > self.max_rows or elements > self.max_elements:
+            raise LimitExceededError(
+                f"one item has {rows} rows and {elements} elements, at most {self.max_rows} rows and "
+                f"{self.max_elements} elements are taken: split it",
+                field="input",
+            )
+
+
 class InputValidator:
     """Checks the layouts of the inputs of one backbone.
 
-    name: of the backbone, for errors.  max_rows, max_elements: of one item.
     bucket: returns the bucket of a shape [rows, ...] and its cost in elements, padding included.
     check: raises InvalidInputError for a dtype and a shape that the module does not take, LimitExceededError for one
     with too many rows or elements.
     """
 
-    def __init__(self, name: str, spec: InputSpec, *, max_rows: int, max_elements: int) -> None:
+    def __init__(self, limits: ItemLimits) -> None:
         # The caches are of functions: a cache of methods would refer to this object, and keep a backbone's memory.
-        self.bucket = lru_cache(_REMEMBERED)(partial(_bucket, spec))
-        self.check = lru_cache(_REMEMBERED)(partial(_check, name, spec, max_rows, max_elements))
+        self.bucket = lru_cache(_REMEMBERED)(partial(_bucket, limits.spec))
+        self.check = lru_cache(_REMEMBERED)(partial(_check, limits))
 
 
 def _bucket(spec: InputSpec, shape: tuple[int, ...]) -> tuple[Hashable, int]:
@@ -36,28 +55,10 @@ def _bucket(spec: InputSpec, shape: tuple[int, ...]) -> tuple[Hashable, int]:
     return padded, shape[0] * elements(padded)
 
 
-def _check(
-    name: str,
-    spec: InputSpec,
-    max_rows: int,
-    max_elements: int,
-    dtype: np.dtype[Any],
-    shape: tuple[int, ...],
-    field: str,
-) -> None:
-    _check_dtype(name, spec, dtype, field)
-    _check_shape(name, spec, shape, field)
-    check_size(shape[0], _bucket(spec, shape)[1], max_rows, max_elements)
-
-
-def check_size(rows: int, elements: int, max_rows: int, max_elements: int) -> None:
-    """Raise LimitExceededError for an item with too many rows or elements."""
-    if rows > max_rows or elements > max_elements:
-        raise LimitExceededError(
-            f"one item has {rows} rows and {elements} elements, at most {max_rows} rows and "
-            f"{max_elements} elements are taken: split it",
-            field="input",
-        )
+def _check(limits: ItemLimits, dtype: np.dtype[Any], shape: tuple[int, ...], field: str) -> None:
+    _check_dtype(limits.name, limits.spec, dtype, field)
+    _check_shape(limits.name, limits.spec, shape, field)
+    limits.check_size(shape[0], _bucket(limits.spec, shape)[1])
 
 
 def _check_dtype(name: str, spec: InputSpec, dtype: np.dtype[Any], field: str) -> None:

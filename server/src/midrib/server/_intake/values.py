@@ -49,6 +49,6 @@ class ValueCheck:
         if bad.any():
             raise InvalidInputError(
                 f"{field} has NaN or infinite values, first in row {int(bad.argmax())}, and backbone "
-                f"{self.name!r} takes none: clean it first",
+                f"{self.name!r} takes none: replace them first",
                 field=f"{field}.data",
             )

@@ -1,4 +1,4 @@
-"""The server's log: lines for people, or JSON lines for whatever collects them."""
+"""The server's log: lines for people, or JSON lines for log collectors."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ import logging
 from typing import Literal
 
 _TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-# What a record may carry beside its message: by `extra`, where it is logged.
+# Fields that a log call may add to its record, by `extra`.
 _FIELDS = ("error_id", "backbone")
 
 
 def set_up(form: Literal["text", "json"]) -> None:
-    """Log warnings and worse on stderr, in that form."""
+    """Log warnings and errors on stderr, in this form."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if form == "json" else logging.Formatter(_TEXT))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time (RFC 3339, UTC), level, logger, message, and what else the record carries.
+    """One JSON object a line: time (RFC 3339, UTC), level, logger, message, and the record's other fields.
 
-    error_id: what the caller was given in place of the error.  exception: the traceback.
+    error_id: the id that the caller received in place of the error.  exception: the traceback.
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line of a record."""
+        """Return the line of a record."""
         time = datetime.datetime.fromtimestamp(record.created, tz=datetime.UTC)
         line = {
             "time": time.isoformat(timespec="milliseconds"),

@@ -5,9 +5,10 @@ Histograms are observed when a batch is done; the counters of the queues and of 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
-import torch
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -71,7 +72,7 @@ class _AtScrape(Collector):
         ready = GaugeMetricFamily("midrib_backbone", "1 for each served revision.", labels=["backbone", "revision"])
         queued = GaugeMetricFamily("midrib_queue_items", "Items that wait.", labels=["backbone"])
         cost = GaugeMetricFamily("midrib_queue_cost", "Elements that wait, padding included.", labels=["backbone"])
-        items = CounterMetricFamily("midrib_items", "Items, by what became of them.", labels=["backbone", "outcome"])
+        items = CounterMetricFamily("midrib_items", "Items, by outcome.", labels=["backbone", "outcome"])
         rows = CounterMetricFamily("midrib_rows", "Rows answered.", labels=["backbone"])
         restarts = CounterMetricFamily("midrib_worker_restarts", "Worker processes replaced.", labels=["backbone"])
         for served in self._served():
@@ -86,6 +87,7 @@ class _AtScrape(Collector):
             for outcome in ("answered", "failed"):
                 items.add_metric([name, outcome], getattr(totals, outcome))
         memory = GaugeMetricFamily("midrib_device_memory_bytes", "Allocated by torch on a GPU.", labels=["device"])
-        for index in range(torch.cuda.device_count()):
+        torch: Any = sys.modules.get("torch")  # only if a backbone computes in this process
+        for index in range(torch.cuda.device_count() if torch is not None else 0):
             memory.add_metric([f"cuda:{index}"], torch.cuda.memory_allocated(index))
         yield from (ready, queued, cost, items, rows, restarts, memory)
