@@ -7,6 +7,7 @@ functions to atheris as well.
 
 from __future__ import annotations
 
+import asyncio
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,7 +23,7 @@ from midrib.oip.v2 import inference_pb2 as oip
 from midrib.registry import TensorInput
 from midrib.server._grpc.fast_codec import CODECS
 from midrib.server._http.embeddings import read_body
-from midrib.server._oip.request import embed_request
+from midrib.server._oip.contents import read_input
 from midrib.v1 import backbone_pb2, tensor_pb2
 from midrib.wire import MidribError, decode_input_spec, decode_tensor, status_to_error
 
@@ -39,7 +40,7 @@ def read_tensor(data: bytes) -> object:
 
 
 def read_infer(data: bytes) -> object:
-    return embed_request(oip.ModelInferRequest.FromString(data), max_rows=1024)
+    return asyncio.run(read_input(oip.ModelInferRequest.FromString(data), max_rows=1024))
 
 
 def read_spec(data: bytes) -> object:
