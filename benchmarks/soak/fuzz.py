@@ -28,7 +28,8 @@ OURS = ["midrib.server", "midrib.wire"]
 
 
 def tests(name: str) -> ModuleType:
-    """Import a module of tests/, which is not a package."""
+    """Return a module of tests/, which imports others of them as `tests.NAME`."""
+    sys.path.insert(0, str(TESTS.parent))
     spec = importlib.util.spec_from_file_location(name, TESTS / f"{name}.py")
     if spec is None or spec.loader is None:
         raise ImportError(f"there is no {name}.py in {TESTS}")

@@ -44,8 +44,8 @@ def stubs(admin: RunningServer) -> Iterator[tuple[Any, Any]]:
         yield backbone_pb2_grpc.BackboneServiceStub(channel), embedding_pb2_grpc.EmbeddingServiceStub(channel)
 
 
-def load(*, replace: bool = False, **arguments: Argument) -> backbone_pb2.LoadBackboneRequest:
-    return backbone_pb2.LoadBackboneRequest(name="linear", arguments=arguments, replace=replace)
+def load(**arguments: Argument) -> backbone_pb2.LoadBackboneRequest:
+    return backbone_pb2.LoadBackboneRequest(name="linear", arguments=arguments)
 
 
 def embed() -> embedding_pb2.EmbedRequest:
@@ -84,7 +84,9 @@ def test_loading_again_swaps_the_revision(stubs: tuple[Any, Any]) -> None:
     first = backbones.LoadBackbone(load(seed=Argument(int_value=1)), timeout=20).backbone
     with pytest.raises(grpc.RpcError, match="set replace to serve the new one to every client"):
         backbones.LoadBackbone(load(seed=Argument(int_value=2)), timeout=20)
-    second = backbones.LoadBackbone(load(replace=True, seed=Argument(int_value=2)), timeout=20).backbone
+    seed = {"seed": Argument(int_value=2)}
+    replacing = backbone_pb2.LoadBackboneRequest(name="linear", arguments=seed, replace=True)
+    second = backbones.LoadBackbone(replacing, timeout=20).backbone
     assert first.revision != second.revision
     assert embedding.Embed(embed(), timeout=10).revision == second.revision
 

@@ -83,6 +83,15 @@ class Reservation:
             self.release()
             raise
 
+    def hold(self) -> bool:
+        """Hold all amounts if there is room for all; return whether they are held."""
+        for quota, amount in self._amounts:
+            if not quota.hold(amount):
+                self.release()
+                return False
+            self._reserved.append((quota, amount))
+        return True
+
     async def acquire(self) -> None:
         """Hold all amounts once there is room. Holds nothing if it is cancelled."""
         try:

@@ -18,9 +18,11 @@ import grpc
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, Message
 
+from midrib.server._admission.receiving import CURRENT_RECEIVER
 from midrib.server._grpc.element_count import ElementLimits, check_elements
 from midrib.server._grpc.errors import Context, abort
-from midrib.server._grpc.unread import UnreadCalls
+from midrib.server._grpc.receiving import Messages
+from midrib.server._grpc.unread import SMALL_ANSWER_BYTES, UnreadCalls
 from midrib.wire import InvalidInputError, LimitExceededError, MidribError
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -186,7 +188,15 @@ def _careful(handler: Handler, reading: _Reading, method: str) -> Handler:
         guarded = _generator(behaviour, reading.unread, streams=handler.request_streaming)
     else:
         guarded = _coroutine(behaviour, reading.unread, streams=handler.request_streaming)
-    return make(guarded, request_deserializer=reading.reader(method, codec), response_serializer=codec.write)
+    read = reading.reader(method, codec)
+    if handler.request_streaming:
+        return make(guarded, request_deserializer=partial(_sized, read), response_serializer=codec.write)
+    return make(guarded, request_deserializer=read, response_serializer=codec.write)
+
+
+def _sized(read: Callable[[bytes], Any], data: bytes) -> tuple[int, Any]:
+    """Return the size of a stream's message, and the message."""
+    return len(data), read(data)
 
 
 def parts(handler: Handler) -> tuple[Callable[..., Handler], Any]:
@@ -202,8 +212,9 @@ def parts(handler: Handler) -> tuple[Callable[..., Handler], Any]:
 
 def _coroutine(behaviour: Any, unread: UnreadCalls, *, streams: bool) -> Any:
     async def guarded(request: Any, context: Context) -> Any:
+        messages = Messages(context, _parsed) if streams else None
         try:
-            read = _Messages(context) if streams else await _parsed(request)
+            read = messages or await _received(request)
             del request  # its bytes would stay until the call ends
             response = await behaviour(read, context)
         except grpc.aio.AbortError:
@@ -211,7 +222,11 @@ def _coroutine(behaviour: Any, unread: UnreadCalls, *, streams: bool) -> Any:
         except Exception as error:  # noqa: BLE001 - the outer boundary: every error becomes a status
             unread.watch(context)
             await abort(context, error)
-        unread.watch(context)
+        finally:
+            if messages is not None:
+                messages.close()
+        if not isinstance(response, bytes) or len(response) > SMALL_ANSWER_BYTES:
+            unread.watch(context)
         return response
 
     return guarded
@@ -219,8 +234,9 @@ def _coroutine(behaviour: Any, unread: UnreadCalls, *, streams: bool) -> Any:
 
 def _generator(behaviour: Any, unread: UnreadCalls, *, streams: bool) -> Any:
     async def guarded(request: Any, context: Context) -> AsyncIterator[Any]:
+        messages = Messages(context, _parsed) if streams else None
         try:
-            read = _Messages(context) if streams else await _parsed(request)
+            read = messages or await _received(request)
             del request
             async for response in behaviour(read, context):
                 yield response
@@ -229,8 +245,20 @@ def _generator(behaviour: Any, unread: UnreadCalls, *, streams: bool) -> Any:
         except Exception as error:  # noqa: BLE001 - the outer boundary: every error becomes a status
             unread.watch(context)
             await abort(context, error)
+        finally:
+            if messages is not None:
+                messages.close()
 
     return guarded
+
+
+async def _received(request: Any) -> Any:
+    """Return the request of a unary call in its parsed form, and let others be received."""
+    message = await _parsed(request)
+    receiver = CURRENT_RECEIVER.get()
+    if receiver is not None:
+        receiver.received()
+    return message
 
 
 async def _parsed(message: Any) -> Any:
@@ -240,22 +268,3 @@ async def _parsed(message: Any) -> Any:
     if isinstance(message, _Refused):
         raise message.error
     return message
-
-
-class _Messages:
-    """The messages of a stream, up to the first that is refused.
-
-    gRPC's own iterator keeps each until the next has come, however long a client is silent.
-    """
-
-    def __init__(self, context: Context) -> None:
-        self._context = context
-
-    def __aiter__(self) -> _Messages:
-        return self
-
-    async def __anext__(self) -> Any:
-        message = await self._context.read()
-        if message is grpc.aio.EOF:
-            raise StopAsyncIteration
-        return await _parsed(message)

@@ -1,14 +1,18 @@
-"""Every gRPC call passes here first: who calls, and may they."""
+"""Who makes a gRPC call, and whether it may: every call passes here first."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Hashable
 from typing import Any, TypeAlias
 
 import grpc
 
 from midrib.server._admission.tokens import CURRENT_TENANT, Scope, Tokens
+from midrib.server._calls.requests import Caller
+from midrib.server._engine.item import Priority
 from midrib.server._grpc.errors import Context, abort
+from midrib.v1 import embedding_pb2
 from midrib.wire import MidribError
 
 EMBEDDING_METHODS = frozenset(
@@ -29,6 +33,10 @@ _ADMIN = {
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 _HEALTH = "/grpc.health.v1.Health/"
+_PRIORITIES: dict[int, Priority] = {
+    embedding_pb2.PRIORITY_TRAINING: Priority.TRAINING,
+    embedding_pb2.PRIORITY_BULK: Priority.BULK,
+}
 
 
 class Guard(grpc.aio.ServerInterceptor):
@@ -72,3 +80,23 @@ def _refusing(error: MidribError) -> Handler:
         await abort(context, error)
 
     return grpc.stream_stream_rpc_method_handler(refuse)
+
+
+def caller_of(
+    context: Context,
+    *,
+    flow: Hashable = None,
+    priority: embedding_pb2.Priority = embedding_pb2.PRIORITY_UNSPECIFIED,
+) -> Caller:
+    """Return the caller of a gRPC call, with the call's deadline.
+
+    flow: the key for fair queueing on a server without tokens, by default the connection. All calls of a token are one
+    flow.
+    """
+    remaining = context.time_remaining()
+    deadline = None if remaining is None else time.monotonic() + remaining
+    share = _PRIORITIES.get(priority, Priority.INTERACTIVE)
+    tenant = CURRENT_TENANT.get()
+    if tenant is not None:
+        flow = tenant.name
+    return Caller(flow if flow is not None else context.peer(), deadline, priority=share, tenant=tenant)

@@ -114,27 +114,37 @@ class ItemStream(Generic[Request, Id]):
         self._items.clear()
 
     async def _read(self, requests: AsyncIterator[Request]) -> None:
-        async for request in requests:
-            if not self._is_leaving:
-                await self._take(request)
-            del request  # while the client is silent, nothing keeps its last message
+        while await self._take(requests):
+            pass
 
-    async def _take(self, request: Request) -> None:
-        """Accept one request, once there is room for it, and start to compute it."""
+    async def _take(self, requests: AsyncIterator[Request]) -> bool:
+        """Read and accept one request, once there is room for it; return whether there was one.
+
+        While the client is silent, or its next request waits for room, nothing keeps the messages before.
+        """
+        request = await anext(requests, None)
+        if request is None or self._is_leaving:
+            return request is not None
         request_id = self._protocol.id_of(request)
         try:
             self._check_id(request_id)
             call, source = await self._protocol.read(request)
+            del request
             item = await call.accept(source, self._quota)
         except (UnauthenticatedError, PermissionDeniedError):  # the token has been withdrawn: it ends the stream
             raise
         except Exception as error:  # noqa: BLE001 - an invalid item fails alone
             await self._refuse(request_id, error)
-            return
+            return True
+        await self._start(request_id, item, is_media=isinstance(source, embedding_pb2.Input))
+        return True
+
+    async def _start(self, request_id: Id, item: AcceptedItem, *, is_media: bool) -> None:
+        """Start to compute an item."""
         self._ids.add(request_id)
         self._items.add(item)
         answer = self._writer.expect(partial(self._release, request_id, item))
-        if not isinstance(source, embedding_pb2.Input):
+        if not is_media:
             await self._compute(request_id, item, answer)
             return
         # Media are decoded in other threads, and the next request is read meanwhile.

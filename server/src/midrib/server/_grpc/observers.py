@@ -11,6 +11,7 @@ from grpc_health.v1.health import aio as health
 from grpc_reflection.v1alpha import reflection
 
 from midrib.server._grpc.errors import Context
+from midrib.wire import UnsupportedError
 
 
 class HealthService(health.HealthServicer):
@@ -22,6 +23,10 @@ class HealthService(health.HealthServicer):
     def __init__(self, stopping: asyncio.Event) -> None:
         super().__init__()
         self._stopping = stopping
+
+    async def List(self, request: Any, context: Context) -> Any:
+        """Raise UnsupportedError: the names of the backbones are for callers with a token."""
+        raise UnsupportedError("Health.List is not offered here: use BackboneService.ListBackbones")
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:
         """Send the status of a service and each change of it, until the client or the server ends."""

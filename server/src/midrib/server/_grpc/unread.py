@@ -27,7 +27,8 @@ _OPEN_FILES = Path("/dev/fd")
 # A stream is told by its status after max_unread_s. A connection carries other calls too: it is closed only later, if
 # its client does not read that status, or the answer of a unary call, either.
 _CONNECTION_FACTOR = 4
-_SMALL_ANSWER_BYTES = 4096
+# A smaller answer takes less memory than its call, whose number is limited: nothing waits until it is written.
+SMALL_ANSWER_BYTES = 4096
 
 
 def _is_actionable(record: logging.LogRecord) -> bool:
@@ -80,9 +81,9 @@ class UnreadCalls:
 def release_once_written(context: Any, item: AcceptedItem, answer: Array) -> None:
     """Release what an item holds once the answer of its unary call is written, or its connection has ended.
 
-    answer: [rows, ...]; a small one takes less memory than its call, and is not waited for.
+    answer: [rows, ...]; a small one releases the item at once.
     """
-    if answer.nbytes <= _SMALL_ANSWER_BYTES:
+    if answer.nbytes <= SMALL_ANSWER_BYTES:
         item.release()
     else:
         context.add_done_callback(lambda _context: item.release())

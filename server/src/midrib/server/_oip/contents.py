@@ -43,6 +43,7 @@ _TYPED = {
 # Larger tensors are converted in a thread. Typed contents are copied in slices: a slice holds the GIL, and with it the
 # event loop, for less than a millisecond.
 _LARGE_ELEMENTS = 2**14
+_MAX_RANK = 8
 
 InferTensor: TypeAlias = ModelInferRequest.InferInputTensor
 
@@ -100,9 +101,14 @@ def _code(tensor: InferTensor) -> tensor_pb2.DataType:
 
 
 def _numbers(request: ModelInferRequest, tensor: InferTensor, code: tensor_pb2.DataType) -> Array:
-    """Return a tensor of numbers [rows, ...]."""
+    """Return a tensor of numbers [rows, ...]; raw contents are copied once."""
     data = request.raw_input_contents[0] if request.raw_input_contents else _typed(tensor, code)
-    return decode_tensor(tensor_pb2.Tensor(dtype=code, shape=tensor.shape, data=data), field="inputs[0]")
+    dtype, shape = dtype_from_code(code), tuple(tensor.shape)
+    is_plain = dtype != np.bool_ and 0 < len(shape) <= _MAX_RANK and min(shape) > 0
+    if is_plain and len(data) == math.prod(shape) * dtype.itemsize:
+        return np.frombuffer(data, dtype).reshape(shape)
+    # Checks the bytes of a bool, and says why shape and bytes do not agree.
+    return decode_tensor(tensor_pb2.Tensor(dtype=code, shape=shape, data=data), field="inputs[0]")
 
 
 def _typed_length(tensor: InferTensor) -> int:

@@ -12,8 +12,8 @@ from midrib.server._catalogue.catalogue import CatalogueEntry
 from midrib.server._catalogue.loading import Loaded
 from midrib.server._engine.description import State
 from midrib.server._grpc.backbone_service import BackboneService
-from midrib.server._grpc.context import caller_of
 from midrib.server._grpc.errors import Context
+from midrib.server._grpc.guard import caller_of
 from midrib.server._grpc.item_stream import ItemStream
 from midrib.server._grpc.unread import release_once_written
 from midrib.server._oip.description import config, index, metadata, statistics

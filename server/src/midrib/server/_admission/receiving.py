@@ -1,0 +1,166 @@
+"""How many requests of unknown size may be received at the same time.
+
+gRPC tells the size of a request only once the whole request is in memory. The memory that requests take before their
+admission is therefore bounded by their number: at most `max_message_bytes` for each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextvars import ContextVar
+from weakref import WeakKeyDictionary
+
+from midrib.server._admission.quotas import Quota, Reservation
+from midrib.server._admission.tokens import CURRENT_TENANT, Tenant
+from midrib.wire import OverloadedError
+
+# The limits of tenants, of all peers without a token together, and of the server: each once for requests that cannot be
+# given up while they are received (those of unary methods), and once for the others.
+_TENANT_LIMIT = 4
+_UNKNOWN_PEERS_LIMIT = 2
+_SERVER_LIMIT = 6
+# Requests that are there already are received in microseconds: their calls wait for one another for this time.
+_BURST_S = 0.05
+# Under pressure, a request that has not arrived after this time is given up, so that others are received.
+_LATE_S = 2.0
+_LONGEST_WAIT_S = 15.0
+_STEP_S = 0.25
+
+
+class ReceivePool:
+    """The requests that are being received for one tenant, for all unknown peers, or for the whole server.
+
+    limit: the number of requests that cannot be given up, and of those that can.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.fixed = Quota(limit, what="requests")
+        self._quota = Quota(limit, what="requests")
+        self._receipts: dict[Receipt, None] = {}
+
+    async def enter(self, receipt: Receipt) -> None:
+        """Receive a request once there is room. Raises OverloadedError if there is none for a long time."""
+        if not self._quota.hold(1):
+            await self._wait()
+        self._receipts[receipt] = None
+
+    def leave(self, receipt: Receipt) -> None:
+        """Make room: the request is received, or given up."""
+        del self._receipts[receipt]
+        self._quota.release(1)
+
+    async def _wait(self) -> None:
+        room = asyncio.ensure_future(self._quota.acquire(1))
+        try:
+            for _ in range(int(_LONGEST_WAIT_S / _STEP_S)):
+                self._give_up_late()
+                await asyncio.wait({room}, timeout=_STEP_S)
+                if room.done():
+                    return
+        except asyncio.CancelledError:
+            if room.done():
+                self._quota.release(1)
+            raise
+        finally:
+            room.cancel()
+        raise OverloadedError(
+            f"{self._quota.held} requests of this client are being received, limit {self._quota.limit}: send the rest "
+            "of them, then try again",
+            retry_after=1.0,
+        )
+
+    def _give_up_late(self) -> None:
+        """Give up the oldest request if it is late."""
+        oldest = next(iter(self._receipts), None)
+        if oldest is not None and oldest.since and time.monotonic() - oldest.since > _LATE_S:
+            oldest.given_up.set()
+
+
+class Receipt:
+    """One request, or the next message of a stream, from when it may be received until it is admitted.
+
+    since: when it was first allowed to be received, of time.monotonic.
+    given_up: set when others need its place; its call should end. It is there once `enter` has returned.
+    """
+
+    __slots__ = ("_entered", "_fixed", "_pools", "given_up", "since")
+
+    def __init__(self, pools: tuple[ReceivePool, ...]) -> None:
+        self.since = 0.0
+        self.given_up: asyncio.Event
+        self._pools = pools
+        self._entered: list[ReceivePool] = []
+        self._fixed = Reservation(*[(pool.fixed, 1) for pool in pools])
+
+    async def enter_fixed(self) -> bool:
+        """Enter all pools, or none, soon; return whether there was room. The request cannot be given up."""
+        if self._fixed.hold():
+            return True
+        try:
+            async with asyncio.timeout(_BURST_S):
+                await self._fixed.acquire()
+        except TimeoutError:
+            return False
+        return True
+
+    async def enter(self) -> None:
+        """Enter all pools once there is room. Raises OverloadedError if there is none for a long time."""
+        self.given_up = asyncio.Event()
+        try:
+            for pool in self._pools:
+                await pool.enter(self)
+                self._entered.append(pool)
+        except BaseException:
+            self.leave()
+            raise
+        self.since = time.monotonic()
+
+    def leave(self) -> None:
+        """Leave the pools. Does nothing the second time."""
+        self._fixed.release()
+        while self._entered:
+            self._entered.pop().leave(self)
+
+
+class Receiver:
+    """Receives the messages of one call.
+
+    pools: of the tenant, and of the server.  receipt: of the request of a unary call.
+    """
+
+    __slots__ = ("pools", "receipt")
+
+    def __init__(self, pools: tuple[ReceivePool, ...]) -> None:
+        self.pools = pools
+        self.receipt: Receipt | None = None
+
+    def received(self) -> None:
+        """Note that the request of a unary call is complete."""
+        if self.receipt is not None:
+            self.receipt.leave()
+
+
+class ReceiveLimits:
+    """The pools of a server: of each tenant, of all peers without a token together, and of everybody."""
+
+    def __init__(self, *, has_tokens: bool) -> None:
+        self._has_tokens = has_tokens
+        self._server = ReceivePool(_SERVER_LIMIT)
+        self._unknown_peers = ReceivePool(_UNKNOWN_PEERS_LIMIT)
+        self._tenants: WeakKeyDictionary[Tenant, ReceivePool] = WeakKeyDictionary()
+
+    def receiver(self) -> Receiver:
+        """Return the receiver of a call of the current tenant."""
+        if not self._has_tokens:
+            return Receiver((self._server,))
+        tenant = CURRENT_TENANT.get()
+        if tenant is None:
+            return Receiver((self._unknown_peers, self._server))
+        if tenant not in self._tenants:
+            self._tenants[tenant] = ReceivePool(_TENANT_LIMIT)
+        return Receiver((self._tenants[tenant], self._server))
+
+
+CURRENT_RECEIVER: ContextVar[Receiver | None] = ContextVar("midrib_receiver", default=None)
+"""The receiver of the call that the current task serves; None if requests are not limited."""
