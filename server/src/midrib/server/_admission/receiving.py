@@ -17,14 +17,14 @@ from midrib.wire import OverloadedError
 
 # The limits of tenants, of all peers without a token together, and of the server: each once for requests that cannot be
 # given up while they are received (those of unary methods), and once for the others.
-_TENANT_LIMIT = 4
+_TENANT_LIMIT = 8
 _UNKNOWN_PEERS_LIMIT = 2
-_SERVER_LIMIT = 6
+_SERVER_LIMIT = 24
 # Requests that are there already are received in microseconds: their calls wait for one another for this time.
 _BURST_S = 0.05
 # Under pressure, a request that has not arrived after this time is given up, so that others are received.
-_LATE_S = 2.0
-_LONGEST_WAIT_S = 15.0
+_LATE_S = 10.0
+_LONGEST_WAIT_S = 30.0
 _STEP_S = 0.25
 
 
