@@ -77,3 +77,11 @@ def test_a_python_name_exists(page: str) -> None:
 def test_only_the_architecture_names_private_modules(page: str) -> None:
     """A user needs none of them."""
     assert re.findall(rf"\bmidrib\.(?:{LIBRARIES})\._\w+", text(page)) == []
+
+
+@pytest.mark.parametrize("page", CURRENT_PAGES)
+def test_an_extra_exists(page: str) -> None:
+    """`midrib-server[http]`, wherever a page installs one."""
+    for library, extras in re.findall(r"midrib-([a-z]+)\[([a-z,-]+)\]", text(page)):
+        build = ROOT / ("server" if library == "server" else f"libs/{library}") / "BUILD"
+        assert [extra for extra in extras.split(",") if f'"{extra}": [' not in build.read_text()] == []
