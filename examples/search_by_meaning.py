@@ -1,4 +1,4 @@
-"""Find texts by their meaning with a backbone in this process, without a server.
+"""A backbone in this process: texts become rows, and the nearest row is the answer. Needs no server.
 
 python examples/search_by_meaning.py
 """
@@ -25,8 +25,8 @@ QUESTIONS = [
 
 def main() -> None:
     """Print the best note for each question, with the cosine of the two."""
-    minilm = load_backbone("text/embedding/all-minilm-l6-v2")  # its weights are in a package: nothing is downloaded
-    notes = minilm.embed_texts(NOTES)  # [4, 384]; rows have length 1, so a dot product is a cosine
+    minilm = load_backbone("text/embedding/all-minilm-l6-v2")  # its weights come in a package: no download
+    notes = minilm.embed_texts(NOTES)  # [4, 384]; rows of length 1, so that a product is a cosine
     for question in QUESTIONS:
         cosines = notes @ minilm.embed_texts([question])[0]
         best = int(cosines.argmax())

@@ -1,9 +1,9 @@
-"""Start a server process, call it with the numpy client (without torch), and stop it.
+"""Start a server as a process, ask it by the plain client (numpy, no torch), stop it.
 
 python examples/serve_and_ask.py
 """
 
-# ruff: noqa: T201, S603 - a program that prints, and starts `midrib serve`
+# ruff: noqa: T201, S603 - a program that prints, and runs our own command
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PERCEPTRON = "template/classification/mlp-128"
 
 @contextmanager
 def server(*backbones: str) -> Iterator[str]:
-    """Start `midrib serve` on a free loopback port; yield its address once it is ready. SIGTERM drains it."""
+    """The address of a `midrib serve` on a free loopback port, ready; SIGTERM drains it."""
     command = [sys.executable, "-m", "midrib.server.cli", "serve", *backbones, "--port", "0", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -34,16 +34,14 @@ def server(*backbones: str) -> Iterator[str]:
 
 
 def ask(address: str) -> None:
-    """Embed a batch, embed a stream of batches, and handle an error."""
+    """One batch, many batches, and a mistake."""
     rows = np.linspace(0, 1, 24, dtype=np.float32).reshape(3, 8)
     with Client(address) as client:
         for served in client.list():
             print(f"served: {served.name}, {served.num_features} features, revision {served.revision[:12]}")
         features = client.embed(PERCEPTRON, rows)
         print(f"a batch: {rows.shape} -> {features.shape}")
-        results = client.embed_stream(
-            PERCEPTRON, (rows for _ in range(100))
-        )  # in order; reads only a few batches ahead
+        results = client.embed_stream(PERCEPTRON, (rows for _ in range(100)))  # in order; read only a little ahead
         print(f"a stream: {sum(len(result) for result in results)} rows")
         try:
             client.embed(PERCEPTRON, rows[:, :5])
@@ -52,7 +50,7 @@ def ask(address: str) -> None:
 
 
 def main() -> None:
-    """Serve a small perceptron, and call it."""
+    """Serve a small perceptron, and ask it."""
     with server(f"{PERCEPTRON}?num_features=8") as address:
         ask(address)
 
