@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import typer
 
+from midrib.server._admission.tokens import TokenEntry
 from midrib.server._settings import BackboneSettings, Settings
 from midrib.server.cli import app
 
@@ -20,7 +21,7 @@ PAGES = sorted({str(path.relative_to(ROOT)) for path in PATHS} - {GENERATED})
 COMMAND: Any = typer.main.get_command(app)
 # A change log names what is gone.
 CURRENT_PAGES = [page for page in PAGES if page != "CHANGELOG.md"]
-SETTINGS = {*Settings.model_fields, *BackboneSettings.model_fields}
+SETTINGS = {*Settings.model_fields, *BackboneSettings.model_fields, *TokenEntry.model_fields}
 LIBRARIES = "registry|wire|backbones|task|remote|server"
 
 
@@ -61,9 +62,9 @@ def test_a_command_and_its_options_exist(page: str) -> None:
 
 @pytest.mark.parametrize("page", CURRENT_PAGES)
 def test_a_setting_exists(page: str) -> None:
-    """`` `max_..._s` `` and `` `name = value` ``, wherever a page shows one of the server."""
+    """`max_..._s` and the like: settings of the server, of a backbone or of a token."""
     named = re.findall(r"`(max_\w+_(?:s|ms|bytes|items|rows|elements|chars|pixels|streams))`", text(page))
-    assert set(named) - SETTINGS - {"max_in_flight_items"} == set()  # that one is of a token
+    assert set(named) - SETTINGS == set()
 
 
 @pytest.mark.parametrize("page", CURRENT_PAGES)
@@ -77,3 +78,11 @@ def test_a_python_name_exists(page: str) -> None:
 def test_only_the_architecture_names_private_modules(page: str) -> None:
     """A user needs none of them."""
     assert re.findall(rf"\bmidrib\.(?:{LIBRARIES})\._\w+", text(page)) == []
+
+
+@pytest.mark.parametrize("page", CURRENT_PAGES)
+def test_an_extra_exists(page: str) -> None:
+    """`midrib-server[http]`, wherever a page installs one."""
+    for library, extras in re.findall(r"midrib-([a-z]+)\[([a-z,-]+)\]", text(page)):
+        build = ROOT / ("server" if library == "server" else f"libs/{library}") / "BUILD"
+        assert [extra for extra in extras.split(",") if f'"{extra}": [' not in build.read_text()] == []

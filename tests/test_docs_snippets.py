@@ -60,8 +60,10 @@ def test_the_examples_of_a_page_run(
     """As a reader would paste them; only the address of the server differs."""
     monkeypatch.chdir(tmp_path)
     code = python_blocks(page).replace(WRITTEN_ADDRESS, page_server.address)
+    names = {"__name__": "page"}
     with BACKBONES.temporary():
-        exec(compile(code, page, "exec"), {"__name__": "page"})
+        exec(compile(code, page, "exec"), names)
+    assert len(names) > 1
 
 
 def test_every_page_with_examples_has_a_test() -> None:

@@ -50,9 +50,9 @@ def run(code: str, folder: Path, environment: dict[str, str]) -> str:
     ) as shell:
         try:
             output, _ = shell.communicate(timeout=170)
-        except BaseException:
-            os.killpg(shell.pid, signal.SIGKILL)
-            raise
+        finally:
+            if shell.poll() is None:
+                os.killpg(shell.pid, signal.SIGKILL)
     assert shell.returncode == 0, output
     return output
 

@@ -29,7 +29,7 @@ BUILT = [name for name in FLOORS if name not in ("midrib.v1", "midrib.oip")]  # 
 LATE = {("midrib.remote", "midrib.server.testing")}
 MAX_MODULES = 14
 
-# For each library, what each of its subpackages (or modules beside them) may import of the same library.
+# For each library: the parts of it that each of its subpackages, and each module beside them, may import.
 # A name with a dot is a single module. A library that is not listed has no subpackages to keep apart.
 _BASE = ["_settings", "_errors", "_engine"]
 _LOADING = [*_BASE, "_foreign", "_compute", "_calibration", "_worker", "_intake", "_observability"]

@@ -42,7 +42,7 @@ def run(page: str, **replaced: str) -> dict[str, Any]:
 def test_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a reader would paste it."""
     monkeypatch.chdir(tmp_path)
-    run(page)
+    assert run(page)
 
 
 def test_the_page_on_tasks_runs(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

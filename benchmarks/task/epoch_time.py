@@ -7,9 +7,9 @@ into 64-pixel patches; the backbone is EfficientNet-Lite0 with its packaged weig
 process on the same machine, so it shares the cores with the trainer.
 
 The routes are measured in rotation, in another order in each round, and each figure is a median over rounds, so that
-other load on the machine affects all routes. OpenMP's threads sleep while they wait, in both processes: two threads
-that spin on a busy machine made a forward pass take 8 s in place of 0.4 s. The number of the trainer's threads is measured
-first, as the server does at load.
+other load on the machine affects all routes. OpenMP's threads sleep while they wait, in both processes: on a busy
+machine, two threads that spin made a forward pass take 8 s in place of 0.4 s. The number of the trainer's threads is
+measured first, as the server does at load.
 """
 
 from __future__ import annotations

@@ -22,9 +22,9 @@ type Client struct {
 
 // Dial opens a client of the server at "host:port". The options are grpc's: WithInsecure() or credentials are needed.
 func Dial(address string, options ...grpc.DialOption) (*Client, error) {
-	sizes := grpc.WithDefaultCallOptions(
-		grpc.MaxCallRecvMsgSize(maxMessageBytes), grpc.MaxCallSendMsgSize(maxMessageBytes))
-	connection, err := grpc.Dial(address, append(options, sizes)...)
+	calls := grpc.WithDefaultCallOptions(
+		grpc.ForceCodec(codec{}), grpc.MaxCallRecvMsgSize(maxMessageBytes), grpc.MaxCallSendMsgSize(maxMessageBytes))
+	connection, err := grpc.Dial(address, append(options, calls)...)
 	if err != nil {
 		return nil, err
 	}

@@ -1,11 +1,9 @@
 package midrib
 
-import (
-	"google.golang.org/grpc/encoding"
-	"google.golang.org/protobuf/proto"
-)
+import "google.golang.org/protobuf/proto"
 
-// codec writes messages of the current protobuf API: grpc before 1.35 (Debian 12 has 1.33) knows only the former one.
+// codec writes messages of the current protobuf API: grpc before 1.35 (Debian 12 has 1.33) supports only the older one.
+// It is set per client and not registered globally, so it does not affect other connections of a program.
 type codec struct{}
 
 func (codec) Name() string { return "proto" }
@@ -17,5 +15,3 @@ func (codec) Marshal(message interface{}) ([]byte, error) {
 func (codec) Unmarshal(data []byte, message interface{}) error {
 	return proto.Unmarshal(data, message.(proto.Message))
 }
-
-func init() { encoding.RegisterCodec(codec{}) }

@@ -81,7 +81,6 @@ def _java(program: str) -> tuple[str, ...]:
 _PROTOC = ("protobuf-compiler", "libprotobuf-dev")
 _BUF = ("node", "npm")
 _NODE = ("nodejs", "npm")
-_NPM_INSTALL = "npm install --no-package-lock --no-audit --no-fund --loglevel=error"
 
 LANGUAGES = (
     Language(
@@ -101,9 +100,9 @@ LANGUAGES = (
         "typescript",
         commands=_BUF,
         packages=_NODE,
-        build=("bash", "-c", f"{_NPM_INSTALL} && npm run --silent build"),
-        conformance=("node", f"{CLIENTS}/typescript/dist/conformance.js"),
-        example=("node", f"{CLIENTS}/typescript/dist/example.js"),
+        build=("./build",),
+        conformance=("node", f"{BUILD}/typescript/conformance.js"),
+        example=("node", f"{BUILD}/typescript/example.js"),
     ),
     Language(
         "go",

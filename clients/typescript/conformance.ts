@@ -1,11 +1,11 @@
-// The checks that every client must pass (docs/clients.md): node dist/conformance.js ADDRESS RELEASE_DIRECTORY
+// The checks that every client must pass (docs/clients.md): node conformance.js ADDRESS RELEASE_DIRECTORY
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { Client, DataType, errorFromStatus, floats, integers, MidribError, numbers, Tensor } from "./src";
-import { Status } from "./src/generated/google/rpc/status";
-import * as backbone from "./src/generated/midrib/v1/backbone";
-import * as embedding from "./src/generated/midrib/v1/embedding";
-import * as tensor from "./src/generated/midrib/v1/tensor";
+import { Client, DataType, errorFromStatus, floats, integers, MidribError, numbers, Tensor } from "midrib-client";
+import { Status } from "midrib-client/messages/google/rpc/status";
+import * as backbone from "midrib-client/messages/midrib/v1/backbone";
+import * as embedding from "midrib-client/messages/midrib/v1/embedding";
+import * as tensor from "midrib-client/messages/midrib/v1/tensor";
 
 interface Codec {
   decode(bytes: Uint8Array): unknown;

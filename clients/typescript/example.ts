@@ -1,7 +1,7 @@
 // An image in, its embedding out; a stream; an error handled by its reason.
-//   node dist/example.js ADDRESS BACKBONE IMAGE
+//   node example.js ADDRESS BACKBONE IMAGE
 import { readFileSync } from "node:fs";
-import { Client, type Input, MidribError, numbers } from "./src";
+import { Client, type Input, MidribError, numbers } from "midrib-client";
 
 async function main(address: string, backbone: string, path: string): Promise<void> {
   const client = new Client(address);

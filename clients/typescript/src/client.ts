@@ -1,6 +1,6 @@
 import { ChannelCredentials, ClientDuplexStream, credentials, Metadata, ServiceError, status as Code } from "@grpc/grpc-js";
-import { MidribError, errorFromCall, errorFromStatus } from "./errors";
-import { Backbone, BackboneServiceClient } from "./generated/midrib/v1/backbone";
+import { MidribError, errorFromCall, errorFromStatus } from "./errors.js";
+import { Backbone, BackboneServiceClient } from "./generated/midrib/v1/backbone.js";
 import {
   BackwardRequest,
   BackwardResponse,
@@ -13,8 +13,8 @@ import {
   Open,
   Options,
   Result,
-} from "./generated/midrib/v1/embedding";
-import { Tensor } from "./generated/midrib/v1/tensor";
+} from "./generated/midrib/v1/embedding.js";
+import { Tensor } from "./generated/midrib/v1/tensor.js";
 
 const MAX_MESSAGE_BYTES = 64 * 2 ** 20;
 

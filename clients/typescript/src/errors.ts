@@ -1,6 +1,6 @@
 import { ServiceError, status as Code } from "@grpc/grpc-js";
-import { BadRequest, ErrorInfo, RetryInfo } from "./generated/google/rpc/error_details";
-import { Status } from "./generated/google/rpc/status";
+import { BadRequest, ErrorInfo, RetryInfo } from "./generated/google/rpc/error_details.js";
+import { Status } from "./generated/google/rpc/status.js";
 
 /** How a call, or one item of a stream, was refused. Branch on `reason`, such as "BACKBONE_NOT_FOUND". */
 export class MidribError extends Error {

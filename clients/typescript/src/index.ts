@@ -1,6 +1,6 @@
-export { Client, type StreamResult } from "./client";
-export { MidribError, errorFromStatus } from "./errors";
-export { floats, integers, numbers } from "./tensor";
-export { Backbone } from "./generated/midrib/v1/backbone";
-export { Input, Options } from "./generated/midrib/v1/embedding";
-export { DataType, Tensor } from "./generated/midrib/v1/tensor";
+export { Client, type StreamResult } from "./client.js";
+export { MidribError, errorFromStatus } from "./errors.js";
+export { floats, integers, numbers } from "./tensor.js";
+export { Backbone } from "./generated/midrib/v1/backbone.js";
+export { Input, Options } from "./generated/midrib/v1/embedding.js";
+export { DataType, Tensor } from "./generated/midrib/v1/tensor.js";

@@ -1,4 +1,4 @@
-import { DataType, Tensor } from "./generated/midrib/v1/tensor";
+import { DataType, Tensor } from "./generated/midrib/v1/tensor.js";
 
 /** Reads one element at a byte offset of a view; with its size in bytes. */
 type Reader = { size: number; read: (view: DataView, at: number) => number };
