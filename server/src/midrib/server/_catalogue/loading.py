@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from torch import nn
 
 from midrib.backbones import Backbone
 from midrib.registry import AbstractRegistry, InputSpec, TextInput
-from midrib.server._calibration.plan import ComputePlan
-from midrib.server._catalogue.device_setup import DeviceSetup
-from midrib.server._catalogue.local import BackboneInfo, batch_limits, load_local
+from midrib.server._catalogue.importable import NotImportableError
+from midrib.server._catalogue.info import BackboneInfo, batch_limits
 from midrib.server._catalogue.processes import host_in_processes
-from midrib.server._catalogue.worker_entry import NotImportableError
 from midrib.server._engine.replica import BatchRunner, Compute
 from midrib.server._engine.served_backbone import Description, ServedBackbone
 from midrib.server._intake.intake import Intake
 from midrib.server._intake.media import MediaPool
 from midrib.server._settings import BackboneSettings, Settings
+from midrib.server._worker.messages import WorkerPlan
 from midrib.server._worker.supervision import SharedPlan
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from midrib.server._catalogue.device_setup import DeviceSetup
 
 logger = logging.getLogger(__name__)
 
@@ -46,9 +49,10 @@ class Loaded:
     discard: Callable[[], None]
 
     @property
-    def plan(self) -> ComputePlan | None:
+    def plan(self) -> WorkerPlan | None:
         """The fastest measured plan; None on a GPU, where nothing is chosen."""
-        return self.plans[0].plan
+        plan = self.plans[0].plan
+        return WorkerPlan(asdict(plan), str(plan)) if plan is not None and not isinstance(plan, WorkerPlan) else plan
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,8 @@ def _host(wanted: BackboneSettings, settings: Settings, registry: AbstractRegist
 
 
 def _in_threads(wanted: BackboneSettings, settings: Settings, registry: AbstractRegistry) -> _Hosted:
+    from midrib.server._catalogue.local import load_local  # torch, which the server imports for this only
+
     local = load_local(wanted, settings, registry)
     replicas = wanted.replicas or settings.replicas
     factories: list[Callable[[], Compute]] = [setup.prepare for setup in local.device_setups for _ in range(replicas)]
@@ -117,7 +123,7 @@ def _in_threads(wanted: BackboneSettings, settings: Settings, registry: Abstract
 def _in_processes(wanted: BackboneSettings, settings: Settings, registry: AbstractRegistry) -> _Hosted:
     hosted = host_in_processes(wanted, settings, registry)
     info = hosted.info
-    module = cast(nn.Module, _ModuleElsewhere(info.tokenizer))
+    module = cast("nn.Module", _ModuleElsewhere(info.tokenizer))
     backbone = Backbone(info.name, module, info.num_features, info.input)
     return _Hosted(
         info,

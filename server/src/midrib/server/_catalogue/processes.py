@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from midrib.registry import AbstractRegistry
-from midrib.server._catalogue.local import BackboneInfo
-from midrib.server._catalogue.worker_entry import NotImportableError, loader_path
+from midrib.server._catalogue.importable import NotImportableError, loader_path
+from midrib.server._catalogue.info import BackboneInfo
 from midrib.server._settings import BackboneSettings, Settings
 from midrib.server._worker.process import WorkerSpec
 from midrib.server._worker.replica import ReadyWorker, ReplicaGroup, WorkerReplica

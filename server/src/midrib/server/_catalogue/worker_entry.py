@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -14,19 +14,17 @@ import torch
 from midrib.registry import AbstractRegistry
 from midrib.server._calibration.plan import ComputePlan
 from midrib.server._catalogue.device_setup import DeviceSetup
-from midrib.server._catalogue.local import BackboneInfo, batch_limits, load_local
+from midrib.server._catalogue.importable import NotImportableError, loader_path
+from midrib.server._catalogue.info import BackboneInfo, batch_limits
+from midrib.server._catalogue.local import load_local
 from midrib.server._compute.devices import Pending
 from midrib.server._compute.forward import Forward, Launched, available_devices, example_rows, to_numpy
 from midrib.server._engine.buckets import elements
 from midrib.server._engine.replica import Arrays
 from midrib.server._settings import BackboneSettings, Settings
 from midrib.server._worker.loop import Bound
-from midrib.server._worker.messages import Prepared
+from midrib.server._worker.messages import Prepared, WorkerPlan
 from midrib.wire import Array
-
-
-class NotImportableError(LookupError):
-    """A fresh process does not find the registered loader."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class HostedBackbone:
             dtypes=forward.staged_dtypes,
             width=self.info.num_features,
             batch_s=rows * _pass_s(forward),
-            plan=self.setup.plan,
+            plan=_described(self.setup.plan),
         )
         in_place = forward.torch_device.type == "cpu" and not forward.strict
         return partial(_InPlace if in_place else _Copied, forward), prepared
@@ -120,11 +118,8 @@ def open_backbone(request: dict[str, Any]) -> HostedBackbone:
     return HostedBackbone(_with_devices(info, devices), local.device_setups[0], settings)
 
 
-def loader_path(fn: Any) -> list[str]:
-    """Return the module and the qualified name of a loader, which tell whether two processes mean the same one."""
-    while isinstance(fn, partial):
-        fn = fn.func
-    return [getattr(fn, "__module__", None) or "", getattr(fn, "__qualname__", "")]
+def _described(plan: ComputePlan | None) -> WorkerPlan | None:
+    return None if plan is None else WorkerPlan(asdict(plan), str(plan))
 
 
 def _with_devices(info: BackboneInfo, devices: list[str]) -> BackboneInfo:

@@ -6,11 +6,12 @@ when somebody scrapes.
 
 from __future__ import annotations
 
+import sys
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
+from typing import Any
 
-import torch
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -133,6 +134,7 @@ class _AtScrape(Collector):
             for outcome in ("answered", "failed"):
                 items.add_metric([name, outcome], getattr(totals, outcome))
         memory = GaugeMetricFamily("midrib_device_memory_bytes", "Allocated by torch on a GPU.", labels=["device"])
-        for index in range(torch.cuda.device_count()):
+        torch: Any = sys.modules.get("torch")  # only if a backbone computes in this process
+        for index in range(torch.cuda.device_count() if torch is not None else 0):
             memory.add_metric([f"cuda:{index}"], torch.cuda.memory_allocated(index))
         yield from (ready, queued, cost, items, rows, restarts, memory)

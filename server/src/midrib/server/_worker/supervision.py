@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
-from midrib.server._worker.messages import Prepared
+from midrib.server._worker.messages import Prepared, WorkerPlan
 from midrib.server._worker.process import WorkerProcess, WorkerSpec
 from midrib.server._worker.shared_buffer import new_shared_buffer
 
@@ -31,14 +30,14 @@ class SharedPlan:
     """
 
     def __init__(self) -> None:
-        self.plan: Any = None
+        self.plan: WorkerPlan | None = None
         self.restarts = 0
         self._measuring = threading.Lock()
 
     def prepare(self, worker: WorkerProcess) -> Prepared:
         """Prepare a worker; one at a time, because a second one beside it would spoil the measurement."""
         with self._measuring:
-            prepared: Prepared = worker.call(None if self.plan is None else asdict(self.plan))
+            prepared: Prepared = worker.call(None if self.plan is None else self.plan.fields)
             self.plan = prepared.plan
         return prepared
 
