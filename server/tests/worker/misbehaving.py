@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -54,6 +55,19 @@ def leave_thread() -> None:
     threading.Thread(target=time.sleep, args=(3600,)).start()
 
 
+class Large(nn.Module):
+    """A layer, and weights of some MiB that every pass reads."""
+
+    def __init__(self, mib: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 3)
+        self.weights = nn.Parameter(torch.zeros(mib, 2**18))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        result: Tensor = self.layer(rows) + self.weights.sum()
+        return result
+
+
 _FAULTS: dict[str, Callable[[], object]] = {
     "fails": fail,
     "exits": lambda: os._exit(7),
@@ -90,6 +104,29 @@ def load_unloadable() -> tuple[nn.Module, int]:
 def load_layer(seed: int = 0) -> tuple[nn.Module, int]:
     torch.manual_seed(seed)
     return nn.Sequential(nn.Linear(2, 3), nn.Tanh()), 3
+
+
+@REGISTRY(name="random", namespace="test/embedding", input=TensorInput((2,)))
+def load_random(mib: int = 0) -> tuple[nn.Module, int]:
+    """Make other weights in every process: nothing seeds them."""
+    torch.seed()
+    return Large(mib), 3
+
+
+@REGISTRY(name="growing", namespace="test/embedding", input=TensorInput((2,)))
+def load_growing(folder: str) -> tuple[nn.Module, int]:
+    """Make a wider hidden layer each time."""
+    path = Path(folder, "calls")
+    path.write_text(path.read_text() + "x" if path.exists() else "x")
+    hidden = len(path.read_text())
+    return nn.Sequential(nn.Linear(2, hidden), nn.Linear(hidden, 2)), 2
+
+
+@REGISTRY(name="slow-loader", namespace="test/embedding", input=TensorInput((2,)))
+def load_slowly() -> tuple[nn.Module, int]:
+    print("waiting for a lock", flush=True)  # noqa: T201 - the worker's last words
+    hang()
+    return nn.Identity(), 2
 
 
 class Tokens(NamedTuple):

@@ -13,6 +13,7 @@ from midrib.server._catalogue.info import BackboneInfo
 from midrib.server._settings import BackboneSettings, Settings
 from midrib.server._worker.process import WorkerSpec
 from midrib.server._worker.replica import ReadyWorker, ReplicaGroup, WorkerReplica
+from midrib.server._worker.shared_buffer import SharedBuffer, new_shared_buffer
 from midrib.server._worker.supervision import SharedPlan, Supervisor
 
 _ENTRY = "midrib.server._catalogue.worker_entry:open_backbone"
@@ -25,12 +26,14 @@ _PATIENT = 20.0
 class ReplicaWorkers:
     """The workers of one replica: the first one, and those of the replicas that take its place.
 
-    group: all replicas of the backbone.  first: a supervisor whose worker has loaded already; used once.
+    group: all replicas of the backbone.  weights: the memory that their workers share.
+    first: a supervisor whose worker has loaded already; used once.
     """
 
     spec: WorkerSpec
     plan: SharedPlan
     group: ReplicaGroup
+    weights: SharedBuffer
     max_batch_s: float | None
     first: Supervisor | None = None
 
@@ -52,11 +55,15 @@ class ReplicaWorkers:
 
 @dataclass(frozen=True)
 class HostedInProcesses:
-    """A backbone that a first worker has loaded. workers: of each replica.  plans: of each device."""
+    """A backbone that a first worker has loaded.
+
+    workers: of each replica.  plans: of each device.  weights: the memory that the workers share.
+    """
 
     info: BackboneInfo
     workers: list[ReplicaWorkers]
     plans: list[SharedPlan]
+    weights: SharedBuffer
 
     def restarts(self) -> int:
         """Return how many workers have been replaced."""
@@ -75,7 +82,9 @@ def host_in_processes(wanted: BackboneSettings, settings: Settings, registry: Ab
     Raises NotImportableError if a fresh process does not find the loader, WorkerDiedError if the process ended while
     loading, and what the loader raises.
     """
-    spec = WorkerSpec(wanted.name, _ENTRY, _request(wanted, settings, registry))
+    weights = new_shared_buffer()
+    request = {**_request(wanted, settings, registry), "weights": weights.descriptor}
+    spec = WorkerSpec(wanted.name, _ENTRY, request, (weights.descriptor,), settings.max_load_s)
     plan = SharedPlan()
     first = Supervisor(spec, plan)
     try:
@@ -86,12 +95,12 @@ def host_in_processes(wanted: BackboneSettings, settings: Settings, registry: Ab
     replicas, group = wanted.replicas or settings.replicas, ReplicaGroup()
     plans = [plan, *(SharedPlan() for _ in info.devices[1:])]
     workers = [
-        ReplicaWorkers(_on_device(spec, index), plans[index], group, settings.max_batch_s)
+        ReplicaWorkers(_on_device(spec, index), plans[index], group, weights, settings.max_batch_s)
         for index in range(len(info.devices))
         for _ in range(replicas)
     ]
     workers[0].first = first
-    return HostedInProcesses(info, workers, plans)
+    return HostedInProcesses(info, workers, plans, weights)
 
 
 def _request(wanted: BackboneSettings, settings: Settings, registry: AbstractRegistry) -> dict[str, Any]:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 
 from midrib.registry import AbstractRegistry
+from midrib.server._calibration.parity import parity_reference
 from midrib.server._calibration.plan import ComputePlan
 from midrib.server._catalogue.device_setup import DeviceSetup
 from midrib.server._catalogue.importable import NotImportableError, loader_path
 from midrib.server._catalogue.info import BackboneInfo, batch_limits
 from midrib.server._catalogue.local import load_local
+from midrib.server._catalogue.memory import give_memory_back
+from midrib.server._catalogue.shared_weights import share_weights
 from midrib.server._compute.devices import Pending
 from midrib.server._compute.forward import Forward, Launched, available_devices, example_rows, to_numpy
 from midrib.server._engine.buckets import elements
@@ -105,7 +109,7 @@ def open_backbone(request: dict[str, Any]) -> HostedBackbone:
     """Load the requested backbone.
 
     request: backbone and settings, as their fields; registry and loader, as `processes.loader_path` gives them;
-    device: the index of its device among those that the settings mean.
+    device: the index of its device among those that the settings mean.  weights: a descriptor for `share_weights`.
     Raises NotImportableError if the loader is not found here, and what the loader raises.
     """
     settings = Settings(**request["settings"])
@@ -114,8 +118,23 @@ def open_backbone(request: dict[str, Any]) -> HostedBackbone:
     _check_loader(registry, wanted.name, request["loader"])
     devices = available_devices(wanted.device or settings.device)
     local = load_local(wanted.model_copy(update={"device": devices[request["device"]]}), settings, registry)
-    info = local.info()
-    return HostedBackbone(_with_devices(info, devices), local.device_setups[0], settings)
+    info, setup = local.info(), local.device_setups[0]
+    _share_weights(setup, request["weights"])
+    return HostedBackbone(_with_devices(info, devices), setup, settings)
+
+
+def _share_weights(setup: DeviceSetup, descriptor: int) -> None:
+    """Share the weights in the dtype that the CPU computes in, which leaves nothing for `Forward` to convert.
+
+    The rows for the parity check are computed again if the weights are those of another worker.
+    """
+    narrow = setup.config.device == "cpu" and setup.config.dtype != "float32"
+    if narrow:
+        setup.module.to(getattr(torch, setup.config.dtype))
+    if share_weights(setup.module, descriptor):
+        module = copy.deepcopy(setup.module).to(torch.float32) if narrow else setup.module
+        setup.reference = parity_reference(replace(setup.backbone, module=module))
+    give_memory_back()
 
 
 def _described(plan: ComputePlan | None) -> WorkerPlan | None:
