@@ -11,16 +11,15 @@ import numpy as np
 
 from midrib.backbones import Backbone
 from midrib.registry import AbstractRegistry, InputSpec, TextInput
-from midrib.server._catalogue.importable import NotImportableError
 from midrib.server._catalogue.info import BackboneInfo, batch_limits
-from midrib.server._catalogue.processes import host_in_processes
+from midrib.server._catalogue.processes import NotImportableError, host_in_processes
 from midrib.server._engine.replica import BatchRunner, Compute
 from midrib.server._engine.served_backbone import Description, ServedBackbone
 from midrib.server._intake.intake import Intake
 from midrib.server._intake.media import MediaPool
 from midrib.server._settings import BackboneSettings, Settings
 from midrib.server._worker.messages import WorkerPlan
-from midrib.server._worker.supervision import SharedPlan
+from midrib.server._worker.supervision import SharedPlan, WorkerState
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,6 +38,7 @@ class Loaded:
 
     plans: the compute plan of each device, once it is measured.  weight_bytes: of its parameters and buffers, on each
     device.  pinned: never unloaded to make room.  discard: frees what a load holds that is not started.
+    worker_states: returns those of its replicas' processes; of none if they are threads.
     """
 
     served: ServedBackbone
@@ -47,6 +47,7 @@ class Loaded:
     weight_bytes: int
     pinned: bool
     discard: Callable[[], None]
+    worker_states: Callable[[], Sequence[WorkerState]]
 
     @property
     def plan(self) -> WorkerPlan | None:
@@ -69,6 +70,7 @@ class _Hosted:
     replica_factories: Sequence[Callable[[str], BatchRunner]] = ()
     discard: Callable[[], None] = lambda: None
     restarts: Callable[[], int] = lambda: 0
+    worker_states: Callable[[], Sequence[WorkerState]] = tuple
 
 
 def load(wanted: BackboneSettings, settings: Settings, registry: AbstractRegistry, pool: MediaPool) -> Loaded:
@@ -99,7 +101,7 @@ def load(wanted: BackboneSettings, settings: Settings, registry: AbstractRegistr
     )
     served = ServedBackbone(description, hosted.compute_factories, limits, replica_factories=hosted.replica_factories)
     served.worker_restarts = hosted.restarts
-    return Loaded(served, intake, hosted.plans, info.weight_bytes, wanted.pinned, hosted.discard)
+    return Loaded(served, intake, hosted.plans, info.weight_bytes, wanted.pinned, hosted.discard, hosted.worker_states)
 
 
 def _host(wanted: BackboneSettings, settings: Settings, registry: AbstractRegistry) -> _Hosted:
@@ -132,6 +134,7 @@ def _in_processes(wanted: BackboneSettings, settings: Settings, registry: Abstra
         replica_factories=[workers.replica for workers in hosted.workers],
         discard=hosted.discard,
         restarts=hosted.restarts,
+        worker_states=hosted.states,
     )
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from midrib.registry import AbstractRegistry
-from midrib.server._catalogue.importable import NotImportableError, loader_path
 from midrib.server._catalogue.info import BackboneInfo
 from midrib.server._settings import BackboneSettings, Settings
 from midrib.server._worker.process import WorkerSpec
 from midrib.server._worker.replica import ReadyWorker, ReplicaGroup, WorkerReplica
 from midrib.server._worker.shared_buffer import SharedBuffer, new_shared_buffer
-from midrib.server._worker.supervision import SharedPlan, Supervisor
+from midrib.server._worker.supervision import SharedPlan, Supervisor, WorkerState
 
 _ENTRY = "midrib.server._catalogue.worker_entry:open_backbone"
 _LEAST_MAX_BATCH_S = 30.0
@@ -22,12 +22,16 @@ _LEAST_MAX_BATCH_S = 30.0
 _PATIENT = 20.0
 
 
+class NotImportableError(LookupError):
+    """A fresh process does not find the registered loader."""
+
+
 @dataclass
 class ReplicaWorkers:
     """The workers of one replica: the first one, and those of the replicas that take its place.
 
     group: all replicas of the backbone.  weights: the memory that their workers share.
-    first: a supervisor whose worker has loaded already; used once.
+    first: a supervisor whose worker has loaded already; used once.  supervisor: the last one that was started.
     """
 
     spec: WorkerSpec
@@ -36,10 +40,12 @@ class ReplicaWorkers:
     weights: SharedBuffer
     max_batch_s: float | None
     first: Supervisor | None = None
+    supervisor: Supervisor | None = None
 
     def start(self) -> ReadyWorker:
         """Start a worker, or take the first one, and make it ready. Raises what loading and preparing raise."""
-        supervisor, self.first = self.first or Supervisor(self.spec, self.plan), None
+        self.supervisor = supervisor = self.first or Supervisor(self.spec, self.plan)
+        self.first = None
         try:
             prepared = supervisor.prepare()
         except BaseException:
@@ -68,6 +74,10 @@ class HostedInProcesses:
     def restarts(self) -> int:
         """Return how many workers have been replaced."""
         return sum(plan.restarts for plan in self.plans)
+
+    def states(self) -> list[WorkerState]:
+        """Return the state of each replica's process."""
+        return [workers.supervisor.state() for workers in self.workers if workers.supervisor is not None]
 
     def discard(self) -> None:
         """End the first worker if no replica has started with it."""
@@ -101,6 +111,13 @@ def host_in_processes(wanted: BackboneSettings, settings: Settings, registry: Ab
     ]
     workers[0].first = first
     return HostedInProcesses(info, workers, plans, weights)
+
+
+def loader_path(fn: Any) -> list[str]:
+    """Return the module and the qualified name of a loader, which tell whether two processes mean the same one."""
+    while isinstance(fn, partial):
+        fn = fn.func
+    return [getattr(fn, "__module__", None) or "", getattr(fn, "__qualname__", "")]
 
 
 def _request(wanted: BackboneSettings, settings: Settings, registry: AbstractRegistry) -> dict[str, Any]:

@@ -16,10 +16,10 @@ from midrib.registry import AbstractRegistry
 from midrib.server._calibration.parity import parity_reference
 from midrib.server._calibration.plan import ComputePlan
 from midrib.server._catalogue.device_setup import DeviceSetup
-from midrib.server._catalogue.importable import NotImportableError, loader_path
 from midrib.server._catalogue.info import BackboneInfo, batch_limits
 from midrib.server._catalogue.local import load_local
 from midrib.server._catalogue.memory import give_memory_back
+from midrib.server._catalogue.processes import NotImportableError, loader_path
 from midrib.server._catalogue.shared_weights import share_weights
 from midrib.server._compute.devices import Pending
 from midrib.server._compute.forward import Forward, Launched, available_devices, example_rows, to_numpy

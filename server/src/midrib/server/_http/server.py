@@ -14,7 +14,7 @@ from midrib.server._admission.tls import TlsFiles, renewing_context
 from midrib.server._admission.tokens import CURRENT_TENANT, Tokens
 from midrib.server._calls.embedder import Embedder
 from midrib.server._calls.requests import Caller
-from midrib.server._catalogue.catalogue import CatalogueEntry
+from midrib.server._catalogue.entry import CatalogueEntry
 from midrib.server._engine.served_backbone import State
 from midrib.server._http.connections import Connections
 from midrib.server._http.embeddings import answer, embed_request, read_body

@@ -10,7 +10,7 @@ from midrib.oip.v2 import inference_pb2 as oip
 from midrib.server._admission.quotas import Reservation
 from midrib.server._calls.embedder import Embedded, Embedder
 from midrib.server._calls.requests import Caller, open_backbone
-from midrib.server._catalogue.catalogue import CatalogueEntry
+from midrib.server._catalogue.entry import CatalogueEntry
 from midrib.server._catalogue.loading import Loaded
 from midrib.server._engine.served_backbone import State
 from midrib.server._grpc.backbone_service import BackboneService
