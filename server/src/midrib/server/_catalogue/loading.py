@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -19,7 +20,9 @@ from midrib.server._intake.intake import Intake
 from midrib.server._intake.media import MediaPool
 from midrib.server._settings import BackboneSettings, Settings
 from midrib.server._worker.messages import WorkerPlan
+from midrib.server._worker.replica import ReplicaGroup
 from midrib.server._worker.supervision import SharedPlan, WorkerState
+from midrib.wire import UnavailableError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -70,6 +73,7 @@ class _Hosted:
     replica_factories: Sequence[Callable[[str], BatchRunner]] = ()
     discard: Callable[[], None] = lambda: None
     restarts: Callable[[], int] = lambda: 0
+    group: ReplicaGroup | None = None
     worker_states: Callable[[], Sequence[WorkerState]] = tuple
 
 
@@ -101,7 +105,15 @@ def load(wanted: BackboneSettings, settings: Settings, registry: AbstractRegistr
     )
     served = ServedBackbone(description, hosted.compute_factories, limits, replica_factories=hosted.replica_factories)
     served.worker_restarts = hosted.restarts
+    if hosted.group is not None:
+        hosted.group.on_lost = partial(_give_up, served)
     return Loaded(served, intake, hosted.plans, info.weight_bytes, wanted.pinned, hosted.discard, hosted.worker_states)
+
+
+def _give_up(served: ServedBackbone) -> None:
+    """End a backbone whose workers cannot be replaced, also if nothing is queued for it."""
+    served.abort(UnavailableError("the workers were lost and could not be replaced: try another server"))
+    served.on_lost()
 
 
 def _host(wanted: BackboneSettings, settings: Settings, registry: AbstractRegistry) -> _Hosted:
@@ -135,6 +147,7 @@ def _in_processes(wanted: BackboneSettings, settings: Settings, registry: Abstra
         discard=hosted.discard,
         restarts=hosted.restarts,
         worker_states=hosted.states,
+        group=hosted.workers[0].group,
     )
 
 
