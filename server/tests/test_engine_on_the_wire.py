@@ -1,86 +1,82 @@
-"""What the engine promises, seen by plain generated stubs: shares, dead items, swaps, memory, finite rows."""
+"""The engine's promises, seen by plain generated stubs: shares, cancelled items, swaps, memory, finite rows.
+
+Each holds for replicas in threads of the server and for replicas in worker processes.
+"""
 
 from __future__ import annotations
 
+import importlib
+import sys
 import threading
-from collections.abc import Iterator
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
 import pytest
-import torch
-from torch import Tensor, nn
 
-from midrib.registry import Registry, TensorInput
 from midrib.server.testing import RunningServer, serving
 from midrib.v1 import backbone_pb2, backbone_pb2_grpc, embedding_pb2, embedding_pb2_grpc
 from midrib.v1.embedding_pb2 import EmbedStreamRequest
 from midrib.wire import decode_tensor, encode_tensor
 
-REGISTRY = Registry("engine")
+Serve = Callable[..., AbstractContextManager[RunningServer]]
 LARGE = 1000.0
 
 
-class Recorder(nn.Module):
-    """Notes the order of the rows that it computes; a row of 13s waits until the test opens the gate."""
+@dataclass(frozen=True)
+class Recorder:
+    """The files of the backbone `recorder`: the values that it has computed, and the gate of its 13s."""
 
-    seen: ClassVar[list[float]] = []
-    passing, opened = threading.Event(), threading.Event()
+    folder: Path
 
-    def forward(self, rows: Tensor) -> Tensor:
-        if bool((rows == 13).any()):
-            self.passing.set()
-            self.opened.wait(20)
-        if bool((rows >= LARGE).all()):
-            Recorder.seen += [float(row[0]) for row in rows]
-        return rows * 2
+    def wait(self) -> None:
+        """Wait until a row of 13s is at the gate."""
+        listener = threading.Event()
+        for _ in range(4000):
+            if (self.folder / "waiting").exists():
+                return
+            listener.wait(0.005)
+        pytest.fail("no row reached the gate")
 
+    def open(self) -> None:
+        """Open the gate."""
+        (self.folder / "open").touch()
 
-class Small(nn.Module):
-    """Its device holds two rows at once."""
-
-    def forward(self, rows: Tensor) -> Tensor:
-        if len(rows) > 2:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return rows * 2
-
-
-@REGISTRY(name="recorder", namespace="test/embedding", input=TensorInput((2,)))
-def load_recorder() -> tuple[nn.Module, int]:
-    return Recorder(), 2
+    def computed(self) -> list[float]:
+        """Return the values, in the order in which they were computed."""
+        return [float(line) for line in (self.folder / "computed").read_text().splitlines()]
 
 
-@REGISTRY(name="small", namespace="test/embedding", input=TensorInput((2,)))
-def load_small() -> tuple[nn.Module, int]:
-    return Small(), 2
+@pytest.fixture(scope="module", params=["thread", "process"])
+def serve(request: pytest.FixtureRequest) -> Iterator[Serve]:
+    """`serving` with one kind of workers; a fresh process finds the backbones by the name of their module."""
+    folder = str(Path(__file__).parent)
+    sys.path.append(folder)
+    registry = importlib.import_module("engine_backbones").REGISTRY
 
+    def serve_them(*backbones: str | dict[str, Any], **settings: Any) -> AbstractContextManager[RunningServer]:
+        return serving(*backbones, registry=registry, workers=request.param, **settings)
 
-@REGISTRY(name="clean", namespace="test/embedding", input=TensorInput((2,)), finite=True)
-def load_clean() -> tuple[nn.Module, int]:
-    return Recorder(), 2
-
-
-@REGISTRY(name="scaled", namespace="test/embedding", input=TensorInput((1,)))
-def load_scaled(factor: int = 1) -> tuple[nn.Module, int]:
-    layer = nn.Linear(1, 1, bias=False)
-    nn.init.constant_(layer.weight, factor)
-    return layer, 1
+    yield serve_them
+    sys.path.remove(folder)
 
 
 @pytest.fixture()
-def recorder() -> Iterator[type[Recorder]]:
-    Recorder.seen = []
-    Recorder.passing.clear()
-    Recorder.opened.clear()
-    yield Recorder
-    Recorder.opened.set()
+def recorder(tmp_path: Path) -> Iterator[Recorder]:
+    files = Recorder(tmp_path)
+    yield files
+    files.open()
 
 
 @pytest.fixture()
-def one_at_a_time() -> Iterator[RunningServer]:
+def one_at_a_time(serve: Serve, recorder: Recorder) -> Iterator[RunningServer]:
     """A server whose device computes one row after the other."""
-    with serving("recorder", registry=REGISTRY, max_batch_rows=1) as running:
+    wanted = {"name": "recorder", "arguments": {"folder": str(recorder.folder)}}
+    with serve(wanted, max_batch_rows=1) as running:
         yield running
 
 
@@ -113,32 +109,31 @@ def until(running: RunningServer, accepted: int) -> None:
     pytest.fail(f"{counts.accepted} of {accepted} items were accepted")
 
 
-def test_a_priority_is_a_share_on_the_wire(one_at_a_time: RunningServer, recorder: type[Recorder]) -> None:
+def test_a_priority_is_a_share_on_the_wire(one_at_a_time: RunningServer, recorder: Recorder) -> None:
     """Bulk came first and is not starved; of the busy device interactive work still gets sixteen times as much."""
     with grpc.insecure_channel(one_at_a_time.address) as channel:
         stub = stub_of(channel)
         busy = [stub.Embed.future(request(13), timeout=60) for _ in range(2)]
-        assert recorder.passing.wait(20)
+        recorder.wait()
         bulk = stub.EmbedStream(talk(LARGE, 40, embedding_pb2.PRIORITY_BULK), timeout=60)
         until(one_at_a_time, 42)
         interactive = stub.EmbedStream(talk(2 * LARGE, 32, embedding_pb2.PRIORITY_INTERACTIVE), timeout=60)
         until(one_at_a_time, 74)
-        recorder.opened.set()
+        recorder.open()
         assert (len(list(bulk)), len(list(interactive)), len([call.result() for call in busy])) == (41, 33, 2)
-    places = [place for place, value in enumerate(recorder.seen) if value >= 2 * LARGE]
+    computed = recorder.computed()
+    places = [place for place, value in enumerate(computed) if value >= 2 * LARGE]
     assert places[-1] <= 32 + 4
-    assert recorder.seen[0] < 2 * LARGE
+    assert computed[0] < 2 * LARGE
 
 
-def test_cancelled_and_expired_calls_never_reach_the_device(
-    one_at_a_time: RunningServer, recorder: type[Recorder]
-) -> None:
+def test_cancelled_and_expired_calls_never_reach_the_device(one_at_a_time: RunningServer, recorder: Recorder) -> None:
     """Their callers left while they waited; the counters prove it, and so does the device."""
     counts = one_at_a_time.server.catalogue.entry("recorder").ready().served.batcher.counts
     with grpc.insecure_channel(one_at_a_time.address) as channel:
         stub = stub_of(channel)
         busy = [stub.Embed.future(request(13), timeout=60) for _ in range(2)]
-        assert recorder.passing.wait(20)
+        recorder.wait()
         until(one_at_a_time, 2)
         evictions = [stub.Embed.future(request(LARGE + number), timeout=60) for number in range(3)]
         late = stub.Embed.future(request(LARGE + 10), timeout=0.5)
@@ -146,13 +141,13 @@ def test_cancelled_and_expired_calls_never_reach_the_device(
         until(one_at_a_time, 7)
         assert [call.cancel() for call in evictions] == [True] * 3
         assert late.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        recorder.opened.set()
+        recorder.open()
         assert decode_tensor(staying.result().embedding).tolist() == [[2 * (LARGE + 20)] * 2]
         assert [call.code() for call in busy] == [grpc.StatusCode.OK] * 2
-    assert (recorder.seen, counts.cancelled + counts.expired) == ([LARGE + 20], 4)
+    assert (recorder.computed(), counts.cancelled + counts.expired) == ([LARGE + 20], 4)
 
 
-def test_a_swap_under_load_never_mixes_two_revisions() -> None:
+def test_a_swap_under_load_never_mixes_two_revisions(serve: Serve) -> None:
     """Each answer is wholly of the revision that it names; what comes between is told to try again."""
     answered: set[tuple[str, float]] = set()
     codes: set[grpc.StatusCode] = set()
@@ -166,7 +161,7 @@ def test_a_swap_under_load_never_mixes_two_revisions() -> None:
                 values = set(decode_tensor(call.result().embedding).ravel().tolist())
                 answered.update((call.result().revision, value) for value in values)
 
-    with serving("scaled", registry=REGISTRY, admin=True) as running, grpc.insecure_channel(running.address) as channel:
+    with serve("scaled", admin=True, warm_up_s=0) as running, grpc.insecure_channel(running.address) as channel:
         admin: Any = backbone_pb2_grpc.BackboneServiceStub(channel)
         callers = [threading.Thread(target=ask, args=(stub_of(channel),)) for _ in range(4)]
         for caller in callers:
@@ -187,9 +182,9 @@ def test_a_swap_under_load_never_mixes_two_revisions() -> None:
     assert codes <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
 
 
-def test_rows_that_do_not_fit_into_the_device_are_answered_in_halves() -> None:
+def test_rows_that_do_not_fit_into_the_device_are_answered_in_halves(serve: Serve) -> None:
     """Out of memory is the server's affair as long as halves fit; beyond that it is that item's error alone."""
-    with serving("small", registry=REGISTRY, warm_up_s=0) as running, grpc.insecure_channel(running.address) as channel:
+    with serve("small", warm_up_s=0) as running, grpc.insecure_channel(running.address) as channel:
         fits = stub_of(channel).Embed(request(1, 4, backbone="small"), timeout=10)
         with pytest.raises(grpc.RpcError, match="the server's log explains error") as caught:
             stub_of(channel).Embed(request(1, 9, backbone="small"), timeout=10)
@@ -198,13 +193,13 @@ def test_rows_that_do_not_fit_into_the_device_are_answered_in_halves() -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf], ids=["nan", "inf", "-inf"])
-def test_values_that_are_not_finite_are_refused_where_the_backbone_says_so(value: float) -> None:
+def test_values_that_are_not_finite_are_refused_where_the_backbone_says_so(serve: Serve, value: float) -> None:
     """By its registration, `finite=True`; that item alone, with the row."""
     bad = request(0, 3, backbone="clean")
     array = np.zeros((3, 2), np.float32)
     array[1, 1] = value
     bad.input.CopyFrom(embedding_pb2.Input(tensor=encode_tensor(array)))
-    with serving("clean", registry=REGISTRY) as running, grpc.insecure_channel(running.address) as channel:
+    with serve("clean", warm_up_s=0) as running, grpc.insecure_channel(running.address) as channel:
         with pytest.raises(grpc.RpcError, match="NaN or infinite values, first in row 1") as caught:
             stub_of(channel).Embed(bad, timeout=10)
         assert stub_of(channel).Embed(request(0, backbone="clean"), timeout=10).revision

@@ -44,8 +44,8 @@ def stubs(admin: RunningServer) -> Iterator[tuple[Any, Any]]:
         yield backbone_pb2_grpc.BackboneServiceStub(channel), embedding_pb2_grpc.EmbeddingServiceStub(channel)
 
 
-def load(**arguments: Argument) -> backbone_pb2.LoadBackboneRequest:
-    return backbone_pb2.LoadBackboneRequest(name="linear", arguments=arguments)
+def load(*, replace: bool = False, **arguments: Argument) -> backbone_pb2.LoadBackboneRequest:
+    return backbone_pb2.LoadBackboneRequest(name="linear", arguments=arguments, replace=replace)
 
 
 def embed() -> embedding_pb2.EmbedRequest:

@@ -22,7 +22,7 @@ from midrib.server import Settings
 from midrib.server._intake.media import MediaPool
 from midrib.server.testing import RunningServer, serving
 from midrib.v1 import embedding_pb2, embedding_pb2_grpc, tensor_pb2
-from midrib.wire import encode_tensor, status_to_error
+from midrib.wire import Array, encode_tensor, status_to_error
 
 Input = embedding_pb2.Input
 
@@ -154,9 +154,9 @@ class Scribe:
             raise MediaError(encoded.index(b"broken"), "is broken")
         return torch.tensor([[len(image)] for image in encoded])
 
-    def prepare_texts(self, said: Sequence[str]) -> Tensor:
+    def token_ids(self, said: Sequence[str]) -> Array:
         self.parts.append(len(said))
-        return torch.ones(len(said), max(map(len, said)) // 100_000, dtype=torch.int64)
+        return np.ones((len(said), max(map(len, said)) // 100_000), np.int64)
 
 
 @pytest.fixture()

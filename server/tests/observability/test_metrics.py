@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from midrib.registry import AbstractRegistry
-from midrib.server._observability.metrics import Metrics
+from midrib.registry import AbstractRegistry, Registry
+from midrib.server._catalogue.catalogue import Catalogue
+from midrib.server._settings import Settings
 from midrib.server.testing import serving
 from midrib.v1 import embedding_pb2, embedding_pb2_grpc
 from midrib.wire import encode_tensor
@@ -54,7 +55,7 @@ def test_every_item_and_every_batch_is_counted(test_registry: AbstractRegistry) 
 def test_every_name_is_documented_and_no_other() -> None:
     """docs/metrics.md is the list; Prometheus' own suffixes aside."""
     documented = set(re.findall(r"^\| `(midrib_\w+)`", DOCS.read_text(), re.MULTILINE))
-    exposed = {family.name for family in Metrics(list).registry.collect()}
+    exposed = {family.name for family in Catalogue(Settings(), Registry("none")).metrics.registry.collect()}
     assert {name.removesuffix("_total") for name in documented} == exposed
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -118,6 +120,17 @@ def replica_of(misbehaving: Registry) -> Iterator[Callable[..., RunningReplica]]
         yield start
         for each in started:
             each.close()
+
+
+@pytest.fixture()
+def kill() -> Callable[[int], None]:
+    """Kill a worker and wait for its end."""
+
+    def kill_and_wait(pid: int) -> None:
+        os.kill(pid, signal.SIGKILL)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+    return kill_and_wait
 
 
 @pytest.fixture()

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
+import struct
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from midrib.registry import Registry, TensorInput, TextInput
+from midrib.server._worker.channel import Channel
 
 REGISTRY = Registry("misbehaving")
 TRIGGER = 666.0
@@ -54,6 +58,47 @@ def leave_thread() -> None:
     threading.Thread(target=time.sleep, args=(3600,)).start()
 
 
+class Large(nn.Module):
+    """A layer, and weights of some MiB that every pass reads."""
+
+    def __init__(self, mib: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 3)
+        self.weights = nn.Parameter(torch.zeros(mib, 2**18))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        result: Tensor = self.layer(rows) + self.weights.sum()
+        return result
+
+
+def starve() -> None:
+    """Allocate a GiB where 256 MiB are allowed: a container's limit, in short."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, before[1]))
+    try:
+        torch.ones(2**28)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def fork() -> None:
+    """Leave a child process that holds every descriptor of the worker."""
+    if os.fork() == 0:
+        time.sleep(3600)
+        os._exit(0)
+
+
+def die_replying() -> None:
+    """End while the next reply is written: half of it arrives."""
+
+    def send_half(channel: Channel, message: bytes) -> None:
+        os.write(channel.fileno(), struct.pack("<I", len(message)) + message[: len(message) // 2])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    Channel.send = send_half  # type: ignore[method-assign,assignment] # the fault under test
+
+
 _FAULTS: dict[str, Callable[[], object]] = {
     "fails": fail,
     "exits": lambda: os._exit(7),
@@ -63,6 +108,9 @@ _FAULTS: dict[str, Callable[[], object]] = {
     "hangs": hang,
     "prints": print_without_end,
     "threads": leave_thread,
+    "starves": starve,
+    "forks": fork,
+    "dies-replying": die_replying,
 }
 
 
@@ -90,6 +138,54 @@ def load_unloadable() -> tuple[nn.Module, int]:
 def load_layer(seed: int = 0) -> tuple[nn.Module, int]:
     torch.manual_seed(seed)
     return nn.Sequential(nn.Linear(2, 3), nn.Tanh()), 3
+
+
+@REGISTRY(name="random", namespace="test/embedding", input=TensorInput((2,)))
+def load_random(mib: int = 0) -> tuple[nn.Module, int]:
+    """Make other weights in every process: nothing seeds them."""
+    torch.seed()
+    return Large(mib), 3
+
+
+@REGISTRY(name="growing", namespace="test/embedding", input=TensorInput((2,)))
+def load_growing(folder: str) -> tuple[nn.Module, int]:
+    """Make a wider hidden layer each time."""
+    path = Path(folder, "calls")
+    path.write_text(path.read_text() + "x" if path.exists() else "x")
+    hidden = len(path.read_text())
+    return nn.Sequential(nn.Linear(2, hidden), nn.Linear(hidden, 2)), 2
+
+
+@REGISTRY(name="dying-loader", namespace="test/embedding", input=TensorInput((2,)))
+def load_and_die(folder: str, deaths: int) -> tuple[nn.Module, int]:
+    """Succeed at first; then the process is killed while it loads, some times."""
+    path = Path(folder, "loads")
+    loads = len(path.read_text()) if path.exists() else 0
+    path.write_text("x" * (loads + 1))
+    if 0 < loads <= deaths:
+        print(f"load {loads} is killed", flush=True)  # noqa: T201 - the worker's last words
+        os.kill(os.getpid(), signal.SIGKILL)
+    return nn.Identity(), 2
+
+
+class Slow(nn.Module):
+    """Doubles its rows, a millisecond each."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        time.sleep(0.001 * len(rows))
+        return rows * 2
+
+
+@REGISTRY(name="slow", namespace="test/embedding", input=TensorInput((2,)))
+def load_slow() -> tuple[nn.Module, int]:
+    return Slow(), 2
+
+
+@REGISTRY(name="slow-loader", namespace="test/embedding", input=TensorInput((2,)))
+def load_slowly() -> tuple[nn.Module, int]:
+    print("waiting for a lock", flush=True)  # noqa: T201 - the worker's last words
+    hang()
+    return nn.Identity(), 2
 
 
 class Tokens(NamedTuple):

@@ -18,9 +18,11 @@ import grpc
 import numpy as np
 import pytest
 import torch
+from prometheus_client import generate_latest
 from torch import nn
 
 from midrib.registry import Registry, TensorInput
+from midrib.server._command.status import read_status
 from midrib.server.testing import RunningServer, serving
 from midrib.v1 import backbone_pb2, backbone_pb2_grpc, embedding_pb2, embedding_pb2_grpc
 from midrib.wire import Array, decode_tensor, encode_tensor
@@ -219,3 +221,14 @@ def cmdline(pid: int) -> bytes:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return b""
+
+
+def test_the_status_shows_each_worker(serve: Serve) -> None:
+    """Its process id, its memory and its state, for `midrib status`."""
+    with serve("doubling", replicas=2) as running:
+        metrics = generate_latest(running.server.catalogue.metrics.registry).decode()
+        (status,) = read_status(metrics)
+        pids = {worker.pid for worker in status.workers}
+        assert pids <= children()
+    assert (status.state, status.restarts, len(pids)) == ("ready", 0, 2)
+    assert all(worker.running and worker.memory_bytes > 2**20 for worker in status.workers)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,6 +17,7 @@ from midrib.server._worker.staging import BatchFailedError
 from midrib.wire import Array, InternalError, UnavailableError
 
 ReplicaOf = Callable[..., Any]
+Kill = Callable[[int], None]
 TRIGGER = 666.0
 
 
@@ -73,7 +72,7 @@ def test_rows_of_a_wrong_width_are_an_error_of_their_item(replica_of: ReplicaOf)
     assert "returned torch.float32 [1, 1], expected a floating tensor [1, 2]" in str(results[1])
 
 
-def test_a_worker_killed_between_batches_is_replaced(replica_of: ReplicaOf) -> None:
+def test_a_worker_killed_between_batches_is_replaced(replica_of: ReplicaOf, kill: Kill) -> None:
     """Nobody notices but by the time that the next batch takes."""
     replica = replica_of("doubling")
     kill(replica.pid)
@@ -82,7 +81,7 @@ def test_a_worker_killed_between_batches_is_replaced(replica_of: ReplicaOf) -> N
 
 
 def test_a_worker_that_cannot_be_replaced_ends_the_replica(
-    replica_of: ReplicaOf, monkeypatch: pytest.MonkeyPatch
+    replica_of: ReplicaOf, kill: Kill, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its error is not the module's: the engine takes it for the loss of the replica."""
     replica = replica_of("doubling")
@@ -100,6 +99,23 @@ def test_a_loader_that_ends_its_process_is_an_error_with_its_last_words(replica_
         replica_of("unloadable")
     assert caught.value.__notes__ == ["its last lines:\nthe weights are damaged"]
     assert isinstance(caught.value, InternalError)
+
+
+def test_a_loader_that_hangs_is_ended_at_its_time_limit(replica_of: ReplicaOf) -> None:
+    """The error names the setting, and the log has the loader's last words."""
+    with pytest.raises(WorkerDiedError, match=r"did not load within 5 s \(max_load_s\)") as caught:
+        replica_of("slow-loader", max_load_s=5.0)
+    assert caught.value.__notes__ == ["its last lines:\nwaiting for a lock"]
+
+
+def test_a_loader_that_returns_another_module_each_time_costs_the_replica(
+    replica_of: ReplicaOf, kill: Kill, tmp_path: Path
+) -> None:
+    """Its successors would answer with another function under the same revision."""
+    replica = replica_of("growing", {"folder": str(tmp_path)})
+    kill(replica.pid)
+    with pytest.raises(UnavailableError, match="the replica that ran this item was lost"):
+        replica.run(rows(1))
 
 
 def test_a_closed_worker_is_gone_with_the_threads_that_a_module_left(replica_of: ReplicaOf) -> None:
@@ -133,13 +149,7 @@ def test_the_output_of_a_worker_is_in_the_log_without_control_characters(
     assert "worker unloadable: the weights are damaged" in caplog.messages
 
 
-def kill(pid: int) -> None:
-    """Kill a worker and wait for its end."""
-    os.kill(pid, signal.SIGKILL)
-    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-
-
-def test_batches_under_repeated_kills_are_all_right(replica_of: ReplicaOf) -> None:
+def test_batches_under_repeated_kills_are_all_right(replica_of: ReplicaOf, kill: Kill) -> None:
     """Every second batch loses its worker on the way, and every row is that of its own item."""
     replica = replica_of("doubling")
     for number in range(0, 6, 2):

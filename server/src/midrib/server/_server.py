@@ -18,7 +18,8 @@ from midrib.backbones import BACKBONES
 from midrib.registry import AbstractRegistry
 from midrib.server._admission.tokens import Tokens
 from midrib.server._calls.embedder import Embedder
-from midrib.server._catalogue.catalogue import Catalogue, CatalogueEntry
+from midrib.server._catalogue.catalogue import Catalogue
+from midrib.server._catalogue.entry import CatalogueEntry
 from midrib.server._engine.description import State
 from midrib.server._foreign import in_thread
 from midrib.server._grpc.backbone_service import BackboneService

@@ -114,6 +114,8 @@ class Settings(BaseSettings):
     """
     max_batch_s: float | None = Field(default=None, gt=0)
     """Seconds after which a worker process whose batch does not end is replaced. If unset, at least 30."""
+    max_load_s: float = Field(default=900.0, gt=0)
+    """Seconds after which a worker process that has not loaded its backbone is ended; the same again to warm up."""
     warm_up_s: float = Field(default=2.0, ge=0)
     """Seconds that a load may spend on warm-up batches of every usual size, the smaller ones first.
 

@@ -63,7 +63,13 @@ class Backbone:
         Raises MediaError (with the item's index) for an unusable text, InputKindError if this takes no text,
         ContractError if its module has no tokenizer; a remote backbone's is on the server.
         """
-        from midrib.backbones._texts import prepare_texts
+        import torch
+
+        return torch.from_numpy(self.token_ids(texts, truncate=truncate))
+
+    def token_ids(self, texts: Sequence[str], *, truncate: bool = True) -> npt.NDArray[np.int64]:
+        """Tokenize texts as `prepare_texts` does, without torch. Raises as `prepare_texts` does."""
+        from midrib.backbones._texts import token_ids
 
         spec = self._spec(TextInput)
         if self._remote:
@@ -71,7 +77,7 @@ class Backbone:
         tokenizer: Tokenizer | None = getattr(self.module, "tokenizer", None)
         if tokenizer is None:
             raise ContractError(f"backbone {self.name!r} declares TextInput, so its module needs a `tokenizer`")
-        return prepare_texts(texts, tokenizer, spec.max_tokens, truncate=truncate)
+        return token_ids(texts, tokenizer, spec.max_tokens, truncate=truncate)
 
     def prepare_audio(self, clips: Sequence[npt.NDArray[np.generic]], rate: int) -> Tensor:
         """Mix clips down to mono and resample them: [rows, samples of the longest], float32, 0 where padded.

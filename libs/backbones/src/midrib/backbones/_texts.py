@@ -1,6 +1,8 @@
-"""Turn strings into the padded token ids that a text backbone takes.
+"""Turn strings into the padded token ids that a text backbone takes, without torch.
 
-In the tensor of ids, 0 is padding and nothing else. A token whose id in the vocabulary is 0, such as BERT's [PAD] spelt
+A server's process tokenizes while its workers compute, so this module does not import torch.
+
+In the array of ids, 0 is padding and nothing else. A token whose id in the vocabulary is 0, such as BERT's [PAD] spelt
 out in a text or RoBERTa's <s>, is written as -1. The ids therefore carry their attention mask (`ids != 0`) wherever
 they go, also over the wire, and batches can be padded with 0 by anyone.
 """
@@ -10,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
 from midrib.backbones._errors import MediaError
 from midrib.backbones._tokens import Tokenizer, Tokens
@@ -56,7 +58,9 @@ class FastTokenizer:
         return {"prompt": self._prompt, "special": str(self._special), "tokenizer": self._tokenizer.to_str()}
 
 
-def prepare_texts(texts: Sequence[str], tokenizer: Tokenizer, max_tokens: int, *, truncate: bool = True) -> Tensor:
+def token_ids(
+    texts: Sequence[str], tokenizer: Tokenizer, max_tokens: int, *, truncate: bool = True
+) -> npt.NDArray[np.int64]:
     """Turn texts into one batch of ids: [rows, tokens of the longest], int64, 0 where padded, -1 for token 0.
 
     truncate: cut texts longer than max_tokens; if False, they are an error.
@@ -68,10 +72,10 @@ def prepare_texts(texts: Sequence[str], tokenizer: Tokenizer, max_tokens: int, *
     if not truncate:
         _refuse_truncated(rows, max_tokens)
     # A batch of empty texts still has one column, so that every row has a place for its padding.
-    ids = torch.full((len(rows), max((len(row.ids) for row in rows), default=0) or 1), PADDING, dtype=torch.int64)
+    ids = np.full((len(rows), max((len(row.ids) for row in rows), default=0) or 1), PADDING, np.int64)
     for target, row in zip(ids, rows, strict=True):
-        token_ids = torch.tensor(row.ids, dtype=torch.int64)
-        target[: len(row.ids)] = token_ids.masked_fill(token_ids == PADDING, TOKEN_ZERO)
+        numbers = np.asarray(row.ids, np.int64)
+        target[: len(numbers)] = np.where(numbers == PADDING, TOKEN_ZERO, numbers)
     return ids
 
 

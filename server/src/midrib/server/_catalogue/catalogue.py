@@ -6,14 +6,15 @@ import asyncio
 import difflib
 import logging
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from midrib.backbones import release_freed_memory
 from midrib.registry import AbstractRegistry
+from midrib.server._catalogue.entry import CatalogueEntry
 from midrib.server._catalogue.eviction import Resident, evictions
 from midrib.server._catalogue.loading import Loaded, load
+from midrib.server._catalogue.worker_metrics import WorkerCollector
 from midrib.server._engine.description import State
 from midrib.server._engine.served_backbone import ServedBackbone
 from midrib.server._errors import public_error
@@ -22,7 +23,6 @@ from midrib.server._intake.media import MediaPool
 from midrib.server._observability.metrics import Metrics
 from midrib.server._settings import BackboneSettings, Settings
 from midrib.wire import (
-    BackboneLoadingError,
     BackboneNotFoundError,
     InvalidInputError,
     RevisionMismatchError,
@@ -36,30 +36,6 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _LONGEST_NAME = 200
-
-
-@dataclass
-class CatalogueEntry:
-    """One served name, from the moment a load is requested.
-
-    arguments: of the loader, with which `loaded` was loaded.
-    """
-
-    name: str
-    state: State = State.LOADING
-    loaded: Loaded | None = None
-    error: str = ""
-    arguments: dict[str, Any] = field(default_factory=dict)
-
-    def ready(self) -> Loaded:
-        """The loaded backbone; raises BackboneLoadingError or UnavailableError where there is none."""
-        if self.loaded is not None:
-            return self.loaded
-        if self.state is State.FAILED:
-            raise UnavailableError(f"backbone {self.name!r} failed: {self.error}")
-        if self.state is State.DRAINING:
-            raise UnavailableError(f"backbone {self.name!r} is being unloaded: try another server")
-        raise BackboneLoadingError(f"backbone {self.name!r} is loading: try again shortly", retry_after=1.0)
 
 
 class Catalogue:
@@ -82,6 +58,7 @@ class Catalogue:
         self.complete = False
         self.closing = asyncio.Event()
         self.metrics = Metrics(self.served)
+        self.metrics.registry.register(WorkerCollector(self.entries.values))
         self.tracing: Tracing | None = None
         self._on_change = on_change
         # One at a time: two that fit by themselves may not fit together.

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from torch import nn
 
 from midrib.backbones import Backbone
 from midrib.registry import AbstractRegistry, InputSpec, TextInput
-from midrib.server._calibration.plan import ComputePlan
 from midrib.server._catalogue.device_setup import DeviceSetup
-from midrib.server._catalogue.local import BackboneInfo, batch_limits, load_local
-from midrib.server._catalogue.processes import host_in_processes
-from midrib.server._catalogue.worker_entry import NotImportableError
+from midrib.server._catalogue.info import BackboneInfo, batch_limits
+from midrib.server._catalogue.local import load_local
+from midrib.server._catalogue.processes import NotImportableError, host_in_processes
 from midrib.server._engine.compute import Compute
 from midrib.server._engine.description import Description
 from midrib.server._engine.replica import BatchRunner
@@ -24,7 +23,15 @@ from midrib.server._engine.served_backbone import ServedBackbone
 from midrib.server._intake.intake import Intake
 from midrib.server._intake.media import MediaPool
 from midrib.server._settings import BackboneSettings, Settings
-from midrib.server._worker.supervision import SharedPlan
+from midrib.server._worker.messages import WorkerPlan
+from midrib.server._worker.replica import ReplicaGroup
+from midrib.server._worker.supervision import SharedPlan, WorkerState
+from midrib.wire import UnavailableError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from midrib.server._catalogue.device_setup import DeviceSetup
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +45,7 @@ class Loaded:
 
     plans: the compute plan of each device, once it is measured.  weight_bytes: of its parameters and buffers, on each
     device.  pinned: never unloaded to make room.  discard: frees what a load holds that is not started.
+    worker_states: returns those of its replicas' processes; of none if they are threads.
     """
 
     served: ServedBackbone
@@ -46,11 +54,13 @@ class Loaded:
     weight_bytes: int
     pinned: bool
     discard: Callable[[], None]
+    worker_states: Callable[[], Sequence[WorkerState]]
 
     @property
-    def plan(self) -> ComputePlan | None:
+    def plan(self) -> WorkerPlan | None:
         """The fastest measured plan; None on a GPU, where nothing is chosen."""
-        return self.plans[0].plan
+        plan = self.plans[0].plan
+        return WorkerPlan(asdict(plan), str(plan)) if plan is not None and not isinstance(plan, WorkerPlan) else plan
 
 
 @dataclass(frozen=True)
@@ -67,6 +77,8 @@ class _Hosted:
     replica_factories: Sequence[Callable[[str], BatchRunner]] = ()
     discard: Callable[[], None] = lambda: None
     restarts: Callable[[], int] = lambda: 0
+    group: ReplicaGroup | None = None
+    worker_states: Callable[[], Sequence[WorkerState]] = tuple
 
 
 def load(wanted: BackboneSettings, settings: Settings, registry: AbstractRegistry, pool: MediaPool) -> Loaded:
@@ -97,7 +109,15 @@ def load(wanted: BackboneSettings, settings: Settings, registry: AbstractRegistr
     )
     served = ServedBackbone(description, hosted.compute_factories, limits, replica_factories=hosted.replica_factories)
     served.worker_restarts = hosted.restarts
-    return Loaded(served, intake, hosted.plans, info.weight_bytes, wanted.pinned, hosted.discard)
+    if hosted.group is not None:
+        hosted.group.on_lost = partial(_give_up, served)
+    return Loaded(served, intake, hosted.plans, info.weight_bytes, wanted.pinned, hosted.discard, hosted.worker_states)
+
+
+def _give_up(served: ServedBackbone) -> None:
+    """End a backbone whose workers cannot be replaced, also if nothing is queued for it."""
+    served.abort(UnavailableError("the workers were lost and could not be replaced: try another server"))
+    served.on_lost()
 
 
 def _host(wanted: BackboneSettings, settings: Settings, registry: AbstractRegistry) -> _Hosted:
@@ -110,6 +130,7 @@ def _host(wanted: BackboneSettings, settings: Settings, registry: AbstractRegist
 
 
 def _in_threads(wanted: BackboneSettings, settings: Settings, registry: AbstractRegistry) -> _Hosted:
+
     local = load_local(wanted, settings, registry)
     replicas = wanted.replicas or settings.replicas
     factories: list[Callable[[], Compute]] = [setup.prepare for setup in local.device_setups for _ in range(replicas)]
@@ -119,7 +140,7 @@ def _in_threads(wanted: BackboneSettings, settings: Settings, registry: Abstract
 def _in_processes(wanted: BackboneSettings, settings: Settings, registry: AbstractRegistry) -> _Hosted:
     hosted = host_in_processes(wanted, settings, registry)
     info = hosted.info
-    module = cast(nn.Module, _ModuleElsewhere(info.tokenizer))
+    module = cast("nn.Module", _ModuleElsewhere(info.tokenizer))
     backbone = Backbone(info.name, module, info.num_features, info.input)
     return _Hosted(
         info,
@@ -128,6 +149,8 @@ def _in_processes(wanted: BackboneSettings, settings: Settings, registry: Abstra
         replica_factories=[workers.replica for workers in hosted.workers],
         discard=hosted.discard,
         restarts=hosted.restarts,
+        worker_states=hosted.states,
+        group=hosted.workers[0].group,
     )
 
 

@@ -6,40 +6,19 @@ import copy
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
 
 from midrib.backbones import Backbone, load_backbone
-from midrib.registry import AbstractRegistry, InputSpec
+from midrib.registry import AbstractRegistry
 from midrib.server._calibration.parity import parity_reference
 from midrib.server._calibration.threads import thread_counts
 from midrib.server._catalogue.device_setup import DeviceSetup, WarmUpConfig
+from midrib.server._catalogue.info import BackboneInfo, batch_limits
 from midrib.server._compute.config import ComputeConfig
 from midrib.server._compute.devices import available_devices, use_tf32
-from midrib.server._engine.batch_limits import BatchLimits
 from midrib.server._settings import BackboneSettings, Settings
-
-
-@dataclass(frozen=True)
-class BackboneInfo:
-    """The properties of a loaded backbone that the server needs to accept calls for it; picklable.
-
-    devices: the names of all devices that the settings mean.  weight_bytes: of parameters and buffers, per device.
-    last_id: the largest token id that the module looks up; None if that is not known.
-    tokenizer: of a text backbone; None for others.
-    """
-
-    name: str
-    revision: str
-    num_features: int
-    input: InputSpec
-    dtype: str
-    devices: tuple[str, ...]
-    weight_bytes: int
-    last_id: int | None
-    tokenizer: Any = None
 
 
 @dataclass(frozen=True)
@@ -74,17 +53,6 @@ def load_local(wanted: BackboneSettings, settings: Settings, registry: AbstractR
     backbone = load_backbone(wanted.name, registry=registry, **wanted.arguments)
     use_tf32(settings.tf32)
     return LocalBackbone(backbone, tuple(_device_setups(backbone, wanted, settings)))
-
-
-def batch_limits(settings: Settings) -> BatchLimits:
-    """Return the limits of the settings on a batch and on the queue."""
-    return BatchLimits(
-        max_rows=settings.max_batch_rows,
-        max_cost=settings.max_batch_elements,
-        max_queue_items=settings.max_queue_items,
-        max_queue_cost=4 * settings.max_batch_elements,
-        max_delay_s=settings.max_delay_ms / 1000,
-    )
 
 
 def _device_setups(backbone: Backbone, wanted: BackboneSettings, settings: Settings) -> Iterator[DeviceSetup]:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from midrib.registry import AbstractRegistry
-from midrib.server._catalogue.local import BackboneInfo
-from midrib.server._catalogue.worker_entry import NotImportableError, loader_path
+from midrib.server._catalogue.info import BackboneInfo
 from midrib.server._settings import BackboneSettings, Settings
 from midrib.server._worker.process import WorkerSpec
 from midrib.server._worker.replica import ReadyWorker, ReplicaGroup, WorkerReplica
-from midrib.server._worker.supervision import SharedPlan, Supervisor
+from midrib.server._worker.shared_buffer import SharedBuffer, new_shared_buffer
+from midrib.server._worker.supervision import SharedPlan, Supervisor, WorkerState
 
 _ENTRY = "midrib.server._catalogue.worker_entry:open_backbone"
 _LEAST_MAX_BATCH_S = 30.0
@@ -21,22 +22,30 @@ _LEAST_MAX_BATCH_S = 30.0
 _PATIENT = 20.0
 
 
+class NotImportableError(LookupError):
+    """A fresh process does not find the registered loader."""
+
+
 @dataclass
 class ReplicaWorkers:
     """The workers of one replica: the first one, and those of the replicas that take its place.
 
-    group: all replicas of the backbone.  first: a supervisor whose worker has loaded already; used once.
+    group: all replicas of the backbone.  weights: the memory that their workers share.
+    first: a supervisor whose worker has loaded already; used once.  supervisor: the last one that was started.
     """
 
     spec: WorkerSpec
     plan: SharedPlan
     group: ReplicaGroup
+    weights: SharedBuffer
     max_batch_s: float | None
     first: Supervisor | None = None
+    supervisor: Supervisor | None = None
 
     def start(self) -> ReadyWorker:
         """Start a worker, or take the first one, and make it ready. Raises what loading and preparing raise."""
-        supervisor, self.first = self.first or Supervisor(self.spec, self.plan), None
+        self.supervisor = supervisor = self.first or Supervisor(self.spec, self.plan)
+        self.first = None
         try:
             prepared = supervisor.prepare()
         except BaseException:
@@ -52,15 +61,23 @@ class ReplicaWorkers:
 
 @dataclass(frozen=True)
 class HostedInProcesses:
-    """A backbone that a first worker has loaded. workers: of each replica.  plans: of each device."""
+    """A backbone that a first worker has loaded.
+
+    workers: of each replica.  plans: of each device.  weights: the memory that the workers share.
+    """
 
     info: BackboneInfo
     workers: list[ReplicaWorkers]
     plans: list[SharedPlan]
+    weights: SharedBuffer
 
     def restarts(self) -> int:
         """Return how many workers have been replaced."""
         return sum(plan.restarts for plan in self.plans)
+
+    def states(self) -> list[WorkerState]:
+        """Return the state of each replica's process."""
+        return [workers.supervisor.state() for workers in self.workers if workers.supervisor is not None]
 
     def discard(self) -> None:
         """End the first worker if no replica has started with it."""
@@ -75,7 +92,9 @@ def host_in_processes(wanted: BackboneSettings, settings: Settings, registry: Ab
     Raises NotImportableError if a fresh process does not find the loader, WorkerDiedError if the process ended while
     loading, and what the loader raises.
     """
-    spec = WorkerSpec(wanted.name, _ENTRY, _request(wanted, settings, registry))
+    weights = new_shared_buffer()
+    request = {**_request(wanted, settings, registry), "weights": weights.descriptor}
+    spec = WorkerSpec(wanted.name, _ENTRY, request, (weights.descriptor,), settings.max_load_s)
     plan = SharedPlan()
     first = Supervisor(spec, plan)
     try:
@@ -86,12 +105,19 @@ def host_in_processes(wanted: BackboneSettings, settings: Settings, registry: Ab
     replicas, group = wanted.replicas or settings.replicas, ReplicaGroup()
     plans = [plan, *(SharedPlan() for _ in info.devices[1:])]
     workers = [
-        ReplicaWorkers(_on_device(spec, index), plans[index], group, settings.max_batch_s)
+        ReplicaWorkers(_on_device(spec, index), plans[index], group, weights, settings.max_batch_s)
         for index in range(len(info.devices))
         for _ in range(replicas)
     ]
     workers[0].first = first
-    return HostedInProcesses(info, workers, plans)
+    return HostedInProcesses(info, workers, plans, weights)
+
+
+def loader_path(fn: Any) -> list[str]:
+    """Return the module and the qualified name of a loader, which tell whether two processes mean the same one."""
+    while isinstance(fn, partial):
+        fn = fn.func
+    return [getattr(fn, "__module__", None) or "", getattr(fn, "__qualname__", "")]
 
 
 def _request(wanted: BackboneSettings, settings: Settings, registry: AbstractRegistry) -> dict[str, Any]:

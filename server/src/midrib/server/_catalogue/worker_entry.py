@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 
+from midrib.backbones import release_freed_memory
 from midrib.registry import AbstractRegistry
+from midrib.server._calibration.parity import parity_reference
 from midrib.server._calibration.plan import ComputePlan
 from midrib.server._catalogue.device_setup import DeviceSetup
-from midrib.server._catalogue.local import BackboneInfo, batch_limits, load_local
+from midrib.server._catalogue.info import BackboneInfo, batch_limits
+from midrib.server._catalogue.local import load_local
+from midrib.server._catalogue.processes import NotImportableError, loader_path
+from midrib.server._catalogue.shared_weights import share_weights
 from midrib.server._compute.batches import LaunchedBatch, to_numpy
 from midrib.server._compute.devices import Pending, available_devices
 from midrib.server._compute.examples import example_rows
@@ -23,12 +29,8 @@ from midrib.server._engine.buckets import elements
 from midrib.server._engine.compute import Arrays
 from midrib.server._settings import BackboneSettings, Settings
 from midrib.server._worker.loop import Bound
-from midrib.server._worker.messages import Prepared
+from midrib.server._worker.messages import Prepared, WorkerPlan
 from midrib.wire import Array
-
-
-class NotImportableError(LookupError):
-    """A fresh process does not find the registered loader."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class HostedBackbone:
             dtypes=forward.staged_dtypes,
             width=self.info.num_features,
             batch_s=rows * _pass_s(forward),
-            plan=self.setup.plan,
+            plan=_described(self.setup.plan),
         )
         in_place = forward.torch_device.type == "cpu" and not forward.strict
         return partial(_InPlace if in_place else _Copied, forward), prepared
@@ -109,7 +111,7 @@ def open_backbone(request: dict[str, Any]) -> HostedBackbone:
     """Load the requested backbone.
 
     request: backbone and settings, as their fields; registry and loader, as `processes.loader_path` gives them;
-    device: the index of its device among those that the settings mean.
+    device: the index of its device among those that the settings mean.  weights: a descriptor for `share_weights`.
     Raises NotImportableError if the loader is not found here, and what the loader raises.
     """
     settings = Settings(**request["settings"])
@@ -118,15 +120,27 @@ def open_backbone(request: dict[str, Any]) -> HostedBackbone:
     _check_loader(registry, wanted.name, request["loader"])
     devices = available_devices(wanted.device or settings.device)
     local = load_local(wanted.model_copy(update={"device": devices[request["device"]]}), settings, registry)
-    info = local.info()
-    return HostedBackbone(_with_devices(info, devices), local.device_setups[0], settings)
+    info, setup = local.info(), local.device_setups[0]
+    _share_weights(setup, request["weights"])
+    return HostedBackbone(_with_devices(info, devices), setup, settings)
 
 
-def loader_path(fn: Any) -> list[str]:
-    """Return the module and the qualified name of a loader, which tell whether two processes mean the same one."""
-    while isinstance(fn, partial):
-        fn = fn.func
-    return [getattr(fn, "__module__", None) or "", getattr(fn, "__qualname__", "")]
+def _share_weights(setup: DeviceSetup, descriptor: int) -> None:
+    """Share the weights in the dtype that the CPU computes in, which leaves nothing for `Forward` to convert.
+
+    The rows for the parity check are computed again if the weights are those of another worker.
+    """
+    narrow = setup.config.device == "cpu" and setup.config.dtype != "float32"
+    if narrow:
+        setup.module.to(getattr(torch, setup.config.dtype))
+    if share_weights(setup.module, descriptor):
+        module = copy.deepcopy(setup.module).to(torch.float32) if narrow else setup.module
+        setup.reference = parity_reference(replace(setup.backbone, module=module))
+    release_freed_memory()
+
+
+def _described(plan: ComputePlan | None) -> WorkerPlan | None:
+    return None if plan is None else WorkerPlan(asdict(plan), str(plan))
 
 
 def _with_devices(info: BackboneInfo, devices: list[str]) -> BackboneInfo:

@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -97,11 +96,11 @@ def _announce(server: Server, reporter: _Reporter, seconds: float) -> None:
         described, plan = loaded.served.description, loaded.plan
         url = f"grpc://{server.address}/{described.name}"
         fields = {"url": url, "revision": described.revision, "num_features": described.num_features}
-        served.append({**fields, "plan": None if plan is None else asdict(plan)})
+        served.append({**fields, "plan": None if plan is None else plan.fields})
         reporter.report(
             None,
             f"  {url}\n    {described.num_features} features, {described.dtype} on {described.device}, "
-            f"revision {described.revision[:12]}" + (f"\n    {plan}" if plan is not None else ""),
+            f"revision {described.revision[:12]}" + (f"\n    {plan.text}" if plan is not None else ""),
         )
     reporter.report("ready", f"ready after {seconds:.1f} s", address=server.address, backbones=served)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from midrib.server._catalogue.catalogue import Catalogue, CatalogueEntry
+from midrib.server._catalogue.catalogue import Catalogue
 from midrib.server._catalogue.descriptions import limits_message
+from midrib.server._catalogue.entry import CatalogueEntry
 from midrib.server._engine.description import State
 from midrib.server._grpc.errors import Context
 from midrib.server._settings import BackboneSettings

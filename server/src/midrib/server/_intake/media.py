@@ -66,7 +66,7 @@ class MediaPool:
             if message.WhichOneof("kind") == "images":
                 prepared = backbone.prepare_images(list(media), max_pixels=self._max_image_pixels)
             elif message.WhichOneof("kind") == "texts":
-                prepared = backbone.prepare_texts(list(media))
+                return backbone.token_ids(list(media))
             else:
                 clips = [
                     decode_tensor(clip, field=f"input.audio.clips[{start + index}]") for index, clip in enumerate(media)

@@ -7,7 +7,7 @@ from typing import cast
 
 from midrib.oip.v2 import inference_pb2
 from midrib.registry import InputSpec
-from midrib.server._catalogue.catalogue import CatalogueEntry
+from midrib.server._catalogue.entry import CatalogueEntry
 from midrib.server._catalogue.loading import Loaded
 from midrib.server._engine.description import State
 from midrib.server._engine.outcomes import Totals

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from midrib.oip.v2 import inference_pb2 as oip
 from midrib.server._calls.embedder import Embedder
 from midrib.server._calls.requests import open_backbone
-from midrib.server._catalogue.catalogue import CatalogueEntry
+from midrib.server._catalogue.entry import CatalogueEntry
 from midrib.server._catalogue.loading import Loaded
 from midrib.server._engine.description import State
 from midrib.server._grpc.backbone_service import BackboneService

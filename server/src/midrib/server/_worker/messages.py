@@ -19,19 +19,27 @@ _MAX_DIMENSIONS = 32
 
 
 @dataclass(frozen=True)
+class WorkerPlan:
+    """A compute plan, for a process without torch. fields: those of the plan's class.  text: the plan in words."""
+
+    fields: dict[str, Any]
+    text: str
+
+
+@dataclass(frozen=True)
 class Prepared:
     """The properties of a worker that is ready for batches.
 
     depth: batches that it has use for at a time.  dtypes: of the arrays of an item, staged.
     width: of a row of the result.  batch_s: seconds that the largest batch may take, as estimated.
-    plan: the compute plan that was chosen; None on a GPU.
+    plan: the compute plan; None on a GPU.
     """
 
     depth: int
     dtypes: tuple[str, ...]
     width: int
     batch_s: float
-    plan: Any = None
+    plan: WorkerPlan | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,12 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from math import inf
 from typing import IO, Any, cast
 
 from midrib.server._worker import bootstrap
@@ -52,12 +54,15 @@ class WorkerSpec:
     """What a worker runs.
 
     name: for messages.  entry: "module:function", which gets the request and returns what `loop.Hosted` describes.
-    request: made of JSON's types.
+    request: made of JSON's types.  descriptors: of files that it inherits, under the same numbers.
+    max_load_s: the most seconds for one request, to load or to prepare.
     """
 
     name: str
     entry: str
     request: dict[str, Any]
+    descriptors: tuple[int, ...] = ()
+    max_load_s: float | None = None
 
 
 class WorkerProcess:
@@ -65,11 +70,10 @@ class WorkerProcess:
 
     def __init__(self, spec: WorkerSpec, buffers: Sequence[SharedBuffer]) -> None:
         self._name = spec.name
+        self._max_load_s = spec.max_load_s
         ours, theirs = socket.socketpair()
         with theirs:
-            self._process = _SPAWNER.submit(
-                _spawn, spec.entry, theirs, [buffer.descriptor for buffer in buffers]
-            ).result()
+            self._process = _SPAWNER.submit(_spawn, spec, theirs, [buffer.descriptor for buffer in buffers]).result()
         self._output = WorkerOutput(spec.name, cast(IO[bytes], self._process.stdout))
         self._channel = Channel(ours)
         self._dead = False
@@ -86,15 +90,16 @@ class WorkerProcess:
         return self._dead
 
     def call(self, request: Any) -> Any:
-        """Send a request made of JSON's types; return the reply, however long it takes.
+        """Send a request made of JSON's types; return the reply.
 
-        Raises the exception that the worker answers with, WorkerDiedError if it ends instead.
+        Raises the exception that the worker answers with, WorkerDiedError if it ends or takes too long instead.
         """
         try:
             self._channel.send(json.dumps(request).encode())
         except OSError:
             raise self.death() from None
-        failed, value = pickle.loads(self._next())  # noqa: S301 - our own child, before it has computed anything
+        end = inf if self._max_load_s is None else time.monotonic() + self._max_load_s
+        failed, value = pickle.loads(self._next(end))  # noqa: S301 - our own child, before it has computed anything
         if failed:
             raise value
         return value
@@ -132,12 +137,14 @@ class WorkerProcess:
         self._dead = True
         self._end()
 
-    def _next(self) -> bytes:
-        """Return the next message; raises WorkerDiedError."""
+    def _next(self, end: float) -> bytes:
+        """Return the next message; raises WorkerDiedError. end: on time.monotonic."""
         while not self._dead:
             try:
-                return self._channel.receive(_LOOK_S)
+                return self._channel.receive(max(1e-3, min(_LOOK_S, end - time.monotonic())))
             except TimeoutError:
+                if time.monotonic() >= end:
+                    raise self.death(f"did not load within {self._max_load_s:g} s (max_load_s)") from None
                 if self.has_ended():
                     break
             except (EOFError, OSError):
@@ -145,16 +152,16 @@ class WorkerProcess:
         raise self.death()
 
 
-def _spawn(entry: str, channel: socket.socket, buffers: Sequence[int]) -> subprocess.Popen[bytes]:
+def _spawn(spec: WorkerSpec, channel: socket.socket, buffers: Sequence[int]) -> subprocess.Popen[bytes]:
     """Start a worker; not a fork, since locks of other threads would stay locked in it."""
-    arguments = {"path": sys.path, "entry": entry, "channel": channel.fileno(), "buffers": list(buffers)}
+    arguments = {"path": sys.path, "entry": spec.entry, "channel": channel.fileno(), "buffers": list(buffers)}
     command = [sys.executable, "-c", _BOOTSTRAP, json.dumps({**arguments, "parent": os.getpid()})]
     return subprocess.Popen(
         command,  # noqa: S603 - this interpreter
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        pass_fds=[channel.fileno(), *buffers],
+        pass_fds=[channel.fileno(), *buffers, *spec.descriptors],
         start_new_session=True,  # Ctrl-C in a terminal is for the server, which drains
     )
 

@@ -42,9 +42,13 @@ class ReadyWorker:
 
 @dataclass
 class ReplicaGroup:
-    """The replicas of one backbone. Those whose workers run compute for those whose workers are being replaced."""
+    """The replicas of one backbone. Those whose workers run compute for those whose workers are being replaced.
+
+    on_lost: called when the last one is lost because its worker cannot be replaced.
+    """
 
     replicas: list[WorkerReplica] = field(default_factory=list)
+    on_lost: Callable[[], None] = lambda: None
 
     def running(self) -> WorkerReplica | None:
         """Return the least loaded replica whose worker runs; None if there is none."""
@@ -182,6 +186,8 @@ class WorkerReplica:
             successor = await in_thread(ready.supervisor.worker, f"replacing a worker of {self._name}")
         except Exception as error:  # noqa: BLE001 - whatever stops it from starting, the replica is lost
             self._lose(_lost_error(type(error).__name__))
+            if not self._group.replicas:
+                self._group.on_lost()
             return
         if not self._over:
             self._connect(ready, successor)

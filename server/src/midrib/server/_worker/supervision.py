@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import mmap
 import threading
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from midrib.server._worker.messages import Prepared
+from midrib.server._worker.messages import Prepared, WorkerPlan
 from midrib.server._worker.process import WorkerProcess, WorkerSpec
 from midrib.server._worker.shared_buffer import new_shared_buffer
 
@@ -24,6 +26,22 @@ class WorkerLostError(RuntimeError):
     """A worker died and could not be replaced, which ends its replica."""
 
 
+@dataclass(frozen=True)
+class WorkerState:
+    """The process of a replica. running: False while it is being replaced.  pid: of the last one."""
+
+    running: bool
+    pid: int
+
+    def memory_bytes(self) -> int:
+        """Return the resident memory; 0 if the system does not tell."""
+        try:
+            pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        except OSError:
+            return 0
+        return pages * mmap.PAGESIZE
+
+
 class SharedPlan:
     """The compute plan of a device's replicas: the first one measures it, alone, and the others are told.
 
@@ -31,14 +49,14 @@ class SharedPlan:
     """
 
     def __init__(self) -> None:
-        self.plan: Any = None
+        self.plan: WorkerPlan | None = None
         self.restarts = 0
         self._measuring = threading.Lock()
 
     def prepare(self, worker: WorkerProcess) -> Prepared:
         """Prepare a worker; one at a time, because a second one beside it would spoil the measurement."""
         with self._measuring:
-            prepared: Prepared = worker.call(None if self.plan is None else asdict(self.plan))
+            prepared: Prepared = worker.call(None if self.plan is None else self.plan.fields)
             self.plan = prepared.plan
         return prepared
 
@@ -58,6 +76,7 @@ class Supervisor:
         self._closed = threading.Event()
         self._sleep = sleep or self._closed.wait
         self._worker: WorkerProcess | None = None
+        self._ready = False
         self._replacing = threading.Lock()
 
     def load(self) -> Any:
@@ -72,13 +91,20 @@ class Supervisor:
         worker = self._worker
         if worker is None or worker.dead:
             worker, _ = self._start()
-        return self._plan.prepare(worker)
+        prepared = self._plan.prepare(worker)
+        self._ready = True
+        return prepared
 
     def worker(self) -> WorkerProcess:
         """Return the running worker; replaces a dead one. Raises WorkerLostError if that fails."""
         with self._replacing:
             worker = self._worker
             return self._replaced() if worker is None or worker.dead else worker
+
+    def state(self) -> WorkerState:
+        """Return the state of the worker."""
+        worker = self._worker
+        return WorkerState(False, 0) if worker is None else WorkerState(self._ready and not worker.dead, worker.pid)
 
     def close(self) -> None:
         """End the worker, also while it computes: its batch then ends with WorkerLostError."""
@@ -87,6 +113,7 @@ class Supervisor:
             self._worker.kill()
 
     def _start(self) -> tuple[WorkerProcess, Any]:
+        self._ready = False
         worker = self._worker = WorkerProcess(self._spec, self.buffers)
         if self._closed.is_set():  # `close` may have ended the worker before this one
             worker.kill()
@@ -103,6 +130,7 @@ class Supervisor:
             try:
                 worker, _ = self._start()
                 self._plan.prepare(worker)
+                self._ready = True
             except Exception as error:
                 failure = error
                 if self._closed.is_set():

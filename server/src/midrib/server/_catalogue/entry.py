@@ -1,0 +1,34 @@
+"""A served name, and the state of its backbone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from midrib.server._catalogue.loading import Loaded
+from midrib.server._engine.description import State
+from midrib.wire import BackboneLoadingError, UnavailableError
+
+
+@dataclass
+class CatalogueEntry:
+    """One served name, from the moment a load is requested.
+
+    arguments: of the loader, with which `loaded` was loaded.
+    """
+
+    name: str
+    state: State = State.LOADING
+    loaded: Loaded | None = None
+    error: str = ""
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+    def ready(self) -> Loaded:
+        """The loaded backbone; raises BackboneLoadingError or UnavailableError where there is none."""
+        if self.loaded is not None:
+            return self.loaded
+        if self.state is State.FAILED:
+            raise UnavailableError(f"backbone {self.name!r} failed: {self.error}")
+        if self.state is State.DRAINING:
+            raise UnavailableError(f"backbone {self.name!r} is being unloaded: try another server")
+        raise BackboneLoadingError(f"backbone {self.name!r} is loading: try again shortly", retry_after=1.0)

@@ -1,0 +1,41 @@
+"""The properties of a backbone that the server needs, wherever its module is. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from midrib.registry import InputSpec
+from midrib.server._engine.batch_limits import BatchLimits
+from midrib.server._settings import Settings
+
+
+@dataclass(frozen=True)
+class BackboneInfo:
+    """The properties of a loaded backbone that the server needs to accept calls for it; picklable.
+
+    devices: the names of all devices that the settings mean.  weight_bytes: of parameters and buffers, per device.
+    last_id: the largest token id that the module looks up; None if that is not known.
+    tokenizer: of a text backbone; None for others.
+    """
+
+    name: str
+    revision: str
+    num_features: int
+    input: InputSpec
+    dtype: str
+    devices: tuple[str, ...]
+    weight_bytes: int
+    last_id: int | None
+    tokenizer: Any = None
+
+
+def batch_limits(settings: Settings) -> BatchLimits:
+    """Return the limits of the settings on a batch and on the queue."""
+    return BatchLimits(
+        max_rows=settings.max_batch_rows,
+        max_cost=settings.max_batch_elements,
+        max_queue_items=settings.max_queue_items,
+        max_queue_cost=4 * settings.max_batch_elements,
+        max_delay_s=settings.max_delay_ms / 1000,
+    )

@@ -1,0 +1,104 @@
+"""`midrib status`: the backbones of a running server and their worker processes, from its metrics."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+from urllib.error import URLError
+
+import typer
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+_TIMEOUT_S = 10.0
+_MEBI = 2**20
+
+
+@dataclass
+class WorkerStatus:
+    """A worker process. pid, memory_bytes: 0 while it is being replaced."""
+
+    running: bool = False
+    pid: int = 0
+    memory_bytes: int = 0
+
+
+@dataclass
+class BackboneStatus:
+    """A served name. restarts: of its workers.  workers: one per replica; none if threads of the server compute."""
+
+    name: str
+    state: str = "unknown"
+    restarts: int = 0
+    workers: list[WorkerStatus] = field(default_factory=list)
+
+
+def print_status(address: str, *, token: str | None, as_json: bool) -> None:
+    """Print the status of the server whose HTTP port is at an address, "host:port".
+
+    Raises ConnectionError if no server answers there.
+    """
+    backbones = read_status(_metrics(address, token))
+    if as_json:
+        typer.echo(json.dumps([asdict(backbone) for backbone in backbones], indent=2))
+        return
+    table = Table(
+        "backbone", "state", "restarts", "worker", "pid", "MiB", box=None, header_style="bold", pad_edge=False
+    )
+    for backbone in backbones:
+        cells = escape(backbone.name), backbone.state, str(backbone.restarts)
+        for number, worker in enumerate(backbone.workers):
+            state = "running" if worker.running else "being replaced"
+            memory = f"{worker.memory_bytes / _MEBI:.0f}"
+            table.add_row(*(cells if not number else ("", "", "")), state, str(worker.pid or ""), memory)
+        if not backbone.workers:
+            table.add_row(*cells, "thread" if backbone.state == "ready" else "", "", "")
+    Console().print(table)
+
+
+def read_status(metrics: str) -> list[BackboneStatus]:
+    """Return the status of each backbone, ordered by name, from metrics in Prometheus' text form."""
+    backbones: dict[str, BackboneStatus] = {}
+    for family in text_string_to_metric_families(metrics):
+        for sample in family.samples:
+            if name := sample.labels.get("backbone"):
+                _take(backbones.setdefault(name, BackboneStatus(name)), sample)
+    return [backbones[name] for name in sorted(backbones)]
+
+
+def _take(backbone: BackboneStatus, sample: Sample) -> None:
+    kind = sample.name.removeprefix("midrib_")
+    if kind == "backbone_state":
+        backbone.state = sample.labels["state"]
+    elif kind == "worker_restarts_total":
+        backbone.restarts = int(sample.value)
+    elif kind.startswith("worker_") and (replica := sample.labels.get("replica")) is not None:
+        worker = _worker(backbone, int(replica))
+        setattr(worker, kind.removeprefix("worker_"), _TYPES[kind](sample.value))
+
+
+_TYPES: dict[str, Any] = {"worker_running": bool, "worker_pid": int, "worker_memory_bytes": int}
+
+
+def _worker(backbone: BackboneStatus, replica: int) -> WorkerStatus:
+    missing: Iterable[int] = range(len(backbone.workers), replica + 1)
+    backbone.workers += [WorkerStatus() for _ in missing]
+    return backbone.workers[replica]
+
+
+def _metrics(address: str, token: str | None) -> str:
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    request = urllib.request.Request(f"http://{address}/metrics", headers=headers)  # noqa: S310 - http by construction
+    try:
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as reply:  # noqa: S310
+            return str(reply.read().decode())
+    except (URLError, OSError) as error:
+        raise ConnectionError(
+            f"no metrics at http://{address}/metrics ({error}): start the server with --http-port and give that port"
+        ) from error

@@ -1,0 +1,81 @@
+"""The server's process beside its workers: without torch, small, and ready to listen at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+
+from midrib.v1 import embedding_pb2, embedding_pb2_grpc
+from midrib.wire import decode_tensor, encode_tensor
+
+MLP = "template/classification/mlp-128-256"
+MINILM = "text/embedding/all-minilm-l6-v2"
+
+
+@dataclass(frozen=True)
+class Served:
+    """A `midrib serve`. listening_s: processor seconds until it listened."""
+
+    process: subprocess.Popen[str]
+    address: str
+    listening_s: float
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Served]:
+    """`midrib serve` with a tensor and a text backbone, each in a worker process."""
+    command = [sys.executable, "-m", "midrib.server.cli", "serve", f"{MLP}?num_features=4", MINILM]
+    environment = {**os.environ, "MIDRIB_WORKERS": "process", "MIDRIB_WARM_UP_S": "0", "MIDRIB_THREADS": "1"}
+    with subprocess.Popen(
+        [*command, "--port", "0", "--json"], stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        address = json.loads(process.stdout.readline())["address"]
+        seconds = cpu_s(process.pid)
+        json.loads(process.stdout.readline())
+        yield Served(process, address, seconds)
+        process.send_signal(signal.SIGTERM)
+
+
+def cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def embed(served: Served, backbone: str, **given: object) -> list[int]:
+    """Return the shape of an embedding."""
+    request = embedding_pb2.EmbedRequest(backbone=backbone, input=embedding_pb2.Input(**given))  # type: ignore[arg-type]
+    with grpc.insecure_channel(served.address) as channel:
+        reply = embedding_pb2_grpc.EmbeddingServiceStub(channel).Embed(request, timeout=60)
+    return list(decode_tensor(reply.embedding).shape)
+
+
+def test_it_serves_tensors_and_texts_without_torch(served: Served) -> None:
+    """Descriptions, limits and revisions come from the workers, and the tokenizer needs no torch."""
+    tensor = encode_tensor(np.zeros((3, 4), np.float32))
+    assert embed(served, MLP, tensor=tensor) == [3, 256]
+    texts = embedding_pb2.Texts(texts=["one text", "and another"])
+    assert embed(served, MINILM, texts=texts) == [2, 384]
+    assert "torch" not in Path(f"/proc/{served.process.pid}/maps").read_text()
+
+
+def test_it_is_small(served: Served) -> None:
+    """Below 120 MiB, whatever its workers hold."""
+    status = Path(f"/proc/{served.process.pid}/status").read_text()
+    resident_kib = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:"))
+    assert resident_kib < 120 * 1024
+
+
+def test_it_listens_after_little_work(served: Served) -> None:
+    """Half a second of processor time at most: it imports neither torch nor a loader before it listens."""
+    assert served.listening_s < 0.6
