@@ -40,6 +40,7 @@ class HttpCall:
     """A request that counts in the quotas of the server and of its tenant, as one item.
 
     caller: who calls, once the guard has let the request pass.  held: the bytes that it holds now.
+    refusal: the reason of the error that it ends in; empty if it ends well.
 
     It never waits for room, so that two calls cannot block each other: without room it is refused, at any stage.
     """
@@ -47,6 +48,7 @@ class HttpCall:
     def __init__(self, embedder: Embedder) -> None:
         self.caller = Caller(None)
         self.held = 0
+        self.refusal = ""
         self._embedder = embedder
         self._reservation = Reservation()
 

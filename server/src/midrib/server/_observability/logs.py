@@ -9,7 +9,7 @@ from typing import Literal
 
 _TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 # What a record may carry beside its message: by `extra`, where it is logged.
-_FIELDS = ("error_id", "backbone")
+_FIELDS = ("error_id", "backbone", "method", "path", "status", "reason", "seconds", "bytes", "token", "peer")
 
 
 def set_up(form: Literal["text", "json"]) -> None:
