@@ -98,7 +98,7 @@ class Embedder:
         if tenant is None:
             return Reservation(*more, (self.in_flight, size))
         tenant.require(Scope.EMBED)
-        return Reservation(*more, (tenant.in_flight_items, 1), (tenant.in_flight_bytes, size), (self.in_flight, size))
+        return Reservation(*tenant.amounts(size), *more, (self.in_flight, size))
 
     async def _reserved(self, size: int, caller: Caller) -> Reservation:
         """Reserve room for an item of `size` bytes, before its media are decoded."""

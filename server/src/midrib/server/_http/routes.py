@@ -37,6 +37,7 @@ class Routes:
     async def embeddings(self, request: web.Request) -> web.StreamResponse:
         """Answer OpenAI's embeddings call."""
         call = CURRENT_CALL.get()
+        call.begin()
         body = read_fields(await self._json(request))
         loaded = self._catalogue.entry(body.model).ready()
         token_ids = self._settings.http_token_ids
