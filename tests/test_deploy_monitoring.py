@@ -1,4 +1,4 @@
-"""The dashboard and the alerts of deploy/monitoring, against the metrics of a real server and by Prometheus' own tool."""
+"""The dashboard and the alerts of deploy/monitoring, against the metrics of a real server and by promtool."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+import yaml  # type: ignore[import-untyped]  # has no types, nor are there any among our tools
 from torch import nn
 
 from midrib.registry import Registry, TensorInput

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from midrib.oip.v2 import inference_pb2 as oip
 from midrib.registry import TensorInput
 from midrib.server._grpc.fast_codec import CODECS
-from midrib.server._http.embeddings import read_body
+from midrib.server._http.body import loads
+from midrib.server._http.embeddings import EmbeddingsBody, read_fields
 from midrib.server._oip.request import embed_request
 from midrib.v1 import backbone_pb2, tensor_pb2
 from midrib.wire import MidribError, decode_input_spec, decode_tensor, status_to_error
@@ -50,6 +51,10 @@ def read_status(data: bytes) -> object:
     return status_to_error(status_pb2.Status.FromString(data))
 
 
+def read_http_body(data: bytes) -> EmbeddingsBody:
+    return read_fields(loads(data))
+
+
 READERS: dict[str, Callable[[bytes], object]] = {
     "tensor": read_tensor,
     "infer": read_infer,
@@ -57,7 +62,7 @@ READERS: dict[str, Callable[[bytes], object]] = {
     "status": read_status,
     "embed": CODECS["/midrib.v1.EmbeddingService/Embed"].parse,
     "stream request": CODECS["/midrib.v1.EmbeddingService/EmbedStream"].parse,
-    "http body": read_body,
+    "http body": read_http_body,
 }
 
 

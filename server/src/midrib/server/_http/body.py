@@ -52,12 +52,8 @@ async def receive(request: web.Request, call: HttpCall, *, limit: int) -> bytear
 
 
 async def parse_json(body: bytes | bytearray) -> Any:
-    """Return the value of a JSON text in UTF-8; a large one is parsed beside the event loop.
-
-    Raises InvalidInputError for any other text, LimitExceededError for more than MAX_VALUES strings, arrays and
-    objects.
-    """
-    return await off_loop(len(body), lambda: _parsed(body))
+    """Do the same as `loads`; a large text is parsed beside the event loop."""
+    return await off_loop(len(body), lambda: loads(body))
 
 
 async def off_loop(size: int, work: Callable[[], T]) -> T:
@@ -65,7 +61,12 @@ async def off_loop(size: int, work: Callable[[], T]) -> T:
     return work() if size <= _INLINE_BYTES else await asyncio.to_thread(work)
 
 
-def _parsed(body: bytes | bytearray) -> Any:
+def loads(body: bytes | bytearray) -> Any:
+    """Return the value of a JSON text in UTF-8.
+
+    Raises InvalidInputError for any other text, LimitExceededError for more than MAX_VALUES strings, arrays and
+    objects.
+    """
     count = count_values(body)
     if count > MAX_VALUES:
         raise LimitExceededError(
