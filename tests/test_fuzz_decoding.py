@@ -22,7 +22,8 @@ from midrib.oip.v2 import inference_pb2 as oip
 from midrib.registry import TensorInput
 from midrib.server._grpc.fast_codec import CODECS
 from midrib.server._http.body import loads
-from midrib.server._http.embeddings import EmbeddingsBody, read_fields
+from midrib.server._http.embeddings import EmbeddingsBody
+from midrib.server._http.fields import read_fields
 from midrib.server._oip.request import embed_request
 from midrib.v1 import backbone_pb2, tensor_pb2
 from midrib.wire import MidribError, decode_input_spec, decode_tensor, status_to_error
@@ -52,7 +53,7 @@ def read_status(data: bytes) -> object:
 
 
 def read_http_body(data: bytes) -> EmbeddingsBody:
-    return read_fields(loads(data))
+    return read_fields(EmbeddingsBody, loads(data))
 
 
 READERS: dict[str, Callable[[bytes], object]] = {

@@ -157,7 +157,7 @@ def spoken() -> st.SearchStrategy[bytes]:
 # --- what must hold ---
 
 _LEAKS = re.compile(r"Traceback|secret|shadow|site-packages|object at 0x|\.py\b|\w(Error|Exception)\b")
-_STATUSES = {200, 400, 401, 404, 405, 413, 417, 429, 501, 503, 504}
+_STATUSES = {200, 400, 401, 404, 405, 413, 415, 417, 429, 501, 503, 504}
 
 
 class Subject:
@@ -212,7 +212,7 @@ class Subject:
 @contextmanager
 def subjected() -> Iterator[Subject]:
     """A server to fuzz."""
-    with serving("words", "plain", registry=REGISTRY, http_port=0) as running:
+    with serving("words", "plain", registry=REGISTRY, http_port=0, http_token_ids=True) as running:
         yield Subject(running)
 
 

@@ -11,29 +11,25 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from midrib.server._catalogue.loading import Loaded
 from midrib.server._http.call import Answer
+from midrib.server._http.fields import Fields
 from midrib.server._http.inputs import split_input
 from midrib.v1 import embedding_pb2, tensor_pb2
-from midrib.wire import Array, InvalidInputError
+from midrib.wire import Array
 
 # Numbers written as JSON before the event loop serves other calls: a few milliseconds.
 _NUMBERS_AT_ONCE = 2**11
-# More would only be unknown ones, and each costs an error.
-_MAX_FIELDS = 64
-_MAX_QUOTED = 100
 # The most bytes that one number takes in an answer. JSON: -1.2345678901234567e-10 and a comma.
 _JSON_NUMBER_BYTES = 24
 _BASE64_NUMBER_BYTES = 6
 _ROW_BYTES = 64
 
 
-class EmbeddingsBody(BaseModel):
-    """The fields that a client may send. An unknown field is an error, so that a misspelt one is not ignored."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+class EmbeddingsBody(Fields):
+    """The body of POST /v1/embeddings."""
 
     model: str
     """The name of a served backbone."""
@@ -47,23 +43,6 @@ class EmbeddingsBody(BaseModel):
     """Accepted and ignored."""
     normalize: bool = True
     """Not in OpenAI's API: false returns the rows of the backbone, without scaling them to unit length."""
-
-
-def read_fields(fields: Any) -> EmbeddingsBody:
-    """Return the body of a request. A field that is null is absent.
-
-    Raises InvalidInputError for a value that is not an object of this form.
-    """
-    if isinstance(fields, dict):
-        if len(fields) > _MAX_FIELDS:
-            raise InvalidInputError(f"the body has {len(fields)} fields, expected at most {_MAX_FIELDS}")
-        fields = {name: value for name, value in fields.items() if value is not None}
-    try:
-        return EmbeddingsBody.model_validate(fields)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"]))[:_MAX_QUOTED]
-        raise InvalidInputError(f"{place or 'the body'}: {first['msg']}", field=place or None) from error
 
 
 def embed_requests(body: EmbeddingsBody, loaded: Loaded, *, token_ids: bool) -> list[embedding_pb2.EmbedRequest]:

@@ -10,7 +10,7 @@ from midrib.server._http.errors import Handler
 from midrib.wire import UnauthenticatedError
 
 _HEALTH = ("/healthz", "/readyz")
-_EMBEDDING = "/v1/embeddings"
+_EMBEDDING = ("/v1/embeddings", "/similarity")
 
 
 class HttpGuard:
@@ -31,7 +31,7 @@ class HttpGuard:
         self._check_session(request)
         tenant = None
         if self._tokens is not None and not (self._public_health and request.path in _HEALTH):
-            scope = Scope.EMBED if request.path == _EMBEDDING else Scope.READ
+            scope = Scope.EMBED if request.path in _EMBEDDING else Scope.READ
             tenant = self._tokens.tenant(request.headers.getall("Authorization", []), scope)
         # A connection's requests share one context: the next one is not this tenant's.
         before = CURRENT_TENANT.set(tenant)

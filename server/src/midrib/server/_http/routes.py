@@ -10,8 +10,10 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from midrib.server._calls.embedder import Embedder
 from midrib.server._engine.served_backbone import State
 from midrib.server._http.body import MAX_BODY_BYTES, off_loop, parse_json, receive
-from midrib.server._http.call import CURRENT_CALL
-from midrib.server._http.embeddings import answer_bytes, answer_parts, embed_requests, read_fields
+from midrib.server._http.call import CURRENT_CALL, Answer
+from midrib.server._http.embeddings import EmbeddingsBody, answer_bytes, answer_parts, embed_requests
+from midrib.server._http.fields import read_fields
+from midrib.server._http.similarity import SimilarityBody, embeddings_body, similarities
 from midrib.wire import InvalidInputError
 
 
@@ -27,6 +29,7 @@ class Routes:
         """Return every method and path, with its handler."""
         return [
             web.post("/v1/embeddings", self.embeddings),
+            web.post("/similarity", self.similarity),
             web.get("/v1/models", self.models),
             web.get("/v1/models/{name:.+}", self.model),
             web.get("/healthz", self.healthz),
@@ -36,27 +39,43 @@ class Routes:
 
     async def embeddings(self, request: web.Request) -> web.StreamResponse:
         """Answer OpenAI's embeddings call."""
-        call = CURRENT_CALL.get()
-        call.begin()
-        body = read_fields(await self._json(request))
-        loaded = self._catalogue.entry(body.model).ready()
-        token_ids = self._settings.http_token_ids
-        requests = await off_loop(call.held, lambda: embed_requests(body, loaded, token_ids=token_ids))
-        num_features = loaded.served.description.num_features
-        width = min(body.dimensions or num_features, num_features)
-        call.hold_items(requests, loaded, row_bytes=answer_bytes(body, width))
-        answer = await call.embed(requests)
+        body = read_fields(EmbeddingsBody, await self._json(request))
+        answer = await self._embed(body)
         return web.Response(
             body=b"".join([part async for part in answer_parts(answer, body)]),
             content_type="application/json",
             headers={"Midrib-Revision": answer.by.revision},
         )
 
+    async def similarity(self, request: web.Request) -> web.StreamResponse:
+        """Answer how similar sentences are, as text-embeddings-inference does."""
+        body = read_fields(SimilarityBody, await self._json(request))
+        answer = await self._embed(embeddings_body(body, body.model or self._only_model()))
+        return web.json_response(similarities(answer.features), headers={"Midrib-Revision": answer.by.revision})
+
+    async def _embed(self, body: EmbeddingsBody) -> Answer:
+        call = CURRENT_CALL.get()
+        loaded = self._catalogue.entry(body.model).ready()
+        token_ids = self._settings.http_token_ids
+        requests = await off_loop(call.held, lambda: embed_requests(body, loaded, token_ids=token_ids))
+        num_features = loaded.served.description.num_features
+        width = min(body.dimensions or num_features, num_features)
+        call.hold_items(requests, loaded, row_bytes=answer_bytes(body, width))
+        return await call.embed(requests)
+
+    def _only_model(self) -> str:
+        if len(self._catalogue.entries) != 1:
+            served = ", ".join(sorted(self._catalogue.entries)) or "none"
+            raise InvalidInputError(f"model is absent, expected one of the served backbones: {served}", field="model")
+        return next(iter(self._catalogue.entries))
+
     async def _json(self, request: web.Request) -> Any:
         if request.content_type != "application/json":
             # A page in a browser may send other types to a loopback address without asking the user.
             raise InvalidInputError(f"Content-Type is {request.content_type[:100]!r}, expected 'application/json'")
-        return await parse_json(await receive(request, CURRENT_CALL.get(), limit=self._max_body_bytes))
+        call = CURRENT_CALL.get()
+        call.begin()
+        return await parse_json(await receive(request, call, limit=self._max_body_bytes))
 
     async def models(self, request: web.Request) -> web.Response:  # noqa: ARG002 - aiohttp's signature
         """Answer the list of served backbones, in OpenAI's form."""
