@@ -21,9 +21,8 @@ from hypothesis import strategies as st
 from midrib.oip.v2 import inference_pb2 as oip
 from midrib.registry import TensorInput
 from midrib.server._grpc.fast_codec import CODECS
-from midrib.server._http.body import loads
+from midrib.server._http.body import loads, read_fields
 from midrib.server._http.embeddings import EmbeddingsBody
-from midrib.server._http.fields import read_fields
 from midrib.server._oip.request import embed_request
 from midrib.v1 import backbone_pb2, tensor_pb2
 from midrib.wire import MidribError, decode_input_spec, decode_tensor, status_to_error

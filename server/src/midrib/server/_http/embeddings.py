@@ -11,19 +11,20 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import Field
 
 from midrib.server._catalogue.loading import Loaded
+from midrib.server._http.body import Fields
 from midrib.server._http.call import Answer
-from midrib.server._http.fields import Fields
 from midrib.server._http.inputs import split_input
 from midrib.v1 import embedding_pb2, tensor_pb2
-from midrib.wire import Array
+from midrib.wire import Array, InternalError
 
 # Numbers written as JSON before the event loop serves other calls: a few milliseconds.
-_NUMBERS_AT_ONCE = 2**11
+NUMBERS_AT_ONCE = 2**11
 # The most bytes that one number takes in an answer. JSON: -1.2345678901234567e-10 and a comma.
-_JSON_NUMBER_BYTES = 24
+JSON_NUMBER_BYTES = 24
 _BASE64_NUMBER_BYTES = 6
 _ROW_BYTES = 64
 
@@ -61,14 +62,19 @@ def embed_requests(body: EmbeddingsBody, loaded: Loaded, *, token_ids: bool) -> 
 
 def answer_bytes(body: EmbeddingsBody, width: int) -> int:
     """Return the most bytes that one row of `width` numbers takes in the answer."""
-    return _ROW_BYTES + width * (_BASE64_NUMBER_BYTES if body.encoding_format == "base64" else _JSON_NUMBER_BYTES)
+    return _ROW_BYTES + width * (_BASE64_NUMBER_BYTES if body.encoding_format == "base64" else JSON_NUMBER_BYTES)
 
 
 async def answer_parts(answer: Answer, body: EmbeddingsBody) -> AsyncIterator[bytes]:
-    """Yield the JSON of the response in parts, and let the event loop run between them."""
+    """Yield the JSON of the response in parts, and let the event loop run between them.
+
+    Raises InternalError if the numbers are not finite and the caller did not ask for base64.
+    """
+    if body.encoding_format == "float":
+        check_finite(answer)
     usage = json.dumps({"prompt_tokens": answer.tokens, "total_tokens": answer.tokens})
     yield f'{{"object":"list","model":{json.dumps(answer.by.name)},"usage":{usage},"data":['.encode()
-    rows_at_once = max(1, _NUMBERS_AT_ONCE // max(1, answer.features.shape[1]))
+    rows_at_once = max(1, NUMBERS_AT_ONCE // max(1, answer.features.shape[1]))
     for index, row in enumerate(answer.features):
         if index % rows_at_once == 0:
             await asyncio.sleep(0)
@@ -76,6 +82,15 @@ async def answer_parts(answer: Answer, body: EmbeddingsBody) -> AsyncIterator[by
         comma = "," if index else ""
         yield f'{comma}{{"object":"embedding","index":{index},"embedding":{value}}}'.encode()
     yield b"]}"
+
+
+def check_finite(answer: Answer) -> None:
+    """Raise InternalError for numbers that JSON cannot carry."""
+    if not np.isfinite(answer.features).all():
+        raise InternalError(
+            f"backbone {answer.by.name!r} returned NaN or infinite numbers, which JSON cannot carry: check the "
+            "input, or ask for base64"
+        )
 
 
 def _base64(row: Array) -> str:

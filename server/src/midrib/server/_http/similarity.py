@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from midrib.server._http.body import Fields
 from midrib.server._http.embeddings import EmbeddingsBody
-from midrib.server._http.fields import Fields
 from midrib.wire import Array
 
 
