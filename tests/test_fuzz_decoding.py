@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from midrib.oip.v2 import inference_pb2 as oip
 from midrib.registry import TensorInput
 from midrib.server._grpc.fast_codec import CODECS
-from midrib.server._http.body import parse_json
-from midrib.server._http.embeddings import read_fields
+from midrib.server._http.body import loads, read_fields
+from midrib.server._http.embeddings import EmbeddingsBody
 from midrib.server._oip.contents import read_input
 from midrib.v1 import backbone_pb2, tensor_pb2
 from midrib.wire import MidribError, decode_input_spec, decode_tensor, status_to_error
@@ -44,16 +44,16 @@ def read_infer(data: bytes) -> object:
     return asyncio.run(read_input(oip.ModelInferRequest.FromString(data), max_rows=1024))
 
 
-def read_http(data: bytes) -> object:
-    return read_fields(asyncio.run(parse_json(data)))
-
-
 def read_spec(data: bytes) -> object:
     return decode_input_spec(backbone_pb2.InputSpec.FromString(data))
 
 
 def read_status(data: bytes) -> object:
     return status_to_error(status_pb2.Status.FromString(data))
+
+
+def read_http_body(data: bytes) -> EmbeddingsBody:
+    return read_fields(EmbeddingsBody, loads(data))
 
 
 READERS: dict[str, Callable[[bytes], object]] = {
@@ -63,7 +63,7 @@ READERS: dict[str, Callable[[bytes], object]] = {
     "status": read_status,
     "embed": CODECS["/midrib.v1.EmbeddingService/Embed"].parse,
     "stream request": CODECS["/midrib.v1.EmbeddingService/EmbedStream"].parse,
-    "http body": read_http,
+    "http body": read_http_body,
 }
 
 

@@ -92,6 +92,22 @@ BODIES = st.fixed_dictionaries(
         "\ud800": ANYTHING,
     },
 )
+TENSORS = st.fixed_dictionaries(
+    {
+        "name": st.sampled_from(["input", "texts", "images"]) | ANYTHING,
+        "shape": st.lists(st.sampled_from([0, 1, 2, -1, 2**62]), max_size=4) | ANYTHING,
+        "datatype": st.sampled_from(["FP32", "INT64", "BYTES", "BOOL", "FP16", "x"]) | ANYTHING,
+        "data": INPUTS | st.lists(st.floats(), max_size=4) | ANYTHING,
+    }
+)
+INFER_BODIES = st.fixed_dictionaries(
+    {"inputs": st.lists(TENSORS, max_size=2) | ANYTHING},
+    optional={"id": TEXTS, "parameters": st.dictionaries(st.sampled_from(["normalize", "dimensions", "x"]), ANYTHING)},
+)
+SIMILARITY_BODIES = st.fixed_dictionaries(
+    {"inputs": st.fixed_dictionaries({"source_sentence": TEXTS | ANYTHING, "sentences": INPUTS | ANYTHING})},
+    optional={"model": NAMES | ANYTHING},
+)
 GOOD = {"model": "words", "input": ["good morning"]}
 HEADERS = st.fixed_dictionaries(
     {"Content-Type": st.sampled_from(["application/json", "application/json; charset=utf-16", "text/plain", ""])},
@@ -102,7 +118,12 @@ HEADERS = st.fixed_dictionaries(
         "Expect": st.sampled_from(["100-continue", "the unexpected"]),
     },
 )
-PATHS = ["/v1/embeddings"] * 6 + ["/v1/models/words", "/v1/models", "/readyz", "/metrics", "/v1/models/%00", "//", "/%"]
+PATHS = [
+    *["/v1/embeddings"] * 6,
+    *["/v2/models/plain/infer", "/v2/models/words/infer", "/similarity"] * 2,
+    *["/v1/models/words", "/v1/models", "/v2/models/words", "/docs", "/openapi.json", "/readyz", "/metrics"],
+    *["/v1/models/%00", "//", "/%"],
+]
 
 
 class Post(NamedTuple):
@@ -116,7 +137,7 @@ class Post(NamedTuple):
 
 @st.composite
 def posts(draw: st.DrawFn) -> Post:
-    data = bytearray(json.dumps(draw(BODIES | ANYTHING)).encode())
+    data = bytearray(json.dumps(draw(BODIES | INFER_BODIES | SIMILARITY_BODIES | ANYTHING)).encode())
     damage = draw(st.sampled_from(["none", "none", "none", "cut", "insert", "deep"]))
     place = draw(st.integers(0, len(data)))
     if damage == "cut":
@@ -157,7 +178,7 @@ def spoken() -> st.SearchStrategy[bytes]:
 # --- what must hold ---
 
 _LEAKS = re.compile(r"Traceback|secret|shadow|site-packages|object at 0x|\.py\b|\w(Error|Exception)\b")
-_STATUSES = {200, 400, 401, 404, 405, 413, 417, 429, 501, 503, 504}
+_STATUSES = {200, 400, 401, 404, 405, 413, 415, 417, 429, 501, 503, 504}
 
 
 class Subject:
@@ -173,7 +194,7 @@ class Subject:
         status, body = self.ask(post)
         assert status in _STATUSES | ({500} if Words.raised > raised else set()), (status, body)
         assert not _LEAKS.search(body)
-        if status not in (200, 417) and post.path.startswith("/v1"):  # 417 is aiohttp's own
+        if status not in (200, 417) and post.path.startswith(("/v1", "/v2")):  # 417 is aiohttp's own
             assert set(json.loads(body)["error"]) == {"message", "type", "param", "code"}
         self.check_unharmed()
 
@@ -212,7 +233,7 @@ class Subject:
 @contextmanager
 def subjected() -> Iterator[Subject]:
     """A server to fuzz."""
-    with serving("words", "plain", registry=REGISTRY, http_port=0) as running:
+    with serving("words", "plain", registry=REGISTRY, http_port=0, http_token_ids=True) as running:
         yield Subject(running)
 
 

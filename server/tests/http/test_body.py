@@ -69,6 +69,13 @@ async def test_a_very_long_number_is_refused(number: bytes) -> None:
         await parse_json(number)
 
 
+@pytest.mark.parametrize("text", [pytest.param(text, id=text.decode()) for text in (b"NaN", b"-Infinity", b"1e999")])
+async def test_a_number_is_finite(text: bytes) -> None:
+    """Python's parser would accept more than JSON allows."""
+    with pytest.raises(InvalidInputError, match="is not valid JSON"):
+        await parse_json(text)
+
+
 async def test_a_large_body_is_parsed_beside_the_event_loop() -> None:
     """The loop goes on while a thread parses: here until the thread is given the result of a later callback."""
     loop = asyncio.get_running_loop()

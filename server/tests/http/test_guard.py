@@ -17,6 +17,10 @@ from midrib.registry import AbstractRegistry
 from midrib.server._admission.tokens import Scope, new_token
 from midrib.server.testing import RunningServer, serving
 
+PATHS = [
+    *["/v1/embeddings", "/v1/models", "/v1/models/words", "/similarity", "/metrics", "/docs", "/openapi.json"],
+    *["/v2", "/v2/models/words", "/v2/models/words/infer", "/nothing"],
+]
 BODY = json.dumps({"model": "words", "input": "good morning"})
 JSON = {"Content-Type": "application/json"}
 
@@ -55,9 +59,7 @@ def dial(running: RunningServer) -> http.client.HTTPConnection:
     return http.client.HTTPConnection(str(running.server.http_address), timeout=20)
 
 
-@pytest.mark.parametrize(
-    "path", [pytest.param(path, id=path) for path in ("/v1/embeddings", "/v1/models", "/v1/models/words", "/metrics")]
-)
+@pytest.mark.parametrize("path", [pytest.param(path, id=path) for path in PATHS])
 def test_nothing_is_told_without_a_token(guarded: RunningServer, path: str) -> None:
     """Whatever the path."""
     assert ask(dial(guarded), path) == (401, "UNAUTHENTICATED")
@@ -74,6 +76,8 @@ def test_health_is_public_where_the_settings_say_so(guarded: RunningServer) -> N
         pytest.param("trainer", "/v1/embeddings", (200, None), id="embed"),
         pytest.param("trainer", "/v1/models", (200, None), id="read"),
         pytest.param("reader", "/v1/embeddings", (403, "PERMISSION_DENIED"), id="a reader embeds"),
+        pytest.param("reader", "/similarity", (403, "PERMISSION_DENIED"), id="a reader compares"),
+        pytest.param("reader", "/v2/models/words/infer", (403, "PERMISSION_DENIED"), id="a reader infers"),
         pytest.param("full", "/metrics", (403, "PERMISSION_DENIED"), id="an embedder reads"),
         pytest.param("path", "/v1/models", (401, "UNAUTHENTICATED"), id="an unknown token"),
     ],

@@ -28,6 +28,7 @@ from midrib.server._grpc.embedding_service import EmbeddingService
 from midrib.server._grpc.fast_codec import CODECS
 from midrib.server._grpc.listen import add_port, grpc_server, request_limits
 from midrib.server._grpc.observers import HealthService, ReflectionService
+from midrib.server._observability.accounting import CURRENT_ACCOUNTING
 from midrib.server._observability.tracing import tracing_for
 from midrib.server._oip.registration import SERVICE_NAME as INFERENCE_SERVICE
 from midrib.server._oip.registration import add_inference_service, reflection_pool
@@ -105,6 +106,7 @@ class Server:
 
     async def start(self) -> None:
         """Listen. Calls answer UNAVAILABLE until `load` is through."""
+        CURRENT_ACCOUNTING.set(self.catalogue.accounting)
         self._grpc = grpc_server(self.settings, self.tokens, self._tracing)
         backbones = BackboneService(self.catalogue, admin=self.settings.admin)
         services: Any = DecodingServer(self._grpc, request_limits(self.settings), CODECS)  # the stubs ask for a server

@@ -162,6 +162,8 @@ class Settings(BaseSettings):
     """Seconds between keepalive pings. A connection that pings more often several times is closed."""
     log_format: Literal["text", "json"] = "text"
     """The format of the log on stderr: lines for people, or one JSON object per line."""
+    access_log: bool = False
+    """Log every HTTP request on stderr: method, path, status, seconds, bytes, and the name of the token."""
     drain_grace_s: float = Field(default=30.0, ge=0)
     """Seconds that accepted work has to finish after SIGTERM."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from typing import Protocol
 
 from midrib.wire import OverloadedError
 
@@ -63,15 +64,32 @@ class Quota:
         return self.held + amount <= self.limit or not self.held
 
 
+class Limit(Protocol):
+    """A quota or a rate, as a reservation uses it."""
+
+    def hold(self, amount: int) -> bool:
+        """Hold the amount if there is room now; return whether there was."""
+        ...
+
+    def acquire_nowait(self, amount: int) -> None:
+        """Hold the amount now. Raises OverloadedError if there is no room."""
+
+    async def acquire(self, amount: int) -> None:
+        """Hold the amount once there is room."""
+
+    def release(self, amount: int) -> None:
+        """Release the amount."""
+
+
 class Reservation:
     """The amounts that one request holds of several quotas: all of them, or none.
 
     amounts: pairs of a quota and an amount.
     """
 
-    def __init__(self, *amounts: tuple[Quota, int]) -> None:
+    def __init__(self, *amounts: tuple[Limit, int]) -> None:
         self._amounts = amounts
-        self._reserved: list[tuple[Quota, int]] = []
+        self._reserved: list[tuple[Limit, int]] = []
 
     def acquire_nowait(self) -> None:
         """Hold all amounts now. Raises OverloadedError, and holds nothing, if a quota has no room."""

@@ -6,6 +6,8 @@
     scopes = ["embed", "read"]
     max_in_flight_bytes = 67108864      # optional: of this tenant's requests
     max_in_flight_items = 256           # optional
+    max_requests_per_s = 100            # optional: calls, and items of streams
+    max_bytes_per_s = 10485760          # optional: of inputs, decoded, and embeddings
 
 A token is 256 random bits, so one round of sha-256 keeps it: there is nothing to guess.
 """
@@ -25,7 +27,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from midrib.server._admission.quotas import Quota
+from midrib.server._admission.quotas import Limit, Quota
+from midrib.server._admission.rates import Rate
 from midrib.wire import PermissionDeniedError, UnauthenticatedError
 
 _UNBOUNDED = 2**62
@@ -49,6 +52,8 @@ class TokenEntry(BaseModel):
     scopes: frozenset[Scope]
     max_in_flight_bytes: Annotated[int, Field(ge=1)] = _UNBOUNDED
     max_in_flight_items: Annotated[int, Field(ge=1)] = _UNBOUNDED
+    max_requests_per_s: Annotated[float, Field(gt=0)] = _UNBOUNDED
+    max_bytes_per_s: Annotated[float, Field(gt=0)] = _UNBOUNDED
 
 
 class Tenant:
@@ -60,12 +65,22 @@ class Tenant:
         self.withdrawn = False
         self.in_flight_bytes = Quota(entry.max_in_flight_bytes, what=f"bytes of token {entry.name!r}")
         self.in_flight_items = Quota(entry.max_in_flight_items, what=f"items of token {entry.name!r}")
+        self.requests = Rate(entry.max_requests_per_s, what=f"requests of token {entry.name!r}")
+        self.bytes = Rate(entry.max_bytes_per_s, what=f"bytes of token {entry.name!r}")
+
+    def amounts(self, size: int) -> list[tuple[Limit, int]]:
+        """Return the limits that an item of `size` bytes uses, and how much of each.
+
+        The rates come first, so that an item holds nothing while it waits for them.
+        """
+        return [(self.requests, 1), (self.bytes, size), (self.in_flight_items, 1), (self.in_flight_bytes, size)]
 
     def adopt(self, entry: TokenEntry) -> None:
         """Take on a changed entry; what is in flight stays counted."""
         self.scopes, self.withdrawn = entry.scopes, False
         self.in_flight_bytes.limit = entry.max_in_flight_bytes
         self.in_flight_items.limit = entry.max_in_flight_items
+        self.requests.limit, self.bytes.limit = entry.max_requests_per_s, entry.max_bytes_per_s
 
     def require(self, scope: Scope) -> None:
         """Asked at each call, and at each item of a stream: a token may go while its stream is open.

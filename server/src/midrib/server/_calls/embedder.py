@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from midrib.server._admission.quotas import Quota, Reservation
+from midrib.server._admission.quotas import Limit, Quota, Reservation
 from midrib.server._admission.tokens import Scope
 from midrib.server._calls.requests import Caller, Openable, check_reply, empty_outcome, new_item, open_backbone, timing
 from midrib.server._catalogue.catalogue import Catalogue
@@ -155,10 +155,12 @@ class OpenCall:
 
     def _reservation(self, size: int, stream: StreamQuota | None) -> Reservation:
         tenant = self.caller.tenant
-        amounts = [] if stream is None else [(stream.items, 1), (stream.bytes, size)]
+        amounts: list[tuple[Limit, int]] = []
         if tenant is not None:
             tenant.require(Scope.EMBED)
-            amounts += (tenant.in_flight_items, 1), (tenant.in_flight_bytes, size)
+            amounts += tenant.amounts(size)
+        if stream is not None:
+            amounts += (stream.items, 1), (stream.bytes, size)
         return Reservation(*amounts, (self._in_flight, size))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
 import logging
 from collections.abc import Callable, Coroutine
 from functools import partial
@@ -14,12 +13,14 @@ from midrib.registry import AbstractRegistry
 from midrib.server._catalogue.entry import CatalogueEntry
 from midrib.server._catalogue.eviction import Resident, evictions
 from midrib.server._catalogue.loading import Loaded, load
+from midrib.server._catalogue.names import LONGEST_NAME, not_served
 from midrib.server._catalogue.worker_metrics import WorkerCollector
 from midrib.server._engine.description import State
 from midrib.server._engine.served_backbone import ServedBackbone
 from midrib.server._errors import public_error
 from midrib.server._foreign import in_thread
 from midrib.server._intake.media import MediaPool
+from midrib.server._observability.accounting import Accounting
 from midrib.server._observability.metrics import Metrics
 from midrib.server._settings import BackboneSettings, Settings
 from midrib.wire import (
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-
-_LONGEST_NAME = 200
 
 
 class Catalogue:
@@ -59,6 +58,7 @@ class Catalogue:
         self.closing = asyncio.Event()
         self.metrics = Metrics(self.served)
         self.metrics.registry.register(WorkerCollector(self.entries.values))
+        self.accounting = Accounting(self.metrics.registry)
         self.tracing: Tracing | None = None
         self._on_change = on_change
         # One at a time: two that fit by themselves may not fit together.
@@ -96,13 +96,7 @@ class Catalogue:
         matches = [entry for key, entry in self.entries.items() if key.endswith("/" + name)]
         if name and len(matches) == 1:
             return matches[0]
-        if len(name) > _LONGEST_NAME:  # whatever it is near to, looking would hold the event loop
-            raise BackboneNotFoundError(f"no backbone {name[:_LONGEST_NAME] + '...'!r} is served here")
-        spellings = {spelling: key for key in self.entries for spelling in (key, key.rpartition("/")[2])}
-        near = {spellings[match] for match in difflib.get_close_matches(name, spellings, cutoff=0.5)}
-        served = ", ".join(sorted(self.entries)) or "nothing"
-        hint = f"did you mean {' or '.join(sorted(near))}?" if near else f"served here: {served}"
-        raise BackboneNotFoundError(f"no backbone {name!r} is served here; {hint}")
+        raise not_served(name, self.entries)
 
     def expect(self, wanted: BackboneSettings) -> CatalogueEntry:
         """Return the entry of a backbone that is about to be loaded; from now on its callers are asked to wait.
@@ -219,6 +213,8 @@ class Catalogue:
 
     def _watch(self, served: ServedBackbone) -> None:
         served.on_batch.append(self.metrics.of(served))
+        if self.settings.tokens is not None:
+            served.on_batch.append(self.accounting.observe_batch)
         if self.tracing is not None:
             served.on_batch.append(partial(self.tracing.observe_batch, served))
 
@@ -254,8 +250,8 @@ class Catalogue:
 
         Raises BackboneNotFoundError where the registry has none, ValueError where several match.
         """
-        if len(name) > _LONGEST_NAME:
-            raise BackboneNotFoundError(f"no backbone {name[:_LONGEST_NAME] + '...'!r} is registered")
+        if len(name) > LONGEST_NAME:
+            raise BackboneNotFoundError(f"no backbone {name[:LONGEST_NAME] + '...'!r} is registered")
         try:
             return self.registry.describe(name).key
         except KeyError as error:

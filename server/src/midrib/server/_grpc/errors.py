@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import grpc
 
 from midrib.server._errors import public_error
+from midrib.server._observability.accounting import CURRENT_ACCOUNTING
 from midrib.wire import MidribError, error_to_status
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -21,6 +22,8 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 async def abort(context: Context, error: Exception) -> NoReturn:
     """End the call with the status of an error; one that is not ours goes to the log under an id."""
     known = _cut(public_error(error, "the call failed"))
+    if (accounting := CURRENT_ACCOUNTING.get()) is not None:
+        accounting.refused("grpc", known.reason)
     status = error_to_status(known)
     details = ("grpc-status-details-bin", status.SerializeToString())
     await context.abort(_CODES[status.code], status.message, (details,))

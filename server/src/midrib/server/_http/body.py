@@ -1,18 +1,21 @@
-"""Receive the body of a request within the quotas, and parse its JSON at a bounded cost."""
+"""The body of a request: received within the quotas, parsed at a bounded cost, checked field by field."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from aiohttp import web
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from midrib.server._http.call import HttpCall
 from midrib.wire import InvalidInputError, LimitExceededError
 
 T = TypeVar("T")
+FieldsT = TypeVar("FieldsT", bound="Fields")
 
 MAX_BODY_BYTES = 8 * 2**20
 # Larger bodies are parsed in a thread: up to here parsing takes less than a millisecond.
@@ -23,6 +26,9 @@ MAX_VALUES = 2**15
 # The time that Python needs for an integer grows with the square of its digits.
 _MAX_DIGITS = 400
 _COUNTED_AT_ONCE = 2**16
+# More would only be unknown fields, and each costs an error.
+_MAX_FIELDS = 64
+_MAX_QUOTED = 100
 
 
 async def receive(request: web.Request, call: HttpCall, *, limit: int) -> bytearray:
@@ -52,12 +58,8 @@ async def receive(request: web.Request, call: HttpCall, *, limit: int) -> bytear
 
 
 async def parse_json(body: bytes | bytearray) -> Any:
-    """Return the value of a JSON text in UTF-8; a large one is parsed beside the event loop.
-
-    Raises InvalidInputError for any other text, LimitExceededError for more than MAX_VALUES strings, arrays and
-    objects.
-    """
-    return await off_loop(len(body), lambda: _parsed(body))
+    """Do the same as `loads`; a large text is parsed beside the event loop."""
+    return await off_loop(len(body), lambda: loads(body))
 
 
 async def off_loop(size: int, work: Callable[[], T]) -> T:
@@ -65,14 +67,19 @@ async def off_loop(size: int, work: Callable[[], T]) -> T:
     return work() if size <= _INLINE_BYTES else await asyncio.to_thread(work)
 
 
-def _parsed(body: bytes | bytearray) -> Any:
+def loads(body: bytes | bytearray) -> Any:
+    """Return the value of a JSON text in UTF-8.
+
+    Raises InvalidInputError for any other text, LimitExceededError for more than MAX_VALUES strings, arrays and
+    objects.
+    """
     count = count_values(body)
     if count > MAX_VALUES:
         raise LimitExceededError(
             f"the body has about {count} strings, arrays and objects, at most {MAX_VALUES} are accepted: split it"
         )
     try:
-        return json.loads(body.decode("utf-8-sig"), parse_int=_integer, parse_float=_floating)
+        return json.loads(body.decode("utf-8-sig"), parse_int=_integer, parse_float=_floating, parse_constant=_constant)
     except (ValueError, RecursionError) as error:
         raise InvalidInputError(f"the body is not valid JSON ({error}): send a JSON object in UTF-8") from error
 
@@ -103,9 +110,39 @@ def _integer(digits: str) -> int:
 
 def _floating(digits: str) -> float:
     _check_digits(digits)
-    return float(digits)
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(f"{digits[:_MAX_QUOTED]} is too large for a number")
+    return number
+
+
+def _constant(name: str) -> float:
+    raise ValueError(f"{name} is not a number in JSON")
 
 
 def _check_digits(digits: str) -> None:
     if len(digits) > _MAX_DIGITS:
         raise ValueError(f"a number has {len(digits)} characters, at most {_MAX_DIGITS} are accepted")
+
+
+class Fields(BaseModel):
+    """A JSON object. An unknown field is an error, so that a misspelt one is not ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+
+def read_fields(kind: type[FieldsT], value: Any) -> FieldsT:
+    """Return a body of this kind. A field that is null is absent.
+
+    Raises InvalidInputError for a value that is not an object of these fields.
+    """
+    if isinstance(value, dict):
+        if len(value) > _MAX_FIELDS:
+            raise InvalidInputError(f"the body has {len(value)} fields, expected at most {_MAX_FIELDS}")
+        value = {name: field for name, field in value.items() if field is not None}
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))[:_MAX_QUOTED]
+        raise InvalidInputError(f"{place or 'the body'}: {first['msg']}", field=place or None) from error

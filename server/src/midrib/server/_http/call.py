@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from midrib.registry import TextInput
-from midrib.server._admission.quotas import Reservation
+from midrib.server._admission.quotas import Limit, Reservation
 from midrib.server._admission.tokens import Scope
 from midrib.server._calls.embedder import Embedded, Embedder
 from midrib.server._calls.requests import Caller
@@ -40,6 +40,7 @@ class HttpCall:
     """A request that counts in the quotas of the server and of its tenant, as one item.
 
     caller: who calls, once the guard has let the request pass.  held: the bytes that it holds now.
+    refusal: the reason of the error that it ends in; empty if it ends well.
 
     It never waits for room, so that two calls cannot block each other: without room it is refused, at any stage.
     """
@@ -47,8 +48,14 @@ class HttpCall:
     def __init__(self, embedder: Embedder) -> None:
         self.caller = Caller(None)
         self.held = 0
+        self.refusal = ""
         self._embedder = embedder
         self._reservation = Reservation()
+
+    def begin(self) -> None:
+        """Count the call in the rate of its token. Raises OverloadedError if that is exceeded."""
+        if self.caller.tenant is not None:
+            self.caller.tenant.requests.acquire_nowait(1)
 
     def hold(self, size: int) -> None:
         """Hold `size` bytes in place of those held before.
@@ -57,7 +64,7 @@ class HttpCall:
         token has been withdrawn or lost its scope.
         """
         self.release()
-        amounts = [(self._embedder.in_flight, size)]
+        amounts: list[tuple[Limit, int]] = [(self._embedder.in_flight, size)]
         if (tenant := self.caller.tenant) is not None:
             tenant.require(Scope.EMBED)
             amounts += [(tenant.in_flight_bytes, size), (tenant.in_flight_items, 1)]
@@ -77,7 +84,10 @@ class HttpCall:
         Raises what `hold` raises.
         """
         rows = sum(_rows(request.input) for request in requests)
-        self.hold(rows * row_bytes + sum(loaded.intake.size(request.input) for request in requests))
+        size = sum(loaded.intake.size(request.input) for request in requests)
+        if (tenant := self.caller.tenant) is not None:
+            tenant.bytes.acquire_nowait(size)
+        self.hold(rows * row_bytes + size)
 
     async def embed(self, requests: Sequence[embedding_pb2.EmbedRequest]) -> Answer:
         """Return the embedding of several requests for one backbone, computed at the same time and joined in order.

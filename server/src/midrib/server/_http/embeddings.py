@@ -11,29 +11,26 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+import numpy as np
+from pydantic import Field
 
 from midrib.server._catalogue.loading import Loaded
+from midrib.server._http.body import Fields
 from midrib.server._http.call import Answer
 from midrib.server._http.inputs import split_input
 from midrib.v1 import embedding_pb2, tensor_pb2
-from midrib.wire import Array, InvalidInputError
+from midrib.wire import Array, InternalError
 
 # Numbers written as JSON before the event loop serves other calls: a few milliseconds.
-_NUMBERS_AT_ONCE = 2**11
-# More would only be unknown ones, and each costs an error.
-_MAX_FIELDS = 64
-_MAX_QUOTED = 100
+NUMBERS_AT_ONCE = 2**11
 # The most bytes that one number takes in an answer. JSON: -1.2345678901234567e-10 and a comma.
-_JSON_NUMBER_BYTES = 24
+JSON_NUMBER_BYTES = 24
 _BASE64_NUMBER_BYTES = 6
 _ROW_BYTES = 64
 
 
-class EmbeddingsBody(BaseModel):
-    """The fields that a client may send. An unknown field is an error, so that a misspelt one is not ignored."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+class EmbeddingsBody(Fields):
+    """The body of POST /v1/embeddings."""
 
     model: str
     """The name of a served backbone."""
@@ -47,23 +44,6 @@ class EmbeddingsBody(BaseModel):
     """Accepted and ignored."""
     normalize: bool = True
     """Not in OpenAI's API: false returns the rows of the backbone, without scaling them to unit length."""
-
-
-def read_fields(fields: Any) -> EmbeddingsBody:
-    """Return the body of a request. A field that is null is absent.
-
-    Raises InvalidInputError for a value that is not an object of this form.
-    """
-    if isinstance(fields, dict):
-        if len(fields) > _MAX_FIELDS:
-            raise InvalidInputError(f"the body has {len(fields)} fields, expected at most {_MAX_FIELDS}")
-        fields = {name: value for name, value in fields.items() if value is not None}
-    try:
-        return EmbeddingsBody.model_validate(fields)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"]))[:_MAX_QUOTED]
-        raise InvalidInputError(f"{place or 'the body'}: {first['msg']}", field=place or None) from error
 
 
 def embed_requests(body: EmbeddingsBody, loaded: Loaded, *, token_ids: bool) -> list[embedding_pb2.EmbedRequest]:
@@ -82,14 +62,19 @@ def embed_requests(body: EmbeddingsBody, loaded: Loaded, *, token_ids: bool) -> 
 
 def answer_bytes(body: EmbeddingsBody, width: int) -> int:
     """Return the most bytes that one row of `width` numbers takes in the answer."""
-    return _ROW_BYTES + width * (_BASE64_NUMBER_BYTES if body.encoding_format == "base64" else _JSON_NUMBER_BYTES)
+    return _ROW_BYTES + width * (_BASE64_NUMBER_BYTES if body.encoding_format == "base64" else JSON_NUMBER_BYTES)
 
 
 async def answer_parts(answer: Answer, body: EmbeddingsBody) -> AsyncIterator[bytes]:
-    """Yield the JSON of the response in parts, and let the event loop run between them."""
+    """Yield the JSON of the response in parts, and let the event loop run between them.
+
+    Raises InternalError if the numbers are not finite and the caller did not ask for base64.
+    """
+    if body.encoding_format == "float":
+        check_finite(answer)
     usage = json.dumps({"prompt_tokens": answer.tokens, "total_tokens": answer.tokens})
     yield f'{{"object":"list","model":{json.dumps(answer.by.name)},"usage":{usage},"data":['.encode()
-    rows_at_once = max(1, _NUMBERS_AT_ONCE // max(1, answer.features.shape[1]))
+    rows_at_once = max(1, NUMBERS_AT_ONCE // max(1, answer.features.shape[1]))
     for index, row in enumerate(answer.features):
         if index % rows_at_once == 0:
             await asyncio.sleep(0)
@@ -97,6 +82,15 @@ async def answer_parts(answer: Answer, body: EmbeddingsBody) -> AsyncIterator[by
         comma = "," if index else ""
         yield f'{comma}{{"object":"embedding","index":{index},"embedding":{value}}}'.encode()
     yield b"]}"
+
+
+def check_finite(answer: Answer) -> None:
+    """Raise InternalError for numbers that JSON cannot carry."""
+    if not np.isfinite(answer.features).all():
+        raise InternalError(
+            f"backbone {answer.by.name!r} returned NaN or infinite numbers, which JSON cannot carry: check the "
+            "input, or ask for base64"
+        )
 
 
 def _base64(row: Array) -> str:

@@ -12,6 +12,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from google.rpc import code_pb2
 
 from midrib.server._errors import public_error
+from midrib.server._http.call import CURRENT_CALL
 from midrib.wire import LimitExceededError, MidribError, UnauthenticatedError
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
     except web.HTTPException as error:
         # aiohttp's own: no such path, another method, too large a body.
         fields = {"message": error.text or error.reason, "param": None, "code": error.reason.upper().replace(" ", "_")}
+        CURRENT_CALL.get().refusal = str(fields["code"])
         return _response(error.status, fields, {name: error.headers[name] for name in error.headers if name == "Allow"})
     except Exception as error:  # noqa: BLE001 - the outer boundary: everything becomes a status
         return error_response(public_error(error, "the call failed"))
@@ -49,7 +51,8 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
 
 def error_response(error: MidribError) -> web.Response:
     """The response that carries an error."""
-    # What waiting does not mend is no 429: clients would try again.
+    CURRENT_CALL.get().refusal = error.reason
+    # Waiting does not help against such a limit, and after a 429 clients try again.
     status = 413 if isinstance(error, LimitExceededError) else _STATUSES.get(error.code, 500)
     headers = {} if error.retry_after is None else {"Retry-After": str(math.ceil(error.retry_after))}
     if isinstance(error, UnauthenticatedError):

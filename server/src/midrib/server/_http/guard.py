@@ -9,8 +9,8 @@ from midrib.server._admission.tokens import CURRENT_TENANT, Scope, Tokens
 from midrib.server._http.errors import Handler
 from midrib.wire import UnauthenticatedError
 
-_HEALTH = ("/healthz", "/readyz")
-_EMBEDDING = "/v1/embeddings"
+_HEALTH = ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")
+_EMBEDDING = ("/v1/embeddings", "/similarity")
 
 
 class HttpGuard:
@@ -31,7 +31,7 @@ class HttpGuard:
         self._check_session(request)
         tenant = None
         if self._tokens is not None and not (self._public_health and request.path in _HEALTH):
-            scope = Scope.EMBED if request.path == _EMBEDDING else Scope.READ
+            scope = Scope.EMBED if _embeds(request.path) else Scope.READ
             tenant = self._tokens.tenant(request.headers.getall("Authorization", []), scope)
         # A connection's requests share one context: the next one is not this tenant's.
         before = CURRENT_TENANT.set(tenant)
@@ -47,3 +47,7 @@ class HttpGuard:
         if transport and connection and self._tls and self._tls.outlives_client_ca(connection):
             transport.abort()
             raise UnauthenticatedError("the TLS session is older than the client CA in use: connect again")
+
+
+def _embeds(path: str) -> bool:
+    return path in _EMBEDDING or (path.startswith("/v2/models/") and path.endswith("/infer"))

@@ -33,7 +33,8 @@ def split_input(value: Any, loaded: Loaded, *, token_ids: bool) -> list[embeddin
             f"input has {len(entries)} entries, at most {MAX_INPUTS} are accepted in one call: split it", field="input"
         )
     if _is_list_of(entries, str):
-        return [_media(part, loaded) for part in _parts(entries, loaded)]
+        images = isinstance(loaded.intake.backbone.input, ImageInput)
+        return [media_input(part, images=images) for part in _parts(entries, loaded)]
     if not _is_list_of(entries, list) or not all(_is_list_of(row, int) for row in entries):
         raise _unexpected(token_ids=token_ids)
     if not token_ids:
@@ -55,8 +56,12 @@ def _parts(entries: Sequence[Any], loaded: Loaded) -> list[Sequence[Any]]:
     return [entries[start : start + rows] for start in range(0, len(entries), rows)] or [entries]
 
 
-def _media(entries: Sequence[str], loaded: Loaded) -> embedding_pb2.Input:
-    if isinstance(loaded.intake.backbone.input, ImageInput):
+def media_input(entries: Sequence[str], *, images: bool) -> embedding_pb2.Input:
+    """Return an input of texts, or of images that are base64 or data URLs.
+
+    Raises InvalidInputError for an entry that is neither, or not valid Unicode.
+    """
+    if images:
         return embedding_pb2.Input(images=embedding_pb2.Images(encoded=[*map(_image, range(len(entries)), entries)]))
     try:
         return embedding_pb2.Input(texts=embedding_pb2.Texts(texts=entries))

@@ -9,10 +9,23 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from midrib.server._calls.embedder import Embedder
 from midrib.server._engine.description import State
-from midrib.server._http.body import MAX_BODY_BYTES, off_loop, parse_json, receive
-from midrib.server._http.call import CURRENT_CALL
-from midrib.server._http.embeddings import answer_bytes, answer_parts, embed_requests, read_fields
+from midrib.server._http.body import MAX_BODY_BYTES, off_loop, parse_json, read_fields, receive
+from midrib.server._http.call import CURRENT_CALL, Answer
+from midrib.server._http.embeddings import (
+    JSON_NUMBER_BYTES,
+    EmbeddingsBody,
+    answer_bytes,
+    answer_parts,
+    check_finite,
+    embed_requests,
+)
+from midrib.server._http.inference import InferBody, infer_parts, infer_request, model_metadata
+from midrib.server._http.openapi import docs_page, openapi_document, server_version
+from midrib.server._http.similarity import SimilarityBody, embeddings_body, similarities
 from midrib.wire import InvalidInputError
+
+# The page has no scripts, and loads nothing.
+_PAGE_HEADERS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
 
 
 class Routes:
@@ -21,14 +34,24 @@ class Routes:
     def __init__(self, embedder: Embedder) -> None:
         self._catalogue = embedder.catalogue
         self._settings = embedder.catalogue.settings
+        self._openapi = openapi_document(tokens=self._settings.tokens is not None)
         self._max_body_bytes = min(MAX_BODY_BYTES, self._settings.max_message_bytes)
 
     def all(self) -> list[web.RouteDef]:
         """Return every method and path, with its handler."""
         return [
             web.post("/v1/embeddings", self.embeddings),
+            web.post("/similarity", self.similarity),
             web.get("/v1/models", self.models),
             web.get("/v1/models/{name:.+}", self.model),
+            web.get("/v2", self.server_metadata),
+            web.get("/v2/health/live", self.live),
+            web.get("/v2/health/ready", self.ready),
+            web.post("/v2/models/{name:.+}/infer", self.infer),
+            web.get("/v2/models/{name:.+}/ready", self.model_ready),
+            web.get("/v2/models/{name:.+}", self.model_metadata),
+            web.get("/openapi.json", self.openapi),
+            web.get("/docs", self.docs),
             web.get("/healthz", self.healthz),
             web.get("/readyz", self.readyz),
             web.get("/metrics", self.metrics),
@@ -36,26 +59,55 @@ class Routes:
 
     async def embeddings(self, request: web.Request) -> web.StreamResponse:
         """Answer OpenAI's embeddings call."""
-        call = CURRENT_CALL.get()
-        body = read_fields(await self._json(request))
-        loaded = self._catalogue.entry(body.model).ready()
-        token_ids = self._settings.http_token_ids
-        requests = await off_loop(call.held, lambda: embed_requests(body, loaded, token_ids=token_ids))
-        num_features = loaded.served.description.num_features
-        width = min(body.dimensions or num_features, num_features)
-        call.hold_items(requests, loaded, row_bytes=answer_bytes(body, width))
-        answer = await call.embed(requests)
+        body = read_fields(EmbeddingsBody, await self._json(request))
+        answer = await self._embed(body)
         return web.Response(
             body=b"".join([part async for part in answer_parts(answer, body)]),
             content_type="application/json",
             headers={"Midrib-Revision": answer.by.revision},
         )
 
+    async def similarity(self, request: web.Request) -> web.StreamResponse:
+        """Answer how similar sentences are, as text-embeddings-inference does."""
+        body = read_fields(SimilarityBody, await self._json(request))
+        answer = await self._embed(embeddings_body(body, body.model or self._only_model()))
+        check_finite(answer)
+        return web.json_response(similarities(answer.features), headers={"Midrib-Revision": answer.by.revision})
+
+    async def _embed(self, body: EmbeddingsBody) -> Answer:
+        call = CURRENT_CALL.get()
+        loaded = self._catalogue.entry(body.model).ready()
+        token_ids = self._settings.http_token_ids
+        requests = await off_loop(call.held, lambda: embed_requests(body, loaded, token_ids=token_ids))
+        num_features = loaded.served.description.num_features
+        width = min(body.dimensions or num_features, num_features)
+        call.hold_items(requests, loaded, row_bytes=answer_bytes(body, width))
+        return await call.embed(requests)
+
+    async def infer(self, request: web.Request) -> web.StreamResponse:
+        """Answer the Open Inference Protocol's call."""
+        call = CURRENT_CALL.get()
+        loaded = self._catalogue.entry(request.match_info["name"]).ready()
+        described = loaded.served.description
+        body = read_fields(InferBody, await self._json(request))
+        requests = [await off_loop(call.held, lambda: infer_request(body, described))]
+        call.hold_items(requests, loaded, row_bytes=JSON_NUMBER_BYTES * described.num_features)
+        parts = infer_parts(await call.embed(requests), body)
+        return web.Response(body=b"".join([part async for part in parts]), content_type="application/json")
+
+    def _only_model(self) -> str:
+        if len(self._catalogue.entries) != 1:
+            served = ", ".join(sorted(self._catalogue.entries)) or "none"
+            raise InvalidInputError(f"model is absent, expected one of the served backbones: {served}", field="model")
+        return next(iter(self._catalogue.entries))
+
     async def _json(self, request: web.Request) -> Any:
         if request.content_type != "application/json":
             # A page in a browser may send other types to a loopback address without asking the user.
             raise InvalidInputError(f"Content-Type is {request.content_type[:100]!r}, expected 'application/json'")
-        return await parse_json(await receive(request, CURRENT_CALL.get(), limit=self._max_body_bytes))
+        call = CURRENT_CALL.get()
+        call.begin()
+        return await parse_json(await receive(request, call, limit=self._max_body_bytes))
 
     async def models(self, request: web.Request) -> web.Response:  # noqa: ARG002 - aiohttp's signature
         """Answer the list of served backbones, in OpenAI's form."""
@@ -67,6 +119,37 @@ class Routes:
     async def model(self, request: web.Request) -> web.Response:
         """Answer one served backbone, in OpenAI's form."""
         return web.json_response(_model_object(self._catalogue.entry(request.match_info["name"]).name))
+
+    async def server_metadata(self, request: web.Request) -> web.Response:  # noqa: ARG002 - aiohttp's signature
+        """Answer the name and the version of the server."""
+        return web.json_response({"name": "midrib", "version": server_version(), "extensions": []})
+
+    async def live(self, request: web.Request) -> web.Response:  # noqa: ARG002 - aiohttp's signature
+        """Answer that the process is alive."""
+        return web.json_response({"live": True})
+
+    async def ready(self, request: web.Request) -> web.Response:  # noqa: ARG002 - aiohttp's signature
+        """Answer whether everything is loaded and the server goes on."""
+        ready = self._catalogue.ready
+        return web.json_response({"ready": ready}, status=200 if ready else 503)
+
+    async def model_ready(self, request: web.Request) -> web.Response:
+        """Answer whether a backbone is loaded; one that is not is an error with the reason."""
+        described = self._catalogue.entry(request.match_info["name"]).ready().served.description
+        return web.json_response({"name": described.name, "ready": True})
+
+    async def model_metadata(self, request: web.Request) -> web.Response:
+        """Answer the inputs and the output of a backbone."""
+        described = self._catalogue.entry(request.match_info["name"]).ready().served.description
+        return web.json_response(model_metadata(described))
+
+    async def openapi(self, request: web.Request) -> web.Response:  # noqa: ARG002 - aiohttp's signature
+        """Answer the OpenAPI document of the port."""
+        return web.json_response(self._openapi)
+
+    async def docs(self, request: web.Request) -> web.Response:  # noqa: ARG002 - aiohttp's signature
+        """Answer a page that shows the OpenAPI document."""
+        return web.Response(text=docs_page(self._openapi), content_type="text/html", headers=_PAGE_HEADERS)
 
     async def healthz(self, request: web.Request) -> web.Response:  # noqa: ARG002 - aiohttp's signature
         """Answer 200 while the process is alive."""

@@ -12,6 +12,7 @@ from midrib.server._admission.tls import TlsFiles, renewing_context
 from midrib.server._admission.tokens import CURRENT_TENANT, Tokens
 from midrib.server._calls.embedder import Embedder
 from midrib.server._calls.requests import Caller
+from midrib.server._http.access_log import log_access
 from midrib.server._http.call import CURRENT_CALL, HttpCall
 from midrib.server._http.connections import Connections, send
 from midrib.server._http.cors import Cors
@@ -115,6 +116,7 @@ class HttpServer:
     @web.middleware
     async def _sent(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Send the response within the limits; until then the call holds its bytes of the quotas."""
+        started = time.monotonic()
         call = HttpCall(self._embedder)
         # All requests of a connection share one context.
         before = CURRENT_CALL.set(call)
@@ -122,10 +124,17 @@ class HttpServer:
             with self._connections.busy(request.protocol):
                 response = await handler(request)
                 await send(request, response, max_unread_s=self._settings.max_unread_s)
+                self._record(request, response, call, time.monotonic() - started)
                 return response
         finally:
             CURRENT_CALL.reset(before)
             call.release()
+
+    def _record(self, request: web.Request, response: web.StreamResponse, call: HttpCall, seconds: float) -> None:
+        if call.refusal:
+            self._catalogue.accounting.refused("http", call.refusal)
+        if self._settings.access_log:
+            log_access(request, response, call, seconds)
 
 
 @web.middleware

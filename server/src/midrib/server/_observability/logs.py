@@ -9,7 +9,7 @@ from typing import Literal
 
 _TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 # Fields that a log call may add to its record, by `extra`.
-_FIELDS = ("error_id", "backbone")
+_FIELDS = ("error_id", "backbone", "method", "path", "status", "reason", "seconds", "bytes", "token", "peer")
 
 
 def set_up(form: Literal["text", "json"]) -> None:
