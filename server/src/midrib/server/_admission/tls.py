@@ -1,4 +1,4 @@
-"""TLS for the ports of both kinds; changed certificate files are taken over without a restart."""
+"""TLS for gRPC and HTTP ports. Changed certificate files are read again without a restart."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ T = TypeVar("T")
 class TlsFiles:
     """The certificate files of a port, and whether they have changed.
 
-    certificate: PEM, the chain.  key: PEM.  client_ca: PEM; where given, clients must show a certificate that it
-    signed.
+    certificate: PEM, the chain.  key: PEM.
+    client_ca: PEM; if it is set, clients must show a certificate that it signed.
     """
 
     def __init__(self, certificate: Path, key: Path, client_ca: Path | None) -> None:
         self.certificate, self.key, self.client_ca = certificate, key, client_ca
-        self._seen = self._state()
+        self._last_state = self._state()
 
     def context(self) -> ssl.SSLContext:
-        """The files read now.
+        """Read the files and return a context.
 
-        Raises FileNotFoundError for a missing file, OSError for files that are no certificate, or do not fit together.
+        Raises FileNotFoundError for a missing file, OSError for an invalid certificate or a key of another one.
         """
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         try:
@@ -47,11 +47,11 @@ class TlsFiles:
         return context
 
     def renewed(self, read: Callable[[], T]) -> T | None:
-        """What `read` makes of changed files; None where none has changed, or they are wrong, which is logged once."""
-        now = self._state()
-        if now == self._seen:
+        """Return the result of `read` if a file has changed, otherwise None; invalid files are logged once."""
+        state = self._state()
+        if state == self._last_state:
             return None
-        self._seen = now
+        self._last_state = state
         try:
             return read()
         except OSError:
@@ -63,13 +63,13 @@ class TlsFiles:
 
 
 def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
-    """Credentials that read the files again whenever one of them has changed, at the next handshake.
+    """Return credentials that read the files again at the next handshake after one of them has changed.
 
     Raises what `TlsFiles.context` raises.
     """
 
     def read() -> grpc.ServerCertificateConfiguration:
-        files.context()  # gRPC takes whatever bytes it is given, and fails at the handshakes
+        files.context()  # gRPC accepts any bytes, and would fail only at the handshakes
         roots = files.client_ca.read_bytes() if files.client_ca is not None else None
         pair = (files.key.read_bytes(), files.certificate.read_bytes())
         return grpc.ssl_server_certificate_configuration([pair], root_certificates=roots)
@@ -82,14 +82,14 @@ def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
 
 
 def renewing_context(files: TlsFiles) -> ssl.SSLContext:
-    """A context for a port that listens, which does the same.
+    """Return a context for a listening port that reads changed files again.
 
     Raises what `TlsFiles.context` raises.
     """
     current = files.context()
 
     def renew(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
-        """Python's hook, at each handshake: the way to change the certificate of a port that listens."""
+        """Set the certificate of a connection; Python calls this at each handshake."""
         nonlocal current
         current = files.renewed(files.context) or current
         connection.context = current
