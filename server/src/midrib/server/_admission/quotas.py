@@ -23,7 +23,7 @@ class Quota:
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     def acquire_nowait(self, amount: int) -> None:
-        """Hold the amount now. Raises OverloadedError if there is no room."""
+        """Hold the amount now. Raises OverloadedError if the limit is reached."""
         if not self.hold(amount):
             raise OverloadedError(
                 f"{self.held} {self._what} are in flight and {amount} more were asked for, limit {self.limit}: "
@@ -35,12 +35,12 @@ class Quota:
         """Hold the amount once there is room; callers are served in the order in which they came."""
         if self.hold(amount):
             return
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.append((amount, turn))
+        admitted = asyncio.get_running_loop().create_future()
+        self._waiting.append((amount, admitted))
         try:
-            await turn
+            await admitted
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
+            if admitted.done() and not admitted.cancelled():
                 self.release(amount)
             raise
 
@@ -48,10 +48,10 @@ class Quota:
         """Release the amount, and admit the callers that wait for it."""
         self.held -= amount
         while self._waiting and (self._waiting[0][1].done() or self._has_room(self._waiting[0][0])):
-            waiting, turn = self._waiting.popleft()
-            if not turn.done():
+            waiting, admitted = self._waiting.popleft()
+            if not admitted.done():
                 self.held += waiting
-                turn.set_result(None)
+                admitted.set_result(None)
 
     def hold(self, amount: int) -> bool:
         """Hold the amount if there is room and no other caller waits; return whether it is held."""

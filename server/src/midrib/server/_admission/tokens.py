@@ -35,7 +35,7 @@ _UNBOUNDED = 2**62
 
 
 class Scope(StrEnum):
-    """What a token allows.  read: lists, descriptions, health.  embed: embeddings and gradients.  admin: loading."""
+    """A permission of a token.  read: lists and descriptions.  embed: embeddings and gradients.  admin: loading."""
 
     READ = "read"
     EMBED = "embed"
@@ -43,7 +43,7 @@ class Scope(StrEnum):
 
 
 class TokenEntry(BaseModel):
-    """One token, as the file has it."""
+    """One token of the file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -57,7 +57,7 @@ class TokenEntry(BaseModel):
 
 
 class Tenant:
-    """Whoever holds a token, and what their requests hold of the server now."""
+    """The holder of a token, and the amounts that its requests hold now."""
 
     def __init__(self, entry: TokenEntry) -> None:
         self.name = entry.name
@@ -76,16 +76,16 @@ class Tenant:
         return [(self.requests, 1), (self.bytes, size), (self.in_flight_items, 1), (self.in_flight_bytes, size)]
 
     def adopt(self, entry: TokenEntry) -> None:
-        """Take on a changed entry; what is in flight stays counted."""
+        """Take the scopes and limits of a changed entry; requests in flight stay counted."""
         self.scopes, self.withdrawn = entry.scopes, False
         self.in_flight_bytes.limit = entry.max_in_flight_bytes
         self.in_flight_items.limit = entry.max_in_flight_items
         self.requests.limit, self.bytes.limit = entry.max_requests_per_s, entry.max_bytes_per_s
 
     def require(self, scope: Scope) -> None:
-        """Asked at each call, and at each item of a stream: a token may go while its stream is open.
+        """Raise UnauthenticatedError if the token is withdrawn, PermissionDeniedError if it lacks the scope.
 
-        Raises UnauthenticatedError once the token is withdrawn, PermissionDeniedError without the scope.
+        Checked at each call and at each item of a stream, because a token may be withdrawn while a stream is open.
         """
         if self.withdrawn:
             raise _unknown()
@@ -93,17 +93,17 @@ class Tenant:
             raise PermissionDeniedError(f"token {self.name!r} lacks the scope {scope.value!r} that this call needs")
 
 
-# Whose call the current task serves; None on a server without tokens.
+# The tenant of the call that the current task serves; None on a server without tokens.
 CURRENT_TENANT: ContextVar[Tenant | None] = ContextVar("midrib_tenant", default=None)
 
-# A token put where its hash belongs is not to come back in an error.
+# An operator may write the token in place of its hash: errors do not quote the file.
 _ENTRIES = TypeAdapter(list[TokenEntry], config=ConfigDict(hide_input_in_errors=True))
 
 
 class Tokens:
-    """The tokens of a file; `reload` takes a changed file over, for calls that come after it.
+    """The tokens of a file; after `reload`, calls are checked against the changed file.
 
-    Raises FileNotFoundError, or ValueError for a file that is no such file.
+    Raises FileNotFoundError, or ValueError for an invalid file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -113,9 +113,9 @@ class Tokens:
         self.reload()
 
     def reload(self) -> None:
-        """Read the file again; if it is wrong, what was read before stays in force and the error is raised."""
+        """Read the file again. Raises OSError or ValueError for an invalid file, and keeps the tokens as they were."""
         entries = _ENTRIES.validate_python(tomllib.loads(self._path.read_text()).get("tokens", []))
-        if not entries:  # a file that is being written is empty for a moment: nobody means to withdraw all
+        if not entries:  # a file that is being written is empty for a moment, which withdraws no token
             raise ValueError(f"{self._path} holds no [[tokens]]: `midrib token NAME` makes an entry")
         hashes = []
         for entry in entries:
@@ -127,23 +127,24 @@ class Tokens:
             tenant.withdrawn = all(name != entry.name for entry in entries)
 
     def tenant(self, authorization: Sequence[str], scope: Scope) -> Tenant:
-        """Who calls, by the call's `authorization` headers: there must be one, or two parties read it differently.
+        """Return the tenant of a call, by its `authorization` headers.
 
+        More than one is refused, because a proxy may have checked another one than the server would.
         Raises UnauthenticatedError without a known token, PermissionDeniedError without the scope.
         """
         kind, _, token = (authorization[0] if len(authorization) == 1 else "").partition(" ")
         if kind.lower() != "bearer" or not token:
             raise UnauthenticatedError("this server wants a token: send `authorization: Bearer TOKEN`, once")
-        # Bytes that are no text come as lone surrogates: they are a wrong token like any other.
+        # Bytes that are not UTF-8 arrive as lone surrogates, and are refused like any other wrong token.
         digest = hashlib.sha256(token.strip().encode(errors="surrogateescape")).hexdigest()
-        found = None
-        for known, tenant in self._hashes:  # all of them: the time taken tells nothing
-            if hmac.compare_digest(known, digest):
-                found = tenant
-        if found is None:
+        caller = None
+        for token_digest, tenant in self._hashes:  # all of them, so that the time does not depend on the token
+            if hmac.compare_digest(token_digest, digest):
+                caller = tenant
+        if caller is None:
             raise _unknown()
-        found.require(scope)
-        return found
+        caller.require(scope)
+        return caller
 
 
 def _unknown() -> UnauthenticatedError:
@@ -151,7 +152,7 @@ def _unknown() -> UnauthenticatedError:
 
 
 def new_token(name: str, scopes: list[Scope]) -> tuple[str, str]:
-    """A new token, and its entry for the file."""
+    """Return a new token, and its entry for the file."""
     token = secrets.token_urlsafe(32)
     digest = hashlib.sha256(token.encode()).hexdigest()
     listed = ", ".join(f'"{scope.value}"' for scope in scopes)

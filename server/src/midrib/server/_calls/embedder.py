@@ -133,8 +133,8 @@ class OpenCall:
         """Reserve the bytes of one input, before its media are decoded.
 
         stream: the quota of the stream that the item is part of.
-        Raises OverloadedError at once if there is no room and the caller does not wait for it; UnauthenticatedError
-        or PermissionDeniedError if the token has been withdrawn since the call began.
+        Raises OverloadedError if the quota is full and the caller does not wait for room; UnauthenticatedError or
+        PermissionDeniedError if the token has been withdrawn since the call began.
         """
         arrived = time.monotonic()
         reservation = self._reservation(self._size(source), stream)

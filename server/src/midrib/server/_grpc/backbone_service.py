@@ -1,4 +1,4 @@
-"""BackboneService: what is served, and changing it."""
+"""BackboneService: lists, loads and unloads backbones."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _STATES = {
 class BackboneService(backbone_pb2_grpc.BackboneServiceServicer):
     """Answers from the catalogue.
 
-    admin: whether clients may load and unload here.
+    admin: whether clients may load and unload on this port.
     """
 
     def __init__(self, catalogue: Catalogue, *, admin: bool) -> None:
@@ -40,20 +40,20 @@ class BackboneService(backbone_pb2_grpc.BackboneServiceServicer):
     async def ListBackbones(
         self, request: backbone_pb2.ListBackbonesRequest, context: Context
     ) -> backbone_pb2.ListBackbonesResponse:
-        """Every backbone, ordered by name."""
+        """Return every backbone, ordered by name."""
         entries = sorted(self._catalogue.entries.values(), key=lambda entry: entry.name)
         return backbone_pb2.ListBackbonesResponse(backbones=[self._message(entry) for entry in entries])
 
     async def GetBackbone(
         self, request: backbone_pb2.GetBackboneRequest, context: Context
     ) -> backbone_pb2.GetBackboneResponse:
-        """One backbone; BackboneNotFoundError names the nearest."""
+        """Return one backbone. Raises BackboneNotFoundError, with the nearest names."""
         return backbone_pb2.GetBackboneResponse(backbone=self._message(self._catalogue.entry(request.name)))
 
     async def LoadBackbone(
         self, request: backbone_pb2.LoadBackboneRequest, context: Context
     ) -> backbone_pb2.LoadBackboneResponse:
-        """Load a registered backbone with arguments that its loader declares."""
+        """Load a registered backbone with arguments that clients may set."""
         entry, unloaded = await self.load(request)
         return backbone_pb2.LoadBackboneResponse(backbone=self._message(entry), unloaded=unloaded)
 

@@ -35,7 +35,7 @@ class Codec(NamedTuple):
     """Reads the requests and writes the responses of one method.
 
     request: the class of the requests.
-    fast: reads the usual request in microseconds, whatever its size; raises IndexError or ValueError for others.
+    fast: reads the usual request in microseconds, at any size; raises IndexError or ValueError for others.
     read: reads every request. Raises DecodeError.
     write: returns the bytes of a response.
     """
@@ -57,8 +57,8 @@ class Codec(NamedTuple):
 class RequestLimits:
     """The size of requests.
 
-    elements: what one message may hold.
-    small_bytes: of one request to a method that takes no data: lists, health, loading.
+    elements: the number of elements in one message.
+    small_bytes: the size of a request to a method without data: lists, health, loading.
     data_methods: paths of the methods whose requests may be larger.
     max_unread_s: how long an answer may wait to be read before its connection is closed.
     """
@@ -82,7 +82,7 @@ class _Unparsed(NamedTuple):
 
 
 class DecodingServer:
-    """Takes services for a server, as the generated `add_..._to_server` hand them over.
+    """Stands for a server in the generated `add_..._to_server`, and wraps the methods of the services.
 
     codecs: by a method's path; protobuf's library reads and writes the messages of the other methods.
     """
@@ -104,7 +104,7 @@ class DecodingServer:
 
 
 class _CarefulService(grpc.GenericRpcHandler):
-    """A service whose methods are careful."""
+    """A service whose methods are wrapped."""
 
     def __init__(self, service: grpc.GenericRpcHandler, reading: _Reading) -> None:
         self._service = service
@@ -112,11 +112,11 @@ class _CarefulService(grpc.GenericRpcHandler):
         self._methods: dict[str, Handler] = {}
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
-        """gRPC's hook: the handler of a method, None where it is not of this service."""
+        """Return the handler of a method, or None if it is not of this service. gRPC calls this for each call."""
         method = handler_call_details.method
         if method not in self._methods:
             handler = self._service.service(handler_call_details)
-            if handler is None:  # not kept: a client may ask for any name
+            if handler is None:  # not remembered: a client may send any name
                 return None
             self._methods[method] = _careful(handler, self._reading, method)
         return self._methods[method]
@@ -124,7 +124,7 @@ class _CarefulService(grpc.GenericRpcHandler):
 
 @dataclass(frozen=True)
 class _Reading:
-    """How requests are read, for each method.
+    """Reads the requests of every method.
 
     unread: the calls whose answers wait to be read.
     """
@@ -163,7 +163,7 @@ def _never_fast(data: bytes) -> Any:
 
 
 def _parse(data: bytes, codec: Codec, limits: ElementLimits) -> Any:
-    """Return the message, or why it is refused."""
+    """Return the message, or a _Refused with the reason."""
     try:
         check_elements(data, cast(Descriptor, codec.request.DESCRIPTOR), limits)
         return codec.read(data)
@@ -174,7 +174,7 @@ def _parse(data: bytes, codec: Codec, limits: ElementLimits) -> Any:
 
 
 def _too_large(method: str, size: int, limit: int) -> LimitExceededError:
-    return LimitExceededError(f"a request to {method} has {size} bytes, at most {limit} are taken: shorten it")
+    return LimitExceededError(f"a request to {method} has {size} bytes, at most {limit} are accepted: shorten it")
 
 
 def _malformed() -> InvalidInputError:
@@ -200,7 +200,7 @@ def _sized(read: Callable[[bytes], Any], data: bytes) -> tuple[int, Any]:
 
 
 def parts(handler: Handler) -> tuple[Callable[..., Handler], Any]:
-    """How to make another handler of the same kind, and what the handler does."""
+    """Return the function that makes a handler of the same kind, and the behaviour of the handler."""
     kinds: dict[tuple[bool, bool], tuple[Callable[..., Handler], Any]] = {
         (False, False): (grpc.unary_unary_rpc_method_handler, handler.unary_unary),
         (False, True): (grpc.unary_stream_rpc_method_handler, handler.unary_stream),

@@ -27,7 +27,7 @@ class EmbeddingService(embedding_pb2_grpc.EmbeddingServiceServicer):
         self._embedder = embedder
 
     async def Embed(self, call: EmbedCall, context: Context) -> bytes:
-        """Return the embedding of one batch; refused at once if there is no room."""
+        """Return the embedding of one batch; refused at once if the quota is full."""
         request = call.request
         caller = caller_of(context, priority=request.priority)
         embedded, item = await self._embedder.embed_held(request, caller, tensor=call.tensor)

@@ -1,4 +1,4 @@
-"""Errors leave the server here: as a status with details, never as an exception's text."""
+"""Turns errors into gRPC statuses with details, which never show the text of an unforeseen exception."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from midrib.wire import MidribError, error_to_status
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
-# A status travels in headers, twice over (grpc-message, percent-encoded, and the details): what a client sent may be
-# quoted there, and too large a header loses the status with it. Clients take 8 KiB of headers by default.
+# A status is sent twice in the headers: as grpc-message, percent-encoded, and in the details. It may quote the client's
+# own values, and a header that is too large is lost with the status. Clients accept 8 KiB of headers by default.
 _LONGEST_MESSAGE = 500
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 async def abort(context: Context, error: Exception) -> NoReturn:
-    """End the call with the status of an error; one that is not ours goes to the log under an id."""
-    known = _cut(public_error(error, "the call failed"))
+    """End the call with the status of an error. An unforeseen error goes to the log, and the status has its id."""
+    public = _cut(public_error(error, "the call failed"))
     if (accounting := CURRENT_ACCOUNTING.get()) is not None:
-        accounting.refused("grpc", known.reason)
-    status = error_to_status(known)
+        accounting.refused("grpc", public.reason)
+    status = error_to_status(public)
     details = ("grpc-status-details-bin", status.SerializeToString())
     await context.abort(_CODES[status.code], status.message, (details,))
 
 
 def _cut(error: MidribError) -> MidribError:
-    """The error, with a message that fits into the headers."""
+    """Return the error with a message that fits into the headers."""
     if len(error.message) <= _LONGEST_MESSAGE:
         return error
     middle = _LONGEST_MESSAGE // 2

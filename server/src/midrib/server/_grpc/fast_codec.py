@@ -1,8 +1,7 @@
-"""The hot messages as the handlers see them: an Embed and a stream's item in, an embedding out.
+"""Reads and writes the most frequent messages fast: an Embed request, the item of a stream, an embedding.
 
-A tensor is read as a view of the message and written from its own memory, where protobuf's library copies it four
-times. The bytes are the library's own (a property test holds that); whatever the readers here do not expect, the
-library reads.
+A tensor is read as a view of the message and written from its own memory; protobuf's library copies it four times. The
+bytes are equal to those of the library, which a property test holds. The library reads all messages of another layout.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _MAX_BESIDE_INPUT = 4096
 
 
 class EmbedCall(NamedTuple):
-    """An Embed call. tensor: its input, which the request then lacks; None where that is something else."""
+    """An Embed call. tensor: [rows, ...], the input, which the request then lacks; None for other inputs."""
 
     request: EmbedRequest
     tensor: Array | None
@@ -47,8 +46,8 @@ def _read_tensor_call(data: bytes) -> EmbedCall:
 
 
 def _input_of_embed(data: bytes) -> tuple[int, int, int]:
-    """Where the one `input` field of an EmbedRequest begins, and where its message begins and ends."""
-    found: tuple[int, int, int] | None = None
+    """Return where the `input` field of an EmbedRequest begins, and where its message begins and ends."""
+    field: tuple[int, int, int] | None = None
     at = 0
     for _ in range(_MAX_FIELDS):
         if at >= len(data):
@@ -60,12 +59,12 @@ def _input_of_embed(data: bytes) -> tuple[int, int, int]:
         if tag & 7 not in (0, 2) or tag > 0x7F:
             raise ValueError("a field that the message has not")
         if tag == 0x1A:
-            if found is not None:
+            if field is not None:
                 raise ValueError("two inputs, which are to be merged")
-            found = start, at - value, at
-    if found is None or at != len(data):
+            field = start, at - value, at
+    if field is None or at != len(data):
         raise ValueError("no input, or cut off")
-    return found
+    return field
 
 
 def _read_item(data: bytes) -> StreamItem:
@@ -89,20 +88,20 @@ def _tensor_of_input(data: bytes, at: int, end: int) -> Array:
 
 
 def _field(data: bytes, at: int, tag: int) -> tuple[int, int]:
-    """The length of the field that begins at a place, and where its content begins."""
+    """Return the length of the field that begins at this byte, and where its content begins."""
     if data[at] != tag:
         raise ValueError("another field")
     return read_varint(data, at + 1)
 
 
 def write_embed_response(rows: Array, options: Options, revision: str, timing: Timing) -> bytes:
-    """The bytes of an EmbedResponse."""
+    """Return the bytes of an EmbedResponse. rows: [rows, dimensions]."""
     named = _sized(0x12, revision.encode())
     return b"".join((*_tensor_field(0x0A, rows, options), named, _sized(0x1A, timing.SerializeToString())))
 
 
 def write_result(item_id: int, rows: Array, options: Options, timing: Timing) -> bytes:
-    """The bytes of the stream's response that holds an item's embedding."""
+    """Return the bytes of a stream's response with the embedding of an item. rows: [rows, dimensions]."""
     head, body = _tensor_field(0x12, rows, options)
     if item_id:
         head = b"\x08" + varint(item_id) + head
@@ -111,7 +110,7 @@ def write_result(item_id: int, rows: Array, options: Options, timing: Timing) ->
 
 
 def written(message: EmbedStreamResponse | bytes) -> bytes:
-    """The bytes of a stream's response; those of a result are written already."""
+    """Return the bytes of a stream's response; a result is bytes already."""
     return message if isinstance(message, bytes) else message.SerializeToString()
 
 
@@ -121,11 +120,11 @@ CODECS: Mapping[str, Codec] = {
         EmbedStreamRequest, _read_item, EmbedStreamRequest.FromString, written
     ),
 }
-"""How the hot methods' requests are read and their responses written, by path."""
+"""The codecs of the most frequent methods, by path."""
 
 
 def _tensor_field(tag: int, rows: Array, options: Options) -> tuple[bytes, memoryview | bytes]:
-    """The field of an embedding, in two pieces: what stands before the features' memory, and that."""
+    """Return the field of an embedding in two parts: the bytes before the features, and the features' memory."""
     if options.dtype == tensor_pb2.DATA_TYPE_INT8:
         return _sized(tag, encode_int8_rows(rows).SerializeToString()), b""
     head, body = tensor_head(rows.dtype, rows.shape), array_bytes(rows)

@@ -40,9 +40,9 @@ _PRIORITIES: dict[int, Priority] = {
 
 
 class Guard(grpc.aio.ServerInterceptor):
-    """Refuses calls without the token and the scope that they need; the rest know their tenant.
+    """Refuses calls without the token and the scope that they need, and sets the tenant of all others.
 
-    public_health: health is answered to anybody, as load balancers without a token want it.
+    public_health: whether health is answered without a token, for load balancers.
     """
 
     def __init__(self, tokens: Tokens, *, public_health: bool) -> None:
@@ -52,14 +52,14 @@ class Guard(grpc.aio.ServerInterceptor):
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
     ) -> Handler | None:
-        """gRPC's hook: the method's own handler, or one that refuses in its place."""
+        """Return the handler of a call, or one that refuses the call."""
         handler: Handler | None = await continuation(handler_call_details)
         method = handler_call_details.method
         if handler is None or (self._public_health and method.startswith(_HEALTH)):
             return handler
-        shown = [value for key, value in handler_call_details.invocation_metadata if key == "authorization"]
+        headers = [value for key, value in handler_call_details.invocation_metadata if key == "authorization"]
         try:
-            tenant = self._tokens.tenant(shown, scope_of(method))
+            tenant = self._tokens.tenant(headers, scope_of(method))
         except MidribError as error:
             return _refusing(error)
         CURRENT_TENANT.set(tenant)
@@ -67,7 +67,7 @@ class Guard(grpc.aio.ServerInterceptor):
 
 
 def scope_of(method: str) -> Scope:
-    """The scope that a method needs; one that is not known here only reads."""
+    """Return the scope that a method needs: to read, for any other method."""
     if method in _ADMIN:
         return Scope.ADMIN
     return Scope.EMBED if method in EMBEDDING_METHODS else Scope.READ

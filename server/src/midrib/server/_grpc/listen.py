@@ -1,4 +1,4 @@
-"""A gRPC port: its limits, its TLS, its guard."""
+"""Makes a gRPC server with its limits, its TLS and its guard."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from midrib.server._observability.tracing import Tracing
 
 
-# What a call that is not being read may send ahead. Left to itself gRPC lets each send as much as its connection was
-# found to carry: on a fast one, tens of megabytes for every client that floods.
+# The bytes that a call may send while it is not being read. By default gRPC allows as many as it measured for the
+# connection: on a fast one, tens of megabytes for every client that floods.
 _AHEAD_BYTES = MEBI
 # An audio clip has the most fields of a row: itself, its type, its shape, a dimension and its data.
 _FIELDS_PER_ROW = 8
@@ -32,7 +32,7 @@ _MAX_PENDING_CALLS = 1_000_000
 
 
 def grpc_server(settings: Settings, tokens: Tokens | None, tracing: Tracing | None = None) -> grpc.aio.Server:
-    """A server without services yet, within the settings' limits, behind a guard where there are tokens."""
+    """Return a server without services, with the limits of the settings, and with a guard if there are tokens."""
     interceptors: list[grpc.aio.ServerInterceptor] = []
     if tracing is not None:
         from midrib.server._grpc.tracing import TracingInterceptor
@@ -45,9 +45,9 @@ def grpc_server(settings: Settings, tokens: Tokens | None, tracing: Tracing | No
 
 
 def add_port(server: grpc.aio.Server, settings: Settings, address: str) -> int:
-    """Listen on "host:port", with TLS where the settings have a certificate; the port that it became.
+    """Listen on "host:port", with TLS if the settings have a certificate; return the port.
 
-    Raises ConnectionError where the address cannot be had, OSError where a certificate file cannot be read.
+    Raises ConnectionError if the address is in use, OSError if a certificate file cannot be read.
     """
     try:
         if settings.tls_certificate is None or settings.tls_key is None:
@@ -61,7 +61,7 @@ def add_port(server: grpc.aio.Server, settings: Settings, address: str) -> int:
 
 
 def request_limits(settings: Settings) -> RequestLimits:
-    """Return how many elements and bytes a request may have: a few for each row, and a tensor's numbers."""
+    """Return the number of elements and bytes that a request may have: a few for each row, and a tensor's numbers."""
     elements = ElementLimits(
         max_fields=_FIELDS_PER_ROW * settings.max_batch_rows + _FIELDS_BESIDE_ROWS,
         max_numbers=settings.max_batch_elements,

@@ -1,4 +1,4 @@
-"""Health and reflection, whose streams end with the server: their clients hold them open and never end them."""
+"""Health and reflection. Their clients never end a stream, so the server ends them as it stops."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class ReceiveGate(grpc.aio.ServerInterceptor):
 async def read_message(context: Context, receipt: Receipt) -> Any:
     """Return the next message of a stream, or gRPC's EOF, once there is room for it.
 
-    Raises OverloadedError if there is no room, UnavailableError if the message is given up because others wait.
+    Raises OverloadedError after a long wait for room, UnavailableError if the message is given up because others wait.
     """
     await receipt.enter()
     reading = asyncio.ensure_future(context.read())

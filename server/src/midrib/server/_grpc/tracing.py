@@ -1,4 +1,4 @@
-"""A span around every gRPC call. Imported only where traces are configured."""
+"""A span around every gRPC call. Imported only if traces are configured."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class TracingInterceptor(grpc.aio.ServerInterceptor):
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
     ) -> Handler | None:
-        """gRPC's hook."""
+        """Return the handler of a call, with a span around it."""
         handler: Handler | None = await continuation(handler_call_details)
         if handler is None:
             return None
@@ -57,7 +57,7 @@ class TracingInterceptor(grpc.aio.ServerInterceptor):
 
 @contextmanager
 def _status(span: Span, context: Context) -> Iterator[None]:
-    """The call's own status, once it has ended."""
+    """Set the status of the span from that of the call, once it has ended."""
     try:
         yield
     except BaseException as error:

@@ -1,7 +1,7 @@
 """Closes the connections of clients that leave the answers of ended calls unread.
 
-gRPC keeps an answer in memory until HTTP/2's flow control lets it go, and has no call that takes it back. What frees
-it is the end of its connection.
+gRPC keeps an answer in memory until HTTP/2's flow control lets it go, and has no function that drops it. Only the end
+of its connection frees it.
 """
 
 from __future__ import annotations

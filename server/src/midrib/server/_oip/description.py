@@ -1,4 +1,4 @@
-"""What the Open Inference Protocol says of a backbone: metadata, configuration, statistics, index."""
+"""Describes a backbone in the Open Inference Protocol: metadata, configuration, statistics, index."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class _Signature:
 
 
 def metadata(loaded: Loaded) -> inference_pb2.ModelMetadataResponse:
-    """What goes in (one of the inputs listed) and what comes out."""
+    """Return the inputs, of which a request has one, and the output."""
     described = loaded.served.description
     return inference_pb2.ModelMetadataResponse(
         name=described.name,
@@ -53,7 +53,7 @@ def metadata(loaded: Loaded) -> inference_pb2.ModelMetadataResponse:
 
 
 def config(loaded: Loaded) -> inference_pb2.ModelConfig:
-    """The same as Triton's configuration, and the most rows of a request."""
+    """Return the metadata in the form of Triton's configuration, with the largest number of rows of a request."""
     described, output = loaded.served.description, _output(loaded)
     parameters = {"device": described.device, "license": described.license, "revision": described.revision}
     return inference_pb2.ModelConfig(
@@ -62,8 +62,10 @@ def config(loaded: Loaded) -> inference_pb2.ModelConfig:
         backend=PLATFORM,
         max_batch_size=loaded.intake.max_rows,
         input=[
-            inference_pb2.ModelInput(name=one.name, data_type=one.data_type, dims=one.dims, optional=True)
-            for one in _inputs(described.input)
+            inference_pb2.ModelInput(
+                name=signature.name, data_type=signature.data_type, dims=signature.dims, optional=True
+            )
+            for signature in _inputs(described.input)
         ],
         output=[inference_pb2.ModelOutput(name=output.name, data_type=output.data_type, dims=output.dims)],
         parameters={key: inference_pb2.ModelParameter(string_value=value) for key, value in parameters.items()},
@@ -71,7 +73,7 @@ def config(loaded: Loaded) -> inference_pb2.ModelConfig:
 
 
 def statistics(loaded: Loaded) -> inference_pb2.ModelStatistics:
-    """What the backbone did since it was loaded, for the clients of every protocol."""
+    """Return counts and times of a backbone since it was loaded, for the clients of every protocol."""
     described, totals = loaded.served.description, loaded.served.totals
     return inference_pb2.ModelStatistics(
         name=described.name,
@@ -84,7 +86,7 @@ def statistics(loaded: Loaded) -> inference_pb2.ModelStatistics:
 
 
 def index(entry: CatalogueEntry) -> inference_pb2.RepositoryIndexResponse.ModelIndex:
-    """One line of the repository's index."""
+    """Return the entry of a backbone in the repository's index."""
     version = "" if entry.loaded is None else entry.loaded.served.description.revision
     return inference_pb2.RepositoryIndexResponse.ModelIndex(
         name=entry.name, version=version, state=_STATES[entry.state], reason=entry.error

@@ -1,4 +1,4 @@
-"""Puts the inference service on a server under the name that its clients call."""
+"""Adds the inference service to a server, under the name that its clients call."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from google.rpc import error_details_pb2
 from midrib.oip.v2 import inference_pb2
 from midrib.server._grpc.decoding import DecodingServer
 
-_OURS, _THEIRS = "midrib.oip.v2", "inference"
+_PACKAGE, _PUBLIC_PACKAGE = "midrib.oip.v2", "inference"
 _SERVICE = inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
-SERVICE_NAME = f"{_THEIRS}.{_SERVICE.name}"
+SERVICE_NAME = f"{_PUBLIC_PACKAGE}.{_SERVICE.name}"
 
 
 def add_inference_service(service: object, server: DecodingServer) -> None:
@@ -25,32 +25,33 @@ def add_inference_service(service: object, server: DecodingServer) -> None:
 
 
 def reflection_pool(service_names: Iterable[str]) -> descriptor_pool.DescriptorPool:
-    """The descriptors of these services, of what errors carry, and of the inference service as its clients know it.
+    """Return the descriptors of these services, of error details, and of the inference service under its public name.
 
-    A pool of its own: the process's pool may hold tritonclient's messages of those names.
+    It is not the default pool, which may hold tritonclient's messages of the same names.
     """
-    pool, known = descriptor_pool.DescriptorPool(), set[str]()
+    pool, added = descriptor_pool.DescriptorPool(), set[str]()
     for name in service_names:
         if name != SERVICE_NAME:
-            _copy(descriptor_pool.Default().FindFileContainingSymbol(name), pool, known)
-    # No message names these: an error holds them as Any, which a tool can print only if it finds the type here.
-    _copy(error_details_pb2.DESCRIPTOR, pool, known)
-    ours = descriptor_pb2.FileDescriptorProto()
-    inference_pb2.DESCRIPTOR.CopyToProto(ours)
+            _copy(descriptor_pool.Default().FindFileContainingSymbol(name), pool, added)
+    # No message refers to these types: an error holds them as Any, and a tool prints that only if it finds the type.
+    _copy(error_details_pb2.DESCRIPTOR, pool, added)
+    file = descriptor_pb2.FileDescriptorProto()
+    inference_pb2.DESCRIPTOR.CopyToProto(file)
     renamed = text_format.Parse(
-        text_format.MessageToString(ours).replace(_OURS, _THEIRS), descriptor_pb2.FileDescriptorProto()
+        text_format.MessageToString(file).replace(_PACKAGE, _PUBLIC_PACKAGE), descriptor_pb2.FileDescriptorProto()
     )
     renamed.name = "grpc_service.proto"
     pool.Add(renamed)
     return pool
 
 
-def _copy(file: FileDescriptor, pool: descriptor_pool.DescriptorPool, known: set[str]) -> None:
-    if file.name in known:
+def _copy(file: FileDescriptor, pool: descriptor_pool.DescriptorPool, added: set[str]) -> None:
+    """Add a file and the files that it imports to a pool, once each."""
+    if file.name in added:
         return
-    known.add(file.name)
+    added.add(file.name)
     for dependency in file.dependencies:
-        _copy(dependency, pool, known)
+        _copy(dependency, pool, added)
     pool.AddSerializedFile(file.serialized_pb)
 
 

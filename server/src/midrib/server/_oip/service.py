@@ -1,4 +1,4 @@
-"""inference.GRPCInferenceService: the Open Inference Protocol, as Triton speaks it."""
+"""inference.GRPCInferenceService: the Open Inference Protocol with Triton's extensions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _EXTENSIONS = ("model_configuration", "model_repository", "parameters", "statist
 
 
 class InferenceService:
-    """Answers from the same engine as Midrib's own services; a model's version is the backbone's revision."""
+    """Answers from the same engine as Midrib's services; the version of a model is the revision of the backbone."""
 
     def __init__(self, embedder: Embedder, backbones: BackboneService) -> None:
         self._embedder = embedder
@@ -34,15 +34,15 @@ class InferenceService:
         self._backbones = backbones
 
     async def ServerLive(self, request: oip.ServerLiveRequest, context: Context) -> oip.ServerLiveResponse:
-        """Whoever can be asked is alive."""
+        """Return that the server is alive."""
         return oip.ServerLiveResponse(live=True)
 
     async def ServerReady(self, request: oip.ServerReadyRequest, context: Context) -> oip.ServerReadyResponse:
-        """Whether all is loaded and nothing drains."""
+        """Return whether all backbones are loaded and the server is not stopping."""
         return oip.ServerReadyResponse(ready=self._catalogue.ready)
 
     async def ModelReady(self, request: oip.ModelReadyRequest, context: Context) -> oip.ModelReadyResponse:
-        """Whether a model answers now; one that is not served does not."""
+        """Return whether a model answers now; false for a model that is not served."""
         try:
             entry = self._catalogue.entry(request.name)
         except BackboneNotFoundError:
@@ -51,19 +51,19 @@ class InferenceService:
         return oip.ModelReadyResponse(ready=entry.state is State.READY and request.version in ("", served))
 
     async def ServerMetadata(self, request: oip.ServerMetadataRequest, context: Context) -> oip.ServerMetadataResponse:
-        """Name, version, and the protocol's extensions that are served."""
+        """Return name, version, and the extensions of the protocol that are offered."""
         return oip.ServerMetadataResponse(name="midrib", version=_version(), extensions=_EXTENSIONS)
 
     async def ModelMetadata(self, request: oip.ModelMetadataRequest, context: Context) -> oip.ModelMetadataResponse:
-        """Names, datatypes and shapes."""
+        """Return names, datatypes and shapes."""
         return metadata(self._open(request.name, request.version))
 
     async def ModelConfig(self, request: oip.ModelConfigRequest, context: Context) -> oip.ModelConfigResponse:
-        """Metadata in Triton's form, with the batch limit."""
+        """Return the metadata in Triton's form, with the batch limit."""
         return oip.ModelConfigResponse(config=config(self._open(request.name, request.version)))
 
     async def ModelInfer(self, request: oip.ModelInferRequest, context: Context) -> oip.ModelInferResponse:
-        """Return the embedding of one batch; refused at once if there is no room."""
+        """Return the embedding of one batch; refused at once if the quota is full."""
         call, source = await open_request(self._embedder, request, caller_of(context))
         item = await call.accept(source)
         embedded = await item.embed()
@@ -78,7 +78,7 @@ class InferenceService:
     async def ModelStatistics(
         self, request: oip.ModelStatisticsRequest, context: Context
     ) -> oip.ModelStatisticsResponse:
-        """Of one model, or of all that are loaded."""
+        """Return the statistics of one model, or of all that are loaded."""
         if request.name:
             chosen = [self._open(request.name, request.version)]
         else:
@@ -88,14 +88,14 @@ class InferenceService:
     async def RepositoryIndex(
         self, request: oip.RepositoryIndexRequest, context: Context
     ) -> oip.RepositoryIndexResponse:
-        """Every backbone, ordered by name."""
+        """Return every backbone, ordered by name."""
         chosen = [entry for entry in self._entries() if entry.state is State.READY or not request.ready]
         return oip.RepositoryIndexResponse(models=[index(entry) for entry in chosen])
 
     async def RepositoryModelLoad(
         self, request: oip.RepositoryModelLoadRequest, context: Context
     ) -> oip.RepositoryModelLoadResponse:
-        """LoadBackbone: the parameters are arguments that the loader declares."""
+        """Load a backbone as LoadBackbone does; the parameters are arguments of its loader."""
         arguments = {name: _argument(name, value) for name, value in request.parameters.items()}
         await self._backbones.load(backbone_pb2.LoadBackboneRequest(name=request.model_name, arguments=arguments))
         return oip.RepositoryModelLoadResponse()
@@ -103,7 +103,7 @@ class InferenceService:
     async def RepositoryModelUnload(
         self, request: oip.RepositoryModelUnloadRequest, context: Context
     ) -> oip.RepositoryModelUnloadResponse:
-        """UnloadBackbone."""
+        """Unload a backbone as UnloadBackbone does."""
         await self._backbones.unload(request.model_name)
         return oip.RepositoryModelUnloadResponse()
 

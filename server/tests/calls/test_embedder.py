@@ -1,0 +1,149 @@
+"""The steps of an embedding: what an item holds of the quota, from when it is accepted until it is released."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Any
+
+import numpy as np
+import pytest
+
+from midrib.server._admission.quotas import Quota
+from midrib.server._calls.embedder import Embedded, Embedder, StreamQuota
+from midrib.server._calls.requests import Caller
+from midrib.server.testing import RunningServer
+from midrib.v1 import embedding_pb2
+from midrib.wire import (
+    BackboneNotFoundError,
+    InvalidInputError,
+    LimitExceededError,
+    OverloadedError,
+    RevisionMismatchError,
+    encode_tensor,
+)
+
+ROWS = np.array([[1, 2], [3, 4]], np.float32)
+ITEM_BYTES = 2 * ROWS.nbytes  # gate returns as many features as it gets
+CALLER = Caller("flow", None)
+STREAM_CALLER = Caller("stream", None, waits_for_room=True)
+OPEN = embedding_pb2.Open(backbone="gate")
+
+
+@pytest.fixture()
+def embedder(server: RunningServer) -> Embedder:
+    return server.server.embedder
+
+
+def test_an_accepted_item_holds_its_bytes_until_it_is_released(server: RunningServer, embedder: Embedder) -> None:
+    """Its input and its embedding count, also while the answer is written."""
+
+    async def steps() -> tuple[list[int], Embedded]:
+        item = await embedder.open(OPEN, CALLER).accept(ROWS)
+        held = [embedder.in_flight.held]
+        embedded = await item.embed()
+        held.append(embedder.in_flight.held)
+        item.release()
+        return [*held, embedder.in_flight.held], embedded
+
+    held, embedded = server.run(steps(), timeout=20)
+    assert held == [ITEM_BYTES, ITEM_BYTES, 0]
+    np.testing.assert_array_equal(embedded.features, 2 * ROWS)
+
+
+def test_an_item_of_a_stream_counts_in_the_quota_of_its_stream_too(server: RunningServer, embedder: Embedder) -> None:
+    """Both amounts are released together."""
+    stream = StreamQuota(Quota(8), Quota(2**20))
+
+    async def steps() -> list[tuple[int, int]]:
+        item = await embedder.open(OPEN, STREAM_CALLER).accept(ROWS, stream)
+        held = [(stream.items.held, stream.bytes.held)]
+        item.release()
+        return [*held, (stream.items.held, stream.bytes.held)]
+
+    assert server.run(steps(), timeout=20) == [(1, ITEM_BYTES), (0, 0)]
+
+
+def test_a_failed_item_releases_its_bytes(server: RunningServer, embedder: Embedder) -> None:
+    """The caller of `embed` has nothing to release then."""
+
+    async def steps() -> None:
+        item = await embedder.open(OPEN, CALLER).accept(ROWS[:, :1])
+        await item.embed()
+
+    with pytest.raises(InvalidInputError, match=r"takes \[rows, 2\]"):
+        server.run(steps(), timeout=20)
+    assert embedder.in_flight.held == 0
+
+
+def test_a_call_without_room_is_refused_at_once(server: RunningServer, embedder: Embedder) -> None:
+    """A unary call does not wait, and holds nothing."""
+
+    async def steps() -> None:
+        call = embedder.open(OPEN, CALLER)
+        await call.accept(ROWS, StreamQuota(Quota(8), Quota(2**20)))
+
+    room = embedder.in_flight.limit
+    embedder.in_flight.acquire_nowait(room)
+    with pytest.raises(OverloadedError, match=f"{room} bytes are in flight and {ITEM_BYTES} more"):
+        server.run(steps(), timeout=20)
+    embedder.in_flight.release(room)
+    assert embedder.in_flight.held == 0
+
+
+@pytest.mark.parametrize(
+    ("opening", "error", "words"),
+    [
+        pytest.param({"backbone": "gat"}, BackboneNotFoundError, "did you mean", id="unknown backbone"),
+        pytest.param({"backbone": "gate", "revision": "0"}, RevisionMismatchError, "connect again", id="revision"),
+        pytest.param(
+            {"backbone": "gate", "options": embedding_pb2.Options(dimensions=3)},
+            InvalidInputError,
+            r"this backbone has 1\.\.2",
+            id="options",
+        ),
+    ],
+)
+def test_opening_checks_the_call_before_it_reads_an_input(
+    embedder: Embedder, opening: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    """A stream checks this once, a unary call each time."""
+    with pytest.raises(error, match=words):
+        embedder.open(embedding_pb2.Open(**opening), CALLER)
+
+
+def test_no_rows_are_answered_without_a_device(server: RunningServer, embedder: Embedder) -> None:
+    """An embedding [0, num_features]."""
+    request = embedding_pb2.EmbedRequest(
+        backbone="gate", input=embedding_pb2.Input(tensor=encode_tensor(np.empty((0, 2), np.float32)))
+    )
+    assert server.run(embedder.embed(request, CALLER), timeout=20).features.shape == (0, 2)
+
+
+def test_a_reply_larger_than_a_message_is_refused_before_it_is_computed(
+    server: RunningServer, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error says how many bytes it would have."""
+
+    async def steps() -> None:
+        call = embedder.open(OPEN, CALLER)
+        monkeypatch.setattr(call, "max_reply_bytes", 512)
+        await (await call.accept(ROWS)).embed()
+
+    running: Coroutine[Any, Any, None] = steps()
+    with pytest.raises(LimitExceededError, match="the embedding of 2 rows has 16 bytes, a message carries at most 0"):
+        server.run(running, timeout=20)
+
+
+def test_the_gradient_has_the_dtype_of_the_input(server: RunningServer, embedder: Embedder) -> None:
+    """The gate doubles its rows, so the gradient doubles that of the embedding."""
+    request = embedding_pb2.BackwardRequest(
+        backbone="gate", input=encode_tensor(ROWS.astype(np.float16)), grad_embedding=encode_tensor(ROWS)
+    )
+
+    async def steps() -> np.ndarray[Any, Any]:
+        gradient, item = await embedder.gradient_held(request, CALLER)
+        item.release()
+        return gradient.features
+
+    features = server.run(steps(), timeout=20)
+    assert (features.dtype, features.tolist()) == (np.float16, (2 * ROWS).tolist())
