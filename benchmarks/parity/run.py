@@ -120,9 +120,7 @@ def main(parts: Sequence[str]) -> int:
     """Print a line for each backbone whose name has one of the parts, all without parts; return the exit status."""
     torch.set_num_threads(1)
     failed = 0
-    _say(
-        "| backbone | reference | items | pixels: levels | over one | network | end to end | smallest cosine | worst item |"
-    )
+    _say(f"| {' | '.join(_HEADS)} |")
     _say("|---" * len(_HEADS) + "|")
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)

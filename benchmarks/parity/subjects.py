@@ -59,6 +59,8 @@ def subjects(scratch: Path) -> Iterator[Subject]:
         yield from (_lite(variant) for variant in range(3))
         yield from map(_timm, TIMM)
         yield from map(_torchvision, TORCHVISION)
+    if find_spec("open_clip") is not None:
+        yield _open_clip("ViT-B-32", "clip_vitb32", scratch / "clip")
     yield _minilm()
     yield _wordllama()
     yield from (_text_family(family, scratch / family) for family in _TEXTS)
@@ -113,6 +115,19 @@ def _torchvision(name: str) -> Subject:
     backbone = load_backbone(f"torchvision/{name}", pretrained=False)
     transform = torchvision.models.get_model_weights(name).DEFAULT.transforms()
     return _image_subject(backbone, "torchvision (preprocessing only)", backbone.module, transform)
+
+
+def _open_clip(name: str, ours: str, folder: Path) -> Subject:
+    """An image tower of open_clip with random weights, which ours reads from the checkpoint that it saves."""
+    import open_clip  # type: ignore[import-not-found] # it is installed beside
+    from safetensors.torch import save_file
+
+    model, _, transform = open_clip.create_model_and_transforms(name, pretrained=None, force_quick_gelu=True)
+    model.eval()
+    folder.mkdir()
+    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, folder / "open_clip.safetensors")
+    backbone = load_backbone(ours, checkpoint=folder / "open_clip.safetensors")
+    return _image_subject(backbone, "open_clip", model.encode_image, transform)
 
 
 def _without_prefix(state: dict[str, Tensor], model: Any) -> dict[str, Tensor]:

@@ -147,3 +147,11 @@ def test_describe_shows_a_backbone_of_a_server(midrib: Any, server: RunningServe
     assert (fields["num_features"], fields["state"], fields["input"]["shape"]) == (3, "ready", [2])
     text = midrib("describe", *arguments).stdout
     assert "float32 [2]" in text
+
+
+@pytest.mark.parametrize("command", [["list"], ["describe", "mlp-128"]], ids=["list", "describe"])
+@pytest.mark.parametrize("option", [["--token", "secret"], ["--timeout", "3"], ["--tls-roots", "roots.pem"]])
+def test_options_of_servers_are_refused_without_one(midrib: Any, command: list[str], option: list[str]) -> None:
+    """They would have no effect."""
+    done = midrib(*command, *option)
+    assert (done.returncode, f"{option[0]} has no effect: without --server" in done.stderr) == (1, True)

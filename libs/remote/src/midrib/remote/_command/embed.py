@@ -82,9 +82,9 @@ def _embedder(backbone: str, imports: Sequence[str] | None, progress: _ProgressL
 
 
 def _in_thread(work: Callable[[], Progress]) -> Progress:
-    """Return the result of the work, or raise its error.
+    """Run the work in another thread, and return its result or raise its error.
 
-    It runs in another thread, so that Ctrl-C reaches this one at once: also while a model loads or a server is silent.
+    Ctrl-C interrupts this thread at once, also while the other one loads a model or waits for a silent server.
     """
     results: list[Progress] = []
     errors: list[BaseException] = []
@@ -98,7 +98,7 @@ def _in_thread(work: Callable[[], Progress]) -> Progress:
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     while thread.is_alive():
-        thread.join(0.1)  # without a time, no signal would be handled
+        thread.join(0.1)  # a join without timeout would delay Ctrl-C
     if errors:
         raise errors[0]
     return results[0]
@@ -113,7 +113,7 @@ def _leave(out: str) -> NoReturn:
 
 
 class _ProgressLine:
-    """The state of the run on stderr: one line that changes on a terminal, a line every few seconds elsewhere."""
+    """The state of the run on stderr: on a terminal one line that is rewritten, elsewhere a line every few seconds."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
@@ -135,7 +135,7 @@ class _ProgressLine:
         self.show("embedding ...")
 
     def update(self, progress: Progress) -> None:
-        """Show how far the run is, if it is time for it."""
+        """Show the progress, unless the last line is recent."""
         if not sys.stderr.isatty() and time.monotonic() - self._shown_at < _LINE_EVERY_S:
             return
         rate = (progress.done - progress.resumed) / max(1e-6, time.monotonic() - self._began)
@@ -143,7 +143,7 @@ class _ProgressLine:
         self.show(f"{progress.done} of {progress.total} items, {rate:.0f}/s{left}")
 
     def end(self) -> None:
-        """Leave the line, so that the next output begins on one of its own."""
+        """End the line, so that the next output begins on a new one."""
         if self._open:
             typer.echo(err=True)
             self._open = False

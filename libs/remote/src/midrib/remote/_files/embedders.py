@@ -1,4 +1,4 @@
-"""What embeds the values: a served backbone, or an object of the caller; and the options of the features."""
+"""Embed values with a served backbone or an object of the caller; shape the features for the output."""
 
 from __future__ import annotations
 
