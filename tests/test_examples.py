@@ -40,7 +40,7 @@ def test_texts_are_found_by_what_they_mean() -> None:
 
 def test_a_head_is_trained_on_a_remote_backbone(url: str) -> None:
     """The URL is its only argument."""
-    assert "12 of 12 new drawings told right" in run("head_on_remote_backbone.py", url)
+    assert "12 of 12 new drawings recognised" in run("head_on_remote_backbone.py", url)
 
 
 def test_a_server_is_asked_without_torch() -> None:

@@ -70,8 +70,9 @@ class Sources:
         self._stamps.setdefault(source.name, source.stamp())
         file = self._downloads.local(source)
         if suffix == ".npy":
+            name = printable(file.name)
             for number, row in enumerate(read_npy(file)):
-                yield SourceItem(f"{printable(file.name)}:{number}", "tensor", row)
+                yield SourceItem(f"{name}:{number}", "tensor", row)
             return
         try:
             yield from self._texts(file)

@@ -26,4 +26,4 @@ def read_npy(file: LocalFile) -> Iterator[Array]:
         raise InvalidInputError(f"{file.name} is an archive of arrays (.npz), expected one array: save it by np.save")
     if rows.ndim < _ROW_DIMENSIONS:
         raise InvalidInputError(f"{file.name} has shape {list(rows.shape)}, expected [rows, ...]: reshape it")
-    yield from rows
+    yield from np.asarray(rows)  # rows of a memmap are slow to make
