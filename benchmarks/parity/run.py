@@ -21,8 +21,8 @@ from benchmarks.parity.media import make_clips, make_images, make_texts
 from benchmarks.parity.subjects import Subject, subjects
 from midrib.registry import ImageInput
 
-# Pillow rounds to levels of 256 after each of its two passes over a picture. We crop before the passes, and turn the
-# picture after them, so that a rounding may fall to the other side in both.
+# Pillow rounds to levels of 256 after each of its two passes over a picture. We resize and crop in one call, the
+# libraries one after the other, so that a value may be rounded to the other side in each pass.
 MAX_LEVELS: Final = 2.01
 MAX_BEYOND_ONE: Final = 1e-3
 MAX_DIFFERENCE: Final = 1e-4
