@@ -35,6 +35,7 @@ class Sources:
         self._columns = columns
         self._downloads = downloads
         self._stamps: dict[str, str] = {}
+        self._audio_checked = False
 
     def items(self) -> Iterator[SourceItem]:
         """Yield the items. A row that cannot be read is an item with an error.
@@ -93,7 +94,11 @@ class Sources:
             if isinstance(row, str):
                 yield SourceItem(printable(location), "texts", None, error=row)
             else:
-                yield row_item(location, row, self._columns)
+                item = row_item(location, row, self._columns)
+                if item.kind == "audio" and not self._audio_checked:
+                    check_audio(file.name)
+                    self._audio_checked = True
+                yield item
 
     def _check_unchanged(self, source: InputFile) -> None:
         if source.stamp() != self._stamps[source.name]:
