@@ -37,6 +37,7 @@ def test_embed_through_a_server_gives_the_servers_rows(midrib: Any, tmp_path: Pa
         name = "template/classification/mlp-128"
         done = midrib("embed", str(rows), "--backbone", server.url(name), "--out", str(out))
         np.testing.assert_allclose(np.load(out), client.embed(name, np.load(rows)), rtol=1e-5)
+        assert done.stderr.splitlines()[1] == f"connecting to {server.url(name)} ..."
     assert done.returncode == 0
 
 

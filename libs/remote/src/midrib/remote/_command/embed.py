@@ -44,10 +44,8 @@ def embed(
     def work() -> Progress:
         from midrib.remote._files.embed_files import embed_files
 
-        if "://" in backbone:
-            options.update(access.arguments())
-        embedder = partial(_embedder, backbone, imports, progress) if "://" not in backbone else backbone
-        return embed_files(embedder, inputs, out, on_progress=progress.update, **options)
+        make = partial(_served, backbone, access) if "://" in backbone else partial(_local, backbone, imports)
+        return embed_files(partial(make, progress), inputs, out, on_progress=progress.update, **options)
 
     try:
         done = _in_thread(work)
@@ -70,7 +68,16 @@ def _print_result(out: str, done: Progress, *, as_json: bool) -> None:
         typer.echo(f"{out}.bad.jsonl: {done.bad} items that could not be embedded", err=True)
 
 
-def _embedder(backbone: str, imports: Sequence[str] | None, progress: _ProgressLine) -> Embedder:
+def _served(url: str, access: Access, progress: _ProgressLine) -> Embedder:
+    from midrib.remote._files.embedders import RemoteEmbedder
+
+    progress.show(f"connecting to {url} ...")
+    embedder = RemoteEmbedder(url, **access.arguments())
+    progress.begin()
+    return embedder
+
+
+def _local(backbone: str, imports: Sequence[str] | None, progress: _ProgressLine) -> Embedder:
     progress.show(f"loading {backbone} ...")
     import_modules(imports)
     local = parse_backbone(backbone)
