@@ -200,3 +200,28 @@ def test_a_pipe_is_no_input(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "t.txt")
     with pytest.raises(InvalidInputError, match="no file or folder at"):
         embed_files(Lengths(), [tmp_path / "t.txt"], tmp_path / "out.npy")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        pytest.param(b"{'descr': '<f4', 'fortran_order': False, 'shape': (4, 3), } {", id="open brace"),
+        pytest.param(b"{'descr': '<f4', 'fortran_order': False, 'shape': 4\0}", id="NUL"),
+        pytest.param(
+            b"{'descr': '<f4', 'fortran_order': False, 'shape': (4000000000, 3), }", id="larger than its file"
+        ),
+    ],
+)
+def test_a_damaged_array_header_is_one_sentence(tmp_path: Path, header: bytes) -> None:
+    """numpy raises errors of Python's parser for some."""
+    padded = header.ljust(117) + b"\n"
+    (tmp_path / "t.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(padded).to_bytes(2, "little") + padded + bytes(48))
+    with pytest.raises(InvalidInputError, match=r"t\.npy cannot be read as \.npy"):
+        embed_files(Lengths(), [tmp_path / "t.npy"], tmp_path / "out.npy")
+
+
+def test_kept_values_are_always_printable(tmp_path: Path) -> None:
+    """Parquet holds UTF-8 only, and a CSV file any bytes."""
+    (tmp_path / "t.csv").write_bytes(b"text,kept\na,caf\xe9\n")
+    embed_files(Lengths(), [tmp_path / "t.csv"], tmp_path / "out.parquet", keep=["kept"])
+    assert parquet.read_table(tmp_path / "out.parquet")["kept"].to_pylist() == ["caf\\udce9"]

@@ -20,7 +20,7 @@ def read_npy(file: LocalFile) -> Iterator[Array]:
     """
     try:
         rows = np.load(file.path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except Exception as error:  # numpy parses the header as Python, which has errors of many kinds
         raise InvalidInputError(f"{file.name} cannot be read as .npy: {error}") from error
     if not isinstance(rows, np.ndarray):
         raise InvalidInputError(f"{file.name} is an archive of arrays (.npz), expected one array: save it by np.save")
