@@ -178,10 +178,7 @@ def embed(
     """Embed files into one file, with ids and the revision. A run that was killed resumes when it is started again."""
     from midrib.remote._command import embed as embedding
 
-    if "://" in backbone:
-        refuse_options(context, {"imports": "--import"}, f"{backbone} is loaded by its server")
-    else:
-        refuse_options(context, SERVER_OPTIONS, f"{backbone} is loaded into this process, not called on a server")
+    _refuse_unused(context, backbone)
     embedding.embed(
         backbone,
         inputs,
@@ -197,6 +194,42 @@ def embed(
         normalize=normalize,
         dtype=dtype,
     )
+
+
+@app.command()
+def search(
+    context: typer.Context,
+    features: Annotated[str, typer.Argument(help="An output of `midrib embed`: .parquet, .npy or .safetensors.")],
+    query: Annotated[str, typer.Argument(help="A text, or the path of an image or an audio file.")],
+    *,
+    backbone: Annotated[
+        str | None,
+        typer.Option(help="grpc://host:port/namespace/name, or a registered name; default: as the output says."),
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="The number of rows to show.")] = 5,
+    prompt: Annotated[str, typer.Option(help="Put before a text, such as 'query: '.")] = "",
+    imports: Imports = None,
+    token: Token = None,
+    roots: Roots = None,
+    certificate: Certificate = None,
+    timeout: Timeout = 30.0,
+    as_json: Json = False,
+) -> None:
+    """Show the rows of embedded files that are nearest to a text or a file, by the cosine of their features."""
+    from midrib.remote._command import search as searching
+
+    _refuse_unused(context, backbone or "the backbone")
+    access = Access(token, roots, certificate, timeout)
+    request = searching.Query(query, prompt, top)
+    searching.search(features, request, backbone, access, imports=imports, as_json=as_json)
+
+
+def _refuse_unused(context: typer.Context, backbone: str) -> None:
+    """Raise ValueError for options that have no effect on a backbone of a server, or on one of this process."""
+    if "://" in backbone:
+        refuse_options(context, {"imports": "--import"}, f"{backbone} is loaded by its server")
+    else:
+        refuse_options(context, SERVER_OPTIONS, f"{backbone} is loaded into this process, not called on a server")
 
 
 @app.command()

@@ -8,12 +8,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import typer
 
-from midrib.remote._command.names import import_modules, parse_backbone, server_module
+from midrib.remote._command.backbone import load_embedder
 from midrib.remote._command.options import Access
 
 if TYPE_CHECKING:
@@ -44,8 +43,13 @@ def embed(
     def work() -> Progress:
         from midrib.remote._files.embed_files import embed_files
 
-        make = partial(_served, backbone, access) if "://" in backbone else partial(_local, backbone, imports)
-        return embed_files(partial(make, progress), inputs, out, on_progress=progress.update, **options)
+        return embed_files(make, inputs, out, on_progress=progress.update, **options)
+
+    def make() -> Embedder:
+        progress.show(f"{'connecting to' if '://' in backbone else 'loading'} {backbone} ...")
+        embedder = load_embedder(backbone, access, imports)
+        progress.begin()
+        return embedder
 
     try:
         done = _in_thread(work)
@@ -66,26 +70,6 @@ def _print_result(out: str, done: Progress, *, as_json: bool) -> None:
     typer.echo(f"{out}: {done.done - done.bad} rows{earlier}")
     if done.bad:
         typer.echo(f"{out}.bad.jsonl: {done.bad} items that could not be embedded", err=True)
-
-
-def _served(url: str, access: Access, progress: _ProgressLine) -> Embedder:
-    from midrib.remote._files.embedders import RemoteEmbedder
-
-    progress.show(f"connecting to {url} ...")
-    embedder = RemoteEmbedder(url, **access.arguments())
-    progress.begin()
-    return embedder
-
-
-def _local(backbone: str, imports: Sequence[str] | None, progress: _ProgressLine) -> Embedder:
-    progress.show(f"loading {backbone} ...")
-    import_modules(imports)
-    local = parse_backbone(backbone)
-    embedder: Embedder = server_module("_command.embed", f"--backbone {backbone}").LocalEmbedder(
-        local["name"], local["arguments"]
-    )
-    progress.begin()
-    return embedder
 
 
 def _in_thread(work: Callable[[], Progress]) -> Progress:

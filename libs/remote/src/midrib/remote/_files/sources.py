@@ -18,9 +18,9 @@ from midrib.remote._files.storage import Downloads, InputFile, LocalFile, find_f
 from midrib.wire import InvalidInputError
 
 _IMAGE_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
-_MEDIA: Final = _IMAGE_SUFFIXES | AUDIO_SUFFIXES
+MEDIA_SUFFIXES: Final = _IMAGE_SUFFIXES | AUDIO_SUFFIXES
 _TABLES: Final = {".csv": read_csv, ".tsv": read_csv, ".jsonl": read_jsonl, ".parquet": read_parquet}
-_KNOWN: Final = ", ".join(sorted([*_MEDIA, *_TABLES, ".txt", ".npy"]))
+_KNOWN: Final = ", ".join(sorted([*MEDIA_SUFFIXES, *_TABLES, ".txt", ".npy"]))
 
 
 class Sources:
@@ -45,10 +45,10 @@ class Sources:
         since an earlier call.
         """
         for location in self._inputs:
-            files = find_files(location, _MEDIA)
+            files = find_files(location, MEDIA_SUFFIXES)
             if isinstance(files, list):
                 yield from self._media(files)
-            elif files.suffix in _MEDIA:
+            elif files.suffix in MEDIA_SUFFIXES:
                 yield from self._media([files])
             else:
                 yield from self._rows(files)
