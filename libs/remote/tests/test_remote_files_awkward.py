@@ -111,6 +111,14 @@ def test_ids_of_any_type_are_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert ids_of(Path("out.npy")) == [item_id]
 
 
+def test_ids_of_any_length_are_kept(tmp_path: Path) -> None:
+    """Also one of megabytes beside short ones, and one that ends in a NUL."""
+    ids = ["x" * 10_000_000, "a\0", *map(str, range(200))]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps({"id": item_id, "text": "a"}) + "\n" for item_id in ids))
+    embed_files(Lengths(), [tmp_path / "t.jsonl"], tmp_path / "out.npy")
+    assert ids_of(tmp_path / "out.npy") == ids
+
+
 def test_repeated_ids_keep_all_their_rows(tmp_path: Path) -> None:
     """In the inputs' order."""
     (tmp_path / "t.csv").write_text("id,text\na,x\na,yy\n")

@@ -1,4 +1,4 @@
-"""The finished chunks of a long run, on disk. A run resumes from them, and the output is made of them."""
+"""Store the finished chunks of a run on disk: a later run resumes from them, and the output is made of them."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from midrib.wire import Array, InvalidInputError, RevisionMismatchError
 class Chunk:
     """Items that were embedded together.
 
-    ids, features: [items, num_features], of the items that could be embedded.  kept: their values of the columns that
-    are copied to the output, by column.
-    bad: (id, error) of the others.  digest: of all items' values, by which a resumed run finds changed inputs.
+    ids: of the good items.  features: of the good items, [items, num_features].  kept: the good items' values of the
+    columns that are copied to the output, by column.
+    bad: (id, error) of the other items.  digest: of all items, by which a resumed run finds changed inputs.
     """
 
     ids: list[str]
@@ -88,7 +88,7 @@ class ChunkStore:
     def add(self, chunk: Chunk) -> None:
         """Store a chunk after the earlier ones. Raises OSError, with the remedy, if it cannot be written."""
         arrays: dict[str, Any] = {
-            "ids": np.array(chunk.ids, dtype=np.str_),
+            "ids": np.array(json.dumps(chunk.ids)),  # an array of strings would pad each to the longest
             "features": chunk.features,
             "bad": np.array(json.dumps(chunk.bad)),
             "kept": np.array(dump_values(chunk.kept)),
@@ -107,9 +107,9 @@ class ChunkStore:
         for file in self._files():
             try:
                 with np.load(file, allow_pickle=False) as data:
-                    bad = list(map(tuple, json.loads(str(data["bad"]))))
+                    ids, bad = json.loads(str(data["ids"])), list(map(tuple, json.loads(str(data["bad"]))))
                     kept, digest = load_values(str(data["kept"])), str(data["digest"])
-                    chunk = Chunk(data["ids"].tolist(), data["features"], bad, kept, digest)
+                    chunk = Chunk(ids, data["features"], bad, kept, digest)
             except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
                 raise _damaged(file, error) from error
             yield chunk

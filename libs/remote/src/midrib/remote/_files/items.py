@@ -1,4 +1,4 @@
-"""One row of the input files: its id, and the value to embed."""
+"""Items of the input files: an id and a value to embed."""
 
 from __future__ import annotations
 
