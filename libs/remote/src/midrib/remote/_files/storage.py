@@ -182,7 +182,10 @@ def _opening(url: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Output:
-    """The file to write.  path: on this machine.  url: to which the complete file is copied; None for a local output."""
+    """The file to write.
+
+    path: on this machine.  url: the complete file is copied to it; None for a local output.
+    """
 
     path: Path
     url: str | None = None
