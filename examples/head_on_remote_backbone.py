@@ -1,4 +1,4 @@
-"""Train a head here on a backbone that runs elsewhere. The URL is all that tells this from a local backbone.
+"""Train a head here on a backbone that runs on a server. A local backbone would differ in its name only.
 
 midrib serve image/classification/efficientnet-lite0               # in another terminal, or on the machine with the GPU
 python examples/head_on_remote_backbone.py grpc://127.0.0.1:50051/image/classification/efficientnet-lite0
@@ -23,26 +23,26 @@ SHAPES = list(CORNERS)
 
 
 def drawing(shape: str) -> Image.Image:
-    """A shape somewhere on a picture, of some size, colour and turn."""
+    """Return a picture of the shape, with a random place, size, colour and rotation."""
     picture = Image.new("RGB", (224, 224), "white")
     colour = tuple(random.randrange(200) for _ in range(3))  # noqa: S311 - a picture, not a secret
     centre_and_radius = (random.randint(70, 150), random.randint(70, 150), random.randint(30, 60))  # noqa: S311
-    turn = random.randrange(360)  # noqa: S311
-    ImageDraw.Draw(picture).regular_polygon(centre_and_radius, CORNERS[shape], rotation=turn, fill=colour)
+    degrees = random.randrange(360)  # noqa: S311
+    ImageDraw.Draw(picture).regular_polygon(centre_and_radius, CORNERS[shape], rotation=degrees, fill=colour)
     return picture
 
 
 def main(url: str) -> None:
-    """Print what the trained head says of drawings that it has not seen."""
+    """Train the head, and print how many new drawings it recognises."""
     seed_everything(0, verbose=False)
     task = ClassificationTask(backbone=url, labels=SHAPES, learning_rate=0.01)
     images = task.prepare([drawing(shape) for shape in SHAPES * 8])  # [24, 3, 224, 224], as the backbone takes them
     targets = torch.arange(3).repeat(8)
     loader = DataLoader(TensorDataset(images, targets), batch_size=8, shuffle=True)
     Trainer(max_epochs=4, accelerator="cpu", logger=False, enable_checkpointing=False).fit(task, loader)
-    told = task.predict([drawing(shape) for shape in SHAPES * 4], output="labels")
-    right = sum(map(str.__eq__, told, SHAPES * 4))
-    print(f"{right} of {len(told)} new drawings told right")
+    predicted = task.predict([drawing(shape) for shape in SHAPES * 4], output="labels")
+    right = sum(map(str.__eq__, predicted, SHAPES * 4))
+    print(f"{right} of {len(predicted)} new drawings recognised")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Register a backbone of your own, hold it to the contract, and train a head on it by its name.
+"""Register your backbone, check that it keeps the contract, and train a head on it by its name.
 
 python examples/own_backbone.py
 midrib serve example/spectrum --import own_backbone    # in this folder: the same backbone, for all your clients
@@ -22,34 +22,34 @@ SAMPLES = 64
 
 
 class Spectrum(nn.Module):
-    """Loudness in each band of a signal: where a wave starts no longer matters."""
+    """The amplitude of each frequency of a signal, which does not depend on the phase."""
 
     def __init__(self, bands: int) -> None:
         super().__init__()
         self.bands = bands
 
     def forward(self, signals: Tensor) -> Tensor:
-        """[batch, SAMPLES] -> [batch, bands], one row per signal."""
-        loudness: Tensor = torch.fft.rfft(signals).abs()
-        return loudness[:, 1 : 1 + self.bands] / SAMPLES
+        """Return [batch, bands] of signals [batch, SAMPLES]."""
+        amplitudes: Tensor = torch.fft.rfft(signals).abs()
+        return amplitudes[:, 1 : 1 + self.bands] / SAMPLES
 
 
 @BACKBONES(name="spectrum", namespace="example", input=TensorInput((SAMPLES,)), license="Apache-2.0")
 def load_spectrum(bands: int = 16) -> tuple[nn.Module, int]:
-    """A loader returns the module and the width of its rows."""
+    """Return the module and the width of its rows, as every loader does."""
     return Spectrum(bands), bands
 
 
 def waves(rows: int) -> TensorDataset:
-    """Slow (2 to 5 turns) and fast (8 to 11) sine waves at random phases; the label says which."""
+    """Return slow (2 to 5 periods, label 0) and fast (8 to 11, label 1) sine waves at random phases."""
     labels = torch.arange(rows) % 2
-    turns = torch.randint(2, 6, (rows,)) + 6 * labels
+    periods = torch.randint(2, 6, (rows,)) + 6 * labels
     times = torch.arange(SAMPLES) / SAMPLES
-    return TensorDataset(torch.sin(2 * torch.pi * (turns[:, None] * times + torch.rand(rows, 1))), labels)
+    return TensorDataset(torch.sin(2 * torch.pi * (periods[:, None] * times + torch.rand(rows, 1))), labels)
 
 
 def main() -> None:
-    """Print how well a head on it tells slow waves from fast ones."""
+    """Train a head that tells slow waves from fast ones, and print its accuracy."""
     seed_everything(0, verbose=False)
     assert_conforms("example/spectrum")
     task = ClassificationTask(backbone="example/spectrum", labels=["slow", "fast"], learning_rate=0.1)

@@ -1,4 +1,4 @@
-"""A backbone in this process: texts become rows, and the nearest row is the answer. Needs no server.
+"""Find the note that answers a question, by a text backbone in this process.
 
 python examples/search_by_meaning.py
 """
@@ -24,7 +24,7 @@ QUESTIONS = [
 
 
 def main() -> None:
-    """Print the best note for each question, with the cosine of the two."""
+    """Print the most similar note for each question, with the cosine of the two."""
     minilm = load_backbone("text/embedding/all-minilm-l6-v2")  # its weights come in a package: no download
     notes = minilm.embed_texts(NOTES)  # [4, 384]; rows of length 1, so that a product is a cosine
     for question in QUESTIONS:

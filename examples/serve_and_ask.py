@@ -1,9 +1,9 @@
-"""Start a server as a process, ask it by the plain client (numpy, no torch), stop it.
+"""Start a server process, call it by the client that needs no torch, and stop it.
 
 python examples/serve_and_ask.py
 """
 
-# ruff: noqa: T201, S603 - a program that prints, and runs our own command
+# ruff: noqa: T201, S603 - a program that prints, and runs `midrib`
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PERCEPTRON = "template/classification/mlp-128"
 
 @contextmanager
 def server(*backbones: str) -> Iterator[str]:
-    """The address of a `midrib serve` on a free loopback port, ready; SIGTERM drains it."""
+    """Serve backbones on a free loopback port and yield the address; stop the server by SIGTERM."""
     command = [sys.executable, "-m", "midrib.server.cli", "serve", *backbones, "--port", "0", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -34,7 +34,7 @@ def server(*backbones: str) -> Iterator[str]:
 
 
 def ask(address: str) -> None:
-    """One batch, many batches, and a mistake."""
+    """Print the answers to a batch, to a stream of batches, and to a mistake."""
     rows = np.linspace(0, 1, 24, dtype=np.float32).reshape(3, 8)
     with Client(address) as client:
         for served in client.list():
@@ -50,7 +50,7 @@ def ask(address: str) -> None:
 
 
 def main() -> None:
-    """Serve a small perceptron, and ask it."""
+    """Serve a small perceptron, and call it."""
     with server(f"{PERCEPTRON}?num_features=8") as address:
         ask(address)
 

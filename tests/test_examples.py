@@ -41,7 +41,7 @@ def test_texts_are_found_by_their_meaning(run: Run) -> None:
 
 def test_a_head_is_trained_on_a_remote_backbone(run: Run, url: str) -> None:
     """The URL is its only argument."""
-    assert "12 of 12 new drawings told right" in run("head_on_remote_backbone.py", url)
+    assert "12 of 12 new drawings recognised" in run("head_on_remote_backbone.py", url)
 
 
 def test_a_server_is_called_without_torch(run: Run) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from midrib.registry import Registry, TensorInput
-from midrib.remote import BackboneInfo, Client, RemoteBackbone
+from midrib.remote import BackboneInfo, Client, RemoteBackbone, embed_files
 from midrib.remote.testing import RunningServer, serving
 from midrib.wire import BackboneLoadingError
 
@@ -97,6 +99,20 @@ def test_a_description_waits_no_longer_than_the_timeout(server: RunningServer) -
     """The error says that the backbone is loading, and what to do."""
     with pytest.raises(BackboneLoadingError, match=r"is loading: raise timeout=1"):
         Client(server.address, timeout=1.0).describe(SLOW)
+
+
+def test_embed_files_waits_for_its_backbone(server: RunningServer, loading: Loading, tmp_path: Path) -> None:
+    """It starts once the backbone is loaded."""
+    np.save(tmp_path / "rows.npy", np.ones((2, 4), np.float32))
+    threading.Timer(0.5, loading.may_end.set).start()
+    assert embed_files(server.url(SLOW), [tmp_path / "rows.npy"], tmp_path / "out.npy").done == 2
+
+
+def test_embed_files_ends_with_the_timeout(server: RunningServer, tmp_path: Path) -> None:
+    """Its error says that the backbone is loading."""
+    np.save(tmp_path / "rows.npy", np.ones((2, 4), np.float32))
+    with pytest.raises(BackboneLoadingError, match="is loading"):
+        embed_files(server.url(SLOW), [tmp_path / "rows.npy"], tmp_path / "out.npy", timeout=1.0)
 
 
 def test_the_wait_ends_with_the_timeout(server: RunningServer) -> None:

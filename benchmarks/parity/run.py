@@ -21,8 +21,8 @@ from benchmarks.parity.media import make_clips, make_images, make_texts
 from benchmarks.parity.subjects import Subject, subjects
 from midrib.registry import ImageInput
 
-# Pillow rounds to levels of 256 after each of its two passes over a picture. We crop before the passes, and turn the
-# picture after them, so that a rounding may fall to the other side in both.
+# Pillow rounds to levels of 256 after each of its two passes over a picture. We resize and crop in one call, the
+# libraries one after the other, so that a value may be rounded to the other side in each pass.
 MAX_LEVELS: Final = 2.01
 MAX_BEYOND_ONE: Final = 1e-3
 MAX_DIFFERENCE: Final = 1e-4
@@ -55,14 +55,14 @@ class Difference:
     items: compared.  pixels: of images, of the prepared ones; None for others.
     network: the largest difference of a feature, as a share of the largest feature of that item; of images, from the
     library's pixels.
-    whole, cosine: the same from our own pixels, and the smallest cosine between two rows of one item.
-    worst: the item of `whole`.
+    end_to_end, cosine: the same from our own pixels, and the smallest cosine between two rows of one item.
+    worst: the item of `end_to_end`.
     """
 
     items: int
     pixels: PixelDifference | None
     network: float
-    whole: float
+    end_to_end: float
     cosine: float
     worst: str
 
@@ -75,26 +75,28 @@ class Difference:
 def compare(subject: Subject, items: Sequence[tuple[str, Any]]) -> Difference:
     """Return how far our features of items, embedded as one batch, are from the library's, one item at a time."""
     inputs = [item for _, item in items]
-    ours = _embed(subject, inputs)
+    features = _embed(subject, inputs)
     with torch.inference_mode():
-        theirs = torch.stack([subject.embed(item) for item in inputs])
-    if ours.shape != theirs.shape:
-        raise ValueError(f"{subject.name} gives {list(ours.shape)}, {subject.reference} gives {list(theirs.shape)}")
-    whole = _shares(ours, theirs)
-    difference, network = None, whole
+        expected = torch.stack([subject.embed(item) for item in inputs])
+    if features.shape != expected.shape:
+        raise ValueError(
+            f"{subject.name} gives {list(features.shape)}, {subject.reference} gives {list(expected.shape)}"
+        )
+    end_to_end = _shares(features, expected)
+    difference, network = None, end_to_end
     if subject.prepare is not None:
         pixels = torch.stack([subject.prepare(item) for item in inputs])
-        difference, network = _pixels(subject, inputs, pixels), _shares(subject.backbone.embed(pixels), theirs)
-    worst = int(whole.argmax())
-    cosines = torch.nn.functional.cosine_similarity(ours.double(), theirs.double(), dim=1)
-    largest = float(whole[worst])
+        difference, network = _pixels(subject, inputs, pixels), _shares(subject.backbone.embed(pixels), expected)
+    worst = int(end_to_end.argmax())
+    cosines = torch.nn.functional.cosine_similarity(features.double(), expected.double(), dim=1)
+    largest = float(end_to_end[worst])
     return Difference(len(items), difference, float(network.max()), largest, float(cosines.min()), items[worst][0])
 
 
-def _shares(ours: Tensor, theirs: Tensor) -> Tensor:
+def _shares(features: Tensor, expected: Tensor) -> Tensor:
     """Return the largest difference of each row, as a share of its largest feature."""
-    differences = (ours.double() - theirs.double()).abs().amax(dim=1)
-    return differences / theirs.double().abs().amax(dim=1).clamp(min=1e-12)
+    differences = (features.double() - expected.double()).abs().amax(dim=1)
+    return differences / expected.double().abs().amax(dim=1).clamp(min=1e-12)
 
 
 def _pixels(subject: Subject, paths: list[Path], pixels: Tensor) -> PixelDifference:
@@ -102,8 +104,8 @@ def _pixels(subject: Subject, paths: list[Path], pixels: Tensor) -> PixelDiffere
     spec = subject.backbone.input
     if not isinstance(spec, ImageInput):
         raise TypeError(f"{subject.name} takes {spec}, expected images")
-    ours = subject.backbone.prepare_images([path.read_bytes() for path in paths])
-    levels = ((ours - pixels) * torch.tensor(spec.std)[:, None, None] * 255).abs()
+    features = subject.backbone.prepare_images([path.read_bytes() for path in paths])
+    levels = ((features - pixels) * torch.tensor(spec.std)[:, None, None] * 255).abs()
     return PixelDifference(float(levels.max()), float((levels > 1.01).float().mean()))  # 0.01: float32
 
 
@@ -120,9 +122,7 @@ def main(parts: Sequence[str]) -> int:
     """Print a line for each backbone whose name has one of the parts, all without parts; return the exit status."""
     torch.set_num_threads(1)
     failed = 0
-    _say(
-        "| backbone | reference | items | pixels: levels | over one | network | end to end | smallest cosine | worst item |"
-    )
+    _say(f"| {' | '.join(_HEADS)} |")
     _say("|---" * len(_HEADS) + "|")
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
@@ -147,7 +147,7 @@ def _line(subject: Subject, difference: Difference) -> str:
     mark = "" if difference.allowed else " **too far**"
     return (
         f"| {subject.name} | {subject.reference} | {difference.items} | {levels} | {difference.network:.1e}{mark} "
-        f"| {difference.whole:.1e} | {difference.cosine:.6f} | {difference.worst} |"
+        f"| {difference.end_to_end:.1e} | {difference.cosine:.6f} | {difference.worst} |"
     )
 
 

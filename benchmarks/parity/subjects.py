@@ -59,6 +59,8 @@ def subjects(scratch: Path) -> Iterator[Subject]:
         yield from (_lite(variant) for variant in range(3))
         yield from map(_timm, TIMM)
         yield from map(_torchvision, TORCHVISION)
+    if find_spec("open_clip") is not None:
+        yield _open_clip("ViT-B-32", "clip_vitb32", scratch / "clip")
     yield _minilm()
     yield _wordllama()
     yield from (_text_family(family, scratch / family) for family in _TEXTS)
@@ -71,8 +73,8 @@ def _lite(variant: int) -> Subject:
     timm = import_timm()
     backbone = load_backbone(f"efficientnet-lite{variant}")
     model = timm.create_model(f"tf_efficientnet_lite{variant}", pretrained=False, num_classes=0).eval()
-    ours, theirs = backbone.module.state_dict(), model.state_dict()
-    model.load_state_dict(dict(zip(theirs, ours.values(), strict=True)), strict=True)
+    weights = backbone.module.state_dict().values()  # in the order of timm's
+    model.load_state_dict(dict(zip(model.state_dict(), weights, strict=True)), strict=True)
     if not isinstance(backbone.input, ImageInput):
         raise TypeError(f"{backbone.name} takes {backbone.input}, expected images")
     # timm's own weights of these networks are normalised by 0.5, which is half a level beside the package's.
@@ -115,8 +117,21 @@ def _torchvision(name: str) -> Subject:
     return _image_subject(backbone, "torchvision (preprocessing only)", backbone.module, transform)
 
 
+def _open_clip(name: str, backbone_name: str, folder: Path) -> Subject:
+    """An image tower of open_clip with random weights, which our backbone reads from its checkpoint."""
+    import open_clip  # type: ignore[import-not-found] # it is installed beside
+    from safetensors.torch import save_file
+
+    model, _, transform = open_clip.create_model_and_transforms(name, pretrained=None, force_quick_gelu=True)
+    model.eval()
+    folder.mkdir()
+    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, folder / "open_clip.safetensors")
+    backbone = load_backbone(backbone_name, checkpoint=folder / "open_clip.safetensors")
+    return _image_subject(backbone, "open_clip", model.encode_image, transform)
+
+
 def _without_prefix(state: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
-    """Return the weights under the names of the library's model, which may stand below a prefix in ours."""
+    """Return the weights under the names of the library's model, which may have a prefix in our module."""
     names = set(model.state_dict())
     for prefix in {"", *(f"{name.split('.')[0]}." for name in state)}:
         stripped = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

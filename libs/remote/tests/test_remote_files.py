@@ -1,4 +1,4 @@
-"""Files in, one file of features out: resumable, with bad items aside."""
+"""`embed_files`: one file of features, resumable, with the bad items listed apart."""
 
 from __future__ import annotations
 

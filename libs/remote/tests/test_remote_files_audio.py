@@ -85,7 +85,10 @@ def test_a_column_may_hold_sound(tmp_path: Path) -> None:
 
 
 def test_without_soundfile_the_extra_is_named(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before the backbone loads."""
+    """Before the backbone loads, for files and for columns of sound."""
     monkeypatch.setitem(sys.modules, "soundfile", None)
     with pytest.raises(InvalidInputError, match=r"a\.wav needs soundfile: pip install 'midrib-remote\[audio\]'"):
         embed_files(Loudness(), [folder], tmp_path / "out.npy")
+    parquet.write_table(pa.table({"sound": [(folder / "a.wav").read_bytes()]}), tmp_path / "t.parquet")
+    with pytest.raises(InvalidInputError, match=r"t\.parquet needs soundfile"):
+        embed_files(Loudness(), [tmp_path / "t.parquet"], tmp_path / "out.npy", column="sound")

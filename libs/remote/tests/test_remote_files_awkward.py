@@ -111,6 +111,14 @@ def test_ids_of_any_type_are_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert ids_of(Path("out.npy")) == [item_id]
 
 
+def test_ids_of_any_length_are_kept(tmp_path: Path) -> None:
+    """Also one of megabytes beside short ones, and one that ends in a NUL."""
+    ids = ["x" * 10_000_000, "a\0", *map(str, range(200))]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps({"id": item_id, "text": "a"}) + "\n" for item_id in ids))
+    embed_files(Lengths(), [tmp_path / "t.jsonl"], tmp_path / "out.npy")
+    assert ids_of(tmp_path / "out.npy") == ids
+
+
 def test_repeated_ids_keep_all_their_rows(tmp_path: Path) -> None:
     """In the inputs' order."""
     (tmp_path / "t.csv").write_text("id,text\na,x\na,yy\n")
@@ -200,3 +208,28 @@ def test_a_pipe_is_no_input(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "t.txt")
     with pytest.raises(InvalidInputError, match="no file or folder at"):
         embed_files(Lengths(), [tmp_path / "t.txt"], tmp_path / "out.npy")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        pytest.param(b"{'descr': '<f4', 'fortran_order': False, 'shape': (4, 3), } {", id="open brace"),
+        pytest.param(b"{'descr': '<f4', 'fortran_order': False, 'shape': 4\0}", id="NUL"),
+        pytest.param(
+            b"{'descr': '<f4', 'fortran_order': False, 'shape': (4000000000, 3), }", id="larger than its file"
+        ),
+    ],
+)
+def test_a_damaged_array_header_is_one_sentence(tmp_path: Path, header: bytes) -> None:
+    """numpy raises errors of Python's parser for some."""
+    padded = header.ljust(117) + b"\n"
+    (tmp_path / "t.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(padded).to_bytes(2, "little") + padded + bytes(48))
+    with pytest.raises(InvalidInputError, match=r"t\.npy cannot be read as \.npy"):
+        embed_files(Lengths(), [tmp_path / "t.npy"], tmp_path / "out.npy")
+
+
+def test_kept_values_are_always_printable(tmp_path: Path) -> None:
+    """Parquet holds UTF-8 only, and a CSV file any bytes."""
+    (tmp_path / "t.csv").write_bytes(b"text,kept\na,caf\xe9\n")
+    embed_files(Lengths(), [tmp_path / "t.csv"], tmp_path / "out.parquet", keep=["kept"])
+    assert parquet.read_table(tmp_path / "out.parquet")["kept"].to_pylist() == ["caf\\udce9"]

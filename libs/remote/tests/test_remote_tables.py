@@ -98,7 +98,7 @@ def test_an_id_is_always_printable(tmp_path: Path) -> None:
 
 
 def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
-    """Class folders are often links; a link to a folder above ends nowhere. Files of macOS's metadata are no images."""
+    """Class folders are often links; a link to a folder above ends nowhere. Metadata files of macOS are ignored."""
     (tmp_path / "real").mkdir()
     (tmp_path / "real" / "a.png").touch()
     (tmp_path / "real" / "._a.png").touch()

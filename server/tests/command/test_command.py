@@ -1,4 +1,4 @@
-"""The command `midrib`, as a user runs it: real processes, real signals."""
+"""`midrib serve` as a user runs it: real processes, real signals."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def serve() -> Iterator[Any]:
         return started[-1]
 
     yield start
-    for one in started:
-        one.process.kill()
-        one.process.communicate()
+    for process in started:
+        process.process.kill()
+        process.process.communicate()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
@@ -69,7 +69,7 @@ def test_serve_says_what_it_serves_and_stops_cleanly(serve: Any, number: signal.
 def test_serve_reads_a_toml_file_and_imports_your_own_backbones(
     serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A module of yours registers, the file names it, the server serves it."""
+    """The file names the module, which registers the backbone that is served."""
     (tmp_path / "my_backbones.py").write_text(
         "from torch import nn\n"
         "from midrib.backbones import BACKBONES\n"
@@ -86,8 +86,8 @@ def test_serve_reads_a_toml_file_and_imports_your_own_backbones(
     assert process.event()["backbones"][0]["num_features"] == 5
 
 
-def test_sighup_takes_changed_tokens_over(serve: Any, tmp_path: Path) -> None:
-    """Without a restart: the new one is taken, the old one is not."""
+def test_sighup_applies_changed_tokens(serve: Any, tmp_path: Path) -> None:
+    """Without a restart, the new token is accepted and the old one refused."""
     (old, first), (new, second) = (new_token("team", [Scope.READ, Scope.EMBED]) for _ in range(2))
     tokens, config = tmp_path / "tokens.toml", tmp_path / "midrib.toml"
     tokens.write_text(first)
@@ -98,7 +98,7 @@ def test_sighup_takes_changed_tokens_over(serve: Any, tmp_path: Path) -> None:
     assert connects(address, old)
     tokens.write_text(second)
     process.process.send_signal(signal.SIGHUP)
-    # The signal has been handled once the new token is taken.
+    # The signal has been handled once the new token is accepted.
     assert any(connects(address, new) for _ in range(2000))
     assert not connects(address, old)
 
@@ -112,7 +112,7 @@ def connects(address: str, token: str) -> bool:
 
 
 def test_a_module_in_the_current_folder_is_found(tmp_path: Path) -> None:
-    """`midrib serve --import mine`, where mine.py lies; an installed script does not look there by itself (so -P)."""
+    """An installed script does not look there (so -P), but `midrib serve --import mine` does."""
     (tmp_path / "mine.py").write_text("raise SystemExit('mine was imported')\n")
     command = [sys.executable, "-P", *MIDRIB[1:], "serve", MLP, "--import", "mine", "--port", "0"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
@@ -131,20 +131,20 @@ def test_a_module_in_the_current_folder_is_found(tmp_path: Path) -> None:
         pytest.param([MLP, "--device", "cuda:7"], "cuda:7", id="missing device"),
     ],
 )
-def test_serve_held_wrong_is_one_line_and_status_1(midrib: Any, arguments: list[str], words: str) -> None:
-    """No traceback: what was wrong, and what to do."""
+def test_a_mistake_is_one_line_and_status_1(midrib: Any, arguments: list[str], words: str) -> None:
+    """The line names the mistake and the remedy; there is no traceback."""
     done = midrib("serve", *arguments, "--port", "0")
     assert (done.returncode, "Traceback" in done.stderr) == (1, False)
     assert done.stderr.startswith("midrib: ")
     assert words in done.stderr
 
 
-def test_a_taken_port_is_said(midrib: Any) -> None:
+def test_a_port_in_use_is_refused(midrib: Any) -> None:
     """Two servers never share a port by accident."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = str(taken.getsockname()[1])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = str(listener.getsockname()[1])
         done = midrib("serve", MLP, "--port", port)
     assert done.returncode == 1
     assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
@@ -168,7 +168,7 @@ def test_the_module_of_the_server_is_the_command() -> None:
 
 
 def test_a_server_whose_stdout_is_closed_goes_on(serve: Any) -> None:
-    """A log collector that ended costs its lines only."""
+    """A log collector that ended does not end the server."""
     process = serve(MLP)
     process.event()
     address = process.event()["address"]

@@ -1,4 +1,4 @@
-"""What `midrib demo` stands on: its data and its picture. The demo itself is run by .ci/run."""
+"""The data and the picture of `midrib demo`; .ci/run runs the demo."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from midrib.server._command.demo.picture import save_maps
 from midrib.server._command.demo.textures import CLASSES, PATCH, load_textures
 
 
-def test_no_test_patch_was_seen_in_training() -> None:
-    """The photographs are cut in halves, not shuffled: equally many of each class, and none in both."""
+def test_no_test_patch_is_in_the_training_data() -> None:
+    """The photographs are cut in halves, not shuffled; both halves have the same number of patches per class."""
     train, test = load_textures()
-    seen, new = ({patch.tobytes() for patch in patches.images} for patches in (train, test))
+    in_training, in_test = ({patch.tobytes() for patch in patches.images} for patches in (train, test))
     assert train.images.shape == test.images.shape == (96, PATCH, PATCH, 3)
     assert np.bincount(train.labels).tolist() == np.bincount(test.labels).tolist() == [32] * len(CLASSES)
-    assert seen & new == set()
+    assert in_training & in_test == set()
 
 
 def width(path: Path, **maps: NDArray[np.float32]) -> int:
-    """Of a picture of the test patches, in pixels."""
+    """Return the width of a picture of the test patches, in pixels."""
     _, patches = load_textures()
     save_maps(path, maps, patches)
     with Image.open(path) as picture:
@@ -32,14 +32,14 @@ def width(path: Path, **maps: NDArray[np.float32]) -> int:
 
 
 def test_the_picture_has_a_map_for_each_title(tmp_path: Path) -> None:
-    """Side by side, in a folder that need not be there yet."""
+    """The maps are side by side; the folder is created if it does not exist."""
     rows = load_textures()[1].images.reshape(96, -1).astype(np.float32)
-    alone = width(tmp_path / "new" / "one.png", pixels=rows)
-    assert width(tmp_path / "new" / "two.png", pixels=rows, some=rows[:, :9]) == 2 * alone
+    one_map = width(tmp_path / "new" / "one.png", pixels=rows)
+    assert width(tmp_path / "new" / "two.png", pixels=rows, some=rows[:, :9]) == 2 * one_map
 
 
-def test_without_matplotlib_the_install_line_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It comes with an extra."""
+def test_without_matplotlib_the_error_has_the_install_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """matplotlib comes with an extra."""
     _, patches = load_textures()
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"pip install 'midrib-server\[demo\]'"):

@@ -37,6 +37,7 @@ def test_embed_through_a_server_gives_the_servers_rows(midrib: Any, tmp_path: Pa
         name = "template/classification/mlp-128"
         done = midrib("embed", str(rows), "--backbone", server.url(name), "--out", str(out))
         np.testing.assert_allclose(np.load(out), client.embed(name, np.load(rows)), rtol=1e-5)
+        assert done.stderr.splitlines()[1] == f"connecting to {server.url(name)} ..."
     assert done.returncode == 0
 
 
@@ -58,14 +59,14 @@ def test_embed_copies_columns_and_shapes_features(midrib: Any, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("backbone", "option", "message"),
     [
-        pytest.param("mlp-128", ["--token", "secret"], "--token is for a server", id="token"),
-        pytest.param("mlp-128", ["--timeout", "3"], "--timeout is for a server", id="timeout"),
-        pytest.param("mlp-128", ["--tls-roots", "roots.pem"], "--tls-roots is for a server", id="roots"),
-        pytest.param("mlp-128", ["--tls-certificate", "me.pem"], "--tls-certificate is for a server", id="certificate"),
+        pytest.param("mlp-128", ["--token", "secret"], "--token has no effect", id="token"),
+        pytest.param("mlp-128", ["--timeout", "3"], "--timeout has no effect", id="timeout"),
+        pytest.param("mlp-128", ["--tls-roots", "roots.pem"], "--tls-roots has no effect", id="roots"),
+        pytest.param("mlp-128", ["--tls-certificate", "me.pem"], "--tls-certificate has no effect", id="certificate"),
         pytest.param(
             "grpc://127.0.0.1:1/mlp-128",
             ["--import", "mine"],
-            "--import is for a backbone of this process",
+            "--import has no effect",
             id="import",
         ),
     ],

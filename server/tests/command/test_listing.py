@@ -17,34 +17,34 @@ from midrib.server.testing import RunningServer
 
 
 def test_list_is_a_table_or_json(midrib: Any) -> None:
-    """The same entries, for a person and for a program."""
+    """Both have the same entries."""
     table, listed = midrib("list", "mlp-*"), midrib("list", "mlp-*", "--json")
     keys = [entry["key"] for entry in json.loads(listed.stdout)]
     assert keys == ["template/classification/mlp-128", "template/classification/mlp-128-256"]
     assert all(key in table.stdout for key in keys)
 
 
-def test_list_takes_wildcards_and_what_to_leave_out(midrib: Any) -> None:
-    """Any of several may match; what is excluded may not."""
+def test_list_takes_wildcards_and_exclusions(midrib: Any) -> None:
+    """An entry matches any of the wildcards, and none that is excluded."""
     listed = midrib("list", "mlp-*", "*minilm*", "--exclude", "*-256", "--json")
     keys = [entry["key"] for entry in json.loads(listed.stdout)]
     assert keys == ["template/classification/mlp-128", "text/embedding/all-minilm-l6-v2"]
 
 
-def test_list_shows_what_a_server_serves(midrib: Any, server: RunningServer) -> None:
-    """The same table and JSON, of the backbones there."""
+def test_list_shows_the_backbones_of_a_server(midrib: Any, server: RunningServer) -> None:
+    """In the same form as those of this process."""
     listed = midrib("list", "*linear", "--server", f"grpc://{server.address}", "--json")
     assert [entry["num_features"] for entry in json.loads(listed.stdout)] == [3]
 
 
 def test_list_of_nothing_says_so(midrib: Any) -> None:
-    """An empty table would leave the reader wondering."""
+    """An empty table would not tell whether the command worked."""
     assert midrib("list", "no-such-*").stdout == "no backbone matches; `midrib list` shows all\n"
     assert json.loads(midrib("list", "no-such-*", "--json").stdout) == []
 
 
 def test_list_tells_of_a_plugin_that_failed(tmp_path: Path) -> None:
-    """What is missing from the table, and why, without spoiling the JSON of the rest."""
+    """The reason is on stderr, so the JSON on stdout stays valid."""
     information = tmp_path / "acme_thorn-0.3.dist-info"
     information.mkdir()
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: acme_thorn\nVersion: 0.3\n")
@@ -66,7 +66,7 @@ def test_describe_tells_where_a_backbone_comes_from(midrib: Any) -> None:
 
 
 def test_describe_of_an_unknown_name_has_near_ones(midrib: Any) -> None:
-    """A misspelling is met with what was meant."""
+    """The error suggests the name that was meant."""
     done = midrib("describe", "mlp-182")
     assert (done.returncode, "mlp-128" in done.stderr) == (1, True)
 
@@ -147,3 +147,11 @@ def test_describe_shows_a_backbone_of_a_server(midrib: Any, server: RunningServe
     assert (fields["num_features"], fields["state"], fields["input"]["shape"]) == (3, "ready", [2])
     text = midrib("describe", *arguments).stdout
     assert "float32 [2]" in text
+
+
+@pytest.mark.parametrize("command", [["list"], ["describe", "mlp-128"]], ids=["list", "describe"])
+@pytest.mark.parametrize("option", [["--token", "secret"], ["--timeout", "3"], ["--tls-roots", "roots.pem"]])
+def test_options_of_servers_are_refused_without_one(midrib: Any, command: list[str], option: list[str]) -> None:
+    """They would have no effect."""
+    done = midrib(*command, *option)
+    assert (done.returncode, f"{option[0]} has no effect: without --server" in done.stderr) == (1, True)

@@ -1,4 +1,4 @@
-"""`midrib serve` in a process of its own, for the commands that need a server for a while."""
+"""Run `midrib serve` as a child process, for the commands that need a server while they run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _STOP_S = 60.0
 
 
 class ServerProcess(NamedTuple):
-    """url: of the backbone that it serves."""
+    """A running server process.  url: of the backbone that it serves."""
 
     url: str
     process: subprocess.Popen[str]
@@ -25,12 +25,12 @@ class ServerProcess(NamedTuple):
 def server_process(backbone: str, *options: str, **environment: str) -> Iterator[ServerProcess]:
     """Serve one backbone on a free loopback port, ready on entry and ended by SIGTERM on exit.
 
-    backbone, options: what `midrib serve` takes.  environment: variables beside this process's own.
-    Raises RuntimeError where it ends before it is ready; what it said itself stands above that.
+    backbone, options: arguments of `midrib serve`.  environment: variables that are added to this process's.
+    Raises RuntimeError if it ends before it is ready; its stderr, which this process shares, says why.
     """
     command = [sys.executable, "-m", "midrib.server.cli", "serve", backbone, *options, "--port", "0", "--json"]
     variables = {**os.environ, **environment}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=variables) as process:  # noqa: S603 - our own
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=variables) as process:  # noqa: S603 - ours
         try:
             yield ServerProcess(_url_when_ready(process), process)
         finally:
@@ -43,4 +43,4 @@ def _url_when_ready(process: subprocess.Popen[str]) -> str:
         event = json.loads(line)
         if event["event"] == "ready":
             return str(event["backbones"][0]["url"])
-    raise RuntimeError("the server ended before it was ready; its own output above says why")
+    raise RuntimeError("the server ended before it was ready: its output above says why")

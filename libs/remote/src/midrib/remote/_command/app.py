@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from midrib.remote._command.options import Access, Certificate, Imports, Json, Roots, Server, Timeout, Token
+from midrib.remote._command.options import (
+    SERVER_OPTIONS,
+    Access,
+    Certificate,
+    Imports,
+    Json,
+    Roots,
+    Server,
+    Timeout,
+    Token,
+    refuse_options,
+)
 
 app = typer.Typer(
     name="midrib",
@@ -40,6 +51,7 @@ def options(
 
 @app.command(name="list")
 def list_backbones(
+    context: typer.Context,
     patterns: Annotated[
         list[str] | None,
         typer.Argument(help="Wildcards, such as '*vit*'; an entry matches any of them."),
@@ -63,8 +75,11 @@ def list_backbones(
     from midrib.remote._command.names import import_modules
 
     import_modules(imports)
-    access = Access(token, roots, certificate, timeout)
-    registry = local_registry() if server is None else server_registry(server, access)
+    if server is None:
+        refuse_options(context, SERVER_OPTIONS, "without --server, the list is of this process")
+        registry = local_registry()
+    else:
+        registry = server_registry(server, Access(token, roots, certificate, timeout))
     metadata = {} if namespace is None else {"namespace": namespace}
     catalogues = catalogues or server is not None
     entries = registry.list(patterns or None, exclude=exclude, catalogues=catalogues, **metadata)
@@ -73,7 +88,10 @@ def list_backbones(
 
 @app.command()
 def describe(
-    name: Annotated[str, typer.Argument(help="namespace/name, a unique name, or grpc://host:port/namespace/name.")],
+    context: typer.Context,
+    name: Annotated[
+        str, typer.Argument(help="namespace/name, a name that is unique, or grpc://host:port/namespace/name.")
+    ],
     *,
     server: Annotated[str | None, typer.Option(help="Describe a backbone of the server at grpc://host:port.")] = None,
     imports: Imports = None,
@@ -83,12 +101,13 @@ def describe(
     timeout: Timeout = 30.0,
     as_json: Json = False,
 ) -> None:
-    """Describe one backbone: input, features, licence; here also its signature and where it was registered."""
+    """Describe one backbone: input, features, licence; of a registered one also its signature and its source file."""
     from midrib.remote._command.names import import_modules
     from midrib.remote._command.served import describe_local, describe_served
 
     import_modules(imports)
     if server is None and "://" not in name:
+        refuse_options(context, SERVER_OPTIONS, "without --server, the description is of this process's backbone")
         describe_local(name, as_json=as_json)
     else:
         describe_served(name, server, Access(token, roots, certificate, timeout), as_json=as_json)
@@ -134,7 +153,7 @@ def embed(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            help="Folders of images or sounds, images, sounds, .txt .jsonl .csv .tsv .parquet .npy; paths or URLs."
+            help="Folders, images, audio files, .txt .jsonl .csv .tsv .parquet .npy; paths, or URLs (s3:// gs:// hf://)."
         ),
     ],
     *,
@@ -159,7 +178,7 @@ def embed(
     """Embed files into one file, with ids and the revision. A run that was killed resumes when it is started again."""
     from midrib.remote._command import embed as embedding
 
-    _check_embed_options(context, backbone)
+    _refuse_unused(context, backbone)
     embedding.embed(
         backbone,
         inputs,
@@ -177,23 +196,40 @@ def embed(
     )
 
 
-def _check_embed_options(context: typer.Context, backbone: str) -> None:
-    """Raise ValueError for options that a backbone in this process, or one of a server, would ignore."""
-    served = "://" in backbone
-    ignored = (
-        {"imports": "--import"}
-        if served
-        else {
-            "token": "--token",
-            "roots": "--tls-roots",
-            "certificate": "--tls-certificate",
-            "timeout": "--timeout",
-        }
-    )
-    for parameter, option in ignored.items():
-        if getattr(context.get_parameter_source(parameter), "name", "") == "COMMANDLINE":
-            kind = "a backbone of this process" if served else "a server (--backbone grpc://host:port/namespace/name)"
-            raise ValueError(f"{option} is for {kind}, but --backbone is {backbone}: leave {option} out")
+@app.command()
+def search(
+    context: typer.Context,
+    features: Annotated[str, typer.Argument(help="An output of `midrib embed`: .parquet, .npy or .safetensors.")],
+    query: Annotated[str, typer.Argument(help="A text, or the path of an image or an audio file.")],
+    *,
+    backbone: Annotated[
+        str | None,
+        typer.Option(help="grpc://host:port/namespace/name, or a registered name; default: as the output says."),
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="The number of rows to show.")] = 5,
+    prompt: Annotated[str, typer.Option(help="Put before a text, such as 'query: '.")] = "",
+    imports: Imports = None,
+    token: Token = None,
+    roots: Roots = None,
+    certificate: Certificate = None,
+    timeout: Timeout = 30.0,
+    as_json: Json = False,
+) -> None:
+    """Show the rows of embedded files that are nearest to a text or a file, by the cosine of their features."""
+    from midrib.remote._command import search as searching
+
+    _refuse_unused(context, backbone or "the backbone")
+    access = Access(token, roots, certificate, timeout)
+    request = searching.Query(query, prompt, top)
+    searching.search(features, request, backbone, access, imports=imports, as_json=as_json)
+
+
+def _refuse_unused(context: typer.Context, backbone: str) -> None:
+    """Raise ValueError for options that have no effect on a backbone of a server, or on one of this process."""
+    if "://" in backbone:
+        refuse_options(context, {"imports": "--import"}, f"{backbone} is loaded by its server")
+    else:
+        refuse_options(context, SERVER_OPTIONS, f"{backbone} is loaded into this process, not called on a server")
 
 
 @app.command()

@@ -8,12 +8,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import typer
 
-from midrib.remote._command.names import import_modules, parse_backbone, server_module
+from midrib.remote._command.backbone import load_embedder
 from midrib.remote._command.options import Access
 
 if TYPE_CHECKING:
@@ -44,10 +43,13 @@ def embed(
     def work() -> Progress:
         from midrib.remote._files.embed_files import embed_files
 
-        if "://" in backbone:
-            options.update(access.arguments())
-        embedder = partial(_embedder, backbone, imports, progress) if "://" not in backbone else backbone
-        return embed_files(embedder, inputs, out, on_progress=progress.update, **options)
+        return embed_files(make, inputs, out, on_progress=progress.update, **options)
+
+    def make() -> Embedder:
+        progress.show(f"{'connecting to' if '://' in backbone else 'loading'} {backbone} ...")
+        embedder = load_embedder(backbone, access, imports)
+        progress.begin()
+        return embedder
 
     try:
         done = _in_thread(work)
@@ -70,21 +72,10 @@ def _print_result(out: str, done: Progress, *, as_json: bool) -> None:
         typer.echo(f"{out}.bad.jsonl: {done.bad} items that could not be embedded", err=True)
 
 
-def _embedder(backbone: str, imports: Sequence[str] | None, progress: _ProgressLine) -> Embedder:
-    progress.show(f"loading {backbone} ...")
-    import_modules(imports)
-    local = parse_backbone(backbone)
-    embedder: Embedder = server_module("_command.embed", f"--backbone {backbone}").LocalEmbedder(
-        local["name"], local["arguments"]
-    )
-    progress.begin()
-    return embedder
-
-
 def _in_thread(work: Callable[[], Progress]) -> Progress:
-    """Return the result of the work, or raise its error.
+    """Run the work in another thread, and return its result or raise its error.
 
-    It runs in another thread, so that Ctrl-C reaches this one at once: also while a model loads or a server is silent.
+    Ctrl-C interrupts this thread at once, also while the other one loads a model or waits for a silent server.
     """
     results: list[Progress] = []
     errors: list[BaseException] = []
@@ -98,7 +89,7 @@ def _in_thread(work: Callable[[], Progress]) -> Progress:
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     while thread.is_alive():
-        thread.join(0.1)  # without a time, no signal would be handled
+        thread.join(0.1)  # a join without timeout would delay Ctrl-C
     if errors:
         raise errors[0]
     return results[0]
@@ -113,7 +104,7 @@ def _leave(out: str) -> NoReturn:
 
 
 class _ProgressLine:
-    """The state of the run on stderr: one line that changes on a terminal, a line every few seconds elsewhere."""
+    """The state of the run on stderr: on a terminal one line that is rewritten, elsewhere a line every few seconds."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
@@ -135,7 +126,7 @@ class _ProgressLine:
         self.show("embedding ...")
 
     def update(self, progress: Progress) -> None:
-        """Show how far the run is, if it is time for it."""
+        """Show the progress, unless the last line is recent."""
         if not sys.stderr.isatty() and time.monotonic() - self._shown_at < _LINE_EVERY_S:
             return
         rate = (progress.done - progress.resumed) / max(1e-6, time.monotonic() - self._began)
@@ -143,7 +134,7 @@ class _ProgressLine:
         self.show(f"{progress.done} of {progress.total} items, {rate:.0f}/s{left}")
 
     def end(self) -> None:
-        """Leave the line, so that the next output begins on one of its own."""
+        """End the line, so that the next output begins on a new one."""
         if self._open:
             typer.echo(err=True)
             self._open = False

@@ -19,7 +19,7 @@ _LEAST_REST_WIDTH = 32  # of a table's columns beside the names
 
 
 def local_registry() -> AbstractRegistry:
-    """Return the registry of this process. Raises ImportError, with what to do, if there is none."""
+    """Return the registry of this process. Raises ImportError, with the remedy, if midrib-backbones is missing."""
     try:
         from midrib.backbones import BACKBONES
     except ModuleNotFoundError as error:
@@ -38,7 +38,7 @@ def server_registry(server: str, access: Access) -> AbstractRegistry:
 
 
 def print_list(registry: AbstractRegistry, entries: Sequence[Description], *, as_json: bool) -> None:
-    """Print entries of the registry; on stderr, the plugins that failed and whose entries are missing therefore."""
+    """Print entries of the registry, and on stderr the plugins that failed, whose entries are missing."""
     if as_json:
         typer.echo(json.dumps([entry.as_dict() for entry in entries], indent=2))
     elif not entries:

@@ -55,7 +55,7 @@ def import_modules(names: Sequence[str] | None) -> None:
 def server_module(name: str, purpose: str) -> ModuleType:
     """Import a module of the package midrib-server. Raises ImportError, with the install line, if it is missing.
 
-    purpose: what needs it, as the subject of the error.
+    purpose: the subject of that error, such as "a server for mlp-128".
     """
     try:
         return importlib.import_module(f"midrib.server.{name}")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -23,6 +24,24 @@ Timeout = Annotated[float, typer.Option(min=0.01, help="Seconds that each call t
 Imports = Annotated[list[str] | None, typer.Option("--import", help="A module that registers backbones; repeatable.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Server = Annotated[str, typer.Option(help="The server, grpc://host:port.")]
+
+# The options above that only calls to a server use, by the names of their parameters.
+SERVER_OPTIONS: Final = {
+    "token": "--token",
+    "roots": "--tls-roots",
+    "certificate": "--tls-certificate",
+    "timeout": "--timeout",
+}
+
+
+def refuse_options(context: typer.Context, options: Mapping[str, str], reason: str) -> None:
+    """Raise ValueError, with the reason, if one of the options stands on the command line, where it has no effect.
+
+    options: their names by those of their parameters. A value from the environment is not refused.
+    """
+    for parameter, option in options.items():
+        if getattr(context.get_parameter_source(parameter), "name", "") == "COMMANDLINE":
+            raise ValueError(f"{option} has no effect: {reason}")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 from midrib.registry import AudioInput, InputSpec, TextInput
 
 _DEFAULT_LENGTH: Final = 16  # of an axis of any length
-# Lengths are log-normal: most texts are short and a few are long. Medians of search queries and short paragraphs.
+# Lengths are log-normal: most texts are short and a few are long. The median is between a query and a paragraph.
 _MEDIAN_WORDS, _MEDIAN_CLIP_S, _SPREAD = 16, 3.0, 0.6
 _MAX_WORDS, _MAX_CLIP_S = 400, 20.0
 _WORDS: Final = (
@@ -30,9 +30,9 @@ class Payload:
 
 
 class PayloadSource:
-    """Makes payloads for an input.
+    """Makes payloads for a backbone.
 
-    spec: what the backbone takes: texts are sent as strings, everything else as its tensor.  rows: of each payload.
+    spec: its input. Texts are sent as strings and clips as samples; for images, prepared tensors.  rows: per payload.
     """
 
     def __init__(self, spec: InputSpec, rows: int, seed: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""The finished chunks of a long run, on disk. A run resumes from them, and the output is made of them."""
+"""Store the finished chunks of a run on disk: a later run resumes from them, and the output is made of them."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from midrib.wire import Array, InvalidInputError, RevisionMismatchError
 class Chunk:
     """Items that were embedded together.
 
-    ids, features: [items, num_features], of the items that could be embedded.  kept: their values of the columns that
-    are copied to the output, by column.
-    bad: (id, error) of the others.  digest: of all items' values, by which a resumed run finds changed inputs.
+    ids: of the good items.  features: of the good items, [items, num_features].  kept: the good items' values of the
+    columns that are copied to the output, by column.
+    bad: (id, error) of the other items.  digest: of all items, by which a resumed run finds changed inputs.
     """
 
     ids: list[str]
@@ -39,9 +39,9 @@ class Chunk:
 
 
 class ChunkStore:
-    """A folder beside the output with one file per chunk, each written whole or not at all.
+    """The folder `<out>.parts` with one file per chunk, each written whole or not at all.
 
-    Raises InvalidInputError if another run has the folder, or if it cannot be made.
+    Raises InvalidInputError if another run uses the folder, or if it cannot be created.
     """
 
     def __init__(self, output: Output) -> None:
@@ -52,7 +52,7 @@ class ChunkStore:
         self._count = len(self._files())
 
     def close(self) -> None:
-        """Let other runs have the folder; delete it if it is empty."""
+        """Unlock the folder for other runs; delete it if it is empty."""
         with contextlib.suppress(OSError):
             self.folder.rmdir()
         os.close(self._lock)
@@ -60,7 +60,7 @@ class ChunkStore:
     def begin(self, recipe: dict[str, str]) -> None:
         """Begin the run, or resume an earlier one.
 
-        recipe: what the features depend on; "backbone" and "revision" become metadata of the output.
+        recipe: the options on which the output depends; "backbone" and "revision" become its metadata.
         Raises InvalidInputError if the folder was begun with other options, RevisionMismatchError if it was begun with
         another backbone or revision.
         """
@@ -86,9 +86,9 @@ class ChunkStore:
             )
 
     def add(self, chunk: Chunk) -> None:
-        """Keep a chunk, after those before it. Raises OSError, with what to do, if it cannot be written."""
+        """Store a chunk after the earlier ones. Raises OSError, with the remedy, if it cannot be written."""
         arrays: dict[str, Any] = {
-            "ids": np.array(chunk.ids, dtype=np.str_),
+            "ids": np.array(json.dumps(chunk.ids)),  # an array of strings would pad each to the longest
             "features": chunk.features,
             "bad": np.array(json.dumps(chunk.bad)),
             "kept": np.array(dump_values(chunk.kept)),
@@ -103,13 +103,13 @@ class ChunkStore:
         self._count += 1
 
     def chunks(self) -> Iterator[Chunk]:
-        """Yield the kept chunks, in order. Raises InvalidInputError for a damaged file."""
+        """Yield the stored chunks, in order. Raises InvalidInputError for a damaged file."""
         for file in self._files():
             try:
                 with np.load(file, allow_pickle=False) as data:
-                    bad = list(map(tuple, json.loads(str(data["bad"]))))
+                    ids, bad = json.loads(str(data["ids"])), list(map(tuple, json.loads(str(data["bad"]))))
                     kept, digest = load_values(str(data["kept"])), str(data["digest"])
-                    chunk = Chunk(data["ids"].tolist(), data["features"], bad, kept, digest)
+                    chunk = Chunk(ids, data["features"], bad, kept, digest)
             except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
                 raise _damaged(file, error) from error
             yield chunk
@@ -117,8 +117,8 @@ class ChunkStore:
     def finish(self) -> None:
         """Write the output of all chunks, and the list of bad items beside it; then delete the chunks.
 
-        Raises InvalidInputError, and writes only the list, if there is no good item; OSError, with what to do, if the
-        output cannot be written.
+        Raises InvalidInputError, after writing the list, if every item is bad; OSError, with the remedy, if the output
+        cannot be written.
         """
         bad: list[tuple[str, str]] = []
         good = 0
@@ -133,7 +133,7 @@ class ChunkStore:
         self._delete()
         if not good:
             raise InvalidInputError(
-                f"all {len(bad)} items were refused, so there is no output. The first, {bad[0][0]}: {bad[0][1]}"
+                f"all {len(bad)} items were refused, so no output was written. The first, {bad[0][0]}: {bad[0][1]}"
             )
 
     def _write_bad(self, bad: list[tuple[str, str]]) -> None:

@@ -1,4 +1,4 @@
-"""`embed_files`: folders and files in, one file of features out. A run that was killed resumes."""
+"""Embed folders and files into one file of features. A run that was killed resumes."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def _count(sources: Sources, options: OutputOptions) -> int:
 
 
 def _recipe(embedder: Embedder, columns: Columns, options: OutputOptions) -> dict[str, str]:
-    """Return what the output depends on beside the items, as the names of this function's arguments."""
+    """Return the options on which the output depends, under the names of `embed_files`' arguments."""
     return {
         "backbone": embedder.name,
         "revision": embedder.revision,

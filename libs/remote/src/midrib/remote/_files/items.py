@@ -1,4 +1,4 @@
-"""One row of the input files: its id, and the value to embed."""
+"""Items of the input files: an id and a value to embed."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def file_item(file: InputFile) -> SourceItem:
 def row_item(location: str, record: Record, columns: Columns) -> SourceItem:
     """Return the item of a table's row.  location: the id of a row without an id column."""
     item = value_item(_row_id(record.get(columns.id), location), record.get(columns.value))
-    kept = {name: record.get(name) for name in columns.kept}
+    kept = {name: _printable_value(record.get(name)) for name in columns.kept}
     return SourceItem(item.id, item.kind, item.value, item.error, kept)
 
 
@@ -76,6 +76,17 @@ def value_item(item_id: str, value: Any) -> SourceItem:
         return SourceItem(item_id, "texts", None, f"the value is a {type(value).__name__}, expected a text")
     text = str(value)
     return SourceItem(item_id, "texts", text, None if is_utf8(text) else _NOT_UTF8)
+
+
+def _printable_value(value: Any) -> Any:
+    """Return the value with all its texts printable."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, list | tuple):
+        return [_printable_value(inner) for inner in value]
+    if isinstance(value, dict):
+        return {printable(str(key)): _printable_value(inner) for key, inner in value.items()}
+    return value
 
 
 def _row_id(value: Any, location: str) -> str:

@@ -1,4 +1,4 @@
-"""Embed items in chunks: several at a time, in order, with the bad items set aside."""
+"""Embed items in chunks, several at the same time, and find the bad items."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _CHUNK_S: Final = 4.0
 
 
 class ChunkSize:
-    """The number of items per chunk, adapted so that a chunk takes a few seconds: a kill loses no more than that.
+    """The number of items per chunk, adapted so that a chunk takes a few seconds: a kill loses only a few of them.
 
     most: the upper limit.
     """
@@ -48,7 +48,7 @@ def embed_in_order(
 ) -> Iterator[Chunk]:
     """Yield the chunks in order; a few are embedded at the same time.
 
-    When it is interrupted it returns at once: the calls that run are left to their threads.
+    If it is interrupted, it returns at once and does not wait for the calls that run.
     """
     pool = ThreadPoolExecutor(_IN_FLIGHT)
     ahead: deque[Future[Chunk]] = deque()
@@ -88,7 +88,7 @@ def _fingerprint(value: Any) -> bytes:
 
 
 def _chunked(items: Iterator[SourceItem], size: ChunkSize) -> Iterator[list[SourceItem]]:
-    """Yield neighbours of one kind and shape together; rows that cannot be read are apart."""
+    """Yield runs of items of one kind and shape; rows that cannot be read are in runs without others."""
 
     def likeness(item: SourceItem) -> object:
         return item.kind, getattr(item.value, "shape", None), item.error is None
@@ -99,7 +99,7 @@ def _chunked(items: Iterator[SourceItem], size: ChunkSize) -> Iterator[list[Sour
 
 
 def _embed(embedder: Embedder, items: list[SourceItem], options: OutputOptions) -> Chunk:
-    """Return the chunk of the items; if it fails, it is halved until the bad items stand alone."""
+    """Embed items; if that fails, halve them again and again, so that only the bad ones are left out."""
     if items[0].error is not None:
         return _bad(items, options.width(embedder), [str(item.error) for item in items])
     try:

@@ -18,9 +18,9 @@ from midrib.remote._files.storage import Downloads, InputFile, LocalFile, find_f
 from midrib.wire import InvalidInputError
 
 _IMAGE_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
-_MEDIA: Final = _IMAGE_SUFFIXES | AUDIO_SUFFIXES
+MEDIA_SUFFIXES: Final = _IMAGE_SUFFIXES | AUDIO_SUFFIXES
 _TABLES: Final = {".csv": read_csv, ".tsv": read_csv, ".jsonl": read_jsonl, ".parquet": read_parquet}
-_KNOWN: Final = ", ".join(sorted([*_MEDIA, *_TABLES, ".txt", ".npy"]))
+_KNOWN: Final = ", ".join(sorted([*MEDIA_SUFFIXES, *_TABLES, ".txt", ".npy"]))
 
 
 class Sources:
@@ -35,6 +35,7 @@ class Sources:
         self._columns = columns
         self._downloads = downloads
         self._stamps: dict[str, str] = {}
+        self._audio_checked = False
 
     def items(self) -> Iterator[SourceItem]:
         """Yield the items. A row that cannot be read is an item with an error.
@@ -44,10 +45,10 @@ class Sources:
         since an earlier call.
         """
         for location in self._inputs:
-            files = find_files(location, _MEDIA)
+            files = find_files(location, MEDIA_SUFFIXES)
             if isinstance(files, list):
                 yield from self._media(files)
-            elif files.suffix in _MEDIA:
+            elif files.suffix in MEDIA_SUFFIXES:
                 yield from self._media([files])
             else:
                 yield from self._rows(files)
@@ -70,8 +71,9 @@ class Sources:
         self._stamps.setdefault(source.name, source.stamp())
         file = self._downloads.local(source)
         if suffix == ".npy":
+            name = printable(file.name)
             for number, row in enumerate(read_npy(file)):
-                yield SourceItem(f"{printable(file.name)}:{number}", "tensor", row)
+                yield SourceItem(f"{name}:{number}", "tensor", row)
             return
         try:
             yield from self._texts(file)
@@ -92,7 +94,11 @@ class Sources:
             if isinstance(row, str):
                 yield SourceItem(printable(location), "texts", None, error=row)
             else:
-                yield row_item(location, row, self._columns)
+                item = row_item(location, row, self._columns)
+                if item.kind == "audio" and not self._audio_checked:
+                    check_audio(file.name)
+                    self._audio_checked = True
+                yield item
 
     def _check_unchanged(self, source: InputFile) -> None:
         if source.stamp() != self._stamps[source.name]:

@@ -1,4 +1,4 @@
-"""Where files lie: on this machine, or behind a URL that fsspec opens, such as s3://, gs:// or hf://."""
+"""Files on this machine, and files behind URLs that fsspec opens, such as s3://, gs:// and hf://."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ InputFile: TypeAlias = LocalFile | RemoteFile
 
 
 class Downloads:
-    """The tables behind URLs, each downloaded once; deleted when the context ends."""
+    """Copies of the tables behind URLs, each downloaded once; they are deleted when the context ends."""
 
     def __init__(self) -> None:
         self._stack = contextlib.ExitStack()
@@ -169,7 +169,7 @@ def open_filesystem(url: str) -> tuple[Any, str]:
 
 @contextlib.contextmanager
 def _opening(url: str) -> Iterator[None]:
-    """Turn the errors of a file system into one of ours."""
+    """Convert the errors of a file system to InvalidInputError or UnavailableError."""
     try:
         yield
     except FileNotFoundError as error:
@@ -182,7 +182,10 @@ def _opening(url: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Output:
-    """The file to write.  path: on this machine.  url: where it is copied when it is whole; None for a local output."""
+    """The file to write.
+
+    path: on this machine.  url: the complete file is copied to it; None for a local output.
+    """
 
     path: Path
     url: str | None = None
@@ -200,7 +203,7 @@ class Output:
 
 
 def output_at(location: str | Path) -> Output:
-    """Return where to write an output. One behind a URL is made in the user's cache folder first.
+    """Return the output for a path or a URL. An output behind a URL is written to the user's cache folder first.
 
     Raises InvalidInputError if the package that opens the URL is not installed.
     """

@@ -10,8 +10,8 @@ from pathlib import Path
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file so that a reader, or the next run, sees all of it or nothing.
 
-    write: writes the content to the path that it is given.
-    Raises OSError, with what to do, if the file cannot be written.
+    write: is called with the path to write the content to.
+    Raises OSError, with the remedy, if the file cannot be written.
     """
     unfinished = path.with_name(f".{path.name}.unfinished")
     try:

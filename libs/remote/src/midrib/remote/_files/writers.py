@@ -48,7 +48,7 @@ def check_output(output: Output) -> None:
 
 
 def write_output(path: Path, read: RowsReader, metadata: dict[str, str]) -> None:
-    """Write the output of one or more rows. Raises OSError, with what to do, if it cannot be written."""
+    """Write the output of one or more rows. Raises OSError, with the remedy, if it cannot be written."""
     _WRITERS[path.suffix](path, read, metadata)
 
 

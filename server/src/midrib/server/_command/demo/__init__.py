@@ -1,1 +1,1 @@
-"""`midrib demo`: a head trained on a served backbone, in one command."""
+"""Train a head on a served backbone, in one command: `midrib demo`."""

@@ -1,4 +1,4 @@
-"""2-D maps of rows, side by side: each image lies where its row does, in a frame of its class's colour."""
+"""Draw 2-D maps of feature rows side by side: each image at its row's place, framed in its class's colour."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from midrib.server._command.demo.textures import CLASSES, Patches
 
 _COLOURS = ("#c2410c", "#65a30d", "#2563eb")  # brick, grass, gravel
-_THUMBNAIL = 0.26  # of a patch's own size
+_THUMBNAIL_ZOOM = 0.26
 
 
 def save_maps(path: Path, maps: Mapping[str, NDArray[Any]], patches: Patches) -> None:
-    """Save a picture with one map for each title, of the rows' two principal components.
+    """Save a picture with one map per title: the rows' two principal components.
 
-    maps: title -> [rows, features], a row for each patch.
-    Raises ImportError with the install line if matplotlib is not there.
+    maps: [rows, features] by title, one row per patch.
+    Raises ImportError, with the install line, if matplotlib is missing.
     """
     try:
         from matplotlib.figure import Figure
@@ -42,7 +42,7 @@ def _draw(plot: Any, rows: NDArray[Any], patches: Patches) -> None:
     points, shares = _principal_components(rows)
     for point, image, label in zip(points, patches.images, patches.labels, strict=True):
         frame = {"edgecolor": _COLOURS[label], "linewidth": 2.0, "boxstyle": "square,pad=0"}
-        plot.add_artist(AnnotationBbox(OffsetImage(image, zoom=_THUMBNAIL), point, pad=0, bboxprops=frame))
+        plot.add_artist(AnnotationBbox(OffsetImage(image, zoom=_THUMBNAIL_ZOOM), point, pad=0, bboxprops=frame))
     for axis, values, name, share in zip("xy", points.T, ("first", "second"), shares, strict=True):
         margin = 0.08 * float(np.ptp(values))
         getattr(plot, f"set_{axis}lim")(values.min() - margin, values.max() + margin)
@@ -52,7 +52,7 @@ def _draw(plot: Any, rows: NDArray[Any], patches: Patches) -> None:
 
 
 def _principal_components(rows: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The two directions in which rows differ most: [rows, 2], and each one's share of the variance."""
+    """Return the rows in the two directions of the largest variance, [rows, 2], and each direction's share of it."""
     centred = rows - rows.mean(axis=0)
     _, scales, axes = np.linalg.svd(centred, full_matrices=False)
     return centred @ axes[:2].T, scales[:2] ** 2 / (scales**2).sum()

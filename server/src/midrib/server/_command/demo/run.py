@@ -1,4 +1,4 @@
-"""`midrib demo`: one backbone, served; one Task, trained twice on it: remotely and in process."""
+"""Run `midrib demo`: train one Task on one backbone twice, through a server and in process."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from midrib.task import ClassificationTask
 BACKBONE = "image/classification/efficientnet-lite0"
 _BATCH_ROWS = 16
 _LEARNING_RATE = 1e-2
-_console = Console(highlight=False, soft_wrap=True)  # colours only where a terminal shows them
+_console = Console(highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)
 class Run:
-    """What one training came to.  accuracy: on the test half, 0..1.  epoch_s: the median epoch, in seconds."""
+    """The result of one training.  accuracy: on the test half, 0..1.  epoch_s: median time per epoch, in seconds."""
 
     accuracy: float
     epoch_s: float
@@ -42,7 +42,7 @@ class Run:
 
 
 def run(out: Path, *, epochs: int) -> None:
-    """Run the demo; the picture goes to `out`.
+    """Run the demo and save its picture to `out`.
 
     Raises RuntimeError if the server does not come up or does not stop cleanly.
     """
@@ -51,7 +51,7 @@ def run(out: Path, *, epochs: int) -> None:
     began = time.perf_counter()
     _step(1, f"Starting a server process with {BACKBONE}, pretrained weights from an installed package")
     with server_process(BACKBONE) as (url, process):
-        _say(f"serves [bold]{url}[/]; in your own code, anywhere that reaches it:")
+        _say(f"serves [bold]{url}[/]; in your code, on any machine that can connect to it:")
         _say(f'[cyan]ClassificationTask(backbone="{url}", num_classes=...)[/]')
         _compare(url, out, epochs)
     if process.returncode != 0:
@@ -70,7 +70,7 @@ def _compare(url: str, out: Path, epochs: int) -> None:
     remote_task, remote = _train(url, inputs, epochs)
     _step(4, "Training the same head on the same backbone in this process")
     local_task, in_process = _train(BACKBONE, inputs, epochs)
-    _step(5, "Training the same head on raw pixels, to see what the backbone is worth")
+    _step(5, "Training the same head on raw pixels, for comparison")
     _, raw = _train((nn.Flatten(), 3 * PATCH * PATCH), pixels, epochs)
     _step(6, "The same Task, three times")
     _print_table({"remote backbone": remote, "local backbone": in_process, "raw pixels": raw})
@@ -110,7 +110,7 @@ def _train(backbone: Any, data: list[TensorDataset], epochs: int) -> tuple[Class
 
 
 class _EpochClock(Callback):
-    """Says how each epoch went, and keeps how long it took."""
+    """Print the loss and the time of each epoch, and store the times."""
 
     def __init__(self, *, rows: int) -> None:
         self.seconds: list[float] = []
@@ -155,7 +155,7 @@ def _print_table(runs: dict[str, Run]) -> None:
 
 
 def _quieten() -> None:
-    """Keep Lightning's advice about workers and loggers out of the demo's own lines."""
+    """Silence Lightning's advice about workers and loggers."""
     for name in ("pytorch_lightning", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning")

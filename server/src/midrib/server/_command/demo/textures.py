@@ -1,4 +1,4 @@
-"""The demo's data: patches of three photographs of textures that scikit-image ships."""
+"""Cut three photographs of textures, which come with scikit-image, into patches."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Patches:
 
 
 def load_textures() -> tuple[Patches, Patches]:
-    """Training patches from the left halves, test patches from the right: no pixel is in both.
+    """Return training patches from the left halves and test patches from the right halves.
 
-    Raises ImportError with the install line if scikit-image is not there.
+    Raises ImportError, with the install line, if scikit-image is missing.
     """
     photographs = [_photograph(name) for name in CLASSES]
     middle = photographs[0].shape[1] // 2

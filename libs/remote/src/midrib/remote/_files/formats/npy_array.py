@@ -20,10 +20,10 @@ def read_npy(file: LocalFile) -> Iterator[Array]:
     """
     try:
         rows = np.load(file.path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except Exception as error:  # numpy parses the header as Python, which has errors of many kinds
         raise InvalidInputError(f"{file.name} cannot be read as .npy: {error}") from error
     if not isinstance(rows, np.ndarray):
         raise InvalidInputError(f"{file.name} is an archive of arrays (.npz), expected one array: save it by np.save")
     if rows.ndim < _ROW_DIMENSIONS:
         raise InvalidInputError(f"{file.name} has shape {list(rows.shape)}, expected [rows, ...]: reshape it")
-    yield from rows
+    yield from np.asarray(rows)  # rows of a memmap are slow to make

@@ -1,0 +1,95 @@
+"""`midrib search`: the rows of an output of `midrib embed` that are nearest to a text or a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import typer
+
+from midrib.remote._command.backbone import load_embedder
+from midrib.remote._command.options import Access
+from midrib.remote._files.items import SourceItem, file_item
+from midrib.remote._files.output_reader import EmbeddedRows, read_output
+from midrib.remote._files.sources import MEDIA_SUFFIXES
+from midrib.remote._files.storage import LocalFile
+from midrib.wire import Array, RevisionMismatchError
+
+if TYPE_CHECKING:
+    from midrib.remote._files.embedders import Embedder
+
+
+@dataclass(frozen=True)
+class Query:
+    """What to search for.
+
+    text: a text, or the path of an image or a sound.  prompt: put before a text.  top: the number of rows to return.
+    """
+
+    text: str
+    prompt: str
+    top: int
+
+
+@dataclass(frozen=True)
+class Match:
+    """A row.  cosine: of its features and the query's.  kept: its values of the kept columns."""
+
+    id: str
+    cosine: float
+    kept: dict[str, Any]
+
+
+def search(
+    features: str, query: Query, backbone: str | None, access: Access, *, imports: Sequence[str] | None, as_json: bool
+) -> None:
+    """Print the nearest rows.
+
+    backbone: a URL or a registered name; None for the one that made the features, in this process.
+    Raises RevisionMismatchError if another backbone, or another revision of it, made the features.
+    """
+    rows = read_output(Path(features))
+    backbone = backbone or rows.backbone
+    typer.echo(f"embedding the query with {backbone} ...", err=True)
+    embedder = load_embedder(backbone, access, imports)
+    if embedder.revision != rows.revision:
+        raise RevisionMismatchError(
+            f"{features} was made by {rows.backbone}, revision {rows.revision[:12]}, but {embedder.name} has revision "
+            f"{embedder.revision[:12]}: name the same backbone by --backbone, or embed the files again"
+        )
+    matches = nearest(rows, _embed(embedder, query), query.top)
+    if as_json:
+        typer.echo(json.dumps([asdict(match) for match in matches], indent=2, default=str))
+        return
+    for match in matches:
+        values = "".join(f"  {value}" for value in match.kept.values())
+        typer.echo(f"{match.cosine:7.4f}  {match.id}{values}")
+
+
+def nearest(rows: EmbeddedRows, query: Array, top: int) -> list[Match]:
+    """Return the rows with the largest cosines to the query's features, [num_features], the best first.
+
+    Rows that hold the first features only are compared with the first features of the query.
+    """
+    stored = rows.features.astype(np.float32)
+    direction = query[: stored.shape[1]]
+    norms = np.linalg.norm(stored, axis=1) * np.linalg.norm(direction)
+    cosines = stored @ direction / np.maximum(norms, np.finfo(np.float32).tiny)
+    return [
+        Match(rows.ids[row], float(cosines[row]), {name: values[row] for name, values in rows.kept.items()})
+        for row in np.argsort(-cosines, kind="stable")[:top]
+    ]
+
+
+def _embed(embedder: Embedder, query: Query) -> Array:
+    path = Path(query.text)
+    if path.suffix.lower() in MEDIA_SUFFIXES and path.is_file():
+        item = file_item(LocalFile(path, path.as_posix()))
+    else:
+        item = SourceItem("query", "texts", query.prompt + query.text)
+    features: Array = embedder(item.kind, [item.load()])[0]
+    return features
