@@ -63,6 +63,7 @@ class Trials:
         """Yield each trial's name and outcome."""
         yield "100 unary calls", self._unary()
         yield "a stream of 300 batches (60 MB)", self._stream()
+        yield "5 calls of 16,384 rows (51 MB)", self._large()
         yield f"{CALLERS} callers, undisturbed", self._callers(lambda: time.sleep(2))
         yield f"{CALLERS} callers, a server drains and returns", self._callers(self._drain)
         yield f"{CALLERS} callers, the proxy restarts", self._callers(self._restart_proxy)
@@ -83,6 +84,13 @@ class Trials:
                 outcome.count(lambda: bool(np.allclose(next(results), self._expected, atol=1e-5)))
                 if outcome.errors:
                     break
+        return outcome
+
+    def _large(self) -> Outcome:
+        outcome, rows, expected = Outcome(), np.repeat(self._rows, 256, 0), np.repeat(self._expected, 256, 0)
+        with self._client() as client:
+            for _ in range(5):
+                outcome.count(lambda: bool(np.allclose(client.embed(MLP, rows), expected, atol=1e-5)))
         return outcome
 
     def _callers(self, disturb: Callable[[], None]) -> Outcome:
