@@ -153,8 +153,8 @@ class Message:
 
     def encode(self, item_id: int) -> bytes:
         """Return the bytes of the item."""
-        first, *others = (part.rows for part in self.parts)
-        return first.encode(item_id, others)
+        first, *following = (part.rows for part in self.parts)
+        return first.encode(item_id, following)
 
     def deliver(self, features: Array) -> None:
         """Hand each part the features of its rows."""
