@@ -31,7 +31,7 @@ def test_any_split_gives_every_row_once_and_in_order(
 
 
 def test_features_belong_to_the_caller() -> None:
-    """What comes back may be written to: it is no view of a message."""
+    """What comes back may be written to: it is not a view of a message."""
     call = Call(tensor_rows(np.ones((2, 3), "f4")))
     message = np.frombuffer(bytes(16), "f4").reshape(2, 2)
     call.deliver(0, message)
@@ -74,7 +74,7 @@ def test_clips_are_sent_as_they_were_at_the_call() -> None:
     ],
 )
 def test_input_that_cannot_travel_is_refused_at_once(make: object, said: str) -> None:
-    """Before any call is made, with what to do."""
+    """Before any call, with a sentence that says what to do."""
     assert callable(make)
     with pytest.raises(InvalidInputError, match=said):
         make()

@@ -1,4 +1,4 @@
-"""The queue: what joins, what travels alone, what is asked again. No server: the test takes the connection's part."""
+"""The queue: which parts are joined, sent separately or sent again. No server: the test acts as the connection."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def answer(session: Session, outcome: Array | MidribError) -> Message:
     return message
 
 
-def test_what_waits_travels_together(session: Session) -> None:
+def test_queued_calls_are_joined(session: Session) -> None:
     """Small calls of one shape join into one message, and each gets its own rows."""
     calls = [session.submit(tensor_rows(rows(1, start=start))) for start in (0, 10, 20)]
     answer(session, np.array([[0, 1], [2, 3], [4, 5]], "f4"))
@@ -89,15 +89,15 @@ def test_what_waits_travels_together(session: Session) -> None:
         pytest.param([rows(1, start=s, width=5000) for s in range(6)], [3, 3], id="over-the-servers-bytes"),
     ],
 )
-def test_what_does_not_fit_travels_apart(session: Session, inputs: list[Array], parts: list[int]) -> None:
+def test_calls_that_do_not_fit_are_sent_separately(session: Session, inputs: list[Array], parts: list[int]) -> None:
     """Within the server's limits, and only rows of one shape and type."""
     for x in inputs:
         session.submit(tensor_rows(x))
     assert taken(session) == parts
 
 
-def test_after_a_joined_failure_each_goes_alone(session: Session) -> None:
-    """Nobody pays for a neighbour: the error reaches only the call that fails by itself."""
+def test_after_a_joined_failure_each_call_is_sent_separately(session: Session) -> None:
+    """A call does not fail for a neighbour: the error reaches only the call that also fails separately."""
     good, bad = (session.submit(tensor_rows(rows(1, start=start))) for start in (0, 10))
     answer(session, InvalidInputError("one of you"))
     answer(session, np.ones((1, 2), "f4"))
@@ -123,7 +123,7 @@ def test_equal_calls_are_sent_twice(session: Session) -> None:
     assert [part.call for part in take(session).parts] == calls
 
 
-def test_a_call_that_was_given_up_is_not_sent(session: Session) -> None:
+def test_an_abandoned_call_is_not_sent(session: Session) -> None:
     """The queue passes over it."""
     session.submit(tensor_rows(rows(1))).leave()
     kept = session.submit(tensor_rows(rows(1, start=5)))
@@ -131,7 +131,7 @@ def test_a_call_that_was_given_up_is_not_sent(session: Session) -> None:
     assert not session.queue.busy()
 
 
-def test_what_a_broken_stream_owed_comes_first(session: Session) -> None:
+def test_items_of_a_broken_stream_are_sent_first(session: Session) -> None:
     """Unanswered parts are queued again before newer ones."""
     old = session.submit(tensor_rows(rows(6)))
     message = take(session)
