@@ -137,7 +137,7 @@ def measure() -> Iterator[str]:
     yield "# Midrib clients through real proxies\n"
     versions = ", ".join(version(name) for name in PROXIES)
     yield f"{versions}; three `midrib serve` behind each, on a machine of {os.cpu_count()} cores."
-    yield "Command: `python benchmarks/proxies/run.py`. `ours` is the snippet of [docs/scale.md](../../docs/scale.md),"
+    yield "Command: `python benchmarks/proxies/run.py`. `snippet` is the one of [docs/scale.md](../../docs/scale.md),"
     yield f"`defaults` the same without its time-outs and limits. Client(timeout={TIMEOUT_S:g}).\n"
     yield "| proxy | settings | trial | calls | failed | wrong rows | slowest s | first error |"
     yield "|---|---|---|---|---|---|---|---|"
@@ -145,7 +145,7 @@ def measure() -> Iterator[str]:
         servers = [stack.enter_context(Server(free_port())) for _ in range(3)]
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         for name in PROXIES:
-            for settings in ("ours", "defaults"):
+            for settings in ("snippet", "defaults"):
                 proxy = stack.enter_context(Proxy(name, [server.address for server in servers], settings, folder))
                 for trial, outcome in Trials(proxy, servers).run():
                     line = f"| {name} | {settings} | {trial} | {outcome.calls} | {len(outcome.errors)} "

@@ -1,4 +1,4 @@
-"""Remote against local, by turns: calls of a backbone, and steps of training a head over it."""
+"""Remote against local, interleaved: calls of a backbone, and steps of training a head over it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import torch
-from local import LocalPlan, Ways, trial
+from interleaved import Contender, interleaved_times, paired_ratio
+from local import LocalPlan, Plans, trial
 from processes import SERVING
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
-from turns import Contender, paired_ratio, take_turns
 
 from midrib.backbones import load_backbone
 from midrib.remote import RemoteBackbone
@@ -35,9 +35,9 @@ CASES: Final[list[tuple[str, tuple[int, ...], tuple[int, ...]]]] = [
     (VIT, IMAGE, (1, 8, 32, 128, 1024)),
 ]
 TIMEOUT_S: Final = 600.0
-_SERVED_THREADS: Final = 1  # the cores are the server's then
+_SERVED_THREADS: Final = 1  # the server has the cores then
 _PAIRS: Final = 3
-# By rows: of images, a round of so many takes ten seconds, or a minute and more.
+# Rounds by the number of rows: of images, a round of 128 takes ten seconds, one of 1024 a minute and more.
 _FEWER_PAIRS: Final = {128: 2, 1024: 1}
 _STEPS: Final = 20
 _STARTS: Final = 3
@@ -47,8 +47,8 @@ Times: TypeAlias = dict[str, list[float]]
 Batch: TypeAlias = list[Tensor]  # inputs, labels
 
 
-def batches(address: str, ways: Ways, budget_s: float, most_rows: int) -> Iterator[str]:
-    """`backbone(x)`, remote against local."""
+def batches(address: str, plans: Plans, budget_s: float, most_rows: int) -> Iterator[str]:
+    """Yield the table of `backbone(x)`, remote against local."""
     yield "## `backbone(x)`: remote against local\n"
     yield "| backbone | rows | pairs | local ms | locally | remote ms | remote/local | float16 ms | remote rows/s |"
     yield "|---|---|---|---|---|---|---|---|---|"
@@ -57,39 +57,39 @@ def batches(address: str, ways: Ways, budget_s: float, most_rows: int) -> Iterat
         remote, half = (RemoteBackbone(url, timeout=TIMEOUT_S, dtype=dtype) for dtype in (None, "float16"))
         for count in (count for count in counts if count <= most_rows):
             x = torch.randn(count, *shape)
-            way = ways.fastest(name, here, x)[0]
+            plan = plans.fastest(name, here, x)[0]
             contenders = {
-                "local": Contender(way.threads, way.bind(here)),
+                "local": Contender(plan.threads, plan.bind(here)),
                 "remote": Contender(_SERVED_THREADS, remote),
                 "float16": Contender(_SERVED_THREADS, half),
             }
             times = _calls(contenders, x, budget_s)
-            yield _batches_row(name, count, way, times)
+            yield _batches_row(name, count, plan, times)
 
 
 def _calls(contenders: Mapping[str, Contender[Tensor]], x: Tensor, budget_s: float) -> Times:
     least = _FEWER_PAIRS.get(len(x), _PAIRS)
     with torch.inference_mode():
-        return take_turns(contenders, chain([trial(x)], repeat(x)), budget_s=budget_s, least=least)
+        return interleaved_times(contenders, chain([trial(x)], repeat(x)), budget_s=budget_s, least=least)
 
 
-def _batches_row(name: str, count: int, way: LocalPlan, times: Times) -> str:
-    local_s, remote_s, half_s = (statistics.median(times[each]) for each in ("local", "remote", "float16"))
+def _batches_row(name: str, count: int, plan: LocalPlan, times: Times) -> str:
+    local_s, remote_s, half_s = (statistics.median(times[where]) for where in ("local", "remote", "float16"))
     return (
-        f"| {name} | {count} | {len(times['local'])} | {1e3 * local_s:.2f} | {way} | {1e3 * remote_s:.2f} "
+        f"| {name} | {count} | {len(times['local'])} | {1e3 * local_s:.2f} | {plan} | {1e3 * remote_s:.2f} "
         f"| {paired_ratio(times['remote'], times['local']):.2f} | {1e3 * half_s:.2f} | {count / remote_s:,.0f} |"
     )
 
 
-def training(servers: Callable[[], AbstractContextManager[str]], ways: Ways, budget_s: float) -> Iterator[str]:
-    """Steps and epochs of a head over a frozen backbone.
+def training(servers: Callable[[], AbstractContextManager[str]], plans: Plans, budget_s: float) -> Iterator[str]:
+    """Yield the table of steps and epochs of a head over a frozen backbone.
 
-    servers: starts one, and gives its address; each measures for itself how to compute, so there are several.
+    servers: starts a server and returns its address. There are several, because each measures how to compute.
     """
     yield "\n## A head over a frozen backbone (64 images, batches of 16)\n"
-    yield "The steps take turns, each on the same batch; then each trains one epoch by itself, through a DataLoader."
-    yield f"Remote is compared with the faster of local's two best ways, on {_STARTS} servers one after the other: each"
-    yield "has measured anew how to compute.\n"
+    yield "The steps are interleaved, on the same batches; then each trains one epoch separately, by a DataLoader."
+    yield f"Remote is compared with the faster of local's two best plans, on {_STARTS} servers in sequence: each"
+    yield "has measured how to compute.\n"
     yield "| server | backbone | where | pairs | ms a step | remote/local | s an epoch |"
     yield "|---|---|---|---|---|---|---|"
     torch.manual_seed(0)
@@ -97,18 +97,18 @@ def training(servers: Callable[[], AbstractContextManager[str]], ways: Ways, bud
     for start in range(1, 1 + _STARTS):
         with servers() as address, tempfile.TemporaryDirectory() as cache:
             for name in (EFFICIENTNET, VIT):
-                for line in _steps(name, address, ways, data, budget_s, Path(cache)):
+                for line in _steps(name, address, plans, data, budget_s, Path(cache)):
                     yield f"| {start} | {name} | {line}"
 
 
-def _steps(name: str, address: str, ways: Ways, data: DataLoader[Any], budget_s: float, cache: Path) -> Iterator[str]:
-    """The rows of one backbone on one server."""
+def _steps(name: str, address: str, plans: Plans, data: DataLoader[Any], budget_s: float, cache: Path) -> Iterator[str]:
+    """Yield the rows of one backbone on one server."""
     here = load_backbone(name).module
-    best = ways.fastest(name, here, torch.randn(16, *IMAGE))[:2]
+    best = plans.fastest(name, here, torch.randn(16, *IMAGE))[:2]
     trainers = _trainers(f"grpc://{address}/{name}", here, best, cache / f"{name.replace('/', '-')}.db")
-    _epoch_s(trainers[_CACHED], data)  # which fills the cache
-    times = take_turns(trainers, cycle(data), budget_s=budget_s, least=_STEPS)
-    local = min((times[f"local ({way})"] for way in best), key=statistics.median)
+    _epoch_s(trainers[_CACHED], data)  # this fills the cache
+    times = interleaved_times(trainers, cycle(data), budget_s=budget_s, least=_STEPS)
+    local = min((times[f"local ({plan})"] for plan in best), key=statistics.median)
     for where, spent in times.items():
         yield (
             f"{where} | {len(spent)} | {1e3 * statistics.median(spent):.1f} | {paired_ratio(spent, local):.2f} "
@@ -116,19 +116,19 @@ def _steps(name: str, address: str, ways: Ways, data: DataLoader[Any], budget_s:
         )
 
 
-def _trainers(url: str, module: nn.Module, ways: Sequence[LocalPlan], cache: Path) -> dict[str, Contender[Batch]]:
-    """Local in each way, remote and cached, a head each."""
+def _trainers(url: str, module: nn.Module, plans: Sequence[LocalPlan], cache: Path) -> dict[str, Contender[Batch]]:
+    """Return local by each plan, remote, and remote with a cache, each with a head."""
     remote, cached = RemoteBackbone(url), RemoteBackbone(url, cache=cache)
     width = remote.num_features
     return {
-        **{f"local ({way})": Contender(way.threads, _stepper(way.bind(module), width)) for way in ways},
+        **{f"local ({plan})": Contender(plan.threads, _stepper(plan.bind(module), width)) for plan in plans},
         "remote": Contender(_SERVED_THREADS, _stepper(remote, width)),
         _CACHED: Contender(_SERVED_THREADS, _stepper(cached, width)),
     }
 
 
 def _stepper(backbone: Callable[[Tensor], Tensor], width: int) -> Callable[[Batch], None]:
-    """What trains a head of its own for one step."""
+    """Return a function that trains a new head for one step."""
     head = nn.Linear(width, 4)
     optimizer = torch.optim.SGD(head.parameters(), lr=0.01)
 
