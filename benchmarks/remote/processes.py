@@ -40,7 +40,7 @@ def midrib_server(*backbones: str) -> Iterator[str]:
 
 
 def seconds(work: Callable[[], object], budget_s: float) -> float:
-    """Return the median time of the calls that fit the budget; the first one is a warm-up, unless it takes ten budgets."""
+    """Return the median time of the calls that fit the budget; the first is a warm-up, unless it takes ten budgets."""
     began = time.perf_counter()
     work()
     first_s = time.perf_counter() - began
