@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +15,10 @@ from midrib.remote._connect.backbone_info import BackboneInfo
 from midrib.remote._items.codec import Result, Timing
 from midrib.remote._items.rows import tensor_rows
 from midrib.remote._stream.call import Message
+from midrib.remote._stream.exchange import Exchange
 from midrib.remote._stream.request import CallPolicy, StreamSpec
 from midrib.remote._stream.session import Session
+from midrib.remote._stream.window import Window
 from midrib.v1 import embedding_pb2
 from midrib.wire import (
     Array,
@@ -176,3 +179,49 @@ def test_the_deadline_is_the_callers(session: Session) -> None:
     with pytest.raises(DeadlineExceededError, match=r"no answer within 0\.01 s"):
         session.wait(call, 0.01)
     assert call.done
+
+
+class EndingStream:
+    """A stream that opens, accepts one item, and ends once the item is being written."""
+
+    def __init__(self) -> None:
+        self.writes, self.opened = 0, False
+        self.writing, self.cancelled = asyncio.Event(), asyncio.Event()
+
+    async def write(self, _: bytes) -> bool:
+        self.writes += 1
+        if self.writes > 1:  # the item: it never leaves, and its end takes a moment
+            self.writing.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.cancelled.set()
+                for __ in range(5):
+                    await asyncio.sleep(0)
+        return True
+
+    async def read(self) -> bytes | None:
+        if not self.opened:
+            self.opened = True
+            return embedding_pb2.EmbedStreamResponse(opened=embedding_pb2.Opened(revision="r")).SerializeToString()
+        await self.writing.wait()
+        return None
+
+    async def error(self) -> MidribError:
+        return InternalError("the stream ended")
+
+    def cancel(self) -> None:
+        """Nothing is left to cancel."""
+
+
+async def test_items_of_a_stream_that_is_closed_while_it_ends_are_queued_again(session: Session) -> None:
+    """`close` may come at any moment: also while the writer of a broken stream is being stopped."""
+    stream: Any = EndingStream()
+    exchange = Exchange(session._context, stream, Window(), target="127.0.0.1:9", address="127.0.0.1:9")
+    call = session.submit(tensor_rows(rows(1)))
+    running = asyncio.create_task(exchange.run())
+    await stream.cancelled.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError, match="^$"):
+        await running
+    assert [part.call for part in take(session).parts] == [call]

@@ -79,10 +79,12 @@ class Exchange:
         finally:
             self._watchdog.stop()
             if writer is not None:
-                writer.cancel()
-                await asyncio.gather(writer, return_exceptions=True)
-            self._stream.cancel()
+                writer.cancel()  # it takes no further message
+            # Before anything is awaited: `close` may cancel this task here as well.
             self._context.results.requeue([*self.in_flight.pop_all(), *self._first])
+            self._stream.cancel()
+            if writer is not None:
+                await asyncio.gather(writer, return_exceptions=True)
 
     async def _open(self) -> None:
         await self._stream.write(self._context.opening)
