@@ -54,7 +54,7 @@ async def test_a_bad_row_fails_only_its_own_caller(server: RunningServer) -> Non
 
 
 async def test_equal_inputs_in_flight_are_asked_once(server: RunningServer) -> None:
-    """Each caller still gets features of its own to write to."""
+    """Each caller still gets features that it may write to."""
     x = rows(1)
     async with AsyncClient(server.address) as client:
         first, second = await asyncio.gather(client.embed(NAME, x), client.embed(NAME, x.copy()))

@@ -125,7 +125,7 @@ def test_gradcheck_in_float64() -> None:
 
 
 def test_a_pinned_revision_is_insisted_on(server: RunningServer) -> None:
-    """Another revision is refused at construction, with what to do."""
+    """Another revision is refused at construction, with a sentence that says what to do."""
     with pytest.raises(RevisionMismatchError, match="expected 0000.*serve that one, or drop revision="):
         RemoteBackbone(server.url(NAME), revision="0" * 64)
 

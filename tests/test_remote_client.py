@@ -102,17 +102,17 @@ def test_a_stream_comes_back_in_order(client: Client) -> None:
 
 
 def test_a_stream_reads_only_a_little_ahead(client: Client) -> None:
-    """A slow consumer holds its source back: 64 batches at most are made before they are asked for."""
-    made: list[int] = []
+    """A slow consumer holds its source back: at most 64 batches are read before they are needed."""
+    produced: list[int] = []
 
     def source() -> Iterator[Array]:
         for number in range(1000):
-            made.append(number)
+            produced.append(number)
             yield rows(1)
 
     stream = client.embed_stream(NAME, source())
     next(stream)
-    assert len(made) <= 64
+    assert len(produced) <= 64
     stream.close()  # type: ignore[attr-defined] # it is a generator
 
 
@@ -144,15 +144,15 @@ def test_int8_features_come_as_float32(client: Client) -> None:
 
 
 def test_a_priority_travels_with_every_item(server: RunningServer, tmp_path: Path) -> None:
-    """A client's, a backbone's; files are bulk by themselves."""
-    seen: list[str] = []
+    """A client's, a backbone's; files are bulk by default."""
+    priorities: list[str] = []
     served = server.server.catalogue.entry(NAME).ready().served
-    served.on_batch.append(lambda batch, *_: seen.extend(item.priority.name for item in batch))
+    served.on_batch.append(lambda batch, *_: priorities.extend(item.priority.name for item in batch))
     Client(server.address, priority="training").embed(NAME, rows(1))
     RemoteBackbone(server.url(NAME), priority="bulk")(torch.zeros(1, WIDTH))
     np.save(tmp_path / "rows.npy", rows(1))
     embed_files(server.url(NAME), [tmp_path / "rows.npy"], tmp_path / "out.npy")
-    assert seen == ["TRAINING", "BULK", "BULK"]
+    assert priorities == ["TRAINING", "BULK", "BULK"]
 
 
 def test_a_priority_that_there_is_not_is_refused(server: RunningServer) -> None:
@@ -235,7 +235,7 @@ def test_an_administrator_loads_and_unloads() -> None:
 
 
 def test_loading_is_refused_where_it_is_not_allowed(client: Client) -> None:
-    """The server says so, whoever asks."""
+    """The server refuses it for every client."""
     with pytest.raises(PermissionDeniedError, match="admin"):
         client.load("template/classification/mlp-128", num_features=5)
 

@@ -1,4 +1,4 @@
-"""Servers that go, drain, refuse or change under a client; and a network that breaks at random."""
+"""Servers that end, drain, refuse or change during calls; and a network that breaks at random."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ NAME = "test/numbers/mlp"
 WIDTH = 8
 
 
-def registry(seed: int = 0) -> Registry:
+def new_registry(seed: int = 0) -> Registry:
     """A registry whose backbone's weights come from the seed."""
-    made = Registry("test")
+    registry = Registry("test")
 
     def mlp() -> tuple[nn.Module, int]:
         torch.manual_seed(seed)
         return nn.Sequential(nn.Linear(WIDTH, 16), nn.Tanh()).eval(), 16
 
-    made(mlp, name="mlp", namespace="test/numbers", input=TensorInput((WIDTH,)), num_features=16)
-    return made
+    registry(mlp, name="mlp", namespace="test/numbers", input=TensorInput((WIDTH,)), num_features=16)
+    return registry
 
 
 def local(x: Array, seed: int = 0) -> Array:
-    module, _ = registry(seed).load(NAME)
+    module, _ = new_registry(seed).load(NAME)
     array: Array = module(torch.from_numpy(x)).detach().numpy()
     return array
 
@@ -65,7 +65,7 @@ class Proxy:
             except OSError:
                 return
             far = socket.create_connection(_pair(self.target))
-            life = self._random.randrange(2_000, 200_000)  # bytes, after which this connection comes to harm
+            life = self._random.randrange(2_000, 200_000)  # bytes, after which this connection is harmed
             for source, sink in ((near, far), (far, near)):
                 threading.Thread(target=self._pump, args=(source, sink, life), daemon=True).start()
 
@@ -101,7 +101,7 @@ class Proxy:
 def test_ten_thousand_items_through_a_harmful_network() -> None:
     """Connections are dropped, reset, truncated, delayed and swallowed: every item comes once, whole and in order."""
     with ExitStack() as stack:
-        server = stack.enter_context(serving(NAME, registry=registry()))
+        server = stack.enter_context(serving(NAME, registry=new_registry()))
         proxy = stack.enter_context(closing(Proxy(server.address, seed=7)))
         client = stack.enter_context(Client(proxy.address, timeout=6.0))
         batches = [rows(1 + index % 3, index) for index in range(10_000)]
@@ -115,33 +115,36 @@ def test_ten_thousand_items_through_a_harmful_network() -> None:
 def test_training_goes_on_over_a_restart(free_port: int) -> None:
     """A server that stops and comes back at its address answers the calls that waited for it."""
     x = rows(4)
-    with serving(NAME, registry=registry(), port=free_port) as server:
+    with serving(NAME, registry=new_registry(), port=free_port) as server:
         backbone = RemoteBackbone(server.url(NAME), timeout=20.0)
         before = backbone(torch.from_numpy(x))
     answers: list[torch.Tensor] = []
     waiting = threading.Thread(target=lambda: answers.append(backbone(torch.from_numpy(x))))
     waiting.start()
-    with serving(NAME, registry=registry(), port=free_port):
+    with serving(NAME, registry=new_registry(), port=free_port):
         waiting.join()
     assert torch.equal(answers[0], before)
 
 
 def test_another_revision_after_a_restart_is_refused(free_port: int) -> None:
     """Rows of two functions are never mixed: the error says so, and what to do."""
-    with serving(NAME, registry=registry(0), port=free_port) as server:
+    with serving(NAME, registry=new_registry(0), port=free_port) as server:
         backbone = RemoteBackbone(server.url(NAME), timeout=20.0)
         backbone(torch.zeros(1, WIDTH))
-    with serving(NAME, registry=registry(1), port=free_port), pytest.raises(RevisionMismatchError, match="revision"):
+    with (
+        serving(NAME, registry=new_registry(1), port=free_port),
+        pytest.raises(RevisionMismatchError, match="revision"),
+    ):
         backbone(torch.zeros(1, WIDTH))
 
 
 def test_a_client_that_pinned_nothing_follows_the_server(free_port: int) -> None:
     """All rows of one call are of one revision, the server's newest."""
     x = rows(3)
-    with serving(NAME, registry=registry(0), port=free_port) as server:
+    with serving(NAME, registry=new_registry(0), port=free_port) as server:
         client = Client(server.address, timeout=20.0)
         np.testing.assert_allclose(client.embed(NAME, x), local(x, 0), atol=1e-5)
-    with serving(NAME, registry=registry(1), port=free_port):
+    with serving(NAME, registry=new_registry(1), port=free_port):
         np.testing.assert_allclose(client.embed(NAME, x), local(x, 1), atol=1e-5)
 
 
@@ -150,8 +153,8 @@ def test_a_server_that_leaves_hands_over_to_the_other() -> None:
     batches = [rows(2, index) for index in range(600)]
     with ExitStack() as stack:
         evictions = stack.enter_context(ExitStack())
-        first = evictions.enter_context(serving(NAME, registry=registry()))
-        second = stack.enter_context(serving(NAME, registry=registry()))
+        first = evictions.enter_context(serving(NAME, registry=new_registry()))
+        second = stack.enter_context(serving(NAME, registry=new_registry()))
         client = stack.enter_context(Client(f"{first.address},{second.address}", timeout=20.0))
         stream = client.embed_stream(NAME, batches)
         got = [next(stream) for _ in range(200)]
@@ -163,7 +166,7 @@ def test_a_server_that_leaves_hands_over_to_the_other() -> None:
 def test_an_address_of_another_revision_is_left_out() -> None:
     """Only servers of the pinned revision take part."""
     x = rows(5)
-    with serving(NAME, registry=registry(0)) as right, serving(NAME, registry=registry(1)) as other:
+    with serving(NAME, registry=new_registry(0)) as right, serving(NAME, registry=new_registry(1)) as other:
         backbone = RemoteBackbone(f"grpc://{right.address},{other.address}/{NAME}", timeout=20.0)
         got = [backbone(torch.from_numpy(x)).numpy() for _ in range(20)]
     np.testing.assert_allclose(np.stack(got), np.stack([local(x)] * 20), atol=1e-5)
@@ -172,13 +175,13 @@ def test_an_address_of_another_revision_is_left_out() -> None:
 def test_a_dead_address_is_left_out(free_port: int) -> None:
     """A call goes to the address that answers, wherever it stands in the list."""
     x = rows(5)
-    with serving(NAME, registry=registry()) as server, Client(f"127.0.0.1:{free_port},{server.address}") as client:
+    with serving(NAME, registry=new_registry()) as server, Client(f"127.0.0.1:{free_port},{server.address}") as client:
         np.testing.assert_allclose(client.embed(NAME, x), local(x), atol=1e-5)
 
 
 def test_a_server_that_left_is_told_as_such() -> None:
     """A call that waited in vain for it to come back says that nobody is there, not that time was short."""
-    with serving(NAME, registry=registry()) as server:
+    with serving(NAME, registry=new_registry()) as server:
         client = Client(server.address, timeout=2.0)
         client.embed(NAME, rows(1))
     with pytest.raises(UnavailableError, match="no server answers at 127.0.0.1.*midrib serve"):
@@ -187,7 +190,7 @@ def test_a_server_that_left_is_told_as_such() -> None:
 
 async def test_an_async_client_tells_it_alike() -> None:
     """The same error, awaited."""
-    with serving(NAME, registry=registry()) as server:
+    with serving(NAME, registry=new_registry()) as server:
         client = AsyncClient(server.address, timeout=2.0)
         await client.embed(NAME, rows(1))
     with pytest.raises(UnavailableError, match="no server answers at 127.0.0.1.*midrib serve"):

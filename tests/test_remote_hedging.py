@@ -1,4 +1,4 @@
-"""Hedging: what one of several servers is slow to answer is asked of another as well."""
+"""Hedging: an item that one server is slow to answer is sent to another as well."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ class Twice(nn.Module):
         return rows * 2
 
 
-def registry(module: Twice) -> Registry:
-    made = Registry("test")
-    made(lambda: (module, 2), name="twice", namespace="test/numbers", input=TensorInput((2,)), num_features=2)
-    return made
+def new_registry(module: Twice) -> Registry:
+    registry = Registry("test")
+    registry(lambda: (module, 2), name="twice", namespace="test/numbers", input=TensorInput((2,)), num_features=2)
+    return registry
 
 
 @pytest.fixture()
 def addresses() -> Iterator[str]:
-    """A server that never answers, and one that waits until the other has been asked something."""
-    asked, never = threading.Event(), threading.Event()
-    stuck, good = Twice(asked, never), Twice(threading.Event(), asked)
-    with serving(NAME, registry=registry(stuck)) as first, serving(NAME, registry=registry(good)) as second:
+    """A server that never answers, and one that waits until the other was called."""
+    called, never = threading.Event(), threading.Event()
+    stuck, good = Twice(called, never), Twice(threading.Event(), called)
+    with serving(NAME, registry=new_registry(stuck)) as first, serving(NAME, registry=new_registry(good)) as second:
         yield f"{first.address},{second.address}"
         never.set()
 
 
-def test_a_stuck_server_is_made_up_for_by_the_other(addresses: str) -> None:
+def test_the_other_server_answers_for_a_stuck_one(addresses: str) -> None:
     """Long before it counts as silent; every row comes once, in order."""
     backbone = RemoteBackbone(f"grpc://{addresses}/{NAME}", timeout=600.0, hedge_s=0.1)
     x = 1000 + torch.arange(2.0 * ROWS).reshape(ROWS, 2)

@@ -21,21 +21,21 @@ NUMBERS, TEXTS = "test/inputs/wide", "text/embedding/wordllama-256"
 WIDTH = 64 << 10
 
 
-def registry() -> Registry:
-    made = Registry("test")
-    made(
+def new_registry() -> Registry:
+    registry = Registry("test")
+    registry(
         lambda: (nn.Sequential(nn.Tanh(), nn.AvgPool1d(WIDTH // 2)), 2),
         name="wide",
         namespace="test/inputs",
         input=TensorInput((WIDTH,)),
         num_features=2,
     )
-    return made
+    return registry
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RunningServer]:
-    with serving(NUMBERS, registry=registry(), max_message_bytes=1 << 20) as server:
+    with serving(NUMBERS, registry=new_registry(), max_message_bytes=1 << 20) as server:
         yield server
 
 

@@ -29,7 +29,7 @@ embed_files(sys.argv[1], [sys.argv[2]], sys.argv[3], chunk_items={CHUNK}, on_pro
 
 
 def run_and_kill(url: str, inputs: Path, out: Path, *, after: int) -> list[int]:
-    """What it said until it was killed, after so many chunks."""
+    """What it said until it was killed, after some chunks."""
     command = [sys.executable, "-c", RUN, url, str(inputs), str(out)]
     said = []
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:

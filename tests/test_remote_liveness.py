@@ -38,16 +38,16 @@ class Scale(nn.Module):
         return x[:, :2] * self.factor
 
 
-def registry(factor: float = 1.0) -> Registry:
-    made = Registry("test")
-    made(
+def new_registry(factor: float = 1.0) -> Registry:
+    registry = Registry("test")
+    registry(
         lambda: (Scale(factor), 2),
         name="scale",
         namespace="test/liveness",
         input=TensorInput((WIDTH,)),
         num_features=2,
     )
-    return made
+    return registry
 
 
 def rows(value: float, count: int = 1) -> Array:
@@ -98,7 +98,7 @@ class Proxy:
 def test_a_connection_that_died_before_the_stream_opens_is_replaced() -> None:
     """Its first call costs a third of the timeout, and no call is lost."""
     with ExitStack() as stack:
-        server = stack.enter_context(serving(NAME, registry=registry()))
+        server = stack.enter_context(serving(NAME, registry=new_registry()))
         proxy = stack.enter_context(closing(Proxy(server.address)))
         client = stack.enter_context(Client(proxy.address, timeout=6.0))
         client.describe(NAME)
@@ -111,7 +111,7 @@ def test_a_connection_that_died_before_the_stream_opens_is_replaced() -> None:
 async def test_pings_find_a_connection_that_died_while_it_was_idle() -> None:
     """The channel leaves the state READY without a call, so that the next call connects again."""
     with ExitStack() as stack:
-        server = stack.enter_context(serving(NAME, registry=registry(), min_ping_interval_s=0.1))
+        server = stack.enter_context(serving(NAME, registry=new_registry(), min_ping_interval_s=0.1))
         proxy = stack.enter_context(closing(Proxy(server.address)))
         channel = open_channel(proxy.address, None, keepalive_s=0.5)
         await channel.channel_ready()
@@ -129,7 +129,7 @@ def test_a_server_permits_the_clients_pings() -> None:
 def test_a_dead_connection_is_replaced_for_every_client_of_the_process() -> None:
     """Giving up a shared channel ends no other client's calls."""
     with ExitStack() as stack:
-        server = stack.enter_context(serving(NAME, registry=registry()))
+        server = stack.enter_context(serving(NAME, registry=new_registry()))
         proxy = stack.enter_context(closing(Proxy(server.address)))
         clients = [
             stack.enter_context(Client(proxy.address, timeout=6.0, priority=priority))
@@ -152,7 +152,7 @@ def test_a_dead_connection_is_replaced_for_every_client_of_the_process() -> None
 def test_an_upload_slower_than_a_third_of_the_timeout_is_sent_once() -> None:
     """Bytes that the peer acknowledges count as life."""
     with ExitStack() as stack:
-        server = stack.enter_context(serving(NAME, registry=registry()))
+        server = stack.enter_context(serving(NAME, registry=new_registry()))
         proxy = stack.enter_context(closing(Proxy(server.address)))
         proxy.bytes_per_s = 1e6
         client = stack.enter_context(Client(proxy.address, timeout=9.0))
@@ -164,8 +164,8 @@ def test_a_plain_client_follows_a_rolling_upgrade() -> None:
     """Of two servers the older one leaves: the calls go to the other one's revision."""
     with ExitStack() as stack:
         leaving = stack.enter_context(ExitStack())
-        old = leaving.enter_context(serving(NAME, registry=registry(1.0)))
-        new = stack.enter_context(serving(NAME, registry=registry(2.0)))
+        old = leaving.enter_context(serving(NAME, registry=new_registry(1.0)))
+        new = stack.enter_context(serving(NAME, registry=new_registry(2.0)))
         client = stack.enter_context(Client(f"{old.address},{new.address}", timeout=20.0))
         assert client.embed(NAME, rows(3))[0, 0] == 3
         leaving.close()
@@ -176,8 +176,8 @@ def test_a_pinned_backbone_names_the_revision_that_is_left() -> None:
     """The error says which revision is served and which one is pinned, not that a connection broke."""
     with ExitStack() as stack:
         leaving = stack.enter_context(ExitStack())
-        old = leaving.enter_context(serving(NAME, registry=registry(1.0)))
-        new = stack.enter_context(serving(NAME, registry=registry(2.0)))
+        old = leaving.enter_context(serving(NAME, registry=new_registry(1.0)))
+        new = stack.enter_context(serving(NAME, registry=new_registry(2.0)))
         backbone = RemoteBackbone(f"grpc://{old.address},{new.address}/{NAME}", timeout=3.0)
         backbone(torch.ones(1, WIDTH))
         leaving.close()
@@ -188,7 +188,7 @@ def test_a_pinned_backbone_names_the_revision_that_is_left() -> None:
 def test_a_gradient_may_take_as_long_as_its_upload_progresses() -> None:
     """The upload takes longer than the timeout: the deadline moves with it, and it is sent once."""
     with ExitStack() as stack:
-        server = stack.enter_context(serving(NAME, registry=registry()))
+        server = stack.enter_context(serving(NAME, registry=new_registry()))
         proxy = stack.enter_context(closing(Proxy(server.address)))
         x = torch.full((24, WIDTH), 2.0, requires_grad=True)  # 6.3 MB
         features = RemoteBackbone(f"grpc://{proxy.address}/{NAME}", timeout=3.0)(x)
@@ -201,7 +201,7 @@ def test_a_gradient_may_take_as_long_as_its_upload_progresses() -> None:
 def test_another_streams_traffic_does_not_hide_a_dead_one() -> None:
     """A busy client with another token has its own connection to the same server; a dead one is still replaced."""
     with ExitStack() as stack:
-        server = stack.enter_context(serving(NAME, registry=registry()))
+        server = stack.enter_context(serving(NAME, registry=new_registry()))
         proxy = stack.enter_context(closing(Proxy(server.address)))
         client = stack.enter_context(Client(proxy.address, timeout=6.0))
         client.describe(NAME)

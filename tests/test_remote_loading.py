@@ -1,4 +1,4 @@
-"""A backbone that is made while the server still loads it waits, within its timeout."""
+"""Calls for a backbone that the server still loads wait, within their timeout."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class Loading:
 
 @pytest.fixture()
 def loading() -> Iterator[Loading]:
-    made = Loading()
-    yield made
-    made.may_end.set()
+    loading = Loading()
+    yield loading
+    loading.may_end.set()
 
 
 @pytest.fixture()

@@ -34,11 +34,11 @@ class Peak(nn.Module):
 
 def media_registry() -> Registry:
     """Return two backbones whose features show their input."""
-    made = Registry("media")
+    registry = Registry("media")
     image = ImageInput(SIZE, (0, 0, 0), (1, 1, 1))
-    made(lambda: (nn.Flatten(), 3 * SIZE * SIZE), name="pixels", namespace="test/media", input=image)
-    made(lambda: (Peak(), 3), name="peak", namespace="test/media", input=AudioInput(RATE))
-    return made
+    registry(lambda: (nn.Flatten(), 3 * SIZE * SIZE), name="pixels", namespace="test/media", input=image)
+    registry(lambda: (Peak(), 3), name="peak", namespace="test/media", input=AudioInput(RATE))
+    return registry
 
 
 REGISTRY = media_registry()
@@ -67,16 +67,16 @@ def picture(seed: int, *shape: int, dtype: str = "u1") -> Any:
 
 def turned(seed: int) -> Image.Image:
     """Return a picture whose EXIF says that it lies on its side."""
-    made = Image.fromarray(picture(seed, 3))
-    made.getexif()[0x0112] = 2 + seed % 7
-    return made
+    image = Image.fromarray(picture(seed, 3))
+    image.getexif()[0x0112] = 2 + seed % 7
+    return image
 
 
 def keyed(seed: int) -> Image.Image:
     """Return a palette picture with one transparent colour."""
-    made = Image.fromarray(picture(seed, 3)).quantize(16)
-    made.info["transparency"] = seed % 16
-    return made
+    image = Image.fromarray(picture(seed, 3)).quantize(16)
+    image.info["transparency"] = seed % 16
+    return image
 
 
 def of_mode(mode: str) -> Callable[[int], Image.Image]:
@@ -137,7 +137,7 @@ def test_an_image_refused_in_process_is_refused_by_the_client(client: Client, pi
 def test_a_clip_has_the_features_that_it_has_in_process(
     client: Client, peak: Backbone, dtype: str, channels: tuple[int, ...], seed: int
 ) -> None:
-    """Integers count by their full range, whatever their type; channels are averaged."""
+    """Integers count by their full range, for every type; channels are averaged."""
     noise = np.random.default_rng(seed).uniform(-1, 1, (200, *channels))
     full = 1.0 if np.dtype(dtype).kind == "f" else float(np.iinfo(dtype).max) / 2
     shift = full if np.dtype(dtype).kind == "u" else 0.0

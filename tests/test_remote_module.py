@@ -100,9 +100,9 @@ def test_what_trains_is_the_head(model: Model) -> None:
 
 def test_walking_the_modules(model: Model) -> None:
     """named_modules, children, buffers and apply reach the child."""
-    seen: list[nn.Module] = []
-    model.apply(seen.append)
-    assert model.backbone in seen
+    modules: list[nn.Module] = []
+    model.apply(modules.append)
+    assert model.backbone in modules
     assert dict(model.named_modules())["backbone"] is model.backbone
     assert list(model.backbone.buffers()) == []
 
@@ -144,23 +144,23 @@ def test_copies_work(model: Model, x: Tensor, expected: Tensor, copied: Any) -> 
 
 def test_hooks_see_input_and_output(model: Model, x: Tensor) -> None:
     """Forward hooks and pre-hooks run around the child."""
-    seen: list[tuple[int, ...]] = []
-    model.backbone.register_forward_pre_hook(lambda _, args: seen.append(tuple(args[0].shape)))
-    model.backbone.register_forward_hook(lambda _, __, output: seen.append(tuple(output.shape)))
+    shapes: list[tuple[int, ...]] = []
+    model.backbone.register_forward_pre_hook(lambda _, args: shapes.append(tuple(args[0].shape)))
+    model.backbone.register_forward_hook(lambda _, __, output: shapes.append(tuple(output.shape)))
     model(x)
-    assert seen == [(4, WIDTH), (4, FEATURES)]
+    assert shapes == [(4, WIDTH), (4, FEATURES)]
 
 
 def test_backward_hooks_see_the_gradients(model: Model, x: Tensor) -> None:
     """A full backward hook runs around the child where its input needs a gradient."""
-    seen: list[tuple[int, ...]] = []
+    shapes: list[tuple[int, ...]] = []
 
     def hook(_: nn.Module, into: Any, out: Any) -> None:
-        seen.extend((tuple(into[0].shape), tuple(out[0].shape)))
+        shapes.extend((tuple(into[0].shape), tuple(out[0].shape)))
 
     model.backbone.register_full_backward_hook(hook)
     model(x.requires_grad_()).sum().backward()
-    assert seen == [(4, WIDTH), (4, FEATURES)]
+    assert shapes == [(4, WIDTH), (4, FEATURES)]
 
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, torch.enable_grad])
@@ -171,7 +171,7 @@ def test_grad_modes(model: Model, x: Tensor, expected: Tensor, context: Any) -> 
 
 
 def test_autocast(model: Model, x: Tensor, expected: Tensor) -> None:
-    """Inside autocast the head computes in bfloat16 from whatever the child gives."""
+    """Inside autocast the head computes in bfloat16, from features of any type."""
     with torch.autocast("cpu", torch.bfloat16):
         got = model(x)
     assert got.dtype is torch.bfloat16

@@ -1,4 +1,4 @@
-"""Every backbone whose weights are installed: remote equals local, however its rows are split, whoever comes along."""
+"""Every backbone whose weights are installed: remote equals local, also for split and concurrent calls."""
 
 from __future__ import annotations
 

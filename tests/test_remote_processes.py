@@ -19,7 +19,7 @@ from midrib.remote import RemoteBackbone
 
 NAME = "template/classification/mlp-128"
 WIDTH = 8
-# A process of its own: a server's gRPC, unlike a client's, does not survive a fork of its process.
+# Another process: a server's gRPC, unlike a client's, does not survive a fork of its process.
 SERVER = f"""
 import sys
 from midrib.server.testing import serving
@@ -73,7 +73,7 @@ def test_calls_in_flight_outlive_a_fork(url: str) -> None:
 
 
 def run_apart(target: Callable[..., None], *arguments: object) -> None:
-    """In a process of its own: the gRPC of a test that ran before in this one would not survive a fork."""
+    """Run in another process: the gRPC of a test that ran before in this one would not survive a fork."""
     process = multiprocessing.get_context("spawn").Process(target=target, args=arguments)
     process.start()
     try:

@@ -36,10 +36,10 @@ class Twice(nn.Module):
         return rows * 2
 
 
-def registry(module: nn.Module) -> Registry:
-    made = Registry("test")
-    made(lambda: (module, 2), name="twice", namespace="test/numbers", input=TensorInput((2,)), num_features=2)
-    return made
+def new_registry(module: nn.Module) -> Registry:
+    registry = Registry("test")
+    registry(lambda: (module, 2), name="twice", namespace="test/numbers", input=TensorInput((2,)), num_features=2)
+    return registry
 
 
 @pytest.fixture()
@@ -63,9 +63,9 @@ def test_every_machine_behind_a_name_computes(tmp_path: Path, secure: bool) -> N
     tls: dict[str, Any] = {"tls_certificate": tmp_path / "own.pem", "tls_key": tmp_path / "own.pem"} if secure else {}
     modules = [Twice(threading.Barrier(2)) for _ in range(2)]
     modules[1].together = modules[0].together
-    with serving(NAME, registry=registry(modules[0]), **tls) as first:
+    with serving(NAME, registry=new_registry(modules[0]), **tls) as first:
         port = int(first.address.rpartition(":")[2])
-        with serving(NAME, registry=registry(modules[1]), host="127.0.0.2", port=port, **tls):
+        with serving(NAME, registry=new_registry(modules[1]), host="127.0.0.2", port=port, **tls):
             url = f"grpc://localhost:{port}/{NAME}"
             backbone = RemoteBackbone(url, timeout=120.0, tls=tmp_path / "roots.pem" if secure else None)
             x = 1000 + torch.arange(2.0 * ROWS).reshape(ROWS, 2)
@@ -82,5 +82,5 @@ async def test_an_ip_address_is_one_machine(address: str) -> None:
 
 @pytest.mark.usefixtures("_two_records")
 async def test_records_are_each_named_once_and_in_order() -> None:
-    """So that each stream has a machine of its own."""
+    """So that each stream has another machine."""
     assert await dns.resolve_all("gpu-boxes:5") == ["127.0.0.1:5", "127.0.0.2:5"]

@@ -1,4 +1,4 @@
-"""TLS, certificates and tokens: what works, and what each mistake says."""
+"""TLS, certificates and tokens: which combinations work, and the error of each mistake."""
 
 from __future__ import annotations
 
@@ -64,14 +64,14 @@ def test_tls_with_the_servers_roots(secure: RunningServer, files: Files) -> None
 
 
 def test_mutual_tls(mutual: RunningServer, files: Files) -> None:
-    """The client shows a certificate of its own; its key may stand in the same file."""
+    """The client shows a certificate; its key may stand in the same file."""
     assert names(Client(mutual.address, tls=Tls(files.roots, files.mine))) == [MLP["name"]]
 
 
-@pytest.mark.parametrize("own", [None, "theirs"])
-def test_a_client_without_the_right_certificate_is_told(mutual: RunningServer, files: Files, own: str | None) -> None:
+@pytest.mark.parametrize("stranger", [False, True], ids=["no-certificate", "a-strangers"])
+def test_a_client_without_the_right_certificate_is_told(mutual: RunningServer, files: Files, stranger: bool) -> None:
     """With TLS 1.3 a server can only hang up: the error lists what may be amiss."""
-    tls = Tls(files.roots, None if own is None else files.theirs)
+    tls = Tls(files.roots, files.theirs if stranger else None)
     with pytest.raises(UnavailableError, match=r"a certificate of this client \(tls=Tls"):
         Client(mutual.address, tls=tls, timeout=1.5).list()
 

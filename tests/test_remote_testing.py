@@ -1,4 +1,4 @@
-"""`midrib.remote.testing`: what users' own tests start servers with."""
+"""`midrib.remote.testing`: the function with which users' tests start servers with."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_a_server_lives_as_long_as_its_block() -> None:
 
 
 def test_the_fixture_starts_servers(midrib_server: Callable[..., RunningServer]) -> None:
-    """Several in one test, each at an address of its own."""
+    """Several in one test, each at another address."""
     servers = [midrib_server(MLP) for _ in range(2)]
     assert len({server.address for server in servers}) == 2
 

@@ -1,4 +1,4 @@
-"""Around a remote backbone: the cache, the registry of a server, the doctor, what a step waited for."""
+"""Around a remote backbone: the cache, the registry of a server, the doctor, the waiting time of a step."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_server_is_a_registry(server: RunningServer) -> None:
 
 
 def test_a_name_is_loaded_here_and_otherwise_from_the_server(server: RunningServer) -> None:
-    """BACKBONES + RemoteRegistry("grpc://...") asks left to right; what is here hides what the server has."""
+    """BACKBONES + RemoteRegistry("grpc://...") is searched from left to right; a local name hides the server's."""
     both = BACKBONES + RemoteRegistry(f"grpc://{server.address}")
     assert isinstance(both.load("mlp-128", num_features=4)[0], nn.Sequential)
     assert isinstance(both.load(NAME)[0], RemoteBackbone)
@@ -77,7 +77,7 @@ def test_a_name_is_loaded_here_and_otherwise_from_the_server(server: RunningServ
 
 
 def test_a_servers_registry_lists_and_filters_as_any_other(server: RunningServer) -> None:
-    """Keys, length, wildcards and metadata are of what is served now."""
+    """Keys, length, wildcards and metadata are those of the backbones that are served now."""
     remote = RemoteRegistry(server.address)
     assert (list(remote), len(remote), "mlp-128" in remote) == ([NAME], 1, False)
     assert [entry.num_features for entry in remote.list("test/*", license="MIT")] == [16]
@@ -212,7 +212,7 @@ def test_lightning_logs_what_steps_waited_for(server: RunningServer, tmp_path: P
 
 
 def test_calls_from_a_running_loop_do_not_need_it(server: RunningServer) -> None:
-    """A notebook's loop is no obstacle to the synchronous calls."""
+    """Synchronous calls work although a notebook's loop is running."""
 
     async def notebook() -> tuple[int, ...]:
         return tuple(RemoteBackbone(server.url(NAME))(torch.zeros(2, WIDTH)).shape)

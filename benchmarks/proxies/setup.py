@@ -35,7 +35,9 @@ http {{
 }}
 """
 # The settings that differ from a proxy's defaults. HAProxy has no default time-outs: Debian's are these.
-_OURS: Final = re.compile(r"^ *(client_max_body_size|client_body_timeout|grpc_\w+_timeout|option redispatch).*\n", re.M)
+_SETTINGS: Final = re.compile(
+    r"^ *(client_max_body_size|client_body_timeout|grpc_\w+_timeout|option redispatch).*\n", re.M
+)
 _DEBIANS: Final = {"timeout client 1h": "timeout client 50s", "timeout server 1h": "timeout server 50s"}
 
 
@@ -107,16 +109,16 @@ class Server(_Process):
 
 
 class Proxy(_Process):
-    """nginx or HAProxy, with the snippet of docs/scale.md. settings: "ours", or "defaults" without our settings."""
+    """nginx or HAProxy, with the snippet of docs/scale.md. settings: "snippet", or "defaults" without its settings."""
 
     def __init__(self, name: str, servers: list[str], settings: str, folder: Path) -> None:
         super().__init__()
         self.address = f"127.0.0.1:{free_port()}"
         snippet = _snippet(name)
         if settings == "defaults":
-            snippet = _OURS.sub("", snippet)
-            for ours, debians in _DEBIANS.items():
-                snippet = snippet.replace(ours, debians)
+            snippet = _SETTINGS.sub("", snippet)
+            for setting, default in _DEBIANS.items():
+                snippet = snippet.replace(setting, default)
         for index, server in enumerate(servers, 1):
             snippet = snippet.replace(f"gpu-{index}:50051", server)
         snippet = snippet.replace("listen 50051", f"listen {self.address}").replace(

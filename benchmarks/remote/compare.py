@@ -1,4 +1,4 @@
-"""Compare remote with local in rotation: calls of a backbone, and training steps of a head on it."""
+"""Remote against local, interleaved: calls of a backbone, and steps of training a head over it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import torch
-from local import LocalPlan, LocalPlans, trial
+from interleaved import Contender, interleaved_times, paired_ratio
+from local import LocalPlan, Plans, trial
 from processes import SERVING
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
-from turns import Contender, paired_ratio, take_turns
 
 from midrib.backbones import load_backbone
 from midrib.remote import RemoteBackbone
@@ -35,9 +35,9 @@ CASES: Final[list[tuple[str, tuple[int, ...], tuple[int, ...]]]] = [
     (VIT, IMAGE, (1, 8, 32, 128, 1024)),
 ]
 TIMEOUT_S: Final = 600.0
-_SERVED_THREADS: Final = 1  # the cores are the server's then
+_SERVED_THREADS: Final = 1  # the server has the cores then
 _PAIRS: Final = 3
-# By rows: a round of 128 images takes ten seconds, one of 1024 more than a minute.
+# Rounds by the number of rows: of images, a round of 128 takes ten seconds, one of 1024 a minute and more.
 _FEWER_PAIRS: Final = {128: 2, 1024: 1}
 _STEPS: Final = 20
 _STARTS: Final = 3
@@ -47,7 +47,7 @@ Times: TypeAlias = dict[str, list[float]]
 Batch: TypeAlias = list[Tensor]  # inputs, labels
 
 
-def batches(address: str, plans: LocalPlans, budget_s: float, most_rows: int) -> Iterator[str]:
+def batches(address: str, plans: Plans, budget_s: float, most_rows: int) -> Iterator[str]:
     """Yield the table of `backbone(x)`, remote against local."""
     yield "## `backbone(x)`: remote against local\n"
     yield "| backbone | rows | pairs | local ms | locally | remote ms | remote/local | float16 ms | remote rows/s |"
@@ -70,26 +70,26 @@ def batches(address: str, plans: LocalPlans, budget_s: float, most_rows: int) ->
 def _calls(contenders: Mapping[str, Contender[Tensor]], x: Tensor, budget_s: float) -> Times:
     least = _FEWER_PAIRS.get(len(x), _PAIRS)
     with torch.inference_mode():
-        return take_turns(contenders, chain([trial(x)], repeat(x)), budget_s=budget_s, least=least)
+        return interleaved_times(contenders, chain([trial(x)], repeat(x)), budget_s=budget_s, least=least)
 
 
 def _batches_row(name: str, count: int, plan: LocalPlan, times: Times) -> str:
-    local_s, remote_s, half_s = (statistics.median(times[each]) for each in ("local", "remote", "float16"))
+    local_s, remote_s, half_s = (statistics.median(times[where]) for where in ("local", "remote", "float16"))
     return (
         f"| {name} | {count} | {len(times['local'])} | {1e3 * local_s:.2f} | {plan} | {1e3 * remote_s:.2f} "
         f"| {paired_ratio(times['remote'], times['local']):.2f} | {1e3 * half_s:.2f} | {count / remote_s:,.0f} |"
     )
 
 
-def training(servers: Callable[[], AbstractContextManager[str]], plans: LocalPlans, budget_s: float) -> Iterator[str]:
-    """Yield the table of the steps and epochs of a head on a frozen backbone.
+def training(servers: Callable[[], AbstractContextManager[str]], plans: Plans, budget_s: float) -> Iterator[str]:
+    """Yield the table of steps and epochs of a head over a frozen backbone.
 
-    servers: starts a server and returns its address. Several are compared, because each measures its own compute plan.
+    servers: starts a server and returns its address. There are several, because each measures how to compute.
     """
     yield "\n## A head over a frozen backbone (64 images, batches of 16)\n"
-    yield "The steps are measured in rotation on the same batches; then each contender trains one epoch."
-    yield f"Remote is compared with the faster of local's two best plans, on {_STARTS} servers in succession, because"
-    yield "each server measures its compute plan when it starts.\n"
+    yield "The steps are interleaved, on the same batches; then each trains one epoch separately, by a DataLoader."
+    yield f"Remote is compared with the faster of local's two best plans, on {_STARTS} servers in sequence: each"
+    yield "has measured how to compute.\n"
     yield "| server | backbone | where | pairs | ms a step | remote/local | s an epoch |"
     yield "|---|---|---|---|---|---|---|"
     torch.manual_seed(0)
@@ -101,15 +101,13 @@ def training(servers: Callable[[], AbstractContextManager[str]], plans: LocalPla
                     yield f"| {start} | {name} | {line}"
 
 
-def _steps(
-    name: str, address: str, plans: LocalPlans, data: DataLoader[Any], budget_s: float, cache: Path
-) -> Iterator[str]:
+def _steps(name: str, address: str, plans: Plans, data: DataLoader[Any], budget_s: float, cache: Path) -> Iterator[str]:
     """Yield the rows of one backbone on one server."""
     here = load_backbone(name).module
     best = plans.fastest(name, here, torch.randn(16, *IMAGE))[:2]
     trainers = _trainers(f"grpc://{address}/{name}", here, best, cache / f"{name.replace('/', '-')}.db")
     _epoch_s(trainers[_CACHED], data)  # this fills the cache
-    times = take_turns(trainers, cycle(data), budget_s=budget_s, least=_STEPS)
+    times = interleaved_times(trainers, cycle(data), budget_s=budget_s, least=_STEPS)
     local = min((times[f"local ({plan})"] for plan in best), key=statistics.median)
     for where, spent in times.items():
         yield (
@@ -119,7 +117,7 @@ def _steps(
 
 
 def _trainers(url: str, module: nn.Module, plans: Sequence[LocalPlan], cache: Path) -> dict[str, Contender[Batch]]:
-    """Return the contenders, each with a separate head: local with each plan, remote, and remote with a cache."""
+    """Return local by each plan, remote, and remote with a cache, each with a head."""
     remote, cached = RemoteBackbone(url), RemoteBackbone(url, cache=cache)
     width = remote.num_features
     return {

@@ -1,4 +1,4 @@
-"""The backbone in this process, with the threads and the rows per pass that are fastest on this machine."""
+"""The backbone in process, at its best: with the threads and the rows at a time that are fastest on this machine."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from itertools import repeat
 from typing import Final
 
 import torch
+from interleaved import Contender, interleaved_times
 from torch import Tensor, nn
-from turns import Contender, take_turns
 
-# Rows per pass; 0 is all of them. EfficientNet took twice as long for 8 rows in one pass as for 8 by 2 (measured),
-# because malloc returns large activations to the kernel after each layer.
-_PASS_ROWS: Final = (2, 8, 0)
-# Measure often enough: a wrong choice by noise would make the remote backbone look better.
+# Rows at a time; 0 is all at once. EfficientNet took twice as long for 8 at once as for 8 by 2 (measured): malloc gives
+# large activations back to the kernel after each layer.
+_ROWS_AT_A_TIME: Final = (2, 8, 0)
+# A plan chosen by noise would favour the remote backbone.
 _TRIAL_ROUNDS: Final = 3
 _TRIAL_VALUES: Final = 16 * 3 * 224 * 224
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -23,55 +23,50 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 
 @dataclass(frozen=True)
 class LocalPlan:
-    """How to compute a batch. pass_rows: rows per pass; 0 is all of them."""
+    """How a batch is computed: intra-op threads, and rows at a time (0: all)."""
 
     threads: int
-    pass_rows: int
+    rows: int
 
     def __str__(self) -> str:
-        return f"{self.threads} thr." + (f", by {self.pass_rows}" if self.pass_rows else "")
+        return f"{self.threads} thr." + (f", by {self.rows}" if self.rows else "")
 
     def bind(self, module: nn.Module) -> Callable[[Tensor], Tensor]:
-        """Return the module as a function that computes `pass_rows` rows per pass; its caller sets the threads."""
-        if not self.pass_rows:
+        """Return the module, called with `rows` at a time; its caller sets the threads."""
+        if not self.rows:
             return module
-        return lambda x: torch.cat([module(rows) for rows in torch.split(x, self.pass_rows)])
+        return lambda x: torch.cat([module(rows) for rows in torch.split(x, self.rows)])
 
 
 def trial(x: Tensor) -> Tensor:
-    """Return the first rows of a batch, to try plans on: 16 images, or as many values of another kind."""
+    """Return the rows of a batch on which plans are measured: 16 images, or as many values of another kind."""
     return x[: max(1, _TRIAL_VALUES // x[0].numel())]
 
 
-class LocalPlans:
-    """The fastest plans for each backbone and batch size, measured once. budget_s: seconds per figure."""
+class Plans:
+    """The fastest plans for each backbone and size of batch, measured once. budget_s: for each figure."""
 
     def __init__(self, budget_s: float) -> None:
         self._budget_s = budget_s / 2
-        self._plans: dict[tuple[str, int], list[LocalPlan]] = {}
+        self._measured: dict[tuple[str, int], list[LocalPlan]] = {}
 
     def fastest(self, name: str, module: nn.Module, x: Tensor) -> list[LocalPlan]:
-        """Return the plans for a batch like x, the fastest first; measured with its first rows."""
-        some = trial(x)
-        key = (name, len(some))
-        if key not in self._plans:
-            self._plans[key] = fastest_plans(module, some, self._budget_s)
-        return self._plans[key]
+        """Return the plans for a batch like x, the fastest first; measured on its first rows."""
+        rows = trial(x)
+        key = (name, len(rows))
+        if key not in self._measured:
+            self._measured[key] = fastest_plans(module, rows, self._budget_s)
+        return self._measured[key]
 
 
 def fastest_plans(module: nn.Module, x: Tensor, budget_s: float) -> list[LocalPlan]:
-    """Return the plans for a batch like x, the fastest first, by the shortest measurement of each.
+    """Return the plans for a batch like x, the one with the fastest figure first. budget_s: for each plan.
 
-    The shortest, because noise only adds time: another process on the cores slows two threads, which wait for each
-    other, by five times and more (measured).  budget_s: seconds per plan.
+    The fastest figure counts because noise only slows: another process on the cores makes two threads, which wait for
+    each other, five times slower and more (measured).
     """
-    plans = [
-        LocalPlan(threads, pass_rows)
-        for threads in sorted({1, CORES})
-        for pass_rows in _PASS_ROWS
-        if pass_rows < len(x)
-    ]
+    plans = [LocalPlan(threads, rows) for threads in sorted({1, CORES}) for rows in _ROWS_AT_A_TIME if rows < len(x)]
     contenders = {plan: Contender(plan.threads, plan.bind(module)) for plan in plans}
     with torch.inference_mode():
-        times = take_turns(contenders, repeat(x), budget_s=budget_s, least=_TRIAL_ROUNDS)
+        times = interleaved_times(contenders, repeat(x), budget_s=budget_s, least=_TRIAL_ROUNDS)
     return sorted(plans, key=lambda plan: min(times[plan]))

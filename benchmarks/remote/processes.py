@@ -1,4 +1,4 @@
-"""Start processes, and measure work."""
+"""Processes to measure, and the time of a call."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SERVING = Path(__file__).parents[1] / "serving"  # these benchmarks use its mode
 
 @contextmanager
 def running(command: Sequence[str], **environment: str) -> Iterator[Callable[[], str]]:
-    """Start a process; yield a function that reads its next line. The process is killed at the end."""
+    """Yield a function that reads a process's next line; the process is killed at the end."""
     settings = {**os.environ, **environment}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=settings) as process:  # noqa: S603
         if process.stdout is None:
@@ -31,7 +31,7 @@ def running(command: Sequence[str], **environment: str) -> Iterator[Callable[[],
 
 @contextmanager
 def midrib_server(*backbones: str) -> Iterator[str]:
-    """Start `midrib serve` with its defaults; yield its address."""
+    """Yield the address of `midrib serve`, with its defaults."""
     command = [sys.executable, "-m", "midrib.server.cli", "serve", *backbones, "--import", "bench_models"]
     path = os.pathsep.join(filter(None, [str(SERVING), os.environ.get("PYTHONPATH")]))
     with running([*command, "--port", "0", "--json"], PYTHONPATH=path) as line:
@@ -40,7 +40,7 @@ def midrib_server(*backbones: str) -> Iterator[str]:
 
 
 def seconds(work: Callable[[], object], budget_s: float) -> float:
-    """Return the median seconds of the calls that fit the budget; of the first one if it exceeds ten budgets."""
+    """Return the median time of the calls that fit the budget; the first is a warm-up, unless it takes ten budgets."""
     began = time.perf_counter()
     work()
     first_s = time.perf_counter() - began

@@ -1,9 +1,9 @@
 """The cost of a remote backbone: `python benchmarks/remote/run.py` writes benchmarks/remote/README.md.
 
-The server is `midrib serve` with its defaults, in another process on the same cores. The local backbone uses the
-fastest threads and rows per pass. Remote and local are measured in rotation, and their ratio is the median over pairs:
-the speed of a machine drifts by a quarter within minutes, so separate runs would compare noise. Other figures are
-medians of repeated runs, or of one stream.
+The server is `midrib serve`, with its defaults, in another process on the same cores. The local backbone has the
+threads, and the rows at a time, that are fastest for it. Measurements of remote and local are interleaved, and their
+ratio is the median of the ratios of pairs: with one run after the other it would be noise, because the machine's speed
+drifts by a quarter within minutes. The other figures are medians of repeated runs, or of one stream.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from compare import EFFICIENTNET, MLP, VIT, batches, training
 from echo import echo, echo_server
-from local import CORES, LocalPlans
+from interleaved import FIGURE_S
+from local import CORES, Plans
 from processes import midrib_server, seconds
-from turns import TURN_S
 
 from midrib.remote import AsyncClient, Client, RemoteBackbone
 
@@ -32,12 +32,12 @@ HERE = Path(__file__).parent
 
 
 def callers(address: str, budget_s: float) -> Iterator[str]:
-    """Yield the table of concurrent callers of one row in one process."""
+    """Yield the table of concurrent callers of one row, in one process."""
     yield "\n## Concurrent callers of one row (MLP)\n"
     yield "| callers | threads, rows/s | tasks, rows/s |"
     yield "|---|---|---|"
     row = np.random.default_rng(0).standard_normal((1, 784), np.float32)
-    rows = [row + index for index in range(64)]
+    rows = [row + index for index in range(64)]  # different inputs, as of different callers
     for count in (1, 16, 64):
         threads = _threads(address, rows[:count], budget_s)
         tasks = asyncio.run(_tasks(address, rows[:count], budget_s))
@@ -79,7 +79,7 @@ async def _tasks(address: str, rows: list[np.ndarray], budget_s: float) -> float
 
 
 def against_the_echo(address: str, budget_s: float) -> Iterator[str]:
-    """Yield the table of the client's cost per item, compared with a raw stream of the same bytes."""
+    """Yield the table of the client's work for an item, beside a raw stream of the same bytes."""
     yield "\n## An item's cost to the client, beside a raw stream of the same bytes (MLP)\n"
     yield "The raw stream is grpc.aio on uvloop at both ends, and computes nothing.\n"
     yield (
@@ -91,39 +91,39 @@ def against_the_echo(address: str, budget_s: float) -> Iterator[str]:
         for rows in (1, 64, 512):
             batch = np.random.default_rng(0).standard_normal((rows, 784), np.float32)
             raw = echo(limit, batch.nbytes, rows * 256 * 4, budget_s)
-            alone_s, per_s, cpu_us = _streamed(address, batch, budget_s)
+            single_s, per_s, cpu_us = _streamed(address, batch, budget_s)
             yield (
-                f"| {rows} | {batch.nbytes:,}, {rows * 1024:,} | {1e3 * alone_s:.2f} | {raw.lone_ms:.2f} "
+                f"| {rows} | {batch.nbytes:,}, {rows * 1024:,} | {1e3 * single_s:.2f} | {raw.single_ms:.2f} "
                 f"| {per_s:,.0f} | {raw.per_s:,.0f} | {cpu_us:.0f} | {raw.cpu_us:.0f} |"
             )
 
 
 def _streamed(address: str, batch: np.ndarray, budget_s: float) -> tuple[float, float, float]:
-    """Return the seconds of a lone call, the batches per second of a stream, and the CPU microseconds per batch."""
+    """Return the seconds of a single call; a stream's batches a second, and microseconds of CPU for each."""
     client = Client(address)
-    alone_s = seconds(lambda: client.embed(MLP, batch), budget_s)
-    count = max(50, int(budget_s / alone_s))
+    single_s = seconds(lambda: client.embed(MLP, batch), budget_s)
+    count = max(50, int(budget_s / single_s))
     several = [batch + index for index in range(min(count, 200))]
     began, cpu = time.perf_counter(), time.process_time()
     for _ in client.embed_stream(MLP, (several[index % len(several)] for index in range(count))):
         pass
     wall, cpu = time.perf_counter() - began, time.process_time() - cpu
-    return alone_s, count / wall, 1e6 * cpu / count
+    return single_s, count / wall, 1e6 * cpu / count
 
 
 def wire_types(address: str, budget_s: float) -> Iterator[str]:
-    """Yield the table of the bytes and the time that smaller types save."""
+    """Yield the table of wire types: bytes and time."""
     yield "\n## Wire types (MLP, 1024 rows a call)\n"
     yield "| dtype | bytes a row out | back | ms |"
     yield "|---|---|---|---|"
     x = torch.randn(1024, 784)
-    torch.set_num_threads(1)  # the cores are the server's
+    torch.set_num_threads(1)  # the server has the cores
     for dtype in (None, "float16", "bfloat16", "int8"):
         backbone = RemoteBackbone(f"grpc://{address}/{MLP}", dtype=dtype)
         before = backbone.stall
         spent_s = seconds(lambda backbone=backbone: backbone(x), budget_s)  # type: ignore[misc] # a lambda's default is untyped
-        bytes_ = backbone.stall - before
-        out, back = bytes_.sent_bytes / bytes_.rows, bytes_.received_bytes / bytes_.rows
+        step = backbone.stall - before
+        out, back = step.sent_bytes / step.rows, step.received_bytes / step.rows
         yield f"| {dtype or 'float32'} | {out:,.0f} | {back:,.0f} | {1e3 * spent_s:.2f} |"
 
 
@@ -134,8 +134,8 @@ def main() -> None:
     parser.add_argument("--most-rows", type=int, default=1024, help="the largest batch")
     parser.add_argument("--out", type=Path, default=HERE / "README.md")
     options = parser.parse_args()
-    lines = ["# What it costs that a backbone is remote\n", *_machine()]
-    plans = LocalPlans(options.budget_s)
+    lines = ["# The cost of a remote backbone\n", *_machine()]
+    plans = Plans(options.budget_s)
     servers = partial(midrib_server, MLP, VIT, EFFICIENTNET)
     with servers() as address:
         for part in (
@@ -154,9 +154,9 @@ def _machine() -> Iterator[str]:
     yield "Client and server (`midrib serve`, its defaults) share the cores; the local backbone runs with the threads"
     yield "and the rows at a time that are fastest for it, one pass after the other, as a module is called; the server"
     yield "may run passes side by side. Command: `python benchmarks/remote/run.py`."
-    yield f"Where remote stands against local they take turns (one call, or what fits {1e3 * TURN_S:.0f} ms): ms are"
-    yield "medians of the turns, and remote/local is the median of the ratios of paired turns, which need not be the"
-    yield "ratio of the medians: the machine's speed drifts, and neighbours share it."
+    yield f"Remote and local are measured alternately (one call, or the calls that fit {1e3 * FIGURE_S:.0f} ms): ms are"
+    yield "medians, and remote/local is the median of the ratios of pairs, which may differ from the ratio of the"
+    yield "medians: the machine's speed drifts, and other processes share it."
     yield f"Load of the machine before it (1 minute): {os.getloadavg()[0]:.1f}.\n"
 
 

@@ -1,4 +1,4 @@
-"""Addresses and URLs are taken apart, or refused with what to write."""
+"""Addresses and URLs are split, or refused with a sentence that says how to write them."""
 
 from __future__ import annotations
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from midrib.remote._torch import cache as cache_module
 from midrib.remote._torch.cache import FeatureFile
 from midrib.wire import Array, InvalidInputError
 
@@ -72,7 +75,7 @@ def test_no_rows_are_no_question(tmp_path: Path) -> None:
 
 def test_a_missing_directory_is_told_at_once(tmp_path: Path) -> None:
     """Not after the first epoch."""
-    with pytest.raises(InvalidInputError, match="no directory"):
+    with pytest.raises(InvalidInputError, match="does not exist: create it"):
         FeatureFile(tmp_path / "none" / "c.db", "r", "float32", 2)
 
 
@@ -94,3 +97,24 @@ def test_an_unwritable_place_costs_the_cache_only(tmp_path: Path) -> None:
     with pytest.warns(RuntimeWarning, match="cannot be used"):
         got = FeatureFile(tmp_path / "c.db", "r", "float32", 2).features(rows(1), Counting())
     assert got.tolist() == [[1, 2]]
+
+
+def test_a_locked_file_costs_the_calls_of_that_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One warning; once the lock is gone the cache is used again."""
+    monkeypatch.setattr(cache_module, "_LOCK_WAIT_S", 0.1)
+    compute, cache = Counting(), FeatureFile(tmp_path / "c.db", "r", "float32", 2)
+    cache.features(rows(1), compute)
+    with closing(sqlite3.connect(tmp_path / "c.db")) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.warns(RuntimeWarning, match="is locked") as warned:
+            assert [cache.features(rows(2), compute).tolist() for _ in range(2)] == [[[2, 4]]] * 2
+        assert len(warned) == 1
+    cache.features(rows(1, 2), compute)
+    assert cache.features(rows(1, 2), compute).tolist() == [[1, 2], [2, 4]]
+    assert compute.asked == [[1.0], [2.0], [2.0], [2.0]]
+
+
+def test_a_lock_is_waited_for_five_seconds_at_most() -> None:
+    """A training step must not wait longer for a cache."""
+    assert cache_module._LOCK_WAIT_S <= 5

@@ -54,7 +54,7 @@ def test_an_error_reaches_whoever_waits() -> None:
 
 
 def test_a_waker_is_called_at_once_where_the_call_is_over() -> None:
-    """Nobody waits for what came already."""
+    """A part that has its features is done."""
     call, woken = a_call(), threading.Event()
     call.deliver(0, FEATURES)
     call.when_done(woken.set)

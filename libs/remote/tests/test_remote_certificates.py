@@ -16,9 +16,9 @@ from midrib.remote._connect.certificates import Certificates, CertificateStore, 
 
 @pytest.fixture()
 def tls(tmp_path: Path) -> Tls:
-    made = Tls(tmp_path / "roots.pem", tmp_path / "chain.pem", tmp_path / "key.pem")
-    renew(made)
-    return made
+    tls = Tls(tmp_path / "roots.pem", tmp_path / "chain.pem", tmp_path / "key.pem")
+    renew(tls)
+    return tls
 
 
 def renew(tls: Tls) -> None:

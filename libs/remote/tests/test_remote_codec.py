@@ -78,7 +78,7 @@ def test_a_result_is_read_as_protobuf_reads_it(item_id: int, array: Array, nanos
 
 
 def test_fields_in_another_order_are_read_as_well() -> None:
-    """The wire allows any order; what the fast reader does not expect goes to the library."""
+    """protobuf allows any order; messages that the fast reader does not expect goes to the library."""
     tensor = b"\x1a\x04\x00\x00\x80\x3f" + b"\x12\x02\x01\x01" + b"\x08\x01"  # data, shape, dtype
     result = b"\x12" + bytes([len(tensor)]) + tensor + b"\x08\x07"  # embedding, id
     got = _decoded(b"\x12" + bytes([len(result)]) + result)

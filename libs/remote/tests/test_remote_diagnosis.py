@@ -1,4 +1,4 @@
-"""gRPC's texts, as it wrote them, and the sentence that each becomes."""
+"""gRPC's texts, copied from its errors, and the sentence that each becomes."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ FAILING = "connections to all backends failing; last error: "
     ],
 )
 def test_a_broken_connection_is_told_by_its_cause(text: str, reason: str, said: str) -> None:
-    """What was met, what to do, and gRPC's own words behind it; time alone does not mend it."""
+    """The message names the cause, what to do, and gRPC's text; waiting does not help."""
     error = broken(text, "gpu-box:1")
     assert error.reason == reason
     assert reason in UNREACHABLE

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from midrib.remote._items.codec import Timing
 from midrib.remote._items.rows import audio_rows, tensor_rows, text_rows
-from midrib.remote._stream.call import Call, Message, cut
-from midrib.remote._stream.window import Window
+from midrib.remote._stream.call import Call, Message, Part, split
+from midrib.remote._stream.window import ByteBudget, Window
 from midrib.wire import InternalError, InvalidInputError
 
 
@@ -22,7 +22,7 @@ def test_any_split_gives_every_row_once_and_in_order(
     """Parts stay under the limits (one row may not), and features land where their rows stood, in any order."""
     x = np.arange(count * 4, dtype="f4").reshape(count, 4)
     call = Call(tensor_rows(x))
-    parts = list(cut(call, max_rows, max_bytes, 0.0))
+    parts = list(split(Part(call, call.rows, 0, 0.0), max_rows, max_bytes))
     assert all(part.rows.count == 1 or part.rows.count <= max_rows for part in parts)
     assert all(part.rows.count == 1 or part.rows.nbytes <= max_bytes for part in parts)
     for part in data.draw(st.permutations(parts)):
@@ -31,7 +31,7 @@ def test_any_split_gives_every_row_once_and_in_order(
 
 
 def test_features_belong_to_the_caller() -> None:
-    """What comes back may be written to: it is no view of a message."""
+    """What comes back may be written to: it is not a view of a message."""
     call = Call(tensor_rows(np.ones((2, 3), "f4")))
     message = np.frombuffer(bytes(16), "f4").reshape(2, 2)
     call.deliver(0, message)
@@ -74,7 +74,7 @@ def test_clips_are_sent_as_they_were_at_the_call() -> None:
     ],
 )
 def test_input_that_cannot_travel_is_refused_at_once(make: object, said: str) -> None:
-    """Before any call is made, with what to do."""
+    """Before any call, with a sentence that says what to do."""
     assert callable(make)
     with pytest.raises(InvalidInputError, match=said):
         make()
@@ -134,3 +134,12 @@ def test_a_server_may_allow_one_item_at_a_time() -> None:
     window.allow(1)
     assert window.room(0, backlog=False)
     assert not window.room(1, backlog=True)
+
+
+def test_a_stream_may_send_half_of_what_broke_the_one_before() -> None:
+    """A proxy that limits the bytes of a call is passed with several streams; messages are smaller than a stream."""
+    budget = ByteBudget()
+    assert budget.allows(100 << 20, 1 << 20)
+    assert budget.shrink(2 << 20) == 512 << 10
+    assert [budget.allows(sent, 512 << 10) for sent in (0, 512 << 10, 513 << 10)] == [True, True, False]
+    assert budget.allows(0, 4 << 20)

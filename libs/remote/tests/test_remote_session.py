@@ -1,9 +1,10 @@
-"""The queue: what joins, what travels alone, what is asked again. No server: the test takes the connection's part."""
+"""The queue: which parts are joined, sent separately or sent again. No server: the test acts as the connection."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +15,10 @@ from midrib.remote._connect.backbone_info import BackboneInfo
 from midrib.remote._items.codec import Result, Timing
 from midrib.remote._items.rows import tensor_rows
 from midrib.remote._stream.call import Message
+from midrib.remote._stream.exchange import Exchange
 from midrib.remote._stream.request import CallPolicy, StreamSpec
 from midrib.remote._stream.session import Session
+from midrib.remote._stream.window import Window
 from midrib.v1 import embedding_pb2
 from midrib.wire import (
     Array,
@@ -71,7 +74,7 @@ def answer(session: Session, outcome: Array | MidribError) -> Message:
     return message
 
 
-def test_what_waits_travels_together(session: Session) -> None:
+def test_queued_calls_are_joined(session: Session) -> None:
     """Small calls of one shape join into one message, and each gets its own rows."""
     calls = [session.submit(tensor_rows(rows(1, start=start))) for start in (0, 10, 20)]
     answer(session, np.array([[0, 1], [2, 3], [4, 5]], "f4"))
@@ -89,15 +92,15 @@ def test_what_waits_travels_together(session: Session) -> None:
         pytest.param([rows(1, start=s, width=5000) for s in range(6)], [3, 3], id="over-the-servers-bytes"),
     ],
 )
-def test_what_does_not_fit_travels_apart(session: Session, inputs: list[Array], parts: list[int]) -> None:
+def test_calls_that_do_not_fit_are_sent_separately(session: Session, inputs: list[Array], parts: list[int]) -> None:
     """Within the server's limits, and only rows of one shape and type."""
     for x in inputs:
         session.submit(tensor_rows(x))
     assert taken(session) == parts
 
 
-def test_after_a_joined_failure_each_goes_alone(session: Session) -> None:
-    """Nobody pays for a neighbour: the error reaches only the call that fails by itself."""
+def test_after_a_joined_failure_each_call_is_sent_separately(session: Session) -> None:
+    """A call does not fail for a neighbour: the error reaches only the call that also fails separately."""
     good, bad = (session.submit(tensor_rows(rows(1, start=start))) for start in (0, 10))
     answer(session, InvalidInputError("one of you"))
     answer(session, np.ones((1, 2), "f4"))
@@ -123,7 +126,7 @@ def test_equal_calls_are_sent_twice(session: Session) -> None:
     assert [part.call for part in take(session).parts] == calls
 
 
-def test_a_call_that_was_given_up_is_not_sent(session: Session) -> None:
+def test_an_abandoned_call_is_not_sent(session: Session) -> None:
     """The queue passes over it."""
     session.submit(tensor_rows(rows(1))).leave()
     kept = session.submit(tensor_rows(rows(1, start=5)))
@@ -131,7 +134,7 @@ def test_a_call_that_was_given_up_is_not_sent(session: Session) -> None:
     assert not session.queue.busy()
 
 
-def test_what_a_broken_stream_owed_comes_first(session: Session) -> None:
+def test_items_of_a_broken_stream_are_sent_first(session: Session) -> None:
     """Unanswered parts are queued again before newer ones."""
     old = session.submit(tensor_rows(rows(6)))
     message = take(session)
@@ -176,3 +179,49 @@ def test_the_deadline_is_the_callers(session: Session) -> None:
     with pytest.raises(DeadlineExceededError, match=r"no answer within 0\.01 s"):
         session.wait(call, 0.01)
     assert call.done
+
+
+class EndingStream:
+    """A stream that opens, accepts one item, and ends once the item is being written."""
+
+    def __init__(self) -> None:
+        self.writes, self.opened = 0, False
+        self.writing, self.cancelled = asyncio.Event(), asyncio.Event()
+
+    async def write(self, _: bytes) -> bool:
+        self.writes += 1
+        if self.writes > 1:  # the item: it never leaves, and its end takes a moment
+            self.writing.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.cancelled.set()
+                for __ in range(5):
+                    await asyncio.sleep(0)
+        return True
+
+    async def read(self) -> bytes | None:
+        if not self.opened:
+            self.opened = True
+            return embedding_pb2.EmbedStreamResponse(opened=embedding_pb2.Opened(revision="r")).SerializeToString()
+        await self.writing.wait()
+        return None
+
+    async def error(self) -> MidribError:
+        return InternalError("the stream ended")
+
+    def cancel(self) -> None:
+        """Nothing is left to cancel."""
+
+
+async def test_items_of_a_stream_that_is_closed_while_it_ends_are_queued_again(session: Session) -> None:
+    """`close` may come at any moment: also while the writer of a broken stream is being stopped."""
+    stream: Any = EndingStream()
+    exchange = Exchange(session._context, stream, Window(), target="127.0.0.1:9", address="127.0.0.1:9")
+    call = session.submit(tensor_rows(rows(1)))
+    running = asyncio.create_task(exchange.run())
+    await stream.cancelled.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError, match="^$"):
+        await running
+    assert [part.call for part in take(session).parts] == [call]

@@ -1,4 +1,4 @@
-"""Waiting for a call on an event loop: woken by its end, or by a deadline that always comes."""
+"""Waiting for a call on an event loop: its end or its deadline wakes the waiter."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TIMEOUT = 10
 
 
 class Clock:
-    """What a loop's timers and futures need of it; the test moves its time."""
+    """The parts of an event loop that timers and futures use; the test moves its time."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -56,8 +56,8 @@ def a_call() -> Call:
 
 @settings(deadline=None)
 @given(steps=st.lists(st.tuples(st.integers(0, 7), st.booleans()), max_size=30), data=st.data())
-def test_exactly_what_waited_too_long_is_ended(steps: list[tuple[int, bool]], data: st.DataObject) -> None:
-    """Whoever comes and goes meanwhile; with one timer at most, and nothing kept of those who went."""
+def test_exactly_the_waiters_whose_time_is_up_are_ended(steps: list[tuple[int, bool]], data: st.DataObject) -> None:
+    """Waiters come and go meanwhile; there is at most one timer, and no reference to a waiter that has left."""
     clock: Any = Clock()
     timeouts = TimeoutQueue(TIMEOUT)
     began: dict[asyncio.Future[None], float] = {}
@@ -93,7 +93,7 @@ async def test_the_end_of_a_call_wakes_all_who_wait() -> None:
     assert await asyncio.gather(*waiting) == [None] * 3
 
 
-async def test_nothing_is_kept_of_a_wait_that_was_cancelled() -> None:
+async def test_a_cancelled_wait_keeps_no_reference_to_its_call() -> None:
     """Long before its deadline."""
     x = np.ones((1, 2), "f4")
     waiting = asyncio.create_task(finished(Call(tensor_rows(x)), 3600))
@@ -109,7 +109,7 @@ async def test_nothing_is_kept_of_a_wait_that_was_cancelled() -> None:
 
 
 def test_each_loop_of_a_thread_has_its_own_deadlines() -> None:
-    """One loop after the other: what the first one left does not hold up the second."""
+    """Two loops, one after the other: the waiters of the first do not delay the second."""
     for _ in range(2):
         with pytest.raises(TimeoutError, match=r"not done within 0\.01 s"):
             asyncio.run(finished(a_call(), 0.01))

@@ -1,4 +1,4 @@
-"""What a training step waited for, in Lightning's logs: `Trainer(callbacks=[StallMonitor()])`."""
+"""The waiting times of training steps, in Lightning's logs: `Trainer(callbacks=[StallMonitor()])`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _LOGGED: Final = ("waiting_s", "encode_s", "wire_s", "queue_s", "compute_s", "ro
 
 
 class StallMonitor(pl.Callback):
-    """Logs, for each training step, where the time of its remote items went, summed over them.
+    """Logs, for each training step, where the time of its remote items went, summed over the items.
 
-    remote/waiting_s: queued in this process.  remote/encode_s: made into messages.  remote/wire_s: on the way.
-    remote/queue_s, remote/compute_s: on the server.  remote/rows: how many it embedded.
+    remote/waiting_s: queued in this process.  remote/encode_s: being encoded.  remote/wire_s: on the network.
+    remote/queue_s, remote/compute_s: queued and computed on the server.  remote/rows: the rows that it embedded.
     """
 
     def __init__(self, prefix: str = "remote") -> None:
@@ -27,11 +27,11 @@ class StallMonitor(pl.Callback):
         self._before: dict[str, StageTimes] = {}
 
     def on_train_batch_start(self, _: pl.Trainer, pl_module: pl.LightningModule, *__: Any) -> None:
-        """Remember where the clocks stand."""
+        """Remember the times so far."""
         self._before = {name: backbone.stall for name, backbone in _remotes(pl_module)}
 
     def on_train_batch_end(self, _: pl.Trainer, pl_module: pl.LightningModule, *__: Any) -> None:
-        """Log what this step added."""
+        """Log the times that this step added."""
         spent: dict[str, float] = dict.fromkeys(_LOGGED, 0.0)
         for name, backbone in _remotes(pl_module):
             step = asdict(backbone.stall - self._before.get(name, StageTimes()))
@@ -40,6 +40,6 @@ class StallMonitor(pl.Callback):
 
 
 def _remotes(module: pl.LightningModule) -> list[tuple[str, RemoteBackbone]]:
-    """One for each session: those of one served function share its clocks, and would be counted twice."""
+    """Return one backbone for each session: those of one function share its times, and would be counted twice."""
     children = [(name, child) for name, child in module.named_modules() if isinstance(child, RemoteBackbone)]
     return list({id(child.open()): (name, child) for name, child in children}.values())

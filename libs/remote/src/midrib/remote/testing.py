@@ -1,4 +1,4 @@
-"""A real server in a test's own process, on a free port: for the tests of code that calls one.
+"""A real server in the test's process, on a free port, for the tests of code that calls a server.
 
     from midrib.remote.testing import serving
 
@@ -28,23 +28,23 @@ class RunningServer(Protocol):
 
     @property
     def address(self) -> str:
-        """Where it listens: "127.0.0.1:port"."""
+        """The address on which it listens, "127.0.0.1:port"."""
         ...
 
     def url(self, name: str) -> str:
-        """The grpc:// URL of a backbone: what `RemoteBackbone` and `Task(backbone=...)` take."""
+        """Return the grpc:// URL of a backbone, for `RemoteBackbone` and `Task(backbone=...)`."""
         ...
 
 
 def serving(*backbones: str | Mapping[str, Any], **settings: Any) -> AbstractContextManager[RunningServer]:
     """Serve backbones on a free loopback port, ready on entry and drained on exit.
 
-    backbones: names, or mappings with "name" and the loader's "arguments".  settings: `registry`, where the names are
-    looked up (BACKBONES), and the fields of the server's configuration, such as admin=True.
-    Raises ImportError where midrib-server is not installed, and what loading raises.
+    backbones: names, or mappings with "name" and the loader's "arguments".  settings: `registry`, to look the names up
+    in (by default BACKBONES), and the fields of the server's configuration, such as admin=True.
+    Raises ImportError if midrib-server is not installed, and the errors of loading.
     """
     try:
-        # By its name, when it is called: the server stands above this library, whose users rarely have it.
+        # Imported by name and only here, because the server depends on this library and is rarely installed beside it.
         server = importlib.import_module("midrib.server.testing")
     except ModuleNotFoundError as error:
         raise ImportError(f"midrib.remote.testing runs a real server ({error}): pip install midrib-server") from error
@@ -55,7 +55,7 @@ if pytest is not None:
 
     @pytest.fixture()
     def midrib_server() -> Iterator[Callable[..., RunningServer]]:
-        """Starts servers, with the arguments of `serving`; they end with the test."""
+        """Return a function that starts servers, with the arguments of `serving`; they end with the test."""
         with ExitStack() as servers:
             yield lambda *backbones, **settings: servers.enter_context(serving(*backbones, **settings))
 

@@ -1,4 +1,4 @@
-"""A progress bar over a stream of features, for those who ask for one."""
+"""The progress bar of embed_stream(progress=True)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from midrib.wire import Array
 
 
 def shown(results: Generator[Array, None, None], batches: object) -> Iterator[Array]:
-    """The same results, counted on stderr; of how many, where the batches have a length."""
+    """Yield the same results, with a bar on stderr; it shows the total if the batches have a length."""
     with closing(results), _bar(batches) as bar:
         for features in results:
             bar.update()
@@ -18,7 +18,7 @@ def shown(results: Generator[Array, None, None], batches: object) -> Iterator[Ar
 
 
 async def shown_async(results: AsyncGenerator[Array, None], batches: object) -> AsyncIterator[Array]:
-    """The same for an asynchronous stream."""
+    """Yield the results of an asynchronous stream, as `shown` does."""
     with _bar(batches) as bar:
         async with aclosing(results):
             async for features in results:

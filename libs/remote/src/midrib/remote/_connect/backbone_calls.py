@@ -64,19 +64,19 @@ class BackboneCalls(UnaryCalls):
         return infos
 
     async def describe(self, name: str) -> BackboneInfo:
-        """Return the description of a backbone, in whichever state it is."""
+        """Return the description of a backbone in its present state."""
         request = backbone_pb2.GetBackboneRequest(name=name)
         response = await self.ask(f"{BACKBONES}/GetBackbone", request, backbone_pb2.GetBackboneResponse)
         return info_from(response.backbone)
 
     async def list(self) -> list[BackboneInfo]:
-        """Every backbone, ordered by name."""
+        """Return the description of every backbone, ordered by name."""
         request = backbone_pb2.ListBackbonesRequest()
         response = await self.ask(f"{BACKBONES}/ListBackbones", request, backbone_pb2.ListBackbonesResponse)
         return [info_from(backbone) for backbone in response.backbones]
 
     async def load(self, name: str, arguments: dict[str, Argument], *, replace: bool = False) -> BackboneInfo:
-        """Have a registered backbone loaded and warmed up. Needs the admin scope.
+        """Have a registered backbone loaded and warmed up, and return its description. Needs the admin scope.
 
         replace: whether a backbone that serves the name with other arguments may be replaced, for every client.
         """
@@ -88,12 +88,12 @@ class BackboneCalls(UnaryCalls):
         return info_from(response.backbone)
 
     async def unload(self, name: str) -> None:
-        """Have a backbone finished and freed. Admin scope."""
+        """Have a backbone finish its work and be freed. Needs the admin scope."""
         request = backbone_pb2.UnloadBackboneRequest(name=name)
         await self.ask(f"{BACKBONES}/UnloadBackbone", request, backbone_pb2.UnloadBackboneResponse)
 
     async def backward(self, name: str, revision: str, rows: Array, grad_embedding: Array) -> Array:
-        """The input's gradient, for the gradient of its embedding."""
+        """Return the gradient of rows, [rows, ...]. grad_embedding: that of their features, [rows, num_features]."""
         request = embedding_pb2.BackwardRequest(
             backbone=name,
             revision=revision,

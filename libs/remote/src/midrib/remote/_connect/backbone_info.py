@@ -1,4 +1,4 @@
-"""What a server says of a backbone."""
+"""The server's description of a backbone."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from midrib.wire import BackboneLoadingError, decode_input_spec, dtype_from_code
 class BackboneInfo:
     """A served backbone.
 
-    name: `namespace/name`.  revision: the digest that names this very function.  num_features: the width of a row out.
-    input: what it takes; None (and the width 0, the revision empty) while it is not loaded.
-    state: "loading", "ready", "draining" or "failed", for which error says why.
-    compute_dtype: what it computes in, and the default type of its features.
-    max_message_bytes, max_rows, max_stream_items: what one message and one stream may carry; 0 is not said.
+    name: `namespace/name`.  revision: the digest of the function.  num_features: the width of a row of features.
+    input: the declared input; None (and num_features 0, revision empty) until it is loaded.
+    state: "loading", "ready", "draining" or "failed"; error is the reason of a failure.
+    compute_dtype: the type of its computation, and the default type of its features.
+    max_message_bytes, max_rows, max_stream_items: the limits of a message and of a stream; 0 if the server has none.
     """
 
     name: str
@@ -35,14 +35,14 @@ class BackboneInfo:
 
     @property
     def takes(self) -> InputSpec:
-        """The input, of a backbone that is loaded.  Raises BackboneLoadingError for one that is not."""
+        """The declared input. Raises BackboneLoadingError if the backbone is not loaded."""
         if self.input is None:
             raise BackboneLoadingError(f"{self.name} is {self.state}{self.error and f': {self.error}'}")
         return self.input
 
 
 def info_from(message: backbone_pb2.Backbone) -> BackboneInfo:
-    """The description that a message carries."""
+    """Return the description that a message carries."""
     state = backbone_pb2.BackboneState.Name(message.state).removeprefix("BACKBONE_STATE_").lower()
     compute = dtype_from_code(message.compute_dtype).name if message.compute_dtype else ""
     return BackboneInfo(

@@ -33,17 +33,17 @@ class CertificateStore:
         Renewed files that cannot be read yet (half written, no free descriptor) are read again at the next call.
         Raises OSError if they have never been readable.
         """
-        known = self._current.get(tls)
+        entry = self._current.get(tls)
         try:
             signature = _signature(tls)
-            if known is not None and known[0] == signature:
-                return known[1]
+            if entry is not None and entry[0] == signature:
+                return entry[1]
             certificates = read_certificates(tls)
         except OSError as error:  # ssl.SSLError is one too
-            if known is None:
+            if entry is None:
                 raise
             _log.warning("keep the certificates read before: the renewed ones cannot be read yet: %s", error)
-            return known[1]
+            return entry[1]
         self._current[tls] = signature, certificates
         return certificates
 

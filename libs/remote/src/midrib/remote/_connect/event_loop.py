@@ -1,6 +1,6 @@
-"""One event loop a process, on a thread of its own: it owns every channel and stream.
+"""The process's event loop, on a thread that owns every channel and stream.
 
-gRPC does not survive a fork: its threads are gone in the child, and a call there never ends. So everything is closed
+gRPC does not survive a fork: its threads are missing in the child, and a call there never ends. So everything is closed
 just before a fork (measured: 5 ms, all of gRPC's threads end) and opened again, in parent and child, at the next call.
 """
 
@@ -27,11 +27,12 @@ from midrib.remote._connect.transport import open_channel
 from midrib.wire import UnavailableError
 
 _T = TypeVar("_T")
+# The names of gRPC's threads begin with these.
 _GRPC_THREADS: Final = ("grpc_", "event_engine", "lifeguard", "resolver-exec")
-# Where another part of the process uses gRPC, its threads stay, and a forked child cannot call.
+# Seconds that a fork waits for gRPC's threads. If another part of the process uses gRPC they stay: a child cannot call.
 _THREADS_END_S: Final = 0.5
 _CLOSING_S: Final = 5.0
-# One attempt to connect: short, so that a restarted machine is found soon, and longer after each time-out.
+# Seconds for one attempt to connect: few, so that a restarted machine is found soon, and more after each time-out.
 _CONNECT_S: Final = 1.0
 _MAX_CONNECT_S: Final = 20.0
 # Calls on a channel whose certificates were renewed have this long to finish.
@@ -39,18 +40,18 @@ _RENEWED_S: Final = 60.0
 
 
 class StreamOwner(Protocol):
-    """What keeps streams open on the loop."""
+    """An object that keeps streams open on the loop."""
 
     async def close_streams(self) -> None:
-        """End every stream on the loop; what is unanswered stays queued."""
+        """End every stream on the loop; items without a result stay queued."""
         ...
 
     def resume(self) -> None:
-        """Called in the parent after a fork: go on with what is queued."""
+        """Send what is queued; called in the parent after a fork."""
         ...
 
     def forget(self) -> None:
-        """Called in a forked child: drop what belongs to the parent's callers."""
+        """Drop what belongs to the parent's callers; called in a forked child."""
         ...
 
 
@@ -126,14 +127,14 @@ class Runtime:
         return asyncio.run_coroutine_threadsafe(work, self.loop)
 
     def soon(self, callback: Callable[[], object]) -> None:
-        """Run a callback in the loop's next turn, from any thread."""
+        """Run a callback in the loop's next iteration, from any thread."""
         self.loop.call_soon_threadsafe(callback)
 
     def close(self) -> None:
         """End the streams, the channels, the loop and its thread."""
         if threading.current_thread() is self._thread:
             return
-        with contextlib.suppress(TimeoutError):  # a loop that does not answer must hold up no fork and no exit
+        with contextlib.suppress(TimeoutError):  # a loop that hangs must not delay a fork or an exit for longer
             self.start(self._close()).result(_CLOSING_S)
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(_CLOSING_S)
@@ -141,16 +142,15 @@ class Runtime:
             self.loop.close()
 
     async def _close(self) -> None:
-        for owner in list(_stream_owners):
+        for owner in _owners():
             await owner.close_streams()
         for current in self._channels.values():
             await current.channel.close()
         self._channels.clear()
-        mine = asyncio.current_task()
-        left = [task for task in asyncio.all_tasks() if task is not mine]
-        for task in left:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _run(self) -> None:
         _on_loop.runtime = self
@@ -158,37 +158,54 @@ class Runtime:
         self.loop.run_forever()
 
 
-_lock = threading.RLock()  # a signal handler may call while its thread holds the lock
+_lock = threading.RLock()  # held while a runtime starts, and over a fork
+_owners_lock = threading.RLock()  # a signal handler may call while its thread holds the lock
 _on_loop = threading.local()
 _current: Runtime | None = None
 _exiting = False
+_forking_thread: int | None = None
 _stream_owners: weakref.WeakSet[StreamOwner] = weakref.WeakSet()
 
 
 def runtime() -> Runtime:
-    """Return this process's runtime, started if need be. Raises UnavailableError once the interpreter exits."""
+    """Return this process's runtime, started if need be.
+
+    Raises UnavailableError once the interpreter exits, and in a signal handler that interrupts a fork.
+    """
+    while (running := _current) is None:
+        if _exiting:
+            raise UnavailableError("the interpreter is exiting: make no calls from __del__ or late exit handlers")
+        if _forking_thread == threading.get_ident():
+            raise UnavailableError("this thread is forking the process: make no calls from a signal handler meanwhile")
+        # In another thread, because a signal handler may interrupt this one at any step, and start a runtime too.
+        starter = threading.Thread(target=_start)
+        starter.start()
+        starter.join()
+    return running
+
+
+def _start() -> None:
     global _current
-    found = _current
-    if found is not None:
-        return found
-    if _exiting:
-        raise UnavailableError("the interpreter is exiting: make no calls from __del__ or late exit handlers")
     with _lock:
-        if _current is None:
+        if _current is None and not _exiting:
             _current = Runtime()
-        return _current
 
 
 def current_runtime() -> Runtime:
-    """The runtime whose loop runs this, be it about to close; on the loop only, which must never wait for a fork."""
-    found: Runtime = _on_loop.runtime
-    return found
+    """Return the runtime whose loop runs this, even if it is about to close. On the loop only; does not wait."""
+    runtime: Runtime = _on_loop.runtime
+    return runtime
 
 
 def register(owner: StreamOwner) -> None:
-    """Have a owner's streams closed before a fork and at exit."""
-    with _lock:
+    """Have an owner's streams closed before a fork and at exit."""
+    with _owners_lock:
         _stream_owners.add(owner)
+
+
+def _owners() -> list[StreamOwner]:
+    with _owners_lock:
+        return list(_stream_owners)
 
 
 def _close_current() -> None:
@@ -205,7 +222,9 @@ def _exit() -> None:
 
 
 def _before_fork() -> None:
+    global _forking_thread
     _lock.acquire()  # held over the fork: no other thread may start a runtime in between
+    _forking_thread = threading.get_ident()
     if _current is None:
         return
     _close_current()
@@ -216,7 +235,7 @@ def _before_fork() -> None:
 
 
 def _grpc_threads() -> list[str]:
-    """gRPC's own threads, which Python does not list; elsewhere than on Linux none can be seen."""
+    """Return the names of gRPC's threads, which Python does not list; empty on systems other than Linux."""
     names = []
     for task in Path("/proc/self/task").glob("*/comm"):
         try:
@@ -226,28 +245,34 @@ def _grpc_threads() -> list[str]:
     return [name for name in names if name.startswith(_GRPC_THREADS)]
 
 
-def _after_in_parent() -> None:
+def _after_fork() -> None:
+    global _forking_thread
+    _forking_thread = None
     _lock.release()
-    for owner in list(_stream_owners):
+
+
+def _after_in_parent() -> None:
+    _after_fork()
+    for owner in _owners():
         owner.resume()
 
 
 def _after_in_child() -> None:
-    _lock.release()
-    for owner in list(_stream_owners):
+    _after_fork()
+    for owner in _owners():
         owner.forget()
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
     try:
         import uvloop
-    except ImportError:  # optional, and not on Windows: about a quarter fewer messages a second
+    except ImportError:  # it is optional, and not for Windows: a quarter fewer messages a second
         return asyncio.new_event_loop()
     return uvloop.new_event_loop()
 
 
 def _ignore_shared_poller(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """gRPC wakes every loop of the process for each event; the one that comes second finds nothing to read."""
+    """Ignore that gRPC wakes every loop of the process for each event, and that only the first finds it."""
     if isinstance(context.get("exception"), BlockingIOError):
         return
     loop.default_exception_handler(context)

@@ -1,4 +1,4 @@
-"""Trying again: what may be asked once more, and after how long."""
+"""Retries: which errors may pass, and how long to wait for the next attempt."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from midrib.wire import MidribError, OverloadedError, UnavailableError
 
-_FIRST_S: Final = 0.05
-_MOST_S: Final = 1.0
+_FIRST_DELAY_S: Final = 0.05
+_MAX_DELAY_S: Final = 1.0
 
 
 def attempts(worthwhile: Callable[[BaseException], bool]) -> AsyncRetrying:
     """`async for attempt in attempts(...): with attempt: ...` until it succeeds, or an error is not worthwhile.
 
-    Without end and without a word: the caller has the deadline, and a retry is no news for a user's log.
+    Without limit, because the caller has a deadline, and without log lines, because retries need no attention.
     """
     return AsyncRetrying(retry=retry_if_exception(worthwhile), wait=_between, reraise=True)
 
 
 def retriable(error: BaseException) -> bool:
-    """Whether the same call may succeed later: nobody answered, or the server had no room."""
+    """Return whether the same call may succeed later: no server answered, or the server had no room."""
     return isinstance(error, UnavailableError | OverloadedError)
 
 
 def wait_s(error: BaseException | None, failures: int = 1) -> float:
-    """Seconds until the next attempt: what the server asked for, or longer with each failure.
+    """Return the seconds until the next attempt: the server's retry_after, or longer with each failure.
 
-    Up to half as long again, at random: clients that failed together must not come back together.
+    A random half is added, so that clients which failed together do not return together.
     """
-    asked = error.retry_after if isinstance(error, MidribError) else None
-    if asked is None:
-        asked = min(_MOST_S, _FIRST_S * 2.0 ** min(failures - 1, 10))
-    return asked * random.uniform(1.0, 1.5)  # noqa: S311 - spreads retries, guards nothing
+    delay_s = error.retry_after if isinstance(error, MidribError) else None
+    if delay_s is None:
+        delay_s = min(_MAX_DELAY_S, _FIRST_DELAY_S * 2.0 ** min(failures - 1, 10))
+    return delay_s * random.uniform(1.0, 1.5)  # noqa: S311 - spreads retries, guards nothing
 
 
 def _between(state: RetryCallState) -> float:

@@ -1,4 +1,4 @@
-"""Unary calls to servers that answer alike: one after the other until one answers, inside the caller's deadline."""
+"""Unary calls to servers that answer alike: one after the other until one answers, within the caller's deadline."""
 
 from __future__ import annotations
 
@@ -17,13 +17,9 @@ from midrib.remote._connect.event_loop import current_runtime, runtime
 from midrib.remote._connect.retries import attempts, retriable
 from midrib.remote._connect.tcp_progress import SLOWEST_BYTES_PER_S, while_progressing
 from midrib.remote._connect.transport import call
-from midrib.wire import (
-    DeadlineExceededError,
-    MidribError,
-    UnavailableError,
-)
+from midrib.wire import DeadlineExceededError, MidribError, UnavailableError
 
-# A wrong address is told after so long; a server that is starting has this long to come up.
+# Seconds after which an unreachable address is an error: a server that is starting has this long.
 CONNECT_S: Final = 5.0
 BACKBONES: Final = "/midrib.v1.BackboneService"
 _SLOW: Final = {f"{BACKBONES}/LoadBackbone", f"{BACKBONES}/UnloadBackbone"}
@@ -60,19 +56,19 @@ class UnaryCalls:
         self._first = 0
 
     def run(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
-        """Do one of the calls from a plain thread."""
+        """Run one of the calls from a thread without an event loop, and return its result."""
         while True:
             future = runtime().start(work())
             try:
                 return future.result()
             except CancelledError:
-                continue  # the loop closed for a fork: on the next one
+                continue  # the loop closed for a fork: call again on the next loop
             except BaseException:
                 future.cancel()
                 raise
 
     async def run_async(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
-        """Do one of the calls from another event loop."""
+        """Run one of the calls from another event loop, and return its result."""
         return await asyncio.wrap_future(runtime().start(work()))
 
     async def ask(self, method: str, request: Message, response: type[_Response]) -> _Response:
@@ -120,7 +116,7 @@ class UnaryCalls:
         return result
 
     def prefer_next(self) -> None:
-        """Call the next address first: the one that answered last may be about to leave."""
+        """Call the next address first from now on, because the last server may be about to leave."""
         self._first = (self._first + 1) % len(self.endpoint.addresses)
 
     def _rotated(self) -> tuple[str, ...]:

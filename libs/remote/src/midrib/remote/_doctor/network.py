@@ -15,7 +15,7 @@ from midrib.remote._connect.diagnosis import proxy_set
 
 @dataclass(frozen=True)
 class Verdict:
-    """The result of one check: whether it passed, what was found, and what to do if it failed."""
+    """The result of one check: whether it passed, its findings, and the fix if it failed."""
 
     check: str
     ok: bool

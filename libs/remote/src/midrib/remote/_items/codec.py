@@ -1,7 +1,7 @@
-"""The two hot messages, an item out and a result in, written and read without an intermediate copy.
+"""Write items and read results, the two frequent messages, without an intermediate copy.
 
-The bytes are those of protobuf's own library (a property test holds that); what the fast reader does not expect goes
-to the library. A 600 KB item costs 1 copy here and 3 there.
+The bytes equal those of the protobuf library, as a property test checks. Results that are laid out differently are read
+by the library. An item of 600 KB costs one copy here and three in the library.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from midrib.wire import (
 
 
 class Timing(NamedTuple):
-    """Where an item's time went on the server, in seconds; total runs from its arrival to its result."""
+    """The seconds of an item on the server; total_s is from its arrival to its result."""
 
     queue_s: float = 0.0
     compute_s: float = 0.0
@@ -36,21 +36,19 @@ class Timing(NamedTuple):
 
 
 class Result(NamedTuple):
-    """The outcome of one item: rows of features, or the error of that item alone."""
+    """The outcome of one item: features [rows, num_features], or the error of this item."""
 
     id: int
     outcome: Array | MidribError
     timing: Timing
 
 
-def encode_item(
-    item_id: int, dtype: np.dtype[Any], shape: Sequence[int], pieces: Sequence[bytes | memoryview]
-) -> bytes:
-    """The stream request of one item: the tensor of that shape whose bytes are the pieces, joined."""
+def encode_item(item_id: int, dtype: np.dtype[Any], shape: Sequence[int], parts: Sequence[bytes | memoryview]) -> bytes:
+    """Return the stream request of one item: a tensor of this shape, whose bytes are the parts, joined."""
     head, size = _input_head(dtype, tuple(shape))
     if item_id:
         head = b"\x08" + varint(item_id) + head
-    return b"".join([b"\x12", varint(len(head) + size), head, *pieces])  # EmbedStreamRequest.item
+    return b"".join([b"\x12", varint(len(head) + size), head, *parts])  # EmbedStreamRequest.item
 
 
 def encode_media_item(item_id: int, kind: bytes, fields: Sequence[bytes], last: bytes = b"") -> bytes:
@@ -65,7 +63,7 @@ def encode_media_item(item_id: int, kind: bytes, fields: Sequence[bytes], last: 
 
 @lru_cache(1024)
 def _input_head(dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[bytes, int]:
-    """What comes before the bytes of an item's tensor, and how many those are."""
+    """Return the bytes that precede those of an item's tensor, and the number of bytes of the tensor."""
     size = math.prod(shape) * dtype.itemsize
     head = tensor_head(dtype, shape)
     head = b"\x0a" + varint(len(head) + size) + head  # Input.tensor
@@ -73,15 +71,15 @@ def _input_head(dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[bytes, in
 
 
 def decode_result(data: bytes) -> Result | None:
-    """The result that a stream response carries; None where it carries something else.
+    """Return the result in a stream response; None if the response is not a result.
 
-    The rows are a read-only view of data.
+    The features, [rows, num_features], are a read-only view of data.
     """
     if not data or data[0] != 0x12:  # EmbedStreamResponse.result
         return None
     try:
         return _read_result(data)
-    except (IndexError, ValueError):  # not as our server writes it, which the wire allows
+    except (IndexError, ValueError):  # laid out differently, which protobuf allows
         response = embedding_pb2.EmbedStreamResponse.FromString(data)
         return _result_from(response.result) if response.HasField("result") else None
 

@@ -1,4 +1,4 @@
-"""What a call asks for: rows of one kind, which can be cut and joined and written as one item."""
+"""The rows of a call: of one kind, cut and joined with others, and encoded as one item."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from midrib.remote._items.codec import encode_item, encode_media_item
 from midrib.remote._items.media import ImageLike, checked_rate, clip_fields, image_fields, text_fields
 from midrib.wire import Array, InvalidInputError, array_bytes, code_from_dtype, is_floating, varint
 
-_FLOAT32: Final = np.dtype(np.float32)  # - as most arrays are, which need no look
-# Encoding copies the bytes once in any case; for larger rows a copy this early would cost memory for longer.
+_FLOAT32: Final = np.dtype(np.float32)  # - most arrays are, and need no conversion
+# Encoding copies the bytes once in any case. Copying larger rows this early would use memory for longer.
 _FROZEN_BYTES: Final = 16 << 10
 # The tags of Input.images, Input.texts and Input.audio.
 _IMAGES: Final = b"\x12"
@@ -22,7 +22,7 @@ _AUDIO: Final = b"\x22"
 
 
 class Rows(Protocol):
-    """Rows of one input. Rows of an equal key may travel in one item."""
+    """Rows of one input. Rows of equal keys may be joined into one item."""
 
     key: Hashable
     count: int
@@ -30,8 +30,8 @@ class Rows(Protocol):
 
     def cut(self, start: int, stop: int) -> Rows: ...
 
-    def encode(self, item_id: int, others: Sequence[Any]) -> bytes:
-        """Return the item of these rows and of the others', which have the same key."""
+    def encode(self, item_id: int, following: Sequence[Any]) -> bytes:
+        """Return the item of these rows and of the following ones, which have the same key."""
         ...
 
     def freeze(self) -> None:
@@ -40,7 +40,7 @@ class Rows(Protocol):
 
 
 class TensorRows:
-    """The rows of an array [rows, ...], in memory order; copied: their bytes, which nobody will change."""
+    """The rows of a contiguous array [rows, ...]. copied: their bytes, if they were copied already."""
 
     __slots__ = ("array", "key", "count", "nbytes", "_copied")
 
@@ -56,20 +56,20 @@ class TensorRows:
         return TensorRows(self.array[start:stop])
 
     def copied(self) -> TensorRows:
-        """These rows in memory of their own, which is copied no more before it is sent."""
+        """Return these rows in new memory, which is not copied again before it is sent."""
         data = self.array.tobytes()
         return TensorRows(np.ndarray(self.array.shape, self.array.dtype, data), data)
 
-    def encode(self, item_id: int, others: Sequence[TensorRows]) -> bytes:
-        shape = (sum((other.count for other in others), self.count), *self.array.shape[1:])
-        return encode_item(item_id, self.array.dtype, shape, [self.data(), *(other.data() for other in others)])
+    def encode(self, item_id: int, following: Sequence[TensorRows]) -> bytes:
+        shape = (sum((rows.count for rows in following), self.count), *self.array.shape[1:])
+        return encode_item(item_id, self.array.dtype, shape, [self.data(), *(rows.data() for rows in following)])
 
     def freeze(self) -> None:
         if self._copied is None and self.nbytes <= _FROZEN_BYTES:
             self._copied = self.array.tobytes()
 
     def data(self) -> bytes | memoryview:
-        """Their bytes, copied where they were copied already."""
+        """Return their bytes: the copy, if there is one, else the array's memory."""
         return self._copied or array_bytes(self.array)
 
 
@@ -90,8 +90,8 @@ class MediaRows:
     def cut(self, start: int, stop: int) -> MediaRows:
         return MediaRows(self._kind, self._fields[start:stop], self._last)
 
-    def encode(self, item_id: int, others: Sequence[MediaRows]) -> bytes:
-        fields = [field for rows in (self, *others) for field in rows._fields]
+    def encode(self, item_id: int, following: Sequence[MediaRows]) -> bytes:
+        fields = [field for rows in (self, *following) for field in rows._fields]
         return encode_media_item(item_id, self._kind, fields, self._last)
 
     def freeze(self) -> None:
@@ -107,7 +107,7 @@ def tensor_rows(x: ArrayLike, *, dtype: str | None = None) -> TensorRows:
         array = np.asarray(x)
     except (ValueError, TypeError) as error:
         raise InvalidInputError(
-            f"numpy makes no array of this {type(x).__name__} ({error}): pass one array [rows, ...], all rows alike"
+            f"numpy cannot make an array of this {type(x).__name__} ({error}): pass an array [rows, ...]"
         ) from None
     if array.dtype is not _FLOAT32 or dtype is not None or not 0 < array.ndim <= 8:
         array = _fit_to_travel(array, dtype)
@@ -153,7 +153,7 @@ def audio_rows(clips: Sequence[ArrayLike], rate: object) -> MediaRows:
 def any_rows(x: Any) -> Rows:
     """Return rows of an array [rows, ...], or of texts if x is a sequence of strings.
 
-    Raises InvalidInputError if numpy makes no array of x, or the array cannot travel.
+    Raises InvalidInputError if numpy cannot make an array of x, or the array cannot travel.
     """
     if isinstance(x, str):
         raise InvalidInputError("the input is one string, expected a batch: pass [text]")

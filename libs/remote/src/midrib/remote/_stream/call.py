@@ -120,19 +120,16 @@ class Part:
         return self.answered or self.call.done
 
 
-def cut(call: Call, max_rows: int, max_bytes: int, now: float) -> Iterator[Part]:
-    """Yield a call's parts, halved until each has at most max_rows and max_bytes, or is a single row."""
-
-    def halve(rows: Rows, start: int) -> Iterator[Part]:
-        count = rows.count
-        if count <= 1 or (count <= max_rows and rows.nbytes <= max_bytes):
-            yield Part(call, rows, start, now)
-            return
-        half = count // 2
-        yield from halve(rows.cut(0, half), start)
-        yield from halve(rows.cut(half, count), start + half)
-
-    yield from halve(call.rows, 0)
+def split(part: Part, max_rows: int, max_bytes: int) -> Iterator[Part]:
+    """Yield a part's rows in parts, halved until each has at most max_rows and max_bytes, or is a single row."""
+    count = part.rows.count
+    if count <= 1 or (count <= max_rows and part.rows.nbytes <= max_bytes):
+        yield part
+        return
+    for start, stop in ((0, count // 2), (count // 2, count)):
+        half = Part(part.call, part.rows.cut(start, stop), part.start + start, part.queued_at)
+        half.separate = part.separate
+        yield from split(half, max_rows, max_bytes)
 
 
 @dataclass
@@ -156,8 +153,8 @@ class Message:
 
     def encode(self, item_id: int) -> bytes:
         """Return the bytes of the item."""
-        first, *others = (part.rows for part in self.parts)
-        return first.encode(item_id, others)
+        first, *following = (part.rows for part in self.parts)
+        return first.encode(item_id, following)
 
     def deliver(self, features: Array) -> None:
         """Hand each part the features of its rows."""

@@ -80,7 +80,7 @@ class Connection:
         return [] if self._exchange is None else self._exchange.in_flight.sent_before(moment)
 
     def send_first(self, message: Message) -> bool:
-        """Send a message before everything in the queue. Return False if there is no open stream."""
+        """Send a message before everything in the queue. Return False if no stream is open."""
         if self._exchange is None or not self._exchange.opened:
             return False
         self._exchange.send_first(message)

@@ -25,7 +25,7 @@ class Connections:
         self._hedging: asyncio.TimerHandle | None = None
 
     def wake(self) -> None:
-        """Have every connection look for work; also those whose server refused, if there is no other."""
+        """Have every connection look for work; also those whose server refused, if none else is left."""
         if not self._connections:
             addresses = self._context.endpoint.addresses
             self._connections = [Connection(self._context, address, self._on_change) for address in addresses]
@@ -118,8 +118,8 @@ class Connections:
         if message.hedged or message.copied:
             return
         parts = [part for part in message.parts if not part.done]
-        others = [connection for connection in self._connections if connection is not sender and connection.healthy]
-        for connection in sorted(others, key=lambda other: other.busy) if parts else []:
+        candidates = [connection for connection in self._connections if connection is not sender and connection.healthy]
+        for connection in sorted(candidates, key=lambda other: other.busy) if parts else []:
             if connection.send_first(Message(parts, hedged=True)):
                 message.copied = True
                 return

@@ -39,6 +39,7 @@ class Exchange:
         )
         self._first: deque[Message] = deque()
         self._draining = False
+        self._sent_bytes = 0
         self._idle: asyncio.Future[None] | None = None
 
     @property
@@ -48,7 +49,7 @@ class Exchange:
 
     @property
     def graceful(self) -> bool:
-        """Whether the stream ended as intended: it was idle, or its server said that it would end it."""
+        """Whether the stream ended as intended: it was idle, used up its budget, or the server drains."""
         return self._draining or self._watchdog.ending is Ending.IDLE
 
     def rouse(self) -> None:
@@ -71,14 +72,19 @@ class Exchange:
             await self._open()
             writer = asyncio.create_task(self._write())
             await self._read()
-            return await self._stream.error()
+            error = await self._stream.error()
+            if error.reason in ("STREAM_BROKEN", "PROXY_LIMIT"):
+                self._context.queue.limit_bytes(self._window.budget.shrink(self._sent_bytes))
+            return error
         finally:
             self._watchdog.stop()
             if writer is not None:
-                writer.cancel()
-                await asyncio.gather(writer, return_exceptions=True)
-            self._stream.cancel()
+                writer.cancel()  # it takes no further message
+            # Before anything is awaited: `close` may cancel this task here as well.
             self._context.results.requeue([*self.in_flight.pop_all(), *self._first])
+            self._stream.cancel()
+            if writer is not None:
+                await asyncio.gather(writer, return_exceptions=True)
 
     async def _open(self) -> None:
         await self._stream.write(self._context.opening)
@@ -107,7 +113,12 @@ class Exchange:
                 data = self._encode(message, item_id)
                 if data is None:
                     continue
+                if not self._window.budget.allows(self._sent_bytes, len(data)):
+                    self._first.append(message)
+                    await self._finish()
+                    return
                 self.in_flight.add(item_id, message)
+                self._sent_bytes += len(data)
                 if not await self._stream.write(data):
                     return  # the reader learns why
             self._idle = asyncio.get_running_loop().create_future()
@@ -148,8 +159,12 @@ class Exchange:
             if result is not None:
                 self._settle(result, len(data))
             elif embedding_pb2.EmbedStreamResponse.FromString(data).HasField("go_away"):
-                self._draining = True
-                await self._stream.finish()
+                await self._finish()
+
+    async def _finish(self) -> None:
+        """Send no more on this stream; it ends once the server has answered its items."""
+        self._draining = True
+        await self._stream.finish()
 
     def _settle(self, result: Result, size: int) -> None:
         queue = self._context.queue

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from midrib.remote._connect.backbone_info import BackboneInfo
-from midrib.remote._stream.call import Call, Message, Part, cut
+from midrib.remote._stream.call import Call, Message, Part, split
 from midrib.wire import LimitExceededError
 
 # Large calls are cut into parts of this size, so that the server computes one while it receives the next.
@@ -25,7 +25,8 @@ class Queue:
     def __init__(self, info: BackboneInfo) -> None:
         self._name = info.name
         self._max_bytes = (info.max_message_bytes or _DEFAULT_MESSAGE_BYTES) - _HEAD_BYTES
-        self._part_bytes, self._join_bytes = (min(most, self._max_bytes) for most in (_PART_BYTES, _JOIN_BYTES))
+        self._part_bytes = min(_PART_BYTES, self._max_bytes)
+        self._join_bytes = min(_JOIN_BYTES, self._max_bytes)
         # The answer must fit a message as well: at most 8 bytes a feature.
         fitting = max(1, self._max_bytes // (8 * max(1, info.num_features)))
         self._max_rows = min(info.max_rows or fitting, fitting)
@@ -36,11 +37,12 @@ class Queue:
 
     def add(self, call: Call) -> None:
         """Queue a call, in parts that fit a message. Raises LimitExceededError if a single row does not."""
-        rows, now = call.rows, time.monotonic()
+        rows = call.rows
+        part = Part(call, rows, 0, time.monotonic())
         if rows.count <= self._max_rows and rows.nbytes <= self._part_bytes:  # nearly all calls do
-            self._parts.append(Part(call, rows, 0, now))
+            self._parts.append(part)
             return
-        parts = list(cut(call, self._max_rows, self._part_bytes, now))
+        parts = list(split(part, self._max_rows, self._part_bytes))
         for part in parts:
             if part.rows.nbytes > self._max_bytes:
                 raise LimitExceededError(
@@ -51,7 +53,13 @@ class Queue:
 
     def put_first(self, parts: Iterable[Part]) -> None:
         """Queue parts again that were taken before, in this order and before all others."""
-        self._parts.extendleft(reversed(list(parts)))
+        fitting = [smaller for part in parts for smaller in split(part, self._max_rows, self._part_bytes)]
+        self._parts.extendleft(reversed(fitting))
+
+    def limit_bytes(self, limit: float) -> None:
+        """Cut and join calls to at most this many bytes from now on."""
+        self._part_bytes = min(self._part_bytes, int(limit))
+        self._join_bytes = min(self._join_bytes, int(limit))
 
     def clear(self) -> None:
         """Drop everything."""

@@ -28,7 +28,7 @@ class TimeoutQueue:
 
     @property
     def empty(self) -> bool:
-        """Whether there are no waiters."""
+        """Whether it is without waiters."""
         return not self._deadlines
 
     def add(self, waiter: asyncio.Future[None]) -> None:

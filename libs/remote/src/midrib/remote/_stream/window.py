@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Final
 
@@ -12,6 +13,8 @@ _START: Final = 4
 _FEW: Final = 2
 _DEEP: Final = 4.0
 _SMOOTH: Final = 1 / 8
+_LEAST_BUDGET_BYTES: Final = 128 << 10
+_SHRUNK_S: Final = 300.0
 
 
 class InFlight:
@@ -59,6 +62,28 @@ class InFlight:
         return sum(message.size for message in self._messages.values())
 
 
+class ByteBudget:
+    """The bytes that one stream may send.
+
+    Unlimited, until a stream breaks while it is written to: proxies limit the bytes of a call (nginx: 1 MB by default),
+    and a stream is one call. Then each stream may send half of the broken one's bytes, for five minutes.
+    """
+
+    def __init__(self) -> None:
+        self._limit = math.inf
+        self._until = 0.0
+
+    def allows(self, sent: int, size: int) -> bool:
+        """Return whether a stream that sent some bytes may send a message of `size` more; the first one always."""
+        return not sent or sent + size <= self._limit or time.monotonic() > self._until
+
+    def shrink(self, sent: int) -> float:
+        """Learn that a stream broke after `sent` bytes. Return the bytes that a message may have from now on."""
+        self._limit = max(_LEAST_BUDGET_BYTES, sent / 2)
+        self._until = time.monotonic() + _SHRUNK_S
+        return self._limit / 2
+
+
 class Window:
     """The number of items that a stream may have in flight.
 
@@ -69,9 +94,12 @@ class Window:
     Small calls join into larger messages while a few items are in flight, because a message costs more than its bytes.
     One item in flight is enough if the network takes longer than the computation: joining then gains more than sending
     early. Otherwise there are two, so that the device always has a next item.
+
+    budget: the bytes that each of the connection's streams may send.
     """
 
     def __init__(self, limit: int | None = None) -> None:
+        self.budget = ByteBudget()
         self._limit = limit
         self.size = _START if limit is None else limit
         self._most = self.size

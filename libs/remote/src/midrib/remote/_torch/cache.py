@@ -1,4 +1,4 @@
-"""Features of frozen backbones, kept on disk: a row that was embedded once costs no further call."""
+"""Features of frozen backbones, stored on disk: a row that was embedded once costs no further call."""
 
 from __future__ import annotations
 
@@ -19,75 +19,96 @@ _SCHEMA: Final = (
     "CREATE TABLE IF NOT EXISTS features (function BLOB, row BLOB, features BLOB, PRIMARY KEY (function, row)) "
     "WITHOUT ROWID"
 )
-_AT_ONCE: Final = 500  # of SQLite's variables in one query
-_BUSY_S: Final = 5.0
+_ROWS_PER_QUERY: Final = 500  # SQLite limits the variables of a query
+# Seconds that a call waits for another process's lock; and that later calls wait while the lock stays.
+_LOCK_WAIT_S: Final = 5.0
+_LOCK_WAIT_AGAIN_S: Final = 0.05
+_LOCKED: Final = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
 class FeatureFile:
     """A SQLite file of rows, keyed by the function (revision and options) and the digest of each input row.
 
-    Several processes may share it, DataLoader workers included; a row that was written by a killed process is either
-    there in full or not at all. The features are those that the server gave, to the bit.
+    Several processes may share it, DataLoader workers included. A row that was being written when its process was
+    killed is either complete or missing. The features equal the server's to the bit.
+    Raises InvalidInputError if the file's directory does not exist.
     """
 
     def __init__(self, path: str | Path, function: str, dtype: str, num_features: int) -> None:
         self.path = Path(path)
         if not self.path.parent.is_dir():
-            raise InvalidInputError(f"cache={str(path)!r}: no directory {self.path.parent}, make it first")
+            raise InvalidInputError(f"cache={str(path)!r}: the directory {self.path.parent} does not exist: create it")
         self._function = hashlib.blake2b(f"{function}/{dtype}".encode(), digest_size=16).digest()
         self._dtype = np.dtype(dtype)
         self._num_features = num_features
         self._failed = False
+        self._lock_wait_s = _LOCK_WAIT_S
 
     def features(self, rows: Array, compute: Callable[[Array], Array]) -> Array:
-        """The features of rows, [rows, num_features]; compute is asked for those that are new, once for equal ones."""
+        """Return the features of rows, [rows, num_features].
+
+        compute: called with the rows that the file does not have, each distinct row once.
+        """
         if not len(rows):
             return np.empty((0, self._num_features), self._dtype)
         digests = [_digest(row) for row in rows]
-        known = self._attempt(lambda database: self._read(database, digests)) or {}
-        fresh = {digest: index for index, digest in enumerate(digests) if digest not in known}
-        if fresh:
-            made = compute(rows[list(fresh.values())])
-            known.update(zip(fresh, made, strict=True))
-            values = [(self._function, digest, known[digest].tobytes()) for digest in fresh]
-            self._attempt(lambda database: _insert(database, values))
-        return np.stack([known[digest] for digest in digests])
+        stored = self._attempt(lambda database: self._read(database, digests))
+        features = stored or {}
+        missing = {digest: index for index, digest in enumerate(digests) if digest not in features}
+        if missing:
+            computed = compute(rows[list(missing.values())])
+            features.update(zip(missing, computed, strict=True))
+            values = [(self._function, digest, features[digest].tobytes()) for digest in missing]
+            if stored is not None:  # else the file is in use by another process, or of no use
+                self._attempt(lambda database: _insert(database, values))
+        return np.stack([features[digest] for digest in digests])
 
     def _attempt(self, work: Callable[[sqlite3.Connection], _T]) -> _T | None:
-        """Run work on the file; return None if that fails, which costs the cache and not the caller.
+        """Run work on the file. Return None if that fails, which must never fail the caller.
 
-        A full disk, a damaged, locked or read-only file: from the first failure on the file is left alone.
+        A lock that another process holds for too long costs this call. A full disk, or a damaged or read-only file,
+        switches the cache off.
         """
         if self._failed:
             return None
         try:
             # One connection per call: SQLite's belong to one thread and do not survive a fork.
             with closing(self._open()) as database, database:
-                return work(database)
+                result = work(database)
         except (sqlite3.Error, OSError, ValueError) as error:
-            self._failed = True
-            warnings.warn(
-                f"the feature cache {str(self.path)!r} cannot be used ({error}): features are computed again; free "
-                "disk space, or delete the file if it is damaged",
-                RuntimeWarning,
-                stacklevel=3,
-            )
+            self._note(error)
             return None
+        self._lock_wait_s = _LOCK_WAIT_S
+        return result
+
+    def _note(self, error: Exception) -> None:
+        """Warn once of a failure. While a lock stays, later calls wait for it only briefly."""
+        locked = getattr(error, "sqlite_errorcode", None) in _LOCKED
+        if locked and self._lock_wait_s == _LOCK_WAIT_S:
+            text = f"is locked ({error}): features are computed until another process unlocks it"
+            warnings.warn(f"the feature cache {str(self.path)!r} {text}", RuntimeWarning, stacklevel=4)
+        if not locked:
+            text = (
+                f"cannot be used ({error}): features are computed; free disk space, or delete the file if it is damaged"
+            )
+            warnings.warn(f"the feature cache {str(self.path)!r} {text}", RuntimeWarning, stacklevel=4)
+        self._failed = not locked
+        self._lock_wait_s = _LOCK_WAIT_AGAIN_S
 
     def _read(self, database: sqlite3.Connection, digests: Sequence[bytes]) -> dict[bytes, Array]:
-        found: dict[bytes, Array] = {}
-        wanted = list(dict.fromkeys(digests))
-        for start in range(0, len(wanted), _AT_ONCE):
-            some = wanted[start : start + _AT_ONCE]
-            marks = ",".join("?" * len(some))
+        features: dict[bytes, Array] = {}
+        distinct = list(dict.fromkeys(digests))
+        for start in range(0, len(distinct), _ROWS_PER_QUERY):
+            queried = distinct[start : start + _ROWS_PER_QUERY]
+            marks = ",".join("?" * len(queried))
             query = f"SELECT row, features FROM features WHERE function = ? AND row IN ({marks})"  # noqa: S608
-            for digest, data in database.execute(query, [self._function, *some]):
-                if len(data) == self._num_features * self._dtype.itemsize:  # else it is damaged
-                    found[digest] = np.frombuffer(data, self._dtype)
-        return found
+            for digest, data in database.execute(query, [self._function, *queried]):
+                if len(data) == self._num_features * self._dtype.itemsize:  # else the row is damaged
+                    features[digest] = np.frombuffer(data, self._dtype)
+        return features
 
     def _open(self) -> sqlite3.Connection:
-        database = sqlite3.connect(self.path, timeout=_BUSY_S)
+        database = sqlite3.connect(self.path, timeout=self._lock_wait_s)
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = NORMAL")
         database.execute(_SCHEMA)

@@ -64,7 +64,7 @@ class _Gradient(torch.autograd.Function):
 
     @staticmethod
     def setup_context(_: Any, __: tuple[Tensor, Tensor, Gradient], ___: Tensor) -> None:
-        """Keep nothing: there is no second derivative."""
+        """Keep nothing, because a second derivative is not supported."""
 
     @staticmethod
     def backward(_: Any, *__: Tensor) -> Any:

@@ -1,4 +1,4 @@
-"""`RemoteRegistry`: what a server serves, as a registry."""
+"""`RemoteRegistry`: the backbones of a server, as a registry."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 class RemoteRegistry(ExternalRegistry):
-    """The backbones of a server, listed anew each time and loaded as RemoteBackbones.
+    """The backbones of a server, listed at each look-up and loaded as RemoteBackbones.
 
-    address, timeout, token, tls: as for `Client`. `load(name, **kwargs)` takes RemoteBackbone's own arguments.
+    address, timeout, token, tls: as for `Client`. `load(name, **kwargs)` takes RemoteBackbone's arguments.
     Add it to another registry (`BACKBONES + RemoteRegistry("gpu-box:50051")`) to find served names after local ones.
     """
 
@@ -38,7 +38,7 @@ class RemoteRegistry(ExternalRegistry):
             info.name: {
                 "namespace": info.name.rpartition("/")[0],
                 "input": info.input,
-                # What is loading, or failed to, is listed, and has neither yet.
+                # A backbone that is loading, or failed to load, has neither.
                 "num_features": info.num_features or None,
                 "license": info.license or None,
                 "revision": info.revision,

@@ -30,21 +30,23 @@ _HEAD_BYTES: Final = 1024
 
 
 class RemoteBackbone(nn.Module):
-    """A backbone that a server runs, for use wherever a local one is.
+    """A backbone that a server runs, in place of a local one.
 
-    Maps [rows, ...] to [rows, num_features], on the input's device and in its floating type; integer inputs (token
-    ids) give the backbone's compute type; where it takes text, so does a sequence of strings, which the server
-    tokenises, with features on the CPU. It has no parameters and always runs in eval mode. Any number of rows; calls of
-    several threads travel together. Where the input needs a gradient, backward asks the server for it.
+    Maps [rows, ...] to [rows, num_features], for any number of rows, on the input's device and in its floating type;
+    integer inputs (token ids) give the backbone's compute type. A backbone that takes text also takes a sequence of
+    strings, which the server tokenizes; their features are on the CPU. It has no parameters and always runs in eval
+    mode. The calls of several threads are joined into messages. If the input requires a gradient, the server computes
+    it in the backward pass.
 
     url: grpc://host:port/namespace/name (grpcs:// for TLS; several servers as a:1,b:2), or (address, name).
-    revision: the digest to insist on; the server's at construction where absent. Another one is refused.
-    timeout: seconds that one call may take, its retries included.  window: items in flight; adaptive where absent.
-    dtype: the element type that floating values travel in, both ways ("float16", "bfloat16"): fewer bytes, at the
-    cost of its rounding; with "int8" the features come in a byte each, and inputs go as they are.
-    cache: a file that keeps the features of every row that was embedded, so that a second epoch makes no calls;
-    shared by processes.  token, tls, hedge_s, priority: as for `Client`.
-    Raises UnavailableError where no server answers, BackboneNotFoundError, RevisionMismatchError.
+    revision: the digest to insist on, by default the server's at construction. Another one is refused.
+    timeout: seconds that a call may take, its retries included; and that construction waits for a backbone that loads.
+    window: items in flight; adaptive by default.
+    dtype: the type in which floating values travel, in both directions ("float16", "bfloat16"): fewer bytes, rounded.
+    "int8" sends the features in a byte each, and leaves the inputs unchanged.
+    cache: a file that stores the features of each row, so that a second epoch makes no calls; processes may share it.
+    token, tls, hedge_s, priority: as for `Client`.
+    Raises UnavailableError if no server answers, BackboneNotFoundError, BackboneLoadingError, RevisionMismatchError.
     """
 
     is_remote = True
@@ -90,12 +92,15 @@ class RemoteBackbone(nn.Module):
 
     @property
     def stall(self) -> StageTimes:
-        """Where the time of all items so far went; subtract an earlier one for a step's own."""
+        """Where the time of all items so far went; the difference of two values is the time of a step."""
         return self.open().stage_times
 
     @torch.compiler.disable  # type: ignore[untyped-decorator] # torch does not type it
     def forward(self, x: Tensor | Sequence[str]) -> Tensor:
-        """The features of a batch, [rows, num_features]."""
+        """Return the features of a batch, [rows, num_features].
+
+        Raises UnsupportedError if the call is traced, InvalidInputError if x is not a batch, and a call's MidribError.
+        """
         tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call] # torch does not export it
         if tracing or _has_proxy(x):
             raise UnsupportedError(
@@ -104,7 +109,7 @@ class RemoteBackbone(nn.Module):
             )
         if not isinstance(x, Tensor):
             if not isinstance(x, list | tuple) or not all(isinstance(text, str) for text in x):
-                raise InvalidInputError(_not_rows(x))
+                raise InvalidInputError(_refusal(x))
             return from_numpy(self._ask(text_rows(x))).to(dtype=getattr(torch, self._info.compute_dtype))
         if x.layout is not torch.strided:
             raise InvalidInputError(f"got a tensor of layout {x.layout}, expected a dense one: pass x.to_dense()")
@@ -146,7 +151,7 @@ class RemoteBackbone(nn.Module):
         return self._servers.run(lambda: self._servers.backward(self.name, self.revision, rows, gradient))
 
     def open(self) -> Session:
-        """The session that carries its calls; shared by all of this process that ask for the same."""
+        """Return the session of its calls, which the process shares between all that call the same function."""
         if self._session is None:
             spec = FeatureOptions(self._dtype, revision=self.revision).spec(self._info)
             self._session = session_for(self._servers.endpoint, spec, self._info, self._policy)
@@ -160,35 +165,35 @@ def _has_proxy(x: object) -> bool:
     return isinstance(x, Tensor) and get_proxy_mode() is not None
 
 
-def _not_rows(x: object) -> str:
+def _refusal(x: object) -> str:
     if isinstance(x, str):
         return "got one string, expected a batch: pass [text]"
     if isinstance(x, list | tuple) and any(isinstance(text, str) for text in x):
-        index, other = next((i, text) for i, text in enumerate(x) if not isinstance(text, str))
-        return f"texts[{index}] is {other!r:.80}, expected a string: leave it out, or convert it"
+        index, item = next((i, item) for i, item in enumerate(x) if not isinstance(item, str))
+        return f"texts[{index}] is {item!r:.80}, expected a string: leave it out, or convert it"
     return f"got a {type(x).__name__}, expected a tensor [rows, ...] or a list of strings: pass torch.stack(...) of it"
 
 
 def open_url(url: str, **kwargs: Any) -> tuple[RemoteBackbone, int]:
-    """What the registry calls for grpc:// and grpcs:// names: the backbone and its num_features.
+    """Return the backbone of a grpc:// or grpcs:// name, and its num_features; the registry calls this.
 
-    kwargs: RemoteBackbone's own.
+    kwargs: RemoteBackbone's arguments. Raises its errors.
     """
     backbone = RemoteBackbone(url, **kwargs)
     return backbone, backbone.num_features
 
 
 def to_numpy(x: Tensor) -> Array:
-    """The values of a tensor; shares its memory where it lies on the CPU."""
+    """Return the values of a tensor, which share its memory if it is on the CPU and contiguous."""
     x = x.detach().cpu().contiguous()
-    if x.dtype == torch.bfloat16:  # which numpy does not have itself
+    if x.dtype == torch.bfloat16:  # numpy does not have it
         return x.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
     array: Array = x.numpy()
     return array
 
 
 def from_numpy(array: Array) -> Tensor:
-    """The tensor over an array's memory."""
+    """Return the tensor over an array's memory."""
     if array.dtype == ml_dtypes.bfloat16:
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)

@@ -1,4 +1,4 @@
-"""Measure contenders in rotation, because the speed of a machine drifts within minutes."""
+"""Interleaved measurements: a machine's speed drifts within minutes, and so it affects all contenders alike."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ import torch
 _K = TypeVar("_K", bound=Hashable)
 _T = TypeVar("_T")
 
-TURN_S: Final = 0.05
-# The OpenMP threads of a contender spin for about 10 ms after its last call (measured) and would slow the next one.
+FIGURE_S: Final = 0.05
+# The OpenMP workers of the contender before spin for about 10 ms after its last call (measured), on a core of the next.
 _REST_S: Final = 0.02
 
 
 @dataclass(frozen=True)
 class Contender(Generic[_T]):
-    """A call to measure, and the number of intra-op threads for it."""
+    """A call on an input, and the intra-op threads that this process has meanwhile."""
 
     threads: int
     call: Callable[[_T], object]
 
-    def seconds(self, argument: _T) -> float:
-        """Return the seconds of one call."""
+    def seconds(self, x: _T) -> float:
+        """Return the time of one call."""
         torch.set_num_threads(self.threads)
         began = time.perf_counter()
-        self.call(argument)
+        self.call(x)
         return time.perf_counter() - began
 
 
-def take_turns(
+def interleaved_times(
     contenders: Mapping[_K, Contender[_T]], inputs: Iterable[_T], *, budget_s: float, least: int
 ) -> dict[_K, list[float]]:
-    """Return the seconds of each contender's call in each round; all calls of a round have the same input.
+    """Return the seconds of each contender's call, one figure for each round; in a round all have the same input.
 
-    inputs: the first warms all contenders up and does not count; each other input makes a round.
-    budget_s: seconds per contender. Rounds are added until it is spent, and until there are `least`.
-    Every second round is in reverse order, so that no contender always follows the same one. A figure is the median of
-    the calls that fit TURN_S, at least one.
+    inputs: the first is a warm-up that does not count; each of the following makes a round.
+    budget_s: for each contender. Rounds go on until it is spent, and until there are `least`.
+    Every second round goes backwards, so that no contender always follows the same one. A figure is the median of the
+    calls that fit FIGURE_S, or the time of one call.
     """
     rounds = iter(inputs)
     warm_up = next(rounds)
@@ -50,24 +50,24 @@ def take_turns(
     times: dict[_K, list[float]] = {key: [] for key in contenders}
     order = list(contenders)
     until = time.perf_counter() + budget_s * len(order)
-    for done, argument in enumerate(rounds):
+    for done, x in enumerate(rounds):
         if done >= least and time.perf_counter() >= until:
             break
         for key in order:
-            times[key].append(_turn(contenders[key], argument))
+            times[key].append(_figure(contenders[key], x))
         order.reverse()
     return times
 
 
 def paired_ratio(times: Sequence[float], base: Sequence[float]) -> float:
-    """Return the median over the rounds of one contender's time divided by the other's in the same round."""
+    """Return the median, over the rounds, of a contender's time divided by another's in the same round."""
     return statistics.median(time_s / base_s for time_s, base_s in zip(times, base, strict=True))
 
 
-def _turn(contender: Contender[_T], argument: _T) -> float:
+def _figure(contender: Contender[_T], x: _T) -> float:
     time.sleep(_REST_S)
-    until = time.perf_counter() + TURN_S
-    times = [contender.seconds(argument)]
+    until = time.perf_counter() + FIGURE_S
+    times = [contender.seconds(x)]
     while time.perf_counter() < until:
-        times.append(contender.seconds(argument))
+        times.append(contender.seconds(x))
     return statistics.median(times)
