@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from midrib.backbones._errors import InputKindError
-from midrib.registry import AbstractRegistry, AudioInput, ContractError, ImageInput, InputSpec, TextInput
+from midrib.registry import AbstractRegistry, AudioInput, ContractError, ImageInput, InputSpec, TextInput, in_words
 
 if TYPE_CHECKING:
     import numpy as np
@@ -105,6 +105,14 @@ class Backbone:
     def embed_audio(self, clips: Sequence[npt.NDArray[np.generic]], rate: int) -> Tensor:
         """Embed clips: `embed(prepare_audio(clips, rate))`, [rows, num_features]."""
         return self.embed(self.prepare_audio(clips, rate))
+
+    def _repr_html_(self) -> str:
+        """Return the backbone as a table, for notebooks."""
+        from midrib.registry._description import html_table
+
+        parameters = sum(parameter.numel() for parameter in self.module.parameters())
+        row = (self.name, in_words(self.input), self.num_features, f"{parameters:,}", self.revision()[:12])
+        return html_table("Backbone", ("name", "input", "num_features", "parameters", "revision"), [row])
 
     def _spec(self, kind: type[_Spec]) -> _Spec:
         if not isinstance(self.input, kind):
