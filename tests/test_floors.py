@@ -74,6 +74,7 @@ LAYERS: dict[str, dict[str, list[str]]] = {
         "": ["_connect", "_stream", "_clients", "_torch", "_files", "_doctor"],
     },
     "midrib.task": {
+        "_beside_torchvision": [],
         "_parts": [],
         "_features": ["_parts"],
         "_base": ["_parts", "_features"],
@@ -84,7 +85,7 @@ LAYERS: dict[str, dict[str, list[str]]] = {
         "_command": ["_data", "_tasks"],
         "template": ["_parts", "_features", "_saving", "_tasks"],
         "testing": ["_parts", "_features", "_saving", "_tasks"],
-        "": ["_callbacks", "_parts", "_features", "_saving", "_data", "_tasks"],
+        "": ["_beside_torchvision", "_callbacks", "_parts", "_features", "_saving", "_data", "_tasks"],
     },
 }
 

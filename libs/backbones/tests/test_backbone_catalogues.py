@@ -175,3 +175,22 @@ def assert_within_a_level(backbone: Backbone, images: list[Image.Image], expecte
     levels = 255 * np.array(backbone.input.std).reshape(3, 1, 1)  # type: ignore[union-attr] # it takes images
     difference = np.abs((backbone.prepare_images(images) - expected).numpy()) * levels
     assert float(difference.max()) <= 1.001
+
+
+@needs_both
+def test_a_name_that_timm_has_given_up_opens_with_one_warning() -> None:
+    """The warning is ours, and gives the new name."""
+    with pytest.warns(DeprecationWarning, match="is an old name and will go: use .*vit_tiny_patch16_224.augreg_in21k"):
+        assert load_backbone("timm/vit_tiny_patch16_224_in21k", pretrained=False).num_features == 192
+
+
+@needs_both
+@pytest.mark.parametrize(
+    ("key", "licence"),
+    [("timm/resnet18.a1_in1k", "apache-2.0"), ("torchvision/resnet18", "BSD-3-Clause")],
+)
+def test_models_of_catalogues_declare_their_input_and_licence(key: str, licence: str) -> None:
+    """The declaration is the input of the loaded model, and nothing is built for it."""
+    described = BACKBONES.describe(key)
+    assert described.license == licence
+    assert described.input == load_backbone(key, pretrained=False).input

@@ -62,6 +62,8 @@ LAYOUTS: list[Any] = [
     pytest.param(
         lambda state: {"state_dict": {n: v * 0 for n, v in state.items()}, "state_dict_ema": state}, id="timm-averaged"
     ),
+    pytest.param(lambda state: {"net": state, "optimizer": {"state": {}}, "epoch": 3}, id="container-of-any-name"),
+    pytest.param(lambda state: {"params": prefixed(state, "encoder.")}, id="prefix-of-any-name"),
 ]
 
 
@@ -79,6 +81,17 @@ def test_a_prefix_of_the_networks_own_stays() -> None:
     """A network's own parts may be called `model` or `backbone`."""
     state = {"model.weight": torch.ones(1)}
     assert unwrapped(state, ["model.weight"]) == state
+
+
+def test_of_two_unknown_containers_none_is_opened() -> None:
+    """A generator and a discriminator: nobody can say which one is the backbone."""
+    assert unwrapped({"g": {"weight": torch.ones(1)}, "d": {"weight": torch.ones(1)}}, ["weight"]) == {}
+
+
+def test_a_prefix_that_the_library_converts_stays() -> None:
+    """OpenAI's CLIP calls its image tower `visual`: timm renames those weights, if it sees the prefix."""
+    state = {"visual.conv1.weight": torch.ones(1), "visual.proj": torch.ones(1)}
+    assert unwrapped(state, ["patch_embed.proj.weight"]).keys() == state.keys()
 
 
 class Loud:

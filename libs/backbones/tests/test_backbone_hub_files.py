@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from midrib.backbones import Backbone, WeightsError, load_backbone
+from midrib.backbones._loaders.hub import base_of
 from midrib.backbones.testing import no_network
 
 transformers = pytest.importorskip("transformers", reason="the library under test")
@@ -186,3 +187,12 @@ def test_the_architecture_is_part_of_the_revision(tmp_path: Path) -> None:
     config = json.loads((tmp_path / "config.json").read_text()) | {"num_attention_heads": 4}
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert loaded(tmp_path).revision() != before
+
+
+def test_an_adapter_alone_names_its_model(tmp_path: Path) -> None:
+    """A folder that holds nothing but an adapter has no config.json: the shape is that of the model it names."""
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "owner/model"}')
+    assert base_of(str(tmp_path)) == "owner/model"
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(WeightsError, match="does not name the adapter's model: merge it"):
+        base_of(str(tmp_path))

@@ -210,3 +210,11 @@ def test_pretrained_without_weights_is_an_error_not_random_numbers(monkeypatch: 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(WeightsError, match=r"dino.* could not be fetched .*checkpoint=PATH.*pretrained=False"):
         BACKBONES.load("dino_vitb16")
+
+
+def test_a_notebook_shows_a_backbone() -> None:
+    """Its name, input, width, parameters and revision."""
+    backbone = load_backbone("mlp-128", num_features=4)
+    html = backbone._repr_html_()
+    assert "<td>template/classification/mlp-128</td><td>float32 [4]</td><td>128</td>" in html
+    assert f"<td>{backbone.revision()[:12]}</td>" in html

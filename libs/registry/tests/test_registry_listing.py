@@ -232,3 +232,12 @@ def test_a_loader_without_a_signature_is_explained_all_the_same(registry: Regist
     """Some builtins have none."""
     registry(dict, name="x")
     assert registry.explain("x").signature == "(...)"
+
+
+def test_a_notebook_shows_a_table() -> None:
+    """Every text is escaped: names and licences are other people's."""
+    registry = Registry("mine")
+    registry(abs, name="a<b", input=ImageInput(224), num_features=8, license="A & B")
+    html = registry._repr_html_()
+    assert "<td>a&lt;b</td><td>image 224</td><td>8</td><td>A &amp; B</td><td></td>" in html
+    assert "the registry &#x27;mine&#x27;" in html

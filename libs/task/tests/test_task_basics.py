@@ -152,3 +152,11 @@ def test_an_unknown_batch_says_what_is_accepted(backbone: Pair) -> None:
     """A third part of a batch is nobody's guess."""
     with pytest.raises(TypeError, match=r"expected \(inputs, targets\) or a mapping .*override split_batch"):
         ClassificationTask(backbone, 3).split_batch((1, 2, 3))
+
+
+def test_a_notebook_shows_the_parts(backbone: Pair) -> None:
+    """The backbone and where it runs, its width, and the head."""
+    html = ClassificationTask(backbone, 3)._repr_html_()
+    assert "<td>head</td><td>Linear, 51 parameters</td>" in html
+    assert "<td>num_features</td><td>16</td>" in html
+    assert ("on its server" if backbone[0].__dict__.get("calls") == 0 else ", frozen") in html

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped] # it has no types
 import pytest
+import torch
 from PIL import Image
 from pyarrow import parquet
 
@@ -135,6 +136,8 @@ def test_a_bad_row_is_left_out(tmp_path: Path, text: str, reason: str) -> None:
     ("content", "message"),
     [
         pytest.param(b"", "is empty, expected a header", id="empty"),
+        pytest.param(b"text,label\n", "is empty, expected a header and rows", id="header alone"),
+        pytest.param(b"text,text,label\na,b,c\n", "has several columns 'text'", id="two columns of one name"),
         pytest.param(b'text,label\n"a fox,fox\n', "is a quote never closed", id="open quote"),
         pytest.param(b"text,label\n\xff\xe9\xe9,fox\n", "is not valid UTF-8", id="encoding"),
         pytest.param(b"title,body,label\na,b,c\n", "name the one with the inputs by input=", id="two columns"),
@@ -196,3 +199,35 @@ def test_no_rows_are_an_error(tmp_path: Path) -> None:
         TextData.from_csv()
     with pytest.raises(ValueError, match="TextData has no rows for train: row 0: the text is empty"):
         TextData.from_arrays(([""], ["a"]))
+
+
+def test_stray_quotes_are_text(tmp_path: Path) -> None:
+    """Inches, and words in quotes at the start of a field."""
+    (tmp_path / "a.csv").write_text('text,label\na 5" pipe, pipe\n"red" box,box\n')
+    data = TextData.from_csv(tmp_path / "a.csv", val_split=0)
+    assert rows(data.stages["train"]) == [('a 5" pipe', "pipe"), ("red box", "box")]
+
+
+@pytest.mark.parametrize("labels", [np.array([0, 1]), torch.tensor([0, 1]), list(torch.tensor([0, 1]))])
+def test_class_indices_are_names(labels: Any) -> None:
+    """Of numpy, of torch, and in a list."""
+    assert TabularData.from_arrays((torch.zeros(2, 3), labels)).labels == ["0", "1"]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        pytest.param((np.zeros((2, 3)), np.eye(2)), r"got labels of shape \[2, 2\], expected \[rows\]", id="one-hot"),
+        pytest.param(([[1, 2], [1, 2, 3]], [0, 1]), r"row 1 has the shape \[3\], and row 0 has \[2\]", id="ragged"),
+    ],
+)
+def test_arrays_of_another_form_are_refused(data: Any, message: str) -> None:
+    """The columns of one-hot rows are not class names."""
+    with pytest.raises(ValueError, match=message):
+        TabularData.from_arrays(data)
+
+
+def test_an_unknown_option_is_named() -> None:
+    """With the options that exist."""
+    with pytest.raises(TypeError, match="TextData got the options batchsize, expected among .*batch_size"):
+        TextData.from_arrays((["a"], ["x"]), batchsize=3)  # type: ignore[call-arg] # the error of this test

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import BackboneFinetuning
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -133,7 +134,7 @@ def test_one_trainer_may_finetune_twice(local: Pair, loader: DataLoader[Any], tr
     task.finetune(fitting, loader)
     fitting.fit_loop.max_epochs = 2
     task.finetune(fitting, loader, strategy="no_freeze")
-    assert watch.seen == [[], STATEFUL]
+    assert watch.seen == [["1"], STATEFUL]  # Lightning's freeze spares batch norms
 
 
 def test_two_strategies_are_one_too_many(local: Pair, loader: DataLoader[Any], trainer: MakeTrainer) -> None:
@@ -240,3 +241,22 @@ def test_the_last_layers_train_and_no_other(count: int) -> None:
     ClassificationTask((layers, 2), 2, finetuning=lambda epoch: count)
     trains = [all(p.requires_grad for p in layer.parameters()) for layer in layers]
     assert trains == [index >= 4 - count for index in range(4)]
+
+
+@pytest.mark.parametrize("place", ["task", "trainer", "finetune"])
+def test_lightnings_own_strategy_unfreezes_the_backbone(
+    local: Pair, loader: DataLoader[Any], trainer: MakeTrainer, place: str
+) -> None:
+    """BackboneFinetuning freezes at first, and adds the backbone's parameters to the optimizer at its epoch."""
+    watch = Watch()
+    strategy = BackboneFinetuning(1, backbone_initial_ratio_lr=0.1, train_bn=False)
+    options: dict[str, Any] = {"finetuning": strategy} if place == "task" else {}
+    task = ClassificationTask(local, 3, learning_rate=0.1, **options)
+    fitting = trainer(max_epochs=2, callbacks=[watch, strategy] if place == "trainer" else [watch])
+    if place == "finetune":
+        task.finetune(fitting, loader, strategy=strategy)
+    else:
+        fitting.fit(task, loader)
+    assert watch.seen == [["1"], STATEFUL]  # Lightning's freeze spares batch norms
+    assert [group["lr"] for group in fitting.optimizers[0].param_groups] == [0.1, pytest.approx(0.01)]
+    assert task.backbone.training

@@ -187,3 +187,21 @@ def test_wrong_losses_and_metrics_say_what_is_accepted(
     """Got, expected, do."""
     with pytest.raises(error, match=message):
         ClassificationTask(local, 3, **options)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int32, torch.bool])
+def test_whole_class_indices_of_any_type_train(dtype: torch.dtype) -> None:
+    """numpy's floats, and masks, are the classes that they say."""
+    task = ClassificationTask((nn.Identity(), 8), 2)
+    expected = task.training_step((ROWS, torch.tensor([0, 1, 1, 0])), 0)
+    torch.testing.assert_close(task.training_step((ROWS, torch.tensor([0, 1, 1, 0]).to(dtype)), 0), expected)
+
+
+@pytest.mark.parametrize("targets", [torch.tensor([0.0, 0.5, 1.0, 1.0]), [0.0, 0.5, 1.0, 1.0]])
+def test_targets_between_the_classes_are_refused(targets: Any) -> None:
+    """Cutting 0.5 to class 0 would give a wrong accuracy without a sign of it."""
+    task = ClassificationTask((nn.Identity(), 8), 2)
+    with pytest.raises(
+        ValueError, match=r"got (the target 0\.5|targets of torch.float32, such as 0\.5), expected .*class"
+    ):
+        task.training_step((ROWS, targets), 0)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from midrib.task import ClassificationTask, Prediction, Task
+from midrib.task import ClassificationTask, Prediction, RegressionTask, Task
 
 ROWS = torch.linspace(-1, 1, 32).reshape(4, 8)
 
@@ -97,3 +97,15 @@ def test_a_subclass_inherits_what_is_registered_later() -> None:
     Parent.heads(lambda *_: nn.Identity(), name="late")
     assert "late" in Child.available_heads()
     assert isinstance(Child((nn.Identity(), 3), 3, head="late").head, nn.Identity)
+
+
+@pytest.mark.parametrize(
+    "kind", ["backbones", "heads", "outputs", "optimizers_registry", "lr_schedulers_registry", "finetuning_strategies"]
+)
+def test_every_task_inherits_what_is_registered_on_task(kind: str) -> None:
+    """Also what is registered after its class was defined."""
+    registry = getattr(Task, kind)
+    with registry.temporary():
+        registry(lambda *_: None, name="late")
+        assert "late" in getattr(ClassificationTask, kind)
+        assert "late" in getattr(RegressionTask, kind)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from midrib.backbones._errors import InputKindError
-from midrib.registry import AbstractRegistry, AudioInput, ContractError, ImageInput, InputSpec, TextInput
+from midrib.registry import AbstractRegistry, AudioInput, ContractError, ImageInput, InputSpec, TextInput, in_words
 
 if TYPE_CHECKING:
     import numpy as np
@@ -131,6 +131,14 @@ class Backbone:
         """Whether the module runs on a server, as `midrib.remote.RemoteBackbone` does."""
         return bool(getattr(self.module, "is_remote", False))
 
+    def _repr_html_(self) -> str:
+        """Return the backbone as a table, for notebooks."""
+        from midrib.registry._description import html_table
+
+        parameters = sum(parameter.numel() for parameter in self.module.parameters())
+        row = (self.name, in_words(self.input), self.num_features, f"{parameters:,}", self.revision()[:12])
+        return html_table("Backbone", ("name", "input", "num_features", "parameters", "revision"), [row])
+
     def _spec(self, kind: type[_Spec]) -> _Spec:
         if not isinstance(self.input, kind):
             got = kind.__name__.removesuffix("Input").lower()
@@ -148,10 +156,12 @@ def load_backbone(key: str, *, registry: AbstractRegistry | None = None, **kwarg
     """
     from midrib.backbones._catalogue import BACKBONES
     from midrib.backbones._contract import check_output, settle_input
+    from midrib.backbones._weights import refuse_nan
 
     entry = (BACKBONES if registry is None else registry).get(key, with_metadata=True)
     module, num_features = entry.load(**kwargs)
     module.eval()
+    refuse_nan(module, repr(entry.key))
     spec = settle_input(entry.key, module, entry.input)
     check_output(entry.key, module, num_features, spec)
     return Backbone(entry.key, module, num_features, spec)

@@ -12,8 +12,8 @@ from midrib.backbones._loaders.catalogues import (
     load_timm,
     load_timm_preset,
     load_torchvision,
-    timm_names,
-    torchvision_names,
+    timm_models,
+    torchvision_models,
 )
 from midrib.backbones._loaders.image import DinoSize, load_dino, load_efficientnet_lite
 from midrib.backbones._loaders.sentence_pipelines import load_sentence_transformers
@@ -215,7 +215,7 @@ BACKBONES = (
         load_timm,
         "timm",
         "hub timm/…",
-        names=timm_names,
+        names=timm_models,
         prefix="timm/",
         namespace="image/classification",
         requires=_TIMM,
@@ -225,9 +225,10 @@ BACKBONES = (
         load_torchvision,
         "torchvision",
         "download.pytorch.org",
-        names=torchvision_names,
+        names=torchvision_models,
         prefix="torchvision/",
         namespace="image/classification",
+        license="BSD-3-Clause",
         requires=("torch", "torchvision"),
         install="torchvision",
     )

@@ -71,6 +71,15 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -
     module.load_state_dict(state)
 
 
+def refuse_nan(module: nn.Module, source: str) -> None:
+    """Raise WeightsError if a parameter holds NaN, as after a training that diverged: every feature would be NaN."""
+    for name, parameter in module.named_parameters():
+        if parameter.is_floating_point() and bool(parameter.isnan().any()):
+            raise WeightsError(
+                f"{name} of {source} holds NaN: the training that wrote it diverged, take an earlier one"
+            )
+
+
 def quantised(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> set[str]:
     """Return the names of floating weights of the first state dict that are integers in the second."""
     shared = expected.keys() & state.keys()

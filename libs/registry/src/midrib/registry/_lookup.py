@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, overload, r
 
 from midrib.registry._entry import DECLARED, Entry, Loader, Registering
 from midrib.registry._errors import AmbiguousKeyError
+from midrib.registry._inputs import in_words
 from midrib.registry._resolvers import is_url, resolve
 from midrib.registry._selection import Selection, as_patterns, natural
 from midrib.registry._unknown import unknown_key, unknown_metadata
@@ -136,6 +137,16 @@ class AbstractRegistry(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
+
+    def _repr_html_(self) -> str:
+        """Return the entries as a table, for notebooks; catalogues, which may hold thousands, are left out."""
+        from midrib.registry._description import html_table
+
+        rows = [
+            (entry.key, in_words(entry.input), entry.num_features, entry.license, entry.install)
+            for entry in self.list(catalogues=False)
+        ]
+        return html_table(str(self), ("name", "input", "num_features", "licence", "needs"), rows)
 
     def _check_metadata(self, metadata: dict[str, Any]) -> None:
         if metadata.keys() <= _KNOWN_METADATA:

@@ -1,5 +1,6 @@
 """Heads on backbones: Task, its kinds, and how the backbone below is frozen, cached and swapped."""
 
+import midrib.task._beside_torchvision  # noqa: F401 (before torchmetrics, which the others import)
 from midrib.task._callbacks.finetuning import Finetuning
 from midrib.task._data.sources import AudioData, ImageData, TabularData, TextData
 from midrib.task._features.backbone import BackboneRecipe, RevisionError

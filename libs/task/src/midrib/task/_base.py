@@ -7,10 +7,14 @@ from typing import Any, ClassVar, Self
 
 import torch
 from pytorch_lightning import LightningModule
+from pytorch_lightning.callbacks import BaseFinetuning
 from torch import Tensor, nn
 
+from midrib.registry import in_words
+from midrib.registry._description import html_table
 from midrib.task._features.backbone import (
     BackboneRecipe,
+    DeferredBackbone,
     OpenedBackbone,
     fingerprint,
     in_type_of,
@@ -50,6 +54,7 @@ class TaskBase(LightningModule):
     _train_bn: bool
     _spec: Any
     _freezer: LayerFreezer
+    _finetuning_callback: BaseFinetuning | None
 
     def attach(self, opened: OpenedBackbone) -> None:
         """Replace the backbone.  Raises ValueError if it is remote and the finetuning strategy would train it."""
@@ -142,6 +147,19 @@ class TaskBase(LightningModule):
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else inputs.dtype
         return f"{self._current_revision()}-{str(dtype).removeprefix('torch.')}"
 
+    def _repr_html_(self) -> str:
+        """Return the parts of the task as a table, for notebooks; a remote backbone is not asked for its input."""
+        spec = None if isinstance(self.backbone, DeferredBackbone) else self.input
+        place = "on its server" if is_remote(self.backbone) else "frozen" if self.backbone_is_frozen else "trains"
+        head = sum(parameter.numel() for parameter in self.head.parameters())
+        rows = [
+            ("backbone", f"{self.recipe.name or type(self.backbone).__name__}, {place}"),
+            ("input", in_words(spec)),
+            ("num_features", self.num_features),
+            ("head", f"{type(self.head).__name__}, {head:,} parameters"),
+        ]
+        return html_table(type(self).__name__, ("part", "value"), rows)
+
     # Batches
 
     def prepare(self, items: Any) -> Any:
@@ -184,6 +202,8 @@ class TaskBase(LightningModule):
         if is_remote(self.backbone):
             _refuse_to_train_remote(self.recipe.name, chosen, norms)
         self._strategy, self._train_bn = chosen, norms
+        if strategy is not None:
+            self._finetuning_callback = strategy if isinstance(strategy, BaseFinetuning) else None
         self.freeze_for(0)
 
     def freeze_for(self, epoch: int) -> bool:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from midrib.backbones._errors import WeightsError
 from midrib.backbones._loaders.checkpoints import read_state, unwrapped
+from midrib.backbones._loaders.timm_input import declared_input
 from midrib.backbones._loaders.timm_input import timm_input as _timm_input
 from midrib.backbones._loaders.timm_weights import every_weight_loaded, is_head
 from midrib.backbones._torchvision import import_timm, import_torchvision
@@ -22,10 +22,22 @@ _OVERLAY = "pretrained_cfg_overlay"
 _LONGEST_REASON = 300
 
 
-def timm_names() -> list[str]:
-    """Return timm's names of its models and of their pretrained weights."""
+def timm_models() -> dict[str, dict[str, Any]]:
+    """Return timm's names of its models and of their pretrained weights, each with its declarations.
+
+    Those are the input, the licence of the weights, and as aliases the names that timm has given up.
+    """
     timm = import_timm()
-    return sorted({*timm.list_models(), *timm.list_pretrained()})
+    old_names: dict[str, list[str]] = {}
+    for old, new in timm.models.get_deprecated_models().items():
+        old_names.setdefault(str(new), []).append(f"timm/{old}")
+    names = sorted({*timm.list_models(), *timm.list_pretrained()})
+    return {name: _declared(name) | {"deprecated_aliases": old_names.get(name)} for name in names}
+
+
+def _declared(name: str) -> dict[str, Any]:
+    config = import_timm().models.get_pretrained_cfg(name)
+    return {} if config is None else {"input": declared_input(config), "license": config.license}
 
 
 def load_timm(
@@ -120,13 +132,19 @@ def _unwrapped_for(name: str, checkpoint: str | Path, options: dict[str, Any]) -
     return weights
 
 
-def torchvision_names() -> Iterator[str]:
-    """Yield the names of torchvision's classification models whose last layer is a classifier to drop."""
-    torchvision = import_torchvision()
-    for name in torchvision.models.list_models(module=torchvision.models):
-        # These two return auxiliary classifications beside the features.
-        if name not in ("inception_v3", "googlenet"):
-            yield name
+def torchvision_models() -> dict[str, dict[str, Any]]:
+    """Return torchvision's classification models whose last layer is a classifier to drop, each with its input."""
+    models = import_torchvision().models
+    # Two models return auxiliary classifications beside the features.
+    names = [name for name in models.list_models(module=models) if name not in ("inception_v3", "googlenet")]
+    return {name: {"input": _preset_input(models.get_model_weights(name).DEFAULT.transforms())} for name in names}
+
+
+def _preset_input(preset: Any) -> ImageInput:
+    size = preset.crop_size[0]
+    return ImageInput(
+        size, tuple(preset.mean), tuple(preset.std), preset.interpolation.value, size / preset.resize_size[0]
+    )
 
 
 def load_torchvision(
@@ -149,13 +167,7 @@ def load_torchvision(
         _load_features(model, read_state(checkpoint), str(checkpoint))
     elif pretrained:
         _load_features(model, _fetch(name, weights), f"torchvision/{name}")
-    model.input = ImageInput(
-        preset.crop_size[0],
-        tuple(preset.mean),
-        tuple(preset.std),
-        preset.interpolation.value,
-        preset.crop_size[0] / preset.resize_size[0],
-    )
+    model.input = _preset_input(preset)
     model.settings = {"torchvision": name}
     return model, width
 

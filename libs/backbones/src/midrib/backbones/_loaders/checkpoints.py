@@ -97,19 +97,39 @@ def looks_like(path: Path) -> str | None:
 
 
 def unwrapped(state: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
-    """Return the weights out of a training's checkpoint, under the names that the network gives them.
+    """Return the weights in a training's checkpoint, under the names that the network gives them.
 
-    state: what `read_state` returned.  names: those of the network's own state dict.
-    Containers (`{"state_dict": …}`) are opened, preferring averaged weights and DINO's teacher. The prefixes of DDP,
-    torch.compile, FSDP, Lightning and DINO are removed where the network's own names do not start with them; weights
-    outside a removed prefix belong to other parts of the training, such as its head, and are left out.
+    state: the content that `read_state` returned.  names: those of the network's state dict.
+    Containers (`{"state_dict": …}`) are opened, preferring averaged weights and DINO's teacher; a container of another
+    name is opened if no other holds tensors. The prefixes of DDP, torch.compile, FSDP, Lightning and DINO, and one that
+    all names share, are removed if the network's names do not start with them. Weights outside a removed prefix belong
+    to other parts of the training, such as its head, and are left out.
     """
-    while container := next((key for key in _CONTAINERS if isinstance(state.get(key), Mapping)), None):
+    while container := _container(state):
         state = state[container]
     bare = {_without_wrappers(name): value for name, value in state.items() if _is_tensor(value)}
-    while prefix := next((prefix for prefix in _PREFIXES if _is_wrapped(bare, prefix, names)), None):
+    while prefix := next((prefix for prefix in _prefixes(bare, names) if _is_wrapped(bare, prefix, names)), None):
         bare = {name.removeprefix(prefix): value for name, value in bare.items() if name.startswith(prefix)}
     return bare
+
+
+def _container(state: Mapping[str, Any]) -> str | None:
+    """Return the key that holds the weights: a known one, or the only one that holds tensors."""
+    known = next((key for key in _CONTAINERS if isinstance(state.get(key), Mapping)), None)
+    if known is not None or any(map(_is_tensor, state.values())):
+        return known
+    holders = [
+        key for key, value in state.items() if isinstance(value, Mapping) and any(map(_is_tensor, value.values()))
+    ]
+    return holders[0] if len(holders) == 1 else None
+
+
+def _prefixes(state: Collection[str], names: Collection[str]) -> Collection[str]:
+    """Return the known prefixes, and the first part that all names share if the network knows most of the rest."""
+    shared = f"{next(iter(state), '').partition('.')[0]}."
+    rest = [name.removeprefix(shared) for name in state if name.startswith(shared)]
+    is_common = len(rest) == len(state) and 2 * len(set(rest) & set(names)) >= len(rest) > 0
+    return (*_PREFIXES, shared) if is_common else _PREFIXES
 
 
 def _is_wrapped(state: Mapping[str, Any], prefix: str, names: Collection[str]) -> bool:

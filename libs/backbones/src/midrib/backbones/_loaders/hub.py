@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,6 +90,21 @@ def refuse_adapter(source: str, *, offline: bool) -> None:
             f"{source} holds an adapter (adapter_config.json), which needs peft: pip install peft, "
             "or merge the adapter into its model (merge_and_unload) and save that"
         )
+
+
+def base_of(source: str) -> str:
+    """Return the model that a folder with nothing but an adapter was trained on; source itself for all others.
+
+    Raises WeightsError if the adapter does not name its model.
+    """
+    adapter = Path(source) / "adapter_config.json"
+    if (Path(source) / "config.json").exists() or not adapter.is_file():
+        return source
+    with explained(source):
+        base = json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if not base:
+        raise WeightsError(f"{adapter} does not name the adapter's model: merge it (merge_and_unload) and save that")
+    return str(base)
 
 
 def fast_tokenizer(source: str, tokenizer: Any, longest: int, prompt: str) -> FastTokenizer:

@@ -17,7 +17,21 @@ def timm_input(module: Any, size: int | None) -> ImageInput:
     size: height and width in pixels; the configured ones by default.
     Raises ContractError for preprocessing that an ImageInput cannot describe.
     """
-    config = import_timm().data.resolve_data_config({}, model=module)
+    return _input_of(import_timm().data.resolve_data_config({}, model=module), size)
+
+
+def declared_input(config: Any) -> ImageInput | None:
+    """Return the preprocessing of a model that is not built; None if an ImageInput cannot describe it.
+
+    config: timm's PretrainedCfg.
+    """
+    try:
+        return _input_of(import_timm().data.resolve_data_config({}, pretrained_cfg=config.to_dict()), None)
+    except ContractError:
+        return None
+
+
+def _input_of(config: dict[str, Any], size: int | None) -> ImageInput:
     height, width = config["input_size"][-2:] if size is None else (size, size)
     mode = config["crop_mode"] or "center"
     _require_known("interpolation", config["interpolation"], _INTERPOLATIONS)

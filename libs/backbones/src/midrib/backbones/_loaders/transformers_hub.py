@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from midrib.backbones._errors import WeightsError
-from midrib.backbones._loaders.hub import auto, explained, fast_tokenizer, longest_text, refuse_adapter, source_of
+from midrib.backbones._loaders.hub import (
+    auto,
+    base_of,
+    explained,
+    fast_tokenizer,
+    longest_text,
+    refuse_adapter,
+    source_of,
+)
 from midrib.backbones._torchvision import import_transformers
 from midrib.backbones._weights import require_fit
 
@@ -43,7 +51,7 @@ def load_transformers(
     source = source_of(name, checkpoint)
     offline = not pretrained or checkpoint is not None
     refuse_adapter(source, offline=offline)
-    config = auto("Config", source, local_files_only=offline)
+    config = auto("Config", base_of(source), local_files_only=offline)
     is_sound = hasattr(config, "feat_extract_norm") or config.model_type == "whisper"
     if not is_sound:
         _require_text_encoder(source, config)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import BaseFinetuning
 from pytorch_lightning.strategies import DDPStrategy
 from torch import nn
 
@@ -46,6 +47,18 @@ class Finetuning(Callback):
         task.train()
 
 
+class FrozenInEval(Callback):
+    """Keeps frozen layers in eval mode beside a finetuning callback of Lightning's, which only freezes parameters."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+        """Start in train mode as a whole, because Lightning warns of modules in eval mode."""
+        if stage == "fit":
+            nn.Module.train(pl_module)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        pl_module.train()
+
+
 def _task(module: LightningModule) -> TaskBase:
     if not isinstance(module, TaskBase):
         raise TypeError(f"the Finetuning callback got a {type(module).__name__}, expected a midrib.task.Task")
@@ -55,6 +68,11 @@ def _task(module: LightningModule) -> TaskBase:
 def finetuning_of(trainer: Trainer) -> Finetuning | None:
     """The Trainer's Finetuning callback, if it has one."""
     return next((callback for callback in trainer.callbacks if isinstance(callback, Finetuning)), None)  # type: ignore[attr-defined] # untyped there
+
+
+def has_lightnings(trainer: Trainer) -> bool:
+    """Return whether the Trainer has a finetuning callback of Lightning's, such as BackboneFinetuning."""
+    return any(isinstance(callback, BaseFinetuning) for callback in trainer.callbacks)  # type: ignore[attr-defined] # untyped there
 
 
 def _rebuild_ddp(trainer: Trainer) -> None:

@@ -68,6 +68,11 @@ class DataModule(LightningDataModule):
 
     def __init__(self, stages: Mapping[str, Samples], options: DataOptions) -> None:
         super().__init__()
+        if unknown := sorted(options.keys() - _Options.__dataclass_fields__.keys()):
+            raise TypeError(
+                f"{type(self).__name__} got the options {', '.join(unknown)}, expected among "
+                f"{', '.join(_Options.__dataclass_fields__)}"
+            )
         self.options = _Options(**options)
         if self.options.batch_size < 1:
             raise ValueError(f"got batch_size={self.options.batch_size}, expected at least 1")
@@ -75,6 +80,8 @@ class DataModule(LightningDataModule):
         self.skipped: tuple[Skipped, ...] = tuple(row for samples in checked.values() for row in samples.skipped)
         if not checked or not all(map(len, checked.values())):
             raise ValueError(self._no_rows(checked))
+        if self.kind is ROWS:
+            _require_one_width(checked)
         self.stages = _with_validation(checked, self.options)
         self.labels = sorted({name for samples in self.stages.values() for name in samples.classes}, key=natural)
         self.multi_label = any(isinstance(label, tuple) for part in self.stages.values() for label in part.labels)
@@ -181,6 +188,20 @@ class _Collate:
         inputs = self.prepare([source for source, _ in rows])
         labels = [label for _, label in rows]
         return inputs if any(label is None for label in labels) else (inputs, labels)
+
+
+def _require_one_width(stages: Mapping[str, Samples]) -> None:
+    """Raise ValueError, naming a row, unless all rows of numbers have one shape."""
+    rows = [
+        (name, np.shape(value_of(row)))
+        for part in stages.values()
+        for name, row in zip(part.names, part.sources, strict=True)
+    ]
+    for name, shape in rows:
+        if shape != rows[0][1]:
+            raise ValueError(
+                f"{name} has the shape {list(shape)}, and {rows[0][0]} has {list(rows[0][1])}: make them equal"
+            )
 
 
 def _with_validation(stages: Mapping[str, Samples], options: _Options) -> dict[str, Samples]:

@@ -82,11 +82,12 @@ def label_of(value: Any) -> str | tuple[str, ...]:
 
 
 def _name(value: Any) -> str:
-    if is_missing(value) or value == "":
+    value = value.item() if hasattr(value, "item") else value  # of numpy or torch
+    if is_missing(value) or (isinstance(value, str) and not value.strip()):
         raise ValueError("it has no label")
-    if isinstance(value, float | np.floating) and float(value).is_integer():
+    if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return str(value)
+    return str(value).strip()
 
 
 def natural(name: str) -> tuple[list[Any], str]:
@@ -102,6 +103,12 @@ def labelled(sources: Sequence[Any], labels: Sequence[Any] | None, names: Sequen
     """
     if labels is None:
         return Samples(sources, [None] * len(sources), names)
+    if hasattr(labels, "shape") and len(labels.shape) != 1:
+        raise ValueError(
+            f"got labels of shape {list(labels.shape)}, expected [rows]: pass a class name or index for each row, or "
+            "for multi-label data a list of them"
+        )
+    labels = labels.tolist() if hasattr(labels, "tolist") else labels
     if len(labels) != len(sources):
         raise ValueError(f"got {len(sources)} rows and {len(labels)} labels, expected a label for each row")
     reasons: dict[int, str] = {}

@@ -16,6 +16,7 @@ from midrib.task._features.media import decode_text, read_bytes
 
 TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".json", ".jsonl", ".parquet"})
 _SEPARATORS = ",;\t|"
+_OPEN_QUOTE = "unexpected end of data"  # the csv module's words
 
 
 @dataclass(frozen=True)
@@ -56,24 +57,30 @@ def read_table(path: Path) -> Table:
 def read_csv(path: Path) -> Table:
     """Read CSV with a header; the separator is the one of , ; tab | that the header has most.
 
-    Rows with more fields than the header are left out.  Raises ValueError for an unknown encoding, an empty file, and a
-    quote that is never closed.
+    Rows with more fields than the header are left out.  Raises ValueError for an unknown encoding, a file without rows,
+    two columns of one name, and a quote that is never closed.
     """
     text = decode_text(read_bytes(path), path)
-    lines = text.splitlines()
-    if not lines:
-        raise ValueError(f"{path} is empty, expected a header and rows")
-    separator = "\t" if path.suffix.lower() == ".tsv" else max(_SEPARATORS, key=lines[0].count)
+    first = next(iter(text.splitlines()), "")
+    separator = "\t" if path.suffix.lower() == ".tsv" else max(_SEPARATORS, key=first.count)
+    header, *rows = _csv_rows(path, text, separator) or [("", [""])]
+    names = [name.strip() for name in header[1]]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{path} has several columns {', '.join(map(repr, twice))}: give each a name")
+    return _from_records(path, ((place, _record(names, row, separator)) for place, row in rows))
+
+
+def _csv_rows(path: Path, text: str, separator: str) -> list[tuple[str, list[str]]]:
     csv.field_size_limit(sys.maxsize)  # the default refuses fields over 131,072 characters
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-    rows: list[tuple[str, list[str]]] = []
-    try:
-        header = [name.strip() for name in next(reader)]
-        rows += [(f"{path}:{reader.line_num}", row) for row in reader if row]
-    except csv.Error as error:
-        raise ValueError(f"{path}:{reader.line_num} is not CSV ({error}): is a quote never closed?") from error
-    records = ((place, _record(header, row, separator)) for place, row in rows)
-    return _from_records(path, records)
+    for is_strict in (True, False):
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=is_strict)
+        try:
+            return [(f"{path}:{reader.line_num}", row) for row in reader if row]
+        except csv.Error as error:
+            if not is_strict or _OPEN_QUOTE in str(error):
+                raise ValueError(f"{path}:{reader.line_num} is not CSV ({error}): is a quote never closed?") from error
+            # Stray quotes, which other programs read too.
+    return []
 
 
 def _record(header: list[str], row: list[str], separator: str) -> Mapping[str, Any] | str:
@@ -198,6 +205,8 @@ def _from_records(path: Path, records: Iterable[tuple[str, Mapping[str, Any] | s
             skipped.append(Skipped(place, record))
         else:
             rows.append((place, record))
+    if not rows and not skipped:
+        raise ValueError(f"{path} is empty, expected a header and rows, or in JSON objects")
     names = dict.fromkeys(name for _, record in rows for name in record)
     columns = {name: [record.get(name) for _, record in rows] for name in names}
     return Table(str(path), columns, [place for place, _ in rows], path.parent, skipped=tuple(skipped))

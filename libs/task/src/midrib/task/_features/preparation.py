@@ -42,7 +42,7 @@ class Preparation:
         """Prepare a batch.  Raises MediaError, with the item's index and file, for an item that cannot be used."""
         if isinstance(items, Tensor):
             return items
-        is_media = not isinstance(items, np.ndarray) or items.dtype == np.uint8
+        is_media = not isinstance(items, np.ndarray) or items.dtype == np.uint8 or items.dtype.kind in "OU"
         if not is_media or not isinstance(self.spec, ImageInput | TextInput | AudioInput):
             return torch.as_tensor(np.asarray(items if self.transform is None else list(map(self.transform, items))))
         rows = [self._read(index, item) for index, item in enumerate(items)]

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+from pytorch_lightning.callbacks import BaseFinetuning
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -16,7 +17,7 @@ ALL_LAYERS = 1 << 30
 
 # How many of the backbone's last layers train in an epoch; a layer is a module with parameters or buffers of its own.
 Strategy: TypeAlias = Callable[[int], int]
-StrategyLike: TypeAlias = str | tuple[str, Any] | Strategy
+StrategyLike: TypeAlias = str | tuple[str, Any] | Strategy | BaseFinetuning
 
 FINETUNING_STRATEGIES = Registry("finetuning_strategies")
 
@@ -69,13 +70,16 @@ def _epoch(strategy: str, value: Any) -> int:
 def parse_strategy(given: StrategyLike, registry: AnyRegistry) -> Strategy:
     """Read "name", ("name", its argument) or a function from the epoch to a number of layers.
 
+    A finetuning callback of Lightning's freezes and unfreezes itself; until it does, the head alone trains.
     Raises UnknownKeyError for an unknown name, TypeError for another form, ValueError for a wrong argument.
     """
+    if isinstance(given, BaseFinetuning):
+        return freeze
     name, *arguments = given if isinstance(given, tuple | list) else (given,)
     if not (isinstance(name, str) or callable(name)) or len(arguments) > 1:
         raise TypeError(
-            f"finetuning got {given!r}, expected a name, (name, argument), or a function from the epoch to the number "
-            "of the backbone's last layers that train"
+            f"finetuning got {given!r}, expected a name, (name, argument), a finetuning callback of Lightning's, or a "
+            "function from the epoch to the number of the backbone's last layers that train"
         )
     function = registry.get(name.lower()) if isinstance(name, str) else name
     strategy = functools.partial(_with_arguments, function, tuple(arguments))
@@ -118,10 +122,16 @@ class LayerFreezer:
 
     def settle(self, backbone: nn.Module) -> None:
         """Put what is frozen into eval mode: the whole backbone, dropout included, if all of it is."""
-        if len(self._frozen) == len(self._layers):
+        frozen = [name for name in self._frozen if not _trains(backbone.get_submodule(name))]
+        if len(frozen) == len(self._layers):
             backbone.eval()
-        for name in self._frozen:
+        for name in frozen:
             backbone.get_submodule(name).training = False  # not eval(): its children may train
+
+
+def _trains(layer: nn.Module) -> bool:
+    """Return whether somebody else, such as a callback of Lightning's, has unfrozen a layer."""
+    return any(parameter.requires_grad for parameter in layer.parameters(recurse=False))
 
 
 def _has_state(module: nn.Module) -> bool:

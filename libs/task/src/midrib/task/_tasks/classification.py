@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Self
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own convention)
 from torch import Tensor
@@ -15,7 +16,7 @@ from midrib.task._features.backbone import BackboneLike, takes_width
 from midrib.task._parts.losses import LossLike
 from midrib.task._parts.metrics import MetricsLike
 from midrib.task._parts.specs import branch
-from midrib.task._tasks.outputs import OUTPUTS, OutputLike, Prediction
+from midrib.task._tasks.outputs import OutputLike, Prediction
 from midrib.task._tasks.task import Task
 
 _THRESHOLD = 0.5
@@ -36,7 +37,7 @@ class ClassificationTask(Task):
     output_transform: "classes" unless said otherwise.  Everything else is Task's.
     """
 
-    outputs = branch(OUTPUTS, "ClassificationTask")
+    outputs = branch(Task.outputs, "ClassificationTask")
 
     def __init__(
         self,
@@ -92,9 +93,11 @@ class ClassificationTask(Task):
         inputs, targets = super().split_batch(batch)
         if not isinstance(targets, Tensor):
             targets = self._encoded(targets)
-        if self.multi_label or targets.dim() != 2 or targets.shape[1] != self.num_classes:
+        if self.multi_label:
             return inputs, targets
-        return inputs, targets.to(self.dtype)  # class probabilities, such as one-hot rows
+        if targets.dim() == 2 and targets.shape[1] == self.num_classes:  # class probabilities, such as one-hot rows
+            return inputs, targets.to(self.dtype)
+        return inputs, _class_indices(targets) if targets.dim() == 1 and self.num_classes > 1 else targets
 
     def metric_inputs(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return probabilities and integer targets: of class probabilities [batch, num_classes] the likeliest class."""
@@ -119,7 +122,19 @@ class ClassificationTask(Task):
                     f"got the target {target!r}, expected one of {self.labels}: pass labels=[...] with every class name"
                 )
             return self.labels.index(target)
+        if isinstance(target, float | np.floating) and not float(target).is_integer():
+            raise ValueError(f"got the target {target!r}, expected a class index or one of {self.labels}")
         return int(target)
+
+
+def _class_indices(targets: Tensor) -> Tensor:
+    """Return class indices [batch] as int64, also of floating ones.  Raises ValueError unless they are whole."""
+    if targets.is_floating_point() and not bool((targets == targets.round()).all()):
+        raise ValueError(
+            f"got targets of {targets.dtype}, such as {targets[targets != targets.round()][0].item():.4g}, expected "
+            "class indices: for class probabilities pass [batch, num_classes], for numbers use a RegressionTask"
+        )
+    return targets.long()
 
 
 def _accuracy(classes: int, multi_label: bool) -> MulticlassAccuracy | MultilabelAccuracy:

@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.callbacks import BaseFinetuning
 from torch import Tensor, nn
 
 from midrib.task._callbacks.cache_keeper import CacheKeeper
-from midrib.task._callbacks.finetuning import Finetuning, finetuning_of
+from midrib.task._callbacks.finetuning import Finetuning, FrozenInEval, finetuning_of, has_lightnings
 from midrib.task._callbacks.stage_log import StageLog
 from midrib.task._features.backbone import BackboneLike, example_batch, in_type_of, open_backbone
 from midrib.task._features.cache import FeatureCache
@@ -76,6 +77,7 @@ class Task(HasRegistries, Persistent):
         self._lr_scheduler = lr_scheduler
         self._strategy = parse_strategy(finetuning, self.finetuning_strategies)
         self._train_bn = train_bn
+        self._finetuning_callback = finetuning if isinstance(finetuning, BaseFinetuning) else None
         self.attach(open_backbone(backbone, backbone_kwargs, self.backbones))
         self.head = build_head(head, self.num_features, num_outputs, registry=self.heads)
         self.losses = Losses(loss_fn)
@@ -119,9 +121,11 @@ class Task(HasRegistries, Persistent):
 
     def configure_optimizers(self) -> Any:
         """The optimizer over head and backbone, and the scheduler if there is one."""
-        theirs = dict(self.backbone.named_parameters(prefix="backbone"))
-        ours = [parameter for name, parameter in self.named_parameters() if name not in theirs]
-        groups = parameter_groups(ours, theirs.values(), self.backbone_learning_rate)
+        backbone = dict(self.backbone.named_parameters(prefix="backbone"))
+        head = [parameter for name, parameter in self.named_parameters() if name not in backbone]
+        if self._trainer is not None and has_lightnings(self._trainer):  # it adds what it unfreezes to the optimizer
+            backbone = {name: parameter for name, parameter in backbone.items() if parameter.requires_grad}
+        groups = parameter_groups(head, backbone.values(), self.backbone_learning_rate)
         optimizer = build_optimizer(self._optimizer, groups, self.learning_rate, registry=self.optimizers_registry)
         if self._lr_scheduler is None:
             return optimizer
@@ -131,9 +135,15 @@ class Task(HasRegistries, Persistent):
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def configure_callbacks(self) -> list[Callback]:
-        """Bring what logs, the Finetuning callback unless the Trainer has one, and what keeps the cache."""
-        finetuning = [] if finetuning_of(self.trainer) else [Finetuning()]
-        return [StageLog(), *finetuning, *([] if self.cache is None else [CacheKeeper(self.cache)])]
+        """Return the callbacks that log, that freeze unless the Trainer has one, and that write the cache."""
+        callbacks: list[Callback] = [StageLog()]
+        if has_lightnings(self.trainer):
+            callbacks.append(FrozenInEval())
+        elif self._finetuning_callback is not None:
+            callbacks += [self._finetuning_callback, FrozenInEval()]
+        elif finetuning_of(self.trainer) is None:
+            callbacks.append(Finetuning())
+        return callbacks if self.cache is None else [*callbacks, CacheKeeper(self.cache)]
 
     def finetune(
         self,
