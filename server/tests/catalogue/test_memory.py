@@ -20,7 +20,7 @@ def resident():
 
 keep_freed_memory()
 arrays = [np.ones(2**20, np.uint8) for _ in range(100)]
-last = np.ones(2**20, np.uint8)  # above them, so that the heap cannot shrink by itself
+last = np.ones(2**20, np.uint8)  # above them, so that the heap cannot shrink until memory is returned
 del arrays
 kept = resident()
 give_memory_back()
