@@ -63,7 +63,7 @@ def module_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class ServerProcess:
-    """`midrib serve double` as a process of its own; the same port every time it is started."""
+    """`midrib serve double` as a separate process; the same port every time it is started."""
 
     def __init__(self) -> None:
         self.port = "0"

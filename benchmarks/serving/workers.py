@@ -59,7 +59,7 @@ class Server:
         while True:
             try:
                 await CallerLoad(StubCaller, self.address, self._model).run(Setting(1, 1), 0.1)
-            except Exception:  # noqa: BLE001 - it is not ready yet, whatever it answered
+            except Exception:  # noqa: BLE001 - any error means that it is not ready yet
                 if not self.process.running:
                     raise RuntimeError(self.process.last_line()) from None
                 await asyncio.sleep(0.2)

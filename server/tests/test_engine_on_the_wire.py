@@ -75,8 +75,8 @@ def recorder(tmp_path: Path) -> Iterator[Recorder]:
 @pytest.fixture()
 def one_at_a_time(serve: Serve, recorder: Recorder) -> Iterator[RunningServer]:
     """A server whose device computes one row after the other."""
-    wanted = {"name": "recorder", "arguments": {"folder": str(recorder.folder)}}
-    with serve(wanted, max_batch_rows=1) as running:
+    requested = {"name": "recorder", "arguments": {"folder": str(recorder.folder)}}
+    with serve(requested, max_batch_rows=1) as running:
         yield running
 
 
@@ -99,7 +99,7 @@ def talk(first: float, count: int, priority: embedding_pb2.Priority) -> Iterator
 
 
 def until(running: RunningServer, accepted: int) -> None:
-    """Until so many items have been accepted."""
+    """Wait until this number of items has been accepted."""
     counts = running.server.catalogue.entry("recorder").ready().served.batcher.counts
     listener = threading.Event()
     for _ in range(4000):
@@ -148,7 +148,7 @@ def test_cancelled_and_expired_calls_never_reach_the_device(one_at_a_time: Runni
 
 
 def test_a_swap_under_load_never_mixes_two_revisions(serve: Serve) -> None:
-    """Each answer is wholly of the revision that it names; what comes between is told to try again."""
+    """Each answer is wholly of the revision that it names; calls in between may be refused as retriable."""
     answered: set[tuple[str, float]] = set()
     codes: set[grpc.StatusCode] = set()
     done = threading.Event()
@@ -169,8 +169,8 @@ def test_a_swap_under_load_never_mixes_two_revisions(serve: Serve) -> None:
         expected = set()
         for factor in (2, 3, 4):
             arguments = {"factor": backbone_pb2.Argument(int_value=factor)}
-            asked = backbone_pb2.LoadBackboneRequest(name="scaled", arguments=arguments, replace=True)
-            revision = admin.LoadBackbone(asked, timeout=30).backbone.revision
+            message = backbone_pb2.LoadBackboneRequest(name="scaled", arguments=arguments, replace=True)
+            revision = admin.LoadBackbone(message, timeout=30).backbone.revision
             stub_of(channel).Embed(request(1, backbone="scaled", width=1), timeout=30)
             expected.add((revision, float(factor)))
         done.set()

@@ -30,7 +30,7 @@ def test_the_busy_and_the_pinned_stay() -> None:
 
 
 def test_what_cannot_fit_is_refused_with_the_reason() -> None:
-    """Nothing leaves for what would not fit even then."""
+    """No backbone is unloaded for one that would not fit even then."""
     present = [resident("pinned", 60, 0, movable=False), resident("idle", 20, 1)]
     with pytest.raises(LimitExceededError, match=r"50 bytes of weights do not fit: the budget is 100.*\(pinned\)"):
         evictions(present, 50, 100)

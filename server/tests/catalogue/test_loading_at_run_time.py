@@ -33,7 +33,7 @@ Code = grpc.StatusCode
 
 @pytest.fixture()
 def admin(test_registry: Registry) -> Iterator[RunningServer]:
-    """A server of its own: it serves nothing yet, and clients may load."""
+    """A separate server: it serves nothing yet, and clients may load."""
     with serving(registry=test_registry, admin=True) as running:
         yield running
 
@@ -224,7 +224,7 @@ def small(test_registry: Registry) -> Iterator[Any]:
 
 
 def names(stub: Any) -> list[str]:
-    return [one.name for one in stub.ListBackbones(backbone_pb2.ListBackbonesRequest(), timeout=10).backbones]
+    return [backbone.name for backbone in stub.ListBackbones(backbone_pb2.ListBackbonesRequest(), timeout=10).backbones]
 
 
 def test_an_idle_backbone_leaves_for_one_that_needs_its_room(small: Any, test_registry: Registry) -> None:
@@ -232,10 +232,10 @@ def test_an_idle_backbone_leaves_for_one_that_needs_its_room(small: Any, test_re
     with test_registry.temporary():
         test_registry(load_second, name="second", namespace="test/embedding", input=TensorInput((2,)))
         small.LoadBackbone(load(), timeout=20)
-        asked = backbone_pb2.LoadBackboneRequest(name="second")
+        message = backbone_pb2.LoadBackboneRequest(name="second")
         planned = small.LoadBackbone(backbone_pb2.LoadBackboneRequest(name="second", dry_run=True), timeout=20)
         assert (list(planned.unloaded), names(small)) == ([LINEAR], [LINEAR])
-        loaded = small.LoadBackbone(asked, timeout=20)
+        loaded = small.LoadBackbone(message, timeout=20)
         assert (list(loaded.unloaded), names(small)) == ([LINEAR], ["test/embedding/second"])
 
 

@@ -112,8 +112,8 @@ def replica_of(misbehaving: Registry) -> Iterator[Callable[..., RunningReplica]]
     with asyncio.Runner() as runner:
 
         def start(name: str, arguments: dict[str, Any] | None = None, **settings: Any) -> RunningReplica:
-            wanted = BackboneSettings(name=name, arguments=arguments or {})
-            hosted = host_in_processes(wanted, Settings(**{"warm_up_s": 0.0, "threads": 1, **settings}), misbehaving)
+            requested = BackboneSettings(name=name, arguments=arguments or {})
+            hosted = host_in_processes(requested, Settings(**{"warm_up_s": 0.0, "threads": 1, **settings}), misbehaving)
             started.append(RunningReplica(hosted.workers[0], runner))
             return started[-1]
 
@@ -135,12 +135,12 @@ def kill() -> Callable[[int], None]:
 
 @pytest.fixture()
 def embed() -> Callable[..., list[Array | str]]:
-    """Embed each input by a call of its own, all at once: the rows, or the name of the status."""
+    """Embed each input by a separate call, all at once: the rows, or the name of the status."""
 
     def embed_all(running: RunningServer, *inputs: embedding_pb2.Input, backbone: str) -> list[Array | str]:
         with grpc.insecure_channel(running.address) as channel, ThreadPoolExecutor(32) as pool:
             stub = embedding_pb2_grpc.EmbeddingServiceStub(channel)
-            requests = [embedding_pb2.EmbedRequest(backbone=backbone, input=given) for given in inputs]
+            requests = [embedding_pb2.EmbedRequest(backbone=backbone, input=message) for message in inputs]
             return list(pool.map(lambda request: _outcome(stub, request), requests))
 
     return embed_all

@@ -52,9 +52,9 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def embed(served: Served, backbone: str, **given: object) -> list[int]:
+def embed(served: Served, backbone: str, **message: object) -> list[int]:
     """Return the shape of an embedding."""
-    request = embedding_pb2.EmbedRequest(backbone=backbone, input=embedding_pb2.Input(**given))  # type: ignore[arg-type]
+    request = embedding_pb2.EmbedRequest(backbone=backbone, input=embedding_pb2.Input(**message))  # type: ignore[arg-type]
     with grpc.insecure_channel(served.address) as channel:
         reply = embedding_pb2_grpc.EmbeddingServiceStub(channel).Embed(request, timeout=60)
     return list(decode_tensor(reply.embedding).shape)
@@ -70,7 +70,7 @@ def test_it_serves_tensors_and_texts_without_torch(served: Served) -> None:
 
 
 def test_it_is_small(served: Served) -> None:
-    """Below 120 MiB, whatever its workers hold."""
+    """Below 120 MiB, also if its workers hold more."""
     status = Path(f"/proc/{served.process.pid}/status").read_text()
     resident_kib = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:"))
     assert resident_kib < 120 * 1024

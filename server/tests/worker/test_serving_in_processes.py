@@ -38,11 +38,11 @@ def rows(value: float, count: int = 1) -> embedding_pb2.Input:
 
 def children() -> set[int]:
     """The workers of this process, by their pids."""
-    found: set[int] = set()
+    pids: set[int] = set()
     for thread in Path(f"/proc/{os.getpid()}/task").iterdir():
         with contextlib.suppress(FileNotFoundError):  # a thread that has ended since
-            found.update(map(int, (thread / "children").read_text().split()))
-    return found
+            pids.update(map(int, (thread / "children").read_text().split()))
+    return pids
 
 
 @pytest.fixture(params=["thread", "process"])
@@ -65,9 +65,9 @@ def test_rows_of_any_number_are_those_of_the_module(either: RunningServer, embed
 def test_texts_of_unequal_lengths_are_padded(either: RunningServer, embed: Embed) -> None:
     """The tokenizer works in the server, the lengths of one batch differ: alone or together the rows are the same."""
     texts = ["a", "a b c", "one two three four five six seven"]
-    alone = [embed(either, embedding_pb2.Input(texts={"texts": [text]}), backbone="words")[0][0] for text in texts]
+    separate = [embed(either, embedding_pb2.Input(texts={"texts": [text]}), backbone="words")[0][0] for text in texts]
     (together,) = embed(either, embedding_pb2.Input(texts={"texts": texts}), backbone="words")
-    np.testing.assert_allclose(together, np.stack(alone), atol=1e-6)  # type: ignore[arg-type] # no statuses here
+    np.testing.assert_allclose(together, np.stack(separate), atol=1e-6)  # type: ignore[arg-type] # no statuses here
 
 
 def test_gradients_are_those_of_the_module(either: RunningServer) -> None:
@@ -108,7 +108,7 @@ def test_a_backbone_is_swapped_and_unloaded(either: RunningServer, embed: Embed)
 
 
 def test_workers_are_gone_after_a_dry_run_an_unload_and_the_end(serve: Serve) -> None:
-    """Each replica is a process, which ends with what it served."""
+    """Each replica is a process, which ends with its backbone."""
     before = children()
     with serve("doubling", replicas=2, admin=True) as running, grpc.insecure_channel(running.address) as channel:
         stub = backbone_pb2_grpc.BackboneServiceStub(channel)
@@ -152,8 +152,8 @@ def test_under_load_no_item_is_lost_or_wrong_while_workers_are_killed(serve: Ser
         for start in range(1000, 4000, 500):
             inputs = [rows(number) for number in range(start, start + 500)]
             embedding = threading.Thread(
-                target=lambda first, given: outcomes.update(
-                    enumerate(embed(running, *given, backbone="doubling"), start=first)
+                target=lambda first, batch: outcomes.update(
+                    enumerate(embed(running, *batch, backbone="doubling"), start=first)
                 ),
                 args=(start, inputs),
             )
@@ -189,7 +189,7 @@ def test_a_loader_that_no_fresh_process_finds_computes_in_a_thread(caplog: pytes
 
 
 def test_no_worker_outlives_a_server_that_is_killed() -> None:
-    """SIGKILL leaves it no time to end its workers: they end by themselves."""
+    """SIGKILL leaves it no time to end its workers: they notice it and end."""
     script = textwrap.dedent("""
         import os, sys
         from misbehaving import REGISTRY

@@ -75,9 +75,9 @@ def test_other_weights_than_the_first_time_are_refused(memory: int, other: nn.Mo
 
 def test_replicas_of_random_weights_give_the_same_rows(serve: Serve, embed: Embed) -> None:
     """The loader makes other weights in every process, and the name of a revision stands for one function."""
-    given = embedding_pb2.Input(tensor=encode_tensor(np.ones((1, 2), np.float32)))
+    ones = embedding_pb2.Input(tensor=encode_tensor(np.ones((1, 2), np.float32)))
     with serve("random", replicas=2, max_batch_rows=1) as running:
-        rows = [np.asarray(outcome).tolist() for outcome in embed(running, *[given] * 64, backbone="random")]
+        rows = [np.asarray(outcome).tolist() for outcome in embed(running, *[ones] * 64, backbone="random")]
     assert rows == [rows[0]] * 64
 
 
@@ -95,8 +95,8 @@ def test_a_successor_computes_with_the_weights_of_the_worker_that_died(
 @pytest.fixture()
 def large(misbehaving: Registry) -> list[ReplicaWorkers]:
     """Two replicas of a backbone with 1 GiB of weights."""
-    wanted = BackboneSettings(name="random", arguments={"mib": 1024}, replicas=2)
-    return host_in_processes(wanted, Settings(warm_up_s=0, threads=1), misbehaving).workers
+    requested = BackboneSettings(name="random", arguments={"mib": 1024}, replicas=2)
+    return host_in_processes(requested, Settings(warm_up_s=0, threads=1), misbehaving).workers
 
 
 def pss_bytes(pid: int) -> int:

@@ -150,7 +150,7 @@ def test_the_output_of_a_worker_is_in_the_log_without_control_characters(
 
 
 def test_batches_under_repeated_kills_are_all_right(replica_of: ReplicaOf, kill: Kill) -> None:
-    """Every second batch loses its worker on the way, and every row is that of its own item."""
+    """Every second batch loses its worker on the way, and every item gets its rows."""
     replica = replica_of("doubling")
     for number in range(0, 6, 2):
         assert shown(replica.run(rows(number), rows(number + 1))) == [

@@ -110,8 +110,8 @@ def test_a_backbone_whose_workers_die_at_every_start_is_failed_with_a_reason(
 ) -> None:
     """The state has the reason, the log has the last lines of the process."""
     failed = threading.Event()
-    wanted = {"name": "dying-loader", "arguments": {"folder": str(tmp_path), "deaths": 100}}
-    with serve(wanted) as running, caplog.at_level(logging.WARNING, "midrib.server._worker"):
+    requested = {"name": "dying-loader", "arguments": {"folder": str(tmp_path), "deaths": 100}}
+    with serve(requested) as running, caplog.at_level(logging.WARNING, "midrib.server._worker"):
         entry = running.server.catalogue.entry("dying-loader")
         loaded = entry.ready()
         running.server.catalogue._on_change = lambda _: failed.set()  # what the health service hears

@@ -1,4 +1,4 @@
-"""The gRPC server: its services on one port, from the first byte to the last answer."""
+"""The server: start its services, load its backbones, and stop it after a drain."""
 
 from __future__ import annotations
 
@@ -53,19 +53,19 @@ _SERVICES = [
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _LOOPBACK = "127.0.0.1"
-# A moment without calls, and how long to wait for it.
+# A quiet period without calls, and the longest wait for it.
 _QUIET_S = 0.1
 _MAX_SETTLING_S = 2.0
-# For calls that are answered when the grace is over, until their answers are written.
+# For calls that are answered when the grace has ended, until their answers are written.
 _LAST_ANSWERS_S = 1.0
 
 
 class Server:
     """Serves the backbones that its settings name.
 
-    tracer_provider: where OpenTelemetry spans go; by default where the program or its OTEL_ variables send them.
+    tracer_provider: receives OpenTelemetry spans; by default the one of the program, or of its OTEL_ variables.
 
-    Raises ConnectionError from `start` where the address cannot be had; what loading raises comes through `load`.
+    `start` raises ConnectionError if the address is not free; `load` raises the errors of loading.
     """
 
     def __init__(
@@ -91,21 +91,21 @@ class Server:
 
     @property
     def address(self) -> str:
-        """Where clients reach it: "host:port"."""
+        """The address for clients: "host:port"."""
         return address(self.settings.host, self.port)
 
     @property
     def http_address(self) -> str | None:
-        """Where HTTP answers: "host:port"; None where the settings name no port."""
+        """The HTTP address, "host:port"; None if HTTP is off."""
         return None if self._http is None else address(self.settings.host, self._http.port)
 
     @property
     def admin_address(self) -> str | None:
-        """Where loading and unloading is allowed, apart; None where the settings name no such port."""
+        """The separate address for loading and unloading; None if the settings have no admin_port."""
         return None if self._admin is None else address(_LOOPBACK, self._admin_port)
 
     async def start(self) -> None:
-        """Listen. Calls answer UNAVAILABLE until `load` is through."""
+        """Listen. Calls are answered with UNAVAILABLE until `load` has ended."""
         CURRENT_ACCOUNTING.set(self.catalogue.accounting)
         self._grpc = grpc_server(self.settings, self.tokens, self._tracing)
         backbones = BackboneService(self.catalogue, admin=self.settings.admin)
@@ -137,26 +137,26 @@ class Server:
         await self._admin.start()
 
     def reload(self) -> None:
-        """Take over changed tokens; a file that is wrong is logged, and what was in force stays."""
+        """Read the tokens again; if the file is wrong, log it and keep the present tokens."""
         try:
             if self.tokens is not None:
                 self.tokens.reload()
         except (OSError, ValueError):
-            logger.exception("the token file cannot be taken over: the tokens in force stay")
+            logger.exception("the token file cannot be read: the present tokens stay in force")
 
     async def load(self) -> None:
-        """Load and warm every backbone of the settings, then say ready; raises what the first failing one raised."""
+        """Load and warm every backbone of the settings, then report ready. Raises the first error of a load."""
         for module in self.settings.imports:
             await in_thread(partial(importlib.import_module, module), f"importing {module!r}")
-        for wanted in self.settings.backbones:
-            self.catalogue.expect(wanted)
-        for wanted in self.settings.backbones:
-            await self.catalogue.load(wanted)
+        for requested in self.settings.backbones:
+            self.catalogue.expect(requested)
+        for requested in self.settings.backbones:
+            await self.catalogue.load(requested)
         self.catalogue.complete = True
         await self._health.set("", _SERVING)
 
     async def stop(self, grace_s: float | None = None) -> None:
-        """Not ready, GoAway, finish what was accepted within the grace, then close.
+        """Report not ready, send GoAway, finish the accepted items within the grace, then close.
 
         It returns within the grace and a few seconds, also if a forward pass or a loader hangs.
         """
@@ -179,13 +179,13 @@ class Server:
     async def _answer_what_has_arrived(self, seconds: float) -> None:
         """Wait until no call has come for a moment.
 
-        gRPC cuts off, as CANCELLED, what it has received and not yet handed over when it is stopped: those callers
-        are still to be told that they may try elsewhere.
+        A stopping gRPC server answers CANCELLED to calls that it has not handed over yet. Their callers should learn
+        that they may try another server.
         """
         end = time.monotonic() + seconds
-        seen = -1
-        while seen != self.embedder.calls and time.monotonic() < end:
-            seen = self.embedder.calls
+        calls = -1
+        while calls != self.embedder.calls and time.monotonic() < end:
+            calls = self.embedder.calls
             await asyncio.sleep(_QUIET_S)
 
     def _report_health(self, entry: CatalogueEntry) -> None:
@@ -196,12 +196,12 @@ class Server:
 
 
 def address(host: str, port: int) -> str:
-    """The "host:port" of an address, with brackets around IPv6's."""
+    """Return "host:port", with brackets around an IPv6 host."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def http_server(embedder: Embedder, tokens: Tokens | None) -> HttpServer:
-    """The HTTP side; raises ImportError, with the remedy, where its library is not installed."""
+    """Return the HTTP server; raises ImportError, with the remedy, if its library is not installed."""
     try:
         from midrib.server._http.server import HttpServer
     except ModuleNotFoundError as error:

@@ -188,7 +188,7 @@ class Settings(BaseSettings):
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("tls_certificate and tls_key go together: give both, or neither")
         if self.tls_client_ca is not None and self.tls_certificate is None:
-            raise ValueError("tls_client_ca needs tls_certificate and tls_key: there is no mutual TLS without TLS")
+            raise ValueError("tls_client_ca needs tls_certificate and tls_key: no mutual TLS without TLS")
         protected = self.insecure or self.tls_certificate is not None or self.tokens is not None
         if not protected and not is_loopback(self.host):
             raise ValueError(
@@ -196,8 +196,8 @@ class Settings(BaseSettings):
                 "keep 127.0.0.1, set tls_certificate and tls_key, or tokens, or pass --insecure if that network "
                 "is trusted"
             )
-        known = self.insecure or self.tls_client_ca is not None or self.tokens is not None
-        if self.admin and not known and not is_loopback(self.host):
+        identified = self.insecure or self.tls_client_ca is not None or self.tokens is not None
+        if self.admin and not identified and not is_loopback(self.host):
             raise ValueError(
                 f"admin lets anyone who reaches {self.host!r} load and unload, and TLS alone identifies no client: "
                 "set tokens or tls_client_ca, use admin_port, which is on the loopback, or pass --insecure if that "

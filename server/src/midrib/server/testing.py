@@ -1,4 +1,4 @@
-"""A real server inside the test's own process: `with serving("all-minilm-l6-v2") as running: ... running.address`."""
+"""A real server inside the process of a test: `with serving("all-minilm-l6-v2") as running: ... running.address`."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ T = TypeVar("T")
 
 
 class RunningServer:
-    """A server on a thread of its own.
+    """A server whose event loop runs in another thread.
 
-    address: "host:port".  url(name): what `Task(backbone=...)` takes.
+    address: "host:port".  url(name): the argument of `Task(backbone=...)`.
     """
 
     def __init__(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
@@ -32,7 +32,7 @@ class RunningServer:
 
     @property
     def address(self) -> str:
-        """Where it listens: "127.0.0.1:port"."""
+        """The address: "127.0.0.1:port"."""
         return self.server.address
 
     def url(self, name: str) -> str:
@@ -58,16 +58,16 @@ def serving(
     """Serve backbones on a free loopback port, ready on entry and drained on exit.
 
     backbones: names, or mappings with BackboneSettings' fields.  settings: the fields of Settings.
-    tracer_provider: where OpenTelemetry spans go.
-    Raises what loading raises.
+    tracer_provider: receives OpenTelemetry spans.
+    Raises any error of loading.
     """
-    wanted = tuple(
+    requested = tuple(
         BackboneSettings.model_validate({"name": entry} if isinstance(entry, str) else entry) for entry in backbones
     )
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="midrib-test-server", daemon=True)
     thread.start()
-    effective = Settings(**{"port": 0, "threads": 1, "backbones": wanted, **settings})
+    effective = Settings(**{"port": 0, "threads": 1, "backbones": requested, **settings})
     server = Server(effective, registry=registry, tracer_provider=tracer_provider)
     running = RunningServer(server, loop)
     try:

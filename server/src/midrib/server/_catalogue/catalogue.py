@@ -1,4 +1,4 @@
-"""What this server serves, by name; loading, swapping and unloading while it runs."""
+"""The served backbones by name: load, swap and unload them while the server runs."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Catalogue:
         settings: Settings,
         registry: AbstractRegistry,
         *,
-        on_change: Callable[[CatalogueEntry], None] = lambda _slot: None,
+        on_change: Callable[[CatalogueEntry], None] = lambda _entry: None,
     ) -> None:
         self.settings = settings
         self.registry = registry
@@ -61,18 +61,18 @@ class Catalogue:
         self.accounting = Accounting(self.metrics.registry)
         self.tracing: Tracing | None = None
         self._on_change = on_change
-        # One at a time: two that fit by themselves may not fit together.
+        # One at a time: two backbones that each fit may not fit together.
         self._loading = asyncio.Lock()
         self._changes: set[asyncio.Task[Any]] = set()
         self._media_pool = MediaPool(settings)
 
     @property
     def ready(self) -> bool:
-        """Whether all that the settings name has been loaded, and the server is not going away."""
+        """Whether every backbone of the settings has been loaded, and the server is not stopping."""
         return self.complete and not self.closing.is_set()
 
     def served(self) -> list[ServedBackbone]:
-        """The backbones that take items now."""
+        """Return the backbones that take items now."""
         return [entry.loaded.served for entry in self.entries.values() if entry.loaded is not None]
 
     def entry(self, name: str) -> CatalogueEntry:
@@ -98,54 +98,54 @@ class Catalogue:
             return matches[0]
         raise not_served(name, self.entries)
 
-    def expect(self, wanted: BackboneSettings) -> CatalogueEntry:
+    def expect(self, requested: BackboneSettings) -> CatalogueEntry:
         """Return the entry of a backbone that is about to be loaded; from now on its callers are asked to wait.
 
         Raises what `canonical_name` raises.
         """
-        name = self.canonical_name(wanted.name)
+        name = self.canonical_name(requested.name)
         if name not in self.entries:
             self.entries[name] = CatalogueEntry(name)
             self._change(self.entries[name], State.LOADING)
-        self.aliases.update(dict.fromkeys(wanted.aliases, name))
+        self.aliases.update(dict.fromkeys(requested.aliases, name))
         return self.entries[name]
 
-    async def load(self, wanted: BackboneSettings, *, replace: bool = True) -> tuple[CatalogueEntry, list[str]]:
+    async def load(self, requested: BackboneSettings, *, replace: bool = True) -> tuple[CatalogueEntry, list[str]]:
         """Load, warm and start serving; an older revision of the same name serves until then, then drains.
 
         replace: whether a backbone that serves this name with other arguments may be replaced.
         Returns the entry, and the names of the idle backbones that were unloaded to make room.
-        Raises what loading raised, LimitExceededError if it does not fit, InvalidInputError if it would replace other
-        arguments; a name that was serving goes on with its present backbone then.
+        Raises any error of the loader, LimitExceededError if it does not fit, InvalidInputError if it would replace
+        other arguments. A name that was serving keeps its present backbone then.
         """
-        self.expect(wanted)
-        return await self._transaction(self._load_and_serve(wanted, replace=replace))
+        self.expect(requested)
+        return await self._transaction(self._load_and_serve(requested, replace=replace))
 
-    async def _load_and_serve(self, wanted: BackboneSettings, *, replace: bool) -> tuple[CatalogueEntry, list[str]]:
+    async def _load_and_serve(self, requested: BackboneSettings, *, replace: bool) -> tuple[CatalogueEntry, list[str]]:
         async with self._loading:
-            entry = self.expect(wanted)  # an unload may have removed it meanwhile
+            entry = self.expect(requested)  # an unload may have removed it meanwhile
             if not replace:
-                _check_same_arguments(entry, wanted)
+                _check_same_arguments(entry, requested)
             before = entry.loaded
             try:
-                loaded, evicted = await self._load_and_start(wanted)
+                loaded, evicted = await self._load_and_start(requested)
             except Exception as error:
                 if before is None:
-                    # The loader's own words may name files: they are for the log.
+                    # The loader's message may name files: it is for the log.
                     self._change(entry, State.FAILED, error=public_error(error, "it could not be loaded").message)
                 raise
             self._watch(loaded.served)
             loaded.served.on_lost = partial(self._lost, entry, loaded)
-            entry.loaded, entry.arguments = loaded, dict(wanted.arguments)
+            entry.loaded, entry.arguments = loaded, dict(requested.arguments)
             self._change(entry, State.READY)
         if before is not None:
             await self._end(before.served)
-            before = None  # its weights are to be free by now
+            before = None  # the last reference to its weights
         await asyncio.to_thread(release_freed_memory)
         return entry, evicted
 
-    async def _load_and_start(self, wanted: BackboneSettings) -> tuple[Loaded, list[str]]:
-        loaded = await self._load(wanted)
+    async def _load_and_start(self, requested: BackboneSettings) -> tuple[Loaded, list[str]]:
+        loaded = await self._load(requested)
         try:
             evicted = self._evictions(loaded)
             for evicted_name in evicted:
@@ -156,16 +156,16 @@ class Catalogue:
             raise
         return loaded, evicted
 
-    async def plan(self, wanted: BackboneSettings) -> tuple[CatalogueEntry, list[str]]:
-        """What `load` would come to, with nothing loaded in the end; raises what it would raise."""
-        loaded = await self._load(wanted)
+    async def plan(self, requested: BackboneSettings) -> tuple[CatalogueEntry, list[str]]:
+        """Load a backbone as `load` does, and discard it: return the same result. Raises as `load` does."""
+        loaded = await self._load(requested)
         try:
             return CatalogueEntry(loaded.served.description.name, loaded=loaded), self._evictions(loaded)
         finally:
             loaded.discard()
 
     async def unload(self, name: str) -> None:
-        """Stop serving a name, once what it accepted is finished."""
+        """Finish the items that a backbone has accepted, then stop serving it."""
         self.entry(name)
         await self._transaction(self._unload_and_free(name))
 
@@ -175,7 +175,7 @@ class Catalogue:
         await asyncio.to_thread(release_freed_memory)
 
     async def _transaction(self, change: Coroutine[Any, Any, T]) -> T:
-        """Run a change to its end, also when the caller that asked for it has left meanwhile."""
+        """Run a change to its end, also if its caller leaves meanwhile."""
         task = asyncio.get_running_loop().create_task(change)
         self._changes.add(task)
         task.add_done_callback(self._settle_change)
@@ -184,10 +184,10 @@ class Catalogue:
     def _settle_change(self, task: asyncio.Task[Any]) -> None:
         self._changes.discard(task)
         if not task.cancelled():
-            task.exception()  # the caller may have left, and nobody else asks for it
+            task.exception()  # the caller may have left; an error that nobody reads would be logged again
 
     async def _end(self, served: ServedBackbone) -> None:
-        """Let a backbone finish what it accepted, within the grace of a drain."""
+        """Let a backbone finish its items within the grace of a drain."""
         await served.end(
             self.settings.drain_grace_s, UnavailableError("the backbone was unloaded before this item was computed")
         )
@@ -207,9 +207,9 @@ class Catalogue:
             error = "its replicas were lost and could not be replaced: the server's log says why"
             self._change(entry, State.FAILED, error=error)
 
-    async def _load(self, wanted: BackboneSettings) -> Loaded:
-        loading = partial(load, wanted, self.settings, self.registry, self._media_pool)
-        return await in_thread(loading, f"loading {wanted.name!r}")
+    async def _load(self, requested: BackboneSettings) -> Loaded:
+        loading = partial(load, requested, self.settings, self.registry, self._media_pool)
+        return await in_thread(loading, f"loading {requested.name!r}")
 
     def _watch(self, served: ServedBackbone) -> None:
         served.on_batch.append(self.metrics.of(served))
@@ -234,7 +234,7 @@ class Catalogue:
         return evictions(residents, loaded.weight_bytes, self.settings.device_memory_bytes)
 
     async def close(self, grace_s: float) -> None:
-        """Finish what was accepted within the grace, then fail the rest as retriable."""
+        """Finish the accepted items within the grace, then fail the rest as retriable."""
         self.closing.set()
         serving = self.served()
         for entry in self.entries.values():
@@ -246,9 +246,9 @@ class Catalogue:
         self._media_pool.close()
 
     def canonical_name(self, name: str) -> str:
-        """`namespace/name` of a registered name.
+        """Return `namespace/name` of a registered name.
 
-        Raises BackboneNotFoundError where the registry has none, ValueError where several match.
+        Raises BackboneNotFoundError if the registry has none, ValueError if several match.
         """
         if len(name) > LONGEST_NAME:
             raise BackboneNotFoundError(f"no backbone {name[:LONGEST_NAME] + '...'!r} is registered")
@@ -263,10 +263,10 @@ class Catalogue:
         self._on_change(entry)
 
 
-def _check_same_arguments(entry: CatalogueEntry, wanted: BackboneSettings) -> None:
-    if entry.loaded is not None and entry.arguments != wanted.arguments:
+def _check_same_arguments(entry: CatalogueEntry, requested: BackboneSettings) -> None:
+    if entry.loaded is not None and entry.arguments != requested.arguments:
         raise InvalidInputError(
-            f"backbone {entry.name!r} is served with arguments {entry.arguments}, received {wanted.arguments}: "
+            f"backbone {entry.name!r} is served with arguments {entry.arguments}, received {requested.arguments}: "
             "set replace to serve the new one to every client, or unload the old one first",
             field="replace",
         )

@@ -24,7 +24,7 @@ class CatalogueEntry:
     arguments: dict[str, Any] = field(default_factory=dict)
 
     def ready(self) -> Loaded:
-        """The loaded backbone; raises BackboneLoadingError or UnavailableError where there is none."""
+        """Return the loaded backbone; raises BackboneLoadingError or UnavailableError if it is not loaded."""
         if self.loaded is not None:
             return self.loaded
         if self.state is State.FAILED:

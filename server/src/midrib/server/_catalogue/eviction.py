@@ -1,4 +1,4 @@
-"""Which backbones leave so that another fits: the least recently used, idle and unpinned ones first."""
+"""Choose the backbones to unload so that another one fits: idle, unpinned, the least recently used first."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ class Resident:
     movable: bool
 
 
-def evictions(residents: Iterable[Resident], wanted: int, budget: int) -> list[str]:
-    """The names that leave so that `wanted` more bytes fit into the budget, in the order in which they leave.
+def evictions(residents: Iterable[Resident], needed: int, budget: int) -> list[str]:
+    """Return the names to unload so that `needed` more bytes fit into the budget, in the order of unloading.
 
-    Raises LimitExceededError where no choice of leavers makes enough room.
+    Raises LimitExceededError if unloading every movable backbone does not make enough room.
     """
     present = list(residents)
-    free = budget - sum(one.weight_bytes for one in present)
+    free = budget - sum(resident.weight_bytes for resident in present)
     evicted: list[str] = []
-    for one in sorted((one for one in present if one.movable), key=lambda one: one.last_used):
-        if free >= wanted:
+    for resident in sorted(filter(lambda resident: resident.movable, present), key=lambda resident: resident.last_used):
+        if free >= needed:
             break
-        free += one.weight_bytes
-        evicted.append(one.name)
-    if free < wanted:
-        staying = ", ".join(sorted(one.name for one in present if not one.movable)) or "nothing"
+        free += resident.weight_bytes
+        evicted.append(resident.name)
+    if free < needed:
+        staying = ", ".join(sorted(resident.name for resident in present if not resident.movable)) or "nothing"
         raise LimitExceededError(
-            f"{wanted} bytes of weights do not fit: the budget is {budget}, and what is busy or pinned stays "
+            f"{needed} bytes of weights do not fit: the budget is {budget}, and busy or pinned backbones stay "
             f"({staying}): unload something, or raise device_memory_bytes",
             reason="DEVICE_MEMORY",
         )

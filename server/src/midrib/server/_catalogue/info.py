@@ -1,4 +1,4 @@
-"""The properties of a backbone that the server needs, wherever its module is. No torch here."""
+"""The properties of a backbone that the server needs, in whichever process its module is. No torch here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a registered name to a backbone that is about to serve."""
+"""Load a registered backbone, in this process or in workers, and prepare it for serving."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# The length of a row whose length is open (audio, say), for counting rows.
+# The length that counts for a row of any length, such as audio, in the limit on rows.
 _NOMINAL_LENGTH = 16_000
 
 
@@ -58,14 +58,14 @@ class Loaded:
 
     @property
     def plan(self) -> WorkerPlan | None:
-        """The fastest measured plan; None on a GPU, where nothing is chosen."""
+        """The fastest measured plan; None on a GPU, which needs no plan."""
         plan = self.plans[0].plan
         return WorkerPlan(asdict(plan), str(plan)) if plan is not None and not isinstance(plan, WorkerPlan) else plan
 
 
 @dataclass(frozen=True)
 class _Hosted:
-    """A loaded module and the way to compute with it, wherever it is.
+    """A loaded module, in this process or in workers, and how to make its replicas.
 
     backbone: prepares media; its module is a stand-in if a worker holds the real one.
     """
@@ -81,15 +81,15 @@ class _Hosted:
     worker_states: Callable[[], Sequence[WorkerState]] = tuple
 
 
-def load(wanted: BackboneSettings, settings: Settings, registry: AbstractRegistry, pool: MediaPool) -> Loaded:
-    """Load a registered backbone and lay out its replicas; slow, so never call it on the event loop.
+def load(requested: BackboneSettings, settings: Settings, registry: AbstractRegistry, pool: MediaPool) -> Loaded:
+    """Load a registered backbone and prepare its replicas; slow, so never call it on the event loop.
 
-    Raises what the registry and the loader raise, ValueError for a device that does not exist, WorkerDiedError if a
-    worker process ended while loading.
+    Raises any error of the registry and of the loader, ValueError for a device that does not exist, WorkerDiedError if
+    a worker process ended while loading.
     """
-    hosted = _host(wanted, settings, registry)
+    hosted = _host(requested, settings, registry)
     info, limits = hosted.info, batch_limits(settings)
-    registered = registry.describe(wanted.name)
+    registered = registry.describe(requested.name)
     description = Description(
         name=info.name,
         revision=info.revision,
@@ -111,7 +111,9 @@ def load(wanted: BackboneSettings, settings: Settings, registry: AbstractRegistr
     served.worker_restarts = hosted.restarts
     if hosted.group is not None:
         hosted.group.on_lost = partial(_give_up, served)
-    return Loaded(served, intake, hosted.plans, info.weight_bytes, wanted.pinned, hosted.discard, hosted.worker_states)
+    return Loaded(
+        served, intake, hosted.plans, info.weight_bytes, requested.pinned, hosted.discard, hosted.worker_states
+    )
 
 
 def _give_up(served: ServedBackbone) -> None:
@@ -120,25 +122,25 @@ def _give_up(served: ServedBackbone) -> None:
     served.on_lost()
 
 
-def _host(wanted: BackboneSettings, settings: Settings, registry: AbstractRegistry) -> _Hosted:
+def _host(requested: BackboneSettings, settings: Settings, registry: AbstractRegistry) -> _Hosted:
     if settings.workers == "process":
         try:
-            return _in_processes(wanted, settings, registry)
+            return _in_processes(requested, settings, registry)
         except NotImportableError as reason:
-            logger.warning("backbone %s computes in a thread of the server: %s", wanted.name, reason)
-    return _in_threads(wanted, settings, registry)
+            logger.warning("backbone %s computes in a thread of the server: %s", requested.name, reason)
+    return _in_threads(requested, settings, registry)
 
 
-def _in_threads(wanted: BackboneSettings, settings: Settings, registry: AbstractRegistry) -> _Hosted:
+def _in_threads(requested: BackboneSettings, settings: Settings, registry: AbstractRegistry) -> _Hosted:
 
-    local = load_local(wanted, settings, registry)
-    replicas = wanted.replicas or settings.replicas
+    local = load_local(requested, settings, registry)
+    replicas = requested.replicas or settings.replicas
     factories: list[Callable[[], Compute]] = [setup.prepare for setup in local.device_setups for _ in range(replicas)]
     return _Hosted(local.info(), local.backbone, local.device_setups, factories)
 
 
-def _in_processes(wanted: BackboneSettings, settings: Settings, registry: AbstractRegistry) -> _Hosted:
-    hosted = host_in_processes(wanted, settings, registry)
+def _in_processes(requested: BackboneSettings, settings: Settings, registry: AbstractRegistry) -> _Hosted:
+    hosted = host_in_processes(requested, settings, registry)
     info = hosted.info
     module = cast("nn.Module", _ModuleElsewhere(info.tokenizer))
     backbone = Backbone(info.name, module, info.num_features, info.input)
@@ -162,6 +164,6 @@ class _ModuleElsewhere:
 
 
 def _row_elements(spec: InputSpec) -> int:
-    """The elements of one row, where an open length counts as its longest, or as a nominal one."""
+    """Return the elements of one row. An open length counts as the longest allowed, or else as a nominal length."""
     longest = spec.max_tokens if isinstance(spec, TextInput) else _NOMINAL_LENGTH
     return int(np.prod([longest if size is None else size for size in spec.tensor.shape], dtype=np.int64))

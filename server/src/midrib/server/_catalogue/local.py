@@ -45,40 +45,40 @@ class LocalBackbone:
         )
 
 
-def load_local(wanted: BackboneSettings, settings: Settings, registry: AbstractRegistry) -> LocalBackbone:
+def load_local(requested: BackboneSettings, settings: Settings, registry: AbstractRegistry) -> LocalBackbone:
     """Load a backbone and set it up for each of its devices; slow.
 
-    Raises what the registry and the loader raise, ValueError for a device that does not exist.
+    Raises any error of the registry and of the loader, ValueError for a device that does not exist.
     """
-    backbone = load_backbone(wanted.name, registry=registry, **wanted.arguments)
+    backbone = load_backbone(requested.name, registry=registry, **requested.arguments)
     use_tf32(settings.tf32)
-    return LocalBackbone(backbone, tuple(_device_setups(backbone, wanted, settings)))
+    return LocalBackbone(backbone, tuple(_device_setups(backbone, requested, settings)))
 
 
-def _device_setups(backbone: Backbone, wanted: BackboneSettings, settings: Settings) -> Iterator[DeviceSetup]:
-    """One for each device, each with its own copy of the module."""
+def _device_setups(backbone: Backbone, requested: BackboneSettings, settings: Settings) -> Iterator[DeviceSetup]:
+    """Yield the set-up of each device, each with a copy of the module."""
     reference = parity_reference(backbone)
-    devices = available_devices(wanted.device or settings.device)
-    replicas = wanted.replicas or settings.replicas
-    threads = wanted.threads or settings.threads
+    devices = available_devices(requested.device or settings.device)
+    replicas = requested.replicas or settings.replicas
+    threads = requested.threads or settings.threads
     warm_up_config = WarmUpConfig(
         batch_limits(settings), settings.warm_up_s, [threads] if threads else thread_counts(replicas)
     )
     for device, module in zip(devices, _copies(backbone.module, len(devices)), strict=True):
         config = ComputeConfig(
             device=device,
-            dtype=wanted.dtype or settings.dtype,
-            strict=settings.strict if wanted.strict is None else wanted.strict,
-            compile=wanted.compile or settings.compile,
-            graphs=settings.cuda_graphs if wanted.cuda_graphs is None else wanted.cuda_graphs,
+            dtype=requested.dtype or settings.dtype,
+            strict=settings.strict if requested.strict is None else requested.strict,
+            compile=requested.compile or settings.compile,
+            graphs=settings.cuda_graphs if requested.cuda_graphs is None else requested.cuda_graphs,
         )
         yield DeviceSetup(backbone, module, config, reference, warm_up_config, tf32=settings.tf32)
 
 
 def _last_id(module: nn.Module) -> int | None:
-    """The largest token id that a text module looks up: its largest table is its vocabulary.
+    """Return the largest token id that a text module looks up: its largest table is its vocabulary.
 
-    A tokeniser's `shift` moves the ids, if the network's own 0 does not mean padding.
+    A tokenizer's `shift` moves the ids, if the network's 0 does not mean padding.
     """
     tables = [table.num_embeddings for table in module.modules() if isinstance(table, nn.Embedding)]
     return max(tables) - 1 + getattr(getattr(module, "tokenizer", None), "shift", 0) if tables else None

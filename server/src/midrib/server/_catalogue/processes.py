@@ -18,8 +18,8 @@ from midrib.server._worker.supervision import SharedPlan, Supervisor, WorkerStat
 
 _ENTRY = "midrib.server._catalogue.worker_entry:open_backbone"
 _LEAST_MAX_BATCH_S = 30.0
-# A batch may take so many times the estimate of the largest one: the machine may be busy, texts may be long.
-_PATIENT = 20.0
+# A batch may take this many times the estimate of the largest one: the machine may be busy, texts may be long.
+_MAX_SLOWDOWN = 20.0
 
 
 class NotImportableError(LookupError):
@@ -51,7 +51,7 @@ class ReplicaWorkers:
         except BaseException:
             supervisor.close()
             raise
-        limit_s = self.max_batch_s or max(_LEAST_MAX_BATCH_S, _PATIENT * prepared.batch_s)
+        limit_s = self.max_batch_s or max(_LEAST_MAX_BATCH_S, _MAX_SLOWDOWN * prepared.batch_s)
         return ReadyWorker(supervisor, prepared, limit_s)
 
     def replica(self, name: str) -> WorkerReplica:
@@ -86,15 +86,15 @@ class HostedInProcesses:
             first.close()
 
 
-def host_in_processes(wanted: BackboneSettings, settings: Settings, registry: AbstractRegistry) -> HostedInProcesses:
+def host_in_processes(requested: BackboneSettings, settings: Settings, registry: AbstractRegistry) -> HostedInProcesses:
     """Load a backbone in a worker process; the other replicas' workers start with their replicas.
 
     Raises NotImportableError if a fresh process does not find the loader, WorkerDiedError if the process ended while
     loading, and what the loader raises.
     """
     weights = new_shared_buffer()
-    request = {**_request(wanted, settings, registry), "weights": weights.descriptor}
-    spec = WorkerSpec(wanted.name, _ENTRY, request, (weights.descriptor,), settings.max_load_s)
+    request = {**_request(requested, settings, registry), "weights": weights.descriptor}
+    spec = WorkerSpec(requested.name, _ENTRY, request, (weights.descriptor,), settings.max_load_s)
     plan = SharedPlan()
     first = Supervisor(spec, plan)
     try:
@@ -102,7 +102,7 @@ def host_in_processes(wanted: BackboneSettings, settings: Settings, registry: Ab
     except BaseException:
         first.close()
         raise
-    replicas, group = wanted.replicas or settings.replicas, ReplicaGroup()
+    replicas, group = requested.replicas or settings.replicas, ReplicaGroup()
     plans = [plan, *(SharedPlan() for _ in info.devices[1:])]
     workers = [
         ReplicaWorkers(_on_device(spec, index), plans[index], group, weights, settings.max_batch_s)
@@ -120,15 +120,15 @@ def loader_path(fn: Any) -> list[str]:
     return [getattr(fn, "__module__", None) or "", getattr(fn, "__qualname__", "")]
 
 
-def _request(wanted: BackboneSettings, settings: Settings, registry: AbstractRegistry) -> dict[str, Any]:
-    loader = loader_path(registry.get(wanted.name, with_metadata=True).fn)
+def _request(requested: BackboneSettings, settings: Settings, registry: AbstractRegistry) -> dict[str, Any]:
+    loader = loader_path(registry.get(requested.name, with_metadata=True).fn)
     if loader[0] in ("", "__main__") or "<locals>" in loader[1]:
         raise NotImportableError(f"its loader {'.'.join(loader)} is not defined in a module that can be imported")
     request = {
         "imports": [*settings.imports, loader[0]],
         "registry": _path_of(registry),
         "loader": loader,
-        "backbone": wanted.model_dump(),
+        "backbone": requested.model_dump(),
         "settings": settings.model_dump(mode="json", exclude={"backbones"}),
         "device": 0,
     }

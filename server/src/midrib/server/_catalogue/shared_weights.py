@@ -1,10 +1,10 @@
 """Weights in anonymous memory that all workers of a backbone map.
 
 The first worker writes its weights there, once they are loaded. The workers of other replicas, and those that replace
-a dead one, run the loader as well, and then use these weights in place of their own: on a CPU a second replica needs
-little memory, and a loader with random weights gives the same function every time.
+a dead one, run the loader as well, and then replace their weights with these. On a CPU a second replica needs little
+memory, and a loader with random weights gives the same function every time.
 
-The memory is mapped copy-on-write: a module that writes to a buffer changes only its own process.
+The memory is mapped copy-on-write: a module that writes to a buffer changes only the memory of its process.
 """
 
 from __future__ import annotations

@@ -115,11 +115,11 @@ def open_backbone(request: dict[str, Any]) -> HostedBackbone:
     Raises NotImportableError if the loader is not found here, and what the loader raises.
     """
     settings = Settings(**request["settings"])
-    wanted = BackboneSettings(**request["backbone"])
+    requested = BackboneSettings(**request["backbone"])
     registry = _registry(request["imports"], request["registry"])
-    _check_loader(registry, wanted.name, request["loader"])
-    devices = available_devices(wanted.device or settings.device)
-    local = load_local(wanted.model_copy(update={"device": devices[request["device"]]}), settings, registry)
+    _check_loader(registry, requested.name, request["loader"])
+    devices = available_devices(requested.device or settings.device)
+    local = load_local(requested.model_copy(update={"device": devices[request["device"]]}), settings, registry)
     info, setup = local.info(), local.device_setups[0]
     _share_weights(setup, request["weights"])
     return HostedBackbone(_with_devices(info, devices), setup, settings)
@@ -161,11 +161,11 @@ def _registry(imports: list[str], path: list[str]) -> AbstractRegistry:
 
 def _check_loader(registry: AbstractRegistry, name: str, loader: list[str]) -> None:
     try:
-        found = loader_path(registry.get(name, with_metadata=True).fn)
+        actual = loader_path(registry.get(name, with_metadata=True).fn)
     except KeyError as error:
         raise NotImportableError(f"{name!r} is not registered in a fresh process") from error
-    if found != loader:
-        raise NotImportableError(f"{name!r} is {'.'.join(found)} in a fresh process, not {'.'.join(loader)}")
+    if actual != loader:
+        raise NotImportableError(f"{name!r} is {'.'.join(actual)} in a fresh process, not {'.'.join(loader)}")
 
 
 def _pass_s(forward: Forward) -> float:

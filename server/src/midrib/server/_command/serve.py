@@ -1,4 +1,4 @@
-"""`midrib serve`: a server from its settings to its last answer."""
+"""`midrib serve`: run a server from its settings until it has drained."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from midrib.server._settings import Settings
 
 logger = logging.getLogger(__name__)
 
-# Beyond the grace: for the answers of what was abandoned, and for traces to be handed over.
+# Beyond the grace: to answer the calls of abandoned batches, and to send the last traces.
 _AFTER_GRACE_S = 4.0
-# For threads of modules that are left when everything is said.
+# For threads that modules have left, after the last line of output.
 _LEFT_THREADS_S = 1.0
 
 
 def run(settings: Settings, *, as_json: bool) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal ends the process at once.
 
-    Raises what loading a backbone raises, ConnectionError where the address cannot be had, and ValueError where
-    there is nothing to serve.
+    Raises any error of loading, ConnectionError if the address is not free, and ValueError if there is nothing to
+    serve.
     """
     if not settings.backbones and not settings.admin:
         raise ValueError(
@@ -67,7 +67,7 @@ async def _serve(settings: Settings, reporter: _Reporter, watchdog: Watchdog) ->
             await stopping
         loading.cancel()
         watchdog.exits_within(settings.drain_grace_s + _AFTER_GRACE_S)
-        reporter.report("draining", "draining: finishing what was accepted ...")
+        reporter.report("draining", "draining: finishing the accepted items ...")
     finally:
         with contextlib.suppress(asyncio.CancelledError):
             await server.stop()
@@ -126,5 +126,5 @@ def _print(line: str) -> None:
         print(line, flush=True)  # noqa: T201 - the command's own output
     except (OSError, ValueError) as error:
         logger.warning("stdout cannot be written (%s): the server goes on without it", error)
-        # What is buffered would fail again when the interpreter ends, and change its exit status.
+        # Flushing the buffered output would fail again when the interpreter ends, and change its exit status.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

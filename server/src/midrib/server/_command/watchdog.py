@@ -1,4 +1,4 @@
-"""The end of the process, whatever the code of a backbone does: a thread that hangs cannot be ended from outside."""
+"""End the process also if a thread of a backbone hangs, which cannot be ended from outside."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ logger = logging.getLogger(__name__)
 
 
 class Watchdog:
-    """Ends the process, with status 0, unless it has ended within a time."""
+    """Ends the process, with status 0, unless it ends within a time limit."""
 
     def __init__(self) -> None:
         self._timer: threading.Timer | None = None
 
     def exits_within(self, seconds: float) -> None:
-        """Set the time from now; a later call replaces that of an earlier one."""
+        """End the process after some seconds from now; a later call replaces an earlier one."""
         if self._timer is not None:
             self._timer.cancel()
         self._timer = threading.Timer(seconds, _exit)
@@ -26,7 +26,7 @@ class Watchdog:
 
 
 def _exit() -> None:
-    """Flush what can be flushed and end the process; other threads are not waited for."""
+    """Flush the logs and streams and end the process, without waiting for other threads."""
     names = sorted(thread.name for thread in threading.enumerate() if thread is not threading.current_thread())
     logger.warning("ending the process although threads still run: %s", ", ".join(names))
     logging.shutdown()

@@ -71,11 +71,13 @@ class WorkerProcess:
     def __init__(self, spec: WorkerSpec, buffers: Sequence[SharedBuffer]) -> None:
         self._name = spec.name
         self._max_load_s = spec.max_load_s
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = _SPAWNER.submit(_spawn, spec, theirs, [buffer.descriptor for buffer in buffers]).result()
+        server_end, worker_end = socket.socketpair()
+        with worker_end:
+            self._process = _SPAWNER.submit(
+                _spawn, spec, worker_end, [buffer.descriptor for buffer in buffers]
+            ).result()
         self._output = WorkerOutput(spec.name, cast(IO[bytes], self._process.stdout))
-        self._channel = Channel(ours)
+        self._channel = Channel(server_end)
         self._dead = False
         self._end = weakref.finalize(self, _kill, self._process, self._channel)
 

@@ -184,7 +184,7 @@ class WorkerReplica:
             return
         try:
             successor = await in_thread(ready.supervisor.worker, f"replacing a worker of {self._name}")
-        except Exception as error:  # noqa: BLE001 - whatever stops it from starting, the replica is lost
+        except Exception as error:  # noqa: BLE001 - any error of a start loses the replica
             self._lose(_lost_error(type(error).__name__))
             if not self._group.replicas:
                 self._group.on_lost()
