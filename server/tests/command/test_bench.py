@@ -76,7 +76,7 @@ def test_a_mistake_is_one_line_and_status_1(
     path: str,
     words: str,
 ) -> None:
-    """The line names the mistake and the remedy; there is no traceback."""
+    """The line names the mistake and the remedy, without a traceback."""
     status, output = bench(monkeypatch, capsys, f"grpc://{server.address}{path}")
     assert (status, "Traceback" in output.err) == (1, False)
     assert words in output.err

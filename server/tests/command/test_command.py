@@ -132,7 +132,7 @@ def test_a_module_in_the_current_folder_is_found(tmp_path: Path) -> None:
     ],
 )
 def test_a_mistake_is_one_line_and_status_1(midrib: Any, arguments: list[str], words: str) -> None:
-    """The line names the mistake and the remedy; there is no traceback."""
+    """The line names the mistake and the remedy, without a traceback."""
     done = midrib("serve", *arguments, "--port", "0")
     assert (done.returncode, "Traceback" in done.stderr) == (1, False)
     assert done.stderr.startswith("midrib: ")

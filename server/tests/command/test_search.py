@@ -45,8 +45,8 @@ def test_a_picture_is_searched_by_a_picture(midrib: Any, media_server: RunningSe
     url, out = media_server.url("image/embedding/picture"), tmp_path / "out.parquet"
     midrib("embed", str(tmp_path / "in"), "--backbone", url, "--out", str(out))
     Image.new("RGB", (30, 10), (200, 20, 10)).save(tmp_path / "query.png")
-    found = midrib("search", str(out), str(tmp_path / "query.png"), "--backbone", url, "--json")
-    assert json.loads(found.stdout)[0]["id"].endswith("red.png")
+    done = midrib("search", str(out), str(tmp_path / "query.png"), "--backbone", url, "--json")
+    assert json.loads(done.stdout)[0]["id"].endswith("red.png")
 
 
 def test_rows_of_another_backbone_are_refused(midrib: Any, notes: Path) -> None:

@@ -39,6 +39,13 @@ class Progress:
         bad = len(chunk.bad)
         return replace(self, done=self.done + len(chunk.ids) + bad, bad=self.bad + bad)
 
+    def check_complete(self) -> None:
+        """Raise InvalidInputError if the inputs had more or fewer items than were counted."""
+        if self.done != self.total:
+            raise InvalidInputError(
+                f"the inputs changed while they were read, from {self.total} to {self.done} items: run again"
+            )
+
 
 def embed_files(
     backbone: str | Embedder | Callable[[], Embedder],
@@ -86,17 +93,13 @@ def embed_files(
         options.width(embedder)  # before any item is embedded
         store.begin(_recipe(embedder, columns, options))
         items = sources.items()
-        resumed, bad = _skip_finished(store, items)
-        progress = Progress(resumed, bad, resumed, total)
+        progress = _skip_finished(store, items, total)
         for chunk in embed_in_order(embedder, items, ChunkSize(chunk_items), options):
             store.add(chunk)
             progress = progress.after(chunk)
             if on_progress is not None:
                 on_progress(progress)
-        if progress.done != total:
-            raise InvalidInputError(
-                f"the inputs changed while they were read, from {total} to {progress.done} items: run again"
-            )
+        progress.check_complete()
         store.finish()
     return progress
 
@@ -128,8 +131,8 @@ def _recipe(embedder: Embedder, columns: Columns, options: OutputOptions) -> dic
     }
 
 
-def _skip_finished(store: ChunkStore, items: Iterator[SourceItem]) -> tuple[int, int]:
-    """Skip the items that earlier runs finished; return their number, and that of the bad ones among them.
+def _skip_finished(store: ChunkStore, items: Iterator[SourceItem], total: int) -> Progress:
+    """Skip the items that earlier runs finished, and return the state after them.
 
     Raises InvalidInputError if they are not the items of those runs.
     """
@@ -142,4 +145,4 @@ def _skip_finished(store: ChunkStore, items: Iterator[SourceItem]) -> tuple[int,
             )
         skipped += count
         bad += len(chunk.bad)
-    return skipped, bad
+    return Progress(skipped, bad, skipped, total)
