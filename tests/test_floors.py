@@ -41,7 +41,7 @@ LAYERS: dict[str, dict[str, list[str]]] = {
         "_errors": [],
         "_foreign": ["_errors"],
         "_engine": ["_errors"],
-        "_compute": ["_engine"],
+        "_compute": ["_errors", "_engine"],
         "_calibration": ["_engine", "_compute"],
         "_worker": ["_engine", "_errors", "_foreign", "_compute.joining"],
         "_admission": [],

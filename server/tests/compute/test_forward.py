@@ -165,3 +165,15 @@ def test_an_output_that_breaks_the_contract_is_an_error(change: Callable[[Tensor
     run = Forward(Broken(change), TensorInput((2,)), num_features=2)
     with pytest.raises(OutputError, match=rf"returned .*{returned}, expected a floating tensor \[2, 2\]"):
         run([(f32([1, 2]),), (f32([13, 2]),)])
+
+
+@pytest.mark.parametrize("rows", [(f32([1, 2]),), (f32([1, 2]), f32([1, 1]))], ids=["embedding", "gradient"])
+def test_a_module_that_calls_exit_fails_its_item(rows: tuple[Array, ...]) -> None:
+    """SystemExit would end the replica's thread, and with it the batches of other callers."""
+
+    class Exit(nn.Module):
+        def forward(self, _: Tensor) -> Tensor:
+            raise SystemExit(3)
+
+    with pytest.raises(RuntimeError, match=r"the module raised SystemExit\(3\)"):
+        forward(Exit(), TensorInput((2,)))([rows])

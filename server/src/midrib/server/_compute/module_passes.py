@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from midrib.server._compute.config import ComputeConfig
 from midrib.server._compute.cuda_graphs import Graphs
 from midrib.server._compute.devices import Run
-from midrib.server._compute.output import checked
+from midrib.server._compute.output import checked, no_exit
 
 
 class ModulePasses:
@@ -53,7 +53,7 @@ class ModulePasses:
 
     def _gradient(self, inputs: Sequence[Tensor]) -> Tensor:
         leaf = inputs[0].clone().requires_grad_()
-        with torch.enable_grad():
+        with no_exit(), torch.enable_grad():
             (gradient,) = torch.autograd.grad(self._module(leaf), leaf, inputs[1])
         return gradient
 

@@ -5,27 +5,39 @@ Otherwise a module that loses, adds or reshapes rows would give callers the rows
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from midrib.server._engine.compute import OutputError
+from midrib.server._errors import ordinary_error
 
 
 def checked(embed: Callable[[Tensor], Tensor], num_features: int | None) -> Callable[[Tensor], Tensor]:
     """Return a function that computes the same, [rows, ...] to [rows, num_features], and checks each output.
 
     num_features: the width that the output must have; any if None.
-    Raises OutputError for an output of another type, dtype or shape.
+    Raises OutputError for an output of another type, dtype or shape, and what `no_exit` raises.
     """
 
     def embed_checked(inputs: Tensor) -> Tensor:
-        outputs = embed(inputs)
+        with no_exit():
+            outputs = embed(inputs)
         _check(outputs, len(inputs), num_features)
         return outputs
 
     return embed_checked
+
+
+@contextmanager
+def no_exit() -> Iterator[None]:
+    """Run code of a module. Raises RuntimeError if it calls sys.exit, which would end the thread of the replica."""
+    try:
+        yield
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise ordinary_error(error, "the module") from error
 
 
 def _check(outputs: object, rows: int, num_features: int | None) -> None:

@@ -122,12 +122,13 @@ def load(
     roots: Roots = None,
     certificate: Certificate = None,
     timeout: Timeout = 600.0,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace the name's backbone of other arguments.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Have a server load a registered backbone, with arguments that its loader declares. Needs the admin scope."""
+    """Have a server load a registered backbone, with arguments that clients may set. Needs the admin scope."""
     from midrib.remote._command import served
 
-    served.load(backbone, server, Access(token, roots, certificate, timeout), as_json=as_json)
+    served.load(backbone, server, Access(token, roots, certificate, timeout), replace=replace, as_json=as_json)
 
 
 @app.command()

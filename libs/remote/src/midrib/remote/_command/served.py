@@ -29,16 +29,19 @@ def describe_served(name: str, server: str | None, access: Access, *, as_json: b
     if server is None:
         server, name = split_backbone_url(name)
     with access.client(server) as client:
-        info = client.describe(name)
+        info = client.describe(name, wait=False)
     _print_info(info, as_json=as_json)
 
 
-def load(backbone: str, server: str, access: Access, *, as_json: bool) -> None:
-    """Have a server load a backbone, and print it once it serves.  backbone: 'namespace/name?argument=value'."""
+def load(backbone: str, server: str, access: Access, *, replace: bool, as_json: bool) -> None:
+    """Have a server load a backbone, and print it once it serves.
+
+    backbone: 'namespace/name?argument=value'.  replace: a backbone that serves the name with other arguments.
+    """
     parsed = parse_backbone(backbone)
     typer.echo(f"loading {parsed['name']} at {server} ...", err=True)
     with access.client(server) as client:
-        info = client.load(parsed["name"], **parsed["arguments"])
+        info = client.load(parsed["name"], replace=replace, **parsed["arguments"])
     _print_info(info, as_json=as_json)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
@@ -11,13 +10,11 @@ import numpy as np
 
 from midrib.remote._clients.client import Client
 from midrib.remote._connect.address import split_url
-from midrib.remote._connect.backbone_info import BackboneInfo
 from midrib.remote._files.formats.audio_file import Clip
 from midrib.wire import Array, InternalError, InvalidInputError
 
 # Per chunk: a backbone may be slow, and nothing of a chunk is saved before all of it is done.
 _TIMEOUT_S: Final = 600.0
-_LOADING_POLL_S: Final = 0.2
 _DTYPES: Final = ("float32", "float16")
 
 
@@ -48,15 +45,9 @@ class RemoteEmbedder:
         address, self.name = split_url(url)
         options = {"priority": "bulk", "timeout": _TIMEOUT_S, **kwargs}
         self._client = Client(address, **options)
-        info = self._described_when_loaded(float(options["timeout"]))
+        info = self._client.describe(self.name)
+        info.takes  # noqa: B018 - raises for a backbone that failed to load
         self.revision, self.num_features = info.revision, info.num_features
-
-    def _described_when_loaded(self, timeout: float) -> BackboneInfo:
-        until = time.monotonic() + timeout
-        while (info := self._client.describe(self.name)).state == "loading" and time.monotonic() < until:
-            time.sleep(_LOADING_POLL_S)
-        info.takes  # noqa: B018 - raises for a backbone that is not loaded
-        return info
 
     def __call__(self, kind: str, values: list[Any]) -> Array:
         """Return the features of the values, [values, num_features]; raise the server's errors."""
