@@ -208,7 +208,7 @@ def test_a_token_in_the_place_of_its_hash_is_not_logged(
     """The likeliest mistake in the file; what was in force stays."""
     tenants.path.write_text(f'[[tokens]]\nname = "x"\nsha256 = "{tenants.admin}"\nscopes = ["embed"]\n')
     guarded.server.reload()
-    assert "the token file cannot be taken over" in caplog.text
+    assert "the token file cannot be read" in caplog.text
     assert tenants.admin not in caplog.text
     assert list(embed(opened, tenants.trainer).embedding.shape) == [1, 3]
 
