@@ -63,7 +63,7 @@ INFERS = [
     infer("picture", "images", "BYTES", [1, 1], None, bytes_contents=[picture()]),
 ]
 VALID: dict[str, list[Any]] = {
-    EMBED: [embedding_pb2.EmbedRequest(backbone=name, input=one, options=OPTIONS) for name, one in INPUTS],
+    EMBED: [embedding_pb2.EmbedRequest(backbone=name, input=value, options=OPTIONS) for name, value in INPUTS],
     "/midrib.v1.EmbeddingService/Backward": [
         embedding_pb2.BackwardRequest(backbone="double", input=ROWS, grad_embedding=ROWS),
         embedding_pb2.BackwardRequest(backbone="words", input=IDS, grad_embedding=ROWS),
@@ -189,7 +189,9 @@ def message(**fields: Any) -> embedding_pb2.EmbedStreamRequest:
 
 OPENS = [message(open=embedding_pb2.Open(backbone=name)) for name in ("double", "words", "picture")]
 ITEMS = [
-    message(item=embedding_pb2.Item(id=number, input=one)) for number, (_, one) in enumerate(INPUTS) for _ in range(2)
+    message(item=embedding_pb2.Item(id=number, input=value))
+    for number, (_, value) in enumerate(INPUTS)
+    for _ in range(2)
 ]
 
 
@@ -199,5 +201,5 @@ def conversations(draw: st.DrawFn) -> Conversation:
     if draw(st.booleans()):
         return Conversation(INFER_STREAM, draw(st.lists(requests(INFERS), max_size=6)), ending)
     opened = [draw(st.sampled_from(OPENS)).SerializeToString()] if draw(st.integers(0, 4)) else []
-    any_message = st.sampled_from(ITEMS).map(lambda one: one.SerializeToString()) | requests(ITEMS + OPENS)
+    any_message = st.sampled_from(ITEMS).map(lambda value: value.SerializeToString()) | requests(ITEMS + OPENS)
     return Conversation(STREAM, opened + draw(st.lists(any_message, max_size=8)), ending)

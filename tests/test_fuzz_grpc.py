@@ -18,8 +18,8 @@ FUZZ = settings(
 
 @pytest.fixture(scope="module")
 def subject() -> Iterator[Subject]:
-    with subjected() as made:
-        yield made
+    with subjected() as subject_:
+        yield subject_
 
 
 @FUZZ

@@ -83,7 +83,7 @@ class Deaf:
         self.call.cancel()
 
 
-def asked(channel: grpc.Channel, number: int) -> list[list[float]]:
+def embed(channel: grpc.Channel, number: int) -> list[list[float]]:
     """What a unary call of one row comes to."""
     stub: Any = embedding_pb2_grpc.EmbeddingServiceStub(channel)
     message = embedding_pb2.Input(tensor=encode_tensor(ROW * number))
@@ -94,7 +94,7 @@ def asked(channel: grpc.Channel, number: int) -> list[list[float]]:
 
 def status_of_a_call(channel: grpc.Channel) -> grpc.StatusCode:
     try:
-        asked(channel, 1)
+        embed(channel, 1)
     except grpc.RpcError as error:
         code: grpc.StatusCode = error.code()
         return code
@@ -116,7 +116,7 @@ def test_it_is_soon_not_read_from(method: str, make: Callable[[int], bytes]) -> 
         grpc.insecure_channel(server.address) as channel,
         closing(Deaf(channel, method, make)) as stream,
     ):
-        assert [asked(channel, number) for number in range(2000)] == [[[2.0 * number] * 2] for number in range(2000)]
+        assert [embed(channel, number) for number in range(2000)] == [[[2.0 * number] * 2] for number in range(2000)]
         assert server.server.embedder.in_flight.held <= 2 * MEBI
         assert stream.sent < 8_000
 
@@ -201,8 +201,8 @@ async def ask_once_each(address: str, streams: int) -> None:
 
 
 def resident_mebi(process: Path, line: str) -> float:
-    (found,) = (text for text in (process / "status").read_text().splitlines() if text.startswith(line))
-    return int(found.split()[1]) / 1024
+    (value,) = (text for text in (process / "status").read_text().splitlines() if text.startswith(line))
+    return int(value.split()[1]) / 1024
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads a process's memory in Linux's /proc")
