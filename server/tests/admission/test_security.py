@@ -205,7 +205,7 @@ def test_a_withdrawn_token_ends_its_open_streams(
 def test_a_token_in_the_place_of_its_hash_is_not_logged(
     guarded: RunningServer, opened: grpc.Channel, tenants: Tenants, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The likeliest mistake in the file; what was in force stays."""
+    """The likeliest mistake in the file; the tokens stay as they were."""
     tenants.path.write_text(f'[[tokens]]\nname = "x"\nsha256 = "{tenants.admin}"\nscopes = ["embed"]\n')
     guarded.server.reload()
     assert "the token file cannot be taken over" in caplog.text

@@ -1,4 +1,4 @@
-"""The unary calls, by plain generated stubs: what they answer, and every refusal of the error table."""
+"""The unary calls, by plain generated stubs: the answers, and every refusal of the error table."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_truncation_comes_before_normalisation(embedding: Any) -> None:
 
 
 def test_no_rows_are_an_empty_embedding(embedding: Any) -> None:
-    """An empty batch is no error."""
+    """An empty batch is valid."""
     answer = embedding.Embed(request(np.empty((0, 2), np.float32)), timeout=10)
     assert list(answer.embedding.shape) == [0, 2]
 

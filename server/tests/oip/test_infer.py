@@ -79,10 +79,10 @@ def test_texts_go_as_bytes_typed_or_raw(media: Inference, media_channel: grpc.Ch
     expected = decode_tensor(
         stub.Embed(embedding_pb2.EmbedRequest(backbone="words", input=message), timeout=10).embedding
     )
-    elements = [one.encode() for one in said]
+    elements = [text.encode() for text in said]
     typed = Request(model_name="words", inputs=[tensor("BYTES", shape, name="texts", bytes_contents=elements)])
     answers = [media.ModelInfer(request, timeout=10) for request in (typed, texts(*elements))]
-    assert [rows(one) for one in answers] == [expected.tolist()] * 2
+    assert [rows(answer) for answer in answers] == [expected.tolist()] * 2
 
 
 def test_encoded_images_go_as_bytes(media: Inference, media_channel: grpc.Channel) -> None:
@@ -103,7 +103,7 @@ def test_parameters_normalise_and_truncate(inference: Inference) -> None:
 
 
 def test_no_rows_are_an_empty_embedding(inference: Inference) -> None:
-    """An empty batch is no error."""
+    """An empty batch is valid."""
     answer = inference.ModelInfer(raw(np.empty((0, 2), np.float32), "FP32"), timeout=10)
     assert list(answer.outputs[0].shape) == [0, 2]
 

@@ -1,6 +1,6 @@
 """The real tritonclient against a real server: sync, async and streaming, the same answers as Midrib's own stubs.
 
-It cannot live in Midrib's own environment (it needs protobuf < 7), so each test runs it in a venv of its own:
+It cannot live in Midrib's own environment (it needs protobuf < 7), so each test runs it in a separate venv:
 MIDRIB_EXTERNAL=1 python -m pytest server/tests/oip/test_tritonclient.py
 """
 
