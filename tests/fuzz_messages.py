@@ -63,7 +63,7 @@ INFERS = [
     infer("picture", "images", "BYTES", [1, 1], None, bytes_contents=[picture()]),
 ]
 VALID: dict[str, list[Any]] = {
-    EMBED: [embedding_pb2.EmbedRequest(backbone=name, input=one, options=OPTIONS) for name, one in INPUTS],
+    EMBED: [embedding_pb2.EmbedRequest(backbone=name, input=value, options=OPTIONS) for name, value in INPUTS],
     "/midrib.v1.EmbeddingService/Backward": [
         embedding_pb2.BackwardRequest(backbone="double", input=ROWS, grad_embedding=ROWS),
         embedding_pb2.BackwardRequest(backbone="words", input=IDS, grad_embedding=ROWS),
@@ -91,7 +91,7 @@ _INTEGERS = {
 
 
 def scalars(field: Any) -> st.SearchStrategy[Any]:
-    """Values of a field's type: the ends of its range, what means something somewhere, and anything else."""
+    """Return values of a field's type: the ends of its range, meaningful values, and any other."""
     if field.cpp_type in _INTEGERS:
         least, most = _INTEGERS[field.cpp_type]
         return st.integers(0, 4) | st.sampled_from([least, most]) | st.integers(least, most)
@@ -105,7 +105,7 @@ def scalars(field: Any) -> st.SearchStrategy[Any]:
 
 
 def disturb(draw: st.DrawFn, message: Any) -> None:
-    """Set one field, of the message or anywhere below, to something else."""
+    """Change one field of the message, or of a message inside it."""
     fields = message.DESCRIPTOR.fields
     if not len(fields):
         return
@@ -140,7 +140,7 @@ def disturb_list(draw: st.DrawFn, values: Any, field: Any) -> None:
 
 @st.composite
 def requests(draw: st.DrawFn, valid: list[Any]) -> bytes:
-    """The bytes of a valid request, of one disturbed in up to three places, or of one that is no message."""
+    """Draw the bytes of a valid request, of one changed in up to three places, or of no message at all."""
     message = type(chosen := draw(st.sampled_from(valid)))()
     message.CopyFrom(chosen)
     for _ in range(draw(st.integers(0, 3))):
@@ -167,7 +167,7 @@ class Call(NamedTuple):
 
 
 class Conversation(NamedTuple):
-    """One stream: what is sent, and how it ends.
+    """One stream: the messages that are sent, and how it ends.
 
     ending: "ended" by half-close and read to its end, "unsent" once all is handed over, "unread" after one answer.
     """
@@ -189,7 +189,9 @@ def message(**fields: Any) -> embedding_pb2.EmbedStreamRequest:
 
 OPENS = [message(open=embedding_pb2.Open(backbone=name)) for name in ("double", "words", "picture")]
 ITEMS = [
-    message(item=embedding_pb2.Item(id=number, input=one)) for number, (_, one) in enumerate(INPUTS) for _ in range(2)
+    message(item=embedding_pb2.Item(id=number, input=value))
+    for number, (_, value) in enumerate(INPUTS)
+    for _ in range(2)
 ]
 
 
@@ -199,5 +201,5 @@ def conversations(draw: st.DrawFn) -> Conversation:
     if draw(st.booleans()):
         return Conversation(INFER_STREAM, draw(st.lists(requests(INFERS), max_size=6)), ending)
     opened = [draw(st.sampled_from(OPENS)).SerializeToString()] if draw(st.integers(0, 4)) else []
-    any_message = st.sampled_from(ITEMS).map(lambda one: one.SerializeToString()) | requests(ITEMS + OPENS)
+    any_message = st.sampled_from(ITEMS).map(lambda value: value.SerializeToString()) | requests(ITEMS + OPENS)
     return Conversation(STREAM, opened + draw(st.lists(any_message, max_size=8)), ending)

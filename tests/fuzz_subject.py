@@ -128,9 +128,11 @@ def check_all_answered(conversation: Conversation, answers: list[bytes]) -> None
     if conversation.method == INFER_STREAM:
         assert len(answers) == len(conversation.messages)
         return
-    sent = sorted(embedding_pb2.EmbedStreamRequest.FromString(one).item.id for one in conversation.messages[1:])
-    got = [embedding_pb2.EmbedStreamResponse.FromString(one) for one in answers]
-    assert sorted(one.result.id for one in got if one.HasField("result")) == sent
+    sent = sorted(
+        embedding_pb2.EmbedStreamRequest.FromString(response).item.id for response in conversation.messages[1:]
+    )
+    responses = [embedding_pb2.EmbedStreamResponse.FromString(response) for response in answers]
+    assert sorted(response.result.id for response in responses if response.HasField("result")) == sent
 
 
 @contextmanager

@@ -18,14 +18,14 @@ FUZZ = settings(
 
 @pytest.fixture(scope="module")
 def subject() -> Iterator[Subject]:
-    with subjected() as made:
-        yield made
+    with subjected() as fuzzed:
+        yield fuzzed
 
 
 @FUZZ
 @given(call=calls())
 def test_any_unary_call_gets_a_status(subject: Subject, call: Call) -> None:
-    """INTERNAL only where the module raised; whatever came, the server is unharmed."""
+    """INTERNAL only if the module raised; the server is unharmed by any request."""
     subject.check_call(call)
 
 

@@ -79,9 +79,9 @@ def test_a_stream_of_bytes_that_are_no_message_is_refused(
 
 def test_a_long_name_is_not_found_at_once(channel: grpc.Channel) -> None:
     """Nothing near is looked for (21 s for 50 MB, on the event loop), and the status fits into its headers."""
-    asked = backbone_pb2.GetBackboneRequest(name="double/" * 2000)
+    sent_request = backbone_pb2.GetBackboneRequest(name="double/" * 2000)
     with pytest.raises(grpc.RpcError, match="no backbone 'double/double/") as caught:
-        call(channel, "/midrib.v1.BackboneService/GetBackbone", asked.SerializeToString())
+        call(channel, "/midrib.v1.BackboneService/GetBackbone", sent_request.SerializeToString())
     assert (caught.value.code(), refusal(caught.value).reason) == (grpc.StatusCode.NOT_FOUND, "BACKBONE_NOT_FOUND")
     assert len(refusal(caught.value).message) < 500
 
@@ -89,38 +89,38 @@ def test_a_long_name_is_not_found_at_once(channel: grpc.Channel) -> None:
 def test_a_refusal_that_quotes_much_still_fits_into_its_headers(channel: grpc.Channel) -> None:
     """What a client sent comes back cut, under the status that it was given."""
     inputs = [oip.ModelInferRequest.InferInputTensor(name="é" * 3000) for _ in range(2)]
-    asked = oip.ModelInferRequest(model_name="double", inputs=inputs)
+    sent_request = oip.ModelInferRequest(model_name="double", inputs=inputs)
     with pytest.raises(grpc.RpcError, match=r"the request has 2 inputs") as caught:
-        call(channel, INFER, asked.SerializeToString())
+        call(channel, INFER, sent_request.SerializeToString())
     assert (caught.value.code(), refusal(caught.value).field) == (INVALID, "inputs")
 
 
 def test_dimensions_beyond_63_bits_are_an_invalid_argument(channel: grpc.Channel) -> None:
     """The protocol has unsigned parameters, our own message does not."""
-    asked = oip.ModelInferRequest(
+    sent_request = oip.ModelInferRequest(
         model_name="double",
         inputs=[oip.ModelInferRequest.InferInputTensor(name="input", datatype="FP32", shape=[1, 2])],
         raw_input_contents=[bytes(8)],
         parameters={"dimensions": oip.InferParameter(uint64_param=2**63)},
     )
     with pytest.raises(grpc.RpcError, match="dimensions") as caught:
-        call(channel, INFER, asked.SerializeToString())
+        call(channel, INFER, sent_request.SerializeToString())
     assert caught.value.code() is INVALID
 
 
 @pytest.mark.parametrize("token", [-1, 100], ids=["negative", "beyond"])
 def test_token_ids_outside_the_vocabulary_are_an_invalid_argument(channel: grpc.Channel, token: int) -> None:
     """They never reach the device: a GPU's assertion would end every other client's work as well."""
-    asked = request(np.array([[1, token]]), "words")
+    sent_request = request(np.array([[1, token]]), "words")
     with pytest.raises(grpc.RpcError, match=rf"has the token id {token}, .* has 0..99") as caught:
-        call(channel, EMBED, asked.SerializeToString())
+        call(channel, EMBED, sent_request.SerializeToString())
     assert (caught.value.code(), refusal(caught.value).field) == (INVALID, "input.tensor.data")
 
 
 def test_values_beyond_float32_are_infinite(channel: grpc.Channel) -> None:
     """As they are in process: no warning in the log for each, no error."""
-    asked = request(np.array([[1e300, 1.0]]), dtype=tensor_pb2.DATA_TYPE_FLOAT16)
-    answer = embedding_pb2.EmbedResponse.FromString(call(channel, EMBED, asked.SerializeToString()))
+    sent_request = request(np.array([[1e300, 1.0]]), dtype=tensor_pb2.DATA_TYPE_FLOAT16)
+    answer = embedding_pb2.EmbedResponse.FromString(call(channel, EMBED, sent_request.SerializeToString()))
     assert decode_tensor(answer.embedding).tolist() == [[np.inf, 2.0]]
 
 
@@ -137,7 +137,7 @@ def test_an_answer_over_the_message_limit_spoils_its_item_alone(server: RunningS
         for count in (1024, 1)
     ]
     sent = [message.SerializeToString() for message in [opened, *items]]
-    answers = [embedding_pb2.EmbedStreamResponse.FromString(one) for one in talk(channel, STREAM, sent)]
+    answers = [embedding_pb2.EmbedStreamResponse.FromString(response) for response in talk(channel, STREAM, sent)]
     results = {answer.result.id: answer.result for answer in answers[1:]}
     assert status_to_error(results[1024].error).reason == "LIMIT_EXCEEDED"
     assert decode_tensor(results[1].embedding).tolist() == [[2.0, 2.0]]
@@ -150,8 +150,8 @@ def test_a_unary_answer_over_the_message_limit_is_refused_before_a_device_makes_
     """With a reason, not by the transport."""
     served = server.server.catalogue.entry("double").ready().served
     accepted = served.batcher.counts.accepted
-    asked = request(np.ones((1024, 2), np.float32), dtype=tensor_pb2.DATA_TYPE_FLOAT64)
+    sent_request = request(np.ones((1024, 2), np.float32), dtype=tensor_pb2.DATA_TYPE_FLOAT64)
     with pytest.raises(grpc.RpcError, match="split it") as caught:
-        call(channel, EMBED, asked.SerializeToString())
+        call(channel, EMBED, sent_request.SerializeToString())
     assert refusal(caught.value).reason == "LIMIT_EXCEEDED"
     assert served.batcher.counts.accepted == accepted

@@ -45,20 +45,20 @@ def test_items_of_a_lost_replica_are_counted(server: RunningServer, channel: grp
 def test_a_backbone_whose_replica_cannot_be_replaced_says_so() -> None:
     """Its items fail as retriable and its health is NOT_SERVING; they do not wait for a device that will not come."""
     killer, next_one = (request(np.full((1, 2), value, np.float32), "fragile") for value in (-13, 1))
-    with serving("fragile", registry=REGISTRY) as own, grpc.insecure_channel(own.address) as to_own:
+    with serving("fragile", registry=REGISTRY) as fragile, grpc.insecure_channel(fragile.address) as to_running:
         with pytest.raises(grpc.RpcError, match="the replica that ran this item was lost"):
-            call(to_own, EMBED, killer.SerializeToString())
+            call(to_running, EMBED, killer.SerializeToString())
         with pytest.raises(grpc.RpcError, match="could not be replaced") as caught:
-            call(to_own, EMBED, next_one.SerializeToString())
+            call(to_running, EMBED, next_one.SerializeToString())
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-        health: Any = health_pb2_grpc.HealthStub(to_own)
-        asked = health_pb2.HealthCheckRequest(service="test/embedding/fragile")
-        assert health.Check(asked, timeout=20).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        health: Any = health_pb2_grpc.HealthStub(to_running)
+        health_request = health_pb2.HealthCheckRequest(service="test/embedding/fragile")
+        assert health.Check(health_request, timeout=20).status == health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 def test_why_a_backbone_failed_to_load_is_for_the_log() -> None:
     """A loader's exception may name files; clients get an error id."""
-    with serving(registry=REGISTRY, admin=True) as own, grpc.insecure_channel(own.address) as channel:
+    with serving(registry=REGISTRY, admin=True) as fragile, grpc.insecure_channel(fragile.address) as channel:
         backbones: Any = backbone_pb2_grpc.BackboneServiceStub(channel)
         with pytest.raises(grpc.RpcError, match="log explains error"):
             backbones.LoadBackbone(backbone_pb2.LoadBackboneRequest(name="unreadable"), timeout=20)
@@ -72,7 +72,7 @@ def test_why_a_backbone_failed_to_load_is_for_the_log() -> None:
 
 def test_unloading_waits_for_the_loading_of_the_same_name() -> None:
     """Else what is loaded at last stands under no name, and its thread never ends."""
-    with serving(registry=REGISTRY, admin=True) as own, grpc.insecure_channel(own.address) as channel:
+    with serving(registry=REGISTRY, admin=True) as fragile, grpc.insecure_channel(fragile.address) as channel:
         backbones: Any = backbone_pb2_grpc.BackboneServiceStub(channel)
         loading = backbones.LoadBackbone.future(backbone_pb2.LoadBackboneRequest(name="late"), timeout=20)
         assert LOADING.wait(20)

@@ -1,6 +1,6 @@
-"""Clients that send and never read, over either protocol's stream: what they hold is bounded, and for a while only.
+"""Clients that send on a stream and never read: the bytes that they hold are bounded, and released after a while.
 
-And clients that keep a stream open and are silent: they hold nothing of what they sent.
+Clients that keep a stream open and are silent hold nothing of the items that they sent.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ class Deaf:
         self.call.cancel()
 
 
-def asked(channel: grpc.Channel, number: int) -> list[list[float]]:
-    """What a unary call of one row comes to."""
+def embed(channel: grpc.Channel, number: int) -> list[list[float]]:
+    """Return the embedding of one row, by a unary call."""
     stub: Any = embedding_pb2_grpc.EmbeddingServiceStub(channel)
     message = embedding_pb2.Input(tensor=encode_tensor(ROW * number))
     answer = stub.Embed(embedding_pb2.EmbedRequest(backbone="double", input=message), timeout=20)
@@ -94,7 +94,7 @@ def asked(channel: grpc.Channel, number: int) -> list[list[float]]:
 
 def status_of_a_call(channel: grpc.Channel) -> grpc.StatusCode:
     try:
-        asked(channel, 1)
+        embed(channel, 1)
     except grpc.RpcError as error:
         code: grpc.StatusCode = error.code()
         return code
@@ -110,13 +110,13 @@ def status_of_a_call(channel: grpc.Channel) -> grpc.StatusCode:
     ],
 )
 def test_it_is_soon_not_read_from(method: str, make: Callable[[int], bytes]) -> None:
-    """Its requests are bounded by the stream's limit, and their embeddings with them; nobody else notices."""
+    """The limit of the stream bounds its requests and their embeddings; the calls of others are answered."""
     with (
         serving("double", registry=REGISTRY, max_stream_bytes=MEBI, max_stream_items=64) as server,
         grpc.insecure_channel(server.address) as channel,
         closing(Deaf(channel, method, make)) as stream,
     ):
-        assert [asked(channel, number) for number in range(2000)] == [[[2.0 * number] * 2] for number in range(2000)]
+        assert [embed(channel, number) for number in range(2000)] == [[[2.0 * number] * 2] for number in range(2000)]
         assert server.server.embedder.in_flight.held <= 2 * MEBI
         assert stream.sent < 8_000
 
@@ -125,7 +125,7 @@ def test_it_is_soon_not_read_from(method: str, make: Callable[[int], bytes]) -> 
     ("method", "make"), [pytest.param(NATIVE, item, id="native"), pytest.param(INFERENCE, inference, id="inference")]
 )
 def test_it_does_not_keep_others_out(method: str, make: Callable[[int], bytes]) -> None:
-    """It holds all that may be in flight, so others are refused; after `max_unread_s` its stream is ended."""
+    """It fills the server's quota, so others are refused; after `max_unread_s` its stream is closed."""
     limits: dict[str, Any] = {"max_stream_bytes": 4 * MEBI, "max_in_flight_bytes": MEBI, "max_unread_s": 0.5}
     with (
         serving("double", registry=REGISTRY, **limits) as server,
@@ -171,7 +171,7 @@ def process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[s
 
 
 async def send_until_not_read_from(address: str, sends: int) -> int:
-    """How many items of 1 MiB a stream that reads nothing gets rid of, at most so many."""
+    """Return how many items of 1 MiB a stream that reads nothing can send, at most `sends`."""
     rows = np.ones((256, 1024), np.float32)
     async with grpc.aio.insecure_channel(address) as channel:
         call: Any = channel.stream_stream(NATIVE)()
@@ -189,7 +189,7 @@ async def flood(address: str) -> list[int]:
 
 
 async def ask_once_each(address: str, streams: int) -> None:
-    """Streams of one connection that each get 1 MiB embedded, and stay open until all have."""
+    """Open streams on one connection that each have 1 MiB embedded and stay open until all have."""
     rows = np.ones((256, 1024), np.float32)
     async with grpc.aio.insecure_channel(address) as channel:
         calls: list[Any] = []
@@ -201,13 +201,13 @@ async def ask_once_each(address: str, streams: int) -> None:
 
 
 def resident_mebi(process: Path, line: str) -> float:
-    (found,) = (text for text in (process / "status").read_text().splitlines() if text.startswith(line))
-    return int(found.split()[1]) / 1024
+    (value,) = (text for text in (process / "status").read_text().splitlines() if text.startswith(line))
+    return int(value.split()[1]) / 1024
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads a process's memory in Linux's /proc")
 def test_a_flood_of_them_costs_the_limit_and_a_little_for_each(process: tuple[str, Path]) -> None:
-    """16 MiB in flight; and for each of the eight streams an item in several copies and 1 MiB sent ahead."""
+    """16 MiB in flight, and for each of the eight streams an item in several copies and 1 MiB sent ahead."""
     address, folder = process
     before = resident_mebi(folder, "VmRSS")
     assert max(asyncio.run(flood(address))) < 100
@@ -216,7 +216,7 @@ def test_a_flood_of_them_costs_the_limit_and_a_little_for_each(process: tuple[st
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads a process's memory in Linux's /proc")
 def test_a_silent_stream_keeps_nothing_of_what_it_sent(process: tuple[str, Path]) -> None:
-    """Nor of what it got: a hundred of them, where each has had 1 MiB embedded."""
+    """Neither its items nor its results: a hundred streams, each of which had 1 MiB embedded."""
     address, folder = process
     asyncio.run(ask_once_each(address, 1))
     before = resident_mebi(folder, "VmRSS")

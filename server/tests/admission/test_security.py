@@ -103,16 +103,16 @@ def test_health_is_public_unless_it_is_not(
     opened: grpc.Channel, tenants: Tenants, test_registry: AbstractRegistry
 ) -> None:
     """A load balancer has no token; who wants it closed says so."""
-    asked = health_pb2.HealthCheckRequest()
+    sent = health_pb2.HealthCheckRequest()
     stub: Any = health_pb2_grpc.HealthStub(opened)
-    assert stub.Check(asked, timeout=10).status == health_pb2.HealthCheckResponse.SERVING
+    assert stub.Check(sent, timeout=10).status == health_pb2.HealthCheckResponse.SERVING
     with (
         serving(registry=test_registry, tokens=tenants.path, public_health=False) as closed,
         grpc.insecure_channel(closed.address) as channel,
     ):
         private: Any = health_pb2_grpc.HealthStub(channel)
         with pytest.raises(grpc.RpcError, match="wants a token"):
-            private.Check(asked, timeout=10)
+            private.Check(sent, timeout=10)
 
 
 @pytest.mark.parametrize(
@@ -147,16 +147,16 @@ def test_a_scope_allows_its_calls_and_no_others(opened: grpc.Channel, tenants: T
 def test_loading_sits_on_an_address_of_its_own(guarded: RunningServer, opened: grpc.Channel, tenants: Tenants) -> None:
     """Even an admin loads nothing on the main port; and the admin port wants the token too."""
     seed = {"seed": backbone_pb2.Argument(int_value=5)}
-    asked = backbone_pb2.LoadBackboneRequest(name="linear", arguments=seed, replace=True)
+    sent = backbone_pb2.LoadBackboneRequest(name="linear", arguments=seed, replace=True)
     main_port: Any = backbone_pb2_grpc.BackboneServiceStub(opened)
     with pytest.raises(grpc.RpcError, match="is not allowed here"):
-        main_port.LoadBackbone(asked, timeout=10, metadata=bearer(tenants.admin))
+        main_port.LoadBackbone(sent, timeout=10, metadata=bearer(tenants.admin))
     assert guarded.server.admin_address is not None
     with grpc.insecure_channel(guarded.server.admin_address) as channel:
         admin_port: Any = backbone_pb2_grpc.BackboneServiceStub(channel)
         with pytest.raises(grpc.RpcError, match="wants a token"):
-            admin_port.LoadBackbone(asked, timeout=10)
-        assert admin_port.LoadBackbone(asked, timeout=20, metadata=bearer(tenants.admin)).backbone.num_features == 3
+            admin_port.LoadBackbone(sent, timeout=10)
+        assert admin_port.LoadBackbone(sent, timeout=20, metadata=bearer(tenants.admin)).backbone.num_features == 3
 
 
 def test_tokens_are_rotated_by_a_reload(guarded: RunningServer, opened: grpc.Channel, tenants: Tenants) -> None:
@@ -205,7 +205,7 @@ def test_a_withdrawn_token_ends_its_open_streams(
 def test_a_token_in_the_place_of_its_hash_is_not_logged(
     guarded: RunningServer, opened: grpc.Channel, tenants: Tenants, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The likeliest mistake in the file; what was in force stays."""
+    """The likeliest mistake in the file; the tokens stay as they were."""
     tenants.path.write_text(f'[[tokens]]\nname = "x"\nsha256 = "{tenants.admin}"\nscopes = ["embed"]\n')
     guarded.server.reload()
     assert "the token file cannot be read" in caplog.text
@@ -244,9 +244,9 @@ def test_a_token_is_compared_with_every_hash_in_constant_time(
     """Neither how much of it is right nor whose it is shows in the time taken."""
     compared: list[str] = []
 
-    def compare_digest(known: str, digest: str) -> bool:
-        compared.append(known)
-        return known == digest
+    def compare_digest(token_digest: str, digest: str) -> bool:
+        compared.append(token_digest)
+        return token_digest == digest
 
     tokens = Tokens(tenants.path)
     monkeypatch.setattr("hmac.compare_digest", compare_digest)

@@ -59,9 +59,9 @@ class Certificates:
         self.roots = self._authority.cert_pem.bytes()
         self.renew()
 
-    def channel(self, address: str, *, own: trustme.LeafCert | None = None) -> grpc.Channel:
-        key = None if own is None else own.private_key_pem.bytes()
-        chain = None if own is None else own.cert_chain_pems[0].bytes()
+    def channel(self, address: str, *, client_certificate: trustme.LeafCert | None = None) -> grpc.Channel:
+        key = None if client_certificate is None else client_certificate.private_key_pem.bytes()
+        chain = None if client_certificate is None else client_certificate.cert_chain_pems[0].bytes()
         return grpc.secure_channel(address, grpc.ssl_channel_credentials(self.roots, key, chain))
 
 
@@ -91,12 +91,12 @@ def test_mutual_tls_wants_a_certificate_of_the_client(
     """One that the authority signed, no other, none without."""
     stranger = trustme.CA().issue_cert("stranger@example.org")
     with serving("linear", registry=test_registry, **certificates.files) as running:
-        with certificates.channel(running.address, own=certificates.client) as known:
-            assert embed(known) == [1, 3]
+        with certificates.channel(running.address, client_certificate=certificates.client) as trusted:
+            assert embed(trusted) == [1, 3]
         with certificates.channel(running.address) as bare, pytest.raises(grpc.RpcError, match="UNAVAILABLE"):
             embed(bare)
         with (
-            certificates.channel(running.address, own=stranger) as other,
+            certificates.channel(running.address, client_certificate=stranger) as other,
             pytest.raises(grpc.RpcError, match="UNAVAILABLE"),
         ):
             embed(other)
@@ -121,21 +121,21 @@ class BothPorts:
         self._running = running
         self._certificates = certificates
 
-    def answers(self, own: trustme.LeafCert | None = None) -> list[bool]:
+    def answers(self, client_certificate: trustme.LeafCert | None = None) -> list[bool]:
         """Whether a client that trusts the authority of now, and shows its own certificate, is served."""
-        return [self._by_grpc(own), self._by_http(own)]
+        return [self._by_grpc(client_certificate), self._by_http(client_certificate)]
 
-    def _by_grpc(self, own: trustme.LeafCert | None) -> bool:
-        with self._certificates.channel(self._running.address, own=own) as channel:
+    def _by_grpc(self, client_certificate: trustme.LeafCert | None) -> bool:
+        with self._certificates.channel(self._running.address, client_certificate=client_certificate) as channel:
             try:
                 return embed(channel) == [1, 3]
             except grpc.RpcError:
                 return False
 
-    def _by_http(self, own: trustme.LeafCert | None) -> bool:
+    def _by_http(self, client_certificate: trustme.LeafCert | None) -> bool:
         context = ssl.create_default_context(cadata=self._certificates.roots.decode())
-        if own is not None:
-            own.configure_cert(context)
+        if client_certificate is not None:
+            client_certificate.configure_cert(context)
         address = str(self._running.server.http_address)
         connection = http.client.HTTPSConnection(address, timeout=10, context=context)
         try:

@@ -1,4 +1,4 @@
-"""The steps of an embedding: what an item holds of the quota, from when it is accepted until it is released."""
+"""The steps of an embedding, and the quota that an item holds from `accept` until `release`."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def test_an_accepted_item_holds_its_bytes_until_it_is_released(server: RunningSe
 
     async def steps() -> tuple[list[int], Embedded]:
         item = await embedder.open(OPEN, CALLER).accept(ROWS)
-        held = [embedder.in_flight.held]
+        amounts = [embedder.in_flight.held]
         embedded = await item.embed()
-        held.append(embedder.in_flight.held)
+        amounts.append(embedder.in_flight.held)
         item.release()
-        return [*held, embedder.in_flight.held], embedded
+        return [*amounts, embedder.in_flight.held], embedded
 
-    held, embedded = server.run(steps(), timeout=20)
-    assert held == [ITEM_BYTES, ITEM_BYTES, 0]
+    amounts, embedded = server.run(steps(), timeout=20)
+    assert amounts == [ITEM_BYTES, ITEM_BYTES, 0]
     np.testing.assert_array_equal(embedded.features, 2 * ROWS)
 
 
@@ -56,9 +56,9 @@ def test_an_item_of_a_stream_counts_in_the_quota_of_its_stream_too(server: Runni
 
     async def steps() -> list[tuple[int, int]]:
         item = await embedder.open(OPEN, STREAM_CALLER).accept(ROWS, stream)
-        held = [(stream.items.held, stream.bytes.held)]
+        amounts = [(stream.items.held, stream.bytes.held)]
         item.release()
-        return [*held, (stream.items.held, stream.bytes.held)]
+        return [*amounts, (stream.items.held, stream.bytes.held)]
 
     assert server.run(steps(), timeout=20) == [(1, ITEM_BYTES), (0, 0)]
 

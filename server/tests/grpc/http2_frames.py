@@ -1,4 +1,4 @@
-"""HTTP/2 frames and a connection that sends them, for tests of what no client library sends.
+"""HTTP/2 frames that no client library sends, and a connection that sends them.
 
 Source of the numbers: RFC 9113 and RFC 7541.
 """

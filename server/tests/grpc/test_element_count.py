@@ -1,4 +1,4 @@
-"""The elements of a message are counted in its bytes, whatever field holds them."""
+"""The elements of a message are counted in its bytes, in any field."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ PATHS = {
 
 @pytest.mark.parametrize(("message", "path"), PATHS.values(), ids=PATHS.keys())
 def test_every_repeated_field_is_counted(message: Descriptor, path: tuple[FieldDescriptor, ...]) -> None:
-    """A thousand empty elements of it, and a packed field of a thousand numbers; a new field is tested by itself."""
+    """A thousand empty elements of it, and a packed field of a thousand numbers; a new field is tested too."""
     data = nested(path[:-1], (tag(path[-1], 2) + b"\0") * 1000)
     with pytest.raises(LimitExceededError, match="more than 100 elements"):
         check_elements(data, message, FEW)

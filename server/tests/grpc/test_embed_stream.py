@@ -48,7 +48,7 @@ class Conversation:
 
 
 def rows_by_id(responses: list[EmbedStreamResponse]) -> dict[int, list[float]]:
-    return {one.result.id: decode_tensor(one.result.embedding)[0].tolist() for one in responses}
+    return {response.result.id: decode_tensor(response.result.embedding)[0].tolist() for response in responses}
 
 
 def test_a_stream_opens_answers_and_ends(embedding: Any) -> None:
@@ -63,9 +63,11 @@ def test_a_bad_item_spoils_only_itself(embedding: Any) -> None:
     talk = [opening(), item(1, 1, 2), item(2, 1, 2, 3), item(3, 666, 0), item(4, 3, 4)]
     _, *results = embedding.EmbedStream(iter(talk), timeout=10)
     errors = {
-        one.result.id: status_to_error(one.result.error).reason for one in results if one.result.HasField("error")
+        response.result.id: status_to_error(response.result.error).reason
+        for response in results
+        if response.result.HasField("error")
     }
-    fine = [one for one in results if one.result.HasField("embedding")]
+    fine = [response for response in results if response.result.HasField("embedding")]
     assert errors == {2: "INVALID_INPUT", 3: "INTERNAL"}
     assert rows_by_id(fine) == {1: [2, 4], 4: [6, 8]}
 

@@ -168,8 +168,8 @@ def test_an_embedding_is_written_as_protobuf_writes_it(item_id: int, rows: Array
 def test_rows_in_a_byte_an_element_keep_their_scales() -> None:
     """They are made when they are written."""
     result = Result(id=3, embedding=encode_int8_rows(ROWS), timing=TIMING)
-    asked = Options(dtype=tensor_pb2.DATA_TYPE_INT8)
-    assert write_result(3, ROWS, asked, TIMING) == EmbedStreamResponse(result=result).SerializeToString()
+    int8_options = Options(dtype=tensor_pb2.DATA_TYPE_INT8)
+    assert write_result(3, ROWS, int8_options, TIMING) == EmbedStreamResponse(result=result).SerializeToString()
 
 
 def test_rows_that_do_not_lie_together_are_written_too() -> None:

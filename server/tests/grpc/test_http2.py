@@ -36,7 +36,7 @@ def rapid_reset() -> Iterator[bytes]:
     for first in range(1, 20_000, 200):
         streams = range(first, first + 200, 2)
         yield b"".join(
-            frame(HEADERS, END_HEADERS, one, head()) + frame(RST_STREAM, 0, one, bytes(4)) for one in streams
+            frame(HEADERS, END_HEADERS, stream, head()) + frame(RST_STREAM, 0, stream, bytes(4)) for stream in streams
         )
 
 
@@ -130,8 +130,8 @@ def test_connections_beyond_the_servers_files_wait(server_process: ServerProcess
         stub.Embed(GOOD, timeout=30, metadata=bearer)
         crowd = [Connection(server_process.address) for _ in range(2 * ServerProcess.FILES)]
         assert list(stub.Embed(GOOD, timeout=30, metadata=bearer).embedding.shape) == [1, 128]
-        for one in crowd:
-            one.close()
+        for connection in crowd:
+            connection.close()
     assert server_process.embed() == [1, 128]
 
 

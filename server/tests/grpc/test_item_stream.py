@@ -51,7 +51,7 @@ async def only_open() -> AsyncIterator[embedding_pb2.EmbedStreamRequest]:
 
 
 def test_a_stream_that_cannot_be_written_ends(server: RunningServer) -> None:
-    """It does not wait for what will never be written, and holds nothing."""
+    """It does not wait for answers that will never be written, and holds nothing."""
     context: Any = UnwritableContext()
     opened = embedding_pb2.EmbedStreamRequest(open=embedding_pb2.Open(backbone="double"))
     stream = serve_embed_stream(server.server.embedder, context, opened, only_open())

@@ -130,7 +130,7 @@ async def _send(call: Any, messages: list[bytes]) -> None:
 @pytest.mark.parametrize(
     ("method", "messages", "limit_mebi"),
     [
-        pytest.param("/midrib.v1.EmbeddingService/EmbedStream", [OPEN, ITEM, ITEM], 450, id="EmbedStream"),
+        pytest.param("/midrib.v1.EmbeddingService/EmbedStream", [OPEN, ITEM, ITEM], 500, id="EmbedStream"),
         pytest.param("/inference.GRPCInferenceService/ModelStreamInfer", [INFER, INFER], 900, id="ModelStreamInfer"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The unary calls, by plain generated stubs: what they answer, and every refusal of the error table."""
+"""The unary calls, by plain generated stubs: the answers, and every refusal of the error table."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_truncation_comes_before_normalisation(embedding: Any) -> None:
 
 
 def test_no_rows_are_an_empty_embedding(embedding: Any) -> None:
-    """An empty batch is no error."""
+    """An empty batch is valid."""
     answer = embedding.Embed(request(np.empty((0, 2), np.float32)), timeout=10)
     assert list(answer.embedding.shape) == [0, 2]
 
@@ -73,11 +73,14 @@ def test_backward_gives_the_input_gradient(embedding: Any) -> None:
 def test_a_list_is_ordered_by_name(backbones: Any) -> None:
     """And tells what a client needs to call."""
     listed = backbones.ListBackbones(backbone_pb2.ListBackbonesRequest(), timeout=10).backbones
-    assert [(one.name, one.num_features, list(one.input.tensor.shape)) for one in listed] == [
+    assert [(described.name, described.num_features, list(described.input.tensor.shape)) for described in listed] == [
         ("test/embedding/gate", 2, [2]),
         ("test/embedding/linear", 3, [2]),
     ]
-    assert all(one.state == backbone_pb2.BACKBONE_STATE_READY and one.limits.max_rows == 1024 for one in listed)
+    assert all(
+        described.state == backbone_pb2.BACKBONE_STATE_READY and described.limits.max_rows == 1024
+        for described in listed
+    )
 
 
 def images(*encoded: bytes) -> embedding_pb2.Input:
@@ -212,8 +215,8 @@ def test_a_full_queue_answers_at_once_with_retry_info(gate: Any, test_registry: 
 def test_health_knows_the_server_and_each_backbone(channel: grpc.Channel) -> None:
     """Ready means loaded and warmed."""
     health: Any = health_pb2_grpc.HealthStub(channel)
-    asked = ["", "test/embedding/gate"]
-    states = [health.Check(health_pb2.HealthCheckRequest(service=name), timeout=10).status for name in asked]
+    services = ["", "test/embedding/gate"]
+    states = [health.Check(health_pb2.HealthCheckRequest(service=name), timeout=10).status for name in services]
     assert states == [health_pb2.HealthCheckResponse.SERVING] * 2
 
 

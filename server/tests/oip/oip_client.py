@@ -48,7 +48,7 @@ def raw(array: Array, datatype: str, *, model: str = "gate", **fields: Any) -> o
 
 
 def texts(*elements: bytes, name: str = "texts", model: str = "words") -> oip.ModelInferRequest:
-    packed = b"".join(struct.pack("<I", len(one)) + one for one in elements)
+    packed = b"".join(struct.pack("<I", len(element)) + element for element in elements)
     inputs = [tensor("BYTES", [len(elements)], name=name)]
     return Request(model_name=model, inputs=inputs, raw_input_contents=[packed])
 

@@ -73,37 +73,37 @@ def test_token_ids_go_in_every_integer_type(media: Inference, ids: Any) -> None:
 @pytest.mark.parametrize("shape", [pytest.param([2], id="[rows]"), pytest.param([2, 1], id="[rows, 1]")])
 def test_texts_go_as_bytes_typed_or_raw(media: Inference, media_channel: grpc.Channel, shape: list[int]) -> None:
     """The same answer as Midrib's own call, to the bit."""
-    own: Any = embedding_pb2_grpc.EmbeddingServiceStub(media_channel)
+    stub: Any = embedding_pb2_grpc.EmbeddingServiceStub(media_channel)
     said = ["good morning", "la bonne nuit"]
     message = embedding_pb2.Input(texts=embedding_pb2.Texts(texts=said))
     expected = decode_tensor(
-        own.Embed(embedding_pb2.EmbedRequest(backbone="words", input=message), timeout=10).embedding
+        stub.Embed(embedding_pb2.EmbedRequest(backbone="words", input=message), timeout=10).embedding
     )
-    elements = [one.encode() for one in said]
+    elements = [text.encode() for text in said]
     typed = Request(model_name="words", inputs=[tensor("BYTES", shape, name="texts", bytes_contents=elements)])
     answers = [media.ModelInfer(request, timeout=10) for request in (typed, texts(*elements))]
-    assert [rows(one) for one in answers] == [expected.tolist()] * 2
+    assert [rows(answer) for answer in answers] == [expected.tolist()] * 2
 
 
 def test_encoded_images_go_as_bytes(media: Inference, media_channel: grpc.Channel) -> None:
     """The same answer as Midrib's own call, to the bit."""
     encoded = io.BytesIO()
     Image.new("RGB", (20, 10), (255, 128, 0)).save(encoded, "PNG")
-    own: Any = embedding_pb2_grpc.EmbeddingServiceStub(media_channel)
+    stub: Any = embedding_pb2_grpc.EmbeddingServiceStub(media_channel)
     message = embedding_pb2.Input(images=embedding_pb2.Images(encoded=[encoded.getvalue()]))
-    expected = own.Embed(embedding_pb2.EmbedRequest(backbone="picture", input=message), timeout=10).embedding
+    expected = stub.Embed(embedding_pb2.EmbedRequest(backbone="picture", input=message), timeout=10).embedding
     answer = media.ModelInfer(texts(encoded.getvalue(), name="images", model="picture"), timeout=10)
     assert rows(answer) == decode_tensor(expected).tolist()
 
 
 def test_parameters_normalise_and_truncate(inference: Inference) -> None:
     """As Midrib's own options do."""
-    asked = {"normalize": option(bool_param=True), "dimensions": option(int64_param=1)}
-    assert rows(inference.ModelInfer(raw(ROWS, "FP32", parameters=asked), timeout=10)) == [[1], [1], [1]]
+    options = {"normalize": option(bool_param=True), "dimensions": option(int64_param=1)}
+    assert rows(inference.ModelInfer(raw(ROWS, "FP32", parameters=options), timeout=10)) == [[1], [1], [1]]
 
 
 def test_no_rows_are_an_empty_embedding(inference: Inference) -> None:
-    """An empty batch is no error."""
+    """An empty batch is valid."""
     answer = inference.ModelInfer(raw(np.empty((0, 2), np.float32), "FP32"), timeout=10)
     assert list(answer.outputs[0].shape) == [0, 2]
 

@@ -53,7 +53,7 @@ def test_the_server_names_itself(inference: Inference) -> None:
 def test_metadata_tells_what_goes_in_and_out(media: Inference) -> None:
     """The tensor, or media as BYTES; the version is the revision."""
     listener = media.ModelMetadata(oip.ModelMetadataRequest(name="image/embedding/picture"), timeout=10)
-    assert [(one.name, one.datatype, list(one.shape)) for one in [*listener.inputs, *listener.outputs]] == [
+    assert [(entry.name, entry.datatype, list(entry.shape)) for entry in [*listener.inputs, *listener.outputs]] == [
         ("input", "FP32", [-1, 3, 8, 8]),
         ("images", "BYTES", [-1, 1]),
         ("embedding", "FP32", [-1, 3]),
@@ -64,7 +64,7 @@ def test_metadata_tells_what_goes_in_and_out(media: Inference) -> None:
 def test_the_configuration_says_the_same_in_tritons_form(media: Inference) -> None:
     """Without the batch dimension, with the batch limit."""
     listener = media.ModelConfig(oip.ModelConfigRequest(name="words"), timeout=10).config
-    assert [(one.name, oip.DataType.Name(one.data_type), list(one.dims)) for one in listener.input] == [
+    assert [(entry.name, oip.DataType.Name(entry.data_type), list(entry.dims)) for entry in listener.input] == [
         ("input", "TYPE_INT64", [-1]),
         ("texts", "TYPE_STRING", [1]),
     ]
@@ -77,22 +77,22 @@ def test_statistics_count_what_every_protocol_asked(test_registry: Registry) -> 
         serving("gate", "linear", registry=test_registry) as running,
         grpc.insecure_channel(running.address) as opened,
     ):
-        own: Any = embedding_pb2_grpc.EmbeddingServiceStub(opened)
+        embedding: Any = embedding_pb2_grpc.EmbeddingServiceStub(opened)
         message = embedding_pb2.Input(tensor=encode_tensor(ROWS))
-        own.Embed(embedding_pb2.EmbedRequest(backbone="gate", input=message), timeout=10)
+        embedding.Embed(embedding_pb2.EmbedRequest(backbone="gate", input=message), timeout=10)
         inference = Inference(opened)
         inference.ModelInfer(raw(ROWS, "FP32"), timeout=10)
         (listener,) = inference.ModelStatistics(oip.ModelStatisticsRequest(name="gate"), timeout=10).model_stats
         every = inference.ModelStatistics(oip.ModelStatisticsRequest(), timeout=10).model_stats
     assert (listener.inference_count, listener.execution_count, listener.inference_stats.success.count) == (6, 2, 2)
     assert listener.inference_stats.compute_infer.ns > 0
-    assert [one.name for one in every] == [GATE, "test/embedding/linear"]
+    assert [entry.name for entry in every] == [GATE, "test/embedding/linear"]
 
 
 def test_the_index_lists_states(inference: Inference) -> None:
     """Ordered by name."""
     listener = inference.RepositoryIndex(oip.RepositoryIndexRequest(), timeout=10).models
-    assert [(one.name, one.state, one.reason) for one in listener] == [
+    assert [(entry.name, entry.state, entry.reason) for entry in listener] == [
         (GATE, "READY", ""),
         ("test/embedding/linear", "READY", ""),
     ]
@@ -118,7 +118,7 @@ def test_an_admin_loads_and_unloads(test_registry: Registry) -> None:
         inference.RepositoryModelUnload(oip.RepositoryModelUnloadRequest(model_name="linear"), timeout=10)
         left = inference.RepositoryIndex(oip.RepositoryIndexRequest(), timeout=10).models
     assert list(listener.outputs[0].shape) == [-1, 5]
-    assert [one.name for one in left] == [GATE]
+    assert [entry.name for entry in left] == [GATE]
 
 
 @pytest.mark.parametrize(
@@ -133,21 +133,21 @@ def test_an_admin_loads_and_unloads(test_registry: Registry) -> None:
 )
 def test_an_admin_names_no_file(test_registry: Registry, parameters: Any, words: str) -> None:
     """The server fetches nothing for a client."""
-    asked = oip.RepositoryModelLoadRequest(model_name="linear", parameters=parameters)
+    request = oip.RepositoryModelLoadRequest(model_name="linear", parameters=parameters)
     with (
         serving("gate", registry=test_registry, admin=True) as running,
         grpc.insecure_channel(running.address) as opened,
         pytest.raises(grpc.RpcError, match=words) as caught,
     ):
-        Inference(opened).RepositoryModelLoad(asked, timeout=10)
+        Inference(opened).RepositoryModelLoad(request, timeout=10)
     assert caught.value.code() is Code.INVALID_ARGUMENT
 
 
 def test_reflection_describes_the_service_by_its_clients_names(channel: grpc.Channel) -> None:
     """So that a generic client calls it as it calls Triton."""
     stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
-    asked = reflection_pb2.ServerReflectionRequest(file_containing_symbol="inference.GRPCInferenceService")
-    (answer,) = stub.ServerReflectionInfo(iter([asked]), timeout=10)
+    request = reflection_pb2.ServerReflectionRequest(file_containing_symbol="inference.GRPCInferenceService")
+    (answer,) = stub.ServerReflectionInfo(iter([request]), timeout=10)
     (serialized,) = answer.file_descriptor_response.file_descriptor_proto
     file = descriptor_pb2.FileDescriptorProto.FromString(serialized)
     infer = next(method for method in file.service[0].method if method.name == "ModelInfer")

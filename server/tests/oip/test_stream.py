@@ -53,7 +53,7 @@ def listener(response: oip.ModelStreamInferResponse) -> tuple[str, str, list[flo
 
 
 def test_answers_come_in_the_order_of_the_requests(channel: grpc.Channel, gate: Any) -> None:
-    """Of whatever models; a slow one holds up those behind it, as with Triton."""
+    """Of any models; a slow one delays those behind it, as with Triton."""
     talk = Conversation(channel, asking("a", 13, 1), asking("b", 1, 2), asking("c", 1, 2, model="linear"))
     assert gate.passing.wait(10)
     gate.opened.set()
@@ -68,7 +68,7 @@ def test_a_bad_request_spoils_only_itself(channel: grpc.Channel) -> None:
         channel, asking("a", 1, 2), asking("b", 1), asking("c", 666, 0), asking("d", 1, model="x"), asking("e", 3, 4)
     )
     answers = talk.finish()
-    assert [listener(one) for one in answers] == [
+    assert [listener(response) for response in answers] == [
         ("a", "", [2, 4]),
         ("b", "INVALID_INPUT", []),
         ("c", "INTERNAL", []),
@@ -81,8 +81,8 @@ def test_a_bad_request_spoils_only_itself(channel: grpc.Channel) -> None:
 
 def test_a_final_response_is_marked_for_who_asks(channel: grpc.Channel) -> None:
     """Triton's mark of a request's last response: here each has one."""
-    asked = {"triton_enable_empty_final_response": oip.InferParameter(bool_param=True)}
-    (answer,) = Conversation(channel, asking("a", 1, 2, parameters=asked)).finish()
+    marked = {"triton_enable_empty_final_response": oip.InferParameter(bool_param=True)}
+    (answer,) = Conversation(channel, asking("a", 1, 2, parameters=marked)).finish()
     assert answer.infer_response.parameters["triton_final_response"].bool_param
 
 
@@ -100,7 +100,10 @@ def test_a_stream_waits_for_room(narrow: RunningServer, gate: Any) -> None:
         assert gate.passing.wait(10)
         talk.send(*(asking(str(number), number, 0) for number in range(1, 8)))
         gate.opened.set()
-        assert [listener(one)[2] for one in talk.finish()] == [[26, 0], *([2 * number, 0] for number in range(1, 8))]
+        assert [listener(response)[2] for response in talk.finish()] == [
+            [26, 0],
+            *([2 * number, 0] for number in range(1, 8)),
+        ]
 
 
 def test_a_server_going_away_answers_what_it_read(test_registry: Registry, gate: Any) -> None:

@@ -1,6 +1,6 @@
 """The real tritonclient against a real server: sync, async and streaming, the same answers as Midrib's own stubs.
 
-It cannot live in Midrib's own environment (it needs protobuf < 7), so each test runs it in a venv of its own:
+It cannot live in Midrib's own environment (it needs protobuf < 7), so each test runs it in a separate venv:
 MIDRIB_EXTERNAL=1 python -m pytest server/tests/oip/test_tritonclient.py
 """
 
@@ -52,7 +52,7 @@ def got(
 
 
 @pytest.fixture(scope="module")
-def own(media_server: RunningServer) -> Callable[..., Any]:
+def stub_answers(media_server: RunningServer) -> Callable[..., Any]:
     """The answer of Midrib's own call, as a list."""
 
     def embed(backbone: str, **fields: Any) -> Any:
@@ -90,35 +90,39 @@ def own(media_server: RunningServer) -> Callable[..., Any]:
         pytest.param("output", {"tensor": encode_tensor(ROWS)}, id="requested output"),
     ],
 )
-def test_tensors_are_answered_as_by_midribs_own_stub(got: Any, own: Any, name: str, call: dict[str, Any]) -> None:
+def test_tensors_are_answered_as_by_midribs_own_stub(
+    got: Any, stub_answers: Any, name: str, call: dict[str, Any]
+) -> None:
     """To the bit, in each floating type."""
-    assert got["inferred"][name] == own("linear", **call)
+    assert got["inferred"][name] == stub_answers("linear", **call)
 
 
-def test_token_ids_texts_and_images_are_answered_as_by_midribs_own_stub(got: Any, own: Any, picture: Path) -> None:
+def test_token_ids_texts_and_images_are_answered_as_by_midribs_own_stub(
+    got: Any, stub_answers: Any, picture: Path
+) -> None:
     """To the bit."""
     texts = embedding_pb2.Texts(texts=["good morning", "la bonne nuit"])
     images = embedding_pb2.Images(encoded=[picture.read_bytes()])
     expected = {
-        "INT64": own("words", tensor=encode_tensor(np.array([[5, 6, 0]]))),
-        "texts": own("words", texts=texts),
-        "images": own("picture", images=images),
+        "INT64": stub_answers("words", tensor=encode_tensor(np.array([[5, 6, 0]]))),
+        "texts": stub_answers("words", texts=texts),
+        "images": stub_answers("picture", images=images),
     }
     assert {name: got["inferred"][name] for name in expected} == expected
 
 
-def test_the_asynchronous_calls_answer_the_same(got: Any, own: Any) -> None:
+def test_the_asynchronous_calls_answer_the_same(got: Any, stub_answers: Any) -> None:
     """By call-back, and twenty side by side by asyncio."""
-    assert got["called back"] == own("linear", tensor=encode_tensor(ROWS))
+    assert got["called back"] == stub_answers("linear", tensor=encode_tensor(ROWS))
     assert got["asynchronously"]["together"] == [
-        own("linear", tensor=encode_tensor(ROWS + np.float32(number))) for number in range(20)
+        stub_answers("linear", tensor=encode_tensor(ROWS + np.float32(number))) for number in range(20)
     ]
 
 
-def test_a_stream_answers_in_order_and_one_bad_request_spoils_only_itself(got: Any, own: Any) -> None:
+def test_a_stream_answers_in_order_and_one_bad_request_spoils_only_itself(got: Any, stub_answers: Any) -> None:
     """By the threaded client and by asyncio."""
     rows = [np.full((1, 2), number, np.float32) for number in range(20)]
-    expected = [own("linear", tensor=encode_tensor(row)) for row in rows]
+    expected = [stub_answers("linear", tensor=encode_tensor(row)) for row in rows]
     assert got["asynchronously"]["stream"] == expected
     wrong = got["streamed"].pop(10)
     assert "takes [rows, 2]" in wrong
@@ -138,11 +142,11 @@ def test_the_server_tells_what_tritonclient_asks(got: Any) -> None:
     }
 
 
-def test_an_admin_loads_and_unloads_models(got: Any, own: Any) -> None:
+def test_an_admin_loads_and_unloads_models(got: Any, stub_answers: Any) -> None:
     """By name only: neither a configuration nor a file is taken."""
     administered = got["administered"]
     assert administered["ready"] == [False, True, False]
-    assert administered["used"] == own("linear", tensor=encode_tensor(ROWS))
+    assert administered["used"] == stub_answers("linear", tensor=encode_tensor(ROWS))
     assert [status for status, _ in administered["refused"]] == ["StatusCode.INVALID_ARGUMENT"] * 2
 
 

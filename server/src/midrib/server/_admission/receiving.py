@@ -15,11 +15,11 @@ from midrib.server._admission.quotas import Quota, Reservation
 from midrib.server._admission.tokens import CURRENT_TENANT, Tenant
 from midrib.wire import OverloadedError
 
-# The limits of tenants, of all peers without a token together, and of the server: each once for requests that cannot be
-# given up while they are received (those of unary methods), and once for the others.
-_TENANT_LIMIT = 8
-_UNKNOWN_PEERS_LIMIT = 2
-_SERVER_LIMIT = 24
+# The limits of a tenant, of all peers without a token together, and of the server: for requests that cannot be given up
+# while they are received (those of unary methods), and for the others, which include streams that are still idle.
+_TENANT_LIMITS = (8, 16)
+_UNKNOWN_PEERS_LIMITS = (2, 2)
+_SERVER_LIMITS = (24, 48)
 # Requests that are there already are received in microseconds: their calls wait for one another for this time.
 _BURST_S = 0.05
 # Under pressure, a request that has not arrived after this time is given up, so that others are received.
@@ -31,12 +31,11 @@ _STEP_S = 0.25
 class ReceivePool:
     """The requests that are being received for one tenant, for all unknown peers, or for the whole server.
 
-    limit: the number of requests that cannot be given up, and of those that can.
+    limits: the number of requests that cannot be given up, and of those that can.
     """
 
-    def __init__(self, limit: int) -> None:
-        self.fixed = Quota(limit, what="requests")
-        self._quota = Quota(limit, what="requests")
+    def __init__(self, limits: tuple[int, int]) -> None:
+        self.fixed, self._quota = (Quota(limit, what="requests") for limit in limits)
         self._receipts: dict[Receipt, None] = {}
 
     async def enter(self, receipt: Receipt) -> None:
@@ -146,8 +145,8 @@ class ReceiveLimits:
 
     def __init__(self, *, has_tokens: bool) -> None:
         self._has_tokens = has_tokens
-        self._server = ReceivePool(_SERVER_LIMIT)
-        self._unknown_peers = ReceivePool(_UNKNOWN_PEERS_LIMIT)
+        self._server = ReceivePool(_SERVER_LIMITS)
+        self._unknown_peers = ReceivePool(_UNKNOWN_PEERS_LIMITS)
         self._tenants: WeakKeyDictionary[Tenant, ReceivePool] = WeakKeyDictionary()
 
     def receiver(self) -> Receiver:
@@ -158,7 +157,7 @@ class ReceiveLimits:
         if tenant is None:
             return Receiver((self._unknown_peers, self._server))
         if tenant not in self._tenants:
-            self._tenants[tenant] = ReceivePool(_TENANT_LIMIT)
+            self._tenants[tenant] = ReceivePool(_TENANT_LIMITS)
         return Receiver((self._tenants[tenant], self._server))
 
 
