@@ -1,4 +1,4 @@
-"""TLS for the ports of both kinds; changed certificate files are taken over without a restart."""
+"""TLS for the gRPC and HTTP ports; changed certificate files are used without a restart."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ T = TypeVar("T")
 class TlsFiles:
     """The certificate files of a port, and whether they have changed.
 
-    certificate: PEM, the chain.  key: PEM.  client_ca: PEM; where given, clients must show a certificate that it
-    signed.
+    certificate: PEM, the chain.  key: PEM.  client_ca: PEM; if not None, clients must show a certificate signed by it.
     """
 
     def __init__(self, certificate: Path, key: Path, client_ca: Path | None) -> None:
@@ -29,9 +28,9 @@ class TlsFiles:
         self._client_ca_since = 0.0
 
     def context(self) -> ssl.SSLContext:
-        """The files read now.
+        """Return a context of the files as they are now.
 
-        Raises FileNotFoundError for a missing file, OSError for files that are no certificate, or do not fit together.
+        Raises FileNotFoundError for a missing file, OSError for files that are not a certificate and its key.
         """
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         try:
@@ -64,7 +63,7 @@ class TlsFiles:
             renewed = read()
         except OSError:
             if now != self._failed:
-                logger.exception("the changed TLS files cannot be taken over: the certificate in use stays")
+                logger.exception("the changed TLS files cannot be used: the certificate in use stays")
             self._failed = now
             return None
         if now[-1] != self._seen[-1]:
@@ -73,7 +72,7 @@ class TlsFiles:
         return renewed
 
     def outlives_client_ca(self, connection: ssl.SSLObject) -> bool:
-        """Return whether a connection resumes a session from before the client CA in use was taken over.
+        """Return whether a connection resumes a session from before the client CA in use was read.
 
         OpenSSL keeps sessions of TLS 1.2, and does not verify the client's certificate again when one is resumed.
         Python cannot switch that off. If the connection is aborted, OpenSSL forgets its session.
@@ -88,13 +87,13 @@ class TlsFiles:
 
 
 def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
-    """Credentials that read the files again whenever one of them has changed, at the next handshake.
+    """Return credentials that read changed files again at the next handshake.
 
     Raises what `TlsFiles.context` raises.
     """
 
     def read() -> grpc.ServerCertificateConfiguration:
-        files.context()  # gRPC takes whatever bytes it is given, and fails at the handshakes
+        files.context()  # gRPC accepts any bytes here, and then fails at every handshake
         roots = files.client_ca.read_bytes() if files.client_ca is not None else None
         pair = (files.key.read_bytes(), files.certificate.read_bytes())
         return grpc.ssl_server_certificate_configuration([pair], root_certificates=roots)
@@ -107,14 +106,14 @@ def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
 
 
 def renewing_context(files: TlsFiles) -> ssl.SSLContext:
-    """A context for a port that listens, which does the same.
+    """Return a context for a listening port that reads changed files again at the next handshake.
 
     Raises what `TlsFiles.context` raises.
     """
     current = files.context()
 
     def renew(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
-        """Python's hook, at each handshake: the way to change the certificate of a port that listens."""
+        """Use the newest context for a handshake; Python has no other hook to change a listening port's certificate."""
         nonlocal current
         current = files.renewed(files.context) or current
         connection.context = current

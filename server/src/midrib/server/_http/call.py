@@ -1,4 +1,4 @@
-"""One HTTP request through the engine: what it holds of the quotas, from its first byte to the last of its answer."""
+"""One HTTP request through the engine, with the bytes that it holds of the quotas until its answer is sent."""
 
 from __future__ import annotations
 
