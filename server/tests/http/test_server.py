@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import socket
@@ -109,6 +110,22 @@ def test_without_the_library_the_error_says_what_to_install(
         serving("linear", registry=test_registry, http_port=0),
     ):
         pass
+
+
+async def test_an_unread_answer_does_not_delay_the_end_of_the_server(test_registry: Registry) -> None:
+    """Its connection is aborted when the grace is over; max_unread_s is a minute."""
+    wide = BackboneSettings(name="words", arguments={"num_features": 1024})
+    server = Server(Settings(port=0, http_port=0, threads=1, backbones=(wide,)), registry=test_registry)
+    await server.start()
+    await server.load()
+    host, _, port = str(server.http_address).partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port), limit=1024)
+    body = json.dumps({"model": "words", "input": ["x"] * 1024}).encode()
+    writer.write(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+    assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+    await asyncio.wait_for(server.stop(grace_s=0.1), 20)
+    assert server.embedder.in_flight.held == 0
+    writer.close()
 
 
 def test_a_slow_body_is_given_up(address: str) -> None:
