@@ -1,4 +1,4 @@
-"""TLS for the gRPC and HTTP ports; changed certificate files are used without a restart."""
+"""TLS for gRPC and HTTP ports. Changed certificate files are read again without a restart."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ T = TypeVar("T")
 class TlsFiles:
     """The certificate files of a port, and whether they have changed.
 
-    certificate: PEM, the chain.  key: PEM.  client_ca: PEM; if not None, clients must show a certificate signed by it.
+    certificate: PEM, the chain.  key: PEM.
+    client_ca: PEM; if it is set, clients must show a certificate that it signed.
     """
 
     def __init__(self, certificate: Path, key: Path, client_ca: Path | None) -> None:
         self.certificate, self.key, self.client_ca = certificate, key, client_ca
-        self._seen = self._failed = self._state()
+        self._last_state = self._failed_state = self._state()
         self._client_ca_since = 0.0
 
     def context(self) -> ssl.SSLContext:
-        """Return a context of the files as they are now.
+        """Read the files and return a context.
 
-        Raises FileNotFoundError for a missing file, OSError for files that are not a certificate and its key.
+        Raises FileNotFoundError for a missing file, OSError for an invalid certificate or a key of another one.
         """
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         try:
@@ -51,28 +52,28 @@ class TlsFiles:
         return context
 
     def renewed(self, read: Callable[[], T]) -> T | None:
-        """Return what `read` makes of changed files, None if none has changed or they cannot be used.
+        """Return the result of `read` if a file has changed, otherwise None.
 
         A failure is logged once, and the files are read again at the next handshake: the reason may pass, such as a
         process that has no file descriptor left.
         """
-        now = self._state()
-        if now == self._seen:
+        state = self._state()
+        if state == self._last_state:
             return None
         try:
             renewed = read()
         except OSError:
-            if now != self._failed:
-                logger.exception("the changed TLS files cannot be used: the certificate in use stays")
-            self._failed = now
+            if state != self._failed_state:
+                logger.exception("the changed TLS files cannot be taken over: the certificate in use stays")
+            self._failed_state = state
             return None
-        if now[-1] != self._seen[-1]:
+        if state[-1] != self._last_state[-1]:
             self._client_ca_since = time.time()
-        self._seen = self._failed = now
+        self._last_state = self._failed_state = state
         return renewed
 
     def outlives_client_ca(self, connection: ssl.SSLObject) -> bool:
-        """Return whether a connection resumes a session from before the client CA in use was read.
+        """Return whether a connection resumes a session from before the client CA in use was taken over.
 
         OpenSSL keeps sessions of TLS 1.2, and does not verify the client's certificate again when one is resumed.
         Python cannot switch that off. If the connection is aborted, OpenSSL forgets its session.
@@ -87,13 +88,13 @@ class TlsFiles:
 
 
 def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
-    """Return credentials that read changed files again at the next handshake.
+    """Return credentials that read the files again at the next handshake after one of them has changed.
 
     Raises what `TlsFiles.context` raises.
     """
 
     def read() -> grpc.ServerCertificateConfiguration:
-        files.context()  # gRPC accepts any bytes here, and then fails at every handshake
+        files.context()  # gRPC accepts any bytes, and would fail only at the handshakes
         roots = files.client_ca.read_bytes() if files.client_ca is not None else None
         pair = (files.key.read_bytes(), files.certificate.read_bytes())
         return grpc.ssl_server_certificate_configuration([pair], root_certificates=roots)
@@ -106,14 +107,14 @@ def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
 
 
 def renewing_context(files: TlsFiles) -> ssl.SSLContext:
-    """Return a context for a listening port that reads changed files again at the next handshake.
+    """Return a context for a listening port that reads changed files again.
 
     Raises what `TlsFiles.context` raises.
     """
     current = files.context()
 
     def renew(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
-        """Use the newest context for a handshake; Python has no other hook to change a listening port's certificate."""
+        """Set the certificate of a connection; Python calls this at each handshake."""
         nonlocal current
         current = files.renewed(files.context) or current
         connection.context = current
