@@ -105,7 +105,9 @@ class HttpCall:
 
 
 def _rows(message: embedding_pb2.Input) -> int:
-    return message.tensor.shape[0] if message.HasField("tensor") else len(media_of(message))
+    if message.HasField("tensor"):
+        return message.tensor.shape[0] if message.tensor.shape else 0
+    return len(media_of(message))
 
 
 def _tokens(part: Embedded) -> int:
