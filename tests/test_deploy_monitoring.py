@@ -56,7 +56,7 @@ def test_every_metric_of_the_dashboard_and_the_alerts_is_exported(exported: str,
 
 
 def test_the_dashboard_has_what_grafana_needs() -> None:
-    """Each panel has a number of its own and a place, and asks the chosen data source."""
+    """Each panel has another number and another place, and asks the chosen data source."""
     panels: list[Any] = DASHBOARD["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
     places = {(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels}

@@ -1,6 +1,6 @@
-"""Any bytes to the HTTP port of a live server: always a status, in OpenAI's shape, and the server is as good as before.
+"""Any bytes to the HTTP port of a live server: always a status, errors in OpenAI's shape, and the server goes on.
 
-benchmarks/soak/fuzz.py runs the same for as long as one likes.
+benchmarks/soak/fuzz.py runs the same checks for as long as you choose.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def posts(draw: st.DrawFn) -> Post:
 
 
 def spoken() -> st.SearchStrategy[bytes]:
-    """The bytes of a whole connection: a good request, cut, overwritten or added to; or none at all."""
+    """All bytes of a connection: good requests, cut, overwritten or added to; or random bytes."""
     body = json.dumps(GOOD).encode()
     head = (
         f"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
@@ -170,8 +170,8 @@ def spoken() -> st.SearchStrategy[bytes]:
         b"\x16\x03\x01\x02\x00",
         b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\n\r\n",
     ]
-    whole = st.lists(st.sampled_from(pieces), min_size=1, max_size=3).map(b"".join)
-    cut = st.tuples(whole, st.integers(0, 300), st.binary(max_size=12), st.integers(0, 300))
+    complete = st.lists(st.sampled_from(pieces), min_size=1, max_size=3).map(b"".join)
+    cut = st.tuples(complete, st.integers(0, 300), st.binary(max_size=12), st.integers(0, 300))
     return cut.map(lambda four: four[0][: four[1]] + four[2] + four[0][four[3] :]) | st.binary(max_size=80)
 
 
@@ -189,17 +189,17 @@ class Subject:
         self.address = str(server.server.http_address)
 
     def check_post(self, post: Post) -> None:
-        """The answer is JSON: embeddings or an error in OpenAI's shape, and 500 only where the module raised."""
+        """The answer is JSON: a result, or an error in OpenAI's shape; 500 only if the module raised."""
         raised = Words.raised
         status, body = self.ask(post)
         assert status in _STATUSES | ({500} if Words.raised > raised else set()), (status, body)
         assert not _LEAKS.search(body)
-        if status not in (200, 417) and post.path.startswith(("/v1", "/v2")):  # 417 is aiohttp's own
+        if status not in (200, 417) and post.path.startswith(("/v1", "/v2")):  # aiohttp answers 417
             assert set(json.loads(body)["error"]) == {"message", "type", "param", "code"}
         self.check_unharmed()
 
     def check_spoken(self, spoken: bytes) -> None:
-        """Whatever the connection says, what comes back is HTTP or nothing, and no news of the inside."""
+        """The answer to any bytes is HTTP or nothing, and shows nothing of the server's code."""
         host, _, port = self.address.rpartition(":")
         with socket.create_connection((host, int(port)), timeout=20) as connection:
             connection.sendall(spoken)
@@ -239,19 +239,19 @@ def subjected() -> Iterator[Subject]:
 
 @pytest.fixture(scope="module")
 def subject() -> Iterator[Subject]:
-    with subjected() as made:
-        yield made
+    with subjected() as running:
+        yield running
 
 
 @FUZZ
 @given(post=posts())
 def test_any_request_gets_a_status(subject: Subject, post: Post) -> None:
-    """Any JSON, any headers, any path: never a 500 but for the poisonous id."""
+    """Any JSON, any headers, any path: 500 only for the poisonous id."""
     subject.check_post(post)
 
 
 @FUZZ
 @given(said=spoken())
 def test_any_bytes_get_http_or_nothing(subject: Subject, said: bytes) -> None:
-    """Also what is no HTTP at all."""
+    """Also bytes that are not HTTP."""
     subject.check_spoken(said)

@@ -59,7 +59,7 @@ def main(address: str) -> None:
             "model": client.models.retrieve(WORDS).id,
             "unknown model": refusal(create, model="word", input="x"),
             "dimensions": refusal(create, model=WORDS, input="x", dimensions=9),
-            "too many": refusal(create, model=WORDS, input=["x"] * 1025),
+            "too many": refusal(create, model=WORDS, input=["x"] * 2049),
         }
     got["asynchronously"] = asyncio.run(asynchronously(address))
     sys.stdout.write(json.dumps(got))

@@ -139,8 +139,8 @@ def test_an_answer_that_is_not_read_is_given_up(impatient_server: RunningServer)
     stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     connection.request("POST", "/v1/embeddings", json.dumps({"model": "words", "input": ["x"] * 1024}), JSON)
     response = connection.getresponse()
-    held = impatient_server.server.embedder.in_flight.held
+    bytes_held = impatient_server.server.embedder.in_flight.held
     impatient_server.run(freed(impatient_server))
-    assert held > 1024 * 1024 * 4
+    assert bytes_held > 1024 * 1024 * 4
     with stream, response, pytest.raises(http.client.IncompleteRead, match="more expected"):
         response.read()

@@ -1,4 +1,4 @@
-"""HTTP keeps the tokens, scopes, quotas and TLS of gRPC: attacks on a real server."""
+"""The tokens, scopes, quotas and TLS of gRPC hold over HTTP: attacks on a real server."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ JSON = {"Content-Type": "application/json"}
 def secrets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The tokens of three tenants, and the file that knows them."""
     path = tmp_path_factory.mktemp("tokens") / "tokens.toml"
-    reader, one = new_token("reader", [Scope.READ])
-    trainer, two = new_token("trainer", [Scope.READ, Scope.EMBED])
-    full, three = new_token("full", [Scope.EMBED])
-    path.write_text(one + two + three + "max_in_flight_bytes = 1\n")
+    reader, reader_entry = new_token("reader", [Scope.READ])
+    trainer, trainer_entry = new_token("trainer", [Scope.READ, Scope.EMBED])
+    full, full_entry = new_token("full", [Scope.EMBED])
+    path.write_text(reader_entry + trainer_entry + full_entry + "max_in_flight_bytes = 1\n")
     return {"path": str(path), "reader": reader, "trainer": trainer, "full": full}
 
 
@@ -45,7 +45,7 @@ def guarded(secrets: dict[str, str], test_registry: AbstractRegistry) -> Iterato
 def ask(
     connection: http.client.HTTPConnection, path: str, token: str | None = None, *, kind: str = "Bearer"
 ) -> tuple[int, Any]:
-    """Status, and the error's code where it is one; embeddings are posted, the rest is got."""
+    """Return the status and the code of the error, if any; embeddings are posted, other paths are read."""
     headers = JSON if token is None else {**JSON, "Authorization": f"{kind} {token}"}
     method, body = ("POST", BODY) if path == "/v1/embeddings" else ("GET", None)
     connection.request(method, path, body, headers)
@@ -60,12 +60,12 @@ def dial(running: RunningServer) -> http.client.HTTPConnection:
 
 
 @pytest.mark.parametrize("path", [pytest.param(path, id=path) for path in PATHS])
-def test_nothing_is_told_without_a_token(guarded: RunningServer, path: str) -> None:
-    """Whatever the path."""
+def test_no_path_is_answered_without_a_token(guarded: RunningServer, path: str) -> None:
+    """Not even one that does not exist."""
     assert ask(dial(guarded), path) == (401, "UNAUTHENTICATED")
 
 
-def test_health_is_public_where_the_settings_say_so(guarded: RunningServer) -> None:
+def test_health_is_public_if_the_settings_say_so(guarded: RunningServer) -> None:
     """Load balancers have no token."""
     assert [ask(dial(guarded), path) for path in ("/healthz", "/readyz")] == [(200, None)] * 2
 
@@ -85,11 +85,11 @@ def test_health_is_public_where_the_settings_say_so(guarded: RunningServer) -> N
 def test_a_token_allows_its_scopes(
     guarded: RunningServer, secrets: dict[str, str], who: str, path: str, answer: Any
 ) -> None:
-    """Embeddings need `embed`, the rest `read`."""
+    """Paths that embed need `embed`, the others `read`."""
     assert ask(dial(guarded), path, secrets[who]) == answer
 
 
-def test_another_scheme_is_no_token(guarded: RunningServer, secrets: dict[str, str]) -> None:
+def test_another_scheme_is_not_a_token(guarded: RunningServer, secrets: dict[str, str]) -> None:
     """Bearer, as OpenAI's clients send it."""
     assert ask(dial(guarded), "/v1/models", secrets["trainer"], kind="Basic") == (401, "UNAUTHENTICATED")
 
@@ -97,15 +97,15 @@ def test_another_scheme_is_no_token(guarded: RunningServer, secrets: dict[str, s
 @pytest.mark.parametrize(
     "shown",
     [
-        pytest.param([b"Bearer \xff\xfe"], id="no text"),
+        pytest.param([b"Bearer \xff\xfe"], id="not text"),
         pytest.param(["Bearer \u00e4".encode()], id="not ASCII"),
         pytest.param([b"Bearer\tTOKEN"], id="a tab"),
         pytest.param([b"Bearer other", b"Bearer TOKEN"], id="two, the second right"),
         pytest.param([b"Bearer TOKEN", b"Bearer other"], id="two, the first right"),
     ],
 )
-def test_a_strange_header_is_no_token(guarded: RunningServer, secrets: dict[str, str], shown: list[bytes]) -> None:
-    """401 like any wrong token, never a fault of the server's."""
+def test_a_strange_header_is_not_a_token(guarded: RunningServer, secrets: dict[str, str], shown: list[bytes]) -> None:
+    """401, as for any wrong token, never 500."""
     connection = dial(guarded)
     connection.putrequest("GET", "/v1/models")
     for value in shown:
@@ -116,7 +116,7 @@ def test_a_strange_header_is_no_token(guarded: RunningServer, secrets: dict[str,
 
 
 def test_one_request_does_not_vouch_for_the_next(guarded: RunningServer, secrets: dict[str, str]) -> None:
-    """On one connection each shows its own token."""
+    """Each request on a connection needs its token."""
     connection = dial(guarded)
     for token, status in ((secrets["trainer"], 200), (None, 401)):
         connection.request("GET", "/v1/models", headers={} if token is None else {"Authorization": f"Bearer {token}"})
@@ -127,7 +127,7 @@ def test_one_request_does_not_vouch_for_the_next(guarded: RunningServer, secrets
 
 
 def test_a_tenants_quota_holds_over_http(guarded: RunningServer, secrets: dict[str, str]) -> None:
-    """One tenant's requests in flight leave room for another's."""
+    """The requests of one tenant leave room for those of another."""
     tokens = guarded.server.tokens
     assert tokens is not None
     tenant = tokens.tenant([f"Bearer {secrets['full']}"], Scope.EMBED)
@@ -190,7 +190,7 @@ def test_a_renewed_certificate_is_taken_over(encrypted: RunningServer, certified
         shown.append(connection.sock.getpeercert(binary_form=True))
         connection.close()
         certified.renew()
-        os.utime(certified.certificate, ns=(0, 0))  # however coarse the clock of the file system
+        os.utime(certified.certificate, ns=(0, 0))  # a change, however coarse the clock of the file system is
     assert shown[0] != shown[1]
 
 

@@ -59,6 +59,7 @@ def test_a_tensor_may_be_flat_or_nested(address: str, media_server: RunningServe
     ("body", "words"),
     [
         pytest.param(tensor([1, 2, 3]), r"shape [2, 2] and 3 elements", id="another size"),
+        pytest.param(tensor([1], shape=[]), "has shape []", id="no rows"),
         pytest.param(tensor([1, 2, 3, "x"]), "with numbers that fit", id="a string among numbers"),
         pytest.param(tensor([1, 2, 3, [4]]), "with numbers that fit", id="uneven nesting"),
         pytest.param(tensor([1, 2, 3, 400], datatype="INT8"), "with numbers that fit", id="too large a number"),

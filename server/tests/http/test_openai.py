@@ -1,6 +1,6 @@
 """The real openai package against a real server: the same answers as Midrib's own stubs.
 
-It lives in a venv of its own: MIDRIB_EXTERNAL=1 python -m pytest server/tests/http/test_openai.py
+The package gets a new venv: MIDRIB_EXTERNAL=1 python -m pytest server/tests/http/test_openai.py
 """
 
 from __future__ import annotations
@@ -30,22 +30,23 @@ ONE = embedding_pb2.Input(tensor=encode_tensor(np.array([[5, 6]])))
 
 
 @pytest.fixture(scope="module")
-def got(media_server: RunningServer, external_python: Callable[[str], Path]) -> Any:
-    """All that openai got from the server."""
+def received(media_server: RunningServer, external_python: Callable[[str], Path]) -> Any:
+    """Every answer that the package received."""
     command = [str(external_python(REQUIREMENT)), str(SCRIPT), str(media_server.server.http_address)]
     # Its errors go to ours, where pytest shows them.
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=120).stdout)
 
 
 @pytest.fixture(scope="module")
-def own(media_server: RunningServer) -> Callable[..., Any]:
+def by_grpc(media_server: RunningServer) -> Callable[..., Any]:
     """The answer of Midrib's own call, as a list."""
 
     def embed(message: embedding_pb2.Input, **options: Any) -> Any:
         with grpc.insecure_channel(media_server.address) as channel:
             stub: Any = embedding_pb2_grpc.EmbeddingServiceStub(channel)
-            wanted = embedding_pb2.Options(**options)
-            request = embedding_pb2.EmbedRequest(backbone="words", input=message, options=wanted)
+            request = embedding_pb2.EmbedRequest(
+                backbone="words", input=message, options=embedding_pb2.Options(**options)
+            )
             return decode_tensor(stub.Embed(request, timeout=10).embedding).tolist()
 
     return embed
@@ -63,22 +64,22 @@ def own(media_server: RunningServer) -> Callable[..., Any]:
         pytest.param("one text's ids", ONE, {"normalize": True}, id="token ids"),
     ],
 )
-def test_openai_gets_what_midribs_own_stub_gets(
-    got: Any, own: Any, name: str, message: embedding_pb2.Input, options: dict[str, Any]
+def test_openai_receives_the_rows_that_midribs_own_stub_receives(
+    received: Any, by_grpc: Any, name: str, message: embedding_pb2.Input, options: dict[str, Any]
 ) -> None:
     """To the bit, in each form of input and both encodings."""
-    assert got["embedded"][name] == own(message, **options)
+    assert received["embedded"][name] == by_grpc(message, **options)
 
 
-def test_calls_side_by_side_get_the_same(got: Any, own: Any) -> None:
+def test_calls_side_by_side_get_the_same(received: Any, by_grpc: Any) -> None:
     """By the asynchronous client."""
-    assert got["asynchronously"] == [own(TEXTS, normalize=True)] * 20
+    assert received["asynchronously"] == [by_grpc(TEXTS, normalize=True)] * 20
 
 
-def test_usage_and_models_are_read(got: Any) -> None:
+def test_usage_and_models_are_read(received: Any) -> None:
     """By the package's own types."""
-    assert (got["embedded"]["tokens"], got["model"]) == (5, "text/embedding/words")
-    assert got["models"] == ["image/embedding/picture", "test/embedding/linear", "text/embedding/words"]
+    assert (received["embedded"]["tokens"], received["model"]) == (5, "text/embedding/words")
+    assert received["models"] == ["image/embedding/picture", "test/embedding/linear", "text/embedding/words"]
 
 
 @pytest.mark.parametrize(
@@ -93,7 +94,7 @@ def test_usage_and_models_are_read(got: Any) -> None:
         pytest.param("too many", ["APIStatusError", 413, "LIMIT_EXCEEDED", "input"], "split it", id="too many texts"),
     ],
 )
-def test_a_refusal_reaches_the_caller(got: Any, name: str, refused: list[Any], words: str) -> None:
+def test_a_refusal_reaches_the_caller(received: Any, name: str, refused: list[Any], words: str) -> None:
     """As the package's own error, with the reason as its code."""
-    *error, message = got[name]
+    *error, message = received[name]
     assert (error, words in message) == (refused, True)

@@ -84,6 +84,12 @@ BAD = "invalid_request_error"
             id="an image by its URL",
         ),
         pytest.param(
+            {"model": "picture", "input": [*["AAAA"] * 1500, "?"]},
+            (400, BAD, "input[1500]", INVALID),
+            "input[1500] is not an encoded image",
+            id="an image that is not base64",
+        ),
+        pytest.param(
             {"model": "picture", "input": "data:text/html,AAAA"},
             (400, BAD, "input[0]", INVALID),
             "not an encoded image",

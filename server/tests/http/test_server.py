@@ -1,7 +1,8 @@
-"""The rest of HTTP: models, health, readiness, metrics, and what ends a connection."""
+"""Models, health, readiness and metrics over HTTP, and the ends of connections."""
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import socket
@@ -37,7 +38,7 @@ def test_models_are_listed_in_openais_form(address: str) -> None:
     listed = json.loads(text)
     assert (status, listed["object"]) == (200, "list")
     names = ["image/embedding/picture", "test/embedding/linear", "text/embedding/words"]
-    assert [one["id"] for one in listed["data"]] == names
+    assert [model["id"] for model in listed["data"]] == names
     assert json.loads(get(address, f"/v1/models/{names[0]}")[1]) == listed["data"][0]
     assert json.loads(get(address, "/v1/models/image%2Fembedding%2Fpicture")[1]) == listed["data"][0]
 
@@ -50,22 +51,22 @@ def test_models_are_listed_in_openais_form(address: str) -> None:
         pytest.param("GET", "/v1/embeddings", 405, "METHOD_NOT_ALLOWED", id="another method"),
     ],
 )
-def test_what_is_not_there_is_refused_in_openais_shape(
+def test_an_unknown_name_or_path_is_refused_in_openais_shape(
     address: str, method: str, path: str, status: int, code: str
 ) -> None:
-    """Even where the router refuses."""
-    got, text = get(address, path, method=method)
-    assert (got, json.loads(text)["error"]["code"]) == (status, code)
+    """Also if the router refuses."""
+    received, text = get(address, path, method=method)
+    assert (received, json.loads(text)["error"]["code"]) == (status, code)
 
 
 def test_metrics_are_prometheus_text(address: str) -> None:
-    """Of this server alone."""
+    """Only of this server, not of others in the process."""
     status, text = get(address, "/metrics")
     assert (status, 'midrib_backbone{backbone="text/embedding/words"' in text) == (200, True)
 
 
-async def test_readiness_follows_loading_and_leaving(test_registry: Registry) -> None:
-    """Alive from the first moment; ready once all is loaded and until the server goes away."""
+async def test_readiness_follows_loading_and_stopping(test_registry: Registry) -> None:
+    """A server is ready from the end of the last load until it stops."""
     settings = Settings(port=0, http_port=0, threads=1, backbones=(BackboneSettings(name="linear"),))
     server = Server(settings, registry=test_registry)
     await server.start()
@@ -74,32 +75,35 @@ async def test_readiness_follows_loading_and_leaving(test_registry: Registry) ->
     await server.load()
     states.append((await probe.readyz(None)).status)
     await server.stop(grace_s=5)
-    left = await probe.readyz(None)
-    assert ([*states, left.status], left.text) == ([503, 200, 503], "not ready\ntest/embedding/linear: draining\n")
+    stopped = await probe.readyz(None)
+    assert ([*states, stopped.status], stopped.text) == (
+        [503, 200, 503],
+        "not ready\ntest/embedding/linear: draining\n",
+    )
 
 
-def test_health_is_told_over_http(address: str) -> None:
-    """For whoever starts and restarts servers."""
+def test_health_is_answered_over_http(address: str) -> None:
+    """For programs that start and restart servers."""
     assert [get(address, path) for path in ("/healthz", "/readyz")] == [(200, "ok\n"), (200, "ready\n")]
 
 
 def test_without_a_port_there_is_no_http(server: RunningServer) -> None:
-    """HTTP is asked for."""
+    """HTTP is off by default."""
     assert server.server.http_address is None
 
 
 async def test_a_taken_port_is_named(media_server: RunningServer) -> None:
-    """With what to do."""
-    taken = media_server.server._http
-    assert taken is not None
-    with pytest.raises(ConnectionError, match=f"{taken.port} for HTTP: is another server there"):
-        await HttpServer(media_server.server.embedder, None).start("127.0.0.1", taken.port)
+    """And the error says what to do."""
+    running = media_server.server._http
+    assert running is not None
+    with pytest.raises(ConnectionError, match=f"{running.port} for HTTP: is another server there"):
+        await HttpServer(media_server.server.embedder, None).start("127.0.0.1", running.port)
 
 
 def test_without_the_library_the_error_says_what_to_install(
     test_registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The extra, or leaving the port out."""
+    """The extra; or no port."""
     monkeypatch.setitem(sys.modules, "midrib.server._http.server", None)
     with (
         pytest.raises(ImportError, match=r"pip install 'midrib-server\[http\]', or leave http_port out"),
@@ -108,8 +112,24 @@ def test_without_the_library_the_error_says_what_to_install(
         pass
 
 
+async def test_an_unread_answer_does_not_delay_the_end_of_the_server(test_registry: Registry) -> None:
+    """Its connection is aborted when the grace is over; max_unread_s is a minute."""
+    wide = BackboneSettings(name="words", arguments={"num_features": 1024})
+    server = Server(Settings(port=0, http_port=0, threads=1, backbones=(wide,)), registry=test_registry)
+    await server.start()
+    await server.load()
+    host, _, port = str(server.http_address).partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port), limit=1024)
+    body = json.dumps({"model": "words", "input": ["x"] * 1024}).encode()
+    writer.write(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+    assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+    await asyncio.wait_for(server.stop(grace_s=0.1), 20)
+    assert server.embedder.in_flight.held == 0
+    writer.close()
+
+
 def test_a_slow_body_is_given_up(address: str) -> None:
-    """The caller's limit counts its own sending."""
+    """The time to send the body counts in the limit of the caller."""
     host, _, port = address.partition(":")
     with socket.create_connection((host, int(port)), timeout=20) as connection:
         connection.sendall(HEAD + b"X-Request-Timeout: 0.05\r\nContent-Length: 100\r\n\r\n{")
@@ -126,7 +146,7 @@ def impatient(test_registry: Registry, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 @pytest.mark.parametrize("sent", [pytest.param(b"", id="nothing"), pytest.param(HEAD, id="half of a head, forever")])
 def test_a_silent_connection_is_closed(impatient: RunningServer, sent: bytes) -> None:
-    """Nobody holds a connection without asking for something."""
+    """A connection without a request is not kept."""
     host, _, port = str(impatient.server.http_address).partition(":")
     with socket.create_connection((host, int(port)), timeout=20) as connection:
         connection.sendall(sent)
@@ -134,17 +154,17 @@ def test_a_silent_connection_is_closed(impatient: RunningServer, sent: bytes) ->
 
 
 def test_a_connection_is_silent_between_its_requests_only() -> None:
-    """Before the first, and after each; a slow request is not silence."""
+    """Before the first and after each; a slow request is not silence."""
     now = [0.0]
     connections = Connections(10, clock=lambda: now[0])
     first, second = object(), object()
-    listener = [connections.silent([first])]
+    silent = [connections.silent([first])]
     now[0] = 11
-    listener.append(connections.silent([first, second]))
+    silent.append(connections.silent([first, second]))
     with connections.busy(second):
         now[0] = 100
-        listener.append(connections.silent([second]))
-    listener.append(connections.silent([second]))
+        silent.append(connections.silent([second]))
+    silent.append(connections.silent([second]))
     now[0] = 111
-    listener.append(connections.silent([second]))
-    assert listener == [[], [first], [], [], [second]]
+    silent.append(connections.silent([second]))
+    assert silent == [[], [first], [], [], [second]]

@@ -14,7 +14,7 @@ _ROUNDING_S = 1e-6
 class Rate:
     """An amount per second, of which up to one second's worth can be saved up (a token bucket).
 
-    An amount larger than that is admitted once a full second's worth is there; what follows waits for longer.
+    An amount larger than that is admitted once a full second's worth is saved; later amounts wait for longer.
     what: the unit, for the error: "bytes" or "requests".
     """
 
@@ -47,7 +47,7 @@ class Rate:
         return True
 
     def release(self, amount: int) -> None:
-        """Do nothing: what was used stays used."""
+        """Do nothing: an amount that was used is not returned."""
 
     def _wait_s(self, amount: int) -> float:
         now = self._clock()

@@ -63,7 +63,7 @@ async def parse_json(body: bytes | bytearray) -> Any:
 
 
 async def off_loop(size: int, work: Callable[[], T]) -> T:
-    """Return the result of `work`, run in a thread if it handles so many bytes that the event loop would stall."""
+    """Return the result of `work`, which handles `size` bytes; run it in a thread if they are many."""
     return work() if size <= _INLINE_BYTES else await asyncio.to_thread(work)
 
 

@@ -1,4 +1,4 @@
-"""One HTTP request through the engine: what it holds of the quotas, from its first byte to the last of its answer."""
+"""One HTTP request through the engine, with the bytes that it holds of the quotas until its answer is sent."""
 
 from __future__ import annotations
 
@@ -105,7 +105,9 @@ class HttpCall:
 
 
 def _rows(message: embedding_pb2.Input) -> int:
-    return message.tensor.shape[0] if message.HasField("tensor") else len(media_of(message))
+    if message.HasField("tensor"):
+        return message.tensor.shape[0] if message.tensor.shape else 0
+    return len(media_of(message))
 
 
 def _tokens(part: Embedded) -> int:

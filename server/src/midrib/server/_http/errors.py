@@ -1,4 +1,4 @@
-"""Errors leave over HTTP in OpenAI's shape, with the reasons of every other protocol."""
+"""The HTTP responses for errors: OpenAI's shape, with the reasons of every other protocol."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from midrib.server._http.call import CURRENT_CALL
 from midrib.wire import LimitExceededError, MidribError, UnauthenticatedError
 
 logger = logging.getLogger(__name__)
-# aiohttp would log what is no HTTP, and quote it: its headers may hold a token, and anybody could fill the log.
+# aiohttp would log requests that it cannot parse, and quote them: they may hold a token, and could fill the log.
 logger.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -37,11 +37,11 @@ _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit
 
 @web.middleware
 async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer with the error's status and a JSON body; one that is not ours goes to the log under an id."""
+    """Answer an error with its status and a JSON body. An unforeseen error is logged, and answered by an id."""
     try:
         return await handler(request)
     except web.HTTPException as error:
-        # aiohttp's own: no such path, another method, too large a body.
+        # Raised by aiohttp: an unknown path, another method, a body that is too large.
         fields = {"message": error.text or error.reason, "param": None, "code": error.reason.upper().replace(" ", "_")}
         CURRENT_CALL.get().refusal = str(fields["code"])
         return _response(error.status, fields, {name: error.headers[name] for name in error.headers if name == "Allow"})
@@ -50,7 +50,7 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
 
 
 def error_response(error: MidribError) -> web.Response:
-    """The response that carries an error."""
+    """Return the response for an error."""
     CURRENT_CALL.get().refusal = error.reason
     # Waiting does not help against such a limit, and after a 429 clients try again.
     status = 413 if isinstance(error, LimitExceededError) else _STATUSES.get(error.code, 500)

@@ -1,4 +1,4 @@
-"""Every HTTP request passes here first: who calls, and may they."""
+"""The check of every HTTP request: which token it carries, and what that allows."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class HttpGuard:
 
     @web.middleware
     async def check(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Let a request pass, with its tenant; raises UnauthenticatedError or PermissionDeniedError."""
+        """Handle a request as its tenant; raises UnauthenticatedError or PermissionDeniedError."""
         self._check_session(request)
         tenant = None
         if self._tokens is not None and not (self._public_health and request.path in _HEALTH):
             scope = Scope.EMBED if _embeds(request.path) else Scope.READ
             tenant = self._tokens.tenant(request.headers.getall("Authorization", []), scope)
-        # A connection's requests share one context: the next one is not this tenant's.
+        # All requests of a connection share one context, and the next may carry another token.
         before = CURRENT_TENANT.set(tenant)
         try:
             return await handler(request)

@@ -19,7 +19,7 @@ from midrib.server._engine.description import Description
 from midrib.server._http.body import Fields
 from midrib.server._http.call import Answer
 from midrib.server._http.embeddings import NUMBERS_AT_ONCE, check_finite
-from midrib.server._http.inputs import media_input
+from midrib.server._http.inputs import decoded_images, image_input, text_input
 from midrib.v1 import embedding_pb2, tensor_pb2
 from midrib.wire import Array, InvalidInputError, encode_tensor
 
@@ -125,7 +125,7 @@ def _input(tensor: InferTensor) -> embedding_pb2.Input:
         entries = _flat(tensor.data)
         if tensor.name not in ("texts", "images") or not all(isinstance(entry, str) for entry in entries):
             raise _unexpected(tensor)
-        return media_input(entries, images=tensor.name == "images")
+        return image_input(decoded_images(entries)) if tensor.name == "images" else text_input(entries)
     if tensor.name != "input" or tensor.datatype not in _DTYPES:
         raise _unexpected(tensor)
     return embedding_pb2.Input(tensor=encode_tensor(_array(tensor)))

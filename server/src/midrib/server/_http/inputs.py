@@ -33,8 +33,9 @@ def split_input(value: Any, loaded: Loaded, *, token_ids: bool) -> list[embeddin
             f"input has {len(entries)} entries, at most {MAX_INPUTS} are accepted in one call: split it", field="input"
         )
     if _is_list_of(entries, str):
-        images = isinstance(loaded.intake.backbone.input, ImageInput)
-        return [media_input(part, images=images) for part in _parts(entries, loaded)]
+        if isinstance(loaded.intake.backbone.input, ImageInput):
+            return [image_input(part) for part in _parts(decoded_images(entries), loaded)]
+        return [text_input(part) for part in _parts(entries, loaded)]
     if not _is_list_of(entries, list) or not all(_is_list_of(row, int) for row in entries):
         raise _unexpected(token_ids=token_ids)
     if not token_ids:
@@ -56,23 +57,30 @@ def _parts(entries: Sequence[Any], loaded: Loaded) -> list[Sequence[Any]]:
     return [entries[start : start + rows] for start in range(0, len(entries), rows)] or [entries]
 
 
-def media_input(entries: Sequence[str], *, images: bool) -> embedding_pb2.Input:
-    """Return an input of texts, or of images that are base64 or data URLs.
-
-    Raises InvalidInputError for an entry that is neither, or not valid Unicode.
-    """
-    if images:
-        return embedding_pb2.Input(images=embedding_pb2.Images(encoded=[*map(_image, range(len(entries)), entries)]))
+def text_input(texts: Sequence[str]) -> embedding_pb2.Input:
+    """Return an input of texts. Raises InvalidInputError for one that is not valid Unicode."""
     try:
-        return embedding_pb2.Input(texts=embedding_pb2.Texts(texts=entries))
+        return embedding_pb2.Input(texts=embedding_pb2.Texts(texts=texts))
     except ValueError as error:  # a lone surrogate, which JSON can spell
         raise InvalidInputError(
             "input has a text that is not valid Unicode: it holds half of a surrogate pair", field="input"
         ) from error
 
 
+def decoded_images(texts: Sequence[str]) -> list[bytes]:
+    """Return the encoded images (JPEG, PNG, ...) of texts that are base64 or data URLs.
+
+    Raises InvalidInputError, with its index, for a text that is neither.
+    """
+    return [_image(index, text) for index, text in enumerate(texts)]
+
+
+def image_input(encoded: Sequence[bytes]) -> embedding_pb2.Input:
+    """Return an input of encoded images."""
+    return embedding_pb2.Input(images=embedding_pb2.Images(encoded=encoded))
+
+
 def _image(index: int, text: str) -> bytes:
-    """Return the encoded image of a base64 text or a data URL; its format is recognised by its bytes."""
     header, comma, data = text.rpartition(",")
     if comma and not (header.startswith("data:image/") and header.endswith(";base64")):
         raise _bad_image(index)

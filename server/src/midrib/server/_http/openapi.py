@@ -25,7 +25,10 @@ _ERROR = {
         "error": {
             "type": "object",
             "properties": {
-                "message": {"type": "string", "description": "What was received, what was expected, what to do."},
+                "message": {
+                    "type": "string",
+                    "description": "The problem, the values that are accepted, and a remedy.",
+                },
                 "type": {"type": "string"},
                 "param": {"type": ["string", "null"], "description": "The field that is at fault."},
                 "code": {"type": "string", "description": "The reason, such as BACKBONE_NOT_FOUND or OVERLOADED."},
@@ -38,7 +41,7 @@ _ERROR = {
 class Operation(NamedTuple):
     """One method of one path.
 
-    path: with its parameters in braces.  answer: what a 200 carries.  media: the media type of that.
+    path: with its parameters in braces.  answer: describes the body of a 200.  media: the media type of that.
     """
 
     method: str

@@ -22,19 +22,20 @@ from midrib.server._http.routes import Routes
 from midrib.server._settings import Settings
 from midrib.wire import DeadlineExceededError, InvalidInputError, MidribError
 
-# HTTP has no deadlines: what takes longer, slow bodies included, is given up.
+# HTTP has no deadlines: a longer call is given up, and so is one whose body arrives more slowly.
 _LONGEST_S = 60.0
 _TIMEOUT_HEADER = "X-Request-Timeout"
-# Of a connection before, between and within the heads of its requests.
+# How long a connection may send nothing before its first request, within the headers of one, and between two.
 _SILENT_S = 75.0
-# What aiohttp parses of a body at a time: of chunks of one byte, as many as take a few milliseconds.
+# How many bytes of a body aiohttp parses in one step: in chunks of one byte, these take a few milliseconds.
 _READ_BYTES = 2**14
 
 
 class HttpServer:
-    """Answers from the same engine as the gRPC services.
+    """Answers HTTP from the same engine as the gRPC services.
 
-    tokens: those of the gRPC services; None where the server asks for none.
+    tokens: those of the gRPC services; None if the server needs none.
+    port: the port that it listens on, once started.
     """
 
     def __init__(self, embedder: Embedder, tokens: Tokens | None) -> None:
@@ -48,36 +49,24 @@ class HttpServer:
         self._janitor: asyncio.Task[None]
 
     async def start(self, host: str, port: int) -> None:
-        """Listen; raises ConnectionError where the address cannot be had, OSError for a broken certificate."""
+        """Listen on an address.
+
+        Raises ConnectionError if the address is not available, OSError for a certificate that cannot be used.
+        """
         tls = _tls_files(self._settings)
-        guard = HttpGuard(self._tokens, public_health=self._settings.public_health, tls=tls)
-        app = web.Application(
-            middlewares=[
-                self._sent,
-                self._traced,
-                Cors(self._settings.cors_origins).allow,
-                errors_as_json,
-                guard.check,
-                _within_time,
-            ]
-        )
-        app.add_routes(Routes(self._embedder).all())
-        # If a caller hangs up, its items are cancelled.
+        context = None if tls is None else renewing_context(tls)
         self._runner = web.AppRunner(
-            app,
+            self._application(tls),
             access_log=None,
             logger=logger,
-            handler_cancellation=True,
+            handler_cancellation=True,  # if a caller hangs up, its items are cancelled
             auto_decompress=False,
             read_bufsize=_READ_BYTES,
             shutdown_timeout=self._settings.drain_grace_s,
         )
-        context = None if tls is None else renewing_context(tls)
         await self._runner.setup()
         try:
-            await web.TCPSite(
-                self._runner, host, port, ssl_context=context, reuse_address=True, reuse_port=False
-            ).start()
+            await web.TCPSite(self._runner, host, port, ssl_context=context, reuse_address=True).start()
         except OSError as error:
             await self._runner.cleanup()
             raise ConnectionError(
@@ -85,18 +74,29 @@ class HttpServer:
                 "or 0 for a free one"
             ) from error
         self.port = self._runner.addresses[0][1]
-        server = self._runner.server
-        if server is None:
-            raise RuntimeError("aiohttp's runner was set up and has no server: this is a fault of ours")
-        self._janitor = asyncio.create_task(self._connections.close_silent(server))
+        self._janitor = asyncio.create_task(self._connections.close_silent(self._server()))
+
+    def _application(self, tls: TlsFiles | None) -> web.Application:
+        guard = HttpGuard(self._tokens, public_health=self._settings.public_health, tls=tls)
+        cors = Cors(self._settings.cors_origins)
+        # The first sees a request first and its response last.
+        middlewares = [self._sent, self._traced, cors.allow, errors_as_json, guard.check, _within_time]
+        app = web.Application(middlewares=middlewares)
+        app.add_routes(Routes(self._embedder).all())
+        return app
+
+    def _server(self) -> web.Server:
+        if self._runner.server is None:
+            raise RuntimeError("aiohttp's runner was set up and has no server: report this as a bug of Midrib")
+        return self._runner.server
 
     async def stop(self, grace_s: float) -> None:
         """Finish the requests that are being answered within the grace, then close every connection."""
         self._janitor.cancel()
-        server = self._runner.server
+        server = self._server()
         cleanup = asyncio.ensure_future(self._runner.cleanup())
         await asyncio.wait({cleanup}, timeout=grace_s)
-        for connection in [] if server is None else server.connections:
+        for connection in server.connections:
             if connection.transport is not None:
                 connection.transport.abort()
         await cleanup
@@ -147,7 +147,10 @@ async def _within_time(request: web.Request, handler: Handler) -> web.StreamResp
     except MidribError:
         raise
     except TimeoutError as error:
-        raise DeadlineExceededError(f"the call took longer than {seconds:g} s, reading its body included") from error
+        raise DeadlineExceededError(
+            f"the call took longer than {seconds:g} s, including the time to receive its body: send less, or raise the "
+            f"header {_TIMEOUT_HEADER} up to {_LONGEST_S:g}"
+        ) from error
 
 
 def _caller(request: web.Request, seconds: float) -> Caller:
@@ -164,7 +167,10 @@ def _tls_files(settings: Settings) -> TlsFiles | None:
 
 
 def _seconds(request: web.Request) -> float:
-    """How long the caller waits at most, by the header."""
+    """Return how many seconds the caller waits at most, by the header.
+
+    Raises InvalidInputError for a header that is not a positive number.
+    """
     text = request.headers.get(_TIMEOUT_HEADER, str(_LONGEST_S))
     try:
         seconds = float(text)
