@@ -44,7 +44,7 @@ def print_status(address: str, *, token: str | None, as_json: bool) -> None:
 
     Raises ConnectionError if no server answers there.
     """
-    backbones = read_status(_metrics(address, token))
+    backbones = read_status(read_metrics(address, token))
     if as_json:
         typer.echo(json.dumps([asdict(backbone) for backbone in backbones], indent=2))
         return
@@ -92,7 +92,8 @@ def _worker(backbone: BackboneStatus, replica: int) -> WorkerStatus:
     return backbone.workers[replica]
 
 
-def _metrics(address: str, token: str | None) -> str:
+def read_metrics(address: str, token: str | None) -> str:
+    """Return the metrics of a server in Prometheus' text form. Raises ConnectionError if no server answers."""
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     request = urllib.request.Request(f"http://{address}/metrics", headers=headers)  # noqa: S310 - http by construction
     try:
