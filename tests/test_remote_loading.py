@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from midrib.backbones import load_backbone
 from midrib.registry import Registry, TensorInput
 from midrib.remote import BackboneInfo, Client, RemoteBackbone
 from midrib.remote.testing import RunningServer, serving
@@ -97,6 +98,12 @@ def test_a_description_waits_no_longer_than_the_timeout(server: RunningServer) -
     """The error says that the backbone is loading, and what to do."""
     with pytest.raises(BackboneLoadingError, match=r"is loading: raise timeout=1"):
         Client(server.address, timeout=1.0).describe(SLOW)
+
+
+def test_load_backbone_waits_for_a_served_backbone(server: RunningServer, loading: Loading) -> None:
+    """A Task with a grpc:// name opens it in the same way."""
+    threading.Timer(0.5, loading.may_end.set).start()
+    assert load_backbone(server.url(SLOW)).num_features == 4
 
 
 def test_the_wait_ends_with_the_timeout(server: RunningServer) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,25 @@ def test_the_doctor_knows_what_is_no_server() -> None:
         port = listener.getsockname()[1]
         last = doctor(f"grpc://127.0.0.1:{port}/{NAME}", timeout=1.0)[-1]
     assert (last.check, last.ok, "not be a gRPC server" in last.fix) == ("grpc", False, True)
+
+
+def test_the_doctor_tells_slow_from_refused() -> None:
+    """A healthy server on a CPU may need longer than a check takes for a few megabytes."""
+
+    class Slow(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            """Return the rows; the doctor's, which are all ones, take until the test ends."""
+            if bool((x == 1).all()):
+                ended.wait(60)
+            return x
+
+    ended, slow = threading.Event(), Registry("test")
+    slow(lambda: (Slow(), WIDTH), name="slow", namespace="test/numbers", input=TensorInput((WIDTH,)))
+    with serving("test/numbers/slow", registry=slow) as server:
+        last = doctor(server.url("test/numbers/slow"), timeout=1.5)[-1]
+        ended.set()
+    assert (last.check, last.ok) == ("bandwidth", True)
+    assert "the server computes slowly" in last.detail
 
 
 def test_the_doctor_goes_on_where_one_address_answers(server: RunningServer) -> None:
