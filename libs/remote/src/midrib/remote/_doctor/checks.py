@@ -97,7 +97,9 @@ def _fix(error: MidribError, endpoint: Endpoint) -> str:
 def _health(servers: BackboneCalls, name: str) -> Verdict:
     try:
         # HealthCheckRequest has the bytes of a StringValue, HealthCheckResponse those of an Int32Value.
-        status = servers.run(lambda: servers.ask("/grpc.health.v1.Health/Check", StringValue(value=name), Int32Value))
+        status = servers.run(
+            lambda: servers.invoke("/grpc.health.v1.Health/Check", StringValue(value=name), Int32Value)
+        )
     except UnsupportedError:
         return Verdict("health", True, "this server has no health service")
     except MidribError as error:
