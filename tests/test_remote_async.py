@@ -53,7 +53,7 @@ async def test_a_bad_row_fails_only_its_own_caller(server: RunningServer) -> Non
     assert [type(outcome) for outcome in outcomes] == [np.ndarray, InvalidInputError, np.ndarray]
 
 
-async def test_equal_inputs_in_flight_are_asked_once(server: RunningServer) -> None:
+async def test_equal_inputs_in_flight_have_separate_results(server: RunningServer) -> None:
     """Each caller still gets features that it may write to."""
     x = rows(1)
     async with AsyncClient(server.address) as client:

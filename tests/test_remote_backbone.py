@@ -47,7 +47,7 @@ def remote(server: RunningServer) -> RemoteBackbone:
     return RemoteBackbone(server.url(NAME))
 
 
-def test_it_says_what_a_local_backbone_says(remote: RemoteBackbone) -> None:
+def test_it_has_the_attributes_of_a_local_backbone(remote: RemoteBackbone) -> None:
     """Width, input and revision are known from construction on."""
     here = load_backbone(NAME, registry=REGISTRY)
     assert (remote.num_features, remote.input, remote.revision) == (128, TensorInput((WIDTH,)), here.revision())
@@ -99,7 +99,7 @@ def test_input_gradients_equal_the_local_ones(remote: RemoteBackbone, local: nn.
     torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-5)
 
 
-def test_no_gradient_is_asked_for_where_none_is_needed(remote: RemoteBackbone) -> None:
+def test_no_gradient_is_computed_unless_it_is_needed(remote: RemoteBackbone) -> None:
     """Inputs that need no gradient, and no_grad, leave nothing to call back."""
     x = torch.randn(2, WIDTH)
     assert remote(x).grad_fn is None
@@ -130,7 +130,7 @@ def test_a_pinned_revision_is_insisted_on(server: RunningServer) -> None:
         RemoteBackbone(server.url(NAME), revision="0" * 64)
 
 
-def test_no_server_is_told_at_construction() -> None:
+def test_a_missing_server_is_an_error_at_construction() -> None:
     """Within the deadline, with the address and the command that starts one."""
     with pytest.raises(UnavailableError, match="no server answers at 127.0.0.1:9.*midrib serve"):
         RemoteBackbone(f"grpc://127.0.0.1:9/{NAME}", timeout=1.0)

@@ -169,7 +169,7 @@ def test_list_and_describe_agree(client: Client) -> None:
     assert (info.name, info.num_features, info.state, info.compute_dtype) == (NAME, 128, "ready", "float32")
 
 
-def test_an_unknown_name_is_told_with_near_ones(client: Client) -> None:
+def test_the_error_of_an_unknown_name_lists_similar_ones(client: Client) -> None:
     """The error is a KeyError as well, and reads as a sentence."""
     with pytest.raises(BackboneNotFoundError, match="test/numbers/mlp"):
         client.embed("test/numbers/mlq", rows(1))
@@ -208,7 +208,7 @@ with Client(address) as client:
 """
 
 
-def test_clients_work_where_torch_is_not_installed(server: RunningServer) -> None:
+def test_clients_work_without_torch(server: RunningServer) -> None:
     """Both of them, with every kind of call: none imports it."""
     command = [sys.executable, "-c", WITHOUT_TORCH, server.address, NAME]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -234,13 +234,13 @@ def test_an_administrator_loads_and_unloads() -> None:
             client.embed(name, np.zeros((1, 5), np.float32))
 
 
-def test_loading_is_refused_where_it_is_not_allowed(client: Client) -> None:
+def test_loading_is_refused_without_permission(client: Client) -> None:
     """The server refuses it for every client."""
     with pytest.raises(PermissionDeniedError, match="admin"):
         client.load("template/classification/mlp-128", num_features=5)
 
 
-def test_no_server_is_told_clearly_and_soon() -> None:
+def test_a_missing_server_is_a_clear_error_soon() -> None:
     """The error names the address and how to start a server, inside the deadline."""
     with (
         Client("127.0.0.1:9", timeout=1.0) as client,

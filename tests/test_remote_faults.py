@@ -179,7 +179,7 @@ def test_a_dead_address_is_left_out(free_port: int) -> None:
         np.testing.assert_allclose(client.embed(NAME, x), local(x), atol=1e-5)
 
 
-def test_a_server_that_left_is_told_as_such() -> None:
+def test_the_error_names_a_server_that_left() -> None:
     """A call that waited in vain for it to come back says that nobody is there, not that time was short."""
     with serving(NAME, registry=new_registry()) as server:
         client = Client(server.address, timeout=2.0)

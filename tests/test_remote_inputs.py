@@ -76,7 +76,7 @@ def test_a_remote_backbone_takes_strings(texts_server: RunningServer) -> None:
 
 
 @pytest.mark.parametrize("texts", [["a", None], [None, "a"][::-1], ["a", 3], ["a", ["b"]]], ids=str)
-def test_an_item_that_is_no_string_is_named(texts_server: RunningServer, texts: Any) -> None:
+def test_an_item_that_is_not_a_string_is_named(texts_server: RunningServer, texts: Any) -> None:
     """By its index, in the client and in the module."""
     with Client(texts_server.address) as client:
         for call in (partial(client.embed, TEXTS, texts=texts), partial(client.embed, TEXTS, texts)):
@@ -95,7 +95,7 @@ def test_an_item_that_is_no_string_is_named(texts_server: RunningServer, texts: 
         pytest.param("a leaf", r"pass \[text\]", id="one-string"),
     ],
 )
-def test_what_is_no_batch_is_refused(backbone: RemoteBackbone, x: Any, said: str) -> None:
+def test_an_input_that_is_not_a_batch_is_refused(backbone: RemoteBackbone, x: Any, said: str) -> None:
     """With the type that came, and the one expected."""
     with pytest.raises(InvalidInputError, match=said):
         backbone(x)

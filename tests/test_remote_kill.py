@@ -44,7 +44,7 @@ def run_and_kill(url: str, inputs: Path, out: Path, *, after: int) -> list[int]:
     return said
 
 
-def test_a_run_that_is_killed_twice_ends_whole(tmp_path: Path) -> None:
+def test_a_run_that_is_killed_twice_ends_complete(tmp_path: Path) -> None:
     """SIGKILL after three chunks, and after two more; the third run does only what is left."""
     inputs, out = tmp_path / "rows.npy", tmp_path / "out.npy"
     np.save(inputs, np.random.default_rng(0).standard_normal((ROWS, 8), np.float32))

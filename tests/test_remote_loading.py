@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from midrib.backbones import load_backbone
 from midrib.registry import Registry, TensorInput
 from midrib.remote import BackboneInfo, Client, RemoteBackbone, embed_files
 from midrib.remote.testing import RunningServer, serving
@@ -113,6 +114,12 @@ def test_embed_files_ends_with_the_timeout(server: RunningServer, tmp_path: Path
     np.save(tmp_path / "rows.npy", np.ones((2, 4), np.float32))
     with pytest.raises(BackboneLoadingError, match="is loading"):
         embed_files(server.url(SLOW), [tmp_path / "rows.npy"], tmp_path / "out.npy", timeout=1.0)
+
+
+def test_load_backbone_waits_for_a_served_backbone(server: RunningServer, loading: Loading) -> None:
+    """A Task with a grpc:// name opens it in the same way."""
+    threading.Timer(0.5, loading.may_end.set).start()
+    assert load_backbone(server.url(SLOW)).num_features == 4
 
 
 def test_the_wait_ends_with_the_timeout(server: RunningServer) -> None:

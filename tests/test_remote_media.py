@@ -86,14 +86,14 @@ def test_token_ids_give_the_compute_type(server: RunningServer) -> None:
     torch.testing.assert_close(got, here.module(ids).detach(), atol=1e-5, rtol=1e-4)
 
 
-def test_a_broken_image_is_its_callers_own_error(client: Client, pictures: list[Image.Image]) -> None:
+def test_a_broken_image_fails_only_its_caller(client: Client, pictures: list[Image.Image]) -> None:
     """The error says which row; the client goes on."""
     with pytest.raises(InvalidInputError):
         client.embed(IMAGES, images=[_png(pictures[0]), b"no image"])
     assert client.embed(IMAGES, images=pictures[:1]).shape == (1, 1280)
 
 
-def test_the_wrong_kind_of_input_is_told(client: Client) -> None:
+def test_the_wrong_kind_of_input_is_refused(client: Client) -> None:
     """Texts for an image backbone are a mistake that names what it takes."""
     with pytest.raises(InputKindError, match="image"):
         client.embed(IMAGES, texts=["a leaf"])

@@ -92,7 +92,7 @@ def test_state_dict_round_trip(model: Model, x: Tensor, expected: Tensor) -> Non
     same(model(x), expected)
 
 
-def test_what_trains_is_the_head(model: Model) -> None:
+def test_only_the_head_trains(model: Model) -> None:
     """A frozen backbone has nothing to train."""
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     assert trained == ["head.weight", "head.bias"]
@@ -115,7 +115,7 @@ def test_requires_grad_and_zero_grad(model: Model, x: Tensor) -> None:
     assert model.head.weight.grad is None
 
 
-def test_what_is_walked_is_empty_where_the_server_has_it(server: RunningServer) -> None:
+def test_the_child_has_no_parameters_because_the_server_has_them(server: RunningServer) -> None:
     """The remote child alone: no parameters, no buffers, an empty state, which loads strictly."""
     backbone = RemoteBackbone(server.url(NAME))
     assert (list(backbone.parameters()), list(backbone.buffers()), backbone.state_dict()) == ([], [], {})

@@ -69,26 +69,26 @@ def test_mutual_tls(mutual: RunningServer, files: Files) -> None:
 
 
 @pytest.mark.parametrize("stranger", [False, True], ids=["no-certificate", "a-strangers"])
-def test_a_client_without_the_right_certificate_is_told(mutual: RunningServer, files: Files, stranger: bool) -> None:
+def test_the_error_names_a_missing_client_certificate(mutual: RunningServer, files: Files, stranger: bool) -> None:
     """With TLS 1.3 a server can only hang up: the error lists what may be amiss."""
     tls = Tls(files.roots, files.theirs if stranger else None)
     with pytest.raises(UnavailableError, match=r"a certificate of this client \(tls=Tls"):
         Client(mutual.address, tls=tls, timeout=1.5).list()
 
 
-def test_a_plain_client_of_a_tls_server_is_told(secure: RunningServer) -> None:
+def test_the_error_of_a_plain_client_names_tls(secure: RunningServer) -> None:
     """The server hangs up at once."""
     with pytest.raises(UnavailableError, match=r"it may want TLS \(grpcs://\)"):
         Client(secure.address, timeout=1.5).list()
 
 
-def test_a_tls_client_of_a_plain_server_is_told(plain: RunningServer, files: Files) -> None:
+def test_the_error_of_a_tls_client_names_the_plain_server(plain: RunningServer, files: Files) -> None:
     """The other way round."""
     with pytest.raises(UnavailableError, match="does not speak TLS: use grpc://"):
         Client(plain.address, tls=files.roots, timeout=1.5).list()
 
 
-def test_an_unknown_authority_is_told(secure: RunningServer, files: Files) -> None:
+def test_the_error_names_an_unknown_authority(secure: RunningServer, files: Files) -> None:
     """The error says which argument names the right one."""
     with pytest.raises(UnavailableError, match="not signed by the authorities trusted here: pass tls="):
         Client(secure.address, tls=files.others, timeout=1.5).list()
@@ -101,7 +101,7 @@ def test_a_key_without_its_certificate_is_refused() -> None:
 
 
 @pytest.mark.parametrize("token", [None, "wrong"])
-def test_a_missing_or_wrong_token_is_told_at_once(tmp_path: Path, token: str | None) -> None:
+def test_a_missing_or_wrong_token_is_refused_at_once(tmp_path: Path, token: str | None) -> None:
     """It is not asked again: waiting would not help."""
     digest = hashlib.sha256(b"right").hexdigest()
     (tmp_path / "tokens.toml").write_text(f'[[tokens]]\nname = "me"\nsha256 = "{digest}"\nscopes = ["read", "embed"]\n')

@@ -28,7 +28,7 @@ def test_the_fixture_starts_servers(midrib_server: Callable[..., RunningServer])
     assert len({server.address for server in servers}) == 2
 
 
-def test_without_the_server_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_without_the_server_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     """The client's wheel does not bring the server's."""
     monkeypatch.setitem(sys.modules, "midrib.server.testing", None)
     with pytest.raises(ImportError, match="pip install midrib-server"):

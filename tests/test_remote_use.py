@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 import socket
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ def test_a_backbone_that_failed_to_load_is_listed_beside_the_others() -> None:
             remote.load("broken")
 
 
-def test_a_server_that_is_not_there_is_asked_for_what_is_not_here_alone() -> None:
+def test_a_missing_server_matters_only_for_names_that_are_not_local() -> None:
     """A local name resolves without it; another one says that no server answers."""
     both = BACKBONES + RemoteRegistry("grpc://127.0.0.1:9", timeout=5.0)
     assert "mlp-128" in both
@@ -112,7 +113,7 @@ def test_a_server_that_is_not_there_is_asked_for_what_is_not_here_alone() -> Non
         both.get("elsewhere")
 
 
-def test_the_doctor_finds_a_good_way(server: RunningServer) -> None:
+def test_the_doctor_passes_a_good_connection(server: RunningServer) -> None:
     """Each check has its verdict, in the order in which they build on each other."""
     verdicts = doctor(server.url(NAME))
     assert [(verdict.check, verdict.ok) for verdict in verdicts] == [
@@ -132,7 +133,7 @@ def test_the_doctor_finds_a_good_way(server: RunningServer) -> None:
         pytest.param("grpc://no-such-host.invalid:1/a/b", "resolve", "check the name", id="no-host"),
     ],
 )
-def test_the_doctor_ends_with_what_is_wrong(url: str, check: str, fix: str) -> None:
+def test_the_doctor_ends_with_the_first_failure(url: str, check: str, fix: str) -> None:
     """The last verdict names the first obstacle, and what to do."""
     last = doctor(url, timeout=1.0)[-1]
     assert (last.check, last.ok) == (check, False)
@@ -145,7 +146,7 @@ def test_the_doctor_knows_a_wrong_name(server: RunningServer) -> None:
     assert (last.check, last.ok, "midrib list" in last.fix) == ("backbone", False, True)
 
 
-def test_the_doctor_knows_what_is_no_server() -> None:
+def test_the_doctor_knows_a_listener_that_is_not_a_server() -> None:
     """Something listens there that does not speak gRPC."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
@@ -153,14 +154,33 @@ def test_the_doctor_knows_what_is_no_server() -> None:
     assert (last.check, last.ok, "not be a gRPC server" in last.fix) == ("grpc", False, True)
 
 
-def test_the_doctor_goes_on_where_one_address_answers(server: RunningServer) -> None:
+def test_the_doctor_tells_slow_from_refused() -> None:
+    """A healthy server on a CPU may need longer than a check takes for a few megabytes."""
+
+    class Slow(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            """Return the rows; the doctor's, which are all ones, take until the test ends."""
+            if bool((x == 1).all()):
+                ended.wait(60)
+            return x
+
+    ended, slow = threading.Event(), Registry("test")
+    slow(lambda: (Slow(), WIDTH), name="slow", namespace="test/numbers", input=TensorInput((WIDTH,)))
+    with serving("test/numbers/slow", registry=slow) as server:
+        last = doctor(server.url("test/numbers/slow"), timeout=1.5)[-1]
+        ended.set()
+    assert (last.check, last.ok) == ("bandwidth", True)
+    assert "the server computes slowly" in last.detail
+
+
+def test_the_doctor_goes_on_if_one_address_answers(server: RunningServer) -> None:
     """Each address has its verdicts; a dead one beside it is told and left out."""
     verdicts = doctor(f"grpc://127.0.0.1:9,{server.address}/{NAME}")
     assert [verdict.check for verdict in verdicts if not verdict.ok] == ["tcp"]
     assert verdicts[-1].check == "bandwidth"
 
 
-def test_stall_tells_where_the_time_went(server: RunningServer) -> None:
+def test_stall_shows_where_the_time_went(server: RunningServer) -> None:
     """Differences of two snapshots are a step's own."""
     backbone = RemoteBackbone(server.url(NAME))
     before = backbone.stall
@@ -190,7 +210,7 @@ class Training(pl.LightningModule):
 
 @pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers")
 @pytest.mark.filterwarnings("ignore:.*isinstance.*LeafSpec:FutureWarning")
-def test_lightning_logs_what_steps_waited_for(server: RunningServer, tmp_path: Path) -> None:
+def test_lightning_logs_the_waiting_times_of_steps(server: RunningServer, tmp_path: Path) -> None:
     """The callback adds up every remote backbone of the module, step by step."""
     trainer = pl.Trainer(
         max_epochs=1,

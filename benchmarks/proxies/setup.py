@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self
@@ -56,7 +57,7 @@ def version(name: str) -> str:
     return f"{name} {number.group() if number else '?'}"
 
 
-class _Process:
+class _Process(ABC):
     """A process that is started and stopped, perhaps several times."""
 
     address: str
@@ -71,9 +72,9 @@ class _Process:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
+    @abstractmethod
     def start(self) -> None:
         """Start it, and wait until it accepts connections."""
-        raise NotImplementedError
 
     def stop(self) -> None:
         """End it by SIGTERM, if it runs, and wait for the end."""

@@ -53,7 +53,7 @@ def test_roots_come_from_a_file(tmp_path: Path) -> None:
     assert endpoint_from("a:1", tls=tmp_path / "roots.pem").tls == Tls(tmp_path / "roots.pem")
 
 
-def test_a_missing_file_is_told_at_once(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error_at_construction(tmp_path: Path) -> None:
     """Before any call."""
     with pytest.raises(FileNotFoundError, match=r"roots\.pem"):
         endpoint_from("a:1", tls=tmp_path / "roots.pem")

@@ -29,7 +29,7 @@ def rows(*values: float, dtype: str = "f4") -> Array:
     return np.array(values, dtype)[:, None]
 
 
-def test_only_new_rows_are_asked_for(tmp_path: Path) -> None:
+def test_only_new_rows_are_computed(tmp_path: Path) -> None:
     """Known rows come from the file, in their place; equal ones are asked once."""
     compute, cache = Counting(), FeatureFile(tmp_path / "c.db", "revision", "float32", 2)
     cache.features(rows(1, 2, 2), compute)
@@ -50,7 +50,7 @@ def test_a_second_process_finds_them(tmp_path: Path) -> None:
     ("function", "dtype"),
     [pytest.param("other", "float32", id="revision"), pytest.param("revision", "float16", id="dtype")],
 )
-def test_another_function_has_rows_of_its_own(tmp_path: Path, function: str, dtype: str) -> None:
+def test_functions_do_not_share_rows(tmp_path: Path, function: str, dtype: str) -> None:
     """Nothing of another revision or element type is ever given out."""
     FeatureFile(tmp_path / "c.db", "revision", "float32", 2).features(rows(1), Counting())
     compute = Counting()
@@ -66,14 +66,14 @@ def test_rows_of_equal_bytes_and_another_type_differ(tmp_path: Path) -> None:
     assert len(compute.asked) == 2
 
 
-def test_no_rows_are_no_question(tmp_path: Path) -> None:
+def test_an_empty_batch_is_not_computed(tmp_path: Path) -> None:
     """An empty batch has its width all the same."""
     compute = Counting()
     got = FeatureFile(tmp_path / "c.db", "r", "float32", 2).features(np.empty((0, 1), "f4"), compute)
     assert (got.shape, compute.asked) == ((0, 2), [])
 
 
-def test_a_missing_directory_is_told_at_once(tmp_path: Path) -> None:
+def test_a_missing_directory_is_an_error_at_construction(tmp_path: Path) -> None:
     """Not after the first epoch."""
     with pytest.raises(InvalidInputError, match="does not exist: create it"):
         FeatureFile(tmp_path / "none" / "c.db", "r", "float32", 2)

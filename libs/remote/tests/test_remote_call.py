@@ -53,7 +53,7 @@ def test_an_error_reaches_whoever_waits() -> None:
         waited(call)
 
 
-def test_a_waker_is_called_at_once_where_the_call_is_over() -> None:
+def test_the_waker_of_a_finished_call_is_called_at_once() -> None:
     """A part that has its features is done."""
     call, woken = a_call(), threading.Event()
     call.deliver(0, FEATURES)

@@ -104,7 +104,7 @@ def test_an_error_becomes_the_exception_that_it_names() -> None:
         pytest.param(embedding_pb2.EmbedStreamResponse(go_away=embedding_pb2.GoAway()), id="go-away"),
     ],
 )
-def test_what_is_no_result_is_none(message: embedding_pb2.EmbedStreamResponse) -> None:
+def test_a_message_that_is_not_a_result_is_none(message: embedding_pb2.EmbedStreamResponse) -> None:
     """Other responses are left to the library."""
     assert decode_result(message.SerializeToString()) is None
 

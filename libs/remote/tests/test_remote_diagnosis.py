@@ -62,8 +62,8 @@ FAILING = "connections to all backends failing; last error: "
         ),
     ],
 )
-def test_a_broken_connection_is_told_by_its_cause(text: str, reason: str, said: str) -> None:
-    """The message names the cause, what to do, and gRPC's text; waiting does not help."""
+def test_the_error_of_a_broken_connection_names_its_cause(text: str, reason: str, said: str) -> None:
+    """The message names the cause and the remedy, with gRPC's text; waiting does not help."""
     error = broken(text, "gpu-box:1")
     assert error.reason == reason
     assert reason in UNREACHABLE

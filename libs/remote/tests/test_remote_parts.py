@@ -121,7 +121,7 @@ def test_small_calls_wait_for_company(network_s: float, few: int) -> None:
     assert window.room(3, backlog=True)
 
 
-def test_one_slow_way_changes_nothing() -> None:
+def test_a_single_slow_result_changes_nothing() -> None:
     """However long it took: it counts as one of many."""
     window = Window()
     window.observe(Timing(0.0, 0.010, 0.011), network_s=1000.0, limited=False)

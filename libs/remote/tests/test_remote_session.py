@@ -110,7 +110,7 @@ def test_after_a_joined_failure_each_call_is_sent_separately(session: Session) -
         bad.result()
 
 
-def test_a_small_call_is_sent_as_it_was_asked(session: Session) -> None:
+def test_a_small_call_is_sent_as_it_was_submitted(session: Session) -> None:
     """Changes that its caller makes to the array afterwards are not sent."""
     x = rows(1)
     session.submit(tensor_rows(x))
@@ -143,7 +143,7 @@ def test_items_of_a_broken_stream_are_sent_first(session: Session) -> None:
     assert [take(session).parts[0].call for _ in range(2)] == [old, new]
 
 
-async def test_an_overloaded_server_is_asked_again(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_overloaded_server_is_called_again(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the time that it named, and not before."""
     later: list[tuple[float, Callable[..., None], list[object]]] = []
     loop = asyncio.get_running_loop()

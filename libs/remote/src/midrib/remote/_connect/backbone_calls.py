@@ -66,13 +66,13 @@ class BackboneCalls(UnaryCalls):
     async def describe(self, name: str) -> BackboneInfo:
         """Return the description of a backbone in its present state."""
         request = backbone_pb2.GetBackboneRequest(name=name)
-        response = await self.ask(f"{BACKBONES}/GetBackbone", request, backbone_pb2.GetBackboneResponse)
+        response = await self.invoke(f"{BACKBONES}/GetBackbone", request, backbone_pb2.GetBackboneResponse)
         return info_from(response.backbone)
 
     async def list(self) -> list[BackboneInfo]:
         """Return the description of every backbone, ordered by name."""
         request = backbone_pb2.ListBackbonesRequest()
-        response = await self.ask(f"{BACKBONES}/ListBackbones", request, backbone_pb2.ListBackbonesResponse)
+        response = await self.invoke(f"{BACKBONES}/ListBackbones", request, backbone_pb2.ListBackbonesResponse)
         return [info_from(backbone) for backbone in response.backbones]
 
     async def load(self, name: str, arguments: dict[str, Argument], *, replace: bool = False) -> BackboneInfo:
@@ -84,13 +84,13 @@ class BackboneCalls(UnaryCalls):
         for key, value in arguments.items():
             kind = {bool: "bool_value", int: "int_value", float: "double_value"}.get(type(value), "string_value")
             setattr(request.arguments[key], kind, value)
-        response = await self.ask(f"{BACKBONES}/LoadBackbone", request, backbone_pb2.LoadBackboneResponse)
+        response = await self.invoke(f"{BACKBONES}/LoadBackbone", request, backbone_pb2.LoadBackboneResponse)
         return info_from(response.backbone)
 
     async def unload(self, name: str) -> None:
         """Have a backbone finish its work and be freed. Needs the admin scope."""
         request = backbone_pb2.UnloadBackboneRequest(name=name)
-        await self.ask(f"{BACKBONES}/UnloadBackbone", request, backbone_pb2.UnloadBackboneResponse)
+        await self.invoke(f"{BACKBONES}/UnloadBackbone", request, backbone_pb2.UnloadBackboneResponse)
 
     async def backward(self, name: str, revision: str, rows: Array, grad_embedding: Array) -> Array:
         """Return the gradient of rows, [rows, ...]. grad_embedding: that of their features, [rows, num_features]."""
@@ -100,7 +100,7 @@ class BackboneCalls(UnaryCalls):
             input=encode_tensor(rows),
             grad_embedding=encode_tensor(grad_embedding),
         )
-        response = await self.ask("/midrib.v1.EmbeddingService/Backward", request, embedding_pb2.BackwardResponse)
+        response = await self.invoke("/midrib.v1.EmbeddingService/Backward", request, embedding_pb2.BackwardResponse)
         return decode_tensor(response.grad_input)
 
     def _log_waiting(self, names: Iterable[str]) -> None:

@@ -54,8 +54,8 @@ async def while_progressing(
 def exchanged_bytes(address: str) -> int:
     """Return the bytes acknowledged by and received from "ip:port" or "host:port", over all open connections.
 
-    The connections of a host that is not an IP address are told by the port. Returns 0 if the system does not count
-    (it is not Linux).
+    If the host is not an IP address, only the port is compared. Returns 0 if the system does not count (it is not
+    Linux).
     """
     option = getattr(socket, "TCP_INFO", None)
     if option is None or not Path("/proc/self/fd").is_dir():

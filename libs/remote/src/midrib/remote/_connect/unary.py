@@ -71,7 +71,7 @@ class UnaryCalls:
         """Run one of the calls from another event loop, and return its result."""
         return await asyncio.wrap_future(runtime().start(work()))
 
-    async def ask(self, method: str, request: Message, response: type[_Response]) -> _Response:
+    async def invoke(self, method: str, request: Message, response: type[_Response]) -> _Response:
         """Make any call, by its path "/package.Service/Method": to one address after the other until one answers.
 
         The time in which a large request makes progress on a slow line does not count against the timeout.

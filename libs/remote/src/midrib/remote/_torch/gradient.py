@@ -40,6 +40,7 @@ class _Embed(torch.autograd.Function):
 
     @staticmethod
     def jvp(_: Any, *__: Tensor | None) -> Tensor:
+        """Raise UnsupportedError: the server computes backward passes only."""
         raise UnsupportedError(
             "a remote backbone has no forward-mode derivative: use torch.func.vjp or jacrev, or a local backbone",
             reason="FORWARD_MODE",
@@ -68,6 +69,7 @@ class _Gradient(torch.autograd.Function):
 
     @staticmethod
     def backward(_: Any, *__: Tensor) -> Any:
+        """Raise UnsupportedError: the server computes first derivatives only."""
         raise UnsupportedError(
             "a remote backbone has no second derivative: use a local one, or detach the first gradient",
             reason="DOUBLE_BACKWARD",

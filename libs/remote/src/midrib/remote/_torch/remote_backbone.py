@@ -110,7 +110,7 @@ class RemoteBackbone(nn.Module):
         if not isinstance(x, Tensor):
             if not isinstance(x, list | tuple) or not all(isinstance(text, str) for text in x):
                 raise InvalidInputError(_refusal(x))
-            return from_numpy(self._ask(text_rows(x))).to(dtype=getattr(torch, self._info.compute_dtype))
+            return from_numpy(self._request(text_rows(x))).to(dtype=getattr(torch, self._info.compute_dtype))
         if x.layout is not torch.strided:
             raise InvalidInputError(f"got a tensor of layout {x.layout}, expected a dense one: pass x.to_dense()")
         return embed_with_gradient(x, self._embed, self._gradient)
@@ -124,14 +124,14 @@ class RemoteBackbone(nn.Module):
 
     def _embed(self, x: Tensor) -> Tensor:
         rows = tensor_rows(to_numpy(x), dtype=None if self._dtype == "int8" else self._dtype)
-        features = self._ask(rows) if self._cache is None else self._cache.features(rows.array, self._ask_array)
+        features = self._request(rows) if self._cache is None else self._cache.features(rows.array, self._request_array)
         dtype = x.dtype if x.is_floating_point() else getattr(torch, self._info.compute_dtype)
         return from_numpy(features).to(device=x.device, dtype=dtype)
 
-    def _ask_array(self, rows: Array) -> Array:
-        return self._ask(TensorRows(rows))
+    def _request_array(self, rows: Array) -> Array:
+        return self._request(TensorRows(rows))
 
-    def _ask(self, rows: Rows) -> Array:
+    def _request(self, rows: Rows) -> Array:
         session = self.open()
         return session.wait(session.submit(rows), self.timeout)
 
