@@ -33,10 +33,10 @@ class Registering(ABC):
         override: replace the entry of the same name, namespace and metadata, instead of refusing.
         declared: input (an InputSpec), num_features (the width of a row out), providers, license, aliases,
         deprecated_aliases (old names, which warn once), requires (importable libraries that the loader needs),
-        install (the requirement that brings them, by default requires); whatever else is free metadata, and with the
-        key tells entries apart.
-        Raises DuplicateKeyError (a ValueError) that names both places of registration; TypeError, ValueError for
-        what cannot be a loader or a name.
+        install (the requirement that brings them, by default requires); all other keywords are free metadata, which
+        together with the key is the identity of an entry.
+        Raises DuplicateKeyError (a ValueError) that names both places of registration; TypeError or ValueError for
+        an invalid loader or name.
         """
         if name is not None and not isinstance(name, str):
             raise TypeError(f"`name` must be a str, got {name!r} of type {type(name).__name__}")
