@@ -10,7 +10,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -170,8 +170,7 @@ class _Revision:
         draft = self._folder / f".{name}.part"
         checksum = {_CHECKSUM: str(_checksum(digests, features))}
         shard = save({"digests": digests, "features": features}, metadata=checksum)
-        with draft.open("wb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # locked, so that no other process removes it as abandoned
+        with _locked(draft) as file:
             try:
                 file.write(shard)
                 file.flush()
@@ -226,6 +225,19 @@ class _Revision:
         for row in range(len(features)):
             self._rows[digests[row * _DIGEST_BYTES : (row + 1) * _DIGEST_BYTES]] = (features, row)
         return features
+
+
+def _locked(draft: Path) -> BinaryIO:
+    """Create a file and lock it, so that no other process removes it as abandoned.
+
+    Another process may remove it before it is locked: then it is created again.
+    """
+    while True:
+        file = draft.open("wb")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()
 
 
 def _checksum(*tensors: Tensor) -> int:
