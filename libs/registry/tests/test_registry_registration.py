@@ -65,7 +65,7 @@ def test_a_decorator_gives_the_function_back_unchanged(registry: Registry) -> No
     ("arguments", "error", "message"),
     [
         pytest.param({"fn": 3}, TypeError, r"must be callable, got 3", id="not callable"),
-        pytest.param({"fn": lambda: 1}, ValueError, r"has no name of its own: pass name=", id="lambda without a name"),
+        pytest.param({"fn": lambda: 1}, ValueError, r"has no name: pass name=", id="lambda without a name"),
         pytest.param({"name": float}, TypeError, r"`name` must be a str, got <class 'float'>", id="name not a str"),
         pytest.param({"fn": abs, "name": "grpc://a"}, ValueError, r"no '://'", id="URL as a name"),
         pytest.param({"fn": abs, "name": "a/"}, ValueError, r"no slash or blank at its ends", id="slash at the end"),
@@ -196,6 +196,6 @@ def test_temporary_undoes_after_an_error_too(registry: Registry) -> None:
             registry(load_plain)
             registry(lambda: 1)
 
-    with pytest.raises(ValueError, match="has no name of its own"):
+    with pytest.raises(ValueError, match="has no name"):
         fail()
     assert len(registry) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
 import pickle
 from collections.abc import Callable
@@ -279,3 +280,20 @@ def test_inputs_that_are_always_new_are_noticed(
     loader = DataLoader(dataset, batch_size=16, collate_fn=augmented)
     with pytest.warns(UserWarning, match="found none of epoch 1's rows: .*at random .*cache=None"):
         trainer(max_epochs=2).fit(task, loader)
+
+
+def test_a_draft_is_made_again_if_it_goes_unlocked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process may take it for abandoned: without a second try, the cache stored no more."""
+    lock = fcntl.flock
+    removed: list[Path] = []
+
+    def removing(file: Any, operation: int) -> None:
+        if not removed:
+            removed.extend(tmp_path.rglob(".*.part"))
+            removed[0].unlink()
+        lock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", removing)
+    cache = FeatureCache(tmp_path, shard_rows=4)
+    cache.features("rev", ROWS, Counted())
+    assert (len(removed), cache.full, len(list(tmp_path.rglob("*.safetensors")))) == (1, False, 1)

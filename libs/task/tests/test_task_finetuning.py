@@ -134,13 +134,13 @@ def test_one_trainer_may_finetune_twice(local: Pair, loader: DataLoader[Any], tr
     task.finetune(fitting, loader)
     fitting.fit_loop.max_epochs = 2
     task.finetune(fitting, loader, strategy="no_freeze")
-    assert watch.seen == [["1"], STATEFUL]  # Lightning's freeze spares batch norms
+    assert watch.seen == [[], STATEFUL]
 
 
 def test_two_strategies_are_one_too_many(local: Pair, loader: DataLoader[Any], trainer: MakeTrainer) -> None:
     """The Trainer says one, finetune another: neither is silently dropped."""
     task = ClassificationTask(local, 3)
-    with pytest.raises(ValueError, match="callback says 'no_freeze': say it in one place"):
+    with pytest.raises(ValueError, match="callback has 'no_freeze': set it in one of them"):
         task.finetune(trainer(callbacks=[Finetuning("no_freeze")]), loader, strategy="freeze")
 
 

@@ -67,5 +67,5 @@ def test_a_training_with_a_rate_for_its_backbone_stays(
 ) -> None:
     """A scheduler has counted both rates: one cannot go."""
     train(places["here"], 1, backbone_learning_rate=0.01)
-    with pytest.raises(CheckpointError, match="resume it where it was"):
+    with pytest.raises(CheckpointError, match="resume it in its former place"):
         train(places["server"], 2, backbone_learning_rate=0.01)

@@ -100,9 +100,9 @@ def _steady(backbone: Backbone, rows: Tensor) -> Tensor:
 
 def _independent(backbone: Backbone, rows: Tensor, features: Tensor) -> None:
     """Check that the features of a row do not depend on the other rows of its batch."""
-    alone = torch.cat([backbone.embed(row.unsqueeze(0)) for row in rows])
+    single = torch.cat([backbone.embed(row.unsqueeze(0)) for row in rows])
     bound = _TOLERANCE * max(1.0, float(features.abs().max()))
-    off = float((alone - features).abs().max())
+    off = float((single - features).abs().max())
     _require(off <= bound, f"a row alone differs by {off:.2g} from the same row in a batch, more than {bound:.2g}")
     _require(not torch.equal(features[0], features[1]), "two different rows gave the same features")
 

@@ -49,7 +49,7 @@ class Explanation(Description):
     """A description, with where the entry comes from.
 
     where: file:line of the registration.  package, version: the installed distribution that registered it, if any.
-    signature: the loader's.  shadows: what the key would lead to in the registries further right, as "key (file:line)".
+    signature: the loader's.  shadows: the entries of the key in the registries further right, as "key (file:line)".
     """
 
     where: str

@@ -61,22 +61,22 @@ class Entry:
 
     @property
     def key(self) -> str:
-        """namespace/name, or the name alone where there is no namespace."""
+        """Return namespace/name, or the name alone if the entry has no namespace."""
         return self._within(self.name)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The name and its aliases, old ones included, without the namespace."""
+        """Return the name and its aliases, deprecated ones included, without the namespace."""
         return (self.name, *self.aliases, *self.deprecated_aliases)
 
     @property
     def claims(self) -> tuple[str, ...]:
-        """The keys that this entry answers to, each with its namespace."""
+        """Return the keys that lead to this entry, each with its namespace."""
         return tuple(self._within(name) for name in self.names)
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """All that was declared at registration, by its keyword."""
+        """Return everything that was declared at registration, by its keyword."""
         declared = {name: getattr(self, name) for name in ("namespace", *DECLARED)}
         return {name: value for name, value in declared.items() if value not in (None, ())} | dict(self.tags)
 
@@ -136,19 +136,19 @@ class Entry:
 def declare(fn: Loader, name: str | None, place: Place, **declared: Any) -> Entry:
     """Check a registration and make it an entry.
 
-    Raises TypeError for what is not callable, and TypeError or ValueError for names that cannot be looked up.
+    Raises TypeError for a loader that is not callable, and TypeError or ValueError for names that cannot be looked up.
     """
     if not callable(fn):
         raise TypeError(
             f"a loader must be callable, got {fn!r}: register a function that returns (module, num_features)"
         )
-    own = {f.name for f in fields(Entry)}
-    known = {key: declared.pop(key) for key in list(declared) if key in own - {"tags", "place"}}
+    names = {field.name for field in fields(Entry)} - {"tags", "place"}
+    values = {key: declared.pop(key) for key in list(declared) if key in names}
     for key in ("providers", "aliases", "deprecated_aliases", "requires"):
-        known[key] = _as_tuple(known.get(key))
-    if known.get("remote_arguments") is not None:
-        known["remote_arguments"] = _as_tuple(known["remote_arguments"])
-    entry = Entry(name or _name_of(fn), fn, place, tags=tuple(sorted(declared.items())), **known)
+        values[key] = _as_tuple(values.get(key))
+    if values.get("remote_arguments") is not None:
+        values["remote_arguments"] = _as_tuple(values["remote_arguments"])
+    entry = Entry(name or _name_of(fn), fn, place, tags=tuple(sorted(declared.items())), **values)
     for part in (*entry.names, *([entry.namespace] if entry.namespace is not None else [])):
         _check_name(part)
     _check_declared(entry)
@@ -209,7 +209,7 @@ def _words(name: object) -> set[str]:
 
 
 def unwrapped(fn: Loader) -> Loader:
-    """The function inside a partial, or the function itself."""
+    """Return the function inside a partial, or the function itself."""
     while isinstance(fn, functools.partial):
         fn = fn.func
     return fn
@@ -218,7 +218,7 @@ def unwrapped(fn: Loader) -> Loader:
 def _name_of(fn: Loader) -> str:
     name: str | None = getattr(unwrapped(fn), "__name__", None)
     if name is None or name == "<lambda>":
-        raise ValueError(f"{fn!r} has no name of its own: pass name=...")
+        raise ValueError(f"{fn!r} has no name: pass name=...")
     return name
 
 

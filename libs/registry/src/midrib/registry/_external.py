@@ -1,4 +1,4 @@
-"""A whole catalogue that somebody else keeps: a library's models, or a server's."""
+"""A whole catalogue that another project maintains: a library's models, or a server's."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from midrib.registry._selection import Selection
 
 
 class ExternalRegistry(AbstractRegistry):
-    """The entries of a catalogue, made when they are asked for: loading one calls getter(model, **kwargs).
+    """The entries of a catalogue, made on demand: loading one calls getter(model, **kwargs).
 
-    getter: takes the catalogue's own name of a model, and the caller's arguments; returns (module, num_features).
-    name: what error messages call the catalogue.
-    names: lists the catalogue's own names, asked anew each time; a mapping adds what each model declares by itself,
-    its namespace being the beginning of its own name. Without names, nothing is known to be in the catalogue (`in`
-    is False, `len` is 0), yet get() hands out a loader, and only loading can tell.
-    prefix: what the catalogue's names begin with here, such as "timm/": a key without it is not looked for.
-    declared: what every model declares, as in Registry; with requires=..., nothing is there until that is installed.
+    getter: takes the name of a model in the catalogue, and the caller's arguments; returns (module, num_features).
+    name: the catalogue's, in error messages.
+    names: lists the names in the catalogue, at every look-up; a mapping adds the declarations of each model. Without
+    names, no key is known to be in the catalogue (`in` is False, `len` is 0), but get() returns a loader for any key,
+    and only loading shows whether the model exists.
+    prefix: the start of the catalogue's keys here, such as "timm/"; keys without it are not looked up.
+    declared: the declarations of all models, as in Registry; with requires=..., the catalogue is empty until that is
+    installed.
     """
 
     def __init__(
@@ -41,48 +42,48 @@ class ExternalRegistry(AbstractRegistry):
         self._names = names
         self._declared = {"providers": providers} | declared
         self._place = calling_place()
-        self._model = self._entry("a model", {})  # what holds of every one; and bad declarations fail here
+        self._model = self._entry("a model", {})  # declares what all models do; bad declarations fail here
 
     def layers(self, key: str, **metadata: Any) -> Iterator[Entries]:
         """Yield the entry of this key if the catalogue lists it; a key without the prefix lists nothing."""
-        known = self._known() if self.prefix in key else ()
-        if found := closest(key, (entry for entry in known if entry.fits(metadata))):
-            yield found
+        entries = self._listed() if self.prefix in key else ()
+        if matches := closest(key, (entry for entry in entries if entry.fits(metadata))):
+            yield matches
 
     def open_layers(self, key: str, **metadata: Any) -> Iterator[Entries]:
-        own = self._own_name(key)
-        if self._names is None and own and self._model.fits(metadata) and not self._missing():
-            yield (self._entry(own, {}),)
+        model = self._model_name(key)
+        if self._names is None and model and self._model.fits(metadata) and not self._missing():
+            yield (self._entry(model, {}),)
 
     def entries(self, selection: Selection) -> Iterator[Entry]:
-        return filter(selection.takes, self._known() if selection.catalogues else ())
+        return filter(selection.takes, self._listed() if selection.catalogues else ())
 
     def nearby(self, key: str) -> Keys:
-        # A key without our prefix is not a mistyped name of ours, and to list the names could take seconds.
-        known = self._known() if self.prefix in key else ()
-        return [spelling for entry in known for spelling in (entry.key, entry.name)]
+        # A key without our prefix is not a mistyped name of ours, and listing the names could take seconds.
+        entries = self._listed() if self.prefix in key else ()
+        return [spelling for entry in entries for spelling in (entry.key, entry.name)]
 
     def install_hint(self, key: str) -> str | None:
-        return self._install_line() or None if self._own_name(key) else None
+        return self._install_line() or None if self._model_name(key) else None
 
     def prefixes(self) -> Keys:
         line = self._install_line()
         return [f"{self.prefix}{line and f' ({line})'}"] if self.prefix else []
 
-    def _known(self) -> Iterator[Entry]:
+    def _listed(self) -> Iterator[Entry]:
         if self._names is None or self._missing():
             return
         names = self._names()
-        for own in dict.fromkeys(names):
-            yield self._entry(own, names[own] if isinstance(names, Mapping) else {})
+        for model in dict.fromkeys(names):
+            yield self._entry(model, names[model] if isinstance(names, Mapping) else {})
 
-    def _entry(self, own: str, declared: Mapping[str, Any]) -> Entry:
+    def _entry(self, model: str, declared: Mapping[str, Any]) -> Entry:
         everything = {**self._declared, **declared}
-        name = own.removeprefix(f"{everything.get('namespace')}/")
-        return declare(functools.partial(self._getter, own), self.prefix + name, self._place, **everything)
+        name = model.removeprefix(f"{everything.get('namespace')}/")
+        return declare(functools.partial(self._getter, model), self.prefix + name, self._place, **everything)
 
-    def _own_name(self, key: str) -> str:
-        """The catalogue's own name in a key; empty for a key that does not begin as the catalogue's keys do."""
+    def _model_name(self, key: str) -> str:
+        """Return the model's name in the catalogue; "" for a key that does not begin as the catalogue's keys do."""
         name = key.removeprefix(f"{self._model.namespace}/")
         return name.removeprefix(self.prefix) if name.startswith(self.prefix) else ""
 

@@ -25,41 +25,41 @@ _KNOWN_METADATA = frozenset({"namespace", "pretrained", "family", *DECLARED})
 
 
 class AbstractRegistry(ABC):
-    """Names to loaders: what Registry, ConcatRegistry and ExternalRegistry have in common."""
+    """Map names to loaders: the common part of Registry, ConcatRegistry and ExternalRegistry."""
 
     name: str
 
     @abstractmethod
     def layers(self, key: str, **metadata: Any) -> Iterator[Entries]:
-        """The entries known under this key, one group per registry, left to right, no group empty; found lazily."""
+        """Yield the entries of this key, one group per registry, left to right, no group empty."""
 
     @abstractmethod
     def entries(self, selection: Selection) -> Iterator[Entry]:
-        """The entries that the selection takes, in any order."""
+        """Yield the entries that the selection takes, in any order."""
 
-    def open_layers(self, key: str, **metadata: Any) -> Iterator[Entries]:  # noqa: ARG002 (here there are none)
-        """Entries that may exist: of catalogues that cannot list their names, and so are asked last."""
+    def open_layers(self, key: str, **metadata: Any) -> Iterator[Entries]:  # noqa: ARG002 (only a catalogue has any)
+        """Yield entries that may exist: of catalogues that cannot list their names, which are therefore last."""
         return iter(())
 
     def nearby(self, key: str) -> Keys:  # noqa: ARG002 (a catalogue looks at it)
-        """The keys that a mistyped key is compared with."""
+        """Return the keys that a mistyped key is compared with."""
         return [spelling for entry in self.entries(Selection()) for spelling in (entry.key, entry.name)]
 
     def install_hint(self, key: str) -> str | None:  # noqa: ARG002 (a catalogue looks at it)
-        """The command that installs what may provide this key, if a package is known to."""
+        """Return the command that installs a package that may provide this key, None if none is known."""
         return None
 
     def prefixes(self) -> Keys:
-        """What the keys of whole catalogues begin with, each with the install line of one that is not installed."""
+        """Return the prefixes of whole catalogues, each with its install line if it is not installed."""
         return []
 
     @property
     def plugin_failures(self) -> tuple[PluginFailure, ...]:
-        """The plugins that could not be loaded, each with its reason."""
+        """Return the plugins that could not be loaded, each with its reason."""
         return ()
 
     def refresh(self) -> None:
-        """Look again for plugins; does nothing where there are none."""
+        """Look again for plugins, if the registry has any."""
         return
 
     @overload
@@ -76,36 +76,36 @@ class AbstractRegistry(ABC):
     def get(self, key: str, with_metadata: Literal[True], strict: Literal[False], **metadata: Any) -> list[Entry]: ...
 
     def get(self, key: str, with_metadata: bool = False, strict: bool = True, **metadata: Any) -> Any:
-        """The loader that the key leads to.
+        """Return the loader that the key leads to.
 
         key: "name", "namespace/name", or a URL that an installed resolver opens.
         with_metadata: the whole Entry, instead of its loader.
         strict: one match, or an error; False: a list of all matches, left to right.
-        metadata: what the entry must declare; namespace=None picks the one without a namespace.
+        metadata: declarations that the entry must have; namespace=None picks the entry without a namespace.
         Raises UnknownKeyError, AmbiguousKeyError (both are KeyError); warns once of a deprecated name.
         """
-        found = self._found(key, metadata, strict=strict)
-        for entry in found:
+        matches = self._found(key, metadata, strict=strict)
+        for entry in matches:
             entry.warn_if_deprecated(key)
-        wanted = [entry if with_metadata else entry.fn for entry in found]
-        return wanted[0] if strict else wanted
+        results = [entry if with_metadata else entry.fn for entry in matches]
+        return results[0] if strict else results
 
     def load(self, key: str, /, **kwargs: Any) -> tuple[Any, int]:
-        """Call the loader that the key leads to, and check what it returns: (module, num_features).
+        """Call the loader that the key leads to, and return its (module, num_features), checked.
 
         Raises what get raises; MissingLibraryError with the install line; TypeError for arguments that the loader
-        does not take; ContractError, saying what came instead.
+        does not take; ContractError for another result.
         """
         return self.get(key, with_metadata=True).load(**kwargs)
 
     def describe(self, key: str, **metadata: Any) -> Description:
-        """What is declared under the key, and whether it can be loaded here."""
+        """Return the declarations of the key, and whether it can be loaded here."""
         from midrib.registry import _description
 
         return _description.describe(self._found(key, metadata)[0])
 
     def explain(self, key: str, **metadata: Any) -> Explanation:
-        """The description, and where the entry comes from: file:line, package and version, what it shadows."""
+        """Return the description, with the entry's file:line, package and version, and the entries that it shadows."""
         from midrib.registry import _description
 
         [entry] = self._found(key, metadata)
@@ -113,18 +113,18 @@ class AbstractRegistry(ABC):
         return _description.explain(entry, chain.from_iterable(shadowed))
 
     def available_keys(self) -> Keys:
-        """Every key once, in natural order: the namespace and the name."""
+        """Return every key once, namespace and name, in natural order."""
         return sorted({entry.key for entry in self.entries(Selection())}, key=natural)
 
     def __contains__(self, key: object) -> bool:
-        """Whether the key is known to lead to an entry; a URL never is, for only opening it can tell."""
+        """Return whether the key leads to a listed entry; False for a URL, because only opening it can tell."""
         return isinstance(key, str) and any(True for _ in self.layers(key))
 
     def __len__(self) -> int:
         return sum(1 for _ in self.entries(Selection()))
 
     def __iter__(self) -> Iterator[str]:
-        """One key for each entry, in natural order."""
+        """Yield one key for each entry, in natural order."""
         return iter(sorted((entry.key for entry in self.entries(Selection())), key=natural))
 
     def __add__(self, other: AbstractRegistry) -> ConcatRegistry:
@@ -151,9 +151,9 @@ class AbstractRegistry(ABC):
     def _check_metadata(self, metadata: dict[str, Any]) -> None:
         if metadata.keys() <= _KNOWN_METADATA:
             return
-        known = _KNOWN_METADATA | {name for entry in self.entries(Selection()) for name, _ in entry.tags}
-        for name in sorted(metadata.keys() - known):
-            raise unknown_metadata(self, name, known)
+        declared = _KNOWN_METADATA | {name for entry in self.entries(Selection()) for name, _ in entry.tags}
+        for name in sorted(metadata.keys() - declared):
+            raise unknown_metadata(self, name, declared)
 
     def _candidates(self, key: str, metadata: dict[str, Any]) -> Iterator[Entries]:
         if is_url(key):
@@ -162,14 +162,14 @@ class AbstractRegistry(ABC):
 
     def _found(self, key: str, metadata: dict[str, Any], *, strict: bool = True) -> Entries:
         layers = self._candidates(key, metadata)
-        found = next(layers, ()) if strict else tuple(chain.from_iterable(layers))
-        if not found:
+        matches = next(layers, ()) if strict else tuple(chain.from_iterable(layers))
+        if not matches:
             raise unknown_key(self, key, metadata)
-        if strict and len(found) > 1:
-            raise _ambiguous(self, key, found)
-        return found
+        if strict and len(matches) > 1:
+            raise _ambiguous(self, key, matches)
+        return matches
 
-    # Last, for within the class its name hides the builtin from the annotations that follow.
+    # The last method, because its name hides the builtin `list` from the annotations that follow.
     def list(
         self,
         pattern: str | Iterable[str] | None = None,
@@ -183,8 +183,8 @@ class AbstractRegistry(ABC):
         pattern, exclude: one wildcard or several, such as "mlp-*", matched with the key and with the name in any case;
         a plain word such as "vit" matches anywhere in them.
         catalogues: False leaves out whole catalogues (ExternalRegistry), whose names may take seconds to find.
-        metadata: what the entries must declare, such as namespace="image/classification".  pretrained=True selects
-        those whose loader offers weights; family="efficientnet" those of that family, declared or spelled by the name.
+        metadata: declarations that the entries must have, such as namespace="image/classification".  pretrained=True
+        selects those whose loader offers weights; family="efficientnet" that family, by declaration or name.
         Raises TypeError, with the nearest name, for metadata that no entry declares.
         """
         from midrib.registry import _description
@@ -228,7 +228,7 @@ class ConcatRegistry(Registering, AbstractRegistry):
 
     @contextmanager
     def temporary(self) -> Iterator[ConcatRegistry]:
-        """Undo, on leaving, every registration and removal made meanwhile; for tests."""
+        """Undo every registration and removal of the block when it ends; for tests."""
         with ExitStack() as stack:
             for part in self.registries:
                 if isinstance(part, Writable):
@@ -243,12 +243,12 @@ class ConcatRegistry(Registering, AbstractRegistry):
         return (layer for part in self.registries for layer in part.open_layers(key, **metadata))
 
     def entries(self, selection: Selection) -> Iterator[Entry]:
-        """What can be reached: an entry of the same identity further left hides one further right."""
-        seen: dict[str, list[Entry]] = {}
+        """Yield the entries that can be reached: one further left hides those of its identity further right."""
+        by_key: dict[str, list[Entry]] = {}
         for part in self.registries:
-            fresh = [e for e in part.entries(selection) if all(e.tags != s.tags for s in seen.get(e.key, ()))]
+            fresh = [e for e in part.entries(selection) if all(e.tags != s.tags for s in by_key.get(e.key, ()))]
             for entry in fresh:
-                seen.setdefault(entry.key, []).append(entry)
+                by_key.setdefault(entry.key, []).append(entry)
             yield from fresh
 
     def nearby(self, key: str) -> Keys:
@@ -276,14 +276,14 @@ class ConcatRegistry(Registering, AbstractRegistry):
 
 
 def closest(key: str, entries: Iterable[Entry]) -> Entries:
-    """Of the entries that answer to the key, those meant: a namespace/name beats a bare name that looks like it."""
-    found = tuple(entry for entry in entries if key in entry.names or key in entry.claims)
-    return tuple(entry for entry in found if entry.namespace and key in entry.claims) or found
+    """Return the entries of the key; one whose namespace/name is the key wins over one whose bare name is."""
+    matches = tuple(entry for entry in entries if key in entry.names or key in entry.claims)
+    return tuple(entry for entry in matches if entry.namespace and key in entry.claims) or matches
 
 
-def _ambiguous(registry: AbstractRegistry, key: str, found: Entries) -> AmbiguousKeyError:
-    lines = "".join(f"\n  {entry.key} {entry.metadata} ({entry.place})" for entry in found)
+def _ambiguous(registry: AbstractRegistry, key: str, matches: Entries) -> AmbiguousKeyError:
+    lines = "".join(f"\n  {entry.key} {entry.metadata} ({entry.place})" for entry in matches)
     return AmbiguousKeyError(
-        f"{key!r} leads to {len(found)} entries of {registry}: say more of the key, or pass the metadata that "
+        f"{key!r} leads to {len(matches)} entries of {registry}: give more of the key, or pass the metadata that "
         f"tells them apart (such as namespace=...), or strict=False for all{lines}"
     )

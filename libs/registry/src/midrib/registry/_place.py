@@ -1,4 +1,4 @@
-"""Where in somebody's code a registration was written."""
+"""The line of code of a registration."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _loading: ContextVar[tuple[str, tuple[str, str] | None]] = ContextVar("_loading"
 
 
 class Place(NamedTuple):
-    """A line of code; line 0 is none in particular.
+    """A line of code; line 0 if it is not known.
 
-    distribution: name and version of the plugin's package; None for what no entry point led to.
+    distribution: name and version of the plugin's package; None if no entry point led to the registration.
     """
 
     file: str
@@ -30,7 +30,7 @@ class Place(NamedTuple):
         return f"{self.file}:{self.line}" if self.line else self.file
 
     def installed(self) -> tuple[str | None, str | None]:
-        """Name and version of the installed distribution that holds the module, or None, None."""
+        """Return name and version of the installed distribution that holds the module, or None, None."""
         if self.distribution:
             return self.distribution
         from importlib import metadata
@@ -38,16 +38,16 @@ class Place(NamedTuple):
         top, *rest = self.module.split(".")
         if getattr(sys.modules.get(top), "__file__", None) is None:
             # In a namespace package, such as midrib, a.b.c is taken to live in the distribution a-b.
-            for own in metadata.distributions(name="-".join([top, *rest[:1]])):
-                return own.name, own.version
-        # A tenth of a second, in which every distribution is asked what it holds.
+            for distribution in metadata.distributions(name="-".join([top, *rest[:1]])):
+                return distribution.name, distribution.version
+        # It takes a tenth of a second, because it reads the file list of every distribution.
         names = {*metadata.packages_distributions().get(top, [])}
         return next(((name, metadata.version(name)) for name in names if len(names) == 1), (None, None))
 
 
 def caller_frame(outside: str) -> tuple[FrameType, int]:
-    """The nearest frame outside this package of packages, and how many frames above our caller it is."""
-    # Not inspect.stack, which reads every file: milliseconds a registration.
+    """Return the nearest frame outside the package `outside`, and the number of frames between it and our caller."""
+    # Not inspect.stack, which reads every file and takes milliseconds.
     frame, distance = sys._getframe(1), 0  # noqa: SLF001
     while frame.f_back and f"{frame.f_globals.get('__name__')}.".startswith(f"{outside}."):
         frame, distance = frame.f_back, distance + 1
@@ -55,7 +55,7 @@ def caller_frame(outside: str) -> tuple[FrameType, int]:
 
 
 def calling_place() -> Place:
-    """The line outside this package that is being run."""
+    """Return the line outside this package that called it."""
     frame, _ = caller_frame(_OWN_PACKAGE)
     module = frame.f_globals.get("__name__", "")
     plugin, distribution = _loading.get()
@@ -64,7 +64,7 @@ def calling_place() -> Place:
 
 @contextmanager
 def loading(module: str, distribution: tuple[str, str] | None) -> Iterator[None]:
-    """Credit what the module's package registers meanwhile to this distribution."""
+    """Attribute the registrations of the module's package in this block to this distribution."""
     token = _loading.set((_top(module), distribution))
     try:
         yield

@@ -1,4 +1,4 @@
-"""A registry that one registers in."""
+"""A registry that takes registrations."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from midrib.registry._unknown import unknown_key
 
 
 class Registry(Registering, AbstractRegistry):
-    """Names to loaders, each with what is declared about it. Thread-safe; picklable where its loaders are.
+    """Map names to loaders with their declarations. It is thread-safe, and can be pickled if its loaders can.
 
-    name: what error messages call it.
+    name: in error messages.
     plugins: the entry-point group through which other packages add to it, searched at the first look-up.
     """
 
@@ -33,7 +33,7 @@ class Registry(Registering, AbstractRegistry):
         self._lock = threading.RLock()
 
     def add(self, entry: Entry, *, override: bool = False) -> None:
-        """Register an entry made elsewhere, such as another registry's.  Raises DuplicateKeyError."""
+        """Register an entry, such as another registry's.  Raises DuplicateKeyError if its identity is taken."""
         with self._lock:
             replaced = None
             for other in self._clashing(entry):
@@ -49,15 +49,15 @@ class Registry(Registering, AbstractRegistry):
         """Remove every entry that the key and the metadata lead to.  Raises UnknownKeyError if there is none."""
         self._plugins.discover(self._adopt)
         with self._lock:
-            found = self._lookup(key, metadata)
-            for entry in found:
+            matches = self._lookup(key, metadata)
+            for entry in matches:
                 self._discard(entry)
-        if not found:
+        if not matches:
             raise unknown_key(self, key, metadata)
 
     @contextmanager
     def temporary(self) -> Iterator[Registry]:
-        """Undo, on leaving, every registration and removal made meanwhile; for tests."""
+        """Undo every registration and removal of the block when it ends; for tests."""
         self._plugins.discover(self._adopt)
         with self._lock:
             entries, index = self._entries, dict(self._index)
@@ -71,8 +71,8 @@ class Registry(Registering, AbstractRegistry):
         """Yield the entries of this key that declare the metadata, as one group, if there are any."""
         self._plugins.discover(self._adopt)
         with self._lock:
-            found = self._lookup(key, metadata)
-        return iter((found,) if found else ())
+            matches = self._lookup(key, metadata)
+        return iter((matches,) if matches else ())
 
     def entries(self, selection: Selection) -> Iterator[Entry]:
         """Yield the selected entries, those of plugins included."""

@@ -1,4 +1,4 @@
-"""URL-like names, opened by what other packages install under the entry-point group midrib.resolvers."""
+"""URL-like names, which other packages open through the entry-point group midrib.resolvers."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _KNOWN_PACKAGES = {"grpc": "midrib-remote", "grpcs": "midrib-remote"}
 
 
 def is_url(key: str) -> bool:
-    """Whether the key is for a resolver to open: scheme://..."""
+    """Return whether the key is a URL, scheme://…, for a resolver to open."""
     return _URL.match(key) is not None
 
 
 def resolve(url: str) -> Entry:
-    """The entry whose loader opens the URL.  Raises UnknownKeyError, with an install line where one is known."""
+    """Return the entry whose loader opens the URL.  Raises UnknownKeyError, with the install line if it is known."""
     from importlib.metadata import entry_points
 
     scheme = url.partition("://")[0].lower()
-    # Asked anew each time: opening a URL costs far more, and a late install just works.
+    # Not cached: opening a URL takes far longer, and a package that is installed meanwhile is found.
     for point in entry_points(group=GROUP, name=scheme):
         distribution = (point.dist.name, point.dist.version) if point.dist else None
         place = Place(f"entry point {point.value}", 0, point.module, distribution)

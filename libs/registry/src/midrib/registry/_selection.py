@@ -11,7 +11,7 @@ from midrib.registry._entry import Entry
 
 
 class Selection(NamedTuple):
-    """Entries by wildcard and by what they declare.
+    """A choice of entries by wildcards and declarations.
 
     patterns: at least one of these must match the key or the name; an empty tuple selects all entries.
     exclude: none of these may match.

@@ -22,15 +22,15 @@ class Searchable(Protocol):
 
 
 def unknown_key(registry: Searchable, key: str, metadata: dict[str, Any]) -> UnknownKeyError:
-    """The error, with what would help: the metadata that there is, the nearest names, the install line."""
-    known = [entry for layer in registry.layers(key) for entry in layer]
-    wanted = "".join(f" with {name}={value!r}" for name, value in metadata.items())
-    advice = [_other_metadata(known)] if known else _advice(registry, key)
-    return UnknownKeyError("; ".join([f"{key!r} is not in {registry}{wanted}", *advice, *_failed_plugins(registry)]))
+    """Return the error, with advice: the metadata that exists, the nearest names, the install line."""
+    entries = [entry for layer in registry.layers(key) for entry in layer]
+    criteria = "".join(f" with {name}={value!r}" for name, value in metadata.items())
+    advice = [_other_metadata(entries)] if entries else _advice(registry, key)
+    return UnknownKeyError("; ".join([f"{key!r} is not in {registry}{criteria}", *advice, *_failed_plugins(registry)]))
 
 
-def _other_metadata(known: list[Entry]) -> str:
-    return "it is there with " + " and with ".join(str(entry.metadata) for entry in known)
+def _other_metadata(entries: list[Entry]) -> str:
+    return "it is there with " + " and with ".join(str(entry.metadata) for entry in entries)
 
 
 def _advice(registry: Searchable, key: str) -> Iterator[str]:
@@ -54,13 +54,13 @@ def _needs_prefix(key: str, registry: Searchable) -> str:
     top, slash, _ = key.partition("/")
     if not slash:
         return "a model of a whole catalogue"
-    known = {near.partition("/")[0] for near in [*registry.nearby(key), *registry.prefixes()]}
-    return "" if top in known or key.count("/") > 1 else "a model of a hub"
+    tops = {near.partition("/")[0] for near in [*registry.nearby(key), *registry.prefixes()]}
+    return "" if top in tops or key.count("/") > 1 else "a model of a hub"
 
 
-def unknown_metadata(registry: object, key: str, known: Iterable[str]) -> TypeError:
+def unknown_metadata(registry: object, key: str, declared: Iterable[str]) -> TypeError:
     """Return the error for a metadata key that no entry of the registry declares."""
-    names = sorted(known)
+    names = sorted(declared)
     near = _nearest(key, names)
     advice = f"did you mean {' or '.join(map(repr, near))}?" if near else f"expected one of {', '.join(names)}"
     return TypeError(f"no entry of {registry} declares {key!r}; {advice}")

@@ -110,7 +110,7 @@ class TaskBase(LightningModule):
 
     @property
     def revision(self) -> str:
-        """The sha-256 that names the function which the backbone computes now.
+        """The sha-256 of the function that the backbone computes now.
 
         A checksum of all weights decides whether to hash them again, so that writes through .data or numpy count too.
         """
@@ -179,7 +179,7 @@ class TaskBase(LightningModule):
     def split_batch(self, batch: Any) -> tuple[Any, Any]:
         """Return the inputs and targets of a batch: a pair, or a mapping with "input" and "target".
 
-        Override it for batches of another form.  Raises TypeError for those.
+        Override it for batches of another form.  Raises TypeError for other forms.
         """
         if isinstance(batch, Mapping) and {"input", "target"} <= batch.keys():
             return batch["input"], batch["target"]

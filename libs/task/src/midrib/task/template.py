@@ -1,6 +1,6 @@
 """A task to copy: classify rows of numbers, such as scikit-learn's data sets.
 
-docs/task.md walks through it. What is its own is the default backbone, where its arguments come from, and the data.
+docs/task.md explains it. It adds a default backbone, the arguments of that backbone, and the data.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from midrib.task._tasks.classification import ClassificationTask
 
 
 class Bunch(Protocol):
-    """What scikit-learn's load_… functions return: data [rows, num_features] and class indices target [rows]."""
+    """The result of scikit-learn's load_… functions: data [rows, num_features] and class indices target [rows]."""
 
     data: npt.NDArray[Any]
     target: npt.NDArray[Any]
@@ -28,8 +28,8 @@ class Bunch(Protocol):
 class TemplateSKLearnClassifier(ClassificationTask):
     """Classify rows of numbers.
 
-    num_features: the width of a row *in*.  backbone: a name in the namespace template/classification, or what any task
-    takes.  Everything else is ClassificationTask's.
+    num_features: the width of a row *in*.  backbone: a name in the namespace template/classification, or any
+    other form that a task takes.  All other arguments are ClassificationTask's.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class TemplateSKLearnClassifier(ClassificationTask):
         **task_kwargs: Any,
     ) -> None:
         backbone_kwargs = {"num_features": num_features} if isinstance(backbone, str) and "://" not in backbone else {}
-        # These backbones have random weights: as features they are of use, and training them is of more.
+        # These backbones have random weights, so training them helps.
         finetuning = task_kwargs.pop("finetuning", "no_freeze" if backbone_kwargs else "freeze")
         super().__init__(
             backbone, num_classes, backbone_kwargs=backbone_kwargs or None, finetuning=finetuning, **task_kwargs
@@ -49,7 +49,7 @@ class TemplateSKLearnClassifier(ClassificationTask):
 
 
 class TemplateData(LightningDataModule):
-    """Rows of numbers and their classes, for each stage that is given.
+    """Rows of numbers and their classes, for each stage that has data.
 
     train, val, test: (data [rows, num_features], class indices [rows]).  batch_size: rows of a batch.
     """
@@ -63,12 +63,12 @@ class TemplateData(LightningDataModule):
         batch_size: int = 32,
     ) -> None:
         super().__init__()
-        given = {"train": train, "val": val, "test": test}
-        self._stages = {stage: _dataset(stage, *rows) for stage, rows in given.items() if rows is not None}
+        stages = {"train": train, "val": val, "test": test}
+        self._stages = {stage: _dataset(stage, *rows) for stage, rows in stages.items() if rows is not None}
         if not self._stages:
             raise ValueError("TemplateData got no data: pass train, val or test, each as (data, targets)")
         self.batch_size = batch_size
-        # Only what there is: Lightning asks for every loader that it finds, and warns of an empty one.
+        # Only for these stages: Lightning calls every loader that it finds, and warns of an empty one.
         for stage in self._stages:
             setattr(self, f"{stage}_dataloader", partial(self._loader, stage))
 
@@ -76,7 +76,7 @@ class TemplateData(LightningDataModule):
     def from_sklearn(
         cls, train: Bunch | None = None, val: Bunch | None = None, test: Bunch | None = None, *, batch_size: int = 32
     ) -> Self:
-        """From what scikit-learn's load_… functions return."""
+        """Take the results of scikit-learn's load_… functions."""
         return cls(_rows(train), _rows(val), _rows(test), batch_size=batch_size)
 
     @property
@@ -86,7 +86,7 @@ class TemplateData(LightningDataModule):
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are in all stages."""
+        """The number of classes in all stages."""
         return 1 + max(int(dataset.tensors[1].max()) for dataset in self._stages.values())
 
     def _loader(self, stage: str) -> DataLoader[Any]:

@@ -41,7 +41,7 @@ class TaskTester(ABC):
         """Return a batch of at least two rows: (inputs, targets)."""
 
     def make_trainer(self, **options: Any) -> Trainer:
-        """A Trainer that writes nothing and trains one epoch on the CPU."""
+        """Return a Trainer that writes nothing and trains one epoch on the CPU."""
         quiet: dict[str, Any] = {
             "accelerator": "cpu",
             "devices": 1,
@@ -54,11 +54,11 @@ class TaskTester(ABC):
         return Trainer(**(quiet | options))
 
     def make_loader(self) -> DataLoader[Any]:
-        """The batch's rows, two at a time."""
+        """Return a loader of the batch's rows, two at a time."""
         return DataLoader(TensorDataset(*self.make_batch()), batch_size=2)
 
     def restore(self, path: Path) -> Task:
-        """The task in a checkpoint; override to give again what no checkpoint holds."""
+        """Return the task in a checkpoint; override it to pass again the arguments that no checkpoint holds."""
         return type(self.make_task()).load_from_checkpoint(path)
 
     def test_forward_gives_a_row_for_each_item(self) -> None:
@@ -68,7 +68,7 @@ class TaskTester(ABC):
         _check(len(outputs) == len(inputs), f"forward gave {len(outputs)} rows for {len(inputs)} items")
 
     def test_fit_changes_the_head_and_lowers_no_guard(self) -> None:
-        """Training moves what may be trained, and leaves a frozen backbone byte for byte."""
+        """Training changes the trainable weights, and leaves a frozen backbone byte for byte."""
         task = self.make_task()
         before = _bytes(task)
         was_frozen = task.backbone_is_frozen
@@ -76,8 +76,10 @@ class TaskTester(ABC):
         self.make_trainer(max_epochs=2).fit(task, loader, loader)
         moved = {name for name, value in _bytes(task).items() if before[name] != value}
         _check(bool(moved), "fit changed nothing: does any parameter require a gradient?")
-        theirs = {name for name in moved if name.startswith("backbone.")}
-        _check(not (was_frozen and task.backbone_is_frozen and theirs), f"fit changed the frozen backbone: {theirs}")
+        backbone = {name for name in moved if name.startswith("backbone.")}
+        _check(
+            not (was_frozen and task.backbone_is_frozen and backbone), f"fit changed the frozen backbone: {backbone}"
+        )
 
     def test_every_stage_logs_its_loss(self) -> None:
         """train_loss, val_loss and test_loss, finite."""
@@ -90,7 +92,7 @@ class TaskTester(ABC):
             _check(name in logged and bool(logged[name].isfinite()), f"{name} is {logged.get(name)}, expected a number")
 
     def test_predict_gives_a_row_for_each_item_with_every_output(self) -> None:
-        """Every output that the task offers, but those that cannot be had without arguments, gives one row per item."""
+        """Every output that needs no arguments gives one row per item."""
         task = self.make_task()
         inputs, _ = self.make_batch()
         for output in filter(partial(_needs_no_arguments, task), task.available_outputs()):
@@ -134,7 +136,7 @@ class TaskTester(ABC):
         torch.testing.assert_close(exported(inputs), task(inputs))
 
     def test_it_traces_to_torchscript(self) -> None:
-        """What runs without Python gives the same outputs; skipped where its graph is on a server."""
+        """TorchScript, which runs without Python, gives the same outputs; skipped if the graph is on a server."""
         task = self.make_task().eval()
         if is_remote(task.backbone):
             raise unittest.SkipTest("a remote backbone has no graph here")
@@ -146,15 +148,15 @@ class TaskTester(ABC):
 
     def _check_same(self, task: Task, other: Task, how: str) -> None:
         inputs, _ = self.make_batch()
-        ours, theirs = (one.predict(inputs, output="logits") for one in (task, other))
-        difference = float((ours - theirs).abs().max())
+        first, second = (each.predict(inputs, output="logits") for each in (task, other))
+        difference = float((first - second).abs().max())
         _check(difference <= 1e-5, f"{how}, the task gives other outputs: the largest difference is {difference:.3g}")
 
 
 def _needs_no_arguments(task: Task, output: str) -> bool:
-    _, *others = inspect.signature(task.outputs.get(output)).parameters.values()
+    _, *parameters = inspect.signature(task.outputs.get(output)).parameters.values()
     return all(
-        each.default is not each.empty or each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD) for each in others
+        each.default is not each.empty or each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD) for each in parameters
     )
 
 

@@ -115,9 +115,9 @@ def unwrapped(state: Mapping[str, Any], names: Collection[str]) -> dict[str, Any
 
 def _container(state: Mapping[str, Any]) -> str | None:
     """Return the key that holds the weights: a known one, or the only one that holds tensors."""
-    known = next((key for key in _CONTAINERS if isinstance(state.get(key), Mapping)), None)
-    if known is not None or any(map(_is_tensor, state.values())):
-        return known
+    usual = next((key for key in _CONTAINERS if isinstance(state.get(key), Mapping)), None)
+    if usual is not None or any(map(_is_tensor, state.values())):
+        return usual
     holders = [
         key for key, value in state.items() if isinstance(value, Mapping) and any(map(_is_tensor, value.values()))
     ]

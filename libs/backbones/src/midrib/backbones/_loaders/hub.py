@@ -84,8 +84,8 @@ def refuse_adapter(source: str, *, offline: bool) -> None:
         return
     adapters = [*Path(source).rglob("adapter_config.json")] if Path(source).is_dir() else []
     with explained(source):
-        found = adapters or find_adapter_config_file(source, local_files_only=offline)
-    if found:
+        has_adapter = adapters or find_adapter_config_file(source, local_files_only=offline)
+    if has_adapter:
         raise WeightsError(
             f"{source} holds an adapter (adapter_config.json), which needs peft: pip install peft, "
             "or merge the adapter into its model (merge_and_unload) and save that"
@@ -120,7 +120,7 @@ def fast_tokenizer(source: str, tokenizer: Any, longest: int, prompt: str) -> Fa
             f"the tokenizer of {source}, {type(tokenizer).__name__}, has no version in the tokenizers library: "
             "it is not supported, choose another model"
         )
-    # transformers makes an empty tokenizer of the right class if there are no files: every word is then unknown.
+    # transformers makes an empty tokenizer of the right class even without files: it would know no word.
     words = set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)
     if not words:
         raise WeightsError(

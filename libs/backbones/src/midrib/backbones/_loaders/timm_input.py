@@ -50,6 +50,6 @@ def _input_of(config: dict[str, Any], size: int | None) -> ImageInput:
     )
 
 
-def _require_known(setting: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ContractError(f"the model's {setting} is {value!r}, supported are {', '.join(known)}")
+def _require_known(setting: str, value: str, supported: tuple[str, ...]) -> None:
+    if value not in supported:
+        raise ContractError(f"the model's {setting} is {value!r}, supported are {', '.join(supported)}")

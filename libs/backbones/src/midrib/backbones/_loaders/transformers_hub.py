@@ -127,7 +127,7 @@ def _text_backbone(
 
 
 def _model(source: str, config: Any) -> Any:
-    """Return the model with every weight loaded, in float32 whatever the files hold."""
+    """Return the model with every weight loaded, converted to float32."""
     options = {"use_safetensors": True, "output_loading_info": True, "local_files_only": Path(source).is_dir()}
     model, report = auto("Model", source, config=config, **options)
     require_every_weight(source, model, report)

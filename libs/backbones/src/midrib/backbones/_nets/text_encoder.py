@@ -89,9 +89,9 @@ class TextEncoder(_TokenNetwork):
         return {**choices, "architecture": architecture(self.encoder.config), **super().settings}
 
     def _features(self, ids: Tensor, mask: Tensor) -> Tensor:
-        seen = _with_a_token(mask)
-        tokens = self.encoder(input_ids=ids, attention_mask=seen.long()).last_hidden_state
-        features = _pool(tokens, seen, self.pooling)
+        attended = _with_a_token(mask)
+        tokens = self.encoder(input_ids=ids, attention_mask=attended.long()).last_hidden_state
+        features = _pool(tokens, attended, self.pooling)
         return _zero_where_empty(nn.functional.normalize(features) if self.normalize else features, mask)
 
 

@@ -61,7 +61,7 @@ def open_image(image: ImageMedia, max_pixels: int) -> Decoded:
     """Decode bytes, a PIL image or an array.
 
     Raises UnusableImageError for other types, DecompressionBombError for more than max_pixels, UnidentifiedImageError
-    for bytes of no known format, and whatever Pillow raises for damaged ones.
+    for bytes of no known format, and Pillow's own errors for damaged ones.
     """
     if isinstance(image, bytes | bytearray | memoryview):
         return _decoded_bytes(bytes(image), max_pixels)

@@ -70,7 +70,7 @@ def _resampling(spec: ImageInput) -> Image.Resampling:
     try:
         return _RESAMPLING[spec.interpolation]
     except KeyError:
-        known = ", ".join(_RESAMPLING)
+        supported = ", ".join(_RESAMPLING)
         raise UnusableImageError(
-            f"unknown interpolation {spec.interpolation!r} in the input spec: use {known}"
+            f"unknown interpolation {spec.interpolation!r} in the input spec: use {supported}"
         ) from None

@@ -14,11 +14,11 @@ from midrib.task._parts.finetuning import StrategyLike
 
 
 class Finetuning(Callback):
-    """Freezes and unfreezes a Task's backbone as the epochs pass.
+    """Freezes and unfreezes a Task's backbone at the start of each epoch.
 
-    strategy: as in Task(finetuning=...); None takes the Task's own.  train_bn: let batch norms of frozen layers train;
-    None takes the Task's own.
-    A Task brings this callback along, so that Trainer(callbacks=[Finetuning(...)]) is only needed to say it there.
+    strategy: as in Task(finetuning=...); None: the Task's.  train_bn: let batch norms of frozen layers train; None: the
+    Task's.
+    A Task adds this callback to its Trainer, so Trainer(callbacks=[Finetuning(...)]) is only needed to override it.
     """
 
     def __init__(self, strategy: StrategyLike | None = None, *, train_bn: bool | None = None) -> None:
@@ -33,7 +33,7 @@ class Finetuning(Callback):
         if self.strategy is not None or self.train_bn is not None:
             task.set_finetuning(self.strategy, train_bn=self.train_bn)
         task.freeze_for(0)
-        # Whole, for Lightning warns of modules in eval mode; the frozen ones follow in on_train_start.
+        # All modules, because Lightning warns of modules in eval mode; on_train_start puts the frozen ones into it.
         nn.Module.train(task)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
@@ -66,7 +66,7 @@ def _task(module: LightningModule) -> TaskBase:
 
 
 def finetuning_of(trainer: Trainer) -> Finetuning | None:
-    """The Trainer's Finetuning callback, if it has one."""
+    """Return the Trainer's Finetuning callback, None if it has none."""
     return next((callback for callback in trainer.callbacks if isinstance(callback, Finetuning)), None)  # type: ignore[attr-defined] # untyped there
 
 
@@ -76,9 +76,9 @@ def has_lightnings(trainer: Trainer) -> bool:
 
 
 def _rebuild_ddp(trainer: Trainer) -> None:
-    """Wrap the model anew: DDP reduces only the gradients of what could train when it was made."""
+    """Wrap the model again: DDP reduces only the gradients of parameters that could train when it was made."""
     strategy = trainer.strategy
     if isinstance(strategy, DDPStrategy) and strategy.model is not strategy.lightning_module:
         strategy.model = strategy.lightning_module
-        gc.collect()  # the old wrapper lies in a cycle, and takes its hooks away only when it goes
+        gc.collect()  # the old wrapper is in a reference cycle, and removes its hooks when it is collected
         strategy.configure_ddp()

@@ -13,11 +13,11 @@ from midrib.task._parts.metrics import StageMetrics
 class StageLog(Callback):
     """Logs a task's losses and metrics at the end of each stage.
 
-    Not at every step, for their values are of the epoch, and Lightning's log takes as long as a small step itself.
+    Not at every step, because their values are of the epoch, and Lightning's log takes as long as a small step.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
-        """Go before the others: at an epoch's end they find what it came to in `trainer.callback_metrics`."""
+        """Move this callback to the front, so that all others find the epoch's values in `trainer.callback_metrics`."""
         undeclared = cast("Any", trainer)  # - its callbacks, which their connector sets
         undeclared.callbacks = [self, *(other for other in undeclared.callbacks if other is not self)]
 

@@ -28,7 +28,7 @@ class TrainingOptions:
 
     backbone: a name, or the URL of a served one.  data: a folder with a folder for each class, or a table.
     out: the folder to write to.  val, test: data of the same form.  input, label, label_separator: columns of a table.
-    val_split: the share of the rows that validate if there is no val.  head, finetuning, learning_rate: as in Task.
+    val_split: the share of the rows that validate if val is None.  head, finetuning, learning_rate: as in Task.
     epochs, batch_size, seed: of the training.  trainer: further arguments of Lightning's Trainer.
     """
 

@@ -59,7 +59,7 @@ def data_at(train: Path, kind: Kind, *, val: Path | None, test: Path | None, opt
     """Return the data module of a folder with a folder for each class, or of a table.
 
     A folder that holds only train/ and val/ or test/ is divided as it says.
-    Raises ValueError if there is no such file, or it is of another kind.
+    Raises ValueError if the path does not exist, or holds another kind of data.
     """
     if not train.is_dir():
         name = _CONSTRUCTORS.get(train.suffix.lower())

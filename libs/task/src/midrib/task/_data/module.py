@@ -113,7 +113,7 @@ class DataModule(LightningDataModule):
     def loader(self, stage: str) -> DataLoader[Any]:
         """Return the loader of "train", "val", "test" or "predict": batches (inputs, labels), or inputs alone.
 
-        Raises ValueError if there is no such data, or no task is connected.
+        Raises ValueError if the stage has no data, or no task is connected.
         """
         if stage not in self.stages:
             raise ValueError(f"this {type(self).__name__} has no {stage} data: it has {', '.join(self.stages)}")

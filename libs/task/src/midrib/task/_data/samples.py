@@ -74,7 +74,7 @@ def names_in(label: Label) -> tuple[str, ...]:
 def label_of(value: Any) -> str | tuple[str, ...]:
     """Return a value as a class name, or a list of values as several.
 
-    Numbers become their digits, 3.0 becomes "3".  Raises ValueError if there is no value.
+    Numbers become their digits, 3.0 becomes "3".  Raises ValueError if the value is missing.
     """
     if isinstance(value, list | tuple | set | frozenset | np.ndarray):
         return tuple(sorted((_name(part) for part in value), key=natural))

@@ -1,4 +1,4 @@
-"""Open whatever a Task takes as its backbone, and remember how it was made."""
+"""Open a Task's backbone from each form that it takes, and remember how it was made."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _ANY_INPUT = TensorInput(())
 
 
 class RevisionError(ValueError):
-    """A backbone is not the one that was recorded: its weights, its input or its compute dtype changed."""
+    """A backbone differs from the recorded one in its weights, its input or its compute dtype."""
 
 
 @dataclass(frozen=True)
 class BackboneRecipe:
-    """What it takes to make a Task's backbone again, in plain values that a checkpoint can hold.
+    """How to make a Task's backbone again, in plain values that a checkpoint can hold.
 
-    name: the registered name or the URL; None for a pair or a loader, which only its maker can make again.
-    kwargs: the loader's arguments.  packages: versions of what made it.  revision: the sha-256 that names the
-    function which its weights compute, None if not known.
+    name: the registered name or the URL; None for a pair or a loader, which must be passed again.
+    kwargs: the loader's arguments.  packages: the versions of the libraries that made it.  revision: the sha-256 of
+    the function that its weights compute, None if not known.
     """
 
     name: str | None
@@ -49,7 +49,7 @@ BackboneLike: TypeAlias = str | tuple[nn.Module, int] | Loader | BackboneRecipe
 
 @dataclass(frozen=True)
 class OpenedBackbone:
-    """A backbone in a Task's hands.  input: what it takes, None if its maker does not say."""
+    """An opened backbone.  input: its InputSpec, None if it does not declare one."""
 
     module: nn.Module
     input: InputSpec | None
@@ -57,28 +57,28 @@ class OpenedBackbone:
 
 
 def is_remote(module: nn.Module) -> bool:
-    """Whether a server runs this backbone: then there is nothing here to train."""
+    """Return whether a server runs this backbone, which then cannot be trained here."""
     return bool(getattr(module, "is_remote", False))
 
 
-def open_backbone(given: BackboneLike, kwargs: Mapping[str, Any] | None, registry: AnyRegistry) -> OpenedBackbone:
+def open_backbone(source: BackboneLike, kwargs: Mapping[str, Any] | None, registry: AnyRegistry) -> OpenedBackbone:
     """Open a name, a URL, a (module, num_features) pair, a loader, or the recipe in a checkpoint.
 
     Raises UnknownKeyError for an unknown name, TypeError for any other form, and what the loader raises.
     """
     arguments = dict(kwargs or {})
-    if isinstance(given, BackboneRecipe):
-        return _from_recipe(given, registry)
-    if isinstance(given, str):
-        return _from_name(given, arguments, registry)
-    if isinstance(given, tuple):
-        return _from_pair(given, arguments)
-    if callable(given) and not isinstance(given, nn.Module):
+    if isinstance(source, BackboneRecipe):
+        return _from_recipe(source, registry)
+    if isinstance(source, str):
+        return _from_name(source, arguments, registry)
+    if isinstance(source, tuple):
+        return _from_pair(source, arguments)
+    if callable(source) and not isinstance(source, nn.Module):
         scratch = Registry("loaders given to a Task")
-        scratch(given, name="given")
+        scratch(source, name="given")
         module, width = scratch.load("given", **arguments)
         return _opened(module, None, BackboneRecipe(None, width, kwargs=arguments))
-    raise TypeError(_accepted(given))
+    raise TypeError(_accepted(source))
 
 
 def takes_width(key: str, registry: AnyRegistry) -> bool:
@@ -86,9 +86,9 @@ def takes_width(key: str, registry: AnyRegistry) -> bool:
     return "://" not in key and "num_features" in inspect.signature(registry.get(key)).parameters
 
 
-def _accepted(given: object) -> str:
+def _accepted(source: object) -> str:
     return (
-        f"backbone got {given!r:.80} of type {type(given).__name__}, expected a registered name, a URL, a pair "
+        f"backbone got {source!r:.80} of type {type(source).__name__}, expected a registered name, a URL, a pair "
         "(module, num_features) or a loader that returns one"
     )
 
@@ -98,7 +98,7 @@ def _from_name(key: str, kwargs: dict[str, Any], registry: AnyRegistry) -> Opene
     if entry.input is not None:
         backbone = load_backbone(key, registry=registry, **kwargs)
         module, width, spec = backbone.module, backbone.num_features, backbone.input
-    else:  # a URL, or a loader that does not say what it takes
+    else:  # a URL, or a loader that does not declare its input
         module, width = registry.load(key, **kwargs)
         spec = None
     packages = _versions(("torch", *entry.requires))
@@ -124,7 +124,7 @@ def _opened(module: nn.Module, spec: InputSpec | None, recipe: BackboneRecipe) -
 
 
 def _from_recipe(recipe: BackboneRecipe, registry: AnyRegistry) -> OpenedBackbone:
-    """Open without weights and without the network: a checkpoint brings the weights, a server keeps its own."""
+    """Open without weights and without the network: the checkpoint holds the weights, or the server does."""
     if recipe.name is None:
         raise ValueError(
             "this task's backbone was given as a module or a loader, which a checkpoint does not hold: pass it again, "
@@ -160,12 +160,12 @@ class DeferredBackbone(nn.Module):
 
     @property
     def revision(self) -> str | None:
-        """The revision that the checkpoint was made with."""
+        """The revision in the checkpoint."""
         return self._recipe.revision
 
     @property
     def input(self) -> InputSpec | None:
-        """What the backbone takes; asks the server."""
+        """The backbone's InputSpec; asks the server."""
         return getattr(self.opened(), "input", None)
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -187,12 +187,12 @@ def check_revisions(name: str, got: str | None, source: str, expected: str | Non
     if got != expected:
         raise RevisionError(
             f"backbone {name!r} has revision {got}, and {source} has {expected}: they compute different features; "
-            "serve or install the one that was recorded, or train the task anew"
+            "serve or install the one that was recorded, or train the task again"
         )
 
 
 def revision_of(module: nn.Module, spec: InputSpec | None) -> str:
-    """The revision that names what the module computes now."""
+    """Return the revision of the function that the module computes now."""
     if is_remote(module):
         return str(module.revision)
     return Backbone("", module, 0, spec or _ANY_INPUT).revision()
@@ -232,8 +232,8 @@ def _checksum(tensor: Tensor) -> int:
 
 
 def _versions(libraries: tuple[str, ...]) -> dict[str, str]:
-    found = {name for library in libraries for name in _distributions().get(library, [])[:1]}
-    return {name: metadata.version(name) for name in sorted(found)}
+    names = {name for library in libraries for name in _distributions().get(library, [])[:1]}
+    return {name: metadata.version(name) for name in sorted(names)}
 
 
 @functools.cache

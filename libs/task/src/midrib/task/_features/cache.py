@@ -1,4 +1,4 @@
-"""Features of a frozen backbone, kept on disk, so that the second epoch never runs it."""
+"""Features of a frozen backbone on disk, so that the second epoch does not run it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,10 +24,10 @@ Inputs: TypeAlias = Tensor | Sequence[str]
 
 
 def row_digests(inputs: Inputs) -> list[bytes]:
-    """The sha-256 of every row: of its element type, its shape and its bytes.
+    """Return the sha-256 of every row: of its element type, its shape and its bytes.
 
-    inputs: [batch, ...], or strings.  Rows of integer ids are taken without their trailing zeros: the padding of a
-    text belongs to its batch, not to the text.
+    inputs: [batch, ...], or strings.  Rows of integer ids are hashed without their trailing zeros, because the
+    padding of a text depends on its batch.
     """
     if not isinstance(inputs, Tensor):
         return [hashlib.sha256(f"text {text}".encode()).digest() for text in inputs]
@@ -55,13 +55,14 @@ def _some(inputs: Inputs, rows: list[int]) -> Inputs:
 class FeatureCache:
     """A folder of features, keyed by the revision that made them and the digest of their input.
 
-    path: the folder; processes may share it.  max_bytes: the folder's bound; when it is reached, shards of other
-    revisions leave, oldest first, and after that nothing more is stored (a scan larger than its cache would only push
-    out what it is about to need).  shard_rows: rows held in memory before they are written as one safetensors file.
+    path: the folder; processes may share it.  max_bytes: the limit of the folder; when it is reached, shards of other
+    revisions are removed, oldest first, and after that nothing more is stored (evicting rows of this revision would
+    remove those that the next epoch needs first).  shard_rows: rows in memory before they are written as one
+    safetensors file.
 
-    Sound only where equal inputs have equal features: a frozen backbone in eval mode. Inputs augmented at random are
-    new every time and would only fill the disk.  hits, misses: rows found and computed so far.
-    full: nothing more is stored.
+    Correct only if equal inputs have equal features, as with a frozen backbone in eval mode. Inputs that are augmented
+    at random never repeat, and only fill the disk.  hits, misses: the numbers of rows found and computed so far.
+    full: whether nothing more is stored.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, max_bytes: int = 4 << 30, shard_rows: int = 512) -> None:
@@ -79,38 +80,38 @@ class FeatureCache:
         self._revisions: dict[str, _Revision] = {}
 
     def features(self, revision: str, inputs: Inputs, compute: Callable[[Any], Tensor]) -> Tensor:
-        """The features of every row of inputs; compute is called once, on the rows that the cache has not.
+        """Return the features of every row of inputs; compute is called once, on the rows that the cache lacks.
 
         inputs: [batch, ...], or strings.  compute: maps some of them to [rows, ...].  Returns the batch's rows in
         order, on the device of the inputs.
         """
         if len(inputs) == 0:
             return compute(inputs)
-        held = self._held(revision)
+        store = self._store(revision)
         digests = row_digests(inputs)
-        found = held.find(digests)
-        new = {digest: row for row, digest in enumerate(digests) if digest not in found}
+        features = store.find(digests)
+        new = {digest: row for row, digest in enumerate(digests) if digest not in features}
         if new:
             computed = compute(_some(inputs, list(new.values())))
-            found.update(zip(new, computed.detach().cpu(), strict=True))
-            held.add({digest: found[digest] for digest in new})
+            features.update(zip(new, computed.detach().cpu(), strict=True))
+            store.add({digest: features[digest] for digest in new})
         self.hits += len(digests) - len(new)
         self.misses += len(new)
-        rows = torch.stack([found[digest] for digest in digests])
+        rows = torch.stack([features[digest] for digest in digests])
         return rows.to(inputs.device) if isinstance(inputs, Tensor) else rows
 
     def flush(self) -> None:
-        """Write what is still in memory, so that other processes and the next run find it."""
-        for held in self._revisions.values():
-            held.flush()
+        """Write the rows in memory, so that other processes and the next run find them."""
+        for store in self._revisions.values():
+            store.flush()
 
-    def _held(self, revision: str) -> _Revision:
+    def _store(self, revision: str) -> _Revision:
         if revision not in self._revisions:
             self._revisions[revision] = _Revision(self, self.path / revision)
         return self._revisions[revision]
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy in another process opens the files itself and shares them through the folder."""
+        """Leave out the open files: a copy in another process opens them again."""
         self.flush()
         return {**self.__dict__, "_revisions": {}}
 
@@ -129,14 +130,14 @@ class _Revision:
         """Return the features, [num_features] each, of those digests that the cache holds."""
         if any(digest not in self._rows and digest not in self._pending for digest in digests):
             self._open_new_shards()
-        found = {}
+        rows = {}
         for digest in digests:
             if digest in self._pending:
-                found[digest] = self._pending[digest]
+                rows[digest] = self._pending[digest]
             elif digest in self._rows:
                 features, row = self._rows[digest]
-                found[digest] = features[row]
-        return found
+                rows[digest] = features[row]
+        return rows
 
     def add(self, rows: dict[bytes, Tensor]) -> None:
         """Keep features in memory, and write a shard when there are enough; a full cache keeps nothing."""
@@ -169,13 +170,12 @@ class _Revision:
         draft = self._folder / f".{name}.part"
         checksum = {_CHECKSUM: str(_checksum(digests, features))}
         shard = save({"digests": digests, "features": features}, metadata=checksum)
-        with draft.open("wb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # while it is held, no other process takes the draft for an abandoned one
+        with _locked(draft) as file:
             try:
                 file.write(shard)
                 file.flush()
                 if self._has_room(len(shard)):
-                    draft.replace(self._folder / name)  # readers see whole shards only
+                    draft.replace(self._folder / name)  # so that readers see complete shards only
             finally:
                 draft.unlink(missing_ok=True)
         self._open_new_shards()
@@ -183,11 +183,11 @@ class _Revision:
     def _has_room(self, size: int) -> bool:
         _remove_abandoned_drafts(self._cache.path)
         shards = sorted(_files_of(self._cache.path, "*.safetensors"), key=lambda shard: shard[1].st_mtime)
-        ours = sum(stat.st_size for shard, stat in shards if shard.parent == self._folder)
+        same_revision = sum(stat.st_size for shard, stat in shards if shard.parent == self._folder)
         total = sum(stat.st_size for _, stat in shards) + size
         for shard, stat in shards:
-            # Other revisions leave only if that makes enough room.
-            if total > self._cache.max_bytes >= ours + size and shard.parent != self._folder:
+            # Other revisions are removed only if that makes enough room.
+            if total > self._cache.max_bytes >= same_revision + size and shard.parent != self._folder:
                 shard.unlink(missing_ok=True)
                 total -= stat.st_size
         if total <= self._cache.max_bytes:
@@ -225,6 +225,19 @@ class _Revision:
         for row in range(len(features)):
             self._rows[digests[row * _DIGEST_BYTES : (row + 1) * _DIGEST_BYTES]] = (features, row)
         return features
+
+
+def _locked(draft: Path) -> BinaryIO:
+    """Create a file and lock it, so that no other process removes it as abandoned.
+
+    Another process may remove it before it is locked: then it is created again.
+    """
+    while True:
+        file = draft.open("wb")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()
 
 
 def _checksum(*tensors: Tensor) -> int:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class _LayerReached(Exception):  # noqa: N818 (a signal, not an error)
-    """Ends a forward pass at the layer whose output it carries."""
+    """Ends a forward pass at a layer, with the layer's output."""
 
     def __init__(self, output: Any) -> None:
         super().__init__()

@@ -38,7 +38,7 @@ def image_of(item: Any) -> Any:
     """Return an image as encoded bytes, a PIL image or an array: a path is read, all else is returned unchanged.
 
     item: also a mapping with "bytes" and "path", as Hugging Face's datasets have it.
-    Raises ValueError if the file cannot be read or there is no value.
+    Raises ValueError if the file cannot be read or the value is missing.
     """
     if isinstance(item, Mapping) and item.keys() & {"bytes", "path"}:
         item = item.get("bytes") or item.get("path")
@@ -63,7 +63,7 @@ def clip_of(item: Any, rate: int) -> Clip:
 
     item: a path, a Clip, samples at `rate` samples per second, or a mapping with "array" and "sampling_rate", as
     Hugging Face's datasets have it.
-    Raises ValueError if the file cannot be read or there is no value.
+    Raises ValueError if the file cannot be read or the value is missing.
     """
     if isinstance(item, Mapping) and item.keys() >= {"array", "sampling_rate"}:
         return Clip(np.asarray(item["array"]), int(item["sampling_rate"]))

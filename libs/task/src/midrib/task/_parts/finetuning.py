@@ -15,7 +15,8 @@ from midrib.task._parts.specs import AnyRegistry
 
 ALL_LAYERS = 1 << 30
 
-# How many of the backbone's last layers train in an epoch; a layer is a module with parameters or buffers of its own.
+# The number of the backbone's last layers that train in an epoch. A layer is a module with its own parameters or
+# buffers.
 Strategy: TypeAlias = Callable[[int], int]
 StrategyLike: TypeAlias = str | tuple[str, Any] | Strategy | BaseFinetuning
 
@@ -67,26 +68,26 @@ def _epoch(strategy: str, value: Any) -> int:
     return value
 
 
-def parse_strategy(given: StrategyLike, registry: AnyRegistry) -> Strategy:
+def parse_strategy(strategy_like: StrategyLike, registry: AnyRegistry) -> Strategy:
     """Read "name", ("name", its argument) or a function from the epoch to a number of layers.
 
     A finetuning callback of Lightning's freezes and unfreezes itself; until it does, the head alone trains.
     Raises UnknownKeyError for an unknown name, TypeError for another form, ValueError for a wrong argument.
     """
-    if isinstance(given, BaseFinetuning):
+    if isinstance(strategy_like, BaseFinetuning):
         return freeze
-    name, *arguments = given if isinstance(given, tuple | list) else (given,)
+    name, *arguments = strategy_like if isinstance(strategy_like, tuple | list) else (strategy_like,)
     if not (isinstance(name, str) or callable(name)) or len(arguments) > 1:
         raise TypeError(
-            f"finetuning got {given!r}, expected a name, (name, argument), a finetuning callback of Lightning's, or a "
-            "function from the epoch to the number of the backbone's last layers that train"
+            f"finetuning got {strategy_like!r}, expected a name, (name, argument), a finetuning callback of "
+            "Lightning's, or a function from the epoch to the number of the backbone's last layers that train"
         )
     function = registry.get(name.lower()) if isinstance(name, str) else name
     strategy = functools.partial(_with_arguments, function, tuple(arguments))
     try:
         strategy(0)
     except TypeError as error:
-        raise TypeError(f"finetuning {given!r}: {error}; pass ({name!r}, its argument)") from error
+        raise TypeError(f"finetuning {strategy_like!r}: {error}; pass ({name!r}, its argument)") from error
     return strategy
 
 
@@ -95,9 +96,9 @@ def _with_arguments(function: Callable[..., int], arguments: tuple[Any, ...], ep
 
 
 class LayerFreezer:
-    """Freezes and thaws a backbone's layers, and keeps the frozen ones in eval mode.
+    """Freezes and unfreezes a backbone's layers, and keeps the frozen ones in eval mode.
 
-    A parameter that its maker froze stays frozen.  With train_bn, batch norms train with the head all the same.
+    A parameter that was frozen at the start stays frozen.  With train_bn, batch norms train with the head.
     """
 
     def __init__(self, backbone: nn.Module) -> None:
@@ -106,7 +107,7 @@ class LayerFreezer:
         self._frozen: set[str] = set()
 
     def train_last(self, backbone: nn.Module, count: int, *, train_bn: bool) -> bool:
-        """Let the last count layers train, and no other.  Returns whether that changed anything."""
+        """Let the last count layers train, and no others.  Returns whether that changed anything."""
         first = max(0, len(self._layers) - count)
         frozen = {
             name
@@ -116,12 +117,12 @@ class LayerFreezer:
         changed = frozen != self._frozen
         self._frozen = frozen
         for name in self._layers:
-            for own, parameter in backbone.get_submodule(name).named_parameters(prefix=name, recurse=False):
-                parameter.requires_grad_(name not in frozen and own in self._trainable)
+            for path, parameter in backbone.get_submodule(name).named_parameters(prefix=name, recurse=False):
+                parameter.requires_grad_(name not in frozen and path in self._trainable)
         return changed
 
     def settle(self, backbone: nn.Module) -> None:
-        """Put what is frozen into eval mode: the whole backbone, dropout included, if all of it is."""
+        """Put the frozen layers into eval mode; if all are frozen, the backbone as a whole, dropout included."""
         frozen = [name for name in self._frozen if not _trains(backbone.get_submodule(name))]
         if len(frozen) == len(self._layers):
             backbone.eval()

@@ -1,4 +1,4 @@
-"""What a Task trains on the features."""
+"""The heads that a Task trains on the features."""
 
 from __future__ import annotations
 
@@ -77,18 +77,18 @@ class AttentiveHead(nn.Module):
         return logits
 
 
-def build_head(given: HeadLike, num_features: int, num_outputs: int | None, *, registry: AnyRegistry) -> nn.Module:
-    """Make the head: a module is taken as it is, all else is called with (num_features, num_outputs).
+def build_head(head_like: HeadLike, num_features: int, num_outputs: int | None, *, registry: AnyRegistry) -> nn.Module:
+    """Make the head: a module is used unchanged, other forms are called with (num_features, num_outputs).
 
     Raises TypeError for a form that is not accepted, or if the factory makes no module; ValueError if the head's
-    width is not known.
+    width is unknown.
     """
-    if isinstance(given, nn.Module):
-        return given
-    spec = parse("head", given, registry)
+    if isinstance(head_like, nn.Module):
+        return head_like
+    spec = parse("head", head_like, registry)
     if num_outputs is None:
-        raise ValueError(f"head {given!r} needs its number of outputs: pass num_outputs=..., or a module as head")
+        raise ValueError(f"head {head_like!r} needs its number of outputs: pass num_outputs=..., or a module as head")
     head = spec.make(num_features, num_outputs, **spec.kwargs)
     if not isinstance(head, nn.Module):
-        raise TypeError(f"head {given!r} made {type(head).__name__}, expected an nn.Module")
+        raise TypeError(f"head {head_like!r} made {type(head).__name__}, expected an nn.Module")
     return head

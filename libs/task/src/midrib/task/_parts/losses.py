@@ -17,12 +17,12 @@ LossLike: TypeAlias = LossFunction | Sequence[LossFunction] | Mapping[str, LossF
 class Losses(nn.Module):
     """Named losses; those that are modules are children, so that their state trains, moves and is saved.
 
-    given: one, several (named after themselves), a mapping from names, or None for a task that does not train.
+    losses: one, several (named after themselves), a mapping from names, or None for a task that does not train.
     """
 
-    def __init__(self, given: LossLike) -> None:
+    def __init__(self, losses: LossLike) -> None:
         super().__init__()
-        self._functions = dict(_named(given))
+        self._functions = dict(_named(losses))
         self._modules_by_name = nn.ModuleDict(
             {name: loss for name, loss in self._functions.items() if isinstance(loss, nn.Module)}
         )
@@ -31,7 +31,7 @@ class Losses(nn.Module):
         return len(self._functions)
 
     def forward(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Each loss by its name, and their sum as "loss".  Raises ValueError if there is none."""
+        """Return each loss by its name, and their sum as "loss".  Raises ValueError without a loss."""
         if not self._functions:
             raise ValueError("this task has loss_fn=None and so cannot train: pass loss_fn=...")
         losses = {name: loss(outputs, targets) for name, loss in self._functions.items()}
@@ -40,18 +40,17 @@ class Losses(nn.Module):
         return {"loss": torch.stack(list(losses.values())).sum(), **losses}
 
 
-def _named(given: LossLike) -> Mapping[str, LossFunction]:
-    if given is None:
+def _named(losses: LossLike) -> Mapping[str, LossFunction]:
+    if losses is None:
         return {}
-    if isinstance(given, Mapping):
-        losses = given
+    if isinstance(losses, Mapping):
+        named = losses
     else:
-        several = given if isinstance(given, Sequence) else [given]
-        losses = unique_names("loss_fn", several)
-    for name, loss in losses.items():
+        named = unique_names("loss_fn", losses if isinstance(losses, Sequence) else [losses])
+    for name, loss in named.items():
         if not callable(loss):
             raise TypeError(
                 f"loss_fn has {name!r}, which is {loss!r} of type {type(loss).__name__}, expected a function of "
                 "(outputs, targets), a list of them, a mapping from names to them, or None"
             )
-    return losses
+    return named

@@ -1,4 +1,4 @@
-"""Means of the losses and metrics, updated at every step, one copy for each stage and loader."""
+"""Means of losses, and metrics, updated at every step, with a copy for each stage and loader."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MetricsLike: TypeAlias = AnyMetric | MetricCollection | Sequence[AnyMetric] | Ma
 
 
 class RowMean(Metric):
-    """The mean over rows of what comes as means over batches, such as a loss."""
+    """The mean over rows of a value that is a mean over each batch, such as a loss."""
 
     full_state_update = False
 
@@ -48,7 +48,7 @@ class FunctionMetric(RowMean):
 
 
 class _Counted(nn.Module):
-    """What one loader of one stage has come to."""
+    """The losses and metrics of one loader of one stage."""
 
     def __init__(self, losses: Sequence[str], metrics: Mapping[str, Metric]) -> None:
         super().__init__()
@@ -62,12 +62,12 @@ class _Counted(nn.Module):
 class StageMetrics(nn.Module):
     """The mean of every loss and a copy of every metric, for each stage and each of its loaders.
 
-    So no stage counts another's rows, nor one validation set those of the next.
+    So a stage does not count the rows of another stage, nor a validation set those of another set.
     """
 
-    def __init__(self, given: MetricsLike) -> None:
+    def __init__(self, metrics: MetricsLike) -> None:
         super().__init__()
-        self._given = nn.ModuleDict(_named(given))
+        self._given = nn.ModuleDict(_named(metrics))
         self._counted = nn.ModuleDict()
 
     def update(
@@ -76,9 +76,9 @@ class StageMetrics(nn.Module):
         """Count a batch: its losses by their names, and for the metrics its predictions and targets."""
         key = f"{stage}_{loader}"
         if key not in self._counted:
-            given = cast("dict[str, Metric]", dict(self._given.items()))
-            # In train mode, or Lightning warns of what its sanity check left in eval mode.
-            self._counted[key] = _Counted(list(losses), given).to(predictions.device).train()
+            templates = cast("dict[str, Metric]", dict(self._given.items()))
+            # In train mode, because Lightning would warn of copies that its sanity check left in eval mode.
+            self._counted[key] = _Counted(list(losses), templates).to(predictions.device).train()
         counted = cast("_Counted", self._counted[key])
         for name, loss in losses.items():
             counted.losses[name].update(loss, len(predictions))  # type: ignore[operator] # a ModuleDict forgets types
@@ -86,35 +86,35 @@ class StageMetrics(nn.Module):
             metric.update(predictions, targets)  # type: ignore[operator] # a ModuleDict forgets types
 
     def take(self, stage: str) -> dict[str, Tensor]:
-        """All that a stage has come to, by logged names, and begin it anew; among all ranks the same."""
+        """Return the values of a stage by their logged names, the same on all ranks, and reset it."""
         counted = self._counted_in(stage)
         suffix = "/dataloader_idx_{}" if len(counted) > 1 else ""  # as Lightning names them
-        taken = {
+        values = {
             f"{stage}_{name}{suffix.format(loader)}": metric.compute()
             for loader, names in enumerate(counted)
             for name, metric in names.items()
         }
         self.reset(stage)
-        return taken
+        return values
 
     def reset(self, stage: str) -> None:
-        """Forget what a stage has counted."""
+        """Reset all losses and metrics of a stage."""
         for metric in (metric for names in self._counted_in(stage) for metric in names.values()):
             metric.reset()
 
     def _counted_in(self, stage: str) -> list[dict[str, Metric]]:
-        """By loader: what has counted any batch since it was begun."""
+        """Return for each loader the losses and metrics that have counted a batch since the last reset."""
         all_names = [cast("_Counted", value).named() for key, value in self._counted.items() if key.startswith(stage)]
         return [names for names in all_names if any(metric.update_called for metric in names.values())]
 
 
-def _named(given: MetricsLike) -> dict[str, Metric]:
-    if given is None:
+def _named(metrics: MetricsLike) -> dict[str, Metric]:
+    if metrics is None:
         return {}
-    if isinstance(given, Mapping | MetricCollection):
-        named: Mapping[str, AnyMetric] = dict(given.items())
+    if isinstance(metrics, Mapping | MetricCollection):
+        named: Mapping[str, AnyMetric] = dict(metrics.items())
     else:
-        named = unique_names("metrics", given if isinstance(given, Sequence) else [given])
+        named = unique_names("metrics", metrics if isinstance(metrics, Sequence) else [metrics])
     return {name: _as_metric(name, metric) for name, metric in named.items()}
 
 

@@ -12,21 +12,21 @@ _TASK_PREFIX = re.compile(r"^(Multiclass|Multilabel|Binary)(?=[A-Z])")
 
 
 def snake_case(name: str) -> str:
-    """snake_case: "CrossEntropyLoss" becomes "cross_entropy_loss", "BCELoss" "bce_loss"."""
+    """Return a name in snake_case: "CrossEntropyLoss" becomes "cross_entropy_loss", "BCELoss" "bce_loss"."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
 def name_of(thing: object) -> str:
-    """What a function or an object of some class is called in logs; torchmetrics' MulticlassAccuracy is "accuracy"."""
+    """Return the name of a function or of an object's class in logs; torchmetrics' MulticlassAccuracy is "accuracy"."""
     while isinstance(thing, functools.partial):
         thing = thing.func
     return snake_case(_TASK_PREFIX.sub("", getattr(thing, "__name__", type(thing).__name__)))
 
 
-def unique_names(part: str, things: Sequence[_T]) -> dict[str, _T]:
-    """Name each thing after itself.  Raises ValueError if two have one name."""
+def unique_names(part: str, values: Sequence[_T]) -> dict[str, _T]:
+    """Name each value after its function or class.  Raises ValueError if two have the same name."""
     named: dict[str, _T] = {}
-    for thing in things:
+    for thing in values:
         name = name_of(thing)
         if name in named:
             raise ValueError(

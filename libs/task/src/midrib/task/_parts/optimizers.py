@@ -25,50 +25,52 @@ for _name in torch.optim.__all__:
 def parameter_groups(
     head: Iterable[nn.Parameter], backbone: Iterable[nn.Parameter], backbone_learning_rate: float | None
 ) -> list[dict[str, Any]]:
-    """One group, or two where the backbone has a learning rate of its own.
+    """Return one group, or two if the backbone has its own learning rate.
 
-    The backbone's parameters are in it from the start, frozen or not: an optimizer passes by what has no gradient, and
-    unfreezing then changes nothing that a scheduler or a checkpoint has already counted.
+    The backbone's parameters are included from the start, frozen or not: an optimizer skips parameters without a
+    gradient, and so unfreezing does not change the groups that a scheduler or a checkpoint refers to.
     """
-    ours, theirs = list(head), list(backbone)
-    if backbone_learning_rate is None or not theirs:
-        return [{"params": ours + theirs}]
-    return [{"params": ours}, {"params": theirs, "lr": backbone_learning_rate}]
+    head_parameters, backbone_parameters = list(head), list(backbone)
+    if backbone_learning_rate is None or not backbone_parameters:
+        return [{"params": head_parameters + backbone_parameters}]
+    return [{"params": head_parameters}, {"params": backbone_parameters, "lr": backbone_learning_rate}]
 
 
-def check_optimizer(given: OptimizerLike, registry: AnyRegistry) -> None:
+def check_optimizer(optimizer_like: OptimizerLike, registry: AnyRegistry) -> None:
     """Raise UnknownKeyError for an unknown name and TypeError for a form that is not accepted."""
-    _parsed(given, registry)
+    _parsed(optimizer_like, registry)
 
 
 def build_optimizer(
-    given: OptimizerLike, groups: list[dict[str, Any]], learning_rate: float | None, *, registry: AnyRegistry
+    optimizer_like: OptimizerLike, groups: list[dict[str, Any]], learning_rate: float | None, *, registry: AnyRegistry
 ) -> Optimizer:
     """Make the optimizer over these groups.
 
-    learning_rate: given to it as lr, unless the user's own arguments hold one; None leaves the optimizer's default.
+    learning_rate: passed as lr, unless the user's arguments hold one; None leaves the optimizer's default.
     Raises TypeError for a form that is not accepted, or if the callable returns no optimizer.
     """
-    spec = _parsed(given, registry)
+    spec = _parsed(optimizer_like, registry)
     kwargs = dict(spec.kwargs)
     if learning_rate is not None and _lacks_lr(spec.factory):
         kwargs.setdefault("lr", learning_rate)
-    # A single group goes in as plain parameters, for LBFGS takes no groups.
+    # A single group is passed as plain parameters, because LBFGS takes no groups.
     optimizer = spec.make(groups if len(groups) > 1 else groups[0]["params"], **kwargs)
     if not isinstance(optimizer, Optimizer):
-        raise TypeError(f"optimizer {given!r} made {type(optimizer).__name__}, expected a torch.optim.Optimizer")
+        raise TypeError(
+            f"optimizer {optimizer_like!r} made {type(optimizer).__name__}, expected a torch.optim.Optimizer"
+        )
     return optimizer
 
 
-def _parsed(given: OptimizerLike, registry: AnyRegistry) -> Spec:
-    if isinstance(given, Optimizer):
+def _parsed(optimizer_like: OptimizerLike, registry: AnyRegistry) -> Spec:
+    if isinstance(optimizer_like, Optimizer):
         raise TypeError(
-            f"optimizer got an instance of {type(given).__name__}, which is bound to other parameters: pass its name, "
-            f"as in optimizer={type(given).__name__.lower()!r}, or its class"
+            f"optimizer got an instance of {type(optimizer_like).__name__}, which is bound to other parameters: pass "
+            f"its name, as in optimizer={type(optimizer_like).__name__.lower()!r}, or its class"
         )
-    return parse("optimizer", given, registry)
+    return parse("optimizer", optimizer_like, registry)
 
 
 def _lacks_lr(factory: Callable[..., Any]) -> bool:
-    """Whether the factory takes lr and has none yet: a partial may hold one."""
+    """Return whether the factory takes lr and has none yet; a partial may hold one."""
     return "lr" in inspect.signature(factory).parameters and "lr" not in getattr(factory, "keywords", {})

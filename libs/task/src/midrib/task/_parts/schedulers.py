@@ -1,4 +1,4 @@
-"""Learning rate schedulers by name, class or callable, told how long the training is."""
+"""Learning rate schedulers by name, class or callable; the length of the training is filled in."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LRSchedulerLike: TypeAlias = (
     | tuple[str | _Factory, Mapping[str, Any], Mapping[str, Any]]
 )
 
-# Those whose unit is the step; all others count epochs unless lightning_config says otherwise.
+# Arguments of schedulers that step at every batch; all others step at every epoch, unless lightning_config differs.
 _BY_STEP = ("total_steps", "num_training_steps", "step_size_up")
 _HORIZONS = ("total_steps", "num_training_steps", "T_max")
 _TRANSFORMERS = (
@@ -36,12 +36,12 @@ _TRANSFORMERS = (
 
 LR_SCHEDULERS = Registry("lr_schedulers")
 for _name in lr_scheduler.__all__:
-    if _name not in ("LRScheduler", "ChainedScheduler", "SequentialLR"):  # those are made of other schedulers
+    if _name not in ("LRScheduler", "ChainedScheduler", "SequentialLR"):  # they are made of other schedulers
         LR_SCHEDULERS(getattr(lr_scheduler, _name), name=_name.lower())
 
 
 class _FromTransformers:
-    """One of transformers' schedules; the library, which takes seconds to import, is imported when it is used."""
+    """A schedule of transformers; the library, which takes seconds to import, is imported at the first use."""
 
     def __init__(self, name: str) -> None:
         self.__name__ = name
@@ -66,14 +66,14 @@ if find_spec("transformers") is not None:
         LR_SCHEDULERS(_FromTransformers(_name), name=_name)
 
 
-def check_lr_scheduler(given: LRSchedulerLike | None, registry: AnyRegistry) -> None:
+def check_lr_scheduler(scheduler_like: LRSchedulerLike | None, registry: AnyRegistry) -> None:
     """Raise UnknownKeyError for an unknown name and TypeError for a form that is not accepted."""
-    if given is not None:
-        parse("lr_scheduler", given, registry, takes_config=True)
+    if scheduler_like is not None:
+        parse("lr_scheduler", scheduler_like, registry, takes_config=True)
 
 
 def build_lr_scheduler(
-    given: LRSchedulerLike, optimizer: Optimizer, trainer: Trainer | None, *, registry: AnyRegistry
+    scheduler_like: LRSchedulerLike, optimizer: Optimizer, trainer: Trainer | None, *, registry: AnyRegistry
 ) -> dict[str, Any]:
     """Make the scheduler, as the dictionary that Lightning takes; a factory may return such a dictionary itself.
 
@@ -81,7 +81,7 @@ def build_lr_scheduler(
     share of the training, such as 0.1.  trainer: None outside of a fit, for schedulers that need no length.
     Raises TypeError for a form that is not accepted, ValueError if the length is needed and unknown.
     """
-    spec = parse("lr_scheduler", given, registry, takes_config=True)
+    spec = parse("lr_scheduler", scheduler_like, registry, takes_config=True)
     names = inspect.signature(spec.factory).parameters.keys() - getattr(spec.factory, "keywords", {}).keys()
     interval = spec.config.get("interval", "step" if names & set(_BY_STEP) else "epoch")
     result = spec.make(optimizer, **_filled(spec, names, optimizer, _Horizon(trainer, interval)))
@@ -89,7 +89,7 @@ def build_lr_scheduler(
     scheduler = config.get("scheduler")
     if not isinstance(scheduler, LRScheduler):
         raise TypeError(
-            f"lr_scheduler {given!r} made {type(scheduler).__name__}, expected an LRScheduler, or Lightning's "
+            f"lr_scheduler {scheduler_like!r} made {type(scheduler).__name__}, expected an LRScheduler, or Lightning's "
             "dictionary with one under 'scheduler'"
         )
     defaults = {"interval": interval}
@@ -99,7 +99,7 @@ def build_lr_scheduler(
 
 
 class _Horizon:
-    """How many times the scheduler will step; asked only if it matters, for the answer may load the data."""
+    """The number of steps of the scheduler, computed only if it is needed, because that may load the data."""
 
     def __init__(self, trainer: Trainer | None, interval: str) -> None:
         self._trainer = trainer
@@ -135,4 +135,4 @@ def _filled(spec: Spec, names: set[str], optimizer: Optimizer, horizon: _Horizon
 
 
 def _sets_own_length(kwargs: Mapping[str, Any]) -> bool:
-    return "epochs" in kwargs and "steps_per_epoch" in kwargs  # OneCycleLR's other way to say it
+    return "epochs" in kwargs and "steps_per_epoch" in kwargs  # the other form of OneCycleLR's length

@@ -14,7 +14,7 @@ AnyRegistry: TypeAlias = Registry | ConcatRegistry
 
 @dataclass(frozen=True)
 class Spec:
-    """A factory with the arguments that the user gave it; both dictionaries are copies."""
+    """A factory with the user's arguments; both dictionaries are copies."""
 
     factory: Callable[..., Any]
     kwargs: dict[str, Any]
@@ -22,7 +22,7 @@ class Spec:
     part: str
 
     def make(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the factory.  Raises TypeError, with what it takes, for arguments that do not fit."""
+        """Call the factory.  Raises TypeError, with its signature, for arguments that do not fit."""
         signature = inspect.signature(self.factory)
         try:
             signature.bind(*args, **kwargs)
@@ -34,31 +34,31 @@ class Spec:
         return self.factory(*args, **kwargs)
 
 
-def parse(part: str, given: Any, registry: AnyRegistry, *, takes_config: bool = False) -> Spec:
-    """Read a user's "name", callable, (either, kwargs) or, where it takes one, (either, kwargs, config).
+def parse(part: str, value: Any, registry: AnyRegistry, *, takes_config: bool = False) -> Spec:
+    """Read a user's "name", callable, (either, kwargs) or, if takes_config, (either, kwargs, config).
 
-    part: what it is called in errors.  Names are matched without regard to case.
+    part: its name in errors.  Names are matched without regard to case.
     Raises UnknownKeyError for an unknown name, TypeError for any other form.
     """
-    parts = given if isinstance(given, tuple | list) else (given,)  # a list: YAML has no tuples
+    parts = value if isinstance(value, tuple | list) else (value,)  # a list: YAML has no tuples
     longest = 3 if takes_config else 2
     head, *rest = parts or (None,)
     fits = isinstance(head, str) or callable(head)
     if not fits or len(parts) > longest or not all(isinstance(extra, Mapping) for extra in rest):
-        raise TypeError(_accepted(part, given, takes_config))
+        raise TypeError(_accepted(part, value, takes_config))
     factory = registry.get(head.lower()) if isinstance(head, str) else head
     kwargs, config = [*map(dict, rest), {}, {}][:2]
     return Spec(factory, kwargs, config, part)
 
 
-def _accepted(part: str, given: Any, takes_config: bool) -> str:
+def _accepted(part: str, value: Any, takes_config: bool) -> str:
     forms = ["a name", "a class or another callable", "(name or callable, kwargs)"]
     if takes_config:
         forms.append("(name or callable, kwargs, lightning_config)")
-    return f"{part} got {given!r} of type {type(given).__name__}, expected {', '.join(forms[:-1])} or {forms[-1]}"
+    return f"{part} got {value!r} of type {type(value).__name__}, expected {', '.join(forms[:-1])} or {forms[-1]}"
 
 
 def branch(registry: AnyRegistry, owner: str) -> ConcatRegistry:
-    """Return a registry of one class before its parent's: it inherits all entries, also those registered later."""
+    """Return a registry of one class before its parent's, whose entries it inherits, also those registered later."""
     kind = registry.name.partition("+")[0].partition(" of ")[0]
     return Registry(f"{kind} of {owner}") + registry

@@ -1,4 +1,4 @@
-"""What a checkpoint holds of a task, and how a task comes out of it without the network."""
+"""The content of a task's checkpoint, and how a task is made from it without the network."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from midrib.task._features.backbone import (
 KEY = "midrib"
 FORMAT = "0.1"
 _PREFIX = "backbone."
-# Where a task runs, not what it is.
+# They say where a task runs, and are not part of it.
 _NEVER_KEPT = ("cache",)
 _SECRETS = ("token",)
 
@@ -35,12 +35,12 @@ T = TypeVar("T", bound=TaskBase)
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that this version cannot read, or that lacks what only its maker can give."""
+    """A checkpoint that this version cannot read, or that lacks arguments that must be passed again."""
 
 
 def caller_arguments(cls: type, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a constructor's call, by name, as the caller wrote them."""
-    signature = inspect.signature(cls.__init__)  # type: ignore[misc] # a class's own, whatever it takes
+    """Return the arguments of a constructor's call, by name, as the caller wrote them."""
+    signature = inspect.signature(cls.__init__)  # type: ignore[misc] # the constructor of any class
     bound = signature.bind_partial(None, *args, **kwargs).arguments
     named = dict(list(bound.items())[1:])
     for parameter in signature.parameters.values():
@@ -50,7 +50,7 @@ def caller_arguments(cls: type, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 
 
 def split_plain(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The arguments that a checkpoint can hold, and the names of those that it cannot: functions and modules."""
+    """Return the arguments that a checkpoint can hold, and the names of the others: functions and modules."""
     kept = {name: value for name, value in arguments.items() if name not in _NEVER_KEPT}
     if isinstance(recipe := kept.get("backbone"), BackboneRecipe):
         kept |= {"backbone": recipe.name, "backbone_kwargs": recipe.kwargs}
@@ -64,7 +64,7 @@ def split_plain(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]
 
 
 def _plain(value: Any) -> Any:
-    """The same in builtin types, without secrets.  Raises TypeError for what has no such form."""
+    """Return the value in builtin types, without secrets.  Raises TypeError for functions, modules and the like."""
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items() if key not in _SECRETS}
     if isinstance(value, list | tuple):
@@ -79,10 +79,10 @@ def _plain(value: Any) -> Any:
 
 
 def record(task: TaskBase) -> dict[str, Any]:
-    """The note in a checkpoint: its format, the backbone's recipe with the revision of the weights beside it."""
+    """Return the note of a checkpoint: its format, and the backbone's recipe with the revision of its weights."""
     recipe = replace(task.recipe, revision=task.revision)
     kept, left_out = split_plain({"kwargs": recipe.kwargs})
-    # A loader that was given live objects is one that only its maker can call again.
+    # A loader whose arguments are objects must be passed again.
     recipe = replace(recipe, name=None, kwargs={}) if left_out else replace(recipe, **kept)
     return {
         "format": FORMAT,
@@ -100,17 +100,20 @@ def check(task: TaskBase, checkpoint: Mapping[str, Any]) -> None:
         check_revisions(str(task.recipe.name), task.revision, "the checkpoint", recorded)
 
 
-def restore(cls: type[T], checkpoint: Mapping[str, Any], given: dict[str, Any], *, strict: bool) -> T:
-    """The task in a checkpoint.  given: arguments that are said anew, among them those that no checkpoint holds."""
+def restore(cls: type[T], checkpoint: Mapping[str, Any], overrides: dict[str, Any], *, strict: bool) -> T:
+    """Return the task in a checkpoint.  overrides: arguments that replace the saved ones, or that none is saved of.
+
+    Raises CheckpointError if one of the latter is missing, RevisionError if the backbone differs from the saved one.
+    """
     note = _note(checkpoint)
-    missing = [name for name in note["not_kept"] if name not in given and name != "backbone"]
+    missing = [name for name in note["not_kept"] if name not in overrides and name != "backbone"]
     if missing:
         raise CheckpointError(
             f"this {note['task']} was made with {', '.join(missing)} that a checkpoint cannot hold (functions, "
             f"modules): pass them again, as in load_from_checkpoint(path, {missing[0]}=...)"
         )
-    arguments = {**checkpoint.get("hyper_parameters", {}), "backbone_kwargs": None, **given}
-    if "backbone" not in given:
+    arguments = {**checkpoint.get("hyper_parameters", {}), "backbone_kwargs": None, **overrides}
+    if "backbone" not in overrides:
         recipe = BackboneRecipe(**note["backbone"])
         kwargs = recipe.kwargs | (arguments.pop("backbone_kwargs") or {})
         arguments["backbone"] = replace(recipe, kwargs=kwargs)
@@ -136,19 +139,19 @@ def _note(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _load_state(task: TaskBase, saved: Mapping[str, Any], strict: bool) -> None:
-    """Load the weights; a backbone that lives elsewhere, there or here, keeps its own."""
+    """Load the weights; a backbone that has moved to or from a server keeps the weights that it has there."""
     state = {name: value for name, value in saved.items() if not name.startswith(_PREFIX)}
-    theirs = {name: value for name, value in saved.items() if name.startswith(_PREFIX)}
-    ours = {f"{_PREFIX}{name}": value for name, value in task.backbone.state_dict().items()}
-    task.load_state_dict(state | (theirs if theirs and ours else ours), strict=strict)
+    saved_backbone = {name: value for name, value in saved.items() if name.startswith(_PREFIX)}
+    backbone = {f"{_PREFIX}{name}": value for name, value in task.backbone.state_dict().items()}
+    task.load_state_dict(state | (saved_backbone if saved_backbone and backbone else backbone), strict=strict)
 
 
 def _check_weights(task: TaskBase, recorded: str | None, saved: Mapping[str, Any]) -> None:
     if recorded is None or isinstance(task.backbone, DeferredBackbone):
         return
-    own = task.backbone.state_dict()
-    # Saved in another precision, they are other bytes: nothing to compare.
-    if any(f"{_PREFIX}{name}" in saved and saved[f"{_PREFIX}{name}"].dtype != own[name].dtype for name in own):
+    state = task.backbone.state_dict()
+    # Weights of another precision have another revision, so there is nothing to compare.
+    if any(f"{_PREFIX}{name}" in saved and saved[f"{_PREFIX}{name}"].dtype != state[name].dtype for name in state):
         return
     check_revisions(str(task.recipe.name), revision_of(task.backbone, task.input), "the checkpoint", recorded)
 
@@ -163,7 +166,7 @@ def export(task: TaskBase, path: str | os.PathLike[str]) -> None:
 def read_export(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the content of an exported file in the form of a checkpoint.
 
-    Raises FileNotFoundError if there is no such file, CheckpointError if it is damaged or of another kind.
+    Raises FileNotFoundError if the file does not exist, CheckpointError if it is damaged or of another kind.
     """
     try:
         with safe_open(Path(path), framework="pt") as file:
@@ -179,7 +182,7 @@ def read_export(path: str | os.PathLike[str]) -> dict[str, Any]:
 def read(path: str | os.PathLike[str], map_location: Any) -> dict[str, Any]:
     """Return the content of a Trainer's checkpoint; nothing in it is executed.
 
-    Raises FileNotFoundError if there is no such file, CheckpointError if it is damaged or holds code.
+    Raises FileNotFoundError if the file does not exist, CheckpointError if it is damaged or holds code.
     """
     try:
         checkpoint = torch.load(path, map_location=map_location or "cpu", weights_only=True)

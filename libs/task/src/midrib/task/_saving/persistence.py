@@ -16,33 +16,33 @@ from midrib.task._saving import resume, swap
 
 
 class Persistent(TaskBase):
-    """What a Task does with files and servers."""
+    """The methods of a Task that use files and servers."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        # __new__ takes anything; what is shown, and read by command lines, is what __init__ takes.
+        # __new__ takes any arguments, so help and command lines get the signature of __init__.
         signature = inspect.signature(cls.__init__)
         cls.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])  # type: ignore[attr-defined] # inspect reads it
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Note the arguments of the outermost class, as the caller wrote them: a checkpoint keeps them."""
+        """Note the arguments of the outermost class, as the caller wrote them, because a checkpoint keeps them."""
         task: Self = super().__new__(cls)
         object.__setattr__(task, "_arguments", checkpoints.caller_arguments(cls, args, kwargs))
         return task
 
     def keep_arguments(self, arguments: Mapping[str, Any]) -> None:
-        """Make hyper-parameters of what a checkpoint can hold, and remember the names of the rest."""
+        """Make hyper-parameters of the arguments that a checkpoint can hold, and remember the names of the others."""
         plain, self.unsaved_arguments = checkpoints.split_plain(arguments)
         self._log_hyperparams = True  # as after save_hyperparameters(): the Trainer's logger gets them
         self._set_hparams(plain)
         self._hparams_initial = copy.deepcopy(self._hparams)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the note: format, recipe of the backbone, revision."""
+        """Add the note with the format and the backbone's recipe and revision."""
         checkpoint[checkpoints.KEY] = checkpoints.record(self)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another format or remote backbone; take one from before the backbone moved."""
+        """Refuse a checkpoint of another format or remote backbone; accept one from before the backbone moved."""
         checkpoints.check(self, checkpoint)
         resume.move(self, checkpoint)
 
@@ -55,11 +55,11 @@ class Persistent(TaskBase):
         strict: bool = True,
         **arguments: Any,
     ) -> Self:
-        """The task in a Trainer's checkpoint; needs no network, and executes nothing that the file holds.
+        """Return the task in a Trainer's checkpoint; needs no network, and executes nothing that the file holds.
 
-        arguments: said anew; what was a function or a module must be, and backbone= may name another place.
-        Raises CheckpointError if something only its maker has is missing, RevisionError if the backbone's weights or
-        input are not those that were saved.
+        arguments: replace the saved ones. Functions and modules must be passed again; backbone= may name another place.
+        Raises CheckpointError if the file is damaged or such an argument is missing, RevisionError if the backbone's
+        weights or input differ from the saved ones.
         """
         return checkpoints.restore(cls, checkpoints.read(checkpoint_path, map_location), arguments, strict=strict)
 
@@ -69,13 +69,13 @@ class Persistent(TaskBase):
 
     @classmethod
     def load_export(cls, path: str | os.PathLike[str], **arguments: Any) -> Self:
-        """The task in a file that export wrote; like load_from_checkpoint."""
+        """Return the task in a file that export wrote; see load_from_checkpoint."""
         return checkpoints.restore(cls, checkpoints.read_export(path), arguments, strict=True)
 
     def to_remote(self, url: str, *, sample: Tensor | None = None, tolerance: float = 1e-3, **kwargs: Any) -> Self:
-        """Let a server run the backbone from now on; the head and what it learned stay.  Returns the task.
+        """Let a server run the backbone from now on; the trained head stays.  Returns the task.
 
-        sample: a batch to compare embeddings on, made up from the backbone's input if not given.  tolerance: the
+        sample: a batch to compare embeddings on; by default example rows of the backbone's input.  tolerance: the
         largest difference allowed.  kwargs: for the resolver.
         Raises RevisionError if the server has another revision or gives other embeddings; the task is then unchanged.
         """
@@ -92,7 +92,7 @@ class Persistent(TaskBase):
 
     def _swap(self, backbone: Any, kwargs: dict[str, Any], sample: Tensor | None, tolerance: float) -> Self:
         swap.swap(self, backbone, kwargs, sample, tolerance)
-        others = [name for name in self.unsaved_arguments if name != "backbone"]
+        unsaved = [name for name in self.unsaved_arguments if name != "backbone"]
         self.keep_arguments({**self.hparams, "backbone": backbone, "backbone_kwargs": kwargs or None})
-        self.unsaved_arguments = sorted({*self.unsaved_arguments, *others})
+        self.unsaved_arguments = sorted({*self.unsaved_arguments, *unsaved})
         return self

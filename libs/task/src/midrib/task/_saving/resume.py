@@ -1,4 +1,4 @@
-"""Go on with a training whose backbone has moved: from here to a server, or back."""
+"""Continue a training whose backbone has moved to a server, or back."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _PREFIX = "backbone."
 def move(task: TaskBase, checkpoint: dict[str, Any]) -> None:
     """Make a checkpoint with the weights of a local backbone one of the same remote backbone, or the reverse.
 
-    The backbone's weights leave, or come in as they are here, and the optimizer's places for them likewise.
-    Raises RevisionError if they are not the same backbone, CheckpointError if it had a learning rate of its own.
+    The backbone's weights, and their places in the optimizer, are removed from the checkpoint, or added to it.
+    Raises RevisionError if they are different backbones, CheckpointError if the backbone has its own learning rate.
     """
     state = checkpoint["state_dict"]
     saved = [name for name in state if name.startswith(_PREFIX)]
@@ -32,12 +32,12 @@ def move(task: TaskBase, checkpoint: dict[str, Any]) -> None:
 
 
 def _replace(optimizer: dict[str, Any], heads: int, total: int, backbone_rate: float | None) -> None:
-    """The head's parameters come first, and a frozen backbone's have no state: only their places change."""
+    """Change the places of the parameters: the head's are first, and a frozen backbone's have no state."""
     groups = optimizer["param_groups"]
     if len(groups) > 1 or backbone_rate is not None:
         raise CheckpointError(
-            "this training had, or has, a learning rate for its backbone, which it would gain or lose by moving: "
-            "resume it where it was, or begin anew from load_from_checkpoint(path)"
+            "this training had, or has, a learning rate for its backbone, which moving would add or remove: resume "
+            "it in its former place, or start a training from load_from_checkpoint(path)"
         )
     groups[0]["params"] = list(range(total))
     optimizer["state"] = {place: state for place, state in optimizer["state"].items() if place < heads}

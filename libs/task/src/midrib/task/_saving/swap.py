@@ -1,4 +1,4 @@
-"""Change a task's backbone for the same one elsewhere."""
+"""Replace a task's backbone by the same one in another place."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from midrib.task._features.backbone import (
 )
 
 
-def swap(task: TaskBase, given: Any, kwargs: dict[str, Any], sample: Tensor | None, tolerance: float) -> None:
-    """Give the task this backbone for its own, after checking that it is the same; see Persistent.to_remote."""
-    opened = open_backbone(given, kwargs, task.backbones)
+def swap(task: TaskBase, source: Any, kwargs: dict[str, Any], sample: Tensor | None, tolerance: float) -> None:
+    """Replace the task's backbone by this one after checking that it is the same; see Persistent.to_remote."""
+    opened = open_backbone(source, kwargs, task.backbones)
     _check_same(task, opened, sample, tolerance)
     task.attach(opened)
 
@@ -50,5 +50,5 @@ def _embed(module: nn.Module, rows: Tensor) -> Tensor:
 
 
 def name_in_url(url: str) -> str:
-    """The backbone's name in grpc://host:port/namespace/name."""
+    """Return the backbone's name in grpc://host:port/namespace/name."""
     return url.partition("://")[2].partition("/")[2].partition("?")[0]

@@ -1,4 +1,4 @@
-"""One class, or several labels, for each item."""
+"""Tasks that give each item one class, or several labels."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def _binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 class ClassificationTask(Task):
-    """Tell classes apart: one for each item, or with multi_label any number.
+    """Predict the class of each item, or with multi_label any number of labels.
 
-    num_classes: may be left out where labels are given.  labels: the classes' names, in order.
+    num_classes: not needed if labels are passed.  labels: the classes' names, in order.
     Targets are class indices [batch], labels, or class probabilities [batch, num_classes] (one-hot, mixup); with
     multi_label zeros and ones [batch, num_classes], or a sequence of labels for each item.
     loss_fn: cross entropy, or with multi_label binary cross entropy.  metrics: accuracy over all rows.
-    output_transform: "classes" unless said otherwise.  Everything else is Task's.
+    output_transform: "classes" by default.  All other arguments are Task's.
     """
 
     outputs = branch(Task.outputs, "ClassificationTask")
@@ -82,13 +82,13 @@ class ClassificationTask(Task):
         return task
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Softmax over the classes, or with multi_label a sigmoid for each: [batch, num_classes]."""
+        """Return the softmax over the classes, or with multi_label a sigmoid for each: [batch, num_classes]."""
         return logits.sigmoid() if self.multi_label else logits.softmax(dim=-1)
 
     def split_batch(self, batch: Any) -> tuple[Any, Any]:
         """Return the inputs and targets of a batch, labels turned into class indices or, with multi_label, 0 and 1.
 
-        Raises ValueError for a label that the task does not have, and for targets that are no classes.
+        Raises ValueError for a label that the task does not have, and for targets that are not classes.
         """
         inputs, targets = super().split_batch(batch)
         if not isinstance(targets, Tensor):
@@ -138,7 +138,7 @@ def _class_indices(targets: Tensor) -> Tensor:
 
 
 def _accuracy(classes: int, multi_label: bool) -> MulticlassAccuracy | MultilabelAccuracy:
-    # Their own checks cost as much as a small step, and the loss has checked the targets.
+    # The checks of torchmetrics cost as much as a small step, and the loss has checked the targets.
     if multi_label:
         return MultilabelAccuracy(classes, average="micro", validate_args=False)
     return MulticlassAccuracy(classes, average="micro", validate_args=False)
@@ -158,19 +158,19 @@ def _count(num_classes: int | None, labels: Sequence[str] | None) -> int:
 def _task(prediction: Prediction) -> ClassificationTask:
     task = prediction.task
     if not isinstance(task, ClassificationTask):
-        raise TypeError(f"this output is of a ClassificationTask, got a {type(task).__name__}")
+        raise TypeError(f"got a {type(task).__name__}, expected a ClassificationTask: this output needs its classes")
     return task
 
 
 @ClassificationTask.outputs(name="probabilities")
 def probabilities(prediction: Prediction) -> Tensor:
-    """The probability of each class: [batch, num_classes]."""
+    """Return the probability of each class: [batch, num_classes]."""
     return _task(prediction).probabilities(prediction.logits)
 
 
 @ClassificationTask.outputs(name="classes")
 def classes(prediction: Prediction) -> Tensor | list[list[int]]:
-    """The index of the likeliest class: [batch]; with multi_label a list of those above one half for each row."""
+    """Return the index of the likeliest class: [batch]; with multi_label a list for each row."""
     if not _task(prediction).multi_label:
         return prediction.logits.argmax(dim=-1)
     chosen = probabilities(prediction) > _THRESHOLD
@@ -179,7 +179,7 @@ def classes(prediction: Prediction) -> Tensor | list[list[int]]:
 
 @ClassificationTask.outputs(name="labels")
 def labels(prediction: Prediction) -> list[Any]:
-    """The name of the likeliest class for each row; with multi_label a list of names."""
+    """Return the name of the likeliest class for each row; with multi_label a list of names."""
     names = _task(prediction).labels
     chosen = classes(prediction)
     if isinstance(chosen, Tensor):
@@ -189,7 +189,7 @@ def labels(prediction: Prediction) -> list[Any]:
 
 @ClassificationTask.outputs(name="top_k")
 def top_k(prediction: Prediction, k: int | None = None) -> list[list[tuple[str, float]]]:
-    """The k likeliest classes of each row, likeliest first: (name, probability).  k: by default 5, or all if fewer."""
+    """Return the k likeliest classes of each row, likeliest first: (name, probability).  k: by default 5 at most."""
     task = _task(prediction)
     count = min(_TOP, task.num_classes) if k is None else k
     if not 1 <= count <= task.num_classes:

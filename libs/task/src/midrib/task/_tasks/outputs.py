@@ -1,4 +1,4 @@
-"""What predict gives for each row."""
+"""The outputs that predict returns for each row."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from midrib.task._parts.specs import parse
 
 
 class Prediction:
-    """One batch on its way out; features and logits are computed once, when an output first asks for them."""
+    """One predicted batch; features and logits are computed once, at the first use."""
 
     def __init__(self, task: TaskBase, inputs: Any) -> None:
         self.task = task
@@ -22,12 +22,12 @@ class Prediction:
 
     @functools.cached_property
     def features(self) -> Tensor:
-        """The backbone's features: [batch, num_features]."""
+        """Return the backbone's features: [batch, num_features]."""
         return self.task.features(self.inputs)
 
     @functools.cached_property
     def logits(self) -> Tensor:
-        """What the task's forward returns: [batch, num_outputs]."""
+        """Return the result of the task's forward: [batch, num_outputs]."""
         logits: Tensor = self.task(self.inputs)
         return logits
 
@@ -40,17 +40,17 @@ OUTPUTS = Registry("outputs")
 
 @OUTPUTS(name="logits")
 def logits(prediction: Prediction) -> Tensor:
-    """The head's outputs as they are: [batch, num_outputs]."""
+    """Return the head's outputs: [batch, num_outputs]."""
     return prediction.logits
 
 
 @OUTPUTS(name="embeddings")
 def embeddings(prediction: Prediction) -> Tensor:
-    """The backbone's features: [batch, num_features]."""
+    """Return the backbone's features: [batch, num_features]."""
     return prediction.features
 
 
-def output_of(task: TaskBase, inputs: Any, given: OutputLike) -> Any:
-    """The rows of one batch: a tensor, or a list where rows are no numbers."""
-    spec = parse("output", given, task.outputs)
+def output_of(task: TaskBase, inputs: Any, output: OutputLike) -> Any:
+    """Return the rows of one batch: a tensor, or a list if rows are not numbers."""
+    spec = parse("output", output, task.outputs)
     return spec.factory(Prediction(task, inputs), **spec.kwargs)

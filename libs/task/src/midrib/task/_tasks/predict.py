@@ -1,4 +1,4 @@
-"""Rows out of a task, in the order of the data."""
+"""Predictions and embeddings of a task, in the order of the data."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SHUFFLING = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 
 
 def predict(task: TaskBase, data: Any, output: OutputLike, batch_size: int) -> Any:
-    """One row of output per item: a tensor [rows, ...], or a list."""
+    """Return one row of output per item: a tensor [rows, ...], or a list."""
     data = _located(task, data)
     with _predicting(task):
         parts = [output_of(task, inputs, output) for inputs in _batches(task, data, batch_size)]
@@ -33,7 +33,7 @@ def predict(task: TaskBase, data: Any, output: OutputLike, batch_size: int) -> A
 
 
 def embed(task: TaskBase, data: Any, *, progress: bool, batch_size: int) -> npt.NDArray[np.floating[Any]]:
-    """The features of every item: [rows, num_features], float32 or the backbone's own wider type."""
+    """Return the features of every item: [rows, num_features], float32 or the backbone's wider type."""
     parts = []
     data = _located(task, data)
     with _predicting(task), tqdm(total=_rows(data), disable=not progress, unit="rows", desc="embed") as bar:
@@ -46,7 +46,7 @@ def embed(task: TaskBase, data: Any, *, progress: bool, batch_size: int) -> npt.
 
 
 def inputs_of(task: TaskBase, batch: Any) -> Any:
-    """A batch's inputs: of a tensor or strings, of one that has no targets, or of one that has."""
+    """Return the inputs of a batch with or without targets."""
     if isinstance(batch, Tensor) or _are_texts(batch):
         return batch
     if isinstance(batch, Mapping) and "input" in batch:

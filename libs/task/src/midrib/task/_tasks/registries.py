@@ -1,4 +1,4 @@
-"""The registries of a Task class, and what it tells about them."""
+"""The registries of a Task class, and the methods that list them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _KINDS = ("backbones", "heads", "outputs", "optimizers_registry", "lr_schedulers
 
 
 class HasRegistries:
-    """Names for the parts of a task; every class has its registries, searched before those of its parent."""
+    """Names for the parts of a task. Every class has its registries, which are searched before those of its parent."""
 
     backbones: ClassVar[AnyRegistry] = BACKBONES
     heads: ClassVar[AnyRegistry] = HEADS
@@ -34,7 +34,7 @@ class HasRegistries:
 
     @classmethod
     def available_backbones(cls, pattern: str | None = None, **metadata: Any) -> list[str]:
-        """The keys of the backbones that match, such as "*vit*" or namespace="text/embedding".
+        """Return the keys of the backbones that match, such as "*vit*" or namespace="text/embedding".
 
         catalogues=False leaves out whole libraries, whose names may take seconds to find.
         """
@@ -42,31 +42,31 @@ class HasRegistries:
 
     @classmethod
     def get_backbone_details(cls, key: str) -> str:
-        """The backbone's key and its loader's signature, as it would be called; raises UnknownKeyError."""
+        """Return the backbone's key, its loader's signature and its summary.  Raises UnknownKeyError."""
         explanation = cls.backbones.explain(key)
         return f"{explanation.key}{explanation.signature}: {explanation.summary}"
 
     @classmethod
     def available_heads(cls) -> list[str]:
-        """The names that head=... takes."""
+        """Return the names that head=... takes."""
         return cls.heads.available_keys()
 
     @classmethod
     def available_outputs(cls) -> list[str]:
-        """The names that output_transform=... and predict(output=...) take."""
+        """Return the names that output_transform=... and predict(output=...) take."""
         return cls.outputs.available_keys()
 
     @classmethod
     def available_optimizers(cls) -> list[str]:
-        """The names that optimizer=... takes, in any case."""
+        """Return the names that optimizer=... takes, in any case."""
         return cls.optimizers_registry.available_keys()
 
     @classmethod
     def available_lr_schedulers(cls) -> list[str]:
-        """The names that lr_scheduler=... takes, in any case."""
+        """Return the names that lr_scheduler=... takes, in any case."""
         return cls.lr_schedulers_registry.available_keys()
 
     @classmethod
     def available_finetuning_strategies(cls) -> list[str]:
-        """The names that finetuning=... and finetune(strategy=...) take."""
+        """Return the names that finetuning=... and finetune(strategy=...) take."""
         return cls.finetuning_strategies.available_keys()

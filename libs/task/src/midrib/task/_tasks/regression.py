@@ -1,4 +1,4 @@
-"""One number, or several, for each item."""
+"""Tasks that predict one number, or several, for each item."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from midrib.task._tasks.task import Task
 class RegressionTask(Task):
     """Predict num_targets numbers for each item.
 
-    Targets are [batch, num_targets], or [batch] where num_targets is 1; outputs have the same shape.
-    loss_fn: mean squared error.  metrics: mean absolute error.  Everything else is Task's.
+    Targets are [batch, num_targets], or [batch] if num_targets is 1; outputs have the same shape.
+    loss_fn: mean squared error.  metrics: mean absolute error.  All other arguments are Task's.
     """
 
     def __init__(
@@ -40,14 +40,14 @@ class RegressionTask(Task):
         self.num_targets = num_targets
 
     def forward(self, inputs: Any) -> Tensor:
-        """The predicted numbers: [batch, num_targets], or [batch] where num_targets is 1."""
+        """Return the predicted numbers: [batch, num_targets], or [batch] if num_targets is 1."""
         outputs = super().forward(inputs)
         return outputs.squeeze(-1) if self.num_targets == 1 else outputs
 
     def split_batch(self, batch: Any) -> tuple[Any, Tensor]:
-        """Inputs, and targets in the outputs' shape and type.  Raises ValueError for targets of another shape."""
+        """Return the inputs, and the targets in the outputs' shape and type.  Raises ValueError for another shape."""
         inputs, targets = super().split_batch(batch)
-        owed = (len(inputs),) if self.num_targets == 1 else (len(inputs), self.num_targets)
-        if tuple(targets.shape) not in (owed, (len(inputs), self.num_targets)):
-            raise ValueError(f"got targets of shape {list(targets.shape)}, expected {list(owed)}")
-        return inputs, targets.reshape(owed).to(self.dtype)
+        expected = (len(inputs),) if self.num_targets == 1 else (len(inputs), self.num_targets)
+        if tuple(targets.shape) not in (expected, (len(inputs), self.num_targets)):
+            raise ValueError(f"got targets of shape {list(targets.shape)}, expected {list(expected)}")
+        return inputs, targets.reshape(expected).to(self.dtype)

@@ -38,10 +38,10 @@ class Task(HasRegistries, Persistent):
     num_outputs: the head's width.  head, optimizer, lr_scheduler: a name, a callable, or (either, kwargs); the
     scheduler also (either, kwargs, lightning_config).  loss_fn: functions of (outputs, targets): one, a list, a mapping
     from names; None for a task that is not trained.  metrics: torchmetrics or functions, likewise.
-    learning_rate: None leaves the optimizer's default.  backbone_learning_rate: the backbone's own, where it trains.
+    learning_rate: None leaves the optimizer's default.  backbone_learning_rate: of the backbone, if it trains.
     finetuning: which layers train, see Finetuning; the default trains the head alone, over a local backbone or a
-    remote one.  train_bn: batch norms of frozen layers train all the same.
-    output_transform: what predict gives, unless told otherwise: a name among available_outputs(), (name, kwargs), or a
+    remote one.  train_bn: batch norms of frozen layers train too.
+    output_transform: the default output of predict: a name among available_outputs(), (name, kwargs), or a
     function of a Prediction.  backbone_kwargs: the loader's arguments.
     cache: a folder, or a FeatureCache, that keeps the features of a frozen backbone.
     """
@@ -85,18 +85,18 @@ class Task(HasRegistries, Persistent):
         self.train()
 
     def forward(self, inputs: Any) -> Tensor:
-        """The head's outputs.  inputs: as in features.  Returns [batch, num_outputs]."""
+        """Return the head's outputs: [batch, num_outputs].  inputs: as in features."""
         logits: Tensor = self.head(in_type_of(self.features(inputs), self.head))
         return logits
 
     # Training
 
     def metric_inputs(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """What the metrics see: outputs and targets as they are. Override to turn outputs into probabilities."""
+        """Return the arguments of the metrics: outputs and targets. Override it to turn outputs into probabilities."""
         return outputs, targets
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ARG002 (Lightning's signature)
-        """The summed loss of a batch; train_loss and the train metrics are logged at the epoch's end."""
+        """Return the summed loss of a batch; train_loss and the train metrics are logged at the epoch's end."""
         return self._step("train", batch)
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ARG002
@@ -108,7 +108,7 @@ class Task(HasRegistries, Persistent):
         self._step("test", batch, dataloader_idx)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:  # noqa: ARG002
-        """The batch's rows, as output_transform has them."""
+        """Return the batch's rows of output_transform."""
         return output_of(self, predict.inputs_of(self, batch), self.output_transform)
 
     def _step(self, stage: str, batch: Any, loader: int = 0) -> Tensor:
@@ -120,7 +120,7 @@ class Task(HasRegistries, Persistent):
         return total
 
     def configure_optimizers(self) -> Any:
-        """The optimizer over head and backbone, and the scheduler if there is one."""
+        """Return the optimizer over head and backbone, and the scheduler if the task has one."""
         backbone = dict(self.backbone.named_parameters(prefix="backbone"))
         head = [parameter for name, parameter in self.named_parameters() if name not in backbone]
         if self._trainer is not None and has_lightnings(self._trainer):  # it adds what it unfreezes to the optimizer
@@ -155,15 +155,15 @@ class Task(HasRegistries, Persistent):
         train_bn: bool | None = None,
         **fit_kwargs: Any,
     ) -> None:
-        """trainer.fit with a finetuning strategy.  fit_kwargs: the rest of fit's, such as datamodule and ckpt_path.
+        """Call trainer.fit with a finetuning strategy.  fit_kwargs: of fit, such as datamodule and ckpt_path.
 
-        Raises ValueError if the Trainer's own Finetuning callback says another strategy.
+        Raises ValueError if the Trainer's Finetuning callback has another strategy.
         """
         callback = finetuning_of(trainer)
         if strategy is not None and callback is not None and callback.strategy not in (None, strategy):
             raise ValueError(
-                f"finetune got strategy={strategy!r}, and the Trainer's Finetuning callback says "
-                f"{callback.strategy!r}: say it in one place"
+                f"finetune got strategy={strategy!r}, and the Trainer's Finetuning callback has "
+                f"{callback.strategy!r}: set it in one of them"
             )
         self.set_finetuning(strategy, train_bn=train_bn)
         trainer.fit(self, train_dataloaders, val_dataloaders, **fit_kwargs)
@@ -171,17 +171,18 @@ class Task(HasRegistries, Persistent):
     # Prediction
 
     def predict(self, data: Any, *, output: OutputLike | None = None, batch_size: int = 32) -> Any:
-        """One row of output for each item of data, in order.
+        """Return one row of output for each item of data, in order.
 
         data: a list of images, texts, clips or their paths; the path of a folder, whose files are taken in order of
         their paths, or of a table; a tensor or array of inputs; a DataLoader that does not shuffle; a data module.
         output: as output_transform, for this call.
-        Returns a tensor [rows, ...], or a list where rows are no numbers.
+        The result is a tensor [rows, ...], or a list if rows are not numbers.
+        Raises MediaError for an item that cannot be used, TypeError for other data.
         """
         return predict.predict(self, data, output or self.output_transform, batch_size)
 
     def embed(self, data: Any, *, progress: bool = False, batch_size: int = 32) -> npt.NDArray[np.floating[Any]]:
-        """The features of every item of data, in order: [rows, num_features].  data: as in predict."""
+        """Return the features of every item of data, in order: [rows, num_features].  data: as in predict."""
         return predict.embed(self, data, progress=progress, batch_size=batch_size)
 
     def as_embedder(self, layer: str = "backbone", *, sample: Any = None) -> EmbeddingTask:
@@ -212,7 +213,7 @@ class Task(HasRegistries, Persistent):
 class EmbeddingTask(Task):
     """A backbone without a head: forward, predict and embed all return its features.
 
-    All other arguments are Task's; with a loss_fn and finetuning="no_freeze" the backbone itself trains.
+    All other arguments are Task's; with a loss_fn and finetuning="no_freeze" the backbone trains.
     """
 
     def __init__(
