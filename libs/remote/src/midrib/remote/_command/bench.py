@@ -122,7 +122,7 @@ class _Counters:
         method = "/inference.GRPCInferenceService/ModelStatistics"
         try:
             response = await self._calls.run_async(
-                lambda: self._calls.ask(method, self._request, inference_pb2.ModelStatisticsResponse)
+                lambda: self._calls.invoke(method, self._request, inference_pb2.ModelStatisticsResponse)
             )
         except UnsupportedError:
             return None
