@@ -4,6 +4,7 @@ line for each.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -167,6 +168,24 @@ def test_loads_and_unloads_keep_processes_and_descriptors_flat(serve: Serve) -> 
             client.unload("doubling")
         assert open_descriptors() <= before
         assert client.list() == []
+
+
+def test_an_unload_gives_the_shared_memory_back_at_once(serve: Serve) -> None:
+    """Weights and batches are freed without waiting for the garbage collector."""
+    gc.collect()
+    gc.disable()
+    try:
+        with serve("doubling", replicas=2, admin=True) as running, Client(running.address, timeout=120) as client:
+            assert shared_files() >= 4
+            client.unload("doubling")
+            assert shared_files() == 0
+    finally:
+        gc.enable()
+
+
+def shared_files() -> int:
+    """The number of anonymous files of memory that this process has open."""
+    return sum("memfd:midrib" in str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink())
 
 
 def open_descriptors() -> int:

@@ -88,17 +88,8 @@ def load(requested: BackboneSettings, settings: Settings, registry: AbstractRegi
     a worker process ended while loading.
     """
     hosted = _host(requested, settings, registry)
-    info, limits = hosted.info, batch_limits(settings)
     registered = registry.describe(requested.name)
-    description = Description(
-        name=info.name,
-        revision=info.revision,
-        num_features=info.num_features,
-        input=info.input,
-        device=", ".join(info.devices),
-        dtype=info.dtype,
-        license=registered.license or "",
-    )
+    info, limits = hosted.info, batch_limits(settings)
     intake = Intake(
         hosted.backbone,
         pool,
@@ -107,12 +98,28 @@ def load(requested: BackboneSettings, settings: Settings, registry: AbstractRegi
         last_id=info.last_id,
         finite=bool(registered.metadata.get("finite", False)),
     )
-    served = ServedBackbone(description, hosted.compute_factories, limits, replica_factories=hosted.replica_factories)
+    served = ServedBackbone(
+        _description(info, registered.license or ""),
+        hosted.compute_factories,
+        limits,
+        replica_factories=hosted.replica_factories,
+    )
     served.worker_restarts = hosted.restarts
     if hosted.group is not None:
         hosted.group.on_lost = partial(_give_up, served)
-    return Loaded(
-        served, intake, hosted.plans, info.weight_bytes, requested.pinned, hosted.discard, hosted.worker_states
+    weight_bytes = info.weight_bytes
+    return Loaded(served, intake, hosted.plans, weight_bytes, requested.pinned, hosted.discard, hosted.worker_states)
+
+
+def _description(info: BackboneInfo, license_name: str) -> Description:
+    return Description(
+        name=info.name,
+        revision=info.revision,
+        num_features=info.num_features,
+        input=info.input,
+        device=", ".join(info.devices),
+        dtype=info.dtype,
+        license=license_name,
     )
 
 

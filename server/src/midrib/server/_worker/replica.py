@@ -236,6 +236,8 @@ class WorkerReplica:
     async def _close_supervisor(self) -> None:
         if self._ready is not None:
             await in_thread(self._ready.supervisor.close, f"ending a worker of {self._name}")
+        if not self._group.replicas:
+            self._group.on_lost = lambda: None  # it leads back here: a cycle keeps the shared memory until collected
         self._ended.set()
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
