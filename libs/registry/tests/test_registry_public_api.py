@@ -67,5 +67,5 @@ def test_the_guides_name_is_the_same_class() -> None:
 
 
 def test_the_import_is_light_and_of_the_standard_library_alone(run_python: Callable[[str], str]) -> None:
-    """A command that only lists names answers at once: what few calls need is imported by those."""
+    """A command that only lists names answers at once: modules that few calls need are imported by those."""
     assert run_python(_IMPORT) == "[]\n[]\nFalse\n"

@@ -1,4 +1,4 @@
-"""Real third-party packages: wheels made here, installed by pip into a virtual environment of their own."""
+"""Real third-party packages: wheels made here, installed by pip into their own virtual environment."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from midrib.registry import DuplicateKeyError, ImageInput, Registry
 
 
 def load_plain() -> tuple[Any, int]:
-    """A loader with a name of its own."""
+    """A loader whose function has a name."""
     return abs, 1
 
 

@@ -64,7 +64,7 @@ def test_no_registration_is_lost() -> None:
 
 
 def test_of_one_identity_one_thread_registers() -> None:
-    """The others get the error, whatever the timing."""
+    """The others get the error, with any timing."""
     registry = Registry("backbones")
     refused: list[int] = []
 

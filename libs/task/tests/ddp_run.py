@@ -1,4 +1,4 @@
-"""Two processes on two CPUs train one task; run by test_task_trainer.py, for each rank is a process of its own.
+"""Two processes on two CPUs train one task; run by test_task_trainer.py, for each rank is its own process.
 
 usage: ddp_run.py STRATEGY OUT
 """

@@ -253,7 +253,7 @@ def test_other_revisions_stay_if_there_is_no_room_anyway(tmp_path: Path) -> None
 
 
 def test_a_cache_travels_to_other_processes(tmp_path: Path) -> None:
-    """A copy holds no rows of its own; it finds them in the folder."""
+    """A copy holds no rows in memory; it finds them in the folder."""
     cache = FeatureCache(tmp_path)
     cache.features("rev", ROWS, Counted())
     copy, compute = pickle.loads(pickle.dumps(cache)), Counted()

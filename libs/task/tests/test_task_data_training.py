@@ -69,9 +69,9 @@ def test_a_split_gives_each_class_its_share(sizes: list[int], share: float, seed
 
 def test_the_seed_decides_the_split(folder: Path) -> None:
     """The same seed gives the same rows, another one others; both have the classes' shares."""
-    one, same, other = (ImageData.from_folder(folder, seed=seed).stages["val"].names for seed in (1, 1, 2))
-    assert one == same
-    assert one != other
+    first, same, other = (ImageData.from_folder(folder, seed=seed).stages["val"].names for seed in (1, 1, 2))
+    assert first == same
+    assert first != other
     assert ImageData.from_folder(folder).counts["val"] == {"green": 2, "red": 2}
 
 

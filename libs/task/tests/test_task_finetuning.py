@@ -50,7 +50,7 @@ def changed(before: dict[str, bytes], module: nn.Module) -> set[str]:
 def test_a_freeze_holds_every_byte_still(
     local: Pair, loader: DataLoader[Any], trainer: MakeTrainer, optimizer: Any
 ) -> None:
-    """Weights, batch norm statistics and counters: identical after fit, whatever the optimizer decays."""
+    """Weights, batch norm statistics and counters: identical after fit, with every optimizer."""
     before = state_of(local[0])
     trainer(max_epochs=2).fit(ClassificationTask(local, 3, optimizer=optimizer, learning_rate=0.1), loader, loader)
     assert state_of(local[0]) == before
@@ -153,7 +153,7 @@ def test_what_a_loader_froze_stays_frozen(local: Pair, loader: DataLoader[Any], 
 
 
 def test_frozen_layers_stay_in_eval_mode(local: Pair) -> None:
-    """task.train() is for what trains: a frozen backbone's dropout stays off."""
+    """task.train() is for trainable layers: a frozen backbone's dropout stays off."""
     task = ClassificationTask(local, 3).train()
     assert task.head.training
     assert not any(module.training for module in task.backbone.modules())

@@ -1,4 +1,4 @@
-"""Heads and outputs: what is trained on the features, and what predict gives."""
+"""Heads and outputs: the modules that train on the features, and what predict gives."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def list_of_mappings(rows: Tensor) -> Any:
 @settings(deadline=None, max_examples=25)
 @given(rows=st.integers(0, 20), batch_size=st.integers(1, 8))
 def test_rows_come_in_order_for_any_batching(rows: int, batch_size: int) -> None:
-    """One row for each item, whatever the batches."""
+    """One row for each item, with every batch size."""
     task = Task((nn.Identity(), 1), head=nn.Identity())
     inputs = torch.arange(float(rows)).reshape(rows, 1)
     assert torch.equal(task.predict(inputs, batch_size=batch_size), inputs)

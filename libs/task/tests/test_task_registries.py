@@ -17,7 +17,7 @@ ROWS = torch.linspace(-1, 1, 32).reshape(4, 8)
     "kind", ["backbones", "heads", "outputs", "optimizers_registry", "lr_schedulers_registry", "finetuning_strategies"]
 )
 def test_what_a_subclass_registers_no_other_class_sees(kind: str) -> None:
-    """Every class has registries of its own."""
+    """Every class has its own registries."""
 
     class Mine(ClassificationTask):
         pass
@@ -73,7 +73,7 @@ def test_a_class_tells_what_it_has() -> None:
 
 
 def test_a_backbones_details_are_readable() -> None:
-    """Its key, what it takes, and what it is."""
+    """Its key, arguments and summary."""
     details = ClassificationTask.get_backbone_details("mlp-128")
     assert details.startswith("template/classification/mlp-128(num_features: 'int')")
 
