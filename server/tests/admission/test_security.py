@@ -180,7 +180,7 @@ def test_half_a_token_file_changes_nothing(
     """It is logged, and who had a token has it still."""
     tenants.path.write_text(tenants.path.read_text()[:kept])
     guarded.server.reload()
-    assert "the tokens in force stay" in caplog.text
+    assert "the present tokens stay in force" in caplog.text
     assert list(embed(opened, tenants.trainer).embedding.shape) == [1, 3]
 
 

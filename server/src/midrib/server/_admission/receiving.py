@@ -17,9 +17,9 @@ from midrib.wire import OverloadedError
 
 # The limits of a tenant, of all peers without a token together, and of the server: for requests that cannot be given up
 # while they are received (those of unary methods), and for the others, which include streams that are still idle.
-_TENANT_LIMITS = (8, 16)
+_TENANT_LIMITS = (6, 8)
 _UNKNOWN_PEERS_LIMITS = (2, 2)
-_SERVER_LIMITS = (24, 48)
+_SERVER_LIMITS = (12, 8)
 # Requests that are there already are received in microseconds: their calls wait for one another for this time.
 _BURST_S = 0.05
 # Under pressure, a request that has not arrived after this time is given up, so that others are received.
