@@ -29,11 +29,11 @@ def shown(results: list[Array | Exception]) -> list[str]:
     return [str(result.tolist()) if isinstance(result, np.ndarray) else type(result).__name__ for result in results]
 
 
-@pytest.mark.parametrize("fault", ["exits", "quits", "crashes", "killed"])
+@pytest.mark.parametrize("fault", ["exits", "crashes", "killed"])
 def test_an_item_that_ends_the_worker_is_refused_and_the_others_get_their_rows(
     replica_of: ReplicaOf, fault: str
 ) -> None:
-    """os._exit, sys.exit, a segmentation fault, SIGKILL: the items beside it are computed by the worker's successor."""
+    """os._exit, a segmentation fault, SIGKILL: the items beside it are computed by the worker's successor."""
     replica = replica_of("doubling", {"fault": fault})
     results = replica.run(rows(1), rows(TRIGGER), rows(2))
     assert shown(results) == ["[[2.0, 2.0]]", "InternalError", "[[4.0, 4.0]]"]
@@ -61,6 +61,14 @@ def test_an_error_of_the_module_spoils_only_its_item_and_leaves_the_worker(repli
     results = replica.run(rows(1), rows(TRIGGER), rows(2))
     assert shown(results) == ["[[2.0, 2.0]]", "BatchFailedError", "[[4.0, 4.0]]"]
     assert "RuntimeError: secret detail of the device" in str(results[1])
+    assert replica.pid == before
+
+
+def test_a_module_that_calls_exit_spoils_only_its_item_and_leaves_the_worker(replica_of: ReplicaOf) -> None:
+    """sys.exit is an error of the module like any other."""
+    replica = replica_of("doubling", {"fault": "quits"})
+    before = replica.pid
+    assert shown(replica.run(rows(1), rows(TRIGGER))) == ["[[2.0, 2.0]]", "BatchFailedError"]
     assert replica.pid == before
 
 

@@ -12,9 +12,7 @@ import numpy as np
 
 from midrib.backbones import Backbone
 from midrib.registry import AbstractRegistry, InputSpec, TextInput
-from midrib.server._catalogue.device_setup import DeviceSetup
 from midrib.server._catalogue.info import BackboneInfo, batch_limits
-from midrib.server._catalogue.local import load_local
 from midrib.server._catalogue.processes import NotImportableError, host_in_processes
 from midrib.server._engine.compute import Compute
 from midrib.server._engine.description import Description
@@ -139,6 +137,8 @@ def _host(requested: BackboneSettings, settings: Settings, registry: AbstractReg
 
 
 def _in_threads(requested: BackboneSettings, settings: Settings, registry: AbstractRegistry) -> _Hosted:
+
+    from midrib.server._catalogue.local import load_local  # torch, which the server imports for this only
 
     local = load_local(requested, settings, registry)
     replicas = requested.replicas or settings.replicas

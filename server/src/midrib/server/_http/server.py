@@ -93,7 +93,9 @@ class HttpServer:
     async def stop(self, grace_s: float) -> None:
         """Finish the requests that are being answered within the grace, then close every connection."""
         self._janitor.cancel()
-        server = self._server()
+        server = self._runner.server
+        if server is None:  # it was stopped before
+            return
         cleanup = asyncio.ensure_future(self._runner.cleanup())
         await asyncio.wait({cleanup}, timeout=grace_s)
         for connection in server.connections:
