@@ -38,7 +38,7 @@ def test_a_missing_toolchain_is_a_skip(folder: Path, capsys: pytest.CaptureFixtu
 def test_a_machine_without_apt_get_skips_with_a_reason(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`--install` needs apt-get."""
     assert runner.main([], installing=True) == 0
-    assert "not installed, since that takes apt-get and root: rare-compiler" in capsys.readouterr().out
+    assert "not installed, since that needs apt-get and root: rare-compiler" in capsys.readouterr().out
 
 
 def test_a_user_without_root_skips_with_a_reason(
@@ -48,7 +48,7 @@ def test_a_user_without_root_skips_with_a_reason(
     fake_apt_get(folder, line="exit 0")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert runner.main([], installing=True) == 0
-    assert "takes apt-get and root" in capsys.readouterr().out
+    assert "needs apt-get and root" in capsys.readouterr().out
 
 
 def test_a_toolchain_that_could_not_be_installed_is_a_failure(

@@ -24,7 +24,7 @@ from midrib.server._server import Server
 from midrib.server._settings import BackboneSettings, Settings
 from midrib.server.testing import RunningServer, serving
 from midrib.v1 import backbone_pb2, backbone_pb2_grpc, embedding_pb2, embedding_pb2_grpc
-from midrib.wire import encode_tensor
+from midrib.wire import BackboneLoadingError, BackboneNotFoundError, encode_tensor
 
 LINEAR = "test/embedding/linear"
 Argument = backbone_pb2.Argument
@@ -194,6 +194,18 @@ async def test_whoever_is_to_be_loaded_is_loading_before_its_turn() -> None:
     await loading
     await server.stop(grace_s=5)
     assert state is State.LOADING
+
+
+async def test_names_are_loading_while_the_server_starts() -> None:
+    """Its modules are not imported yet: a client that reconnects must wait, and not be told that the name is wrong."""
+    server = Server(Settings(port=0, threads=1), registry=Registry("none"))
+    await server.start()
+    with pytest.raises(BackboneLoadingError, match="the server is starting"):
+        server.catalogue.entry("second")
+    await server.load()
+    with pytest.raises(BackboneNotFoundError, match="no backbone 'second' is served here"):
+        server.catalogue.entry("second")
+    await server.stop(grace_s=5)
 
 
 async def test_a_replica_that_cannot_start_takes_the_others_with_it() -> None:

@@ -107,6 +107,7 @@ class Server:
     async def start(self) -> None:
         """Listen. Calls are answered with UNAVAILABLE until `load` has ended."""
         CURRENT_ACCOUNTING.set(self.catalogue.accounting)
+        self.catalogue.starting = True
         self._grpc = grpc_server(self.settings, self.tokens, self._tracing)
         backbones = BackboneService(self.catalogue, admin=self.settings.admin)
         services: Any = DecodingServer(self._grpc, request_limits(self.settings), CODECS)  # the stubs ask for a server
@@ -150,6 +151,7 @@ class Server:
             await in_thread(partial(importlib.import_module, module), f"importing {module!r}")
         for requested in self.settings.backbones:
             self.catalogue.expect(requested)
+        self.catalogue.starting = False
         for requested in self.settings.backbones:
             await self.catalogue.load(requested)
         self.catalogue.complete = True

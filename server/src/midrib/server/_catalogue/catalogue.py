@@ -24,6 +24,7 @@ from midrib.server._observability.accounting import Accounting
 from midrib.server._observability.metrics import Metrics
 from midrib.server._settings import BackboneSettings, Settings
 from midrib.wire import (
+    BackboneLoadingError,
     BackboneNotFoundError,
     InvalidInputError,
     RevisionMismatchError,
@@ -41,6 +42,7 @@ class Catalogue:
     """The served backbones of one server.
 
     on_change: called with every entry whose state has changed, for the health service.
+    starting: whether the names to serve are not yet known, so that an unknown name may be one of them.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Catalogue:
         self.entries: dict[str, CatalogueEntry] = {}
         self.aliases: dict[str, str] = {}
         self.complete = False
+        self.starting = False
         self.closing = asyncio.Event()
         self.metrics = Metrics(self.served)
         self.metrics.registry.register(WorkerCollector(self.entries.values))
@@ -96,6 +99,8 @@ class Catalogue:
         matches = [entry for key, entry in self.entries.items() if key.endswith("/" + name)]
         if name and len(matches) == 1:
             return matches[0]
+        if self.starting:
+            raise BackboneLoadingError("the server is starting: try again shortly", retry_after=1.0)
         raise not_served(name, self.entries)
 
     def expect(self, requested: BackboneSettings) -> CatalogueEntry:

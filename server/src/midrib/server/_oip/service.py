@@ -20,7 +20,7 @@ from midrib.server._oip.description import config, index, metadata, statistics
 from midrib.server._oip.request import infer_response, open_request, wants_final_mark
 from midrib.server._oip.stream import InferStreamProtocol
 from midrib.v1 import backbone_pb2, embedding_pb2
-from midrib.wire import BackboneNotFoundError, InvalidInputError
+from midrib.wire import BackboneLoadingError, BackboneNotFoundError, InvalidInputError
 
 _EXTENSIONS = ("model_configuration", "model_repository", "parameters", "statistics")
 
@@ -45,7 +45,7 @@ class InferenceService:
         """Return whether a model answers now; false for a model that is not served."""
         try:
             entry = self._catalogue.entry(request.name)
-        except BackboneNotFoundError:
+        except (BackboneNotFoundError, BackboneLoadingError):
             return oip.ModelReadyResponse(ready=False)
         served = "" if entry.loaded is None else entry.loaded.served.description.revision
         return oip.ModelReadyResponse(ready=entry.state is State.READY and request.version in ("", served))
