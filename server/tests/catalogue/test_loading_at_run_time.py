@@ -113,6 +113,21 @@ def test_an_argument_that_is_not_plain_is_refused(
     assert caught.value.code() is Code.INVALID_ARGUMENT
 
 
+def test_a_missing_argument_is_named() -> None:
+    """The error is the caller's to act on, so it is not hidden in the log."""
+    registry = Registry("required")
+
+    @registry(name="sized", namespace="test/embedding", input=TensorInput((2,)))
+    def load_sized(width: int) -> tuple[nn.Module, int]:
+        return nn.Linear(2, width), width
+
+    with serving(registry=registry, admin=True) as running, grpc.insecure_channel(running.address) as channel:
+        stub: Any = backbone_pb2_grpc.BackboneServiceStub(channel)
+        with pytest.raises(grpc.RpcError, match="missing a required argument: 'width'") as caught:
+            stub.LoadBackbone(backbone_pb2.LoadBackboneRequest(name="sized"), timeout=10)
+        assert caught.value.code() is Code.INVALID_ARGUMENT
+
+
 def test_a_name_of_a_whole_catalogue_is_refused() -> None:
     """It would fetch what a client names."""
     fetched: list[str] = []

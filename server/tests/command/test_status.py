@@ -45,12 +45,19 @@ def test_a_running_server_is_shown() -> None:
     """A backbone whose replicas are threads has no workers."""
     with serving("identity", registry=REGISTRY, http_port=0, workers="thread") as running:
         address = str(running.server.http_address)
-        table = CliRunner().invoke(app, ["status", address])
+        table = CliRunner().invoke(app, ["status", f"http://{address}"])
         shown = CliRunner().invoke(app, ["status", address, "--json"])
     assert "test/embedding/identity" in table.stdout
     assert "thread" in table.stdout
     expected = {"name": "test/embedding/identity", "state": "ready", "restarts": 0, "workers": []}
     assert json.loads(shown.stdout) == [expected]
+
+
+def test_the_grpc_port_is_said_with_the_remedy() -> None:
+    """The two ports of a server are easily confused."""
+    remedy = pytest.raises(ConnectionError, match="does not speak HTTP: give the HTTP port")
+    with serving("identity", registry=REGISTRY, workers="thread") as running, remedy:
+        CliRunner().invoke(app, ["status", running.address], catch_exceptions=False, standalone_mode=False)
 
 
 def test_no_server_is_said_with_the_remedy() -> None:

@@ -38,6 +38,8 @@ def train(
     as_json: _Json = False,
 ) -> None:
     """Train a head on a folder or a table: a head to predict with, and a report of its accuracy and worst mistakes."""
+    _check_paths(data, val, test)
+    typer.echo(f"training a head on {backbone} ...", err=True)
     _prepare()
     from midrib.task._command.training import TrainingOptions
     from midrib.task._command.training import train as train_head
@@ -75,6 +77,9 @@ def predict(
     as_json: _Json = False,
 ) -> None:
     """Predict labels with a trained head: a line for each file or row. Exits with 1 if one cannot be predicted."""
+    head = head / "head.safetensors" if head.is_dir() else head
+    _check_paths(head, *inputs)
+    typer.echo(f"loading {head} ...", err=True)
     _prepare()
     from midrib.task._command.prediction import predict as predict_rows
 
@@ -85,6 +90,13 @@ def predict(
         complete = complete and row.error is None
     if not complete:
         raise typer.Exit(1)
+
+
+def _check_paths(*paths: Path | None) -> None:
+    """Raise FileNotFoundError for a path that does not exist, before anything slow is imported."""
+    for path in paths:
+        if path is not None and not path.exists():
+            raise FileNotFoundError(f"{path} does not exist: check the path")
 
 
 def _prepare() -> None:

@@ -6,6 +6,7 @@ import json
 import urllib.request
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from http.client import HTTPException
 from typing import Any
 from urllib.error import URLError
 
@@ -95,10 +96,15 @@ def _worker(backbone: BackboneStatus, replica: int) -> WorkerStatus:
 def read_metrics(address: str, token: str | None) -> str:
     """Return the metrics of a server in Prometheus' text form. Raises ConnectionError if no server answers."""
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    address = address.removeprefix("http://").rstrip("/")
     request = urllib.request.Request(f"http://{address}/metrics", headers=headers)  # noqa: S310 - http by construction
     try:
         with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as reply:  # noqa: S310
             return str(reply.read().decode())
+    except HTTPException as error:
+        raise ConnectionError(
+            f"{address} does not speak HTTP: give the HTTP port of the server, not its gRPC port"
+        ) from error
     except (URLError, OSError) as error:
         raise ConnectionError(
             f"no metrics at http://{address}/metrics ({error}): start the server with --http-port and give that port"

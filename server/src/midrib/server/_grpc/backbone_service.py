@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from midrib.registry import LoaderArgumentError
 from midrib.server._catalogue.catalogue import Catalogue
 from midrib.server._catalogue.descriptions import limits_message
 from midrib.server._catalogue.entry import CatalogueEntry
@@ -77,9 +78,12 @@ class BackboneService(backbone_pb2_grpc.BackboneServiceServicer):
         arguments = {key: _argument(key, value) for key, value in request.arguments.items()}
         self._check_arguments(name, arguments)
         settings = BackboneSettings(name=name, arguments=arguments, pinned=request.pinned)
-        if request.dry_run:
-            return await self._catalogue.plan(settings)
-        return await self._catalogue.load(settings, replace=request.replace)
+        try:
+            if request.dry_run:
+                return await self._catalogue.plan(settings)
+            return await self._catalogue.load(settings, replace=request.replace)
+        except LoaderArgumentError as error:
+            raise InvalidInputError(str(error), field="arguments") from error
 
     async def unload(self, name: str) -> None:
         """Unload a backbone, for every protocol. Raises PermissionDeniedError without admin rights."""

@@ -101,6 +101,10 @@ def _host_and_port(text: str, address: str) -> str:
     host, colon, port = text.strip().rpartition(":")
     if text.strip().endswith("]") or not colon:  # an IPv6 address without a port, or a bare name
         host, port = text.strip(), str(DEFAULT_PORT)
+    if "/" in text:
+        raise InvalidInputError(
+            f"address {address!r} also names a backbone: write {text.partition('/')[0]!r}, and pass the name to embed"
+        )
     if not host or not port.isdecimal() or not 0 < int(port) < 65536 or "/" in host:
         raise InvalidInputError(f"address {address!r} is not host:port: write gpu-box:{DEFAULT_PORT}")
     return f"{host}:{port}"

@@ -9,6 +9,7 @@ from typing import Any
 
 from pytorch_lightning import Trainer, seed_everything
 
+from midrib.backbones import load_backbone
 from midrib.registry import InputSpec
 from midrib.task._command.report import Report, evaluate
 from midrib.task._data.columns import ColumnLike
@@ -92,15 +93,19 @@ def _data(options: TrainingOptions) -> DataModule:
 
 
 def _kind(backbone: str) -> Kind:
-    """Return the kind of data of a backbone by its declaration, or by the data type that its key begins with."""
+    """Return the kind of data of a backbone by its declaration, or by the data type that its key begins with.
+
+    A served backbone is asked for its declaration: raises the errors of the connection.
+    """
+    if "://" in backbone:
+        return kind_of(load_backbone(backbone).input)
     registry = ClassificationTask.backbones
     entry = registry.get(backbone, with_metadata=True)
     spec: InputSpec | None = entry.input
     if spec is not None:
         return kind_of(spec)
     words = {"image": IMAGES, "text": TEXTS, "audio": CLIPS, "sentence-transformers": TEXTS, "transformers": TEXTS}
-    key = backbone.partition("://")[2].partition("/")[2] if "://" in backbone else entry.key
-    return words.get(key.partition("/")[0], ROWS)
+    return words.get(entry.key.partition("/")[0], ROWS)
 
 
 def _finetuning(options: TrainingOptions, data: DataModule) -> str:
