@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 # A batch is as large as the device computes in this time. A device runs one batch after the other, so this is how long
 # an item waits at most for a batch that computes; staging and handing over a batch cost about a hundredth of it.
-_MAX_BATCH_S = 0.1
+_MAX_BATCH_S = 0.25
 # But never smaller than this: devices compute several rows at a time faster than one after the other.
 _MIN_ROWS = 4
 # Rows of a batch before any was measured: small batches are soon done by a slow backbone too.
@@ -42,6 +42,8 @@ class BatchBudget:
 
     def __init__(self, limits: BatchLimits) -> None:
         self._limits = limits
+        self._max_rows = min(limits.max_rows, _UNMEASURED_ROWS)
+        self._timely_cost = limits.max_cost
         self._cost = 0.0
         self._seconds = 0.0
 
@@ -49,22 +51,21 @@ class BatchBudget:
         """Count a batch of this cost that was computed in `compute_s` seconds."""
         self._cost = _KEPT * self._cost + cost
         self._seconds = _KEPT * self._seconds + compute_s
+        if self._seconds:
+            self._max_rows = self._limits.max_rows
+            self._timely_cost = min(self._limits.max_cost, int(_MAX_BATCH_S * self._cost / self._seconds))
 
     def is_full(self, rows: int, cost: int) -> bool:
         """Return whether `rows` rows of this total cost fill a batch."""
-        return rows >= self._limits.max_rows or cost >= self._limits.max_cost or not self._timely(rows, cost, 1)
+        if rows >= self._max_rows or cost >= self._limits.max_cost:
+            return True
+        return rows >= _MIN_ROWS and cost >= self._timely_cost
 
     def rows_beside(self, rows: int, cost: int, row_cost: int) -> int:
         """Return the number of rows, each of `row_cost`, that a batch of `rows` and `cost` still takes.
 
         At least 1 if the batch is empty.
         """
-        fitting = min(self._limits.max_rows - rows, (self._limits.max_cost - cost) // row_cost)
-        return max(int(not rows), min(fitting, self._timely(rows, cost, row_cost)))
-
-    def _timely(self, rows: int, cost: int, row_cost: int) -> int:
-        """Return the number of further rows that the device computes in time."""
-        if not self._seconds:
-            return max(0, _UNMEASURED_ROWS - rows)
-        timely_cost = int(_MAX_BATCH_S * self._cost / self._seconds)
-        return max(0, _MIN_ROWS - rows, (timely_cost - cost) // row_cost)
+        fitting = min(self._max_rows - rows, (self._limits.max_cost - cost) // row_cost)
+        timely = max(_MIN_ROWS - rows, (self._timely_cost - cost) // row_cost)
+        return max(int(not rows), min(fitting, timely))

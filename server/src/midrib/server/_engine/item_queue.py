@@ -119,6 +119,8 @@ class ItemQueue:
 
     def _tag(self, item: Item) -> float:
         """Return the start tag of the rows of an item that one batch takes."""
+        if item.rows == 1:
+            return self.flows.tag(item, item.cost)
         return self.flows.tag(item, item.row_cost * min(item.rows, self.budget.rows_beside(0, 0, item.row_cost)))
 
     def _take_first(self, heap: list[tuple[float, int, Item]], rows: int) -> Item:
