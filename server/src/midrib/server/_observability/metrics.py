@@ -9,12 +9,13 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from midrib.server._engine.item import Item, Outcome
 from midrib.server._engine.served_backbone import OnBatch, ServedBackbone
+from midrib.server._observability.histograms import Histogram
 
 _SECONDS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
@@ -40,8 +41,8 @@ class Metrics:
     def of(self, served: ServedBackbone) -> OnBatch:
         """Return the function that observes the finished batches of a backbone, in seconds, rows and shares."""
         name = served.description.name
-        rows, fill, padding = (histogram.labels(name) for histogram in (self._rows, self._fill, self._padding))
-        queue, compute, total = (histogram.labels(name) for histogram in (self._queue, self._compute, self._total))
+        rows, fill, padding = (histogram.of(name) for histogram in (self._rows, self._fill, self._padding))
+        queue, compute, total = (histogram.of(name) for histogram in (self._queue, self._compute, self._total))
         budget = served.batcher.limits.max_cost
 
         def observe(batch: Sequence[Item], outcomes: Sequence[Outcome | Exception], compute_s: float) -> None:
@@ -57,8 +58,10 @@ class Metrics:
 
         return observe
 
-    def _histogram(self, name: str, documentation: str, buckets: Sequence[float]) -> Histogram:
-        return Histogram(name, documentation, ["backbone"], registry=self.registry, buckets=buckets)
+    def _histogram(self, name: str, documentation: str, bounds: Sequence[float]) -> Histogram:
+        histogram = Histogram(name, documentation, bounds)
+        self.registry.register(histogram)
+        return histogram
 
 
 class _AtScrape(Collector):
