@@ -141,8 +141,8 @@ def test_the_gradient_has_the_dtype_of_the_input(server: RunningServer, embedder
     )
 
     async def steps() -> np.ndarray[Any, Any]:
-        gradient, item = await embedder.gradient_held(request, CALLER)
-        item.release()
+        gradient, reservation = await embedder.gradient_held(request, CALLER)
+        reservation.release()
         return gradient.features
 
     features = server.run(steps(), timeout=20)

@@ -20,8 +20,6 @@ from midrib.wire import OverloadedError
 _TENANT_LIMITS = (6, 8)
 _UNKNOWN_PEERS_LIMITS = (2, 2)
 _SERVER_LIMITS = (12, 8)
-# Requests that are there already are received in microseconds: their calls wait for one another for this time.
-_BURST_S = 0.05
 # Under pressure, a request that has not arrived after this time is given up, so that others are received.
 _LATE_S = 10.0
 _LONGEST_WAIT_S = 30.0
@@ -92,16 +90,9 @@ class Receipt:
         self._entered: list[ReceivePool] = []
         self._fixed = Reservation(*[(pool.fixed, 1) for pool in pools])
 
-    async def enter_fixed(self) -> bool:
-        """Enter all pools, or none, soon; return whether there was room. The request cannot be given up."""
-        if self._fixed.hold():
-            return True
-        try:
-            async with asyncio.timeout(_BURST_S):
-                await self._fixed.acquire()
-        except TimeoutError:
-            return False
-        return True
+    def enter_fixed(self) -> bool:
+        """Enter all pools, or none; return whether there was room. The request cannot be given up."""
+        return self._fixed.hold()
 
     async def enter(self) -> None:
         """Enter all pools once there is room. Raises OverloadedError if there is none for a long time."""

@@ -79,17 +79,17 @@ class Embedder:
         tensor: [rows, ...], the input if it was read apart from the request.
         Raises what `open`, `OpenCall.accept` and `AcceptedItem.embed` raise.
         """
-        embedded, item = await self.embed_held(request, caller, tensor=tensor)
-        item.release()
+        embedded, reservation = await self.embed_held(request, caller, tensor=tensor)
+        reservation.release()
         return embedded
 
     async def embed_held(
         self, request: embedding_pb2.EmbedRequest, caller: Caller, *, tensor: Array | None = None
-    ) -> tuple[Embedded, AcceptedItem]:
-        """Do the same as `embed`, and return the item too: release it once the answer is written."""
+    ) -> tuple[Embedded, Reservation]:
+        """Do the same as `embed`, and return the item's reservation too: release it once the answer is written."""
         call = self.open(request, caller)
         item = await call.accept(request.input if tensor is None else tensor)
-        return await item.embed(), item
+        return await item.embed(), item.reservation
 
     async def embed_reserved(self, request: embedding_pb2.EmbedRequest, caller: Caller) -> Embedded:
         """Do the same as `embed` for a caller that has reserved the bytes of the item."""
@@ -97,8 +97,8 @@ class Embedder:
 
     async def gradient_held(
         self, request: embedding_pb2.BackwardRequest, caller: Caller
-    ) -> tuple[Embedded, AcceptedItem]:
-        """Return the gradient of an input, in the input's dtype, and its item; the forward pass runs again.
+    ) -> tuple[Embedded, Reservation]:
+        """Return the gradient of an input, in the input's dtype, and its reservation; the forward pass runs again.
 
         Raises InputKindError for an input of integers, and what `embed` raises.
         """
@@ -109,7 +109,7 @@ class Embedder:
             raise InputKindError(f"backbone {call.by.name!r} takes integers: they have no gradient")
         item = await call.accept((rows, intake.gradient(request.grad_embedding, len(rows))))
         embedded = await item.embed()
-        return embedded._replace(features=embedded.features.astype(rows.dtype, copy=False)), item
+        return embedded._replace(features=embedded.features.astype(rows.dtype, copy=False)), item.reservation
 
 
 class OpenCall:
@@ -167,12 +167,12 @@ class OpenCall:
 class AcceptedItem:
     """One input whose bytes are reserved, until `release`."""
 
-    __slots__ = ("_arrived", "_call", "_inputs", "_reservation", "_source")
+    __slots__ = ("_arrived", "_call", "_inputs", "_source", "reservation")
 
     def __init__(self, call: OpenCall, source: ItemInput, reservation: Reservation, arrived: float) -> None:
         self._call = call
         self._source: ItemInput | None = source
-        self._reservation = reservation
+        self.reservation = reservation
         self._arrived = arrived
         self._inputs: Array
 
@@ -216,7 +216,7 @@ class AcceptedItem:
 
     def release(self) -> None:
         """Release the bytes that the item holds."""
-        self._reservation.release()
+        self.reservation.release()
 
     async def _read(self, source: embedding_pb2.Input | _Arrays | None) -> _Arrays:
         if isinstance(source, embedding_pb2.Input):

@@ -18,10 +18,10 @@ import grpc
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, Message
 
-from midrib.server._admission.receiving import CURRENT_RECEIVER
+from midrib.server._admission.receiving import CURRENT_RECEIVER, ReceiveLimits
 from midrib.server._grpc.element_count import ElementLimits, check_elements
 from midrib.server._grpc.errors import Context, abort
-from midrib.server._grpc.receiving import Messages
+from midrib.server._grpc.receiving import Messages, ReceiveGate
 from midrib.server._grpc.unread import SMALL_ANSWER_BYTES, UnreadCalls
 from midrib.wire import InvalidInputError, LimitExceededError, MidribError
 
@@ -61,12 +61,14 @@ class RequestLimits:
     small_bytes: the size of a request to a method without data: lists, health, loading.
     data_methods: paths of the methods whose requests may be larger.
     max_unread_s: how long an answer may wait to be read before its connection is closed.
+    has_tokens: whether callers are told apart by their tokens.
     """
 
     elements: ElementLimits
     small_bytes: int
     data_methods: frozenset[str]
     max_unread_s: float
+    has_tokens: bool
 
 
 class _Refused(NamedTuple):
@@ -92,23 +94,27 @@ class DecodingServer:
     ) -> None:
         self._server = server
         self._reading = _Reading(limits, codecs, UnreadCalls(limits.max_unread_s))
+        self._gate = ReceiveGate(ReceiveLimits(has_tokens=limits.has_tokens))
 
     def add_generic_rpc_handlers(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
         """Serve the methods of these services."""
-        self._server.add_generic_rpc_handlers([_CarefulService(handler, self._reading) for handler in handlers])
+        services = [_CarefulService(handler, self._reading, self._gate) for handler in handlers]
+        self._server.add_generic_rpc_handlers(services)
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler]) -> None:
-        """Serve these methods of a service."""
-        careful = {name: _careful(handler, self._reading, f"/{service}/{name}") for name, handler in handlers.items()}
-        self._server.add_registered_method_handlers(service, careful)
+        """Do nothing: `add_generic_rpc_handlers` has the same methods.
+
+        gRPC waits for the next call of each registered method with a task, and sets all of them up again for each call.
+        """
 
 
 class _CarefulService(grpc.GenericRpcHandler):
     """A service whose methods are wrapped."""
 
-    def __init__(self, service: grpc.GenericRpcHandler, reading: _Reading) -> None:
+    def __init__(self, service: grpc.GenericRpcHandler, reading: _Reading, gate: ReceiveGate) -> None:
         self._service = service
         self._reading = reading
+        self._gate = gate
         self._methods: dict[str, Handler] = {}
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
@@ -119,7 +125,7 @@ class _CarefulService(grpc.GenericRpcHandler):
             if handler is None:  # not remembered: a client may send any name
                 return None
             self._methods[method] = _careful(handler, self._reading, method)
-        return self._methods[method]
+        return self._gate.handler(self._methods[method])
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,8 @@ class EmbeddingService(embedding_pb2_grpc.EmbeddingServiceServicer):
         """Return the embedding of one batch; refused at once if the quota is full."""
         request = call.request
         caller = caller_of(context, priority=request.priority)
-        embedded, item = await self._embedder.embed_held(request, caller, tensor=call.tensor)
-        release_once_written(context, item, embedded.features)
+        embedded, reservation = await self._embedder.embed_held(request, caller, tensor=call.tensor)
+        release_once_written(context, reservation, embedded.features)
         return write_embed_response(embedded.features, request.options, embedded.by.revision, embedded.timing)
 
     async def Backward(
@@ -39,8 +39,8 @@ class EmbeddingService(embedding_pb2_grpc.EmbeddingServiceServicer):
     ) -> embedding_pb2.BackwardResponse:
         """Return the gradient of an input, in the input's dtype; the forward pass runs again."""
         caller = caller_of(context, priority=embedding_pb2.PRIORITY_TRAINING)
-        gradient, item = await self._embedder.gradient_held(request, caller)
-        release_once_written(context, item, gradient.features)
+        gradient, reservation = await self._embedder.gradient_held(request, caller)
+        release_once_written(context, reservation, gradient.features)
         return embedding_pb2.BackwardResponse(
             grad_input=encode_tensor(gradient.features), revision=gradient.by.revision, timing=gradient.timing
         )

@@ -49,21 +49,18 @@ class Guard(grpc.aio.ServerInterceptor):
         self._tokens = tokens
         self._public_health = public_health
 
-    async def intercept_service(
-        self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
-    ) -> Handler | None:
+    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any) -> Any:
         """Return the handler of a call, or one that refuses the call."""
-        handler: Handler | None = await continuation(handler_call_details)
         method = handler_call_details.method
-        if handler is None or (self._public_health and method.startswith(_HEALTH)):
-            return handler
+        if self._public_health and method.startswith(_HEALTH):
+            return await continuation(handler_call_details)
         headers = [value for key, value in handler_call_details.invocation_metadata if key == "authorization"]
         try:
             tenant = self._tokens.tenant(headers, scope_of(method))
         except MidribError as error:
             return _refusing(error)
         CURRENT_TENANT.set(tenant)
-        return handler
+        return await continuation(handler_call_details)
 
 
 def scope_of(method: str) -> Scope:

@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from midrib.server._admission.receiving import ReceiveLimits
 from midrib.server._admission.tls import TlsFiles, server_credentials
 from midrib.server._admission.tokens import Tokens
 from midrib.server._grpc.decoding import RequestLimits
 from midrib.server._grpc.element_count import ElementLimits
 from midrib.server._grpc.guard import EMBEDDING_METHODS, Guard
-from midrib.server._grpc.receiving import ReceiveGate
 from midrib.server._settings import MEBI, Settings
 
 if TYPE_CHECKING:
@@ -38,7 +36,6 @@ def grpc_server(settings: Settings, tokens: Tokens | None, tracing: Tracing | No
         from midrib.server._grpc.tracing import TracingInterceptor
 
         interceptors.append(TracingInterceptor(tracing))
-    interceptors.append(ReceiveGate(ReceiveLimits(has_tokens=tokens is not None)))
     if tokens is not None:
         interceptors.append(Guard(tokens, public_health=settings.public_health))
     return grpc.aio.server(interceptors=interceptors, options=_options(settings))
@@ -71,6 +68,7 @@ def request_limits(settings: Settings) -> RequestLimits:
         small_bytes=min(_MAX_SMALL_REQUEST_BYTES, settings.max_message_bytes),
         data_methods=EMBEDDING_METHODS,
         max_unread_s=settings.max_unread_s,
+        has_tokens=settings.tokens is not None,
     )
 
 

@@ -19,7 +19,7 @@ _MIN_SMALL_MESSAGES = 2
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
-class ReceiveGate(grpc.aio.ServerInterceptor):
+class ReceiveGate:
     """Lets a request be received once there is room for it.
 
     gRPC receives the request of a unary method before any code of ours runs, and cannot stop. If many are being
@@ -29,20 +29,15 @@ class ReceiveGate(grpc.aio.ServerInterceptor):
     def __init__(self, limits: ReceiveLimits) -> None:
         self._limits = limits
 
-    async def intercept_service(
-        self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
-    ) -> Handler | None:
-        """Return the handler of a call: its own, or one that waits for room."""
-        handler: Handler | None = await continuation(handler_call_details)
-        if handler is None:
-            return None
+    def handler(self, handler: Handler) -> Handler:
+        """Return the handler of the call that the current task serves: this one, or one that waits for room."""
         receiver = self._limits.receiver()
         CURRENT_RECEIVER.set(receiver)
         if handler.request_streaming:
             return handler
         receipt = receiver.receipt = Receipt(receiver.pools)
         task = asyncio.current_task()
-        if task is None or not await receipt.enter_fixed():
+        if task is None or not receipt.enter_fixed():
             return _waiting(handler, receipt)
         task.add_done_callback(lambda _task: receipt.leave())
         return handler

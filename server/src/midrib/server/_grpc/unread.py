@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from midrib.server._calls.embedder import AcceptedItem
+from midrib.server._admission.quotas import Reservation
 from midrib.server._grpc.errors import Context
 from midrib.wire import Array
 
@@ -78,15 +78,15 @@ class UnreadCalls:
             self._schedule()
 
 
-def release_once_written(context: Any, item: AcceptedItem, answer: Array) -> None:
-    """Release what an item holds once the answer of its unary call is written, or its connection has ended.
+def release_once_written(context: Any, reservation: Reservation, answer: Array) -> None:
+    """Release what the item of a unary call holds once its answer is written, or its connection has ended.
 
-    answer: [rows, ...]; a small one releases the item at once.
+    answer: [rows, ...]; it is released at once if this is small.
     """
     if answer.nbytes <= SMALL_ANSWER_BYTES:
-        item.release()
+        reservation.release()
     else:
-        context.add_done_callback(lambda _context: item.release())
+        context.add_done_callback(lambda _context: reservation.release())
 
 
 def close_connections(peers: set[str]) -> int:

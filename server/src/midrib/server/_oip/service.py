@@ -67,7 +67,7 @@ class InferenceService:
         call, source = await open_request(self._embedder, request, caller_of(context))
         item = await call.accept(source)
         embedded = await item.embed()
-        release_once_written(context, item, embedded.features)
+        release_once_written(context, item.reservation, embedded.features)
         return infer_response(embedded, request.id, is_final=wants_final_mark(request))
 
     async def ModelStreamInfer(self, request_iterator: AsyncIterator[oip.ModelInferRequest], context: Context) -> None:
