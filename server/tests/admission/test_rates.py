@@ -12,6 +12,7 @@ import grpc
 import pytest
 
 from midrib.registry import Registry
+from midrib.server._admission.quotas import Quota, Reservation
 from midrib.server._admission.rates import Rate
 from midrib.server._admission.tokens import Scope, new_token
 from midrib.server.testing import RunningServer, serving
@@ -49,6 +50,19 @@ def test_an_amount_above_the_rate_is_admitted_and_paid_for_later() -> None:
     with pytest.raises(OverloadedError, match="try again in 2.1 s") as refused:
         rate.acquire_nowait(1)
     assert refused.value.retry_after == pytest.approx(2.1)
+
+
+def test_a_refused_request_uses_nothing() -> None:
+    """A caller who is refused because too much is in flight may try again at once when that has ended."""
+    rate, in_flight = Rate(1, what="requests", clock=Clock()), Quota(10)
+    in_flight.acquire_nowait(10)
+    for _ in range(3):
+        with pytest.raises(OverloadedError, match="10 bytes are in flight and 5 more were asked for, limit 10"):
+            Reservation((rate, 1), (in_flight, 5)).acquire_nowait()
+    in_flight.release(10)
+    Reservation((rate, 1), (in_flight, 5)).acquire_nowait()
+    with pytest.raises(OverloadedError, match="more than 1 requests per second"):
+        Reservation((rate, 1), (in_flight, 5)).acquire_nowait()
 
 
 async def test_a_stream_waits_for_the_rate() -> None:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from midrib.registry import Registry
-from midrib.server._http.body import MAX_BODY_BYTES, MAX_VALUES, count_values, off_loop, parse_json
+from midrib.server._http.body import MAX_BODY_BYTES, MAX_COMMAS, MAX_VALUES, count_values, off_loop, parse_json
 from midrib.server.testing import RunningServer, serving
 from midrib.wire import InvalidInputError, LimitExceededError
 from server.tests.http.calls import JSON, Answer, freed
@@ -35,13 +35,21 @@ def counted(value: Any) -> int:
     return int(isinstance(value, str))
 
 
+def commas(value: Any) -> int:
+    """The number of commas between the elements of the lists and dicts in a value."""
+    if not isinstance(value, list | dict):
+        return 0
+    elements = value.values() if isinstance(value, dict) else value
+    return max(0, len(value) - 1) + sum(map(commas, elements))
+
+
 @given(value=VALUES, size=st.integers(1, 9))
 def test_values_are_counted_without_parsing(value: Any, size: int) -> None:
     """Strings with quotes, escapes and brackets included, wherever the text is cut to be counted."""
     text = json.dumps(value, ensure_ascii=False).encode(errors="surrogatepass")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("midrib.server._http.body._COUNTED_AT_ONCE", size)
-        assert count_values(text) == counted(value)
+        assert count_values(text) == (counted(value), commas(value))
 
 
 @pytest.mark.parametrize(
@@ -52,6 +60,14 @@ async def test_too_many_values_are_refused_before_any_is_built(element: bytes, m
     monkeypatch.setattr("midrib.server._http.body.json.loads", None)
     with pytest.raises(LimitExceededError, match=f"at most {MAX_VALUES} are accepted: split it"):
         await parse_json(b"[" + b",".join([element] * MAX_VALUES) + b"]")
+
+
+async def test_too_many_numbers_are_refused_before_any_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Millions of numbers hold up the event loop while the garbage collector visits them."""
+    monkeypatch.setattr("midrib.server._http.body.json.loads", None)
+    row = b"[" + b",".join([b"5"] * 2048) + b"]"
+    with pytest.raises(LimitExceededError, match=f"numbers and other elements, at most {MAX_COMMAS} are accepted"):
+        await parse_json(b"[" + b",".join([row] * 600) + b"]")
 
 
 async def test_a_text_full_of_brackets_is_one_value() -> None:
@@ -136,7 +152,6 @@ def test_an_answer_that_is_not_read_is_given_up(impatient_server: RunningServer)
     """Its connection ends after max_unread_s, and it counts in the quotas until then."""
     connection = http.client.HTTPConnection(str(impatient_server.server.http_address))
     connection.sock = stream = connected(impatient_server)
-    stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     connection.request("POST", "/v1/embeddings", json.dumps({"model": "words", "input": ["x"] * 1024}), JSON)
     response = connection.getresponse()
     bytes_held = impatient_server.server.embedder.in_flight.held

@@ -53,6 +53,10 @@ class Quota:
                 self.held += waiting
                 admitted.set_result(None)
 
+    def undo(self, amount: int) -> None:
+        """Release an amount of a request that was refused."""
+        self.release(amount)
+
     def hold(self, amount: int) -> bool:
         """Hold the amount if there is room and no other caller waits; return whether it is held."""
         if self._waiting or not self._has_room(amount):
@@ -78,7 +82,10 @@ class Limit(Protocol):
         """Hold the amount once there is room."""
 
     def release(self, amount: int) -> None:
-        """Release the amount."""
+        """Release the amount once the request is answered."""
+
+    def undo(self, amount: int) -> None:
+        """Return the amount of a request that was refused."""
 
 
 class Reservation:
@@ -98,14 +105,14 @@ class Reservation:
                 quota.acquire_nowait(amount)
                 self._reserved.append((quota, amount))
         except OverloadedError:
-            self.release()
+            self._undo()
             raise
 
     def hold(self) -> bool:
         """Hold all amounts if there is room for all; return whether they are held."""
         for quota, amount in self._amounts:
             if not quota.hold(amount):
-                self.release()
+                self._undo()
                 return False
             self._reserved.append((quota, amount))
         return True
@@ -118,7 +125,7 @@ class Reservation:
                     await quota.acquire(amount)
                 self._reserved.append((quota, amount))
         except asyncio.CancelledError:
-            self.release()
+            self._undo()
             raise
 
     def release(self) -> None:
@@ -126,3 +133,8 @@ class Reservation:
         while self._reserved:
             quota, amount = self._reserved.pop()
             quota.release(amount)
+
+    def _undo(self) -> None:
+        while self._reserved:
+            quota, amount = self._reserved.pop()
+            quota.undo(amount)

@@ -49,6 +49,10 @@ class Rate:
     def release(self, amount: int) -> None:
         """Do nothing: an amount that was used is not returned."""
 
+    def undo(self, amount: int) -> None:
+        """Return an amount that was not used, because the request was refused."""
+        self._saved = min(self.limit, self._saved + amount)
+
     def _wait_s(self, amount: int) -> float:
         now = self._clock()
         self._saved = min(self.limit, self._saved + (now - self._since) * self.limit)
