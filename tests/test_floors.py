@@ -63,7 +63,8 @@ LAYERS: dict[str, dict[str, list[str]]] = {
     "midrib.remote": {
         "_connect": [],
         "_items": [],
-        "_stream": ["_connect", "_items"],
+        "_shared_memory": [],
+        "_stream": ["_connect", "_items", "_shared_memory"],
         "_clients": ["_connect", "_items", "_stream"],
         "_torch": ["_connect", "_items", "_stream", "_clients"],
         "_files": ["_connect", "_items", "_stream", "_clients", "_torch"],

@@ -137,7 +137,7 @@ class Settings(BaseSettings):
     The default holds four of the largest batches: one that computes, one that is staged, and two that wait.
     """
     shared_memory: bool = True
-    """Exchange tensors through shared memory with clients that run on this machine as the server's user (Linux only)."""
+    """Exchange tensors through shared memory with clients on this machine that run as the server's user (Linux)."""
     max_shared_memory_bytes: int = Field(default=256 * MEBI, ge=0)
     """Bytes of shared memory of all streams together, up to 24 MiB each. Further streams send their inputs in messages.
 
