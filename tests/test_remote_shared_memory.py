@@ -6,7 +6,6 @@ import asyncio
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from midrib.registry import Registry, TensorInput, TextInput
 from midrib.remote import AsyncClient, Client, RemoteBackbone
 from midrib.server.testing import RunningServer, serving
-from midrib.wire import InvalidInputError, UnsupportedError
+from midrib.wire import Array, InvalidInputError, UnsupportedError
 
 REGISTRY = Registry("for shared memory")
 NAME = "test/embedding/wide"
@@ -62,7 +61,7 @@ def without() -> Iterator[RunningServer]:
         yield running
 
 
-def rows(count: int, seed: int = 0) -> np.ndarray[Any, Any]:
+def rows(count: int, seed: int = 0) -> Array:
     return np.random.default_rng(seed).standard_normal((count, WIDTH), np.float32)
 
 
@@ -89,7 +88,7 @@ def test_every_type_of_features(server: RunningServer, dtype: str) -> None:
 @pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint8])
 def test_integers(server: RunningServer, dtype: type) -> None:
     """Token ids are copied by the server before it checks them."""
-    ids = np.random.default_rng(0).integers(0, 200, (400, 256)).astype(dtype)
+    ids: Array = np.random.default_rng(0).integers(0, 200, (400, 256)).astype(dtype)
     with Client(server.address, shared_memory=True) as client:
         np.testing.assert_array_equal(client.embed(IDS, ids)[:, 0], ids.sum(1, dtype=np.int64))
 

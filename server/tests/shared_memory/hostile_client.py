@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import mmap
 import os
 import queue
@@ -79,7 +80,11 @@ def connected(offer: SharedMemory) -> socket.socket:
     """Return a connection to the server's socket."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     connection.settimeout(KEY_S)
-    connection.connect(f"\0{offer.socket}")
+    try:
+        connection.connect(f"\0{offer.socket}")
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
@@ -129,7 +134,5 @@ def until(running: RunningServer, reached: Callable[[], bool]) -> None:
 
 
 async def _until(reached: Callable[[], bool]) -> None:
-    import asyncio
-
     while not reached():
         await asyncio.sleep(0.01)

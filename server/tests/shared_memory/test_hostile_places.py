@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import threading
 from collections.abc import Iterator
@@ -109,8 +110,6 @@ def test_the_segment_keeps_its_size(stream: SharedStream, size: int) -> None:
 
 def test_a_hole_in_the_segment_reads_as_zeros(stream: SharedStream) -> None:
     """A client can give the pages back while the server reads them."""
-    import mmap
-
     stream.write(0, rows_of(3, 4))
     stream.memory.madvise(mmap.MADV_REMOVE)
     stream.send(shared_item(1))
@@ -163,13 +162,15 @@ def _reason(stream: SharedStream) -> str:
 
 def test_a_server_that_shares_no_memory_offers_none(test_registry: Registry) -> None:
     """`shared_memory = false` turns it off; the stream works without."""
-    with serving("gate", registry=test_registry, shared_memory=False) as running:
-        with grpc.insecure_channel(running.address) as channel:
-            stream = SharedStream(EmbeddingServiceStub(channel), "gate")
-            assert not stream.opened.HasField("shared_memory")
-            stream.send(sent_item(1, rows_of(1, 2)))
-            assert features(stream.result()) == [[2, 4]]
-            stream.finish()
+    with (
+        serving("gate", registry=test_registry, shared_memory=False) as running,
+        grpc.insecure_channel(running.address) as channel,
+    ):
+        stream = SharedStream(EmbeddingServiceStub(channel), "gate")
+        assert not stream.opened.HasField("shared_memory")
+        stream.send(sent_item(1, rows_of(1, 2)))
+        assert features(stream.result()) == [[2, 4]]
+        stream.finish()
 
 
 def test_a_key_works_once(stream: SharedStream) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import socket
@@ -50,11 +51,13 @@ async def _fetch(offer: SharedMemory) -> int:
             raise OSError("the server runs on another machine, or in another container") from error
         if _peer_user(connection) != os.geteuid():
             raise OSError("the server runs as another user")
-        connection.send(offer.key)
-        await _readable(connection)
-        _, descriptors, _, _ = socket.recv_fds(connection, 1, 1, socket.MSG_CMSG_CLOEXEC)
+        descriptors: list[int] = []
+        with contextlib.suppress(ConnectionError):  # the server closed the connection
+            connection.send(offer.key)
+            await _readable(connection)
+            _, descriptors, _, _ = socket.recv_fds(connection, 1, 1, socket.MSG_CMSG_CLOEXEC)
         if not descriptors:
-            raise OSError("the server has no memory left to share, or runs as another user")
+            raise OSError("the server has no memory left to share")
         return descriptors[0]
 
 
