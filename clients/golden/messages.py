@@ -48,6 +48,9 @@ from midrib.v1.embedding_pb2 import (
     Opened,
     Options,
     Result,
+    SharedItem,
+    SharedMemory,
+    SharedTensor,
     Texts,
     Timing,
 )
@@ -170,3 +173,10 @@ def _streamed() -> Iterator[tuple[str, Message]]:
     yield "result", EmbedStreamResponse(result=Result(id=MAX_UINT64, embedding=ROWS, timing=TIMING))
     yield "refused item", EmbedStreamResponse(result=Result(id=1, error=REFUSED, timing=TIMING))
     yield "go away", EmbedStreamResponse(go_away=GoAway(reason="draining"))
+    yield "open for shared memory", EmbedStreamRequest(open=Open(backbone=NAME, shared_memory=True))
+    memory = SharedMemory(socket="midrib-0123456789abcdef", key=bytes(range(16)), size_bytes=1 << 24)
+    yield "opened with shared memory", EmbedStreamResponse(opened=Opened(num_features=1280, shared_memory=memory))
+    tensor = SharedTensor(dtype=DATA_TYPE_FLOAT32, shape=[16, 3, 224, 224], offset=1 << 20)
+    shared = SharedItem(input=tensor, result_offset=64, result_bytes=128)
+    yield "shared item", EmbedStreamRequest(item=Item(id=MAX_UINT64, shared=shared))
+    yield "shared result", EmbedStreamResponse(result=Result(id=MAX_UINT64, shared=tensor, timing=TIMING))

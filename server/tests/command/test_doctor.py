@@ -6,6 +6,7 @@ import json
 import threading
 from typing import Any
 
+import pytest
 from torch import Tensor, nn
 
 from midrib.registry import Registry, TensorInput
@@ -49,6 +50,16 @@ def test_doctor_tells_slow_from_refused(midrib: Any) -> None:
     assert (done.returncode, "FAIL" in done.stdout) == (0, False)
     assert "256 rows were not embedded within 0.5 s" in done.stdout
     assert "raise --timeout to measure it" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("shared_memory", "words"), [(True, "used for large tensors"), (False, "not used: the server offers none")]
+)
+def test_doctor_says_whether_memory_is_shared(midrib: Any, shared_memory: bool, words: str) -> None:
+    """Neither is a failure."""
+    with serving({"name": "mlp-128", "arguments": {"num_features": 4}}, shared_memory=shared_memory) as server:
+        done = midrib("doctor", server.url("template/classification/mlp-128"))
+    assert (done.returncode, words in done.stdout) == (0, True)
 
 
 def test_doctor_takes_a_short_name(midrib: Any) -> None:

@@ -84,6 +84,7 @@ class Server:
         self.catalogue.tracing = self._tracing = tracing_for(tracer_provider)
         self.embedder = Embedder(self.catalogue)
         self.tokens = None if settings.tokens is None else Tokens(settings.tokens)
+        self._embedding: EmbeddingService
         self._grpc: grpc.aio.Server
         self._admin: grpc.aio.Server | None = None
         self._admin_port = 0
@@ -112,7 +113,8 @@ class Server:
         backbones = BackboneService(self.catalogue, admin=self.settings.admin)
         services: Any = DecodingServer(self._grpc, request_limits(self.settings), CODECS)  # the stubs ask for a server
         backbone_pb2_grpc.add_BackboneServiceServicer_to_server(backbones, services)
-        embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(EmbeddingService(self.embedder), services)
+        self._embedding = EmbeddingService(self.embedder)
+        embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(self._embedding, services)
         add_inference_service(InferenceService(self.embedder, backbones), services)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, services)
         reflections = ReflectionService(_SERVICES, reflection_pool(_SERVICES), stopping=self._stopping)
@@ -167,6 +169,7 @@ class Server:
         await self._health.set("", _NOT_SERVING)
         await self.catalogue.close(grace)
         self._stopping.set()
+        self._embedding.close()
         await self._answer_what_has_arrived(min(grace, _MAX_SETTLING_S))
         grace = max(_LAST_ANSWERS_S, end - time.monotonic())
         if self._http is not None:

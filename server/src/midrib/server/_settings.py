@@ -136,6 +136,13 @@ class Settings(BaseSettings):
 
     The default holds four of the largest batches: one that computes, one that is staged, and two that wait.
     """
+    shared_memory: bool = True
+    """Exchange tensors through shared memory with clients on this machine that run as the server's user (Linux)."""
+    max_shared_memory_bytes: int = Field(default=256 * MEBI, ge=0)
+    """Bytes of shared memory of all streams together, up to 24 MiB each. Further streams send their inputs in messages.
+
+    A token's streams have at most its max_in_flight_bytes.
+    """
     max_batch_rows: int = Field(default=1024, ge=1)
     """Rows per forward pass, and therefore per item."""
     max_batch_elements: int = Field(default=8 * MEBI, ge=1)

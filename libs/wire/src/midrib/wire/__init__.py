@@ -23,6 +23,7 @@ from midrib.wire._inputs import decode_input_spec, encode_input_spec
 from midrib.wire._status import error_to_status, status_to_error
 from midrib.wire._tensor import (
     Array,
+    checked_size,
     code_from_dtype,
     decode_tensor,
     dtype_from_code,
@@ -50,6 +51,7 @@ __all__ = [
     "UnavailableError",
     "UnsupportedError",
     "array_bytes",
+    "checked_size",
     "code_from_dtype",
     "decode_input_spec",
     "decode_tensor",

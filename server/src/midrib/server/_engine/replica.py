@@ -149,6 +149,7 @@ class Replica:
         try:
             while (job := self._jobs.get()) is not None:
                 self._launch(job)
+                del job  # while the thread waits, nothing keeps the inputs of the last batch
         except BaseException as error:  # noqa: BLE001 - the thread is lost; its items must not be
             self._loop.call_soon_threadsafe(self._lose, error)
         self._staging.shutdown()

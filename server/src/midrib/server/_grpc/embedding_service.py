@@ -12,9 +12,20 @@ from midrib.server._grpc.fast_codec import EmbedCall, StreamItem, write_embed_re
 from midrib.server._grpc.guard import caller_of
 from midrib.server._grpc.item_stream import ItemStream
 from midrib.server._grpc.unread import release_once_written
+from midrib.server._shared_memory.streams import StreamMemories, StreamMemory
 from midrib.v1 import embedding_pb2, embedding_pb2_grpc
 from midrib.v1.embedding_pb2 import EmbedStreamRequest, EmbedStreamResponse, Result
-from midrib.wire import MidribError, StreamProtocolError, encode_tensor, error_to_status
+from midrib.v1.tensor_pb2 import DATA_TYPE_INT8
+from midrib.wire import (
+    InvalidInputError,
+    MidribError,
+    StreamProtocolError,
+    code_from_dtype,
+    dtype_from_code,
+    encode_tensor,
+    error_to_status,
+    is_floating,
+)
 
 Request: TypeAlias = EmbedStreamRequest | StreamItem
 _DRAINING = embedding_pb2.GoAway(reason="the backbone is being drained: open another stream")
@@ -25,6 +36,11 @@ class EmbeddingService(embedding_pb2_grpc.EmbeddingServiceServicer):
 
     def __init__(self, embedder: Embedder) -> None:
         self._embedder = embedder
+        self._memories = StreamMemories(embedder.catalogue.settings, embedder.catalogue.accounting)
+
+    def close(self) -> None:
+        """Share no more memory; the streams that have a segment keep it."""
+        self._memories.close()
 
     async def Embed(self, call: EmbedCall, context: Context) -> bytes:
         """Return the embedding of one batch; refused at once if the quota is full."""
@@ -49,7 +65,7 @@ class EmbeddingService(embedding_pb2_grpc.EmbeddingServiceServicer):
         """Read items and write their results as they are ready, until the client has sent all or the server drains."""
         first = await anext(request_iterator, None)
         if first is not None:
-            await serve_embed_stream(self._embedder, context, first, request_iterator)
+            await serve_embed_stream(self._embedder, context, first, request_iterator, self._memories)
 
 
 class EmbedStreamProtocol:
@@ -58,8 +74,9 @@ class EmbedStreamProtocol:
     in_order = False
     go_away = EmbedStreamResponse(go_away=_DRAINING)
 
-    def __init__(self, call: OpenCall) -> None:
+    def __init__(self, call: OpenCall, memory: StreamMemory) -> None:
         self._call = call
+        self._memory = memory
         self.leaving = call.loaded.served.draining
 
     def id_of(self, request: Request) -> int:
@@ -71,23 +88,42 @@ class EmbedStreamProtocol:
         return request.item.id
 
     async def read(self, request: Request) -> tuple[OpenCall, ItemInput]:
-        """Return the stream's call, and the input of an item."""
-        return self._call, request.tensor if isinstance(request, StreamItem) else request.item.input
+        """Return the stream's call, and the input of an item. Raises InvalidInputError for a wrong place in memory."""
+        shared = not isinstance(request, StreamItem) and request.item.HasField("shared")
+        self._memory.count_item(shared=shared)
+        if isinstance(request, StreamItem):
+            return self._call, request.tensor
+        item = request.item
+        if not shared:
+            return self._call, item.input
+        if item.HasField("input"):
+            raise InvalidInputError("the item has both `input` and `shared`, expected one of them", field="shared")
+        return self._call, self._memory.input(item.id, item.shared)
 
     def answer(self, request_id: int, embedded: Embedded) -> bytes:
         """Return the bytes of a response with a result."""
-        return write_result(request_id, embedded.features, self._call.options, embedded.timing)
+        options, timing = self._call.options, embedded.timing
+        shared = None if options.dtype == DATA_TYPE_INT8 else self._memory.write(request_id, embedded.features)
+        if shared is None:
+            return write_result(request_id, embedded.features, options, timing)
+        return EmbedStreamResponse(result=Result(id=request_id, shared=shared, timing=timing)).SerializeToString()
 
     def refusal(self, request_id: int, error: MidribError) -> EmbedStreamResponse:
         """Return a response with the status of a failed item."""
+        self._memory.forget(request_id)
         return EmbedStreamResponse(result=Result(id=request_id, error=error_to_status(error)))
 
 
 async def serve_embed_stream(
-    embedder: Embedder, context: Context, first: Request, requests: AsyncIterator[Request]
+    embedder: Embedder,
+    context: Context,
+    first: Request,
+    requests: AsyncIterator[Request],
+    memories: StreamMemories | None = None,
 ) -> None:
     """Serve an EmbedStream call to its end.
 
+    memories: the shared memory of the server's streams; by default those of this call only.
     Raises StreamProtocolError if the first message does not open the stream, and what `Embedder.open` and
     `ItemStream.run` raise.
     """
@@ -95,14 +131,25 @@ async def serve_embed_stream(
         raise StreamProtocolError("the first message of a stream must be `open`, then come items")
     caller = caller_of(context, flow=object(), priority=first.open.priority)
     call = embedder.open(first.open, caller._replace(waits_for_room=True))
-    stream = ItemStream(embedder.catalogue.settings, context, EmbedStreamProtocol(call))
-    stream.say(EmbedStreamResponse(opened=_opened(embedder, call)))
-    await stream.run(requests)
+    settings = embedder.catalogue.settings
+    memories = memories or StreamMemories(settings, embedder.catalogue.accounting)
+    memory = memories.of_stream(caller.tenant, asked=first.open.shared_memory, takes_ids=_takes_integers(call))
+    try:
+        stream = ItemStream(settings, context, EmbedStreamProtocol(call, memory))
+        stream.say(EmbedStreamResponse(opened=_opened(embedder, call, memory)))
+        await stream.run(requests)
+    finally:
+        memory.close()
 
 
-def _opened(embedder: Embedder, call: OpenCall) -> embedding_pb2.Opened:
+def _takes_integers(call: OpenCall) -> bool:
+    return not is_floating(dtype_from_code(code_from_dtype(call.by.input.tensor.dtype)))
+
+
+def _opened(embedder: Embedder, call: OpenCall, memory: StreamMemory) -> embedding_pb2.Opened:
     return embedding_pb2.Opened(
         revision=call.by.revision,
         num_features=call.by.num_features,
         limits=limits_message(embedder.catalogue.settings, call.loaded.intake),
+        shared_memory=memory.offered(),
     )

@@ -14,6 +14,8 @@ from midrib.v1 import tensor_pb2
 from midrib.v1.embedding_pb2 import EmbedRequest, EmbedStreamRequest, EmbedStreamResponse, Options, Timing
 from midrib.wire import Array, array_bytes, encode_int8_rows, read_tensor, read_varint, tensor_head, varint
 
+# A shared item has two offsets, a size, and a tensor's type and shape.
+_MAX_SHARED_ITEM = 256
 # A usual Embed call has five fields and a few names beside its input; others are left to the library.
 _MAX_FIELDS = 16
 _MAX_BESIDE_INPUT = 4096
@@ -67,13 +69,15 @@ def _input_of_embed(data: bytes) -> tuple[int, int, int]:
     return field
 
 
-def _read_item(data: bytes) -> StreamItem:
+def _read_item(data: bytes) -> StreamItem | EmbedStreamRequest:
     size, at = _field(data, 0, 0x12)  # EmbedStreamRequest.item
     if at + size != len(data):
         raise ValueError("more than an item")
     item_id = 0
     if data[at] == 0x08:
         item_id, at = read_varint(data, at + 1)
+    if data[at] == 0x1A and len(data) <= _MAX_SHARED_ITEM:  # Item.shared: its elements are too few to count
+        return EmbedStreamRequest.FromString(data)
     size, at = _field(data, at, 0x12)  # Item.input
     if at + size != len(data):
         raise ValueError("more than an input")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextvars import ContextVar
 
-from prometheus_client import CollectorRegistry, Counter, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
 
 from midrib.server._engine.item import Item, Outcome
 
@@ -25,11 +25,22 @@ class Accounting:
             "midrib_refusals", "Calls that ended in an error.", ["protocol", "reason"], registry=registry
         )
         self._items = Counter("midrib_token_items", "Items of each token.", ["token", "outcome"], registry=registry)
+        items = Counter("midrib_stream_items", "Items of streams, by route.", ["route"], registry=registry)
+        self._routes = {shared: items.labels("shared_memory" if shared else "wire") for shared in (False, True)}
+        self._shared = Gauge("midrib_shared_memory_bytes", "Memory that clients share.", registry=registry)
         self._rows = Counter("midrib_token_rows", "Rows answered to each token.", ["token"], registry=registry)
 
     def refused(self, protocol: str, reason: str) -> None:
         """Count a call that ended in an error.  protocol: "grpc" or "http"."""
         self._refusals.labels(protocol, reason).inc()
+
+    def stream_item(self, *, shared: bool) -> None:
+        """Count an item of an EmbedStream.  shared: whether its input lies in shared memory."""
+        self._routes[shared].inc()
+
+    def shared_memory(self, size_bytes: int) -> None:
+        """Set the bytes of the memory that clients share."""
+        self._shared.set(size_bytes)
 
     def observe_batch(self, batch: Sequence[Item], outcomes: Sequence[Outcome | Exception], _compute_s: float) -> None:
         """Count the items of a batch for their tokens; on a server with tokens the flow of an item is its token."""

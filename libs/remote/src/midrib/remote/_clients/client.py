@@ -38,6 +38,8 @@ class Client(ClientBase):
     tls: True, the path of a PEM file of root certificates, or a `Tls` (mutual TLS); the scheme decides by default.
     hedge_s: with several servers, seconds after which an unanswered item is sent to a second one as well.
     priority: the share of a busy device beside other clients: "interactive" (16 parts), "training" (4) or "bulk" (1).
+    shared_memory: large tensors go through shared memory if a server runs on this machine (Linux) as this user. False:
+    never. True: calls raise UnsupportedError if that is not possible.
     Connecting is lazy: the first call connects, and raises UnavailableError if no server answers.
     """
 

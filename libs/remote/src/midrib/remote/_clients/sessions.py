@@ -63,9 +63,11 @@ class ClientBase:
         tls: TlsLike = None,
         hedge_s: float | None = None,
         priority: Priority = "interactive",
+        shared_memory: bool | None = None,
     ) -> None:
         self._servers = BackboneCalls(endpoint_from(address, token=token, tls=tls), timeout)
-        self._sessions = SessionCache(self._servers, CallPolicy(timeout, hedge_s=hedge_s, priority=priority))
+        policy = CallPolicy(timeout, hedge_s=hedge_s, priority=priority, shared_memory=shared_memory)
+        self._sessions = SessionCache(self._servers, policy)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self._servers.endpoint)!r})"

@@ -18,7 +18,7 @@ from midrib.remote._connect.diagnosis import proxy_set
 from midrib.remote._doctor.network import Verdict, network
 from midrib.remote._items.rows import tensor_rows
 from midrib.remote._stream.request import CallPolicy
-from midrib.remote._stream.session import session_for
+from midrib.remote._stream.session import Session, session_for
 from midrib.wire import (
     DeadlineExceededError,
     MidribError,
@@ -39,8 +39,8 @@ def doctor(url: str, *, timeout: float = 5.0, token: str | None = None, tls: Tls
     """Check the connection to a served backbone, from its address to the bandwidth.
 
     The checks: address, name resolution, TCP, TLS, gRPC, token, health, the backbone and its revision, message limits,
-    latency, bandwidth. They end with the first failure that makes the next checks pointless; of several addresses one
-    that works is enough to go on. No failure is raised.
+    latency, bandwidth, shared memory. They end with the first failure that makes the next checks pointless; of several
+    addresses one that works is enough to go on. No failure is raised.
     url: grpc://host:port/namespace/name.  timeout: seconds for each check.
     """
     try:
@@ -72,7 +72,9 @@ def _server(endpoint: Endpoint, name: str, timeout: float) -> Iterator[Verdict]:
     if info.state == "ready":
         yield _limits(info)
         yield _latency(servers, info)
-        yield _bandwidth(servers, info)
+        session = _session(servers, info)
+        yield _bandwidth(session, info, servers.timeout)
+        yield _shared_memory(session)
 
 
 def _failed_check(error: MidribError) -> str:
@@ -131,22 +133,32 @@ def _latency(servers: BackboneCalls, info: BackboneInfo) -> Verdict:
     return Verdict("latency", True, f"{median:.1f} ms a call (median of {_PROBES}, slowest {max(times):.1f})", fix)
 
 
-def _bandwidth(servers: BackboneCalls, info: BackboneInfo) -> Verdict:
-    """Embed a batch of ones, of a few megabytes. A batch that takes too long is not a failure: the server is slow."""
+def _session(servers: BackboneCalls, info: BackboneInfo) -> Session:
     spec = FeatureOptions(revision=info.revision).spec(info)
-    session = session_for(servers.endpoint, spec, info, CallPolicy(servers.timeout))
+    return session_for(servers.endpoint, spec, info, CallPolicy(servers.timeout))
+
+
+def _bandwidth(session: Session, info: BackboneInfo, timeout: float) -> Verdict:
+    """Embed a batch of ones, of a few megabytes. A batch that takes too long is not a failure: the server is slow."""
     shape = tuple(16 if size is None else size for size in info.takes.tensor.shape)
     row = np.ones(shape, info.takes.tensor.dtype)
     count = max(1, min(info.max_rows, _BULK_BYTES // row.nbytes, 256))
     before = session.stage_times
     try:
-        session.wait(session.submit(tensor_rows(np.broadcast_to(row, (count, *shape)))), servers.timeout)
+        session.wait(session.submit(tensor_rows(np.broadcast_to(row, (count, *shape)))), timeout)
     except DeadlineExceededError:
-        detail = f"{count} rows were not embedded within {servers.timeout:g} s: the server computes slowly, or is busy"
+        detail = f"{count} rows were not embedded within {timeout:g} s: the server computes slowly, or is busy"
         return Verdict("bandwidth", True, detail, "raise --timeout to measure it")
     except MidribError as error:
         return Verdict("bandwidth", False, str(error), "the backbone refuses its own input: see the server's log")
     step = session.stage_times - before
     rate = step.sent_bytes / max(step.wire_s, 1e-6) / 1e6
-    detail = f"{rate:.0f} MB/s on the network, {step.compute_s / count * 1e3:.2f} ms a row to compute"
+    route = "through shared memory" if step.shared_items else "on the network"
+    detail = f"{rate:.0f} MB/s {route}, {step.compute_s / count * 1e3:.2f} ms a row to compute"
     return Verdict("bandwidth", True, detail)
+
+
+def _shared_memory(session: Session) -> Verdict:
+    """Say whether the stream that measured the bandwidth has shared memory. Without it nothing is wrong."""
+    refusal = session.shared_memory_refusal
+    return Verdict("shared memory", True, f"not used: {refusal}" if refusal else "used for large tensors")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from google.rpc import status_pb2
@@ -17,6 +17,7 @@ from google.rpc import status_pb2
 from midrib.v1 import embedding_pb2
 from midrib.wire import (
     Array,
+    InternalError,
     MidribError,
     decode_tensor,
     read_tensor,
@@ -36,11 +37,23 @@ class Timing(NamedTuple):
 
 
 class Result(NamedTuple):
-    """The outcome of one item: features [rows, num_features], or the error of this item."""
+    """The outcome of one item: features [rows, num_features], or the error of this item.
+
+    shared_bytes: the size of features that lie in shared memory; 0 for others.
+    """
 
     id: int
     outcome: Array | MidribError
     timing: Timing
+    shared_bytes: int = 0
+
+
+class TensorMemory(Protocol):
+    """Memory that a server shares, in which results may lie."""
+
+    def tensor(self, shared: embedding_pb2.SharedTensor) -> Array:
+        """Return a view of a tensor. Raises ValueError if it is not inside the memory."""
+        ...
 
 
 def encode_item(item_id: int, dtype: np.dtype[Any], shape: Sequence[int], parts: Sequence[bytes | memoryview]) -> bytes:
@@ -70,10 +83,10 @@ def _input_head(dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[bytes, in
     return b"\x12" + varint(len(head) + size) + head, size  # Item.input
 
 
-def decode_result(data: bytes) -> Result | None:
+def decode_result(data: bytes, memory: TensorMemory | None = None) -> Result | None:
     """Return the result in a stream response; None if the response is not a result.
 
-    The features, [rows, num_features], are a read-only view of data.
+    memory: of the stream.  The features, [rows, num_features], are a view of data or of the memory.
     """
     if not data or data[0] != 0x12:  # EmbedStreamResponse.result
         return None
@@ -81,7 +94,7 @@ def decode_result(data: bytes) -> Result | None:
         return _read_result(data)
     except (IndexError, ValueError):  # laid out differently, which protobuf allows
         response = embedding_pb2.EmbedStreamResponse.FromString(data)
-        return _result_from(response.result) if response.HasField("result") else None
+        return _result_from(response.result, memory) if response.HasField("result") else None
 
 
 def _read_result(data: bytes) -> Result:
@@ -110,14 +123,27 @@ def _read_result(data: bytes) -> Result:
     return Result(item_id, outcome, timing)
 
 
-def _result_from(result: embedding_pb2.Result) -> Result:
+def _result_from(result: embedding_pb2.Result, memory: TensorMemory | None) -> Result:
     outcome: Array | MidribError
+    if result.HasField("shared"):
+        outcome = _shared(result.shared, memory)
+        shared_bytes = 0 if isinstance(outcome, MidribError) else outcome.nbytes
+        return Result(result.id, outcome, _timing_from(result.timing), shared_bytes)
     if result.WhichOneof("outcome") == "embedding":
         outcome = decode_tensor(result.embedding, field="result.embedding")
     else:
         status = status_pb2.Status.FromString(result.error.SerializeToString())
         outcome = status_to_error(status)
     return Result(result.id, outcome, _timing_from(result.timing))
+
+
+def _shared(tensor: embedding_pb2.SharedTensor, memory: TensorMemory | None) -> Array | MidribError:
+    if memory is None:
+        return InternalError("a result lies in shared memory that this stream does not have: the server is at fault")
+    try:
+        return memory.tensor(tensor)
+    except ValueError as error:
+        return InternalError(f"a result lies outside the shared memory ({error}): the server is at fault")
 
 
 def _timing_from(timing: embedding_pb2.Timing) -> Timing:

@@ -136,8 +136,8 @@ def split(part: Part, max_rows: int, max_bytes: int) -> Iterator[Part]:
 class Message:
     """Parts that travel as one item.
 
-    size, reply_size: the bytes of the item and of its result on the wire.  hedged: this is the copy that is sent to a
-    second server.  copied: such a copy of this message was sent.
+    size, reply_size: the bytes of the item and of its result.  hedged: this is the copy that is sent to a
+    second server.  copied: such a copy of this message was sent.  shared: the rows travel through shared memory.
     """
 
     parts: list[Part]
@@ -147,9 +147,15 @@ class Message:
     reply_size: int = 0
     hedged: bool = False
     copied: bool = False
+    shared: bool = False
 
     def __post_init__(self) -> None:
         self.rows = sum(part.rows.count for part in self.parts)
+
+    @property
+    def input_bytes(self) -> int:
+        """The bytes of all rows."""
+        return sum(part.rows.nbytes for part in self.parts)
 
     def encode(self, item_id: int) -> bytes:
         """Return the bytes of the item."""

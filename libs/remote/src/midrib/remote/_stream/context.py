@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from midrib.remote._connect.address import Endpoint
+from midrib.remote._shared_memory.fetch import available
 from midrib.remote._stream.queue import Queue
 from midrib.remote._stream.request import CallPolicy, StreamSpec
 from midrib.remote._stream.results import Results
+from midrib.v1.embedding_pb2 import Opened
+
+
+@dataclass
+class Route:
+    """How the rows of a session travel. refusal: why the last stream has no shared memory; "" if it has."""
+
+    refusal: str = "no stream has been opened yet"
 
 
 @dataclass(frozen=True)
@@ -24,11 +33,25 @@ class SessionContext:
     queue: Queue
     results: Results
     reply_row_bytes: int
+    route: Route = field(default_factory=Route)
+
+    @property
+    def shares_memory(self) -> bool:
+        """Whether streams ask for shared memory."""
+        return self.policy.shared_memory is not False and available()
+
+    def refusal(self, opened: Opened) -> str:
+        """Return why a stream that was opened has no shared memory; "" if its server offers some."""
+        if self.policy.shared_memory is False:
+            return "it is turned off by shared_memory=False"
+        if not available():
+            return "this system cannot share memory: that needs Linux"
+        return "" if opened.HasField("shared_memory") else "the server offers none"
 
     @cached_property
     def opening(self) -> bytes:
         """The first request of each stream."""
-        return self.spec.opening(self.policy.priority)
+        return self.spec.opening(self.policy.priority, shared_memory=self.shares_memory)
 
     @property
     def stall_s(self) -> float:

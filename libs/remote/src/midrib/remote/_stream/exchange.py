@@ -10,12 +10,21 @@ from collections.abc import Iterator
 
 from midrib.remote._connect.transport import Stream
 from midrib.remote._items.codec import Result, Timing, decode_result
+from midrib.remote._shared_memory.fetch import fetch_segment
 from midrib.remote._stream.call import Message
 from midrib.remote._stream.context import SessionContext
 from midrib.remote._stream.liveness import Ending, Watchdog
+from midrib.remote._stream.sharing import SharedMessages
 from midrib.remote._stream.window import InFlight, Window
 from midrib.v1 import embedding_pb2
-from midrib.wire import InternalError, MidribError, RevisionMismatchError, StreamProtocolError, UnavailableError
+from midrib.wire import (
+    InternalError,
+    MidribError,
+    RevisionMismatchError,
+    StreamProtocolError,
+    UnavailableError,
+    UnsupportedError,
+)
 
 _log = logging.getLogger("midrib.remote")
 
@@ -41,6 +50,7 @@ class Exchange:
         self._draining = False
         self._sent_bytes = 0
         self._idle: asyncio.Future[None] | None = None
+        self._memory: SharedMessages | None = None
 
     @property
     def silent(self) -> bool:
@@ -85,6 +95,8 @@ class Exchange:
             self._stream.cancel()
             if writer is not None:
                 await asyncio.gather(writer, return_exceptions=True)
+            if self._memory is not None:
+                self._memory.close()
 
     async def _open(self) -> None:
         await self._stream.write(self._context.opening)
@@ -102,9 +114,29 @@ class Exchange:
                 f"{self._address} serves revision {revision[:12]}, expected {expected[:12]}: serve that revision, "
                 "or build the client again and train the head on the new revision"
             )
+        await self._share(response.opened)
         self.opened = True
         self._watchdog.opened()
         self._window.allow(response.opened.limits.max_stream_items)
+
+    async def _share(self, opened: embedding_pb2.Opened) -> None:
+        """Fetch the memory that the server shares; without it, rows go over the network.
+
+        Raises UnsupportedError if there is none, and the caller insists on it.
+        """
+        policy, route = self._context.policy, self._context.route
+        try:
+            route.refusal = self._context.refusal(opened)
+            if not route.refusal:
+                self._memory = SharedMessages(await fetch_segment(opened.shared_memory), self._context.reply_row_bytes)
+                self._context.queue.allow_bytes(self._memory.part_bytes)
+        except OSError as error:
+            route.refusal = str(error)
+        if route.refusal and policy.shared_memory:
+            raise UnsupportedError(
+                f"{self._address} shares no memory with this process: {route.refusal}; pass shared_memory=None to use "
+                "the network then"
+            )
 
     async def _write(self) -> None:
         while True:
@@ -128,20 +160,23 @@ class Exchange:
         """Yield messages while there is room: a full window, or a few small ones, which wait to be joined."""
         queue = self._context.queue
         while not self._draining:
-            if self._first:
-                yield self._first.popleft()
-                continue
-            room = self._window.room(len(self.in_flight), backlog=queue.backlog())
-            message = queue.take() if room else None
-            if message is None:
-                return
-            yield message
+            if not self._first:
+                room = self._window.room(len(self.in_flight), backlog=queue.backlog())
+                message = queue.take() if room else None
+                if message is None:
+                    return
+                self._first.append(message)
+            if self._memory is not None and not self._memory.has_room(self._first[0]):
+                return  # the next result makes room
+            yield self._first.popleft()
 
     def _encode(self, message: Message, item_id: int) -> bytes | None:
         """Return the bytes of an item; None if it cannot be encoded, which fails its own calls only."""
         began = time.monotonic()
+        memory = self._memory
         try:
-            data = message.encode(item_id)
+            shared = None if memory is None else memory.encode(message, item_id)
+            data = message.encode(item_id) if shared is None else shared
         except Exception as error:  # noqa: BLE001 - any error may fail only the calls of this message
             _log.exception("could not encode %d rows for %s", message.rows, self._address)
             failure = InternalError(f"the rows could not be encoded: {error!r}: this is a fault of the client")
@@ -149,13 +184,14 @@ class Exchange:
             return None
         message.sent_at = time.monotonic()
         message.encode_s = message.sent_at - began
-        message.size = len(data)
+        message.shared = shared is not None
+        message.size = message.input_bytes if message.shared else len(data)
         return data
 
     async def _read(self) -> None:
         while (data := await self._stream.read()) is not None:
             self._watchdog.heard_at = time.monotonic()
-            result = decode_result(data)
+            result = decode_result(data, self._memory)
             if result is not None:
                 self._settle(result, len(data))
             elif embedding_pb2.EmbedStreamResponse.FromString(data).HasField("go_away"):
@@ -173,9 +209,11 @@ class Exchange:
         if message is None:
             return  # an unknown id, or a second result for one item
         self.answered = True
-        message.reply_size = size
+        message.reply_size = size + result.shared_bytes
         network_s = self._watchdog.heard_at - message.sent_at - result.timing.total_s
         self._window.observe(result.timing, network_s=network_s, limited=limited)
         self._context.results.settle(message, result)
-        if queue:
+        if self._memory is not None:
+            self._memory.free(result.id)
+        if queue or self._first:
             self.rouse()

@@ -61,6 +61,10 @@ class Queue:
         self._part_bytes = min(self._part_bytes, int(limit))
         self._join_bytes = min(self._join_bytes, int(limit))
 
+    def allow_bytes(self, limit: int) -> None:
+        """Cut calls to at least this many bytes from now on, within the limit of a message."""
+        self._part_bytes = max(self._part_bytes, min(limit, self._max_bytes))
+
     def clear(self) -> None:
         """Drop everything."""
         self._parts = deque()

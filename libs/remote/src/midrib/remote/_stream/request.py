@@ -27,8 +27,8 @@ class StreamSpec:
     dimensions: int | None = None
     follows: bool = False
 
-    def opening(self, priority: Priority) -> bytes:
-        """Return the first request of a stream, encoded."""
+    def opening(self, priority: Priority, *, shared_memory: bool = False) -> bytes:
+        """Return the first request of a stream, encoded. shared_memory: whether to ask for it."""
         options = embedding_pb2.Options(normalize=self.normalize)
         if self.dtype is not None:
             options.dtype = self.dtype
@@ -36,6 +36,7 @@ class StreamSpec:
             options.dimensions = self.dimensions
         share = f"PRIORITY_{priority.upper()}"
         opening = embedding_pb2.Open(backbone=self.name, revision=self.revision, options=options, priority=share)
+        opening.shared_memory = shared_memory
         return embedding_pb2.EmbedStreamRequest(open=opening).SerializeToString()
 
 
@@ -45,6 +46,8 @@ class CallPolicy:
 
     timeout: seconds that a call may take.  window: items in flight; adaptive by default.  hedge_s: seconds after which
     an unanswered item is sent to a second server as well; None for never.  priority: the share of a busy device.
+    shared_memory: whether rows go through shared memory: None for if the server runs on this machine, True to fail if
+    that is not possible.
     Raises InvalidInputError for an unknown priority.
     """
 
@@ -52,6 +55,7 @@ class CallPolicy:
     window: int | None = None
     hedge_s: float | None = None
     priority: Priority = "interactive"
+    shared_memory: bool | None = None
 
     def __post_init__(self) -> None:
         if self.priority not in (priorities := get_args(Priority)):

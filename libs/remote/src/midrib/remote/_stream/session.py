@@ -41,6 +41,11 @@ class Session:
         """Where the time of all items so far went."""
         return self.results.totals.stage_times
 
+    @property
+    def shared_memory_refusal(self) -> str:
+        """Why the last stream has no shared memory; "" if it has."""
+        return self._context.route.refusal
+
     def submit(self, rows: Rows) -> Call:
         """Queue a call, from any thread; the caller then waits for it, or leaves it.
 

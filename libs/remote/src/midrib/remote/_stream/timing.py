@@ -14,7 +14,7 @@ from midrib.remote._stream.call import Message
 class StageTimes:
     """Seconds summed over items, by where they were spent. The difference of two snapshots is the time of a step.
 
-    waiting_s: queued in this client.  encode_s: being encoded.  wire_s: on the network, both directions.
+    waiting_s: queued in this client.  encode_s: being encoded.  wire_s: between client and server, both directions.
     queue_s, compute_s: queued and computed on the server, by its clock.  hedged: messages that were sent to a second
     server as well.
     """
@@ -29,6 +29,7 @@ class StageTimes:
     queue_s: float = 0.0
     compute_s: float = 0.0
     hedged: int = 0
+    shared_items: int = 0
 
     def __sub__(self, earlier: StageTimes) -> StageTimes:
         return StageTimes(*(getattr(self, name) - getattr(earlier, name) for name in self.__slots__))
@@ -58,5 +59,6 @@ class Totals:
             server.queue_s,
             server.compute_s,
             message.hedged,
+            message.shared,
         )
         self._sums = tuple(map(add, self._sums, item))

@@ -45,7 +45,7 @@ class RemoteBackbone(nn.Module):
     dtype: the type in which floating values travel, in both directions ("float16", "bfloat16"): fewer bytes, rounded.
     "int8" sends the features in a byte each, and leaves the inputs unchanged.
     cache: a file that stores the features of each row, so that a second epoch makes no calls; processes may share it.
-    token, tls, hedge_s, priority: as for `Client`.
+    token, tls, hedge_s, priority, shared_memory: as for `Client`.
     Raises UnavailableError if no server answers, BackboneNotFoundError, BackboneLoadingError, RevisionMismatchError.
     """
 
@@ -67,6 +67,7 @@ class RemoteBackbone(nn.Module):
         cache: str | Path | None = None,
         hedge_s: float | None = None,
         priority: Priority = "interactive",
+        shared_memory: bool | None = None,
     ) -> None:
         super().__init__()
         address, self.name = split_url(url) if isinstance(url, str) else url
@@ -83,7 +84,7 @@ class RemoteBackbone(nn.Module):
         self.input = self._info.takes
         self.revision = self._info.revision
         self.timeout = timeout
-        self._policy = CallPolicy(timeout, window, hedge_s, priority)
+        self._policy = CallPolicy(timeout, window, hedge_s, priority, shared_memory)
         self._dtype = dtype
         self._session: Session | None = None
         function = f"{self.revision}/int8" if dtype == "int8" else self.revision

@@ -1,0 +1,81 @@
+"""Fetch the segment of a stream: its descriptor comes through a Unix socket of the server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import socket
+import struct
+import sys
+from typing import Final
+
+from midrib.remote._shared_memory.segment import Segment
+from midrib.v1.embedding_pb2 import SharedMemory
+
+# A server on another machine may send any name: only names of Midrib's sockets are connected to.
+_NAME: Final = re.compile("midrib-[0-9a-f]{32}")
+_MAX_KEY_BYTES: Final = 64
+_MAX_SEGMENT_BYTES: Final = 1 << 30
+_ANSWER_S: Final = 2.0
+_CREDENTIALS: Final = struct.Struct("3i")
+
+
+def available() -> bool:
+    """Return whether this system can share memory with a server."""
+    return sys.platform == "linux" and hasattr(socket, "recv_fds")
+
+
+async def fetch_segment(offer: SharedMemory) -> Segment:
+    """Return the segment that a server offers.
+
+    Raises OSError, with the cause, if the server runs on another machine, in another container or as another user, if
+    it has no memory left to share, or if the offer is invalid.
+    """
+    size_ok = 0 < offer.size_bytes <= _MAX_SEGMENT_BYTES
+    if not (_NAME.fullmatch(offer.socket) and size_ok and len(offer.key) <= _MAX_KEY_BYTES):
+        raise OSError("the server's offer is invalid: is it a Midrib server?")
+    descriptor = await _fetch(offer)
+    try:
+        return Segment(descriptor, offer.size_bytes)
+    finally:
+        os.close(descriptor)
+
+
+async def _fetch(offer: SharedMemory) -> int:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK) as connection:
+        try:
+            connection.connect(f"\0{offer.socket}")
+        except OSError as error:
+            raise OSError("the server runs on another machine, or in another container") from error
+        if _peer_user(connection) != os.geteuid():
+            raise OSError("the server runs as another user")
+        descriptors: list[int] = []
+        with contextlib.suppress(ConnectionError):  # the server closed the connection
+            connection.send(offer.key)
+            await _readable(connection)
+            _, descriptors, _, _ = socket.recv_fds(connection, 1, 1, socket.MSG_CMSG_CLOEXEC)
+        if not descriptors:
+            raise OSError("the server has no memory left to share")
+        return descriptors[0]
+
+
+async def _readable(connection: socket.socket) -> None:
+    """Wait until a socket has something to read. Raises OSError if that takes too long."""
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_reader(connection, ready.set)
+    try:
+        async with asyncio.timeout(_ANSWER_S):
+            await ready.wait()
+    except TimeoutError:
+        raise OSError(f"the server did not hand over its memory within {_ANSWER_S:g} s") from None
+    finally:
+        loop.remove_reader(connection)
+
+
+def _peer_user(connection: socket.socket) -> int:
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    _, user, _ = _CREDENTIALS.unpack(credentials)
+    return int(user)

@@ -1,0 +1,83 @@
+"""The messages of one stream whose rows lie in memory that the server shares."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from midrib.remote._items.rows import TensorRows
+from midrib.remote._shared_memory.segment import Segment, aligned
+from midrib.remote._stream.call import Message
+from midrib.v1.embedding_pb2 import EmbedStreamRequest, Item, SharedItem, SharedTensor
+from midrib.wire import Array, code_from_dtype
+
+# Fewer bytes are faster in the message: a place in shared memory costs as much as sending them.
+_LEAST_INPUT_BYTES: Final = 32 << 10
+_LEAST_RESULT_BYTES: Final = 16 << 10
+# So many large messages fit a segment.
+_MESSAGES: Final = 4
+
+
+class SharedMessages:
+    """Writes the rows of messages into a segment, and frees their places once their results have come.
+
+    reply_row_bytes: the size of one row of a result, at most.
+    """
+
+    def __init__(self, segment: Segment, reply_row_bytes: int) -> None:
+        self._segment = segment
+        self._reply_row_bytes = reply_row_bytes
+        self._offsets: dict[int, int] = {}
+
+    @property
+    def part_bytes(self) -> int:
+        """The size of the parts that large calls are cut into."""
+        return self._segment.size_bytes // _MESSAGES - (_LEAST_RESULT_BYTES << 4)
+
+    def has_room(self, message: Message) -> bool:
+        """Return whether a message can be encoded now; True for one that travels in a message in any case."""
+        return not self._fits(message) or self._segment.has_room(self._needs(message))
+
+    def encode(self, message: Message, item_id: int) -> bytes | None:
+        """Write the rows of a message into the segment and return the item; None if it travels without the segment."""
+        offset = self._segment.allocate(self._needs(message)) if self._fits(message) else None
+        if offset is None:
+            return None
+        self._offsets[item_id] = offset
+        rows = [part.rows for part in message.parts if isinstance(part.rows, TensorRows)]  # all are, or none
+        self._segment.write(offset, [tensor.data() for tensor in rows])
+        array = rows[0].array
+        item = SharedItem()
+        item.input.dtype, item.input.offset = code_from_dtype(array.dtype), offset
+        item.input.shape[:] = (message.rows, *array.shape[1:])
+        item.result_bytes = self._result_bytes(message)
+        if item.result_bytes:
+            item.result_offset = offset + aligned(message.input_bytes)
+        return EmbedStreamRequest(item=Item(id=item_id, shared=item)).SerializeToString()
+
+    def tensor(self, shared: SharedTensor) -> Array:
+        """Return a view of a result. Raises ValueError if it is not inside the segment."""
+        return self._segment.tensor(shared)
+
+    def free(self, item_id: int) -> None:
+        """Free the place of a message whose result has been delivered."""
+        offset = self._offsets.pop(item_id, None)
+        if offset is not None:
+            self._segment.free(offset)
+
+    def close(self) -> None:
+        """Let the memory go."""
+        self._segment.close()
+
+    def _fits(self, message: Message) -> bool:
+        """Return whether the rows of a message are those of a large tensor, and fit the segment."""
+        rows = message.parts[0].rows
+        if message.input_bytes < _LEAST_INPUT_BYTES or not isinstance(rows, TensorRows):
+            return False
+        return rows.array.dtype.kind != "b" and self._needs(message) <= self._segment.size_bytes
+
+    def _needs(self, message: Message) -> int:
+        return aligned(message.input_bytes) + self._result_bytes(message)
+
+    def _result_bytes(self, message: Message) -> int:
+        size = message.rows * self._reply_row_bytes
+        return size if size >= _LEAST_RESULT_BYTES else 0

@@ -1,0 +1,130 @@
+"""The segment of a stream, from the client's side: its places, and offers of servers that are not to be trusted."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import secrets
+import socket
+import sys
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+from midrib.remote._shared_memory.fetch import fetch_segment
+from midrib.remote._shared_memory.segment import Segment
+from midrib.v1.embedding_pb2 import SharedMemory, SharedTensor
+from midrib.v1.tensor_pb2 import DATA_TYPE_FLOAT32
+from midrib.wire import InvalidInputError
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is shared on Linux only")
+SIZE = 4096
+
+
+def sealed(size: int = SIZE) -> int:
+    """Return the descriptor of a segment as servers make it."""
+    descriptor = unsealed(size)
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+    return descriptor
+
+
+def unsealed(size: int = SIZE) -> int:
+    descriptor = os.memfd_create("test", os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
+    os.ftruncate(descriptor, size)
+    return descriptor
+
+
+@pytest.fixture()
+def segment() -> Iterator[Segment]:
+    descriptor = sealed()
+    made = Segment(descriptor, SIZE)
+    os.close(descriptor)
+    yield made
+    made.close()
+
+
+def test_places_do_not_overlap_and_are_used_again(segment: Segment) -> None:
+    """The first gap that is large enough is taken; each place is aligned."""
+    first, second, third = (segment.allocate(size) for size in (100, 1000, 64))
+    assert (first, second, third) == (0, 128, 1152)
+    segment.free(128)
+    assert [segment.allocate(size) for size in (2000, 1, 900)] == [1216, 128, 192]
+
+
+def test_a_full_segment_has_no_place(segment: Segment) -> None:
+    """Until one is given back."""
+    assert segment.allocate(SIZE) == 0
+    assert (segment.has_room(1), segment.allocate(1)) == (False, None)
+    segment.free(0)
+    assert (segment.has_room(SIZE), segment.has_room(SIZE + 1)) == (True, False)
+
+
+def test_parts_are_written_one_behind_the_other(segment: Segment) -> None:
+    """The server reads them as one tensor."""
+    segment.write(64, [np.array([1, 2], np.float32).tobytes(), np.array([3], np.float32).tobytes()])
+    tensor = segment.tensor(SharedTensor(dtype=DATA_TYPE_FLOAT32, shape=[3, 1], offset=64))
+    np.testing.assert_array_equal(tensor, [[1], [2], [3]])
+
+
+@pytest.mark.parametrize(
+    ("offset", "shape"), [(SIZE, (1,)), (0, (1025,)), (2**63, (1,)), (0, (2**40, 2**20)), (SIZE - 64, (17,))]
+)
+def test_a_result_outside_the_segment_is_refused(segment: Segment, offset: int, shape: tuple[int, ...]) -> None:
+    """A server's fault must not end this process."""
+    with pytest.raises(ValueError, match="not inside a segment"):
+        segment.tensor(SharedTensor(dtype=DATA_TYPE_FLOAT32, shape=shape, offset=offset))
+
+
+def test_a_result_of_a_negative_shape_is_refused(segment: Segment) -> None:
+    """As in a message."""
+    with pytest.raises(InvalidInputError, match="no dimension may be negative"):
+        segment.tensor(SharedTensor(dtype=DATA_TYPE_FLOAT32, shape=[-1]))
+
+
+@pytest.mark.parametrize("make", [unsealed, lambda: sealed(SIZE // 2)], ids=["unsealed", "too small"])
+def test_memory_that_could_vanish_is_refused(make: Callable[[], int]) -> None:
+    """Reading behind its end would end this process with SIGBUS."""
+    descriptor = make()
+    with pytest.raises(OSError, match="can shrink, or has less than"):
+        Segment(descriptor, SIZE)
+    os.close(descriptor)
+
+
+@pytest.mark.parametrize(
+    "offer",
+    [
+        pytest.param(SharedMemory(socket="/run/other", key=b"k", size_bytes=SIZE), id="a-path"),
+        pytest.param(SharedMemory(socket="midrib-../" + "0" * 29, key=b"k", size_bytes=SIZE), id="not-hexadecimal"),
+        pytest.param(SharedMemory(socket="midrib-" + "0" * 32, key=bytes(65), size_bytes=SIZE), id="a-long-key"),
+        pytest.param(SharedMemory(socket="midrib-" + "0" * 32, key=b"k", size_bytes=0), id="no-bytes"),
+        pytest.param(SharedMemory(socket="midrib-" + "0" * 32, key=b"k", size_bytes=2**40), id="too-many-bytes"),
+    ],
+)
+async def test_an_offer_that_no_midrib_server_makes_is_refused(offer: SharedMemory) -> None:
+    """A server on another machine must not make this process talk to any socket."""
+    with pytest.raises(OSError, match="offer is invalid"):
+        await fetch_segment(offer)
+
+
+async def test_a_socket_that_is_not_here_means_another_machine() -> None:
+    """Its name is random, so no other server has it."""
+    offer = SharedMemory(socket=f"midrib-{secrets.token_hex(16)}", key=b"k", size_bytes=SIZE)
+    with pytest.raises(OSError, match="on another machine"):
+        await fetch_segment(offer)
+
+
+async def test_a_server_that_hands_over_nothing_has_no_memory_left() -> None:
+    """It closes the connection."""
+    offer = SharedMemory(socket=f"midrib-{secrets.token_hex(16)}", key=b"k", size_bytes=SIZE)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
+        listening.bind(f"\0{offer.socket}")
+        listening.listen()
+        listening.settimeout(10)
+        fetching = asyncio.ensure_future(fetch_segment(offer))
+        await asyncio.sleep(0)
+        connection, _ = listening.accept()
+        connection.close()
+        with pytest.raises(OSError, match="no memory left"):
+            await fetching

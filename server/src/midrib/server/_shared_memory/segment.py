@@ -1,0 +1,91 @@
+"""A segment of memory for one stream: anonymous, made by the server, mapped by the server and one client."""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import sys
+
+import numpy as np
+
+from midrib.v1.embedding_pb2 import SharedItem, SharedTensor
+from midrib.wire import Array, InvalidInputError, checked_size, code_from_dtype, dtype_from_code
+
+ALIGNMENT = 64
+"""The offset of every tensor is a multiple of this number of bytes."""
+
+
+def available() -> bool:
+    """Return whether this system has anonymous memory that can be sealed, and sockets that name their peer."""
+    return sys.platform == "linux" and hasattr(os, "memfd_create")
+
+
+class Segment:
+    """Sealed memory: neither side can shrink it, so that no access to it can fail.
+
+    The client may write to it at any time. Values of it can therefore change between two reads: copy them before a
+    check that guards anything but the client's own rows.
+    The memory is unmapped with the last array that refers to it.
+    Raises OSError if the system has no memory or no descriptor left.
+    """
+
+    def __init__(self, size_bytes: int) -> None:
+        self.size_bytes = size_bytes
+        descriptor = os.memfd_create("midrib-stream", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.ftruncate(descriptor, size_bytes)
+            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+            self.memory = mmap.mmap(descriptor, size_bytes)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._descriptor: int | None = descriptor
+
+    def hand_over(self) -> int:
+        """Return the descriptor for the client; the caller closes it. Raises RuntimeError the second time."""
+        if self._descriptor is None:
+            raise RuntimeError("a segment is handed over once: make another one for another client")
+        descriptor, self._descriptor = self._descriptor, None
+        return descriptor
+
+    def array(self, tensor: SharedTensor, *, field: str) -> Array:
+        """Return a read-only view of a tensor [rows, ...] that a client has written.
+
+        field: the place of the tensor in the request, for the error.
+        Raises InvalidInputError if it is not inside the segment, or its shape or element type is invalid.
+        """
+        dtype = dtype_from_code(tensor.dtype, field=f"{field}.dtype")
+        if dtype == np.bool_:
+            raise InvalidInputError(
+                f"{field}.dtype is bool, which shared memory does not carry: send it in a message",
+                field=f"{field}.dtype",
+            )
+        shape = tuple(tensor.shape)
+        size = checked_size(shape, dtype.itemsize, field=f"{field}.shape")
+        self.check(tensor.offset, size, field=f"{field}.offset")
+        if not size:
+            return np.empty(shape, dtype)
+        array: Array = np.ndarray(shape, dtype, self.memory, tensor.offset)
+        array.flags.writeable = False
+        return array
+
+    def check(self, offset: int, size: int, *, field: str) -> None:
+        """Raise InvalidInputError unless `size` bytes from an aligned offset lie inside the segment."""
+        if offset % ALIGNMENT or offset + size > self.size_bytes:
+            raise InvalidInputError(
+                f"{field} is {offset} for {size} bytes, expected a multiple of {ALIGNMENT} inside a segment of "
+                f"{self.size_bytes} bytes",
+                field=field,
+            )
+
+    def write(self, rows: Array, item: SharedItem) -> SharedTensor | None:
+        """Write an embedding [rows, dimensions] to the checked place that an item names; return what says so.
+
+        Returns None if the embedding does not fit there.
+        """
+        if rows.nbytes > item.result_bytes:
+            return None
+        view: Array = np.ndarray(rows.shape, rows.dtype, self.memory, item.result_offset)
+        np.copyto(view, rows)
+        return SharedTensor(dtype=code_from_dtype(rows.dtype), shape=rows.shape, offset=item.result_offset)

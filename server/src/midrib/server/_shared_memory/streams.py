@@ -1,0 +1,177 @@
+"""The shared memory of the streams of a server: how much there may be, and what each stream does with its segment."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import weakref
+from functools import partial
+from typing import NamedTuple
+
+from midrib.server._admission.tokens import Tenant
+from midrib.server._observability.accounting import Accounting
+from midrib.server._settings import Settings
+from midrib.server._shared_memory.handover import HandoverSocket
+from midrib.server._shared_memory.segment import Segment, available
+from midrib.v1.embedding_pb2 import SharedItem, SharedMemory, SharedTensor
+from midrib.wire import Array, InvalidInputError
+
+logger = logging.getLogger(__name__)
+
+# The largest segment. A client has a few items of some MiB in flight, which fit.
+_SEGMENT_BYTES = 24 << 20
+_PAGE = 4096
+
+
+class MemoryLimits(NamedTuple):
+    """The bytes of one segment, and of all segments of a server."""
+
+    segment: int
+    total: int
+
+
+def memory_limits(settings: Settings) -> MemoryLimits:
+    """Return the limits of a server; 0 bytes if it shares no memory."""
+    total = settings.max_shared_memory_bytes if settings.shared_memory and available() else 0
+    segment = min(_SEGMENT_BYTES, settings.max_stream_bytes, total)
+    return MemoryLimits(segment // _PAGE * _PAGE, total)
+
+
+class StreamMemories:
+    """Makes the segments of a server's streams, within its limits. On the event loop only."""
+
+    def __init__(self, settings: Settings, accounting: Accounting) -> None:
+        self.accounting = accounting
+        self._limits = memory_limits(settings)
+        self._socket: HandoverSocket | None = None
+        self._held: dict[str | None, int] = {}
+
+    def of_stream(self, tenant: Tenant | None, *, asked: bool, takes_ids: bool) -> StreamMemory:
+        """Return the memory of one stream.
+
+        tenant: the token that the stream's bytes are counted for; None on a server without tokens.
+        asked: whether the client can use it.  takes_ids: whether the backbone takes integers.
+        """
+        return StreamMemory(self, tenant, asked=asked, copies=takes_ids)
+
+    def close(self) -> None:
+        """Hand over no more segments. Streams keep those that they have."""
+        if self._socket is not None:
+            self._socket.close()
+        self._socket, self._limits = None, MemoryLimits(0, 0)
+
+    def socket(self) -> HandoverSocket | None:
+        """Return the socket, opened at the first call; None if the server shares no memory."""
+        if self._limits.segment and self._socket is None:
+            try:
+                self._socket = HandoverSocket()
+            except OSError as error:
+                logger.warning("no memory is shared with clients, because a socket could not be opened: %s", error)
+                self._limits = MemoryLimits(0, 0)
+        return self._socket
+
+    @property
+    def segment_bytes(self) -> int:
+        """The size of each segment."""
+        return self._limits.segment
+
+    def new_segment(self, tenant: Tenant | None) -> Segment | None:
+        """Return a segment; None if the server, or the tenant, has as many as it may have.
+
+        Its bytes count until it is unmapped. Raises OSError if the system has no memory or no descriptor left.
+        """
+        size = self._limits.segment
+        name, limit = (None, self._limits.total) if tenant is None else (tenant.name, tenant.in_flight_bytes.limit)
+        if sum(self._held.values()) + size > self._limits.total or self._held.get(name, 0) + size > limit:
+            return None
+        segment = Segment(size)
+        self._count(name, size)
+        loop = asyncio.get_running_loop()
+        released = weakref.finalize(segment.memory, _call_on, loop, partial(self._count, name, -size))
+        released.atexit = False
+        return segment
+
+    def _count(self, name: str | None, size: int) -> None:
+        self._held[name] = self._held.get(name, 0) + size
+        if not self._held[name]:
+            del self._held[name]
+        self.accounting.shared_memory(sum(self._held.values()))
+
+
+class StreamMemory:
+    """The segment of one stream, which exists once the client has fetched it.
+
+    asked: whether the client can use it.
+    copies: whether inputs are copied before they are checked, because their values matter to others than the client: a
+    token id outside the vocabulary would end a device.
+    """
+
+    def __init__(self, memories: StreamMemories, tenant: Tenant | None, *, asked: bool, copies: bool) -> None:
+        self._memories = memories
+        self._asked = asked
+        self._tenant = tenant
+        self._copies = copies
+        self._segment: Segment | None = None
+        self._key = b""
+        self._places: dict[int, SharedItem] = {}
+        self._closed = False
+
+    def offered(self) -> SharedMemory | None:
+        """Return what a client needs to fetch the segment; None if it cannot use it, or the server shares no memory."""
+        socket = self._memories.socket() if self._asked else None
+        if socket is None:
+            return None
+        self._key = socket.offer(self._take)
+        return SharedMemory(socket=socket.name, key=self._key, size_bytes=self._memories.segment_bytes)
+
+    def input(self, item_id: int, item: SharedItem) -> Array:
+        """Return the input [rows, ...] of an item, and remember where its embedding goes.
+
+        Raises InvalidInputError for anything outside the segment.
+        """
+        if self._segment is None:
+            raise InvalidInputError(
+                "the item lies in shared memory, which this stream does not have: send the input in the message",
+                field="shared",
+            )
+        self._segment.check(item.result_offset, item.result_bytes, field="shared.result_offset")
+        array = self._segment.array(item.input, field="shared.input")
+        if item.result_bytes:
+            self._places[item_id] = item
+        return array.copy() if self._copies else array
+
+    def count_item(self, *, shared: bool) -> None:
+        """Count an item by the route of its input."""
+        self._memories.accounting.stream_item(shared=shared)
+
+    def write(self, item_id: int, rows: Array) -> SharedTensor | None:
+        """Write the embedding of an item where the item says; None if it is to be sent in a message."""
+        item = self._places.pop(item_id, None)
+        return None if item is None or self._segment is None else self._segment.write(rows, item)
+
+    def forget(self, item_id: int) -> None:
+        """Forget the place of an item that has failed."""
+        self._places.pop(item_id, None)
+
+    def close(self) -> None:
+        """Release the segment, once no batch reads it any more."""
+        self._closed = True
+        self._segment = None
+        self._places.clear()
+        socket = self._memories.socket() if self._key else None
+        if socket is not None:
+            socket.withdraw(self._key)
+
+    def _take(self) -> int | None:
+        """Make the segment, and return its descriptor for the client."""
+        if self._closed:
+            return None
+        self._segment = self._memories.new_segment(self._tenant)
+        return None if self._segment is None else self._segment.hand_over()
+
+
+def _call_on(loop: asyncio.AbstractEventLoop, callback: partial[None]) -> None:
+    """Run a callback on an event loop, from any thread, unless the loop has ended."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(callback)
