@@ -89,7 +89,7 @@ def as_module_input(module: nn.Module, spec: InputSpec, batch: Tensor) -> Tensor
     Images of uint8 are normalised as spec says. Floating rows become the dtype of the module's parameters.
     """
     if isinstance(spec, ImageInput) and batch.dtype == torch.uint8:
-        from midrib.backbones._images import normalized
+        from midrib.backbones._images import normalized  # Pillow is needed for images only
 
         batch = normalized(batch, spec)
     return batch.to(_dtype_of(module, spec)) if batch.is_floating_point() else batch
