@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-import skimage.data
+from PIL import Image
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +16,7 @@ from midrib.registry import ImageInput, TensorInput
 
 IMAGENET = ImageInput(4)
 LITE = ImageInput(4, (127 / 255,) * 3, (128 / 255,) * 3)
+PHOTOGRAPH = Image.effect_mandelbrot((50, 40), (-2, -1, 1, 1), 30).convert("RGB")
 LEVELS = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(1, 3, 16, 16)
 
 
@@ -39,15 +40,15 @@ def test_every_level_is_rounded_as_ieee_division_rounds_it(spec: ImageInput) -> 
     np.testing.assert_array_equal(normalized(LEVELS, spec).numpy(), expected)
 
 
-@pytest.fixture
-def float64_by_default() -> Iterator[None]:
+@pytest.fixture()
+def _float64_by_default() -> Iterator[None]:
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(before)
 
 
-@pytest.mark.usefixtures("float64_by_default")
+@pytest.mark.usefixtures("_float64_by_default")
 def test_the_default_dtype_of_torch_does_not_change_the_bits() -> None:
     """The arithmetic is float32 in a process whose default dtype is float64 too."""
     rows = normalized(LEVELS, IMAGENET)
@@ -65,7 +66,7 @@ def test_normalised_pixels_are_contiguous_and_leave_the_pixels_as_they_are() -> 
 
 def test_images_give_the_same_features_as_pixels_and_as_floats() -> None:
     """`prepare_pixels`, `prepare_images` and `embed_images` are one function."""
-    photographs, images = [skimage.data.astronaut(), skimage.data.chelsea()], backbone()
+    photographs, images = [PHOTOGRAPH.rotate(30), PHOTOGRAPH], backbone()
     pixels = images.prepare_pixels(photographs)
     assert (pixels.dtype, tuple(pixels.shape)) == (torch.uint8, (2, *IMAGENET.pixels.shape))
     assert torch.equal(images.embed(pixels), images.embed(images.prepare_images(photographs)))
@@ -85,10 +86,10 @@ def test_pixels_reach_the_module_in_its_own_precision(dtype: torch.dtype) -> Non
 def test_the_pixels_of_an_unusable_image_are_refused_by_its_index() -> None:
     """The error is that of `prepare_images`."""
     with pytest.raises(MediaError, match=r"item 1.*not an image of a known format"):
-        backbone().prepare_pixels([skimage.data.chelsea(), b"no image"])
+        backbone().prepare_pixels([PHOTOGRAPH, b"no image"])
 
 
 def test_a_backbone_of_rows_prepares_no_pixels() -> None:
     """The error names the input that it takes."""
     with pytest.raises(InputKindError, match="got image"):
-        backbone(TensorInput((48,))).prepare_pixels([skimage.data.chelsea()])
+        backbone(TensorInput((48,))).prepare_pixels([PHOTOGRAPH])

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor, nn
 
-    from midrib.backbones._images import ImageMedia
+    from midrib.backbones._pixels.decode import ImageMedia
     from midrib.backbones._tokens import Tokenizer
 
 # torch and Pillow are imported in the functions that use them, because listing the catalogue needs neither.
@@ -62,9 +62,15 @@ class Backbone:
         They are a quarter of the bytes of `prepare_images`, and give the same features to the bit.
         Takes and raises the same as `prepare_images`.
         """
-        from midrib.backbones._images import MAX_PIXELS, prepare_pixels
+        import torch
 
-        return prepare_pixels(images, self._spec(ImageInput), max_pixels=max_pixels or MAX_PIXELS)
+        return torch.from_numpy(self.image_pixels(images, max_pixels=max_pixels))
+
+    def image_pixels(self, images: Sequence[ImageMedia], *, max_pixels: int | None = None) -> npt.NDArray[np.uint8]:
+        """Decode images as `prepare_pixels` does, without torch. Raises as `prepare_images` does."""
+        from midrib.backbones._pixels.prepare import MAX_PIXELS, image_pixels
+
+        return image_pixels(images, self._spec(ImageInput), max_pixels=max_pixels or MAX_PIXELS)
 
     def prepare_texts(self, texts: Sequence[str], *, truncate: bool = True) -> Tensor:
         """Tokenize texts: [rows, tokens of the longest], int64, 0 where padded, -1 for token 0, on the CPU.

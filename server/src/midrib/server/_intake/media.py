@@ -64,17 +64,15 @@ class MediaPool:
         media: Any = media_of(message)[start:stop]
         try:
             if message.WhichOneof("kind") == "images":
-                prepared = backbone.prepare_images(list(media), max_pixels=self._max_image_pixels)
-            elif message.WhichOneof("kind") == "texts":
+                return backbone.image_pixels(list(media), max_pixels=self._max_image_pixels)
+            if message.WhichOneof("kind") == "texts":
                 return backbone.token_ids(list(media))
-            else:
-                clips = [
-                    decode_tensor(clip, field=f"input.audio.clips[{start + index}]") for index, clip in enumerate(media)
-                ]
-                prepared = backbone.prepare_audio(clips, rate=message.audio.rate)
+            clips = [
+                decode_tensor(clip, field=f"input.audio.clips[{start + index}]") for index, clip in enumerate(media)
+            ]
+            rows: Array = backbone.prepare_audio(clips, rate=message.audio.rate).numpy()
         except MediaError as error:
             raise MediaError(start + error.index, error.problem) from error
-        rows: Array = prepared.numpy()
         return rows
 
 
