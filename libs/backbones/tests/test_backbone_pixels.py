@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from PIL import Image
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from midrib.backbones import Backbone, InputKindError, MediaError, load_backbone
