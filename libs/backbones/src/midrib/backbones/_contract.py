@@ -86,9 +86,10 @@ def _length(spec: InputSpec) -> int:
 def as_module_input(module: nn.Module, spec: InputSpec, batch: Tensor) -> Tensor:
     """Return a batch [rows, …] in the element type that the module computes in, the same shape.
 
-    Images of uint8 are normalised as spec says. Floating rows become the dtype of the module's parameters.
+    Images of uint8 are normalised as spec says, unless the server of a remote module does it (`takes_pixels`).
+    Floating rows become the dtype of the module's parameters.
     """
-    if isinstance(spec, ImageInput) and batch.dtype == torch.uint8:
+    if isinstance(spec, ImageInput) and batch.dtype == torch.uint8 and not getattr(module, "takes_pixels", False):
         from midrib.backbones._images import normalized  # Pillow is needed for images only
 
         batch = normalized(batch, spec)
