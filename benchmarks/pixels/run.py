@@ -180,8 +180,8 @@ def main() -> None:
     head = [
         "# Pixels against floats\n",
         f"{machine}, torch {torch.__version__}, load before it (1 minute) {os.getloadavg()[0]:.1f}.",
-        f"Command: `python benchmarks/pixels/run.py --rounds {rounds}`. Client and server share the cores. The contenders",
-        "of a table ran alternately, and figures are medians.",
+        f"Command: `python benchmarks/pixels/run.py --rounds {rounds}`. Client and server share the cores.",
+        "The contenders of a table ran alternately, and figures are medians.",
     ]
     lines = [*head, *wire(rounds), *decoding(rounds), *reduced()]
     (HERE / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
