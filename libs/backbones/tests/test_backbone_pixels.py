@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from midrib.backbones import Backbone, InputKindError, MediaError, load_backbone
-from midrib.backbones._images import normalized
+from midrib.backbones._pixels.normalize import normalized
 from midrib.registry import ImageInput, TensorInput
 
 IMAGENET = ImageInput(4)
@@ -29,6 +31,19 @@ class Flattened(nn.Module):
 
 def backbone(spec: ImageInput | TensorInput = IMAGENET) -> Backbone:
     return Backbone("x", Flattened(), 48, spec)
+
+
+def test_images_are_decoded_to_pixels_without_torch() -> None:
+    """A server's process decodes while its workers compute, and never needs torch."""
+    program = (
+        "import sys, numpy\n"
+        "from midrib.backbones import Backbone\n"
+        "from midrib.registry import ImageInput\n"
+        "pixels = Backbone('x', None, 1, ImageInput(4)).image_pixels([numpy.zeros((8, 9, 3), 'uint8')])\n"
+        "print(pixels.shape, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "(1, 3, 4, 4) False"
 
 
 @pytest.mark.parametrize("spec", [pytest.param(IMAGENET, id="imagenet"), pytest.param(LITE, id="efficientnet-lite")])

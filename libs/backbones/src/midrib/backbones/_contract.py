@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from midrib.backbones._pixels.normalize import normalized
 from midrib.registry import AudioInput, ContractError, ImageInput, InputSpec, TensorInput, TextInput
 
 _OPEN_LENGTH = 16
@@ -90,8 +91,6 @@ def as_module_input(module: nn.Module, spec: InputSpec, batch: Tensor) -> Tensor
     Floating rows become the dtype of the module's parameters.
     """
     if isinstance(spec, ImageInput) and batch.dtype == torch.uint8 and not getattr(module, "takes_pixels", False):
-        from midrib.backbones._images import normalized  # Pillow is needed for images only
-
         batch = normalized(batch, spec)
     return batch.to(_dtype_of(module, spec)) if batch.is_floating_point() else batch
 

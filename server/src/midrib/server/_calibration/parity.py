@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from midrib.backbones import Backbone
-from midrib.backbones._images import normalized
+from midrib.backbones._pixels.normalize import normalized
 from midrib.registry import ImageInput, TextInput
 from midrib.server._compute.examples import example_pixels, example_rows
 from midrib.server._compute.forward import Forward

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from midrib.backbones._images import normalized
+from midrib.backbones._pixels.normalize import normalized
 from midrib.registry import ImageInput, InputSpec
 from midrib.server._compute.config import ComputeConfig
 from midrib.server._compute.cuda_graphs import Graphs

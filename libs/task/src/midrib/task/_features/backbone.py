@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from midrib.backbones import Backbone, load_backbone
 from midrib.backbones._contract import example_rows
-from midrib.backbones._images import normalized
+from midrib.backbones._pixels.normalize import normalized
 from midrib.registry import ImageInput, InputSpec, Registry, TensorInput
 from midrib.task._parts.specs import AnyRegistry
 
