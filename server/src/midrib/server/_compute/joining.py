@@ -32,7 +32,7 @@ def joined_shape(arrays: Sequence[Array]) -> tuple[int, ...]:
 def join_into(view: Array, arrays: Sequence[Array]) -> None:
     """Write the rows of all arrays into a view of `joined_shape`, padded with 0, converted to its dtype.
 
-    Raises ValueError for a mixture of pixels and floats: they are no conversions of each other.
+    Raises ValueError for a mixture of pixels and floats, because pixels must be normalised to become floats.
     """
     if any(array.shape[1:] != view.shape[1:] for array in arrays):
         _pad_into(view, arrays)
