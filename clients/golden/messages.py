@@ -59,6 +59,7 @@ from midrib.v1.tensor_pb2 import (
     DATA_TYPE_FLOAT32,
     DATA_TYPE_INT8,
     DATA_TYPE_INT64,
+    DATA_TYPE_UINT8,
     DATA_TYPE_UNSPECIFIED,
     Tensor,
 )
@@ -128,6 +129,8 @@ def _about_backbones() -> Iterator[tuple[str, Message]]:
     yield "loading", Backbone(name="a/b/c", state=BACKBONE_STATE_LOADING, input=_input(TextInput(max_tokens=256)))
     yield "draining", Backbone(name="a/b/c", state=BACKBONE_STATE_DRAINING, input=_input(AudioInput(rate=16000)))
     yield "tensors only", InputSpec(tensor=TensorInput(shape=[784], dtype=DATA_TYPE_FLOAT32))
+    pixels = TensorInput(shape=[3, 224, 224], dtype=DATA_TYPE_FLOAT32, other_dtypes=[DATA_TYPE_UINT8])
+    yield "pixels too", InputSpec(tensor=pixels)
     yield "a squashed image", _input(SQUASHED)
     yield "a bordered image that is no square", _input(BORDERED)
     yield "get request", GetBackboneRequest(name=NAME)

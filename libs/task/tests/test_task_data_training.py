@@ -143,7 +143,10 @@ def test_a_transform_changes_training_images_only(folder: Path) -> None:
 
     data = ImageData.from_folder(folder, transform=swapped, batch_size=20)
     ClassificationTask.from_data("mean-colour", data)
-    means = {stage: {name: inputs.mean((2, 3)) for inputs, [name, *_] in data.loader(stage)} for stage in data.stages}
+    means = {
+        stage: {name: inputs.float().mean((2, 3)) / 255 for inputs, [name, *_] in data.loader(stage)}
+        for stage in data.stages
+    }
     assert shapes == {(3, 9, 1)}
     assert {float(rows[:, 0].max()) for rows in means["train"].values()} == {0.0}
     assert {float(rows[:, 0].max()) for rows in means["val"].values()} == {1.0}

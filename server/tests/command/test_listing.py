@@ -137,6 +137,21 @@ def test_a_module_that_cannot_be_imported_is_one_sentence(
     assert "midrib: --import no_such_module failed with ModuleNotFoundError: No module named" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        pytest.param("mlp-128", "float32 [any]", id="rows"),
+        pytest.param(
+            "dino_vits16", "image 224, or a tensor: float32 [3 x 224 x 224] or uint8 [3 x 224 x 224]", id="image"
+        ),
+        pytest.param("wordllama-256", "or a tensor: int64 [any]", id="text"),
+    ],
+)
+def test_describe_shows_the_tensors_that_a_backbone_takes(midrib: Any, name: str, words: str) -> None:
+    """In place of images and texts, with pixels."""
+    assert words in midrib("describe", name).stdout
+
+
 @pytest.mark.parametrize("form", ["url", "option"])
 def test_describe_shows_a_backbone_of_a_server(midrib: Any, server: RunningServer, form: str) -> None:
     """By its URL, or by --server."""

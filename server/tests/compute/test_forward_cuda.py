@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from midrib.registry import TensorInput
+from midrib.backbones._pixels.normalize import normalized
+from midrib.registry import ImageInput, TensorInput
 from midrib.server._compute.config import ComputeConfig
 from midrib.server._compute.devices import use_tf32
 from midrib.server._compute.forward import Forward
@@ -39,6 +40,12 @@ def test_a_gpu_gives_the_rows_of_a_cpu(dtype: str) -> None:
     (expected,) = Forward(module(), SPEC)([(rows,)])
     (computed,) = Forward(module(), SPEC, ComputeConfig(device="cuda", dtype=dtype))([(rows,)])
     np.testing.assert_allclose(computed.astype(np.float32), expected, atol=0.05 if dtype != "float32" else 1e-4)
+
+
+def test_pixels_have_the_bits_of_a_cpu() -> None:
+    """CUDA's division by a number multiplies by its reciprocal, which rounds differently: only tensors divide."""
+    pixels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(1, 3, 16, 16)
+    assert torch.equal(normalized(pixels.cuda(), ImageInput(16)).cpu(), normalized(pixels, ImageInput(16)))
 
 
 def test_batches_in_flight_do_not_touch_each_other() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import numpy as np
+import pytest
 import torch
 
 from midrib.server._compute.staging import BufferPool, StagingBuffer
@@ -28,6 +29,28 @@ def test_rows_of_unequal_length_are_padded_with_zeros() -> None:
     staging = buffer()
     staging.fill(0, [np.full((2, 3), 7.0)])
     assert staging.fill(0, [np.ones((1, 1)), np.ones((1, 3))]).tolist() == [[1, 0, 0], [1, 1, 1]]
+
+
+def test_pixels_stay_bytes_in_a_buffer_of_floats() -> None:
+    """A quarter of the bytes; rows of floats before and after them lie in memory that they do not touch."""
+    staging = buffer()
+    floats = staging.fill(0, [np.ones((1, 2), np.float32)])
+    pixels = staging.fill(0, [np.full((1, 2), 255, np.uint8), np.full((2, 2), 7, np.uint8)])
+    assert (pixels.dtype, pixels.tolist()) == (torch.uint8, [[255, 255], [7, 7], [7, 7]])
+    assert (floats.tolist(), staging.holds(pixels)) == ([[1, 1]], True)
+
+
+def test_ids_of_uint8_are_widened() -> None:
+    """Only pixels are normalised by the device."""
+    staging = StagingBuffer([torch.int64], pinned=False)
+    assert staging.fill(0, [np.array([[255]], np.uint8), np.array([[300]])]).tolist() == [[255], [300]]
+
+
+@pytest.mark.parametrize("first", [np.uint8, np.float32], ids=["pixels first", "floats first"])
+def test_pixels_are_never_converted_to_floats(first: type) -> None:
+    """A conversion would leave out the normalisation."""
+    with pytest.raises(ValueError, match=r"has arrays of float32, uint8: put pixels and floats into separate batches"):
+        buffer().fill(0, [np.ones((1, 2), first), np.ones((1, 2), np.uint8), np.ones((1, 2), np.float32)])
 
 
 def test_a_larger_batch_gets_a_larger_buffer() -> None:

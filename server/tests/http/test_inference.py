@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from midrib.server._http.call import Answer as Result
 from midrib.server._http.embeddings import check_finite
@@ -53,6 +54,16 @@ def test_a_tensor_may_be_flat_or_nested(address: str, media_server: RunningServe
     weight, bias = (parameter.detach().numpy() for parameter in module.parameters())
     expected = np.array([[1, 2.5], [3, 4]], np.float32) @ weight.T + bias
     np.testing.assert_allclose(np.reshape(answer["data"], answer["shape"]), expected, rtol=1e-5)
+
+
+def test_pixels_are_the_image_that_they_come_from(address: str, media_server: RunningServer) -> None:
+    """As UINT8; the backbone scales and normalises them."""
+    intake = media_server.server.catalogue.entry("picture").ready().intake
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 3, 8, 8), dtype=np.uint8)
+    body = tensor(pixels.tolist(), datatype="UINT8", shape=pixels.shape)
+    answer = Answer(address, body, path="/v2/models/picture/infer").json["outputs"][0]
+    expected = intake.backbone.embed(torch.from_numpy(pixels)).numpy()
+    np.testing.assert_allclose(np.reshape(answer["data"], answer["shape"]), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from midrib.v1 import embedding_pb2, embedding_pb2_grpc
-from midrib.wire import decode_tensor
+from midrib.wire import decode_tensor, encode_tensor
 from server.tests.oip.oip_client import (
     GATE,
     ROWS,
@@ -93,6 +93,16 @@ def test_encoded_images_go_as_bytes(media: Inference, media_channel: grpc.Channe
     message = embedding_pb2.Input(images=embedding_pb2.Images(encoded=[encoded.getvalue()]))
     expected = stub.Embed(embedding_pb2.EmbedRequest(backbone="picture", input=message), timeout=10).embedding
     answer = media.ModelInfer(texts(encoded.getvalue(), name="images", model="picture"), timeout=10)
+    assert rows(answer) == decode_tensor(expected).tolist()
+
+
+def test_pixels_go_as_uint8(media: Inference, media_channel: grpc.Channel) -> None:
+    """The same answer as Midrib's own call, to the bit."""
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 8, 8), dtype=np.uint8)
+    stub: Any = embedding_pb2_grpc.EmbeddingServiceStub(media_channel)
+    message = embedding_pb2.Input(tensor=encode_tensor(pixels))
+    expected = stub.Embed(embedding_pb2.EmbedRequest(backbone="picture", input=message), timeout=10).embedding
+    answer = media.ModelInfer(raw(pixels, "UINT8", model="picture"), timeout=10)
     assert rows(answer) == decode_tensor(expected).tolist()
 
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from midrib.registry import TensorInput
+from midrib.backbones._pixels.normalize import normalized
+from midrib.registry import ImageInput, TensorInput
 from midrib.server._compute.config import ComputeConfig
 from midrib.server._compute.forward import Forward
 from midrib.wire import Array
@@ -68,6 +69,23 @@ def test_memory_is_not_handed_out_while_another_stream_uses_it(
 ) -> None:
     """The allocator knows the stream that allocated it; the others are recorded."""
     in_flight(on_a_gpu(config), watch, batches(9), *more)
+    assert watch.unrecorded() == []
+
+
+@MODES
+def test_pixels_are_normalised_on_the_stream_that_computes(watch: Any, config: ComputeConfig) -> None:
+    """They are copied as bytes; batches of floats run between them, through the same graphs."""
+    spec = ImageInput(2)
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    forward = Forward(layers, spec, config)
+    if forward.graphs is not None:
+        forward.graphs.capture(torch.zeros(8, 3, 2, 2))
+    pixels = [np.random.default_rng(seed).integers(0, 256, (5, 3, 2, 2), dtype=np.uint8) for seed in range(6)]
+    floats = [normalized(torch.from_numpy(rows), spec).numpy() for rows in pixels]
+    rows = in_flight(forward, watch, [batch for pair in zip(pixels, floats, strict=True) for batch in pair])
+    np.testing.assert_array_equal(rows[::2], rows[1::2])
+    np.testing.assert_allclose(rows[::2], [layers(torch.from_numpy(batch)).detach() for batch in floats], atol=1e-6)
     assert watch.unrecorded() == []
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor, nn
 
-    from midrib.backbones._images import ImageMedia
+    from midrib.backbones._pixels.decode import ImageMedia
     from midrib.backbones._tokens import Tokenizer
 
 # torch and Pillow are imported in the functions that use them, because listing the catalogue needs neither.
@@ -55,6 +55,22 @@ class Backbone:
         from midrib.backbones._images import MAX_PIXELS, prepare_images
 
         return prepare_images(images, self._spec(ImageInput), max_pixels=max_pixels or MAX_PIXELS)
+
+    def prepare_pixels(self, images: Sequence[ImageMedia], *, max_pixels: int | None = None) -> Tensor:
+        """Decode, resize and crop images: [rows, 3, height, width], uint8, on the CPU; `embed` normalises them.
+
+        They are a quarter of the bytes of `prepare_images`, and give the same features to the bit.
+        Takes and raises the same as `prepare_images`.
+        """
+        import torch
+
+        return torch.from_numpy(self.image_pixels(images, max_pixels=max_pixels))
+
+    def image_pixels(self, images: Sequence[ImageMedia], *, max_pixels: int | None = None) -> npt.NDArray[np.uint8]:
+        """Decode images as `prepare_pixels` does, without torch. Raises as `prepare_images` does."""
+        from midrib.backbones._pixels.prepare import MAX_PIXELS, image_pixels
+
+        return image_pixels(images, self._spec(ImageInput), max_pixels=max_pixels or MAX_PIXELS)
 
     def prepare_texts(self, texts: Sequence[str], *, truncate: bool = True) -> Tensor:
         """Tokenize texts: [rows, tokens of the longest], int64, 0 where padded, -1 for token 0, on the CPU.
@@ -108,8 +124,8 @@ class Backbone:
         return features
 
     def embed_images(self, images: Sequence[ImageMedia]) -> Tensor:
-        """Embed images: `embed(prepare_images(images))`, [rows, num_features]."""
-        return self.embed(self.prepare_images(images))
+        """Embed images: `embed(prepare_pixels(images))`, [rows, num_features]."""
+        return self.embed(self.prepare_pixels(images))
 
     def embed_texts(self, texts: Sequence[str], *, truncate: bool = True) -> Tensor:
         """Embed texts: `embed(prepare_texts(texts))`, [rows, num_features].

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from midrib.backbones._pixels.normalize import normalized
 from midrib.registry import AudioInput, ContractError, ImageInput, InputSpec, TensorInput, TextInput
 
 _OPEN_LENGTH = 16
@@ -86,11 +87,10 @@ def _length(spec: InputSpec) -> int:
 def as_module_input(module: nn.Module, spec: InputSpec, batch: Tensor) -> Tensor:
     """Return a batch [rows, …] in the element type that the module computes in, the same shape.
 
-    Images of uint8 are normalised as spec says. Floating rows become the dtype of the module's parameters.
+    Images of uint8 are normalised as spec says, unless the server of a remote module does it (`takes_pixels`).
+    Floating rows become the dtype of the module's parameters.
     """
-    if isinstance(spec, ImageInput) and batch.dtype == torch.uint8:
-        from midrib.backbones._images import normalized
-
+    if isinstance(spec, ImageInput) and batch.dtype == torch.uint8 and not getattr(module, "takes_pixels", False):
         batch = normalized(batch, spec)
     return batch.to(_dtype_of(module, spec)) if batch.is_floating_point() else batch
 

@@ -16,13 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from midrib.backbones._errors import MediaError
-from midrib.backbones._tokens import Tokenizer, Tokens
+from midrib.backbones._tokens import PADDING, TOKEN_ZERO, Tokenizer, Tokens
 
 if TYPE_CHECKING:
     import tokenizers
-
-PADDING = 0
-TOKEN_ZERO = -1
 
 
 class FastTokenizer:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+PADDING = 0
+TOKEN_ZERO = -1
+
 
 class Tokens(NamedTuple):
     """One text as token ids, special tokens included; truncated says whether the text was cut."""

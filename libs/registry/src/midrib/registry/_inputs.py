@@ -49,6 +49,11 @@ class ImageInput:
         """The tensor that the backbone takes: [3, height, width], float32."""
         return TensorInput((3, self.size, self.width or self.size))
 
+    @property
+    def pixels(self) -> TensorInput:
+        """The tensor that it takes as well, and normalises on its device: [3, height, width], uint8, RGB of 0..255."""
+        return TensorInput((3, self.size, self.width or self.size), "uint8")
+
 
 @dataclass(frozen=True)
 class TextInput:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -10,16 +11,18 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.callbacks import BaseFinetuning
 from torch import Tensor, nn
 
-from midrib.registry import in_words
+from midrib.registry import ImageInput, InputSpec, in_words
 from midrib.registry._description import html_table
 from midrib.task._features.backbone import (
     BackboneRecipe,
     DeferredBackbone,
     OpenedBackbone,
     fingerprint,
+    in_floats,
     in_type_of,
     is_remote,
     revision_of,
+    takes_pixels,
 )
 from midrib.task._features.cache import FeatureCache, Inputs
 from midrib.task._features.preparation import Preparation, Transform
@@ -69,29 +72,41 @@ class TaskBase(LightningModule):
         self._freezer = LayerFreezer(self.backbone)
         self.freeze_for(0)
 
+    def set_input(self, spec: InputSpec | None) -> None:
+        """Declare the input of a backbone that does not declare it."""
+        self._spec = spec or self._spec
+
     # Features
 
     def features(self, inputs: Inputs) -> Tensor:
         """Return the backbone's features: [batch, num_features].
 
-        inputs: [batch, ...] as the backbone takes them, in any floating type, or strings, which are tokenised here or
-        by its server.  A frozen backbone builds no graph unless the inputs require a gradient.  With a cache, it
-        computes each input once.
+        inputs: [batch, ...] as the backbone takes them, in any floating type; pixels [batch, 3, height, width] of
+        uint8, which are normalised on its device; or strings, which are tokenised here or by its server.  A frozen
+        backbone builds no graph unless the inputs require a gradient.  With a cache, it computes each input once.
         """
-        batch = inputs if isinstance(inputs, Tensor) else to_device(self, self.prepare(inputs))
+        batch = inputs if isinstance(inputs, Tensor) else to_device(self, self.preparation()(inputs))
         if _is_empty(batch):  # many networks cannot reshape an empty batch
             return torch.zeros(0, self.num_features, device=self.device)
         if not is_remote(self.backbone):
             batch = in_type_of(batch, self.backbone)
         if not self.backbone_is_frozen or _requires_gradient(batch):
-            features: Tensor = self.backbone(batch)
+            features = self._run_backbone(batch)
         elif self.cache is None:
             with torch.no_grad():
-                features = self.backbone(batch)
+                features = self._run_backbone(batch)
         else:
             with torch.no_grad():
-                features = self.cache.features(self._cache_key(batch), batch, self.backbone)
+                features = self.cache.features(self._cache_key(batch), batch, self._run_backbone)
         return features if isinstance(batch, Tensor) else features.to(self.device)
+
+    def _run_backbone(self, batch: Inputs) -> Tensor:
+        """Return the features of a batch; pixels are normalised here, unless a server does it."""
+        by_server = is_remote(self.backbone) and takes_pixels(self.backbone)
+        if isinstance(batch, Tensor) and batch.dtype == torch.uint8 and not by_server:
+            batch = in_type_of(in_floats(batch, self.input), self.backbone)
+        features: Tensor = self.backbone(batch)
+        return features
 
     @property
     def num_features(self) -> int:
@@ -169,12 +184,16 @@ class TaskBase(LightningModule):
         backbone stay texts, because its server tokenises them.
         Raises MediaError, with the item's index and file, for an item that cannot be used.
         """
-        return self.preparation()(items)
+        return replace(self.preparation(), pixels=False)(items)
 
     def preparation(self, transform: Transform | None = None) -> Preparation:
-        """Return `prepare` as an object without weights.  transform: changes each item before it is prepared."""
-        tokenizer = getattr(self.backbone, "tokenizer", None)
-        return Preparation(self.input, tokenizer, is_remote(self.backbone), transform)
+        """Return `prepare` as an object without weights, whose images are pixels of uint8 if the backbone takes them.
+
+        transform: changes each item before it is prepared.
+        """
+        tokenizer, spec = getattr(self.backbone, "tokenizer", None), self.input
+        pixels = isinstance(spec, ImageInput) and takes_pixels(self.backbone)
+        return Preparation(spec, tokenizer, is_remote(self.backbone), transform, pixels)
 
     def split_batch(self, batch: Any) -> tuple[Any, Any]:
         """Return the inputs and targets of a batch: a pair, or a mapping with "input" and "target".

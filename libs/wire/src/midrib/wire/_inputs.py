@@ -17,6 +17,7 @@ def encode_input_spec(spec: InputSpec) -> backbone_pb2.InputSpec:
     )
     message = backbone_pb2.InputSpec(tensor=tensor)
     if isinstance(spec, ImageInput):
+        message.tensor.other_dtypes.append(code_from_dtype(spec.pixels.dtype))
         image = backbone_pb2.ImageInput(
             size=spec.size,
             mean=spec.mean,

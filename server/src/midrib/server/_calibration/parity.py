@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from midrib.backbones import Backbone
-from midrib.registry import TextInput
-from midrib.server._compute.examples import example_rows
+from midrib.backbones._pixels.normalize import normalized
+from midrib.registry import ImageInput, TextInput
+from midrib.server._compute.examples import example_pixels, example_rows
 from midrib.server._compute.forward import Forward
 from midrib.wire import Array, MidribError
 
@@ -37,7 +40,8 @@ class ParityReference:
 def parity_reference(backbone: Backbone) -> ParityReference:
     """Return example inputs and their rows by the loaded module, computed one at a time, before the engine moves it.
 
-    Texts have unequal lengths, so that the engine has to pad them. Raises what the module raises.
+    Texts have unequal lengths, so that the engine has to pad them. The last image is pixels of uint8. Raises what the
+    module raises.
     """
     rows = example_rows(backbone.input, _PARITY_ROWS)
     uneven = isinstance(backbone.input, TextInput)
@@ -45,14 +49,26 @@ def parity_reference(backbone: Backbone) -> ParityReference:
         rows[index : index + 1, : rows.shape[1] - index] if uneven else rows[index : index + 1]
         for index in range(len(rows))
     ]
+    if isinstance(backbone.input, ImageInput):
+        inputs.append(example_pixels(backbone.input))
     with torch.inference_mode():
-        outputs = [backbone.module(torch.from_numpy(row)) for row in inputs]
+        outputs = [backbone.module(_floats(row, backbone)) for row in inputs]
     return ParityReference(inputs, torch.cat(outputs).double().numpy())
 
 
+def _floats(row: Array, backbone: Backbone) -> Tensor:
+    """Return an input [1, ...] as the module takes it; pixels normalised."""
+    tensor = torch.from_numpy(row)
+    if isinstance(backbone.input, ImageInput) and tensor.dtype == torch.uint8:
+        return normalized(tensor, backbone.input)
+    return tensor
+
+
 def check_parity(name: str, forward: Forward, reference: ParityReference, bound: float) -> None:
-    """Raise ParityError unless the engine gives the rows of the reference in one batch, within the bound."""
-    rows = np.concatenate(forward([(row,) for row in reference.inputs])).astype(np.float64)
+    """Raise ParityError unless the engine gives the rows of the reference in a batch per dtype, within the bound."""
+    batches = [list(batch) for _, batch in groupby(reference.inputs, lambda row: row.dtype)]
+    outputs = [row for batch in batches for row in forward([(row,) for row in batch])]
+    rows = np.concatenate(outputs).astype(np.float64)
     difference = float(np.abs(rows - reference.rows).max()) / max(float(np.abs(reference.rows).max()), 1e-12)
     if not difference <= bound:
         dtype = str(forward.dtype).removeprefix("torch.")

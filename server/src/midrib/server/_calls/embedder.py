@@ -21,7 +21,7 @@ from midrib.server._engine.description import Description
 from midrib.server._engine.item import Outcome
 from midrib.server._intake.options import apply_options, check_options
 from midrib.v1 import embedding_pb2
-from midrib.wire import Array, InputKindError
+from midrib.wire import Array
 
 _Arrays: TypeAlias = tuple[Array, ...]
 ItemInput: TypeAlias = embedding_pb2.Input | Array | _Arrays
@@ -105,8 +105,7 @@ class Embedder:
         call = self.open(request, caller)
         intake = call.loaded.intake
         rows = intake.tensor(request.input, field="input")
-        if rows.dtype.kind in "iu":
-            raise InputKindError(f"backbone {call.by.name!r} takes integers: they have no gradient")
+        intake.check_differentiable(rows)
         item = await call.accept((rows, intake.gradient(request.grad_embedding, len(rows))))
         embedded = await item.embed()
         return embedded._replace(features=embedded.features.astype(rows.dtype, copy=False)), item.reservation

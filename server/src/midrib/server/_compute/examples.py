@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from midrib.registry import InputSpec, TextInput
+from midrib.registry import ImageInput, InputSpec, TextInput
 from midrib.server._engine.buckets import usual_shapes
 from midrib.wire import Array
 
@@ -22,6 +22,12 @@ def example_rows(spec: InputSpec, rows: int, shape: tuple[int, ...] | None = Non
     if takes_integers(spec):
         return source.integers(1, 100, (rows, *shape))
     return source.standard_normal((rows, *shape), dtype=np.float32)
+
+
+def example_pixels(spec: ImageInput) -> Array:
+    """Return pixels of one image, [1, 3, height, width], uint8; the same values every time."""
+    levels = np.random.default_rng(0).integers(0, 256, (1, 3, spec.size, spec.width or spec.size))
+    return levels.astype(np.uint8)
 
 
 def takes_integers(spec: InputSpec) -> bool:

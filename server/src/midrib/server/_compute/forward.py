@@ -40,7 +40,7 @@ class Forward:
         module = module.eval().requires_grad_(requires_grad=False).to(self.torch_device)
         if config.dtype != "float32":
             module = module.to(self.dtype)
-        self._passes = ModulePasses(module, config, num_features)
+        self._passes = ModulePasses(module, spec, config=config, num_features=num_features)
         self.graphs = self._passes.graphs
         self.device = device_for(self.torch_device, self.dtype)
         self.depth = self.device.depth
@@ -68,7 +68,9 @@ class Forward:
         return StagedBatch(self._buffers, buffer, [len(arrays[0]) for arrays in batch], start)
 
     def launch_in_place(self, inputs: Sequence[Tensor]) -> Pending:
-        """Start to compute a batch that lies in tensors of the staged dtypes, [rows, ...], without a staging buffer.
+        """Start to compute a batch that lies in tensors [rows, ...], without a staging buffer.
+
+        They have the staged dtypes, or are pixels of uint8.
 
         The tensors stay as they are until the rows are read, which may share their memory. Raises what the module
         raises.

@@ -9,6 +9,16 @@ import numpy as np
 
 from midrib.wire import Array
 
+_PIXELS = np.dtype(np.uint8)
+
+
+def staged_dtype(arrays: Sequence[Array], dtype: str) -> str:
+    """Return the dtype in which to stage arrays that share a batch: uint8 for pixels, which the device normalises.
+
+    dtype: of all other arrays, from the replica: a floating one, or int64 for integers of any width.
+    """
+    return "uint8" if arrays[0].dtype == _PIXELS and dtype != "int64" else dtype
+
 
 def joined_shape(arrays: Sequence[Array]) -> tuple[int, ...]:
     """Return the shape of the joined array: all rows, each dimension as long as the longest array's."""
@@ -20,12 +30,16 @@ def joined_shape(arrays: Sequence[Array]) -> tuple[int, ...]:
 
 
 def join_into(view: Array, arrays: Sequence[Array]) -> None:
-    """Write the rows of all arrays into a view of `joined_shape`, padded with 0, converted to its dtype."""
+    """Write the rows of all arrays into a view of `joined_shape`, padded with 0, converted to its dtype.
+
+    Raises ValueError for a mixture of pixels and floats, because pixels must be normalised to become floats.
+    """
     if any(array.shape[1:] != view.shape[1:] for array in arrays):
         _pad_into(view, arrays)
     elif all(array.dtype == view.dtype for array in arrays):
         np.concatenate(arrays, out=view)
     else:
+        _refuse_mixture(view, arrays)
         with np.errstate(over="ignore"):  # a float64 beyond float32 is infinite, as in process
             np.concatenate(arrays, out=view, casting="unsafe")
 
@@ -36,6 +50,12 @@ def split_rows(rows: Array, lengths: Sequence[int]) -> list[Array]:
         return [rows]
     ends = list(itertools.accumulate(lengths))
     return [rows[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def _refuse_mixture(view: Array, arrays: Sequence[Array]) -> None:
+    if view.dtype.kind != "i" and any(_PIXELS in (view.dtype, array.dtype) for array in arrays):
+        names = ", ".join(sorted({array.dtype.name for array in arrays}))
+        raise ValueError(f"a batch of {view.dtype} has arrays of {names}: put pixels and floats into separate batches")
 
 
 def _pad_into(view: Array, arrays: Sequence[Array]) -> None:

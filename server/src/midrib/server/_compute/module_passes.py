@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from midrib.backbones._pixels.normalize import normalized
+from midrib.registry import ImageInput, InputSpec
 from midrib.server._compute.config import ComputeConfig
 from midrib.server._compute.cuda_graphs import Graphs
 from midrib.server._compute.devices import Run
@@ -14,14 +16,17 @@ from midrib.server._compute.output import checked, no_exit
 
 
 class ModulePasses:
-    """Runs a module on tensors that are on its device and in its compute dtype.
+    """Runs a module on tensors that are on its device and in its compute dtype, or pixels of uint8.
 
     module: in eval mode, its weights frozen, on the device of the config.
+    spec: of its input; pixels are normalised as it says, on the device.
     num_features: the width of the module's output, which is checked after every pass; any width if None.
     """
 
-    def __init__(self, module: nn.Module, config: ComputeConfig, num_features: int | None) -> None:
+    def __init__(self, module: nn.Module, spec: InputSpec, *, config: ComputeConfig, num_features: int | None) -> None:
         self._module = module
+        self._spec = spec
+        self._dtype: torch.dtype = getattr(torch, config.dtype)
         embed: Callable[[Tensor], Tensor] = module
         if config.compile is not None:
             embed = torch.compile(module, backend=config.compile, dynamic=True)
@@ -35,14 +40,15 @@ class ModulePasses:
         Raises OutputError for an output that breaks the contract, and what the module raises.
         """
         with torch.inference_mode():
-            if self.graphs is not None and (rows := self.graphs.replay(inputs[0])) is not None:
+            batch = self._floats(inputs[0])
+            if self.graphs is not None and (rows := self.graphs.replay(batch)) is not None:
                 return rows
-            return _within_memory(inputs, lambda tensors: self._embed(tensors[0]))
+            return _within_memory([batch], lambda tensors: self._embed(tensors[0]))
 
     def embed_alone(self, inputs: Sequence[Tensor]) -> Tensor:
         """Return the embedding of one row, [1, ...] to [1, num_features], by the module itself. Raises as `embed`."""
         with torch.inference_mode():
-            return self._embed(inputs[0])
+            return self._embed(self._floats(inputs[0]))
 
     def gradient(self, inputs: Sequence[Tensor]) -> Tensor:
         """Return the gradient of the input, [rows, ...], given the input and the gradient of its embedding.
@@ -50,6 +56,12 @@ class ModulePasses:
         Raises what the module raises.
         """
         return _within_memory(inputs, self._gradient)
+
+    def _floats(self, batch: Tensor) -> Tensor:
+        """Return a batch [rows, ...] as the module takes it; pixels are normalised in float32, as clients do it."""
+        if isinstance(self._spec, ImageInput) and batch.dtype == torch.uint8:
+            return normalized(batch, self._spec).to(self._dtype)
+        return batch
 
     def _gradient(self, inputs: Sequence[Tensor]) -> Tensor:
         leaf = inputs[0].clone().requires_grad_()

@@ -9,53 +9,57 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from midrib.server._compute.joining import join_into, joined_shape
+from midrib.server._compute.joining import join_into, joined_shape, staged_dtype
 from midrib.wire import Array
 
 _MAX_VIEWS = 64
 
 
 class StagingBuffer:
-    """The buffers of one batch: one for each array of an item.
+    """The buffers of one batch: one for each array of an item and each dtype in which it is staged.
 
-    dtypes: of the buffers.  pinned: whether they lie in page-locked memory, from which a GPU copies asynchronously.
+    dtypes: of the arrays, except for pixels, which stay uint8.
+    pinned: whether the buffers lie in page-locked memory, from which a GPU copies asynchronously.
     """
 
     def __init__(self, dtypes: Sequence[torch.dtype], *, pinned: bool) -> None:
         self._pinned = pinned
-        self._buffers = [torch.empty(0, dtype=dtype) for dtype in dtypes]
-        self._addresses = [(0, 0) for _ in dtypes]
+        self._dtypes = [str(dtype).removeprefix("torch.") for dtype in dtypes]
+        self._buffers: dict[tuple[int, str], Tensor] = {}
+        self._addresses: dict[tuple[int, str], tuple[int, int]] = {}
         # Few shapes recur, and making a view of one takes longer than copying a row into it.
-        self._views: dict[tuple[int, tuple[int, ...]], tuple[Tensor, Array]] = {}
+        self._views: dict[tuple[int, str, tuple[int, ...]], tuple[Tensor, Array]] = {}
 
     def fill(self, index: int, arrays: Sequence[Array]) -> Tensor:
         """Copy the rows of all arrays into a buffer, padded with 0 to the longest; return them, [rows, ...]."""
-        tensor, view = self._view(index, joined_shape(arrays))
+        dtype = staged_dtype(arrays, self._dtypes[index])
+        tensor, view = self._view((index, dtype, joined_shape(arrays)))
         join_into(view, arrays)
         return tensor
 
     def holds(self, tensor: Tensor) -> bool:
         """Return whether a tensor lies in one of the buffers, which the next batch overwrites."""
         address = tensor.data_ptr()
-        return any(start <= address < end for start, end in self._addresses)
+        return any(start <= address < end for start, end in self._addresses.values())
 
-    def _view(self, index: int, shape: tuple[int, ...]) -> tuple[Tensor, Array]:
-        """Return a buffer as a tensor of a shape, and as an array of the same memory."""
-        views = self._views.get((index, shape))
+    def _view(self, layout: tuple[int, str, tuple[int, ...]]) -> tuple[Tensor, Array]:
+        """Return a buffer as a tensor, and as an array of the same memory. layout: its index, dtype and shape."""
+        views = self._views.get(layout)
         if views is None:
-            tensor = self._flat(index, math.prod(shape)).view(shape)
+            index, dtype, shape = layout
+            tensor = self._flat((index, dtype), math.prod(shape)).view(shape)
             if len(self._views) == _MAX_VIEWS:
                 self._views.clear()
-            views = self._views[index, shape] = tensor, tensor.numpy()
+            views = self._views[layout] = tensor, tensor.numpy()
         return views
 
-    def _flat(self, index: int, elements: int) -> Tensor:
-        buffer = self._buffers[index]
-        if buffer.numel() < elements:
+    def _flat(self, key: tuple[int, str], elements: int) -> Tensor:
+        buffer = self._buffers.get(key)
+        if buffer is None or buffer.numel() < elements:
             self._views.clear()  # they hold the smaller buffer's memory
-            buffer = torch.empty(elements, dtype=buffer.dtype, pin_memory=self._pinned)
-            self._buffers[index] = buffer
-            self._addresses[index] = (buffer.data_ptr(), buffer.data_ptr() + buffer.nbytes)
+            buffer = torch.empty(elements, dtype=getattr(torch, key[1]), pin_memory=self._pinned)
+            self._buffers[key] = buffer
+            self._addresses[key] = (buffer.data_ptr(), buffer.data_ptr() + buffer.nbytes)
         return buffer[:elements]
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Hashable
 
 from midrib.backbones import Backbone, MediaError
+from midrib.backbones._tokens import TOKEN_ZERO
 from midrib.registry import TextInput
 from midrib.server._intake.item_sizes import ItemSizes
 from midrib.server._intake.media import MediaPool, media_kind, media_of, prepared_elements
-from midrib.server._intake.validation import InputValidator, ItemLimits
-from midrib.server._intake.values import ValueCheck
+from midrib.server._intake.validation import InputValidator, ItemLimits, takes_pixels
+from midrib.server._intake.values import IdRange, ValueCheck
 from midrib.v1 import embedding_pb2, tensor_pb2
 from midrib.wire import Array, InputKindError, InvalidInputError, decode_tensor, is_floating
 
@@ -39,7 +40,7 @@ class Intake:
         self._pool = pool
         self._limits = ItemLimits(backbone.name, backbone.input, max_rows, max_elements)
         self._sizes = ItemSizes(self._limits, backbone.num_features)
-        self._values = ValueCheck(backbone.name, isinstance(backbone.input, TextInput), last_id, finite)
+        self._values = ValueCheck(backbone.name, _ids_of(backbone, last_id), finite)
         self._validator = InputValidator(self._limits)
 
     async def read(self, message: embedding_pb2.Input) -> Array:
@@ -98,6 +99,28 @@ class Intake:
             )
         return array
 
+    def check_differentiable(self, rows: Array) -> None:
+        """Raise InputKindError for an input [rows, ...] of integers, which has no gradient."""
+        if takes_pixels(self.backbone.input, rows.dtype):
+            raise InputKindError("input is uint8, which has no gradient: send floats, (pixels / 255 - mean) / std")
+        if rows.dtype.kind in "iu":
+            raise InputKindError(f"backbone {self.backbone.name!r} takes integers: they have no gradient")
+
     def bucket(self, rows: Array) -> tuple[Hashable, int]:
-        """Return the bucket of an item, [rows, ...], and its cost in elements, padding included."""
-        return self._validator.bucket(rows.shape)
+        """Return the bucket of an item, [rows, ...], and its cost in elements, padding included.
+
+        Pixels of uint8 and floats are in different buckets, because a batch has one dtype.
+        """
+        return self._validator.bucket(rows.shape, rows.dtype)
+
+
+def _ids_of(backbone: Backbone, last_id: int | None) -> IdRange | None:
+    """Return the token ids that a backbone takes; None if its rows are not ids.
+
+    The ids that its tokenizer makes hold -1 for the token 0. A `shift` is for networks that have no token 0.
+    """
+    if not isinstance(backbone.input, TextInput):
+        return None
+    tokenizer = getattr(backbone.module, "tokenizer", None)
+    has_token_zero = tokenizer is not None and not getattr(tokenizer, "shift", 0)
+    return IdRange(TOKEN_ZERO if has_token_zero else 0, last_id)

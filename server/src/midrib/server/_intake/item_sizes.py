@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from midrib.registry import ImageInput
 from midrib.server._intake.media import media_of, prepared_elements
 from midrib.server._intake.validation import ItemLimits
 from midrib.v1 import embedding_pb2
@@ -33,7 +34,8 @@ class ItemSizes:
         if item.WhichOneof("kind") in (None, "tensor"):
             return sent + self._embedding_bytes(item.tensor.shape)
         elements = min(prepared_elements(self.limits.spec, item), self.limits.max_elements)
-        decoded = elements * np.dtype(self.limits.spec.tensor.dtype).itemsize
+        prepared = self.limits.spec.pixels if isinstance(self.limits.spec, ImageInput) else self.limits.spec.tensor
+        decoded = elements * np.dtype(prepared.dtype).itemsize
         return sent + decoded + self._embedding_bytes((len(media_of(item)),))
 
     def _embedding_bytes(self, shape: Sequence[int]) -> int:

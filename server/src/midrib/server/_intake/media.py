@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -23,6 +24,8 @@ from midrib.wire import Array, LimitExceededError, decode_tensor
 # The weight of a part: characters of texts, or bytes of images and clips. A small image may have many pixels.
 _PART_WEIGHT = 2**18
 _LEAST_IMAGE_WEIGHT = 2**15
+# One slow medium does not block all others. Further threads than cores compete with the event loop.
+_LEAST_THREADS = 2
 
 
 class MediaPool:
@@ -31,7 +34,7 @@ class MediaPool:
     def __init__(self, settings: Settings) -> None:
         self._max_text_chars = settings.max_text_chars
         self._max_image_pixels = settings.max_image_pixels
-        self._threads = ThreadPoolExecutor(thread_name_prefix="media")
+        self._threads = ThreadPoolExecutor(max(_LEAST_THREADS, _cores()), thread_name_prefix="media")
 
     async def prepare(self, backbone: Backbone, message: embedding_pb2.Input) -> Array:
         """Return the rows of an input of media, [rows, ...].
@@ -64,18 +67,20 @@ class MediaPool:
         media: Any = media_of(message)[start:stop]
         try:
             if message.WhichOneof("kind") == "images":
-                prepared = backbone.prepare_images(list(media), max_pixels=self._max_image_pixels)
-            elif message.WhichOneof("kind") == "texts":
+                return backbone.image_pixels(list(media), max_pixels=self._max_image_pixels)
+            if message.WhichOneof("kind") == "texts":
                 return backbone.token_ids(list(media))
-            else:
-                clips = [
-                    decode_tensor(clip, field=f"input.audio.clips[{start + index}]") for index, clip in enumerate(media)
-                ]
-                prepared = backbone.prepare_audio(clips, rate=message.audio.rate)
+            clips = [
+                decode_tensor(clip, field=f"input.audio.clips[{start + index}]") for index, clip in enumerate(media)
+            ]
+            rows: Array = backbone.prepare_audio(clips, rate=message.audio.rate).numpy()
         except MediaError as error:
             raise MediaError(start + error.index, error.problem) from error
-        rows: Array = prepared.numpy()
         return rows
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def media_kind(spec: InputSpec) -> str | None:

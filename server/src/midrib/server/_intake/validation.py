@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from midrib.registry import InputSpec, TextInput
+from midrib.registry import ImageInput, InputSpec, TextInput
 from midrib.server._engine.buckets import elements, padded_shape
 from midrib.wire import InvalidInputError, LimitExceededError, is_floating
 
@@ -39,7 +39,7 @@ class ItemLimits:
 class InputValidator:
     """Checks the layouts of the inputs of one backbone.
 
-    bucket: returns the bucket of a shape [rows, ...] and its cost in elements, padding included.
+    bucket: returns the bucket of a shape [rows, ...] and a dtype, and its cost in elements, padding included.
     check: raises InvalidInputError for a dtype and a shape that the module does not take, LimitExceededError for one
     with too many rows or elements.
     """
@@ -50,23 +50,29 @@ class InputValidator:
         self.check = lru_cache(_REMEMBERED)(partial(_check, limits))
 
 
-def _bucket(spec: InputSpec, shape: tuple[int, ...]) -> tuple[Hashable, int]:
+def _bucket(spec: InputSpec, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Hashable, int]:
     padded = padded_shape(spec, shape[1:])
-    return padded, shape[0] * elements(padded)
+    return (padded, takes_pixels(spec, dtype)), shape[0] * elements(padded)
+
+
+def takes_pixels(spec: InputSpec, dtype: np.dtype[Any]) -> bool:
+    """Return whether arrays of a dtype are pixels, which the backbone normalises on its device."""
+    return isinstance(spec, ImageInput) and dtype == np.uint8
 
 
 def _check(limits: ItemLimits, dtype: np.dtype[Any], shape: tuple[int, ...], field: str) -> None:
     _check_dtype(limits.name, limits.spec, dtype, field)
     _check_shape(limits.name, limits.spec, shape, field)
-    limits.check_size(shape[0], _bucket(limits.spec, shape)[1])
+    limits.check_size(shape[0], _bucket(limits.spec, shape, dtype)[1])
 
 
 def _check_dtype(name: str, spec: InputSpec, dtype: np.dtype[Any], field: str) -> None:
     expected = spec.tensor.dtype
     right = dtype.kind in "iu" if expected.startswith(("int", "uint")) else is_floating(dtype)
-    if not right:
+    if not right and not takes_pixels(spec, dtype):
+        pixels = ", or uint8 (pixels of 0..255, which it normalises)" if isinstance(spec, ImageInput) else ""
         raise InvalidInputError(
-            f"{field} is {dtype.name}, backbone {name!r} takes {expected}: convert it",
+            f"{field} is {dtype.name}, backbone {name!r} takes {expected}{pixels}: convert it",
             field=f"{field}.dtype",
         )
 

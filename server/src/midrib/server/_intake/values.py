@@ -10,17 +10,27 @@ from midrib.wire import Array, InvalidInputError
 
 
 @dataclass(frozen=True)
+class IdRange:
+    """The token ids that a text backbone takes, 0 for padding included.
+
+    first: -1, which means the token 0, or 0 if the module does not know -1.
+    last: the largest id that the module looks up; None if it is not known.
+    """
+
+    first: int
+    last: int | None
+
+
+@dataclass(frozen=True)
 class ValueCheck:
     """Checks the values that one backbone takes.
 
-    name: of the backbone, for errors.  takes_ids: whether its rows are token ids.
-    last_id: the largest token id that the module looks up; None if it is not known.
+    name: of the backbone, for errors.  ids: the token ids that it takes; None if its rows are not ids.
     finite: whether NaN and infinite values are refused.
     """
 
     name: str
-    takes_ids: bool
-    last_id: int | None
+    ids: IdRange | None
     finite: bool
 
     def check(self, array: Array, field: str) -> None:
@@ -28,19 +38,20 @@ class ValueCheck:
 
         field: the place of the array in the request, for the error.
         """
-        if self.takes_ids and array.size:
-            self._check_ids(array, field)
+        if self.ids is not None and array.size:
+            self._check_ids(self.ids, array, field)
         if self.finite and array.dtype.kind not in "iu":
             self._check_finite(array, field)
 
-    def _check_ids(self, array: Array, field: str) -> None:
+    def _check_ids(self, ids: IdRange, array: Array, field: str) -> None:
         """Refuse ids outside the vocabulary: on a GPU they would make the process unable to use the device."""
-        last = np.iinfo(np.int64).max if self.last_id is None else self.last_id
+        last = np.iinfo(np.int64).max if ids.last is None else ids.last
         least, largest = int(array.min()), int(array.max())
-        if least < 0 or largest > last:
-            wrong = least if least < 0 else largest
+        if least < ids.first or largest > last:
+            wrong = least if least < ids.first else largest
             raise InvalidInputError(
-                f"{field} has the token id {wrong}, backbone {self.name!r} has 0..{last}: use its own tokenizer",
+                f"{field} has the token id {wrong}, backbone {self.name!r} has {ids.first}..{last}: use its own "
+                "tokenizer",
                 field=f"{field}.data",
             )
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 
-from midrib.server._compute.joining import join_into, joined_shape, split_rows
+from midrib.server._compute.joining import join_into, joined_shape, split_rows, staged_dtype
 from midrib.server._engine.compute import Arrays
 from midrib.server._worker.messages import ERROR, ROWS, Place, Prepared, Region
 from midrib.server._worker.shared_buffer import SharedBuffer
@@ -17,6 +18,8 @@ _ALIGNMENT = 64
 # The most bytes of one feature: the size of a float64.
 _FEATURE_BYTES = 8
 _REMEMBERED = 256
+# The dtype and the shape of an array of the batch.
+_Layout: TypeAlias = tuple[str, tuple[int, ...]]
 
 
 class BatchFailedError(RuntimeError):
@@ -65,22 +68,25 @@ class BatchTransfer:
 
     def __init__(self, buffers: Sequence[SharedBuffer], prepared: Prepared) -> None:
         self._buffers = buffers
-        self._dtypes = [(name, np.dtype(name).itemsize) for name in prepared.dtypes]
+        self._dtypes = prepared.dtypes
         self._width = prepared.width
-        self._places: dict[tuple[int, tuple[tuple[int, ...], ...]], StagedPlace] = {}
+        self._places: dict[tuple[int, tuple[_Layout, ...]], StagedPlace] = {}
 
     def write(self, buffer: int, items: Sequence[Arrays]) -> StagedPlace:
-        """Write the arrays of a batch into a buffer, converted to the staged dtypes.
+        """Write the arrays of a batch into a buffer, converted to the staged dtypes; pixels stay uint8.
 
         Raises ValueError for arrays that do not fit together.
         """
         columns = list(zip(*items, strict=True))
-        shapes = tuple(joined_shape(arrays) for arrays in columns)
-        staged = self._places.get((buffer, shapes))
+        layouts = tuple(
+            (staged_dtype(arrays, dtype), joined_shape(arrays))
+            for arrays, dtype in zip(columns, self._dtypes, strict=False)
+        )
+        staged = self._places.get((buffer, layouts))
         if staged is None:
             if len(self._places) >= _REMEMBERED:
                 self._places.clear()
-            staged = self._places[buffer, shapes] = self._place(buffer, shapes)
+            staged = self._places[buffer, layouts] = self._place(buffer, layouts)
         for view, arrays in zip(staged.inputs, columns, strict=True):
             join_into(view, arrays)
         return staged
@@ -92,14 +98,15 @@ class BatchTransfer:
         """
         return split_rows(staged.rows(reply).copy(), [len(arrays[0]) for arrays in items])
 
-    def _place(self, buffer: int, shapes: Sequence[tuple[int, ...]]) -> StagedPlace:
+    def _place(self, buffer: int, layouts: Sequence[_Layout]) -> StagedPlace:
         regions, offset = [], 0
-        for (dtype, itemsize), shape in zip(self._dtypes, shapes, strict=False):
+        for dtype, shape in layouts:
             region = Region(offset, dtype, shape)
             regions.append(region)
-            offset = _aligned(offset + itemsize * region.elements)
+            offset = _aligned(offset + np.dtype(dtype).itemsize * region.elements)
         # One row for each row of the input; a gradient has the shape of its input.
-        result_shape = (shapes[0][0], self._width) if len(shapes) == 1 else shapes[0]
+        shape = layouts[0][1]
+        result_shape = (shape[0], self._width) if len(layouts) == 1 else shape
         place = Place(buffer, tuple(regions), offset, _FEATURE_BYTES * math.prod(result_shape))
         self._buffers[buffer].grow(offset + place.result_bytes)
         return StagedPlace(place, self._buffers[buffer], result_shape)

@@ -13,7 +13,8 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from midrib.backbones._texts import PADDING, TOKEN_ZERO, FastTokenizer
+from midrib.backbones._texts import FastTokenizer
+from midrib.backbones._tokens import PADDING, TOKEN_ZERO
 from midrib.registry import TextInput
 
 Pooling: TypeAlias = Literal["mean", "cls", "max"]

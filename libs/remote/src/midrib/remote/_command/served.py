@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from midrib.registry import in_words
+from midrib.registry import ImageInput, InputSpec, TensorInput, in_words
 from midrib.remote._command.listing import local_registry, print_fields
 from midrib.remote._command.names import parse_backbone, split_backbone_url
 from midrib.remote._command.options import Access
@@ -63,4 +63,16 @@ def _print(fields: dict[str, Any], spec: InputSpec | None, *, as_json: bool) -> 
     if as_json:
         typer.echo(json.dumps(fields, indent=2))
     else:
-        print_fields({**fields, "input": in_words(spec)})
+        pixels = bool(fields.pop("takes_pixels", True))
+        print_fields({**fields, "input": _in_words(spec, pixels=pixels)})
+
+
+def _in_words(spec: InputSpec | None, *, pixels: bool) -> str:
+    """Return an input in words; for media, with the tensors that are taken in their place.
+
+    pixels: whether images are taken as uint8 too.
+    """
+    if spec is None or isinstance(spec, TensorInput):
+        return in_words(spec)
+    tensors = [spec.tensor, spec.pixels] if isinstance(spec, ImageInput) and pixels else [spec.tensor]
+    return f"{in_words(spec)}, or a tensor: {' or '.join(map(in_words, tensors))}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from midrib.registry import InputSpec
-from midrib.v1 import backbone_pb2
+from midrib.v1 import backbone_pb2, tensor_pb2
 from midrib.wire import BackboneLoadingError, decode_input_spec, dtype_from_code
 
 
@@ -17,6 +17,7 @@ class BackboneInfo:
     input: the declared input; None (and num_features 0, revision empty) until it is loaded.
     state: "loading", "ready", "draining" or "failed"; error is the reason of a failure.
     compute_dtype: the type of its computation, and the default type of its features.
+    takes_pixels: whether the server takes images as uint8 too, and normalises them; earlier versions do not.
     max_message_bytes, max_rows, max_stream_items: the limits of a message and of a stream; 0 if the server has none.
     """
 
@@ -29,6 +30,7 @@ class BackboneInfo:
     compute_dtype: str
     license: str
     error: str = ""
+    takes_pixels: bool = False
     max_message_bytes: int = 0
     max_rows: int = 0
     max_stream_items: int = 0
@@ -55,6 +57,7 @@ def info_from(message: backbone_pb2.Backbone) -> BackboneInfo:
         compute_dtype=compute,
         license=message.license,
         error=message.error,
+        takes_pixels=tensor_pb2.DATA_TYPE_UINT8 in message.input.tensor.other_dtypes,
         max_message_bytes=message.limits.max_message_bytes,
         max_rows=message.limits.max_rows,
         max_stream_items=message.limits.max_stream_items,

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from midrib.registry import InputSpec
+from midrib.registry import ImageInput, InputSpec
 from midrib.remote._clients.options import FeatureOptions
 from midrib.remote._connect.address import TlsLike, endpoint_from, split_url
 from midrib.remote._connect.backbone_calls import BackboneCalls
@@ -33,10 +33,10 @@ class RemoteBackbone(nn.Module):
     """A backbone that a server runs, in place of a local one.
 
     Maps [rows, ...] to [rows, num_features], for any number of rows, on the input's device and in its floating type;
-    integer inputs (token ids) give the backbone's compute type. A backbone that takes text also takes a sequence of
-    strings, which the server tokenizes; their features are on the CPU. It has no parameters and always runs in eval
-    mode. The calls of several threads are joined into messages. If the input requires a gradient, the server computes
-    it in the backward pass.
+    integer inputs (token ids, or pixels of uint8 if `takes_pixels`) give the backbone's compute type. A backbone that
+    takes text also takes a sequence of strings, which the server tokenizes; their features are on the CPU. It has no
+    parameters and always runs in eval mode. The calls of several threads are joined into messages. If the input
+    requires a gradient, the server computes it in the backward pass.
 
     url: grpc://host:port/namespace/name (grpcs:// for TLS; several servers as a:1,b:2), or (address, name).
     revision: the digest to insist on, by default the server's at construction. Another one is refused.
@@ -53,6 +53,7 @@ class RemoteBackbone(nn.Module):
     num_features: int
     input: InputSpec
     revision: str
+    takes_pixels: bool
 
     def __init__(
         self,
@@ -82,6 +83,7 @@ class RemoteBackbone(nn.Module):
             )
         self.num_features = self._info.num_features
         self.input = self._info.takes
+        self.takes_pixels = self._info.takes_pixels
         self.revision = self._info.revision
         self.timeout = timeout
         self._policy = CallPolicy(timeout, window, hedge_s, priority, shared_memory)
@@ -114,6 +116,11 @@ class RemoteBackbone(nn.Module):
             return from_numpy(self._request(text_rows(x))).to(dtype=getattr(torch, self._info.compute_dtype))
         if x.layout is not torch.strided:
             raise InvalidInputError(f"got a tensor of layout {x.layout}, expected a dense one: pass x.to_dense()")
+        if x.dtype == torch.uint8 and isinstance(self.input, ImageInput) and not self.takes_pixels:
+            raise InvalidInputError(
+                f"got pixels of uint8, and the server of {self.name} takes {self.input.tensor.dtype} only, because its "
+                "version is older: send (pixels / 255 - mean) / std, or upgrade the server"
+            )
         return embed_with_gradient(x, self._embed, self._gradient)
 
     def extra_repr(self) -> str:

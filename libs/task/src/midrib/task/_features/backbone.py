@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from midrib.backbones import Backbone, load_backbone
 from midrib.backbones._contract import example_rows
-from midrib.registry import InputSpec, Registry, TensorInput
+from midrib.backbones._pixels.normalize import normalized
+from midrib.registry import ImageInput, InputSpec, Registry, TensorInput
 from midrib.task._parts.specs import AnyRegistry
 
 _ANY_INPUT = TensorInput(())
@@ -168,6 +169,11 @@ class DeferredBackbone(nn.Module):
         """The backbone's InputSpec; asks the server."""
         return getattr(self.opened(), "input", None)
 
+    @property
+    def takes_pixels(self) -> bool:
+        """Whether the server normalises images of uint8; asks the server."""
+        return takes_pixels(self.opened())
+
     def forward(self, inputs: Tensor) -> Tensor:
         features: Tensor = self.opened()(inputs)
         return features
@@ -206,6 +212,21 @@ def example_batch(spec: InputSpec | None) -> Tensor:
     if spec is None:
         raise ValueError("this backbone does not declare its input: pass sample=, a batch of inputs [rows, ...]")
     return example_rows(spec, 2)
+
+
+def takes_pixels(module: nn.Module) -> bool:
+    """Return whether an image backbone takes uint8: a local one does, and a remote one if its server does."""
+    return not is_remote(module) or bool(getattr(module, "takes_pixels", False))
+
+
+def in_floats(rows: Any, spec: InputSpec | None) -> Any:
+    """Return pixels [batch, 3, height, width], uint8, normalised as an image backbone's input says.
+
+    All other inputs are unchanged, also integers of a backbone that does not declare that it takes images.
+    """
+    if isinstance(spec, ImageInput) and isinstance(rows, Tensor) and rows.dtype == torch.uint8:
+        return normalized(rows, spec)
+    return rows
 
 
 def in_type_of(rows: Any, module: nn.Module) -> Any:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from midrib.task._callbacks.cache_keeper import CacheKeeper
 from midrib.task._callbacks.finetuning import Finetuning, FrozenInEval, finetuning_of, has_lightnings
 from midrib.task._callbacks.stage_log import StageLog
-from midrib.task._features.backbone import BackboneLike, example_batch, in_type_of, open_backbone
+from midrib.task._features.backbone import BackboneLike, example_batch, in_floats, in_type_of, open_backbone
 from midrib.task._features.cache import FeatureCache
 from midrib.task._features.layers import UpTo
 from midrib.task._parts.finetuning import StrategyLike, parse_strategy
@@ -196,7 +196,7 @@ class Task(HasRegistries, Persistent):
             raise ValueError(f"got layer {layer!r}, expected one of {available_layers(self)}")
         backbone = copy.deepcopy(self.backbone)
         if layer == "backbone":
-            return EmbeddingTask((backbone, self.num_features))
+            return self._embedder(backbone, self.num_features)
         part, _, inner = layer.partition(".")
         if part == "head":
             cut: nn.Module = UpTo(copy.deepcopy(self.head), inner)
@@ -204,10 +204,17 @@ class Task(HasRegistries, Persistent):
             module: nn.Module = nn.Sequential(backbone, cut)
         else:
             cut = module = UpTo(backbone, inner)
-            rows = in_type_of(example_batch(self.input) if sample is None else sample, backbone).to(self.device)
+            rows = in_floats(example_batch(self.input) if sample is None else sample, self.input)
+            rows = in_type_of(rows, backbone).to(self.device)
         with torch.no_grad():
             width = cut.eval()(rows).shape[-1]
-        return EmbeddingTask((module, width))
+        return self._embedder(module, width)
+
+    def _embedder(self, module: nn.Module, width: int) -> EmbeddingTask:
+        """Return an embedder over a module that takes this task's inputs."""
+        embedder = EmbeddingTask((module, width))
+        embedder.set_input(self._spec)
+        return embedder
 
 
 class EmbeddingTask(Task):
