@@ -11,14 +11,19 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
+from midrib.server._compute.joining import split_rows
 from midrib.server._errors import ordinary_error
 from midrib.server._worker.process import BatchTooLongError, WorkerDiedError, WorkerProcess
+from midrib.server._worker.shared_buffer import lend
 from midrib.server._worker.staging import BatchTransfer, StagedPlace
 from midrib.server._worker.work import Part
 from midrib.wire import Array
 
-# Bytes of a batch. The event loop copies a smaller one itself; a larger one would hold up other calls.
-_LARGE = 1 << 20
+# Bytes of a batch. The event loop copies a smaller one itself, which takes less than a millisecond; a larger one would
+# hold up other calls.
+_LARGE = 1 << 22
+# Bytes of rows that are sent from the shared buffer, without a copy.
+_LENT = 1 << 16
 _MAX_LOOK_S = 1.0
 _STAGING = ThreadPoolExecutor(2, thread_name_prefix="staging")
 _NUMBERS = itertools.count()
@@ -168,13 +173,27 @@ class WorkerConnection:
         now, batch = time.monotonic(), flight.part.batch
         batch.started = batch.started or max(flight.sent, self._last_reply)  # it computes one batch at a time
         batch.finished = self._last_reply = now
+        buffer = flight.staged.buffer_index
         result: Sequence[Array] | Exception
         try:
-            result = self._transfer.read(flight.staged, reply, flight.part.items)
+            rows = self._kept(flight.staged.rows(reply), buffer)
+            result = split_rows(rows, [len(arrays[0]) for arrays in flight.part.items])
         except Exception as error:  # noqa: BLE001 - it is the result of these items
+            self._free.append(buffer)
             result = error
-        self._free.append(flight.staged.buffer_index)
         self._listener.on_result(flight.part, result)
+
+    def _kept(self, rows: Array, buffer: int) -> Array:
+        """Return rows that the next batch does not overwrite.
+
+        Small ones are copied. Others stay in their buffer, which is free once they have been sent, unless the worker
+        needs the buffer for its next batches.
+        """
+        if rows.nbytes >= _LENT and len(self._free) + self.load >= self._limits.depth:
+            return lend(rows, partial(self._free.append, buffer))
+        copy = rows.copy()
+        self._free.append(buffer)
+        return copy
 
     @property
     def _look_s(self) -> float:
