@@ -51,7 +51,7 @@ def lend(view: Array, on_release: Callable[[], object]) -> Array:
 
     numpy has a view refer to the first array of its memory, so this one begins with a buffer that is not an array.
     """
-    lent = np.frombuffer(memoryview(view).cast("B"), view.dtype)
+    lent = np.frombuffer(view.data.cast("B"), view.dtype)
     weakref.finalize(lent, on_release).atexit = False
     return lent.reshape(view.shape)
 
