@@ -173,27 +173,28 @@ class WorkerConnection:
         now, batch = time.monotonic(), flight.part.batch
         batch.started = batch.started or max(flight.sent, self._last_reply)  # it computes one batch at a time
         batch.finished = self._last_reply = now
-        buffer = flight.staged.buffer_index
         result: Sequence[Array] | Exception
         try:
-            rows = self._kept(flight.staged.rows(reply), buffer)
-            result = split_rows(rows, [len(arrays[0]) for arrays in flight.part.items])
+            result = self._rows(flight, reply)
         except Exception as error:  # noqa: BLE001 - it is the result of these items
-            self._free.append(buffer)
+            self._free.append(flight.staged.buffer_index)
             result = error
         self._listener.on_result(flight.part, result)
 
-    def _kept(self, rows: Array, buffer: int) -> Array:
-        """Return rows that the next batch does not overwrite.
+    def _rows(self, flight: _Flight, reply: bytes) -> list[Array]:
+        """Return the rows of each item, which the next batch does not overwrite; free the buffer.
 
-        Small ones are copied. Others stay in their buffer, which is free once they have been sent, unless the worker
+        Few rows are copied. Others stay in their buffer, which is free once they have been sent, unless the worker
         needs the buffer for its next batches.
         """
+        staged, items = flight.staged, flight.part.items
+        rows = staged.rows(reply)
         if rows.nbytes >= _LENT and len(self._free) + self.load >= self._limits.depth:
-            return lend(rows, partial(self._free.append, buffer))
-        copy = rows.copy()
-        self._free.append(buffer)
-        return copy
+            lent = lend(rows, partial(self._free.append, staged.buffer_index))
+            return split_rows(lent, [len(arrays[0]) for arrays in items])
+        copies = self._transfer.read(staged, reply, items)
+        self._free.append(staged.buffer_index)
+        return copies
 
     @property
     def _look_s(self) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from midrib.server._compute.joining import join_into, joined_shape
+from midrib.server._compute.joining import join_into, joined_shape, split_rows
 from midrib.server._engine.compute import Arrays
 from midrib.server._worker.messages import ERROR, ROWS, Place, Prepared, Region
 from midrib.server._worker.shared_buffer import SharedBuffer
@@ -61,7 +61,7 @@ class StagedPlace:
 
 
 class BatchTransfer:
-    """Writes batches into the shared buffers of a worker."""
+    """Writes batches into the shared buffers of a worker, and reads their rows."""
 
     def __init__(self, buffers: Sequence[SharedBuffer], prepared: Prepared) -> None:
         self._buffers = buffers
@@ -84,6 +84,13 @@ class BatchTransfer:
         for view, arrays in zip(staged.inputs, columns, strict=True):
             join_into(view, arrays)
         return staged
+
+    def read(self, staged: StagedPlace, reply: bytes, items: Sequence[Arrays]) -> list[Array]:
+        """Return the rows of each item: views of one copy, because the next batch overwrites the buffer.
+
+        reply: without its number.  Raises as `StagedPlace.rows` does.
+        """
+        return split_rows(staged.rows(reply).copy(), [len(arrays[0]) for arrays in items])
 
     def _place(self, buffer: int, shapes: Sequence[tuple[int, ...]]) -> StagedPlace:
         regions, offset = [], 0
