@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -127,8 +128,10 @@ def kill() -> Callable[[int], None]:
     """Kill a worker and wait for its end."""
 
     def kill_and_wait(pid: int) -> None:
+        descriptor = os.pidfd_open(pid)
         os.kill(pid, signal.SIGKILL)
-        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        select.select([descriptor], [], [])  # readable once it has ended
+        os.close(descriptor)
 
     return kill_and_wait
 

@@ -23,6 +23,7 @@ from torch import nn
 
 from midrib.registry import Registry, TensorInput
 from midrib.server._command.status import read_status
+from midrib.server._worker.bootstrap import PROCESS_NAME
 from midrib.server.testing import RunningServer, serving
 from midrib.v1 import backbone_pb2, backbone_pb2_grpc, embedding_pb2, embedding_pb2_grpc
 from midrib.wire import Array, decode_tensor, encode_tensor
@@ -36,13 +37,21 @@ def rows(value: float, count: int = 1) -> embedding_pb2.Input:
     return embedding_pb2.Input(tensor=encode_tensor(np.full((count, 2), value, np.float32)))
 
 
-def children() -> set[int]:
-    """The workers of this process, by their pids."""
+def workers(parent: int | None = None) -> set[int]:
+    """The workers of this process, by their pids: its children, or those of the process that forks them."""
     pids: set[int] = set()
-    for thread in Path(f"/proc/{os.getpid()}/task").iterdir():
+    for thread in Path(f"/proc/{parent or os.getpid()}/task").iterdir():
         with contextlib.suppress(FileNotFoundError):  # a thread that has ended since
             pids.update(map(int, (thread / "children").read_text().split()))
-    return pids
+    forked = [workers(pid) for pid in pids]
+    return {pid for pid in pids if process_name(pid) == PROCESS_NAME}.union(*forked)
+
+
+def process_name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
 
 
 @pytest.fixture(params=["thread", "process"])
@@ -109,24 +118,24 @@ def test_a_backbone_is_swapped_and_unloaded(either: RunningServer, embed: Embed)
 
 def test_workers_are_gone_after_a_dry_run_an_unload_and_the_end(serve: Serve) -> None:
     """Each replica is a process, which ends with its backbone."""
-    before = children()
+    before = workers()
     with serve("doubling", replicas=2, admin=True) as running, grpc.insecure_channel(running.address) as channel:
         stub = backbone_pb2_grpc.BackboneServiceStub(channel)
-        assert len(children() - before) == 2
+        assert len(workers() - before) == 2
         stub.LoadBackbone(backbone_pb2.LoadBackboneRequest(name="layer", dry_run=True), timeout=60)
-        assert len(children() - before) == 2
+        assert len(workers() - before) == 2
         stub.UnloadBackbone(backbone_pb2.UnloadBackboneRequest(name="doubling"), timeout=20)
-        assert children() - before == set()
+        assert workers() - before == set()
 
 
 def test_no_worker_is_left_of_a_load_that_does_not_fit(serve: Serve) -> None:
     """Its weights are known once it is loaded: beyond the budget its worker ends with the refusal."""
-    before = children()
+    before = workers()
     with serve(admin=True, device_memory_bytes=1) as running, grpc.insecure_channel(running.address) as channel:
         stub = backbone_pb2_grpc.BackboneServiceStub(channel)
         with pytest.raises(grpc.RpcError, match="bytes of weights do not fit"):
             stub.LoadBackbone(backbone_pb2.LoadBackboneRequest(name="layer"), timeout=60)
-        assert children() - before == set()
+        assert workers() - before == set()
 
 
 def test_a_backbone_beside_one_that_dies_answers_all_the_time(serve: Serve, embed: Embed) -> None:
@@ -147,7 +156,7 @@ def test_a_backbone_beside_one_that_dies_answers_all_the_time(serve: Serve, embe
 
 def test_under_load_no_item_is_lost_or_wrong_while_workers_are_killed(serve: Serve, embed: Embed) -> None:
     """Both replicas lose their workers six times: each item has its own rows, or its caller may try again."""
-    before, outcomes = children(), dict[int, Array | str]()
+    before, outcomes = workers(), dict[int, Array | str]()
     with serve("doubling", replicas=2) as running:
         for start in range(1000, 4000, 500):
             inputs = [rows(number) for number in range(start, start + 500)]
@@ -158,7 +167,7 @@ def test_under_load_no_item_is_lost_or_wrong_while_workers_are_killed(serve: Ser
                 args=(start, inputs),
             )
             embedding.start()
-            kill(*children() - before)
+            kill(*workers() - before)
             embedding.join()
     wrong = {
         number: outcome
@@ -178,12 +187,12 @@ def test_a_loader_that_no_fresh_process_finds_computes_in_a_thread(caplog: pytes
     """Registered by a test's own function, say: one line of the log says so."""
     local = Registry("local")
     local(lambda: (nn.Identity(), 2), name="inner", namespace="test/embedding", input=TensorInput((2,)))
-    before = children()
+    before = workers()
     with (
         caplog.at_level(logging.WARNING, "midrib.server._catalogue.loading"),
         serving("inner", registry=local, workers="process", warm_up_s=0.0) as running,
     ):
-        assert children() == before
+        assert workers() == before
         assert running.server.catalogue.ready
     assert [message for message in caplog.messages if "computes in a thread of the server" in message] != []
 
@@ -191,13 +200,12 @@ def test_a_loader_that_no_fresh_process_finds_computes_in_a_thread(caplog: pytes
 def test_no_worker_outlives_a_server_that_is_killed() -> None:
     """SIGKILL leaves it no time to end its workers: they notice it and end."""
     script = textwrap.dedent("""
-        import os, sys
+        import os
         from misbehaving import REGISTRY
         from midrib.server.testing import serving
         with serving("doubling", registry=REGISTRY, workers="process", warm_up_s=0.0) as running:
-            task = f"/proc/{os.getpid()}/task"
-            print(*[pid for thread in os.listdir(task) for pid in open(f"{task}/{thread}/children").read().split()])
-            sys.stdout.flush()
+            states = running.server.catalogue.entry("doubling").ready().worker_states()
+            print(*[state.pid for state in states], flush=True)
             os.kill(os.getpid(), 9)
         """)
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
@@ -229,6 +237,6 @@ def test_the_status_shows_each_worker(serve: Serve) -> None:
         metrics = generate_latest(running.server.catalogue.metrics.registry).decode()
         (status,) = read_status(metrics)
         pids = {worker.pid for worker in status.workers}
-        assert pids <= children()
+        assert pids <= workers()
     assert (status.state, status.restarts, len(pids)) == ("ready", 0, 2)
     assert all(worker.running and worker.memory_bytes > 2**20 for worker in status.workers)

@@ -95,7 +95,8 @@ def test_a_worker_that_cannot_be_replaced_ends_the_replica(
     replica = replica_of("doubling")
     pid = replica.pid
     monkeypatch.setattr("midrib.server._worker.supervision._BACK_OFF_S", (0.0, 0.0))
-    monkeypatch.setattr("midrib.server._worker.process._BOOTSTRAP", "raise SystemExit('no more memory')")
+    monkeypatch.setattr("midrib.server._worker.launch.launcher.CAN_FORK", False)
+    monkeypatch.setattr("midrib.server._worker.launch.processes._BOOTSTRAP", "raise SystemExit('no more memory')")
     kill(pid)
     with pytest.raises(UnavailableError, match="the replica that ran this item was lost"):
         replica.run(rows(1))

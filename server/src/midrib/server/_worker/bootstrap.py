@@ -19,13 +19,22 @@ from midrib.server._worker import loop
 from midrib.server._worker.channel import Channel
 from midrib.server._worker.shared_buffer import SharedBuffer
 
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
+# The name of a worker in `ps` and `top`, of 15 characters at most.
+PROCESS_NAME = "midrib-worker"
 
 
 def main(arguments: dict[str, Any]) -> None:
-    """Run a worker until the server's process closes the channel, or dies."""
+    """Run a worker until the server's process closes the channel, or dies.
+
+    arguments: those of `Program.arguments`.  parent: the process with which this one is to end at once; without it, the
+    process that forked this one sees to that.
+    """
     channel = Channel(socket.socket(fileno=arguments["channel"]))
-    _end_with_parent(arguments["parent"], channel)
+    _control_process(_PR_SET_NAME, PROCESS_NAME.encode())
+    if "parent" in arguments:
+        _end_with_parent(arguments["parent"])
+    threading.Thread(target=_watch, args=(channel,), name="parent-watch", daemon=True).start()
     faulthandler.enable()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     buffers = [SharedBuffer(descriptor) for descriptor in arguments["buffers"]]
@@ -35,12 +44,15 @@ def main(arguments: dict[str, Any]) -> None:
     os._exit(0)  # threads that a module has left running must not keep the process alive
 
 
-def _end_with_parent(parent: int, channel: Channel) -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def _end_with_parent(parent: int) -> None:
+    _control_process(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(0)
-    threading.Thread(target=_watch, args=(channel,), name="parent-watch", daemon=True).start()
+
+
+def _control_process(option: int, value: int | bytes) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(option, value)
 
 
 def _watch(channel: Channel) -> None:

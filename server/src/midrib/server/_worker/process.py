@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import pickle
 import signal
 import socket
-import subprocess
-import sys
 import time
 import weakref
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import inf
-from typing import IO, Any, cast
+from typing import Any
 
-from midrib.server._worker import bootstrap
 from midrib.server._worker.channel import Channel
+from midrib.server._worker.launch import LaunchedProcess, Program, launch
 from midrib.server._worker.messages import NUMBER, split_number
 from midrib.server._worker.output import WorkerOutput
 from midrib.server._worker.shared_buffer import SharedBuffer
 from midrib.wire import InternalError
 
-# Linux kills a worker when the thread that started it ends, so one thread that lasts starts all of them.
-_SPAWNER = ThreadPoolExecutor(1, thread_name_prefix="worker-spawner")
 # How often a wait looks whether the process still runs: its end of the channel may be open in a process it forked.
 _LOOK_S = 1.0
-_BOOTSTRAP = (
-    "import json, sys; given = json.loads(sys.argv[1]); sys.path[:] = given['path']; "
-    f"from {bootstrap.__name__} import main; main(given)"
-)
 
 
 class WorkerDiedError(InternalError):
@@ -73,13 +62,12 @@ class WorkerProcess:
         self._max_load_s = spec.max_load_s
         server_end, worker_end = socket.socketpair()
         with worker_end:
-            self._process = _SPAWNER.submit(
-                _spawn, spec, worker_end, [buffer.descriptor for buffer in buffers]
-            ).result()
-        self._output = WorkerOutput(spec.name, cast(IO[bytes], self._process.stdout))
+            descriptors = tuple(buffer.descriptor for buffer in buffers)
+            self._process = launch(Program(spec.entry, worker_end.fileno(), descriptors, spec.descriptors))
+        self._output = WorkerOutput(spec.name, self._process.output)
         self._channel = Channel(server_end)
         self._dead = False
-        self._end = weakref.finalize(self, _kill, self._process, self._channel)
+        self._end = weakref.finalize(self, _end, self._process, self._channel)
 
     @property
     def pid(self) -> int:
@@ -123,12 +111,12 @@ class WorkerProcess:
 
     def has_ended(self) -> bool:
         """Return whether the process has ended; its end of the channel may be open in a process that it forked."""
-        return self._dead or _has_ended(self._process.pid)
+        return self._dead or self._process.has_ended()
 
     def death(self, how: str = "", kind: type[WorkerDiedError] = WorkerDiedError) -> WorkerDiedError:
         """Kill the process and those that it started; return an error that says how it ended, with its last lines."""
         self.kill()
-        how = how or _how_it_ended(self._process.wait())  # another thread may be killing it
+        how = how or _how_it_ended(self._process.end())
         error = kind(f"the worker process of {self._name} {how}")
         if tail := self._output.tail():
             error.add_note(f"its last lines:\n{tail}")
@@ -154,38 +142,14 @@ class WorkerProcess:
         raise self.death()
 
 
-def _spawn(spec: WorkerSpec, channel: socket.socket, buffers: Sequence[int]) -> subprocess.Popen[bytes]:
-    """Start a worker; not a fork, since locks of other threads would stay locked in it."""
-    arguments = {"path": sys.path, "entry": spec.entry, "channel": channel.fileno(), "buffers": list(buffers)}
-    command = [sys.executable, "-c", _BOOTSTRAP, json.dumps({**arguments, "parent": os.getpid()})]
-    return subprocess.Popen(
-        command,  # noqa: S603 - this interpreter
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        pass_fds=[channel.fileno(), *buffers, *spec.descriptors],
-        start_new_session=True,  # Ctrl-C in a terminal is for the server, which drains
-    )
-
-
-def _kill(process: subprocess.Popen[bytes], channel: Channel) -> None:
-    """Kill the process's group before it is reaped: until then nothing else can have its number."""
-    if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+def _end(process: LaunchedProcess, channel: Channel) -> None:
+    process.end()
     channel.close()
 
 
-def _has_ended(pid: int) -> bool:
-    """Return whether a child has ended, without reaping it."""
-    try:
-        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-    except ChildProcessError:  # reaped by another thread
-        return True
-
-
-def _how_it_ended(status: int) -> str:
+def _how_it_ended(status: int | None) -> str:
+    if status is None:
+        return "ended"
     if status >= 0:
         return f"exited with status {status}"
     return f"was killed by {signal.Signals(-status).name}"

@@ -6,7 +6,7 @@ import mmap
 import os
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -24,7 +24,6 @@ class SharedBuffer:
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
         weakref.finalize(self, os.close, descriptor)
-        self._map: mmap.mmap | None = None
         self._bytes: Array = np.empty(0, np.uint8)
 
     def grow(self, size: int) -> None:
@@ -37,12 +36,24 @@ class SharedBuffer:
         kind = np.dtype(dtype)
         end = offset + kind.itemsize * int(np.prod(shape, dtype=np.int64))
         if end > len(self._bytes):
-            size = os.fstat(self.descriptor).st_size
-            if end > size:
-                raise ValueError(f"bytes {offset}..{end} of a shared buffer of {size} bytes were requested")
-            self._map = mmap.mmap(self.descriptor, size)
-            self._bytes = np.frombuffer(self._map, np.uint8)
+            self._map_again(end)
         return self._bytes[offset:end].view(kind).reshape(shape)
+
+    def _map_again(self, end: int) -> None:
+        size = os.fstat(self.descriptor).st_size
+        if end > size:
+            raise ValueError(f"{end} bytes of a shared buffer of {size} bytes were requested")
+        self._bytes = np.frombuffer(mmap.mmap(self.descriptor, size), np.uint8)
+
+
+def lend(view: Array, on_release: Callable[[], object]) -> Array:
+    """Return the same elements as a view, and call a function once nothing refers to it or to a view of it.
+
+    numpy has a view refer to the first array of its memory, so this one begins with a buffer that is not an array.
+    """
+    lent = np.frombuffer(view.data.cast("B"), view.dtype)
+    weakref.finalize(lent, on_release).atexit = False
+    return lent.reshape(view.shape)
 
 
 def new_shared_buffer() -> SharedBuffer:

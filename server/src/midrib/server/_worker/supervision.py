@@ -17,7 +17,9 @@ from midrib.server._worker.shared_buffer import new_shared_buffer
 logger = logging.getLogger(__name__)
 
 # The most batches that a worker has use for: one is copied in, one computes, one is copied out.
-MAX_DEPTH = 3
+_MAX_DEPTH = 3
+# Buffers whose rows are being sent, while the worker has all the batches that it has use for.
+_SPARE_BUFFERS = 2
 # Seconds before each attempt to replace a dead worker.
 _BACK_OFF_S = (0.0, 0.5, 2.0)
 
@@ -70,7 +72,7 @@ class Supervisor:
     def __init__(self, spec: WorkerSpec, plan: SharedPlan, *, sleep: Callable[[float], object] | None = None) -> None:
         self.name = spec.name
         self.restarts = 0
-        self.buffers = [new_shared_buffer() for _ in range(MAX_DEPTH)]
+        self.buffers = [new_shared_buffer() for _ in range(_MAX_DEPTH + _SPARE_BUFFERS)]
         self._spec = spec
         self._plan = plan
         self._closed = threading.Event()

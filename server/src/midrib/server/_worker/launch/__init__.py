@@ -1,0 +1,5 @@
+"""Start worker processes: fork a process that has imported torch, or start an interpreter."""
+
+from midrib.server._worker.launch.launcher import launch as launch
+from midrib.server._worker.launch.processes import LaunchedProcess as LaunchedProcess
+from midrib.server._worker.launch.processes import Program as Program

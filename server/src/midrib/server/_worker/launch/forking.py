@@ -1,0 +1,143 @@
+"""Have a process that has imported torch fork workers: the side of the server's process."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from midrib.server._worker.launch import zygote
+from midrib.server._worker.launch.processes import Program
+
+CAN_FORK = sys.platform == "linux"
+# The import of torch from a cold disk may take long.
+_FIRST_ANSWER_S = 120.0
+_ANSWER_S = 10.0
+_END_S = 10.0
+
+
+class ForkError(RuntimeError):
+    """The process that forks workers refused to, has ended, or does not answer."""
+
+
+class Forker:
+    """A process that has imported a module, and forks workers. It ends with this process.
+
+    It has one thread and has not used a GPU, so that a fork of it is safe. Any thread may call the methods.
+
+    worked: whether it has answered.
+    """
+
+    def __init__(self, module: str) -> None:
+        self.worked = False
+        self._asking = threading.Lock()
+        self._socket, other_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with other_end:
+            command = [sys.executable, "-c", zygote.COMMAND, json.dumps([sys.path, other_end.fileno(), module])]
+            self._process = subprocess.Popen(
+                command,  # noqa: S603 - this interpreter
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[other_end.fileno()],
+                start_new_session=True,
+            )
+
+    @property
+    def lost(self) -> bool:
+        """Whether the process has ended."""
+        return self._process.poll() is not None
+
+    def fork(self, program: Program) -> ForkedProcess:
+        """Start a worker. Raises ForkError, OSError if the system refuses descriptors."""
+        read, write = os.pipe()
+        descriptors = program.all_descriptors
+        request = {"numbers": descriptors, "arguments": program.arguments(), "environment": dict(os.environ)}
+        try:
+            pid = self._ask({**request, "folder": str(Path.cwd())}, [write, *descriptors])
+            return ForkedProcess(self, pid, read)
+        except BaseException:
+            os.close(read)
+            raise
+        finally:
+            os.close(write)
+
+    def close(self) -> None:
+        """Give up a process that is lost."""
+        self._socket.close()
+
+    def reap(self, pid: int) -> int | None:
+        """Return the status of a worker that has ended; None if it is not known."""
+        try:
+            status: int | None = self._ask({"reap": pid})
+        except ForkError:
+            return None
+        return status
+
+    def _ask(self, request: dict[str, Any], descriptors: Sequence[int] = ()) -> Any:
+        """Return the answer to a request; end the process if it gives none. Raises ForkError."""
+        with self._asking:
+            self._socket.settimeout(_ANSWER_S if self.worked else _FIRST_ANSWER_S)
+            try:
+                socket.send_fds(self._socket, [json.dumps(request).encode()], descriptors)
+                answer = json.loads(self._socket.recv(zygote.MESSAGE_BYTES))
+            except (OSError, ValueError) as error:
+                self._process.kill()
+                self._process.wait()
+                raise ForkError(f"the process that forks them does not answer: {error!r}") from error
+            self.worked = True
+        if "error" in answer:
+            raise ForkError(f"the process that forks them failed: {answer['error']}")
+        return answer["value"]
+
+
+class ForkedProcess:
+    """A process that was forked by another one. Implements `LaunchedProcess`.
+
+    output: the descriptor of the pipe to read.
+    """
+
+    def __init__(self, forker: Forker, pid: int, output: int) -> None:
+        self._forker = forker
+        self.pid = pid
+        self._pidfd = os.pidfd_open(pid)
+        self.output: IO[bytes] = os.fdopen(output, "rb")
+        self._ending = threading.Lock()
+        self._over = False
+        self._status: int | None = None
+
+    def has_ended(self) -> bool:
+        """Return whether it has ended, without reaping it."""
+        return self._over or self._ended_within(0.0)
+
+    def end(self) -> int | None:
+        """Kill it and the processes of its session; return its status."""
+        with self._ending:
+            if not self._over:
+                self._kill()
+                self._ended_within(_END_S)
+                self._status = self._forker.reap(self.pid)
+                self._over = True
+                os.close(self._pidfd)
+        return self._status
+
+    def _kill(self) -> None:
+        """Kill its group while its id cannot belong to another process; it has no group in its first moments."""
+        if not (self._forker.lost and self._ended_within(0.0)):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    def _ended_within(self, seconds: float) -> bool:
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        return bool(poll.poll(1000 * seconds))

@@ -1,0 +1,49 @@
+"""Choose how to start a worker process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+
+from midrib.server._worker.launch.forking import CAN_FORK, Forker, ForkError
+from midrib.server._worker.launch.processes import LaunchedProcess, Program, SpawnedProcess
+
+logger = logging.getLogger(__name__)
+
+_CHOOSING = threading.Lock()
+# By the id of this process, because a fork of it must not use the same ones, and by the module of the program's entry.
+_FORKERS: dict[tuple[int, str], Forker] = {}
+_UNUSABLE: set[tuple[int, str]] = set()
+
+
+def launch(program: Program) -> LaunchedProcess:
+    """Start a worker as a fork of a process that has imported its module; as an interpreter if that is impossible.
+
+    Raises OSError if the system starts no process.
+    """
+    key = os.getpid(), program.module
+    if CAN_FORK and key not in _UNUSABLE:
+        try:
+            return _forker(key).fork(program)
+        except (ForkError, OSError) as error:
+            logger.info("a worker starts as an interpreter, which takes longer: %s", error)
+    return SpawnedProcess(program)
+
+
+def _forker(key: tuple[int, str]) -> Forker:
+    """Return the process that forks; raises ForkError if it ended before it forked any."""
+    with _CHOOSING:
+        forker = _FORKERS.get(key)
+        if forker is None or forker.lost:
+            if forker is not None:
+                forker.close()
+                _check(forker, key)
+            forker = _FORKERS[key] = Forker(key[1])
+        return forker
+
+
+def _check(lost: Forker, key: tuple[int, str]) -> None:
+    if not lost.worked:
+        _UNUSABLE.add(key)
+        raise ForkError(f"{key[1]} cannot be imported by the process that forks")

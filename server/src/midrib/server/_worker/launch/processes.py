@@ -1,0 +1,108 @@
+"""A started process, and one that was started as an interpreter."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import IO, Any, Protocol, cast
+
+from midrib.server._worker import bootstrap
+
+# Linux kills a worker when the thread that started it ends, so one thread that lasts starts all of them.
+_SPAWNER = ThreadPoolExecutor(1, thread_name_prefix="worker-spawner")
+_BOOTSTRAP = (
+    "import json, sys; given = json.loads(sys.argv[1]); sys.path[:] = given['path']; "
+    f"from {bootstrap.__name__} import main; main(given)"
+)
+
+
+@dataclass(frozen=True)
+class Program:
+    """The program of a worker.
+
+    entry: "module:function".  channel, buffers: descriptors for `bootstrap.main`.
+    descriptors: of other files that the process has under the same numbers.
+    """
+
+    entry: str
+    channel: int
+    buffers: tuple[int, ...]
+    descriptors: tuple[int, ...] = ()
+
+    @property
+    def module(self) -> str:
+        """The module of its entry."""
+        return self.entry.partition(":")[0]
+
+    @property
+    def all_descriptors(self) -> list[int]:
+        """The descriptors of all files that it needs."""
+        return [self.channel, *self.buffers, *self.descriptors]
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of `bootstrap.main`, made of JSON's types, without `parent`."""
+        return {"path": sys.path, "entry": self.entry, "channel": self.channel, "buffers": list(self.buffers)}
+
+
+class LaunchedProcess(Protocol):
+    """A started process, which leads a session. pid: its id.  output: the pipe of its stdout and stderr."""
+
+    pid: int
+    output: IO[bytes]
+
+    def has_ended(self) -> bool:
+        """Return whether it has ended; its id stays its own until `end` is called."""
+        ...
+
+    def end(self) -> int | None:
+        """Kill it and the processes of its session; return its status, negative for a signal, None if unknown.
+
+        Any thread may call it, more than once.
+        """
+        ...
+
+
+class SpawnedProcess:
+    """A process that was started as an interpreter. Implements `LaunchedProcess`."""
+
+    def __init__(self, program: Program) -> None:
+        self._process = _SPAWNER.submit(_spawn, program).result()
+        self._ending = threading.Lock()
+        self.pid = self._process.pid
+        self.output = cast(IO[bytes], self._process.stdout)
+
+    def has_ended(self) -> bool:
+        """Return whether it has ended, without reaping it."""
+        try:
+            return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        except ChildProcessError:  # reaped
+            return True
+
+    def end(self) -> int | None:
+        """Kill the process's group before it is reaped: until then nothing else can have its number."""
+        with self._ending:
+            if self._process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self.pid, signal.SIGKILL)
+                self._process.wait()
+        return self._process.returncode
+
+
+def _spawn(program: Program) -> subprocess.Popen[bytes]:
+    """Start an interpreter; not a fork of this process, since locks of other threads would stay locked in it."""
+    command = [sys.executable, "-c", _BOOTSTRAP, json.dumps({**program.arguments(), "parent": os.getpid()})]
+    return subprocess.Popen(
+        command,  # noqa: S603 - this interpreter
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        pass_fds=program.all_descriptors,
+        start_new_session=True,  # Ctrl-C in a terminal is for the server, which drains
+    )

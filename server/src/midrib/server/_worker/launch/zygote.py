@@ -1,0 +1,133 @@
+"""A process that imports a module once and then forks workers, each of which starts with the module imported.
+
+It has a single thread, uses no GPU and runs no code of a user, so that its forks are like fresh processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import gc
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import traceback
+from typing import Any
+
+import numpy as np
+
+from midrib.server._worker import bootstrap
+
+COMMAND = (
+    "import json, sys; given = json.loads(sys.argv[1]); sys.path[:] = given[0]; "
+    f"from {__name__} import main; main(*given[1:])"
+)
+MESSAGE_BYTES = 1 << 18
+_MAX_DESCRIPTORS = 250
+# How often it looks whether the server's process still exists: a fork of that process may keep the socket open.
+_LOOK_S = 1.0
+
+
+def main(control: int, module: str) -> None:
+    """Import the module, then fork and reap workers until the other end of the socket is closed.
+
+    control: the descriptor of the socket.
+    """
+    importlib.import_module(module)
+    gc.collect()
+    gc.freeze()  # the collector of a worker would write to the memory that all of them share
+    zygote = _Zygote(socket.socket(fileno=control))
+    try:
+        zygote.run()
+    finally:
+        zygote.kill_all()
+    os._exit(0)
+
+
+class _Zygote:
+    """Answers requests, one at a time. control: the socket of the server's process."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._parent = os.getppid()
+        self._children: set[int] = set()
+
+    def run(self) -> None:
+        while os.getppid() == self._parent:
+            if not select.select([self._control], [], [], _LOOK_S)[0]:
+                continue
+            message, descriptors, _, _ = socket.recv_fds(self._control, MESSAGE_BYTES, _MAX_DESCRIPTORS)
+            if not message:
+                return
+            try:
+                answer: dict[str, Any] = {"value": self._answer(json.loads(message), descriptors)}
+            except Exception as error:  # noqa: BLE001 - the workers that run need this process
+                answer = {"error": f"{type(error).__name__}: {error}"}
+            finally:
+                for descriptor in descriptors:
+                    os.close(descriptor)
+            self._control.send(json.dumps(answer).encode())
+
+    def kill_all(self) -> None:
+        """Kill the workers, with the processes of their sessions."""
+        for pid in self._children:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
+
+    def _answer(self, request: dict[str, Any], descriptors: list[int]) -> int | None:
+        if "reap" in request:
+            return self._reap(request["reap"])
+        pid = self._fork(request, descriptors)
+        self._children.add(pid)
+        return pid
+
+    def _fork(self, request: dict[str, Any], descriptors: list[int]) -> int:
+        if (threads := len(os.listdir("/proc/self/task"))) != 1:
+            raise RuntimeError(f"a process of {threads} threads cannot be forked safely")
+        pid = os.fork()
+        if pid == 0:
+            try:
+                self._control.close()
+                _become_worker(request, descriptors)
+            except BaseException:  # noqa: BLE001 - nothing of the other process's work may run here
+                traceback.print_exc()
+            os._exit(1)
+        return pid
+
+    def _reap(self, pid: int) -> int | None:
+        reaped, status = os.waitpid(pid, os.WNOHANG)
+        if not reaped:
+            return None
+        self._children.discard(pid)
+        return os.waitstatus_to_exitcode(status)
+
+
+def _become_worker(request: dict[str, Any], descriptors: list[int]) -> None:
+    """Give this process the session, files, environment, folder and random numbers of a fresh one; run the worker."""
+    os.setsid()  # Ctrl-C in a terminal is for the server, which drains
+    output, *files = descriptors
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.close(output)
+    _renumber(files, request["numbers"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    os.chdir(request["folder"])
+    sys.path[:] = request["arguments"]["path"]
+    np.random.seed()  # - otherwise all workers would draw the same numbers
+    bootstrap.main(request["arguments"])
+
+
+def _renumber(descriptors: list[int], numbers: list[int]) -> None:
+    """Move open files to the numbers under which the request speaks of them."""
+    above = max([*descriptors, *numbers], default=0) + 1
+    moved = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, above) for descriptor in descriptors]
+    for descriptor in descriptors:
+        os.close(descriptor)
+    for descriptor, number in zip(moved, numbers, strict=True):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
