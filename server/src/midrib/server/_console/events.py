@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Hashable, Iterator
@@ -26,6 +27,8 @@ MAX_STREAMS_OF_A_TOKEN = 8
 # Every call over HTTP ends after a minute: a stream ends before, and the page opens the next one.
 _LONGEST_S = 45.0
 _INTERVAL_S = 2.0
+# A stream ends this long before its call does.
+_MARGIN_S = 1.0
 # Rates and quantiles are those of this number of intervals.
 _INTERVALS = 5
 _HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -70,17 +73,23 @@ class Events:
             self._open += Counter()  # drop the callers that have no stream
 
     async def _send(self, request: web.Request, response: web.StreamResponse, call: HttpCall) -> None:
-        remaining_s = _LONGEST_S if call.caller.deadline is None else call.caller.deadline - time.monotonic()
-        end = time.monotonic() + min(_LONGEST_S, remaining_s - self._interval_s)
+        left_s = math.inf if call.caller.deadline is None else call.caller.deadline - time.monotonic() - _MARGIN_S
+        end = time.monotonic() + min(_LONGEST_S, left_s)
         readings = deque([read(self._catalogue.metrics.registry)], maxlen=_INTERVALS)
+        await self._write(request, response, readings, end=end)
+        while time.monotonic() + self._interval_s <= end and not await self._closing() and _may_read(call):
+            readings.append(read(self._catalogue.metrics.registry))
+            await self._write(request, response, readings, end=end)
+
+    async def _write(
+        self, request: web.Request, response: web.StreamResponse, readings: deque[Reading], *, end: float
+    ) -> None:
+        """Write one event; if the client reads nothing until the stream must end, close its connection."""
         try:
-            async with asyncio.timeout(max(0.0, remaining_s - self._interval_s / 2)):
+            async with asyncio.timeout(max(0.0, end - time.monotonic()) + _MARGIN_S / 2):
                 await response.write(self._event(readings))
-                while time.monotonic() < end and not await self._closing() and _may_read(call):
-                    readings.append(read(self._catalogue.metrics.registry))
-                    await response.write(self._event(readings))
         except TimeoutError:
-            if request.transport is not None:  # the client reads nothing
+            if request.transport is not None:
                 request.transport.abort()
 
     def _event(self, readings: deque[Reading]) -> bytes:

@@ -73,6 +73,7 @@ def _from_here(settings: Settings, handler: _Handler) -> _Handler:
         return handler
 
     async def check(request: web.Request) -> web.StreamResponse:
+        """Answer a request that names this machine. Raises PermissionDeniedError for any other host name."""
         host = request.host.rpartition(":")[0] if not request.host.endswith("]") else request.host
         if not is_loopback(host or request.host):
             raise PermissionDeniedError(

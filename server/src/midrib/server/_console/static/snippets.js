@@ -41,6 +41,6 @@ function languages(url, token, { curl, python, script, pythonImport = "", script
     TypeScript: `${scriptImport}const response = await fetch(${JSON.stringify(address)}, {\n  method: "POST",\n` +
       `  headers: { "Content-Type": "application/json"${token ? ", Authorization: `Bearer ${process.env.MIDRIB_TOKEN}`" : ""} },\n` +
       `  body: JSON.stringify(${script}),\n});\nconst answer = await response.json();\n` +
-      "console.log(answer.data.map((row: { embedding: number[] }) => row.embedding.length));",
+      "console.log(answer.data[0].embedding.length);",
   };
 }
