@@ -24,11 +24,11 @@ def console_server(test_registry: Registry) -> Iterator[RunningServer]:
 @pytest.fixture(scope="module")
 def tokens(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], Path]:
     """A token for each scope, by the name of the scope, and one of all; and the file of their hashes."""
-    made = {scope.value: new_token(scope.value, [scope]) for scope in Scope}
-    made["all"] = new_token("all", list(Scope))
+    pairs = {scope.value: new_token(scope.value, [scope]) for scope in Scope}
+    pairs["all"] = new_token("all", list(Scope))
     path = tmp_path_factory.mktemp("tokens") / "tokens.toml"
-    path.write_text("".join(entry for _, entry in made.values()))
-    return {name: token for name, (token, _) in made.items()}, path
+    path.write_text("".join(entry for _, entry in pairs.values()))
+    return {name: token for name, (token, _) in pairs.items()}, path
 
 
 @pytest.fixture(scope="module")

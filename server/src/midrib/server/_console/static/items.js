@@ -9,6 +9,8 @@ export class Items {
   #files;
   #pictures = [];
   #thumbnails = h("div", { className: "thumbnails" });
+  #remove = h("p", { className: "actions", hidden: true },
+    h("button", { type: "button", className: "quiet", onclick: () => this.#clear() }, "Remove all pictures"));
   #hint = h("p", { className: "empty" }, "No backbone for texts or pictures is ready.");
   #backbones = new Map();
   #areas;
@@ -24,8 +26,7 @@ export class Items {
     acceptDrops(drop, (files) => this.#add(files));
     this.#areas = {
       text: h("div", { hidden: true }, h("label", { htmlFor: `${prefix}-texts` }, "Texts, one per line"), this.#texts),
-      image: h("div", { hidden: true }, drop, this.#thumbnails,
-        h("p", { className: "actions" }, h("button", { type: "button", className: "quiet", onclick: () => this.#clear() }, "Remove all pictures"))),
+      image: h("div", { hidden: true }, drop, this.#thumbnails, this.#remove),
     };
     this.element = h("div", {},
       h("div", { className: "fields" }, h("div", {}, h("label", { htmlFor: `${prefix}-backbone` }, "Backbone"), this.#choice)),
@@ -48,6 +49,7 @@ export class Items {
 
   update({ backbones }) {
     const usable = backbones.filter((b) => b.state === "ready" && (b.media === "text" || b.media === "image"));
+    usable.sort((left, right) => (left.media === right.media ? 0 : left.media === "text" ? -1 : 1));
     const names = usable.map((b) => b.name);
     if (JSON.stringify(names) === JSON.stringify([...this.#backbones.keys()])) return;
     const before = this.#choice.value;
@@ -77,6 +79,7 @@ export class Items {
 
   #showPictures() {
     const images = this.#pictures.map(({ url, name }) => h("img", { src: url, alt: name, title: name }));
+    this.#remove.hidden = !images.length;
     show(this.#thumbnails, ...(images.length ? images : [empty("No picture yet.")]));
     this.changed();
   }

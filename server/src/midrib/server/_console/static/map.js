@@ -137,6 +137,7 @@ export class EmbeddingMap {
     this.#plot.hidden = false;
     this.#scatter.setPoints(places);
     this.#showColours();
+    this.#plot.scrollIntoView({ block: "nearest" });
   }
 
   #column() {

@@ -33,7 +33,7 @@ export class Playground {
         h("div", { className: "panel" }, h("h2", {}, "The same call elsewhere"),
           h("div", { className: "actions" }, ...this.#tabs, copy), h("pre", { tabIndex: 0 }, this.#code),
           h("p", { className: "soft small" }, "OpenAI's packages work too: their base URL is this server's address and /v1."))),
-      h("div", { className: "panel" }, h("h2", {}, "Nearest of what was sent"), this.#result));
+      h("div", { className: "panel" }, h("h2", {}, "Nearest to each"), this.#result));
     this.#choose("curl");
   }
 
