@@ -29,8 +29,8 @@ _LONGEST_S = 45.0
 _INTERVAL_S = 2.0
 # A stream ends this long before its call does.
 _MARGIN_S = 1.0
-# Rates and quantiles are those of this number of intervals.
-_INTERVALS = 5
+# Rates and quantiles are those of this time.
+_WINDOW_S = 10.0
 _HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
@@ -42,6 +42,8 @@ class Events:
         self._catalogue = embedder.catalogue
         self._interval_s = interval_s
         self._open: Counter[Hashable] = Counter()
+        # All streams share them, so that the values go on when a page opens its next stream.
+        self._readings: deque[Reading] = deque()
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
         """Answer events until the client leaves, the server stops, or the time of a call ends.
@@ -75,25 +77,27 @@ class Events:
     async def _send(self, request: web.Request, response: web.StreamResponse, call: HttpCall) -> None:
         left_s = math.inf if call.caller.deadline is None else call.caller.deadline - time.monotonic() - _MARGIN_S
         end = time.monotonic() + min(_LONGEST_S, left_s)
-        readings = deque([read(self._catalogue.metrics.registry)], maxlen=_INTERVALS)
-        await self._write(request, response, readings, end=end)
+        await self._write(request, response, end=end)
         while time.monotonic() + self._interval_s <= end and not await self._closing() and _may_read(call):
-            readings.append(read(self._catalogue.metrics.registry))
-            await self._write(request, response, readings, end=end)
+            await self._write(request, response, end=end)
 
-    async def _write(
-        self, request: web.Request, response: web.StreamResponse, readings: deque[Reading], *, end: float
-    ) -> None:
+    async def _write(self, request: web.Request, response: web.StreamResponse, *, end: float) -> None:
         """Write one event; if the client reads nothing until the stream must end, close its connection."""
+        event = f"data: {json.dumps(overview(self._embedder, self._window()))}\n\n"
         try:
             async with asyncio.timeout(max(0.0, end - time.monotonic()) + _MARGIN_S / 2):
-                await response.write(self._event(readings))
+                await response.write(event.encode())
         except TimeoutError:
             if request.transport is not None:
                 request.transport.abort()
 
-    def _event(self, readings: deque[Reading]) -> bytes:
-        return f"data: {json.dumps(overview(self._embedder, Window(readings[0], readings[-1])))}\n\n".encode()
+    def _window(self) -> Window:
+        """Return the time from the oldest reading that is recent to now."""
+        if not self._readings or time.monotonic() - self._readings[-1].at > self._interval_s / 2:
+            self._readings.append(read(self._catalogue.metrics.registry))
+        while len(self._readings) > 1 and self._readings[-1].at - self._readings[0].at > _WINDOW_S:
+            self._readings.popleft()
+        return Window(self._readings[0], self._readings[-1])
 
     async def _closing(self) -> bool:
         """Wait for an interval, or until the server stops; return whether it stops."""

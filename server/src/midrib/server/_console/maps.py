@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from asyncio.subprocess import PIPE, Process
+from contextlib import suppress
 
 from aiohttp import web
 
@@ -63,10 +64,11 @@ async def _drawn(kind: str, method: str, file: bytearray) -> bytes:
         *arguments, stdin=PIPE, stdout=PIPE, stderr=PIPE, env={**os.environ, **_ONE_THREAD}
     )
     try:
-        answer, errors = await process.communicate(bytes(file))
+        answer, errors = await process.communicate(file)
     finally:
         if process.returncode is None:
-            process.kill()
+            with suppress(ProcessLookupError):  # it has just ended
+                process.kill()
     return _checked(process, answer, errors)
 
 
