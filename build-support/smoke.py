@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from importlib.metadata import entry_points
+from importlib.resources import files
 
 
 def client() -> None:
@@ -26,6 +27,9 @@ def server() -> None:
     name = "image/classification/efficientnet-lite0"
     expect("the width of EfficientNet-Lite0", load_backbone(name).num_features == 1280)
     expect("a task on it", ClassificationTask(backbone=name, num_classes=3) is not None)
+    static = files("midrib.server._console") / "static"
+    console = ("index.html", "app.js", "vendor/uplot/uPlot.esm.js", "vendor/uplot/LICENSE", "vendor/kdbush/LICENSE")
+    expect("the console's files are there", all((static / name).is_file() for name in console))
 
 
 def expect(claim: str, holds: bool) -> None:

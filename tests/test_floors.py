@@ -53,7 +53,8 @@ LAYERS: dict[str, dict[str, list[str]]] = {
         "_grpc": [*_SERVING, "_shared_memory"],
         "_http": _SERVING,
         "_oip": [*_SERVING, "_grpc"],
-        "_server": [*_SERVING, "_foreign", "_compute", "_calibration", "_grpc", "_http", "_oip"],
+        "_console": [*_SERVING, "_grpc", "_http"],
+        "_server": [*_SERVING, "_foreign", "_compute", "_calibration", "_grpc", "_http", "_oip", "_console"],
         "testing": ["_settings", "_server"],
         "_command": _COMMAND,
         "cli": [*_COMMAND, "_command", "_admission.tokens"],  # `midrib token` makes a token without a server

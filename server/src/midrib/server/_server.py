@@ -213,4 +213,8 @@ def http_server(embedder: Embedder, tokens: Tokens | None) -> HttpServer:
         raise ImportError(
             "http_port is set, and HTTP needs aiohttp: pip install 'midrib-server[http]', or leave http_port out"
         ) from error
-    return HttpServer(embedder, tokens)
+    if not embedder.catalogue.settings.console:
+        return HttpServer(embedder, tokens)
+    from midrib.server._console.routes import console_routes
+
+    return HttpServer(embedder, tokens, console=console_routes(embedder))

@@ -72,6 +72,8 @@ class Settings(BaseSettings):
     """Accept token ids over HTTP. Set it only if every caller uses the tokenizer of the backbone."""
     cors_origins: tuple[str, ...] = ()
     """Origins of web pages that may call the HTTP port, such as "https://app.example.org"; "*" allows any."""
+    console: bool = False
+    """Serve the console, pages for people, on the HTTP port at /console/."""
     insecure: bool = False
     """Allow an address beyond the loopback without TLS and without tokens."""
     admin: bool = False

@@ -10,7 +10,11 @@ from midrib.server._http.errors import Handler
 from midrib.wire import UnauthenticatedError
 
 _HEALTH = ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")
-_EMBEDDING = ("/v1/embeddings", "/similarity")
+_EMBEDDING = ("/v1/embeddings", "/similarity", "/console/api/map")
+_ADMIN = ("/console/api/load", "/console/api/unload")
+# The files of the console hold no data, and its page must load before it can ask for a token.
+_PAGES = ("/console", "/console/")
+_FILES = "/console/files/"
 
 
 class HttpGuard:
@@ -30,15 +34,17 @@ class HttpGuard:
         """Handle a request as its tenant; raises UnauthenticatedError or PermissionDeniedError."""
         self._check_session(request)
         tenant = None
-        if self._tokens is not None and not (self._public_health and request.path in _HEALTH):
-            scope = Scope.EMBED if _embeds(request.path) else Scope.READ
-            tenant = self._tokens.tenant(request.headers.getall("Authorization", []), scope)
+        if self._tokens is not None and not self._is_public(request.path):
+            tenant = self._tokens.tenant(request.headers.getall("Authorization", []), _scope(request.path))
         # All requests of a connection share one context, and the next may carry another token.
         before = CURRENT_TENANT.set(tenant)
         try:
             return await handler(request)
         finally:
             CURRENT_TENANT.reset(before)
+
+    def _is_public(self, path: str) -> bool:
+        return path in _PAGES or path.startswith(_FILES) or (self._public_health and path in _HEALTH)
 
     def _check_session(self, request: web.Request) -> None:
         """Abort a connection whose client was verified by a client CA that has been replaced since."""
@@ -49,5 +55,9 @@ class HttpGuard:
             raise UnauthenticatedError("the TLS session is older than the client CA in use: connect again")
 
 
-def _embeds(path: str) -> bool:
-    return path in _EMBEDDING or (path.startswith("/v2/models/") and path.endswith("/infer"))
+def _scope(path: str) -> Scope:
+    """Return the scope that a path needs."""
+    if path in _ADMIN:
+        return Scope.ADMIN
+    infers = path.startswith("/v2/models/") and path.endswith("/infer")
+    return Scope.EMBED if infers or path in _EMBEDDING else Scope.READ

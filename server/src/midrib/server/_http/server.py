@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections.abc import Sequence
 
 from aiohttp import web
 
@@ -34,12 +35,13 @@ _READ_BYTES = 2**14
 class HttpServer:
     """Answers HTTP from the same engine as the gRPC services.
 
-    tokens: those of the gRPC services; None if the server needs none.
+    tokens: those of the gRPC services; None if the server needs none.  console: the routes of the console, if it is on.
     port: the port that it listens on, once started.
     """
 
-    def __init__(self, embedder: Embedder, tokens: Tokens | None) -> None:
+    def __init__(self, embedder: Embedder, tokens: Tokens | None, *, console: Sequence[web.RouteDef] = ()) -> None:
         self.port = 0
+        self._console = console
         self._embedder = embedder
         self._catalogue = embedder.catalogue
         self._settings = embedder.catalogue.settings
@@ -82,7 +84,7 @@ class HttpServer:
         # The first sees a request first and its response last.
         middlewares = [self._sent, self._traced, cors.allow, errors_as_json, guard.check, _within_time]
         app = web.Application(middlewares=middlewares)
-        app.add_routes(Routes(self._embedder).all())
+        app.add_routes([*Routes(self._embedder).all(), *self._console])
         return app
 
     def _server(self) -> web.Server:

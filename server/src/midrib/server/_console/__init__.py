@@ -1,0 +1,1 @@
+"""The console: pages for people on the HTTP port, and the API that those pages call."""

@@ -1,0 +1,122 @@
+"""Load and unload backbones from the page, with the checks of the gRPC service."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from aiohttp import web
+from pydantic import Field
+
+from midrib.registry import AbstractRegistry, Entry
+from midrib.server._calls.embedder import Embedder
+from midrib.server._console.measures import Window, read
+from midrib.server._console.overview import backbone
+from midrib.server._grpc.backbone_service import BackboneService
+from midrib.server._http.body import Fields, loads, read_fields
+from midrib.server._http.call import CURRENT_CALL
+from midrib.v1 import backbone_pb2
+from midrib.wire import InvalidInputError
+
+_MAX_BODY_BYTES = 2**16
+_MAX_INTEGER = 2**63
+
+
+class LoadBody(Fields):
+    """The body of POST /console/api/load."""
+
+    name: str = Field(min_length=1)
+    """A registered name."""
+    arguments: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    """Arguments of the loader that clients may set."""
+    pinned: bool = False
+    """Never unload it to make room for another."""
+    replace: bool = False
+    """If the name is served with other arguments, replace it for every client."""
+    dry_run: bool = False
+    """Load it and discard it: answer whether it fits, and which backbones would be unloaded."""
+
+
+class UnloadBody(Fields):
+    """The body of POST /console/api/unload."""
+
+    name: str = Field(min_length=1)
+    """The name of a served backbone."""
+
+
+class Changes:
+    """Answers the requests of the page that concern which backbones are served."""
+
+    def __init__(self, embedder: Embedder) -> None:
+        self._catalogue = embedder.catalogue
+        self._service = BackboneService(self._catalogue, admin=self._catalogue.settings.admin)
+
+    async def registered(self, request: web.Request) -> web.Response:  # noqa: ARG002 - aiohttp's signature
+        """Answer the registered names that a client may load, each with the arguments that it may set."""
+        return web.json_response({"registered": registered(self._catalogue.registry)})
+
+    async def load(self, request: web.Request) -> web.Response:
+        """Load a backbone, or plan to. Raises what `BackboneService.load` raises."""
+        body = read_fields(LoadBody, await _json(request))
+        entry, unloaded = await self._service.load(_load_request(body))
+        reading = read(self._catalogue.metrics.registry)
+        described = backbone(self._catalogue, entry, Window(reading, reading))
+        return web.json_response({"backbone": described, "unloaded": unloaded, "dry_run": body.dry_run})
+
+    async def unload(self, request: web.Request) -> web.Response:
+        """Unload a backbone. Raises what `BackboneService.unload` raises."""
+        body = read_fields(UnloadBody, await _json(request))
+        await self._service.unload(body.name)
+        return web.json_response({"unloaded": body.name})
+
+
+def registered(registry: AbstractRegistry) -> list[dict[str, Any]]:
+    """Return every registered name but those of whole catalogues, with the arguments that a client may set."""
+    keys = [described.key for described in registry.list(catalogues=False)]
+    return [{"name": key, "arguments": _arguments(registry.get(key, with_metadata=True))} for key in keys]
+
+
+def _arguments(entry: Entry) -> dict[str, bool | float | str]:
+    """Return the arguments that a client may set, with their default values."""
+    defaults = {name: parameter.default for name, parameter in inspect.signature(entry.fn).parameters.items()}
+    return {
+        name: default
+        for name, default in defaults.items()
+        if isinstance(default, bool | int | float | str) and entry.is_remote(name, default)
+    }
+
+
+def _load_request(body: LoadBody) -> backbone_pb2.LoadBackboneRequest:
+    return backbone_pb2.LoadBackboneRequest(
+        name=body.name,
+        arguments={name: _argument(name, value) for name, value in body.arguments.items()},
+        pinned=body.pinned,
+        replace=body.replace,
+        dry_run=body.dry_run,
+    )
+
+
+def _argument(name: str, value: bool | float | str) -> backbone_pb2.Argument:
+    if isinstance(value, bool):
+        return backbone_pb2.Argument(bool_value=value)
+    if isinstance(value, str):
+        return backbone_pb2.Argument(string_value=value)
+    if isinstance(value, float):
+        return backbone_pb2.Argument(double_value=value)
+    if not -_MAX_INTEGER <= value < _MAX_INTEGER:
+        raise InvalidInputError(f"argument {name!r} is {value}, expected an integer of 64 bits", field="arguments")
+    return backbone_pb2.Argument(int_value=value)
+
+
+async def _json(request: web.Request) -> Any:
+    """Return the JSON of a small body. Raises InvalidInputError for any other content."""
+    if request.content_type != "application/json":
+        # A page in a browser may send other types to a loopback address without asking the user.
+        raise InvalidInputError(f"Content-Type is {request.content_type[:100]!r}, expected 'application/json'")
+    CURRENT_CALL.get().begin()
+    body = bytearray()
+    async for chunk in request.content.iter_any():
+        body += chunk
+        if len(body) > _MAX_BODY_BYTES:
+            raise web.HTTPRequestEntityTooLarge(_MAX_BODY_BYTES, len(body))
+    return loads(body)

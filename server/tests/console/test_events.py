@@ -1,0 +1,112 @@
+"""The stream of live values: complete, bounded in number and in time, ended with the server."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from midrib.registry import Registry
+from midrib.server._admission.tokens import Scope, new_token
+from midrib.server._console import events
+from midrib.server.testing import RunningServer, serving
+from server.tests.console.calls import ask
+
+PATH = "/console/api/events"
+
+
+class Stream:
+    """One open stream of events."""
+
+    def __init__(self, running: RunningServer, token: str | None = None, **headers: str) -> None:
+        self.connection = http.client.HTTPConnection(str(running.server.http_address), timeout=20)
+        sent = headers if token is None else {"Authorization": f"Bearer {token}", **headers}
+        self.connection.request("GET", PATH, headers=sent)
+        self.response = self.connection.getresponse()
+
+    def next(self) -> Any:
+        """Return the next event; None once the stream has ended."""
+        lines = [self.response.readline(), self.response.readline()]
+        return json.loads(lines[0].removeprefix(b"data: ")) if lines[0] else None
+
+    def close(self) -> None:
+        self.response.close()
+        self.connection.close()
+
+
+def test_an_event_has_the_load_of_the_last_seconds(guarded_server: RunningServer, tokens: Any) -> None:
+    """Of each backbone and each token: rows per second, the queue, quantiles."""
+    token = tokens[0]["all"]
+    with closing(Stream(guarded_server, token)) as stream:
+        first = stream.next()
+        ask(guarded_server, "/v1/embeddings", body={"model": "words", "input": ["a", "b"]}, token=token)
+        second = stream.next()
+    [idle], [busy] = first["backbones"], second["backbones"]
+    assert (idle["state"], idle["rows_per_s"], idle["item_p99_s"]) == ("ready", None, None)
+    assert (busy["queue_items"], busy["batch_rows"]) == (0, 2)
+    assert busy["rows_per_s"] > 0
+    assert 0 < busy["item_p50_s"] <= busy["item_p99_s"] < 10
+    assert [(tenant["name"], tenant["items"]) for tenant in second["tenants"]] == [("all", 1)]
+    assert second["devices"][0]["weight_bytes"] > 0
+
+
+def test_a_refused_call_shows(console_server: RunningServer) -> None:
+    """By its reason and its protocol."""
+    ask(console_server, "/v1/models/nothing")
+    with closing(Stream(console_server)) as stream:
+        refusals = stream.next()["refusals"]
+    assert "BACKBONE_NOT_FOUND" in {refusal["reason"] for refusal in refusals}
+
+
+@pytest.mark.parametrize("limit", ["MAX_STREAMS", "MAX_STREAMS_OF_A_TOKEN"])
+def test_the_number_of_streams_is_bounded(
+    guarded_server: RunningServer, tokens: Any, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    """Of all callers, and of one token."""
+    monkeypatch.setattr(events, limit, 1)
+    token = tokens[0]["all"]
+    with closing(Stream(guarded_server, token)) as stream:
+        stream.next()
+        refused = ask(guarded_server, PATH, token=token)
+    assert (refused.status, refused.json["error"]["code"]) == (429, "OVERLOADED")
+    assert "close other pages of the console" in refused.json["error"]["message"]
+
+
+def test_a_stream_that_ended_makes_room(console_server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time of a call bounds each stream, and it ends well, so that the page opens the next one."""
+    monkeypatch.setattr(events, "MAX_STREAMS", 1)
+    with closing(Stream(console_server, **{"X-Request-Timeout": "4"})) as stream:
+        received = [stream.next(), stream.next(), stream.next()]
+    with closing(Stream(console_server)) as next_stream:
+        status = next_stream.response.status
+    assert [event is None for event in received] == [False, False, True]
+    assert status == 200
+
+
+def test_a_stream_ends_when_the_server_stops(test_registry: Registry) -> None:
+    """It does not hold the drain up."""
+    with serving("words", registry=test_registry, http_port=0, console=True) as running:
+        stream = Stream(running)
+        stream.next()
+    with closing(stream):
+        assert stream.next() is None
+
+
+def test_a_stream_ends_when_its_token_is_withdrawn(tmp_path: Path, test_registry: Registry) -> None:
+    """A token may be withdrawn while a page is open."""
+    path = tmp_path / "tokens.toml"
+    token, entry = new_token("leaver", [Scope.READ])
+    path.write_text(entry)
+    settings: dict[str, Any] = {"http_port": 0, "console": True, "tokens": path}
+    with (
+        serving("words", registry=test_registry, **settings) as running,
+        closing(Stream(running, token)) as stream,
+    ):
+        stream.next()
+        path.write_text(new_token("stayer", [Scope.READ])[1])
+        running.server.reload()
+        assert stream.next() is None
