@@ -35,7 +35,7 @@ def grpc_server(settings: Settings, tokens: Tokens | None, tracing: Tracing | No
     """Return a server without services, with the limits of the settings, and with a guard if there are tokens."""
     interceptors: list[grpc.aio.ServerInterceptor] = []
     if tracing is not None:
-        from midrib.server._grpc.tracing import TracingInterceptor
+        from midrib.server._grpc.interceptors.tracing import TracingInterceptor
 
         interceptors.append(TracingInterceptor(tracing))
     interceptors.append(ReceiveGate(ReceiveLimits(has_tokens=tokens is not None)))
