@@ -38,6 +38,10 @@ def grpc_server(settings: Settings, tokens: Tokens | None, tracing: Tracing | No
         from midrib.server._grpc.interceptors.tracing import TracingInterceptor
 
         interceptors.append(TracingInterceptor(tracing))
+    if settings.access_log:
+        from midrib.server._grpc.interceptors.access_log import AccessLogInterceptor
+
+        interceptors.append(AccessLogInterceptor())
     interceptors.append(ReceiveGate(ReceiveLimits(has_tokens=tokens is not None)))
     if tokens is not None:
         interceptors.append(Guard(tokens, public_health=settings.public_health))
