@@ -119,10 +119,10 @@ LANGUAGES = (
     ),
     Language(
         "cpp",
-        commands=("g++", "make", "pkg-config", "protoc", "grpc_cpp_plugin"),
+        commands=("cmake", "g++", "make", "pkg-config", "protoc", "grpc_cpp_plugin"),
         files=("/usr/include/grpcpp/grpcpp.h",),
-        packages=(*_PROTOC, "g++", "make", "pkg-config", "libgrpc++-dev", "protobuf-compiler-grpc"),
-        build=("make",),
+        packages=(*_PROTOC, "cmake", "g++", "make", "pkg-config", "libgrpc++-dev", "protobuf-compiler-grpc"),
+        build=("./build",),
         conformance=(f"{BUILD}/cpp/conformance",),
         example=(f"{BUILD}/cpp/example",),
     ),
