@@ -6,7 +6,7 @@
 #include <string>
 
 #include "midrib/client.h"
-#include "midrib/tensor.h"
+#include "midrib/inputs.h"
 
 int main(int argc, char** argv) {
   const std::string address = argc > 1 ? argv[1] : "127.0.0.1:50051";
@@ -15,27 +15,23 @@ int main(int argc, char** argv) {
   const std::string image((std::istreambuf_iterator<char>(file)), {});
 
   const midrib::Client client(address);
-  midrib::v1::EmbedRequest request;
-  request.set_backbone(backbone);
-  request.mutable_input()->mutable_images()->add_encoded(image);
-  const auto response = client.Embed(request);
-  std::cout << "embedding: " << midrib::Numbers(response.embedding()).size() << " features of revision "
-            << response.revision().substr(0, 12) << "\n";
+  const midrib::Rows rows = client.Embed(backbone, midrib::Images({image}));
+  std::cout << "embedding: " << rows[0].size() << " features of revision "
+            << client.Describe(backbone).revision().substr(0, 12) << "\n";
 
   midrib::v1::Open open;
   open.set_backbone(backbone);
   int left = 8;
   int embedded = 0;
   const auto next = [&](midrib::v1::Input* input) {
-    *input = request.input();
+    *input = midrib::Images({image});
     return left-- > 0;
   };
   client.EmbedStream(open, next, [&](const midrib::StreamResult& result) { embedded += !result.error; });
   std::cout << "stream: " << embedded << " embeddings\n";
 
   try {
-    request.set_backbone("no/such/backbone");
-    client.Embed(request);
+    client.Embed("no/such/backbone", midrib::Texts({"a text"}));
   } catch (const midrib::Error& error) {
     if (error.reason() != "BACKBONE_NOT_FOUND") throw;
     std::cout << "refused: " << error.reason() << "\n";

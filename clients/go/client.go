@@ -5,7 +5,7 @@ import (
 	"context"
 	"io"
 
-	pb "midrib/v1"
+	pb "midrib.example/clients/go/v1"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"

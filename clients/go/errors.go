@@ -4,10 +4,11 @@ import (
 	"errors"
 	"time"
 
-	rpc "midrib/rpc"
+	"midrib.example/clients/go/rpc"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 )
 
@@ -38,22 +39,31 @@ func ErrorFromStatus(status *rpc.Status) *Error {
 	code := codes.Code(status.GetCode())
 	refused := &Error{Code: code, Reason: code.String(), Message: status.GetMessage()}
 	for _, detail := range status.GetDetails() {
-		message, err := detail.UnmarshalNew()
-		if err != nil {
-			continue // a detail that this client does not know
-		}
-		switch known := message.(type) {
-		case *rpc.ErrorInfo:
-			refused.Reason = known.GetReason()
-		case *rpc.RetryInfo:
-			refused.RetryAfter = known.GetRetryDelay().AsDuration()
-		case *rpc.BadRequest:
-			for _, violation := range known.GetFieldViolations() {
-				refused.Field = violation.GetField()
-			}
-		}
+		refused.read(detail)
 	}
 	return refused
+}
+
+// read takes the fields of a detail that this client knows. The details are those of google.rpc; package rpc has copies
+// of their types, because a second google.rpc in one program would end it at its start.
+func (e *Error) read(detail *anypb.Any) {
+	switch detail.GetTypeUrl() {
+	case "type.googleapis.com/google.rpc.ErrorInfo":
+		info := &rpc.ErrorInfo{}
+		if proto.Unmarshal(detail.Value, info) == nil {
+			e.Reason = info.GetReason()
+		}
+	case "type.googleapis.com/google.rpc.RetryInfo":
+		info := &rpc.RetryInfo{}
+		if proto.Unmarshal(detail.Value, info) == nil {
+			e.RetryAfter = info.GetRetryDelay().AsDuration()
+		}
+	case "type.googleapis.com/google.rpc.BadRequest":
+		request := &rpc.BadRequest{}
+		if proto.Unmarshal(detail.Value, request) == nil && len(request.FieldViolations) > 0 {
+			e.Field = request.FieldViolations[0].GetField()
+		}
+	}
 }
 
 // errorFromCall returns the error of a failed call. What grpc holds is copied field by field, for the type of its

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"math"
 
-	pb "midrib/v1"
+	pb "midrib.example/clients/go/v1"
 )
 
 // Floats makes a float32 tensor of numbers in row-major order.

@@ -75,12 +75,23 @@ class Language:
 
 
 def _java(program: str) -> tuple[str, ...]:
-    return ("java", "-XX:TieredStopAtLevel=1", f"@{BUILD}/java/arguments", f"midrib.client.{program}")
+    return ("java", "-XX:TieredStopAtLevel=1", f"@{BUILD}/java/arguments", f"midrib.program.{program}")
 
 
 _PROTOC = ("protobuf-compiler", "libprotobuf-dev")
 _BUF = ("node", "npm")
 _NODE = ("nodejs", "npm")
+
+# What Maven takes from Debian's repository: the dependencies of the client, and its plugins with what they need.
+_MAVEN_FILES = (
+    "io/grpc/grpc-netty",
+    "com/google/protobuf/protobuf-java",
+    "com/google/api/grpc/proto-google-common-protos",
+    "org/apache/maven/plugins/maven-compiler-plugin",
+    "org/apache/maven/plugins/maven-jar-plugin",
+    "org/apache/maven/plugins/maven-install-plugin",
+    "org/junit/junit-bom",
+)
 
 LANGUAGES = (
     Language(
@@ -119,21 +130,23 @@ LANGUAGES = (
     ),
     Language(
         "cpp",
-        commands=("g++", "make", "pkg-config", "protoc", "grpc_cpp_plugin"),
+        commands=("cmake", "g++", "make", "pkg-config", "protoc", "grpc_cpp_plugin"),
         files=("/usr/include/grpcpp/grpcpp.h",),
-        packages=(*_PROTOC, "g++", "make", "pkg-config", "libgrpc++-dev", "protobuf-compiler-grpc"),
-        build=("make",),
+        packages=(*_PROTOC, "cmake", "g++", "make", "pkg-config", "libgrpc++-dev", "protobuf-compiler-grpc"),
+        build=("./build",),
         conformance=(f"{BUILD}/cpp/conformance",),
         example=(f"{BUILD}/cpp/example",),
     ),
     Language(
         "java",
-        commands=("javac", "protoc", "grpc_java_plugin"),
-        files=("/usr/share/java/grpc-netty.jar", "/usr/share/java/protobuf.jar"),
+        commands=("javac", "mvn", "protoc", "grpc_java_plugin"),
+        files=tuple(f"/usr/share/maven-repo/{file}" for file in _MAVEN_FILES),
         packages=(
             *_PROTOC,
             *("default-jdk-headless", "libgrpc-java", "protobuf-compiler-grpc-java-plugin", "libprotobuf-java"),
-            *("libnetty-java", "libperfmark-java", "libgeronimo-annotation-1.3-spec-java"),
+            *("libnetty-java", "libperfmark-java", "libgeronimo-annotation-1.3-spec-java", "libgoogle-gson-java"),
+            *("libgoogle-common-protos-java", "libanimal-sniffer-java", "maven", "libmaven-compiler-plugin-java"),
+            *("libmaven-jar-plugin-java", "libmaven-install-plugin-java", "junit5"),
         ),
         build=("./build",),
         conformance=_java("Conformance"),

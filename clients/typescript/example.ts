@@ -1,23 +1,23 @@
 // An image in, its embedding out; a stream; an error handled by its reason.
 //   node example.js ADDRESS BACKBONE IMAGE
 import { readFileSync } from "node:fs";
-import { Client, type Input, MidribError, numbers } from "midrib-client";
+import { Client, inputOf, MidribError } from "midrib-client";
 
 async function main(address: string, backbone: string, path: string): Promise<void> {
   const client = new Client(address);
-  const input: Input = { kind: { $case: "images", value: { encoded: [readFileSync(path)] } } };
+  const image = { images: [readFileSync(path)] };
 
-  const { embedding, revision } = await client.embed({ backbone, input });
-  console.log(`embedding: ${numbers(embedding!).length} features of revision ${revision.slice(0, 12)}`);
+  const { rows, revision } = await client.embed(backbone, image);
+  console.log(`embedding: ${rows[0]!.length} features of revision ${revision.slice(0, 12)}`);
 
   let embedded = 0;
-  for await (const result of client.embedStream(backbone, Array<Input>(8).fill(input))) {
+  for await (const result of client.embedStream(backbone, Array(8).fill(inputOf(image)))) {
     if ("embedding" in result) embedded++;
   }
   console.log(`stream: ${embedded} embeddings`);
 
   try {
-    await client.embed({ backbone: "no/such/backbone", input });
+    await client.embed("no/such/backbone", { texts: ["a text"] });
   } catch (error) {
     if (!(error instanceof MidribError) || error.reason !== "BACKBONE_NOT_FOUND") throw error;
     console.log(`refused: ${error.reason}`);

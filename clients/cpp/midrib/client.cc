@@ -86,6 +86,13 @@ v1::EmbedResponse Client::Embed(const v1::EmbedRequest& request) const {
   return response;
 }
 
+Rows Client::Embed(const std::string& backbone, const v1::Input& input) const {
+  v1::EmbedRequest request;
+  request.set_backbone(backbone);
+  *request.mutable_input() = input;
+  return RowsOf(Embed(request).embedding());
+}
+
 v1::BackwardResponse Client::Backward(const v1::BackwardRequest& request) const {
   grpc::ClientContext context;
   context.set_deadline(std::chrono::system_clock::now() + timeout_);

@@ -10,6 +10,7 @@
 #include <grpcpp/grpcpp.h>
 
 #include "midrib/error.h"
+#include "midrib/inputs.h"
 #include "midrib/v1/backbone.grpc.pb.h"
 #include "midrib/v1/embedding.grpc.pb.h"
 
@@ -38,6 +39,9 @@ class Client {
 
   // Embeds one batch.
   v1::EmbedResponse Embed(const v1::EmbedRequest& request) const;
+
+  // Embeds one batch of texts or images (see inputs.h): one row of features for each.
+  Rows Embed(const std::string& backbone, const v1::Input& input) const;
 
   // The gradient of an input, given the gradient of its embedding.
   v1::BackwardResponse Backward(const v1::BackwardRequest& request) const;

@@ -19,9 +19,9 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 
-	midrib "midrib/client"
-	"midrib/rpc"
-	pb "midrib/v1"
+	midrib "midrib.example/clients/go"
+	"midrib.example/clients/go/rpc"
+	pb "midrib.example/clients/go/v1"
 )
 
 const streamed = "golden/embedding/tensor"

@@ -12,8 +12,8 @@ import (
 
 	"google.golang.org/grpc"
 
-	midrib "midrib/client"
-	pb "midrib/v1"
+	midrib "midrib.example/clients/go"
+	pb "midrib.example/clients/go/v1"
 )
 
 func main() {
@@ -39,23 +39,21 @@ func run(address, backbone, path string) error {
 	if err != nil {
 		return err
 	}
-	input := &pb.Input{Kind: &pb.Input_Images{Images: &pb.Images{Encoded: [][]byte{image}}}}
-
-	response, err := client.Embed(ctx, &pb.EmbedRequest{Backbone: backbone, Input: input})
+	rows, err := client.EmbedImages(ctx, backbone, image)
 	if err != nil {
 		return err
 	}
-	features, err := midrib.Numbers(response.Embedding)
+	served, err := client.Describe(ctx, backbone)
 	if err != nil {
 		return err
 	}
-	fmt.Printf("embedding: %d features of revision %s\n", len(features), response.Revision[:12])
+	fmt.Printf("embedding: %d features of revision %s\n", len(rows[0]), served.Revision[:12])
 
-	if err := stream(ctx, client, backbone, input); err != nil {
+	if err := stream(ctx, client, backbone, midrib.Images(image)); err != nil {
 		return err
 	}
 
-	_, err = client.Embed(ctx, &pb.EmbedRequest{Backbone: "no/such/backbone", Input: input})
+	_, err = client.EmbedTexts(ctx, "no/such/backbone", "a text")
 	if midrib.Reason(err) != "BACKBONE_NOT_FOUND" {
 		return fmt.Errorf("expected a refusal, got %v", err)
 	}

@@ -14,6 +14,7 @@ import {
   Options,
   Result,
 } from "./generated/midrib/v1/embedding.js";
+import { type Embedding, embeddingOf, inputOf, type PlainInput } from "./inputs.js";
 import { Tensor } from "./generated/midrib/v1/tensor.js";
 
 const MAX_MESSAGE_BYTES = 64 * 2 ** 20;
@@ -56,9 +57,21 @@ export class Client {
     return backbone!;
   }
 
-  /** Embeds one batch. */
-  embed(request: Partial<EmbedRequest> & { backbone: string }): Promise<EmbedResponse> {
-    return unary((done) => this.embeddings.embed(EmbedRequest.fromPartial(request), new Metadata(), this.deadline(), done));
+  /** Embeds one batch: a row of features for each text, image or row of a tensor. */
+  embed(backbone: string, input: PlainInput, options?: Partial<Options>): Promise<Embedding>;
+  /** Embeds the batch of a request; returns the message of the server. */
+  embed(request: Partial<EmbedRequest> & { backbone: string }): Promise<EmbedResponse>;
+  async embed(
+    target: string | (Partial<EmbedRequest> & { backbone: string }),
+    input?: PlainInput,
+    options?: Partial<Options>,
+  ): Promise<Embedding | EmbedResponse> {
+    if (typeof target !== "string") return this.call(EmbedRequest.fromPartial(target));
+    return embeddingOf(await this.call(EmbedRequest.fromPartial({ backbone: target, input: inputOf(input!), options })));
+  }
+
+  private call(request: EmbedRequest): Promise<EmbedResponse> {
+    return unary((done) => this.embeddings.embed(request, new Metadata(), this.deadline(), done));
   }
 
   /** The gradient of the input, given the gradient of the embedding. */

@@ -1,4 +1,5 @@
 export { Client, type StreamResult } from "./client.js";
+export { type Embedding, inputOf, type PlainInput } from "./inputs.js";
 export { MidribError, errorFromStatus } from "./errors.js";
 export { floats, integers, numbers } from "./tensor.js";
 export { Backbone } from "./generated/midrib/v1/backbone.js";

@@ -74,3 +74,10 @@ def test_shortened_rows_are_compared_with_the_first_features_of_the_query() -> N
     rows = EmbeddedRows(["a", "b", "c"], features, {}, "test/embedding/x", "r1")
     matches = nearest(rows, np.array([5, 0, 9], np.float32), 3)
     assert [(match.id, match.cosine) for match in matches] == [("b", 1.0), ("a", 0.0), ("c", 0.0)]
+
+
+def test_an_index_has_the_suffix_of_lancedb(midrib: Any, notes: Path) -> None:
+    """The path of another file would be taken for a folder."""
+    done = midrib("search", str(notes), "a cat", "--index", "notes.faiss")
+    assert done.returncode == 1
+    assert "the index is notes.faiss, expected a path that ends in .lance, such as notes.lance" in done.stderr

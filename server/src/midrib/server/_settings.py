@@ -172,7 +172,7 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = "text"
     """The format of the log on stderr: lines for people, or one JSON object per line."""
     access_log: bool = False
-    """Log every HTTP request on stderr: method, path, status, seconds, bytes, and the name of the token."""
+    """Log every gRPC call and HTTP request on stderr: method, status, seconds, bytes, and the name of the token."""
     drain_grace_s: float = Field(default=30.0, ge=0)
     """Seconds that accepted work has to finish after SIGTERM."""
 

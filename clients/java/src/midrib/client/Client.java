@@ -50,6 +50,16 @@ public final class Client implements AutoCloseable {
     return call(() -> embeddings().embed(request));
   }
 
+  /** One row of features for each text. */
+  public float[][] embedTexts(String backbone, String... texts) {
+    return rows(backbone, Inputs.texts(texts));
+  }
+
+  /** One row of features for each encoded image, such as the bytes of a PNG file. */
+  public float[][] embedImages(String backbone, byte[]... encoded) {
+    return rows(backbone, Inputs.images(encoded));
+  }
+
   /** The gradient of an input, given the gradient of its embedding. */
   public BackwardResponse backward(BackwardRequest request) {
     return call(() -> embeddings().backward(request));
@@ -75,6 +85,10 @@ public final class Client implements AutoCloseable {
   private EmbeddingServiceGrpc.EmbeddingServiceBlockingStub embeddings() {
     return EmbeddingServiceGrpc.newBlockingStub(channel)
         .withDeadlineAfter(timeout.toMillis(), TimeUnit.MILLISECONDS);
+  }
+
+  private float[][] rows(String backbone, Input input) {
+    return Tensors.rows(embed(EmbedRequest.newBuilder().setBackbone(backbone).setInput(input).build()).getEmbedding());
   }
 
   private static <T> T call(Supplier<T> call) {

@@ -2,9 +2,9 @@ package midrib.client;
 
 import com.google.protobuf.Any;
 import com.google.protobuf.InvalidProtocolBufferException;
-import com.google.rpc.BadRequest;
-import com.google.rpc.ErrorInfo;
-import com.google.rpc.RetryInfo;
+import midrib.rpc.BadRequest;
+import midrib.rpc.ErrorInfo;
+import midrib.rpc.RetryInfo;
 import io.grpc.Metadata;
 import io.grpc.Status;
 import io.grpc.StatusRuntimeException;
@@ -28,7 +28,7 @@ public final class MidribException extends RuntimeException {
   }
 
   /** The error that a status carries. */
-  public static MidribException of(com.google.rpc.Status status) {
+  public static MidribException of(midrib.rpc.Status status) {
     return of(status, null);
   }
 
@@ -38,7 +38,7 @@ public final class MidribException extends RuntimeException {
     Status status = error.getStatus();
     try {
       if (details != null) {
-        return of(com.google.rpc.Status.parseFrom(details), error);
+        return of(midrib.rpc.Status.parseFrom(details), error);
       }
     } catch (InvalidProtocolBufferException broken) {
       error.addSuppressed(broken);
@@ -46,7 +46,7 @@ public final class MidribException extends RuntimeException {
     return new MidribException(status.getCode().value(), status.getDescription(), error);
   }
 
-  private static MidribException of(com.google.rpc.Status status, Throwable cause) {
+  private static MidribException of(midrib.rpc.Status status, Throwable cause) {
     MidribException error = new MidribException(status.getCode(), status.getMessage(), cause);
     for (Any detail : status.getDetailsList()) {
       try {

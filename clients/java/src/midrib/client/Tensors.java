@@ -54,6 +54,24 @@ public final class Tensors {
     return numbers;
   }
 
+  /**
+   * The rows of an embedding.
+   *
+   * @throws IllegalArgumentException if its shape is not [rows, features]
+   */
+  public static float[][] rows(Tensor embedding) {
+    if (embedding.getShapeCount() != 2) {
+      throw new IllegalArgumentException(
+          "the embedding has shape " + embedding.getShapeList() + ", expected [rows, features]");
+    }
+    double[] numbers = numbers(embedding);
+    float[][] rows = new float[(int) embedding.getShape(0)][(int) embedding.getShape(1)];
+    for (int index = 0; index < numbers.length; index++) {
+      rows[index / rows[0].length][index % rows[0].length] = (float) numbers[index];
+    }
+    return rows;
+  }
+
   /** Multiplies the rows of an embedding that was asked for as int8. */
   private static void scale(Tensor tensor, double[] numbers) {
     if (tensor.getShapeCount() != 2 || tensor.getRowScales().size() != tensor.getShape(0) * Float.BYTES) {

@@ -33,9 +33,13 @@ def grpc_server(settings: Settings, tokens: Tokens | None, tracing: Tracing | No
     """Return a server without services, with the limits of the settings, and with a guard if there are tokens."""
     interceptors: list[grpc.aio.ServerInterceptor] = []
     if tracing is not None:
-        from midrib.server._grpc.tracing import TracingInterceptor
+        from midrib.server._grpc.interceptors.tracing import TracingInterceptor
 
         interceptors.append(TracingInterceptor(tracing))
+    if settings.access_log:
+        from midrib.server._grpc.interceptors.access_log import AccessLogInterceptor
+
+        interceptors.append(AccessLogInterceptor())
     if tokens is not None:
         interceptors.append(Guard(tokens, public_health=settings.public_health))
     return grpc.aio.server(interceptors=interceptors, options=_options(settings))

@@ -209,6 +209,10 @@ def search(
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="The number of rows to show.")] = 5,
     prompt: Annotated[str, typer.Option(help="Put before a text, such as 'query: '.")] = "",
+    index: Annotated[
+        str | None,
+        typer.Option(help="A LanceDB index, NAME.lance: built from the output if absent or outdated, then searched."),
+    ] = None,
     imports: Imports = None,
     token: Token = None,
     roots: Roots = None,
@@ -221,7 +225,7 @@ def search(
 
     _refuse_unused(context, backbone or "the backbone")
     access = Access(token, roots, certificate, timeout)
-    request = searching.Query(query, prompt, top)
+    request = searching.Query(query, prompt, top, index)
     searching.search(features, request, backbone, access, imports=imports, as_json=as_json)
 
 

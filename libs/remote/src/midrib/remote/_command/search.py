@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import typer
@@ -14,13 +14,14 @@ import typer
 from midrib.remote._command.backbone import load_embedder
 from midrib.remote._command.options import Access
 from midrib.remote._files.items import SourceItem, file_item
-from midrib.remote._files.output_reader import EmbeddedRows, read_output
+from midrib.remote._files.output_reader import EmbeddedRows, Match, read_output
 from midrib.remote._files.sources import MEDIA_SUFFIXES
 from midrib.remote._files.storage import LocalFile
 from midrib.wire import Array, RevisionMismatchError
 
 if TYPE_CHECKING:
     from midrib.remote._files.embedders import Embedder
+    from midrib.remote._files.lance_index import LanceIndex
 
 
 @dataclass(frozen=True)
@@ -28,20 +29,13 @@ class Query:
     """What to search for.
 
     text: a text, or the path of an image or a sound.  prompt: put before a text.  top: the number of rows to return.
+    index: the path of a LanceDB index to build and search; None to read all features into memory.
     """
 
     text: str
     prompt: str
     top: int
-
-
-@dataclass(frozen=True)
-class Match:
-    """A row.  cosine: of its features and the query's.  kept: its values of the kept columns."""
-
-    id: str
-    cosine: float
-    kept: dict[str, Any]
+    index: str | None = None
 
 
 def search(
@@ -52,7 +46,7 @@ def search(
     backbone: a URL or a registered name; None for the one that made the features, in this process.
     Raises RevisionMismatchError if another backbone, or another revision of it, made the features.
     """
-    rows = read_output(Path(features))
+    rows = _rows(Path(features), query.index)
     backbone = backbone or rows.backbone
     typer.echo(f"embedding the query with {backbone} ...", err=True)
     embedder = load_embedder(backbone, access, imports)
@@ -70,11 +64,21 @@ def search(
         typer.echo(f"{match.cosine:7.4f}  {match.id}{values}")
 
 
-def nearest(rows: EmbeddedRows, query: Array, top: int) -> list[Match]:
+def _rows(features: Path, index: str | None) -> EmbeddedRows | LanceIndex:
+    if index is None:
+        return read_output(features)
+    from midrib.remote._files.lance_index import open_index  # needs lancedb, which few users have
+
+    return open_index(Path(index), features)
+
+
+def nearest(rows: EmbeddedRows | LanceIndex, query: Array, top: int) -> list[Match]:
     """Return the rows with the largest cosines to the query's features, [num_features], the best first.
 
     Rows that hold the first features only are compared with the first features of the query.
     """
+    if not isinstance(rows, EmbeddedRows):
+        return rows.nearest(query, top)
     stored = rows.features.astype(np.float32)
     direction = query[: stored.shape[1]]
     norms = np.linalg.norm(stored, axis=1) * np.linalg.norm(direction)

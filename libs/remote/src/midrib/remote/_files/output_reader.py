@@ -29,6 +29,18 @@ class EmbeddedRows:
     revision: str
 
 
+@dataclass(frozen=True)
+class Match:
+    """A row that is near to a query.
+
+    cosine: of its features and the query's.  kept: its values of the kept columns.
+    """
+
+    id: str
+    cosine: float
+    kept: dict[str, Any]
+
+
 def read_output(path: Path) -> EmbeddedRows:
     """Return the rows of an output. Raises InvalidInputError for a file that `embed_files` did not write."""
     if path.suffix not in _READERS:

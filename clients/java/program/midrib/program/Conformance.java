@@ -1,4 +1,4 @@
-package midrib.client;
+package midrib.program;
 
 import com.google.protobuf.CodedOutputStream;
 import com.google.protobuf.DiscardUnknownFieldsParser;
@@ -14,6 +14,10 @@ import java.util.HexFormat;
 import java.util.List;
 import java.util.concurrent.Callable;
 import java.util.stream.Collectors;
+import midrib.client.Client;
+import midrib.client.MidribException;
+import midrib.client.StreamResult;
+import midrib.client.Tensors;
 import midrib.v1.BackwardRequest;
 import midrib.v1.EmbedRequest;
 import midrib.v1.Input;
@@ -50,7 +54,7 @@ final class Conformance {
     }
     for (String[] row : rows("statuses.tsv")) {
       String want = String.join(" ", Arrays.copyOfRange(row, 1, 6));
-      check("statuses: " + row[0], want, () -> describe(com.google.rpc.Status.parseFrom(bytes(row[6]))));
+      check("statuses: " + row[0], want, () -> describe(midrib.rpc.Status.parseFrom(bytes(row[6]))));
     }
   }
 
@@ -136,7 +140,7 @@ final class Conformance {
     return hex(tensor);
   }
 
-  private static String describe(com.google.rpc.Status status) {
+  private static String describe(midrib.rpc.Status status) {
     MidribException error = MidribException.of(status);
     String retry = error.retryAfter().map(delay -> String.valueOf(delay.toMillis() / 1e3)).orElse("");
     return String.join(" ",

@@ -1,0 +1,120 @@
+"""`Encoder`: a served text backbone with the interface of sentence-transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, TypedDict, Unpack
+
+import numpy as np
+
+from midrib.remote import Client
+from midrib.wire import Array, InvalidInputError
+
+_NO_PROMPTS: Mapping[str, str] = MappingProxyType({})
+
+
+class EncodeOptions(TypedDict, total=False):
+    """The options of `Encoder.encode`, as `SentenceTransformer.encode` names them.
+
+    prompt_name: the name of a prompt in `prompts`, to put before each text.  prompt: the prompt itself.
+    normalize_embeddings: rows of unit length.
+    convert_to_tensor: return a torch tensor in place of a numpy array.
+    batch_size, show_progress_bar, convert_to_numpy, device: accepted for compatibility. They change nothing: the server
+    chooses its batches and its device.
+    """
+
+    prompt_name: str | None
+    prompt: str | None
+    normalize_embeddings: bool
+    convert_to_tensor: bool
+    batch_size: int
+    show_progress_bar: bool | None
+    convert_to_numpy: bool
+    device: Any
+
+
+class Encoder:
+    """A served text backbone, for code that calls `SentenceTransformer.encode`. Safe to use from any thread.
+
+    url: grpc://host:port/namespace/name, or grpcs:// for TLS.
+    prompts: texts to put before the input, by name. Backbones that were trained with prompts need them: those of the E5
+    family take `{"query": "query: ", "document": "passage: "}`.
+    truncate_dim: keep only the first features.
+    options: those of `midrib.remote.Client`, such as `token`, `timeout` and `priority`.
+    Raises InvalidInputError for a URL that does not name a backbone. The first call connects.
+    """
+
+    def __init__(
+        self, url: str, *, prompts: Mapping[str, str] = _NO_PROMPTS, truncate_dim: int | None = None, **options: Any
+    ) -> None:
+        address, self.name = _split_url(url)
+        self.url = url
+        self.prompts = dict(prompts)
+        self._dimensions = truncate_dim
+        self._client = Client(address, **options)
+
+    def encode(self, sentences: str | Sequence[str], **options: Unpack[EncodeOptions]) -> Any:
+        """Return the features of texts, float32: [rows, num_features], or [num_features] for a single text.
+
+        options: see `EncodeOptions`.
+        Raises InvalidInputError for an unknown prompt_name, and the errors of the server.
+        """
+        if unknown := options.keys() - EncodeOptions.__optional_keys__:
+            expected = ", ".join(sorted(EncodeOptions.__optional_keys__))
+            raise TypeError(f"encode got unexpected arguments {sorted(unknown)}, expected some of {expected}")
+        single = isinstance(sentences, str)
+        prompt = self._prompt(options.get("prompt"), options.get("prompt_name"))
+        texts = [prompt + text for text in ([sentences] if isinstance(sentences, str) else sentences)]
+        features = self._embed(texts, normalize=options.get("normalize_embeddings", False))
+        features = features[0] if single else features
+        if not options.get("convert_to_tensor"):
+            return features
+        import torch  # most users of this class have no torch
+
+        return torch.from_numpy(np.array(features))
+
+    def encode_query(self, sentences: str | Sequence[str], **options: Unpack[EncodeOptions]) -> Any:
+        """Return the features of queries: `encode` with the prompt "query", if there is one."""
+        return self.encode(sentences, **self._with_prompt("query", options))
+
+    def encode_document(self, sentences: str | Sequence[str], **options: Unpack[EncodeOptions]) -> Any:
+        """Return the features of documents: `encode` with the prompt "document", if there is one."""
+        return self.encode(sentences, **self._with_prompt("document", options))
+
+    def get_sentence_embedding_dimension(self) -> int:
+        """Return the number of features of a row."""
+        return self._dimensions or self._client.describe(self.name).num_features
+
+    def close(self) -> None:
+        """Close the connection; a later call opens it again."""
+        self._client.close()
+
+    def _embed(self, texts: list[str], *, normalize: bool) -> Array:
+        if not texts:
+            return np.zeros((0, self.get_sentence_embedding_dimension()), np.float32)
+        return self._client.embed(
+            self.name, texts=texts, dtype="float32", normalize=normalize, dimensions=self._dimensions
+        )
+
+    def _prompt(self, prompt: str | None, name: str | None) -> str:
+        if prompt is not None:
+            return prompt
+        if name is None:
+            return ""
+        if name not in self.prompts:
+            raise InvalidInputError(f"prompt_name is {name!r}, expected one of {sorted(self.prompts)}: pass prompts=")
+        return self.prompts[name]
+
+    def _with_prompt(self, name: str, options: EncodeOptions) -> EncodeOptions:
+        chosen = options.get("prompt") is not None or options.get("prompt_name") is not None
+        return options if chosen or name not in self.prompts else {**options, "prompt_name": name}
+
+
+def _split_url(url: str) -> tuple[str, str]:
+    """Return the address and the backbone's name of a URL. Raises InvalidInputError if one of them is missing."""
+    scheme, separator, rest = url.partition("://")
+    hosts, _, name = rest.partition("/")
+    if not (separator and hosts and name.strip("/")):
+        raise InvalidInputError(f"url is {url!r}, expected grpc://host:port/namespace/name")
+    return f"{scheme}://{hosts}", name.strip("/")
