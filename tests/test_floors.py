@@ -37,7 +37,8 @@ _SERVING = [*_BASE, "_intake", "_observability", "_admission", "_catalogue", "_c
 _COMMAND = ["_settings", "_server", "_observability.logs"]
 LAYERS: dict[str, dict[str, list[str]]] = {
     "midrib.server": {
-        "_settings": [],
+        "_field_errors": [],
+        "_settings": ["_field_errors"],
         "_errors": [],
         "_foreign": ["_errors"],
         "_engine": ["_errors"],
@@ -50,7 +51,7 @@ LAYERS: dict[str, dict[str, list[str]]] = {
         "_catalogue": _LOADING,
         "_calls": ["_engine", "_intake", "_admission", "_catalogue"],
         "_grpc": _SERVING,
-        "_http": _SERVING,
+        "_http": [*_SERVING, "_field_errors"],
         "_oip": [*_SERVING, "_grpc"],
         "_server": [*_SERVING, "_foreign", "_compute", "_calibration", "_grpc", "_http", "_oip"],
         "testing": ["_settings", "_server"],
