@@ -47,7 +47,7 @@ def call_loader(entry: Loadable, kwargs: dict[str, Any]) -> tuple[Any, int]:
     """
     if missing := missing_libraries(entry.requires):
         raise _missing(entry, missing)
-    _check_arguments(entry, kwargs)
+    check_arguments(entry, kwargs)
     try:
         returned = entry.fn(**kwargs)
     except _VALUE_ERRORS as error:
@@ -83,7 +83,8 @@ def _missing(entry: Loadable, missing: tuple[str, ...]) -> MissingLibraryError:
     )
 
 
-def _check_arguments(entry: Loadable, kwargs: dict[str, Any]) -> None:
+def check_arguments(entry: Loadable, kwargs: Mapping[str, Any]) -> None:
+    """Raise LoaderArgumentError if the loader lacks one of the arguments, needs more, or one has another type."""
     try:
         signature = inspect.signature(entry.fn)
     except (TypeError, ValueError):  # some builtins have none
