@@ -93,13 +93,37 @@ def check_arguments(entry: Loadable, kwargs: Mapping[str, Any]) -> None:
         signature.bind(**kwargs)
     except TypeError as error:
         hints = "".join(_hint(name, signature) for name in kwargs)
-        raise LoaderArgumentError(f"backbone {entry.key!r}: {error}; its loader takes {signature}{hints}") from None
+        raise LoaderArgumentError(
+            f"backbone {entry.key!r}: {error}; its loader takes {in_text(signature)}{hints}"
+        ) from None
     for name, value in kwargs.items():
         if (parameter := signature.parameters.get(name)) is not None and not _fits(value, parameter):
             raise LoaderArgumentError(
                 f"backbone {entry.key!r} got {name}={value!r:.80} of type {type(value).__name__}, expected "
                 f"{inspect.formatannotation(parameter.annotation).strip(_QUOTES)}"
             )
+
+
+class _Bare(str):
+    """A text that a signature shows without quotes."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def in_text(signature: inspect.Signature) -> str:
+    """Return the parameters of a signature in parentheses, with annotations as their author wrote them."""
+    parameters = [
+        (
+            parameter.replace(annotation=_Bare(parameter.annotation))
+            if isinstance(parameter.annotation, str)
+            else parameter
+        )
+        for parameter in signature.parameters.values()
+    ]
+    return str(signature.replace(parameters=parameters, return_annotation=signature.empty))
 
 
 def _fits(value: object, parameter: inspect.Parameter) -> bool:
@@ -129,7 +153,7 @@ def _unusable(entry: Loadable, kwargs: Mapping[str, Any], error: Exception) -> L
     reason = " ".join(str(error).split())[:_LONGEST_REASON]
     return LoaderArgumentError(
         f"backbone {entry.key!r} cannot be built with {arguments} ({type(error).__name__}: {reason}): check these "
-        f"values; its loader takes {inspect.signature(entry.fn)}"
+        f"values; its loader takes {in_text(inspect.signature(entry.fn))}"
     )
 
 

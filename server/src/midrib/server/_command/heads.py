@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import json
 import logging
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from midrib.remote.cli import import_modules
 
 _INSTALL = "pip install 'midrib-server[train]'"
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
@@ -44,8 +45,7 @@ def train(
     from midrib.task._command.training import TrainingOptions
     from midrib.task._command.training import train as train_head
 
-    for module in imports or ():
-        importlib.import_module(module)
+    import_modules(imports)
     options = TrainingOptions(
         backbone,
         data,

@@ -64,12 +64,17 @@ def import_modules(names: Sequence[str] | None) -> None:
     if names:
         sys.path.append(str(Path.cwd()))  # last, so that it hides nothing
     for name in names or ():
-        try:
-            importlib.import_module(name)
-        except Exception as error:
-            missing = isinstance(error, ModuleNotFoundError) and error.name == name.partition(".")[0]
-            advice = "install it, or run the command in its folder" if missing else _place(error)
-            raise ImportError(f"--import {name} failed with {type(error).__name__}: {error}; {advice}") from error
+        import_module(name)
+
+
+def import_module(name: str) -> None:
+    """Import a module that registers backbones. Raises ImportError for one that does not exist, or that fails."""
+    try:
+        importlib.import_module(name)
+    except Exception as error:
+        is_missing = isinstance(error, ModuleNotFoundError) and error.name == name.partition(".")[0]
+        advice = "install it, or run the command in its folder" if is_missing else _place(error)
+        raise ImportError(f"--import {name} failed with {type(error).__name__}: {error}; {advice}") from error
 
 
 def server_module(name: str, purpose: str) -> ModuleType:
