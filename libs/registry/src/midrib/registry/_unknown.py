@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, Protocol
@@ -94,6 +95,28 @@ def _without_namespaces(names: list[str]) -> list[str]:
 def _squeezed(name: str) -> str:
     """Return a name in lower case without punctuation, so that "all_MiniLM" is found in "all-minilm-l6-v2"."""
     return re.sub(r"[\W_]+", "", name.casefold())
+
+
+def check_keywords(cls: type, keywords: Iterable[str]) -> None:
+    """Raise TypeError, with the nearest name, for a keyword that no constructor of a class takes.
+
+    A subclass in another package may take keywords of any name, so it is not checked.
+    """
+    accepted: list[str] = []
+    for base in cls.__mro__:
+        if (constructor := base.__dict__.get("__init__")) is None:
+            continue
+        if base.__module__.partition(".")[0] != "midrib":
+            return
+        parameters = list(inspect.signature(constructor).parameters.values())[1:]
+        accepted += [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
+        if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters):
+            break
+    for name in keywords:
+        if name not in accepted:
+            near = nearest(name, accepted)
+            advice = f"did you mean {' or '.join(map(repr, near))}?" if near else f"expected {', '.join(accepted)}"
+            raise TypeError(f"{cls.__name__} got an unexpected argument {name!r}: {advice}")
 
 
 def _failed_plugins(registry: Searchable) -> list[str]:
