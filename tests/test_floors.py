@@ -83,7 +83,7 @@ LAYERS: dict[str, dict[str, list[str]]] = {
         "_saving": ["_base", "_features"],
         "_data": ["_base", "_features"],
         "_tasks": ["_base", "_callbacks", "_parts", "_features", "_saving", "_data"],
-        "_command": ["_data", "_tasks"],
+        "_command": ["_features", "_data", "_tasks"],
         "template": ["_parts", "_features", "_saving", "_tasks"],
         "testing": ["_parts", "_features", "_saving", "_tasks"],
         "": ["_beside_torchvision", "_callbacks", "_parts", "_features", "_saving", "_data", "_tasks"],

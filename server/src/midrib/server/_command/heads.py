@@ -83,8 +83,11 @@ def predict(
     _prepare()
     from midrib.task._command.prediction import predict as predict_rows
 
-    complete = True
+    complete, backbone = True, ""
     for row in predict_rows(head, inputs, column=column, top=top, batch_size=batch_size):
+        if row.backbone != backbone:
+            backbone = row.backbone
+            typer.echo(f"features by {backbone}, revision {row.revision[:12]}", err=True)
         answers = [f"{name} {share:.3f}" for name, share in zip(row.labels, row.probabilities, strict=True)]
         typer.echo(json.dumps(asdict(row)) if as_json else f"{row.row}\t{', '.join(answers) or row.error or '-'}")
         complete = complete and row.error is None
