@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from torch import nn
 
 from midrib.backbones import load_backbone
@@ -30,3 +31,14 @@ def test_an_error_of_the_loader_stays_as_it_is() -> None:
 
     with pytest.raises(ValueError, match="^width 3 is odd$"):
         load_backbone("even", registry=registry, width=3)
+
+
+def test_a_row_with_nan_does_not_change_the_others() -> None:
+    """Numbers are computed as they are; docs/backbones.md says so."""
+    backbone = load_backbone("mlp-128", num_features=4)
+    rows = torch.ones(3, 4)
+    expected = backbone.embed(rows)
+    rows[1, 2] = float("nan")
+    features = backbone.embed(rows)
+    assert bool(features[1].isnan().any())
+    torch.testing.assert_close(features[[0, 2]], expected[[0, 2]])

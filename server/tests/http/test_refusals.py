@@ -68,7 +68,7 @@ BAD = "invalid_request_error"
         pytest.param(
             {"model": "linear", "input": "x"},
             (400, BAD, None, "WRONG_INPUT_KIND"),
-            "got texts, it takes a tensor",
+            "it takes a tensor (float32 [2]): send that, or name a backbone that takes texts",
             id="another kind",
         ),
         pytest.param(
