@@ -38,7 +38,8 @@ _SERVING = [*_BASE, "_intake", "_observability", "_admission", "_catalogue", "_c
 _COMMAND = ["_settings", "_server", "_observability.logs"]
 LAYERS: dict[str, dict[str, list[str]]] = {
     "midrib.server": {
-        "_settings": [],
+        "_field_errors": [],
+        "_settings": ["_field_errors"],
         "_errors": [],
         "_foreign": ["_errors"],
         "_engine": ["_errors"],
@@ -52,7 +53,7 @@ LAYERS: dict[str, dict[str, list[str]]] = {
         "_calls": ["_engine", "_intake", "_admission", "_catalogue"],
         "_shared_memory": ["_settings", "_admission", "_observability"],
         "_grpc": [*_SERVING, "_shared_memory"],
-        "_http": _SERVING,
+        "_http": [*_SERVING, "_field_errors"],
         "_oip": [*_SERVING, "_grpc"],
         "_console": [*_SERVING, "_grpc", "_http"],
         "_server": [*_SERVING, "_foreign", "_compute", "_calibration", "_grpc", "_http", "_oip", "_console"],
@@ -86,7 +87,7 @@ LAYERS: dict[str, dict[str, list[str]]] = {
         "_saving": ["_base", "_features"],
         "_data": ["_base", "_features"],
         "_tasks": ["_base", "_callbacks", "_parts", "_features", "_saving", "_data"],
-        "_command": ["_data", "_tasks"],
+        "_command": ["_features", "_data", "_tasks"],
         "template": ["_parts", "_features", "_saving", "_tasks"],
         "testing": ["_parts", "_features", "_saving", "_tasks"],
         "": ["_beside_torchvision", "_callbacks", "_parts", "_features", "_saving", "_data", "_tasks"],

@@ -79,11 +79,11 @@ def test_many_callers_get_their_own_rows(client: Client) -> None:
 
 
 def test_an_unknown_option_is_refused(client: Client) -> None:
-    """The error names the option and those that there are."""
+    """The error gives the nearest option of this method."""
     options: dict[str, Any] = {"dtpye": "float16"}
-    with pytest.raises(TypeError, match="unexpected argument 'dtpye', expected one of audio, dimensions, dtype"):
+    with pytest.raises(TypeError, match="unexpected argument 'dtpye': did you mean 'dtype'"):
         client.embed(NAME, rows(1), **options)
-    with pytest.raises(TypeError, match="unexpected argument 'dtpye', expected one of dimensions, dtype"):
+    with pytest.raises(TypeError, match="unexpected argument 'dtpye': did you mean 'dtype'"):
         client.embed_stream(NAME, [rows(1)], **options)
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
 from midrib.remote.cli import parse_backbone
 from midrib.server import load_settings
@@ -57,15 +56,21 @@ def test_the_printed_config_gives_the_same_settings(config: Path, tmp_path: Path
         pytest.param({"host": "127.0.0.1.example.org"}, "reachable from other machines", id="a name like loopback"),
         pytest.param({"host": ""}, "reachable from other machines", id="every address"),
         pytest.param({"host": "::"}, "reachable from other machines", id="every IPv6 address"),
-        pytest.param({"port": 70000}, "less than or equal to 65535", id="port"),
+        pytest.param({"port": 70000}, "port is 70000, expected at most 65535", id="port"),
+        pytest.param({"device": "gpu"}, "device: got 'gpu', expected 'auto', 'cpu', 'cuda' or", id="device"),
+        pytest.param({"backbones": [{"name": "a", "device": "cuda:x"}]}, "got 'cuda:x'", id="device of a backbone"),
         pytest.param({"dtype": "int8"}, "'float32', 'float16', 'bfloat16' or 'float64'", id="dtype"),
-        pytest.param({"prot": 1}, "Extra inputs are not permitted", id="misspelt"),
-        pytest.param({"backbones": [{"name": "a", "argument": 1}]}, "Extra inputs", id="misspelt in a backbone"),
+        pytest.param({"prot": 1}, "prot is unknown: did you mean 'port'", id="misspelt"),
+        pytest.param(
+            {"backbones": [{"name": "a", "argument": 1}]},
+            "backbones.0.argument is unknown: did you mean 'arguments'",
+            id="misspelt in a backbone",
+        ),
     ],
 )
 def test_a_wrong_setting_is_refused(flags: dict[str, Any], words: str) -> None:
     """Nothing is guessed, nothing is ignored."""
-    with pytest.raises(ValidationError, match=words):
+    with pytest.raises(ValueError, match=words):
         load_settings(**flags)
 
 
@@ -95,6 +100,43 @@ def test_a_missing_config_file_is_said(tmp_path: Path) -> None:
     """A misspelt path must not mean defaults."""
     with pytest.raises(FileNotFoundError, match="no config file at"):
         load_settings(tmp_path / "missing.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param("prot = 3", "midrib.toml: prot is unknown: did you mean 'port'", id="misspelt"),
+        pytest.param("port = = 3", "midrib.toml is not valid TOML: Invalid value", id="not TOML"),
+        pytest.param('port = "x"', "midrib.toml: port is 'x', expected a whole number", id="kind"),
+        pytest.param(
+            "backbones = [3]", "midrib.toml: backbones.0 is 3, expected an object with", id="kind of an entry"
+        ),
+        pytest.param('device = "gpu"', "midrib.toml: device: got 'gpu', expected .*; a GPU is 'cuda'", id="device"),
+        pytest.param("[[backbones]]\ndtype = 3", "midrib.toml: backbones.0.name is missing: add it", id="no name"),
+    ],
+)
+def test_a_wrong_config_file_is_named(tmp_path: Path, text: str, message: str) -> None:
+    """The sentence says which file to change."""
+    config = tmp_path / "midrib.toml"
+    config.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_settings(config)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        pytest.param(("MIDRIB_PORT", "x"), "^MIDRIB_PORT: port is 'x', expected a whole number$", id="kind"),
+        pytest.param(("MIDRIB_IMPORTS", "x"), "^an environment variable MIDRIB_.*imports.*are JSON$", id="not JSON"),
+    ],
+)
+def test_a_wrong_environment_variable_is_named(
+    monkeypatch: pytest.MonkeyPatch, value: tuple[str, str], message: str
+) -> None:
+    """A variable that was set elsewhere is hard to find."""
+    monkeypatch.setenv(*value)
+    with pytest.raises(ValueError, match=message):
+        load_settings()
 
 
 def test_loader_arguments_follow_the_name() -> None:

@@ -119,7 +119,7 @@ def test_registering_goes_to_the_leftmost_registry(left: Registry, right: Regist
 def test_a_sum_without_a_registry_cannot_be_registered_in() -> None:
     """A catalogue is somebody else's."""
     far = ExternalRegistry(load_left, "far")
-    with pytest.raises(TypeError, match=r"the registries 'far' take no registrations: add a Registry on the left"):
+    with pytest.raises(TypeError, match=r"'far' takes no registrations: add a Registry on the left"):
         ConcatRegistry(far)(load_left)
 
 

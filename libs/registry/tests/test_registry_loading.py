@@ -185,3 +185,32 @@ def test_a_resolver_that_cannot_be_imported_is_named(registry: Registry) -> None
         ImportError, match=r"resolver for broken:// \(no_such_package_anywhere:open\) cannot be imported"
     ):
         registry.load("broken://x")
+
+
+def load_typed(width: int, scale: float = 1.0, pretrained: bool = True, name: str | None = None) -> tuple[Any, int]:
+    """Return a module that keeps its arguments."""
+    return (lambda batch: (batch, scale, pretrained, name)), width
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"width": "abc"}, "got width='abc' of type str, expected int"),
+        ({"width": True}, "got width=True of type bool, expected int"),
+        ({"width": 2, "scale": "big"}, "got scale='big' of type str, expected float"),
+        ({"width": 2, "pretrained": 1}, "got pretrained=1 of type int, expected bool"),
+        ({"width": 2, "name": 3}, r"got name=3 of type int, expected str \| None"),
+    ],
+    ids=["text", "bool", "float", "number", "optional"],
+)
+def test_an_argument_of_another_type_is_refused(registry: Registry, arguments: dict[str, Any], message: str) -> None:
+    """The annotations of the loader are checked before it runs, so that no library's error shows."""
+    registry(load_typed, name="typed")
+    with pytest.raises(LoaderArgumentError, match=f"^backbone 'typed' {message}$"):
+        registry.load("typed", **arguments)
+
+
+def test_an_argument_that_fits_its_annotation_is_accepted(registry: Registry) -> None:
+    """An int is a float, and anything that counts as an int is one."""
+    registry(load_typed, name="typed")
+    assert registry.load("typed", width=Width(), scale=2, name=None)[1] == 5

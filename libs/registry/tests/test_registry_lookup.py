@@ -119,8 +119,34 @@ def test_an_unknown_key_is_a_sentence_with_near_names(registry: Registry) -> Non
 
 def test_an_unknown_key_like_no_other_says_how_to_list(registry: Registry) -> None:
     """Where nothing is near, there is still something to do."""
-    with pytest.raises(UnknownKeyError, match=r"'zzz' is not in .*; available_keys\(\) gives every name$"):
+    with pytest.raises(UnknownKeyError, match=r"'zzz' is not in .*; its available_keys\(\) lists every name$"):
         registry.get("zzz")
+
+
+@pytest.mark.parametrize("word", ["minilm", "all_MiniLM", "l6v2"])
+def test_a_word_of_a_name_suggests_it(registry: Registry, word: str) -> None:
+    """Users remember a part of a long name, and punctuation and case differ between sources."""
+    registry(load_a, name="all-minilm-l6-v2", namespace="text/embedding")
+    with pytest.raises(UnknownKeyError, match=r"; did you mean 'all-minilm-l6-v2'\?$"):
+        registry.get(word)
+
+
+def test_a_key_with_arguments_says_how_to_pass_them(registry: Registry) -> None:
+    """The command line's form of a name is not a key."""
+    registry(load_a, name="mlp")
+    with pytest.raises(
+        UnknownKeyError,
+        match=r"; pass the arguments as keywords, as in load\('mlp', width=8, depth=2\); did you mean 'mlp'\?$",
+    ):
+        registry.get("mlp?width=8&depth=2")
+
+
+@pytest.mark.parametrize("key", [None, 3, ["x"]], ids=["none", "number", "list"])
+def test_a_key_that_is_not_a_text_is_shown(registry: Registry, key: Any) -> None:
+    """The sentence gives a name that exists."""
+    registry(load_a, name="x")
+    with pytest.raises(TypeError, match=r"^got .* of type .*, expected a name of .* as a str, such as 'x'$"):
+        registry.get(key)
 
 
 def test_known_under_other_metadata_says_which(registry: Registry) -> None:

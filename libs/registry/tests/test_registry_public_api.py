@@ -46,6 +46,7 @@ def test_the_package_exports_exactly_its_list() -> None:
         "TextInput",
         "UnknownKeyError",
         "in_words",
+        "nearest",
     ]
 
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
+
+import pytest
 
 import midrib.remote
+from midrib.remote import AsyncClient, Client
 
 
 def test_the_public_list_is_this() -> None:
@@ -27,6 +31,13 @@ def test_the_public_list_is_this() -> None:
         "embed_files",
         "open_url",
     ]
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_a_misspelt_argument_of_a_client_is_named(kind: Any) -> None:
+    """With the nearest name."""
+    with pytest.raises(TypeError, match=f"^{kind.__name__} got an unexpected argument 'tokn': did you mean 'token'"):
+        kind("localhost:1", tokn="secret")
 
 
 def test_the_numpy_client_needs_no_torch() -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
+from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 from skimage import data
+from torch import nn
 
 from midrib.task import CheckpointError
 from midrib.task._command.prediction import predict
@@ -53,6 +56,28 @@ def test_a_folder_of_pictures_becomes_a_head_and_a_report(trained: Path) -> None
     assert report["confusion"] == [[6, 0, 0], [0, 6, 0], [0, 0, 6]]
     with Image.open(trained / "confusion.png") as picture:
         assert picture.format == "PNG"
+
+
+def test_a_served_backbone_is_opened_once(
+    remote: tuple[nn.Module, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opening costs a connection and a description; the head keeps the URL."""
+    opened: list[str] = []
+
+    def open_stand_in(url: str) -> tuple[nn.Module, int]:
+        opened.append(url)
+        return remote
+
+    monkeypatch.setattr(sys.modules[__name__], "open_stand_in", open_stand_in, raising=False)
+    points = EntryPoints([EntryPoint("standin", f"{__name__}:open_stand_in", "midrib.resolvers")])
+    monkeypatch.setattr("importlib.metadata.entry_points", points.select)
+    inputs = [f"x{number}" for number in range(8)]
+    rows = [",".join([*[str(number)] * len(inputs), "ab"[number % 2]]) for number in range(12)]
+    table = tmp_path / "rows.csv"
+    table.write_text("\n".join([",".join([*inputs, "label"]), *rows]))
+    url = "standin://box/rows"
+    report = train(TrainingOptions(url, table, tmp_path / "out", input=inputs, epochs=1, trainer=QUIET))
+    assert (report.backbone, report.revision, opened) == (url, "r" * 64, [url])
 
 
 def test_the_head_predicts_a_folder(trained: Path, textures: Path) -> None:

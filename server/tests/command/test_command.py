@@ -139,15 +139,36 @@ def test_a_mistake_is_one_line_and_status_1(midrib: Any, arguments: list[str], w
     assert words in done.stderr
 
 
-def test_a_port_in_use_is_refused(midrib: Any) -> None:
-    """Two servers never share a port by accident."""
+@pytest.mark.parametrize("option", ["--port", "--http-port"])
+def test_a_port_in_use_is_refused(option: str) -> None:
+    """Two servers never share a port by accident, and gRPC's lines about it are not shown."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         port = str(listener.getsockname()[1])
-        done = midrib("serve", MLP, "--port", port)
-    assert done.returncode == 1
-    assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
+        done = subprocess.run([*MIDRIB, "serve", MLP, option, port], capture_output=True, text=True, timeout=60)
+    sentence = (
+        f"midrib: cannot listen on 127.0.0.1:{port}: Address already in use: choose another port, or 0 for a free one\n"
+    )
+    assert (done.returncode, done.stderr) == (1, sentence)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        pytest.param(["mlp-128"], "missing a required argument: 'num_features'", id="argument"),
+        pytest.param(["mlp-182"], "'mlp-182' is not in the registry 'backbones'; did you mean", id="name"),
+        pytest.param([MLP, "--import", "no_such"], "--import no_such failed with ModuleNotFoundError", id="module"),
+        pytest.param(["dino_vits16?checkpoint=none.pth"], "no checkpoint at none.pth", id="checkpoint"),
+    ],
+)
+def test_an_error_of_loading_is_printed_once(arguments: list[str], sentence: str) -> None:
+    """The server's log does not repeat the sentence that the command ends with."""
+    command = [*MIDRIB, "serve", *arguments, "--port", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert done.stderr.startswith("midrib: ")
+    assert sentence in done.stderr
 
 
 def test_the_help_shows_the_defaults(midrib: Any, monkeypatch: pytest.MonkeyPatch) -> None:

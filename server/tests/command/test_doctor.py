@@ -40,6 +40,7 @@ def test_doctor_passes_a_healthy_server_and_names_what_is_wrong(midrib: Any) -> 
     assert (well.returncode, "FAIL" in well.stdout) == (0, False)
     assert (ill.returncode, verdicts[-1]["ok"]) == (1, False)
     assert "mlp-128" in verdicts[-1]["detail"]
+    assert verdicts[-1]["fix"].startswith(f"`midrib list --server grpc://{server.address}` shows")
 
 
 def test_doctor_tells_slow_from_refused(midrib: Any) -> None:

@@ -29,6 +29,27 @@ def test_embed_turns_files_into_rows_with_ids(midrib: Any, tmp_path: Path) -> No
     assert "3 rows" in done.stdout
 
 
+def test_embed_refuses_an_output_that_exists(midrib: Any, tmp_path: Path) -> None:
+    """It may be of other inputs; --overwrite replaces it."""
+    rows, out = tmp_path / "rows.npy", tmp_path / "embeddings.npy"
+    np.save(rows, np.ones((3, 4), np.float32))
+    out.write_bytes(b"precious")
+    arguments = ["embed", str(rows), "--backbone", MLP, "--out", str(out)]
+    done = midrib(*arguments)
+    assert (done.returncode, out.read_bytes()) == (1, b"precious")
+    assert f"{out} exists: pass --overwrite to replace it, or another --out" in done.stderr
+    assert (midrib(*arguments, "--overwrite").returncode, np.load(out).shape) == (0, (3, 128))
+
+
+def test_a_failed_run_says_what_it_has_left(midrib: Any, tmp_path: Path) -> None:
+    """The folder of finished chunks is where the next run resumes."""
+    rows, out = tmp_path / "rows.npy", tmp_path / "embeddings.npy"
+    np.save(rows, np.ones((3, 5), np.float32))
+    done = midrib("embed", str(rows), "--backbone", MLP, "--out", str(out))
+    assert done.returncode == 1
+    assert f"{out}.parts holds the finished chunks: run the same command again to resume, or delete it" in done.stderr
+
+
 def test_embed_through_a_server_gives_the_servers_rows(midrib: Any, tmp_path: Path) -> None:
     """The same command, another backbone string."""
     rows, out = tmp_path / "rows.npy", tmp_path / "embeddings.npy"

@@ -40,6 +40,7 @@ def test_train_prints_its_report(trained: tuple[Path, str]) -> None:
     """One line of JSON: the accuracy, and the rows that were left out with their reasons."""
     report = json.loads(trained[1])
     assert (report["accuracy"], report["classes"]) == (1, ["green", "red"])
+    assert (report["backbone"], len(report["revision"])) == ("efficientnet-lite0", 64)
     [[row, reason]] = report["skipped"]
     assert row.endswith("broken.png")
     assert "not an image of a known format" in reason
@@ -53,6 +54,7 @@ def test_predict_prints_a_line_for_each_file(trained: tuple[Path, str], folder: 
     assert green.startswith(f"{files[0]}\tgreen 0.")
     assert broken.startswith(f"{files[1]}\tthese bytes are not an image")
     assert result.exit_code == 1
+    assert "features by efficientnet-lite0, revision " in result.stderr
 
 
 def test_predict_prints_json(trained: tuple[Path, str], folder: Path) -> None:
@@ -60,4 +62,13 @@ def test_predict_prints_json(trained: tuple[Path, str], folder: Path) -> None:
     result = CliRunner().invoke(app, ["predict", str(trained[0]), str(folder / "green"), "--json", "--top", "2"])
     answers = [json.loads(line) for line in result.stdout.splitlines()]
     assert [answer["labels"] for answer in answers] == [["green", "red"]] * 5
+    assert {(answer["backbone"], len(answer["revision"])) for answer in answers} == {("efficientnet-lite0", 64)}
     assert result.exit_code == 0
+
+
+def test_epochs_are_counted_from_1(folder: Path, tmp_path: Path) -> None:
+    """Lightning's bars end with "Epoch 0" for a training of one epoch."""
+    options = ["--backbone", "efficientnet-lite0", "--data", str(folder), "--out", str(tmp_path), "--epochs", "1"]
+    result = CliRunner().invoke(app, ["train", *options])
+    assert "epoch 1 of 1: 100%" in result.stderr
+    assert "Epoch 0" not in result.output

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from midrib.backbones import BACKBONES
-from midrib.server.testing import RunningServer
+from midrib.server.testing import RunningServer, serving
 
 
 def test_list_is_a_table_or_json(midrib: Any) -> None:
@@ -37,10 +37,34 @@ def test_list_shows_the_backbones_of_a_server(midrib: Any, server: RunningServer
     assert [entry["num_features"] for entry in json.loads(listed.stdout)] == [3]
 
 
-def test_list_of_nothing_says_so(midrib: Any) -> None:
-    """An empty table would not tell whether the command worked."""
-    assert midrib("list", "no-such-*").stdout == "no backbone matches; `midrib list` shows all\n"
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        pytest.param("no-such-*", "no backbone matches 'no-such-*': `midrib list` shows all names", id="nothing near"),
+        pytest.param("*mlp128x*", "no backbone matches '*mlp128x*': did you mean 'mlp-128'", id="near"),
+        pytest.param(
+            "grpc://box:1/mlp-128",
+            "is the URL of a server: write `midrib list 'mlp-128' --server grpc://box:1`",
+            id="URL",
+        ),
+    ],
+)
+def test_list_of_nothing_fails_and_says_so(midrib: Any, pattern: str, message: str) -> None:
+    """An empty table would not tell whether the command worked; a script sees the exit status."""
+    done = midrib("list", pattern)
+    assert (done.returncode, done.stdout, message in done.stderr) == (1, "", True)
+
+
+def test_list_of_nothing_is_an_empty_list_of_json(midrib: Any) -> None:
+    """A program reads it as any other answer."""
     assert json.loads(midrib("list", "no-such-*", "--json").stdout) == []
+
+
+def test_list_of_a_server_without_backbones_says_so(midrib: Any) -> None:
+    """It is not the pattern that is wrong."""
+    with serving(admin=True) as server:
+        done = midrib("list", "--server", f"grpc://{server.address}")
+    assert (done.returncode, "has no backbones" in done.stderr) == (1, True)
 
 
 def test_list_tells_of_a_plugin_that_failed(tmp_path: Path) -> None:
@@ -63,6 +87,14 @@ def test_describe_tells_where_a_backbone_comes_from(midrib: Any) -> None:
     assert listener["num_features"] == 128
     assert "num_features: " in listener["signature"]
     assert "midrib" in listener["where"]
+
+
+def test_describe_takes_arguments(midrib: Any) -> None:
+    """In the form of serve, load and embed; a wrong one is refused without loading anything."""
+    described = json.loads(midrib("describe", "mlp-128?num_features=4", "--json").stdout)
+    assert (described["key"], described["arguments"]) == ("template/classification/mlp-128", {"num_features": 4})
+    done = midrib("describe", "mlp-128?num_features=abc")
+    assert (done.returncode, "got num_features='abc' of type str, expected int" in done.stderr) == (1, True)
 
 
 def test_describe_of_an_unknown_name_has_near_ones(midrib: Any) -> None:

@@ -41,7 +41,9 @@ def test_a_backbone_is_loaded_and_unloaded(midrib: Any, admin_server: RunningSer
         pytest.param(["load", "mlp-182?num_features=5"], "mlp-128", id="unknown name"),
         pytest.param(["load", "?num_features=5"], "names no backbone", id="no name"),
         pytest.param(["load", "mlp-128?num_features"], "has an argument without a value", id="no value"),
+        pytest.param(["load", "mlp-128?num_features=5&num_features=6"], "'num_features' twice", id="given twice"),
         pytest.param(["unload", "mlp-182"], f"did you mean {NAME}?", id="not served"),
+        pytest.param(["load", "mlp-128-256?num_features=-8"], "cannot be built with num_features=-8", id="bad value"),
     ],
 )
 def test_what_cannot_be_loaded_is_one_sentence(

@@ -117,7 +117,7 @@ Code = grpc.StatusCode
             {"input": images(b"x")},
             Code.FAILED_PRECONDITION,
             "WRONG_INPUT_KIND",
-            "got images, it takes a tensor",
+            "that, or name a backbone that takes images",
             id="kind",
         ),
         pytest.param(

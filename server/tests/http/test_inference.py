@@ -80,7 +80,7 @@ def test_pixels_are_the_image_that_they_come_from(address: str, media_server: Ru
         pytest.param(tensor([1, 2, 3, 4], name="x"), "'x' of 'FP32'", id="another name"),
         pytest.param(tensor([1, 2, 3, 4], datatype="BYTES"), "'input' of 'BYTES'", id="numbers as bytes"),
         pytest.param({**tensor([1] * 4), "parameters": {"truncate": 1}}, "'truncate' is unknown", id="a parameter"),
-        pytest.param({"inputs": []}, "at least 1 item", id="no input"),
+        pytest.param({"inputs": []}, "inputs has 0 entries, expected at least 1", id="no input"),
     ],
 )
 def test_a_bad_call_is_refused(address: str, body: Any, words: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import uuid
 
+from midrib.backbones import WeightsError
 from midrib.registry import (
     AmbiguousKeyError,
     ContractError,
@@ -16,7 +17,14 @@ from midrib.wire import InternalError, MidribError
 
 logger = logging.getLogger(__name__)
 
-_SELF_EXPLANATORY = (AmbiguousKeyError, ContractError, LoaderArgumentError, MissingLibraryError, UnknownKeyError)
+_SELF_EXPLANATORY = (
+    AmbiguousKeyError,
+    ContractError,
+    LoaderArgumentError,
+    MissingLibraryError,
+    UnknownKeyError,
+    WeightsError,
+)
 
 
 def public_error(error: Exception, what: str) -> MidribError:
@@ -32,7 +40,7 @@ def public_error(error: Exception, what: str) -> MidribError:
 
 
 def traced(error: Exception) -> Exception | None:
-    """Return the error if the log should show its traceback; None for the registry's, whose sentence says it all."""
+    """Return the error if the log should show its traceback; None for ours of loading, whose sentences suffice."""
     return None if isinstance(error, _SELF_EXPLANATORY) else error
 
 

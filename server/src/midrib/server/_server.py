@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import logging
 import time
 from functools import partial
@@ -16,6 +15,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from midrib.backbones import BACKBONES
 from midrib.registry import AbstractRegistry
+from midrib.remote._command.names import import_module
 from midrib.server._admission.tokens import Tokens
 from midrib.server._calls.embedder import Embedder
 from midrib.server._catalogue.catalogue import Catalogue
@@ -150,7 +150,7 @@ class Server:
     async def load(self) -> None:
         """Load and warm every backbone of the settings, then report ready. Raises the first error of a load."""
         for module in self.settings.imports:
-            await in_thread(partial(importlib.import_module, module), f"importing {module!r}")
+            await in_thread(partial(import_module, module), f"importing {module!r}")
         for requested in self.settings.backbones:
             self.catalogue.expect(requested)
         self.catalogue.starting = False

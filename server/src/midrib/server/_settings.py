@@ -3,19 +3,37 @@
 from __future__ import annotations
 
 import ipaddress
+import os
+from collections.abc import Collection
 from pathlib import Path
+from tomllib import TOMLDecodeError
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
+from midrib.server._field_errors import FieldError, field_errors
+
 MEBI = 2**20
 DType = Literal["float32", "float16", "bfloat16", "float64"]
+
+_PREFIX = "MIDRIB_"
+
+
+def _checked_device(device: str | None) -> str | None:
+    if device is None:
+        return None
+    kind, colon, index = device.partition(":")
+    if device in ("auto", "cpu", "cuda") or (kind == "cuda" and colon and index.isdecimal()):
+        return device
+    advice = "; a GPU is 'cuda'" if device.lower().startswith("gpu") else ""
+    raise ValueError(f"got {device!r:.80}, expected 'auto', 'cpu', 'cuda' or 'cuda:' with a number{advice}")
 
 
 class BackboneSettings(BaseModel):
@@ -46,12 +64,14 @@ class BackboneSettings(BaseModel):
     pinned: bool = False
     """Never unload it to make room for another backbone."""
 
+    _device_exists = field_validator("device")(_checked_device)
+
 
 class Settings(BaseSettings):
     """Which backbones a server serves, on which address, and within which limits."""
 
     model_config = SettingsConfigDict(
-        env_prefix="MIDRIB_",
+        env_prefix=_PREFIX,
         env_nested_delimiter="__",
         extra="forbid",
         frozen=True,
@@ -176,6 +196,8 @@ class Settings(BaseSettings):
     drain_grace_s: float = Field(default=30.0, ge=0)
     """Seconds that accepted work has to finish after SIGTERM."""
 
+    _device_exists = field_validator("device")(_checked_device)
+
     @field_validator("backbones", mode="before")
     @classmethod
     def _names_are_backbones(cls, value: Any) -> Any:
@@ -230,8 +252,8 @@ class Settings(BaseSettings):
 def load_settings(config: Path | None = None, **flags: Any) -> Settings:
     """Return the effective settings. Flags that are None are ignored.
 
-    Raises FileNotFoundError if the config file does not exist, pydantic.ValidationError (a ValueError) for a wrong
-    value.
+    Raises FileNotFoundError if the config file does not exist, ValueError for a wrong value or an unknown setting, with
+    its source.
     """
     if config is not None and not config.is_file():
         raise FileNotFoundError(f"no config file at {config}: check the path given to --config")
@@ -239,7 +261,27 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
     class ConfiguredSettings(Settings):
         model_config = SettingsConfigDict(toml_file=config)
 
-    return ConfiguredSettings(**{name: value for name, value in flags.items() if value is not None})
+    values = {name: value for name, value in flags.items() if value is not None}
+    try:
+        return ConfiguredSettings(**values)
+    except TOMLDecodeError as error:
+        raise ValueError(f"{config} is not valid TOML: {error}") from error
+    except SettingsError as error:
+        raise ValueError(
+            f"an environment variable {_PREFIX}... is not valid JSON ({error}): lists and tables are JSON"
+        ) from error
+    except ValidationError as error:
+        errors = field_errors(error, Settings, "the settings")
+        raise ValueError("\n".join(_with_source(wrong, values, config) for wrong in errors)) from error
+
+
+def _with_source(error: FieldError, flags: Collection[str], config: Path | None) -> str:
+    """Return the sentence of an error after the file or the variable that the value is from."""
+    name = str(error.path[0]) if error.path else ""
+    variable = f"{_PREFIX}{name.upper()}"
+    if not name or name in flags:
+        return error.sentence
+    return f"{variable if variable in os.environ else config}: {error.sentence}"
 
 
 def is_loopback(host: str) -> bool:

@@ -18,6 +18,7 @@ from midrib.registry._inputs import AudioInput, ImageInput, InputSpec, TensorInp
 from midrib.registry._lookup import AbstractRegistry, ConcatRegistry
 from midrib.registry._plugins import PluginFailure
 from midrib.registry._registry import Registry
+from midrib.registry._unknown import nearest
 
 if TYPE_CHECKING:
     from midrib.registry._description import Description, Explanation
@@ -47,6 +48,7 @@ __all__ = [
     "TextInput",
     "UnknownKeyError",
     "in_words",
+    "nearest",
 ]
 
 

@@ -4,10 +4,24 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, Protocol
 
 from midrib.registry._errors import ContractError, LoaderArgumentError, MissingLibraryError
+
+# The plain types that an annotation may name, and the Python types that each accepts.
+_PLAIN_TYPES: Final[Mapping[str, tuple[type, ...]]] = {
+    "int": (int,),
+    "float": (int, float),
+    "bool": (bool,),
+    "str": (str,),
+    "None": (type(None),),
+}
+# Raised inside one of these libraries, such an error is about a value that the loader passed on unchecked.
+_COMPUTING_LIBRARIES: Final = frozenset({"torch", "numpy"})
+_VALUE_ERRORS: Final = (TypeError, ValueError, RuntimeError, IndexError, OverflowError)
+_LONGEST_REASON: Final = 200
+_QUOTES: Final = "'"
 
 
 class Loadable(Protocol):
@@ -29,12 +43,18 @@ def call_loader(entry: Loadable, kwargs: dict[str, Any]) -> tuple[Any, int]:
     """Call the entry's loader with kwargs and return its (module, num_features), checked.
 
     Raises MissingLibraryError with the install line if a library is missing, LoaderArgumentError (a TypeError) if the
-    loader does not take these arguments, ContractError if it returns anything else.
+    loader does not take these arguments or cannot use one of their values, ContractError if it returns anything else.
     """
     if missing := missing_libraries(entry.requires):
         raise _missing(entry, missing)
-    _check_arguments(entry, kwargs)
-    return _check_returned(entry, entry.fn(**kwargs))
+    check_arguments(entry, kwargs)
+    try:
+        returned = entry.fn(**kwargs)
+    except _VALUE_ERRORS as error:
+        if kwargs and type(error) in _VALUE_ERRORS and _library_of(error) in _COMPUTING_LIBRARIES:
+            raise _unusable(entry, kwargs, error) from error
+        raise
+    return _check_returned(entry, returned)
 
 
 def missing_libraries(requires: Iterable[str]) -> tuple[str, ...]:
@@ -63,7 +83,8 @@ def _missing(entry: Loadable, missing: tuple[str, ...]) -> MissingLibraryError:
     )
 
 
-def _check_arguments(entry: Loadable, kwargs: dict[str, Any]) -> None:
+def check_arguments(entry: Loadable, kwargs: Mapping[str, Any]) -> None:
+    """Raise LoaderArgumentError if the loader lacks one of the arguments, needs more, or one has another type."""
     try:
         signature = inspect.signature(entry.fn)
     except (TypeError, ValueError):  # some builtins have none
@@ -72,7 +93,68 @@ def _check_arguments(entry: Loadable, kwargs: dict[str, Any]) -> None:
         signature.bind(**kwargs)
     except TypeError as error:
         hints = "".join(_hint(name, signature) for name in kwargs)
-        raise LoaderArgumentError(f"backbone {entry.key!r}: {error}; its loader takes {signature}{hints}") from None
+        raise LoaderArgumentError(
+            f"backbone {entry.key!r}: {error}; its loader takes {in_text(signature)}{hints}"
+        ) from None
+    for name, value in kwargs.items():
+        if (parameter := signature.parameters.get(name)) is not None and not _fits(value, parameter):
+            raise LoaderArgumentError(
+                f"backbone {entry.key!r} got {name}={value!r:.80} of type {type(value).__name__}, expected "
+                f"{inspect.formatannotation(parameter.annotation).strip(_QUOTES)}"
+            )
+
+
+class _Bare(str):
+    """A text that a signature shows without quotes."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def in_text(signature: inspect.Signature) -> str:
+    """Return the parameters of a signature in parentheses, with annotations as their author wrote them."""
+    parameters = [
+        (
+            parameter.replace(annotation=_Bare(parameter.annotation))
+            if isinstance(parameter.annotation, str)
+            else parameter
+        )
+        for parameter in signature.parameters.values()
+    ]
+    return str(signature.replace(parameters=parameters, return_annotation=signature.empty))
+
+
+def _fits(value: object, parameter: inspect.Parameter) -> bool:
+    """Return whether a value has the annotated type; True for an annotation that names other than plain types."""
+    if parameter.annotation is parameter.empty:
+        return True
+    names = inspect.formatannotation(parameter.annotation).strip(_QUOTES).split(" | ")
+    accepted = tuple(kind for name in names for kind in _PLAIN_TYPES.get(name, ()))
+    if not accepted or not set(names) <= _PLAIN_TYPES.keys():
+        return True
+    # A bool is an int in Python, but it is not a number of features. numpy's numbers are as good as Python's.
+    if isinstance(value, bool):
+        return bool in accepted
+    return isinstance(value, accepted) or (int in accepted and hasattr(value, "__index__"))
+
+
+def _library_of(error: BaseException) -> str:
+    """Return the top package of the function that raised an error; "" if it has no traceback."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
+
+
+def _unusable(entry: Loadable, kwargs: Mapping[str, Any], error: Exception) -> LoaderArgumentError:
+    arguments = ", ".join(f"{name}={value!r:.80}" for name, value in kwargs.items())
+    reason = " ".join(str(error).split())[:_LONGEST_REASON]
+    return LoaderArgumentError(
+        f"backbone {entry.key!r} cannot be built with {arguments} ({type(error).__name__}: {reason}): check these "
+        f"values; its loader takes {in_text(inspect.signature(entry.fn))}"
+    )
 
 
 def _hint(name: str, signature: inspect.Signature) -> str:

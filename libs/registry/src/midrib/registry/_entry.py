@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypeAlias, TypeVar, overload
 
-from midrib.registry._contract import call_loader
+from midrib.registry._contract import call_loader, check_arguments
 from midrib.registry._inputs import InputSpec
 from midrib.registry._place import Place, caller_frame, calling_place
 from midrib.registry._remote import check_remote_arguments, is_remote_argument
@@ -103,6 +103,10 @@ class Entry:
     def load(self, **kwargs: Any) -> tuple[Any, int]:
         """Call the loader and check what it returns; see AbstractRegistry.load."""
         return call_loader(self, kwargs)
+
+    def check_arguments(self, **kwargs: Any) -> None:
+        """Raise LoaderArgumentError if the loader does not take these arguments; nothing is loaded."""
+        check_arguments(self, kwargs)
 
     def is_remote(self, argument: str, value: object) -> bool:
         """Return whether a client of a server may set an argument of the loader to this value.

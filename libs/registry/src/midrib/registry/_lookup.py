@@ -156,6 +156,11 @@ class AbstractRegistry(ABC):
             raise unknown_metadata(self, name, declared)
 
     def _candidates(self, key: str, metadata: dict[str, Any]) -> Iterator[Entries]:
+        if not isinstance(key, str):
+            raise TypeError(
+                f"got {key!r:.80} of type {type(key).__name__}, expected a name of {self} as a str, such as "
+                f"{next(iter(self), 'namespace/name')!r}"
+            )
         if is_url(key):
             return iter([(resolve(key),)])
         return chain(self.layers(key, **metadata), self.open_layers(key, **metadata))
@@ -216,7 +221,10 @@ class ConcatRegistry(Registering, AbstractRegistry):
         self.name = "+".join(part.name for part in self.registries)
 
     def __str__(self) -> str:
-        return f"the registries {', '.join(dict.fromkeys(repr(part.name) for part in self.registries))}"
+        # A catalogue is named by its prefix, and an empty registry of a subclass has no name to offer.
+        searched = [part for part in self.registries if next(part.entries(Selection(catalogues=False)), None)]
+        names = dict.fromkeys(repr(part.name) for part in searched or self.registries[:1])
+        return f"the {'registry' if len(names) == 1 else 'registries'} {', '.join(names)}"
 
     def add(self, entry: Entry, *, override: bool = False) -> None:
         """Register an entry in the leftmost Registry.  Raises DuplicateKeyError."""
@@ -272,7 +280,7 @@ class ConcatRegistry(Registering, AbstractRegistry):
         for part in self.registries:
             if isinstance(part, Writable):
                 return part
-        raise TypeError(f"{self} take no registrations: add a Registry on the left")
+        raise TypeError(f"{self.name!r} takes no registrations: add a Registry on the left")
 
 
 def closest(key: str, entries: Iterable[Entry]) -> Entries:

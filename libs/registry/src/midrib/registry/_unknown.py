@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Iterable, Iterator
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from midrib.registry._entry import Entry
 from midrib.registry._errors import UnknownKeyError
 from midrib.registry._plugins import PluginFailure
+
+_MOST_NEAR: Final = 3
+# A shorter word is in too many names to suggest one.
+_SHORTEST_WORD: Final = 3
 
 
 class Searchable(Protocol):
@@ -37,10 +43,14 @@ def _advice(registry: Searchable, key: str) -> Iterator[str]:
     line = registry.install_hint(key)
     if line:
         yield f"a package that is not installed may provide it: {line}"
-    if near := _nearest(key, registry.nearby(key)):
+    name, _, arguments = key.partition("?")
+    if arguments:
+        yield f"pass the arguments as keywords, as in load({name!r}, {arguments.replace('&', ', ')})"
+        key = name
+    if near := nearest(key, registry.nearby(key)):
         yield f"did you mean {' or '.join(map(repr, near))}?"
     elif not line:
-        yield "available_keys() gives every name"
+        yield "its available_keys() lists every name"
     if (prefixes := registry.prefixes()) and (subject := _needs_prefix(key, registry)):
         yield f"{subject} needs its prefix: {', '.join(prefixes)}"
 
@@ -61,20 +71,52 @@ def _needs_prefix(key: str, registry: Searchable) -> str:
 def unknown_metadata(registry: object, key: str, declared: Iterable[str]) -> TypeError:
     """Return the error for a metadata key that no entry of the registry declares."""
     names = sorted(declared)
-    near = _nearest(key, names)
+    near = nearest(key, names)
     advice = f"did you mean {' or '.join(map(repr, near))}?" if near else f"expected one of {', '.join(names)}"
     return TypeError(f"no entry of {registry} declares {key!r}; {advice}")
 
 
-def _nearest(key: str, keys: list[str]) -> list[str]:
+def nearest(key: str, keys: Iterable[str]) -> list[str]:
+    """Return at most three names: those that contain the key, or else those that are spelt like it, in any case."""
     import difflib
 
-    # Names that differ in case alone are near.
-    spellings = {name.casefold(): name for name in reversed(keys)}
-    return [
-        spellings[near]
-        for near in difflib.get_close_matches(key.casefold(), list(dict.fromkeys(map(str.casefold, keys))), n=3)
-    ]
+    spellings = {name.casefold(): name for name in reversed(list(keys))}
+    word = _squeezed(key)
+    if len(word) >= _SHORTEST_WORD and (names := [name for name in spellings.values() if word in _squeezed(name)]):
+        return _without_namespaces(sorted(names, key=len))[:_MOST_NEAR]
+    return [spellings[near] for near in difflib.get_close_matches(key.casefold(), list(spellings), n=_MOST_NEAR)]
+
+
+def _without_namespaces(names: list[str]) -> list[str]:
+    """Return the names without those that repeat another one after a namespace."""
+    return [name for name in names if not any(name.endswith(f"/{other}") for other in names)]
+
+
+def _squeezed(name: str) -> str:
+    """Return a name in lower case without punctuation, so that "all_MiniLM" is found in "all-minilm-l6-v2"."""
+    return re.sub(r"[\W_]+", "", name.casefold())
+
+
+def check_keywords(cls: type, keywords: Iterable[str]) -> None:
+    """Raise TypeError, with the nearest name, for a keyword that no constructor of a class takes.
+
+    A subclass in another package may take keywords of any name, so it is not checked.
+    """
+    accepted: list[str] = []
+    for base in cls.__mro__:
+        if (constructor := base.__dict__.get("__init__")) is None:
+            continue
+        if base.__module__.partition(".")[0] != "midrib":
+            return
+        parameters = list(inspect.signature(constructor).parameters.values())[1:]
+        accepted += [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
+        if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters):
+            break
+    for name in keywords:
+        if name not in accepted:
+            near = nearest(name, accepted)
+            advice = f"did you mean {' or '.join(map(repr, near))}?" if near else f"expected {', '.join(accepted)}"
+            raise TypeError(f"{cls.__name__} got an unexpected argument {name!r}: {advice}")
 
 
 def _failed_plugins(registry: Searchable) -> list[str]:

@@ -8,7 +8,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from midrib.remote._command.names import parse_backbone
+from midrib.remote._command.names import import_modules, parse_backbone
 
 # Read when torch is imported. Threads that spin while they wait take cores from threads that compute: beside a busy
 # neighbour a batch of a vision transformer took 316 ms with spinning threads and 105 ms with sleeping ones.
@@ -17,7 +17,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if TYPE_CHECKING:
     import typer
 
-__all__ = ["application", "main", "parse_backbone", "run"]
+__all__ = ["application", "import_modules", "main", "parse_backbone", "run"]
 
 _SERVER = "midrib.server.cli"
 

@@ -119,6 +119,11 @@ class TaskBase(LightningModule):
         return self._spec or getattr(self.backbone, "input", None)
 
     @property
+    def input_if_known(self) -> Any:
+        """The same as `input`, but None if a server would have to be asked."""
+        return None if isinstance(self.backbone, DeferredBackbone) else self.input
+
+    @property
     def backbone_is_frozen(self) -> bool:
         """Whether no parameter of the backbone trains, as with a remote one."""
         return not any(parameter.requires_grad for parameter in self.backbone.parameters())
@@ -164,12 +169,11 @@ class TaskBase(LightningModule):
 
     def _repr_html_(self) -> str:
         """Return the parts of the task as a table, for notebooks; a remote backbone is not asked for its input."""
-        spec = None if isinstance(self.backbone, DeferredBackbone) else self.input
         place = "on its server" if is_remote(self.backbone) else "frozen" if self.backbone_is_frozen else "trains"
         head = sum(parameter.numel() for parameter in self.head.parameters())
         rows = [
             ("backbone", f"{self.recipe.name or type(self.backbone).__name__}, {place}"),
-            ("input", in_words(spec)),
+            ("input", in_words(self.input_if_known)),
             ("num_features", self.num_features),
             ("head", f"{type(self.head).__name__}, {head:,} parameters"),
         ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import json
 import logging
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from midrib.remote.cli import import_modules
 
 _INSTALL = "pip install 'midrib-server[train]'"
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
@@ -44,8 +45,7 @@ def train(
     from midrib.task._command.training import TrainingOptions
     from midrib.task._command.training import train as train_head
 
-    for module in imports or ():
-        importlib.import_module(module)
+    import_modules(imports)
     options = TrainingOptions(
         backbone,
         data,
@@ -83,8 +83,11 @@ def predict(
     _prepare()
     from midrib.task._command.prediction import predict as predict_rows
 
-    complete = True
+    complete, backbone = True, ""
     for row in predict_rows(head, inputs, column=column, top=top, batch_size=batch_size):
+        if row.backbone != backbone:
+            backbone = row.backbone
+            typer.echo(f"features by {backbone}, revision {row.revision[:12]}", err=True)
         answers = [f"{name} {share:.3f}" for name, share in zip(row.labels, row.probabilities, strict=True)]
         typer.echo(json.dumps(asdict(row)) if as_json else f"{row.row}\t{', '.join(answers) or row.error or '-'}")
         complete = complete and row.error is None

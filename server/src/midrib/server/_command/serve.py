@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import logging
 import os
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -31,7 +33,7 @@ _LEFT_THREADS_S = 1.0
 def run(settings: Settings, *, as_json: bool) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal ends the process at once.
 
-    Raises any error of loading, ConnectionError if the address is not free, and ValueError if there is nothing to
+    Raises any error of loading, ConnectionError if the address is not available, and ValueError if there is nothing to
     serve.
     """
     if not settings.backbones and not settings.admin:
@@ -44,7 +46,29 @@ def run(settings: Settings, *, as_json: bool) -> None:
             str(Path.cwd())
         )  # a module beside the user is found, as by `python -m`; last, so it hides nothing
     logs.set_up(settings.log_format)
+    for host, port in (
+        (settings.host, settings.port),
+        (settings.host, settings.http_port),
+        ("127.0.0.1", settings.admin_port),
+    ):
+        check_address(host, port or 0)
     uvloop.run(_serve(settings, _Reporter(as_json=as_json), Watchdog()))
+
+
+def check_address(host: str, port: int) -> None:
+    """Raise ConnectionError if no server can listen on an address; gRPC would also print lines of its C++ code.
+
+    port: 0 is any free one.
+    """
+    try:
+        family = socket.getaddrinfo(host.strip("[]") or None, port, type=socket.SOCK_STREAM)[0][0]
+        socket.create_server((host.strip("[]"), port), family=family).close()
+    except OSError as error:
+        advice = (
+            "choose another port, or 0 for a free one" if error.errno == errno.EADDRINUSE else "check host and port"
+        )
+        reason = str(error.strerror).partition(" (")[0]
+        raise ConnectionError(f"cannot listen on {host}:{port}: {reason}: {advice}") from error
 
 
 async def _serve(settings: Settings, reporter: _Reporter, watchdog: Watchdog) -> None:
@@ -60,9 +84,11 @@ async def _serve(settings: Settings, reporter: _Reporter, watchdog: Watchdog) ->
         )
         loading = asyncio.create_task(server.load())
         stopping = asyncio.create_task(stop.wait())
-        await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        with logs.without_sentences() if settings.log_format == "text" else contextlib.nullcontext():
+            await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not stop.is_set():
+                await loading
         if not stop.is_set():
-            await loading
             _announce(server, reporter, time.monotonic() - started)
             await stopping
         loading.cancel()

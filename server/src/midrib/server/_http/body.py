@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from midrib.server._field_errors import field_errors
 from midrib.server._http.call import HttpCall
 from midrib.wire import InvalidInputError, LimitExceededError
 
@@ -47,16 +48,21 @@ async def receive(request: web.Request, call: HttpCall, *, limit: int) -> bytear
             text=f"Content-Encoding is {encoding[:40]!r}, and compressed bodies are not read: send it uncompressed"
         )
     if (declared := request.content_length or 0) > limit:
-        raise web.HTTPRequestEntityTooLarge(limit, declared)
+        raise _too_large(declared, limit)
     body = bytearray()
     async for chunk in request.content.iter_any():
         if len(body) + len(chunk) > limit:
-            raise web.HTTPRequestEntityTooLarge(limit, len(body) + len(chunk))
+            raise _too_large(len(body) + len(chunk), limit)
         call.hold(len(body) + len(chunk))
         body += chunk
         # A body in chunks of one byte: aiohttp parses the next ones without leaving this loop.
         await asyncio.sleep(0)
     return body
+
+
+def _too_large(size: int, limit: int) -> web.HTTPRequestEntityTooLarge:
+    text = f"the body has {size} bytes or more, at most {limit} are accepted: send fewer inputs in each call"
+    return web.HTTPRequestEntityTooLarge(limit, size, text=text)
 
 
 async def parse_json(body: bytes | bytearray) -> Any:
@@ -150,6 +156,5 @@ def read_fields(kind: type[FieldsT], value: Any) -> FieldsT:
     try:
         return kind.model_validate(value)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"]))[:_MAX_QUOTED]
-        raise InvalidInputError(f"{place or 'the body'}: {first['msg']}", field=place or None) from error
+        first = field_errors(error, kind, "the body")[0]
+        raise InvalidInputError(first.sentence, field=first.place or None) from error

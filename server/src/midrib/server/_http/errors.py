@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 import math
 from collections.abc import Awaitable, Callable
@@ -32,6 +33,7 @@ _STATUSES: dict[int, int] = {
     code_pb2.UNAVAILABLE: 503,
     code_pb2.DEADLINE_EXCEEDED: 504,
 }
+_MAX_SHOWN = 100
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -42,11 +44,24 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         return await handler(request)
     except web.HTTPException as error:
         # Raised by aiohttp: an unknown path, another method, a body that is too large.
-        fields = {"message": error.text or error.reason, "param": None, "code": error.reason.upper().replace(" ", "_")}
+        fields = {"message": _message(request, error), "param": None, "code": error.reason.upper().replace(" ", "_")}
         CURRENT_CALL.get().refusal = str(fields["code"])
         return _response(error.status, fields, {name: error.headers[name] for name in error.headers if name == "Allow"})
     except Exception as error:  # noqa: BLE001 - the outer boundary: everything becomes a status
         return error_response(public_error(error, "the call failed"))
+
+
+def _message(request: web.Request, error: web.HTTPException) -> str:
+    """Return the sentence of an error that aiohttp raised, with the paths or methods that exist."""
+    path = request.path[:_MAX_SHOWN]
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        return f"{path} does not take {error.method}: use {' or '.join(sorted(error.allowed_methods))}"
+    if not isinstance(error, web.HTTPNotFound):
+        return error.text or error.reason
+    resources = sorted({resource.canonical for resource in request.app.router.resources()})
+    near = difflib.get_close_matches(path, resources, n=1)
+    advice = f"did you mean {near[0]}? " if near else ""
+    return f"nothing is at {path}: {advice}GET /docs shows every path"
 
 
 def error_response(error: MidribError) -> web.Response:

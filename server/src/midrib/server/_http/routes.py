@@ -104,7 +104,9 @@ class Routes:
     async def _json(self, request: web.Request) -> Any:
         if request.content_type != "application/json":
             # A page in a browser may send other types to a loopback address without asking the user.
-            raise InvalidInputError(f"Content-Type is {request.content_type[:100]!r}, expected 'application/json'")
+            raise web.HTTPUnsupportedMediaType(
+                text=f"Content-Type is {request.content_type[:100]!r}, expected 'application/json': set that header"
+            )
         call = CURRENT_CALL.get()
         call.begin()
         return await parse_json(await receive(request, call, limit=self._max_body_bytes))

@@ -6,7 +6,7 @@ from collections.abc import Hashable
 
 from midrib.backbones import Backbone, MediaError
 from midrib.backbones._tokens import TOKEN_ZERO
-from midrib.registry import TextInput
+from midrib.registry import TextInput, in_words
 from midrib.server._intake.item_sizes import ItemSizes
 from midrib.server._intake.media import MediaPool, media_kind, media_of, prepared_elements
 from midrib.server._intake.validation import InputValidator, ItemLimits, takes_pixels
@@ -57,7 +57,10 @@ class Intake:
         takes = media_kind(self.backbone.input)
         if kind != takes:
             accepted = f"{takes} or a tensor" if takes else "a tensor"
-            raise InputKindError(f"backbone {self.backbone.name!r} got {kind}, it takes {accepted}")
+            raise InputKindError(
+                f"backbone {self.backbone.name!r} got {kind}, it takes {accepted} ({in_words(self.backbone.input)}): send "
+                f"that, or name a backbone that takes {kind}"
+            )
         # Too many media are refused before any is decoded.
         self._limits.check_size(len(media_of(message)), prepared_elements(self.backbone.input, message))
         try:

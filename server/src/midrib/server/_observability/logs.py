@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 _TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -17,6 +19,23 @@ def set_up(form: Literal["text", "json"]) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if form == "json" else logging.Formatter(_TEXT))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
+
+
+@contextmanager
+def without_sentences() -> Iterator[None]:
+    """Drop errors without a traceback while the block runs, because the command prints their sentences when it ends."""
+
+    def has_traceback(record: logging.LogRecord) -> bool:
+        return record.exc_info is not None or not hasattr(record, "error_id")
+
+    handlers = list(logging.getLogger().handlers)
+    for handler in handlers:
+        handler.addFilter(has_traceback)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(has_traceback)
 
 
 class JsonFormatter(logging.Formatter):

@@ -7,6 +7,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypedDict
 
 from numpy.typing import ArrayLike
 
+from midrib.registry import nearest
 from midrib.remote._connect.backbone_info import BackboneInfo
 from midrib.remote._items.media import ImageLike
 from midrib.remote._items.rows import Rows, TensorRows, any_rows, audio_rows, image_rows, text_rows
@@ -74,7 +75,9 @@ def feature_options(options: EmbedOptions | StreamOptions, accepted: frozenset[s
         return _DEFAULTS
     if not options.keys() <= accepted:
         unknown = next(name for name in options if name not in accepted)
-        raise TypeError(f"got an unexpected argument {unknown!r}, expected one of {', '.join(sorted(accepted))}")
+        near = nearest(unknown, sorted(accepted))
+        advice = f": did you mean {near[0]!r}?" if near else f", expected one of {', '.join(sorted(accepted))}"
+        raise TypeError(f"got an unexpected argument {unknown!r}{advice}")
     return FeatureOptions(
         options.get("dtype"), options.get("normalize", False), options.get("dimensions"), options.get("revision")
     )

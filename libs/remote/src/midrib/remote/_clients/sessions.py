@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final, Self
 
+from midrib.registry._unknown import check_keywords
 from midrib.remote._clients.options import FeatureOptions
 from midrib.remote._connect.address import TlsLike, endpoint_from
 from midrib.remote._connect.backbone_calls import BackboneCalls
@@ -53,6 +54,11 @@ class SessionCache:
 
 class ClientBase:
     """The arguments that `Client` and `AsyncClient` share."""
+
+    def __new__(cls, *_arguments: Any, **keywords: Any) -> Self:
+        """Raise TypeError, with the nearest name, for a keyword that the constructor does not take."""
+        check_keywords(cls, keywords)
+        return super().__new__(cls)
 
     def __init__(
         self,

@@ -70,10 +70,11 @@ def list_backbones(
     timeout: Timeout = 30.0,
     as_json: Json = False,
 ) -> None:
-    """List the backbones that are registered, or that a server serves, without loading any."""
-    from midrib.remote._command.listing import local_registry, print_list, server_registry
-    from midrib.remote._command.names import import_modules
+    """List the backbones that are registered, or that a server serves, without loading any. Exits with 1 for none."""
+    from midrib.remote._command.listing import local_registry, no_match, print_list, server_registry
+    from midrib.remote._command.names import import_modules, refuse_urls
 
+    refuse_urls(patterns or ())
     import_modules(imports)
     if server is None:
         refuse_options(context, SERVER_OPTIONS, "without --server, the list is of this process")
@@ -84,13 +85,18 @@ def list_backbones(
     catalogues = catalogues or server is not None
     entries = registry.list(patterns or None, exclude=exclude, catalogues=catalogues, **metadata)
     print_list(registry, entries, as_json=as_json)
+    if not entries:
+        raise no_match(registry, patterns or (), catalogues=catalogues)
 
 
 @app.command()
 def describe(
     context: typer.Context,
     name: Annotated[
-        str, typer.Argument(help="namespace/name, a name that is unique, or grpc://host:port/namespace/name.")
+        str,
+        typer.Argument(
+            help="namespace/name[?argument=value], a name that is unique, or grpc://host:port/namespace/name."
+        ),
     ],
     *,
     server: Annotated[str | None, typer.Option(help="Describe a backbone of the server at grpc://host:port.")] = None,
@@ -169,6 +175,7 @@ def embed(
     dimensions: Annotated[int | None, typer.Option(min=1, help="Keep the first features only.")] = None,
     normalize: Annotated[bool, typer.Option("--normalize", help="Scale rows to unit length.")] = False,
     dtype: Annotated[str, typer.Option(help="float32 or float16.")] = "float32",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
     imports: Imports = None,
     token: Token = None,
     roots: Roots = None,
@@ -176,10 +183,12 @@ def embed(
     timeout: Annotated[float, typer.Option(min=0.01, help="Seconds that a server has for a chunk of items.")] = 600.0,
     as_json: Json = False,
 ) -> None:
-    """Embed files into one file, with ids and the revision. A run that was killed resumes when it is started again."""
+    """Embed files into one file, with ids and the revision. The same command again resumes a run that was ended."""
     from midrib.remote._command import embed as embedding
 
     _refuse_unused(context, backbone)
+    if not overwrite:
+        embedding.refuse_existing(out)
     embedding.embed(
         backbone,
         inputs,

@@ -56,9 +56,31 @@ def embed(
     except KeyboardInterrupt:
         progress.end()
         _leave(out)
+    except Exception:
+        progress.end()
+        _say_what_is_left(out)
+        raise
     finally:
         progress.end()
     _print_result(out, done, as_json=as_json)
+
+
+def refuse_existing(out: str) -> None:
+    """Raise FileExistsError if the output exists, which may be of other inputs."""
+    from midrib.remote._files.storage import is_url, open_filesystem
+
+    filesystem, path = open_filesystem(out) if is_url(out) else (os.path, out)
+    if filesystem.exists(path):
+        raise FileExistsError(f"{out} exists: pass --overwrite to replace it, or another --out")
+
+
+def _say_what_is_left(out: str) -> None:
+    """Say on stderr which folder a failed run has left, if it has."""
+    from midrib.remote._files.storage import output_at
+
+    folder = output_at(out).path.with_name(f"{output_at(out).path.name}.parts")
+    if folder.is_dir():
+        typer.echo(f"{folder} holds the finished chunks: run the same command again to resume, or delete it", err=True)
 
 
 def _print_result(out: str, done: Progress, *, as_json: bool) -> None:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from midrib.registry import AbstractRegistry, Description, in_words
+from midrib.registry import AbstractRegistry, Description, in_words, nearest
 from midrib.remote._command.options import Access
 
 _PIPE_WIDTH = 1000  # a pipe has no width, and its reader needs whole cells
@@ -41,12 +41,24 @@ def print_list(registry: AbstractRegistry, entries: Sequence[Description], *, as
     """Print entries of the registry, and on stderr the plugins that failed, whose entries are missing."""
     if as_json:
         typer.echo(json.dumps([entry.as_dict() for entry in entries], indent=2))
-    elif not entries:
-        typer.echo("no backbone matches; `midrib list` shows all")
-    else:
+    elif entries:
         _print_table(entries)
     for failure in registry.plugin_failures:
         typer.secho(f"midrib: the plugin {failure}", fg=typer.colors.YELLOW, err=True)
+
+
+def no_match(registry: AbstractRegistry, patterns: Sequence[str], *, catalogues: bool) -> LookupError:
+    """Return the error for a listing without entries, with the nearest names.
+
+    catalogues: whether the listing included whole catalogues.
+    """
+    if not len(registry):
+        return LookupError(f"{registry} has no backbones")
+    words = " or ".join(map(repr, patterns)) or "these options"
+    near = [name for pattern in patterns for name in nearest(pattern.strip("*"), registry.nearby(pattern))]
+    advice = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    more = "" if catalogues else ", `midrib list --all` also those of timm and other libraries"
+    return LookupError(f"no backbone matches {words}: {advice}`midrib list` shows all names{more}")
 
 
 def print_fields(fields: dict[str, object]) -> None:

@@ -19,9 +19,18 @@ if TYPE_CHECKING:
 
 
 def describe_local(name: str, *, as_json: bool) -> None:
-    """Print an entry of this process's registry. Raises KeyError, with near names, if it has none of that name."""
-    explanation = local_registry().explain(name)
-    _print(explanation.as_dict(), explanation.input, as_json=as_json)
+    """Print an entry of this process's registry.
+
+    name: 'namespace/name', or 'namespace/name?argument=value' to check the arguments as well.
+    Raises KeyError, with near names, if the registry has none of that name, TypeError for arguments that do not fit.
+    """
+    parsed, registry = parse_backbone(name), local_registry()
+    explanation = registry.explain(parsed["name"])
+    fields = explanation.as_dict()
+    if parsed["arguments"]:
+        registry.get(parsed["name"], with_metadata=True).check_arguments(**parsed["arguments"])
+        fields["arguments"] = parsed["arguments"]
+    _print(fields, explanation.input, as_json=as_json)
 
 
 def describe_served(name: str, server: str | None, access: Access, *, as_json: bool) -> None:

@@ -87,7 +87,8 @@ def _fix(error: MidribError, endpoint: Endpoint) -> str:
     if isinstance(error, UnauthenticatedError | PermissionDeniedError):
         return "pass token=, or set MIDRIB_TOKEN"
     if not isinstance(error, UnavailableError | DeadlineExceededError):
-        return "`midrib list` shows the backbones of this server"
+        scheme = "grpc" if endpoint.tls is None else "grpcs"
+        return f"`midrib list --server {scheme}://{endpoint.addresses[0]}` shows the backbones of this server"
     proxy = proxy_set()
     if proxy is not None:
         return f"a proxy is set ({proxy}): try again with no_proxy=<host>"

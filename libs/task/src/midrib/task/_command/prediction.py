@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,15 @@ class PredictedRow:
 
     row: its file, or its place in a table.  labels: the likeliest classes, the likeliest first; with multi-label heads
     those above one half.  probabilities: of these.  error: why the row cannot be predicted, None if it can.
+    backbone, revision: computed the features.
     """
 
     row: str
     labels: list[str]
     probabilities: list[float]
     error: str | None = None
+    backbone: str = ""
+    revision: str = ""
 
 
 def predict(
@@ -40,12 +43,14 @@ def predict(
     """
     task = ClassificationTask.load_export(head)
     kind = kind_of(task.input)
+    backbone, revision = str(task.recipe.name), task.revision
     for path in paths:
         samples = items_at(path, task.input, Columns(input=column))
         reasons = {row: kind.problem(value_of(source)) for row, source in enumerate(samples.sources)}
         for start in range(0, len(samples), batch_size):
             batch = range(start, min(start + batch_size, len(samples)))
-            yield from _answers(task, samples, {row: reasons[row] for row in batch}, top)
+            for answer in _answers(task, samples, {row: reasons[row] for row in batch}, top):
+                yield replace(answer, backbone=backbone, revision=revision)
 
 
 def _answers(

@@ -36,7 +36,7 @@ class Mistake:
 class Report:
     """The evaluation of a head on one stage of its data.
 
-    rows: by stage.  skipped: the rows that were left out, as (row, reason).
+    revision: of the backbone.  rows: by stage.  skipped: the rows that were left out, as (row, reason).
     accuracy: the share of rows with exactly the right labels.  baseline: the accuracy of always giving the most
     frequent answer.  recall: by class, the share of its rows that were found.
     confusion: [classes, classes], rows by true class and predicted class; empty for multi-label data.
@@ -44,6 +44,7 @@ class Report:
     """
 
     backbone: str
+    revision: str
     stage: str
     classes: list[str]
     rows: dict[str, int]
@@ -57,7 +58,8 @@ class Report:
     def summary(self) -> str:
         """Return the report as text of a few lines."""
         rows = ", ".join(f"{count} {stage}" for stage, count in self.rows.items())
-        lines = [f"{len(self.classes)} classes; rows: {rows}; left out: {len(self.skipped)}"]
+        lines = [f"backbone {self.backbone}, revision {self.revision[:12]}"]
+        lines += [f"{len(self.classes)} classes; rows: {rows}; left out: {len(self.skipped)}"]
         lines += [f"  {row}: {reason}" for row, reason in self.skipped[:_SHOWN]]
         lines.append(
             f"accuracy {self.accuracy:.3f} on the {self.stage} rows "
@@ -99,6 +101,7 @@ def evaluate(task: ClassificationTask, data: DataModule, stage: str) -> Report:
     ]
     return Report(
         backbone=str(task.recipe.name),
+        revision=task.revision,
         stage=stage,
         classes=list(task.labels),
         rows={name: len(part) for name, part in data.stages.items()},

@@ -9,14 +9,15 @@ from typing import Any
 
 from pytorch_lightning import Trainer, seed_everything
 
-from midrib.backbones import load_backbone
 from midrib.registry import InputSpec
+from midrib.task._command.progress import EpochBars
 from midrib.task._command.report import Report, evaluate
 from midrib.task._data.columns import ColumnLike
 from midrib.task._data.kinds import CLIPS, IMAGES, ROWS, TEXTS, Kind, kind_of
 from midrib.task._data.locations import data_at
 from midrib.task._data.module import DataModule
 from midrib.task._data.sources import TableOptions
+from midrib.task._features.backbone import open_backbone
 from midrib.task._tasks.classification import ClassificationTask
 
 HEAD = "head.safetensors"
@@ -59,18 +60,22 @@ def train(options: TrainingOptions) -> Report:
     """
     if (options.out / HEAD).exists():
         raise FileExistsError(f"{options.out / HEAD} exists: pass another folder, or remove it")
-    data = _data(options)
+    # A served backbone is connected to once: its kind of data is needed first.
+    served = open_backbone(options.backbone, None, ClassificationTask.backbones) if _is_served(options) else None
+    data = _data(options, _kind(options.backbone) if served is None else kind_of(served.input))
     seed_everything(options.seed, verbose=False)
     with tempfile.TemporaryDirectory(prefix="midrib-features-") as cache:
         task = ClassificationTask.from_data(
-            options.backbone,
+            served or options.backbone,
             data,
             head=options.head,
             finetuning=_finetuning(options, data),
             learning_rate=options.learning_rate,
             cache=cache,
         )
-        defaults = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
+        defaults: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
+        shows_progress = options.trainer.get("enable_progress_bar", True)
+        defaults["callbacks"] = [EpochBars()] if shows_progress else []
         Trainer(max_epochs=options.epochs, **{**defaults, **options.trainer}).fit(task, datamodule=data)
         stage = next(stage for stage in _EVALUATED if stage in data.stages)
         report = evaluate(task, data, stage)
@@ -80,25 +85,24 @@ def train(options: TrainingOptions) -> Report:
     return report
 
 
-def _data(options: TrainingOptions) -> DataModule:
+def _is_served(options: TrainingOptions) -> bool:
+    return "://" in options.backbone
+
+
+def _data(options: TrainingOptions, kind: Kind) -> DataModule:
     columns: TableOptions = {"val_split": options.val_split, "seed": options.seed, "batch_size": options.batch_size}
     if not options.data.is_dir():
         columns |= {"input": options.input, "label": options.label, "label_separator": options.label_separator}
     elif options.input or options.label or options.label_separator:
         raise ValueError(f"{options.data} is a folder, which has no columns: leave out the options of a table")
-    data = data_at(options.data, _kind(options.backbone), val=options.val, test=options.test, options=columns)
+    data = data_at(options.data, kind, val=options.val, test=options.test, options=columns)
     if len(data.labels) < 2:
         raise ValueError(f"{options.data} has the classes {data.labels}, expected at least two")
     return data
 
 
 def _kind(backbone: str) -> Kind:
-    """Return the kind of data of a backbone by its declaration, or by the data type that its key begins with.
-
-    A served backbone is asked for its declaration: raises the errors of the connection.
-    """
-    if "://" in backbone:
-        return kind_of(load_backbone(backbone).input)
+    """Return the kind of data of a registered backbone by its declaration, or by the data type of its key."""
     registry = ClassificationTask.backbones
     entry = registry.get(backbone, with_metadata=True)
     spec: InputSpec | None = entry.input
@@ -110,5 +114,5 @@ def _kind(backbone: str) -> Kind:
 
 def _finetuning(options: TrainingOptions, data: DataModule) -> str:
     """Train all of a backbone with random weights, which the templates for rows of numbers are."""
-    is_template = data.kind is ROWS and "://" not in options.backbone
+    is_template = data.kind is ROWS and not _is_served(options)
     return "no_freeze" if is_template and options.finetuning == "freeze" else options.finetuning

@@ -45,7 +45,6 @@ class BackboneRecipe:
 
 
 Loader: TypeAlias = Callable[..., tuple[nn.Module, int]]
-BackboneLike: TypeAlias = str | tuple[nn.Module, int] | Loader | BackboneRecipe
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,9 @@ class OpenedBackbone:
     recipe: BackboneRecipe
 
 
+BackboneLike: TypeAlias = str | tuple[nn.Module, int] | Loader | BackboneRecipe | OpenedBackbone
+
+
 def is_remote(module: nn.Module) -> bool:
     """Return whether a server runs this backbone, which then cannot be trained here."""
     return bool(getattr(module, "is_remote", False))
@@ -65,9 +67,12 @@ def is_remote(module: nn.Module) -> bool:
 def open_backbone(source: BackboneLike, kwargs: Mapping[str, Any] | None, registry: AnyRegistry) -> OpenedBackbone:
     """Open a name, a URL, a (module, num_features) pair, a loader, or the recipe in a checkpoint.
 
+    An opened backbone is returned unchanged.
     Raises UnknownKeyError for an unknown name, TypeError for any other form, and what the loader raises.
     """
     arguments = dict(kwargs or {})
+    if isinstance(source, OpenedBackbone):
+        return source
     if isinstance(source, BackboneRecipe):
         return _from_recipe(source, registry)
     if isinstance(source, str):

@@ -18,6 +18,7 @@ from midrib.backbones._pixels.decode import open_image
 from midrib.backbones._pixels.to_rgb import to_rgb
 from midrib.registry import AudioInput, ImageInput, InputSpec, TensorInput, TextInput
 from midrib.task._features.media import clip_of, image_of, text_of
+from midrib.task._features.misfits import as_numbers
 
 Transform: TypeAlias = Callable[..., Any]
 
@@ -46,7 +47,7 @@ class Preparation:
             return items
         is_media = not isinstance(items, np.ndarray) or items.dtype == np.uint8 or items.dtype.kind in "OU"
         if not is_media or not isinstance(self.spec, ImageInput | TextInput | AudioInput):
-            return torch.as_tensor(np.asarray(items if self.transform is None else list(map(self.transform, items))))
+            return as_numbers(items if self.transform is None else list(map(self.transform, items)), self.spec)
         rows = [self._read(index, item) for index, item in enumerate(items)]
         try:
             return self._batch(rows)

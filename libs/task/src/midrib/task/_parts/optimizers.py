@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
@@ -34,6 +35,23 @@ def parameter_groups(
     if backbone_learning_rate is None or not backbone_parameters:
         return [{"params": head_parameters + backbone_parameters}]
     return [{"params": head_parameters}, {"params": backbone_parameters, "lr": backbone_learning_rate}]
+
+
+def checked_rate(argument: str, rate: float | None) -> float | None:
+    """Return a learning rate. Raises TypeError or ValueError unless it is None, or a number of at least 0.
+
+    argument: its name in errors.
+    """
+    if rate is None:
+        return None
+    expected = (
+        f"{argument} got {rate!r:.80} of type {type(rate).__name__}, expected a number of at least 0, such as 0.001"
+    )
+    if isinstance(rate, bool | str | bytes) or not hasattr(rate, "__float__"):
+        raise TypeError(expected)
+    if not 0 <= float(rate) < math.inf:
+        raise ValueError(expected)
+    return rate
 
 
 def check_optimizer(optimizer_like: OptimizerLike, registry: AnyRegistry) -> None:

@@ -19,6 +19,7 @@ from midrib.task._base import TaskBase
 from midrib.task._features.backbone import (
     BackboneRecipe,
     DeferredBackbone,
+    OpenedBackbone,
     check_revisions,
     is_remote,
     revision_of,
@@ -52,7 +53,9 @@ def caller_arguments(cls: type, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 def split_plain(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Return the arguments that a checkpoint can hold, and the names of the others: functions and modules."""
     kept = {name: value for name, value in arguments.items() if name not in _NEVER_KEPT}
-    if isinstance(recipe := kept.get("backbone"), BackboneRecipe):
+    backbone = kept.get("backbone")
+    recipe = backbone.recipe if isinstance(backbone, OpenedBackbone) else backbone
+    if isinstance(recipe, BackboneRecipe):
         kept |= {"backbone": recipe.name, "backbone_kwargs": recipe.kwargs}
     plain, left_out = {}, []
     for name, value in kept.items():

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from torch import Tensor
 
+from midrib.registry._unknown import check_keywords
 from midrib.task._base import TaskBase
 from midrib.task._saving import checkpoint as checkpoints
 from midrib.task._saving import resume, swap
@@ -25,7 +26,11 @@ class Persistent(TaskBase):
         cls.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])  # type: ignore[attr-defined] # inspect reads it
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Note the arguments of the outermost class, as the caller wrote them, because a checkpoint keeps them."""
+        """Note the arguments of the outermost class, as the caller wrote them, because a checkpoint keeps them.
+
+        Raises TypeError, with the nearest name, for a keyword that no constructor of the class takes.
+        """
+        check_keywords(cls, kwargs)
         task: Self = super().__new__(cls)
         object.__setattr__(task, "_arguments", checkpoints.caller_arguments(cls, args, kwargs))
         return task

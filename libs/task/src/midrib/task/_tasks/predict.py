@@ -17,6 +17,7 @@ from tqdm import tqdm  # type: ignore[import-untyped] # it has no types
 from midrib.task._base import TaskBase, to_device
 from midrib.task._data.locations import items_at
 from midrib.task._data.module import DataModule
+from midrib.task._features.misfits import explained
 from midrib.task._tasks.outputs import OutputLike, output_of
 
 _SHUFFLING = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
@@ -26,7 +27,10 @@ def predict(task: TaskBase, data: Any, output: OutputLike, batch_size: int) -> A
     """Return one row of output per item: a tensor [rows, ...], or a list."""
     data = _located(task, data)
     with _predicting(task):
-        parts = [output_of(task, inputs, output) for inputs in _batches(task, data, batch_size)]
+        parts = []
+        for inputs in _batches(task, data, batch_size):
+            with explained(task.input_if_known, inputs):
+                parts.append(output_of(task, inputs, output))
     if all(isinstance(part, Tensor) for part in parts):
         return torch.cat([part.cpu() for part in parts])
     return [row for part in parts for row in part]
@@ -38,7 +42,8 @@ def embed(task: TaskBase, data: Any, *, progress: bool, batch_size: int) -> npt.
     data = _located(task, data)
     with _predicting(task), tqdm(total=_rows(data), disable=not progress, unit="rows", desc="embed") as bar:
         for inputs in _batches(task, data, batch_size):
-            features = task.features(inputs).cpu()
+            with explained(task.input_if_known, inputs):
+                features = task.features(inputs).cpu()
             parts.append(features.float().numpy() if features.itemsize < 4 else features.numpy())
             bar.update(len(inputs))
     rows: npt.NDArray[np.floating[Any]] = np.concatenate(parts)

@@ -19,12 +19,20 @@ from midrib.task._callbacks.stage_log import StageLog
 from midrib.task._features.backbone import BackboneLike, example_batch, in_floats, in_type_of, open_backbone
 from midrib.task._features.cache import FeatureCache
 from midrib.task._features.layers import UpTo
+from midrib.task._features.misfits import explained
 from midrib.task._parts.finetuning import StrategyLike, parse_strategy
 from midrib.task._parts.heads import HeadLike, build_head
 from midrib.task._parts.losses import Losses, LossLike
 from midrib.task._parts.metrics import MetricsLike, StageMetrics
-from midrib.task._parts.optimizers import OptimizerLike, build_optimizer, check_optimizer, parameter_groups
+from midrib.task._parts.optimizers import (
+    OptimizerLike,
+    build_optimizer,
+    check_optimizer,
+    checked_rate,
+    parameter_groups,
+)
 from midrib.task._parts.schedulers import LRSchedulerLike, build_lr_scheduler, check_lr_scheduler
+from midrib.task._parts.specs import parse
 from midrib.task._saving.persistence import Persistent
 from midrib.task._tasks import predict
 from midrib.task._tasks.outputs import OutputLike, output_of
@@ -67,8 +75,9 @@ class Task(HasRegistries, Persistent):
         arguments = self.__dict__.pop("_arguments")
         super().__init__()
         self.keep_arguments(arguments)
-        self.learning_rate = learning_rate
-        self.backbone_learning_rate = backbone_learning_rate
+        self.learning_rate = checked_rate("learning_rate", learning_rate)
+        self.backbone_learning_rate = checked_rate("backbone_learning_rate", backbone_learning_rate)
+        parse("output_transform", output_transform, self.outputs)
         self.output_transform = output_transform
         self.cache = FeatureCache(cache) if isinstance(cache, str) else cache
         check_optimizer(optimizer, self.optimizers_registry)
@@ -113,7 +122,8 @@ class Task(HasRegistries, Persistent):
 
     def _step(self, stage: str, batch: Any, loader: int = 0) -> Tensor:
         inputs, targets = self.split_batch(batch)
-        outputs = self(inputs)
+        with explained(self.input_if_known, inputs):
+            outputs = self(inputs)
         losses = self.losses(outputs, targets)
         self.metrics.update(stage, losses, *self.metric_inputs(outputs.detach(), targets), loader=loader)
         total: Tensor = losses["loss"]

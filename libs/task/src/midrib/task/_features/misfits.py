@@ -1,0 +1,62 @@
+"""Inputs that do not fit their backbone, as sentences in place of torch's errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from midrib.backbones import InputKindError
+from midrib.registry import InputSpec, TensorInput, in_words
+
+_TORCH_ERRORS = (RuntimeError, IndexError, ValueError)
+
+
+@contextmanager
+def explained(spec: InputSpec | None, inputs: Any) -> Iterator[None]:
+    """Raise ValueError in place of an error of torch if inputs, [rows, ...], have another shape than a backbone takes.
+
+    Inputs that the backbone computes are not checked: many networks take more shapes than they declare.
+    """
+    try:
+        yield
+    except _TORCH_ERRORS as error:
+        is_ours = type(error) not in _TORCH_ERRORS
+        if is_ours or spec is None or not isinstance(inputs, Tensor) or _fits(tuple(inputs.shape[1:]), spec):
+            raise
+        sizes = ", ".join("any" if size is None else str(size) for size in spec.tensor.shape)
+        raise ValueError(
+            f"got inputs of shape {list(inputs.shape)}, expected rows of {in_words(spec)}, that is [rows, {sizes}]: "
+            "reshape them, or use a backbone for this shape"
+        ) from error
+
+
+def _fits(row: tuple[int, ...], spec: InputSpec) -> bool:
+    expected = spec.tensor.shape
+    return len(row) == len(expected) and all(size in (None, actual) for size, actual in zip(expected, row, strict=True))
+
+
+def as_numbers(items: Any, spec: InputSpec | None) -> Tensor:
+    """Return rows of numbers as a tensor, [rows, ...].
+
+    Raises InputKindError for texts and other objects, ValueError for rows of several shapes.
+    """
+    takes = f"this backbone takes {in_words(spec)}" if spec is not None else "this backbone declares no input"
+    try:
+        rows = np.asarray(items)
+    except ValueError as error:
+        raise ValueError(f"got rows of several shapes, and {takes}: give every row the same shape") from error
+    if rows.dtype.kind in "OUSV":
+        first = items[0] if isinstance(items, Sequence) and len(items) else rows.dtype
+        raise InputKindError(
+            f"got {first!r:.60} of type {type(first).__name__}, and {takes}: pass arrays of numbers{_remedy(spec)}"
+        )
+    return torch.as_tensor(rows)
+
+
+def _remedy(spec: InputSpec | None) -> str:
+    return ", or use a backbone for texts, images or audio" if isinstance(spec, TensorInput) else ""
