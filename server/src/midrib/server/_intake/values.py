@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from midrib.wire import Array, InvalidInputError
+
+
+class IdRange(NamedTuple):
+    """The token ids that a module looks up.
+
+    first: 0; -1 if the module reads it as the token whose id is 0; -2 - last if it reads tokens that are not pooled.
+    last: the largest; None if it is not known.
+    """
+
+    first: int = 0
+    last: int | None = None
 
 
 @dataclass(frozen=True)
@@ -14,13 +26,13 @@ class ValueCheck:
     """Checks the values that one backbone takes.
 
     name: of the backbone, for errors.  takes_ids: whether its rows are token ids.
-    last_id: the largest token id that the module looks up; None if it is not known.
+    ids: those that the module looks up.
     finite: whether NaN and infinite values are refused.
     """
 
     name: str
     takes_ids: bool
-    last_id: int | None
+    ids: IdRange
     finite: bool
 
     def check(self, array: Array, field: str) -> None:
@@ -35,12 +47,13 @@ class ValueCheck:
 
     def _check_ids(self, array: Array, field: str) -> None:
         """Refuse ids outside the vocabulary: on a GPU they would make the process unable to use the device."""
-        last = np.iinfo(np.int64).max if self.last_id is None else self.last_id
+        first, last = self.ids
+        last = np.iinfo(np.int64).max if last is None else last
         least, largest = int(array.min()), int(array.max())
-        if least < 0 or largest > last:
-            wrong = least if least < 0 else largest
+        if least < first or largest > last:
+            wrong = least if least < first else largest
             raise InvalidInputError(
-                f"{field} has the token id {wrong}, backbone {self.name!r} has 0..{last}: use its own tokenizer",
+                f"{field} has the token id {wrong}, backbone {self.name!r} has {first}..{last}: use its own tokenizer",
                 field=f"{field}.data",
             )
 

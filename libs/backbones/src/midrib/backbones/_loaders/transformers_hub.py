@@ -19,6 +19,7 @@ from midrib.backbones._loaders.hub import (
     refuse_adapter,
     source_of,
 )
+from midrib.backbones._tokens import Prompts
 from midrib.backbones._torchvision import import_transformers
 from midrib.backbones._weights import require_fit
 
@@ -121,7 +122,7 @@ def _text_backbone(
         # The pooler is trained for another task, if it is trained at all; pooling is ours.
         encoder.pooler = None
     longest = longest_text(model.config, tokenizer)
-    tokens = fast_tokenizer(source, tokenizer, longest, prompt)
+    tokens = fast_tokenizer(source, tokenizer, longest, Prompts(prompt))
     module = TextEncoder(encoder, tokens, max_tokens=longest, pooling=pooling, normalize=normalize)
     return module, int(model.config.hidden_size)
 
