@@ -116,7 +116,9 @@ def _text_backbone(
 ) -> tuple[nn.Module, int]:
     from midrib.backbones._nets.text_encoder import TextEncoder
 
-    tokenizer = auto("Tokenizer", source, local_files_only=offline)
+    # Of an adapter's folder, peft writes no tokenizer.
+    has_tokenizer = any(Path(source).glob("tokenizer*")) or any(Path(source).glob("vocab*"))
+    tokenizer = auto("Tokenizer", source if has_tokenizer else base_of(source), local_files_only=offline)
     encoder = model.get_encoder() if _has_encoder_and_decoder(model) else model
     if getattr(encoder, "pooler", None) is not None:
         # The pooler is trained for another task, if it is trained at all; pooling is ours.
