@@ -70,6 +70,7 @@ MAX_UINT64 = 2**64 - 1
 
 ROWS = Tensor(dtype=DATA_TYPE_FLOAT32, shape=[1, 2], data=b"\x00\x00\x80\x3f\x00\x00\x00\xc0")
 OPTIONS = Options(dtype=DATA_TYPE_BFLOAT16, normalize=True, dimensions=64)
+PROMPTED = Options(prompt="query: ", prompt_name="passage")
 ZERO_OPTIONS = Options(dtype=DATA_TYPE_UNSPECIFIED, dimensions=0)  # present but zero, which differs from absent
 OPEN = Open(backbone=NAME, revision=REVISION, options=OPTIONS, priority=PRIORITY_BULK)
 TIMING = Timing(queue=Duration(nanos=1500), compute=Duration(seconds=1, nanos=1), total=Duration(seconds=2))
@@ -127,6 +128,8 @@ def _about_backbones() -> Iterator[tuple[str, Message]]:
     failed = Backbone(name="a/b/c", state=BACKBONE_STATE_FAILED, error="out of memory")
     yield "backbones", ListBackbonesResponse(backbones=[READY, failed])
     yield "loading", Backbone(name="a/b/c", state=BACKBONE_STATE_LOADING, input=_input(TextInput(max_tokens=256)))
+    prompts = {"passage": "passage: "}
+    yield "prompted", Backbone(name="a/b/c", default_prompt="query: ", prompts=prompts)
     yield "draining", Backbone(name="a/b/c", state=BACKBONE_STATE_DRAINING, input=_input(AudioInput(rate=16000)))
     yield "tensors only", InputSpec(tensor=TensorInput(shape=[784], dtype=DATA_TYPE_FLOAT32))
     pixels = TensorInput(shape=[3, 224, 224], dtype=DATA_TYPE_FLOAT32, other_dtypes=[DATA_TYPE_UINT8])
@@ -160,6 +163,7 @@ def _unary() -> Iterator[tuple[str, Message]]:
     yield "embed request", EmbedRequest(backbone=NAME, input=tensor)
     yield "embed request with all", _full_request()
     yield "embed request with zeros", EmbedRequest(backbone=NAME, revision="", input=tensor, options=ZERO_OPTIONS)
+    yield "embed request with prompts", EmbedRequest(backbone=NAME, options=PROMPTED)
     yield "embed response", EmbedResponse(embedding=ROWS, revision=REVISION, timing=TIMING)
     yield "embed response of int8", EmbedResponse(embedding=SCALED_ROWS, revision=REVISION, timing=TIMING)
     yield "backward request", BackwardRequest(backbone=NAME, revision=REVISION, input=ROWS, grad_embedding=ROWS)

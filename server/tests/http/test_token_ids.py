@@ -46,7 +46,7 @@ def test_lists_of_token_ids_may_differ_in_length(address: str) -> None:
 @pytest.mark.parametrize(
     ("value", "status", "words"),
     [
-        pytest.param([0], 400, "another form", id="the id of padding"),
+        pytest.param([0], 400, "token id -1", id="token 0 of a module that does not read it"),
         pytest.param([True], 400, "another form", id="true"),
         pytest.param([10**30], 400, "another form", id="a huge id"),
         pytest.param([[1], []], 400, "without token ids", id="an empty list"),

@@ -8,13 +8,14 @@ from midrib.backbones._allocator import keep_freed_memory, release_freed_memory
 from midrib.backbones._backbone import Backbone, load_backbone
 from midrib.backbones._catalogue import BACKBONES
 from midrib.backbones._errors import InputKindError, MediaError, WeightsError
-from midrib.backbones._tokens import Tokenizer, Tokens
+from midrib.backbones._tokens import Prompts, Tokenizer, Tokens
 
 __all__ = [
     "BACKBONES",
     "Backbone",
     "InputKindError",
     "MediaError",
+    "Prompts",
     "Tokenizer",
     "Tokens",
     "WeightsError",

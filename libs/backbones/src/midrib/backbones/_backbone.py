@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from midrib.backbones._errors import InputKindError
+from midrib.backbones._tokens import PromptChoice, Prompts, Tokenizer, choose_prompt, prompts_of
 from midrib.registry import AbstractRegistry, AudioInput, ContractError, ImageInput, InputSpec, TextInput, in_words
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from midrib.backbones._pixels.decode import ImageMedia
-    from midrib.backbones._tokens import Tokenizer
 
 # torch and Pillow are imported in the functions that use them, because listing the catalogue needs neither.
 
@@ -72,18 +72,24 @@ class Backbone:
 
         return image_pixels(images, self._spec(ImageInput), max_pixels=max_pixels or MAX_PIXELS)
 
-    def prepare_texts(self, texts: Sequence[str], *, truncate: bool = True) -> Tensor:
+    def prepare_texts(
+        self, texts: Sequence[str], *, truncate: bool = True, prompt: str | None = None, prompt_name: str | None = None
+    ) -> Tensor:
         """Tokenize texts: [rows, tokens of the longest], int64, 0 where padded, -1 for token 0, on the CPU.
 
         truncate: cut texts at input.max_tokens; if False, a longer one is a MediaError.
+        prompt: put before each text; prompt_name: one of the model's prompts instead; by default the model's choice.
         Raises MediaError (with the item's index) for an unusable text, InputKindError if this takes no text,
-        ContractError if its module has no tokenizer; a remote backbone's is on the server.
+        ContractError if its module has no tokenizer; a remote backbone's is on the server. ValueError for a prompt_name
+        that the model does not have.
         """
         import torch
 
-        return torch.from_numpy(self.token_ids(texts, truncate=truncate))
+        return torch.from_numpy(self.token_ids(texts, truncate=truncate, prompt=prompt, prompt_name=prompt_name))
 
-    def token_ids(self, texts: Sequence[str], *, truncate: bool = True) -> npt.NDArray[np.int64]:
+    def token_ids(
+        self, texts: Sequence[str], *, truncate: bool = True, prompt: str | None = None, prompt_name: str | None = None
+    ) -> npt.NDArray[np.int64]:
         """Tokenize texts as `prepare_texts` does, without torch. Raises as `prepare_texts` does."""
         from midrib.backbones._texts import token_ids
 
@@ -93,7 +99,20 @@ class Backbone:
         tokenizer: Tokenizer | None = getattr(self.module, "tokenizer", None)
         if tokenizer is None:
             raise ContractError(f"backbone {self.name!r} declares TextInput, so its module needs a `tokenizer`")
-        return token_ids(texts, tokenizer, spec.max_tokens, truncate=truncate)
+        chosen = self.choose_prompt(prompt, prompt_name)
+        return token_ids(texts, tokenizer, spec.max_tokens, truncate=truncate, prompt=chosen)
+
+    @property
+    def prompts(self) -> Prompts:
+        """The prompts of its texts: those that a call may name, and the default."""
+        return prompts_of(getattr(self.module, "tokenizer", None))
+
+    def choose_prompt(self, prompt: str | None, prompt_name: str | None) -> str | None:
+        """Return the text that a call puts before each text; None for the default.
+
+        Raises ValueError if both are set, or for a prompt_name that the model does not have.
+        """
+        return choose_prompt(self.name, self.prompts, PromptChoice(prompt, prompt_name))
 
     def prepare_audio(self, clips: Sequence[npt.NDArray[np.generic]], rate: int) -> Tensor:
         """Mix clips down to mono and resample them: [rows, samples of the longest], float32, 0 where padded.
@@ -127,16 +146,19 @@ class Backbone:
         """Embed images: `embed(prepare_pixels(images))`, [rows, num_features]."""
         return self.embed(self.prepare_pixels(images))
 
-    def embed_texts(self, texts: Sequence[str], *, truncate: bool = True) -> Tensor:
+    def embed_texts(
+        self, texts: Sequence[str], *, truncate: bool = True, prompt: str | None = None, prompt_name: str | None = None
+    ) -> Tensor:
         """Embed texts: `embed(prepare_texts(texts))`, [rows, num_features].
 
         A remote backbone's texts are tokenized on the server, which truncates them: truncate=False is a ContractError.
         """
         if self._remote and truncate:
             self._spec(TextInput)
-            rows: Tensor = self.module(list(texts))
+            embed_texts: Any = self.module.embed_texts
+            rows: Tensor = embed_texts(list(texts), prompt=prompt, prompt_name=prompt_name)
             return rows
-        return self.embed(self.prepare_texts(texts, truncate=truncate))
+        return self.embed(self.prepare_texts(texts, truncate=truncate, prompt=prompt, prompt_name=prompt_name))
 
     def embed_audio(self, clips: Sequence[npt.NDArray[np.generic]], rate: int) -> Tensor:
         """Embed clips: `embed(prepare_audio(clips, rate))`, [rows, num_features]."""

@@ -115,16 +115,18 @@ class OpenCall:
     """A call or a stream with its backbone.
 
     by: the backbone that computes the embeddings.  options: applied to every embedding.
+    prompt: put before each text; None for the backbone's default.
     max_reply_bytes: the largest message that an embedding may fill.
     """
 
-    __slots__ = ("_in_flight", "by", "caller", "loaded", "max_reply_bytes", "options")
+    __slots__ = ("_in_flight", "by", "caller", "loaded", "max_reply_bytes", "options", "prompt")
 
     def __init__(self, embedder: Embedder, loaded: Loaded, options: embedding_pb2.Options, caller: Caller) -> None:
         self._in_flight = embedder.in_flight
         self.loaded = loaded
         self.by = loaded.served.description
         self.options = options
+        self.prompt = loaded.intake.prompt(options)
         self.caller = caller
         self.max_reply_bytes = embedder.catalogue.settings.max_message_bytes
 
@@ -195,7 +197,7 @@ class AcceptedItem:
         call = self._call
         loaded = call.loaded
         source, self._source = self._source, None
-        arrays = (loaded.intake.checked(source),) if isinstance(source, np.ndarray) else await self._read(source)
+        arrays = (self._checked(source),) if isinstance(source, np.ndarray) else await self._read(source)
         self._inputs = arrays[0]
         if len(arrays) == 1:
             check_reply(loaded, len(arrays[0]), call.options, call.max_reply_bytes)
@@ -217,9 +219,14 @@ class AcceptedItem:
         """Release the bytes that the item holds."""
         self.reservation.release()
 
+    def _checked(self, rows: Array) -> Array:
+        intake = self._call.loaded.intake
+        intake.check_promptless(self._call.prompt)
+        return intake.checked(rows)
+
     async def _read(self, source: embedding_pb2.Input | _Arrays | None) -> _Arrays:
         if isinstance(source, embedding_pb2.Input):
-            return (await self._call.loaded.intake.read(source),)
+            return (await self._call.loaded.intake.read(source, self._call.prompt),)
         if source is None:
             raise RuntimeError("an accepted item is queued once: accept its input again to compute it again")
         return source

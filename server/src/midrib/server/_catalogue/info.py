@@ -7,6 +7,7 @@ from typing import Any
 
 from midrib.registry import InputSpec
 from midrib.server._engine.batch_limits import BatchLimits
+from midrib.server._intake.values import IdRange
 from midrib.server._settings import Settings
 
 
@@ -15,7 +16,7 @@ class BackboneInfo:
     """The properties of a loaded backbone that the server needs to accept calls for it; picklable.
 
     devices: the names of all devices that the settings mean.  weight_bytes: of parameters and buffers, per device.
-    last_id: the largest token id that the module looks up; None if that is not known.
+    ids: the token ids that the module looks up.
     tokenizer: of a text backbone; None for others.
     """
 
@@ -26,7 +27,7 @@ class BackboneInfo:
     dtype: str
     devices: tuple[str, ...]
     weight_bytes: int
-    last_id: int | None
+    ids: IdRange
     tokenizer: Any = None
 
 

@@ -93,7 +93,7 @@ def load(requested: BackboneSettings, settings: Settings, registry: AbstractRegi
         pool,
         max_rows=limits.rows_of(_row_elements(info.input)),
         max_elements=limits.max_cost,
-        last_id=info.last_id,
+        ids=info.ids,
         finite=bool(registered.metadata.get("finite", False)),
     )
     served = ServedBackbone(

@@ -11,22 +11,27 @@ import torch
 from torch import nn
 
 from midrib.backbones import Backbone, load_backbone
-from midrib.registry import AbstractRegistry
+from midrib.registry import AbstractRegistry, TextInput
 from midrib.server._calibration.parity import parity_reference
 from midrib.server._calibration.threads import thread_counts
 from midrib.server._catalogue.device_setup import DeviceSetup, WarmUpConfig
 from midrib.server._catalogue.info import BackboneInfo, batch_limits
 from midrib.server._compute.config import ComputeConfig
 from midrib.server._compute.devices import available_devices, use_tf32
+from midrib.server._intake.values import IdRange
 from midrib.server._settings import BackboneSettings, Settings
 
 
 @dataclass(frozen=True)
 class LocalBackbone:
-    """A backbone whose module is in this process, with the set-up of each of its devices."""
+    """A backbone whose module is in this process, with the set-up of each of its devices.
+
+    ids: the token ids that its module looks up.
+    """
 
     backbone: Backbone
     device_setups: tuple[DeviceSetup, ...]
+    ids: IdRange
 
     def info(self) -> BackboneInfo:
         """Describe it; reads all weights, for the revision."""
@@ -40,7 +45,7 @@ class LocalBackbone:
             dtype=dtype,
             devices=tuple(setup.config.device for setup in self.device_setups),
             weight_bytes=_weight_bytes(backbone.module, dtype),
-            last_id=_last_id(backbone.module),
+            ids=self.ids,
             tokenizer=getattr(backbone.module, "tokenizer", None),
         )
 
@@ -52,7 +57,8 @@ def load_local(requested: BackboneSettings, settings: Settings, registry: Abstra
     """
     backbone = load_backbone(requested.name, registry=registry, **requested.arguments)
     use_tf32(settings.tf32)
-    return LocalBackbone(backbone, tuple(_device_setups(backbone, requested, settings)))
+    ids = _ids(backbone)  # before the module is on a GPU, on which an id that it cannot look up ends the process
+    return LocalBackbone(backbone, tuple(_device_setups(backbone, requested, settings)), ids)
 
 
 def _device_setups(backbone: Backbone, requested: BackboneSettings, settings: Settings) -> Iterator[DeviceSetup]:
@@ -73,6 +79,20 @@ def _device_setups(backbone: Backbone, requested: BackboneSettings, settings: Se
             graphs=settings.cuda_graphs if requested.cuda_graphs is None else requested.cuda_graphs,
         )
         yield DeviceSetup(backbone, module, config, reference, warm_up_config, tf32=settings.tf32)
+
+
+def _ids(backbone: Backbone) -> IdRange:
+    """Return the token ids that a text module looks up."""
+    last = _last_id(backbone.module)
+    if not isinstance(backbone.input, TextInput):
+        return IdRange(last=last)
+    if backbone.prompts.unpooled and last is not None:
+        return IdRange(-2 - last, last)
+    try:
+        backbone.embed(torch.tensor([[1, -1]]))
+    except (IndexError, RuntimeError, ValueError):  # the module looks up -1 in its table
+        return IdRange(last=last)
+    return IdRange(-1, last)
 
 
 def _last_id(module: nn.Module) -> int | None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
-from midrib.wire import Array
+from midrib.wire import Array, InvalidInputError
 
 
 class LocalEmbedder:
@@ -19,6 +20,20 @@ class LocalEmbedder:
         self.revision = self._backbone.revision()
         self.num_features = self._backbone.num_features
 
+        self._prompt: str | None = None
+
+    def with_prompt(self, prompt: str | None, prompt_name: str | None) -> LocalEmbedder:
+        """Return the same backbone with another prompt for its texts; None for its default.
+
+        Raises InvalidInputError for a prompt that it does not have.
+        """
+        embedder = copy.copy(self)
+        try:
+            embedder._prompt = self._backbone.choose_prompt(prompt, prompt_name)  # noqa: SLF001 - a copy
+        except ValueError as error:
+            raise InvalidInputError(str(error)) from error
+        return embedder
+
     def __call__(self, kind: str, values: list[Any]) -> Array:
         """Return the features of values of one kind, [values, num_features], float32."""
         import numpy as np
@@ -27,7 +42,7 @@ class LocalEmbedder:
         if kind == "images":
             rows = self._backbone.embed_images([v if isinstance(v, bytes) else Path(v).read_bytes() for v in values])
         elif kind == "texts":
-            rows = self._backbone.embed_texts(values)
+            rows = self._backbone.embed_texts(values, prompt=self._prompt)
         elif kind == "audio":
             rows = self._backbone.embed_audio([clip.samples for clip in values], values[0].rate)
         else:

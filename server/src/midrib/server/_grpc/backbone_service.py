@@ -7,7 +7,7 @@ from typing import Any
 
 from midrib.registry import LoaderArgumentError
 from midrib.server._catalogue.catalogue import Catalogue
-from midrib.server._catalogue.descriptions import limits_message
+from midrib.server._catalogue.descriptions import limits_message, prompts_message
 from midrib.server._catalogue.entry import CatalogueEntry
 from midrib.server._engine.description import State
 from midrib.server._grpc.errors import Context
@@ -134,6 +134,7 @@ class BackboneService(backbone_pb2_grpc.BackboneServiceServicer):
                     limits=limits_message(self._catalogue.settings, entry.loaded.intake),
                 )
             )
+            message.MergeFrom(prompts_message(entry.loaded.intake))
         return message
 
 

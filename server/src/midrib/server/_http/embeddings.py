@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
+from midrib.backbones import Prompts
 from midrib.server._catalogue.loading import Loaded
 from midrib.server._http.body import Fields
 from midrib.server._http.call import Answer
@@ -27,6 +28,15 @@ NUMBERS_AT_ONCE = 2**11
 JSON_NUMBER_BYTES = 24
 _BASE64_NUMBER_BYTES = 6
 _ROW_BYTES = 64
+_QUERY_NAMES = ("query",)
+_DOCUMENT_NAMES = ("document", "passage", "corpus")
+_NAMES_BY_TYPE = {
+    "query": _QUERY_NAMES,
+    "search_query": _QUERY_NAMES,
+    "passage": _DOCUMENT_NAMES,
+    "document": _DOCUMENT_NAMES,
+    "search_document": _DOCUMENT_NAMES,
+}
 
 
 class EmbeddingsBody(Fields):
@@ -42,6 +52,12 @@ class EmbeddingsBody(Fields):
     """Keep only this many numbers of each embedding."""
     user: str | None = None
     """Accepted and ignored."""
+    prompt: str | None = None
+    """Not in OpenAI's API: put before each text, in place of the backbone's default prompt; "" for none."""
+    prompt_name: str | None = None
+    """Not in OpenAI's API: one of the backbone's prompts, in place of prompt."""
+    input_type: Literal["query", "search_query", "passage", "document", "search_document"] | None = None
+    """Not in OpenAI's API: use the backbone's prompt for queries or for documents, if it has one."""
     normalize: bool = True
     """Not in OpenAI's API: false returns the rows of the backbone, without scaling them to unit length."""
 
@@ -52,12 +68,29 @@ def embed_requests(body: EmbeddingsBody, loaded: Loaded, *, token_ids: bool) -> 
     Raises what `split_input` raises.
     """
     options = embedding_pb2.Options(
-        dtype=tensor_pb2.DATA_TYPE_FLOAT32, normalize=body.normalize, dimensions=body.dimensions
+        dtype=tensor_pb2.DATA_TYPE_FLOAT32,
+        normalize=body.normalize,
+        dimensions=body.dimensions,
+        prompt=body.prompt,
+        prompt_name=_prompt_name(body, loaded.intake.prompts),
     )
     return [
         embedding_pb2.EmbedRequest(backbone=loaded.served.description.name, input=part, options=options)
         for part in split_input(body.input, loaded, token_ids=token_ids)
     ]
+
+
+def _prompt_name(body: EmbeddingsBody, prompts: Prompts) -> str | None:
+    """Return the name of the prompt that a call chose; None for the backbone's default.
+
+    For an input_type, it is the prompt of that name; if the backbone does not have it, the one that `encode_query` or
+    `encode_document` of sentence-transformers uses.
+    """
+    if body.input_type is None or body.prompt is not None or body.prompt_name is not None:
+        return body.prompt_name
+    if prompts.named.get(body.input_type):
+        return body.input_type
+    return next((name for name in _NAMES_BY_TYPE[body.input_type] if name in prompts.named), None)
 
 
 def answer_bytes(body: EmbeddingsBody, width: int) -> int:

@@ -98,7 +98,7 @@ def _bad_image(index: int) -> InvalidInputError:
 
 
 def _unexpected(*, token_ids: bool) -> InvalidInputError:
-    more = f", a list of token ids (1..{_LARGEST_ID}), or a list of such lists" if token_ids else ""
+    more = f", a list of token ids (0..{_LARGEST_ID}), or a list of such lists" if token_ids else ""
     return InvalidInputError(f"input has another form: send a string, a list of strings{more}", field="input")
 
 
@@ -125,14 +125,13 @@ def _check_token_ids(rows: Sequence[list[int]], loaded: Loaded) -> None:
         )
     if not all(rows):
         raise InvalidInputError("input has a list without token ids: remove it", field="input")
-    # 0 is padding in every tensor of token ids, and no module would read it as a token.
-    if not all(0 < token <= _LARGEST_ID and not isinstance(token, bool) for row in rows for token in row):
+    if not all(0 <= token <= _LARGEST_ID and not isinstance(token, bool) for row in rows for token in row):
         raise _unexpected(token_ids=True)
 
 
 def _padded(rows: Sequence[list[int]]) -> embedding_pb2.Input:
-    """Return the rows as one tensor [rows, longest], padded with 0."""
+    """Return the rows as one tensor [rows, longest]: 0 is padding, and -1 the token whose id is 0."""
     padded = np.zeros((len(rows), max(map(len, rows))), np.int64)
     for target, row in zip(padded, rows, strict=True):
-        target[: len(row)] = row
+        target[: len(row)] = [token or -1 for token in row]
     return embedding_pb2.Input(tensor=encode_tensor(padded))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Hashable
 
 from midrib.backbones import Backbone, MediaError
-from midrib.backbones._tokens import TOKEN_ZERO
 from midrib.registry import TextInput, in_words
 from midrib.server._intake.item_sizes import ItemSizes
 from midrib.server._intake.media import MediaPool, media_kind, media_of, prepared_elements
@@ -19,9 +18,11 @@ class Intake:
     """Reads and checks the inputs of one backbone.
 
     max_rows, max_elements: of one item.
-    last_id: the largest token id that the module looks up; None if it is not known.
+    ids: the token ids that the module looks up.
     pool: decodes media outside the event loop.
     finite: whether NaN and infinite values are refused.
+
+    `prompts` are those that a call may name.
     """
 
     def __init__(
@@ -31,7 +32,7 @@ class Intake:
         *,
         max_rows: int,
         max_elements: int,
-        last_id: int | None,
+        ids: IdRange,
         finite: bool = False,
     ) -> None:
         self.backbone = backbone
@@ -40,17 +41,40 @@ class Intake:
         self._pool = pool
         self._limits = ItemLimits(backbone.name, backbone.input, max_rows, max_elements)
         self._sizes = ItemSizes(self._limits, backbone.num_features)
-        self._values = ValueCheck(backbone.name, _ids_of(backbone, last_id), finite)
+        self.prompts = backbone.prompts
+        self._values = ValueCheck(backbone.name, isinstance(backbone.input, TextInput), ids, finite)
         self._validator = InputValidator(self._limits)
 
-    async def read(self, message: embedding_pb2.Input) -> Array:
+    def prompt(self, options: embedding_pb2.Options) -> str | None:
+        """Return the prompt that a call chose; None for the backbone's default.
+
+        Raises InvalidInputError if the backbone takes no texts, or does not have that prompt.
+        """
+        if not options.HasField("prompt") and not options.HasField("prompt_name"):
+            return None
+        if not isinstance(self.backbone.input, TextInput):
+            raise InvalidInputError(
+                f"options.prompt is for texts, backbone {self.backbone.name!r} takes {self.backbone.input}: drop it",
+                field="options.prompt",
+            )
+        fields = ("prompt", "prompt_name")
+        text, name = (getattr(options, field) if options.HasField(field) else None for field in fields)
+        try:
+            return self.backbone.choose_prompt(text, name)
+        except ValueError as error:
+            raise InvalidInputError(str(error), field="options.prompt_name") from error
+
+    async def read(self, message: embedding_pb2.Input, prompt: str | None = None) -> Array:
         """Return the rows of an input, [rows, ...], as the backbone's module takes them.
+
+        prompt: put before each text; None for the backbone's default.
 
         Raises InputKindError for media that this backbone does not take, InvalidInputError for a broken or
         ill-shaped input, LimitExceededError for one that is too large.
         """
         kind = message.WhichOneof("kind")
         if kind == "tensor":
+            self.check_promptless(prompt)
             return self.tensor(message.tensor)
         if kind is None:
             raise InvalidInputError("the input is empty: set one of tensor, images, texts, audio", field="input")
@@ -64,11 +88,20 @@ class Intake:
         # Too many media are refused before any is decoded.
         self._limits.check_size(len(media_of(message)), prepared_elements(self.backbone.input, message))
         try:
-            rows = await self._pool.prepare(self.backbone, message)
+            rows = await self._pool.prepare(self.backbone, message, prompt)
         except MediaError as error:
             raise InvalidInputError(str(error), field=f"input.{kind}[{error.index}]") from error
         self._limits.check_size(len(rows), self.bucket(rows)[1])
         return rows
+
+    def check_promptless(self, prompt: str | None) -> None:
+        """Raise InvalidInputError if a call with a tensor has a prompt: token ids cannot be prompted."""
+        if prompt is not None:
+            raise InvalidInputError(
+                "options.prompt is for texts, the input is a tensor: send texts, or put the prompt before the texts "
+                "that you tokenize",
+                field="options.prompt",
+            )
 
     def size(self, item: embedding_pb2.Input | Array) -> int:
         """Return the bytes that an item holds while it is in flight, with its decoded media and its embedding."""
@@ -115,15 +148,3 @@ class Intake:
         Pixels of uint8 and floats are in different buckets, because a batch has one dtype.
         """
         return self._validator.bucket(rows.shape, rows.dtype)
-
-
-def _ids_of(backbone: Backbone, last_id: int | None) -> IdRange | None:
-    """Return the token ids that a backbone takes; None if its rows are not ids.
-
-    The ids that its tokenizer makes hold -1 for the token 0. A `shift` is for networks that have no token 0.
-    """
-    if not isinstance(backbone.input, TextInput):
-        return None
-    tokenizer = getattr(backbone.module, "tokenizer", None)
-    has_token_zero = tokenizer is not None and not getattr(tokenizer, "shift", 0)
-    return IdRange(TOKEN_ZERO if has_token_zero else 0, last_id)

@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -36,8 +37,10 @@ class MediaPool:
         self._max_image_pixels = settings.max_image_pixels
         self._threads = ThreadPoolExecutor(max(_LEAST_THREADS, _cores()), thread_name_prefix="media")
 
-    async def prepare(self, backbone: Backbone, message: embedding_pb2.Input) -> Array:
+    async def prepare(self, backbone: Backbone, message: embedding_pb2.Input, prompt: str | None = None) -> Array:
         """Return the rows of an input of media, [rows, ...].
+
+        prompt: put before each text; None for the backbone's default.
 
         Raises MediaError, with the index of the medium, for one that cannot be decoded, LimitExceededError for a text
         that is too long.
@@ -45,7 +48,9 @@ class MediaPool:
         self._check_lengths(message.texts.texts)
         loop = asyncio.get_running_loop()
         parts = [
-            await loop.run_in_executor(self._threads, self._decoded, backbone, message, start, stop)
+            await loop.run_in_executor(
+                self._threads, partial(self._decoded, backbone, message, start, stop, prompt=prompt)
+            )
             for start, stop in _cuts([_weight(medium) for medium in media_of(message)])
         ]
         return _join_padded(parts)
@@ -63,13 +68,15 @@ class MediaPool:
                     field=f"input.texts[{index}]",
                 )
 
-    def _decoded(self, backbone: Backbone, message: embedding_pb2.Input, start: int, stop: int) -> Array:
+    def _decoded(
+        self, backbone: Backbone, message: embedding_pb2.Input, start: int, stop: int, *, prompt: str | None
+    ) -> Array:
         media: Any = media_of(message)[start:stop]
         try:
             if message.WhichOneof("kind") == "images":
                 return backbone.image_pixels(list(media), max_pixels=self._max_image_pixels)
             if message.WhichOneof("kind") == "texts":
-                return backbone.token_ids(list(media))
+                return backbone.token_ids(list(media), prompt=prompt)
             clips = [
                 decode_tensor(clip, field=f"input.audio.clips[{start + index}]") for index, clip in enumerate(media)
             ]

@@ -3,34 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from midrib.wire import Array, InvalidInputError
 
 
-@dataclass(frozen=True)
-class IdRange:
-    """The token ids that a text backbone takes, 0 for padding included.
+class IdRange(NamedTuple):
+    """The token ids that a module looks up.
 
-    first: -1, which means the token 0, or 0 if the module does not know -1.
-    last: the largest id that the module looks up; None if it is not known.
+    first: 0; -1 if the module reads it as the token whose id is 0; -2 - last if it reads tokens that are not pooled.
+    last: the largest; None if it is not known.
     """
 
-    first: int
-    last: int | None
+    first: int = 0
+    last: int | None = None
 
 
 @dataclass(frozen=True)
 class ValueCheck:
     """Checks the values that one backbone takes.
 
-    name: of the backbone, for errors.  ids: the token ids that it takes; None if its rows are not ids.
+    name: of the backbone, for errors.  takes_ids: whether its rows are token ids.
+    ids: those that the module looks up.
     finite: whether NaN and infinite values are refused.
     """
 
     name: str
-    ids: IdRange | None
+    takes_ids: bool
+    ids: IdRange
     finite: bool
 
     def check(self, array: Array, field: str) -> None:
@@ -38,20 +40,20 @@ class ValueCheck:
 
         field: the place of the array in the request, for the error.
         """
-        if self.ids is not None and array.size:
-            self._check_ids(self.ids, array, field)
+        if self.takes_ids and array.size:
+            self._check_ids(array, field)
         if self.finite and array.dtype.kind not in "iu":
             self._check_finite(array, field)
 
-    def _check_ids(self, ids: IdRange, array: Array, field: str) -> None:
+    def _check_ids(self, array: Array, field: str) -> None:
         """Refuse ids outside the vocabulary: on a GPU they would make the process unable to use the device."""
-        last = np.iinfo(np.int64).max if ids.last is None else ids.last
+        first, last = self.ids
+        last = np.iinfo(np.int64).max if last is None else last
         least, largest = int(array.min()), int(array.max())
-        if least < ids.first or largest > last:
-            wrong = least if least < ids.first else largest
+        if least < first or largest > last:
+            wrong = least if least < first else largest
             raise InvalidInputError(
-                f"{field} has the token id {wrong}, backbone {self.name!r} has {ids.first}..{last}: use its own "
-                "tokenizer",
+                f"{field} has the token id {wrong}, backbone {self.name!r} has {first}..{last}: use its own tokenizer",
                 field=f"{field}.data",
             )
 

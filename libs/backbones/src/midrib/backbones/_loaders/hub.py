@@ -15,6 +15,7 @@ from midrib.backbones._torchvision import import_transformers
 
 if TYPE_CHECKING:
     from midrib.backbones._texts import FastTokenizer
+    from midrib.backbones._tokens import Prompts
 
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".model")
@@ -107,7 +108,7 @@ def base_of(source: str) -> str:
     return str(base)
 
 
-def fast_tokenizer(source: str, tokenizer: Any, longest: int, prompt: str) -> FastTokenizer:
+def fast_tokenizer(source: str, tokenizer: Any, longest: int, prompts: Prompts) -> FastTokenizer:
     """Return a tokenizer of transformers as ours.
 
     Raises WeightsError if it has no vocabulary, because its files are missing, or is written in Python.
@@ -127,7 +128,7 @@ def fast_tokenizer(source: str, tokenizer: Any, longest: int, prompt: str) -> Fa
             f"{source} has no tokenizer: add its files, such as tokenizer.json (tokenizer.save_pretrained(FOLDER))"
         )
     side = getattr(tokenizer, "truncation_side", "right")
-    return FastTokenizer(backend, max_tokens=longest, prompt=prompt, truncation_side=side)
+    return FastTokenizer(backend, max_tokens=longest, prompts=prompts, truncation_side=side)
 
 
 def longest_text(config: Any, tokenizer: Any) -> int:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from midrib.backbones._errors import WeightsError
 from midrib.backbones._loaders.hub import LONGEST, explained, fast_tokenizer, longest_text, refuse_adapter, source_of
 from midrib.backbones._loaders.transformers_hub import require_every_weight
+from midrib.backbones._tokens import PromptChoice, Prompts, choose_prompt
 from midrib.backbones._torchvision import import_transformers
 
 if TYPE_CHECKING:
@@ -35,7 +37,8 @@ def load_sentence_transformers(
 
     name: on the hub; without an owner, sentence-transformers' own.  checkpoint: a folder in the library's format, used
     instead.  prompt_name: which of the model's prompts to put before each text, by default the one that it names;
-    prompt: a text to use instead.  pretrained=False needs a checkpoint, because a pipeline is defined by its files.
+    prompt: a text to use instead. A call may choose another prompt.  pretrained=False needs a checkpoint, because a
+    pipeline is defined by its files.
     Raises WeightsError if the files cannot be found or read, lack a weight, or use a module that is not supported.
     """
     if not pretrained and checkpoint is None:
@@ -46,12 +49,11 @@ def load_sentence_transformers(
         pipeline = _opened(source, offline=checkpoint is not None)
         pipeline.float()
     _require_known_modules(source, pipeline)
-    if prompt is None:
-        prompt = _named_prompt(name, pipeline, prompt_name)
+    prompts = _prompts(name, pipeline, PromptChoice(prompt, prompt_name if prompt is None else None))
     with explained(source):
-        return (
-            _static(pipeline, prompt) if _kind(pipeline[0]) == "StaticEmbedding" else _encoder(pipeline, prompt, source)
-        )
+        if _kind(pipeline[0]) == "StaticEmbedding":
+            return _static(pipeline, prompts)
+        return _encoder(pipeline, prompts, source)
 
 
 def _opened(source: str, *, offline: bool) -> Any:
@@ -116,46 +118,36 @@ def _require_known_modules(source: str, pipeline: Any) -> None:
         raise WeightsError(f"{source} has no module Pooling, so it gives no row per text: add one to the pipeline")
 
 
-def _static(pipeline: Any, prompt: str) -> tuple[nn.Module, int]:
+def _static(pipeline: Any, prompts: Prompts) -> tuple[nn.Module, int]:
     from midrib.backbones._nets.text_encoder import StaticTextEncoder
     from midrib.backbones._texts import FastTokenizer
 
     width = int(pipeline.get_embedding_dimension())
     table, *steps = pipeline
-    tokenizer = FastTokenizer(table.tokenizer, max_tokens=LONGEST, prompt=prompt, special=False)
+    tokenizer = FastTokenizer(table.tokenizer, max_tokens=LONGEST, prompts=prompts, special=False)
     vectors = table.embedding.weight.detach()
     modules = _settings(steps)
     return StaticTextEncoder(vectors, tokenizer, max_tokens=LONGEST, steps=steps, width=width, modules=modules), width
 
 
-def _encoder(pipeline: Any, prompt: str, source: str) -> tuple[nn.Module, int]:
+def _encoder(pipeline: Any, prompts: Prompts, source: str) -> tuple[nn.Module, int]:
     from midrib.backbones._nets.text_encoder import SentenceEncoder, architecture
 
     width = int(pipeline.get_embedding_dimension())
     transformer, *steps = pipeline
     config, tokenizer = transformer.auto_model.config, pipeline.tokenizer
     longest = min(pipeline.max_seq_length or LONGEST, longest_text(config, tokenizer))
-    excluded = _prompt_tokens(tokenizer, prompt) if prompt and _pools_without_prompt(steps) else 0
+    if not all(getattr(step, "include_prompt", True) for step in steps):
+        prompts = replace(prompts, unpooled=True, closing_ids=frozenset(tokenizer.all_special_ids))
     module = SentenceEncoder(
         pipeline,
-        fast_tokenizer(source, tokenizer, longest, prompt),
+        fast_tokenizer(source, tokenizer, longest, prompts),
         max_tokens=longest,
         vocabulary=config.vocab_size,
         width=width,
-        prompt_tokens=excluded,
         modules={"Transformer": architecture(config), **_settings(steps)},
     )
     return module, width
-
-
-def _pools_without_prompt(steps: list[Any]) -> bool:
-    return any(not getattr(step, "include_prompt", True) for step in steps)
-
-
-def _prompt_tokens(tokenizer: Any, prompt: str) -> int:
-    """Return how many tokens the prompt takes, without a closing special token, as the library counts them."""
-    ids = tokenizer(prompt)["input_ids"]
-    return len(ids) - (bool(ids) and ids[-1] in tokenizer.all_special_ids)
 
 
 def _settings(steps: list[Any]) -> dict[str, Any]:
@@ -163,10 +155,9 @@ def _settings(steps: list[Any]) -> dict[str, Any]:
     return {f"{place} {_kind(step)}": step.get_config_dict() for place, step in enumerate(steps, 1)}
 
 
-def _named_prompt(name: str, pipeline: Any, prompt_name: str | None) -> str:
-    chosen = prompt_name or pipeline.default_prompt_name
-    if chosen is None:
-        return ""
-    if chosen not in pipeline.prompts:
-        raise ValueError(f"{name} has no prompt {chosen!r}: it has {', '.join(map(repr, pipeline.prompts)) or 'none'}")
-    return str(pipeline.prompts[chosen])
+def _prompts(name: str, pipeline: Any, choice: PromptChoice) -> Prompts:
+    """Return the prompts of a pipeline. choice: its default prompt; by default the one that the pipeline names."""
+    named = {key: text or "" for key, text in pipeline.prompts.items()}
+    prompts = Prompts(named.get(pipeline.default_prompt_name, ""), named)
+    chosen = choose_prompt(name, prompts, choice)
+    return prompts if chosen is None else replace(prompts, default=chosen)

@@ -19,6 +19,7 @@ from midrib.backbones._loaders.hub import (
     refuse_adapter,
     source_of,
 )
+from midrib.backbones._tokens import Prompts
 from midrib.backbones._torchvision import import_transformers
 from midrib.backbones._weights import require_fit
 
@@ -115,13 +116,15 @@ def _text_backbone(
 ) -> tuple[nn.Module, int]:
     from midrib.backbones._nets.text_encoder import TextEncoder
 
-    tokenizer = auto("Tokenizer", source, local_files_only=offline)
+    # Of an adapter's folder, peft writes no tokenizer.
+    has_tokenizer = any(Path(source).glob("tokenizer*")) or any(Path(source).glob("vocab*"))
+    tokenizer = auto("Tokenizer", source if has_tokenizer else base_of(source), local_files_only=offline)
     encoder = model.get_encoder() if _has_encoder_and_decoder(model) else model
     if getattr(encoder, "pooler", None) is not None:
         # The pooler is trained for another task, if it is trained at all; pooling is ours.
         encoder.pooler = None
     longest = longest_text(model.config, tokenizer)
-    tokens = fast_tokenizer(source, tokenizer, longest, prompt)
+    tokens = fast_tokenizer(source, tokenizer, longest, Prompts(prompt))
     module = TextEncoder(encoder, tokens, max_tokens=longest, pooling=pooling, normalize=normalize)
     return module, int(model.config.hidden_size)
 

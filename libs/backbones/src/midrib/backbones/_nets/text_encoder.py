@@ -1,7 +1,8 @@
 """Networks over token ids that return one row of features per text.
 
-All take ids [rows, tokens], int64, 0 where padded and -1 for a token whose id is 0. Ids outside the vocabulary and rows
-that are too long are a ValueError, because on a GPU they would make the process unable to use the device.
+All take ids [rows, tokens], int64, 0 where padded and -1 for a token whose id is 0. If prompts are not pooled, their
+tokens are -2 - id. Ids outside the vocabulary and rows that are too long are a ValueError, because on a GPU they would
+make the process unable to use the device.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from midrib.backbones._texts import FastTokenizer
-from midrib.backbones._tokens import PADDING, TOKEN_ZERO
+from midrib.backbones._tokens import FIRST_UNPOOLED, PADDING, TOKEN_ZERO
 from midrib.registry import TextInput
 
 Pooling: TypeAlias = Literal["mean", "cls", "max"]
@@ -45,13 +46,14 @@ class _TokenNetwork(nn.Module):
 
     def _check(self, ids: Tensor) -> None:
         last = self.vocabulary - 1
+        least = FIRST_UNPOOLED - last if self.tokenizer.prompts.unpooled else TOKEN_ZERO
         if ids.shape[1] > self.input.max_tokens:
             raise ValueError(
                 f"got rows of {ids.shape[1]} tokens, expected at most {self.input.max_tokens}: truncate them"
             )
-        if ids.numel() and (int(ids.min()) < TOKEN_ZERO or int(ids.max()) > last):
+        if ids.numel() and (int(ids.min()) < least or int(ids.max()) > last):
             raise ValueError(
-                f"got ids from {int(ids.min())} to {int(ids.max())}, expected {TOKEN_ZERO} to {last}: "
+                f"got ids from {int(ids.min())} to {int(ids.max())}, expected {least} to {last}: "
                 "use this backbone's tokenizer"
             )
 
@@ -100,7 +102,6 @@ class SentenceEncoder(_TokenNetwork):
     """A pipeline of sentence-transformers that starts with a transformer: [rows, tokens] to [rows, width].
 
     width: the number of leading features that the pipeline keeps (its `truncate_dim`).
-    prompt_tokens: how many tokens of each text are the prompt, for pipelines that pool without it.
     modules: a description of the pipeline's modules, for the revision.
     A row of padding alone gives zeros.
     """
@@ -113,13 +114,11 @@ class SentenceEncoder(_TokenNetwork):
         max_tokens: int,
         vocabulary: int,
         width: int,
-        prompt_tokens: int = 0,
         modules: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(tokenizer, max_tokens, vocabulary)
         self.pipeline = pipeline
         self.width = width
-        self.prompt_tokens = prompt_tokens
         self.module_settings = dict(modules or {})
 
     @property
@@ -127,10 +126,26 @@ class SentenceEncoder(_TokenNetwork):
         """The settings that decide the features besides the weights, for the revision."""
         return {"width": self.width, "modules": self.module_settings, **super().settings}
 
-    def _features(self, ids: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, ids: Tensor) -> Tensor:
+        """Return [rows, width] for ids [rows, tokens]. Raises ValueError for ids that the network cannot look up."""
+        if not self.tokenizer.prompts.unpooled:
+            return super().forward(ids)
+        self._check(ids)
+        unpooled = ids <= FIRST_UNPOOLED
+        words = torch.where(unpooled, FIRST_UNPOOLED - ids, ids.masked_fill(ids == TOKEN_ZERO, 0))
+        lengths, group = torch.unique(unpooled.sum(1), return_inverse=True)
+        # The pipeline takes one length of the prompt per call.
+        groups = [(group == index).nonzero().squeeze(1) for index in range(len(lengths))]
+        parts = [
+            self._features(words[rows], ids[rows] != PADDING, length)
+            for rows, length in zip(groups, lengths.tolist(), strict=True)
+        ]
+        return torch.cat(parts)[torch.cat(groups).argsort()]
+
+    def _features(self, ids: Tensor, mask: Tensor, prompt_tokens: int = 0) -> Tensor:
         inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": _with_a_token(mask).long()}
-        if self.prompt_tokens:
-            inputs["prompt_length"] = self.prompt_tokens
+        if prompt_tokens:
+            inputs["prompt_length"] = prompt_tokens
         features: Tensor = self.pipeline(inputs)["sentence_embedding"]
         return _zero_where_empty(features[:, : self.width], mask)
 

@@ -7,12 +7,12 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypedDict
 
 from numpy.typing import ArrayLike
 
-from midrib.registry import nearest
+from midrib.registry import TextInput, nearest
 from midrib.remote._connect.backbone_info import BackboneInfo
 from midrib.remote._items.media import ImageLike
 from midrib.remote._items.rows import Rows, TensorRows, any_rows, audio_rows, image_rows, text_rows
 from midrib.remote._stream.request import StreamSpec
-from midrib.wire import InvalidInputError, code_from_dtype
+from midrib.wire import InvalidInputError, UnsupportedError, code_from_dtype
 
 Kind: TypeAlias = Literal["tensor", "images", "texts", "audio"]
 
@@ -25,6 +25,8 @@ class StreamOptions(TypedDict, total=False):
     1/254 of its row's largest, and returns float32.
     normalize: rows of unit length.  dimensions: keep only the first features.
     revision: refuse to answer with another revision.
+    prompt: put before each text, in place of the backbone's default prompt; "" for none.
+    prompt_name: one of the backbone's prompts instead, such as "query".
     """
 
     rate: int | None
@@ -32,6 +34,8 @@ class StreamOptions(TypedDict, total=False):
     normalize: bool
     dimensions: int | None
     revision: str | None
+    prompt: str | None
+    prompt_name: str | None
 
 
 class EmbedOptions(StreamOptions, total=False):
@@ -53,12 +57,36 @@ class FeatureOptions(NamedTuple):
     normalize: bool = False
     dimensions: int | None = None
     revision: str | None = None
+    prompt: str | None = None
+    prompt_name: str | None = None
 
     def spec(self, info: BackboneInfo) -> StreamSpec:
-        """Return the function to call: of the pinned revision, or of the one that the server describes."""
+        """Return the function to call: of the pinned revision, or of the one that the server describes.
+
+        Raises InvalidInputError or UnsupportedError for a prompt that the backbone or its server does not take.
+        """
+        if self.prompt is not None or self.prompt_name is not None:
+            _check_prompt(info, self.prompt, self.prompt_name)
         code = None if self.dtype is None else code_from_dtype(self.dtype)
         revision, follows = self.revision or info.revision, self.revision is None
-        return StreamSpec(info.name, revision, code, self.normalize, self.dimensions, follows)
+        return StreamSpec(
+            info.name, revision, code, self.normalize, self.dimensions, follows, self.prompt, self.prompt_name
+        )
+
+
+def _check_prompt(info: BackboneInfo, prompt: str | None, name: str | None) -> None:
+    """Raise an error for a prompt that the server would refuse or, if it is older than prompts, ignore."""
+    if not isinstance(info.takes, TextInput):
+        raise InvalidInputError(f"{info.name} takes {info.takes}, a prompt is for texts: drop it")
+    if info.default_prompt is None:
+        raise UnsupportedError(
+            f"the server of {info.name} does not take prompts: update it, or put them into the texts"
+        )
+    if prompt is not None and name is not None:
+        raise InvalidInputError(f"got prompt={prompt!r} and prompt_name={name!r}, expected at most one: drop one")
+    if name is not None and name not in info.prompts:
+        names = ", ".join(map(repr, sorted(info.prompts))) or "none"
+        raise InvalidInputError(f"{info.name} has no prompt {name!r}, it has {names}: pass the text itself as prompt")
 
 
 STREAM_OPTIONS: Final = StreamOptions.__optional_keys__
@@ -79,7 +107,12 @@ def feature_options(options: EmbedOptions | StreamOptions, accepted: frozenset[s
         advice = f": did you mean {near[0]!r}?" if near else f", expected one of {', '.join(sorted(accepted))}"
         raise TypeError(f"got an unexpected argument {unknown!r}{advice}")
     return FeatureOptions(
-        options.get("dtype"), options.get("normalize", False), options.get("dimensions"), options.get("revision")
+        options.get("dtype"),
+        options.get("normalize", False),
+        options.get("dimensions"),
+        options.get("revision"),
+        options.get("prompt"),
+        options.get("prompt_name"),
     )
 
 

@@ -13,6 +13,8 @@ from midrib.remote._command.options import (
     Certificate,
     Imports,
     Json,
+    Prompt,
+    PromptName,
     Roots,
     Server,
     Timeout,
@@ -171,7 +173,8 @@ def embed(
     keep: Annotated[
         list[str] | None, typer.Option(help="Columns of a table to copy to the output, divided by commas; repeatable.")
     ] = None,
-    prompt: Annotated[str, typer.Option(help="Put before each text, such as 'query: '.")] = "",
+    prompt: Prompt = None,
+    prompt_name: PromptName = None,
     dimensions: Annotated[int | None, typer.Option(min=1, help="Keep the first features only.")] = None,
     normalize: Annotated[bool, typer.Option("--normalize", help="Scale rows to unit length.")] = False,
     dtype: Annotated[str, typer.Option(help="float32 or float16.")] = "float32",
@@ -200,6 +203,7 @@ def embed(
         id_column=id_column,
         keep=[name for names in keep or () for name in names.split(",")],
         prompt=prompt,
+        prompt_name=prompt_name,
         dimensions=dimensions,
         normalize=normalize,
         dtype=dtype,
@@ -217,7 +221,8 @@ def search(
         typer.Option(help="grpc://host:port/namespace/name, or a registered name; default: as the output says."),
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="The number of rows to show.")] = 5,
-    prompt: Annotated[str, typer.Option(help="Put before a text, such as 'query: '.")] = "",
+    prompt: Prompt = None,
+    prompt_name: PromptName = None,
     index: Annotated[
         str | None,
         typer.Option(help="A LanceDB index, NAME.lance: built from the output if absent or outdated, then searched."),
@@ -234,7 +239,7 @@ def search(
 
     _refuse_unused(context, backbone or "the backbone")
     access = Access(token, roots, certificate, timeout)
-    request = searching.Query(query, prompt, top, index)
+    request = searching.Query(query, prompt, prompt_name, top, index)
     searching.search(features, request, backbone, access, imports=imports, as_json=as_json)
 
 

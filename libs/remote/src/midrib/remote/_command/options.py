@@ -24,6 +24,8 @@ Timeout = Annotated[float, typer.Option(min=0.01, help="Seconds that each call t
 Imports = Annotated[list[str] | None, typer.Option("--import", help="A module that registers backbones; repeatable.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Server = Annotated[str, typer.Option(help="The server, grpc://host:port.")]
+Prompt = Annotated[str | None, typer.Option(help="Put before each text, such as 'query: '; '' for none.")]
+PromptName = Annotated[str | None, typer.Option(help="Put one of the backbone's prompts before each text: 'query'.")]
 
 # The options above that only calls to a server use, by the names of their parameters.
 SERVER_OPTIONS: Final = {

@@ -13,6 +13,7 @@ import typer
 
 from midrib.remote._command.backbone import load_embedder
 from midrib.remote._command.options import Access
+from midrib.remote._files.embedders import with_prompt
 from midrib.remote._files.items import SourceItem, file_item
 from midrib.remote._files.output_reader import EmbeddedRows, Match, read_output
 from midrib.remote._files.sources import MEDIA_SUFFIXES
@@ -28,12 +29,14 @@ if TYPE_CHECKING:
 class Query:
     """What to search for.
 
-    text: a text, or the path of an image or a sound.  prompt: put before a text.  top: the number of rows to return.
+    text: a text, or the path of an image or a sound.  top: the number of rows to return.
+    prompt: put before a text.  prompt_name: one of the backbone's prompts instead.  Both None: its default prompt.
     index: the path of a LanceDB index to build and search; None to read all features into memory.
     """
 
     text: str
-    prompt: str
+    prompt: str | None
+    prompt_name: str | None
     top: int
     index: str | None = None
 
@@ -94,6 +97,7 @@ def _embed(embedder: Embedder, query: Query) -> Array:
     if path.suffix.lower() in MEDIA_SUFFIXES and path.is_file():
         item = file_item(LocalFile(path, path.as_posix()))
     else:
-        item = SourceItem("query", "texts", query.prompt + query.text)
+        item = SourceItem("query", "texts", query.text)
+        embedder = with_prompt(embedder, query.prompt, query.prompt_name)
     features: Array = embedder(item.kind, [item.load()])[0]
     return features

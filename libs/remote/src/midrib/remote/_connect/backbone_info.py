@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from midrib.registry import InputSpec
 from midrib.v1 import backbone_pb2, tensor_pb2
@@ -18,6 +19,8 @@ class BackboneInfo:
     state: "loading", "ready", "draining" or "failed"; error is the reason of a failure.
     compute_dtype: the type of its computation, and the default type of its features.
     takes_pixels: whether the server takes images as uint8 too, and normalises them; earlier versions do not.
+    default_prompt: put before each text unless a call has another prompt; None if calls cannot have one.
+    prompts: those that a call may name.
     max_message_bytes, max_rows, max_stream_items: the limits of a message and of a stream; 0 if the server has none.
     """
 
@@ -34,6 +37,8 @@ class BackboneInfo:
     max_message_bytes: int = 0
     max_rows: int = 0
     max_stream_items: int = 0
+    default_prompt: str | None = None
+    prompts: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def takes(self) -> InputSpec:
@@ -61,4 +66,6 @@ def info_from(message: backbone_pb2.Backbone) -> BackboneInfo:
         max_message_bytes=message.limits.max_message_bytes,
         max_rows=message.limits.max_rows,
         max_stream_items=message.limits.max_stream_items,
+        default_prompt=message.default_prompt if message.HasField("default_prompt") else None,
+        prompts=dict(message.prompts),
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from midrib.remote._files.chunks import Chunk, ChunkStore
-from midrib.remote._files.embedders import Embedder, OutputOptions, embedder_from
+from midrib.remote._files.embedders import Embedder, OutputOptions, embedder_from, with_prompt
 from midrib.remote._files.formats.columns import Columns
 from midrib.remote._files.items import SourceItem
 from midrib.remote._files.run import ChunkSize, digest_of, embed_in_order
@@ -55,7 +55,8 @@ def embed_files(
     column: str = "text",
     id_column: str = "id",
     keep: Iterable[str] = (),
-    prompt: str = "",
+    prompt: str | None = None,
+    prompt_name: str | None = None,
     dimensions: int | None = None,
     normalize: bool = False,
     dtype: str = "float32",
@@ -71,7 +72,9 @@ def embed_files(
     .parquet (by column), .npy; paths, or URLs that fsspec opens (s3://, gs://, hf://).
     out: .parquet, .npy (ids beside it) or .safetensors; a path or such a URL.
     column: of a table, the texts or encoded media.  id_column: of a table, the names of the rows, if it has them.
-    keep: of tables, the columns that are copied to the output.  prompt: put before each text, such as "query: ".
+    keep: of tables, the columns that are copied to the output.
+    prompt: put before each text, such as "query: ", in place of the backbone's default prompt; "" for none.
+    prompt_name: one of the backbone's prompts instead, such as "query".
     dimensions: keep the first features only.  normalize: scale rows to unit length, after that.
     dtype: of the stored features, "float32" or "float16".
     chunk_items: the most items per chunk; smaller chunks are used while the backbone is slow.
@@ -83,15 +86,16 @@ def embed_files(
     UnavailableError if a URL cannot be read or written; OSError if the output cannot be written.
     """
     columns = Columns(column, id_column, tuple(keep))
-    options = OutputOptions(dimensions, normalize, dtype, prompt)
+    options = OutputOptions(dimensions, normalize, dtype)
+    prompts = _Prompt(prompt, prompt_name)
     output = output_at(out)
     check_output(output)
     with Downloads() as downloads, closing(ChunkStore(output)) as store:
         sources = Sources(list(inputs), columns, downloads)
-        total = _count(sources, options)
-        embedder = embedder_from(backbone, kwargs)
+        total = _count(sources, prompts)
+        embedder = with_prompt(embedder_from(backbone, kwargs), prompt, prompt_name)
         options.width(embedder)  # before any item is embedded
-        store.begin(_recipe(embedder, columns, options))
+        store.begin({**_recipe(embedder, columns, options), **prompts.recipe()})
         items = sources.items()
         progress = _skip_finished(store, items, total)
         for chunk in embed_in_order(embedder, items, ChunkSize(chunk_items), options):
@@ -104,12 +108,30 @@ def embed_files(
     return progress
 
 
-def _count(sources: Sources, options: OutputOptions) -> int:
+@dataclass(frozen=True)
+class _Prompt:
+    """The prompt of a run: a text, or the name of one of the backbone's; both None for the backbone's default."""
+
+    text: str | None
+    name: str | None
+
+    def check(self, item: SourceItem) -> None:
+        """Raise InvalidInputError if the item is not a text, but the run has a prompt."""
+        if (self.text or self.name) and item.kind != "texts":
+            argument = f"prompt={self.text!r}" if self.text else f"prompt_name={self.name!r}"
+            raise InvalidInputError(f"{argument} is for texts, but {item.id} holds {item.kind}")
+
+    def recipe(self) -> dict[str, str]:
+        """Return the arguments on which the output depends. A run without them can resume one of an older version."""
+        text = '""' if self.text == "" else self.text or ""
+        return {"prompt": text} if self.name is None else {"prompt": text, "prompt_name": self.name}
+
+
+def _count(sources: Sources, prompt: _Prompt) -> int:
     """Return the number of items. Raises InvalidInputError for unusable inputs, or if there are none."""
     total = 0
     for item in sources.items():
-        if options.prompt and item.kind != "texts":
-            raise InvalidInputError(f"prompt={options.prompt!r} is for texts, but {item.id} holds {item.kind}")
+        prompt.check(item)
         total += 1
     if not total:
         raise InvalidInputError("the inputs hold no items: check the folders and files")
@@ -124,7 +146,6 @@ def _recipe(embedder: Embedder, columns: Columns, options: OutputOptions) -> dic
         "column": columns.value,
         "id_column": columns.id,
         "keep": json.dumps(columns.kept),
-        "prompt": options.prompt,
         "dimensions": str(options.dimensions),
         "normalize": str(options.normalize),
         "dtype": options.dtype,

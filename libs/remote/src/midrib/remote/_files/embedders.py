@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol, cast, runtime_checkable
 
 import numpy as np
 
 from midrib.remote._clients.client import Client
+from midrib.remote._clients.options import FeatureOptions
 from midrib.remote._connect.address import split_url
 from midrib.remote._files.formats.audio_file import Clip
 from midrib.wire import Array, InternalError, InvalidInputError
@@ -34,6 +36,42 @@ class Embedder(Protocol):
         ...
 
 
+@runtime_checkable
+class PromptedEmbedder(Embedder, Protocol):
+    """An embedder whose backbone knows prompts."""
+
+    def with_prompt(self, prompt: str | None, prompt_name: str | None) -> Embedder:
+        """Return the same embedder with another prompt for its texts. Raises an error for one that it lacks."""
+        ...
+
+
+class PrefixingEmbedder:
+    """Puts a prompt before the texts of an embedder that does not know prompts."""
+
+    def __init__(self, embedder: Embedder, prompt: str) -> None:
+        self.name, self.revision, self.num_features = embedder.name, embedder.revision, embedder.num_features
+        self._embedder = embedder
+        self._prompt = prompt
+
+    def __call__(self, kind: str, values: list[Any]) -> Array:
+        """Return the features of the values, [values, num_features]."""
+        return self._embedder(kind, [self._prompt + text for text in values] if kind == "texts" else values)
+
+
+def with_prompt(embedder: Embedder, prompt: str | None, prompt_name: str | None) -> Embedder:
+    """Return an embedder that puts a prompt before each text; both None for the backbone's default.
+
+    Raises InvalidInputError for a prompt_name that the embedder does not know.
+    """
+    if prompt is None and prompt_name is None:
+        return embedder
+    if isinstance(embedder, PromptedEmbedder):
+        return embedder.with_prompt(prompt, prompt_name)
+    if prompt is None:
+        raise InvalidInputError(f"{embedder.name} has no prompt {prompt_name!r}: pass the text itself as prompt")
+    return PrefixingEmbedder(embedder, prompt)
+
+
 class RemoteEmbedder:
     """A served backbone, pinned to its revision at construction.
 
@@ -45,9 +83,11 @@ class RemoteEmbedder:
         address, self.name = split_url(url)
         options = {"priority": "bulk", "timeout": _TIMEOUT_S, **kwargs}
         self._client = Client(address, **options)
-        info = self._client.describe(self.name)
-        info.takes  # noqa: B018 - raises for a backbone that failed to load
-        self.revision, self.num_features = info.revision, info.num_features
+        self._info = self._client.describe(self.name)
+        self._info.takes  # noqa: B018 - raises for a backbone that failed to load
+        self.revision, self.num_features = self._info.revision, self._info.num_features
+        self._prompt: str | None = None
+        self._prompt_name: str | None = None
 
     def __call__(self, kind: str, values: list[Any]) -> Array:
         """Return the features of the values, [values, num_features]; raise the server's errors."""
@@ -56,7 +96,19 @@ class RemoteEmbedder:
             inputs = {"x": np.stack(values)}
         elif kind == "audio":
             inputs = {"audio": [clip.samples for clip in values], "rate": values[0].rate}
+        if kind == "texts":
+            inputs |= {"prompt": self._prompt, "prompt_name": self._prompt_name}
         return self._client.embed(self.name, **inputs, dtype="float32", revision=self.revision)
+
+    def with_prompt(self, prompt: str | None, prompt_name: str | None) -> RemoteEmbedder:
+        """Return the same embedder with another prompt for its texts; None for the backbone's default.
+
+        Raises InvalidInputError or UnsupportedError for a prompt that the backbone or its server does not take.
+        """
+        FeatureOptions(prompt=prompt, prompt_name=prompt_name).spec(self._info)
+        embedder = copy.copy(self)
+        embedder._prompt, embedder._prompt_name = prompt, prompt_name  # noqa: SLF001 - a copy of this object
+        return embedder
 
 
 def embedder_from(backbone: str | Embedder | Callable[[], Embedder], client_options: dict[str, Any]) -> Embedder:
@@ -73,14 +125,13 @@ class OutputOptions:
     """How the features are stored.
 
     dimensions: keep the first features of each row only.  normalize: scale rows to unit length, after that.
-    dtype: "float32" or "float16".  prompt: put before each text, such as "query: ".
+    dtype: "float32" or "float16".
     Raises InvalidInputError for another dtype, or a number of dimensions that is not positive.
     """
 
     dimensions: int | None = None
     normalize: bool = False
     dtype: str = "float32"
-    prompt: str = ""
 
     def __post_init__(self) -> None:
         if self.dtype not in _DTYPES:
@@ -99,8 +150,6 @@ class OutputOptions:
 
     def embed(self, embedder: Embedder, kind: str, values: list[Any]) -> Array:
         """Return the features of values, [values, width]; raise the embedder's errors."""
-        if kind == "texts":
-            values = [self.prompt + text for text in values]
         features = _by_rate(embedder, values) if kind == "audio" else embedder(kind, values)
         if features.shape != (len(values), embedder.num_features):
             raise InternalError(

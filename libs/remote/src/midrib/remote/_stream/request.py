@@ -16,6 +16,7 @@ class StreamSpec:
     """The function that computes a stream's items: a backbone's revision, and options for its features.
 
     dtype: the features' element type.  normalize: rows of unit length.  dimensions: only the first features.
+    prompt: put before each text.  prompt_name: one of the backbone's prompts instead.
     follows: the caller pinned no revision: if only servers of another revision answer, a call fails at once, so that
     it can be made again for that revision.
     """
@@ -26,14 +27,18 @@ class StreamSpec:
     normalize: bool = False
     dimensions: int | None = None
     follows: bool = False
+    prompt: str | None = None
+    prompt_name: str | None = None
 
     def opening(self, priority: Priority, *, shared_memory: bool = False) -> bytes:
         """Return the first request of a stream, encoded. shared_memory: whether to ask for it."""
-        options = embedding_pb2.Options(normalize=self.normalize)
-        if self.dtype is not None:
-            options.dtype = self.dtype
-        if self.dimensions is not None:
-            options.dimensions = self.dimensions
+        options = embedding_pb2.Options(
+            normalize=self.normalize,
+            dtype=self.dtype,
+            dimensions=self.dimensions,
+            prompt=self.prompt,
+            prompt_name=self.prompt_name,
+        )
         share = f"PRIORITY_{priority.upper()}"
         opening = embedding_pb2.Open(backbone=self.name, revision=self.revision, options=options, priority=share)
         opening.shared_memory = shared_memory

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import ml_dtypes
 import numpy as np
@@ -122,6 +122,20 @@ class RemoteBackbone(nn.Module):
                 "version is older: send (pixels / 255 - mean) / std, or upgrade the server"
             )
         return embed_with_gradient(x, self._embed, self._gradient)
+
+    def embed_texts(self, texts: Sequence[str], *, prompt: str | None = None, prompt_name: str | None = None) -> Tensor:
+        """Return the features of texts, [texts, num_features], on the CPU.
+
+        prompt: put before each text; prompt_name: one of the backbone's prompts instead; by default its choice.
+        Raises InvalidInputError for an unknown prompt_name or an item that is not a string, UnsupportedError if the
+        server is older than prompts, and a call's MidribError.
+        """
+        if prompt is None and prompt_name is None:
+            return cast("Tensor", self(list(texts)))
+        options = FeatureOptions(self._dtype, revision=self.revision, prompt=prompt, prompt_name=prompt_name)
+        session = session_for(self._servers.endpoint, options.spec(self._info), self._info, self._policy)
+        rows = session.wait(session.submit(text_rows(texts)), self.timeout)
+        return from_numpy(rows).to(dtype=getattr(torch, self._info.compute_dtype))
 
     def extra_repr(self) -> str:
         url = f"{self._servers.endpoint}/{self.name}"
