@@ -153,7 +153,7 @@ class Scribe:
             raise MediaError(encoded.index(b"broken"), "is broken")
         return np.array([[len(image)] for image in encoded])
 
-    def token_ids(self, said: Sequence[str]) -> Array:
+    def token_ids(self, said: Sequence[str], *, prompt: str | None = None) -> Array:
         self.parts.append(len(said))
         return np.ones((len(said), max(map(len, said)) // 100_000), np.int64)
 
