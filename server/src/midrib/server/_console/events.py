@@ -63,7 +63,7 @@ class Events:
     def _counted(self, flow: Hashable) -> Iterator[None]:
         if self._open.total() >= MAX_STREAMS or self._open[flow] >= MAX_STREAMS_OF_A_TOKEN:
             raise OverloadedError(
-                f"{self._open.total()} event streams are open, {self._open[flow]} of them of this caller; at most "
+                f"{self._open.total()} event streams are open, {self._open[flow]} of them from this caller; at most "
                 f"{MAX_STREAMS} and {MAX_STREAMS_OF_A_TOKEN} are served: close other pages of the console",
                 retry_after=_LONGEST_S,
             )
@@ -92,7 +92,7 @@ class Events:
                 request.transport.abort()
 
     def _window(self) -> Window:
-        """Return the time from the oldest reading that is recent to now."""
+        """Take a reading, unless the last one is recent; return the window from the oldest reading kept to the last."""
         if not self._readings or time.monotonic() - self._readings[-1].at > self._interval_s / 2:
             self._readings.append(read(self._catalogue.metrics.registry))
         while len(self._readings) > 1 and self._readings[-1].at - self._readings[0].at > _WINDOW_S:

@@ -2,7 +2,7 @@
 
 import { empty, h, show } from "./dom.js";
 
-/** A choice of a ready backbone, and a field for texts or pictures by what it takes. */
+/** A choice of a ready backbone, and a field for texts or for pictures, whichever the backbone takes. */
 export class Items {
   #choice;
   #texts;
