@@ -18,11 +18,19 @@ from typing import IO, Any
 from midrib.server._worker.launch import zygote
 from midrib.server._worker.launch.processes import Program
 
-CAN_FORK = sys.platform == "linux"
 # The import of torch from a cold disk may take long.
 _FIRST_ANSWER_S = 120.0
 _ANSWER_S = 10.0
 _END_S = 10.0
+
+
+def can_fork() -> bool:
+    """Return whether the system has what this module needs: Linux, since 5.3."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (OSError, AttributeError):
+        return False
+    return sys.platform == "linux"
 
 
 class ForkError(RuntimeError):
@@ -56,19 +64,24 @@ class Forker:
         """Whether the process has ended."""
         return self._process.poll() is not None
 
-    def fork(self, program: Program) -> ForkedProcess:
-        """Start a worker. Raises ForkError, OSError if the system refuses descriptors."""
+    def fork(self, program: Program, channel: int) -> ForkedProcess:
+        """Start a worker. Raises ForkError; OSError if the system refuses a pipe.
+
+        channel: the descriptor of the worker's end, for this attempt only: after an error there may be a worker that
+        has it, and ends once the other end is closed.
+        """
+        descriptors = program.all_descriptors(channel)
+        request = {"numbers": descriptors, "arguments": program.arguments(channel), "environment": dict(os.environ)}
         read, write = os.pipe()
-        descriptors = program.all_descriptors
-        request = {"numbers": descriptors, "arguments": program.arguments(), "environment": dict(os.environ)}
-        try:
-            pid = self._ask({**request, "folder": str(Path.cwd())}, [write, *descriptors])
-            return ForkedProcess(self, pid, read)
-        except BaseException:
-            os.close(read)
-            raise
-        finally:
-            os.close(write)
+        with contextlib.ExitStack() as on_error:
+            output = on_error.enter_context(os.fdopen(read, "rb"))
+            try:
+                pid = self._ask({**request, "folder": str(Path.cwd())}, [write, *descriptors])
+            finally:
+                os.close(write)
+            process = ForkedProcess(self, pid, output)
+            on_error.pop_all()
+        return process
 
     def close(self) -> None:
         """Give up a process that is lost."""
@@ -100,16 +113,13 @@ class Forker:
 
 
 class ForkedProcess:
-    """A process that was forked by another one. Implements `LaunchedProcess`.
+    """A process that was forked by another one. Implements `LaunchedProcess`."""
 
-    output: the descriptor of the pipe to read.
-    """
-
-    def __init__(self, forker: Forker, pid: int, output: int) -> None:
+    def __init__(self, forker: Forker, pid: int, output: IO[bytes]) -> None:
         self._forker = forker
         self.pid = pid
         self._pidfd = os.pidfd_open(pid)
-        self.output: IO[bytes] = os.fdopen(output, "rb")
+        self.output = output
         self._ending = threading.Lock()
         self._over = False
         self._status: int | None = None

@@ -57,6 +57,7 @@ class _Zygote:
         self._children: set[int] = set()
 
     def run(self) -> None:
+        """Return once the server's process is gone."""
         while os.getppid() == self._parent:
             if not select.select([self._control], [], [], _LOOK_S)[0]:
                 continue
