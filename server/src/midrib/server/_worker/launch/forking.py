@@ -1,4 +1,4 @@
-"""Have a process that has imported torch fork workers: the side of the server's process."""
+"""The server's side of the process that has imported torch and forks workers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -18,14 +19,14 @@ from typing import IO, Any
 from midrib.server._worker.launch import zygote
 from midrib.server._worker.launch.processes import Program
 
-# The import of torch from a cold disk may take long.
+# The first answer comes after the import of torch, which may take long from a cold disk.
 _FIRST_ANSWER_S = 120.0
 _ANSWER_S = 10.0
 _END_S = 10.0
 
 
 def can_fork() -> bool:
-    """Return whether the system has what this module needs: Linux, since 5.3."""
+    """Return whether this module works on this system: Linux 5.3 and later."""
     try:
         os.close(os.pidfd_open(os.getpid()))
     except (OSError, AttributeError):
@@ -58,6 +59,8 @@ class Forker:
                 pass_fds=[other_end.fileno()],
                 start_new_session=True,
             )
+        # Workers are finalized before it: at the end of the interpreter the last finalizer runs first.
+        self._end = weakref.finalize(self, _end, self._socket, self._process)
 
     @property
     def lost(self) -> bool:
@@ -67,8 +70,8 @@ class Forker:
     def fork(self, program: Program, channel: int) -> ForkedProcess:
         """Start a worker. Raises ForkError; OSError if the system refuses a pipe.
 
-        channel: the descriptor of the worker's end, for this attempt only: after an error there may be a worker that
-        has it, and ends once the other end is closed.
+        channel: the descriptor of the worker's end. Use it for this attempt only: after an error a worker may have it,
+        which ends once the other end is closed.
         """
         descriptors = program.all_descriptors(channel)
         request = {"numbers": descriptors, "arguments": program.arguments(channel), "environment": dict(os.environ)}
@@ -84,8 +87,8 @@ class Forker:
         return process
 
     def close(self) -> None:
-        """Give up a process that is lost."""
-        self._socket.close()
+        """End the process, and the workers that it has forked."""
+        self._end()
 
     def reap(self, pid: int) -> int | None:
         """Return the status of a worker that has ended; None if it is not known."""
@@ -110,6 +113,15 @@ class Forker:
         if "error" in answer:
             raise ForkError(f"the process that forks them failed: {answer['error']}")
         return answer["value"]
+
+
+def _end(control: socket.socket, process: subprocess.Popen[bytes]) -> None:
+    control.close()
+    try:
+        process.wait(_END_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 class ForkedProcess:
