@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 CAN_FORK = can_fork()
 _CHOOSING = threading.Lock()
-# By the id of this process, because a fork of it must not use the same ones, and by the module of the program's entry.
+# The keys have the id of this process, because a fork of it must not use the same ones, and the module of the entry.
 _FORKERS: dict[tuple[int, str], Forker] = {}
 _UNUSABLE: set[tuple[int, str]] = set()
 
@@ -24,7 +24,7 @@ _UNUSABLE: set[tuple[int, str]] = set()
 def launch(program: Program) -> tuple[LaunchedProcess, socket.socket]:
     """Start a worker; return it and the server's end of its channel.
 
-    It is a fork of a process that has imported its module, or an interpreter if that is impossible.
+    The worker is a fork of a process that has imported its module, or a new interpreter if that is impossible.
     Raises OSError if the system starts no process.
     """
     key = os.getpid(), program.module
@@ -48,7 +48,7 @@ def _connected(
 
 
 def _forker(key: tuple[int, str]) -> Forker:
-    """Return the process that forks; raises ForkError if it ended before it forked any."""
+    """Return the process that forks. Raises ForkError if the last one ended before it forked a worker."""
     with _CHOOSING:
         forker = _FORKERS.get(key)
         if forker is None or forker.lost:

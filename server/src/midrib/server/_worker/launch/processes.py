@@ -1,4 +1,4 @@
-"""A started process, and one that was started as an interpreter."""
+"""A worker process as the server sees it, and the start of one as a new interpreter."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Program:
     """The program of a worker.
 
     entry: "module:function".  buffers: descriptors for `bootstrap.main`.
-    descriptors: of other files that the process has under the same numbers.
+    descriptors: of other files, which the process has under the same numbers.
     """
 
     entry: str
@@ -50,13 +50,13 @@ class Program:
 
 
 class LaunchedProcess(Protocol):
-    """A started process, which leads a session. pid: its id.  output: the pipe of its stdout and stderr."""
+    """A running worker, the leader of a session. pid: its id.  output: the pipe of its stdout and stderr."""
 
     pid: int
     output: IO[bytes]
 
     def has_ended(self) -> bool:
-        """Return whether it has ended; its id stays its own until `end` is called."""
+        """Return whether it has ended. Its id is not used for another process before `end` is called."""
         ...
 
     def end(self) -> int | None:
