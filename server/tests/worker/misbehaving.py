@@ -237,6 +237,6 @@ def report(request: dict[str, Any]) -> Report:
             "folder": str(Path.cwd()),
             "leads_session": os.getsid(0) == os.getpid(),
             "file": Path(f"/proc/self/fd/{request['file']}").readlink().name.removesuffix(" (deleted)"),
-            "random": float(np.random.random()),  # - the generator that a fork would share
+            "random": float(np.random.random()),  # the generator that a fork would share
         }
     )

@@ -70,7 +70,7 @@ def test_a_stopped_process_that_forks_is_replaced(replica_of: ReplicaOf, monkeyp
 def test_a_forked_worker_has_the_surroundings_of_a_fresh_process(
     misbehaving: Registry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The environment, folder and files of the server's process when it starts, and random numbers of its own."""
+    """The environment, folder and files of the server's process when it starts, and other random numbers."""
     monkeypatch.setenv("MIDRIB_TEST", "first")
     first = surroundings()
     monkeypatch.setenv("MIDRIB_TEST", "second")

@@ -27,8 +27,8 @@ PROCESS_NAME = "midrib-worker"
 def main(arguments: dict[str, Any]) -> None:
     """Run a worker until the server's process closes the channel, or dies.
 
-    arguments: those of `Program.arguments`.  parent: the process with which this one is to end at once; without it, the
-    process that forked this one sees to that.
+    arguments: those of `Program.arguments`, and `parent`: the process with whose end the system kills this one. It is
+    absent if another process has forked this one: that process kills it then.
     """
     channel = Channel(socket.socket(fileno=arguments["channel"]))
     _control_process(_PR_SET_NAME, PROCESS_NAME.encode())

@@ -22,7 +22,7 @@ from midrib.wire import Array
 # Bytes of a batch. The event loop copies a smaller one itself, which takes less than a millisecond; a larger one would
 # hold up other calls.
 _LARGE = 1 << 22
-# Bytes of rows that are sent from the shared buffer, without a copy.
+# Bytes of rows. More are sent from the shared buffer, without a copy.
 _LENT = 1 << 16
 _MAX_LOOK_S = 1.0
 _STAGING = ThreadPoolExecutor(2, thread_name_prefix="staging")
@@ -184,8 +184,8 @@ class WorkerConnection:
     def _rows(self, flight: _Flight, reply: bytes) -> list[Array]:
         """Return the rows of each item, which the next batch does not overwrite; free the buffer.
 
-        Few rows are copied. Others stay in their buffer, which is free once they have been sent, unless the worker
-        needs the buffer for its next batches.
+        Rows of few bytes are copied, and all rows if the worker needs the buffer for its next batches. Other rows stay
+        in the buffer, which is free again once they have been sent.
         """
         staged, items = flight.staged, flight.part.items
         rows = staged.rows(reply)

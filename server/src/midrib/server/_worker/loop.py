@@ -88,6 +88,7 @@ class _Batches:
         self._finishing = ThreadPoolExecutor(1, thread_name_prefix="finishing")
 
     def run(self) -> None:
+        """Compute batches until the other end of the channel is closed: raises EOFError."""
         while True:
             message = self._channel.receive()
             number, place = message[: NUMBER.size], message[NUMBER.size :]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import pickle
 import signal
-import socket
 import time
 import weakref
 from collections.abc import Sequence
@@ -60,10 +59,8 @@ class WorkerProcess:
     def __init__(self, spec: WorkerSpec, buffers: Sequence[SharedBuffer]) -> None:
         self._name = spec.name
         self._max_load_s = spec.max_load_s
-        server_end, worker_end = socket.socketpair()
-        with worker_end:
-            descriptors = tuple(buffer.descriptor for buffer in buffers)
-            self._process = launch(Program(spec.entry, worker_end.fileno(), descriptors, spec.descriptors))
+        descriptors = tuple(buffer.descriptor for buffer in buffers)
+        self._process, server_end = launch(Program(spec.entry, descriptors, spec.descriptors))
         self._output = WorkerOutput(spec.name, self._process.output)
         self._channel = Channel(server_end)
         self._dead = False

@@ -47,9 +47,10 @@ class SharedBuffer:
 
 
 def lend(view: Array, on_release: Callable[[], object]) -> Array:
-    """Return the same elements as a view, and call a function once nothing refers to it or to a view of it.
+    """Return a view of the same elements; call `on_release` once nothing refers to it or to a view of it.
 
-    numpy has a view refer to the first array of its memory, so this one begins with a buffer that is not an array.
+    numpy's views refer to the array that owns the memory, or to the first array on a buffer. So this view is made from
+    a buffer: the views of it refer to it, and not to the argument.
     """
     lent = np.frombuffer(view.data.cast("B"), view.dtype)
     weakref.finalize(lent, on_release).atexit = False

@@ -1,4 +1,4 @@
-"""Have a process that has imported torch fork workers: the side of the server's process."""
+"""The server's side of the process that has imported torch and forks workers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -18,11 +19,19 @@ from typing import IO, Any
 from midrib.server._worker.launch import zygote
 from midrib.server._worker.launch.processes import Program
 
-CAN_FORK = sys.platform == "linux"
-# The import of torch from a cold disk may take long.
+# The first answer comes after the import of torch, which may take long from a cold disk.
 _FIRST_ANSWER_S = 120.0
 _ANSWER_S = 10.0
 _END_S = 10.0
+
+
+def can_fork() -> bool:
+    """Return whether this module works on this system: Linux 5.3 and later."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (OSError, AttributeError):
+        return False
+    return sys.platform == "linux"
 
 
 class ForkError(RuntimeError):
@@ -50,29 +59,36 @@ class Forker:
                 pass_fds=[other_end.fileno()],
                 start_new_session=True,
             )
+        # Workers are finalized before it: at the end of the interpreter the last finalizer runs first.
+        self._end = weakref.finalize(self, _end, self._socket, self._process)
 
     @property
     def lost(self) -> bool:
         """Whether the process has ended."""
         return self._process.poll() is not None
 
-    def fork(self, program: Program) -> ForkedProcess:
-        """Start a worker. Raises ForkError, OSError if the system refuses descriptors."""
+    def fork(self, program: Program, channel: int) -> ForkedProcess:
+        """Start a worker. Raises ForkError; OSError if the system refuses a pipe.
+
+        channel: the descriptor of the worker's end. Use it for this attempt only: after an error a worker may have it,
+        which ends once the other end is closed.
+        """
+        descriptors = program.all_descriptors(channel)
+        request = {"numbers": descriptors, "arguments": program.arguments(channel), "environment": dict(os.environ)}
         read, write = os.pipe()
-        descriptors = program.all_descriptors
-        request = {"numbers": descriptors, "arguments": program.arguments(), "environment": dict(os.environ)}
-        try:
-            pid = self._ask({**request, "folder": str(Path.cwd())}, [write, *descriptors])
-            return ForkedProcess(self, pid, read)
-        except BaseException:
-            os.close(read)
-            raise
-        finally:
-            os.close(write)
+        with contextlib.ExitStack() as on_error:
+            output = on_error.enter_context(os.fdopen(read, "rb"))
+            try:
+                pid = self._ask({**request, "folder": str(Path.cwd())}, [write, *descriptors])
+            finally:
+                os.close(write)
+            process = ForkedProcess(self, pid, output)
+            on_error.pop_all()
+        return process
 
     def close(self) -> None:
-        """Give up a process that is lost."""
-        self._socket.close()
+        """End the process, and the workers that it has forked."""
+        self._end()
 
     def reap(self, pid: int) -> int | None:
         """Return the status of a worker that has ended; None if it is not known."""
@@ -99,17 +115,23 @@ class Forker:
         return answer["value"]
 
 
+def _end(control: socket.socket, process: subprocess.Popen[bytes]) -> None:
+    control.close()
+    try:
+        process.wait(_END_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
 class ForkedProcess:
-    """A process that was forked by another one. Implements `LaunchedProcess`.
+    """A process that was forked by another one. Implements `LaunchedProcess`."""
 
-    output: the descriptor of the pipe to read.
-    """
-
-    def __init__(self, forker: Forker, pid: int, output: int) -> None:
+    def __init__(self, forker: Forker, pid: int, output: IO[bytes]) -> None:
         self._forker = forker
         self.pid = pid
         self._pidfd = os.pidfd_open(pid)
-        self.output: IO[bytes] = os.fdopen(output, "rb")
+        self.output = output
         self._ending = threading.Lock()
         self._over = False
         self._status: int | None = None

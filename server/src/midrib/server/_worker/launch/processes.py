@@ -1,4 +1,4 @@
-"""A started process, and one that was started as an interpreter."""
+"""A worker process as the server sees it, and the start of one as a new interpreter."""
 
 from __future__ import annotations
 
@@ -27,12 +27,11 @@ _BOOTSTRAP = (
 class Program:
     """The program of a worker.
 
-    entry: "module:function".  channel, buffers: descriptors for `bootstrap.main`.
-    descriptors: of other files that the process has under the same numbers.
+    entry: "module:function".  buffers: descriptors for `bootstrap.main`.
+    descriptors: of other files, which the process has under the same numbers.
     """
 
     entry: str
-    channel: int
     buffers: tuple[int, ...]
     descriptors: tuple[int, ...] = ()
 
@@ -41,24 +40,23 @@ class Program:
         """The module of its entry."""
         return self.entry.partition(":")[0]
 
-    @property
-    def all_descriptors(self) -> list[int]:
-        """The descriptors of all files that it needs."""
-        return [self.channel, *self.buffers, *self.descriptors]
+    def all_descriptors(self, channel: int) -> list[int]:
+        """Return the descriptors of all files that it needs."""
+        return [channel, *self.buffers, *self.descriptors]
 
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self, channel: int) -> dict[str, Any]:
         """Return the arguments of `bootstrap.main`, made of JSON's types, without `parent`."""
-        return {"path": sys.path, "entry": self.entry, "channel": self.channel, "buffers": list(self.buffers)}
+        return {"path": sys.path, "entry": self.entry, "channel": channel, "buffers": list(self.buffers)}
 
 
 class LaunchedProcess(Protocol):
-    """A started process, which leads a session. pid: its id.  output: the pipe of its stdout and stderr."""
+    """A running worker, the leader of a session. pid: its id.  output: the pipe of its stdout and stderr."""
 
     pid: int
     output: IO[bytes]
 
     def has_ended(self) -> bool:
-        """Return whether it has ended; its id stays its own until `end` is called."""
+        """Return whether it has ended. Its id is not used for another process before `end` is called."""
         ...
 
     def end(self) -> int | None:
@@ -70,10 +68,13 @@ class LaunchedProcess(Protocol):
 
 
 class SpawnedProcess:
-    """A process that was started as an interpreter. Implements `LaunchedProcess`."""
+    """A process that was started as an interpreter. Implements `LaunchedProcess`.
 
-    def __init__(self, program: Program) -> None:
-        self._process = _SPAWNER.submit(_spawn, program).result()
+    channel: the descriptor of its end of the channel.
+    """
+
+    def __init__(self, program: Program, channel: int) -> None:
+        self._process = _SPAWNER.submit(_spawn, program, channel).result()
         self._ending = threading.Lock()
         self.pid = self._process.pid
         self.output = cast(IO[bytes], self._process.stdout)
@@ -95,14 +96,14 @@ class SpawnedProcess:
         return self._process.returncode
 
 
-def _spawn(program: Program) -> subprocess.Popen[bytes]:
+def _spawn(program: Program, channel: int) -> subprocess.Popen[bytes]:
     """Start an interpreter; not a fork of this process, since locks of other threads would stay locked in it."""
-    command = [sys.executable, "-c", _BOOTSTRAP, json.dumps({**program.arguments(), "parent": os.getpid()})]
+    command = [sys.executable, "-c", _BOOTSTRAP, json.dumps({**program.arguments(channel), "parent": os.getpid()})]
     return subprocess.Popen(
         command,  # noqa: S603 - this interpreter
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        pass_fds=program.all_descriptors,
+        pass_fds=program.all_descriptors(channel),
         start_new_session=True,  # Ctrl-C in a terminal is for the server, which drains
     )

@@ -1,6 +1,6 @@
 """A process that imports a module once and then forks workers, each of which starts with the module imported.
 
-It has a single thread, uses no GPU and runs no code of a user, so that its forks are like fresh processes.
+It has a single thread, uses no GPU and runs no code of a user. So a fork of it is like a fresh process.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ class _Zygote:
         self._children: set[int] = set()
 
     def run(self) -> None:
+        """Answer until the server's process is gone."""
         while os.getppid() == self._parent:
             if not select.select([self._control], [], [], _LOOK_S)[0]:
                 continue
@@ -118,12 +119,12 @@ def _become_worker(request: dict[str, Any], descriptors: list[int]) -> None:
     os.environ.update(request["environment"])
     os.chdir(request["folder"])
     sys.path[:] = request["arguments"]["path"]
-    np.random.seed()  # - otherwise all workers would draw the same numbers
+    np.random.seed()  # otherwise all workers would draw the same numbers
     bootstrap.main(request["arguments"])
 
 
 def _renumber(descriptors: list[int], numbers: list[int]) -> None:
-    """Move open files to the numbers under which the request speaks of them."""
+    """Give each open file the number that it has in the server's process."""
     above = max([*descriptors, *numbers], default=0) + 1
     moved = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, above) for descriptor in descriptors]
     for descriptor in descriptors:
