@@ -9,17 +9,20 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
+from PIL import Image
 
 from midrib.v1 import embedding_pb2, embedding_pb2_grpc
 from midrib.wire import decode_tensor, encode_tensor
 
 MLP = "template/classification/mlp-128-256"
 MINILM = "text/embedding/all-minilm-l6-v2"
+EFFICIENTNET = "image/classification/efficientnet-lite0"
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,9 @@ class Served:
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[Served]:
-    """`midrib serve` with a tensor and a text backbone, each in a worker process."""
-    command = [sys.executable, "-m", "midrib.server.cli", "serve", f"{MLP}?num_features=4", MINILM]
+    """`midrib serve` with a backbone of tensors, texts and images, each in a worker process."""
+    backbones = [f"{MLP}?num_features=4", MINILM, EFFICIENTNET]
+    command = [sys.executable, "-m", "midrib.server.cli", "serve", *backbones]
     environment = {**os.environ, "MIDRIB_WORKERS": "process", "MIDRIB_WARM_UP_S": "0", "MIDRIB_THREADS": "1"}
     with subprocess.Popen(
         [*command, "--port", "0", "--json"], stdout=subprocess.PIPE, text=True, env=environment
@@ -60,12 +64,16 @@ def embed(served: Served, backbone: str, **message: object) -> list[int]:
     return list(decode_tensor(reply.embedding).shape)
 
 
-def test_it_serves_tensors_and_texts_without_torch(served: Served) -> None:
-    """Descriptions, limits and revisions come from the workers, and the tokenizer needs no torch."""
+def test_it_serves_tensors_texts_and_images_without_torch(served: Served) -> None:
+    """Descriptions, limits and revisions come from the workers; tokenizer and decoder need no torch."""
     tensor = encode_tensor(np.zeros((3, 4), np.float32))
     assert embed(served, MLP, tensor=tensor) == [3, 256]
     texts = embedding_pb2.Texts(texts=["one text", "and another"])
     assert embed(served, MINILM, texts=texts) == [2, 384]
+    encoded = BytesIO()
+    Image.new("RGB", (40, 30), "green").save(encoded, "PNG")
+    images = embedding_pb2.Images(encoded=[encoded.getvalue()])
+    assert embed(served, EFFICIENTNET, images=images) == [1, 1280]
     assert "torch" not in Path(f"/proc/{served.process.pid}/maps").read_text()
 
 
