@@ -71,6 +71,11 @@ class StreamMemories:
                 self._limits = MemoryLimits(0, 0)
         return self._socket
 
+    def withdraw(self, key: bytes) -> None:
+        """Forget the key of a stream that has ended, if it was not used."""
+        if self._socket is not None:
+            self._socket.withdraw(key)
+
     @property
     def segment_bytes(self) -> int:
         """The size of each segment."""
@@ -115,7 +120,6 @@ class StreamMemory:
         self._segment: Segment | None = None
         self._key = b""
         self._places: dict[int, SharedItem] = {}
-        self._closed = False
 
     def offered(self) -> SharedMemory | None:
         """Return what a client needs to fetch the segment; None if it cannot use it, or the server shares no memory."""
@@ -156,17 +160,12 @@ class StreamMemory:
 
     def close(self) -> None:
         """Release the segment, once no batch reads it any more."""
-        self._closed = True
         self._segment = None
         self._places.clear()
-        socket = self._memories.socket() if self._key else None
-        if socket is not None:
-            socket.withdraw(self._key)
+        self._memories.withdraw(self._key)
 
     def _take(self) -> int | None:
         """Make the segment, and return its descriptor for the client."""
-        if self._closed:
-            return None
         self._segment = self._memories.new_segment(self._tenant)
         return None if self._segment is None else self._segment.hand_over()
 
