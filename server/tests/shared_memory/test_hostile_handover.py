@@ -147,7 +147,7 @@ def items_sent(stream: SharedStream) -> None:
 
 @pytest.mark.parametrize("step", [asked, connected_only, key_sent, memory_fetched, items_sent])
 def test_a_client_that_dies_leaves_nothing(two_segments: RunningServer, stub: Any, step: Any) -> None:
-    """At whatever step: memory and descriptors are released."""
+    """At every step, memory and descriptors are released."""
     SharedStream(stub, "gate").finish()
     until(two_segments, lambda: shared_bytes(two_segments) == 0)
     before = len(os.listdir("/proc/self/fd"))
