@@ -39,10 +39,10 @@ def unsealed(size: int = SIZE) -> int:
 @pytest.fixture()
 def segment() -> Iterator[Segment]:
     descriptor = sealed()
-    made = Segment(descriptor, SIZE)
+    mapped = Segment(descriptor, SIZE)
     os.close(descriptor)
-    yield made
-    made.close()
+    yield mapped
+    mapped.close()
 
 
 def test_places_do_not_overlap_and_are_used_again(segment: Segment) -> None:

@@ -54,11 +54,12 @@ def test_doctor_tells_slow_from_refused(midrib: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shared_memory", "words"), [(True, "used for large tensors"), (False, "not used: the server offers none")]
+    ("shared_memory", "words"),
+    [(True, "MB/s through shared memory"), (False, "shared memory is not used: the server offers none")],
 )
 def test_doctor_says_whether_memory_is_shared(midrib: Any, shared_memory: bool, words: str) -> None:
     """Neither is a failure."""
-    with serving({"name": "mlp-128", "arguments": {"num_features": 4}}, shared_memory=shared_memory) as server:
+    with serving({"name": "mlp-128", "arguments": {"num_features": 784}}, shared_memory=shared_memory) as server:
         done = midrib("doctor", server.url("template/classification/mlp-128"))
     assert (done.returncode, words in done.stdout) == (0, True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import mmap
 import os
 import queue
@@ -90,9 +91,10 @@ def connected(offer: SharedMemory) -> socket.socket:
 
 def descriptors(offer: SharedMemory, key: bytes) -> list[int]:
     """Return the descriptors that the server hands over for a key."""
-    with connected(offer) as connection:
+    with connected(offer) as connection, contextlib.suppress(ConnectionError):  # it may be closed at once
         connection.send(key)
         return list(socket.recv_fds(connection, 1, 4)[1])
+    return []
 
 
 def fetched(offer: SharedMemory) -> int:

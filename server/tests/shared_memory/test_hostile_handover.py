@@ -9,8 +9,13 @@ from typing import Any
 
 import grpc
 import pytest
+from prometheus_client import CollectorRegistry
 
 from midrib.registry import Registry
+from midrib.server._admission.tokens import Tenant, TokenEntry
+from midrib.server._observability.accounting import Accounting
+from midrib.server._settings import Settings
+from midrib.server._shared_memory.streams import StreamMemories
 from midrib.server.testing import RunningServer, serving
 from midrib.v1.embedding_pb2_grpc import EmbeddingServiceStub
 from server.tests.shared_memory.hostile_client import (
@@ -81,8 +86,7 @@ def test_another_user_gets_nothing(stub: Any, monkeypatch: pytest.MonkeyPatch) -
     """The kernel says which user is at the other end; here the server takes itself for another one."""
     stream = SharedStream(stub, "gate")
     monkeypatch.setattr(os, "geteuid", lambda: 4_000_000)
-    with connected(stream.offer) as connection:
-        assert connection.recv(1) == b""
+    assert descriptors(stream.offer, stream.offer.key) == []
     monkeypatch.undo()
     stream.fetch()
     stream.finish()
@@ -106,6 +110,17 @@ def test_a_key_is_void_once_its_stream_has_ended(two_segments: RunningServer, st
     ended.finish()
     assert descriptors(ended.offer, ended.offer.key) == []
     assert shared_bytes(two_segments) == 0
+
+
+async def test_a_token_has_at_most_its_bytes_in_flight() -> None:
+    """Its streams beyond that use messages; other tokens are not affected."""
+    memories = StreamMemories(Settings(), Accounting(CollectorRegistry()))
+    narrow, wide = (
+        Tenant(TokenEntry(name=name, sha256="0" * 64, scopes=frozenset(), max_in_flight_bytes=segments * SEGMENT))
+        for name, segments in (("narrow", 1), ("wide", 3))
+    )
+    segments = [memories.new_segment(tenant) for tenant in (narrow, narrow, wide, wide)]
+    assert [segment is not None for segment in segments] == [True, False, True, True]
 
 
 def asked(stream: SharedStream) -> None:
@@ -132,7 +147,7 @@ def items_sent(stream: SharedStream) -> None:
 
 @pytest.mark.parametrize("step", [asked, connected_only, key_sent, memory_fetched, items_sent])
 def test_a_client_that_dies_leaves_nothing(two_segments: RunningServer, stub: Any, step: Any) -> None:
-    """At whatever step: memory and descriptors are released."""
+    """At every step, memory and descriptors are released."""
     SharedStream(stub, "gate").finish()
     until(two_segments, lambda: shared_bytes(two_segments) == 0)
     before = len(os.listdir("/proc/self/fd"))

@@ -133,7 +133,7 @@ async def serve_embed_stream(
     call = embedder.open(first.open, caller._replace(waits_for_room=True))
     settings = embedder.catalogue.settings
     memories = memories or StreamMemories(settings, embedder.catalogue.accounting)
-    memory = memories.of_stream(caller.tenant, asked=first.open.shared_memory, takes_ids=_takes_integers(call))
+    memory = memories.of_stream(caller.tenant, requested=first.open.shared_memory, takes_ids=_takes_integers(call))
     try:
         stream = ItemStream(settings, context, EmbedStreamProtocol(call, memory))
         stream.say(EmbedStreamResponse(opened=_opened(embedder, call, memory)))

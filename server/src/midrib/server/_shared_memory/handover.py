@@ -16,10 +16,10 @@ from collections.abc import Callable
 from functools import partial
 
 KEY_BYTES = 16
-# Connections that have not sent their key; a client sends it at once.
+# The connections that may wait to send their key, and for how long. A client sends it at once.
 _MAX_CONNECTIONS = 64
 _MAX_KEY_S = 2.0
-# The process has no descriptor left: connections wait for this long.
+# How long connections wait if the process has no descriptor left.
 _PAUSE_S = 0.1
 _CREDENTIALS = struct.Struct("3i")
 
@@ -39,7 +39,7 @@ class HandoverSocket:
         try:
             self._socket.bind(f"\0{self.name}")
             self._socket.listen(_MAX_CONNECTIONS)
-        except BaseException:
+        except OSError:
             self._socket.close()
             raise
         self._listen()
@@ -86,7 +86,7 @@ class HandoverSocket:
         self._loop.add_reader(connection, partial(self._answer, connection))
 
     def _answer(self, connection: socket.socket) -> None:
-        with contextlib.suppress(OSError):  # the client has left, or no memory is left: it uses the connection
+        with contextlib.suppress(OSError):  # the client has left, or no memory is left, and it uses messages
             take = self._offers.pop(connection.recv(KEY_BYTES + 1), None)
             descriptor = None if take is None else take()
             if descriptor is not None:

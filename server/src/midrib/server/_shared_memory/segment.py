@@ -18,14 +18,14 @@ ALIGNMENT = 64
 
 def available() -> bool:
     """Return whether this system has anonymous memory that can be sealed, and sockets that name their peer."""
-    return sys.platform == "linux" and hasattr(os, "memfd_create")
+    return sys.platform == "linux" and sys.byteorder == "little" and hasattr(os, "memfd_create")
 
 
 class Segment:
-    """Sealed memory: neither side can shrink it, so that no access to it can fail.
+    """Memory with a sealed size: because neither side can shrink it, reading it never raises SIGBUS.
 
-    The client may write to it at any time. Values of it can therefore change between two reads: copy them before a
-    check that guards anything but the client's own rows.
+    The client may write to it at any time. A value can therefore change between two reads: copy values before a
+    check that protects other clients.
     The memory is unmapped with the last array that refers to it.
     Raises OSError if the system has no memory or no descriptor left.
     """
@@ -37,7 +37,7 @@ class Segment:
             os.ftruncate(descriptor, size_bytes)
             fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
             self.memory = mmap.mmap(descriptor, size_bytes)
-        except BaseException:
+        except OSError:
             os.close(descriptor)
             raise
         self._descriptor: int | None = descriptor
@@ -80,7 +80,7 @@ class Segment:
             )
 
     def write(self, rows: Array, item: SharedItem) -> SharedTensor | None:
-        """Write an embedding [rows, dimensions] to the checked place that an item names; return what says so.
+        """Write an embedding [rows, dimensions] to the checked place that an item names; return its description.
 
         Returns None if the embedding does not fit there.
         """

@@ -1,4 +1,4 @@
-"""The shared memory of the streams of a server: how much there may be, and what each stream does with its segment."""
+"""The shared memory of the streams of a server: their limits, and the segment of each stream."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from midrib.wire import Array, InvalidInputError
 
 logger = logging.getLogger(__name__)
 
-# The largest segment. A client has a few items of some MiB in flight, which fit.
+# The size of a segment. It holds the few items of up to 6 MiB that a client has in flight.
 _SEGMENT_BYTES = 24 << 20
 _PAGE = 4096
 
@@ -47,16 +47,16 @@ class StreamMemories:
         self._socket: HandoverSocket | None = None
         self._held: dict[str | None, int] = {}
 
-    def of_stream(self, tenant: Tenant | None, *, asked: bool, takes_ids: bool) -> StreamMemory:
+    def of_stream(self, tenant: Tenant | None, *, requested: bool, takes_ids: bool) -> StreamMemory:
         """Return the memory of one stream.
 
         tenant: the token that the stream's bytes are counted for; None on a server without tokens.
-        asked: whether the client can use it.  takes_ids: whether the backbone takes integers.
+        requested: whether the client can use it.  takes_ids: whether the backbone takes integers.
         """
-        return StreamMemory(self, tenant, asked=asked, copies=takes_ids)
+        return StreamMemory(self, tenant, requested=requested, copies=takes_ids)
 
     def close(self) -> None:
-        """Hand over no more segments. Streams keep those that they have."""
+        """Hand over no more segments; open streams keep theirs."""
         if self._socket is not None:
             self._socket.close()
         self._socket, self._limits = None, MemoryLimits(0, 0)
@@ -71,13 +71,18 @@ class StreamMemories:
                 self._limits = MemoryLimits(0, 0)
         return self._socket
 
+    def withdraw(self, key: bytes) -> None:
+        """Forget the key of a stream that has ended, if it was not used."""
+        if self._socket is not None:
+            self._socket.withdraw(key)
+
     @property
     def segment_bytes(self) -> int:
         """The size of each segment."""
         return self._limits.segment
 
     def new_segment(self, tenant: Tenant | None) -> Segment | None:
-        """Return a segment; None if the server, or the tenant, has as many as it may have.
+        """Return a segment; None if the limit of the server or of the tenant is reached.
 
         Its bytes count until it is unmapped. Raises OSError if the system has no memory or no descriptor left.
         """
@@ -102,20 +107,19 @@ class StreamMemories:
 class StreamMemory:
     """The segment of one stream, which exists once the client has fetched it.
 
-    asked: whether the client can use it.
-    copies: whether inputs are copied before they are checked, because their values matter to others than the client: a
-    token id outside the vocabulary would end a device.
+    requested: whether the client can use it.
+    copies: whether inputs are copied before they are checked, because an unchecked value would harm other
+    clients: on a GPU, a token id outside the vocabulary makes the device unusable.
     """
 
-    def __init__(self, memories: StreamMemories, tenant: Tenant | None, *, asked: bool, copies: bool) -> None:
+    def __init__(self, memories: StreamMemories, tenant: Tenant | None, *, requested: bool, copies: bool) -> None:
         self._memories = memories
-        self._asked = asked
+        self._asked = requested
         self._tenant = tenant
         self._copies = copies
         self._segment: Segment | None = None
         self._key = b""
         self._places: dict[int, SharedItem] = {}
-        self._closed = False
 
     def offered(self) -> SharedMemory | None:
         """Return what a client needs to fetch the segment; None if it cannot use it, or the server shares no memory."""
@@ -156,17 +160,12 @@ class StreamMemory:
 
     def close(self) -> None:
         """Release the segment, once no batch reads it any more."""
-        self._closed = True
         self._segment = None
         self._places.clear()
-        socket = self._memories.socket() if self._key else None
-        if socket is not None:
-            socket.withdraw(self._key)
+        self._memories.withdraw(self._key)
 
     def _take(self) -> int | None:
         """Make the segment, and return its descriptor for the client."""
-        if self._closed:
-            return None
         self._segment = self._memories.new_segment(self._tenant)
         return None if self._segment is None else self._segment.hand_over()
 

@@ -39,8 +39,8 @@ def doctor(url: str, *, timeout: float = 5.0, token: str | None = None, tls: Tls
     """Check the connection to a served backbone, from its address to the bandwidth.
 
     The checks: address, name resolution, TCP, TLS, gRPC, token, health, the backbone and its revision, message limits,
-    latency, bandwidth, shared memory. They end with the first failure that makes the next checks pointless; of several
-    addresses one that works is enough to go on. No failure is raised.
+    latency, bandwidth (with or without shared memory). They end with the first failure that makes the next checks
+    pointless; of several addresses one that works is enough to go on. No failure is raised.
     url: grpc://host:port/namespace/name.  timeout: seconds for each check.
     """
     try:
@@ -72,9 +72,7 @@ def _server(endpoint: Endpoint, name: str, timeout: float) -> Iterator[Verdict]:
     if info.state == "ready":
         yield _limits(info)
         yield _latency(servers, info)
-        session = _session(servers, info)
-        yield _bandwidth(session, info, servers.timeout)
-        yield _shared_memory(session)
+        yield _bandwidth(_session(servers, info), info, servers.timeout)
 
 
 def _failed_check(error: MidribError) -> str:
@@ -154,12 +152,7 @@ def _bandwidth(session: Session, info: BackboneInfo, timeout: float) -> Verdict:
         return Verdict("bandwidth", False, str(error), "the backbone refuses its own input: see the server's log")
     step = session.stage_times - before
     rate = step.sent_bytes / max(step.wire_s, 1e-6) / 1e6
-    route = "through shared memory" if step.shared_items else "on the network"
+    refusal = session.shared_memory_refusal or "the batch is too small"
+    route = "through shared memory" if step.shared_items else f"on the network (shared memory is not used: {refusal})"
     detail = f"{rate:.0f} MB/s {route}, {step.compute_s / count * 1e3:.2f} ms a row to compute"
     return Verdict("bandwidth", True, detail)
-
-
-def _shared_memory(session: Session) -> Verdict:
-    """Say whether the stream that measured the bandwidth has shared memory. Without it nothing is wrong."""
-    refusal = session.shared_memory_refusal
-    return Verdict("shared memory", True, f"not used: {refusal}" if refusal else "used for large tensors")

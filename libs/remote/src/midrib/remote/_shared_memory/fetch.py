@@ -14,7 +14,7 @@ from typing import Final
 from midrib.remote._shared_memory.segment import Segment
 from midrib.v1.embedding_pb2 import SharedMemory
 
-# A server on another machine may send any name: only names of Midrib's sockets are connected to.
+# A server on another machine may send any name: connect only to sockets that a Midrib server names.
 _NAME: Final = re.compile("midrib-[0-9a-f]{32}")
 _MAX_KEY_BYTES: Final = 64
 _MAX_SEGMENT_BYTES: Final = 1 << 30
@@ -24,7 +24,7 @@ _CREDENTIALS: Final = struct.Struct("3i")
 
 def available() -> bool:
     """Return whether this system can share memory with a server."""
-    return sys.platform == "linux" and hasattr(socket, "recv_fds")
+    return sys.platform == "linux" and sys.byteorder == "little"
 
 
 async def fetch_segment(offer: SharedMemory) -> Segment:

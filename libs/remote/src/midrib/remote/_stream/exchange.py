@@ -134,8 +134,8 @@ class Exchange:
             route.refusal = str(error)
         if route.refusal and policy.shared_memory:
             raise UnsupportedError(
-                f"{self._address} shares no memory with this process: {route.refusal}; pass shared_memory=None to use "
-                "the network then"
+                f"{self._address} shares no memory with this process: {route.refusal}; pass shared_memory=None to "
+                "use the network"
             )
 
     async def _write(self) -> None:

@@ -10,10 +10,10 @@ from midrib.remote._stream.call import Message
 from midrib.v1.embedding_pb2 import EmbedStreamRequest, Item, SharedItem, SharedTensor
 from midrib.wire import Array, code_from_dtype
 
-# Fewer bytes are faster in the message: a place in shared memory costs as much as sending them.
+# Smaller inputs and results travel in messages: a place in shared memory costs as much as sending them.
 _LEAST_INPUT_BYTES: Final = 32 << 10
 _LEAST_RESULT_BYTES: Final = 16 << 10
-# So many large messages fit a segment.
+# The number of large messages that fit a segment.
 _MESSAGES: Final = 4
 
 
@@ -34,11 +34,11 @@ class SharedMessages:
         return self._segment.size_bytes // _MESSAGES - (_LEAST_RESULT_BYTES << 4)
 
     def has_room(self, message: Message) -> bool:
-        """Return whether a message can be encoded now; True for one that travels in a message in any case."""
+        """Return whether a message can be encoded now; True for a message that does not use the segment."""
         return not self._fits(message) or self._segment.has_room(self._needs(message))
 
     def encode(self, message: Message, item_id: int) -> bytes | None:
-        """Write the rows of a message into the segment and return the item; None if it travels without the segment."""
+        """Write the rows of a message into the segment and return the item; None for a message that does not use it."""
         offset = self._segment.allocate(self._needs(message)) if self._fits(message) else None
         if offset is None:
             return None
@@ -65,11 +65,11 @@ class SharedMessages:
             self._segment.free(offset)
 
     def close(self) -> None:
-        """Let the memory go."""
+        """Unmap the memory."""
         self._segment.close()
 
     def _fits(self, message: Message) -> bool:
-        """Return whether the rows of a message are those of a large tensor, and fit the segment."""
+        """Return whether a message uses the segment: its rows are those of a large tensor, and fit."""
         rows = message.parts[0].rows
         if message.input_bytes < _LEAST_INPUT_BYTES or not isinstance(rows, TensorRows):
             return False
