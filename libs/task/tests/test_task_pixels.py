@@ -89,6 +89,7 @@ def test_prediction_of_images_equals_that_of_floats(tmp_path: Path) -> None:
         Image.fromarray(image).save(tmp_path / f"{index}.png")
     np.testing.assert_array_equal(task.embed(tmp_path), expected)
     np.testing.assert_array_equal(task.embed(PIXELS), expected)
+    np.testing.assert_array_equal(task.embed(PIXELS.numpy()[::-1]), expected[::-1])
 
 
 def test_a_cache_keeps_the_features_of_pixels(tmp_path: Path) -> None:

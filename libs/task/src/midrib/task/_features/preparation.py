@@ -46,6 +46,8 @@ class Preparation:
         if isinstance(items, Tensor):
             return items
         is_media = not isinstance(items, np.ndarray) or items.dtype == np.uint8 or items.dtype.kind in "OU"
+        if self._are_pixels(items):
+            return torch.from_numpy(np.ascontiguousarray(items))
         if not is_media or not isinstance(self.spec, ImageInput | TextInput | AudioInput):
             return as_numbers(items if self.transform is None else list(map(self.transform, items)), self.spec)
         rows = [self._read(index, item) for index, item in enumerate(items)]
@@ -56,6 +58,15 @@ class Preparation:
             if not isinstance(items[error.index], files):
                 raise
             raise MediaError(error.index, f"{items[error.index]}: {error.problem}") from error
+
+    def _are_pixels(self, items: Any) -> bool:
+        """Return whether an array holds pixels [rows, 3, height, width] instead of images [rows, height, width, 3].
+
+        A transform takes images.
+        """
+        if not isinstance(self.spec, ImageInput) or not isinstance(items, np.ndarray) or self.transform is not None:
+            return False
+        return items.dtype == np.uint8 and items.shape[1:] == self.spec.pixels.shape and items.shape[-1] not in (3, 4)
 
     def read(self, item: Any) -> Any:
         """Return one item as the backbone's preprocessing takes it, transformed.
