@@ -143,7 +143,8 @@ class Backbone:
         if not isinstance(self.input, kind):
             got = kind.__name__.removesuffix("Input").lower()
             raise InputKindError(
-                f"backbone {self.name!r} takes {in_words(self.input)}, got {got}: pass that, or name a backbone for {got}"
+                f"backbone {self.name!r} takes {in_words(self.input)}, got {got}: pass that, or name a backbone for "
+                f"{got}"
             )
         return self.input
 

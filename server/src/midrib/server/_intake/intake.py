@@ -57,8 +57,8 @@ class Intake:
         if kind != takes:
             accepted = f"{takes} or a tensor" if takes else "a tensor"
             raise InputKindError(
-                f"backbone {self.backbone.name!r} got {kind}, it takes {accepted} ({in_words(self.backbone.input)}): send "
-                f"that, or name a backbone that takes {kind}"
+                f"backbone {self.backbone.name!r} got {kind}, it takes {accepted} ({in_words(self.backbone.input)}): "
+                f"send that, or name a backbone that takes {kind}"
             )
         # Too many media are refused before any is decoded.
         self._limits.check_size(len(media_of(message)), prepared_elements(self.backbone.input, message))
