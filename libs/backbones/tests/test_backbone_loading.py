@@ -134,7 +134,9 @@ def test_a_module_may_declare_its_input(registry: Registry) -> None:
 
 def test_media_of_another_kind_are_refused() -> None:
     """The error says which input the backbone takes."""
-    with pytest.raises(InputKindError, match=r"takes TensorInput\(shape=\(4,\).*got image"):
+    with pytest.raises(
+        InputKindError, match=r"takes float32 \[4\], got image: pass that, or name a backbone for image"
+    ):
         load_backbone("mlp-128", num_features=4).prepare_images([])
 
 

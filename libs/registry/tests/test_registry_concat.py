@@ -23,20 +23,20 @@ def load_right() -> tuple[Any, int]:
 @pytest.fixture()
 def left() -> Registry:
     """Holds both and only-left."""
-    made = Registry("left")
-    made(load_left, name="both", namespace="image")
-    made(load_left, name="only-left")
-    return made
+    registry = Registry("left")
+    registry(load_left, name="both", namespace="image")
+    registry(load_left, name="only-left")
+    return registry
 
 
 @pytest.fixture()
 def right() -> Registry:
     """Holds both, only-right, and a deeper both."""
-    made = Registry("right")
-    made(load_right, name="both", namespace="image")
-    made(load_right, name="only-right")
-    made(load_right, name="both", namespace="image", depth=2)
-    return made
+    registry = Registry("right")
+    registry(load_right, name="both", namespace="image")
+    registry(load_right, name="only-right")
+    registry(load_right, name="both", namespace="image", depth=2)
+    return registry
 
 
 def must_not_be_asked() -> Iterator[str]:
@@ -79,8 +79,8 @@ def test_a_listing_holds_what_can_be_reached(left: Registry, right: Registry) ->
     assert "neither" not in both
 
 
-def test_an_explanation_tells_what_is_shadowed(left: Registry, right: Registry) -> None:
-    """Key and place of what the same key would lead to further right."""
+def test_an_explanation_lists_the_shadowed_entries(left: Registry, right: Registry) -> None:
+    """It gives key and place of the entries of the same key further right."""
     first, second = (left + right).explain("both").shadows
     assert first.startswith(f"image/both ({__file__}:")
     assert second.startswith(f"image/both ({__file__}:")

@@ -48,7 +48,7 @@ def _load_or_raise(point: EntryPoint) -> Callable[..., Any]:
 
 
 def test_load_calls_the_loader_with_the_arguments(registry: Registry) -> None:
-    """Keyword arguments go to the loader, whatever their names."""
+    """Keyword arguments of any name reach the loader, also `key`."""
 
     @registry
     def loader(key: str, num_features: int) -> tuple[Any, int]:
@@ -104,15 +104,15 @@ def test_arguments_that_the_loader_does_not_take_are_told_with_its_signature(reg
         registry.load("x", pretained=False)
 
 
-def test_a_loader_without_a_signature_is_called_all_the_same(registry: Registry) -> None:
-    """Some builtins have none to check against; they still answer for what they return."""
+def test_a_loader_without_a_signature_is_called(registry: Registry) -> None:
+    """Some builtins have no signature to check; their result is still checked."""
     registry(dict, name="x")
     with pytest.raises(ContractError, match=r"returned {'a': 1} of type dict"):
         registry.load("x", a=1)
 
 
 def test_the_loaders_own_errors_pass_unchanged(registry: Registry) -> None:
-    """What goes wrong inside a loader is its own affair."""
+    """The loader's author wrote the sentence."""
 
     @registry(name="x")
     def loader() -> tuple[Any, int]:
@@ -125,11 +125,13 @@ def test_the_loaders_own_errors_pass_unchanged(registry: Registry) -> None:
 @pytest.mark.parametrize(
     ("install", "line"),
     [
-        pytest.param(None, "pip install no_such_library no_such.either$", id="by its names"),
-        pytest.param("midrib-backbones[none]", r"pip install midrib-backbones\[none\]$", id="by what is declared"),
+        pytest.param(None, "pip install no_such_library no_such.either$", id="required names"),
+        pytest.param("midrib-backbones[none]", r"pip install midrib-backbones\[none\]$", id="declared install line"),
     ],
 )
-def test_a_missing_library_is_told_with_its_install_line(registry: Registry, install: str | None, line: str) -> None:
+def test_the_error_for_a_missing_library_has_its_install_line(
+    registry: Registry, install: str | None, line: str
+) -> None:
     """The entry is listed as needing it; loading it says what to install; the error is an ImportError."""
     registry(lambda: (abs, 1), name="x", requires=("no_such_library", "no_such.either"), install=install)
     assert registry.describe("x").missing == ("no_such_library", "no_such.either")

@@ -171,6 +171,12 @@ def test_an_error_of_loading_is_printed_once(arguments: list[str], sentence: str
     assert sentence in done.stderr
 
 
+def test_an_unknown_scope_of_a_token_is_named(midrib: Any) -> None:
+    """With the scopes that exist."""
+    done = midrib("token", "team", "--scope", "write")
+    assert (done.returncode, done.stderr) == (1, "midrib: scope 'write' is unknown, expected read, embed, admin\n")
+
+
 def test_the_help_shows_the_defaults(midrib: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Brackets would be read as markup, and dropped."""
     monkeypatch.setenv("COLUMNS", "200")

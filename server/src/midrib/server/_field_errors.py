@@ -39,8 +39,8 @@ _LENGTHS: Final[Mapping[str, tuple[str, str]]] = {
 class FieldError(NamedTuple):
     """A wrong field.
 
-    path: the names and indices that lead to it; empty for an error of the whole.  sentence: says where it is, what was
-    received and what was expected.
+    path: the names and indices that lead to the field; empty for an error of the whole input.
+    sentence: names the place, and the received and the expected value.
     """
 
     path: tuple[str | int, ...]
@@ -52,18 +52,18 @@ class FieldError(NamedTuple):
         return ".".join(map(str, self.path))[:_MAX_PLACE]
 
 
-def field_errors(error: ValidationError, model: type[BaseModel], whole: str) -> list[FieldError]:
+def field_errors(error: ValidationError, model: type[BaseModel], subject: str) -> list[FieldError]:
     """Return the errors of a model's fields. Unknown fields are first: a misspelt field is often a missing one too.
 
-    model: the class that was validated.  whole: its name in a sentence, such as "the body".
+    model: the class that was validated.  subject: the name of the input in a sentence, such as "the body".
     """
     details = sorted(error.errors(include_url=False), key=lambda detail: detail["type"] != "extra_forbidden")
-    return [_field_error(detail, model, whole) for detail in details]
+    return [_field_error(detail, model, subject) for detail in details]
 
 
-def _field_error(detail: Any, model: type[BaseModel], whole: str) -> FieldError:
+def _field_error(detail: Any, model: type[BaseModel], subject: str) -> FieldError:
     path = tuple(detail["loc"])
-    place = FieldError(path, "").place or whole
+    place = FieldError(path, "").place or subject
     kind, limits = detail["type"], detail.get("ctx", {})
     if kind == "value_error":
         message = detail["msg"].removeprefix("Value error, ")

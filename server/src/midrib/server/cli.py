@@ -87,7 +87,10 @@ def make_token(
     """Make a token. Print the token to stdout, and its entry for the server's token file to stderr."""
     from midrib.server._admission.tokens import Scope, new_token
 
-    secret, entry = new_token(name, [Scope(word) for word in scope or ("read", "embed")])
+    scopes = scope or ["read", "embed"]
+    if unknown := [word for word in scopes if word not in list(Scope)]:
+        raise ValueError(f"scope {unknown[0]!r} is unknown, expected {', '.join(Scope)}")
+    secret, entry = new_token(name, [Scope(word) for word in scopes])
     typer.echo(secret)
     typer.echo(entry, nl=False, err=True)
 

@@ -180,7 +180,10 @@ class Backbone:
     def _spec(self, kind: type[_Spec]) -> _Spec:
         if not isinstance(self.input, kind):
             got = kind.__name__.removesuffix("Input").lower()
-            raise InputKindError(f"backbone {self.name!r} takes {self.input}, got {got}: use the method for its input")
+            raise InputKindError(
+                f"backbone {self.name!r} takes {in_words(self.input)}, got {got}: pass that, or name a backbone for "
+                f"{got}"
+            )
         return self.input
 
 

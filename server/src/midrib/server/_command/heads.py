@@ -22,15 +22,24 @@ _Rows = Annotated[int, typer.Option(min=1, help="Rows of a batch.")]
 def train(
     *,
     backbone: Annotated[str, typer.Option(help="grpc://host:port/namespace/name, or a registered name.")],
-    data: Annotated[Path, typer.Option(help="A folder with a folder for each class, or .csv .json .jsonl .parquet.")],
+    data: Annotated[
+        Path, typer.Option(help="A folder with a subfolder for each class, or a table: .csv .json .jsonl .parquet.")
+    ],
     out: Annotated[Path, typer.Option(help="The folder for the head and its report.")] = Path("midrib-head"),
-    val: Annotated[Path | None, typer.Option(help="Validation data of the same form; default: a part of data.")] = None,
-    test: Annotated[Path | None, typer.Option(help="Test data of the same form; the report is of it.")] = None,
+    val: Annotated[
+        Path | None, typer.Option(help="Validation data in the same form; default: a part of --data.")
+    ] = None,
+    test: Annotated[
+        Path | None,
+        typer.Option(help="Test data in the same form, for the report; default: the report is of the validation data."),
+    ] = None,
     inputs: Annotated[list[str] | None, typer.Option("--input", help="A table's column of inputs.")] = None,
     labels: Annotated[list[str] | None, typer.Option("--label", help="A table's column of labels.")] = None,
     separator: Annotated[str | None, typer.Option(help="Divides several labels in one cell, such as '|'.")] = None,
     head: Annotated[str, typer.Option(help="linear, mlp, cosine or another registered head.")] = "linear",
-    finetuning: Annotated[str, typer.Option(help="freeze trains the head alone, no_freeze everything.")] = "freeze",
+    finetuning: Annotated[
+        str, typer.Option(help="freeze trains only the head, no_freeze also the backbone.")
+    ] = "freeze",
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the data.")] = 20,
     batch_size: _Rows = 32,
     learning_rate: Annotated[float, typer.Option(min=0, help="The learning rate of Adam.")] = 0.01,
@@ -38,7 +47,7 @@ def train(
     imports: Annotated[list[str] | None, typer.Option("--import", help="A module that registers backbones.")] = None,
     as_json: _Json = False,
 ) -> None:
-    """Train a head on a folder or a table: a head to predict with, and a report of its accuracy and worst mistakes."""
+    """Train a head on a folder or a table, and write it with a report of its accuracy and worst mistakes."""
     _check_paths(data, val, test)
     typer.echo(f"training a head on {backbone} ...", err=True)
     _prepare()
@@ -76,7 +85,7 @@ def predict(
     batch_size: _Rows = 32,
     as_json: _Json = False,
 ) -> None:
-    """Predict labels with a trained head: a line for each file or row. Exits with 1 if one cannot be predicted."""
+    """Predict labels with a trained head, a line for each file or row. Exits with 1 if one of them cannot be read."""
     head = head / "head.safetensors" if head.is_dir() else head
     _check_paths(head, *inputs)
     typer.echo(f"loading {head} ...", err=True)
@@ -103,7 +112,7 @@ def _check_paths(*paths: Path | None) -> None:
 
 
 def _prepare() -> None:
-    """Silence the output of Lightning that is not about this data.  Raises ImportError if midrib-task is missing."""
+    """Silence messages of Lightning that are not about the data. Raises ImportError if midrib-task is missing."""
     if importlib.util.find_spec("midrib.task") is None:
         raise ImportError(f"training a head needs midrib-task, not installed here: {_INSTALL}")
     import pytorch_lightning  # noqa: F401 (it sets the level of its log when it is imported)

@@ -42,9 +42,8 @@ def run(settings: Settings, *, as_json: bool) -> None:
             "`midrib list` shows them"
         )
     if settings.imports:
-        sys.path.append(
-            str(Path.cwd())
-        )  # a module beside the user is found, as by `python -m`; last, so it hides nothing
+        # Modules in the current folder are found, as by `python -m`; the folder is last, so that it hides no package.
+        sys.path.append(str(Path.cwd()))
     logs.set_up(settings.log_format)
     for host, port in (
         (settings.host, settings.port),
@@ -78,9 +77,9 @@ async def _serve(settings: Settings, reporter: _Reporter, watchdog: Watchdog) ->
     try:
         stop = _stop_signal()
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, server.reload)
-        where = {"address": server.address, "http": server.http_address}
+        addresses = {"address": server.address, "http": server.http_address}
         reporter.report(
-            "loading", f"listening on {' and http://'.join(filter(None, where.values()))}, loading ...", **where
+            "loading", f"listening on {' and http://'.join(filter(None, addresses.values()))}, loading ...", **addresses
         )
         loading = asyncio.create_task(server.load())
         stopping = asyncio.create_task(stop.wait())
@@ -152,5 +151,5 @@ def _print(line: str) -> None:
         print(line, flush=True)  # noqa: T201 - the command's own output
     except (OSError, ValueError) as error:
         logger.warning("stdout cannot be written (%s): the server goes on without it", error)
-        # Flushing the buffered output would fail again when the interpreter ends, and change its exit status.
+        # At exit the interpreter would flush the buffered output again, fail, and change its exit status.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -62,7 +62,7 @@ def no_match(registry: AbstractRegistry, patterns: Sequence[str], *, catalogues:
 
 
 def print_fields(fields: dict[str, object]) -> None:
-    """Print fields that have a value, one per line."""
+    """Print the fields that have a value, one on each line."""
     for field, value in fields.items():
         if text := _plain(value):
             typer.echo(f"{field.replace('_', ' '):>18}  {text}")
