@@ -169,7 +169,7 @@ def speech(folder: Path, family: str) -> Any:
     return save(folder, transformers.AutoModel.from_config(config))
 
 
-@pytest.mark.parametrize("family", ["Wav2Vec2", "Hubert", "WavLM"])
+@pytest.mark.parametrize("family", ["Wav2Vec2", "Hubert", "WavLM", "UniSpeech", "Wav2Vec2Conformer"])
 def test_a_speech_encoder_equals_the_librarys(tmp_path: Path, family: str) -> None:
     """Samples are standardised as the family expects, without the padding of a batch."""
     model = speech(tmp_path, family)

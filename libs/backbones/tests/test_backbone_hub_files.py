@@ -129,6 +129,10 @@ def image_only(folder: Path) -> None:
     transformers.ViTModel(transformers.ViTConfig(image_size=32, patch_size=16, **TINY)).save_pretrained(folder)
 
 
+def mel_spectra(folder: Path) -> None:
+    transformers.Wav2Vec2BertModel(transformers.Wav2Vec2BertConfig(**TINY)).save_pretrained(folder)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -139,6 +143,9 @@ def image_only(folder: Path) -> None:
         pytest.param(broken_config, "cannot be loaded", id="config"),
         pytest.param(image_and_text, "a model of type 'clip', expected an encoder of text", id="clip"),
         pytest.param(image_only, "a model of type 'vit', expected an encoder of text", id="images"),
+        pytest.param(
+            mel_spectra, "'wav2vec2-bert' that takes input_features, which is not supported", id="mel-spectra"
+        ),
         pytest.param(lambda folder: None, "cannot be loaded", id="empty"),
     ],
 )

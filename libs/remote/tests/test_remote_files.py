@@ -202,7 +202,11 @@ def test_arrays_give_their_rows(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("none.txt", "no file or folder"), ("x.doc", "of an unknown kind"), ("x.csv", "no column 'text': it has a, b")],
+    [
+        ("none.txt", "no file or folder"),
+        ("x.doc", "of an unknown kind"),
+        ("x.csv", "no column 'text': it has 'a', 'b'"),
+    ],
 )
 def test_unusable_inputs_are_told(tmp_path: Path, name: str, said: str) -> None:
     """With what would be usable."""

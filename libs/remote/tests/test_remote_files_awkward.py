@@ -48,6 +48,29 @@ def test_inputs_without_items_are_refused(tmp_path: Path, name: str, content: by
     assert sorted(path.name for path in tmp_path.iterdir()) == [name]
 
 
+def test_the_separator_that_excel_declares_is_used(tmp_path: Path) -> None:
+    """Its line, sep=;, is not the header."""
+    (tmp_path / "t.csv").write_bytes(b"sep=;\r\nid;text\r\nx;a,b\r\n")
+    embed_files(Lengths(), [tmp_path / "t.csv"], tmp_path / "out.npy")
+    assert ids_of(tmp_path / "out.npy") == ["x"]
+    assert np.load(tmp_path / "out.npy").tolist() == [[3]]
+
+
+def test_an_infinite_number_is_a_bad_row(tmp_path: Path) -> None:
+    """Its text, "inf", would be embedded as a word."""
+    (tmp_path / "t.jsonl").write_text('{"text": Infinity}\n{"text": "a"}\n')
+    embed_files(Lengths(), [tmp_path / "t.jsonl"], tmp_path / "out.npy")
+    assert ids_of(tmp_path / "out.npy") == [f"{tmp_path}/t.jsonl:1"]
+    assert "the value is infinite" in (tmp_path / "out.npy.bad.jsonl").read_text()
+
+
+def test_a_header_with_spaces_is_shown_in_quotes(tmp_path: Path) -> None:
+    """So that the user sees why the column is not found."""
+    (tmp_path / "t.csv").write_text(" text ,id\nab,1\n")
+    with pytest.raises(InvalidInputError, match="no column 'text': it has ' text ', 'id'"):
+        embed_files(Lengths(), [tmp_path / "t.csv"], tmp_path / "out.npy")
+
+
 def test_a_parquet_table_without_rows_is_refused(tmp_path: Path) -> None:
     """It has the column, and no items."""
     parquet.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "t.parquet")

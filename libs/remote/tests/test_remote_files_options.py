@@ -92,8 +92,8 @@ def test_kept_values_of_several_types_are_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "keep", "message"),
     [
-        pytest.param("t.csv", "id,text\n1,a\n", ["labl"], "no column 'labl': it has id, text", id="missing in CSV"),
-        pytest.param("t.jsonl", '{"text": "a"}\n', ["labl"], "no column 'labl': it has text", id="missing in JSON"),
+        pytest.param("t.csv", "id,text\n1,a\n", ["labl"], "no column 'labl': it has 'id', 'text'", id="missing in CSV"),
+        pytest.param("t.jsonl", '{"text": "a"}\n', ["labl"], "no column 'labl': it has 'text'", id="missing in JSON"),
         pytest.param("t.txt", "a\n", ["label"], "has no columns to keep", id="no table"),
         pytest.param("t.csv", "id,text\n1,a\n", ["id"], "the output's own column has that name", id="the id"),
         pytest.param("t.csv", "id,text,n\n1,a,2\n", ["n", "n"], "kept twice", id="twice"),

@@ -152,13 +152,20 @@ class Backbone:
         """Embed texts: `embed(prepare_texts(texts))`, [rows, num_features].
 
         A remote backbone's texts are tokenized on the server, which truncates them: truncate=False is a ContractError.
+        The other arguments and errors are those of `prepare_texts`.
         """
         if self._remote and truncate:
             self._spec(TextInput)
-            embed_texts: Any = self.module.embed_texts
-            rows: Tensor = embed_texts(list(texts), prompt=prompt, prompt_name=prompt_name)
-            return rows
+            return self._embed_remotely(list(texts), prompt, prompt_name)
         return self.embed(self.prepare_texts(texts, truncate=truncate, prompt=prompt, prompt_name=prompt_name))
+
+    def _embed_remotely(self, texts: list[str], prompt: str | None, prompt_name: str | None) -> Tensor:
+        module: Any = self.module
+        if prompt is None and prompt_name is None:
+            return module(texts)  # type: ignore[no-any-return] # a module is not typed
+        if not hasattr(module, "embed_texts"):
+            raise ContractError(f"backbone {self.name!r} runs elsewhere and takes no prompts: put them into the texts")
+        return module.embed_texts(texts, prompt=prompt, prompt_name=prompt_name)  # type: ignore[no-any-return] # as above
 
     def embed_audio(self, clips: Sequence[npt.NDArray[np.generic]], rate: int) -> Tensor:
         """Embed clips: `embed(prepare_audio(clips, rate))`, [rows, num_features]."""

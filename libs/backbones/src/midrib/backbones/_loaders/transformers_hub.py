@@ -111,11 +111,20 @@ def _require_text_encoder(source: str, config: Any) -> None:
         )
 
 
+def _require_token_ids(source: str, model: Any) -> None:
+    if model.main_input_name != "input_ids":
+        raise WeightsError(
+            f"{source} holds a model of type {model.config.model_type!r} that takes {model.main_input_name}, which is "
+            "not supported: expected an encoder of texts or of samples at 16 kHz, such as wav2vec2, hubert or whisper"
+        )
+
+
 def _text_backbone(
     source: str, model: Any, offline: bool, *, pooling: Pooling, normalize: bool, prompt: str
 ) -> tuple[nn.Module, int]:
     from midrib.backbones._nets.text_encoder import TextEncoder
 
+    _require_token_ids(source, model)
     # Of an adapter's folder, peft writes no tokenizer.
     has_tokenizer = any(Path(source).glob("tokenizer*")) or any(Path(source).glob("vocab*"))
     tokenizer = auto("Tokenizer", source if has_tokenizer else base_of(source), local_files_only=offline)

@@ -72,6 +72,8 @@ def value_item(item_id: str, value: Any) -> SourceItem:
         return SourceItem(item_id, "audio" if is_audio(value) else "images", value)
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return SourceItem(item_id, "texts", None, "the row has no value in this column")
+    if isinstance(value, float) and math.isinf(value):
+        return SourceItem(item_id, "texts", None, "the value is infinite, expected a text or a finite number")
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return SourceItem(item_id, "texts", None, f"the value is a {type(value).__name__}, expected a text")
     text = str(value)

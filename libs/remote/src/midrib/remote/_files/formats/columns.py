@@ -41,7 +41,8 @@ class Columns:
         """
         for name in (self.value, *self.kept):
             if name not in names:
-                raise InvalidInputError(f"{table} has no column {name!r}: it has {', '.join(names) or 'none'}")
+                existing = ", ".join(map(repr, names)) or "none"
+                raise InvalidInputError(f"{table} has no column {name!r}: it has {existing}")
         needed = [name for name in dict.fromkeys((self.id, self.value, *self.kept)) if name in names]
         for name in needed:
             if names.count(name) > 1:

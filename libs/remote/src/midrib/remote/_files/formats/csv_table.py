@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -16,6 +17,8 @@ from midrib.wire import InvalidInputError
 _SEPARATORS: Final = (",", ";", "\t", "|")
 # A quote that is still open after this many characters is taken for one that never closes.
 _LONGEST_ROW_CHARS: Final = 16 * 2**20
+# The line by which Excel is told the separator.
+_EXCEL_SEPARATOR: Final = re.compile(r"sep=(.)\s*", re.IGNORECASE)
 _OPEN_QUOTE: Final = "unexpected end of data"  # the csv module's words for it
 
 
@@ -33,8 +36,12 @@ def _rows(file: LocalFile, lines: _Lines, columns: Columns) -> Iterator[ReadRow]
     first = next(lines, None)
     if first is None:
         return
-    lines.rewind(0)
-    separator = "\t" if file.suffix == ".tsv" else _separator(first, columns)
+    declared = _EXCEL_SEPARATOR.fullmatch(first)
+    if declared is None:
+        lines.rewind(0)
+        separator = "\t" if file.suffix == ".tsv" else _separator(first, columns)
+    else:
+        separator = declared[1]
     rows = _csv_rows(lines, separator)
     header = next(rows, [])
     if isinstance(header, str):
