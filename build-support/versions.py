@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# For each file, what stands before and after its version. The version of the Go module is that of the wheels.
+# For each file, the text before and after its version. The version of the Go module is that of the wheels.
 PLACES: Mapping[str, tuple[str, str]] = {
     "build-support/macros.pants": (r'^VERSION = "', r'"$'),
     "clients/cpp/CMakeLists.txt": (r"^project\(midrib VERSION ", r" "),
@@ -49,10 +49,10 @@ def main(arguments: list[str]) -> int:
     """Set the version that is passed; print the version of every file, and fail if they differ."""
     if arguments:
         set_version(ROOT, arguments[0])
-    found = versions(ROOT)
-    for file, version in found.items():
+    present = versions(ROOT)
+    for file, version in present.items():
         print(version, file)
-    return 0 if len(set(found.values())) == 1 else 1
+    return 0 if len(set(present.values())) == 1 else 1
 
 
 if __name__ == "__main__":

@@ -95,12 +95,12 @@ def shown(chromium: str, site: tuple[str, Path], running: RunningServer, profile
 def test_a_page_embeds_texts(chromium: str, site: tuple[str, Path], tmp_path: Path) -> None:
     """Its rows, its revision, the list of backbones, and a refusal by its reason."""
     with serving(BACKBONE, http_port=0, cors_origins=[site[0]]) as running:
-        seen = shown(chromium, site, running, tmp_path / "profile")
+        content = shown(chromium, site, running, tmp_path / "profile")
     backbone = load_backbone(BACKBONE)
-    assert "error" not in seen, seen
-    np.testing.assert_allclose(seen["rows"], backbone.embed_texts(TEXTS).numpy(), atol=1e-5)
-    assert (seen["revision"], seen["short"], seen["names"]) == (backbone.revision(), 8, [BACKBONE])
-    assert seen["refusal"] == ["MidribHttpError", 404, "BACKBONE_NOT_FOUND"]
+    assert "error" not in content, content
+    np.testing.assert_allclose(content["rows"], backbone.embed_texts(TEXTS).numpy(), atol=1e-5)
+    assert (content["revision"], content["short"], content["names"]) == (backbone.revision(), 8, [BACKBONE])
+    assert content["refusal"] == ["MidribHttpError", 404, "BACKBONE_NOT_FOUND"]
 
 
 def test_a_page_of_an_origin_that_is_not_listed_gets_nothing(
@@ -108,5 +108,5 @@ def test_a_page_of_an_origin_that_is_not_listed_gets_nothing(
 ) -> None:
     """The browser refuses, since the server does not allow the origin."""
     with serving(BACKBONE, http_port=0, cors_origins=["http://other.example"]) as running:
-        seen = shown(chromium, site, running, tmp_path / "profile")
-    assert seen == {"error": "TypeError: Failed to fetch"}
+        content = shown(chromium, site, running, tmp_path / "profile")
+    assert content == {"error": "TypeError: Failed to fetch"}

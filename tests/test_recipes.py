@@ -21,7 +21,9 @@ from midrib.server.testing import RunningServer, serving
 
 pytestmark = pytest.mark.external
 
-PAGES = sorted((Path(__file__).resolve().parents[1] / "docs/recipes").glob("*.md"))
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted((ROOT / "docs/recipes").glob("*.md"))
+PINS = dict(line.split("==") for line in (ROOT / "build-support/recipes.txt").read_text().split() if "==" in line)
 BACKBONE = "text/embedding/all-minilm-l6-v2"
 # The address of a real PostgreSQL with pgvector, from a wheel; it stops with the program.
 DATABASE = (
@@ -112,3 +114,22 @@ def test_midrib_search_builds_a_lancedb_index_and_asks_it(
     notes.write_text("id,text\nn3,Interest rates rise.\n")
     embed_files(url, [notes], out)
     assert run(*query, "--index", "notes.lance") == ["n3"]
+
+
+@pytest.mark.parametrize(
+    ("package", "title"),
+    [
+        ("langchain-core", "langchain-core"),
+        ("langchain-openai", "langchain-openai"),
+        ("llama-index-core", "llama-index-core"),
+        ("datasets", "datasets"),
+        ("faiss-cpu", "FAISS"),
+        ("lancedb", "LanceDB"),
+        ("chromadb", "Chroma"),
+        ("qdrant-client", "Qdrant's client"),
+    ],
+)
+def test_the_pages_name_the_pinned_versions(package: str, title: str) -> None:
+    """A reader sees which versions were tried."""
+    text = " ".join(" ".join(page.read_text() for page in PAGES).split())
+    assert f"{title} {PINS[package]}" in text

@@ -38,7 +38,7 @@ func Dial(address string, options ...grpc.DialOption) (*Client, error) {
 // Close closes the connection.
 func (c *Client) Close() error { return c.connection.Close() }
 
-// Describe tells what the server says of one of its backbones.
+// Describe returns the server's description of a backbone.
 func (c *Client) Describe(ctx context.Context, name string) (*pb.Backbone, error) {
 	response, err := c.backbones.GetBackbone(ctx, &pb.GetBackboneRequest{Name: name})
 	return response.GetBackbone(), errorFromCall(err)
@@ -63,11 +63,12 @@ type Result struct {
 	Err       error
 }
 
-// EmbedStream embeds inputs until their channel is closed, and calls each with every result, as they are ready and
-// not in order. It stops when each returns an error, and returns that. A server that drains answers what it has read,
-// and then the error is UNAVAILABLE: send the inputs without a result again.
+// EmbedStream embeds inputs until their channel is closed, and calls each with every result as soon as it is ready,
+// not in order. It stops when each returns an error, and returns that error. A server that drains answers the inputs
+// that it has read, and then the error is UNAVAILABLE: send the inputs without a result again.
 //
-// After an error nobody reads inputs: who fills them selects on ctx.Done() as well, and cancels ctx on return.
+// After an error, inputs is not read any more: the goroutine that fills it must select on ctx.Done() as well, and the
+// caller cancels ctx on return.
 func (c *Client) EmbedStream(
 	ctx context.Context, open *pb.Open, inputs <-chan *pb.Input, each func(Result) error,
 ) error {

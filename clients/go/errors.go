@@ -12,14 +12,14 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 )
 
-// Error is how a call, or one item of a stream, was refused. Branch on its Reason, such as "BACKBONE_NOT_FOUND".
+// Error is the refusal of a call, or of one item of a stream. Branch on its Reason, such as "BACKBONE_NOT_FOUND".
 type Error struct {
 	Code    codes.Code
 	Reason  string
 	Message string
-	// Field is the place in the request that is wrong, such as "input.tensor.shape"; empty where there is none.
+	// Field is the place in the request that is wrong, such as "input.tensor.shape"; empty if there is none.
 	Field string
-	// RetryAfter says when the same call may succeed; zero where waiting does not help.
+	// RetryAfter says when the same call may succeed; zero if waiting does not help.
 	RetryAfter time.Duration
 }
 
@@ -66,8 +66,8 @@ func (e *Error) read(detail *anypb.Any) {
 	}
 }
 
-// errorFromCall returns the error of a failed call. What grpc holds is copied field by field, for the type of its
-// status depends on its version.
+// errorFromCall returns the error of a failed call. The status of grpc is copied field by field, because its type
+// depends on the version of grpc.
 func errorFromCall(err error) error {
 	if err == nil {
 		return nil

@@ -48,7 +48,7 @@ func Numbers(tensor *pb.Tensor) ([]float64, error) {
 	return numbers, nil
 }
 
-// scaled multiplies the rows of an embedding that was asked for as int8.
+// scaled multiplies the rows of an embedding that was sent as int8.
 func scaled(numbers []float64, tensor *pb.Tensor) ([]float64, error) {
 	scales := tensor.RowScales
 	if len(tensor.Shape) != 2 || int64(len(scales)) != 4*tensor.Shape[0] {
@@ -63,7 +63,7 @@ func scaled(numbers []float64, tensor *pb.Tensor) ([]float64, error) {
 	return numbers, nil
 }
 
-// reader returns an element type's size in bytes, and what reads one element.
+// reader returns an element type's size in bytes, and the function that reads one element.
 func reader(dtype pb.DataType) (int, func([]byte) float64) {
 	little := binary.LittleEndian
 	switch dtype {

@@ -82,7 +82,7 @@ _PROTOC = ("protobuf-compiler", "libprotobuf-dev")
 _BUF = ("node", "npm")
 _NODE = ("nodejs", "npm")
 
-# What Maven takes from Debian's repository: the dependencies of the client, and its plugins with what they need.
+# Maven takes these from Debian's repository: the client's dependencies, the plugins, and the plugins' dependencies.
 _MAVEN_FILES = (
     "io/grpc/grpc-netty",
     "com/google/protobuf/protobuf-java",

@@ -34,7 +34,7 @@ class Client {
                   std::shared_ptr<grpc::ChannelCredentials> credentials = grpc::InsecureChannelCredentials(),
                   std::chrono::milliseconds timeout = std::chrono::seconds(30));
 
-  // What the server says of one of its backbones.
+  // The server's description of a backbone.
   v1::Backbone Describe(const std::string& name) const;
 
   // Embeds one batch.
@@ -46,9 +46,10 @@ class Client {
   // The gradient of an input, given the gradient of its embedding.
   v1::BackwardResponse Backward(const v1::BackwardRequest& request) const;
 
-  // Embeds inputs until `next`, called on a thread of its own, returns false; calls `on_result` on this thread with
-  // every result, as they are ready and not in order. What `on_result` throws ends the stream. `next` must not throw.
-  // A server that drains answers what it has read, and then this throws UNAVAILABLE: send the rest again.
+  // Embeds inputs until `next`, called on a separate thread, returns false; calls `on_result` on this thread with
+  // every result as soon as it is ready, not in order. An exception of `on_result` ends the stream. `next` must not
+  // throw.
+  // A server that drains answers the inputs that it has read, and then this throws UNAVAILABLE: send the rest again.
   void EmbedStream(const v1::Open& open, const NextInput& next, const OnResult& on_result) const;
 
  private:

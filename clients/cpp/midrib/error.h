@@ -15,14 +15,14 @@ namespace midrib {
 class Error : public std::runtime_error {
  public:
   explicit Error(const google::rpc::Status& status);
-  // What has no details of Midrib's has the reason "UNKNOWN".
+  // The reason is "UNKNOWN" for a status without details of Midrib.
   explicit Error(const grpc::Status& status);
 
   grpc::StatusCode code() const { return code_; }
   const std::string& reason() const { return reason_; }
-  // The place in the request that is wrong, such as "input.tensor.shape"; empty where there is none.
+  // The place in the request that is wrong, such as "input.tensor.shape"; empty if there is none.
   const std::string& field() const { return field_; }
-  // After so long the same call may succeed; absent where waiting does not help.
+  // The time after which the same call may succeed; absent if waiting does not help.
   const std::optional<std::chrono::nanoseconds>& retry_after() const { return retry_after_; }
 
  private:

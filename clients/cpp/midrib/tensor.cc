@@ -51,7 +51,7 @@ double BfloatToDouble(std::uint16_t bits) {
   return Load<float>(reinterpret_cast<const char*>(&wide));
 }
 
-// An element type's size in bytes, and what reads one element.
+// An element type's size in bytes, and the function that reads one element.
 struct Reader {
   std::size_t size;
   double (*read)(const char* at);
@@ -80,7 +80,7 @@ Reader ReaderOf(v1::DataType dtype) {
                               ", which this client does not know: update it");
 }
 
-// Multiplies the rows of an embedding that was asked for as int8.
+// Multiplies the rows of an embedding that was sent as int8.
 void Scale(const v1::Tensor& tensor, std::vector<double>* numbers) {
   const std::string& scales = tensor.row_scales();
   if (tensor.shape_size() != 2 || scales.size() != static_cast<std::size_t>(tensor.shape(0)) * sizeof(float)) {

@@ -3,7 +3,7 @@
  * The server answers pages of other origins only if its setting `cors_origins` names them.
  */
 
-/** What to embed: texts, or encoded images (a file of an <input>, bytes, or a data URL). */
+/** The input: texts, or encoded images (a file of an <input>, bytes, or a data URL). */
 export type BrowserInput = { texts: readonly string[] } | { images: readonly (Blob | Uint8Array | string)[] };
 
 export interface BrowserOptions {
@@ -21,7 +21,7 @@ export interface Embedding {
   revision: string;
 }
 
-/** How a call was refused. Branch on `reason`, such as "BACKBONE_NOT_FOUND". */
+/** The refusal of a call. Branch on `reason`, such as "BACKBONE_NOT_FOUND". */
 export class MidribHttpError extends Error {
   constructor(
     message: string,
@@ -53,10 +53,15 @@ export class BrowserClient {
   async embed(backbone: string, input: BrowserInput, options: BrowserOptions = {}): Promise<Embedding> {
     const { signal, ...rest } = options;
     const values = "texts" in input ? input.texts : await Promise.all(input.images.map(encodedImage));
-    const body = { model: backbone, input: values, encoding_format: "base64", ...rest };
-    const response = await this.call("/v1/embeddings", { method: "POST", body: JSON.stringify(body), signal });
+    const response = await this.call("/v1/embeddings", {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify({ model: backbone, input: values, encoding_format: "base64", ...rest }),
+      signal: signal ?? null,
+    });
     const { data } = (await response.json()) as { data: { embedding: string }[] };
-    return { rows: data.map(({ embedding }) => floatsOf(embedding)), revision: response.headers.get("Midrib-Revision") ?? "" };
+    const rows = data.map(({ embedding }) => floatsOf(embedding));
+    return { rows, revision: response.headers.get("Midrib-Revision") ?? "" };
   }
 
   /** The names of the served backbones. */
@@ -66,16 +71,16 @@ export class BrowserClient {
     return data.map(({ id }) => id);
   }
 
-  private async call(path: string, { body, ...init }: { method?: string; body?: string; signal?: AbortSignal | undefined }): Promise<Response> {
-    const headers: Record<string, string> = body === undefined ? {} : { "Content-Type": "application/json" };
-    if (this.token !== undefined) headers["Authorization"] = `Bearer ${this.token}`;
-    const response = await fetch(this.base + path, { ...init, headers, ...(body === undefined ? {} : { body }) } as RequestInit);
+  private async call(path: string, init: RequestInit): Promise<Response> {
+    const headers = new Headers(init.headers);
+    if (this.token !== undefined) headers.set("Authorization", `Bearer ${this.token}`);
+    const response = await fetch(this.base + path, { ...init, headers });
     if (!response.ok) throw await errorOf(response);
     return response;
   }
 }
 
-/** The error of an answer; one that is not from Midrib, such as a proxy's, has the reason "UNKNOWN". */
+/** The error of an answer. Its reason is "UNKNOWN" if the answer is not from Midrib but from a proxy. */
 async function errorOf(response: Response): Promise<MidribHttpError> {
   const { error } = (await response.json().catch(() => ({}))) as {
     error?: { message: string; code?: string; param?: string | null };

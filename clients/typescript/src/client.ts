@@ -49,7 +49,7 @@ export class Client {
     this.embeddings.close();
   }
 
-  /** What a server says of one of its backbones. */
+  /** The server's description of a backbone. */
   async describe(name: string): Promise<Backbone> {
     const { backbone } = await unary<{ backbone?: Backbone | undefined }>((done) =>
       this.backbones.getBackbone({ name }, done),
@@ -67,7 +67,8 @@ export class Client {
     options?: Partial<Options>,
   ): Promise<Embedding | EmbedResponse> {
     if (typeof target !== "string") return this.call(EmbedRequest.fromPartial(target));
-    return embeddingOf(await this.call(EmbedRequest.fromPartial({ backbone: target, input: inputOf(input!), options })));
+    const request = EmbedRequest.fromPartial({ backbone: target, input: inputOf(input!), options });
+    return embeddingOf(await this.call(request));
   }
 
   private call(request: EmbedRequest): Promise<EmbedResponse> {
@@ -80,9 +81,9 @@ export class Client {
   }
 
   /**
-   * Embeds a stream of inputs. Results come as they are ready: put them in order by `index` where that matters.
+   * Embeds a stream of inputs. Results come as soon as they are ready: sort them by `index` if their order matters.
    * Inputs are taken only as fast as the server reads; leaving the loop ends the call. A server that drains answers
-   * what it has read, and then this throws UNAVAILABLE: send the inputs without a result again.
+   * the inputs that it has read, and then this throws UNAVAILABLE: send the inputs without a result again.
    */
   async *embedStream(
     backbone: string,
@@ -90,7 +91,7 @@ export class Client {
     options?: Options,
   ): AsyncGenerator<StreamResult> {
     const call = this.embeddings.embedStream();
-    call.on("error", () => {}); // the loop below throws it; one that comes after the loop is of no interest
+    call.on("error", () => {}); // the loop below throws it; an error after the loop is ignored
     const sending = send(call, backbone, inputs, options).catch((error) => call.destroy(error));
     let goodbye: MidribError | undefined;
     try {

@@ -2,7 +2,7 @@ import { ServiceError, status as Code } from "@grpc/grpc-js";
 import { BadRequest, ErrorInfo, RetryInfo } from "./generated/google/rpc/error_details.js";
 import { Status } from "./generated/google/rpc/status.js";
 
-/** How a call, or one item of a stream, was refused. Branch on `reason`, such as "BACKBONE_NOT_FOUND". */
+/** The refusal of a call, or of one item of a stream. Branch on `reason`, such as "BACKBONE_NOT_FOUND". */
 export class MidribError extends Error {
   constructor(
     message: string,
@@ -10,7 +10,7 @@ export class MidribError extends Error {
     readonly reason: string,
     /** The place in the request that is wrong, such as "input.tensor.shape". */
     readonly field?: string,
-    /** After so long the same call may succeed; absent where waiting does not help. */
+    /** Seconds after which the same call may succeed; undefined if waiting does not help. */
     readonly retryAfterSeconds?: number,
   ) {
     super(message);
@@ -34,7 +34,7 @@ export function errorFromStatus(status: Status): MidribError {
   return new MidribError(status.message, status.code, reason, field, retryAfterSeconds);
 }
 
-/** The error of a failed call; what has no details of Midrib's has its code's name as reason. */
+/** The error of a failed call. Its reason is the name of the code if the status has no details of Midrib. */
 export function errorFromCall(error: ServiceError): MidribError {
   const [details] = error.metadata?.get("grpc-status-details-bin") ?? [];
   if (Buffer.isBuffer(details)) return errorFromStatus(Status.decode(details));

@@ -2,7 +2,7 @@ import { EmbedResponse, Input } from "./generated/midrib/v1/embedding.js";
 import { Tensor } from "./generated/midrib/v1/tensor.js";
 import { numbers } from "./tensor.js";
 
-/** What to embed: texts, encoded images, or the backbone's own input. */
+/** The input: texts, encoded images, or a tensor as the backbone takes it. */
 export type PlainInput = { texts: readonly string[] } | { images: readonly Uint8Array[] } | { tensor: Tensor };
 
 /** One row of features for each input, and the revision of the backbone that computed them. */
@@ -14,7 +14,10 @@ export interface Embedding {
 /** The message of an input. */
 export function inputOf(input: PlainInput): Input {
   if ("texts" in input) return { kind: { $case: "texts", value: { texts: [...input.texts] } } };
-  if ("images" in input) return { kind: { $case: "images", value: { encoded: input.images.map((image) => Buffer.from(image)) } } };
+  if ("images" in input) {
+    const encoded = input.images.map((image) => Buffer.from(image));
+    return { kind: { $case: "images", value: { encoded } } };
+  }
   return { kind: { $case: "tensor", value: input.tensor } };
 }
 
@@ -25,6 +28,7 @@ export function embeddingOf({ embedding, revision }: EmbedResponse): Embedding {
   }
   const values = Float32Array.from(numbers(embedding));
   const width = Number(embedding.shape[1]);
-  const rows = Array.from({ length: Number(embedding.shape[0]) }, (_, row) => values.subarray(row * width, (row + 1) * width));
+  const count = Number(embedding.shape[0]);
+  const rows = Array.from({ length: count }, (_, row) => values.subarray(row * width, (row + 1) * width));
   return { rows, revision };
 }

@@ -32,7 +32,7 @@ export function integers(values: ArrayLike<number>, shape: readonly number[]): T
 
 /**
  * The numbers of a tensor of any element type, in row-major order; int64 beyond 2 ** 53 is rounded.
- * Throws RangeError where the type is unknown, or the bytes are not those of the shape.
+ * Throws RangeError if the type is unknown, or the bytes are not those of the shape.
  */
 export function numbers(tensor: Tensor): Float64Array {
   const reader = READERS.get(tensor.dtype);
@@ -47,7 +47,7 @@ export function numbers(tensor: Tensor): Float64Array {
   return tensor.rowScales.length > 0 ? scaled(values, tensor) : values;
 }
 
-/** The rows of an embedding that was asked for as int8, multiplied. */
+/** Multiplies the rows of an embedding that was sent as int8. */
 function scaled(values: Float64Array, { shape, rowScales }: Tensor): Float64Array {
   if (shape.length !== 2 || BigInt(rowScales.length) !== shape[0]! * 4n) {
     throw new RangeError(`tensor of shape [${shape}] has ${rowScales.length} bytes of scales, expected four for each row`);

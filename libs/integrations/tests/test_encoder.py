@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -102,8 +103,10 @@ def test_an_unknown_option_is_refused(encoder: Encoder) -> None:
 
 def test_the_readme_runs(running: RunningServer) -> None:
     """As a reader would paste it; only the address differs."""
+    names: dict[str, Any] = {}
     [code] = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    exec(compile(code.replace("localhost:50051", running.address), str(README), "exec"), {})
+    exec(compile(code.replace("localhost:50051", running.address), str(README), "exec"), names)
+    assert names["notes"].shape == (2, 384)
 
 
 def test_the_public_list_is_whole() -> None:

@@ -37,7 +37,7 @@ public final class Client implements AutoCloseable {
     this.timeout = timeout;
   }
 
-  /** What the server says of one of its backbones. */
+  /** The server's description of a backbone. */
   public Backbone describe(String name) {
     GetBackboneRequest request = GetBackboneRequest.newBuilder().setName(name).build();
     BackboneServiceGrpc.BackboneServiceBlockingStub backbones =
@@ -66,9 +66,10 @@ public final class Client implements AutoCloseable {
   }
 
   /**
-   * Embeds inputs, which are taken only as fast as the server reads them, and gives every result to onResult, as they
-   * are ready and not in order. Both are called on gRPC's threads; what they throw ends the stream and comes out here.
-   * A server that drains answers what it has read, and then this throws UNAVAILABLE: send the rest again.
+   * Embeds inputs, which are taken only as fast as the server reads them, and passes every result to onResult as soon
+   * as it is ready, not in order. Both are called on gRPC's threads; their exceptions end the stream and are thrown
+   * here. A server that drains answers the inputs that it has read, and then this throws UNAVAILABLE: send the rest
+   * again.
    */
   public void embedStream(Open open, Iterator<Input> inputs, Consumer<StreamResult> onResult)
       throws InterruptedException {

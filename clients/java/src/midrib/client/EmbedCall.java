@@ -30,7 +30,7 @@ final class EmbedCall implements ClientResponseObserver<EmbedStreamRequest, Embe
     this.onResult = onResult;
   }
 
-  /** Waits for the end of the call; throws what ended it, if not the last result. */
+  /** Waits for the end of the call. Throws the error that ended it, unless the last result did. */
   void await() throws InterruptedException {
     try {
       ended.await();
@@ -88,7 +88,7 @@ final class EmbedCall implements ClientResponseObserver<EmbedStreamRequest, Embe
     ended.countDown();
   }
 
-  /** Runs the caller's code: what it throws cancels the call. */
+  /** Runs the caller's code. An exception cancels the call. */
   private void guarded(Runnable code) {
     try {
       code.run();

@@ -32,7 +32,7 @@ public final class MidribException extends RuntimeException {
     return of(status, null);
   }
 
-  /** The error of a failed call; what has no details of Midrib's has its code's name as reason. */
+  /** The error of a failed call. Its reason is the name of the code if the status has no details of Midrib. */
   public static MidribException of(StatusRuntimeException error) {
     byte[] details = error.getTrailers() == null ? null : error.getTrailers().get(DETAILS);
     Status status = error.getStatus();
@@ -78,12 +78,12 @@ public final class MidribException extends RuntimeException {
     return reason;
   }
 
-  /** The place in the request that is wrong, such as "input.tensor.shape"; empty where there is none. */
+  /** The place in the request that is wrong, such as "input.tensor.shape"; empty if there is none. */
   public String field() {
     return field;
   }
 
-  /** After so long the same call may succeed; empty where waiting does not help. */
+  /** The time after which the same call may succeed; empty if waiting does not help. */
   public Optional<Duration> retryAfter() {
     return Optional.ofNullable(retryAfter);
   }

@@ -33,7 +33,7 @@ public final class Tensors {
   /**
    * The numbers of a tensor of any element type, in row-major order; a long beyond 2^53 is rounded.
    *
-   * @throws IllegalArgumentException where the type is unknown, or the bytes are not those of the shape
+   * @throws IllegalArgumentException if the type is unknown, or the bytes are not those of the shape
    */
   public static double[] numbers(Tensor tensor) {
     int size = size(tensor.getDtype());
@@ -72,7 +72,7 @@ public final class Tensors {
     return rows;
   }
 
-  /** Multiplies the rows of an embedding that was asked for as int8. */
+  /** Multiplies the rows of an embedding that was sent as int8. */
   private static void scale(Tensor tensor, double[] numbers) {
     if (tensor.getShapeCount() != 2 || tensor.getRowScales().size() != tensor.getShape(0) * Float.BYTES) {
       throw new IllegalArgumentException(
