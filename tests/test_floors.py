@@ -21,6 +21,7 @@ FLOORS = {
     "midrib.wire": 2,
     "midrib.remote": 3,
     "midrib.task": 3,
+    "midrib.ray": 4,
     "midrib.server": 4,
 }
 SOURCES = {f"midrib.{path.parent.name}": path for path in [*sorted(ROOT.glob("libs/*/src")), ROOT / "server/src"]}
