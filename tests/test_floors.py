@@ -22,6 +22,7 @@ FLOORS = {
     "midrib.remote": 3,
     "midrib.task": 3,
     "midrib.integrations": 4,
+    "midrib.ray": 4,
     "midrib.server": 4,
 }
 SOURCES = {f"midrib.{path.parent.name}": path for path in [*sorted(ROOT.glob("libs/*/src")), ROOT / "server/src"]}

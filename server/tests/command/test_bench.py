@@ -50,6 +50,35 @@ def test_the_table_has_a_line_for_each_concurrency(
     assert figures.split()[:2] == ["1", "2"]
 
 
+def test_a_plan_turns_the_measured_rate_into_replicas_and_cost(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the best rate that was measured, 70 % are used."""
+    options = ("--concurrency", "1", "--plan", "1000000", "--cost-per-hour", "2", "--json")
+    status, output = bench(monkeypatch, capsys, server.url("test/embedding/linear"), *options)
+    result = json.loads(output.out)
+    plan, rate = result["plan"], result["measured"][0]["rows_per_s"]
+    assert (status, plan["replica_rows_per_s"]) == (0, rate)
+    assert plan["replicas"] - 1 < 1e6 / (0.7 * rate) <= plan["replicas"]
+    assert plan["cost_per_hour"] == 2 * plan["replicas"]
+    assert plan["cost_per_million_rows"] == pytest.approx(plan["cost_per_hour"] / 3600)
+
+
+def test_a_plan_is_a_line_below_the_table(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It names the load, the replicas and the rate on which they rest."""
+    options = ("--concurrency", "1", "--plan", "0.5")
+    _, output = bench(monkeypatch, capsys, server.url("test/embedding/linear"), *options)
+    assert output.out.splitlines()[-1].startswith("0.5 rows/s need 1 replicas of ")
+
+
+def test_a_cost_without_a_plan_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """It would be ignored."""
+    status, output = bench(monkeypatch, capsys, MLP, "--cost-per-hour", "2")
+    assert (status, "--cost-per-hour needs --plan" in output.err) == (2, True)
+
+
 def test_a_name_is_served_for_the_measurement(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -50,6 +50,16 @@ def test_a_failed_run_says_what_it_has_left(midrib: Any, tmp_path: Path) -> None
     assert f"{out}.parts holds the finished chunks: run the same command again to resume, or delete it" in done.stderr
 
 
+def test_an_array_of_another_shape_is_a_bad_item(midrib: Any, tmp_path: Path) -> None:
+    """With a backbone in this process as through a server: the other rows are embedded."""
+    np.save(tmp_path / "good.npy", np.ones((3, 4), np.float32))
+    np.save(tmp_path / "bad.npy", np.ones((2, 5), np.float32))
+    inputs = [str(tmp_path / name) for name in ("good.npy", "bad.npy")]
+    done = midrib("embed", *inputs, "--backbone", MLP, "--out", str(tmp_path / "out.npy"))
+    assert (done.returncode, len(np.load(tmp_path / "out.npy"))) == (0, 3)
+    assert "the array has shape [5], backbone" in (tmp_path / "out.npy.bad.jsonl").read_text()
+
+
 def test_embed_through_a_server_gives_the_servers_rows(midrib: Any, tmp_path: Path) -> None:
     """The same command, another backbone string."""
     rows, out = tmp_path / "rows.npy", tmp_path / "embeddings.npy"

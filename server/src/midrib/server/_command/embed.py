@@ -35,7 +35,10 @@ class LocalEmbedder:
         return embedder
 
     def __call__(self, kind: str, values: list[Any]) -> Array:
-        """Return the features of values of one kind, [values, num_features], float32."""
+        """Return the features of values of one kind, [values, num_features], float32.
+
+        Raises InvalidInputError for arrays of a shape that the backbone does not take, and the errors of reading media.
+        """
         import numpy as np
         import torch
 
@@ -46,6 +49,16 @@ class LocalEmbedder:
         elif kind == "audio":
             rows = self._backbone.embed_audio([clip.samples for clip in values], values[0].rate)
         else:
+            self._check_shape(np.shape(values[0]))
             rows = self._backbone.embed(torch.from_numpy(np.stack(values)))
         features: Array = rows.float().cpu().numpy()
         return features
+
+    def _check_shape(self, shape: tuple[int, ...]) -> None:
+        expected = self._backbone.input.tensor.shape
+        fits = len(shape) == len(expected) and all(
+            size in (None, actual) for size, actual in zip(expected, shape, strict=True)
+        )
+        if not fits:
+            takes = ", ".join("any" if size is None else str(size) for size in expected)
+            raise InvalidInputError(f"the array has shape {list(shape)}, backbone {self.name!r} takes [{takes}]")

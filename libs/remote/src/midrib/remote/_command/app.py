@@ -281,6 +281,10 @@ def bench(
         typer.Option(min=1, help="Concurrent callers; may be repeated; default: 1, 16 and 64."),
     ] = None,
     seconds: Annotated[float, typer.Option(min=0.01, help="Seconds per measurement.")] = 3.0,
+    load: Annotated[
+        float | None, typer.Option("--plan", min=0.001, help="Rows per second to answer: print the replicas for them.")
+    ] = None,
+    cost_per_hour: Annotated[float | None, typer.Option(min=0.0, help="Of one replica, for --plan.")] = None,
     imports: Imports = None,
     token: Token = None,
     roots: Roots = None,
@@ -291,5 +295,7 @@ def bench(
     """Measure the rows per second and the latency of one backbone, with inputs that all differ."""
     from midrib.remote._command.bench import BenchPlan, run
 
-    plan = BenchPlan(rows, tuple(concurrency or (1, 16, 64)), seconds)
+    if load is None and cost_per_hour is not None:
+        raise typer.BadParameter("--cost-per-hour needs --plan: name the rows per second to answer")
+    plan = BenchPlan(rows, tuple(concurrency or (1, 16, 64)), seconds, load, cost_per_hour)
     run(target, plan, Access(token, roots, certificate, timeout), imports=imports, as_json=as_json)

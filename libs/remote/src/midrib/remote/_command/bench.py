@@ -17,6 +17,7 @@ from rich.table import Table
 
 from midrib.oip.v2 import inference_pb2
 from midrib.remote._clients.async_client import AsyncClient
+from midrib.remote._command.capacity import Capacity, capacity_for
 from midrib.remote._command.names import server_module, split_backbone_url
 from midrib.remote._command.options import Access
 from midrib.remote._command.payloads import Payload, PayloadSource
@@ -33,11 +34,17 @@ _COUNT_MARGIN: Final = 0.02
 
 @dataclass(frozen=True)
 class BenchPlan:
-    """The measurements.  rows: per call.  concurrency: the numbers of callers.  seconds: for each number of callers."""
+    """The measurements.
+
+    rows: per call.  concurrency: the numbers of callers.  seconds: for each number of callers.
+    load: rows per second for which replicas are computed; None for no plan.  replica_cost: of one replica, an hour.
+    """
 
     rows: int
     concurrency: tuple[int, ...]
     seconds: float
+    load: float | None = None
+    replica_cost: float | None = None
 
 
 @dataclass(frozen=True)
@@ -75,13 +82,28 @@ def run(target: str, plan: BenchPlan, access: Access, *, imports: Sequence[str] 
             url = stack.enter_context(serving(target, *options)).url
         typer.echo(f"measuring {url}, {plan.seconds:g} s for each number of callers ...", err=True)
         measurements = asyncio.run(_measure(url, plan, access))
-    if as_json:
-        typer.echo(json.dumps({"url": url, "measured": [asdict(line) for line in measurements]}, indent=2))
-    else:
-        typer.echo(url)
-        _print_table(measurements)
+    _print(url, measurements, _capacity(plan, measurements), as_json=as_json)
     for line in measurements:
         _check_counts(line)
+
+
+def _capacity(plan: BenchPlan, measurements: Sequence[Measurement]) -> Capacity | None:
+    """Return the replicas for the plan's load, by the highest measured rate."""
+    if plan.load is None:
+        return None
+    return capacity_for(plan.load, max(line.rows_per_s for line in measurements), plan.replica_cost)
+
+
+def _print(url: str, measurements: Sequence[Measurement], capacity: Capacity | None, *, as_json: bool) -> None:
+    if as_json:
+        planned = {} if capacity is None else {"plan": asdict(capacity)}
+        measured = [asdict(line) for line in measurements]
+        typer.echo(json.dumps({"url": url, "measured": measured, **planned}, indent=2))
+        return
+    typer.echo(url)
+    _print_table(measurements)
+    if capacity is not None:
+        typer.echo(str(capacity))
 
 
 def _check_counts(line: Measurement) -> None:

@@ -1,0 +1,117 @@
+"""`Embedder`: the callable that Ray constructs in each actor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa  # type: ignore[import-untyped] # it has no types
+
+from midrib.ray._columns import EMBEDDING, ERROR, ColumnOptions
+from midrib.ray._values import Kind, column_items
+from midrib.remote._command.names import import_modules, parse_backbone, server_module
+from midrib.remote._files.embedders import Embedder as OpenBackbone
+from midrib.remote._files.embedders import OutputOptions, RemoteEmbedder
+from midrib.remote._files.items import SourceItem
+from midrib.remote._files.run import ChunkSize, embed_in_order
+from midrib.wire import Array, InvalidInputError, RevisionMismatchError
+
+
+class Embedder:
+    """Embeds tables, as a class for `Dataset.map_batches(Embedder, batch_format="pyarrow", ...)`.
+
+    backbone: grpc://host:port/namespace/name, or 'namespace/name?argument=value' to load it into the actor.
+    column: the texts, encoded images or sounds (bytes, or {bytes, path}), arrays or lists of numbers.
+    keep: the columns to copy to the output; None copies all except `column`.
+    kind: "images" or "audio" if texts are paths of files; "images" if arrays are pixels, uint8 [height, width, 3];
+    None to tell the kind by the value.
+    revision: the expected revision.  imports: modules that register backbones of the actor.
+    prompt, dimensions, normalize, dtype: as for `midrib.remote.embed_files`.  kwargs: the Client's.
+    Raises InvalidInputError for unusable options, RevisionMismatchError if the backbone has another revision.
+    """
+
+    def __init__(
+        self,
+        backbone: str,
+        column: str = "text",
+        *,
+        keep: Sequence[str] | None = None,
+        kind: Kind | None = None,
+        prompt: str = "",
+        dimensions: int | None = None,
+        normalize: bool = False,
+        dtype: str = "float32",
+        revision: str | None = None,
+        imports: Sequence[str] = (),
+        **kwargs: Any,
+    ) -> None:
+        self._columns = ColumnOptions(column, None if keep is None else tuple(keep), kind)
+        self._options = OutputOptions(dimensions, normalize, dtype, prompt)
+        self._backbone = _open(backbone, imports, kwargs)
+        if revision not in (None, self._backbone.revision):
+            raise RevisionMismatchError(
+                f"{self._backbone.name} has revision {self._backbone.revision}, expected {revision}: "
+                "serve that revision, or embed the whole dataset with the new one"
+            )
+        self._width = self._options.width(self._backbone)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Return a row for each row of the table: the copied columns, "embedding" and "error".
+
+        embedding: a list of fixed size, null in a row that could not be embedded.  error: the reason, null otherwise.
+        The schema's metadata holds the backbone, its revision and the options, as in the files of `midrib embed`.
+        Raises InvalidInputError if the table lacks a column, and the errors of a server that does not answer.
+        """
+        copied = self._columns.copied(table.column_names)
+        features = np.zeros((table.num_rows, self._width), self._options.dtype)
+        errors: list[str | None] = [None] * table.num_rows
+        items = self._items(table.column(self._columns.value))
+        for chunk in embed_in_order(self._backbone, items, ChunkSize(max(1, table.num_rows)), self._options):
+            features[[int(row) for row in chunk.ids]] = chunk.features
+            for row, error in chunk.bad:
+                errors[int(row)] = error
+        output = table.select(copied).append_column(EMBEDDING, _lists(features, errors))
+        output = output.append_column(ERROR, pa.array(errors, pa.string()))
+        return output.replace_schema_metadata({**(table.schema.metadata or {}), **self._metadata()})
+
+    def _items(self, column: pa.ChunkedArray) -> Iterator[SourceItem]:
+        for item in column_items(column, self._columns.kind):
+            if self._options.prompt and item.error is None and item.kind != "texts":
+                text, name = self._options.prompt, self._columns.value
+                raise InvalidInputError(f"prompt={text!r} is for texts, but column {name!r} holds {item.kind}")
+            yield item
+
+    def _metadata(self) -> dict[str, str]:
+        """Return the backbone and the options, under the names that the files of `midrib embed` use."""
+        return {
+            "midrib.backbone": self._backbone.name,
+            "midrib.revision": self._backbone.revision,
+            "midrib.column": self._columns.value,
+            "midrib.prompt": self._options.prompt,
+            "midrib.dimensions": str(self._options.dimensions),
+            "midrib.normalize": str(self._options.normalize),
+            "midrib.dtype": self._options.dtype,
+        }
+
+
+def _open(backbone: str, imports: Sequence[str], client_options: dict[str, Any]) -> OpenBackbone:
+    """Connect to a served backbone, or load a registered one into this process.
+
+    Raises ImportError for a registered one if midrib-server is not installed.
+    """
+    if "://" in backbone:
+        return RemoteEmbedder(backbone, **client_options)
+    if client_options:
+        raise TypeError(f"got {', '.join(sorted(client_options))} for {backbone}: only a grpc:// URL has such options")
+    import_modules(imports)
+    parsed = parse_backbone(backbone)
+    module = server_module("_command.embed", f"backbone {backbone} in a Ray actor")
+    embedder: OpenBackbone = module.LocalEmbedder(parsed["name"], parsed["arguments"])
+    return embedder
+
+
+def _lists(features: Array, errors: Sequence[str | None]) -> pa.Array:
+    """Return rows [rows, width] as lists of fixed size, null for the rows that have an error."""
+    bad = pa.array([error is not None for error in errors], pa.bool_())
+    return pa.FixedSizeListArray.from_arrays(pa.array(features.reshape(-1)), features.shape[1], mask=bad)

@@ -1,0 +1,48 @@
+"""`midrib bench --plan`: how many replicas a load needs, and their cost."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+# The share of its measured rate at which a replica should run: above it, queues and latencies grow fast.
+_UTILIZATION: Final = 0.7
+_ROWS: Final = 1_000_000
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """The replicas for a load.
+
+    load_rows_per_s: to be answered.  replica_rows_per_s: the highest measured rate of one server.
+    replicas: how many servers answer that load at 70 % of their rate.
+    cost_per_hour: of all replicas; None if the price of one is not known.  cost_per_million_rows: at that load.
+    """
+
+    load_rows_per_s: float
+    replica_rows_per_s: float
+    replicas: int
+    cost_per_hour: float | None = None
+    cost_per_million_rows: float | None = None
+
+    def __str__(self) -> str:
+        text = (
+            f"{self.load_rows_per_s:,.5g} rows/s need {self.replicas} replicas of {self.replica_rows_per_s:,.5g} rows/s,"
+            f" each at most {_UTILIZATION:.0%} busy"
+        )
+        if self.cost_per_hour is None:
+            return text
+        return f"{text}: {self.cost_per_hour:,.2f} an hour, {self.cost_per_million_rows:,.4g} for a million rows"
+
+
+def capacity_for(load: float, rate: float, replica_cost: float | None = None) -> Capacity:
+    """Return the replicas for a load.
+
+    load, rate: rows per second, of all clients and of one measured server.  replica_cost: of one server, an hour.
+    """
+    replicas = max(1, math.ceil(load / (_UTILIZATION * rate)))
+    if replica_cost is None:
+        return Capacity(load, rate, replicas)
+    cost = replicas * replica_cost
+    return Capacity(load, rate, replicas, cost, cost * _ROWS / (3600 * load))
