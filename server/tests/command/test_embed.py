@@ -29,16 +29,19 @@ def test_embed_turns_files_into_rows_with_ids(midrib: Any, tmp_path: Path) -> No
     assert "3 rows" in done.stdout
 
 
-def test_embed_refuses_an_output_that_exists(midrib: Any, tmp_path: Path) -> None:
-    """It may be of other inputs; --overwrite replaces it."""
+def test_embed_refuses_to_replace_an_output_of_other_inputs(midrib: Any, tmp_path: Path) -> None:
+    """--overwrite replaces it, and then the same command may be run again."""
     rows, out = tmp_path / "rows.npy", tmp_path / "embeddings.npy"
     np.save(rows, np.ones((3, 4), np.float32))
     out.write_bytes(b"precious")
     arguments = ["embed", str(rows), "--backbone", MLP, "--out", str(out)]
     done = midrib(*arguments)
     assert (done.returncode, out.read_bytes()) == (1, b"precious")
-    assert f"{out} exists: pass --overwrite to replace it, or another --out" in done.stderr
+    assert f"{out} exists and is of other inputs: pass --overwrite to replace it, or another --out" in done.stderr
     assert (midrib(*arguments, "--overwrite").returncode, np.load(out).shape) == (0, (3, 128))
+    assert midrib(*arguments).returncode == 0
+    np.save(rows, np.ones((4, 4), np.float32))
+    assert (midrib(*arguments).returncode, np.load(out).shape) == (1, (3, 128))
 
 
 def test_a_failed_run_says_what_it_has_left(midrib: Any, tmp_path: Path) -> None:

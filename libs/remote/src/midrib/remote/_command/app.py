@@ -178,7 +178,7 @@ def embed(
     dimensions: Annotated[int | None, typer.Option(min=1, help="Keep the first features only.")] = None,
     normalize: Annotated[bool, typer.Option("--normalize", help="Scale rows to unit length.")] = False,
     dtype: Annotated[str, typer.Option(help="float32 or float16.")] = "float32",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output of other inputs.")] = False,
     imports: Imports = None,
     token: Token = None,
     roots: Roots = None,
@@ -191,7 +191,7 @@ def embed(
 
     _refuse_unused(context, backbone)
     if not overwrite:
-        embedding.refuse_existing(out)
+        embedding.refuse_existing(out, inputs, column, id_column)
     embedding.embed(
         backbone,
         inputs,

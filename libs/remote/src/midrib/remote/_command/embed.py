@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import typer
@@ -65,13 +66,33 @@ def embed(
     _print_result(out, done, as_json=as_json)
 
 
-def refuse_existing(out: str) -> None:
-    """Raise FileExistsError if the output exists, which may be of other inputs."""
-    from midrib.remote._files.storage import is_url, open_filesystem
+def refuse_existing(out: str, inputs: Sequence[str], column: str, id_column: str) -> None:
+    """Raise FileExistsError if a local output exists and holds other items than the inputs.
 
-    filesystem, path = open_filesystem(out) if is_url(out) else (os.path, out)
-    if filesystem.exists(path):
-        raise FileExistsError(f"{out} exists: pass --overwrite to replace it, or another --out")
+    The same command may be run again.
+    """
+    from midrib.remote._files.formats.columns import Columns
+    from midrib.remote._files.sources import Sources
+    from midrib.remote._files.storage import Downloads, is_url
+
+    if is_url(out) or not Path(out).exists():
+        return
+    with Downloads() as downloads:
+        ids = {item.id for item in Sources(list(inputs), Columns(column, id_column), downloads).items()}
+    if ids != _ids_of_output(out):
+        raise FileExistsError(f"{out} exists and is of other inputs: pass --overwrite to replace it, or another --out")
+
+
+def _ids_of_output(out: str) -> set[str]:
+    """Return the ids of the items in an output, bad ones included; none if it is not an output of `midrib embed`."""
+    from midrib.remote._files.output_reader import read_output
+
+    bad = Path(f"{out}.bad.jsonl")
+    try:
+        lines = bad.read_text(encoding="utf-8").splitlines() if bad.exists() else []
+        return {*read_output(Path(out)).ids, *(json.loads(line)["id"] for line in lines)}
+    except (ValueError, KeyError, OSError):
+        return set()
 
 
 def _say_what_is_left(out: str) -> None:
