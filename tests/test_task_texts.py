@@ -76,7 +76,7 @@ def loader() -> DataLoader[Any]:
 def test_texts_become_features_in_this_process_and_on_a_server(location: str, data: Any) -> None:
     """One row per text, in order."""
     words = Words()
-    ids = [ids + [0] * (8 - len(ids)) for ids, _ in words.tokenizer(TEXTS)]
+    ids = [ids + [0] * (8 - len(ids)) for ids, *_ in words.tokenizer(TEXTS)]
     expected = words(torch.tensor(ids)).detach().numpy()
     np.testing.assert_allclose(TextTask(location, 2).embed(data, batch_size=4), expected, atol=1e-5)
 

@@ -12,10 +12,11 @@ from midrib.ray._columns import EMBEDDING, ERROR, ColumnOptions
 from midrib.ray._values import Kind, column_items
 from midrib.remote._command.names import import_modules, parse_backbone, server_module
 from midrib.remote._files.embedders import Embedder as OpenBackbone
-from midrib.remote._files.embedders import OutputOptions, RemoteEmbedder
+from midrib.remote._files.embedders import OutputOptions, RemoteEmbedder, with_prompt
+from midrib.remote._files.prompts import ChosenPrompt
 from midrib.remote._files.items import SourceItem
 from midrib.remote._files.run import ChunkSize, embed_in_order
-from midrib.wire import Array, InvalidInputError, RevisionMismatchError
+from midrib.wire import Array, RevisionMismatchError
 
 
 class Embedder:
@@ -27,7 +28,7 @@ class Embedder:
     kind: "images" or "audio" if texts are paths of files; "images" if arrays are pixels, uint8 [height, width, 3];
     None to tell the kind by the value.
     revision: the expected revision.  imports: modules that register backbones of the actor.
-    prompt, dimensions, normalize, dtype: as for `midrib.remote.embed_files`.  kwargs: the Client's.
+    prompt, prompt_name, dimensions, normalize, dtype: as for `midrib.remote.embed_files`.  kwargs: the Client's.
     Raises InvalidInputError for unusable options, RevisionMismatchError if the backbone has another revision.
     """
 
@@ -38,7 +39,8 @@ class Embedder:
         *,
         keep: Sequence[str] | None = None,
         kind: Kind | None = None,
-        prompt: str = "",
+        prompt: str | None = None,
+        prompt_name: str | None = None,
         dimensions: int | None = None,
         normalize: bool = False,
         dtype: str = "float32",
@@ -47,8 +49,9 @@ class Embedder:
         **kwargs: Any,
     ) -> None:
         self._columns = ColumnOptions(column, None if keep is None else tuple(keep), kind)
-        self._options = OutputOptions(dimensions, normalize, dtype, prompt)
-        self._backbone = _open(backbone, imports, kwargs)
+        self._options = OutputOptions(dimensions, normalize, dtype)
+        self._prompt = ChosenPrompt(prompt, prompt_name)
+        self._backbone = with_prompt(_open(backbone, imports, kwargs), prompt, prompt_name)
         if revision not in (None, self._backbone.revision):
             raise RevisionMismatchError(
                 f"{self._backbone.name} has revision {self._backbone.revision}, expected {revision}: "
@@ -77,9 +80,8 @@ class Embedder:
 
     def _items(self, column: pa.ChunkedArray) -> Iterator[SourceItem]:
         for item in column_items(column, self._columns.kind):
-            if self._options.prompt and item.error is None and item.kind != "texts":
-                text, name = self._options.prompt, self._columns.value
-                raise InvalidInputError(f"prompt={text!r} is for texts, but column {name!r} holds {item.kind}")
+            if item.error is None:
+                self._prompt.check(item.kind, f"column {self._columns.value!r}")
             yield item
 
     def _metadata(self) -> dict[str, str]:
@@ -88,7 +90,7 @@ class Embedder:
             "midrib.backbone": self._backbone.name,
             "midrib.revision": self._backbone.revision,
             "midrib.column": self._columns.value,
-            "midrib.prompt": self._options.prompt,
+            **{f"midrib.{name}": text for name, text in self._prompt.recipe().items()},
             "midrib.dimensions": str(self._options.dimensions),
             "midrib.normalize": str(self._options.normalize),
             "midrib.dtype": self._options.dtype,

@@ -14,6 +14,7 @@ from midrib.remote._files.chunks import Chunk, ChunkStore
 from midrib.remote._files.embedders import Embedder, OutputOptions, embedder_from, with_prompt
 from midrib.remote._files.formats.columns import Columns
 from midrib.remote._files.items import SourceItem
+from midrib.remote._files.prompts import ChosenPrompt
 from midrib.remote._files.run import ChunkSize, digest_of, embed_in_order
 from midrib.remote._files.sources import Sources
 from midrib.remote._files.storage import Downloads, output_at
@@ -87,7 +88,7 @@ def embed_files(
     """
     columns = Columns(column, id_column, tuple(keep))
     options = OutputOptions(dimensions, normalize, dtype)
-    prompts = _Prompt(prompt, prompt_name)
+    prompts = ChosenPrompt(prompt, prompt_name)
     output = output_at(out)
     check_output(output)
     with Downloads() as downloads, closing(ChunkStore(output)) as store:
@@ -108,30 +109,11 @@ def embed_files(
     return progress
 
 
-@dataclass(frozen=True)
-class _Prompt:
-    """The prompt of a run: a text, or the name of one of the backbone's; both None for the backbone's default."""
-
-    text: str | None
-    name: str | None
-
-    def check(self, item: SourceItem) -> None:
-        """Raise InvalidInputError if the item is not a text, but the run has a prompt."""
-        if (self.text or self.name) and item.kind != "texts":
-            argument = f"prompt={self.text!r}" if self.text else f"prompt_name={self.name!r}"
-            raise InvalidInputError(f"{argument} is for texts, but {item.id} holds {item.kind}")
-
-    def recipe(self) -> dict[str, str]:
-        """Return the arguments on which the output depends. A run without them can resume one of an older version."""
-        text = '""' if self.text == "" else self.text or ""
-        return {"prompt": text} if self.name is None else {"prompt": text, "prompt_name": self.name}
-
-
-def _count(sources: Sources, prompt: _Prompt) -> int:
+def _count(sources: Sources, prompt: ChosenPrompt) -> int:
     """Return the number of items. Raises InvalidInputError for unusable inputs, or if there are none."""
     total = 0
     for item in sources.items():
-        prompt.check(item)
+        prompt.check(item.kind, item.id)
         total += 1
     if not total:
         raise InvalidInputError("the inputs hold no items: check the folders and files")
