@@ -28,8 +28,8 @@ class Capacity:
 
     def __str__(self) -> str:
         text = (
-            f"{self.load_rows_per_s:,.5g} rows/s need {self.replicas} replicas of {self.replica_rows_per_s:,.5g} rows/s, "
-            f"each at most {_UTILIZATION:.0%} busy"
+            f"{self.load_rows_per_s:,.5g} rows/s need {self.replicas} replicas of "
+            f"{self.replica_rows_per_s:,.5g} rows/s, each at most {_UTILIZATION:.0%} busy"
         )
         if self.cost_per_hour is None:
             return text
