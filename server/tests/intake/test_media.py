@@ -154,7 +154,7 @@ class Scribe:
             raise MediaError(encoded.index(b"broken"), "is broken")
         return torch.tensor([[len(image)] for image in encoded])
 
-    def token_ids(self, said: Sequence[str], *, prompt: str | None) -> Array:  # - a backbone's
+    def token_ids(self, said: Sequence[str], *, prompt: str | None) -> Array:
         self.parts.append(len(said))
         return np.ones((len(said), max(map(len, said)) // 100_000), np.int64)
 
