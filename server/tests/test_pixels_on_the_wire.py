@@ -160,7 +160,7 @@ def test_the_ids_of_a_backbones_own_tokenizer_are_taken(stub: Any) -> None:
     [
         pytest.param("spelt", -2, r"has the token id -2.*has -1\.\.99", id="below -1"),
         pytest.param("spelt", 100, r"has the token id 100.*has -1\.\.99", id="above the last"),
-        pytest.param("ids", -1, r"has the token id -1.*has 0\.\.99", id="-1 without a tokenizer"),
+        pytest.param("ids", -1, r"has the token id -1.*has 0\.\.99", id="-1 if the module looks it up"),
     ],
 )
 def test_ids_that_no_tokenizer_makes_are_refused(stub: Any, name: str, token: int, words: str) -> None:

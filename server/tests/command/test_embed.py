@@ -47,8 +47,10 @@ def test_embed_refuses_to_replace_an_output_of_other_inputs(midrib: Any, tmp_pat
 def test_a_failed_run_says_what_it_has_left(midrib: Any, tmp_path: Path) -> None:
     """The folder of finished chunks is where the next run resumes."""
     rows, out = tmp_path / "rows.npy", tmp_path / "embeddings.npy"
-    np.save(rows, np.ones((3, 5), np.float32))
-    done = midrib("embed", str(rows), "--backbone", MLP, "--out", str(out))
+    np.save(rows, np.ones((3, 4), np.float32))
+    (tmp_path / "embeddings.npy.parts").mkdir()
+    (tmp_path / "embeddings.npy.parts" / "a chunk of an earlier run").touch()
+    done = midrib("embed", str(rows), "--backbone", "template/classification/mlp-12", "--out", str(out))
     assert done.returncode == 1
     assert f"{out}.parts holds the finished chunks: run the same command again to resume, or delete it" in done.stderr
 
