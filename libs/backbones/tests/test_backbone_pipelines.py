@@ -44,7 +44,7 @@ def tokenizer() -> Any:
 
 def bert(folder: Path) -> Any:
     config = transformers.BertConfig(
-        vocab_size=128, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
+        vocab_size=len(WORDS), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
     )
     transformers.BertModel(config).save_pretrained(folder)
     tokenizer().save_pretrained(folder)
