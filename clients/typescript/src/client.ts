@@ -136,7 +136,7 @@ async function send(
   let id = 0n;
   for await (const input of inputs) {
     if (call.destroyed) return;
-    const room = call.write({ message: { $case: "item", value: { id: id++, input } } });
+    const room = call.write({ message: { $case: "item", value: { id: id++, input, shared: undefined } } });
     if (!room) await new Promise((resolve) => call.once("drain", resolve).once("close", resolve));
   }
   call.end();
