@@ -40,12 +40,17 @@ def _tokenizer(vocabulary: list[str], first: str, last: str, pad: str, unknown: 
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
     ids = {word: place for place, word in enumerate(vocabulary)}
-    own = Tokenizer(models.WordLevel(ids, unk_token=unknown))
-    own.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token=unknown))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     marks = [(first, ids[first]), (last, ids[last])]
-    own.post_processor = processors.TemplateProcessing(single=f"{first} $A {last}", special_tokens=marks)
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{first} $A {last}", special_tokens=marks)
     return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=own, pad_token=pad, unk_token=unknown, cls_token=first, sep_token=last, model_max_length=20
+        tokenizer_object=tokenizer,
+        pad_token=pad,
+        unk_token=unknown,
+        cls_token=first,
+        sep_token=last,
+        model_max_length=20,
     )
 
 

@@ -25,15 +25,15 @@ def samples(registry: CollectorRegistry) -> dict[str, dict[str, float]]:
 @given(st.lists(st.one_of(st.sampled_from(BOUNDS), st.floats(0, 3))))
 def test_the_numbers_are_those_of_the_library(numbers: list[float]) -> None:
     """A number equal to a bound belongs to its bucket."""
-    ours, theirs = CollectorRegistry(), CollectorRegistry()
+    registry, reference = CollectorRegistry(), CollectorRegistry()
     histogram = Histogram("seconds", "Seconds.", BOUNDS)
-    ours.register(histogram)
-    library = prometheus_client.Histogram("seconds", "Seconds.", ["backbone"], registry=theirs, buckets=BOUNDS)
+    registry.register(histogram)
+    library = prometheus_client.Histogram("seconds", "Seconds.", ["backbone"], registry=reference, buckets=BOUNDS)
     counted, expected = histogram.of("one"), library.labels("one")
     for number in numbers:
         counted.observe(number)
         expected.observe(number)
-    assert samples(ours) == samples(theirs)
+    assert samples(registry) == samples(reference)
 
 
 def test_a_backbone_that_is_loaded_again_goes_on() -> None:

@@ -78,7 +78,7 @@ OPERATIONS = (
 def openapi_document(*, tokens: bool) -> dict[str, Any]:
     """Return the OpenAPI document of the port.  tokens: whether calls need one."""
     models = [(body, "validation") for body in _BODIES]
-    schemas = models_json_schema(models, ref_template="#/components/schemas/{model}")[1]["$defs"]  # type: ignore[arg-type]
+    schemas = models_json_schema(models, ref_template="#/components/schemas/{model}")[1]["$defs"]  # type: ignore[arg-type] # the modes are literals
     paths: dict[str, dict[str, Any]] = {}
     for operation in OPERATIONS:
         paths.setdefault(operation.path, {})[operation.method] = _operation(operation)

@@ -26,7 +26,6 @@ app = typer.Typer(
     name="midrib",
     help="Pretrained backbones behind many small heads: in process, or served over gRPC.",
     no_args_is_help=True,
-    add_completion=True,
     pretty_exceptions_enable=False,
 )
 
