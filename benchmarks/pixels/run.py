@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import os
 import platform
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,6 +28,7 @@ from midrib.backbones._pixels.prepare import image_pixels
 from midrib.backbones._pixels.resize import resize_and_crop
 from midrib.registry import ImageInput
 from midrib.remote import Client
+from midrib.server._command.server_process import server_process
 
 HERE = Path(__file__).parent
 SPEC = ImageInput(224)
@@ -44,18 +42,10 @@ Work = Callable[[], object]
 @contextmanager
 def midrib_server(*backbones: str) -> Iterator[str]:
     """Yield the address of `midrib serve`, with its defaults."""
-    command = [sys.executable, "-m", "midrib.server.cli", "serve", *backbones, "--import", "pixel_models"]
     path = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
-    command += ["--port", "0", "--json"]
-    environment = {**os.environ, "PYTHONPATH": path}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:  # noqa: S603
-        if process.stdout is None:
-            raise RuntimeError("the server has no output to read")
-        try:
-            events = [json.loads(process.stdout.readline()) for _ in range(2)]
-            yield str(events[1]["address"])
-        finally:
-            process.kill()
+    first, *others = backbones
+    with server_process(first, *others, "--import", "pixel_models", PYTHONPATH=path) as (url, _):
+        yield url.removesuffix(f"/{first}")
 
 
 def alternate(works: Mapping[str, Work], rounds: int) -> dict[str, float]:

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import platform
 import random
 import statistics
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -33,6 +30,7 @@ from processes import SERVING
 
 from midrib.backbones import BACKBONES
 from midrib.remote import Client
+from midrib.server._command.server_process import server_process
 
 HERE: Final = Path(__file__).parent
 POOL: Final = "benchmark/embedding/pool"
@@ -93,18 +91,10 @@ class Echo:
 @contextmanager
 def served() -> Iterator[tuple[str, int]]:
     """Yield the address and the process of `midrib serve`, with its defaults."""
-    command = [sys.executable, "-m", "midrib.server.cli", "serve", MLP, POOL, "--port", "0", "--json"]
-    command += ["--import", "bench_models", "--import", "cheap_models"]
     path = os.pathsep.join(filter(None, [str(SERVING), str(HERE), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "PYTHONPATH": path}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:  # noqa: S603
-        if process.stdout is None:
-            raise RuntimeError("the server has no output to read")
-        try:
-            events = [json.loads(process.stdout.readline()) for _ in range(2)]
-            yield str(events[1]["address"]), process.pid
-        finally:
-            process.kill()
+    imports = "--import", "bench_models", "--import", "cheap_models"
+    with server_process(MLP, POOL, *imports, PYTHONPATH=path) as (url, process):
+        yield url.removesuffix(f"/{MLP}"), process.pid
 
 
 def cpu_s(processes: tuple[int, ...]) -> float:

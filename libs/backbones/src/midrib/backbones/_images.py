@@ -17,10 +17,8 @@ __all__ = [
     "FORMATS",
     "MAX_PIXELS",
     "ImageMedia",
-    "image_pixels",
     "normalized",
     "prepare_images",
-    "prepare_pixels",
     "resize_and_crop",
 ]
 
@@ -30,12 +28,5 @@ def prepare_images(images: Sequence[ImageMedia], spec: ImageInput, *, max_pixels
 
     Takes and raises the same as `image_pixels`.
     """
-    return normalized(prepare_pixels(images, spec, max_pixels=max_pixels), spec)
-
-
-def prepare_pixels(images: Sequence[ImageMedia], spec: ImageInput, *, max_pixels: int = MAX_PIXELS) -> Tensor:
-    """Turn images into one batch of pixels: [rows, 3, height, width], uint8.
-
-    Takes and raises the same as `image_pixels`.
-    """
-    return torch.from_numpy(image_pixels(images, spec, max_pixels=max_pixels))
+    pixels = torch.from_numpy(image_pixels(images, spec, max_pixels=max_pixels))
+    return normalized(pixels, spec)

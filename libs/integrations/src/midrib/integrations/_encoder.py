@@ -9,6 +9,7 @@ from typing import Any, TypedDict, Unpack
 import numpy as np
 
 from midrib.remote import Client
+from midrib.remote._connect.address import split_url
 from midrib.wire import Array, InvalidInputError
 
 _NO_PROMPTS: Mapping[str, str] = MappingProxyType({})
@@ -113,8 +114,7 @@ class Encoder:
 
 def _split_url(url: str) -> tuple[str, str]:
     """Return the address and the backbone's name of a URL. Raises InvalidInputError if one of them is missing."""
-    scheme, separator, rest = url.partition("://")
-    hosts, _, name = rest.partition("/")
-    if not (separator and hosts and name.strip("/")):
-        raise InvalidInputError(f"url is {url!r}, expected grpc://host:port/namespace/name")
-    return f"{scheme}://{hosts}", name.strip("/")
+    try:
+        return split_url(url)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"url is {url!r}, expected grpc://host:port/namespace/name") from error

@@ -109,7 +109,10 @@ def _argument(name: str, value: bool | float | str) -> backbone_pb2.Argument:
 
 
 async def _json(request: web.Request) -> Any:
-    """Return the JSON of a small body. Raises InvalidInputError for any other content."""
+    """Return the JSON of a small body. Raises InvalidInputError for any other content.
+
+    `receive` is not used, because it needs the scope embed, which the token of an administrator may lack.
+    """
     if request.content_type != "application/json":
         # A page in a browser may send other types to a loopback address without asking the user.
         raise InvalidInputError(f"Content-Type is {request.content_type[:100]!r}, expected 'application/json'")
