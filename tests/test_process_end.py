@@ -40,6 +40,12 @@ def load_hangs(thread: bool = False):
 """
 
 
+@pytest.fixture(params=["process", "thread"], autouse=True)
+def workers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the backbone computes."""
+    monkeypatch.setenv("MIDRIB_WORKERS", request.param)
+
+
 @pytest.fixture()
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the modules that the server imports."""

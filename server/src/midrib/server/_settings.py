@@ -129,8 +129,8 @@ class Settings(BaseSettings):
     """On a GPU, capture the usual batches at load and replay them."""
     tf32: bool = False
     """On a GPU, allow TF32 in float32 matrix products and convolutions, for the whole process."""
-    workers: Literal["thread", "process"] = "thread"
-    """Where replicas compute: in threads of the server, or each in a process, which is replaced if it dies.
+    workers: Literal["process", "thread"] = "process"
+    """Where replicas compute: each in a process, which is replaced if it dies, or in threads of the server.
 
     A backbone that a new process cannot import (registered in a notebook, for example) always computes in a thread.
     """

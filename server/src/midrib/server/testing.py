@@ -57,7 +57,8 @@ def serving(
 ) -> Iterator[RunningServer]:
     """Serve backbones on a free loopback port, ready on entry and drained on exit.
 
-    backbones: names, or mappings with BackboneSettings' fields.  settings: the fields of Settings.
+    backbones: names, or mappings with BackboneSettings' fields.
+    settings: the fields of Settings; `workers` is "thread" unless it is given, so that tests may register what they like.
     tracer_provider: receives OpenTelemetry spans.
     Raises any error of loading.
     """
@@ -67,7 +68,7 @@ def serving(
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="midrib-test-server", daemon=True)
     thread.start()
-    effective = Settings(**{"port": 0, "threads": 1, "backbones": requested, **settings})
+    effective = Settings(**{"port": 0, "threads": 1, "workers": "thread", "backbones": requested, **settings})
     server = Server(effective, registry=registry, tracer_provider=tracer_provider)
     running = RunningServer(server, loop)
     try:

@@ -40,7 +40,8 @@ def serving(*backbones: str | Mapping[str, Any], **settings: Any) -> AbstractCon
     """Serve backbones on a free loopback port, ready on entry and drained on exit.
 
     backbones: names, or mappings with "name" and the loader's "arguments".  settings: `registry`, to look the names up
-    in (by default BACKBONES), and the fields of the server's configuration, such as admin=True.
+    in (by default BACKBONES), and the fields of the server's configuration, such as admin=True. Backbones compute in
+    threads of this process, so that those of a test are found; workers="process" is the default of `midrib serve`.
     Raises ImportError if midrib-server is not installed, and the errors of loading.
     """
     try:

@@ -8,6 +8,8 @@ import threading
 from typing import IO
 
 logger = logging.getLogger(__name__)
+# The command logs warnings and worse; what a module prints is shown, as if it ran in the server's process.
+logger.setLevel(logging.INFO)
 
 _CHUNK = 4096
 _TAIL_BYTES = 4096
