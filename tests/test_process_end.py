@@ -41,7 +41,7 @@ def load_hangs(thread: bool = False):
 
 
 @pytest.fixture(params=["process", "thread"], autouse=True)
-def workers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def _workers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the backbone computes."""
     monkeypatch.setenv("MIDRIB_WORKERS", request.param)
 

@@ -58,7 +58,7 @@ def serving(
     """Serve backbones on a free loopback port, ready on entry and drained on exit.
 
     backbones: names, or mappings with BackboneSettings' fields.
-    settings: the fields of Settings; `workers` is "thread" unless it is given, so that tests may register what they like.
+    settings: the fields of Settings. `workers` is "thread" by default, so that backbones of a test are found.
     tracer_provider: receives OpenTelemetry spans.
     Raises any error of loading.
     """
