@@ -16,6 +16,7 @@ import pytest
 from libs.backbones.tests.test_backbone_pipelines import TEXTS, encoder, saved
 from midrib.backbones import Backbone
 from midrib.backbones._loaders.sentence_pipelines import load_sentence_transformers
+from midrib.integrations import Encoder
 from midrib.registry import ImageInput, Registry, TextInput
 from midrib.remote import AsyncClient, Client, RemoteBackbone, embed_files
 from midrib.remote._connect.backbone_info import info_from
@@ -74,6 +75,22 @@ def test_a_client_gives_the_librarys_vectors(running: RunningServer, reference: 
     """`Client.embed` takes the prompt or prompt_name of `SentenceTransformer.encode`."""
     with Client(running.address) as client:
         assert_equal(client.embed(NAME, texts=TEXTS, **choice), reference.encode(TEXTS, **choice))
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_an_encoder_gives_the_librarys_vectors(running: RunningServer, reference: Any, choice: dict[str, Any]) -> None:
+    """The model's own prompts and its default prompt; their tokens are not pooled, as the model says."""
+    model = Encoder(running.url(NAME))
+    assert_equal(model.encode(TEXTS, **choice), reference.encode(TEXTS, **choice))
+
+
+def test_an_encoders_queries_and_documents_have_the_prompts_of_the_model(running: RunningServer, reference: Any) -> None:
+    """A prompt of this name that the caller gives comes first."""
+    model = Encoder(running.url(NAME))
+    assert_equal(model.encode_query(TEXTS), reference.encode_query(TEXTS))
+    assert_equal(model.encode_document(TEXTS), reference.encode_document(TEXTS))
+    asking = Encoder(running.url(NAME), prompts={"query": "ask : "})
+    assert_equal(asking.encode_query(TEXTS), reference.encode(TEXTS, prompt="ask : "))
 
 
 def test_an_async_client_and_a_remote_backbone_take_prompts(running: RunningServer, reference: Any) -> None:

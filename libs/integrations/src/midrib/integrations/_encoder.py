@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, TypedDict, Unpack
 
@@ -18,7 +19,8 @@ _NO_PROMPTS: Mapping[str, str] = MappingProxyType({})
 class EncodeOptions(TypedDict, total=False):
     """The options of `Encoder.encode`, as `SentenceTransformer.encode` names them.
 
-    prompt_name: the name of a prompt in `prompts`, to put before each text.  prompt: the prompt itself.
+    prompt_name: the name of a prompt in `prompts`, or of one of the model's.  prompt: the prompt itself, "" for none.
+    Both None: the model's default prompt, if it has one.
     normalize_embeddings: rows of unit length.
     convert_to_tensor: return a torch tensor in place of a numpy array.
     batch_size, show_progress_bar, convert_to_numpy, device: accepted for compatibility. They change nothing: the server
@@ -39,8 +41,8 @@ class Encoder:
     """A served text backbone, for code that calls `SentenceTransformer.encode`. Safe to use from any thread.
 
     url: grpc://host:port/namespace/name, or grpcs:// for TLS.
-    prompts: texts to put before the input, by name. Backbones that were trained with prompts need them: those of the E5
-    family take `{"query": "query: ", "document": "passage: "}`.
+    prompts: texts to put before the input, by name, beside those of the model. Backbones that were trained with prompts
+    and do not name them need them: those of the E5 family take `{"query": "query: ", "document": "passage: "}`.
     truncate_dim: keep only the first features.
     options: those of `midrib.remote.Client`, such as `token`, `timeout` and `priority`.
     Raises InvalidInputError for a URL that does not name a backbone. The first call connects.
@@ -65,9 +67,7 @@ class Encoder:
             expected = ", ".join(sorted(EncodeOptions.__optional_keys__))
             raise TypeError(f"encode got unexpected arguments {sorted(unknown)}, expected some of {expected}")
         single = isinstance(sentences, str)
-        prompt = self._prompt(options.get("prompt"), options.get("prompt_name"))
-        texts = [prompt + text for text in ([sentences] if isinstance(sentences, str) else sentences)]
-        features = self._embed(texts, normalize=options.get("normalize_embeddings", False))
+        features = self._embed([sentences] if isinstance(sentences, str) else list(sentences), options)
         features = features[0] if single else features
         if not options.get("convert_to_tensor"):
             return features
@@ -91,25 +91,33 @@ class Encoder:
         """Close the connection; a later call opens it again."""
         self._client.close()
 
-    def _embed(self, texts: list[str], *, normalize: bool) -> Array:
+    @cached_property
+    def _served_prompts(self) -> Mapping[str, str]:
+        return self._client.describe(self.name).prompts
+
+    def _embed(self, texts: list[str], options: EncodeOptions) -> Array:
+        prompt = self._prompt(options.get("prompt"), options.get("prompt_name"))
         if not texts:
             return np.zeros((0, self.get_sentence_embedding_dimension()), np.float32)
+        normalize = options.get("normalize_embeddings", False)
         return self._client.embed(
-            self.name, texts=texts, dtype="float32", normalize=normalize, dimensions=self._dimensions
+            self.name, texts=texts, dtype="float32", normalize=normalize, dimensions=self._dimensions, prompt=prompt
         )
 
-    def _prompt(self, prompt: str | None, name: str | None) -> str:
-        if prompt is not None:
+    def _prompt(self, prompt: str | None, name: str | None) -> str | None:
+        """Return the text to put before each text; None for the model's default prompt."""
+        if prompt is not None or name is None:
             return prompt
-        if name is None:
-            return ""
-        if name not in self.prompts:
-            raise InvalidInputError(f"prompt_name is {name!r}, expected one of {sorted(self.prompts)}: pass prompts=")
-        return self.prompts[name]
+        prompts = self.prompts if name in self.prompts else self._served_prompts
+        if name not in prompts:
+            known = sorted({*self.prompts, *self._served_prompts})
+            raise InvalidInputError(f"prompt_name is {name!r}, expected one of {known}: pass prompts=")
+        return prompts[name]
 
     def _with_prompt(self, name: str, options: EncodeOptions) -> EncodeOptions:
-        chosen = options.get("prompt") is not None or options.get("prompt_name") is not None
-        return options if chosen or name not in self.prompts else {**options, "prompt_name": name}
+        if options.get("prompt") is not None or options.get("prompt_name") is not None:
+            return options
+        return {**options, "prompt_name": name} if name in self.prompts or name in self._served_prompts else options
 
 
 def _split_url(url: str) -> tuple[str, str]:
