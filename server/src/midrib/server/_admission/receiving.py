@@ -11,7 +11,7 @@ import time
 from contextvars import ContextVar
 from weakref import WeakKeyDictionary
 
-from midrib.server._admission.quotas import Quota, Reservation
+from midrib.server._admission.quotas import Quota
 from midrib.server._admission.tokens import CURRENT_TENANT, Tenant
 from midrib.wire import OverloadedError
 
@@ -81,18 +81,13 @@ class Receipt:
     given_up: set when others need its place; its call should end. It is there once `enter` has returned.
     """
 
-    __slots__ = ("_entered", "_fixed", "_pools", "given_up", "since")
+    __slots__ = ("_entered", "_pools", "given_up", "since")
 
     def __init__(self, pools: tuple[ReceivePool, ...]) -> None:
         self.since = 0.0
         self.given_up: asyncio.Event
         self._pools = pools
         self._entered: list[ReceivePool] = []
-        self._fixed = Reservation(*[(pool.fixed, 1) for pool in pools])
-
-    def enter_fixed(self) -> bool:
-        """Enter all pools, or none; return whether there was room. The request cannot be given up."""
-        return self._fixed.hold()
 
     async def enter(self) -> None:
         """Enter all pools once there is room. Raises OverloadedError if there is none for a long time."""
@@ -108,7 +103,6 @@ class Receipt:
 
     def leave(self) -> None:
         """Leave the pools. Does nothing the second time."""
-        self._fixed.release()
         while self._entered:
             self._entered.pop().leave(self)
 
@@ -116,17 +110,32 @@ class Receipt:
 class Receiver:
     """Receives the messages of one call.
 
-    pools: of the tenant, and of the server.  receipt: of the request of a unary call.
+    pools: of the tenant, and of the server.  receipt: of the request of a unary call that waits for room.
     """
 
-    __slots__ = ("pools", "receipt")
+    __slots__ = ("_in_fixed", "pools", "receipt")
 
     def __init__(self, pools: tuple[ReceivePool, ...]) -> None:
         self.pools = pools
         self.receipt: Receipt | None = None
+        self._in_fixed = False
 
-    def received(self) -> None:
-        """Note that the request of a unary call is complete."""
+    def enter_fixed(self) -> bool:
+        """Enter all pools, or none, with a request that cannot be given up; return whether there was room."""
+        for number, pool in enumerate(self.pools):
+            if not pool.fixed.hold(1):
+                for entered in self.pools[:number]:
+                    entered.fixed.release(1)
+                return False
+        self._in_fixed = True
+        return True
+
+    def received(self, _call: object = None) -> None:
+        """Leave the pools: the request of a unary call is complete, or its call has ended."""
+        if self._in_fixed:
+            self._in_fixed = False
+            for pool in self.pools:
+                pool.fixed.release(1)
         if self.receipt is not None:
             self.receipt.leave()
 
@@ -137,13 +146,14 @@ class ReceiveLimits:
     def __init__(self, *, has_tokens: bool) -> None:
         self._has_tokens = has_tokens
         self._server = ReceivePool(_SERVER_LIMITS)
+        self._everybody = (self._server,)
         self._unknown_peers = ReceivePool(_UNKNOWN_PEERS_LIMITS)
         self._tenants: WeakKeyDictionary[Tenant, ReceivePool] = WeakKeyDictionary()
 
     def receiver(self) -> Receiver:
         """Return the receiver of a call of the current tenant."""
         if not self._has_tokens:
-            return Receiver((self._server,))
+            return Receiver(self._everybody)
         tenant = CURRENT_TENANT.get()
         if tenant is None:
             return Receiver((self._unknown_peers, self._server))

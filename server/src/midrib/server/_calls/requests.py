@@ -80,10 +80,10 @@ def empty_outcome(loaded: Loaded, arrays: tuple[Array, ...]) -> Outcome:
 def check_reply(loaded: Loaded, rows: int, options: embedding_pb2.Options, max_message_bytes: int) -> None:
     """Raise LimitExceededError for an embedding that no message can carry, before a device computes it."""
     described = loaded.served.description
-    width = options.dimensions if options.HasField("dimensions") else described.num_features
     room = max_message_bytes - _AROUND_EMBEDDING
-    if rows * width * _WIDEST_ITEM <= room:
+    if rows * described.num_features * _WIDEST_ITEM <= room:
         return
+    width = options.dimensions if options.HasField("dimensions") else described.num_features
     dtype = options.dtype if options.HasField("dtype") else code_from_dtype(described.dtype)
     size = rows * width * dtype_from_code(dtype).itemsize
     if size > room:
@@ -103,6 +103,7 @@ def timing(outcome: Outcome, arrived: float) -> embedding_pb2.Timing:
         (message.compute, outcome.compute_s),
         (message.total, total_s),
     ):
-        span.seconds = whole_s = int(seconds)
+        if whole_s := int(seconds):
+            span.seconds = whole_s
         span.nanos = int((seconds - whole_s) * 1e9)
     return message

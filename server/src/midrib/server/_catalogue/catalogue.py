@@ -84,6 +84,8 @@ class Catalogue:
         name: `@` and a revision, or its first digits, may follow.
         Raises BackboneNotFoundError with the nearest names, RevisionMismatchError for another revision.
         """
+        if "@" not in name:
+            return self._entry(self.aliases.get(name, name))
         name, _, revision = name.partition("@")
         entry = self._entry(self.aliases.get(name, name))
         served = "" if entry.loaded is None else entry.loaded.served.description.revision

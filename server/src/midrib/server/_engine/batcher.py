@@ -68,16 +68,8 @@ class Batcher:
         Raises OverloadedError if the flow's share of the queue is full, UnavailableError once closed.
         """
         self._check_open()
-        if not self._may_queue(item):
-            self.queue.drop_expired()
-        if not self._may_queue(item):
-            self.counts.rejected += 1
-            raise OverloadedError(
-                f"the queue is full: {self.queue.items} items waiting, limit {self.limits.max_queue_items}; cost "
-                f"{self.queue.cost}, limit {self.limits.max_queue_cost}; {self.queue.flows.of(item).items} items of "
-                "this client. Try again shortly, or use a stream",
-                retry_after=0.1,
-            )
+        if not self.queue.may_queue(item):
+            self._make_room(item)
         self._push(item)
 
     async def put(self, item: Item) -> None:
@@ -86,7 +78,7 @@ class Batcher:
         Raises UnavailableError once closed.
         """
         self._check_open()
-        if self._may_queue(item):
+        if self.queue.may_queue(item):
             self._push(item)
         else:
             await self._line.wait(item, self.queue.flows.of(item))
@@ -118,9 +110,18 @@ class Batcher:
         if self._closed:
             raise UnavailableError("the backbone is being unloaded: try again elsewhere")
 
-    def _may_queue(self, item: Item) -> bool:
-        flow = self.queue.flows.of(item)
-        return not flow.waiting and self.queue.has_room(item, flow)
+    def _make_room(self, item: Item) -> None:
+        """Drop what has expired. Raises OverloadedError if there is still no room for the item."""
+        self.queue.drop_expired()
+        if self.queue.may_queue(item):
+            return
+        self.counts.rejected += 1
+        raise OverloadedError(
+            f"the queue is full: {self.queue.items} items waiting, limit {self.limits.max_queue_items}; cost "
+            f"{self.queue.cost}, limit {self.limits.max_queue_cost}; {self.queue.flows.of(item).items} items of "
+            "this client. Try again shortly, or use a stream",
+            retry_after=0.1,
+        )
 
     def _push(self, item: Item) -> None:
         was_full = self.queue.full

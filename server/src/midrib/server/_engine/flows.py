@@ -73,17 +73,20 @@ class Flows:
             flow = self._flows[item.flow] = Flow()
         return flow
 
-    def queued(self, item: Item) -> None:
-        """Count an item that is queued."""
+    def queued(self, item: Item, cost: int) -> float:
+        """Count an item that is queued; return the start tag of its first rows, whose cost its flow pays."""
         flow = self.of(item)
         flow.items += 1
         flow.cost += item.cost
+        return self._tag(flow, cost, item.priority)
 
     def tag(self, item: Item, cost: int) -> float:
-        """Return the start tag of an item's next rows, and charge its flow for their cost."""
-        flow = self.of(item)
+        """Return the start tag of the next rows of a queued item, whose cost its flow pays."""
+        return self._tag(self.of(item), cost, item.priority)
+
+    def _tag(self, flow: Flow, cost: int, weight: int) -> float:
         start = max(self._virtual_time, flow.paid)
-        flow.paid = start + max(cost, 1) / item.priority
+        flow.paid = start + max(cost, 1) / weight
         return start
 
     def shrunk(self, item: Item, cost: int) -> None:

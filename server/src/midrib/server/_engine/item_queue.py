@@ -47,6 +47,11 @@ class ItemQueue:
         """Whether the queued items fill a batch."""
         return self.budget.is_full(self.rows, self.cost)
 
+    def may_queue(self, item: Item) -> bool:
+        """Return whether an item may be queued now: its flow has room, and none of its items waits for it."""
+        flow = self.flows.of(item)
+        return not flow.waiting and self.has_room(item, flow)
+
     def has_room(self, item: Item, flow: Flow) -> bool:
         """Return whether the flow's share of the queue has room for an item."""
         free_items = ROOM * self.limits.max_queue_items - self.items
@@ -57,8 +62,8 @@ class ItemQueue:
         item.arrived = self._clock()
         if item.deadline is not None:
             self._earliest_deadline = min(self._earliest_deadline, item.deadline)
-        self.flows.queued(item)
-        heapq.heappush(self._buckets.setdefault(item.bucket, []), (self._tag(item), next(self._sequence), item))
+        tag = self.flows.queued(item, self._next_cost(item))
+        heapq.heappush(self._buckets.setdefault(item.bucket, []), (tag, next(self._sequence), item))
         item.queued = True
         self.items += 1
         self.rows += item.rows
@@ -74,7 +79,8 @@ class ItemQueue:
         """
         batch: list[Item] = []
         rows = cost = 0
-        bucket = min(self._buckets, key=lambda key: self._buckets[key][0][:2], default=None)
+        last_start = 0.0
+        bucket = self._next_bucket()
         heap = self._buckets.get(bucket, [])
         while heap and self.items:
             start, _, item = heap[0]
@@ -87,7 +93,8 @@ class ItemQueue:
                 cost += part.cost
             else:
                 self._discard_first(heap)
-            self.flows.advance(start)
+            last_start = start
+        self.flows.advance(last_start)  # the tags of a heap ascend
         if not heap:
             self._buckets.pop(bucket, None)
         return batch
@@ -110,6 +117,12 @@ class ItemQueue:
             self._leave(item)
             fail(item, error)
 
+    def _next_bucket(self) -> Hashable:
+        """Return the bucket of the item that leaves next; None if nothing is queued."""
+        if len(self._buckets) == 1:
+            return next(iter(self._buckets))
+        return min(self._buckets, key=lambda key: self._buckets[key][0][:2], default=None)
+
     def _rows_to_take(self, item: Item, rows: int, cost: int) -> int:
         """Return how many rows of an item a batch of `rows` and `cost` takes: all, or as many as have room, or none."""
         room = self.budget.rows_beside(rows, cost, item.row_cost)
@@ -117,11 +130,11 @@ class ItemQueue:
             return item.rows
         return room if item.rows > self.budget.rows_beside(0, 0, item.row_cost) else 0
 
-    def _tag(self, item: Item) -> float:
-        """Return the start tag of the rows of an item that one batch takes."""
+    def _next_cost(self, item: Item) -> int:
+        """Return the cost of the rows of an item that one batch takes."""
         if item.rows == 1:
-            return self.flows.tag(item, item.cost)
-        return self.flows.tag(item, item.row_cost * min(item.rows, self.budget.rows_beside(0, 0, item.row_cost)))
+            return item.cost
+        return item.row_cost * min(item.rows, self.budget.rows_beside(0, 0, item.row_cost))
 
     def _take_first(self, heap: list[tuple[float, int, Item]], rows: int) -> Item:
         """Take the first item of a heap, or an item of its first rows."""
@@ -136,7 +149,7 @@ class ItemQueue:
         self.flows.shrunk(item, part.cost)
         if item.rows:
             self.counts.accepted += 1
-            heapq.heapreplace(heap, (self._tag(item), order, item))
+            heapq.heapreplace(heap, (self.flows.tag(item, self._next_cost(item)), order, item))
         else:
             heapq.heappop(heap)
             self._leave(item)

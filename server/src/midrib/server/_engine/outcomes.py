@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from midrib.server._engine.compute import OutputError
 from midrib.server._engine.description import Description
@@ -44,35 +45,32 @@ class Totals:
                 self.failed += 1
 
 
-def outcomes_of(batch: Sequence[Item], report: BatchReport, description: Description) -> Iterator[Outcome | Exception]:
-    """Yield the outcome of each item; equal errors of a batch are logged once, under one id."""
-    public: dict[tuple[type[Exception], str], Exception] = {}
-    compute_s = report.finished - report.started
-    for item, result in zip(batch, _checked(batch, report.results, description), strict=True):
-        if isinstance(result, Exception):
-            key = type(result), str(result)
-            if key not in public:
-                public[key] = public_error(result, f"backbone {description.name} failed on this item")
-            yield public[key]
-        else:
-            yield Outcome(result, max(0.0, report.started - item.arrived), compute_s)
-
-
-def _checked(
-    batch: Sequence[Item], results: Sequence[Array | Exception], description: Description
-) -> Sequence[Array | Exception]:
-    """Return one result for each item: its rows, or an OutputError if the replica broke its contract."""
+def outcomes_of(batch: Sequence[Item], report: BatchReport, description: Description) -> list[Outcome | Exception]:
+    """Return the outcome of each item; equal errors of a batch are logged once, under one id."""
+    results = report.results
     if len(results) != len(batch):
-        wrong = OutputError(f"the replica returned {len(results)} results for {len(batch)} items")
-        return [wrong] * len(batch)
-    return [_checked_rows(item, result, description.num_features) for item, result in zip(batch, results, strict=True)]
+        results = [OutputError(f"the replica returned {len(results)} results for {len(batch)} items")] * len(batch)
+    compute_s = report.finished - report.started
+    public: dict[tuple[type[Exception], str], Exception] = {}
+    outcomes: list[Outcome | Exception] = []
+    for item, result in zip(batch, results, strict=True):
+        error = _error(item, result, description.num_features)
+        if error is None:
+            outcomes.append(Outcome(cast(Array, result), max(0.0, report.started - item.arrived), compute_s))
+            continue
+        key = type(error), str(error)
+        if key not in public:
+            public[key] = public_error(error, f"backbone {description.name} failed on this item")
+        outcomes.append(public[key])
+    return outcomes
 
 
-def _checked_rows(item: Item, result: Array | Exception, num_features: int) -> Array | Exception:
+def _error(item: Item, result: Array | Exception, num_features: int) -> Exception | None:
+    """Return the error of an item, or an OutputError if its rows break the contract; None if they are right."""
     if isinstance(result, Exception):
         return result
     # A gradient has the shape of its input, an embedding the width that the backbone declares.
     shape = item.arrays[0].shape if len(item.arrays) > 1 else (item.rows, num_features)
     if result.shape == shape and result.dtype.kind not in "iubOSU":
-        return result
+        return None
     return OutputError(f"the replica returned {result.dtype} {list(result.shape)}, expected floats {list(shape)}")

@@ -140,9 +140,10 @@ class ServedBackbone:
             return
         report = done.result()
         compute_s = report.finished - report.started
-        outcomes = list(outcomes_of(batch, report, self.description))
+        outcomes = outcomes_of(batch, report, self.description)
+        failed = self.totals.failed
         self.totals.add(outcomes, compute_s)
-        if all(isinstance(outcome, Outcome) for outcome in outcomes):
+        if self.totals.failed == failed:
             self.batcher.queue.budget.add(sum(item.cost for item in batch), compute_s)
         for item, outcome in zip(batch, outcomes, strict=True):
             _settle(item, outcome)

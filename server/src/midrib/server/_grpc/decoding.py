@@ -83,6 +83,9 @@ class _Unparsed(NamedTuple):
     parse: Callable[[], Any]
 
 
+_PENDING = _Refused, _Unparsed
+
+
 class DecodingServer:
     """Stands for a server in the generated `add_..._to_server`, and wraps the methods of the services.
 
@@ -220,9 +223,10 @@ def _coroutine(behaviour: Any, unread: UnreadCalls, *, streams: bool) -> Any:
     async def guarded(request: Any, context: Context) -> Any:
         messages = Messages(context, _parsed) if streams else None
         try:
-            read = messages or await _received(request)
-            del request  # its bytes would stay until the call ends
-            response = await behaviour(read, context)
+            if messages is None:  # the bytes of an unparsed request would stay until the call ends
+                request = await _parsed(request) if isinstance(request, _PENDING) else request
+                _note_received()
+            response = await behaviour(request if messages is None else messages, context)
         except grpc.aio.AbortError:
             raise
         except Exception as error:  # noqa: BLE001 - the outer boundary: every error becomes a status
@@ -242,9 +246,10 @@ def _generator(behaviour: Any, unread: UnreadCalls, *, streams: bool) -> Any:
     async def guarded(request: Any, context: Context) -> AsyncIterator[Any]:
         messages = Messages(context, _parsed) if streams else None
         try:
-            read = messages or await _received(request)
-            del request
-            async for response in behaviour(read, context):
+            if messages is None:
+                request = await _parsed(request) if isinstance(request, _PENDING) else request
+                _note_received()
+            async for response in behaviour(request if messages is None else messages, context):
                 yield response
         except grpc.aio.AbortError:
             raise
@@ -258,13 +263,11 @@ def _generator(behaviour: Any, unread: UnreadCalls, *, streams: bool) -> Any:
     return guarded
 
 
-async def _received(request: Any) -> Any:
-    """Return the request of a unary call in its parsed form, and let others be received."""
-    message = await _parsed(request)
+def _note_received() -> None:
+    """Let others be received: the request of this call is complete."""
     receiver = CURRENT_RECEIVER.get()
     if receiver is not None:
         receiver.received()
-    return message
 
 
 async def _parsed(message: Any) -> Any:

@@ -35,11 +35,11 @@ class ReceiveGate:
         CURRENT_RECEIVER.set(receiver)
         if handler.request_streaming:
             return handler
-        receipt = receiver.receipt = Receipt(receiver.pools)
         task = asyncio.current_task()
-        if task is None or not receipt.enter_fixed():
-            return _waiting(handler, receipt)
-        task.add_done_callback(lambda _task: receipt.leave())
+        if task is None or not receiver.enter_fixed():
+            receiver.receipt = Receipt(receiver.pools)
+            return _waiting(handler, receiver.receipt)
+        task.add_done_callback(receiver.received)
         return handler
 
 
