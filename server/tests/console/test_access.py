@@ -126,7 +126,7 @@ def test_a_long_body_is_refused(console_server: RunningServer) -> None:
 def test_a_web_page_cannot_send_a_form(console_server: RunningServer) -> None:
     """Browsers send texts to any address without asking the user; JSON they send only if the server allows it."""
     reply = ask(console_server, "/console/api/load", body={"name": "linear"}, headers={"Content-Type": "text/plain"})
-    assert (reply.status, reply.json["error"]["code"]) == (400, "INVALID_INPUT")
+    assert (reply.status, reply.json["error"]["code"]) == (415, "UNSUPPORTED_MEDIA_TYPE")
 
 
 def test_registered_names_carry_the_arguments_that_clients_may_set(console_server: RunningServer) -> None:

@@ -169,10 +169,21 @@ def test_umap_that_is_not_installed_is_refused(console_server: RunningServer) ->
     assert "pip install umap-learn" in reply.json["error"]["message"]
 
 
+@pytest.mark.parametrize("query", ["kind=%00", "kind=npy&method=%00", "kind=../x", "kind=npy&method=tsne", ""])
+def test_an_unknown_kind_or_method_starts_no_process(
+    console_server: RunningServer, monkeypatch: pytest.MonkeyPatch, query: str
+) -> None:
+    """They would be arguments of its command line, which cannot hold a NUL."""
+    monkeypatch.setattr("midrib.server._console.maps._PROGRAM", "import os; os._exit(9)")
+    reply = ask(console_server, f"/console/api/map?{query}", body=b"x")
+    assert (reply.status, reply.json["error"]["param"]) == (400, "kind")
+    assert "expected one of parquet, npy, safetensors, jsonl and one of pca, umap" in reply.json["error"]["message"]
+
+
 def test_a_file_of_another_media_type_is_refused(console_server: RunningServer) -> None:
     """A form of a web page cannot start a process."""
     reply = ask(console_server, "/console/api/map?kind=npy", body=b"x", headers={"Content-Type": "text/plain"})
-    assert reply.status == 400
+    assert reply.status == 415
     assert "expected 'application/octet-stream'" in reply.json["error"]["message"]
 
 

@@ -13,7 +13,9 @@ from contextlib import suppress
 from aiohttp import web
 
 from midrib.server._console import map_process
-from midrib.server._http.body import receive
+from midrib.server._console.projection import METHODS
+from midrib.server._console.table import KINDS
+from midrib.server._http.body import receive, require_media_type
 from midrib.server._http.call import CURRENT_CALL
 from midrib.server._settings import Settings
 from midrib.wire import InternalError, InvalidInputError, OverloadedError
@@ -42,16 +44,21 @@ class Maps:
 
         Raises InvalidInputError for a file that cannot be drawn, OverloadedError while another file is drawn.
         """
-        if request.content_type != _MEDIA_TYPE:
-            # A page in a browser may send other types to a loopback address without asking the user.
-            raise InvalidInputError(f"Content-Type is {request.content_type[:100]!r}, expected {_MEDIA_TYPE!r}")
+        require_media_type(request, _MEDIA_TYPE)
+        kind, method = request.query.get("kind", ""), request.query.get("method", "pca")
+        if kind not in KINDS or method not in METHODS:
+            raise InvalidInputError(
+                f"kind is {kind[:20]!r} and method is {method[:20]!r}, expected one of {', '.join(KINDS)} and one of "
+                f"{', '.join(METHODS)}",
+                field="kind",
+            )
         call = CURRENT_CALL.get()
         call.begin()
         file = await receive(request, call, limit=self._max_bytes)
         if self._drawing.locked():
             raise OverloadedError("another file is being drawn: try again shortly", retry_after=2.0)
         async with self._drawing:
-            answer = await _drawn(request.query.get("kind", ""), request.query.get("method", "pca"), file)
+            answer = await _drawn(kind, method, file)
         call.hold(len(file) + len(answer))
         return web.Response(body=answer, content_type="application/json")
 

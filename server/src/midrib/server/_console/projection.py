@@ -12,6 +12,7 @@ from midrib.server._console.table import FileError
 
 Vectors = npt.NDArray[np.float32]
 
+METHODS = ("pca", "umap")
 _SEED = 0
 # Directions beyond the two that are drawn, and rounds; both make the two more exact.
 _MORE_DIRECTIONS = 8
