@@ -51,7 +51,7 @@ class MediaPool:
             await loop.run_in_executor(
                 self._threads, partial(self._decoded, backbone, message, start, stop, prompt=prompt)
             )
-            for start, stop in _cuts([_weight(medium) for medium in media_of(message)])
+            for start, stop in _cuts([_weight(medium) + len(prompt or "") for medium in media_of(message)])
         ]
         return _join_padded(parts)
 
