@@ -33,7 +33,8 @@ def console_routes(embedder: Embedder) -> list[web.RouteDef]:
         web.get("/console/", pages.page),
         web.get("/console/files/{name:.+}", pages.file),
         web.get("/console/api/session", api(Session(settings).answer)),
-        web.get("/console/api/events", api(events.stream)),
+        # Not HEAD, whose answer has no body: the events would be read as the answer of the next request.
+        web.get("/console/api/events", api(events.stream), allow_head=False),
         web.get("/console/api/registered", api(changes.registered)),
         web.post("/console/api/load", api(changes.load)),
         web.post("/console/api/unload", api(changes.unload)),

@@ -27,6 +27,7 @@ from midrib.server._http.embeddings import (
 from midrib.server._http.inference import InferBody, infer_parts, infer_request, model_metadata
 from midrib.server._http.openapi import docs_page, openapi_document, server_version
 from midrib.server._http.similarity import SimilarityBody, embeddings_body, similarities
+from midrib.server._observability.accounting import MetricsOfToken
 from midrib.wire import InvalidInputError
 
 # The page has no scripts, and loads nothing.
@@ -166,8 +167,10 @@ class Routes:
         return web.Response(text=f"not ready\n{states}", status=503)
 
     async def metrics(self, request: web.Request) -> web.Response:  # noqa: ARG002 - aiohttp's signature
-        """Answer the metrics in the text form of Prometheus."""
-        text = generate_latest(self._catalogue.metrics.registry)
+        """Answer the metrics in the text form of Prometheus; the token of a team sees no other tokens."""
+        registry, tenant = self._catalogue.metrics.registry, CURRENT_CALL.get().caller.tenant
+        visible = registry if tenant is None or tenant.sees_tenants else MetricsOfToken(registry, tenant.name)
+        text = generate_latest(visible)
         return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
