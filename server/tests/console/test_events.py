@@ -122,7 +122,9 @@ def team(tmp_path: Path) -> tuple[str, str, Path]:
     return token, admin, path
 
 
-def test_a_team_sees_its_load_and_limits_but_no_other_token(team: tuple[str, str, Path], test_registry: Registry) -> None:
+def test_a_team_sees_its_load_and_limits_but_no_other_token(
+    team: tuple[str, str, Path], test_registry: Registry
+) -> None:
     """Neither in the console nor in the metrics; an administrator sees all."""
     token, admin, path = team
     with serving("words", registry=test_registry, http_port=0, console=True, tokens=path) as running:

@@ -114,11 +114,12 @@ def test_a_field_that_occurs_twice_is_refused() -> None:
         loads(b'{"model":"a","input":1,"model":"b"}')
 
 
+ELEMENTS: list[Any] = [1, "", [], None]
 BODIES = [
     pytest.param(kind, path, element, id=f"{kind.__name__}.{'.'.join(path)} of {element!r}")
     for kind in (EmbeddingsBody, InferBody, LoadBody, SimilarityBody, UnloadBody)
     for path in list_fields(kind)
-    for element in (1, "", [], None)
+    for element in ELEMENTS
 ]
 
 
