@@ -22,7 +22,8 @@ POINT = """() => {
       if (data[4 * (y * canvas.width + x) + 3] > 99) coloured.push([x + 0.5, y + 0.5]);
   if (!coloured.length) return null;
   coloured = coloured.filter(([x, y]) => Math.hypot(x - coloured[0][0], y - coloured[0][1]) < 10);
-  return [0, 1].map((axis) => coloured.reduce((sum, place) => sum + place[axis], 0) / coloured.length / devicePixelRatio);
+  const mean = (axis) => coloured.reduce((sum, place) => sum + place[axis], 0) / coloured.length;
+  return [mean(0) / devicePixelRatio, mean(1) / devicePixelRatio];
 }"""
 COLOURED = """() => {
   const canvas = document.querySelector('#map canvas');

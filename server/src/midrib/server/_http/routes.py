@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
@@ -25,7 +27,7 @@ from midrib.server._http.embeddings import (
     embed_requests,
 )
 from midrib.server._http.inference import InferBody, infer_parts, infer_request, model_metadata
-from midrib.server._http.openapi import docs_page, openapi_document, server_version
+from midrib.server._http.openapi import Operation, docs_page, openapi_document, server_version
 from midrib.server._http.similarity import SimilarityBody, embeddings_body, similarities
 from midrib.server._observability.accounting import MetricsOfToken
 from midrib.wire import InvalidInputError
@@ -35,12 +37,15 @@ _PAGE_HEADERS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsa
 
 
 class Routes:
-    """Answers requests by the engine that also serves the gRPC services."""
+    """Answers requests by the engine that also serves the gRPC services.
 
-    def __init__(self, embedder: Embedder) -> None:
+    operations: those of the console, for the description of the port.
+    """
+
+    def __init__(self, embedder: Embedder, *, operations: Sequence[Operation] = ()) -> None:
         self._catalogue = embedder.catalogue
         self._settings = embedder.catalogue.settings
-        self._openapi = openapi_document(tokens=self._settings.tokens is not None)
+        self._openapi = openapi_document(tokens=self._settings.tokens is not None, more=operations)
         self._max_body_bytes = min(MAX_BODY_BYTES, self._settings.max_message_bytes)
 
     def all(self) -> list[web.RouteDef]:

@@ -19,6 +19,7 @@ from midrib.server._http.connections import Connections, send
 from midrib.server._http.cors import Cors
 from midrib.server._http.errors import Handler, errors_as_json, logger
 from midrib.server._http.guard import HttpGuard
+from midrib.server._http.openapi import Operation
 from midrib.server._http.routes import Routes
 from midrib.server._settings import Settings
 from midrib.wire import DeadlineExceededError, InvalidInputError, MidribError
@@ -37,13 +38,21 @@ _READ_BYTES = 2**14
 class HttpServer:
     """Answers HTTP from the same engine as the gRPC services.
 
-    tokens: those of the gRPC services; None if the server needs none.  console: the routes of the console, if it is on.
+    tokens: those of the gRPC services; None if the server needs none.
+    console, operations: the routes of the console and their description, if it is on.
     port: the port that it listens on, once started.
     """
 
-    def __init__(self, embedder: Embedder, tokens: Tokens | None, *, console: Sequence[web.RouteDef] = ()) -> None:
+    def __init__(
+        self,
+        embedder: Embedder,
+        tokens: Tokens | None,
+        *,
+        console: Sequence[web.RouteDef] = (),
+        operations: Sequence[Operation] = (),
+    ) -> None:
         self.port = 0
-        self._console = console
+        self._routes = [*Routes(embedder, operations=operations).all(), *console]
         self._embedder = embedder
         self._catalogue = embedder.catalogue
         self._settings = embedder.catalogue.settings
@@ -86,7 +95,7 @@ class HttpServer:
         # The first sees a request first and its response last.
         middlewares = [self._sent, self._traced, cors.allow, errors_as_json, guard.check, _within_time]
         app = web.Application(middlewares=middlewares)
-        app.add_routes([*Routes(self._embedder).all(), *self._console])
+        app.add_routes(self._routes)
         return app
 
     def _server(self) -> web.Server:
