@@ -135,7 +135,7 @@ def test_pca_agrees_with_the_exact_decomposition(shape: tuple[int, int]) -> None
 @pytest.mark.parametrize("size", [1e12, 1e-30], ids=str)
 def test_large_and_small_numbers_are_drawn(size: float) -> None:
     """Their squares are neither infinite nor 0 in float32."""
-    points, shares = pca((VECTORS * size).astype(np.float32) / 100)
+    points, shares = pca((VECTORS / 100 * size).astype(np.float32))
     expected, expected_shares = pca(VECTORS.astype(np.float32))
     np.testing.assert_allclose(points / size * 100, expected, rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(shares, expected_shares, rtol=1e-3)
@@ -200,7 +200,7 @@ def test_umap_draws_a_file(external_python: Callable[[str], Path]) -> None:
     """By the real umap-learn, in the process and with the limits of the server."""
     python = external_python("umap-learn")
     path = [*map(str, python.parents[1].glob("lib/*/site-packages")), *sys.path]
-    command = [python, "-c", _PROGRAM, json.dumps(path), "npy", "umap"]
+    command = [str(python), "-c", _PROGRAM, json.dumps(path), "npy", "umap"]
     drawn_map = subprocess.run(command, input=npy(VECTORS), capture_output=True, check=True)
     assert np.isfinite(np.frombuffer(base64.b64decode(json.loads(drawn_map.stdout)["points"]), "<f4")).all()
 

@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import json
 import socket
+import sys
 from collections.abc import Iterator
 from typing import Any, get_args
 
@@ -22,6 +23,7 @@ from midrib.server._http.body import (
     MAX_VALUES,
     Fields,
     count_values,
+    free,
     loads,
     off_loop,
     parse_fields,
@@ -166,6 +168,23 @@ async def test_a_large_body_is_parsed_beside_the_event_loop() -> None:
     answered = asyncio.run_coroutine_threadsafe
     result = await off_loop(MAX_BODY_BYTES, lambda: answered(asyncio.sleep(0, "by the loop"), loop).result(10))
     assert result == "by the loop"
+
+
+async def test_the_event_loop_runs_often_beside_a_large_body() -> None:
+    """Answering another client takes several switches of the interpreter, of 5 ms each by default."""
+    before = sys.getswitchinterval()
+    during = await asyncio.gather(*[off_loop(MAX_BODY_BYTES, sys.getswitchinterval) for _ in range(3)])
+    assert (max(during), sys.getswitchinterval()) == (0.0005, before)
+
+
+def test_the_lists_of_a_body_are_freed_in_steps() -> None:
+    """However deep they are nested; a body that is refused is freed too."""
+    rows, numbers = [[1] * 512 for _ in range(100)], [2] * 10_000
+    deep: list[Any] = []
+    for _ in range(5000):
+        deep = [deep]
+    free({"rows": rows, "numbers": numbers, "deep": deep})
+    assert (rows, numbers, deep) == ([], [], [])
 
 
 @pytest.fixture()

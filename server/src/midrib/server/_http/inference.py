@@ -16,7 +16,7 @@ from pydantic import Field
 
 from midrib.registry import ImageInput, TextInput
 from midrib.server._engine.description import Description
-from midrib.server._http.body import MAX_COMMAS, Fields
+from midrib.server._http.body import MAX_COMMAS, Fields, free
 from midrib.server._http.call import Answer
 from midrib.server._http.embeddings import NUMBERS_AT_ONCE, check_finite
 from midrib.server._http.inputs import decoded_images, image_input, text_input
@@ -67,7 +67,7 @@ class InferBody(Fields):
 
 
 def infer_request(body: InferBody, described: Description) -> embedding_pb2.EmbedRequest:
-    """Return the same call as a request of Midrib's own protocol.
+    """Return the same call as a request of Midrib's own protocol. The data of the body are freed.
 
     Raises InvalidInputError for parameters or data of another form.
     """
@@ -83,7 +83,11 @@ def infer_request(body: InferBody, described: Description) -> embedding_pb2.Embe
                 "integer)",
                 field="parameters",
             )
-    return embedding_pb2.EmbedRequest(backbone=described.name, input=_input(body.inputs[0]), options=options)
+    try:
+        message = _input(body.inputs[0])
+    finally:
+        free(body.inputs[0].data)
+    return embedding_pb2.EmbedRequest(backbone=described.name, input=message, options=options)
 
 
 async def infer_parts(answer: Answer, body: InferBody) -> AsyncIterator[bytes]:
