@@ -76,10 +76,10 @@ def seen_by(overview: dict[str, Any], tenant: Tenant | None) -> dict[str, Any]:
     """Return an overview without the load of other tokens, unless this one may see them, and with its own limits."""
     if tenant is None:
         return {**overview, "token": None}
-    seen = overview["tenants"]
+    visible = overview["tenants"]
     if not tenant.sees_tenants:
-        seen = [load for load in seen if load["name"] == tenant.name]
-    return {**overview, "tenants": seen, "token": _limits(tenant)}
+        visible = [load for load in visible if load["name"] == tenant.name]
+    return {**overview, "tenants": visible, "token": _limits(tenant)}
 
 
 def _limits(tenant: Tenant) -> dict[str, Any]:
