@@ -52,6 +52,32 @@ def serve() -> Iterator[Any]:
         process.process.communicate()
 
 
+FREEZE_COUNT = """
+import gc
+from torch import nn
+from midrib.backbones import BACKBONES
+from midrib.registry import TensorInput
+
+class FreezeCount(nn.Module):
+    def forward(self, rows):
+        return rows.new_full((len(rows), 1), gc.get_freeze_count())
+
+@BACKBONES(name="freeze-count", namespace="test/embedding", input=TensorInput((2,)))
+def load_freeze_count():
+    return FreezeCount(), 1
+"""
+
+
+def test_loaded_modules_are_not_collected_again(serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Visiting all objects of torch and of the backbones stopped the event loop for 300 ms, again and again."""
+    (tmp_path / "counting_backbones.py").write_text(FREEZE_COUNT)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    process = serve("freeze-count", "--import", "counting_backbones")
+    _, ready = process.event(), process.event()
+    with Client(ready["address"]) as client:
+        assert client.embed("freeze-count", np.zeros((1, 2), np.float32))[0, 0] > 100_000
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 def test_serve_says_what_it_serves_and_stops_cleanly(serve: Any, number: signal.Signals) -> None:
     """Loading, ready with every URL, draining, stopped; exit status 0."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from midrib.registry import Registry
+from midrib.server._console.routes import console_routes
 from midrib.server.testing import RunningServer, serving
 from server.tests.console.calls import ask
 
@@ -126,7 +127,7 @@ def test_a_long_body_is_refused(console_server: RunningServer) -> None:
 def test_a_web_page_cannot_send_a_form(console_server: RunningServer) -> None:
     """Browsers send texts to any address without asking the user; JSON they send only if the server allows it."""
     reply = ask(console_server, "/console/api/load", body={"name": "linear"}, headers={"Content-Type": "text/plain"})
-    assert (reply.status, reply.json["error"]["code"]) == (400, "INVALID_INPUT")
+    assert (reply.status, reply.json["error"]["code"]) == (415, "UNSUPPORTED_MEDIA_TYPE")
 
 
 def test_registered_names_carry_the_arguments_that_clients_may_set(console_server: RunningServer) -> None:
@@ -134,3 +135,19 @@ def test_registered_names_carry_the_arguments_that_clients_may_set(console_serve
     listed = ask(console_server, "/console/api/registered").json["registered"]
     arguments = {entry["name"]: entry["arguments"] for entry in listed}
     assert arguments["test/embedding/linear"] == {"num_features": 3, "seed": 0}
+
+
+def test_the_description_of_the_port_has_every_call_of_the_console(console_server: RunningServer) -> None:
+    """Its files and the redirect to its page are not for programs."""
+    document = ask(console_server, "/openapi.json").json
+    served = {(route.method, route.path) for route in console_routes(console_server.server.embedder)}
+    described = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
+    undescribed = {("GET", "/console"), ("GET", "/console/files/{name:.+}")}
+    assert served - undescribed == {(method, path) for method, path in described if path.startswith("/console")}
+    assert {"LoadBody", "UnloadBody"} <= set(document["components"]["schemas"])
+    assert ask(console_server, "/docs").body.count(b"/console/api/") == 6
+
+
+def test_a_server_without_the_console_does_not_describe_it(plain_server: RunningServer) -> None:
+    """Its calls are not there."""
+    assert b"console" not in ask(plain_server, "/openapi.json").body

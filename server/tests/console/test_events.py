@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -110,3 +111,58 @@ def test_a_stream_ends_when_its_token_is_withdrawn(tmp_path: Path, test_registry
         path.write_text(new_token("stayer", [Scope.READ])[1])
         running.server.reload()
         assert stream.next() is None
+
+
+@pytest.fixture()
+def team(tmp_path: Path) -> tuple[str, str, Path]:
+    """The tokens of a team and of an administrator, and their file; the team may have 4 MiB in flight."""
+    (token, entry), (admin, admin_entry) = new_token("team", [Scope.READ, Scope.EMBED]), new_token("admin", list(Scope))
+    path = tmp_path / "tokens.toml"
+    path.write_text(f"{entry}max_in_flight_bytes = {2**22}\n{admin_entry}")
+    return token, admin, path
+
+
+def test_a_team_sees_its_load_and_limits_but_no_other_token(
+    team: tuple[str, str, Path], test_registry: Registry
+) -> None:
+    """Neither in the console nor in the metrics; an administrator sees all."""
+    token, admin, path = team
+    with serving("words", registry=test_registry, http_port=0, console=True, tokens=path) as running:
+        for sender in (token, admin):
+            ask(running, "/v1/embeddings", body={"model": "words", "input": "x"}, token=sender)
+        with closing(Stream(running, token)) as of_team, closing(Stream(running, admin)) as of_admin:
+            events_seen = [of_team.next(), of_admin.next()]
+        metrics = [ask(running, "/metrics", token=sender).body.decode() for sender in (token, admin)]
+    assert [[load["name"] for load in event["tenants"]] for event in events_seen] == [["team"], ["admin", "team"]]
+    assert [event["token"]["max_in_flight_bytes"] for event in events_seen] == [2**22, None]
+    assert ['token="admin"' in text for text in metrics] == [False, True]
+    assert all('midrib_token_rows_total{token="team"} 1.0' in text for text in metrics)
+
+
+def test_a_token_for_monitoring_sees_all_tokens(guarded_server: RunningServer, tokens: Any) -> None:
+    """It may only read, and embeds nothing."""
+    ask(guarded_server, "/v1/embeddings", body={"model": "words", "input": "x"}, token=tokens[0]["embed"])
+    metrics = ask(guarded_server, "/metrics", token=tokens[0]["read"]).body.decode()
+    assert 'midrib_token_rows_total{token="embed"}' in metrics
+
+
+def test_head_is_no_method_of_the_stream(console_server: RunningServer) -> None:
+    """Its answer has no body: a client would read the events as the answer to its next request."""
+    connection = http.client.HTTPConnection(str(console_server.server.http_address), timeout=20)
+    connection.request("HEAD", PATH)
+    with closing(connection), connection.getresponse() as response:
+        assert response.status == 405
+
+
+def test_a_stream_that_is_not_read_ends_with_the_server(
+    test_registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, and not after its 45 seconds: here an event is longer than the buffers between the two."""
+    monkeypatch.setattr(events, "overview", lambda *_: {"tenants": [], "filler": "x" * 2**24})
+    with serving("words", registry=test_registry, http_port=0, console=True) as running:
+        stream = Stream(running)
+        started = time.monotonic()
+        running.run(running.server.stop(grace_s=10.0))
+        seconds = time.monotonic() - started
+    stream.close()
+    assert seconds < 8

@@ -5,6 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +18,7 @@ from safetensors.numpy import save
 from midrib.registry import Registry
 from midrib.server._console import table
 from midrib.server._console.map_process import drawn
+from midrib.server._console.maps import _PROGRAM
 from midrib.server._console.projection import pca, project
 from midrib.server._console.table import FileError, read_table
 from midrib.server.testing import RunningServer, serving
@@ -82,6 +87,13 @@ def test_half_precision_and_integers_are_vectors_too() -> None:
         pytest.param("npy", npy(np.zeros((0, 3))), "expected numbers", id="no rows"),
         pytest.param("npy", npy(np.array([["a"]])), "expected numbers", id="texts"),
         pytest.param("npy", npy(np.array([[1.0], [np.nan]])), "row 1 has NaN", id="NaN"),
+        pytest.param("npy", npy(np.array([[1.0], [1e13]])), "row 1 has .* numbers above 1e.12", id="huge"),
+        pytest.param(
+            "safetensors", save({"embedding": np.ones((2, 2))}, {"kept": '{"a": 5}'}), "lists by name", id="a number"
+        ),
+        pytest.param(
+            "safetensors", save({"embedding": np.ones((2, 2))}, {"kept": '{"a": "xy"}'}), "lists by name", id="a text"
+        ),
         pytest.param("safetensors", save({"x": np.zeros((2, 2))}), "named 'embedding'", id="no embedding"),
         pytest.param("jsonl", b"[1]\n", "expected to be a JSON object", id="jsonl of lists"),
         pytest.param("jsonl", b'{"a": 1}\n', "cannot be read", id="jsonl without a vector"),
@@ -120,6 +132,15 @@ def test_pca_agrees_with_the_exact_decomposition(shape: tuple[int, int]) -> None
     np.testing.assert_allclose(shares, sizes[:2] ** 2 / (sizes**2).sum(), rtol=1e-3)
 
 
+@pytest.mark.parametrize("size", [1e12, 1e-30], ids=str)
+def test_large_and_small_numbers_are_drawn(size: float) -> None:
+    """Their squares are neither infinite nor 0 in float32."""
+    points, shares = pca((VECTORS / 100 * size).astype(np.float32))
+    expected, expected_shares = pca(VECTORS.astype(np.float32))
+    np.testing.assert_allclose(points / size * 100, expected, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(shares, expected_shares, rtol=1e-3)
+
+
 @pytest.mark.parametrize("shape", [(1, 5), (4, 1), (2, 2), (3, 4)], ids=str)
 def test_few_rows_and_few_numbers_are_drawn(shape: tuple[int, int]) -> None:
     """A missing axis is 0."""
@@ -148,6 +169,19 @@ def test_columns_have_a_kind_that_the_page_draws_by() -> None:
     assert max(len(value) for value in answer["columns"][2]["values"]) == 300
 
 
+def test_a_long_name_of_a_column_is_cut_and_not_left_out() -> None:
+    """A name is a title on the page."""
+    answer = drawn("jsonl", "pca", json.dumps({"embedding": [1, 2], "x" * 400: "a"}).encode() + b"\n")
+    assert ([column["name"] for column in answer["columns"]], answer["left_out"]) == (["x" * 300], [])
+
+
+def test_umap_has_ten_minutes(console_server: RunningServer) -> None:
+    """It compiles before it computes; every other call ends after one minute."""
+    headers = {"X-Request-Timeout": "0.001", "Content-Type": "application/octet-stream"}
+    reply = ask(console_server, "/console/api/map?kind=npy", body=npy(VECTORS), headers=headers)
+    assert "up to 600" in reply.json["error"]["message"]
+
+
 def test_the_server_draws_a_file(console_server: RunningServer) -> None:
     """The points of the process are those of the function."""
     reply = ask(console_server, "/console/api/map?kind=npy", body=npy(VECTORS))
@@ -162,6 +196,15 @@ def test_the_server_answers_why_a_file_cannot_be_drawn(console_server: RunningSe
     assert (reply.status, reply.json["error"]["param"]) == (400, "file")
 
 
+def test_umap_draws_a_file(external_python: Callable[[str], Path]) -> None:
+    """By the real umap-learn, in the process and with the limits of the server."""
+    python = external_python("umap-learn")
+    path = [*map(str, python.parents[1].glob("lib/*/site-packages")), *sys.path]
+    command = [str(python), "-c", _PROGRAM, json.dumps(path), "npy", "umap"]
+    drawn_map = subprocess.run(command, input=npy(VECTORS), capture_output=True, check=True)
+    assert np.isfinite(np.frombuffer(base64.b64decode(json.loads(drawn_map.stdout)["points"]), "<f4")).all()
+
+
 def test_umap_that_is_not_installed_is_refused(console_server: RunningServer) -> None:
     """With the remedy; the page offers it only if it is installed."""
     assert ask(console_server, "/console/api/session").json["umap"] is False
@@ -169,10 +212,21 @@ def test_umap_that_is_not_installed_is_refused(console_server: RunningServer) ->
     assert "pip install umap-learn" in reply.json["error"]["message"]
 
 
+@pytest.mark.parametrize("query", ["kind=%00", "kind=npy&method=%00", "kind=../x", "kind=npy&method=tsne", ""])
+def test_an_unknown_kind_or_method_starts_no_process(
+    console_server: RunningServer, monkeypatch: pytest.MonkeyPatch, query: str
+) -> None:
+    """They would be arguments of its command line, which cannot hold a NUL."""
+    monkeypatch.setattr("midrib.server._console.maps._PROGRAM", "import os; os._exit(9)")
+    reply = ask(console_server, f"/console/api/map?{query}", body=b"x")
+    assert (reply.status, reply.json["error"]["param"]) == (400, "kind")
+    assert "expected one of parquet, npy, safetensors, jsonl and one of pca, umap" in reply.json["error"]["message"]
+
+
 def test_a_file_of_another_media_type_is_refused(console_server: RunningServer) -> None:
     """A form of a web page cannot start a process."""
     reply = ask(console_server, "/console/api/map?kind=npy", body=b"x", headers={"Content-Type": "text/plain"})
-    assert reply.status == 400
+    assert reply.status == 415
     assert "expected 'application/octet-stream'" in reply.json["error"]["message"]
 
 

@@ -47,7 +47,7 @@ def ask(
 ) -> tuple[int, Any]:
     """Return the status and the code of the error, if any; embeddings are posted, other paths are read."""
     headers = JSON if token is None else {**JSON, "Authorization": f"{kind} {token}"}
-    method, body = ("POST", BODY) if path == "/v1/embeddings" else ("GET", None)
+    method, body = ("POST", BODY) if path.endswith(("/embeddings", "/similarity", "/infer")) else ("GET", None)
     connection.request(method, path, body, headers)
     response = connection.getresponse()
     text = response.read()

@@ -71,6 +71,9 @@ def test_pixels_are_the_image_that_they_come_from(address: str, media_server: Ru
     [
         pytest.param(tensor([1, 2, 3]), r"shape [2, 2] and 3 elements", id="another size"),
         pytest.param(tensor([1], shape=[]), "has shape []", id="no rows"),
+        pytest.param(tensor([], shape=[0, 10**300]), "has shape [0, 1000000", id="a long dimension beside none"),
+        pytest.param(tensor([], shape=[10**18, 0, 10**12]), "and 0 elements", id="long dimensions beside none"),
+        pytest.param(tensor([], shape=[0, -1]), "has shape [0, -1]", id="a negative dimension"),
         pytest.param(tensor([1, 2, 3, "x"]), "with numbers that fit", id="a string among numbers"),
         pytest.param(tensor([1, 2, 3, [4]]), "with numbers that fit", id="uneven nesting"),
         pytest.param(tensor([1, 2, 3, 400], datatype="INT8"), "with numbers that fit", id="too large a number"),

@@ -78,6 +78,12 @@ BAD = "invalid_request_error"
             id="ids without text",
         ),
         pytest.param(
+            {"model": "words", "input": "x", "prompt": "x" * 8193},
+            (413, BAD, "options.prompt", "LIMIT_EXCEEDED"),
+            "options.prompt has 8193 characters, at most 8192 are accepted: shorten it",
+            id="a long prompt, which is put before each text",
+        ),
+        pytest.param(
             {"model": "picture", "input": "https://example.org/a.png"},
             (400, BAD, "input[0]", INVALID),
             "not an encoded image",

@@ -21,7 +21,7 @@ from midrib.server import Settings
 from midrib.server._intake.media import MediaPool
 from midrib.server.testing import RunningServer, serving
 from midrib.v1 import embedding_pb2, embedding_pb2_grpc, tensor_pb2
-from midrib.wire import Array, encode_tensor, status_to_error
+from midrib.wire import Array, UnavailableError, encode_tensor, status_to_error
 
 Input = embedding_pb2.Input
 
@@ -201,3 +201,21 @@ async def test_media_of_a_caller_who_has_left_are_not_decoded(pool: MediaPool, s
     scribe.may_go_on.set()
     await pool.prepare(scribe, images(b"another's"))
     assert scribe.parts == [8, 1]
+
+
+async def test_media_that_wait_when_the_server_stops_are_refused(pool: MediaPool, scribe: Any) -> None:
+    """And so are those that come later: neither a failure of the server nor a cancelled call. Parts that run end."""
+    scribe.may_go_on.clear()
+    waiting = [asyncio.create_task(pool.prepare(scribe, images(b"x"))) for _ in range(100)]
+    await asyncio.to_thread(scribe.began.wait, 20)
+    pool.close()
+    scribe.may_go_on.set()
+    outcomes = await asyncio.gather(*waiting, pool.prepare(scribe, images(b"x")), return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} == {np.ndarray, UnavailableError}
+    assert isinstance(outcomes[-1], UnavailableError)
+
+
+async def test_a_prompt_counts_for_each_text(pool: MediaPool, scribe: Any) -> None:
+    """It is put before each of them: 2,048 texts of one character were one part, however long the prompt."""
+    await pool.prepare(scribe, texts(*["a" * 100_000] * 3), prompt="p" * 150_000)
+    assert scribe.parts == [1, 1, 1]

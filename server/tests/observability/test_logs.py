@@ -10,7 +10,7 @@ import pytest
 
 from midrib.server import load_settings
 from midrib.server._errors import public_error
-from midrib.server._observability.logs import JsonFormatter
+from midrib.server._observability.logs import JsonFormatter, TextFormatter
 
 
 def lines(records: list[logging.LogRecord]) -> list[dict[str, Any]]:
@@ -32,6 +32,20 @@ def test_a_line_has_its_time_in_utc() -> None:
     record = logging.makeLogRecord({"msg": "%d left", "args": (3,), "created": 0.25, "levelname": "WARNING"})
     (line,) = lines([record])
     assert line == {"time": "1970-01-01T00:00:00.250+00:00", "level": "WARNING", "logger": None, "message": "3 left"}
+
+
+FORGED = "x\n2026-01-01 00:00:00 ERROR midrib: all weights were deleted\r\x1b[2J\x9b2J\u2028end"
+
+
+def test_a_message_cannot_begin_another_record_or_control_a_terminal(caplog: pytest.LogCaptureFixture) -> None:
+    """Errors quote what clients send, and the output of processes that read their files."""
+    public_error(RuntimeError(FORGED), "the call failed")
+    formatted = TextFormatter("%(levelname)s: %(message)s").format(caplog.records[0])
+    first, *others = formatted.splitlines()
+    assert first.startswith("ERROR: error ")
+    assert {line[:2] for line in others} == {"  "}
+    assert "  2026-01-01" in formatted
+    assert "deleted\\x0d\\x1b[2J\\x9b2J\\u2028end" in formatted
 
 
 def test_the_form_is_a_setting() -> None:

@@ -215,6 +215,6 @@ def http_server(embedder: Embedder, tokens: Tokens | None) -> HttpServer:
         ) from error
     if not embedder.catalogue.settings.console:
         return HttpServer(embedder, tokens)
-    from midrib.server._console.routes import console_routes
+    from midrib.server._console.routes import OPERATIONS, console_routes
 
-    return HttpServer(embedder, tokens, console=console_routes(embedder))
+    return HttpServer(embedder, tokens, console=console_routes(embedder), operations=OPERATIONS)

@@ -31,7 +31,7 @@ from midrib.server._admission.quotas import Limit, Quota
 from midrib.server._admission.rates import Rate
 from midrib.wire import PermissionDeniedError, UnauthenticatedError
 
-_UNBOUNDED = 2**62
+UNBOUNDED = 2**62
 
 
 class Scope(StrEnum):
@@ -50,10 +50,10 @@ class TokenEntry(BaseModel):
     name: Annotated[str, Field(min_length=1)]
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     scopes: frozenset[Scope]
-    max_in_flight_bytes: Annotated[int, Field(ge=1)] = _UNBOUNDED
-    max_in_flight_items: Annotated[int, Field(ge=1)] = _UNBOUNDED
-    max_requests_per_s: Annotated[float, Field(gt=0)] = _UNBOUNDED
-    max_bytes_per_s: Annotated[float, Field(gt=0)] = _UNBOUNDED
+    max_in_flight_bytes: Annotated[int, Field(ge=1)] = UNBOUNDED
+    max_in_flight_items: Annotated[int, Field(ge=1)] = UNBOUNDED
+    max_requests_per_s: Annotated[float, Field(gt=0)] = UNBOUNDED
+    max_bytes_per_s: Annotated[float, Field(gt=0)] = UNBOUNDED
 
 
 class Tenant:
@@ -67,6 +67,14 @@ class Tenant:
         self.in_flight_items = Quota(entry.max_in_flight_items, what=f"items of token {entry.name!r}")
         self.requests = Rate(entry.max_requests_per_s, what=f"requests of token {entry.name!r}")
         self.bytes = Rate(entry.max_bytes_per_s, what=f"bytes of token {entry.name!r}")
+
+    @property
+    def sees_tenants(self) -> bool:
+        """Whether it may see the names and the load of other tokens.
+
+        Administrators may, and tokens for monitoring, which embed nothing; the token of a team may not.
+        """
+        return Scope.ADMIN in self.scopes or Scope.EMBED not in self.scopes
 
     def amounts(self, size: int) -> list[tuple[Limit, int]]:
         """Return the limits that an item of `size` bytes uses, and how much of each.

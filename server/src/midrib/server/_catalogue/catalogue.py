@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import Callable, Coroutine
 from functools import partial
@@ -179,6 +180,8 @@ class Catalogue:
     async def _unload_and_free(self, name: str) -> None:
         async with self._loading:
             await self._unload(name)
+        # The command froze what was loaded when it started; a module in a reference cycle would never be freed.
+        gc.unfreeze()
         await asyncio.to_thread(release_freed_memory)
 
     async def _transaction(self, change: Coroutine[Any, Any, T]) -> T:

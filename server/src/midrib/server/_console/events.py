@@ -12,13 +12,14 @@ import time
 from collections import Counter, deque
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from aiohttp import web
 
 from midrib.server._admission.tokens import Scope
 from midrib.server._calls.embedder import Embedder
 from midrib.server._console.measures import Reading, Window, read
-from midrib.server._console.overview import overview
+from midrib.server._console.overview import overview, seen_by
 from midrib.server._http.call import CURRENT_CALL, HttpCall
 from midrib.wire import MidribError, OverloadedError
 
@@ -44,6 +45,7 @@ class Events:
         self._open: Counter[Hashable] = Counter()
         # All streams share them, so that the values go on when a page opens its next stream.
         self._readings: deque[Reading] = deque()
+        self._overview: dict[str, Any] = {}
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
         """Answer events until the client leaves, the server stops, or the time of a call ends.
@@ -77,27 +79,39 @@ class Events:
     async def _send(self, request: web.Request, response: web.StreamResponse, call: HttpCall) -> None:
         left_s = math.inf if call.caller.deadline is None else call.caller.deadline - time.monotonic() - _MARGIN_S
         end = time.monotonic() + min(_LONGEST_S, left_s)
-        await self._write(request, response, end=end)
-        while time.monotonic() + self._interval_s <= end and not await self._closing() and _may_read(call):
-            await self._write(request, response, end=end)
-
-    async def _write(self, request: web.Request, response: web.StreamResponse, *, end: float) -> None:
-        """Write one event; if the client reads nothing until the stream must end, close its connection."""
-        event = f"data: {json.dumps(overview(self._embedder, self._window()))}\n\n"
+        sending = asyncio.ensure_future(self._write_all(response, call, end))
+        stopping = asyncio.ensure_future(self._catalogue.closing.wait())
         try:
-            async with asyncio.timeout(max(0.0, end - time.monotonic()) + _MARGIN_S / 2):
-                await response.write(event.encode())
-        except TimeoutError:
-            if request.transport is not None:
+            await asyncio.wait(
+                {sending, stopping}, timeout=end - time.monotonic() + _MARGIN_S / 2, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not sending.done():
+                await asyncio.wait({sending}, timeout=_MARGIN_S / 2)
+            if sending.done():
+                await sending
+            elif request.transport is not None:  # the client reads nothing
                 request.transport.abort()
+        finally:
+            sending.cancel()
+            stopping.cancel()
 
-    def _window(self) -> Window:
-        """Take a reading, unless the last one is recent; return the window from the oldest reading kept to the last."""
+    async def _write_all(self, response: web.StreamResponse, call: HttpCall, end: float) -> None:
+        await self._write(response, call)
+        while time.monotonic() + self._interval_s <= end and not await self._closing() and _may_read(call):
+            await self._write(response, call)
+
+    async def _write(self, response: web.StreamResponse, call: HttpCall) -> None:
+        event = json.dumps(seen_by(self._latest(), call.caller.tenant))
+        await response.write(f"data: {event}\n\n".encode())
+
+    def _latest(self) -> dict[str, Any]:
+        """Return the overview of the last reading, which all streams share; take a reading unless it is recent."""
         if not self._readings or time.monotonic() - self._readings[-1].at > self._interval_s / 2:
             self._readings.append(read(self._catalogue.metrics.registry))
-        while len(self._readings) > 1 and self._readings[-1].at - self._readings[0].at > _WINDOW_S:
-            self._readings.popleft()
-        return Window(self._readings[0], self._readings[-1])
+            while self._readings[-1].at - self._readings[0].at > _WINDOW_S:
+                self._readings.popleft()
+            self._overview = overview(self._embedder, Window(self._readings[0], self._readings[-1]))
+        return self._overview
 
     async def _closing(self) -> bool:
         """Wait for an interval, or until the server stops; return whether it stops."""

@@ -13,14 +13,17 @@ from contextlib import suppress
 from aiohttp import web
 
 from midrib.server._console import map_process
-from midrib.server._http.body import receive
-from midrib.server._http.call import CURRENT_CALL
+from midrib.server._console.projection import METHODS
+from midrib.server._console.table import KINDS
+from midrib.server._http.body import receive, require_media_type
+from midrib.server._http.call import CURRENT_CALL, HttpCall
 from midrib.server._settings import Settings
-from midrib.wire import InternalError, InvalidInputError, OverloadedError
+from midrib.wire import DeadlineExceededError, InternalError, InvalidInputError, OverloadedError
 
 logger = logging.getLogger(__name__)
 
 MAX_FILE_BYTES = 64 * 2**20
+_MAX_RECEIVING_S = 60.0
 _MEDIA_TYPE = "application/octet-stream"
 _PROGRAM = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
@@ -42,18 +45,33 @@ class Maps:
 
         Raises InvalidInputError for a file that cannot be drawn, OverloadedError while another file is drawn.
         """
-        if request.content_type != _MEDIA_TYPE:
-            # A page in a browser may send other types to a loopback address without asking the user.
-            raise InvalidInputError(f"Content-Type is {request.content_type[:100]!r}, expected {_MEDIA_TYPE!r}")
+        require_media_type(request, _MEDIA_TYPE)
+        kind, method = request.query.get("kind", ""), request.query.get("method", "pca")
+        if kind not in KINDS or method not in METHODS:
+            raise InvalidInputError(
+                f"kind is {kind[:20]!r} and method is {method[:20]!r}, expected one of {', '.join(KINDS)} and one of "
+                f"{', '.join(METHODS)}",
+                field="kind",
+            )
         call = CURRENT_CALL.get()
         call.begin()
-        file = await receive(request, call, limit=self._max_bytes)
+        file = await self._received(request, call)
         if self._drawing.locked():
             raise OverloadedError("another file is being drawn: try again shortly", retry_after=2.0)
         async with self._drawing:
-            answer = await _drawn(request.query.get("kind", ""), request.query.get("method", "pca"), file)
+            answer = await _drawn(kind, method, file)
         call.hold(len(file) + len(answer))
         return web.Response(body=answer, content_type="application/json")
+
+    async def _received(self, request: web.Request, call: HttpCall) -> bytearray:
+        """Return the file. Raises DeadlineExceededError if it takes long, though the map may take longer."""
+        try:
+            async with asyncio.timeout(_MAX_RECEIVING_S):
+                return await receive(request, call, limit=self._max_bytes)
+        except TimeoutError as error:
+            raise DeadlineExceededError(
+                f"the file had not arrived after {_MAX_RECEIVING_S:g} s: send a smaller one"
+            ) from error
 
 
 async def _drawn(kind: str, method: str, file: bytearray) -> bytes:

@@ -7,8 +7,12 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from prometheus_client import CollectorRegistry
+
+# Of the bucket of a histogram: its only label, and "le".
+_BUCKET_LABELS = 2
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,16 @@ class Reading:
 
     at: float
     values: Mapping[str, Mapping[tuple[str, ...], float]]
+
+    @cached_property
+    def bounds(self) -> Mapping[tuple[str, str], list[float]]:
+        """The upper bounds of the buckets of histograms with one label, ascending, by sample name and label value."""
+        bounds: dict[tuple[str, str], list[float]] = defaultdict(list)
+        for name, samples in self.values.items():
+            for labels in samples:
+                if name.endswith("_bucket") and len(labels) == _BUCKET_LABELS:
+                    bounds[name, labels[0]].append(float(labels[1]))
+        return {key: sorted(of_key) for key, of_key in bounds.items()}
 
     def value(self, name: str, *labels: str) -> float:
         """Return the value of a sample; 0 if it does not exist."""
@@ -64,9 +78,7 @@ class Window:
         share: 0.99 for the 99th percentile.  label: the value of the only label beside the bounds of the buckets.
         """
         name = f"{histogram}_bucket"
-        bounds = sorted(
-            float(labels[1]) for labels in self.after.values.get(name, {}) if labels[0] == label and len(labels) == 2
-        )
+        bounds = self.after.bounds.get((name, label), [])
         return quantile(share, bounds, [self.increase(name, label, _bound(bound)) for bound in bounds])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from midrib.registry import in_words
+from midrib.server._admission.tokens import UNBOUNDED, Tenant
 from midrib.server._calls.embedder import Embedder
 from midrib.server._catalogue.catalogue import Catalogue
 from midrib.server._catalogue.entry import CatalogueEntry
@@ -68,16 +69,43 @@ def _loaded(loaded: Loaded) -> dict[str, Any]:
 def tenants(window: Window) -> list[dict[str, Any]]:
     """Return the load of each token that has sent items; none on a server without tokens."""
     names = sorted({labels[1] for labels in window.after.values.get("midrib_token_items_total", {})})
-    return [
-        {
-            "name": name,
-            "rows_per_s": window.rate("midrib_token_rows_total", name),
-            "rows": window.after.value("midrib_token_rows_total", name),
-            "items": window.after.value("midrib_token_items_total", "answered", name),
-            "failed_items": window.after.value("midrib_token_items_total", "failed", name),
-        }
-        for name in names
-    ]
+    return [_tenant_load(window, name) for name in names]
+
+
+def seen_by(overview: dict[str, Any], tenant: Tenant | None) -> dict[str, Any]:
+    """Return an overview without the load of other tokens, unless this one may see them, and with its own limits."""
+    if tenant is None:
+        return {**overview, "token": None}
+    visible = overview["tenants"]
+    if not tenant.sees_tenants:
+        visible = [load for load in visible if load["name"] == tenant.name]
+    return {**overview, "tenants": visible, "token": _limits(tenant)}
+
+
+def _limits(tenant: Tenant) -> dict[str, Any]:
+    """Return the quotas of a token, and how much its requests hold of them; a limit that is not set is None."""
+    limits = {
+        "max_in_flight_bytes": tenant.in_flight_bytes.limit,
+        "max_in_flight_items": tenant.in_flight_items.limit,
+        "max_requests_per_s": tenant.requests.limit,
+        "max_bytes_per_s": tenant.bytes.limit,
+    }
+    return {
+        "name": tenant.name,
+        "in_flight_bytes": tenant.in_flight_bytes.held,
+        "in_flight_items": tenant.in_flight_items.held,
+        **{name: None if limit == UNBOUNDED else limit for name, limit in limits.items()},
+    }
+
+
+def _tenant_load(window: Window, name: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "rows_per_s": window.rate("midrib_token_rows_total", name),
+        "rows": window.after.value("midrib_token_rows_total", name),
+        "items": window.after.value("midrib_token_items_total", "answered", name),
+        "failed_items": window.after.value("midrib_token_items_total", "failed", name),
+    }
 
 
 def devices(catalogue: Catalogue, window: Window) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from midrib.server._console.table import FileError
 
 Vectors = npt.NDArray[np.float32]
 
+METHODS = ("pca", "umap")
 _SEED = 0
 # Directions beyond the two that are drawn, and rounds; both make the two more exact.
 _MORE_DIRECTIONS = 8
@@ -38,6 +39,8 @@ def pca(vectors: Vectors) -> tuple[Vectors, list[float]]:
     Source: Halko, Martinsson, Tropp 2011, algorithm 4.4 (randomised subspace iteration).
     """
     centred = vectors - vectors.mean(axis=0)
+    unit = float(np.abs(centred).max()) or 1.0
+    centred /= unit  # neither the squares of large numbers nor those of small ones leave the range of float32
     directions = min(2 + _MORE_DIRECTIONS, *vectors.shape)
     basis = np.random.default_rng(_SEED).standard_normal((vectors.shape[1], directions), dtype=np.float32)
     for _ in range(_ROUNDS):
@@ -47,7 +50,7 @@ def pca(vectors: Vectors) -> tuple[Vectors, list[float]]:
     # An axis may point either way: its largest number is positive, so that the same file gives the same map.
     signs = np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])
     points = np.zeros((len(vectors), 2), np.float32)
-    points[:, : len(axes)] = (left[:, :2] * sizes[:2] * signs)[:, : len(axes)]
+    points[:, : len(axes)] = unit * (left[:, :2] * sizes[:2] * signs)[:, : len(axes)]
     total = float(np.square(centred, dtype=np.float64).sum())
     return points, [float(size) ** 2 / total if total else 0.0 for size in sizes[:2]]
 

@@ -8,16 +8,34 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from midrib.server._calls.embedder import Embedder
-from midrib.server._console.backbones import Changes
+from midrib.server._console.backbones import Changes, LoadBody, UnloadBody
 from midrib.server._console.events import Events
 from midrib.server._console.files import Files, redirect
 from midrib.server._console.maps import MAX_FILE_BYTES, Maps
+from midrib.server._console.projection import METHODS
+from midrib.server._console.table import KINDS
 from midrib.server._http.call import CURRENT_CALL
-from midrib.server._http.openapi import server_version
+from midrib.server._http.openapi import Operation, server_version
 from midrib.server._settings import Settings, is_loopback
 from midrib.wire import PermissionDeniedError
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+OPERATIONS = (
+    Operation("get", "/console/", "Return the console, pages for people.", "The page.", media="text/html"),
+    Operation("get", "/console/api/session", "Say what the token allows.", "Its name and scopes."),
+    Operation("get", "/console/api/events", "Stream the load.", "Events of JSON.", media="text/event-stream"),
+    Operation("get", "/console/api/registered", "List the names that can be loaded.", "Names and arguments."),
+    Operation("post", "/console/api/load", "Load a backbone, or plan to.", "The backbone.", LoadBody),
+    Operation("post", "/console/api/unload", "Unload a backbone.", "Its name.", UnloadBody),
+    Operation(
+        "post",
+        "/console/api/map",
+        "Draw an embedding file.",
+        "Points and columns.",
+        query={"kind": KINDS, "method": METHODS},
+    ),
+)
 
 
 def console_routes(embedder: Embedder) -> list[web.RouteDef]:
@@ -33,7 +51,8 @@ def console_routes(embedder: Embedder) -> list[web.RouteDef]:
         web.get("/console/", pages.page),
         web.get("/console/files/{name:.+}", pages.file),
         web.get("/console/api/session", api(Session(settings).answer)),
-        web.get("/console/api/events", api(events.stream)),
+        # Not HEAD, whose answer has no body: the events would be read as the answer of the next request.
+        web.get("/console/api/events", api(events.stream), allow_head=False),
         web.get("/console/api/registered", api(changes.registered)),
         web.post("/console/api/load", api(changes.load)),
         web.post("/console/api/unload", api(changes.unload)),

@@ -16,6 +16,8 @@ MAX_ROWS = 100_000
 MAX_COLUMNS = 16
 _MAX_UNPACKED_BYTES = 2**30
 _VECTORS = "embedding"
+# The squares of larger numbers, and sums of them, may be infinite in float32.
+_LARGEST = 1e12
 
 
 class FileError(ValueError):
@@ -45,7 +47,14 @@ def read_table(kind: str, data: bytes) -> Table:
         raise FileError(f"this server cannot read .{kind} files ({error}): send .npy, or install it there") from error
     except Exception as error:  # each format has errors of its library
         raise FileError(f"the file cannot be read as .{kind} ({type(error).__name__}: {str(error)[:200]})") from error
-    return Table(_checked(np.asarray(vectors)), dict(list(columns.items())[:MAX_COLUMNS]))
+    return Table(_checked(np.asarray(vectors)), _first_columns(columns))
+
+
+def _first_columns(columns: Any) -> dict[str, Sequence[Any]]:
+    """Return at most MAX_COLUMNS columns. Raises FileError if they are not lists by name, as metadata may be."""
+    if not isinstance(columns, dict) or not all(isinstance(values, list) for values in columns.values()):
+        raise FileError("the columns beside the vectors are expected to be lists by name, one value for each row")
+    return {str(name): values for name, values in list(columns.items())[:MAX_COLUMNS]}
 
 
 def _checked(vectors: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
@@ -56,8 +65,10 @@ def _checked(vectors: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     if len(vectors) > MAX_ROWS:
         raise FileError(f"the file has {len(vectors)} rows, at most {MAX_ROWS} are drawn: send a sample")
     vectors = vectors.astype(np.float32)
-    if not (finite := np.isfinite(vectors).all(axis=1)).all():
-        raise FileError(f"row {int(np.argmin(finite))} has NaN or infinite numbers: leave it out")
+    if not (usable := (np.abs(vectors) <= _LARGEST).all(axis=1)).all():
+        raise FileError(
+            f"row {int(np.argmin(usable))} has NaN, infinite numbers or numbers above {_LARGEST:g}: leave it out"
+        )
     return vectors
 
 

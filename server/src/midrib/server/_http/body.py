@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from aiohttp import web
@@ -29,7 +31,12 @@ MAX_COMMAS = 2**20
 # The time that Python needs for an integer grows with the square of its digits.
 _MAX_DIGITS = 400
 _COUNTED_AT_ONCE = 2**16
-# More would only be unknown fields, and each costs an error.
+_FREED_AT_ONCE = 2**12
+# How long a thread keeps the interpreter while a large body is read. By default it is 5 ms, and answering a call of
+# another client takes several switches.
+_SWITCH_S = 0.0005
+_earlier_intervals: list[float] = []
+# More would only be unknown fields, and pydantic makes an error for each.
 _MAX_FIELDS = 64
 _MAX_QUOTED = 100
 
@@ -65,21 +72,72 @@ def _too_large(size: int, limit: int) -> web.HTTPRequestEntityTooLarge:
     return web.HTTPRequestEntityTooLarge(limit, size, text=text)
 
 
-async def parse_json(body: bytes | bytearray) -> Any:
-    """Do the same as `loads`; a large text is parsed beside the event loop."""
-    return await off_loop(len(body), lambda: loads(body))
+def require_media_type(request: web.Request, expected: str) -> None:
+    """Raise HTTPUnsupportedMediaType unless the body is declared as `expected`.
+
+    A web page may send a few other types to a loopback address without asking the user.
+    """
+    if request.content_type != expected:
+        raise web.HTTPUnsupportedMediaType(
+            text=f"Content-Type is {request.content_type[:_MAX_QUOTED]!r}, expected {expected!r}: set that header"
+        )
+
+
+async def parse_fields(kind: type[FieldsT], body: bytes | bytearray) -> FieldsT:
+    """Return the JSON object of a body as `kind`; a large body is read beside the event loop.
+
+    Raises what `loads` and `read_fields` raise.
+    """
+    return await off_loop(len(body), lambda: _read(kind, body))
+
+
+def _read(kind: type[FieldsT], body: bytes | bytearray) -> FieldsT:
+    value = loads(body)
+    try:
+        return read_fields(kind, value)
+    except InvalidInputError:
+        free(value)
+        raise
 
 
 async def off_loop(size: int, work: Callable[[], T]) -> T:
     """Return the result of `work`, which handles `size` bytes; run it in a thread if they are many."""
-    return work() if size <= _INLINE_BYTES else await asyncio.to_thread(work)
+    if size <= _INLINE_BYTES:
+        return work()
+    with _frequent_switches():
+        return await asyncio.to_thread(work)
+
+
+@contextmanager
+def _frequent_switches() -> Iterator[None]:
+    """Let the event loop have the interpreter ten times as often as by default, while a thread reads a large body."""
+    _earlier_intervals.append(sys.getswitchinterval())
+    sys.setswitchinterval(_SWITCH_S)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(_earlier_intervals.pop())
+
+
+def free(value: Any) -> None:
+    """Empty the lists and objects of a body in steps, because freeing a million numbers at once takes 20 ms."""
+    remaining = [value]
+    while remaining:
+        entry = remaining.pop()
+        if isinstance(entry, dict):
+            remaining += entry.values()
+            entry.clear()
+        elif isinstance(entry, list) and entry:
+            remaining.append(entry)
+            remaining += [inner for inner in entry[-_FREED_AT_ONCE:] if isinstance(inner, dict | list)]
+            del entry[-_FREED_AT_ONCE:]
 
 
 def loads(body: bytes | bytearray) -> Any:
     """Return the value of a JSON text in UTF-8.
 
-    Raises InvalidInputError for any other text, LimitExceededError for more than MAX_VALUES strings, arrays and
-    objects, or more than MAX_COMMAS elements.
+    Raises InvalidInputError for any other text, for an object of too many fields or with a field that occurs twice,
+    LimitExceededError for more than MAX_VALUES strings, arrays and objects, or more than MAX_COMMAS elements.
     """
     values, commas = count_values(body)
     if values > MAX_VALUES:
@@ -91,7 +149,15 @@ def loads(body: bytes | bytearray) -> Any:
             f"the body has more than {commas} numbers and other elements, at most {MAX_COMMAS} are accepted: split it"
         )
     try:
-        return json.loads(body.decode("utf-8-sig"), parse_int=_integer, parse_float=_floating, parse_constant=_constant)
+        return json.loads(
+            body.decode("utf-8-sig"),
+            object_pairs_hook=_object,
+            parse_int=_integer,
+            parse_float=_floating,
+            parse_constant=_constant,
+        )
+    except InvalidInputError:
+        raise
     except (ValueError, RecursionError) as error:
         raise InvalidInputError(f"the body is not valid JSON ({error}): send a JSON object in UTF-8") from error
 
@@ -114,6 +180,19 @@ def count_values(body: bytes | bytearray) -> tuple[int, int]:
         brackets += outside.count(b"[") + outside.count(b"{")
         commas += outside.count(b",")
     return brackets + (quotes + 1) // 2, commas
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > _MAX_FIELDS:
+        raise InvalidInputError(
+            f"the body has an object of {len(pairs)} fields, expected at most {_MAX_FIELDS}: remove the unknown ones"
+        )
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        # A proxy may have checked the first, and this server would use the last.
+        name = next(name for index, (name, _) in enumerate(pairs) if name in dict(pairs[:index]))[:_MAX_QUOTED]
+        raise InvalidInputError(f"the body has the field {name!r} twice in one object: send it once", field=name)
+    return fields
 
 
 def _integer(digits: str) -> int:
@@ -150,8 +229,6 @@ def read_fields(kind: type[FieldsT], value: Any) -> FieldsT:
     Raises InvalidInputError for a value that is not an object of these fields.
     """
     if isinstance(value, dict):
-        if len(value) > _MAX_FIELDS:
-            raise InvalidInputError(f"the body has {len(value)} fields, expected at most {_MAX_FIELDS}")
         value = {name: field for name, field in value.items() if field is not None}
     try:
         return kind.model_validate(value)

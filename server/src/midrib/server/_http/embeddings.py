@@ -16,7 +16,7 @@ from pydantic import Field
 
 from midrib.backbones import Prompts
 from midrib.server._catalogue.loading import Loaded
-from midrib.server._http.body import Fields
+from midrib.server._http.body import Fields, free
 from midrib.server._http.call import Answer
 from midrib.server._http.inputs import split_input
 from midrib.v1 import embedding_pb2, tensor_pb2
@@ -63,7 +63,7 @@ class EmbeddingsBody(Fields):
 
 
 def embed_requests(body: EmbeddingsBody, loaded: Loaded, *, token_ids: bool) -> list[embedding_pb2.EmbedRequest]:
-    """Return the same call as requests of Midrib's own protocol, one for each item.
+    """Return the same call as requests of Midrib's own protocol, one for each item. The input of the body is freed.
 
     Raises what `split_input` raises.
     """
@@ -74,10 +74,12 @@ def embed_requests(body: EmbeddingsBody, loaded: Loaded, *, token_ids: bool) -> 
         prompt=body.prompt,
         prompt_name=_prompt_name(body, loaded.intake.prompts),
     )
-    return [
-        embedding_pb2.EmbedRequest(backbone=loaded.served.description.name, input=part, options=options)
-        for part in split_input(body.input, loaded, token_ids=token_ids)
-    ]
+    try:
+        parts = split_input(body.input, loaded, token_ids=token_ids)
+    finally:
+        free(body.input)
+    name = loaded.served.description.name
+    return [embedding_pb2.EmbedRequest(backbone=name, input=part, options=options) for part in parts]
 
 
 def _prompt_name(body: EmbeddingsBody, prompts: Prompts) -> str | None:

@@ -9,12 +9,12 @@ from midrib.server._admission.tokens import CURRENT_TENANT, Scope, Tokens
 from midrib.server._http.errors import Handler
 from midrib.wire import UnauthenticatedError
 
+_INFER = "/v2/models/{name}/infer"
 _HEALTH = ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")
-_EMBEDDING = ("/v1/embeddings", "/similarity", "/console/api/map")
+_EMBEDDING = ("/v1/embeddings", "/similarity", "/console/api/map", _INFER)
 _ADMIN = ("/console/api/load", "/console/api/unload")
 # The files of the console hold no data, and its page must load before it can ask for a token.
-_PAGES = ("/console", "/console/")
-_FILES = "/console/files/"
+_PAGES = ("/console", "/console/", "/console/files/{name}")
 
 
 class HttpGuard:
@@ -34,8 +34,11 @@ class HttpGuard:
         """Handle a request as its tenant; raises UnauthenticatedError or PermissionDeniedError."""
         self._check_session(request)
         tenant = None
-        if self._tokens is not None and not self._is_public(request.path):
-            tenant = self._tokens.tenant(request.headers.getall("Authorization", []), _scope(request.path))
+        # The route, because a path can be written in several forms.
+        resource = request.match_info.route.resource
+        path = "" if resource is None else resource.canonical
+        if self._tokens is not None and not self._is_public(path):
+            tenant = self._tokens.tenant(request.headers.getall("Authorization", []), _scope(path))
         # All requests of a connection share one context, and the next may carry another token.
         before = CURRENT_TENANT.set(tenant)
         try:
@@ -44,7 +47,7 @@ class HttpGuard:
             CURRENT_TENANT.reset(before)
 
     def _is_public(self, path: str) -> bool:
-        return path in _PAGES or path.startswith(_FILES) or (self._public_health and path in _HEALTH)
+        return path in _PAGES or (self._public_health and path in _HEALTH)
 
     def _check_session(self, request: web.Request) -> None:
         """Abort a connection whose client was verified by a client CA that has been replaced since."""
@@ -56,8 +59,7 @@ class HttpGuard:
 
 
 def _scope(path: str) -> Scope:
-    """Return the scope that a path needs."""
+    """Return the scope that a route needs; READ for a path that does not exist.  path: the pattern of the route."""
     if path in _ADMIN:
         return Scope.ADMIN
-    infers = path.startswith("/v2/models/") and path.endswith("/infer")
-    return Scope.EMBED if infers or path in _EMBEDDING else Scope.READ
+    return Scope.EMBED if path in _EMBEDDING else Scope.READ

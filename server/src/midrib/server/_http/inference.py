@@ -16,7 +16,7 @@ from pydantic import Field
 
 from midrib.registry import ImageInput, TextInput
 from midrib.server._engine.description import Description
-from midrib.server._http.body import Fields
+from midrib.server._http.body import MAX_COMMAS, Fields, free
 from midrib.server._http.call import Answer
 from midrib.server._http.embeddings import NUMBERS_AT_ONCE, check_finite
 from midrib.server._http.inputs import decoded_images, image_input, text_input
@@ -37,6 +37,7 @@ _DTYPES = {
 _DATATYPES = {name: datatype for datatype, name in _DTYPES.items()}
 # Numbers that numpy converts in one call that holds the GIL: about a millisecond.
 _CONVERTED_AT_ONCE = 2**14
+_MAX_ELEMENTS = MAX_COMMAS + 1
 
 
 class InferTensor(Fields):
@@ -66,7 +67,7 @@ class InferBody(Fields):
 
 
 def infer_request(body: InferBody, described: Description) -> embedding_pb2.EmbedRequest:
-    """Return the same call as a request of Midrib's own protocol.
+    """Return the same call as a request of Midrib's own protocol. The data of the body are freed.
 
     Raises InvalidInputError for parameters or data of another form.
     """
@@ -82,7 +83,11 @@ def infer_request(body: InferBody, described: Description) -> embedding_pb2.Embe
                 "integer)",
                 field="parameters",
             )
-    return embedding_pb2.EmbedRequest(backbone=described.name, input=_input(body.inputs[0]), options=options)
+    try:
+        message = _input(body.inputs[0])
+    finally:
+        free(body.inputs[0].data)
+    return embedding_pb2.EmbedRequest(backbone=described.name, input=message, options=options)
 
 
 async def infer_parts(answer: Answer, body: InferBody) -> AsyncIterator[bytes]:
@@ -133,9 +138,12 @@ def _input(tensor: InferTensor) -> embedding_pb2.Input:
 
 def _array(tensor: InferTensor) -> Array:
     flat = _flat(tensor.data)
-    if any(size < 0 for size in tensor.shape) or math.prod(tensor.shape) != len(flat):
+    # NumPy refuses very long dimensions beside one of 0.
+    longest = math.prod(max(size, 1) for size in tensor.shape)
+    if min(tensor.shape, default=0) < 0 or longest > _MAX_ELEMENTS or math.prod(tensor.shape) != len(flat):
         raise InvalidInputError(
-            f"inputs[0] has shape {tensor.shape} and {len(flat)} elements, expected as many as the shape says",
+            f"inputs[0] has shape {str(tensor.shape)[:100]} and {len(flat)} elements, expected as many as the shape "
+            "says",
             field="inputs[0].shape",
         )
     kinds = (int, float) if tensor.datatype.startswith("FP") else (bool if tensor.datatype == "BOOL" else int,)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import json
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
@@ -17,8 +18,7 @@ from midrib.server._http.embeddings import EmbeddingsBody
 from midrib.server._http.inference import InferBody
 from midrib.server._http.similarity import SimilarityBody
 
-_BODIES: tuple[type[Fields], ...] = (EmbeddingsBody, SimilarityBody, InferBody)
-_TEXT, _JSON = "text/plain", "application/json"
+_TEXT, _JSON, _BYTES = "text/plain", "application/json", "application/octet-stream"
 _ERROR = {
     "type": "object",
     "properties": {
@@ -42,6 +42,7 @@ class Operation(NamedTuple):
     """One method of one path.
 
     path: with its parameters in braces.  answer: describes the body of a 200.  media: the media type of that.
+    query: the values of each parameter of the query, by its name; then the body is a file.
     """
 
     method: str
@@ -50,6 +51,7 @@ class Operation(NamedTuple):
     answer: str
     body: type[Fields] | None = None
     media: str = _JSON
+    query: Mapping[str, Sequence[str]] | None = None
 
 
 OPERATIONS = (
@@ -75,12 +77,13 @@ OPERATIONS = (
 )
 
 
-def openapi_document(*, tokens: bool) -> dict[str, Any]:
-    """Return the OpenAPI document of the port.  tokens: whether calls need one."""
-    models = [(body, "validation") for body in _BODIES]
+def openapi_document(*, tokens: bool, more: Sequence[Operation] = ()) -> dict[str, Any]:
+    """Return the OpenAPI document of the port.  tokens: whether calls need one.  more: operations of the console."""
+    operations = [*OPERATIONS, *more]
+    models = [(operation.body, "validation") for operation in operations if operation.body is not None]
     schemas = models_json_schema(models, ref_template="#/components/schemas/{model}")[1]["$defs"]  # type: ignore[arg-type] # the modes are literals
     paths: dict[str, dict[str, Any]] = {}
-    for operation in OPERATIONS:
+    for operation in operations:
         paths.setdefault(operation.path, {})[operation.method] = _operation(operation)
     components: dict[str, Any] = {"schemas": {**schemas, "Error": _ERROR}}
     document: dict[str, Any] = {
@@ -121,13 +124,20 @@ def _operation(operation: Operation) -> dict[str, Any]:
     if operation.body is not None:
         schema = {"$ref": f"#/components/schemas/{operation.body.__name__}"}
         described["requestBody"] = {"required": True, "content": {_JSON: {"schema": schema}}}
+    if operation.query is not None:
+        described["parameters"] = [
+            {"name": name, "in": "query", "schema": {"type": "string", "enum": list(values)}}
+            for name, values in operation.query.items()
+        ]
+        described["requestBody"] = {"required": True, "content": {_BYTES: {"schema": {}}}}
     return described
 
 
 def _body_html(operation: dict[str, Any], document: dict[str, Any]) -> str:
-    if "requestBody" not in operation:
-        return ""
-    name = operation["requestBody"]["content"][_JSON]["schema"]["$ref"].rpartition("/")[2]
+    content = operation.get("requestBody", {"content": {}})["content"]
+    if _JSON not in content:
+        return "".join(f"<p>The body is <code>{html.escape(media)}</code>.</p>" for media in content)
+    name = content[_JSON]["schema"]["$ref"].rpartition("/")[2]
     schema = document["components"]["schemas"][name]
     rows = [
         f"<tr><td><code>{html.escape(field)}</code></td><td>{'yes' if field in schema.get('required', ()) else ''}</td>"

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from midrib.server._calls.embedder import Embedder
 from midrib.server._engine.description import State
-from midrib.server._http.body import MAX_BODY_BYTES, off_loop, parse_json, read_fields, receive
+from midrib.server._http.body import (
+    MAX_BODY_BYTES,
+    FieldsT,
+    off_loop,
+    parse_fields,
+    receive,
+    require_media_type,
+)
 from midrib.server._http.call import CURRENT_CALL, Answer
 from midrib.server._http.embeddings import (
     JSON_NUMBER_BYTES,
@@ -20,8 +27,9 @@ from midrib.server._http.embeddings import (
     embed_requests,
 )
 from midrib.server._http.inference import InferBody, infer_parts, infer_request, model_metadata
-from midrib.server._http.openapi import docs_page, openapi_document, server_version
+from midrib.server._http.openapi import Operation, docs_page, openapi_document, server_version
 from midrib.server._http.similarity import SimilarityBody, embeddings_body, similarities
+from midrib.server._observability.accounting import MetricsOfToken
 from midrib.wire import InvalidInputError
 
 # The page has no scripts, and loads nothing.
@@ -29,12 +37,15 @@ _PAGE_HEADERS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsa
 
 
 class Routes:
-    """Answers requests by the engine that also serves the gRPC services."""
+    """Answers requests by the engine that also serves the gRPC services.
 
-    def __init__(self, embedder: Embedder) -> None:
+    operations: those of the console, for the description of the port.
+    """
+
+    def __init__(self, embedder: Embedder, *, operations: Sequence[Operation] = ()) -> None:
         self._catalogue = embedder.catalogue
         self._settings = embedder.catalogue.settings
-        self._openapi = openapi_document(tokens=self._settings.tokens is not None)
+        self._openapi = openapi_document(tokens=self._settings.tokens is not None, more=operations)
         self._max_body_bytes = min(MAX_BODY_BYTES, self._settings.max_message_bytes)
 
     def all(self) -> list[web.RouteDef]:
@@ -59,7 +70,7 @@ class Routes:
 
     async def embeddings(self, request: web.Request) -> web.StreamResponse:
         """Answer OpenAI's embeddings call."""
-        body = read_fields(EmbeddingsBody, await self._json(request))
+        body = await self._fields(EmbeddingsBody, request)
         answer = await self._embed(body)
         return web.Response(
             body=b"".join([part async for part in answer_parts(answer, body)]),
@@ -69,7 +80,7 @@ class Routes:
 
     async def similarity(self, request: web.Request) -> web.StreamResponse:
         """Answer how similar sentences are, as text-embeddings-inference does."""
-        body = read_fields(SimilarityBody, await self._json(request))
+        body = await self._fields(SimilarityBody, request)
         answer = await self._embed(embeddings_body(body, body.model or self._only_model()))
         check_finite(answer)
         return web.json_response(similarities(answer.features), headers={"Midrib-Revision": answer.by.revision})
@@ -89,7 +100,7 @@ class Routes:
         call = CURRENT_CALL.get()
         loaded = self._catalogue.entry(request.match_info["name"]).ready()
         described = loaded.served.description
-        body = read_fields(InferBody, await self._json(request))
+        body = await self._fields(InferBody, request)
         requests = [await off_loop(call.held, lambda: infer_request(body, described))]
         call.hold_items(requests, loaded, row_bytes=JSON_NUMBER_BYTES * described.num_features)
         parts = infer_parts(await call.embed(requests), body)
@@ -101,15 +112,11 @@ class Routes:
             raise InvalidInputError(f"model is absent, expected one of the served backbones: {served}", field="model")
         return next(iter(self._catalogue.entries))
 
-    async def _json(self, request: web.Request) -> Any:
-        if request.content_type != "application/json":
-            # A page in a browser may send other types to a loopback address without asking the user.
-            raise web.HTTPUnsupportedMediaType(
-                text=f"Content-Type is {request.content_type[:100]!r}, expected 'application/json': set that header"
-            )
+    async def _fields(self, kind: type[FieldsT], request: web.Request) -> FieldsT:
+        require_media_type(request, "application/json")
         call = CURRENT_CALL.get()
         call.begin()
-        return await parse_json(await receive(request, call, limit=self._max_body_bytes))
+        return await parse_fields(kind, await receive(request, call, limit=self._max_body_bytes))
 
     async def models(self, request: web.Request) -> web.Response:  # noqa: ARG002 - aiohttp's signature
         """Answer the list of served backbones, in OpenAI's form."""
@@ -165,8 +172,10 @@ class Routes:
         return web.Response(text=f"not ready\n{states}", status=503)
 
     async def metrics(self, request: web.Request) -> web.Response:  # noqa: ARG002 - aiohttp's signature
-        """Answer the metrics in the text form of Prometheus."""
-        text = generate_latest(self._catalogue.metrics.registry)
+        """Answer the metrics in the text form of Prometheus; the token of a team sees no other tokens."""
+        registry, tenant = self._catalogue.metrics.registry, CURRENT_CALL.get().caller.tenant
+        visible = registry if tenant is None or tenant.sees_tenants else MetricsOfToken(registry, tenant.name)
+        text = generate_latest(visible)
         return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 

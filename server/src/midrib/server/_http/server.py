@@ -19,12 +19,15 @@ from midrib.server._http.connections import Connections, send
 from midrib.server._http.cors import Cors
 from midrib.server._http.errors import Handler, errors_as_json, logger
 from midrib.server._http.guard import HttpGuard
+from midrib.server._http.openapi import Operation
 from midrib.server._http.routes import Routes
 from midrib.server._settings import Settings
 from midrib.wire import DeadlineExceededError, InvalidInputError, MidribError
 
 # HTTP has no deadlines: a longer call is given up, and so is one whose body arrives more slowly.
 _LONGEST_S = 60.0
+# UMAP compiles for half a minute on a free core before it computes.
+_LONGEST_OF_PATH_S = {"/console/api/map": 600.0}
 _TIMEOUT_HEADER = "X-Request-Timeout"
 # How long a connection may send nothing before its first request, within the headers of one, and between two.
 _SILENT_S = 75.0
@@ -35,13 +38,21 @@ _READ_BYTES = 2**14
 class HttpServer:
     """Answers HTTP from the same engine as the gRPC services.
 
-    tokens: those of the gRPC services; None if the server needs none.  console: the routes of the console, if it is on.
+    tokens: those of the gRPC services; None if the server needs none.
+    console, operations: the routes of the console and their description, if it is on.
     port: the port that it listens on, once started.
     """
 
-    def __init__(self, embedder: Embedder, tokens: Tokens | None, *, console: Sequence[web.RouteDef] = ()) -> None:
+    def __init__(
+        self,
+        embedder: Embedder,
+        tokens: Tokens | None,
+        *,
+        console: Sequence[web.RouteDef] = (),
+        operations: Sequence[Operation] = (),
+    ) -> None:
         self.port = 0
-        self._console = console
+        self._routes = [*Routes(embedder, operations=operations).all(), *console]
         self._embedder = embedder
         self._catalogue = embedder.catalogue
         self._settings = embedder.catalogue.settings
@@ -84,7 +95,7 @@ class HttpServer:
         # The first sees a request first and its response last.
         middlewares = [self._sent, self._traced, cors.allow, errors_as_json, guard.check, _within_time]
         app = web.Application(middlewares=middlewares)
-        app.add_routes([*Routes(self._embedder).all(), *self._console])
+        app.add_routes(self._routes)
         return app
 
     def _server(self) -> web.Server:
@@ -153,7 +164,7 @@ async def _within_time(request: web.Request, handler: Handler) -> web.StreamResp
     except TimeoutError as error:
         raise DeadlineExceededError(
             f"the call took longer than {seconds:g} s, including the time to receive its body: send less, or raise the "
-            f"header {_TIMEOUT_HEADER} up to {_LONGEST_S:g}"
+            f"header {_TIMEOUT_HEADER} up to {_longest_s(request):g}"
         ) from error
 
 
@@ -175,11 +186,15 @@ def _seconds(request: web.Request) -> float:
 
     Raises InvalidInputError for a header that is not a positive number.
     """
-    text = request.headers.get(_TIMEOUT_HEADER, str(_LONGEST_S))
+    text = request.headers.get(_TIMEOUT_HEADER, "inf")
     try:
         seconds = float(text)
     except ValueError:
         seconds = math.nan
     if not seconds > 0:
         raise InvalidInputError(f"{_TIMEOUT_HEADER} is {text!r}, expected seconds, such as 2.5")
-    return min(seconds, _LONGEST_S)
+    return min(seconds, _longest_s(request))
+
+
+def _longest_s(request: web.Request) -> float:
+    return _LONGEST_OF_PATH_S.get(request.path, _LONGEST_S)

@@ -5,13 +5,14 @@ Source: https://huggingface.github.io/text-embeddings-inference
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Field
+from pydantic import FailFast, Field
 
 from midrib.server._http.body import Fields
 from midrib.server._http.embeddings import EmbeddingsBody
+from midrib.server._http.inputs import MAX_INPUTS
 from midrib.wire import Array
 
 
@@ -19,7 +20,7 @@ class Sentences(Fields):
     """A sentence, and those to compare it with."""
 
     source_sentence: str
-    sentences: list[str] = Field(min_length=1)
+    sentences: Annotated[list[str], FailFast()] = Field(min_length=1, max_length=MAX_INPUTS - 1)
 
 
 class SimilarityBody(Fields):

@@ -11,7 +11,10 @@ from midrib.server._intake.media import MediaPool, media_kind, media_of, prepare
 from midrib.server._intake.validation import InputValidator, ItemLimits, takes_pixels
 from midrib.server._intake.values import IdRange, ValueCheck
 from midrib.v1 import embedding_pb2, tensor_pb2
-from midrib.wire import Array, InputKindError, InvalidInputError, decode_tensor, is_floating
+from midrib.wire import Array, InputKindError, InvalidInputError, LimitExceededError, decode_tensor, is_floating
+
+# A prompt is put before each text of an item: with a thousand texts, its length counts a thousand times.
+MAX_PROMPT_CHARS = 2**13
 
 
 class Intake:
@@ -48,7 +51,8 @@ class Intake:
     def prompt(self, options: embedding_pb2.Options) -> str | None:
         """Return the prompt that a call chose; None for the backbone's default.
 
-        Raises InvalidInputError if the backbone takes no texts, or does not have that prompt.
+        Raises InvalidInputError if the backbone takes no texts, or does not have that prompt, LimitExceededError if the
+        prompt is too long.
         """
         if not options.HasField("prompt") and not options.HasField("prompt_name"):
             return None
@@ -59,6 +63,11 @@ class Intake:
             )
         fields = ("prompt", "prompt_name")
         text, name = (getattr(options, field) if options.HasField(field) else None for field in fields)
+        if text is not None and len(text) > MAX_PROMPT_CHARS:
+            raise LimitExceededError(
+                f"options.prompt has {len(text)} characters, at most {MAX_PROMPT_CHARS} are accepted: shorten it",
+                field="options.prompt",
+            )
         try:
             return self.backbone.choose_prompt(text, name)
         except ValueError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -20,7 +20,7 @@ from midrib.backbones import Backbone, MediaError
 from midrib.registry import AudioInput, ImageInput, InputSpec, TextInput
 from midrib.server._settings import Settings
 from midrib.v1 import embedding_pb2
-from midrib.wire import Array, LimitExceededError, decode_tensor
+from midrib.wire import Array, LimitExceededError, UnavailableError, decode_tensor
 
 # The weight of a part: characters of texts, or bytes of images and clips. A small image may have many pixels.
 _PART_WEIGHT = 2**18
@@ -35,6 +35,7 @@ class MediaPool:
     def __init__(self, settings: Settings) -> None:
         self._max_text_chars = settings.max_text_chars
         self._max_image_pixels = settings.max_image_pixels
+        self._closed = False
         self._threads = ThreadPoolExecutor(max(_LEAST_THREADS, _cores()), thread_name_prefix="media")
 
     async def prepare(self, backbone: Backbone, message: embedding_pb2.Input, prompt: str | None = None) -> Array:
@@ -43,20 +44,30 @@ class MediaPool:
         prompt: put before each text; None for the backbone's default.
 
         Raises MediaError, with the index of the medium, for one that cannot be decoded, LimitExceededError for a text
-        that is too long.
+        that is too long, UnavailableError if the pool is closed before all parts have started.
         """
         self._check_lengths(message.texts.texts)
-        loop = asyncio.get_running_loop()
         parts = [
-            await loop.run_in_executor(
-                self._threads, partial(self._decoded, backbone, message, start, stop, prompt=prompt)
-            )
-            for start, stop in _cuts([_weight(medium) for medium in media_of(message)])
+            await self._run(partial(self._decoded, backbone, message, start, stop, prompt=prompt))
+            for start, stop in _cuts([_weight(medium) + len(prompt or "") for medium in media_of(message)])
         ]
         return _join_padded(parts)
 
+    async def _run(self, decode: Callable[[], Array]) -> Array:
+        stopped = UnavailableError("the server stopped before this item was decoded: try another")
+        if self._closed:
+            raise stopped
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, decode)
+        except asyncio.CancelledError:
+            # `close` cancels the parts that wait; then the task of the call is not being cancelled.
+            if self._closed and not _cancelling():
+                raise stopped from None
+            raise
+
     def close(self) -> None:
         """Start no more parts; do not wait for those that run."""
+        self._closed = True
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _check_lengths(self, texts: Sequence[str]) -> None:
@@ -84,6 +95,11 @@ class MediaPool:
         except MediaError as error:
             raise MediaError(start + error.index, error.problem) from error
         return rows
+
+
+def _cancelling() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _cores() -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
 
 from midrib.server._engine.item import Item, Outcome
 
@@ -49,3 +51,19 @@ class Accounting:
             self._items.labels(item.flow, "answered" if answered else "failed").inc()
             if answered:
                 self._rows.labels(item.flow).inc(item.rows)
+
+
+class MetricsOfToken(Collector):
+    """The metrics of a server without those of other tokens.  token: the name of the token that may be seen."""
+
+    def __init__(self, registry: CollectorRegistry, token: str) -> None:
+        self._registry = registry
+        self._token = token
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the metric families, for prometheus_client."""
+        for family in self._registry.collect():
+            samples = [sample for sample in family.samples if sample.labels.get("token", self._token) == self._token]
+            visible = Metric(family.name, family.documentation, family.type, family.unit)
+            visible.samples = samples
+            yield visible

@@ -13,11 +13,19 @@ _TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 # Fields that a log call may add to its record, by `extra`.
 _FIELDS = ("error_id", "backbone", "method", "path", "status", "reason", "seconds", "bytes", "token", "peer")
 
+# Control characters as escapes. A line break stays, and the line after it is indented.
+_VISIBLE = {
+    **{code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) != "\t"},
+    0x0A: "\n  ",
+    0x2028: "\\u2028",
+    0x2029: "\\u2029",
+}
+
 
 def set_up(form: Literal["text", "json"]) -> None:
     """Log warnings and errors on stderr, in this form."""
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter() if form == "json" else logging.Formatter(_TEXT))
+    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter(_TEXT))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
 
@@ -36,6 +44,17 @@ def without_sentences() -> Iterator[None]:
     finally:
         for handler in handlers:
             handler.removeFilter(has_traceback)
+
+
+class TextFormatter(logging.Formatter):
+    """One record a line; further lines of it, as of a traceback, are indented.
+
+    A message may quote a client. It can therefore neither begin another record nor control a terminal.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the lines of a record."""
+        return super().format(record).translate(_VISIBLE)
 
 
 class JsonFormatter(logging.Formatter):

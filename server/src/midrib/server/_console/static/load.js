@@ -10,6 +10,18 @@ const STATES = { ready: "good", loading: "warn", draining: "warn", failed: "bad"
 export const stateOf = (backbone) =>
   h("span", { className: `pill ${STATES[backbone.state] ?? ""}`, title: backbone.error }, backbone.state);
 
+/** Return a line with the quotas of the token of this page. */
+function limits(token) {
+  const held = (value, most, unit) => `${unit(value)} in flight` + (most === null ? "" : ` of ${unit(most)}`);
+  const rate = (most, unit, what) => (most === null ? "" : `at most ${unit(most)}${what} per second`);
+  const parts = [
+    held(token.in_flight_bytes, token.max_in_flight_bytes, bytes),
+    held(token.in_flight_items, token.max_in_flight_items, (value) => `${count(value)} items`),
+    rate(token.max_requests_per_s, decimal, " requests"), rate(token.max_bytes_per_s, bytes, ""),
+  ];
+  return h("p", { className: "soft", id: "own-limits" }, `Token ${token.name}: ${parts.filter(Boolean).join(", ")}.`);
+}
+
 export class Load {
   #times = [];
   #series = new Map();
@@ -67,7 +79,7 @@ export class Load {
       tile(bytes(overview.resident_bytes), "memory of the server"));
   }
 
-  #showTables({ backbones, tenants, devices, refusals }) {
+  #showTables({ backbones, tenants, token, devices, refusals }) {
     const number = "number";
     const or = (rows, text, columns) => (rows.length ? table(columns, rows) : empty(text));
     show(this.#parts.backbones, or(
@@ -77,10 +89,11 @@ export class Load {
       "No backbone is served. Load one on the page Backbones.",
       [["name"], ["state"], ["device"], ["queue", number], ["rows/s", number], ["rows/batch", number],
         ["p50 wait", number], ["p50", number], ["p99", number], ["failed", number]]));
-    show(this.#parts.tenants, or(
+    const rows = or(
       tenants.map((t) => [t.name, decimal(t.rows_per_s), count(t.rows), count(t.items), count(t.failed_items)]),
-      "No token has sent an item yet.",
-      [["token"], ["rows/s", number], ["rows", number], ["items", number], ["failed", number]]));
+      token ? "No token that you may see has sent an item yet." : "No token has sent an item yet.",
+      [["token"], ["rows/s", number], ["rows", number], ["items", number], ["failed", number]]);
+    show(this.#parts.tenants, rows, ...(token ? [limits(token)] : []));
     show(this.#parts.devices, or(
       devices.map((d) => [d.name, bytes(d.weight_bytes), bytes(d.max_weight_bytes), bytes(d.allocated_bytes)]),
       "No device holds weights.",

@@ -116,11 +116,18 @@ export class EmbeddingMap {
 
   async #request(file, kind, columns) {
     this.#last = [file, kind, columns];
-    show(this.#status, h("p", { className: "soft" }, "Drawing …"));
+    const method = this.#method.value;
+    const started = performance.now();
+    const showProgress = () => show(this.#status, h("p", { className: "soft" },
+      `Drawing … ${((performance.now() - started) / 1e3).toFixed(0)} s` + (method === "umap" ? ", UMAP may take minutes" : "")));
+    showProgress();
+    const timer = setInterval(showProgress, 1000);
     try {
-      const answer = await postBytes(`api/map?kind=${kind}&method=${this.#method.value}`, file);
+      const answer = await postBytes(`api/map?kind=${kind}&method=${method}`, file);
+      clearInterval(timer);
       this.#show(answer, [...columns, ...answer.columns]);
     } catch (error) {
+      clearInterval(timer);
       show(this.#status, problem(error));
     }
   }

@@ -1,0 +1,90 @@
+"""The map of the console under a pointer, in a real Chromium."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from server.tests.console.conftest import Tab
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # playwright's own pipes
+
+MARKUP = '<img src=x onerror="window.ran=true">'
+# The offset of the middle of the leftmost point in the canvas, in CSS pixels; null if nothing is drawn.
+POINT = """() => {
+  const canvas = document.querySelector('#map canvas');
+  const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+  let coloured = [];
+  for (let x = 0; x < canvas.width; x += 1)
+    for (let y = 0; y < canvas.height; y += 1)
+      if (data[4 * (y * canvas.width + x) + 3] > 99) coloured.push([x + 0.5, y + 0.5]);
+  if (!coloured.length) return null;
+  coloured = coloured.filter(([x, y]) => Math.hypot(x - coloured[0][0], y - coloured[0][1]) < 10);
+  const mean = (axis) => coloured.reduce((sum, place) => sum + place[axis], 0) / coloured.length;
+  return [mean(0) / devicePixelRatio, mean(1) / devicePixelRatio];
+}"""
+COLOURED = """() => {
+  const canvas = document.querySelector('#map canvas');
+  const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+  return data.filter((value, at) => at % 4 === 3 && value).length;
+}"""
+
+
+def draw(tab: Tab, *texts: str) -> Any:
+    """Return the page with a map of as many points as texts, in a row."""
+    rows = [{"embedding": [index, 0.0, 0.1 * index**2], "text": text} for index, text in enumerate(texts)]
+    page = tab.open("map")
+    page.wait_for_selector("#connection.good")
+    content = "\n".join(map(json.dumps, rows)).encode()
+    page.set_input_files("#file", {"name": "x.jsonl", "mimeType": "application/octet-stream", "buffer": content})
+    page.wait_for_selector("#drawn")
+    page.wait_for_function(f"() => ({POINT})() && document.querySelector('#map canvas').height > 300")
+    page.locator("#map canvas").scroll_into_view_if_needed()
+    return page
+
+
+def point_at(page: Any, place: list[float]) -> None:
+    """Move the pointer to a place of the canvas."""
+    box = page.locator("#map canvas").bounding_box()
+    page.mouse.move(box["x"] + place[0], box["y"] + place[1])
+
+
+def test_the_pointer_shows_a_point_and_hides_it_beside(tab: Tab) -> None:
+    """Its text is in a box beside it."""
+    page = draw(tab, "same", "same", "same", "same")
+    point_at(page, page.evaluate(POINT))
+    page.wait_for_selector("#map .tooltip:visible")
+    assert "same" in page.locator("#map .tooltip").inner_text()
+    point_at(page, [3, 3])
+    page.wait_for_selector("#map .tooltip", state="hidden")
+    assert tab.errors == []
+
+
+def test_the_wheel_zooms_about_the_pointer(tab: Tab) -> None:
+    """The point under it stays, the others leave the view; "Show all" brings them back."""
+    page = draw(tab, *"abcd")
+    coloured, place = page.evaluate(COLOURED), page.evaluate(POINT)
+    point_at(page, place)
+    page.wait_for_selector("#map .tooltip:visible")
+    text = page.locator("#map .tooltip").inner_text()
+    page.mouse.wheel(0, -800)
+    page.wait_for_function(f"() => ({COLOURED})() < {coloured} / 2")
+    point_at(page, [place[0] + 1, place[1]])
+    page.wait_for_selector("#map .tooltip:visible")
+    assert page.locator("#map .tooltip").inner_text() == text
+    page.get_by_role("button", name="Show all").click()
+    page.wait_for_function(f"() => ({COLOURED})() > {coloured} / 2")
+    assert tab.errors == []
+
+
+def test_markup_in_a_file_is_shown_as_text(tab: Tab) -> None:
+    """In the box, in the legend and in the choice of columns; the policy would also forbid such a script."""
+    page = draw(tab, MARKUP, MARKUP, MARKUP, MARKUP)
+    point_at(page, page.evaluate(POINT))
+    page.wait_for_selector("#map .tooltip:visible")
+    assert MARKUP in page.locator("#map .tooltip").inner_text()
+    assert MARKUP in page.locator("#map .legend").inner_text()
+    assert page.evaluate("window.ran") is None
+    assert tab.errors == []
