@@ -23,7 +23,7 @@ def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The file system of a server on loopback, with an empty bucket, data-bucket."""
     server = emulator.create_server("127.0.0.1", 0, in_memory=True, default_bucket="data-bucket")
     server.start()
-    host, port = server._api._httpd.socket.getsockname()  # noqa: SLF001 - it does not say which port it chose
+    host, port = server._api._httpd.socket.getsockname()  # the emulator does not say which port it chose
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://{host}:{port}")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     gcsfs.GCSFileSystem.clear_instance_cache()

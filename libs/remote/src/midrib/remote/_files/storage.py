@@ -192,7 +192,7 @@ class Output:
     url: str | None = None
 
     def check_bucket(self) -> None:
-        """Raise InvalidInputError if the URL is in a bucket that does not exist, UnavailableError if nothing answers."""
+        """Raise InvalidInputError if the URL's bucket does not exist, UnavailableError if the store does not answer."""
         if self.url is None or self.url.partition("://")[0] not in _BUCKETS:
             return
         filesystem, path = open_filesystem(self.url)
