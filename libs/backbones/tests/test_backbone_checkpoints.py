@@ -64,6 +64,11 @@ LAYOUTS: list[Any] = [
     ),
     pytest.param(lambda state: {"net": state, "optimizer": {"state": {}}, "epoch": 3}, id="container-of-any-name"),
     pytest.param(lambda state: {"params": prefixed(state, "encoder.")}, id="prefix-of-any-name"),
+    pytest.param(lambda state: prefixed(state, "student.backbone."), id="two-prefixes-of-any-name"),
+    pytest.param(
+        lambda state: {**prefixed(state, "student.body."), **{f"loss.{i}": torch.ones(1) for i in range(30)}},
+        id="network-among-more-weights-than-its-own",
+    ),
 ]
 
 
@@ -92,6 +97,13 @@ def test_a_prefix_that_the_library_converts_stays() -> None:
     """OpenAI's CLIP calls its image tower `visual`: timm renames those weights, if it sees the prefix."""
     state = {"visual.conv1.weight": torch.ones(1), "visual.proj": torch.ones(1)}
     assert unwrapped(state, ["patch_embed.proj.weight"]).keys() == state.keys()
+
+
+def test_of_two_networks_none_is_taken() -> None:
+    """MoCo keeps a query and a key encoder: nobody can say which one is the backbone."""
+    state = network().state_dict()
+    both = {**prefixed(state, "q."), **prefixed(state, "k.")}
+    assert unwrapped(both, state.keys()) == both
 
 
 class Loud:
@@ -175,7 +187,9 @@ def test_quantised_weights_are_refused(tmp_path: Path) -> None:
     save_file(
         {name: value.to(torch.int8) for name, value in module.net.state_dict().items()}, tmp_path / "q.safetensors"
     )
-    with pytest.raises(WeightsError, match="q.safetensors do not fit .* have as integers _blocks.0._bn1.bias"):
+    with pytest.raises(
+        WeightsError, match="q.safetensors do not fit .* have as other numbers than floats _blocks.0._bn1.bias"
+    ):
         BACKBONES.load(LITE, checkpoint=tmp_path / "q.safetensors")
 
 
@@ -224,7 +238,7 @@ def without(state: dict[str, Tensor], start: str) -> dict[str, Tensor]:
         pytest.param(lambda s: without(s, "layer4.1.bn2"), r"they lack layer4.1.bn2.bias", id="missing-norm"),
         pytest.param(lambda s: s | {"layer4.9.w": torch.ones(1)}, "have besides layer4.9.w", id="another-depth"),
         pytest.param(lambda _: {"foo": torch.zeros(1)}, "they lack bn1.bias", id="nothing-of-it"),
-        pytest.param(lambda s: s | quantised(s), "have as integers layer1", id="quantised"),
+        pytest.param(lambda s: s | quantised(s), "have as other numbers than floats layer1", id="quantised"),
         pytest.param(lambda _: {"epoch": 3}, "holds no tensors by their names", id="no-weights"),
     ],
 )

@@ -133,6 +133,22 @@ def mel_spectra(folder: Path) -> None:
     transformers.Wav2Vec2BertModel(transformers.Wav2Vec2BertConfig(**TINY)).save_pretrained(folder)
 
 
+def pickled(folder: Path) -> None:
+    torch.save(bert(folder).state_dict(), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+def page_as_config(folder: Path) -> None:
+    bert(folder)
+    (folder / "config.json").write_text("<html>404</html>")
+
+
+def other_width(folder: Path) -> None:
+    bert(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "intermediate_size": 64}))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -140,6 +156,9 @@ def mel_spectra(folder: Path) -> None:
         pytest.param(cut_short, "model.safetensors: it is damaged or cut short", id="cut-short"),
         pytest.param(error_page, "model.safetensors: it holds text", id="error-page"),
         pytest.param(broken_tokenizer, "cannot be loaded", id="tokenizer"),
+        pytest.param(pickled, "only safetensors are read, pickles may run code", id="pickled"),
+        pytest.param(page_as_config, "config.json: it holds text, such as the error page", id="page-as-config"),
+        pytest.param(other_width, "its weights have other shapes than its config.json says", id="other-width"),
         pytest.param(broken_config, "cannot be loaded", id="config"),
         pytest.param(image_and_text, "a model of type 'clip', expected an encoder of text", id="clip"),
         pytest.param(image_only, "a model of type 'vit', expected an encoder of text", id="images"),

@@ -240,3 +240,44 @@ def test_height_and_width_may_differ() -> None:
     picture = np.repeat(RAMP[:, :1].T.repeat(16, 0)[..., None], 3, 2)
     assert levels(picture, spec).shape == (8, 16, 3)
     assert prepare_images([], spec).shape == (0, 3, 8, 16)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_planes_of_16_bits_are_refused(order: str) -> None:
+    """Pillow reads uncompressed ones as planes of 8 bits: another picture, and no error."""
+    planes = np.moveaxis(PHOTO.astype(np.uint16) * 257, -1, 0)
+    image = tiff(planes, photometric="rgb", planarconfig="separate", byteorder=order)
+    with pytest.raises(MediaError, match="item 0: got an image of 16 bits in separate planes, expected 8 or 16"):
+        levels(image)
+
+
+def test_compressed_planes_of_16_bits_are_read() -> None:
+    """libtiff reads those, and it reads them right."""
+    planes = np.moveaxis(PHOTO.astype(np.uint16) * 257, -1, 0)
+    image = tiff(planes, photometric="rgb", planarconfig="separate", compression="zlib")
+    assert np.abs(levels(image) - PHOTO).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("image", "kind"),
+    [
+        pytest.param(tiff(RAMP.astype(np.float64)), "TIFF", id="float64-tiff"),
+        pytest.param(tiff(PHOTO.astype(np.uint32), photometric="rgb"), "TIFF", id="uint32-colour-tiff"),
+    ],
+)
+def test_a_file_of_a_known_format_that_cannot_be_read_is_named(image: bytes, kind: str) -> None:
+    """Not "of no known format", which would send its owner to look for another mistake."""
+    with pytest.raises(MediaError, match=f"item 0: got a {kind} file that is damaged or of a rare kind"):
+        levels(image)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_arrays_of_16_bits_may_have_any_byte_order(order: str) -> None:
+    """As they are read from files of other machines."""
+    assert np.abs(levels((PHOTO.astype(np.uint16) * 257).astype(f"{order}u2")) - PHOTO).max() <= 1
+
+
+def test_premultiplied_grey_lies_over_white() -> None:
+    """As grey with plain transparency does."""
+    image = Image.merge("LA", [Image.fromarray(RAMP), Image.new("L", (16, 16), 128)])
+    assert np.abs(levels(image.convert("La")) - levels(image)).max() <= 2

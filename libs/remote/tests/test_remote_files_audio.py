@@ -15,6 +15,7 @@ import soundfile
 from pyarrow import parquet
 
 from midrib.remote import embed_files
+from midrib.remote._files.formats.audio_file import decode_clip, is_audio
 from midrib.wire import Array, InvalidInputError
 
 
@@ -34,6 +35,12 @@ def encoded(level: float, rate: int, **options: Any) -> bytes:
     buffer = io.BytesIO()
     soundfile.write(buffer, np.full((64, 2), level, np.float32), rate, **{"format": "WAV", **options})
     return buffer.getvalue()
+
+
+def with_length(wav: bytes, length: int) -> bytes:
+    """The same file, whose header announces that many bytes of samples."""
+    place = wav.index(b"data") + 4
+    return wav[:place] + length.to_bytes(4, "little") + wav[place + 4 :]
 
 
 @pytest.fixture()
@@ -61,7 +68,7 @@ def test_a_folder_of_sound_is_embedded(tmp_path: Path, folder: Path) -> None:
         pytest.param(b"", "cannot be decoded as sound", id="empty"),
         pytest.param(encoded(0.5, 8000)[:20], "cannot be decoded as sound", id="cut in the header"),
         pytest.param(b"RIFF but not sound", "cannot be decoded as sound", id="another file"),
-        pytest.param(encoded(0.5, 8000)[:44], "holds no samples", id="no samples"),
+        pytest.param(with_length(encoded(0.5, 8000)[:44], 0), "holds no samples", id="no samples"),
     ],
 )
 def test_a_file_that_is_no_sound_is_a_bad_item(tmp_path: Path, folder: Path, content: bytes, error: str) -> None:
@@ -92,3 +99,32 @@ def test_without_soundfile_the_extra_is_named(tmp_path: Path, folder: Path, monk
     parquet.write_table(pa.table({"sound": [(folder / "a.wav").read_bytes()]}), tmp_path / "t.parquet")
     with pytest.raises(InvalidInputError, match=r"t\.parquet needs soundfile"):
         embed_files(Loudness(), [tmp_path / "t.parquet"], tmp_path / "out.npy", column="sound")
+
+
+@pytest.mark.parametrize("chunk", [b"", b"LIST\x05\x00\x00\x00INFOx\x00"], ids=["plain", "odd-chunk-before"])
+def test_a_wav_that_is_cut_short_is_refused(chunk: bytes) -> None:
+    """libsndfile returns the samples that are there: another clip, and no error."""
+    whole = encoded(0.5, 8000, subtype="PCM_16")
+    whole = whole[:36] + chunk + whole[36:]
+    with pytest.raises(InvalidInputError, match="it is cut short, 100 bytes of its samples are missing"):
+        decode_clip(whole[:-100])
+    assert len(decode_clip(whole).samples) == 64
+
+
+@pytest.mark.parametrize("length", [0xFFFFFFFF, 0x7FFFFFFF], ids=hex)
+def test_a_wav_of_unknown_length_is_read_to_its_end(length: int) -> None:
+    """Programs that write into a pipe cannot know the length."""
+    assert len(decode_clip(with_length(encoded(0.5, 8000, subtype="PCM_16"), length)).samples) == 64
+
+
+def test_bytes_of_mp3_are_known_as_sound() -> None:
+    """Also without an ID3 tag, as most programs write them; a JPEG begins with FF too."""
+    assert is_audio(encoded(0.5, 8000, format="MP3", subtype="MPEG_LAYER_III"))
+    assert not is_audio(b"\xff\xd8\xff\xe0")
+    assert not is_audio(b"\xff")
+
+
+def test_the_error_of_bytes_that_are_no_sound_names_no_object() -> None:
+    """soundfile's own text holds the address of the stream."""
+    with pytest.raises(InvalidInputError, match=r"cannot be decoded as sound: Format not recognised"):
+        decode_clip(b"no sound at all" * 10)

@@ -91,3 +91,11 @@ def test_a_missing_object_or_bucket_is_named(bucket: Any, tmp_path: Path, url: s
     """Before anything is embedded."""
     with pytest.raises(InvalidInputError, match=f"no file.* at {url}: check the URL"):
         embed_files(Lengths(), [url], tmp_path / "out.npy")
+
+
+@pytest.mark.usefixtures("bucket")
+def test_a_bucket_that_does_not_exist_is_named_before_the_backbone_loads(tmp_path: Path) -> None:
+    """Not after all items were embedded."""
+    (tmp_path / "t.txt").write_text("abc\n")
+    with pytest.raises(InvalidInputError, match="output s3://nowhere/o.npy: there is no bucket 'nowhere', create it"):
+        embed_files(lambda: pytest.fail("the backbone was loaded"), [tmp_path / "t.txt"], "s3://nowhere/o.npy")

@@ -209,6 +209,15 @@ def test_clips_in_memory_carry_their_rate() -> None:
 
 
 @pytest.mark.usefixtures("_backbones")
+def test_a_wav_that_is_cut_short_is_refused(tmp_path: Path) -> None:
+    """Its header announces more samples: the rest would be another clip."""
+    write_wav(tmp_path / "a.wav", np.zeros(80), 8000, 2)
+    (tmp_path / "a.wav").write_bytes((tmp_path / "a.wav").read_bytes()[:-20])
+    with pytest.raises(MediaError, match=r"a\.wav is cut short, 20 bytes of its samples are missing"):
+        ClassificationTask("loudness", labels=["tone"]).embed([tmp_path / "a.wav"])
+
+
+@pytest.mark.usefixtures("_backbones")
 def test_a_file_that_is_no_wav_says_what_it_needs(tmp_path: Path) -> None:
     """Other formats of sound need soundfile."""
     (tmp_path / "a.wav").write_bytes(b"RIFF")

@@ -30,6 +30,7 @@ def task() -> ClassificationTask:
             {"num_classes": 2, "zzz": 1}, "unexpected argument 'zzz': expected backbone, num_cl", id="unknown"
         ),
         pytest.param({"num_classes": 2, "learning_rate": "0.1"}, "learning_rate got '0.1' of type str", id="text"),
+        pytest.param({"labels": "ab"}, "got labels='ab', expected a list with the name of each class", id="labels"),
         pytest.param({"num_classes": 2, "backbone_learning_rate": True}, "got True of type bool", id="bool"),
     ],
 )
@@ -69,6 +70,13 @@ def test_rows_of_another_shape_are_named(task: ClassificationTask, call: str, ro
     """The sentence has both shapes; torch's error is its cause."""
     with pytest.raises(ValueError, match=r"got inputs of shape \[3, .*expected rows of float32 \[4\].*\[rows, 4\]"):
         getattr(task, call)(rows)
+
+
+@pytest.mark.parametrize("kind", [torch.int64, torch.bool, torch.complex64], ids=str)
+def test_rows_of_other_numbers_are_named(task: ClassificationTask, kind: torch.dtype) -> None:
+    """In place of torch's "mat1 and mat2 must have the same dtype"."""
+    with pytest.raises(ValueError, match=rf"got inputs of {str(kind)[6:]}, expected float32: convert them"):
+        task.predict(torch.zeros(3, 4, dtype=kind))
 
 
 def test_rows_of_another_shape_are_named_in_training(task: ClassificationTask) -> None:

@@ -65,7 +65,8 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -
         "lack": expected.keys() - state.keys(),
         "have besides": state.keys() - expected.keys(),
         "have in another shape": {name for name in shared if expected[name].shape != state[name].shape},
-        "have as integers": quantised(expected, state),
+        "have sparse or without values": empty(state),
+        "have as other numbers than floats": quantised(expected, state),
     }
     require_fit(type(module).__name__, source, differences)
     module.load_state_dict(state)
@@ -84,6 +85,11 @@ def quantised(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> se
     """Return the names of floating weights of the first state dict that are integers in the second."""
     shared = expected.keys() & state.keys()
     return {name for name in shared if expected[name].is_floating_point() and not state[name].is_floating_point()}
+
+
+def empty(state: Mapping[str, Tensor]) -> set[str]:
+    """Return the names of tensors on the meta device, which have a shape and no values, and of sparse ones."""
+    return {name for name, value in state.items() if value.is_meta or value.is_sparse}
 
 
 def require_fit(network: str, source: str, differences: Mapping[str, Collection[str]]) -> None:

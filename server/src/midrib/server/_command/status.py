@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import socket
 import urllib.request
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from http.client import HTTPException
 from typing import Any
-from urllib.error import URLError
+from urllib.error import HTTPError
 
 import typer
 from prometheus_client.parser import text_string_to_metric_families
@@ -19,6 +20,8 @@ from rich.table import Table
 
 _TIMEOUT_S = 10.0
 _MEBI = 2**20
+_REFUSED = (401, 403)
+_START = "start the server with --http-port and give that port"
 
 
 @dataclass
@@ -105,7 +108,11 @@ def read_metrics(address: str, token: str | None) -> str:
         raise ConnectionError(
             f"{address} does not speak HTTP: give the HTTP port of the server, not its gRPC port"
         ) from error
-    except (URLError, OSError) as error:
-        raise ConnectionError(
-            f"no metrics at http://{address}/metrics ({error}): start the server with --http-port and give that port"
-        ) from error
+    except HTTPError as error:
+        advice = "give a token that may read them, with --token" if error.code in _REFUSED else _START
+        raise ConnectionError(f"no metrics at http://{address}/metrics (HTTP {error.code}): {advice}") from error
+    except OSError as error:
+        reason = getattr(error, "reason", error)  # a URLError wraps the error of the connection
+        problem = getattr(reason, "strerror", None) or str(reason)
+        advice = "check the host" if isinstance(reason, socket.gaierror) else _START
+        raise ConnectionError(f"no metrics at http://{address}/metrics ({problem}): {advice}") from error

@@ -12,7 +12,7 @@ from midrib.backbones._loaders.timm_input import declared_input
 from midrib.backbones._loaders.timm_input import timm_input as _timm_input
 from midrib.backbones._loaders.timm_weights import every_weight_loaded, is_head
 from midrib.backbones._torchvision import import_timm, import_torchvision
-from midrib.backbones._weights import load_strictly, quantised, require_fit
+from midrib.backbones._weights import empty, load_strictly, quantised, require_fit
 from midrib.registry import ContractError, ImageInput
 
 if TYPE_CHECKING:
@@ -126,7 +126,14 @@ def _unwrapped_for(name: str, checkpoint: str | Path, options: dict[str, Any]) -
     with torch.device("meta"):
         expected = import_timm().create_model(name, pretrained=False, **options).state_dict()
     weights = unwrapped(state, expected.keys())
-    require_fit(f"timm/{name}", str(checkpoint), {"have as integers": quantised(expected, weights)})
+    require_fit(
+        f"timm/{name}",
+        str(checkpoint),
+        {
+            "have as other numbers than floats": quantised(expected, weights),
+            "have sparse or without values": empty(weights),
+        },
+    )
     if not weights:
         raise WeightsError(f"{checkpoint} holds no tensors by their names: save module.state_dict() as safetensors")
     return weights

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import pathlib
-import string
 import threading
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from midrib.backbones._errors import WeightsError
+from midrib.backbones._loaders.file_kinds import looks_like, refused_class
 
 # Where training programs keep the weights, the first one present wins. timm prefers averaged weights too.
 _CONTAINERS = ("state_dict_ema", "model_ema", "teacher", "state_dict", "model_state_dict", "model_state", "model")
@@ -20,22 +22,21 @@ _PREFIXES = ("module.", "model.", "backbone.")
 _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 # torch's list of allowed classes belongs to the process: two threads must not restore it in turn.
 _ALLOWING = threading.Lock()
-_LFS_POINTER = b"version https://git-lfs"
-_SNIFFED_BYTES = 512
-_PRINTABLE = frozenset(string.printable.encode())
+# The list of the files over which save_pretrained divides large weights ends so.
+_INDEX = ".safetensors.index.json"
 
 
 def read_state(path: str | Path) -> dict[str, Any]:
-    """Return the content of a checkpoint: safetensors, or a torch file of tensors and plain values.
+    """Return the content of a checkpoint: safetensors, their index, or a torch file of tensors and plain values.
 
     An `argparse.Namespace` of plain values is accepted, because DINO and timm save their options so.
     Raises WeightsError, with the file's name, if the file does not exist, is damaged or holds anything else.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise WeightsError(f"no checkpoint at {path}: give the path of a .safetensors or a torch file")
+    path = _existing(path)
     try:
         content = _content(path)
+    except WeightsError:
+        raise
     except Exception as error:
         # The readers raise nearly every kind of error for damaged bytes. Their texts are not repeated: torch's own
         # advises to read the file unsafely.
@@ -47,10 +48,47 @@ def read_state(path: str | Path) -> dict[str, Any]:
     return dict(content)
 
 
+def _existing(location: str | Path) -> Path:
+    """Return the path of a file. Raises WeightsError if there is none."""
+    if not isinstance(location, str | Path):
+        raise WeightsError(f"got checkpoint={location!r}, expected the path of a .safetensors or a torch file")
+    if "://" in str(location):
+        raise WeightsError(f"{location} is a URL: download the file, and give its path")
+    path = Path(location)
+    try:
+        if path.is_dir():
+            raise WeightsError(f"{location} is a folder: give one of its files, {_weight_files(path)}")
+        if path.is_file():
+            return path
+    except OSError as error:
+        raise WeightsError(f"no checkpoint at {str(path)[:100]} ({error.strerror}): check the path") from error
+    raise WeightsError(f"no checkpoint at {location}: give the path of a .safetensors or a torch file")
+
+
+def _weight_files(folder: Path) -> str:
+    names = sorted(path.name for path in folder.iterdir())
+    best = [name for name in names if name.endswith(_INDEX)]
+    best = best or [name for name in names if name.endswith((".safetensors", ".pth", ".pt", ".bin", ".ckpt"))]
+    return " or ".join(best[:3]) or "but it holds no weights (.safetensors, .pth, .pt, .bin, .ckpt)"
+
+
+def _sharded(index: Path) -> dict[str, Any]:
+    """Return the weights of all the files that an index names. Raises WeightsError if a file or a weight is missing."""
+    files = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    weights: dict[str, Any] = {}
+    for name in sorted(set(files.values())):
+        weights |= read_state(index.parent / Path(name).name)
+    if missing := sorted(files.keys() - weights.keys()):
+        raise WeightsError(f"the files of {index} lack {missing[0]}: download them again, all of the same version")
+    return weights
+
+
 def _content(path: Path) -> Any:
     import torch
     from safetensors.torch import load_file
 
+    if path.name.endswith(_INDEX):
+        return _sharded(path)
     if path.suffix == ".safetensors" or _looks_like_safetensors(path):
         return load_file(path)
     with _ALLOWING, torch.serialization.safe_globals(_plain_values()):
@@ -74,26 +112,8 @@ def _looks_like_safetensors(path: Path) -> bool:
 
 
 def _unreadable(path: Path, error: Exception) -> str:
-    hint = looks_like(path) or "save its state dict as safetensors"
+    hint = looks_like(path) or refused_class(error) or "save its state dict as safetensors"
     return f"{path} is not a checkpoint that can be read safely ({type(error).__name__}): {hint}"
-
-
-def looks_like(path: Path) -> str | None:
-    """Return what to do about a file that is not weights but a pointer, a web page or cut short; None if unknown."""
-    try:
-        with path.open("rb") as stream:
-            start = stream.read(_SNIFFED_BYTES)
-    except OSError:
-        return None
-    if start.startswith(_LFS_POINTER):
-        return "it is a Git LFS pointer, run `git lfs pull` where it was cloned"
-    if not start:
-        return "it is empty, download it again"
-    if start.lstrip()[:1] == b"<" or all(byte in _PRINTABLE for byte in start):
-        return "it holds text, such as the error page of a failed download: download it again"
-    if path.suffix == ".safetensors":
-        return "it is damaged or cut short, download it again"
-    return None
 
 
 def unwrapped(state: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
@@ -101,9 +121,9 @@ def unwrapped(state: Mapping[str, Any], names: Collection[str]) -> dict[str, Any
 
     state: the content that `read_state` returned.  names: those of the network's state dict.
     Containers (`{"state_dict": …}`) are opened, preferring averaged weights and DINO's teacher; a container of another
-    name is opened if no other holds tensors. The prefixes of DDP, torch.compile, FSDP, Lightning and DINO, and one that
-    all names share, are removed if the network's names do not start with them. Weights outside a removed prefix belong
-    to other parts of the training, such as its head, and are left out.
+    name is opened if no other holds tensors. The prefixes of DDP, torch.compile, FSDP, Lightning and DINO, one that all
+    names share, and the only one under which the whole network is, are removed if the network's names do not start with
+    them. Weights outside a removed prefix belong to other parts of the training, such as its head, and are left out.
     """
     while container := _container(state):
         state = state[container]
@@ -125,11 +145,25 @@ def _container(state: Mapping[str, Any]) -> str | None:
 
 
 def _prefixes(state: Collection[str], names: Collection[str]) -> Collection[str]:
-    """Return the known prefixes, and the first part that all names share if the network knows most of the rest."""
-    shared = f"{next(iter(state), '').partition('.')[0]}."
-    rest = [name.removeprefix(shared) for name in state if name.startswith(shared)]
-    is_common = len(rest) == len(state) and 2 * len(set(rest) & set(names)) >= len(rest) > 0
-    return (*_PREFIXES, shared) if is_common else _PREFIXES
+    """Return the known prefixes, those that all names share, and the only one under which the whole network is.
+
+    A shared prefix counts if the network knows most of the rest; two networks under two prefixes could both be meant.
+    """
+    usual = [prefix for prefix in _dotted(os.path.commonprefix(list(state))) if _knows_most(state, prefix, names)]
+    any_name = min(names, default="")
+    holders = {name.removesuffix(any_name) for name in state if name.endswith(f".{any_name}")}
+    whole = [prefix for prefix in holders if all(f"{prefix}{name}" in state for name in names)]
+    return (*_PREFIXES, *usual, *(whole if len(whole) == 1 else ()))
+
+
+def _dotted(text: str) -> list[str]:
+    """Return the prefixes of a text that end in a dot, the shortest first."""
+    return [text[: place + 1] for place, character in enumerate(text) if character == "."]
+
+
+def _knows_most(state: Collection[str], prefix: str, names: Collection[str]) -> bool:
+    rest = {name.removeprefix(prefix) for name in state}
+    return 2 * len(rest & set(names)) >= len(rest) > 0
 
 
 def _is_wrapped(state: Mapping[str, Any], prefix: str, names: Collection[str]) -> bool:

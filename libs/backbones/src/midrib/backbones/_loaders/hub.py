@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from midrib.backbones._errors import WeightsError
-from midrib.backbones._loaders.checkpoints import looks_like
+from midrib.backbones._loaders.file_kinds import looks_like
 from midrib.backbones._torchvision import import_transformers
 
 if TYPE_CHECKING:
@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".model")
+_PICKLES = (".bin", ".pt", ".pth")
+# Parts of the libraries' errors that tell their reader less than we can.
+_REMEDIES = {
+    "ignore_mismatched_sizes": "its weights have other shapes than its config.json says: give files of one model",
+    "custom code": "it needs code that comes with it, which is never run: choose a model that the library defines",
+    "quantiz": "quantised weights are not supported: give the folder of the model that was quantised",
+}
 LONGEST = 8192
 
 
@@ -49,9 +56,12 @@ def explained(source: str) -> Iterator[None]:
     except Exception as error:
         # transformers, tokenizers, safetensors and the hub raise nearly every kind of error, some of them bare.
         reason = str(error).strip().splitlines()
-        raise WeightsError(
-            f"{source} cannot be loaded ({type(error).__name__}: {reason[0] if reason else ''}): {_advice(source)}"
-        ) from error
+        problem = f"{type(error).__name__}: {reason[0] if reason else ''}"
+        raise WeightsError(f"{source} cannot be loaded ({problem}): {_remedy(source, str(error))}") from error
+
+
+def _remedy(source: str, problem: str) -> str:
+    return next((remedy for part, remedy in _REMEDIES.items() if part in problem), None) or _advice(source)
 
 
 def _advice(source: str) -> str:
@@ -62,7 +72,20 @@ def _advice(source: str) -> str:
         # A whole safetensors file is only said to be damaged if nothing else explains the error.
         if hint is not None and (file.suffix != ".safetensors" or not _is_whole(file)):
             return f"{file.relative_to(source)}: {hint}"
+        if file.suffix == ".json" and not _is_json(file):
+            return f"{file.relative_to(source)}: {looks_like(file) or 'it is damaged, download it again'}"
+    names = [path.name for path in Path(source).iterdir()]
+    if any(name.endswith(_PICKLES) for name in names) and not any(name.endswith(".safetensors") for name in names):
+        return "only safetensors are read, pickles may run code: save it again with save_pretrained"
     return "give a folder that save_pretrained wrote, with all its files"
+
+
+def _is_json(file: Path) -> bool:
+    try:
+        json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError):
+        return False
+    return True
 
 
 def _is_whole(file: Path) -> bool:

@@ -25,6 +25,8 @@ _PHOTOMETRIC = 262
 _WHITE_IS_ZERO = 0
 _SAMPLE_FORMAT = 339
 _SIGNED = 2
+_BITS_PER_SAMPLE = 258
+_BITS_OF_A_BYTE = 8
 # By EXIF orientation. Source: the EXIF 2.3 standard, section 4.6.4.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -60,8 +62,9 @@ class Decoded:
 def open_image(image: ImageMedia, max_pixels: int) -> Decoded:
     """Decode bytes, a PIL image or an array.
 
-    Raises UnusableImageError for other types, DecompressionBombError for more than max_pixels, UnidentifiedImageError
-    for bytes of no known format, and Pillow's own errors for damaged ones.
+    Raises UnusableImageError for other types and for kinds of a known format that Pillow does not read,
+    DecompressionBombError for more than max_pixels, UnidentifiedImageError for bytes of no known format, and Pillow's
+    own errors for damaged ones.
     """
     if isinstance(image, bytes | bytearray | memoryview):
         return _decoded_bytes(bytes(image), max_pixels)
@@ -91,13 +94,17 @@ def _identified(data: bytes) -> Image.Image:
     `Image.open` is not used because it enforces its own limit of pixels, which is one global of the process.
     """
     Image.init()
+    recognised: str | None = None
     for name in (*FORMATS, *_PLUGIN_FORMATS):
         factory, accept = Image.OPEN.get(name, (None, None))
         if factory is None or (accept is not None and accept(data[:_PREFIX_BYTES]) is not True):
             continue
         with contextlib.suppress(SyntaxError, IndexError, TypeError, struct.error):
             return factory(io.BytesIO(data), "")
-    raise UnidentifiedImageError
+        recognised = recognised or (name if accept is not None else None)
+    if recognised is None:
+        raise UnidentifiedImageError
+    raise UnusableImageError(f"got a {recognised} file that is damaged or of a rare kind: send it again as PNG or JPEG")
 
 
 def _decoded(image: Image.Image, max_pixels: int) -> Decoded:
@@ -127,12 +134,16 @@ def _properties(image: Image.Image) -> dict[str, Any]:
 def _unscaled(image: Image.Image, tags: Any) -> str | None:
     if tags is not None and _SIGNED in np.atleast_1d(tags.get(_SAMPLE_FORMAT, ())):
         return "signed pixels"
+    if tags is not None and _raw_mode(image) == "R" and max(tags.get(_BITS_PER_SAMPLE, (8,))) > _BITS_OF_A_BYTE:
+        # Pillow reads uncompressed planes of 16 bits as planes of 8, which is another picture.
+        return "16 bits in separate planes"
     return "32 bits per pixel" if image.mode == "I" and image.format == "TIFF" else None
 
 
 def _raw_mode(image: Image.Image) -> str:
     tiles = getattr(image, "tile", None)
-    return str(tiles[0][3]) if tiles else ""
+    arguments = tiles[0][3] if tiles else ""
+    return str(arguments[0] if isinstance(arguments, tuple) else arguments)
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -151,7 +162,7 @@ def _from_array(array: npt.NDArray[np.generic]) -> Image.Image:
         raise UnusableImageError(
             f"got an array of shape {array.shape}, expected [height, width], [height, width, 3] or [height, width, 4]"
         )
-    if array.dtype == np.uint16:
+    if array.dtype.kind == "u" and array.dtype.itemsize == np.uint16().itemsize:
         array = levels_of_16_bits(array)
     elif array.dtype != np.uint8:
         raise UnusableImageError(

@@ -28,6 +28,8 @@ def to_rgb(decoded: Decoded) -> Image.Image:
     if decoded.transparent_level is not None:
         return _without_level(image.convert("L"), decoded.transparent_level)
     if image.has_transparency_data:
+        # Pillow converts premultiplied grey to LA only.
+        image = image.convert("LA") if image.mode == "La" else image
         page = Image.new("RGBA", image.size, _WHITE)
         return Image.alpha_composite(page, image.convert("RGBA")).convert("RGB")
     return image.convert("RGB")

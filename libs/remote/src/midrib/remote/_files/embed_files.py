@@ -91,6 +91,7 @@ def embed_files(
     prompts = ChosenPrompt(prompt, prompt_name)
     output = output_at(out)
     check_output(output)
+    output.check_bucket()
     with Downloads() as downloads, closing(ChunkStore(output)) as store:
         sources = Sources(list(inputs), columns, downloads)
         total = _count(sources, prompts)

@@ -15,6 +15,7 @@ from typing import Any, Final, Self, TypeAlias
 from midrib.wire import InvalidInputError, UnavailableError
 
 _APPLE_DOUBLE: Final = "._"  # the metadata that macOS writes beside each file on other file systems
+_BUCKETS: Final = frozenset({"s3", "s3a", "gs", "gcs"})
 _PACKAGES: Final = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "hf": "hf"}
 
 
@@ -189,6 +190,22 @@ class Output:
 
     path: Path
     url: str | None = None
+
+    def check_bucket(self) -> None:
+        """Raise InvalidInputError if the URL's bucket does not exist, UnavailableError if the store does not answer."""
+        if self.url is None or self.url.partition("://")[0] not in _BUCKETS:
+            return
+        filesystem, path = open_filesystem(self.url)
+        bucket, exists = path.partition("/")[0], True
+        with _opening(self.url):
+            try:
+                filesystem.info(bucket)
+            except FileNotFoundError:
+                exists = False
+            except PermissionError:
+                pass  # who may write objects may be forbidden to look at their bucket
+        if not exists:
+            raise InvalidInputError(f"output {self.url}: there is no bucket {bucket!r}, create it or check its name")
 
     def publish(self) -> None:
         """Copy the output, and the files beside it, to the URL. Raises UnavailableError if that fails."""

@@ -21,6 +21,8 @@ _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
 )
 _NO_VALUE = "it has no value"
+# Programs that write WAV into a pipe do not know its length: they write 0, 0xFFFFFFFF or about 2**31.
+_UNKNOWN_LENGTH = 0x7FFF0000
 
 
 @dataclass(frozen=True)
@@ -122,9 +124,13 @@ def _read_clip(path: Path) -> Clip:
     try:
         with wave.open(str(path)) as file:
             channels, width, rate, frames = file.getparams()[:4]
-            samples = _pcm(file.readframes(frames), width)
+            data = file.readframes(frames)
     except (wave.Error, EOFError):
         return _read_with_soundfile(path)
+    length = frames * width * channels
+    if len(data) < length < _UNKNOWN_LENGTH:
+        raise ValueError(f"{path} is cut short, {length - len(data)} bytes of its samples are missing: copy it again")
+    samples = _pcm(data, width)
     return Clip(samples[: len(samples) // channels * channels].reshape(-1, channels), rate)
 
 

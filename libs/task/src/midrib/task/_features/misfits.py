@@ -18,7 +18,7 @@ _TORCH_ERRORS = (RuntimeError, IndexError, ValueError)
 
 @contextmanager
 def explained(spec: InputSpec | None, inputs: Any) -> Iterator[None]:
-    """Raise ValueError in place of an error of torch if inputs, [rows, ...], have another shape than a backbone takes.
+    """Raise ValueError in place of an error of torch for inputs, [rows, ...], of another shape or kind of numbers.
 
     Inputs that the backbone computes are not checked: many networks take more shapes than they declare.
     """
@@ -26,8 +26,14 @@ def explained(spec: InputSpec | None, inputs: Any) -> Iterator[None]:
         yield
     except _TORCH_ERRORS as error:
         is_ours = type(error) not in _TORCH_ERRORS
-        if is_ours or spec is None or not isinstance(inputs, Tensor) or _fits(tuple(inputs.shape[1:]), spec):
+        if is_ours or spec is None or not isinstance(inputs, Tensor):
             raise
+        if _fits(tuple(inputs.shape[1:]), spec):
+            if spec.tensor.dtype.startswith("float") == inputs.is_floating_point():
+                raise
+            raise ValueError(
+                f"got inputs of {str(inputs.dtype).removeprefix('torch.')}, expected {spec.tensor.dtype}: convert them"
+            ) from error
         sizes = ", ".join("any" if size is None else str(size) for size in spec.tensor.shape)
         raise ValueError(
             f"got inputs of shape {list(inputs.shape)}, expected rows of {in_words(spec)}, that is [rows, {sizes}]: "

@@ -150,6 +150,8 @@ def _count(num_classes: int | None, labels: Sequence[str] | None) -> int:
     count = len(labels) if num_classes is None and labels is not None else num_classes
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise ValueError(f"got num_classes={count!r}, expected a whole number of at least 1")
+    if isinstance(labels, str):
+        raise TypeError(f"got labels={labels!r}, expected a list with the name of each class")
     if labels is not None and len(labels) != count:
         raise ValueError(f"got {len(labels)} labels for num_classes={count}: give one label for each class")
     return count

@@ -1,0 +1,155 @@
+"""Files and folders in place of a checkpoint: the weights, or an error that says what the file is."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import tarfile
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from midrib.backbones import WeightsError
+from midrib.backbones._loaders.checkpoints import read_state
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+
+
+def saved(content: Any, path: Path) -> Path:
+    torch.save(content, path)
+    return path
+
+
+def sharded(folder: Path) -> Path:
+    """The weights in two files, as save_pretrained divides them: the path of their index."""
+    state = network().state_dict()
+    names = {name: f"model-0000{1 + number % 2}-of-00002.safetensors" for number, name in enumerate(state)}
+    for file in sorted(set(names.values())):
+        save_file({name: state[name] for name in state if names[name] == file}, folder / file)
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": names}))
+    return index
+
+
+def test_weights_in_several_files_are_read_by_their_index(tmp_path: Path) -> None:
+    """Large weights are divided so."""
+    assert read_state(sharded(tmp_path)).keys() == network().state_dict().keys()
+
+
+def test_a_missing_file_of_several_is_named(tmp_path: Path) -> None:
+    """Its weights would be random."""
+    index = sharded(tmp_path)
+    (tmp_path / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(WeightsError, match="no checkpoint at .*model-00002-of-00002.safetensors"):
+        read_state(index)
+
+
+def test_a_weight_that_no_file_holds_is_named(tmp_path: Path) -> None:
+    """The files are of two versions of the model."""
+    index = sharded(tmp_path)
+    save_file({"0.bias": torch.ones(3)}, tmp_path / "model-00001-of-00002.safetensors")
+    with pytest.raises(WeightsError, match="the files of .*index.json lack 0.weight: download them again"):
+        read_state(index)
+
+
+def test_of_a_folder_the_file_to_give_is_named(tmp_path: Path) -> None:
+    """The index, if the folder has one."""
+    sharded(tmp_path)
+    with pytest.raises(WeightsError, match=r"is a folder: give one of its files, model\.safetensors\.index\.json"):
+        read_state(tmp_path)
+
+
+def test_a_folder_without_weights_says_so(tmp_path: Path) -> None:
+    """It is another folder than the user thought."""
+    with pytest.raises(WeightsError, match="is a folder: give one of its files, but it holds no weights"):
+        read_state(tmp_path)
+
+
+def compressed(folder: Path) -> Path:
+    path = folder / "w.pth.gz"
+    path.write_bytes(gzip.compress(saved(network().state_dict(), folder / "w.pth").read_bytes()))
+    return path
+
+
+def in_tar(folder: Path) -> Path:
+    with tarfile.open(folder / "w.tar", "w") as archive:
+        archive.add(saved(network().state_dict(), folder / "w.pth"), "w.pth")
+    return folder / "w.tar"
+
+
+def in_zip(folder: Path) -> Path:
+    with zipfile.ZipFile(folder / "w.zip", "w") as archive:
+        archive.write(saved(network().state_dict(), folder / "w.pth"), "w.pth")
+    return folder / "w.zip"
+
+
+def program(folder: Path) -> Path:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is deprecated, but its files exist
+        traced = torch.jit.trace(network().eval(), torch.ones(1, 2))  # type: ignore[no-untyped-call] # torch's
+        torch.jit.save(traced, str(folder / "w.pt"))  # type: ignore[no-untyped-call] # torch's
+    return folder / "w.pt"
+
+
+def cut(folder: Path) -> Path:
+    path = saved(network().state_dict(), folder / "w.pth")
+    path.write_bytes(path.read_bytes()[:-200])
+    return path
+
+
+def page(folder: Path) -> Path:
+    (folder / "w.pth").write_bytes(b"\xef\xbb\xbf<?xml version='1.0'?><Error>caf\xc3\xa9</Error>")
+    return folder / "w.pth"
+
+
+FILES: list[Any] = [
+    pytest.param(compressed, "it is compressed, unpack it first", id="gzip"),
+    pytest.param(in_tar, "it is an archive, unpack it first", id="tar"),
+    pytest.param(in_zip, r"it is an archive of \['w.pth'\], unpack it first", id="zip"),
+    pytest.param(program, "it is a TorchScript program: in the program that wrote it, save", id="torchscript"),
+    pytest.param(cut, "it is damaged or cut short, download it again", id="cut"),
+    pytest.param(page, "it holds text, such as the error page", id="page-with-a-byte-order-mark"),
+    pytest.param(
+        lambda folder: saved(network(), folder / "w.pth"),
+        "it holds an object of class torch.nn.modules.container.Sequential: in the program that wrote it, save",
+        id="whole-module",
+    ),
+]
+
+
+@pytest.mark.parametrize(("write", "remedy"), FILES)
+def test_the_remedy_fits_the_kind_of_the_file(tmp_path: Path, write: Callable[[Path], Path], remedy: str) -> None:
+    """ "Save its state dict" helps nobody whose download was cut."""
+    with pytest.raises(WeightsError, match=f"is not a checkpoint that can be read safely .*{remedy}"):
+        read_state(write(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("location", "message"),
+    [
+        pytest.param("x" * 5000, "no checkpoint at x+ .*File name too long.*: check the path", id="long"),
+        pytest.param(5, "got checkpoint=5, expected the path", id="number"),
+        pytest.param("https://host/w.pth", "https://host/w.pth is a URL: download the file", id="url"),
+        pytest.param("/proc/self/mem", "Input/output error, check the file and your rights", id="unreadable"),
+    ],
+)
+def test_a_location_that_cannot_be_read_is_an_error_of_the_weights(location: Any, message: str) -> None:
+    """Not the operating system's own."""
+    with pytest.raises(WeightsError, match=message):
+        read_state(location)
+
+
+def test_a_loop_of_links_is_no_checkpoint(tmp_path: Path) -> None:
+    """Its links end nowhere."""
+    (tmp_path / "w.pth").symlink_to(tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match="no checkpoint at .*w.pth"):
+        read_state(tmp_path / "w.pth")
