@@ -95,7 +95,7 @@ def test_a_name_is_served_for_the_measurement(
     ("path", "words"),
     [
         pytest.param("/test/embedding/liner", "test/embedding/linear", id="unknown name, near ones named"),
-        pytest.param("", "names no backbone", id="no name"),
+        pytest.param("", "does not name a backbone", id="no name"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_1(

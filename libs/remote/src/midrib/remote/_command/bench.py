@@ -18,10 +18,10 @@ from rich.table import Table
 from midrib.oip.v2 import inference_pb2
 from midrib.remote._clients.async_client import AsyncClient
 from midrib.remote._command.capacity import Capacity, capacity_for
-from midrib.remote._command.names import server_module, split_backbone_url
+from midrib.remote._command.names import server_module
 from midrib.remote._command.options import Access
 from midrib.remote._command.payloads import Payload, PayloadSource
-from midrib.remote._connect.address import endpoint_from
+from midrib.remote._connect.address import endpoint_from, split_url
 from midrib.remote._connect.unary import UnaryCalls
 from midrib.wire import UnsupportedError
 
@@ -120,7 +120,7 @@ def _check_counts(line: Measurement) -> None:
 
 
 async def _measure(url: str, plan: BenchPlan, access: Access) -> list[Measurement]:
-    address, name = split_backbone_url(url)
+    address, name = split_url(url)
     counters = _Counters(address, name, access)
     async with access.async_client(address) as client:
         source = PayloadSource((await client.describe(name)).takes, plan.rows)
@@ -139,7 +139,8 @@ class _Counters:
 
     async def read(self) -> tuple[int, int] | None:
         """Return (rows, batches) since the backbone was loaded; None if they are unknown, or of several servers."""
-        if len(self._calls.endpoint.addresses) > 1:
+        endpoint = self._calls.endpoint
+        if len(endpoint.addresses) > 1 or endpoint.connections > 1:
             return None
         method = "/inference.GRPCInferenceService/ModelStatistics"
         try:

@@ -37,15 +37,6 @@ def parse_backbone(text: str) -> dict[str, Any]:
     return {"name": name, "arguments": arguments}
 
 
-def split_backbone_url(url: str) -> tuple[str, str]:
-    """Return the server's URL and the name of 'grpc://host:port/namespace/name'. Raises ValueError without a name."""
-    scheme, _, rest = url.partition("://")
-    server, _, name = rest.partition("/")
-    if not name:
-        raise ValueError(f"{url!r} names no backbone: write grpc://host:port/namespace/name")
-    return f"{scheme}://{server}", name
-
-
 def refuse_urls(patterns: Sequence[str]) -> None:
     """Raise ValueError for a server's URL among the patterns of a listing, with the option to write."""
     for pattern in patterns:

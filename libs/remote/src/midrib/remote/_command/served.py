@@ -10,8 +10,9 @@ import typer
 
 from midrib.registry import ImageInput, InputSpec, TensorInput, in_words
 from midrib.remote._command.listing import local_registry, print_fields
-from midrib.remote._command.names import parse_backbone, split_backbone_url
+from midrib.remote._command.names import parse_backbone
 from midrib.remote._command.options import Access
+from midrib.remote._connect.address import split_url
 
 if TYPE_CHECKING:
     from midrib.registry import InputSpec
@@ -36,7 +37,7 @@ def describe_local(name: str, *, as_json: bool) -> None:
 def describe_served(name: str, server: str | None, access: Access, *, as_json: bool) -> None:
     """Print a server's backbone.  name: with a server's URL before it if server is None."""
     if server is None:
-        server, name = split_backbone_url(name)
+        server, name = split_url(name)
     with access.client(server) as client:
         info = client.describe(name, wait=False)
     _print_info(info, as_json=as_json)
