@@ -37,16 +37,16 @@ def rendered(chart: helm.Chart, values: dict[str, Any]) -> str:
 
 
 def findings() -> list[str]:
-    """Return what Helm's linter finds with each file of values."""
-    found = []
+    """Return the findings of Helm's linter for each file of values."""
+    problems = []
     for path in sorted(CHART.glob("ci/*.yaml")):
         result = helm.lint(str(CHART), values=helm.values_from_yaml(path.read_text()), strict=True)
-        messages = [f"{message['path']}: {message['error']}" for message in result["messages"]]
-        found += [f"{path.name}: {text}" for text in [*messages, *map(str, result["errors"])] if ACCEPTED not in text]
-    return found
+        texts = [f"{message['path']}: {message['error']}" for message in result["messages"]]
+        problems += [f"{path.name}: {text}" for text in [*texts, *map(str, result["errors"])] if ACCEPTED not in text]
+    return problems
 
 
-def accepted(chart: helm.Chart) -> list[str]:
+def wrongly_accepted(chart: helm.Chart) -> list[str]:
     """Return the values that the chart should refuse and does not, or with another error."""
     wrong = []
     for text, expected in REFUSED.items():
@@ -63,7 +63,7 @@ def main() -> None:
     """Compare the manifests with those of deploy/helm/rendered, or write them."""
     problems = findings()
     with helm.Chart.load(CHART) as chart:
-        problems += accepted(chart)
+        problems += wrongly_accepted(chart)
         for path in sorted(CHART.glob("ci/*.yaml")):
             text = rendered(chart, helm.values_from_yaml(path.read_text()))
             target = RENDERED / path.name
