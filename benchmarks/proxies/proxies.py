@@ -72,7 +72,7 @@ _KINDS: Final = {
         ("envoy.yaml",),
         ("envoy", "-c", "{folder}/envoy.yaml", "--use-dynamic-base-id", "--log-level", "error", "--concurrency", "2"),
         ("envoy", "--version"),
-        {r" *(stream_idle_timeout|timeout: 0s).*\n": ""},
+        {r" *(stream_idle_timeout|common_lb_config|timeout: 0s).*\n": ""},
         {"      filter_chains:\n        - filters:\n": """\
       filter_chains:
         - transport_socket:

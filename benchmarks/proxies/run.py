@@ -11,13 +11,16 @@ import argparse
 import os
 import shutil
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
 from proxies import PROXIES, SETTINGS, Proxy, make_certificate, version
 from setup import Server, free_port
-from trials import TIMEOUT_S, Outcome, Trials
+from trials import CALLERS, TIMEOUT_S, Outcome, Trials
 
 HERE = Path(__file__).parent
 
@@ -35,14 +38,45 @@ def measure(names: list[str], settings: list[str]) -> Iterator[str]:
     for proxy, setting, trials in _behind(names, settings):
         for trial, outcome in trials.run(setting):
             yield f"| {proxy} | {setting} | {trial} | {_cells(outcome)} |"
-    yield "\nOne process with four callers, and servers with `max_connection_age_s = 5` and `drain_grace_s = 2`:\n"
-    yield "| proxy | address | share of each server | calls | failed | wrong rows | slowest s | first error |"
-    yield "|---|---|---|---|---|---|---|---|"
-    for proxy, _, trials in _behind(names, ["snippet"], max_connection_age_s=5, drain_grace_s=2):
-        for connections in (1, 3):
-            outcome, shares = trials.spread(connections)
-            cells = f"`?connections={connections}` | {', '.join(f'{share:.0%}' for share in shares)}"
+    yield f"\nAll proxies at once with their defaults, {CALLERS} callers each; every server is restarted twice:\n"
+    yield "| proxy | calls | failed | wrong rows | slowest s | first error |"
+    yield "|---|---|---|---|---|---|"
+    yield from _rolling(names)
+    yield "\nOne process with four callers of 4,096 rows; the share of the CPU time that each server used:\n"
+    yield "| proxy | address | max_connection_age_s | shares | calls | failed | wrong rows | slowest s | first error |"
+    yield "|---|---|---|---|---|---|---|---|---|"
+    yield from _spread(names, (1, 3, 6))
+    yield from _spread(names, (1,), max_connection_age_s=3, drain_grace_s=1)
+
+
+def _spread(names: list[str], connections: tuple[int, ...], **server_settings: float) -> Iterator[str]:
+    age = server_settings.get("max_connection_age_s", "unset")
+    for proxy, _, trials in _behind(names, ["snippet"], **server_settings):
+        for count in connections:
+            outcome, shares = trials.spread(count)
+            cells = f"`?connections={count}` | {age} | {', '.join(f'{share:.0%}' for share in shares)}"
             yield f"| {proxy} | {cells} | {_cells(outcome)} |"
+
+
+def _rolling(names: list[str]) -> Iterator[str]:
+    done = threading.Event()
+    with ExitStack() as stack:
+        servers = [stack.enter_context(Server(free_port())) for _ in range(3)]
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        addresses = [server.address for server in servers]
+        proxies = [stack.enter_context(Proxy(name, addresses, "defaults", folder)) for name in names]
+        pool = stack.enter_context(ThreadPoolExecutor())
+        stack.callback(done.set)
+        calls = [pool.submit(Trials(proxy, servers).calls_until, done) for proxy in proxies]
+        for server in 2 * servers:
+            time.sleep(2)
+            server.stop()
+            time.sleep(3)
+            server.start()
+        time.sleep(3)
+        done.set()
+        for name, outcome in zip(names, calls, strict=True):
+            yield f"| {name} | {_cells(outcome.result())} |"
 
 
 def _behind(names: list[str], settings: list[str], **server_settings: float) -> Iterator[tuple[str, str, Trials]]:
@@ -67,7 +101,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=HERE / "README.md")
     parser.add_argument("--proxies", nargs="+", choices=PROXIES, default=list(PROXIES))
-    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    parser.add_argument(
+        "--settings", nargs="*", default=list(SETTINGS), help="snippet, defaults, tls; none: the last tables"
+    )
     options = parser.parse_args()
     missing = [name for name in options.proxies if shutil.which(name) is None]
     if missing:

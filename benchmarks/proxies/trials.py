@@ -71,9 +71,9 @@ class Trials:
             yield f"{CALLERS} callers, all servers are gone for 5 s", self._callers(self._restart_servers)
 
     def spread(self, connections: int) -> tuple[Outcome, list[float]]:
-        """Return the calls of one client with some connections, and each server's share of the CPU time."""
+        """Return large calls of one process with some connections, and each server's share of the CPU time."""
         before = [server.cpu_s() for server in self._servers]
-        outcome = self._callers(lambda: time.sleep(_SPREAD_S), connections=connections)
+        outcome = self._callers(lambda: time.sleep(_SPREAD_S), connections=connections, repeats=64)
         used = [server.cpu_s() - earlier for server, earlier in zip(self._servers, before, strict=True)]
         return outcome, [seconds / sum(used) for seconds in used]
 
@@ -144,24 +144,32 @@ class Trials:
                 time.sleep(pause_s)
         return outcome
 
-    def _callers(self, disturb: Callable[[], None], *, connections: int = 1) -> Outcome:
-        outcome, done = Outcome(), threading.Event()
-        arguments = (done, outcome, connections)
+    def calls_until(self, done: threading.Event, *, connections: int = 1, repeats: int = 1) -> Outcome:
+        """Return the calls that several callers make, each by its client, until an event. repeats: of the 64 rows."""
+        outcome = Outcome()
+        arguments = (done, outcome, connections, repeats)
         threads = [threading.Thread(target=self._call_until, args=arguments) for _ in range(CALLERS)]
         for thread in threads:
             thread.start()
-        time.sleep(1)
-        disturb()
-        time.sleep(3)
-        done.set()
         for thread in threads:
             thread.join()
         return outcome
 
-    def _call_until(self, done: threading.Event, outcome: Outcome, connections: int) -> None:
+    def _callers(self, disturb: Callable[[], None], *, connections: int = 1, repeats: int = 1) -> Outcome:
+        done = threading.Event()
+        with ThreadPoolExecutor() as pool:
+            calls = pool.submit(self.calls_until, done, connections=connections, repeats=repeats)
+            time.sleep(1)
+            disturb()
+            time.sleep(3)
+            done.set()
+            return calls.result()
+
+    def _call_until(self, done: threading.Event, outcome: Outcome, connections: int, repeats: int) -> None:
+        rows, expected = np.repeat(self._rows, repeats, 0), np.repeat(self._expected, repeats, 0)
         with self._client(connections) as client:
             while not done.wait(0.01):
-                outcome.count(lambda: bool(np.allclose(client.embed(MLP, self._rows), self._expected, atol=1e-5)))
+                outcome.count(lambda: bool(np.allclose(client.embed(MLP, rows), expected, atol=1e-5)))
 
     def _drain(self) -> None:
         self._servers[0].stop()
