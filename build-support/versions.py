@@ -18,6 +18,7 @@ PLACES: Mapping[str, tuple[str, str]] = {
     "clients/java/pom.xml": (r"<artifactId>midrib-client</artifactId>\n  <version>", r"</version>"),
     "clients/java/program/pom.xml": (r"<artifactId>midrib-client</artifactId>\n      <version>", r"</version>"),
     "clients/typescript/package.json": (r'^  "version": "', r'"'),
+    "deploy/helm/midrib/Chart.yaml": (r"^version: ", r"$"),
 }
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -53,3 +57,30 @@ def test_the_network_policy_opens_the_ports_of_the_settings(settings: Settings) 
     policy = documents(DEPLOY / "components/network-policy/network-policy.yaml")["NetworkPolicy"]
     opened = [{port["port"] for port in rule["ports"]} for rule in policy["spec"]["ingress"]]
     assert opened == [{settings.port, settings.http_port}, {settings.http_port}]
+
+
+@pytest.fixture()
+def kserve() -> tuple[dict[str, Any], dict[str, str]]:
+    """The container of the KServe runtime, and its variables with those of the service."""
+    manifests = documents(DEPLOY / "kserve.yaml")
+    (container,) = manifests["ServingRuntime"]["spec"]["containers"]
+    variables = [*container["env"], *manifests["InferenceService"]["spec"]["predictor"]["model"]["env"]]
+    return container, {variable["name"]: variable["value"] for variable in variables}
+
+
+def test_kserve_starts_the_server_on_its_one_port(kserve: tuple[dict[str, Any], dict[str, str]]) -> None:
+    """With the arguments of the runtime and the variables of both; HTTP is off."""
+    container, variables = kserve
+    command = [sys.executable, "-m", "midrib.server.cli", *container["args"], "--print-config"]
+    environment = {**os.environ, **variables}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=environment)
+    settings = tomllib.loads(done.stdout)
+    assert [port["containerPort"] for port in container["ports"]] == [settings["port"]]
+    assert settings.get("http_port") is None
+    assert container["readinessProbe"]["grpc"] == container["startupProbe"]["grpc"] == {"port": settings["port"]}
+
+
+def test_kserve_gives_the_server_time_to_drain(kserve: tuple[dict[str, Any], dict[str, str]]) -> None:
+    """Knative gives a pod Kubernetes' default of 30 seconds to end."""
+    _, variables = kserve
+    assert float(variables["MIDRIB_DRAIN_GRACE_S"]) < 30

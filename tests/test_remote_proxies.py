@@ -96,21 +96,30 @@ def module(address: str) -> Any:
     return RemoteBackbone(f"grpc://{address}/{NAME}", timeout=30.0)(torch.from_numpy(X)).numpy()
 
 
-@pytest.mark.parametrize("status", [502, 503])
-@pytest.mark.parametrize(
-    "call",
-    [
-        pytest.param(lambda address: Client(address, timeout=30.0).embed(NAME, X), id="embed"),
-        pytest.param(module, id="module"),
-    ],
-)
-def test_a_proxy_without_a_server_is_waited_for(server: RunningServer, status: int, call: Callable[[str], Any]) -> None:
-    """For longer than the five seconds after which a wrong address is an error."""
+EMBED = pytest.param(lambda address: Client(address, timeout=30.0).embed(NAME, X), id="embed")
+CALLS = [EMBED, pytest.param(module, id="module")]
+
+
+def check_waited_for(server: RunningServer, call: Callable[[str], Any], *, status: int, after_s: float) -> None:
+    """Check a call through a proxy that answers every call with a status for some seconds."""
     with ExitStack() as stack:
         expected = stack.enter_context(Client(server.address)).embed(NAME, X)
         proxy = stack.enter_context(closing(Proxy(server.address, status)))
-        timer = threading.Timer(6.0, proxy.has_server.set)
+        timer = threading.Timer(after_s, proxy.has_server.set)
         stack.callback(timer.join)
         timer.start()
         np.testing.assert_allclose(call(proxy.address), expected, atol=1e-6)
         assert proxy.refused.is_set()
+
+
+@pytest.mark.parametrize("status", [502, 503])
+@pytest.mark.parametrize("call", CALLS)
+def test_a_proxy_without_a_server_is_waited_for(server: RunningServer, status: int, call: Callable[[str], Any]) -> None:
+    """For longer than the five seconds after which a wrong address is an error."""
+    check_waited_for(server, call, status=status, after_s=6.0)
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_proxy_that_has_no_routes_yet_is_waited_for(server: RunningServer, call: Callable[[str], Any]) -> None:
+    """Traefik answers 404 from the start of its listener until it has read its routes."""
+    check_waited_for(server, call, status=404, after_s=1.0)

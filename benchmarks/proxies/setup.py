@@ -1,45 +1,20 @@
-"""The servers and the proxies of the trials, each a process."""
+"""The processes of the trials, and the servers among them."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
+import signal
 import socket
 import subprocess
 import sys
-import time
 from abc import ABC, abstractmethod
-from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVING = ROOT / "benchmarks" / "serving"
 MLP: Final = "benchmark/embedding/mlp"
-PROXIES: Final = ("nginx", "haproxy")
-NGINX: Final = """
-worker_processes 1;
-daemon off;
-pid {folder}/nginx.pid;
-error_log {folder}/nginx-error.log;
-events {{
-}}
-http {{
-    access_log off;
-    client_body_temp_path {folder}/client_body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
-{snippet}
-}}
-"""
-# The settings that differ from a proxy's defaults. HAProxy has no default time-outs: Debian's are these.
-_SETTINGS: Final = re.compile(
-    r"^ *(client_max_body_size|client_body_timeout|grpc_\w+_timeout|option redispatch).*\n", re.M
-)
-_DEBIANS: Final = {"timeout client 1h": "timeout client 50s", "timeout server 1h": "timeout server 50s"}
 
 
 def free_port() -> int:
@@ -49,15 +24,7 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def version(name: str) -> str:
-    """Return a proxy's name and version."""
-    flag = "-v"
-    done = subprocess.run([name, flag], capture_output=True, text=True, check=True)  # noqa: S603
-    number = re.search(r"\d+\.\d+\.\d+", done.stdout + done.stderr)
-    return f"{name} {number.group() if number else '?'}"
-
-
-class _Process(ABC):
+class Process(ABC):
     """A process that is started and stopped, perhaps several times."""
 
     address: str
@@ -84,12 +51,13 @@ class _Process(ABC):
             self._process = None
 
 
-class Server(_Process):
-    """`midrib serve` with the MLP, on a fixed port."""
+class Server(Process):
+    """`midrib serve` with the MLP, on a fixed port. settings: more of its settings."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, **settings: float) -> None:
         super().__init__()
         self.address = f"127.0.0.1:{port}"
+        self._variables = {f"MIDRIB_{name.upper()}": str(value) for name, value in settings.items()}
 
     def start(self) -> None:
         """Start it, and wait until the MLP is ready."""
@@ -101,47 +69,28 @@ class Server(_Process):
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env={**os.environ, "PYTHONPATH": path},
+            env={**os.environ, **self._variables, "PYTHONPATH": path},
         )
         if self._process.stdout is None:
             raise RuntimeError("the server has no output to read")
         for _ in range(2):
             json.loads(self._process.stdout.readline())
 
+    def cpu_s(self) -> float:
+        """Return the seconds of CPU that the process has used (Linux)."""
+        fields = Path(f"/proc/{self._running.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-class Proxy(_Process):
-    """nginx or HAProxy, with the snippet of docs/scale.md. settings: "snippet", or "defaults" without its settings."""
+    def pause(self) -> None:
+        """Stop the process until `resume`; its connections stay open."""
+        self._running.send_signal(signal.SIGSTOP)
 
-    def __init__(self, name: str, servers: list[str], settings: str, folder: Path) -> None:
-        super().__init__()
-        self.address = f"127.0.0.1:{free_port()}"
-        snippet = _snippet(name)
-        if settings == "defaults":
-            snippet = _SETTINGS.sub("", snippet)
-            for setting, default in _DEBIANS.items():
-                snippet = snippet.replace(setting, default)
-        for index, server in enumerate(servers, 1):
-            snippet = snippet.replace(f"gpu-{index}:50051", server)
-        snippet = snippet.replace("listen 50051", f"listen {self.address}").replace(
-            "bind :50051", f"bind {self.address}"
-        )
-        text = NGINX.format(folder=folder, snippet=snippet) if name == "nginx" else snippet
-        file = folder / f"{name}-{settings}.conf"
-        file.write_text(text)
-        self._command = [name, "-c", str(file)] if name == "nginx" else [name, "-f", str(file)]
+    def resume(self) -> None:
+        """Continue after `pause`."""
+        self._running.send_signal(signal.SIGCONT)
 
-    def start(self) -> None:
-        """Start it, and wait until it accepts connections."""
-        self._process = subprocess.Popen(self._command, text=True, stderr=subprocess.DEVNULL)  # noqa: S603
-        host, _, port = self.address.rpartition(":")
-        while True:
-            with suppress(OSError), socket.create_connection((host, int(port))):
-                return
-            time.sleep(0.05)
-
-
-def _snippet(name: str) -> str:
-    match = re.search(rf"```{name}\n(.*?)```", (ROOT / "docs" / "scale.md").read_text(), re.S)
-    if match is None:
-        raise ValueError(f"docs/scale.md has no block ```{name}")
-    return match.group(1)
+    @property
+    def _running(self) -> subprocess.Popen[str]:
+        if self._process is None:
+            raise RuntimeError(f"the server at {self.address} was not started")
+        return self._process

@@ -34,12 +34,29 @@ def test_an_address_names_every_server(text: str, addresses: tuple[str, ...]) ->
         pytest.param("a:0", "not host:port", id="port-zero"),
         pytest.param("a:1,,b:2", "not host:port", id="empty-host"),
         pytest.param("", "not host:port", id="empty"),
+        pytest.param("a:1?connections=0", "'connections=0', expected connections=1 to 64", id="no-connections"),
+        pytest.param("a:1?connections=65", "expected connections=1 to 64", id="too-many-connections"),
+        pytest.param("a:1?connections=two", "expected connections=1 to 64", id="connections-word"),
+        pytest.param("a:1?timeout=3", "'timeout=3', expected connections=.*: pass everything else as", id="query"),
     ],
 )
 def test_an_address_that_cannot_be_read_is_refused(text: str, said: str) -> None:
     """The error shows what to write instead."""
     with pytest.raises(InvalidInputError, match=said):
         endpoint_from(text)
+
+
+@pytest.mark.parametrize("address", ["a:1,b:2", "grpc://a:1,b:2", "grpcs://a:1,b:2"])
+def test_an_address_may_ask_for_several_connections(address: str) -> None:
+    """Of each of its hosts; one by default."""
+    endpoint = endpoint_from(f"{address}?connections=3")
+    assert (endpoint.addresses, endpoint.connections) == (("a:1", "b:2"), 3)
+    assert endpoint_from(address).connections == 1
+
+
+def test_a_url_asks_for_several_connections_behind_the_name() -> None:
+    """As the arguments of a local backbone's loader follow its name."""
+    assert split_url("grpc://a:1/n/m?connections=3") == ("grpc://a:1?connections=3", "n/m")
 
 
 def test_the_scheme_decides_about_tls() -> None:

@@ -60,6 +60,12 @@ FAILING = "connections to all backends failing; last error: "
             "gpu-box:1 is not a gRPC server",
             id="http-1",
         ),
+        pytest.param(
+            "Received http2 header with status: 404",
+            "PROXY",
+            "gpu-box:1 is not a gRPC server, or is a proxy that does not pass gRPC",
+            id="no-such-page",
+        ),
     ],
 )
 def test_the_error_of_a_broken_connection_names_its_cause(text: str, reason: str, said: str) -> None:

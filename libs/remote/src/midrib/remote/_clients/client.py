@@ -34,6 +34,7 @@ class Client(ClientBase):
     """Calls Midrib servers; safe to use from any thread, and after a fork.
 
     address: "host:port", several separated by commas (balanced, with fail-over), or a grpc:// or grpcs:// URL.
+    Followed by ?connections=4 it is called over four connections, which a proxy may spread over several servers.
     timeout: seconds that a call may take, its retries included.  token: $MIDRIB_TOKEN by default.
     tls: True, the path of a PEM file of root certificates, or a `Tls` (mutual TLS); the scheme decides by default.
     hedge_s: with several servers, seconds after which an unanswered item is sent to a second one as well.

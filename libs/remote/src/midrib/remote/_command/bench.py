@@ -139,7 +139,8 @@ class _Counters:
 
     async def read(self) -> tuple[int, int] | None:
         """Return (rows, batches) since the backbone was loaded; None if they are unknown, or of several servers."""
-        if len(self._calls.endpoint.addresses) > 1:
+        endpoint = self._calls.endpoint
+        if len(endpoint.addresses) > 1 or endpoint.connections > 1:
             return None
         method = "/inference.GRPCInferenceService/ModelStatistics"
         try:

@@ -1,9 +1,10 @@
-"""The addresses of servers, `grpc://a:50051,b:50051/namespace/name`: split and checked."""
+"""The addresses of servers, `grpc://a:50051,b:50051/namespace/name?connections=2`: split and checked."""
 
 from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -12,6 +13,7 @@ from midrib.wire import InvalidInputError
 
 DEFAULT_PORT: Final = 50051
 _SCHEMES = {"grpc": False, "grpcs": True}
+_MAX_CONNECTIONS: Final = 64
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,13 @@ class Endpoint:
     """Servers that answer alike, and how to connect to them.
 
     addresses: host:port of each.  token: sent as a bearer token.  tls: None for connections without TLS.
+    connections: the number of connections to each address, each with a stream; a proxy may give each another server.
     """
 
     addresses: tuple[str, ...]
     token: str | None = field(default=None, repr=False)
     tls: Tls | None = None
+    connections: int = 1
 
     def __str__(self) -> str:
         scheme = "grpc" if self.tls is None else "grpcs"
@@ -53,39 +57,42 @@ class Endpoint:
 
 
 def endpoint_from(address: str, *, token: str | None = None, tls: TlsLike = None) -> Endpoint:
-    """Return the endpoint of "host:port", "a:1,b:2", "grpc://..." or "grpcs://..." (TLS).
+    """Return the endpoint of "host:port", "a:1,b:2", "grpc://..." or "grpcs://..." (TLS), perhaps "...?connections=4".
 
     token: sent as a bearer token; $MIDRIB_TOKEN by default.  tls: True for the system's roots, the path of a PEM file
     of root certificates, or a `Tls`; the scheme decides by default.
     Raises InvalidInputError if the address cannot be parsed, FileNotFoundError for a missing file.
     """
-    scheme, _, hosts = address.rpartition("://")
+    scheme, _, rest = address.rpartition("://")
+    hosts, _, query = rest.partition("?")
     if scheme and scheme not in _SCHEMES:
         raise InvalidInputError(f"address {address!r} has scheme {scheme!r}: use grpc://host:port, or grpcs:// for TLS")
     if tls is False and scheme == "grpcs":
         raise InvalidInputError(f"address {address!r} asks for TLS and tls=False forbids it: use grpc://")
     addresses = tuple(_host_and_port(host, address) for host in hosts.rstrip("/").split(","))
     token = token or os.environ.get("MIDRIB_TOKEN")
+    connections = _connections(query, address)
     tls = _SCHEMES.get(scheme, False) if tls is None else tls
     if not tls:
-        return Endpoint(addresses, token)
+        return Endpoint(addresses, token, connections=connections)
     files = tls if isinstance(tls, Tls) else Tls() if tls is True else Tls(tls)
     for path in (files.roots, files.certificate, files.key):
         if path is not None:
             Path(path).stat()
-    return Endpoint(addresses, token, files)
+    return Endpoint(addresses, token, files, connections)
 
 
 def split_url(url: str) -> tuple[str, str]:
-    """Return the address and the backbone's name of `grpc://host:port/namespace/name`.
+    """Return the address and the backbone's name of `grpc://host:port/namespace/name?connections=4`.
 
-    Raises InvalidInputError if one of them is missing.
+    A query belongs to the address. Raises InvalidInputError if the address or the name is missing.
     """
-    scheme, separator, rest = url.partition("://")
+    path, question_mark, query = url.partition("?")
+    scheme, separator, rest = path.partition("://")
     hosts, _, name = rest.partition("/")
     if not (separator and hosts and name.strip("/")):
         raise InvalidInputError(f"{url!r} does not name a backbone: write grpc://host:port/namespace/name")
-    return f"{scheme}://{hosts}", name.strip("/")
+    return f"{scheme}://{hosts}{question_mark}{query}", name.strip("/")
 
 
 def is_ip(host: str) -> bool:
@@ -95,6 +102,19 @@ def is_ip(host: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _connections(query: str, address: str) -> int:
+    """Return the number of connections that an address's query asks for; 1 without a query."""
+    if not query:
+        return 1
+    match = re.fullmatch(r"connections=(\d{1,3})", query)
+    if match is None or not 1 <= int(match[1]) <= _MAX_CONNECTIONS:
+        raise InvalidInputError(
+            f"address {address!r} ends with {query!r}, expected connections=1 to {_MAX_CONNECTIONS}: pass everything "
+            "else as an argument of the client"
+        )
+    return int(match[1])
 
 
 def _host_and_port(text: str, address: str) -> str:

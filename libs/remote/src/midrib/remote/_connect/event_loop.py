@@ -56,11 +56,15 @@ class StreamOwner(Protocol):
 
 
 class _Key(NamedTuple):
-    """The server of a channel. name: the host that the address was looked up from."""
+    """The server of a channel.
+
+    name: the host that the address was looked up from.  number: which of the endpoint's connections to the address.
+    """
 
     address: str
     endpoint: Endpoint
     name: str | None
+    number: int
 
 
 class _Open(NamedTuple):
@@ -83,12 +87,14 @@ class Runtime:
         self._thread = threading.Thread(target=self._run, name="midrib-remote", daemon=True)
         self._thread.start()
 
-    def channel(self, address: str, endpoint: Endpoint, name: str | None = None) -> grpc.aio.Channel:
-        """Return the process's one channel to an address, which was looked up from a name. On the loop only.
+    def channel(
+        self, address: str, endpoint: Endpoint, name: str | None = None, *, number: int = 0
+    ) -> grpc.aio.Channel:
+        """Return the process's channel to an address, which was looked up from a name. On the loop only.
 
-        Raises OSError if certificates cannot be read.
+        number: which of the endpoint's connections to this address. Raises OSError if certificates cannot be read.
         """
-        key = _Key(address, endpoint, name)
+        key = _Key(address, endpoint, name, number)
         certificates = None if endpoint.tls is None else self._certificates.current(endpoint.tls)
         current = self._channels.get(key)
         if current is not None and current.certificates == certificates:

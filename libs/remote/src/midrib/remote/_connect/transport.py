@@ -43,6 +43,8 @@ _BROKEN = {
     grpc.StatusCode.UNKNOWN,
     grpc.StatusCode.DATA_LOSS,
 }
+# gRPC's text for an HTTP status other than 200, which no gRPC server sends. For 404 it reports UNIMPLEMENTED.
+_HTTP_STATUS: Final = "received http2 header with status"
 _Response = TypeVar("_Response", bound=Message)
 
 
@@ -168,6 +170,6 @@ def _error(code: grpc.StatusCode, details: str | None, trailing: Any, address: s
         return DeadlineExceededError(f"{address} did not answer in time: raise timeout=")
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return LimitExceededError(f"{address}: {text}: send fewer rows at a time")
-    if code in _BROKEN:
+    if code in _BROKEN or (code is grpc.StatusCode.UNIMPLEMENTED and _HTTP_STATUS in text.lower()):
         return broken(text, address)
     return status_to_error(status_pb2.Status(code=code.value[0], message=f"{address}: {text}"))

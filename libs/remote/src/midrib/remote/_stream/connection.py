@@ -26,15 +26,23 @@ _REFUSED_S: Final = 5.0
 class Connection:
     """Keeps one stream to one server while the session has work. On the event loop only.
 
-    address: "host:port".  machine_index: which of the machines behind the address's name, if it has several.
+    address: "host:port".  number: which of the endpoint's connections to this address.
+    machine_index: which of the machines behind the address's name, if it has several.
     machines: the number of machines behind that name when it was last looked up.
     changed: called after a failure, and after `machines` changed.
     """
 
     def __init__(
-        self, context: SessionContext, address: str, changed: Callable[[Connection], None], *, machine_index: int = 0
+        self,
+        context: SessionContext,
+        address: str,
+        changed: Callable[[Connection], None],
+        *,
+        number: int = 0,
+        machine_index: int = 0,
     ) -> None:
         self.address = address
+        self.number = number
         self.machine_index = machine_index
         self.machines = 1
         self._failure: MidribError | None = None
@@ -145,10 +153,10 @@ class Connection:
         endpoint = self._context.endpoint
         targets = await resolve_all(self.address)
         if not targets:
-            return current_runtime().channel(self.address, endpoint), self.address
+            return current_runtime().channel(self.address, endpoint, number=self.number), self.address
         if self.machines != len(targets):
             self.machines = len(targets)
             self._changed(self)
         target = targets[self.machine_index % len(targets)]
         host = self.address.rpartition(":")[0]
-        return current_runtime().channel(target, endpoint, host), target
+        return current_runtime().channel(target, endpoint, host, number=self.number), target

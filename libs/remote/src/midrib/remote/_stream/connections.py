@@ -1,4 +1,4 @@
-"""The connections of a session: one for each server, and for each machine behind a server's name."""
+"""The connections of a session: those of each address, and of each machine behind an address's name."""
 
 from __future__ import annotations
 
@@ -27,8 +27,12 @@ class Connections:
     def wake(self) -> None:
         """Have every connection look for work; also those whose server refused, if none else is left."""
         if not self._connections:
-            addresses = self._context.endpoint.addresses
-            self._connections = [Connection(self._context, address, self._on_change) for address in addresses]
+            endpoint = self._context.endpoint
+            self._connections = [
+                Connection(self._context, address, self._on_change, number=number)
+                for number in range(endpoint.connections)
+                for address in endpoint.addresses
+            ]
         awake = [connection.wake() for connection in self._connections]
         if not any(awake):
             for connection in self._connections:
@@ -90,12 +94,13 @@ class Connections:
 
     def _add_machines(self, connection: Connection) -> None:
         """Add a connection for each machine behind a name that has several."""
-        address = connection.address
-        indices = {other.machine_index for other in self._connections if other.address == address}
+        address, number = connection.address, connection.number
+        siblings = (other for other in self._connections if (other.address, other.number) == (address, number))
+        present = {other.machine_index for other in siblings}
         added = [
-            Connection(self._context, address, self._on_change, machine_index=index)
-            for index in range(connection.machines)
-            if index not in indices
+            Connection(self._context, address, self._on_change, number=number, machine_index=machine_index)
+            for machine_index in range(connection.machines)
+            if machine_index not in present
         ]
         self._connections.extend(added)
         for new in added:

@@ -38,7 +38,8 @@ class RemoteBackbone(nn.Module):
     parameters and always runs in eval mode. The calls of several threads are joined into messages. If the input
     requires a gradient, the server computes it in the backward pass.
 
-    url: grpc://host:port/namespace/name (grpcs:// for TLS; several servers as a:1,b:2), or (address, name).
+    url: grpc://host:port/namespace/name (grpcs:// for TLS; several servers as a:1,b:2), or (address, name). Followed by
+    ?connections=4 it opens four connections to each address, which a proxy may spread over several servers.
     revision: the digest to insist on, by default the server's at construction. Another one is refused.
     timeout: seconds that a call may take, its retries included; and that construction waits for a backbone that loads.
     window: items in flight; adaptive by default.

@@ -1,0 +1,80 @@
+"""Renders the Helm chart with each file of its ci folder: build-support/render_chart.py [--write].
+
+It needs `helm-python-sdk`, which carries Helm's own code; build-support/check-deploy installs it. The manifests must be
+those of deploy/helm/rendered, which the tests read; --write writes them there. Helm's linter must find nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import helm_python as helm  # type: ignore[import-not-found]  # pants: no-infer-dep - only check-deploy has it
+
+CHART = Path(__file__).resolve().parents[1] / "deploy" / "helm" / "midrib"
+RENDERED = CHART.parent / "rendered"
+# The only finding that is accepted: the chart has no icon.
+ACCEPTED = "icon is recommended"
+# Values that must be refused, with a part of the error.
+REFUSED = {
+    "tokens: {secret: ''}": "settings.insecure=true",
+    "settings: {tls_client_ca: /ca.crt}": "tls_client_ca",
+    "settings: {max_batchrows: 3}": "max_batchrows",
+    "kind: DaemonSet": "kind",
+    "settings: {tokens: /tokens.toml}": "tokens",
+    "{replicas: -1}": "replicas",
+    "replica: 3": "replica",
+}
+
+
+def rendered(chart: helm.Chart, values: dict[str, Any]) -> str:
+    """Return the manifests of one release, with the name of the template before each, and version 0.0.0."""
+    manifests = chart.render(values, name="midrib", namespace="inference")
+    texts = {Path(name).name: text.strip() for name, text in sorted(manifests.items()) if name.endswith(".yaml")}
+    joined = "".join(f"---\n# {name}\n{text}\n" for name, text in texts.items() if text)
+    return joined.replace(chart.version, "0.0.0")  # so that a release does not change the files
+
+
+def findings() -> list[str]:
+    """Return the findings of Helm's linter for each file of values."""
+    problems = []
+    for path in sorted(CHART.glob("ci/*.yaml")):
+        result = helm.lint(str(CHART), values=helm.values_from_yaml(path.read_text()), strict=True)
+        texts = [f"{message['path']}: {message['error']}" for message in result["messages"]]
+        problems += [f"{path.name}: {text}" for text in [*texts, *map(str, result["errors"])] if ACCEPTED not in text]
+    return problems
+
+
+def wrongly_accepted(chart: helm.Chart) -> list[str]:
+    """Return the values that the chart should refuse and does not, or with another error."""
+    wrong = []
+    for text, expected in REFUSED.items():
+        try:
+            rendered(chart, helm.values_from_yaml(text))
+            wrong.append(f"`{text}` is accepted")
+        except helm.HelmError as error:
+            if expected not in str(error):
+                wrong.append(f"`{text}` is refused without {expected!r}: {error}")
+    return wrong
+
+
+def main() -> None:
+    """Compare the manifests with those of deploy/helm/rendered, or write them."""
+    problems = findings()
+    with helm.Chart.load(CHART) as chart:
+        problems += wrongly_accepted(chart)
+        for path in sorted(CHART.glob("ci/*.yaml")):
+            text = rendered(chart, helm.values_from_yaml(path.read_text()))
+            target = RENDERED / path.name
+            if "--write" in sys.argv:
+                target.write_text(text)
+            elif not target.exists() or target.read_text() != text:
+                problems.append(f"{target} is out of date: run build-support/check-deploy --write")
+    if problems:
+        raise SystemExit("\n".join(problems))
+    print(f"Helm {helm.helm_sdk_version()}: the chart is linted and rendered")
+
+
+if __name__ == "__main__":
+    main()
