@@ -55,13 +55,17 @@ class Maps:
             )
         call = CURRENT_CALL.get()
         call.begin()
+        self._check_free()
         file = await self._received(request, call)
-        if self._drawing.locked():
-            raise OverloadedError("another file is being drawn: try again shortly", retry_after=2.0)
+        self._check_free()
         async with self._drawing:
             answer = await _drawn(kind, method, file)
         call.hold(len(file) + len(answer))
         return web.Response(body=answer, content_type="application/json")
+
+    def _check_free(self) -> None:
+        if self._drawing.locked():
+            raise OverloadedError("another file is being drawn: try again shortly", retry_after=2.0)
 
     async def _received(self, request: web.Request, call: HttpCall) -> bytearray:
         """Return the file. Raises DeadlineExceededError if it takes long, though the map may take longer."""
