@@ -68,13 +68,13 @@ class Maps:
             raise OverloadedError("another file is being drawn: try again shortly", retry_after=2.0)
 
     async def _received(self, request: web.Request, call: HttpCall) -> bytearray:
-        """Return the file. Raises DeadlineExceededError if it takes long, though the map may take longer."""
+        """Return the file. Raises DeadlineExceededError if it takes more than a minute to arrive."""
         try:
             async with asyncio.timeout(_MAX_RECEIVING_S):
                 return await receive(request, call, limit=self._max_bytes)
         except TimeoutError as error:
             raise DeadlineExceededError(
-                f"the file had not arrived after {_MAX_RECEIVING_S:g} s: send a smaller one"
+                f"the file did not arrive within {_MAX_RECEIVING_S:g} s: send a smaller one"
             ) from error
 
 

@@ -58,7 +58,7 @@ class HttpCall:
             self.caller.tenant.requests.acquire_nowait(1)
 
     def hold(self, size: int) -> None:
-        """Hold `size` bytes in place of those held before.
+        """Hold `size` bytes instead of those held before.
 
         Raises OverloadedError if the quotas have no room, and UnauthenticatedError or PermissionDeniedError if the
         token has been withdrawn or lost its scope.
@@ -73,7 +73,7 @@ class HttpCall:
         self._reservation, self.held = reservation, size
 
     def release(self) -> None:
-        """Hold nothing any more."""
+        """Release all held bytes."""
         self._reservation.release()
         self.held = 0
 

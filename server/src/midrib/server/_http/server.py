@@ -24,11 +24,11 @@ from midrib.server._http.routes import Routes
 from midrib.server._settings import Settings
 from midrib.wire import DeadlineExceededError, InvalidInputError, MidribError
 
-# HTTP has no deadlines: a longer call is given up, and so is one whose body arrives more slowly.
+# HTTP has no deadlines. Calls that take longer are given up, the time to receive their bodies included.
 _LONGEST_S = 60.0
 # UMAP compiles for half a minute on a free core before it computes.
 _LONGEST_OF_PATH_S = {"/console/api/map": 600.0}
-# A browser must not guess that an answer is a page; aiohttp would send its version and Python's.
+# Browsers must not guess that an answer is a page. By default, aiohttp sends its version and Python's.
 _HEADERS = {"X-Content-Type-Options": "nosniff", "Server": "midrib"}
 _TIMEOUT_HEADER = "X-Request-Timeout"
 # How long a connection may send nothing before its first request, within the headers of one, and between two.
