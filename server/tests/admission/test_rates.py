@@ -108,3 +108,19 @@ def test_the_rate_of_a_token_holds_over_grpc(slow_server: RunningServer, headers
         stub.Embed(request, metadata=metadata, timeout=10)
         with pytest.raises(grpc.RpcError, match=r"(?s)RESOURCE_EXHAUSTED.*per second"):
             stub.Embed(request, metadata=metadata, timeout=10)
+
+
+def test_a_call_that_the_quotas_refuse_uses_nothing_of_the_rate(tmp_path: Path, test_registry: Registry) -> None:
+    """It is sent again, and must not be refused then because of the first time."""
+    token, entry = new_token("team-a", [Scope.EMBED])
+    path = tmp_path / "tokens.toml"
+    path.write_text(f"{entry}max_bytes_per_s = 0.001\n")
+    authorized, body = {**JSON, "Authorization": f"Bearer {token}"}, {"model": "words", "input": "x"}
+    with serving("words", registry=test_registry, http_port=0, tokens=path, max_in_flight_bytes=100_000) as running:
+        # Room for the body, but not for the decoded item and its answer.
+        running.run(running.server.embedder.in_flight.acquire(99_950))
+        refused = Answer(running.server.http_address, body, headers=authorized)
+        running.server.embedder.in_flight.release(99_950)
+        second = Answer(running.server.http_address, body, headers=authorized)
+    assert (refused.status, second.status) == (429, 200), refused.json
+    assert "bytes are in flight" in refused.json["error"]["message"]

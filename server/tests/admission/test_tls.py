@@ -247,12 +247,12 @@ def test_a_session_does_not_outlive_the_authority_that_let_it_in(
     other = trustme.CA()
     with serving("linear", registry=test_registry, http_port=0, **certificates.files) as running:
         visits = Visits(str(running.server.http_address), context)
-        seen = [visits.resumed(), visits.resumed()]
+        resumed = [visits.resumed(), visits.resumed()]
         both = certificates.roots + other.cert_pem.bytes()
         certificates.files["tls_client_ca"].write_bytes(both)
-        seen.append(visits.resumed())
-        seen.append(visits.resumed())
-    assert seen == reused
+        resumed.append(visits.resumed())
+        resumed.append(visits.resumed())
+    assert resumed == reused
 
 
 class Visits:

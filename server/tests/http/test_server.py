@@ -168,3 +168,13 @@ def test_a_connection_is_silent_between_its_requests_only() -> None:
     now[0] = 111
     silent.append(connections.silent([second]))
     assert silent == [[], [first], [], [], [second]]
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/v1/models", "/docs", "/<script>"])
+def test_an_answer_is_not_taken_for_a_page_and_names_no_version(address: str, path: str) -> None:
+    """An error quotes the path, which a link of another page chooses."""
+    connection = http.client.HTTPConnection(address, timeout=20)
+    connection.request("GET", path)
+    headers = connection.getresponse().headers
+    connection.close()
+    assert (headers["X-Content-Type-Options"], headers["Server"]) == ("nosniff", "midrib")

@@ -41,9 +41,9 @@ def test_a_message_cannot_begin_another_record_or_control_a_terminal(caplog: pyt
     """Errors quote what clients send, and the output of processes that read their files."""
     public_error(RuntimeError(FORGED), "the call failed")
     formatted = TextFormatter("%(levelname)s: %(message)s").format(caplog.records[0])
-    first, *others = formatted.splitlines()
+    first, *further_lines = formatted.splitlines()
     assert first.startswith("ERROR: error ")
-    assert {line[:2] for line in others} == {"  "}
+    assert {line[:2] for line in further_lines} == {"  "}
     assert "  2026-01-01" in formatted
     assert "deleted\\x0d\\x1b[2J\\x9b2J\\u2028end" in formatted
 

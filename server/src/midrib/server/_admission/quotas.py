@@ -105,14 +105,14 @@ class Reservation:
                 quota.acquire_nowait(amount)
                 self._reserved.append((quota, amount))
         except OverloadedError:
-            self._undo()
+            self.undo()
             raise
 
     def hold(self) -> bool:
         """Hold all amounts if there is room for all; return whether they are held."""
         for quota, amount in self._amounts:
             if not quota.hold(amount):
-                self._undo()
+                self.undo()
                 return False
             self._reserved.append((quota, amount))
         return True
@@ -125,7 +125,7 @@ class Reservation:
                     await quota.acquire(amount)
                 self._reserved.append((quota, amount))
         except asyncio.CancelledError:
-            self._undo()
+            self.undo()
             raise
 
     def release(self) -> None:
@@ -134,7 +134,8 @@ class Reservation:
             quota, amount = self._reserved.pop()
             quota.release(amount)
 
-    def _undo(self) -> None:
+    def undo(self) -> None:
+        """Return all amounts that are held, because the request is refused; a rate has then not been used."""
         while self._reserved:
             quota, amount = self._reserved.pop()
             quota.undo(amount)

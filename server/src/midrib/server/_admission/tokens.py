@@ -72,7 +72,7 @@ class Tenant:
     def sees_tenants(self) -> bool:
         """Whether it may see the names and the load of other tokens.
 
-        Administrators may, and tokens for monitoring, which embed nothing; the token of a team may not.
+        This is so for administrators, and for tokens that cannot embed, which are for monitoring.
         """
         return Scope.ADMIN in self.scopes or Scope.EMBED not in self.scopes
 

@@ -77,9 +77,10 @@ class Events:
             self._open += Counter()  # drop the callers that have no stream
 
     async def _send(self, request: web.Request, response: web.StreamResponse, call: HttpCall) -> None:
+        """Write events until the stream ends; close the connection of a client that then has not read them."""
         left_s = math.inf if call.caller.deadline is None else call.caller.deadline - time.monotonic() - _MARGIN_S
         end = time.monotonic() + min(_LONGEST_S, left_s)
-        sending = asyncio.ensure_future(self._write_all(response, call, end))
+        sending = asyncio.ensure_future(self._write_all(response, call, end=end))
         stopping = asyncio.ensure_future(self._catalogue.closing.wait())
         try:
             await asyncio.wait(
@@ -89,13 +90,13 @@ class Events:
                 await asyncio.wait({sending}, timeout=_MARGIN_S / 2)
             if sending.done():
                 await sending
-            elif request.transport is not None:  # the client reads nothing
+            elif request.transport is not None:
                 request.transport.abort()
         finally:
             sending.cancel()
             stopping.cancel()
 
-    async def _write_all(self, response: web.StreamResponse, call: HttpCall, end: float) -> None:
+    async def _write_all(self, response: web.StreamResponse, call: HttpCall, *, end: float) -> None:
         await self._write(response, call)
         while time.monotonic() + self._interval_s <= end and not await self._closing() and _may_read(call):
             await self._write(response, call)

@@ -19,7 +19,7 @@ from midrib.server._console.table import FileError, plain, read_table
 # The exit status for a file that its sender can mend; stdout has the reason.
 WRONG_FILE = 3
 _MAX_MEMORY_BYTES = 8 * 2**30
-# Seconds of a processor, by the method. UMAP compiles first.
+# The CPU time of a map in seconds, by the method. UMAP compiles before it computes.
 _MAX_CPU_S = {"pca": 60, "umap": 600}
 _MAX_ANSWER_CHARS = 24 * 2**20
 _MAX_TEXT = 300

@@ -55,22 +55,26 @@ class Maps:
             )
         call = CURRENT_CALL.get()
         call.begin()
+        self._check_free()
         file = await self._received(request, call)
-        if self._drawing.locked():
-            raise OverloadedError("another file is being drawn: try again shortly", retry_after=2.0)
+        self._check_free()
         async with self._drawing:
             answer = await _drawn(kind, method, file)
         call.hold(len(file) + len(answer))
         return web.Response(body=answer, content_type="application/json")
 
+    def _check_free(self) -> None:
+        if self._drawing.locked():
+            raise OverloadedError("another file is being drawn: try again shortly", retry_after=2.0)
+
     async def _received(self, request: web.Request, call: HttpCall) -> bytearray:
-        """Return the file. Raises DeadlineExceededError if it takes long, though the map may take longer."""
+        """Return the file. Raises DeadlineExceededError if it takes more than a minute to arrive."""
         try:
             async with asyncio.timeout(_MAX_RECEIVING_S):
                 return await receive(request, call, limit=self._max_bytes)
         except TimeoutError as error:
             raise DeadlineExceededError(
-                f"the file had not arrived after {_MAX_RECEIVING_S:g} s: send a smaller one"
+                f"the file did not arrive within {_MAX_RECEIVING_S:g} s: send a smaller one"
             ) from error
 
 

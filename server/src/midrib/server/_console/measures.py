@@ -11,7 +11,7 @@ from functools import cached_property
 
 from prometheus_client import CollectorRegistry
 
-# Of the bucket of a histogram: its only label, and "le".
+# A bucket of a histogram with one label has a second one, "le".
 _BUCKET_LABELS = 2
 
 

@@ -1,4 +1,4 @@
-"""Read an embedding file: the vectors, and the columns beside them. Runs in a process for one file."""
+"""Read the vectors and columns of an embedding file. Runs in a process for one file."""
 
 from __future__ import annotations
 

@@ -23,9 +23,9 @@ FieldsT = TypeVar("FieldsT", bound="Fields")
 MAX_BODY_BYTES = 8 * 2**20
 # Larger bodies are parsed in a thread: up to here parsing takes less than a millisecond.
 _INLINE_BYTES = 2**14
-# json.loads builds an object for each string, array and object in one call that holds the GIL: 2**15 of them take a few
-# milliseconds. Numbers are cheaper: each calls back into Python, which lets the event loop run in between. But millions
-# of them are visited by the garbage collector, and freed, without a pause.
+# json.loads builds all strings, arrays and objects in one call that holds the GIL: 2**15 of them take a few
+# milliseconds. Numbers are cheaper, because each calls back into Python, and the event loop can run in between. But the
+# garbage collector visits millions of them without a pause.
 MAX_VALUES = 2**15
 MAX_COMMAS = 2**20
 # The time that Python needs for an integer grows with the square of its digits.
@@ -36,7 +36,7 @@ _FREED_AT_ONCE = 2**12
 # another client takes several switches.
 _SWITCH_S = 0.0005
 _earlier_intervals: list[float] = []
-# More would only be unknown fields, and pydantic makes an error for each.
+# Further fields can only be unknown ones, and pydantic makes an error for each.
 _MAX_FIELDS = 64
 _MAX_QUOTED = 100
 
@@ -62,7 +62,7 @@ async def receive(request: web.Request, call: HttpCall, *, limit: int) -> bytear
             raise _too_large(len(body) + len(chunk), limit)
         call.hold(len(body) + len(chunk))
         body += chunk
-        # A body in chunks of one byte: aiohttp parses the next ones without leaving this loop.
+        # Let other tasks run: aiohttp returns buffered chunks at once, and a chunk may have one byte.
         await asyncio.sleep(0)
     return body
 
@@ -189,7 +189,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         )
     fields = dict(pairs)
     if len(fields) < len(pairs):
-        # A proxy may have checked the first, and this server would use the last.
+        # A proxy may have checked the first value, while json.loads keeps the last.
         name = next(name for index, (name, _) in enumerate(pairs) if name in dict(pairs[:index]))[:_MAX_QUOTED]
         raise InvalidInputError(f"the body has the field {name!r} twice in one object: send it once", field=name)
     return fields

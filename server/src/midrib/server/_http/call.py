@@ -18,7 +18,7 @@ from midrib.server._catalogue.loading import Loaded
 from midrib.server._engine.description import Description
 from midrib.server._intake.media import media_of
 from midrib.v1 import embedding_pb2
-from midrib.wire import Array
+from midrib.wire import Array, OverloadedError
 
 
 class Answer(NamedTuple):
@@ -58,7 +58,7 @@ class HttpCall:
             self.caller.tenant.requests.acquire_nowait(1)
 
     def hold(self, size: int) -> None:
-        """Hold `size` bytes in place of those held before.
+        """Hold `size` bytes instead of those held before.
 
         Raises OverloadedError if the quotas have no room, and UnauthenticatedError or PermissionDeniedError if the
         token has been withdrawn or lost its scope.
@@ -73,7 +73,7 @@ class HttpCall:
         self._reservation, self.held = reservation, size
 
     def release(self) -> None:
-        """Hold nothing any more."""
+        """Release all held bytes."""
         self._reservation.release()
         self.held = 0
 
@@ -85,9 +85,14 @@ class HttpCall:
         """
         rows = sum(_rows(request.input) for request in requests)
         size = sum(loaded.intake.size(request.input) for request in requests)
-        if (tenant := self.caller.tenant) is not None:
-            tenant.bytes.acquire_nowait(size)
-        self.hold(rows * row_bytes + size)
+        tenant = self.caller.tenant
+        used = Reservation() if tenant is None else Reservation((tenant.bytes, size))
+        used.acquire_nowait()
+        try:
+            self.hold(rows * row_bytes + size)
+        except OverloadedError:
+            used.undo()  # a refused call uses nothing of the rate
+            raise
 
     async def embed(self, requests: Sequence[embedding_pb2.EmbedRequest]) -> Answer:
         """Return the embedding of several requests for one backbone, computed at the same time and joined in order.

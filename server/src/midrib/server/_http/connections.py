@@ -14,7 +14,7 @@ _CHECKS = 4
 
 
 class Connections:
-    """The time since which each connection is silent.
+    """When the last request of each connection ended.
 
     limit_s: how long a connection may be silent before its first request, within the headers of one, and between two.
     """
@@ -34,7 +34,7 @@ class Connections:
             self._silent_since[connection] = self._clock()
 
     def silent(self, connections: Iterable[object]) -> list[object]:
-        """Return those of all connections that are silent for too long. A new connection is silent from now on."""
+        """Return the connections that have been silent for too long. A new connection is silent from now on."""
         now = self._clock()
         self._silent_since = {connection: self._silent_since.get(connection, now) for connection in connections}
         return [connection for connection, since in self._silent_since.items() if now - since > self._limit_s]

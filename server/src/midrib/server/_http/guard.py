@@ -34,7 +34,7 @@ class HttpGuard:
         """Handle a request as its tenant; raises UnauthenticatedError or PermissionDeniedError."""
         self._check_session(request)
         tenant = None
-        # The route, because a path can be written in several forms.
+        # Check the route, because one path can be written in several forms.
         resource = request.match_info.route.resource
         path = "" if resource is None else resource.canonical
         if self._tokens is not None and not self._is_public(path):

@@ -138,9 +138,9 @@ def _input(tensor: InferTensor) -> embedding_pb2.Input:
 
 def _array(tensor: InferTensor) -> Array:
     flat = _flat(tensor.data)
-    # NumPy refuses very long dimensions beside one of 0.
-    longest = math.prod(max(size, 1) for size in tensor.shape)
-    if min(tensor.shape, default=0) < 0 or longest > _MAX_ELEMENTS or math.prod(tensor.shape) != len(flat):
+    # NumPy raises other errors for long dimensions beside one of 0.
+    elements = math.prod(max(size, 1) for size in tensor.shape)
+    if min(tensor.shape, default=0) < 0 or elements > _MAX_ELEMENTS or math.prod(tensor.shape) != len(flat):
         raise InvalidInputError(
             f"inputs[0] has shape {str(tensor.shape)[:100]} and {len(flat)} elements, expected as many as the shape "
             "says",

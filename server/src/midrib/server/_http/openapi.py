@@ -77,9 +77,12 @@ OPERATIONS = (
 )
 
 
-def openapi_document(*, tokens: bool, more: Sequence[Operation] = ()) -> dict[str, Any]:
-    """Return the OpenAPI document of the port.  tokens: whether calls need one.  more: operations of the console."""
-    operations = [*OPERATIONS, *more]
+def openapi_document(*, tokens: bool, console: Sequence[Operation] = ()) -> dict[str, Any]:
+    """Return the OpenAPI document of the port.
+
+    tokens: whether calls need one.  console: the operations of the console, if it is on.
+    """
+    operations = [*OPERATIONS, *console]
     models = [(operation.body, "validation") for operation in operations if operation.body is not None]
     schemas = models_json_schema(models, ref_template="#/components/schemas/{model}")[1]["$defs"]  # type: ignore[arg-type] # the modes are literals
     paths: dict[str, dict[str, Any]] = {}

@@ -39,13 +39,13 @@ _PAGE_HEADERS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsa
 class Routes:
     """Answers requests by the engine that also serves the gRPC services.
 
-    operations: those of the console, for the description of the port.
+    operations: those of the console, which the description of the port has too.
     """
 
     def __init__(self, embedder: Embedder, *, operations: Sequence[Operation] = ()) -> None:
         self._catalogue = embedder.catalogue
         self._settings = embedder.catalogue.settings
-        self._openapi = openapi_document(tokens=self._settings.tokens is not None, more=operations)
+        self._openapi = openapi_document(tokens=self._settings.tokens is not None, console=operations)
         self._max_body_bytes = min(MAX_BODY_BYTES, self._settings.max_message_bytes)
 
     def all(self) -> list[web.RouteDef]:

@@ -24,10 +24,12 @@ from midrib.server._http.routes import Routes
 from midrib.server._settings import Settings
 from midrib.wire import DeadlineExceededError, InvalidInputError, MidribError
 
-# HTTP has no deadlines: a longer call is given up, and so is one whose body arrives more slowly.
+# HTTP has no deadlines. Calls that take longer are given up, the time to receive their bodies included.
 _LONGEST_S = 60.0
 # UMAP compiles for half a minute on a free core before it computes.
 _LONGEST_OF_PATH_S = {"/console/api/map": 600.0}
+# Browsers must not guess that an answer is a page. By default, aiohttp sends its version and Python's.
+_HEADERS = {"X-Content-Type-Options": "nosniff", "Server": "midrib"}
 _TIMEOUT_HEADER = "X-Request-Timeout"
 # How long a connection may send nothing before its first request, within the headers of one, and between two.
 _SILENT_S = 75.0
@@ -138,6 +140,8 @@ class HttpServer:
         try:
             with self._connections.busy(request.protocol):
                 response = await handler(request)
+                if not response.prepared:
+                    response.headers.update(_HEADERS)
                 await send(request, response, max_unread_s=self._settings.max_unread_s)
                 self._record(request, response, call, time.monotonic() - started)
                 return response

@@ -54,7 +54,7 @@ class Accounting:
 
 
 class MetricsOfToken(Collector):
-    """The metrics of a server without those of other tokens.  token: the name of the token that may be seen."""
+    """The metrics of a server, of which one token sees its own series only.  token: its name."""
 
     def __init__(self, registry: CollectorRegistry, token: str) -> None:
         self._registry = registry

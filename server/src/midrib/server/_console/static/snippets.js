@@ -17,7 +17,7 @@ function ofTexts(url, model, texts, token) {
 
 function ofPictures(url, model, token) {
   const name = JSON.stringify(model);
-  const shell = `"{\\"model\\": ${name.replaceAll('"', '\\"')}, \\"input\\": \\"$(base64 < picture.png | tr -d '\\n')\\"}"`;
+  const shell = `"{\\"model\\": ${name.replace(/[\\"$`]/g, "\\$&")}, \\"input\\": \\"$(base64 < picture.png | tr -d '\\n')\\"}"`;
   return languages(url, token, {
     curl: `-d ${shell}`,
     python: `{"model": ${name}, "input": base64.b64encode(open("picture.png", "rb").read()).decode()}`,
