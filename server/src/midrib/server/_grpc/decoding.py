@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, Protocol, TypeAlias, cast
 
 import grpc
 from google.protobuf.descriptor import Descriptor
@@ -83,6 +83,13 @@ class _Unparsed(NamedTuple):
     parse: Callable[[], Any]
 
 
+class HandlerTable(Protocol):
+    """A server that takes services."""
+
+    def add_generic_rpc_handlers(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
+        """Serve the methods of these services."""
+
+
 class DecodingServer:
     """Stands for a server in the generated `add_..._to_server`, and wraps the methods of the services.
 
@@ -90,7 +97,7 @@ class DecodingServer:
     """
 
     def __init__(
-        self, server: grpc.aio.Server, limits: RequestLimits, codecs: Mapping[str, Codec] = MappingProxyType({})
+        self, server: HandlerTable, limits: RequestLimits, codecs: Mapping[str, Codec] = MappingProxyType({})
     ) -> None:
         self._server = server
         self._reading = _Reading(limits, codecs, UnreadCalls(limits.max_unread_s))
