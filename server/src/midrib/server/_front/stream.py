@@ -58,7 +58,7 @@ class Stream:
         "_client_ended",
         "_outlet",
         "_reader",
-        "_writer",
+        "_writers",
         "head",
         "id",
         "is_closed",
@@ -82,7 +82,7 @@ class Stream:
         self._client_ended = False
         self._began = False
         self._reader: asyncio.Future[None] | None = None
-        self._writer: asyncio.Future[None] | None = None
+        self._writers: list[asyncio.Future[None]] = []
 
     # From the client
 
@@ -117,8 +117,7 @@ class Stream:
             return
         self.is_closed = True
         self.pending = None
-        if self._writer is not None and not self._writer.done():
-            self._writer.set_result(None)
+        self._wake_writers()
         if self.on_lost is not None:
             self.on_lost()
 
@@ -140,11 +139,12 @@ class Stream:
             if self._client_ended:
                 return None
             self._grant()
-            self._reader = asyncio.get_running_loop().create_future()
+            reader = self._reader = asyncio.get_running_loop().create_future()
             try:
-                await self._reader
+                await reader
             finally:
-                self._reader = None
+                if self._reader is reader:  # after a cancelled read, it may be the one of the next
+                    self._reader = None
         self._outlet.progress()
         return await self._assembler.take()
 
@@ -181,17 +181,21 @@ class Stream:
     async def drained(self) -> None:
         """Return once no bytes wait for flow control, or the stream is closed."""
         while self.pending is not None:
-            self._writer = asyncio.get_running_loop().create_future()
-            try:
-                await self._writer
-            finally:
-                self._writer = None
+            writer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._writers.append(writer)
+            await writer
 
     def sent(self, rest: memoryview | None) -> None:
         """Note which bytes are still pending."""
         self.pending = rest
-        if rest is None and self._writer is not None and not self._writer.done():
-            self._writer.set_result(None)
+        if rest is None:
+            self._wake_writers()
+
+    def _wake_writers(self) -> None:
+        for writer in self._writers:
+            if not writer.done():
+                writer.set_result(None)
+        self._writers.clear()
 
     def begin(self) -> None:
         """Send the headers of the answer now."""
@@ -209,6 +213,7 @@ class Stream:
         if self.is_closed:
             return
         self.is_closed, self.pending = True, None
+        self._wake_writers()
         block = trailers if self._began else only_trailers(self.head.http_status, trailers)
         self._outlet.send(header_frames(self.id, block, ends_stream=True))
         if not self._client_ended:
