@@ -147,7 +147,7 @@ class Call:
 
     async def finish(self) -> None:
         """Send the status, after all messages."""
-        await self._stream.drained()
+        await self._stream.written()
         if self._code is None:
             self._stream.end(_OK_TRAILERS)
         else:

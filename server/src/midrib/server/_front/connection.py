@@ -109,8 +109,7 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         """Send the DATA that was held back."""
-        self._sender.is_paused = False
-        self._sender.pump()
+        self._sender.resume()
 
     def connection_lost(self, _error: Exception | None) -> None:
         """Cancel all calls."""

@@ -53,6 +53,23 @@ class Sender:
         self._may_pump = False
         self._waiting: dict[Stream, None] = {}
         self._waiting_frames = 0
+        self._paused_calls: list[asyncio.Future[None]] = []
+
+    async def writable(self) -> None:
+        """Return once the transport is not full."""
+        while self.is_paused:
+            call: asyncio.Future[None] = self._loop.create_future()
+            self._paused_calls.append(call)
+            await call
+
+    def resume(self) -> None:
+        """Send what was held back: the transport has room again."""
+        self.is_paused = False
+        for call in self._paused_calls:
+            if not call.done():
+                call.set_result(None)
+        self._paused_calls.clear()
+        self.pump()
 
     def send(self, *parts: bytes | memoryview) -> None:
         """Send parts of frames."""

@@ -27,6 +27,7 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Continuation: TypeAlias = Callable[[Any], Any]
 
 _BACKLOG = 4096
+_HANDSHAKE_S = 20.0
 # After the grace, for the last statuses and the ends of the connections.
 _LAST_S = 0.5
 
@@ -87,7 +88,13 @@ class FrontServer:
         for listening, tls in self._sockets:
             make = partial(Connection, self, None if tls is None else tls.accepts)
             context = None if tls is None else tls.context
-            self._servers.append(await loop.create_server(make, sock=listening, ssl=context, backlog=_BACKLOG))
+            # A dead client's machine is noticed by TCP; accepted connections take the option over.
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            handshake_s = None if context is None else _HANDSHAKE_S
+            server = await loop.create_server(
+                make, sock=listening, ssl=context, backlog=_BACKLOG, ssl_handshake_timeout=handshake_s
+            )
+            self._servers.append(server)
 
     async def stop(self, grace: float) -> None:
         """Accept no connections, ask clients to go, and wait for calls for `grace` seconds; then end the rest."""

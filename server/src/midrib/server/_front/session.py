@@ -79,6 +79,7 @@ class Session:
         self.send = sender.send
         self.send_at_once = sender.send_at_once
         self.send_later = sender.send_later
+        self.writable = sender.writable
         self.progress = conduct.progress
 
     def greet(self) -> None:

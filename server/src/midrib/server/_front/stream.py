@@ -36,6 +36,9 @@ class Outlet(Protocol):
     def send_later(self, stream: Stream) -> None:
         """Send the pending bytes of a stream as flow control allows; `sent` is called after each part."""
 
+    async def writable(self) -> None:
+        """Return once the client's machine takes what is sent."""
+
     def progress(self) -> None:
         """Note that a message has been received or is being sent."""
 
@@ -184,6 +187,11 @@ class Stream:
             writer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._writers.append(writer)
             await writer
+
+    async def written(self) -> None:
+        """Return once the client's machine has taken so much that a status can be sent, or the stream is closed."""
+        await self.drained()
+        await self._outlet.writable()
 
     def sent(self, rest: memoryview | None) -> None:
         """Note which bytes are still pending."""
