@@ -25,18 +25,18 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
 
 def frames(data: bytes) -> list[tuple[int, int, bytes]]:
     """Return kind, stream and payload of each frame."""
-    found = []
+    parsed = []
     at = 0
     while at < len(data):
         size = int.from_bytes(data[at : at + 3], "big")
         stream = int.from_bytes(data[at + 5 : at + 9], "big")
-        found.append((data[at + 3], stream, data[at + 9 : at + 9 + size]))
+        parsed.append((data[at + 3], stream, data[at + 9 : at + 9 + size]))
         at += 9 + size
-    return found
+    return parsed
 
 
 def receive(connection: zttp.H2Connection, data: bytes) -> list[tuple[int, int, bytes]]:
-    """Hand bytes to the parser, read its events, and return the frames that it sends of its own accord."""
+    """Hand bytes to the parser, read its events, and return the frames that it sends."""
     connection.receive_data(data)
     while connection.next_event() is not zttp.NEED_DATA:
         pass

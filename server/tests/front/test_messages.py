@@ -16,12 +16,12 @@ def packed(data: bytes) -> bytes:
 
 
 async def messages(assembler: Assembler, *frames: bytes) -> list[bytes]:
-    taken: list[bytes] = []
+    complete: list[bytes] = []
     for payload in frames:
         assembler.feed(payload)
         while not assembler.missing:
-            taken.append(await assembler.take())
-    return taken
+            complete.append(await assembler.take())
+    return complete
 
 
 @pytest.mark.parametrize("size", [pytest.param(size, id=f"{size} bytes a frame") for size in (1, 2, 5, 7, 100)])

@@ -136,7 +136,7 @@ class Call:
             self._timer = loop.call_later(max(0.0, self._deadline - time.monotonic()), self._expire)
 
     def cancel(self, code: grpc.StatusCode, details: str) -> None:
-        """End the call with a status, whatever its handler does."""
+        """End the call with a status and cancel its handler."""
         self._code, self._details, self._trailing_metadata = code, details, ()
         self._stream.end(trailers(code, details, ()))
         self._cancel_task()

@@ -24,17 +24,17 @@ from midrib.server._front.sending import TRANSPORT_BYTES, Sender
 from midrib.server._front.session import Session
 from midrib.server._front.stream import Stream
 
-# For the TLS-less greeting of a client, and for one that is asked to go to answer a ping.
+# For a client to send its preface, and for one that is asked to go to answer a ping.
 _GREETING_S = 20.0
 _PONG_S = 5.0
-# A connection that ends has this time to take the last bytes.
+# For a client whose connection ends to read the last bytes.
 _LAST_BYTES_S = 5.0
 
 
 class Owner(Protocol):
-    """What a connection needs of its server.
+    """The part of a server that its connections use.
 
-    limits: what the connection may use.
+    limits: of each connection.
     """
 
     limits: FrontLimits

@@ -28,7 +28,7 @@ class Control:
     """Follows the client's settings, windows and pings.
 
     client_stream_window: the bytes that a new stream may send to the client.
-    known: returns an open stream by its number, None for one that has ended; raises Http2Error for any other number.
+    open_stream: returns an open stream by its number, None for one that has ended. Raises Http2Error for any other.
     ponged: called when the client answers a ping.
     """
 
@@ -38,14 +38,14 @@ class Control:
         conduct: Conduct,
         streams: Mapping[int, Stream],
         *,
-        known: Callable[[int], Stream | None],
+        open_stream: Callable[[int], Stream | None],
         ponged: Callable[[], None],
     ) -> None:
         self.client_stream_window = DEFAULT_WINDOW
         self._sender = sender
         self._conduct = conduct
         self._streams = streams
-        self._known = known
+        self._open_stream = open_stream
         self._ponged = ponged
 
     def settings(self, flags: int, stream_id: int, payload: bytes) -> None:
@@ -98,7 +98,7 @@ class Control:
                 raise Http2Error(ErrorCode.PROTOCOL_ERROR, "an increase of a window by 0")
             self._sender.grow(increment)
             return
-        stream = self._known(stream_id)
+        stream = self._open_stream(stream_id)
         if not increment:
             raise StreamError(ErrorCode.PROTOCOL_ERROR, "an increase of a window by 0")
         if stream is not None:

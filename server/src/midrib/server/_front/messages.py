@@ -84,9 +84,9 @@ class Assembler:
 
     def _unpacked(self, packed: bytes) -> bytes:
         if self._encoding not in _WINDOW_BITS:
-            known = self._encoding == "identity"
+            is_identity = self._encoding == "identity"
             raise MessageError(
-                grpc.StatusCode.INTERNAL if known else grpc.StatusCode.UNIMPLEMENTED,
+                grpc.StatusCode.INTERNAL if is_identity else grpc.StatusCode.UNIMPLEMENTED,
                 f"a message is compressed as {self._encoding[:40]!r}, expected one of: identity, deflate, gzip",
             )
         unpack = zlib.decompressobj(_WINDOW_BITS[self._encoding])

@@ -62,25 +62,29 @@ class Session:
         self._decoder = HeadDecoder(limits.max_metadata_bytes)
         self._max_block_bytes = _BLOCK_FACTOR * limits.max_metadata_bytes
         self._window = DEFAULT_WINDOW
-        self._control = control = Control(sender, conduct, self.streams, known=self._known, ponged=ponged)
+        self._control = Control(sender, conduct, self.streams, open_stream=self._open_stream, ponged=ponged)
         self._header_block: _HeaderBlock | None = None
-        self._handlers = (
-            self._data,
-            self._headers,
-            control.priority,
-            self._rst_stream,
-            control.settings,
-            control.push_promise,
-            control.ping,
-            control.goaway,
-            control.window_update,
-            self._continuation,
-        )
+        self._handlers = self._frame_handlers()
         self.send = sender.send
         self.send_at_once = sender.send_at_once
         self.send_later = sender.send_later
         self.writable = sender.writable
         self.progress = conduct.progress
+
+    def _frame_handlers(self) -> tuple[Callable[[int, int, bytes], None], ...]:
+        """Return the methods that handle frames, in the order of the frames' numbers."""
+        return (
+            self._data,
+            self._headers,
+            self._control.priority,
+            self._rst_stream,
+            self._control.settings,
+            self._control.push_promise,
+            self._control.ping,
+            self._control.goaway,
+            self._control.window_update,
+            self._continuation,
+        )
 
     def greet(self) -> None:
         """Send the server's settings."""
@@ -140,7 +144,7 @@ class Session:
         self.streams.pop(stream.id, None)
         stream.lost()
 
-    def _known(self, stream_id: int) -> Stream | None:
+    def _open_stream(self, stream_id: int) -> Stream | None:
         """Return an open stream; None if it has ended. Raises Http2Error if it never was."""
         stream = self.streams.get(stream_id)
         if stream is None and (stream_id > self.last_id or stream_id % 2 == 0):
@@ -149,7 +153,7 @@ class Session:
 
     def _data(self, flags: int, stream_id: int, payload: bytes) -> None:
         size = len(payload)
-        stream = self._known(stream_id)
+        stream = self._open_stream(stream_id)
         self._window -= size
         if self._window < 0:
             raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR, "more bytes than the window of the connection")
@@ -221,7 +225,7 @@ class Session:
         return head
 
     def _trailers(self, stream_id: int, block: bytes, *, ends_stream: bool) -> None:
-        stream = self._known(stream_id)
+        stream = self._open_stream(stream_id)
         self._decoder.fields(block)
         self._conduct.idle_frame()
         if stream is None:
@@ -232,7 +236,7 @@ class Session:
 
     def _rst_stream(self, _flags: int, stream_id: int, payload: bytes) -> None:
         check_length(payload, 4)
-        stream = self._known(stream_id)
+        stream = self._open_stream(stream_id)
         if stream is None:
             self._conduct.idle_frame()
             return

@@ -24,8 +24,8 @@ from midrib.server._front.messages import PREFIX_BYTES, Assembler, prefixed
 _AHEAD_BYTES = 2**20
 
 
-class Outlet(Protocol):
-    """What a stream needs of its connection."""
+class StreamOwner(Protocol):
+    """The part of a connection that its streams use."""
 
     def send(self, *parts: bytes | memoryview) -> None:
         """Send frames that are not subject to flow control."""
@@ -59,7 +59,7 @@ class Stream:
         "_assembler",
         "_began",
         "_client_ended",
-        "_outlet",
+        "_owner",
         "_reader",
         "_writers",
         "head",
@@ -71,7 +71,7 @@ class Stream:
         "send_window",
     )
 
-    def __init__(self, stream_id: int, head: RequestHead, outlet: Outlet, *, max_message_bytes: int) -> None:
+    def __init__(self, stream_id: int, head: RequestHead, owner: StreamOwner, *, max_message_bytes: int) -> None:
         self.id = stream_id
         self.head = head
         self.is_closed = False
@@ -79,7 +79,7 @@ class Stream:
         self.receive_window = DEFAULT_WINDOW
         self.send_window = DEFAULT_WINDOW
         self.pending: memoryview | None = None
-        self._outlet = outlet
+        self._owner = owner
         self._assembler = Assembler(head.encoding, max_message_bytes)
         self._ahead_bytes = DEFAULT_WINDOW
         self._client_ended = False
@@ -148,7 +148,7 @@ class Stream:
             finally:
                 if self._reader is reader:  # after a cancelled read, it may be the one of the next
                     self._reader = None
-        self._outlet.progress()
+        self._owner.progress()
         return await self._assembler.take()
 
     def _wake(self) -> None:
@@ -160,7 +160,7 @@ class Stream:
         needed = self._assembler.missing
         target = min(needed + self._ahead_bytes, LARGEST_WINDOW)
         if self.receive_window < max(needed, target // 2):
-            self._outlet.send(window_update(self.id, target - self.receive_window))
+            self._owner.send(window_update(self.id, target - self.receive_window))
             self.receive_window = target
 
     # To the client
@@ -171,14 +171,14 @@ class Stream:
             await self.drained()
         if self.is_closed:
             return
-        self._outlet.progress()
+        self._owner.progress()
         size = PREFIX_BYTES + len(message)
-        if self._outlet.send_at_once(self, size):
-            self._outlet.send(*self._beginning(), frame_head(size, DATA, 0, self.id), prefixed(message), message)
+        if self._owner.send_at_once(self, size):
+            self._owner.send(*self._beginning(), frame_head(size, DATA, 0, self.id), prefixed(message), message)
             return
-        self._outlet.send(*self._beginning())
+        self._owner.send(*self._beginning())
         self.pending = memoryview(prefixed(message) + message)
-        self._outlet.send_later(self)
+        self._owner.send_later(self)
         await self.drained()
 
     async def drained(self) -> None:
@@ -191,7 +191,7 @@ class Stream:
     async def written(self) -> None:
         """Return once the client's machine has taken so much that a status can be sent, or the stream is closed."""
         await self.drained()
-        await self._outlet.writable()
+        await self._owner.writable()
 
     def sent(self, rest: memoryview | None) -> None:
         """Note which bytes are still pending."""
@@ -208,7 +208,7 @@ class Stream:
     def begin(self) -> None:
         """Send the headers of the answer now."""
         if not self.is_closed:
-            self._outlet.send(*self._beginning())
+            self._owner.send(*self._beginning())
 
     def _beginning(self) -> tuple[bytes, ...]:
         if self._began:
@@ -223,7 +223,7 @@ class Stream:
         self.is_closed, self.pending = True, None
         self._wake_writers()
         block = trailers if self._began else only_trailers(self.head.http_status, trailers)
-        self._outlet.send(header_frames(self.id, block, ends_stream=True))
+        self._owner.send(header_frames(self.id, block, ends_stream=True))
         if not self._client_ended:
-            self._outlet.send(reset(self.id, ErrorCode.NO_ERROR))
-        self._outlet.ended(self)
+            self._owner.send(reset(self.id, ErrorCode.NO_ERROR))
+        self._owner.ended(self)
