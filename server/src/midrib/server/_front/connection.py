@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import socket
 import ssl
 from collections.abc import Callable
 from functools import partial
@@ -74,6 +75,7 @@ class Connection(asyncio.Protocol):
         """Send the settings of the server."""
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=TRANSPORT_BYTES)
+        _set_options(transport.get_extra_info("socket"))
         self.peer = peer_name(transport.get_extra_info("peername"))
         tls = transport.get_extra_info("ssl_object")
         if self._accepts is not None and (tls is None or not self._accepts(tls)):
@@ -212,6 +214,16 @@ class Connection(asyncio.Protocol):
             self._is_closing = True
             self._transport.close()
             self._later(_LAST_BYTES_S, self._transport.abort)
+
+
+def _set_options(connection: socket.socket | None) -> None:
+    """Send small frames at once, and let TCP notice that a client's machine is gone.
+
+    asyncio sets TCP_NODELAY only on the connections of some listening sockets.
+    """
+    if connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
 def peer_name(address: Any) -> str:

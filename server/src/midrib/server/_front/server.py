@@ -88,8 +88,6 @@ class FrontServer:
         for listening, tls in self._sockets:
             make = partial(Connection, self, None if tls is None else tls.accepts)
             context = None if tls is None else tls.context
-            # A dead client's machine is noticed by TCP; accepted connections take the option over.
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             handshake_s = None if context is None else _HANDSHAKE_S
             server = await loop.create_server(
                 make, sock=listening, ssl=context, backlog=_BACKLOG, ssl_handshake_timeout=handshake_s
