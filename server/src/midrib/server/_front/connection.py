@@ -20,15 +20,15 @@ from midrib.server._front.frames import (
     frame,
     go_away,
 )
-from midrib.server._front.limits import Conduct, FrontLimits
+from midrib.server._front.limits import AbuseCounter, FrontLimits
 from midrib.server._front.sending import TRANSPORT_BYTES, Sender
 from midrib.server._front.session import Session
 from midrib.server._front.stream import Stream
 
-# For a client to send its preface, and for one that is asked to go to answer a ping.
+# Seconds for a client to send its preface, and to answer the ping that follows GOAWAY.
 _GREETING_S = 20.0
 _PONG_S = 5.0
-# For a client whose connection ends to read the last bytes.
+# Seconds for a client to read the last bytes before its connection is aborted.
 _LAST_BYTES_S = 5.0
 
 
@@ -44,7 +44,7 @@ class Owner(Protocol):
         """Note a new connection."""
 
     def closed(self, connection: Connection) -> None:
-        """Forget a connection."""
+        """Remove a connection."""
 
     def start_call(self, connection: Connection, stream: Stream) -> None:
         """Serve the call of a new stream."""
@@ -85,9 +85,9 @@ class Connection(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         self._last_call_s = loop.time()
         self._sender = Sender(self._transport)
-        conduct = Conduct(self._owner.limits, loop.time)
+        abuse = AbuseCounter(self._owner.limits, loop.time)
         start = partial(self._owner.start_call, self)
-        self.session = Session(self._owner.limits, self._sender, conduct, start=start, ponged=self._ponged)
+        self.session = Session(self._owner.limits, self._sender, abuse, start=start, ponged=self._ponged)
         self.session.greet()
         self._owner.opened(self)
         self._later(_GREETING_S, self._close_unless_greeted)
@@ -106,11 +106,11 @@ class Connection(asyncio.Protocol):
             self.close(fault.code, str(fault).encode())
 
     def pause_writing(self) -> None:
-        """Hold back DATA."""
+        """Hold DATA back: the transport is full."""
         self._sender.is_paused = True
 
     def resume_writing(self) -> None:
-        """Send the DATA that was held back."""
+        """Send the waiting DATA."""
         self._sender.resume()
 
     def connection_lost(self, _error: Exception | None) -> None:
@@ -131,7 +131,7 @@ class Connection(asyncio.Protocol):
         self._close_if_drained()
 
     def drain(self, reason: bytes) -> None:
-        """Ask the client to go. Its calls end first, and those that it sends until it knows are served too."""
+        """Ask the client to open another connection. Its calls end first, also those that cross the request."""
         if self._is_draining or self._is_closing:
             return
         self._is_draining = True
@@ -176,7 +176,7 @@ class Connection(asyncio.Protocol):
         self._is_greeted = True
         return len(PREFACE)
 
-    # Its end
+    # The end of the connection
 
     def _later(self, seconds: float, call: Callable[[], Any]) -> None:
         self._timers.append(asyncio.get_running_loop().call_later(seconds, call))
@@ -202,7 +202,7 @@ class Connection(asyncio.Protocol):
         self.close(ErrorCode.NO_ERROR, b"max_age")
 
     def _ponged(self) -> None:
-        """Refuse further streams, which the client has no reason to send now."""
+        """Refuse further streams: the client has read GOAWAY before it answered the ping."""
         if self._is_draining and not self._is_closing and not self.session.refuses_streams:
             self.session.refuses_streams = True
             self.session.send(go_away(self.session.last_id, ErrorCode.NO_ERROR, b""))

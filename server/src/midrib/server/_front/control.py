@@ -14,7 +14,7 @@ from midrib.server._front.frames import (
     Setting,
     StreamError,
 )
-from midrib.server._front.limits import Conduct
+from midrib.server._front.limits import AbuseCounter
 from midrib.server._front.sending import Sender
 from midrib.server._front.stream import Stream
 
@@ -35,7 +35,7 @@ class Control:
     def __init__(
         self,
         sender: Sender,
-        conduct: Conduct,
+        abuse: AbuseCounter,
         streams: Mapping[int, Stream],
         *,
         open_stream: Callable[[int], Stream | None],
@@ -43,7 +43,7 @@ class Control:
     ) -> None:
         self.client_stream_window = DEFAULT_WINDOW
         self._sender = sender
-        self._conduct = conduct
+        self._abuse = abuse
         self._streams = streams
         self._open_stream = open_stream
         self._ponged = ponged
@@ -52,7 +52,7 @@ class Control:
         """Follow the client's settings."""
         if stream_id or len(payload) % 6 or (flags & frames.ACK and payload):
             raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, "invalid settings")
-        self._conduct.idle_frame(weight=1 if flags & frames.ACK else _SETTINGS_WEIGHT)
+        self._abuse.idle_frame(weight=1 if flags & frames.ACK else _SETTINGS_WEIGHT)
         if flags & frames.ACK:
             return
         # Only the last value of each setting: following one takes time for every stream.
@@ -80,10 +80,10 @@ class Control:
         if stream_id:
             raise Http2Error(ErrorCode.PROTOCOL_ERROR, "a ping of a stream")
         if flags & frames.ACK:
-            self._conduct.idle_frame()
+            self._abuse.idle_frame()
             self._ponged()
             return
-        self._conduct.ping()
+        self._abuse.ping()
         self._sender.check_read()
         self._sender.send(frames.frame(frames.PING, frames.ACK, 0, payload))
 
@@ -92,7 +92,7 @@ class Control:
         check_length(payload, 4)
         increment = int.from_bytes(payload, "big") & LARGEST_WINDOW
         if increment < _USUAL_INCREMENT:
-            self._conduct.idle_frame()
+            self._abuse.idle_frame()
         if stream_id == 0:
             if not increment:
                 raise Http2Error(ErrorCode.PROTOCOL_ERROR, "an increase of a window by 0")
@@ -108,7 +108,7 @@ class Control:
     def priority(self, _flags: int, _stream_id: int, payload: bytes) -> None:
         """Ignore the priority of a stream, which RFC 9113 deprecates."""
         check_length(payload, 5)
-        self._conduct.idle_frame()
+        self._abuse.idle_frame()
 
     def push_promise(self, _flags: int, _stream_id: int, _payload: bytes) -> None:
         """Raise Http2Error: a client cannot push."""
@@ -116,7 +116,7 @@ class Control:
 
     def goaway(self, _flags: int, _stream_id: int, _payload: bytes) -> None:
         """Do nothing: a client that goes ends its calls and its connection."""
-        self._conduct.idle_frame()
+        self._abuse.idle_frame()
 
 
 def check_length(payload: bytes, size: int) -> None:

@@ -1,4 +1,4 @@
-"""The limits of a front, and how it notices clients that only cost time."""
+"""The limits of a connection, and the counters that end an abusive one."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ from dataclasses import dataclass
 
 from midrib.server._front.frames import ErrorCode, Http2Error
 
-# Frames without content that a client may send beyond those that belong to its messages.
+# Frames without content (settings, pings, empty DATA) that a client may send, beyond a few for each message.
 _MAX_IDLE_FRAMES = 2000
 _FRAMES_PER_MESSAGE = 32
-# A client that cancels many calls at once is usual; one that cancels more calls than are answered for long is not.
+# A client may cancel many calls at once, but not for long more calls than the server answers.
 _MIN_RESETS = 2000
 _MAX_PING_STRIKES = 2
 
 
 @dataclass(frozen=True)
 class FrontLimits:
-    """What one connection may use.
+    """The limits of one connection.
 
     max_message_bytes: of a message, unpacked, in either direction.  max_metadata_bytes: of the headers of one call.
-    max_streams: concurrent calls.  idle_s: without a call, then the connection is closed.
-    age_s: after which the connection is asked to go; its calls then have `age_grace_s`.
-    min_ping_interval_s: between two pings.
+    max_streams: concurrent calls.  idle_s: seconds without a call after which the connection is closed.
+    age_s: seconds after which the client is asked to open another connection; its calls then have `age_grace_s`.
+    None: never.
+    min_ping_interval_s: seconds between two pings.
     """
 
     max_message_bytes: int
@@ -34,8 +35,8 @@ class FrontLimits:
     min_ping_interval_s: float
 
 
-class Conduct:
-    """Counts the frames of one connection that cost the server time and bring the client nothing.
+class AbuseCounter:
+    """Counts the frames of one connection that cost the server time and belong to no message.
 
     now: seconds of a monotonic clock.
     """
@@ -50,13 +51,13 @@ class Conduct:
         self._last_ping_s: float | None = None
 
     def progress(self) -> None:
-        """Note that a message is exchanged: some frames are forgotten, and the next ping is welcome."""
+        """Note that a message was received or sent: it allows a few frames without content, and a ping."""
         self._idle_frames = max(0, self._idle_frames - _FRAMES_PER_MESSAGE)
         self._ping_strikes = 0
         self._last_ping_s = None
 
     def answered(self) -> None:
-        """Note that a call got its answer: one cancelled call is forgotten."""
+        """Note that a call was answered: it allows one cancelled call."""
         self._resets = max(0, self._resets - 1)
 
     def idle_frame(self, *, weight: int = 1) -> None:
@@ -75,7 +76,7 @@ class Conduct:
             raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, "too_many_resets")
 
     def ping(self) -> None:
-        """Count a ping. Raises Http2Error if several came too early; the reason is the one of gRPC's libraries."""
+        """Count a ping. Raises Http2Error if several came too early, with the reason that gRPC's libraries send."""
         self.idle_frame()
         now = self._now()
         if self._last_ping_s is not None and now - self._last_ping_s < self._interval_s:

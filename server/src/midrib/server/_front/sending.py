@@ -19,8 +19,8 @@ from midrib.server._front.stream import Stream
 TRANSPORT_BYTES = 256 * 1024
 # Frames without content, such as answers to pings, that may wait meanwhile. A client that causes more reads nothing.
 _MAX_WAITING_FRAMES = 10_000
-# A stream sends this many bytes, then it is the next one's turn.
-_TURN_BYTES = 64 * 1024
+# The bytes that a stream sends before the next waiting stream sends.
+_SHARE_BYTES = 64 * 1024
 _LARGEST_FRAME = 64 * 1024
 
 
@@ -35,7 +35,7 @@ class Transport(Protocol):
 
 
 class Sender:
-    """Sends frames, and holds back DATA. The parts of one iteration of the event loop are written together.
+    """Sends frames, and holds DATA back. All parts of one iteration of the event loop are written together.
 
     window: the bytes of DATA that the client lets the connection send.
     is_paused: whether the transport is full, because the client's machine takes less than is sent.
@@ -63,7 +63,7 @@ class Sender:
             await call
 
     def resume(self) -> None:
-        """Send what was held back: the transport has room again."""
+        """Send the waiting DATA: the transport has room again."""
         self.is_paused = False
         for call in self._paused_calls:
             if not call.done():
@@ -96,7 +96,7 @@ class Sender:
             raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, "answers_not_read")
 
     def send_at_once(self, stream: Stream, size: int) -> bool:
-        """Take `size` bytes of DATA out of the windows, if nothing keeps them back; return whether it did."""
+        """Reserve `size` bytes of both windows if the DATA can be sent now; return whether it can."""
         if self.is_paused or self._waiting or self._data_bytes > TRANSPORT_BYTES:
             return False
         if size > self.max_frame or size > self.window or size > stream.send_window:
@@ -123,17 +123,17 @@ class Sender:
         self.max_frame = min(size, _LARGEST_FRAME)
 
     def pump_soon(self) -> None:
-        """Note that a window has grown: `pump_if_possible` sends what it kept back, once for many such frames."""
+        """Let the next `pump_if_possible` send, because a window has grown."""
         self._may_pump = True
 
     def pump_if_possible(self) -> None:
-        """Send what waits if a window has grown."""
+        """Send the waiting DATA if a window has grown."""
         if self._may_pump:
             self._may_pump = False
             self.pump()
 
     def pump(self) -> None:
-        """Send what waits, a part of each stream after the other, until a window or the client keeps it back."""
+        """Send the waiting DATA, a share of each stream after the other, until a window or the transport is full."""
         self.flush()
         progressing = True
         while progressing and self._waiting:
@@ -150,7 +150,7 @@ class Sender:
         if pending is None:
             self._waiting.pop(stream, None)
             return False
-        size = min(len(pending), self.window, stream.send_window, _TURN_BYTES)
+        size = min(len(pending), self.window, stream.send_window, _SHARE_BYTES)
         if size <= 0:
             return False
         self._waiting.pop(stream)

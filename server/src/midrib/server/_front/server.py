@@ -28,12 +28,12 @@ Continuation: TypeAlias = Callable[[Any], Any]
 
 _BACKLOG = 4096
 _HANDSHAKE_S = 20.0
-# After the grace, for the last statuses and the ends of the connections.
+# Seconds after the grace for the last statuses.
 _LAST_S = 0.5
 
 
 class CallDetails(NamedTuple):
-    """What an interceptor and a service are asked for: `grpc.HandlerCallDetails`."""
+    """The method and the metadata of a call, in place of `grpc.HandlerCallDetails`."""
 
     method: str
     invocation_metadata: Metadata
@@ -118,14 +118,14 @@ class FrontServer:
         except TimeoutError:
             return
 
-    # What connections need
+    # For connections
 
     def opened(self, connection: Connection) -> None:
         """Note a new connection."""
         self._connections.add(connection)
 
     def closed(self, connection: Connection) -> None:
-        """Forget a connection."""
+        """Remove a connection."""
         self._connections.discard(connection)
         if not self._connections:
             self._idle.set()

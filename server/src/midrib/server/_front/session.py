@@ -17,7 +17,7 @@ from midrib.server._front.frames import (
     without_padding,
 )
 from midrib.server._front.headers import HeadDecoder, RequestHead
-from midrib.server._front.limits import Conduct, FrontLimits
+from midrib.server._front.limits import AbuseCounter, FrontLimits
 from midrib.server._front.sending import Sender
 from midrib.server._front.stream import Stream
 
@@ -33,7 +33,7 @@ _UNCACHED_BYTES = 256
 
 
 class Session:
-    """The streams of one connection, and what the client's frames do to them.
+    """The streams of one connection. It handles the client's frames.
 
     start: begins the call of a new stream; `call_ended` notes its end.
     ponged: called when the client answers a ping.
@@ -46,7 +46,7 @@ class Session:
         self,
         limits: FrontLimits,
         sender: Sender,
-        conduct: Conduct,
+        abuse: AbuseCounter,
         *,
         start: Callable[[Stream], None],
         ponged: Callable[[], None],
@@ -57,19 +57,19 @@ class Session:
         self.refuses_streams = False
         self._limits = limits
         self._sender = sender
-        self._conduct = conduct
+        self._abuse = abuse
         self._start = start
         self._decoder = HeadDecoder(limits.max_metadata_bytes)
         self._max_block_bytes = _BLOCK_FACTOR * limits.max_metadata_bytes
         self._window = DEFAULT_WINDOW
-        self._control = Control(sender, conduct, self.streams, open_stream=self._open_stream, ponged=ponged)
+        self._control = Control(sender, abuse, self.streams, open_stream=self._open_stream, ponged=ponged)
         self._header_block: _HeaderBlock | None = None
         self._handlers = self._frame_handlers()
         self.send = sender.send
         self.send_at_once = sender.send_at_once
         self.send_later = sender.send_later
         self.writable = sender.writable
-        self.progress = conduct.progress
+        self.progress = abuse.progress
 
     def _frame_handlers(self) -> tuple[Callable[[int, int, bytes], None], ...]:
         """Return the methods that handle frames, in the order of the frames' numbers."""
@@ -113,13 +113,13 @@ class Session:
             if kind < len(self._handlers):
                 self._handlers[kind](flags, stream_id, payload)
             else:
-                self._conduct.idle_frame()
+                self._abuse.idle_frame()
         except StreamError as fault:
             self._fail(stream_id, fault)
 
     def ended(self, stream: Stream) -> None:
-        """Forget a stream that the server has ended."""
-        self._conduct.answered()
+        """Remove a stream that the server has ended."""
+        self._abuse.answered()
         self._sender.forget(stream)
         self.streams.pop(stream.id, None)
 
@@ -133,7 +133,7 @@ class Session:
             self._drop(stream)
 
     def _fail(self, stream_id: int, fault: StreamError) -> None:
-        self._conduct.idle_frame()
+        self._abuse.idle_frame()
         self._sender.check_read()
         self.send(reset(stream_id, fault.code))
         if (stream := self.streams.get(stream_id)) is not None:
@@ -162,8 +162,8 @@ class Session:
             self._window = _CONNECTION_WINDOW
         content = without_padding(flags, payload)
         if size < _USUAL_DATA_BYTES and not flags & frames.END_STREAM:
-            self._conduct.idle_frame()
-        if stream is None:  # it was ended a moment ago
+            self._abuse.idle_frame()
+        if stream is None:  # the server has ended it, and the frame was on its way
             return
         stream.check_open()
         if size:
@@ -189,7 +189,7 @@ class Session:
         block = self._header_block
         if block is None:
             raise Http2Error(ErrorCode.PROTOCOL_ERROR, "a continuation of no header block")
-        self._conduct.idle_frame()
+        self._abuse.idle_frame()
         block.data += payload
         if len(block.data) > self._max_block_bytes:
             raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, "headers_too_large")
@@ -220,14 +220,14 @@ class Session:
     def _head(self, block: bytes) -> RequestHead:
         head = self._decoder.cached(block)
         if head is None:
-            self._conduct.idle_frame(weight=len(block) // _UNCACHED_BYTES)
+            self._abuse.idle_frame(weight=len(block) // _UNCACHED_BYTES)
             head = self._decoder.head(block)
         return head
 
     def _trailers(self, stream_id: int, block: bytes, *, ends_stream: bool) -> None:
         stream = self._open_stream(stream_id)
         self._decoder.fields(block)
-        self._conduct.idle_frame()
+        self._abuse.idle_frame()
         if stream is None:
             return
         if not ends_stream:
@@ -238,10 +238,10 @@ class Session:
         check_length(payload, 4)
         stream = self._open_stream(stream_id)
         if stream is None:
-            self._conduct.idle_frame()
+            self._abuse.idle_frame()
             return
         self._drop(stream)
-        self._conduct.cancelled()
+        self._abuse.cancelled()
 
 
 class _HeaderBlock:

@@ -31,19 +31,19 @@ class StreamOwner(Protocol):
         """Send frames that are not subject to flow control."""
 
     def send_at_once(self, stream: Stream, size: int) -> bool:
-        """Take `size` bytes of DATA out of the windows, if nothing keeps them back; return whether it did."""
+        """Reserve `size` bytes of both windows if the DATA can be sent now; return whether it can."""
 
     def send_later(self, stream: Stream) -> None:
         """Send the pending bytes of a stream as flow control allows; `sent` is called after each part."""
 
     async def writable(self) -> None:
-        """Return once the client's machine takes what is sent."""
+        """Return once the transport has room."""
 
     def progress(self) -> None:
         """Note that a message has been received or is being sent."""
 
     def ended(self, stream: Stream) -> None:
-        """Forget a stream that has ended in both directions."""
+        """Remove a stream that has ended."""
 
 
 class Stream:
@@ -103,7 +103,7 @@ class Stream:
             self._wake()
 
     def receive_end(self) -> None:
-        """Note that the client sends nothing more. Raises StreamError if it has said so before."""
+        """Note the end of the client's half. Raises StreamError if it has ended before."""
         if self._client_ended:
             raise StreamError(ErrorCode.STREAM_CLOSED, "a frame after the end of the stream")
         self._client_ended = True
@@ -146,7 +146,7 @@ class Stream:
             try:
                 await reader
             finally:
-                if self._reader is reader:  # after a cancelled read, it may be the one of the next
+                if self._reader is reader:  # it is another one if a read was cancelled and the next has begun
                     self._reader = None
         self._owner.progress()
         return await self._assembler.take()
@@ -156,7 +156,7 @@ class Stream:
             self._reader.set_result(None)
 
     def _grant(self) -> None:
-        """Let the client send the rest of the message that is read, and more in advance."""
+        """Grow the client's window to the rest of the message that is being read, and the bytes in advance."""
         needed = self._assembler.missing
         target = min(needed + self._ahead_bytes, LARGEST_WINDOW)
         if self.receive_window < max(needed, target // 2):
@@ -167,7 +167,7 @@ class Stream:
 
     async def write(self, message: bytes) -> None:
         """Send a message; returns once flow control has let it go. Does nothing once the stream is closed."""
-        if self.pending is not None:  # of a write that was cancelled: its message is sent to the end
+        if self.pending is not None:  # a write was cancelled in the middle of its message
             await self.drained()
         if self.is_closed:
             return
@@ -182,14 +182,14 @@ class Stream:
         await self.drained()
 
     async def drained(self) -> None:
-        """Return once no bytes wait for flow control, or the stream is closed."""
+        """Return once all messages are sent, or the stream is closed."""
         while self.pending is not None:
             writer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._writers.append(writer)
             await writer
 
     async def written(self) -> None:
-        """Return once the client's machine has taken so much that a status can be sent, or the stream is closed."""
+        """Return once all messages are sent and the transport has room for a status, or the stream is closed."""
         await self.drained()
         await self._owner.writable()
 
@@ -217,7 +217,7 @@ class Stream:
         return (header_frames(self.id, response_head(), ends_stream=False),)
 
     def end(self, trailers: bytes) -> None:
-        """End the stream with trailers. A client that still sends is asked to stop."""
+        """End the stream with trailers. A client that is still sending is told to stop."""
         if self.is_closed:
             return
         self.is_closed, self.pending = True, None
