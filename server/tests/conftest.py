@@ -97,6 +97,14 @@ def gate() -> Iterator[type[Gate]]:
     Gate.opened.set()
 
 
+@pytest.fixture(scope="session", params=["grpcio", "asyncio"])
+def front(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The implementation of gRPC of the servers that a test starts: each test runs over both."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("MIDRIB_FRONT", request.param)
+        yield request.param
+
+
 @pytest.fixture(scope="session")
 def server() -> Iterator[RunningServer]:
     """Serves `gate` and `linear`."""

@@ -25,6 +25,8 @@ from midrib.server.testing import RunningServer, serving
 from midrib.v1 import embedding_pb2, embedding_pb2_grpc
 from midrib.wire import encode_tensor
 
+pytestmark = pytest.mark.usefixtures("front")
+
 ROW = embedding_pb2.Input(tensor=encode_tensor(np.ones((1, 2), np.float32)))
 
 

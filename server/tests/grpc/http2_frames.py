@@ -10,8 +10,9 @@ import socket
 import struct
 from collections.abc import Iterable, Iterator
 
-DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
-END_STREAM, ACK, END_HEADERS = 1, 1, 4
+DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS = 0, 1, 2, 3, 4
+PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 6, 7, 8, 9
+END_STREAM, ACK, END_HEADERS, PADDED = 1, 1, 4, 8
 NO_FLAGS = 0
 EMBED = b"/midrib.v1.EmbeddingService/Embed"
 

@@ -18,6 +18,8 @@ from midrib.server._observability.logs import JsonFormatter
 from midrib.server.testing import RunningServer, serving
 from midrib.v1 import embedding_pb2, embedding_pb2_grpc
 
+pytestmark = pytest.mark.usefixtures("front")
+
 LOGGER = "midrib.server._grpc.interceptors.access_log"
 TEXTS = embedding_pb2.Input(texts=embedding_pb2.Texts(texts=["a", "b"]))
 EMBED = "/midrib.v1.EmbeddingService/Embed"

@@ -16,6 +16,8 @@ from midrib.v1 import embedding_pb2, embedding_pb2_grpc
 from midrib.v1.embedding_pb2 import EmbedStreamRequest, EmbedStreamResponse
 from midrib.wire import decode_tensor, encode_tensor, status_to_error
 
+pytestmark = pytest.mark.usefixtures("front")
+
 
 def opening(backbone: str = "gate", **fields: Any) -> EmbedStreamRequest:
     return EmbedStreamRequest(open=embedding_pb2.Open(backbone=backbone, **fields))

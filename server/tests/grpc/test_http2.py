@@ -19,6 +19,8 @@ from server.tests.grpc.http2_frames import (
     END_STREAM,
     HEADERS,
     NO_FLAGS,
+    PADDED,
+    PRIORITY,
     RST_STREAM,
     SETTINGS,
     WINDOW_UPDATE,
@@ -26,6 +28,8 @@ from server.tests.grpc.http2_frames import (
     frame,
     head,
     header,
+    message,
+    number,
 )
 from server.tests.grpc.server_process import GOOD, ServerProcess
 
@@ -95,6 +99,65 @@ def strange_headers() -> Iterator[bytes]:
         )
 
 
+def settings_of_many_windows() -> Iterator[bytes]:
+    """Each setting changes the windows of all streams."""
+    yield b"".join(frame(HEADERS, END_HEADERS, stream, head()) for stream in range(1, 17, 2))
+    for window in range(200):
+        yield frame(SETTINGS, NO_FLAGS, 0, struct.pack(">HI", 4, window) * 2700)
+
+
+def windows_that_grow_by_one() -> Iterator[bytes]:
+    """The answer of a call is sent byte by byte."""
+    yield frame(SETTINGS, NO_FLAGS, 0, struct.pack(">HI", 4, 0)) + frame(HEADERS, END_HEADERS, 1, head())
+    yield frame(DATA, END_STREAM, 1, message(b"x"))
+    for _ in range(100):
+        yield frame(WINDOW_UPDATE, NO_FLAGS, 1, struct.pack(">I", 1)) * 1000
+
+
+def data_beyond_the_window() -> Iterator[bytes]:
+    yield frame(HEADERS, END_HEADERS, 1, head()) + frame(DATA, NO_FLAGS, 1, message(b"", declared=2**24))
+    for _ in range(2000):
+        yield frame(DATA, NO_FLAGS, 1, bytes(16_000))
+
+
+def data_byte_by_byte() -> Iterator[bytes]:
+    yield frame(HEADERS, END_HEADERS, 1, head()) + frame(DATA, NO_FLAGS, 1, message(b"", declared=60_000))
+    for _ in range(50):
+        yield frame(DATA, NO_FLAGS, 1, b"x") * 1000
+
+
+def priorities() -> Iterator[bytes]:
+    for _ in range(50):
+        yield frame(PRIORITY, NO_FLAGS, 1, bytes(5)) * 1000
+
+
+def headers_that_never_end() -> Iterator[bytes]:
+    yield frame(HEADERS, NO_FLAGS, 1, head())
+
+
+def large_headers() -> Iterator[bytes]:
+    """Other ones for each call, in Huffman's code, which takes the most time to read."""
+    for stream in range(1, 400, 2):
+        yield frame(HEADERS, END_HEADERS, stream, head() + b"\x00\x01x\xff" + number(12_000)[1:] + bytes(12_000))
+
+
+def padding_beyond_its_frame() -> Iterator[bytes]:
+    yield frame(HEADERS, END_HEADERS, 1, head()) + frame(DATA, PADDED, 1, b"\xff" + bytes(20))
+
+
+def frames_of_streams_that_never_were() -> Iterator[bytes]:
+    yield frame(DATA, NO_FLAGS, 5, bytes(5)) + frame(RST_STREAM, NO_FLAGS, 9, bytes(4))
+    yield frame(HEADERS, END_HEADERS, 2, head())
+
+
+def frames_of_a_wrong_length() -> Iterator[bytes]:
+    yield frame(WINDOW_UPDATE, NO_FLAGS, 0, bytes(3)) + frame(SETTINGS, NO_FLAGS, 0, bytes(5))
+
+
+def no_http2() -> Iterator[bytes]:
+    yield b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 100
+
+
 @pytest.mark.parametrize(
     "attack",
     [
@@ -108,6 +171,17 @@ def strange_headers() -> Iterator[bytes]:
         pytest.param(a_message_of_4_gb, id="a message of 4 GB"),
         pytest.param(unknown_frames, id="unknown frames"),
         pytest.param(strange_headers, id="strange headers"),
+        pytest.param(settings_of_many_windows, id="settings of many windows"),
+        pytest.param(windows_that_grow_by_one, id="windows that grow by one"),
+        pytest.param(data_beyond_the_window, id="data beyond the window"),
+        pytest.param(data_byte_by_byte, id="data byte by byte"),
+        pytest.param(priorities, id="priorities"),
+        pytest.param(headers_that_never_end, id="headers that never end"),
+        pytest.param(large_headers, id="large headers"),
+        pytest.param(padding_beyond_its_frame, id="padding beyond its frame"),
+        pytest.param(frames_of_streams_that_never_were, id="frames of streams that never were"),
+        pytest.param(frames_of_a_wrong_length, id="frames of a wrong length"),
+        pytest.param(no_http2, id="no HTTP/2"),
     ],
 )
 def test_a_hostile_connection_harms_nobody_else(

@@ -26,6 +26,8 @@ from server.tests.grpc.http2_frames import (
     head,
 )
 
+pytestmark = pytest.mark.usefixtures("front")
+
 
 def test_more_calls_than_a_connection_may_hold_are_refused(connection: Connection) -> None:
     """Those that go too far, and not the connection."""

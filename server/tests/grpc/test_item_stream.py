@@ -20,10 +20,12 @@ from tests.invalid_requests import (
     talk,
 )
 
+pytestmark = pytest.mark.usefixtures("front")
+
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[RunningServer]:
-    with serving("double", "words", registry=REGISTRY, max_message_bytes=16 * 1024) as running:
+def server(front: str) -> Iterator[RunningServer]:
+    with serving("double", "words", registry=REGISTRY, front=front, max_message_bytes=16 * 1024) as running:
         yield running
 
 

@@ -13,6 +13,8 @@ from midrib.server.testing import serving
 from midrib.v1 import embedding_pb2, embedding_pb2_grpc, tensor_pb2
 from midrib.wire import encode_tensor
 
+pytestmark = pytest.mark.usefixtures("front")
+
 ROW = embedding_pb2.Input(tensor=encode_tensor(np.ones((1, 2), np.float32)))
 EMBED = embedding_pb2.EmbedRequest(backbone="linear", input=ROW)
 

@@ -33,6 +33,8 @@ from server.tests.grpc.http2_frames import (
     message,
 )
 
+pytestmark = pytest.mark.usefixtures("front")
+
 MEBI = 2**20
 LIMITS = "midrib.server._admission.receiving"
 CALL = embedding_pb2.EmbedRequest(

@@ -17,6 +17,8 @@ from midrib.server._admission.tokens import Scope, new_token
 from midrib.server.testing import RunningServer, serving
 from midrib.v1 import backbone_pb2, embedding_pb2
 
+pytestmark = pytest.mark.usefixtures("front")
+
 FILES = (backbone_pb2, embedding_pb2, health_pb2, reflection_pb2, inference_pb2)
 METHODS = [
     f"/{service.full_name.replace('midrib.oip.v2', 'inference')}/{method.name}"
@@ -28,10 +30,10 @@ PUBLIC = {"/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"}
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory, test_registry: Registry) -> Iterator[RunningServer]:
+def guarded(front: str, tmp_path_factory: pytest.TempPathFactory, test_registry: Registry) -> Iterator[RunningServer]:
     tokens = tmp_path_factory.mktemp("tokens") / "tokens.toml"
     tokens.write_text(new_token("tenant", [Scope.EMBED, Scope.READ, Scope.ADMIN])[1])
-    with serving("linear", registry=test_registry, tokens=tokens, admin=True) as running:
+    with serving("linear", registry=test_registry, front=front, tokens=tokens, admin=True) as running:
         yield running
 
 

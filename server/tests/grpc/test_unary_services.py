@@ -17,6 +17,8 @@ from midrib.server.testing import serving
 from midrib.v1 import backbone_pb2, embedding_pb2, embedding_pb2_grpc, tensor_pb2
 from midrib.wire import Array, MidribError, decode_tensor, encode_tensor, status_to_error
 
+pytestmark = pytest.mark.usefixtures("front")
+
 ROWS = np.array([[1, 2], [3, 4], [5, 6]], dtype=np.float32)
 
 

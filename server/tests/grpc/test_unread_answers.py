@@ -33,6 +33,8 @@ from server.tests.grpc.http2_frames import (
     message,
 )
 
+pytestmark = pytest.mark.usefixtures("front")
+
 INFER = b"/inference.GRPCInferenceService/ModelInfer"
 BACKWARD = b"/midrib.v1.EmbeddingService/Backward"
 INITIAL_WINDOW_SIZE = 4

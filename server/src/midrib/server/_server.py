@@ -8,7 +8,6 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
@@ -26,7 +25,7 @@ from midrib.server._grpc.backbone_service import BackboneService
 from midrib.server._grpc.decoding import DecodingServer
 from midrib.server._grpc.embedding_service import EmbeddingService
 from midrib.server._grpc.fast_codec import CODECS
-from midrib.server._grpc.listen import add_port, grpc_server, request_limits
+from midrib.server._grpc.listen import GrpcServer, add_port, grpc_server, request_limits
 from midrib.server._grpc.observers import HealthService, ReflectionService
 from midrib.server._observability.accounting import CURRENT_ACCOUNTING
 from midrib.server._observability.tracing import tracing_for
@@ -85,8 +84,8 @@ class Server:
         self.embedder = Embedder(self.catalogue)
         self.tokens = None if settings.tokens is None else Tokens(settings.tokens)
         self._embedding: EmbeddingService
-        self._grpc: grpc.aio.Server
-        self._admin: grpc.aio.Server | None = None
+        self._grpc: GrpcServer
+        self._admin: GrpcServer | None = None
         self._admin_port = 0
         self._http: HttpServer | None = None
 

@@ -106,20 +106,28 @@ def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
     )
 
 
-def renewing_context(files: TlsFiles) -> ssl.SSLContext:
+def renewing_context(files: TlsFiles, *, protocols: tuple[str, ...] = ()) -> ssl.SSLContext:
     """Return a context for a listening port that reads changed files again.
 
+    protocols: offered by ALPN.
     Raises what `TlsFiles.context` raises.
     """
-    current = files.context()
+
+    def read() -> ssl.SSLContext:
+        context = files.context()
+        if protocols:
+            context.set_alpn_protocols(list(protocols))
+        return context
+
+    current = read()
 
     def renew(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
         """Set the certificate of a connection; Python calls this at each handshake."""
         nonlocal current
-        current = files.renewed(files.context) or current
+        current = files.renewed(read) or current
         connection.context = current
 
-    outer = files.context()
+    outer = read()
     outer.sni_callback = renew
     return outer
 

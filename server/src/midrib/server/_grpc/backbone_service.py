@@ -10,7 +10,7 @@ from midrib.server._catalogue.catalogue import Catalogue
 from midrib.server._catalogue.descriptions import limits_message, prompts_message
 from midrib.server._catalogue.entry import CatalogueEntry
 from midrib.server._engine.description import State
-from midrib.server._grpc.errors import Context
+from midrib.server._grpc.context import Context
 from midrib.server._settings import BackboneSettings
 from midrib.v1 import backbone_pb2, backbone_pb2_grpc
 from midrib.wire import (

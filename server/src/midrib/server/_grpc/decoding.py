@@ -12,15 +12,16 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, Protocol, TypeAlias, cast
 
 import grpc
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, Message
 
 from midrib.server._admission.receiving import CURRENT_RECEIVER, ReceiveLimits
+from midrib.server._grpc.context import Context
 from midrib.server._grpc.element_count import ElementLimits, check_elements
-from midrib.server._grpc.errors import Context, abort
+from midrib.server._grpc.errors import abort
 from midrib.server._grpc.receiving import Messages, ReceiveGate
 from midrib.server._grpc.unread import SMALL_ANSWER_BYTES, UnreadCalls
 from midrib.wire import InvalidInputError, LimitExceededError, MidribError
@@ -86,6 +87,13 @@ class _Unparsed(NamedTuple):
 _PENDING = _Refused, _Unparsed
 
 
+class HandlerTable(Protocol):
+    """A server that takes services."""
+
+    def add_generic_rpc_handlers(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
+        """Serve the methods of these services."""
+
+
 class DecodingServer:
     """Stands for a server in the generated `add_..._to_server`, and wraps the methods of the services.
 
@@ -93,7 +101,7 @@ class DecodingServer:
     """
 
     def __init__(
-        self, server: grpc.aio.Server, limits: RequestLimits, codecs: Mapping[str, Codec] = MappingProxyType({})
+        self, server: HandlerTable, limits: RequestLimits, codecs: Mapping[str, Codec] = MappingProxyType({})
     ) -> None:
         self._server = server
         self._reading = _Reading(limits, codecs, UnreadCalls(limits.max_unread_s))

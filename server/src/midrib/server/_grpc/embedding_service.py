@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from midrib.server._calls.embedder import Embedded, Embedder, ItemInput, OpenCall
 from midrib.server._catalogue.descriptions import limits_message
-from midrib.server._grpc.errors import Context
+from midrib.server._grpc.context import Context
 from midrib.server._grpc.fast_codec import EmbedCall, StreamItem, write_embed_response, write_result
 from midrib.server._grpc.guard import caller_of
 from midrib.server._grpc.item_stream import ItemStream

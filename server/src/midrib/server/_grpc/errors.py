@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import grpc
 
 from midrib.server._errors import public_error
+from midrib.server._grpc.context import Context
 from midrib.server._observability.accounting import CURRENT_ACCOUNTING
 from midrib.wire import MidribError, error_to_status
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 # A status is sent twice in the headers: as grpc-message, percent-encoded, and in the details. It may quote the client's
 # own values, and a header that is too large is lost with the status. Clients accept 8 KiB of headers by default.

@@ -11,7 +11,8 @@ import grpc
 from midrib.server._admission.tokens import CURRENT_TENANT, Scope, Tokens
 from midrib.server._calls.requests import Caller
 from midrib.server._engine.item import Priority
-from midrib.server._grpc.errors import Context, abort
+from midrib.server._grpc.context import Context
+from midrib.server._grpc.errors import abort
 from midrib.v1 import embedding_pb2
 from midrib.wire import MidribError
 

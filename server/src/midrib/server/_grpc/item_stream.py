@@ -11,7 +11,7 @@ from midrib.server._admission.quotas import Quota, Reservation
 from midrib.server._calls.embedder import AcceptedItem, Embedded, ItemInput, OpenCall, StreamQuota
 from midrib.server._engine.item import Outcome
 from midrib.server._errors import public_error
-from midrib.server._grpc.errors import Context
+from midrib.server._grpc.context import Context
 from midrib.server._grpc.stream_writer import Answer, StreamWriter
 from midrib.server._settings import Settings
 from midrib.v1 import embedding_pb2

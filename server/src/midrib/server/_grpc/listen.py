@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import ssl
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Protocol
 
 import grpc
 
-from midrib.server._admission.tls import TlsFiles, server_credentials
+from midrib.server._admission.tls import TlsFiles, renewing_context, server_credentials
 from midrib.server._admission.tokens import Tokens
 from midrib.server._grpc.decoding import RequestLimits
 from midrib.server._grpc.element_count import ElementLimits
@@ -29,7 +31,20 @@ _MAX_SMALL_REQUEST_BYTES = 64 * 1024
 _MAX_PENDING_CALLS = 1_000_000
 
 
-def grpc_server(settings: Settings, tokens: Tokens | None, tracing: Tracing | None = None) -> grpc.aio.Server:
+class GrpcServer(Protocol):
+    """The part of `grpc.aio.Server` that is used here. Every front has it, so that no service knows its front."""
+
+    def add_generic_rpc_handlers(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
+        """Serve the methods of these services."""
+
+    async def start(self) -> None:
+        """Accept connections."""
+
+    async def stop(self, grace: float) -> object:
+        """Accept no new calls, and end those that run after `grace` seconds."""
+
+
+def grpc_server(settings: Settings, tokens: Tokens | None, tracing: Tracing | None = None) -> GrpcServer:
     """Return a server without services, with the limits of the settings, and with a guard if there are tokens."""
     interceptors: list[grpc.aio.ServerInterceptor] = []
     if tracing is not None:
@@ -42,23 +57,53 @@ def grpc_server(settings: Settings, tokens: Tokens | None, tracing: Tracing | No
         interceptors.append(AccessLogInterceptor())
     if tokens is not None:
         interceptors.append(Guard(tokens, public_health=settings.public_health))
+    if settings.front == "asyncio":
+        return _front_server(settings, interceptors)
     return grpc.aio.server(interceptors=interceptors, options=_options(settings))
 
 
-def add_port(server: grpc.aio.Server, settings: Settings, address: str) -> int:
+def add_port(server: GrpcServer, settings: Settings, address: str) -> int:
     """Listen on "host:port", with TLS if the settings have a certificate; return the port.
 
     Raises ConnectionError if the address is in use, OSError if a certificate file cannot be read.
     """
-    try:
-        if settings.tls_certificate is None or settings.tls_key is None:
-            return server.add_insecure_port(address)
+    files = None
+    if settings.tls_certificate is not None and settings.tls_key is not None:
         files = TlsFiles(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
-        return server.add_secure_port(address, server_credentials(files))
-    except RuntimeError as error:
+    try:
+        if isinstance(server, grpc.aio.Server):
+            if files is None:
+                return server.add_insecure_port(address)
+            return server.add_secure_port(address, server_credentials(files))
+        return _add_front_port(server, address, files)
+    except (RuntimeError, _AddressError) as error:
         raise ConnectionError(
             f"cannot listen on {address}: is another server there? Choose another port, or 0 for a free one"
         ) from error
+
+
+class _AddressError(Exception):
+    """An address that cannot be used."""
+
+
+def _add_front_port(server: GrpcServer, address: str, files: TlsFiles | None) -> int:
+    """Listen by the front of `_front`. Raises what `TlsFiles.context` raises, and _AddressError."""
+    from midrib.server._front.server import FrontServer, Tls
+
+    if not isinstance(server, FrontServer):
+        raise TypeError(f"expected a server of grpc_server, received {type(server).__name__}")
+    tls = None
+    if files is not None:
+        context = renewing_context(files, protocols=("h2",))
+
+        def accepts(connection: ssl.SSLObject) -> bool:
+            return connection.selected_alpn_protocol() == "h2" and not files.outlives_client_ca(connection)
+
+        tls = Tls(context, accepts)
+    try:
+        return server.add_port(address, tls)
+    except OSError as error:
+        raise _AddressError(address) from error
 
 
 def request_limits(settings: Settings) -> RequestLimits:
@@ -74,6 +119,27 @@ def request_limits(settings: Settings) -> RequestLimits:
         max_unread_s=settings.max_unread_s,
         has_tokens=settings.tokens is not None,
     )
+
+
+def _front_server(settings: Settings, interceptors: list[grpc.aio.ServerInterceptor]) -> GrpcServer:
+    """Return a server of `_front`. Raises ImportError, with the remedy, if its library is not installed."""
+    try:
+        from midrib.server._front.limits import FrontLimits
+        from midrib.server._front.server import FrontServer
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            "front is 'asyncio', which needs hpack: pip install 'midrib-server[front]', or set front to 'grpcio'"
+        ) from error
+    limits = FrontLimits(
+        max_message_bytes=settings.max_message_bytes,
+        max_metadata_bytes=settings.max_metadata_bytes,
+        max_streams=settings.max_connection_streams,
+        idle_s=settings.max_connection_idle_s,
+        age_s=settings.max_connection_age_s,
+        age_grace_s=settings.drain_grace_s,
+        min_ping_interval_s=settings.min_ping_interval_s,
+    )
+    return FrontServer(limits, interceptors)
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:

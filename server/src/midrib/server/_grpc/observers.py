@@ -10,7 +10,7 @@ from grpc_health.v1 import health_pb2
 from grpc_health.v1.health import aio as health
 from grpc_reflection.v1alpha import reflection
 
-from midrib.server._grpc.errors import Context
+from midrib.server._grpc.context import Context
 from midrib.wire import UnsupportedError
 
 
@@ -28,7 +28,7 @@ class HealthService(health.HealthServicer):
         """Raise UnsupportedError: the names of the backbones are for callers with a token."""
         raise UnsupportedError("Health.List is not offered here: use BackboneService.ListBackbones")
 
-    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:
         """Send the status of a service and each change of it, until the client or the server ends."""
         await _until(self._stopping, super().Watch(request, context))
 

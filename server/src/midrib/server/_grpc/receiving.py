@@ -9,7 +9,8 @@ from typing import Any, TypeAlias
 import grpc
 
 from midrib.server._admission.receiving import CURRENT_RECEIVER, Receipt, ReceiveLimits
-from midrib.server._grpc.errors import Context, abort
+from midrib.server._grpc.context import Context
+from midrib.server._grpc.errors import abort
 from midrib.wire import InvalidInputError, MidribError, UnavailableError
 
 # A stream whose last messages were not larger is read without waiting for room.

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from midrib.server._grpc.errors import Context
+from midrib.server._grpc.context import Context
 from midrib.wire import UnavailableError
 
 

@@ -14,11 +14,10 @@ import os
 import socket
 import time
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote
 
 from midrib.server._admission.quotas import Reservation
-from midrib.server._grpc.errors import Context
+from midrib.server._grpc.context import Context
 from midrib.wire import Array
 
 logger = logging.getLogger(__name__)
@@ -50,7 +49,7 @@ class UnreadCalls:
         self._since: dict[Context, float] = {}
         self._check: asyncio.TimerHandle | None = None
 
-    def watch(self, context: Any) -> None:  # the stubs do not allow a function as the callback of a context
+    def watch(self, context: Context) -> None:
         """Close the connection of a call unless its answer is written in time. Call it as the handler ends."""
         self._since[context] = time.monotonic()
         context.add_done_callback(self._written)
@@ -78,7 +77,7 @@ class UnreadCalls:
             self._schedule()
 
 
-def release_once_written(context: Any, reservation: Reservation, answer: Array) -> None:
+def release_once_written(context: Context, reservation: Reservation, answer: Array) -> None:
     """Release what the item of a unary call holds once its answer is written, or its connection has ended.
 
     answer: [rows, ...]; it is released at once if this is small.

@@ -12,7 +12,7 @@ from midrib.server._catalogue.entry import CatalogueEntry
 from midrib.server._catalogue.loading import Loaded
 from midrib.server._engine.description import State
 from midrib.server._grpc.backbone_service import BackboneService
-from midrib.server._grpc.errors import Context
+from midrib.server._grpc.context import Context
 from midrib.server._grpc.guard import caller_of
 from midrib.server._grpc.item_stream import ItemStream
 from midrib.server._grpc.unread import release_once_written

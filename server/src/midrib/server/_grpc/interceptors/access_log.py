@@ -13,8 +13,8 @@ import grpc
 from google.rpc import status_pb2
 
 from midrib.server._admission.tokens import CURRENT_TENANT
+from midrib.server._grpc.context import Context
 from midrib.server._grpc.decoding import parts
-from midrib.server._grpc.errors import Context
 from midrib.wire import status_to_error
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -59,7 +59,7 @@ class _Call:
         self.answered = False
         self.sent_bytes = 0
 
-    def watch(self, context: Any) -> None:  # the stubs do not allow a function as the callback of a context
+    def watch(self, context: Context) -> None:
         """Log the call when it ends, also if its client leaves it."""
         _CURRENT.set(self)
         tenant = CURRENT_TENANT.get()

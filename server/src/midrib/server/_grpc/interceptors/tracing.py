@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 import grpc
 from opentelemetry.trace import Span, Status, StatusCode
 
+from midrib.server._grpc.context import Context
 from midrib.server._grpc.decoding import parts
-from midrib.server._grpc.errors import Context
 from midrib.server._observability.tracing import Tracing
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"

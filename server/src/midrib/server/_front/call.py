@@ -1,0 +1,182 @@
+"""One call: the context that its handler and the interceptors see, and its status."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn
+
+import grpc
+
+from midrib.server._front.headers import Metadata, trailers
+from midrib.server._front.messages import MessageError
+from midrib.server._front.stream import Stream
+
+_OK_TRAILERS = trailers(grpc.StatusCode.OK, "", ())
+
+
+class Call:
+    """The context of a call, in place of `grpc.aio.ServicerContext`.
+
+    parse: reads a message of the client.  serialize: writes a message of the server; None for bytes as they are.
+    """
+
+    __slots__ = (
+        "_callbacks",
+        "_code",
+        "_deadline",
+        "_details",
+        "_max_message_bytes",
+        "_peer",
+        "_stream",
+        "_task",
+        "_timer",
+        "_trailing_metadata",
+        "parse",
+        "serialize",
+    )
+
+    def __init__(self, stream: Stream, peer: str, *, max_message_bytes: int) -> None:
+        self.parse: Callable[[bytes], Any] | None = None
+        self.serialize: Callable[[Any], bytes] | None = None
+        self._stream = stream
+        self._peer = peer
+        self._max_message_bytes = max_message_bytes
+        self._code: grpc.StatusCode | None = None
+        self._details = ""
+        self._trailing_metadata: Metadata = ()
+        self._callbacks: list[Callable[[Any], None]] = []
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        timeout_s = stream.head.timeout_s
+        self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
+
+    # The context of handlers
+
+    async def read(self) -> Any:
+        """Return the next message, or `grpc.aio.EOF`. Raises AbortError if the message breaks a limit."""
+        try:
+            data = await self._stream.read()
+        except MessageError as fault:
+            await self.abort(fault.code, str(fault))
+        if data is None:
+            return grpc.aio.EOF
+        return data if self.parse is None else self.parse(data)
+
+    async def write(self, message: Any) -> None:
+        """Send a message; returns once HTTP/2's flow control has let it go. Raises AbortError if it is too long."""
+        data = message if self.serialize is None else self.serialize(message)
+        if len(data) > self._max_message_bytes:
+            await self.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"the answer has {len(data)} bytes, a message carries at most {self._max_message_bytes}",
+            )
+        await self._stream.write(data)
+
+    async def abort(
+        self, code: grpc.StatusCode, details: str = "", trailing_metadata: Iterable[tuple[str, str | bytes]] = ()
+    ) -> NoReturn:
+        """End the call with a status. Always raises AbortError."""
+        self._code, self._details, self._trailing_metadata = code, details, tuple(trailing_metadata)
+        raise grpc.aio.AbortError()
+
+    async def send_initial_metadata(self, _metadata: Any) -> None:
+        """Send the headers of the answer now, without metadata of the server."""
+        self._stream.begin()
+
+    def set_code(self, code: grpc.StatusCode) -> None:
+        """Set the code of the status that ends the call."""
+        self._code = code
+
+    def set_details(self, details: str) -> None:
+        """Set the text of the status that ends the call."""
+        self._details = details
+
+    def code(self) -> grpc.StatusCode | None:
+        """Return the code of the status; None if it was not set, which means OK."""
+        return self._code
+
+    def details(self) -> str:
+        """Return the text of the status."""
+        return self._details
+
+    def trailing_metadata(self) -> Metadata:
+        """Return the metadata that is sent with the status."""
+        return self._trailing_metadata
+
+    def invocation_metadata(self) -> Metadata:
+        """Return the metadata of the client."""
+        return self._stream.head.metadata
+
+    def peer(self) -> str:
+        """Return gRPC's name of the client's address."""
+        return self._peer
+
+    def time_remaining(self) -> float | None:
+        """Return the seconds until the deadline; None if the client waits without limit."""
+        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+
+    def cancelled(self) -> bool:
+        """Return whether the client has cancelled the call or left."""
+        return self._stream.is_closed
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        """Call a function with this context once the answer is sent, or the client has left."""
+        self._callbacks.append(callback)
+
+    # For the server
+
+    def started(self, task: asyncio.Task[None]) -> None:
+        """Cancel the task when the client leaves or the deadline passes."""
+        self._task = task
+        self._stream.on_lost = self._cancel_task
+        if self._deadline is not None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(max(0.0, self._deadline - time.monotonic()), self._expire)
+
+    def cancel(self, code: grpc.StatusCode, details: str) -> None:
+        """End the call with a status and cancel its handler."""
+        self._code, self._details, self._trailing_metadata = code, details, ()
+        self._stream.end(trailers(code, details, ()))
+        self._cancel_task()
+
+    def _cancel_task(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    async def finish(self) -> None:
+        """Send the status, after all messages."""
+        await self._stream.written()
+        if self._code is None:
+            self._stream.end(_OK_TRAILERS)
+        else:
+            self._stream.end(trailers(self._code, self._details, self._trailing_metadata))
+
+    def ended(self) -> None:
+        """Call the functions of `add_done_callback`."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if not self._stream.is_closed:
+            self._stream.end(trailers(grpc.StatusCode.UNAVAILABLE, "the call ended without an answer", ()))
+        for callback in self._callbacks:
+            callback(self)
+
+    def _expire(self) -> None:
+        self.cancel(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
+
+
+class Requests:
+    """The messages of a client as an iterator, for handlers that do not call `read`."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    def __aiter__(self) -> Requests:
+        return self
+
+    async def __anext__(self) -> Any:
+        message = await self._call.read()
+        if message is grpc.aio.EOF:
+            raise StopAsyncIteration
+        return message

@@ -1,0 +1,239 @@
+"""One connection of a client: its bytes, its age and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import ssl
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol, cast
+
+from midrib.server._front.frames import (
+    HEAD_BYTES,
+    LARGEST_STREAM_ID,
+    PING,
+    PREFACE,
+    ErrorCode,
+    Http2Error,
+    frame,
+    go_away,
+)
+from midrib.server._front.limits import AbuseCounter, FrontLimits
+from midrib.server._front.sending import TRANSPORT_BYTES, Sender
+from midrib.server._front.session import Session
+from midrib.server._front.stream import Stream
+
+# Seconds for a client to send its preface, and to answer the ping that follows GOAWAY.
+_GREETING_S = 20.0
+_PONG_S = 5.0
+# Seconds for a client to read the last bytes before its connection is aborted.
+_LAST_BYTES_S = 5.0
+
+
+class Owner(Protocol):
+    """The part of a server that its connections use.
+
+    limits: of each connection.
+    """
+
+    limits: FrontLimits
+
+    def opened(self, connection: Connection) -> None:
+        """Note a new connection."""
+
+    def closed(self, connection: Connection) -> None:
+        """Remove a connection."""
+
+    def start_call(self, connection: Connection, stream: Stream) -> None:
+        """Serve the call of a new stream."""
+
+
+class Connection(asyncio.Protocol):
+    """A connection.
+
+    accepts: whether a TLS connection may be used; None without TLS.
+    peer: gRPC's name of the client's address.
+    """
+
+    def __init__(self, owner: Owner, accepts: Callable[[ssl.SSLObject], bool] | None = None) -> None:
+        self.peer = ""
+        self.session: Session
+        self._owner = owner
+        self._accepts = accepts
+        self._transport: asyncio.Transport
+        self._sender: Sender
+        self._rest = b""
+        self._is_greeted = self._is_draining = self._is_closing = False
+        self._last_call_s = 0.0
+        self._timers: list[asyncio.TimerHandle] = []
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Send the settings of the server."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=TRANSPORT_BYTES)
+        _set_options(transport.get_extra_info("socket"))
+        self.peer = peer_name(transport.get_extra_info("peername"))
+        tls = transport.get_extra_info("ssl_object")
+        if self._accepts is not None and (tls is None or not self._accepts(tls)):
+            self._is_closing = True
+            self._transport.abort()
+            return
+        loop = asyncio.get_running_loop()
+        self._last_call_s = loop.time()
+        self._sender = Sender(self._transport)
+        abuse = AbuseCounter(self._owner.limits, loop.time)
+        start = partial(self._owner.start_call, self)
+        self.session = Session(self._owner.limits, self._sender, abuse, start=start, ponged=self._ponged)
+        self.session.greet()
+        self._owner.opened(self)
+        self._later(_GREETING_S, self._close_unless_greeted)
+        self._later(self._owner.limits.idle_s, self._drain_if_idle)
+        if self._owner.limits.age_s is not None:
+            self._later(self._owner.limits.age_s, self._drain_of_age)
+
+    def data_received(self, data: bytes) -> None:
+        """Handle the frames that have arrived."""
+        if self._is_closing:
+            return
+        try:
+            self._receive(self._rest + data if self._rest else data)
+            self._sender.pump_if_possible()
+        except Http2Error as fault:
+            self.close(fault.code, str(fault).encode())
+
+    def pause_writing(self) -> None:
+        """Hold DATA back: the transport is full."""
+        self._sender.is_paused = True
+
+    def resume_writing(self) -> None:
+        """Send the waiting DATA."""
+        self._sender.resume()
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        """Cancel all calls."""
+        self._is_closing = True
+        for timer in self._timers:
+            timer.cancel()
+        if hasattr(self, "session"):
+            self.session.lost()
+        self._owner.closed(self)
+
+    # For the server
+
+    def call_ended(self) -> None:
+        """Note that the handler of a call has ended."""
+        self.session.call_ended()
+        self._last_call_s = asyncio.get_running_loop().time()
+        self._close_if_drained()
+
+    def drain(self, reason: bytes) -> None:
+        """Ask the client to open another connection. Its calls end first, also those that cross the request."""
+        if self._is_draining or self._is_closing:
+            return
+        self._is_draining = True
+        self.session.send(go_away(LARGEST_STREAM_ID, ErrorCode.NO_ERROR, reason), frame(PING, 0, 0, bytes(8)))
+        self._later(_PONG_S, self._ponged)
+
+    def close(self, code: ErrorCode, reason: bytes) -> None:
+        """End the connection and its calls now."""
+        if self._is_closing:
+            return
+        self.session.send(go_away(self.session.last_id, code, reason))
+        self._sender.flush()
+        self._is_closing = True
+        self._transport.close()
+        self.session.lost()
+        self._later(_LAST_BYTES_S, self._transport.abort)
+
+    # Frames
+
+    def _receive(self, data: bytes) -> None:
+        at = 0
+        if not self._is_greeted:
+            at = self._greeting(data)
+        end = len(data)
+        while self._is_greeted and end - at >= HEAD_BYTES:
+            size = int.from_bytes(data[at : at + 3], "big")
+            self.session.check_size(size)
+            stop = at + HEAD_BYTES + size
+            if stop > end:
+                break
+            stream_id = int.from_bytes(data[at + 5 : at + 9], "big") & LARGEST_STREAM_ID
+            self.session.handle(data[at + 3], data[at + 4], stream_id, data[at + HEAD_BYTES : stop])
+            at = stop
+        self._rest = data[at:]
+
+    def _greeting(self, data: bytes) -> int:
+        """Read the preface of the client; return where the frames begin. Raises Http2Error for another one."""
+        if not PREFACE.startswith(data[: len(PREFACE)]):
+            raise Http2Error(ErrorCode.PROTOCOL_ERROR, "expected HTTP/2")
+        if len(data) < len(PREFACE):
+            return 0
+        self._is_greeted = True
+        return len(PREFACE)
+
+    # The end of the connection
+
+    def _later(self, seconds: float, call: Callable[[], Any]) -> None:
+        self._timers.append(asyncio.get_running_loop().call_later(seconds, call))
+
+    def _close_unless_greeted(self) -> None:
+        if not self._is_greeted:
+            self.close(ErrorCode.PROTOCOL_ERROR, b"no_greeting")
+
+    def _drain_if_idle(self) -> None:
+        now = asyncio.get_running_loop().time()
+        rest_s = self._owner.limits.idle_s - (now - self._last_call_s)
+        if self.session.active or rest_s > 0:
+            self._timers = [timer for timer in self._timers if not timer.cancelled() and timer.when() > now]
+            self._later(max(rest_s, self._owner.limits.idle_s / 4), self._drain_if_idle)
+        else:
+            self.drain(b"connection idle")
+
+    def _drain_of_age(self) -> None:
+        self.drain(b"max_age")
+        self._later(self._owner.limits.age_grace_s, self._close_of_age)
+
+    def _close_of_age(self) -> None:
+        self.close(ErrorCode.NO_ERROR, b"max_age")
+
+    def _ponged(self) -> None:
+        """Refuse further streams: the client has read GOAWAY before it answered the ping."""
+        if self._is_draining and not self._is_closing and not self.session.refuses_streams:
+            self.session.refuses_streams = True
+            self.session.send(go_away(self.session.last_id, ErrorCode.NO_ERROR, b""))
+            self._close_if_drained()
+
+    def _close_if_drained(self) -> None:
+        if self.session.refuses_streams and not self.session.active and not self._is_closing:
+            self._sender.flush()
+            self._is_closing = True
+            self._transport.close()
+            self._later(_LAST_BYTES_S, self._transport.abort)
+
+
+def _set_options(connection: socket.socket | None) -> None:
+    """Send small frames at once, and let TCP notice that a client's machine is gone.
+
+    asyncio sets TCP_NODELAY only on the connections of some listening sockets.
+    """
+    if connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
+def peer_name(address: Any) -> str:
+    """Return gRPC's name of a socket's address, such as "ipv4:127.0.0.1:50051"."""
+    if not isinstance(address, tuple) or len(address) < 2:
+        return "unknown"
+    host, port = address[:2]
+    ip = ipaddress.ip_address(host.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        if ip.ipv4_mapped is None:
+            return f"ipv6:%5B{host}%5D:{port}"
+        ip = ip.ipv4_mapped
+    return f"ipv4:{ip}:{port}"

@@ -1,0 +1,125 @@
+"""The frames that carry no call: settings, windows and pings."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping
+
+from midrib.server._front import frames
+from midrib.server._front.frames import (
+    DEFAULT_WINDOW,
+    LARGEST_WINDOW,
+    ErrorCode,
+    Http2Error,
+    Setting,
+    StreamError,
+)
+from midrib.server._front.limits import AbuseCounter
+from midrib.server._front.sending import Sender
+from midrib.server._front.stream import Stream
+
+# A smaller increase of a window counts as a frame without content.
+_USUAL_INCREMENT = 1024
+# As frames without content: settings change the window of every stream.
+_SETTINGS_WEIGHT = 8
+
+
+class Control:
+    """Follows the client's settings, windows and pings.
+
+    client_stream_window: the bytes that a new stream may send to the client.
+    open_stream: returns an open stream by its number, None for one that has ended. Raises Http2Error for any other.
+    ponged: called when the client answers a ping.
+    """
+
+    def __init__(
+        self,
+        sender: Sender,
+        abuse: AbuseCounter,
+        streams: Mapping[int, Stream],
+        *,
+        open_stream: Callable[[int], Stream | None],
+        ponged: Callable[[], None],
+    ) -> None:
+        self.client_stream_window = DEFAULT_WINDOW
+        self._sender = sender
+        self._abuse = abuse
+        self._streams = streams
+        self._open_stream = open_stream
+        self._ponged = ponged
+
+    def settings(self, flags: int, stream_id: int, payload: bytes) -> None:
+        """Follow the client's settings."""
+        if stream_id or len(payload) % 6 or (flags & frames.ACK and payload):
+            raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, "invalid settings")
+        self._abuse.idle_frame(weight=1 if flags & frames.ACK else _SETTINGS_WEIGHT)
+        if flags & frames.ACK:
+            return
+        # Only the last value of each setting: following one takes time for every stream.
+        for key, value in dict(struct.iter_unpack(">HI", payload)).items():
+            self._follow(key, value)
+        self._sender.check_read()
+        self._sender.send(frames.frame(frames.SETTINGS, frames.ACK, 0))
+        self._sender.pump_soon()
+
+    def _follow(self, key: int, value: int) -> None:
+        if key == Setting.INITIAL_WINDOW_SIZE:
+            if value > LARGEST_WINDOW:
+                raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR, "an initial window beyond 31 bits")
+            difference, self.client_stream_window = value - self.client_stream_window, value
+            for stream in self._streams.values():
+                stream.grow_send_window(difference)
+        elif key == Setting.MAX_FRAME_SIZE:
+            if not frames.DEFAULT_MAX_FRAME <= value < 2**24:
+                raise Http2Error(ErrorCode.PROTOCOL_ERROR, "an invalid largest frame")
+            self._sender.set_max_frame(value)
+
+    def ping(self, flags: int, stream_id: int, payload: bytes) -> None:
+        """Answer a ping, or note the answer to one."""
+        check_length(payload, 8)
+        if stream_id:
+            raise Http2Error(ErrorCode.PROTOCOL_ERROR, "a ping of a stream")
+        if flags & frames.ACK:
+            self._abuse.idle_frame()
+            self._ponged()
+            return
+        self._abuse.ping()
+        self._sender.check_read()
+        self._sender.send(frames.frame(frames.PING, frames.ACK, 0, payload))
+
+    def window_update(self, _flags: int, stream_id: int, payload: bytes) -> None:
+        """Let more bytes be sent, by a stream or by all."""
+        check_length(payload, 4)
+        increment = int.from_bytes(payload, "big") & LARGEST_WINDOW
+        if increment < _USUAL_INCREMENT:
+            self._abuse.idle_frame()
+        if stream_id == 0:
+            if not increment:
+                raise Http2Error(ErrorCode.PROTOCOL_ERROR, "an increase of a window by 0")
+            self._sender.grow(increment)
+            return
+        stream = self._open_stream(stream_id)
+        if not increment:
+            raise StreamError(ErrorCode.PROTOCOL_ERROR, "an increase of a window by 0")
+        if stream is not None:
+            stream.grow_send_window(increment)
+            self._sender.pump_soon()
+
+    def priority(self, _flags: int, _stream_id: int, payload: bytes) -> None:
+        """Ignore the priority of a stream, which RFC 9113 deprecates."""
+        check_length(payload, 5)
+        self._abuse.idle_frame()
+
+    def push_promise(self, _flags: int, _stream_id: int, _payload: bytes) -> None:
+        """Raise Http2Error: a client cannot push."""
+        raise Http2Error(ErrorCode.PROTOCOL_ERROR, "a client cannot push")
+
+    def goaway(self, _flags: int, _stream_id: int, _payload: bytes) -> None:
+        """Do nothing: a client that goes ends its calls and its connection."""
+        self._abuse.idle_frame()
+
+
+def check_length(payload: bytes, size: int) -> None:
+    """Raise Http2Error unless the payload of a frame has its size."""
+    if len(payload) != size:
+        raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, "a frame of another length")

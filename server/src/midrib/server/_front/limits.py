@@ -1,0 +1,86 @@
+"""The limits of a connection, and the counters that end an abusive one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from midrib.server._front.frames import ErrorCode, Http2Error
+
+# Frames without content (settings, pings, empty DATA) that a client may send, beyond a few for each message.
+_MAX_IDLE_FRAMES = 2000
+_FRAMES_PER_MESSAGE = 32
+# A client may cancel many calls at once, but not for long more calls than the server answers.
+_MIN_RESETS = 2000
+_MAX_PING_STRIKES = 2
+
+
+@dataclass(frozen=True)
+class FrontLimits:
+    """The limits of one connection.
+
+    max_message_bytes: of a message, unpacked, in either direction.  max_metadata_bytes: of the headers of one call.
+    max_streams: concurrent calls.  idle_s: seconds without a call after which the connection is closed.
+    age_s: seconds after which the client is asked to open another connection; its calls then have `age_grace_s`.
+    None: never.
+    min_ping_interval_s: seconds between two pings.
+    """
+
+    max_message_bytes: int
+    max_metadata_bytes: int
+    max_streams: int
+    idle_s: float
+    age_s: float | None
+    age_grace_s: float
+    min_ping_interval_s: float
+
+
+class AbuseCounter:
+    """Counts the frames of one connection that cost the server time and belong to no message.
+
+    now: seconds of a monotonic clock.
+    """
+
+    def __init__(self, limits: FrontLimits, now: Callable[[], float]) -> None:
+        self._interval_s = limits.min_ping_interval_s
+        self._max_resets = max(_MIN_RESETS, 2 * limits.max_streams)
+        self._now = now
+        self._idle_frames = 0
+        self._resets = 0
+        self._ping_strikes = 0
+        self._last_ping_s: float | None = None
+
+    def progress(self) -> None:
+        """Note that a message was received or sent: it allows a few frames without content, and a ping."""
+        self._idle_frames = max(0, self._idle_frames - _FRAMES_PER_MESSAGE)
+        self._ping_strikes = 0
+        self._last_ping_s = None
+
+    def answered(self) -> None:
+        """Note that a call was answered: it allows one cancelled call."""
+        self._resets = max(0, self._resets - 1)
+
+    def idle_frame(self, *, weight: int = 1) -> None:
+        """Count a frame without content, or one that takes the time of `weight` such frames.
+
+        Raises Http2Error if there are too many.
+        """
+        self._idle_frames += weight
+        if self._idle_frames > _MAX_IDLE_FRAMES:
+            raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, "too_many_frames")
+
+    def cancelled(self) -> None:
+        """Count a call that its client cancels. Raises Http2Error if there are too many (CVE-2023-44487)."""
+        self._resets += 1
+        if self._resets > self._max_resets:
+            raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, "too_many_resets")
+
+    def ping(self) -> None:
+        """Count a ping. Raises Http2Error if several came too early, with the reason that gRPC's libraries send."""
+        self.idle_frame()
+        now = self._now()
+        if self._last_ping_s is not None and now - self._last_ping_s < self._interval_s:
+            self._ping_strikes += 1
+            if self._ping_strikes > _MAX_PING_STRIKES:
+                raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, "too_many_pings")
+        self._last_ping_s = now

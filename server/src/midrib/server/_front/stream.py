@@ -1,0 +1,229 @@
+"""One HTTP/2 stream, which carries one call: its messages in both directions, within flow control."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from midrib.server._front.frames import (
+    DATA,
+    DEFAULT_WINDOW,
+    LARGEST_WINDOW,
+    ErrorCode,
+    StreamError,
+    frame_head,
+    header_frames,
+    reset,
+    window_update,
+)
+from midrib.server._front.headers import RequestHead, only_trailers, response_head
+from midrib.server._front.messages import PREFIX_BYTES, Assembler, prefixed
+
+# The bytes that a stream of messages may send while it is not being read. A unary call sends only its message.
+_AHEAD_BYTES = 2**20
+
+
+class StreamOwner(Protocol):
+    """The part of a connection that its streams use."""
+
+    def send(self, *parts: bytes | memoryview) -> None:
+        """Send frames that are not subject to flow control."""
+
+    def send_at_once(self, stream: Stream, size: int) -> bool:
+        """Reserve `size` bytes of both windows if the DATA can be sent now; return whether it can."""
+
+    def send_later(self, stream: Stream) -> None:
+        """Send the pending bytes of a stream as flow control allows; `sent` is called after each part."""
+
+    async def writable(self) -> None:
+        """Return once the transport has room."""
+
+    def progress(self) -> None:
+        """Note that a message has been received or is being sent."""
+
+    def ended(self, stream: Stream) -> None:
+        """Remove a stream that has ended."""
+
+
+class Stream:
+    """One stream.
+
+    on_lost: called when the client cancels the call or leaves.
+    receive_window, send_window: the bytes that either side may still send.
+    pending: the bytes that wait for flow control; None if there are none.
+    """
+
+    __slots__ = (
+        "_ahead_bytes",
+        "_assembler",
+        "_began",
+        "_client_ended",
+        "_owner",
+        "_reader",
+        "_writers",
+        "head",
+        "id",
+        "is_closed",
+        "on_lost",
+        "pending",
+        "receive_window",
+        "send_window",
+    )
+
+    def __init__(self, stream_id: int, head: RequestHead, owner: StreamOwner, *, max_message_bytes: int) -> None:
+        self.id = stream_id
+        self.head = head
+        self.is_closed = False
+        self.on_lost: Callable[[], None] | None = None
+        self.receive_window = DEFAULT_WINDOW
+        self.send_window = DEFAULT_WINDOW
+        self.pending: memoryview | None = None
+        self._owner = owner
+        self._assembler = Assembler(head.encoding, max_message_bytes)
+        self._ahead_bytes = DEFAULT_WINDOW
+        self._client_ended = False
+        self._began = False
+        self._reader: asyncio.Future[None] | None = None
+        self._writers: list[asyncio.Future[None]] = []
+
+    # From the client
+
+    def receive(self, payload: bytes, size: int) -> None:
+        """Take the payload of a DATA frame, which counts with `size` bytes. Raises StreamError beyond the window."""
+        self.receive_window -= size
+        if self.receive_window < 0:
+            raise StreamError(ErrorCode.FLOW_CONTROL_ERROR, "more bytes than the window of the stream")
+        self._assembler.feed(payload)
+        if self._reader is None:
+            return
+        if self._assembler.missing:
+            self._grant()
+        else:
+            self._wake()
+
+    def receive_end(self) -> None:
+        """Note the end of the client's half. Raises StreamError if it has ended before."""
+        if self._client_ended:
+            raise StreamError(ErrorCode.STREAM_CLOSED, "a frame after the end of the stream")
+        self._client_ended = True
+        self._wake()
+
+    def check_open(self) -> None:
+        """Raise StreamError if the client has ended its half."""
+        if self._client_ended:
+            raise StreamError(ErrorCode.STREAM_CLOSED, "a frame after the end of the stream")
+
+    def lost(self) -> None:
+        """End the stream: the client has reset it, or its connection is gone."""
+        if self.is_closed:
+            return
+        self.is_closed = True
+        self.pending = None
+        self._wake_writers()
+        if self.on_lost is not None:
+            self.on_lost()
+
+    def grow_send_window(self, increment: int) -> None:
+        """Let more bytes be sent. Raises StreamError if the window becomes larger than HTTP/2 allows."""
+        self.send_window += increment
+        if self.send_window > LARGEST_WINDOW:
+            raise StreamError(ErrorCode.FLOW_CONTROL_ERROR, "the window of the stream is beyond 31 bits")
+
+    # To the call
+
+    def read_ahead(self) -> None:
+        """Let the client send further messages while one is handled."""
+        self._ahead_bytes = _AHEAD_BYTES
+
+    async def read(self) -> bytes | None:
+        """Return the next message; None if the client has sent all. Raises MessageError if it is refused."""
+        while self._assembler.missing:
+            if self._client_ended:
+                return None
+            self._grant()
+            reader = self._reader = asyncio.get_running_loop().create_future()
+            try:
+                await reader
+            finally:
+                if self._reader is reader:  # it is another one if a read was cancelled and the next has begun
+                    self._reader = None
+        self._owner.progress()
+        return await self._assembler.take()
+
+    def _wake(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+
+    def _grant(self) -> None:
+        """Grow the client's window to the rest of the message that is being read, and the bytes in advance."""
+        needed = self._assembler.missing
+        target = min(needed + self._ahead_bytes, LARGEST_WINDOW)
+        if self.receive_window < max(needed, target // 2):
+            self._owner.send(window_update(self.id, target - self.receive_window))
+            self.receive_window = target
+
+    # To the client
+
+    async def write(self, message: bytes) -> None:
+        """Send a message; returns once flow control has let it go. Does nothing once the stream is closed."""
+        if self.pending is not None:  # a write was cancelled in the middle of its message
+            await self.drained()
+        if self.is_closed:
+            return
+        self._owner.progress()
+        size = PREFIX_BYTES + len(message)
+        if self._owner.send_at_once(self, size):
+            self._owner.send(*self._beginning(), frame_head(size, DATA, 0, self.id), prefixed(message), message)
+            return
+        self._owner.send(*self._beginning())
+        self.pending = memoryview(prefixed(message) + message)
+        self._owner.send_later(self)
+        await self.drained()
+
+    async def drained(self) -> None:
+        """Return once all messages are sent, or the stream is closed."""
+        while self.pending is not None:
+            writer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._writers.append(writer)
+            await writer
+
+    async def written(self) -> None:
+        """Return once all messages are sent and the transport has room for a status, or the stream is closed."""
+        await self.drained()
+        await self._owner.writable()
+
+    def sent(self, rest: memoryview | None) -> None:
+        """Note which bytes are still pending."""
+        self.pending = rest
+        if rest is None:
+            self._wake_writers()
+
+    def _wake_writers(self) -> None:
+        for writer in self._writers:
+            if not writer.done():
+                writer.set_result(None)
+        self._writers.clear()
+
+    def begin(self) -> None:
+        """Send the headers of the answer now."""
+        if not self.is_closed:
+            self._owner.send(*self._beginning())
+
+    def _beginning(self) -> tuple[bytes, ...]:
+        if self._began:
+            return ()
+        self._began = True
+        return (header_frames(self.id, response_head(), ends_stream=False),)
+
+    def end(self, trailers: bytes) -> None:
+        """End the stream with trailers. A client that is still sending is told to stop."""
+        if self.is_closed:
+            return
+        self.is_closed, self.pending = True, None
+        self._wake_writers()
+        block = trailers if self._began else only_trailers(self.head.http_status, trailers)
+        self._owner.send(header_frames(self.id, block, ends_stream=True))
+        if not self._client_ended:
+            self._owner.send(reset(self.id, ErrorCode.NO_ERROR))
+        self._owner.ended(self)

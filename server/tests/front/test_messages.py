@@ -1,0 +1,63 @@
+"""gRPC's messages within DATA frames, however they are cut."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+
+import grpc
+import pytest
+
+from midrib.server._front.messages import Assembler, MessageError, prefixed
+
+
+def packed(data: bytes) -> bytes:
+    return b"\x01" + prefixed(data)[1:] + data
+
+
+async def messages(assembler: Assembler, *frames: bytes) -> list[bytes]:
+    complete: list[bytes] = []
+    for payload in frames:
+        assembler.feed(payload)
+        while not assembler.missing:
+            complete.append(await assembler.take())
+    return complete
+
+
+@pytest.mark.parametrize("size", [pytest.param(size, id=f"{size} bytes a frame") for size in (1, 2, 5, 7, 100)])
+async def test_messages_do_not_depend_on_the_frames(size: int) -> None:
+    """A frame may hold a part of a message, or several."""
+    sent = [b"", b"a", b"", b"bc" * 20, b"d"]
+    data = b"".join(prefixed(part) + part for part in sent)
+    assert (
+        await messages(Assembler("identity", 100), *(data[at : at + size] for at in range(0, len(data), size))) == sent
+    )
+
+
+@pytest.mark.parametrize(
+    ("encoding", "pack"),
+    [pytest.param("gzip", gzip.compress, id="gzip"), pytest.param("deflate", zlib.compress, id="deflate")],
+)
+async def test_a_compressed_message_is_unpacked(encoding: str, pack: object) -> None:
+    """Also a large one."""
+    sent = [b"x" * 10, bytes(range(256)) * 40]
+    assert callable(pack)
+    assert await messages(Assembler(encoding, 20_000), *(packed(pack(part)) for part in sent)) == sent
+
+
+@pytest.mark.parametrize(
+    ("encoding", "payload", "code", "words"),
+    [
+        pytest.param("identity", prefixed(bytes(2000)), "RESOURCE_EXHAUSTED", "2000 bytes", id="too long"),
+        pytest.param("gzip", packed(gzip.compress(bytes(10**5))), "RESOURCE_EXHAUSTED", "more bytes", id="a bomb"),
+        pytest.param("gzip", packed(gzip.compress(b"x" * 50)[:-9]), "INTERNAL", "cut off", id="cut off"),
+        pytest.param("gzip", packed(b"no gzip"), "INTERNAL", "is not gzip", id="no gzip"),
+        pytest.param("bomb", packed(b"x"), "UNIMPLEMENTED", "'bomb', expected one of", id="an unknown encoding"),
+        pytest.param("identity", packed(b"x"), "INTERNAL", "'identity'", id="compressed without an encoding"),
+    ],
+)
+async def test_a_message_is_refused_with_a_status(encoding: str, payload: bytes, code: str, words: str) -> None:
+    """By its length before it has arrived."""
+    with pytest.raises(MessageError, match=words) as caught:
+        await messages(Assembler(encoding, 1000), payload)
+    assert caught.value.code is grpc.StatusCode[code]
