@@ -96,7 +96,7 @@ def program(folder: Path) -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript is deprecated, but its files exist
         traced = torch.jit.trace(network().eval(), torch.ones(1, 2))  # type: ignore[no-untyped-call] # torch's
-        torch.jit.save(traced, str(folder / "w.pt"))  # type: ignore[no-untyped-call] # torch's
+        torch.jit.save(traced, str(folder / "w.pt"))
     return folder / "w.pt"
 
 

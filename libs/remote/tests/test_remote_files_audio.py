@@ -104,11 +104,11 @@ def test_without_soundfile_the_extra_is_named(tmp_path: Path, folder: Path, monk
 @pytest.mark.parametrize("chunk", [b"", b"LIST\x05\x00\x00\x00INFOx\x00"], ids=["plain", "odd-chunk-before"])
 def test_a_wav_that_is_cut_short_is_refused(chunk: bytes) -> None:
     """libsndfile returns the samples that are there: another clip, and no error."""
-    whole = encoded(0.5, 8000, subtype="PCM_16")
-    whole = whole[:36] + chunk + whole[36:]
+    plain = encoded(0.5, 8000, subtype="PCM_16")
+    wav = plain[:36] + chunk + plain[36:]
     with pytest.raises(InvalidInputError, match="it is cut short, 100 bytes of its samples are missing"):
-        decode_clip(whole[:-100])
-    assert len(decode_clip(whole).samples) == 64
+        decode_clip(wav[:-100])
+    assert len(decode_clip(wav).samples) == 64
 
 
 @pytest.mark.parametrize("length", [0xFFFFFFFF, 0x7FFFFFFF], ids=hex)

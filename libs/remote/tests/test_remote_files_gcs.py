@@ -63,7 +63,9 @@ def test_an_output_is_copied_into_the_bucket(bucket: Any, tmp_path: Path) -> Non
 def test_a_bucket_that_does_not_exist_is_named_before_the_backbone_loads(tmp_path: Path) -> None:
     """Not after all items were embedded."""
     (tmp_path / "t.txt").write_text("abc\n")
-    with pytest.raises(InvalidInputError, match="output gs://nowhere/o.npy: there is no bucket 'nowhere', create it"):
+    with pytest.raises(
+        InvalidInputError, match="output gs://nowhere/o.npy: bucket 'nowhere' does not exist, create it"
+    ):
         embed_files(lambda: pytest.fail("the backbone was loaded"), [tmp_path / "t.txt"], "gs://nowhere/o.npy")
 
 

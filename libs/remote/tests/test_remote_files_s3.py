@@ -97,5 +97,7 @@ def test_a_missing_object_or_bucket_is_named(bucket: Any, tmp_path: Path, url: s
 def test_a_bucket_that_does_not_exist_is_named_before_the_backbone_loads(tmp_path: Path) -> None:
     """Not after all items were embedded."""
     (tmp_path / "t.txt").write_text("abc\n")
-    with pytest.raises(InvalidInputError, match="output s3://nowhere/o.npy: there is no bucket 'nowhere', create it"):
+    with pytest.raises(
+        InvalidInputError, match="output s3://nowhere/o.npy: bucket 'nowhere' does not exist, create it"
+    ):
         embed_files(lambda: pytest.fail("the backbone was loaded"), [tmp_path / "t.txt"], "s3://nowhere/o.npy")

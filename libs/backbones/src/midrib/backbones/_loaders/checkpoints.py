@@ -152,8 +152,8 @@ def _prefixes(state: Collection[str], names: Collection[str]) -> Collection[str]
     usual = [prefix for prefix in _dotted(os.path.commonprefix(list(state))) if _knows_most(state, prefix, names)]
     any_name = min(names, default="")
     holders = {name.removesuffix(any_name) for name in state if name.endswith(f".{any_name}")}
-    whole = [prefix for prefix in holders if all(f"{prefix}{name}" in state for name in names)]
-    return (*_PREFIXES, *usual, *(whole if len(whole) == 1 else ()))
+    complete = [prefix for prefix in holders if all(f"{prefix}{name}" in state for name in names)]
+    return (*_PREFIXES, *usual, *(complete if len(complete) == 1 else ()))
 
 
 def _dotted(text: str) -> list[str]:

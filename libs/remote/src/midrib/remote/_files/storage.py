@@ -205,7 +205,7 @@ class Output:
             except PermissionError:
                 pass  # who may write objects may be forbidden to look at their bucket
         if not exists:
-            raise InvalidInputError(f"output {self.url}: there is no bucket {bucket!r}, create it or check its name")
+            raise InvalidInputError(f"output {self.url}: bucket {bucket!r} does not exist, create it or check its name")
 
     def publish(self) -> None:
         """Copy the output, and the files beside it, to the URL. Raises UnavailableError if that fails."""
