@@ -84,7 +84,7 @@ def test_an_encoder_gives_the_librarys_vectors(running: RunningServer, reference
     assert_equal(model.encode(TEXTS, **choice), reference.encode(TEXTS, **choice))
 
 
-def test_an_encoders_queries_and_documents_have_the_prompts_of_the_model(running: RunningServer, reference: Any) -> None:
+def test_an_encoders_queries_have_the_prompts_of_the_model(running: RunningServer, reference: Any) -> None:
     """A prompt of this name that the caller gives comes first."""
     model = Encoder(running.url(NAME))
     assert_equal(model.encode_query(TEXTS), reference.encode_query(TEXTS))
