@@ -31,18 +31,25 @@ _MAX_PENDING_CALLS = 1_000_000
 
 def grpc_server(settings: Settings, tokens: Tokens | None, tracing: Tracing | None = None) -> grpc.aio.Server:
     """Return a server without services, with the limits of the settings, and with a guard if there are tokens."""
-    interceptors: list[grpc.aio.ServerInterceptor] = []
+    return grpc.aio.server(interceptors=interceptors(settings, tokens, tracing), options=_options(settings))
+
+
+def interceptors(
+    settings: Settings, tokens: Tokens | None, tracing: Tracing | None = None
+) -> list[grpc.aio.ServerInterceptor]:
+    """Return what every call passes first, in this order: traces, the access log, and the guard."""
+    chain: list[grpc.aio.ServerInterceptor] = []
     if tracing is not None:
         from midrib.server._grpc.interceptors.tracing import TracingInterceptor
 
-        interceptors.append(TracingInterceptor(tracing))
+        chain.append(TracingInterceptor(tracing))
     if settings.access_log:
         from midrib.server._grpc.interceptors.access_log import AccessLogInterceptor
 
-        interceptors.append(AccessLogInterceptor())
+        chain.append(AccessLogInterceptor())
     if tokens is not None:
-        interceptors.append(Guard(tokens, public_health=settings.public_health))
-    return grpc.aio.server(interceptors=interceptors, options=_options(settings))
+        chain.append(Guard(tokens, public_health=settings.public_health))
+    return chain
 
 
 def add_port(server: grpc.aio.Server, settings: Settings, address: str) -> int:
