@@ -1,0 +1,129 @@
+"""`midrib ray up` as a process, and the processes of its replicas."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import tomli_w
+
+MIDRIB = [sys.executable, "-m", "midrib.server.cli"]
+_PORTS = (
+    "RAY_SERVE_HAPROXY_STATS_PORT",
+    "RAY_SERVE_HAPROXY_METRICS_PORT",
+    "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT",
+    "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT",
+)
+
+
+class ServeProcess:
+    """A Ray on this machine with our server on it, on free ports.
+
+    folder: for its configuration and its log.  arguments: of the backbone.  options: of `midrib ray up`.
+    """
+
+    def __init__(self, folder: Path, arguments: dict[str, float], options: Sequence[str], **settings: object) -> None:
+        port, http_port, *ports = free_ports(2 + len(_PORTS))
+        config = folder / "midrib.toml"
+        backbone = {"name": "test/embedding/times", "arguments": arguments}
+        settings = {"imports": ["serve_backbone"], "port": port, "warm_up_s": 0.0, **settings}
+        config.write_text(tomli_w.dumps({**settings, "backbones": [backbone]}))
+        self.address = f"127.0.0.1:{port}"
+        self._folder = folder
+        self._log = (folder / "log").open("w")
+        command = [*MIDRIB, "ray", "up", str(config), "--insecure", "--http-port", str(http_port), "--json", *options]
+        environment = _environment(ports)
+        self._process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=self._log, env=environment, text=True, start_new_session=True
+        )
+
+    def wait_until_ready(self) -> None:
+        """Return once clients are answered. Raises RuntimeError, with the log, if the command ends before."""
+        for line in self._process.stdout or ():
+            if line.startswith('{"event": "ready"'):
+                assert json.loads(line)["address"] == self.address
+                return
+        raise RuntimeError(f"`midrib ray up` ended: {(self._folder / 'log').read_text()[-4000:]}")
+
+    def replicas(self) -> list[int]:
+        """Return the process ids of the replicas."""
+        return self._pids("ray::ServeReplica:midrib")
+
+    def controllers(self) -> list[int]:
+        """Return the process id of the controller of Serve, while there is one."""
+        return self._pids("ray::ServeController")
+
+    def ingresses(self) -> list[int]:
+        """Return the process ids of HAProxy, oldest first: an old one ends after its connections."""
+        return sorted(pid for pid in self._pids("") if "/haproxy -db" in _title(pid))
+
+    def _pids(self, title: str) -> list[int]:
+        return [pid for pid in _descendants(self._process.pid) if _title(pid).startswith(title)]
+
+    def until(self, condition: Callable[[list[int]], bool], *, seconds: float = 120.0) -> list[int]:
+        """Return the replicas once they satisfy a condition. Raises TimeoutError."""
+        end = time.monotonic() + seconds
+        while not condition(replicas := self.replicas()):
+            if time.monotonic() > end:
+                raise TimeoutError(f"after {seconds:g} s the replicas are {replicas}")
+            time.sleep(0.25)
+        return replicas
+
+    def stop(self) -> None:
+        """End the command, and with it Ray. All processes that it started are gone afterwards."""
+        started = _descendants(self._process.pid)
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(90)
+        finally:
+            for pid in [self._process.pid, *started]:
+                if _title(pid):
+                    os.kill(pid, signal.SIGKILL)
+            self._process.communicate()
+            self._log.close()
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports that nothing listens on."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [listening.getsockname()[1] for listening in sockets]
+    for listening in sockets:
+        listening.close()
+    return ports
+
+
+def _environment(ports: Sequence[int]) -> dict[str, str]:
+    folders = [str(Path(__file__).parent), *(path for path in sys.path if path)]
+    variables = dict(zip(_PORTS, map(str, ports), strict=True))
+    return {**os.environ, **variables, "PYTHONPATH": os.pathsep.join(folders), "OMP_NUM_THREADS": "1"}
+
+
+def _descendants(pid: int) -> list[int]:
+    """Return the processes that a process started, and that those started."""
+    children: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        children.setdefault(int(fields[1]), []).append(int(path.parent.name))
+    found, queue = [], [pid]
+    while queue:
+        queue += (started := children.get(queue.pop(), []))
+        found += started
+    return found
+
+
+def _title(pid: int) -> str:
+    """Return the command line of a process; "" if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
