@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -21,6 +22,8 @@ _PORTS = (
     "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT",
     "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT",
 )
+# On a busy machine Ray would take its own processes for dead before they have started.
+_LONG_CHECKS = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60", "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60"}
 
 
 class ServeProcess:
@@ -65,7 +68,7 @@ class ServeProcess:
         return sorted(pid for pid in self._pids("") if "/haproxy -db" in _title(pid))
 
     def _pids(self, title: str) -> list[int]:
-        return [pid for pid in _descendants(self._process.pid) if _title(pid).startswith(title)]
+        return [pid for pid in _members(self._process.pid) if _title(pid).startswith(title)]
 
     def until(self, condition: Callable[[list[int]], bool], *, seconds: float = 120.0) -> list[int]:
         """Return the replicas once they satisfy a condition. Raises TimeoutError."""
@@ -78,13 +81,12 @@ class ServeProcess:
 
     def stop(self) -> None:
         """End the command, and with it Ray. All processes that it started are gone afterwards."""
-        started = _descendants(self._process.pid)
         self._process.send_signal(signal.SIGTERM)
         try:
             self._process.wait(90)
         finally:
-            for pid in [self._process.pid, *started]:
-                if _title(pid):
+            for pid in _members(self._process.pid):
+                with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             self._process.communicate()
             self._log.close()
@@ -100,25 +102,23 @@ def free_ports(count: int) -> list[int]:
 
 
 def _environment(ports: Sequence[int]) -> dict[str, str]:
+    """Return the variables of the command.  ports: of HAProxy and of Ray's proxies, besides the two of the command."""
     folders = [str(Path(__file__).parent), *(path for path in sys.path if path)]
     variables = dict(zip(_PORTS, map(str, ports), strict=True))
-    return {**os.environ, **variables, "PYTHONPATH": os.pathsep.join(folders), "OMP_NUM_THREADS": "1"}
+    return {**os.environ, **variables, **_LONG_CHECKS, "PYTHONPATH": os.pathsep.join(folders), "OMP_NUM_THREADS": "1"}
 
 
-def _descendants(pid: int) -> list[int]:
-    """Return the processes that a process started, and that those started."""
-    children: dict[int, list[int]] = {}
+def _members(session: int) -> list[int]:
+    """Return the processes of a session: one that was started as its first, and all that those have started."""
+    members = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = path.read_text().rpartition(")")[2].split()
         except (FileNotFoundError, ProcessLookupError):
             continue
-        children.setdefault(int(fields[1]), []).append(int(path.parent.name))
-    found, queue = [], [pid]
-    while queue:
-        queue += (started := children.get(queue.pop(), []))
-        found += started
-    return found
+        if int(fields[3]) == session and fields[0] != "Z":
+            members.append(int(path.parent.name))
+    return members
 
 
 def _title(pid: int) -> str:
