@@ -34,26 +34,41 @@ class ServeProcess:
 
     def __init__(self, folder: Path, arguments: dict[str, float], options: Sequence[str], **settings: object) -> None:
         port, http_port, *ports = free_ports(2 + len(_PORTS))
-        config = folder / "midrib.toml"
-        backbone = {"name": "test/embedding/times", "arguments": arguments}
-        settings = {"imports": ["serve_backbone"], "port": port, "warm_up_s": 0.0, **settings}
-        config.write_text(tomli_w.dumps({**settings, "backbones": [backbone]}))
         self.address = f"127.0.0.1:{port}"
+        self._settings = {"imports": ["serve_backbone"], "port": port, "warm_up_s": 0.0, **settings}
         self._folder = folder
+        self._cluster = ""
+        self._command = [*MIDRIB, "ray", "up", str(folder / "midrib.toml"), "--insecure", "--json", *options]
+        self._command += ["--http-port", str(http_port)]
+        self._environment = _environment(ports)
         self._log = (folder / "log").open("w")
-        command = [*MIDRIB, "ray", "up", str(config), "--insecure", "--http-port", str(http_port), "--json", *options]
-        environment = _environment(ports)
+        self._configure(arguments)
         self._process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=self._log, env=environment, text=True, start_new_session=True
+            self._command,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env=self._environment,
+            text=True,
+            start_new_session=True,
         )
+
+    def _configure(self, arguments: dict[str, float]) -> None:
+        backbone = {"name": "test/embedding/times", "arguments": arguments}
+        (self._folder / "midrib.toml").write_text(tomli_w.dumps({**self._settings, "backbones": [backbone]}))
 
     def wait_until_ready(self) -> None:
         """Return once clients are answered. Raises RuntimeError, with the log, if the command ends before."""
         for line in self._process.stdout or ():
             if line.startswith('{"event": "ready"'):
-                assert json.loads(line)["address"] == self.address
+                self._cluster = json.loads(line)["cluster"]
                 return
         raise RuntimeError(f"`midrib ray up` ended: {(self._folder / 'log').read_text()[-4000:]}")
+
+    def replace(self, arguments: dict[str, float]) -> None:
+        """Serve the backbone with other arguments, by the same command; return once the new replicas answer."""
+        self._configure(arguments)
+        command = [*self._command, "--address", self._cluster]
+        subprocess.run(command, check=True, stdout=self._log, stderr=self._log, env=self._environment)
 
     def replicas(self) -> list[int]:
         """Return the process ids of the replicas."""

@@ -12,6 +12,7 @@ from midrib.server import BackboneSettings, Settings
 config: Any = pytest.importorskip("ray.serve.config", reason="needs Ray Serve: build-support/ray makes it")
 
 from midrib.ray.serve import ServeOptions, up  # noqa: E402 - it needs Ray
+from midrib.ray.serve._options import check_environment  # noqa: E402 - it needs Ray
 from midrib.ray.serve._scaling import by_device_time  # noqa: E402 - it needs Ray
 
 
@@ -82,3 +83,10 @@ def test_no_replica_is_refused() -> None:
     """Without one nothing answers, and nothing reports a load."""
     with pytest.raises(ValueError, match="got 0 to 4 replicas"):
         ServeOptions(min_replicas=0, max_replicas=4)
+
+
+def test_a_serve_without_our_variables_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A replica says so as it starts; otherwise no call would ever reach it."""
+    monkeypatch.delenv("RAY_SERVE_ENABLE_HA_PROXY", raising=False)
+    with pytest.raises(RuntimeError, match="end it with `serve shutdown`"):
+        check_environment()

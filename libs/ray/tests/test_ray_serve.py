@@ -75,9 +75,9 @@ def rows(count: int) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
 
 def test_answers_equal_those_of_a_plain_server(served: ServeProcess) -> None:
     """By our client, unchanged: the same revision, and the same bytes."""
-    with serving(NAME) as plain, Client(plain.address) as one, Client(served.address) as many:
-        expected, answer = one.embed(NAME, rows(10)), many.embed(NAME, rows(10))
-        assert [info.revision for info in one.list()] == [info.revision for info in many.list()]
+    with serving(NAME) as plain, Client(plain.address) as single, Client(served.address) as many:
+        expected, answer = single.embed(NAME, rows(10)), many.embed(NAME, rows(10))
+        assert [info.revision for info in single.list()] == [info.revision for info in many.list()]
     assert answer.tobytes() == expected.tobytes()
 
 
@@ -138,3 +138,17 @@ def test_a_killed_controller_costs_no_answer(served: ServeProcess) -> None:
     os.kill(victim, signal.SIGKILL)
     served.until(lambda _replicas: bool(served.controllers()) and victim not in served.controllers())
     assert load.stop() > 0
+
+
+def test_another_revision_replaces_the_first(served: ServeProcess) -> None:
+    """While the replicas are replaced, each call has the answer of one of the two; afterwards all have the new one."""
+    answers = []
+    with Client(served.address, timeout=60) as client, ThreadPoolExecutor(1) as threads:
+        client.embed(NAME, rows(1))
+        replacing = threads.submit(served.replace, {"scale": 3.0})
+        while not replacing.done():
+            answers.append(client.embed(NAME, np.ones((1, 2), np.float32))[0].tolist())
+        replacing.result()
+        for _ in iter(lambda: client.embed(NAME, np.ones((1, 2), np.float32))[0, 0], 3.0):
+            pass
+    assert {tuple(answer) for answer in answers} <= {(2.0, 2.0), (3.0, 3.0)}

@@ -56,7 +56,8 @@ def up(
     )
     ingress = serve.up(settings, options, address=address, **({} if address else {"include_dashboard": False}))
     urls = [f"grpc://{ingress}/{backbone.name}" for backbone in settings.backbones]
-    typer.echo(json.dumps({"event": "ready", "address": ingress, "urls": urls}) if as_json else "\n".join(urls))
+    ready = {"event": "ready", "address": ingress, "urls": urls, "cluster": serve.cluster()}
+    typer.echo(json.dumps(ready) if as_json else "\n".join([*urls, f"cluster: {serve.cluster()}"]))
     if address is None:
         _wait_for_signal()
         serve.down()

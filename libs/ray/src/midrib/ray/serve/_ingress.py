@@ -1,4 +1,4 @@
-"""The way of a call into a replica: Ray's gRPC server accepts it, Ray counts it, our services answer it.
+"""How a call enters a replica: Ray's gRPC server accepts it, Ray counts it, and our services answer it.
 
 Ray lists the servicer function below in its gRPC options, and calls it in every process that has such a server.
 """
@@ -50,7 +50,7 @@ def hosted() -> HostedServices | None:
 
 
 def add_services(_servicer: object, server: Any) -> None:
-    """Add our services to a server of Ray; the replicas have the servicers."""
+    """Add our services to a server of Ray, which passes no servicer of ours: `HostedServices` answers."""
     server.add_generic_rpc_handlers((_Services(),))
 
 
@@ -81,5 +81,5 @@ async def _through_ray(handler: Any, method: str, requests: AsyncIterator[bytes]
 
 
 async def _unrouted(_requests: AsyncIterator[bytes], context: Any) -> None:
-    """Refuse a call that Ray's proxy has got because no replica is ready; clients call again."""
+    """Refuse a call that reached the proxy of Ray, because no replica is ready. Clients try again."""
     await context.abort(grpc.StatusCode.UNAVAILABLE, "no replica is ready to take calls: try again")

@@ -18,6 +18,12 @@ _NOT_ON_RAY = {
     "admin_port": "LoadBackbone would reach one replica only: change the settings and run `midrib ray up` again",
     "tls_certificate": "Ray's ingress has no TLS: put a proxy with the certificate before it",
 }
+_REQUIRED = {
+    # Calls go from HAProxy to the replicas' gRPC servers, not through Ray's proxy, which is written in Python.
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    # A replica answers on the event loop that receives: the context of a call belongs to that loop.
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+}
 
 
 @dataclass(frozen=True)
@@ -73,10 +79,7 @@ def serve_environment(settings: Settings, options: ServeOptions) -> dict[str, st
     """Return the variables that Ray Serve reads at its start, on every node; this process's take precedence."""
     folder = Path(gettempdir()) / f"midrib-ray-{settings.port}"
     variables = {
-        # Calls go from HAProxy to the replicas' gRPC servers, not through Ray's proxy, which is written in Python.
-        "RAY_SERVE_ENABLE_HA_PROXY": "1",
-        # A replica answers on the event loop that receives: the context of a call belongs to that loop.
-        "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+        **_REQUIRED,
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(options.drain_s),
         "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
@@ -89,3 +92,13 @@ def serve_environment(settings: Settings, options: ServeOptions) -> dict[str, st
         "RAY_SERVE_HAPROXY_H2_BE_INITIAL_WINDOW_SIZE": "1048576",
     }
     return {name: os.environ.get(name, value) for name, value in variables.items()}
+
+
+def check_environment() -> None:
+    """Raise RuntimeError in a process of Ray Serve that lacks the variables without which no call is answered."""
+    actual = {name: os.environ.get(name) for name in _REQUIRED}
+    if actual != _REQUIRED:
+        raise RuntimeError(
+            f"Ray Serve runs with {actual}, expected {_REQUIRED}: end it with `serve shutdown`, and let "
+            "`midrib ray up` start it"
+        )

@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 
 from midrib.ray.serve._ingress import CURRENT_CALL, METHODS, host, hosted
+from midrib.ray.serve._options import check_environment
 from midrib.server import Server, Settings
 from midrib.server._observability.load import LoadMeter
 
@@ -17,10 +18,11 @@ class Replica:
     """Serves the backbones of its settings. Ray constructs it in each replica's process.
 
     settings: the fields of Settings.  The methods of our services are added below.
-    Raises the errors of loading, and RuntimeError if Ray runs the code of deployments in another thread.
+    Raises the errors of loading, and RuntimeError if Ray Serve was started without the variables of `up`.
     """
 
     async def __init__(self, settings: dict[str, Any]) -> None:  # type: ignore[misc] # Ray waits for it
+        check_environment()
         self._server = Server(Settings(**settings), new_grpc_server=host)
         await self._server.start()
         await self._server.load()

@@ -1,4 +1,4 @@
-"""The number of replicas, by what the replicas report of their devices."""
+"""The number of replicas, by the load that each replica reports."""
 
 from __future__ import annotations
 

@@ -22,8 +22,9 @@ def up(
 
     address: of the cluster to join, as for `ray.init`; by default this process starts a Ray on this machine.
     ray_options: of `ray.init`.
-    Raises ValueError for settings that cannot hold on Ray, RuntimeError if the replicas cannot be started. Call it
-    again with other settings to replace the replicas one after the other.
+    Raises ValueError for settings that cannot hold on Ray, RuntimeError if the replicas cannot be started, for example
+    because Ray Serve was started before without the variables of this function. Call it again with other settings to
+    replace the replicas one after the other.
     """
     options = options or ServeOptions()
     replica = replica_settings(settings, options)
@@ -33,7 +34,7 @@ def up(
     from ray import serve
 
     if not ray.is_initialized():
-        ray.init(address=address, runtime_env={"env_vars": environment}, **ray_options)
+        ray.init(address=address or "local", runtime_env={"env_vars": environment}, **ray_options)
     serve.start(
         http_options={"host": settings.host, "port": options.http_port},
         grpc_options={
@@ -44,6 +45,13 @@ def up(
     )
     serve.run(_deployment(replica, options), name=options.name)
     return f"{settings.host}:{settings.port}"
+
+
+def cluster() -> str:
+    """Return the address of the Ray that this process has joined or started, for `up(..., address=...)`."""
+    import ray
+
+    return str(ray.get_runtime_context().gcs_address)
 
 
 def down() -> None:
