@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -37,17 +36,14 @@ class ServeProcess:
         self.address = f"127.0.0.1:{port}"
         self._settings = {"imports": ["serve_backbone"], "port": port, "warm_up_s": 0.0, **settings}
         self._folder = folder
-        self._cluster = ""
-        self._command = [*MIDRIB, "ray", "up", str(folder / "midrib.toml"), "--insecure", "--json", *options]
-        self._command += ["--http-port", str(http_port)]
-        self._environment = _environment(ports)
+        command = [*MIDRIB, "ray", "up", str(folder / "midrib.toml"), "--insecure", "--json", *options]
         self._log = (folder / "log").open("w")
         self._configure(arguments)
         self._process = subprocess.Popen(
-            self._command,
+            [*command, "--http-port", str(http_port)],
             stdout=subprocess.PIPE,
             stderr=self._log,
-            env=self._environment,
+            env=_environment(ports),
             text=True,
             start_new_session=True,
         )
@@ -60,15 +56,14 @@ class ServeProcess:
         """Return once clients are answered. Raises RuntimeError, with the log, if the command ends before."""
         for line in self._process.stdout or ():
             if line.startswith('{"event": "ready"'):
-                self._cluster = json.loads(line)["cluster"]
                 return
         raise RuntimeError(f"`midrib ray up` ended: {(self._folder / 'log').read_text()[-4000:]}")
 
     def replace(self, arguments: dict[str, float]) -> None:
-        """Serve the backbone with other arguments, by the same command; return once the new replicas answer."""
+        """Serve the backbone with other arguments; return once the new replicas answer."""
         self._configure(arguments)
-        command = [*self._command, "--address", self._cluster]
-        subprocess.run(command, check=True, stdout=self._log, stderr=self._log, env=self._environment)
+        self._process.send_signal(signal.SIGHUP)
+        self.wait_until_ready()
 
     def replicas(self) -> list[int]:
         """Return the process ids of the replicas."""

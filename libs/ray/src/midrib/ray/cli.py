@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import queue
 import signal
-import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from midrib.ray.serve import ServeOptions
 
 app = typer.Typer(name="ray", help="Serve backbones on a Ray cluster.", no_args_is_help=True)
 
@@ -39,12 +44,13 @@ def up(
     insecure: Annotated[bool, typer.Option("--insecure", help="Allow calls without tokens.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
-    """Serve the backbones of a TOML file on Ray Serve, on as many replicas as the load needs."""
-    from midrib.ray import serve
-    from midrib.server import load_settings
+    """Serve the backbones of a TOML file on Ray Serve, on as many replicas as the load needs.
 
-    settings = load_settings(config, insecure=insecure or None)
-    options = serve.ServeOptions(
+    Without --address it stays until Ctrl-C, and serves the changed file after SIGHUP.
+    """
+    from midrib.ray.serve import ServeOptions, down
+
+    options = ServeOptions(
         min_replicas=min_replicas,
         max_replicas=max_replicas or min_replicas,
         num_cpus=cpus,
@@ -54,18 +60,31 @@ def up(
         drain_s=drain_s,
         http_port=http_port,
     )
-    ingress = serve.up(settings, options, address=address, **({} if address else {"include_dashboard": False}))
-    urls = [f"grpc://{ingress}/{backbone.name}" for backbone in settings.backbones]
-    ready = {"event": "ready", "address": ingress, "urls": urls, "cluster": serve.cluster()}
-    typer.echo(json.dumps(ready) if as_json else "\n".join([*urls, f"cluster: {serve.cluster()}"]))
+    serve = partial(_serve, config, options, insecure=insecure, address=address, as_json=as_json)
+    serve()
     if address is None:
-        _wait_for_signal()
-        serve.down()
+        _until_end(serve)
+        down()
 
 
-def _wait_for_signal() -> None:
-    """Return after SIGTERM or SIGINT."""
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    stop.wait()
+def _serve(config: Path, options: ServeOptions, *, insecure: bool, address: str | None, as_json: bool) -> None:
+    """Serve what the file names, and print the URLs once they answer."""
+    from midrib.ray.serve import up
+    from midrib.server import load_settings
+
+    settings = load_settings(config, insecure=insecure or None)
+    ingress = up(settings, options, address=address, **({} if address else {"include_dashboard": False}))
+    urls = [f"grpc://{ingress}/{backbone.name}" for backbone in settings.backbones]
+    typer.echo(json.dumps({"event": "ready", "address": ingress, "urls": urls}) if as_json else "\n".join(urls))
+
+
+def _until_end(serve: Callable[[], None]) -> None:
+    """Return after SIGTERM or SIGINT. After each SIGHUP, serve the changed file; the replicas stay if that fails."""
+    signals: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda received, _frame: signals.put(received))
+    while signals.get() == signal.SIGHUP:
+        try:
+            serve()
+        except (LookupError, ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
+            typer.secho(f"midrib: the replicas stay as they are: {error}", fg=typer.colors.RED, err=True)

@@ -47,13 +47,6 @@ def up(
     return f"{settings.host}:{settings.port}"
 
 
-def cluster() -> str:
-    """Return the address of the Ray that this process has joined or started, for `up(..., address=...)`."""
-    import ray
-
-    return str(ray.get_runtime_context().gcs_address)
-
-
 def down() -> None:
     """End what `up` has started, and leave the cluster."""
     import ray
