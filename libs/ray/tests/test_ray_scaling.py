@@ -17,7 +17,7 @@ from midrib.ray.serve._scaling import by_device_time  # noqa: E402 - it needs Ra
 
 
 def load(busy: list[float], backlog_s: list[float]) -> Any:
-    """Return what Ray tells a policy of replicas with these loads."""
+    """Return the context that Ray hands to a policy, for replicas with these loads."""
     metrics = {"busy_share": dict(enumerate(busy)), "backlog_s": dict(enumerate(backlog_s))}
     return config.AutoscalingContext(
         deployment_id=None,

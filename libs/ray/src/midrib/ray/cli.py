@@ -68,7 +68,7 @@ def up(
 
 
 def _serve(config: Path, options: ServeOptions, *, insecure: bool, address: str | None, as_json: bool) -> None:
-    """Serve what the file names, and print the URLs once they answer."""
+    """Serve the backbones of the file, and print their URLs once they answer."""
     from midrib.ray.serve import up
     from midrib.server import load_settings
 

@@ -45,7 +45,7 @@ def host(*arguments: Any) -> HostedServices:
 
 
 def hosted() -> HostedServices | None:
-    """Return the services of this process; None if it has no replica, as the process of Ray's proxy."""
+    """Return the services of this process; None in a process without a replica, such as the proxy of Ray."""
     return _HOSTED[0] if _HOSTED else None
 
 

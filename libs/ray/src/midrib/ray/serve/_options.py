@@ -1,4 +1,4 @@
-"""What `up` sets beside the server's own settings: replicas, their resources, and the ports of the ingress."""
+"""The options of `up`, the settings of a replica on Ray, and the variables that Ray Serve reads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from midrib.server import Settings
 
 # Without an age a stream never moves to a replica that was added, and a replica that leaves waits for its streams.
 _STREAM_AGE_S = 10.0
-# Settings of a server that Ray, or its ingress, has taken over.
+# Settings that cannot hold for several replicas behind the ingress of Ray.
 _NOT_ON_RAY = {
     "admin": "LoadBackbone would reach one replica only: change the settings and run `midrib ray up` again",
     "admin_port": "LoadBackbone would reach one replica only: change the settings and run `midrib ray up` again",
@@ -76,7 +76,7 @@ def replica_settings(settings: Settings, options: ServeOptions) -> Settings:
 
 
 def serve_environment(settings: Settings, options: ServeOptions) -> dict[str, str]:
-    """Return the variables that Ray Serve reads at its start, on every node; this process's take precedence."""
+    """Return the variables that Ray Serve reads at its start, on every node. Those of this process take precedence."""
     folder = Path(gettempdir()) / f"midrib-ray-{settings.port}"
     variables = {
         **_REQUIRED,

@@ -11,7 +11,7 @@ from midrib.server import Settings
 # Serve counts a stream as one ongoing request. The limits of our server are lower and answer with a reason.
 _MAX_ONGOING_REQUESTS = 100_000
 _SERVICES = "midrib.ray.serve._ingress.add_services"
-# Beyond the drain: for the streams that were opened last, which end at their age.
+# The longest life of a stream, in ages: the streams that were opened last end after the drain.
 _LONGEST_AGE = 1.2
 
 
@@ -48,7 +48,7 @@ def up(
 
 
 def down() -> None:
-    """End what `up` has started, and leave the cluster."""
+    """End Serve with all its applications, and leave the cluster."""
     import ray
     from ray import serve
 
