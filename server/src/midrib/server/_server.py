@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from midrib.server._grpc.backbone_service import BackboneService
 from midrib.server._grpc.decoding import DecodingServer
 from midrib.server._grpc.embedding_service import EmbeddingService
 from midrib.server._grpc.fast_codec import CODECS
-from midrib.server._grpc.listen import GrpcServer, add_port, grpc_server, request_limits
+from midrib.server._grpc.listen import AnyServer, add_port, grpc_server, request_limits
 from midrib.server._grpc.observers import HealthService, ReflectionService
 from midrib.server._observability.accounting import CURRENT_ACCOUNTING
 from midrib.server._observability.tracing import tracing_for
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
     from midrib.server._http.server import HttpServer
+    from midrib.server._observability.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +65,7 @@ class Server:
     """Serves the backbones that its settings name.
 
     tracer_provider: receives OpenTelemetry spans; by default the one of the program, or of its OTEL_ variables.
+    new_grpc_server: makes the gRPC server of the services; `HostedServices` if another server accepts the calls.
 
     `start` raises ConnectionError if the address is not free; `load` raises the errors of loading.
     """
@@ -73,8 +76,10 @@ class Server:
         *,
         registry: AbstractRegistry = BACKBONES,
         tracer_provider: TracerProvider | None = None,
+        new_grpc_server: Callable[[Settings, Tokens | None, Tracing | None], Any] = grpc_server,
     ) -> None:
         self.settings = settings
+        self._new_grpc_server = new_grpc_server
         self.port = settings.port
         self._stopping = asyncio.Event()
         self._health = HealthService(self._stopping)
@@ -84,8 +89,8 @@ class Server:
         self.embedder = Embedder(self.catalogue)
         self.tokens = None if settings.tokens is None else Tokens(settings.tokens)
         self._embedding: EmbeddingService
-        self._grpc: GrpcServer
-        self._admin: GrpcServer | None = None
+        self._grpc: AnyServer
+        self._admin: AnyServer | None = None
         self._admin_port = 0
         self._http: HttpServer | None = None
 
@@ -108,7 +113,7 @@ class Server:
         """Listen. Calls are answered with UNAVAILABLE until `load` has ended."""
         CURRENT_ACCOUNTING.set(self.catalogue.accounting)
         self.catalogue.starting = True
-        self._grpc = grpc_server(self.settings, self.tokens, self._tracing)
+        self._grpc = self._new_grpc_server(self.settings, self.tokens, self._tracing)
         backbones = BackboneService(self.catalogue, admin=self.settings.admin)
         services: Any = DecodingServer(self._grpc, request_limits(self.settings), CODECS)  # the stubs ask for a server
         backbone_pb2_grpc.add_BackboneServiceServicer_to_server(backbones, services)

@@ -153,6 +153,8 @@ class Settings(BaseSettings):
     """Bytes in flight per stream: decoded inputs and their embeddings. Above it, the stream is not read."""
     max_stream_items: int = Field(default=1024, ge=1)
     """Items in flight per stream. Above it, the stream is not read."""
+    max_stream_age_s: float | None = Field(default=None, gt=0)
+    """Seconds, 20 % more or less, after which a client is asked to open its stream again. If unset, never."""
     max_unread_s: float = Field(default=60.0, gt=0)
     """Seconds after which a stream whose client reads no results is closed, which frees its quota."""
     max_in_flight_bytes: int = Field(default=128 * MEBI, ge=1)

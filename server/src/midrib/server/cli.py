@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Annotated
 
@@ -93,6 +94,20 @@ def make_token(
     secret, entry = new_token(name, [Scope(word) for word in scopes])
     typer.echo(secret)
     typer.echo(entry, nl=False, err=True)
+
+
+@app.command(
+    name="ray",
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def on_ray(context: typer.Context) -> None:
+    """Serve backbones on a Ray cluster; `midrib ray --help` has the commands. Needs midrib-ray."""
+    try:
+        commands = importlib.import_module("midrib.ray.cli")
+    except ModuleNotFoundError as error:
+        raise ImportError(f"`midrib ray` needs Ray ({error}): pip install 'midrib-ray[serve]'") from error
+    commands.app(context.args, prog_name="midrib ray")
 
 
 app.command()(heads.train)

@@ -55,6 +55,10 @@ class BatchBudget:
             self._max_rows = self._limits.max_rows
             self._timely_cost = min(self._limits.max_cost, int(_MAX_BATCH_S * self._cost / self._seconds))
 
+    def seconds_of(self, cost: int) -> float:
+        """Return how long a device computes this cost, by the recent batches; 0 before the first batch."""
+        return cost * self._seconds / self._cost if self._cost else 0.0
+
     def is_full(self, rows: int, cost: int) -> bool:
         """Return whether `rows` rows of this total cost fill a batch."""
         if rows >= self._max_rows or cost >= self._limits.max_cost:

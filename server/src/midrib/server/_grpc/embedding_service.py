@@ -28,7 +28,6 @@ from midrib.wire import (
 )
 
 Request: TypeAlias = EmbedStreamRequest | StreamItem
-_DRAINING = embedding_pb2.GoAway(reason="the backbone is being drained: open another stream")
 
 
 class EmbeddingService(embedding_pb2_grpc.EmbeddingServiceServicer):
@@ -72,12 +71,15 @@ class EmbedStreamProtocol:
     """Items with an id for one backbone; their results are written as soon as they are ready."""
 
     in_order = False
-    go_away = EmbedStreamResponse(go_away=_DRAINING)
 
     def __init__(self, call: OpenCall, memory: StreamMemory) -> None:
         self._call = call
         self._memory = memory
         self.leaving = call.loaded.served.draining
+
+    def go_away(self, reason: str) -> EmbedStreamResponse:
+        """Return the message that asks the client to open another stream."""
+        return EmbedStreamResponse(go_away=embedding_pb2.GoAway(reason=reason))
 
     def id_of(self, request: Request) -> int:
         """Return the id of an item. Raises StreamProtocolError for any other message."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Hashable
+import random
+from collections.abc import AsyncIterator, Callable, Hashable
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -26,18 +27,23 @@ from midrib.wire import (
 Request = TypeVar("Request", contravariant=True)
 Id = TypeVar("Id", bound=Hashable)
 
+# Streams that were opened together end apart: their clients do not all open another stream at the same time.
+_AGE_SPREAD = 0.2
+
 
 class StreamProtocol(Protocol[Request, Id]):
     """How one protocol reads the requests of a stream and forms its answers.
 
     in_order: whether answers keep the order of the requests. If not, clients match them by id.
     leaving: set when the stream should end, because the backbone or the server stops.
-    go_away: a message that tells the client so; None if the status of the stream does.
     """
 
     in_order: bool
     leaving: asyncio.Event
-    go_away: Any
+
+    @property
+    def go_away(self) -> Callable[[str], Any] | None:
+        """A function that makes the message that tells the client so; None if the status of the stream does."""
 
     def id_of(self, request: Request) -> Id:
         """Return what identifies the answer of a request. Raises StreamProtocolError for a request out of place."""
@@ -56,13 +62,16 @@ class ItemStream(Generic[Request, Id]):
     """One stream. An item counts as in flight until its answer is written.
 
     A client that reads no answers is therefore soon not read from, and HTTP/2's flow control stops it. After
-    `max_unread_s` its stream is closed, which frees the quota for others. An invalid item fails alone.
+    `max_unread_s` its stream is closed, which frees the quota for others. An invalid item fails alone. After
+    `max_stream_age_s` the client is asked to open another stream.
     """
 
     def __init__(self, settings: Settings, context: Context, protocol: StreamProtocol[Request, Id]) -> None:
         self._protocol = protocol
         self._quota = StreamQuota(Quota(settings.max_stream_items, what="items"), Quota(settings.max_stream_bytes))
         self._writer = StreamWriter(context, settings.max_unread_s, in_order=protocol.in_order)
+        # A client without a GoAway would take the end of its stream for a failure.
+        self._max_age_s = None if protocol.go_away is None else settings.max_stream_age_s
         self._ids: set[Id] = set()
         self._items: set[AcceptedItem] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -77,12 +86,12 @@ class ItemStream(Generic[Request, Id]):
         """
         reader = asyncio.create_task(self._read(requests))
         writer = asyncio.create_task(self._writer.run())
-        leaving = asyncio.create_task(self._protocol.leaving.wait())
+        leaving = asyncio.create_task(self._reason_to_leave())
         unread = asyncio.create_task(self._writer.fail_if_unread())
         try:
             await asyncio.wait({reader, writer, leaving, unread}, return_when=asyncio.FIRST_COMPLETED)
             if leaving.done() and not reader.done():
-                self._leave()
+                self._leave(leaving.result())
             # Written to the end even if reading failed: a status in the middle of the first message gets lost.
             self._writer.close()
             await asyncio.wait({writer, unread}, return_when=asyncio.FIRST_COMPLETED)
@@ -98,10 +107,21 @@ class ItemStream(Generic[Request, Id]):
         """Write a message that answers no item."""
         self._writer.put(self._writer.expect(_nothing), message)
 
-    def _leave(self) -> None:
+    async def _reason_to_leave(self) -> str:
+        """Return a reason for the client once the stream should end: its backbone drains, or it reaches its age."""
+        age_s = self._max_age_s
+        if age_s is not None:
+            age_s *= random.uniform(1 - _AGE_SPREAD, 1 + _AGE_SPREAD)  # noqa: S311 - spreads load, guards nothing
+        try:
+            await asyncio.wait_for(self._protocol.leaving.wait(), age_s)
+        except TimeoutError:
+            return "the stream has reached the server's max_stream_age_s: open another stream"
+        return "the backbone is being drained: open another stream"
+
+    def _leave(self, reason: str) -> None:
         self._is_leaving = True
         if self._protocol.go_away is not None:
-            self.say(self._protocol.go_away)
+            self.say(self._protocol.go_away(reason))
 
     def _cancel(self, *tasks: asyncio.Task[Any]) -> None:
         """Cancel all work of the stream and release what its items hold."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import grpc
 
@@ -16,6 +16,7 @@ from midrib.server._grpc.guard import EMBEDDING_METHODS, Guard
 from midrib.server._settings import MEBI, Settings
 
 if TYPE_CHECKING:
+    from midrib.server._front.server import Tls
     from midrib.server._observability.tracing import Tracing
 
 
@@ -44,25 +45,43 @@ class GrpcServer(Protocol):
         """Accept no new calls, and end those that run after `grace` seconds."""
 
 
-def grpc_server(settings: Settings, tokens: Tokens | None, tracing: Tracing | None = None) -> GrpcServer:
+class OwnServer(GrpcServer, Protocol):
+    """A server in place of grpcio's."""
+
+    def add_port(self, address: str, tls: Tls | None) -> int:
+        """Listen on "host:port"; return the port. Raises OSError if the address cannot be used."""
+
+
+AnyServer: TypeAlias = "grpc.aio.Server | OwnServer"
+
+
+def grpc_server(settings: Settings, tokens: Tokens | None, tracing: Tracing | None = None) -> AnyServer:
     """Return a server without services, with the limits of the settings, and with a guard if there are tokens."""
-    interceptors: list[grpc.aio.ServerInterceptor] = []
+    chain = interceptors(settings, tokens, tracing)
+    if settings.front == "asyncio":
+        return _front_server(settings, chain)
+    return grpc.aio.server(interceptors=chain, options=_options(settings))
+
+
+def interceptors(
+    settings: Settings, tokens: Tokens | None, tracing: Tracing | None = None
+) -> list[grpc.aio.ServerInterceptor]:
+    """Return what every call passes first, in this order: traces, the access log, and the guard."""
+    chain: list[grpc.aio.ServerInterceptor] = []
     if tracing is not None:
         from midrib.server._grpc.interceptors.tracing import TracingInterceptor
 
-        interceptors.append(TracingInterceptor(tracing))
+        chain.append(TracingInterceptor(tracing))
     if settings.access_log:
         from midrib.server._grpc.interceptors.access_log import AccessLogInterceptor
 
-        interceptors.append(AccessLogInterceptor())
+        chain.append(AccessLogInterceptor())
     if tokens is not None:
-        interceptors.append(Guard(tokens, public_health=settings.public_health))
-    if settings.front == "asyncio":
-        return _front_server(settings, interceptors)
-    return grpc.aio.server(interceptors=interceptors, options=_options(settings))
+        chain.append(Guard(tokens, public_health=settings.public_health))
+    return chain
 
 
-def add_port(server: GrpcServer, settings: Settings, address: str) -> int:
+def add_port(server: AnyServer, settings: Settings, address: str) -> int:
     """Listen on "host:port", with TLS if the settings have a certificate; return the port.
 
     Raises ConnectionError if the address is in use, OSError if a certificate file cannot be read.
@@ -75,35 +94,29 @@ def add_port(server: GrpcServer, settings: Settings, address: str) -> int:
             if files is None:
                 return server.add_insecure_port(address)
             return server.add_secure_port(address, server_credentials(files))
-        return _add_front_port(server, address, files)
-    except (RuntimeError, _AddressError) as error:
-        raise ConnectionError(
-            f"cannot listen on {address}: is another server there? Choose another port, or 0 for a free one"
-        ) from error
-
-
-class _AddressError(Exception):
-    """An address that cannot be used."""
-
-
-def _add_front_port(server: GrpcServer, address: str, files: TlsFiles | None) -> int:
-    """Listen by the front of `_front`. Raises what `TlsFiles.context` raises, and _AddressError."""
-    from midrib.server._front.server import FrontServer, Tls
-
-    if not isinstance(server, FrontServer):
-        raise TypeError(f"expected a server of grpc_server, received {type(server).__name__}")
-    tls = None
-    if files is not None:
-        context = renewing_context(files, protocols=("h2",))
-
-        def accepts(connection: ssl.SSLObject) -> bool:
-            return connection.selected_alpn_protocol() == "h2" and not files.outlives_client_ca(connection)
-
-        tls = Tls(context, accepts)
+    except RuntimeError as error:
+        raise _not_available(address) from error
+    tls = None if files is None else _tls(files)
     try:
         return server.add_port(address, tls)
     except OSError as error:
-        raise _AddressError(address) from error
+        raise _not_available(address) from error
+
+
+def _not_available(address: str) -> ConnectionError:
+    return ConnectionError(
+        f"cannot listen on {address}: is another server there? Choose another port, or 0 for a free one"
+    )
+
+
+def _tls(files: TlsFiles) -> Tls:
+    """Return the TLS of a server that is not grpcio's. Raises what `renewing_context` raises."""
+    from midrib.server._front.server import Tls
+
+    def accepts(connection: ssl.SSLObject) -> bool:
+        return connection.selected_alpn_protocol() == "h2" and not files.outlives_client_ca(connection)
+
+    return Tls(renewing_context(files, protocols=("h2",)), accepts)
 
 
 def request_limits(settings: Settings) -> RequestLimits:
@@ -121,7 +134,7 @@ def request_limits(settings: Settings) -> RequestLimits:
     )
 
 
-def _front_server(settings: Settings, interceptors: list[grpc.aio.ServerInterceptor]) -> GrpcServer:
+def _front_server(settings: Settings, chain: list[grpc.aio.ServerInterceptor]) -> OwnServer:
     """Return a server of `_front`. Raises ImportError, with the remedy, if its library is not installed."""
     try:
         from midrib.server._front.limits import FrontLimits
@@ -139,7 +152,7 @@ def _front_server(settings: Settings, interceptors: list[grpc.aio.ServerIntercep
         age_grace_s=settings.drain_grace_s,
         min_ping_interval_s=settings.min_ping_interval_s,
     )
-    return FrontServer(limits, interceptors)
+    return FrontServer(limits, chain)
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:

@@ -1,0 +1,62 @@
+"""The deployment's class: a Ray Serve replica that runs the unchanged server."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import grpc
+
+from midrib.ray.serve._ingress import CURRENT_CALL, METHODS, host, hosted
+from midrib.ray.serve._options import check_environment
+from midrib.server import Server, Settings
+from midrib.server._observability.load import LoadMeter
+
+
+class Replica:
+    """Serves the backbones of its settings. Ray constructs it in each replica's process.
+
+    settings: the fields of Settings.  The methods of our services are added below.
+    Raises the errors of loading, and RuntimeError if Ray Serve was started without the variables of `up`.
+    """
+
+    async def __init__(self, settings: dict[str, Any]) -> None:  # type: ignore[misc] # Ray waits for it
+        check_environment()
+        self._server = Server(Settings(**settings), new_grpc_server=host)
+        await self._server.start()
+        await self._server.load()
+        self._meter = LoadMeter(self._server.catalogue.served)
+
+    async def check_health(self) -> None:
+        """Raise RuntimeError if a backbone cannot be served any more: Ray then replaces the replica."""
+        if not self._server.catalogue.ready:
+            states = {entry.name: entry.state.name for entry in self._server.catalogue.entries.values()}
+            raise RuntimeError(f"expected that every backbone is ready, got {states}")
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Return the load since the last call, for `by_device_time`."""
+        return self._meter.read()._asdict()
+
+    async def __del__(self) -> None:
+        """End the server. Ray calls it once the calls of the replica have ended."""
+        await self._server.stop(grace_s=1.0)
+
+
+def _answer(path: str) -> Callable[..., AsyncIterator[Any]]:
+    """Return a method that answers the current call. It yields nothing: the answers go to the call's context."""
+
+    async def answer(_self: Replica, _requests: Any) -> AsyncIterator[Any]:
+        call, services = CURRENT_CALL.get(), hosted()
+        if call is None or services is None:
+            raise RuntimeError(f"{path} came from a handle of Ray: call the gRPC port of Serve instead")
+        with contextlib.suppress(grpc.aio.AbortError):  # the status is sent; Ray would log a failure of the replica
+            await services.answer(call.method, call.context)
+        return
+        yield  # Ray expects an asynchronous generator of a method that streams
+
+    return answer
+
+
+for _path in METHODS:
+    setattr(Replica, _path.rpartition("/")[2], _answer(_path))
