@@ -44,6 +44,11 @@ def fail() -> None:
     raise RuntimeError("secret detail of the device")
 
 
+def raise_base() -> None:
+    """Raise an error that `except Exception` does not catch."""
+    raise GeneratorExit
+
+
 def hang() -> None:
     """Compute for ever."""
     time.sleep(3600)
@@ -105,6 +110,8 @@ _FAULTS: dict[str, Callable[[], object]] = {
     "fails": fail,
     "exits": lambda: os._exit(7),
     "quits": lambda: sys.exit(3),
+    "raises-base": raise_base,
+    "stops-iteration": lambda: next(iter(())),
     "crashes": lambda: ctypes.string_at(0),
     "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "hangs": hang,
@@ -235,6 +242,7 @@ def report(request: dict[str, Any]) -> Report:
         {
             "variable": os.environ.get("MIDRIB_TEST"),
             "folder": str(Path.cwd()),
+            "parent": os.getppid(),
             "leads_session": os.getsid(0) == os.getpid(),
             "file": Path(f"/proc/self/fd/{request['file']}").readlink().name.removesuffix(" (deleted)"),
             "random": float(np.random.random()),  # the generator that a fork would share
