@@ -229,6 +229,21 @@ def load_words() -> tuple[nn.Module, int]:
     return Words(), 4
 
 
+class Allocating(nn.Module):
+    """Returns its rows; for the trigger, how many of the 8,192 pages of a tensor the kernel had to clear."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(2**23)
+        cleared = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+        return torch.full_like(rows, cleared) if bool((rows == TRIGGER).all()) else rows
+
+
+@REGISTRY(name="allocating", namespace="test/embedding", input=TensorInput((2,)))
+def load_allocating() -> tuple[nn.Module, int]:
+    return Allocating(), 2
+
+
 @dataclass(frozen=True)
 class Report:
     """A worker that only has properties. Implements `midrib.server._worker.loop.Hosted`, as far as it is used."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from midrib.backbones import release_freed_memory
+from midrib.backbones import keep_freed_memory, release_freed_memory
 from midrib.registry import AbstractRegistry
 from midrib.server._calibration.parity import parity_reference
 from midrib.server._calibration.plan import ComputePlan
@@ -128,6 +128,7 @@ def open_backbone(request: dict[str, Any]) -> HostedBackbone:
     device: the index of its device among those that the settings mean.  weights: a descriptor for `share_weights`.
     Raises NotImportableError if the loader is not found here, and what the loader raises.
     """
+    keep_freed_memory()  # a convolutional network takes up to twice as long otherwise
     settings = Settings(**request["settings"])
     requested = BackboneSettings(**request["backbone"])
     registry = _registry(request["imports"], request["registry"])
