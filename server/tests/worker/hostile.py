@@ -45,7 +45,7 @@ def write_into_sockets() -> None:
 
 
 def shrink_files() -> None:
-    """Cut all shared memory: whoever reads it then gets SIGBUS."""
+    """Cut all shared memory: the next process that reads it would get SIGBUS."""
     for descriptor in descriptors("memfd"):
         os.ftruncate(descriptor, 0)
 

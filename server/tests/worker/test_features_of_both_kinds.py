@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ ServeKind = Callable[..., AbstractContextManager[RunningServer]]
 
 
 @pytest.fixture(params=["thread", "process"])
-def serve_kind(request: pytest.FixtureRequest, serve: ServeKind) -> Iterator[ServeKind]:
+def serve_kind(request: pytest.FixtureRequest, serve: ServeKind) -> ServeKind:
     """`serve` with one kind of workers."""
     return partial(serve, workers=request.param)
 
@@ -33,8 +33,8 @@ def test_strict_mode_gives_the_same_bits_alone_and_in_a_batch(serve_kind: ServeK
     inputs = rows(33)
     with serve_kind("layer", strict=True) as running, Client(running.address, timeout=60) as client:
         together = np.asarray(client.embed("layer", inputs))
-        alone = [np.asarray(client.embed("layer", inputs[index : index + 1]))[0] for index in range(len(inputs))]
-    assert np.array_equal(together, np.stack(alone))
+        separate = [np.asarray(client.embed("layer", inputs[index : index + 1]))[0] for index in range(len(inputs))]
+    assert np.array_equal(together, np.stack(separate))
 
 
 def test_a_compiled_module_gives_the_rows_of_the_module(serve_kind: ServeKind) -> None:

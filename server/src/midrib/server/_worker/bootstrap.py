@@ -40,7 +40,7 @@ def main(arguments: dict[str, Any]) -> None:
 
 
 def adopt_orphans() -> None:
-    """Have the system give this process the processes whose parents, descendants of this one, have ended."""
+    """Make this process the parent of its descendants whose parents have ended, such as daemons. Linux only."""
     _control_process(_PR_SET_CHILD_SUBREAPER, 1)
 
 
@@ -49,7 +49,7 @@ def _run(arguments: dict[str, Any]) -> None:
     _control_process(_PR_SET_NAME, PROCESS_NAME.encode())
     if "parent" in arguments:
         _end_with_parent(arguments["parent"])
-    adopt_orphans()  # while this process runs, its daemons can be told from those of other workers
+    adopt_orphans()  # so that the process that forks workers gets its daemons only after its end
     threading.Thread(target=_watch, args=(channel,), name="parent-watch", daemon=True).start()
     faulthandler.enable()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)

@@ -9,7 +9,7 @@ import threading
 
 _LENGTH = struct.Struct("<I")
 _CHUNK = 1 << 13
-# The most bytes of a message while batches are computed. A worker whose memory is damaged may announce gigabytes.
+# The most bytes of a reply to a batch. Bytes that a module writes into the socket may announce a message of gigabytes.
 _MAX_READY_BYTES = 1 << 20
 
 

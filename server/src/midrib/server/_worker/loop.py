@@ -57,7 +57,7 @@ class Passes(Protocol):
         ...
 
     def probe(self) -> object:
-        """Compute an example that could be computed at load; raises if this process cannot compute any more."""
+        """Compute an example, as at load. Raises if this process cannot compute any more."""
         ...
 
 
@@ -132,7 +132,7 @@ class _Batches:
         buffer = self._buffers[place.buffer]
         try:
             arrays = tuple(buffer.view(region.offset, region.dtype, region.shape) for region in place.inputs)
-        except OSError as error:  # no memory or no descriptor is left to this process
+        except OSError as error:  # this process can get no memory, or no descriptor
             _end_broken(error)
             raise
         bound = self._places[message] = _BoundPlace(place, buffer, self._passes.bind(arrays))
@@ -150,7 +150,7 @@ class _Batches:
         try:
             with self._launching:
                 self._passes.probe()
-        except Exception:  # noqa: BLE001 - as of any pass
+        except Exception:  # noqa: BLE001 - a module may raise anything
             _end_broken(error)
         text = "".join(traceback.format_exception(error))[-_MAX_ERROR_CHARS:]
         self._channel.send(number + ERROR + text.encode(errors="replace"))
@@ -182,7 +182,7 @@ class _BoundPlace:
 
 
 def _end_broken(error: Exception) -> None:
-    """End this process, whose successor computes the items that it has."""
+    """Log the error and end this process. The server replaces it, and has its items computed again."""
     logger.error("the worker cannot compute any more: %s", error, exc_info=error)
     os._exit(BROKEN_STATUS)
 

@@ -23,10 +23,11 @@ _MAX_DEPTH = 3
 _SPARE_BUFFERS = 2
 # Seconds before each attempt to replace a dead worker.
 _BACK_OFF_S = (0.0, 0.5, 2.0)
-# Further attempts if the system refused something, such as a descriptor or a process: clients may use all of them for
-# a while.
+# Seconds before further attempts if the system refused a descriptor or a process: clients may use up all descriptors
+# for some time.
 _SHORTAGE_BACK_OFF_S = (5.0, 10.0, 20.0, 30.0)
-# Workers that end within this time without a batch end by themselves, so the next ones start after longer pauses.
+# If a worker ends within this time without a batch, its own code is the reason. After several in sequence, each next
+# start waits longer.
 _SHORT_LIFE_S = 1.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 5.0
 _MAX_SHORT_LIVES = 10
@@ -142,7 +143,10 @@ class Supervisor:
         self._ready_since = time.monotonic()
 
     def _count_life(self, *, was_idle: bool) -> None:
-        """Pause if workers end without a reason from outside. Raises WorkerLostError if too many did in sequence."""
+        """Pause if several workers in sequence ended soon and without a batch.
+
+        Raises WorkerLostError after too many of them.
+        """
         short = was_idle and time.monotonic() - self._ready_since < _SHORT_LIFE_S
         self._short_lives = self._short_lives + 1 if short else 0
         if self._short_lives >= _MAX_SHORT_LIVES:

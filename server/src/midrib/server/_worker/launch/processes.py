@@ -50,7 +50,7 @@ class Program:
 
 
 def import_path() -> list[str]:
-    """Return `sys.path`, without what the import system ignores too: entries that are not strings."""
+    """Return the strings of `sys.path`. The import system ignores other entries, and JSON cannot hold all of them."""
     return [entry for entry in sys.path if isinstance(entry, str)]
 
 

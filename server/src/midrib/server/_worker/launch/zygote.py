@@ -117,9 +117,9 @@ class _Zygote:
         return os.waitstatus_to_exitcode(status)
 
     def _kill_orphans(self) -> None:
-        """Kill the processes that dead workers have left in other sessions: the system has made them children of this.
+        """Kill the processes that dead workers have left in other sessions, such as daemons.
 
-        Those of a running worker are its own children, also after their parents have ended.
+        The system makes them children of this process. Daemons of a running worker are children of that worker.
         """
         while orphans := _children() - self._children:
             for pid in orphans:
@@ -128,7 +128,7 @@ class _Zygote:
 
 
 def _children() -> set[int]:
-    """Return the child processes of this one; none if the system does not tell."""
+    """Return the ids of this process's children; an empty set if /proc does not have them."""
     try:
         return set(map(int, Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()))
     except OSError:
@@ -136,7 +136,7 @@ def _children() -> set[int]:
 
 
 def _read(descriptor: int) -> dict[str, Any]:
-    """Return the request in a file. A message could not hold it: an environment may have megabytes."""
+    """Return the request that a file holds. An environment of some megabytes does not fit into a message."""
     request: dict[str, Any] = json.loads(os.pread(descriptor, os.fstat(descriptor).st_size, 0))
     return request
 
@@ -151,7 +151,7 @@ def _become_worker(request: dict[str, Any], descriptors: list[int]) -> None:
     _renumber(files, request["numbers"])
     os.environ.clear()
     os.environ.update(request["environment"])
-    with contextlib.suppress(OSError):  # the folder may have been deleted, or closed to this user
+    with contextlib.suppress(OSError):  # the folder may have been deleted since
         os.chdir(request["folder"])
     sys.path[:] = request["arguments"]["path"]
     np.random.seed()  # otherwise all workers would draw the same numbers
