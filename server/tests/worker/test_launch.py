@@ -82,6 +82,7 @@ def test_a_forked_worker_has_the_surroundings_of_a_fresh_process(
     assert first["random"] != second["random"]
 
 
+@pytest.mark.usefixtures("misbehaving")
 def test_a_worker_starts_from_any_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A deleted folder, half a megabyte of variables, and entries of sys.path that are not strings."""
     folder = tmp_path / "deleted"
@@ -96,6 +97,15 @@ def test_a_worker_starts_from_any_surroundings(monkeypatch: pytest.MonkeyPatch, 
     reported = surroundings()
     assert (reported["variable"], reported["folder"]) == ("\udcff not UTF-8", "/")
     assert reported["parent"] != os.getpid()
+
+
+@pytest.mark.usefixtures("misbehaving")
+def test_the_threads_of_numpy_do_not_prevent_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless a variable says otherwise, its BLAS starts a thread for each core at its import."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    monkeypatch.setattr(launcher, "_FORKERS", {})
+    assert surroundings()["parent"] != os.getpid()
 
 
 def test_without_forks_a_worker_is_an_interpreter(replica_of: ReplicaOf, monkeypatch: pytest.MonkeyPatch) -> None:

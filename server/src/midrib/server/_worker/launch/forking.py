@@ -54,6 +54,7 @@ class Forker:
             command = [sys.executable, "-c", zygote.COMMAND, json.dumps([import_path(), other_end.fileno(), module])]
             self._process = subprocess.Popen(
                 command,  # noqa: S603 - this interpreter
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # numpy's BLAS would start threads at its import
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[other_end.fileno()],
