@@ -1,13 +1,15 @@
-"""Measure the latency of a backbone beside another one whose worker is killed again and again.
+"""Measure the latency of a backbone beside another one whose module misbehaves, for every fault of `faulty.py`.
 
-`python benchmarks/serving/neighbour.py` serves the MLP and a ViT-Tiny in worker processes. One caller asks for the MLP,
-in rounds with and without a SIGKILL of the ViT's worker every two seconds. It prints p50 and p99 of both.
+`python benchmarks/serving/neighbour.py` serves the MLP and a faulty backbone in worker processes. One caller asks for
+the MLP, in rounds with and without another caller whose rows make the other module misbehave. It prints a table of p50
+and p99 of the MLP, medians over the rounds.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -18,16 +20,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import uvloop
+from faulty import FAULTS, KEY, TRIGGER
 from load import Sample, sample
 from loads import CallerLoad
 from works import KEYS, Setting
 
 from clients import StubCaller
-from midrib.server._command.status import read_metrics, read_status
+from midrib.remote import AsyncClient
+from midrib.wire import MidribError
 
 HERE = Path(__file__).parent
-_PAUSE_S = 2.0
+_MAX_BATCH_S = 1.0
+_PAUSE_S = 0.2
 
 
 def main() -> None:
@@ -35,49 +41,66 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--faults", nargs="*", choices=sorted(FAULTS), default=list(FAULTS))
     options = parser.parse_args()
-    with _server() as (address, http):
-        uvloop.run(_compare(address, http, rounds=options.rounds, seconds=options.seconds))
+    with _server() as address:
+        uvloop.run(_compare(address, options.faults, rounds=options.rounds, seconds=options.seconds))
 
 
 @contextmanager
-def _server() -> Iterator[tuple[str, str]]:
-    """Start the server; yield its gRPC and HTTP addresses once both backbones are ready."""
-    names = KEYS["mlp"], KEYS["vit"]
-    command = [sys.executable, "-m", "midrib.server.cli", "serve", *names, "--import", "bench_models", "--json"]
-    environment = {**os.environ, "PYTHONPATH": str(HERE), "MIDRIB_WORKERS": "process"}
-    command += ["--port", "0", "--http-port", "0"]
+def _server() -> Iterator[str]:
+    """Start the server; yield its address once both backbones are ready."""
+    modules = ["--import", "bench_models", "--import", "faulty"]
+    command = [sys.executable, "-m", "midrib.server.cli", "serve", KEYS["mlp"], KEY, *modules, "--json", "--admin"]
+    settings = {"MIDRIB_WORKERS": "process", "MIDRIB_MAX_BATCH_S": str(_MAX_BATCH_S), "MIDRIB_DEVICE": "cpu"}
+    environment = {**os.environ, "PYTHONPATH": str(HERE), **settings}
+    command += ["--port", "0"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - ours
         lines = iter(process.stdout or ())
         loading, _ready = (json.loads(next(lines)) for _ in range(2))
         try:
-            yield loading["address"], loading["http"]
+            yield loading["address"]
         finally:
             process.send_signal(signal.SIGTERM)
 
 
-async def _compare(address: str, http: str, *, rounds: int, seconds: float) -> None:
+async def _compare(address: str, faults: list[str], *, rounds: int, seconds: float) -> None:
     caller = CallerLoad(StubCaller, address, "mlp")
-    samples: dict[str, list[Sample]] = {"alone": [], "beside kills": []}
-    for _ in range(rounds):
-        samples["alone"].append(sample(*await caller.run(Setting(1, 1), seconds), 1))
-        killing = asyncio.create_task(_kill(http))
-        samples["beside kills"].append(sample(*await caller.run(Setting(1, 1), seconds), 1))
-        killing.cancel()
-    for name, measured in samples.items():
-        p50, p99 = (statistics.median(getattr(each, field) for each in measured) for field in ("p50_ms", "p99_ms"))
-        line = f"{name}: p50 {p50:.2f} ms, p99 {p99:.2f} ms"
-        print(line, flush=True)  # noqa: T201 - the result
+    _print("| fault | p50 alone, ms | beside it | p99 alone, ms | beside it | ratio of p99 |")
+    _print("|---|---|---|---|---|---|")
+    for fault in faults:
+        async with AsyncClient(address, timeout=60) as client:
+            await client.load(KEY, replace=True, fault=fault)
+        undisturbed, disturbed = [], []
+        for _ in range(rounds):
+            undisturbed.append(sample(*await caller.run(Setting(1, 1), seconds), 1))
+            misbehaving = asyncio.create_task(_misbehave(address))
+            disturbed.append(sample(*await caller.run(Setting(1, 1), seconds), 1))
+            misbehaving.cancel()
+            await asyncio.gather(misbehaving, return_exceptions=True)
+        _print(_line(fault, undisturbed, disturbed))
 
 
-async def _kill(http: str) -> None:
-    """Kill the ViT's worker every two seconds, if it runs."""
-    while True:
-        status = read_status(await asyncio.to_thread(read_metrics, http, None))
-        for worker in next(each.workers for each in status if each.name == KEYS["vit"]):
-            if worker.running:
-                os.kill(worker.pid, signal.SIGKILL)
-        await asyncio.sleep(_PAUSE_S)
+async def _misbehave(address: str) -> None:
+    """Send the row that makes the other module misbehave, until cancelled."""
+    async with AsyncClient(address, timeout=60) as client:
+        while True:
+            with contextlib.suppress(MidribError):
+                await client.embed(KEY, np.full((1, 2), TRIGGER, np.float32))
+            await asyncio.sleep(_PAUSE_S)
+
+
+def _line(fault: str, undisturbed: list[Sample], disturbed: list[Sample]) -> str:
+    p50s, p99s = (
+        [statistics.median(getattr(each, field) for each in samples) for samples in (undisturbed, disturbed)]
+        for field in ("p50_ms", "p99_ms")
+    )
+    cells = [f"{value:.2f}" for value in (*p50s, *p99s, p99s[1] / p99s[0])]
+    return f"| {fault} | {' | '.join(cells)} |"
+
+
+def _print(line: str) -> None:
+    print(line, flush=True)  # noqa: T201 - the result
 
 
 if __name__ == "__main__":

@@ -112,9 +112,11 @@ def replica_of(misbehaving: Registry) -> Iterator[Callable[..., RunningReplica]]
     started: list[RunningReplica] = []
     with asyncio.Runner() as runner:
 
-        def start(name: str, arguments: dict[str, Any] | None = None, **settings: Any) -> RunningReplica:
+        def start(
+            name: str, arguments: dict[str, Any] | None = None, registry: Registry = misbehaving, **settings: Any
+        ) -> RunningReplica:
             requested = BackboneSettings(name=name, arguments=arguments or {})
-            hosted = host_in_processes(requested, Settings(**{"warm_up_s": 0.0, "threads": 1, **settings}), misbehaving)
+            hosted = host_in_processes(requested, Settings(**{"warm_up_s": 0.0, "threads": 1, **settings}), registry)
             started.append(RunningReplica(hosted.workers[0], runner))
             return started[-1]
 

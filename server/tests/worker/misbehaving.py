@@ -44,6 +44,11 @@ def fail() -> None:
     raise RuntimeError("secret detail of the device")
 
 
+def raise_base() -> None:
+    """Raise an error that `except Exception` does not catch."""
+    raise GeneratorExit
+
+
 def hang() -> None:
     """Compute for ever."""
     time.sleep(3600)
@@ -105,6 +110,8 @@ _FAULTS: dict[str, Callable[[], object]] = {
     "fails": fail,
     "exits": lambda: os._exit(7),
     "quits": lambda: sys.exit(3),
+    "raises-base": raise_base,
+    "stops-iteration": lambda: next(iter(())),
     "crashes": lambda: ctypes.string_at(0),
     "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "hangs": hang,
@@ -222,6 +229,21 @@ def load_words() -> tuple[nn.Module, int]:
     return Words(), 4
 
 
+class Allocating(nn.Module):
+    """Returns its rows; for the trigger, how many of the 8,192 pages of a tensor the kernel had to clear."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(2**23)
+        cleared = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+        return torch.full_like(rows, cleared) if bool((rows == TRIGGER).all()) else rows
+
+
+@REGISTRY(name="allocating", namespace="test/embedding", input=TensorInput((2,)))
+def load_allocating() -> tuple[nn.Module, int]:
+    return Allocating(), 2
+
+
 @dataclass(frozen=True)
 class Report:
     """A worker that only has properties. Implements `midrib.server._worker.loop.Hosted`, as far as it is used."""
@@ -235,6 +257,7 @@ def report(request: dict[str, Any]) -> Report:
         {
             "variable": os.environ.get("MIDRIB_TEST"),
             "folder": str(Path.cwd()),
+            "parent": os.getppid(),
             "leads_session": os.getsid(0) == os.getpid(),
             "file": Path(f"/proc/self/fd/{request['file']}").readlink().name.removesuffix(" (deleted)"),
             "random": float(np.random.random()),  # the generator that a fork would share

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,32 @@ def test_a_forked_worker_has_the_surroundings_of_a_fresh_process(
     assert (first["variable"], second["variable"]) == ("first", "second")
     assert (second["folder"], second["leads_session"], second["file"]) == (str(tmp_path), True, "memfd:midrib-batch")
     assert first["random"] != second["random"]
+
+
+@pytest.mark.usefixtures("misbehaving")
+def test_a_worker_starts_from_any_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A deleted folder, half a megabyte of variables, and entries of sys.path that are not strings."""
+    folder = tmp_path / "deleted"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    for number in range(8):
+        monkeypatch.setenv(f"MIDRIB_LARGE_{number}", "x" * 2**16)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("sys.path", [*sys.path, tmp_path])
+    monkeypatch.setenv("MIDRIB_TEST", "\udcff not UTF-8")
+    reported = surroundings()
+    assert (reported["variable"], reported["folder"]) == ("\udcff not UTF-8", "/")
+    assert reported["parent"] != os.getpid()
+
+
+@pytest.mark.usefixtures("misbehaving")
+def test_the_threads_of_numpy_do_not_prevent_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless a variable says otherwise, its BLAS starts a thread for each core at its import."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    monkeypatch.setattr(launcher, "_FORKERS", {})
+    assert surroundings()["parent"] != os.getpid()
 
 
 def test_without_forks_a_worker_is_an_interpreter(replica_of: ReplicaOf, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,9 +58,10 @@ async def test_each_item_gets_its_rows_in_the_order_of_the_batch(build: Build) -
     assert 0 < report.started <= report.finished
 
 
-async def test_an_item_that_fails_does_not_fail_the_others(build: Build) -> None:
-    """The module raises for one item of five."""
-    replica = build("doubling", "fails")
+@pytest.mark.parametrize("fault", ["fails", "quits", "raises-base", "stops-iteration"])
+async def test_an_item_that_fails_does_not_fail_the_others(build: Build, fault: str) -> None:
+    """The module raises for one item of five: any error, also one that would end a thread."""
+    replica = build("doubling", fault)
     await replica.start()
     report = await replica.submit([rows(value) for value in (1, 2, TRIGGER, 4, 5)])
     await end(replica)

@@ -23,6 +23,7 @@ from midrib.wire import decode_tensor, encode_tensor
 MLP = "template/classification/mlp-128-256"
 MINILM = "text/embedding/all-minilm-l6-v2"
 EFFICIENTNET = "image/classification/efficientnet-lite0"
+LOUDNESS = "audio/embedding/loudness"
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,17 @@ class Served:
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[Served]:
-    """`midrib serve` with a backbone of tensors, texts and images, each in a worker process."""
-    backbones = [f"{MLP}?num_features=4", MINILM, EFFICIENTNET]
-    command = [sys.executable, "-m", "midrib.server.cli", "serve", *backbones]
-    environment = {**os.environ, "MIDRIB_WORKERS": "process", "MIDRIB_WARM_UP_S": "0", "MIDRIB_THREADS": "1"}
+    """`midrib serve` with a backbone of each kind of input, each in a worker process."""
+    backbones = [f"{MLP}?num_features=4", MINILM, EFFICIENTNET, LOUDNESS]
+    command = [sys.executable, "-m", "midrib.server.cli", "serve", *backbones, "--import", "sound"]
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    environment = {
+        **os.environ,
+        "PYTHONPATH": path,
+        "MIDRIB_WORKERS": "process",
+        "MIDRIB_WARM_UP_S": "0",
+        "MIDRIB_THREADS": "1",
+    }
     with subprocess.Popen(
         [*command, "--port", "0", "--json"], stdout=subprocess.PIPE, text=True, env=environment
     ) as process:
@@ -64,8 +72,8 @@ def embed(served: Served, backbone: str, **message: object) -> list[int]:
     return list(decode_tensor(reply.embedding).shape)
 
 
-def test_it_serves_tensors_texts_and_images_without_torch(served: Served) -> None:
-    """Descriptions, limits and revisions come from the workers; tokenizer and decoder need no torch."""
+def test_it_serves_every_kind_of_input_without_torch(served: Served) -> None:
+    """Descriptions, limits and revisions come from the workers; tokenizer, decoder and resampler need no torch."""
     tensor = encode_tensor(np.zeros((3, 4), np.float32))
     assert embed(served, MLP, tensor=tensor) == [3, 256]
     texts = embedding_pb2.Texts(texts=["one text", "and another"])
@@ -74,6 +82,8 @@ def test_it_serves_tensors_texts_and_images_without_torch(served: Served) -> Non
     Image.new("RGB", (40, 30), "green").save(encoded, "PNG")
     images = embedding_pb2.Images(encoded=[encoded.getvalue()])
     assert embed(served, EFFICIENTNET, images=images) == [1, 1280]
+    clip = encode_tensor(np.sin(np.arange(22_050, dtype=np.float32)))
+    assert embed(served, LOUDNESS, audio=embedding_pb2.AudioClips(clips=[clip], rate=22_050)) == [1, 2]
     assert "torch" not in Path(f"/proc/{served.process.pid}/maps").read_text()
 
 

@@ -38,9 +38,6 @@ def serve(  # - a flag is a parameter
     as_json: Json = False,
 ) -> None:
     """Serve backbones over gRPC until SIGTERM or Ctrl-C."""
-    from midrib.backbones import keep_freed_memory
-
-    keep_freed_memory()
     from midrib.server._command import serve as serving
     from midrib.server._command.configuration import render_config
     from midrib.server._settings import load_settings

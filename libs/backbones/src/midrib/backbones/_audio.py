@@ -1,4 +1,4 @@
-"""Turn clips of sound into the tensor that an audio backbone takes."""
+"""Turn clips of sound into the rows that an audio backbone takes, without torch: a server decodes without it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from midrib.backbones._errors import MediaError
 from midrib.registry import AudioInput
@@ -22,9 +20,11 @@ _LARGEST_RATIO = 2**22
 # numpy makes 64-bit integers of lists of samples of any width. Scaled by 2**63, those would be silence.
 _WIDEST_BYTES = 8
 _LEAST_OF_64_BITS = 2.0**32
+# Elements of the windows that are multiplied at a time: windows overlap, so all of them would take many times the clip.
+_BLOCK_ELEMENTS = 2**20
 
 
-def prepare_audio(clips: Sequence[npt.NDArray[np.generic]], rate: int, spec: AudioInput) -> Tensor:
+def audio_rows(clips: Sequence[npt.NDArray[np.generic]], rate: int, spec: AudioInput) -> npt.NDArray[np.float32]:
     """Turn clips into one batch: [rows, samples of the longest], float32, mono, at spec.rate, 0 where padded.
 
     clips: [samples] or [samples, channels] of at most 8 channels, which are averaged. Signed and unsigned integers of
@@ -37,8 +37,8 @@ def prepare_audio(clips: Sequence[npt.NDArray[np.generic]], rate: int, spec: Aud
         raise MediaError(
             0, f"got a rate of {rate}, expected samples per second, such as 8000, 16000, 44100 or 48000: resample it"
         )
-    rows = [resample(torch.from_numpy(_mono(i, clip)), rate, spec.rate) for i, clip in enumerate(clips)]
-    batch = torch.zeros(len(rows), max((len(row) for row in rows), default=1))
+    rows = [resample(_mono(i, clip), rate, spec.rate) for i, clip in enumerate(clips)]
+    batch = np.zeros((len(rows), max((len(row) for row in rows), default=1)), np.float32)
     for target, row in zip(batch, rows, strict=True):
         target[: len(row)] = row
     return batch
@@ -77,7 +77,7 @@ def _floating(index: int, clip: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     return samples / half
 
 
-def resample(samples: Tensor, rate: int, new_rate: int) -> Tensor:
+def resample(samples: npt.NDArray[np.float32], rate: int, new_rate: int) -> npt.NDArray[np.float32]:
     """Resample [samples] at rate to [ceil(samples * new_rate / rate)] at new_rate, by a windowed sinc.
 
     Source: Smith, "Digital audio resampling", with torchaudio's defaults (Hann window of 6 crossings, roll-off 0.99).
@@ -87,18 +87,21 @@ def resample(samples: Tensor, rate: int, new_rate: int) -> Tensor:
     common = math.gcd(rate, new_rate)
     old, new = rate // common, new_rate // common
     kernel, reach = _sinc_kernel(old, new)
-    padded = torch.nn.functional.pad(samples.view(1, 1, -1), (reach, reach + old))
-    phases = torch.nn.functional.conv1d(padded, kernel, stride=old)
-    length = -(-new * len(samples) // old)
-    return phases.transpose(1, 2).reshape(-1)[:length]
+    padded = np.pad(samples, (reach, reach + old))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, kernel.shape[0])[::old]  # a view: [windows, taps]
+    resampled = np.empty((len(windows), new), np.float32)
+    step = max(1, _BLOCK_ELEMENTS // kernel.shape[0])
+    for start in range(0, len(windows), step):
+        np.matmul(windows[start : start + step], kernel, out=resampled[start : start + step])
+    return resampled.reshape(-1)[: -(-new * len(samples) // old)]
 
 
-def _sinc_kernel(old: int, new: int) -> tuple[Tensor, int]:
-    """Return one filter per phase, [new, 1, taps], and the number of old samples that it reaches to each side."""
+def _sinc_kernel(old: int, new: int) -> tuple[npt.NDArray[np.float32], int]:
+    """Return one filter per phase, [taps, new], and the number of old samples that it reaches to each side."""
     base = min(old, new) * _ROLLOFF
     reach = math.ceil(_ZERO_CROSSINGS * old / base)
-    taps = torch.arange(-reach, reach + old, dtype=torch.float64) / old
-    phases = torch.arange(0, -new, -1, dtype=torch.float64) / new
-    time = ((phases[:, None, None] + taps) * base).clamp(-_ZERO_CROSSINGS, _ZERO_CROSSINGS)
-    window = torch.cos(time * math.pi / _ZERO_CROSSINGS / 2) ** 2
-    return (torch.sinc(time) * window * base / old).to(torch.float32), reach
+    taps = np.arange(-reach, reach + old) / old
+    phases = np.arange(0, -new, -1) / new
+    time = ((phases + taps[:, None]) * base).clip(-_ZERO_CROSSINGS, _ZERO_CROSSINGS)
+    window = np.cos(time * math.pi / _ZERO_CROSSINGS / 2) ** 2
+    return (np.sinc(time) * window * base / old).astype(np.float32), reach

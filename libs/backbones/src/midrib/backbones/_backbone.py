@@ -120,9 +120,15 @@ class Backbone:
         clips: [samples] or [samples, channels], integers of any width or floats in -1..1, at rate samples per second.
         Raises MediaError (with the item's index) for an unusable clip, InputKindError if this takes no audio.
         """
-        from midrib.backbones._audio import prepare_audio
+        import torch
 
-        return prepare_audio(clips, rate, self._spec(AudioInput))
+        return torch.from_numpy(self.audio_rows(clips, rate))
+
+    def audio_rows(self, clips: Sequence[npt.NDArray[np.generic]], rate: int) -> npt.NDArray[np.float32]:
+        """Mix and resample clips as `prepare_audio` does, without torch. Raises as `prepare_audio` does."""
+        from midrib.backbones._audio import audio_rows
+
+        return audio_rows(clips, rate, self._spec(AudioInput))
 
     def embed(self, batch: Tensor) -> Tensor:
         """Run a prepared batch [rows, …]: [rows, num_features], without gradients, on the module's device.

@@ -5,14 +5,12 @@ from __future__ import annotations
 import copy
 import importlib
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
 
-from midrib.backbones import release_freed_memory
+from midrib.backbones import keep_freed_memory, release_freed_memory
 from midrib.registry import AbstractRegistry
 from midrib.server._calibration.parity import parity_reference
 from midrib.server._calibration.plan import ComputePlan
@@ -41,7 +39,7 @@ class HostedBackbone:
     setup: DeviceSetup
     settings: Settings
 
-    def prepare(self, plan: dict[str, Any] | None) -> tuple[Callable[[Arrays], Bound], Prepared]:
+    def prepare(self, plan: dict[str, Any] | None) -> tuple[_ForwardPasses, Prepared]:
         """Return the passes, calibrated, warm and proved. Raises ParityError as `DeviceSetup.prepare` does."""
         self.setup.plan = None if plan is None else ComputePlan(**plan)
         forward = self.setup.compute()
@@ -53,8 +51,24 @@ class HostedBackbone:
             batch_s=rows * _pass_s(forward),
             plan=_described(self.setup.plan),
         )
-        in_place = forward.torch_device.type == "cpu" and not forward.strict
-        return partial(_InPlace if in_place else _Copied, forward), prepared
+        return _ForwardPasses(forward), prepared
+
+
+class _ForwardPasses:
+    """The passes of a replica. Implements `midrib.server._worker.loop.Passes`."""
+
+    def __init__(self, forward: Forward) -> None:
+        self._forward = forward
+        self._in_place = forward.torch_device.type == "cpu" and not forward.strict
+        self._example = example_rows(forward.spec, 1)
+
+    def bind(self, arrays: Arrays) -> Bound:
+        """Return a pass over these arrays."""
+        return _InPlace(self._forward, arrays) if self._in_place else _Copied(self._forward, arrays)
+
+    def probe(self) -> object:
+        """Compute an example of one row. Raises what the module raises."""
+        return self._forward([(self._example,)])
 
 
 class _InPlace:
@@ -114,6 +128,7 @@ def open_backbone(request: dict[str, Any]) -> HostedBackbone:
     device: the index of its device among those that the settings mean.  weights: a descriptor for `share_weights`.
     Raises NotImportableError if the loader is not found here, and what the loader raises.
     """
+    keep_freed_memory()  # a convolutional network takes up to twice as long otherwise
     settings = Settings(**request["settings"])
     requested = BackboneSettings(**request["backbone"])
     registry = _registry(request["imports"], request["registry"])

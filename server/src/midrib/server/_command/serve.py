@@ -18,6 +18,7 @@ from typing import Any
 
 import uvloop
 
+from midrib.backbones import keep_freed_memory
 from midrib.server._command.watchdog import Watchdog
 from midrib.server._observability import logs
 from midrib.server._server import Server
@@ -46,6 +47,8 @@ def run(settings: Settings, *, as_json: bool) -> None:
         # Modules in the current folder are found, as by `python -m`; the folder is last, so that it hides no package.
         sys.path.append(str(Path.cwd()))
     logs.set_up(settings.log_format)
+    if settings.workers == "thread":
+        keep_freed_memory()  # worker processes do so themselves; this process then has no use for it
     for host, port in (
         (settings.host, settings.port),
         (settings.host, settings.http_port),

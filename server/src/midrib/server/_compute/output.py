@@ -33,10 +33,15 @@ def checked(embed: Callable[[Tensor], Tensor], num_features: int | None) -> Call
 
 @contextmanager
 def no_exit() -> Iterator[None]:
-    """Run code of a module. Raises RuntimeError if it calls sys.exit, which would end the thread of the replica."""
+    """Run code of a module. Raises RuntimeError for an error that is not an Exception, such as that of sys.exit.
+
+    Such an error would end the thread of the replica.
+    """
     try:
         yield
-    except (SystemExit, KeyboardInterrupt) as error:
+    except Exception:
+        raise
+    except BaseException as error:
         raise ordinary_error(error, "the module") from error
 
 

@@ -91,10 +91,9 @@ class MediaPool:
             clips = [
                 decode_tensor(clip, field=f"input.audio.clips[{start + index}]") for index, clip in enumerate(media)
             ]
-            rows: Array = backbone.prepare_audio(clips, rate=message.audio.rate).numpy()
+            return backbone.audio_rows(clips, rate=message.audio.rate)
         except MediaError as error:
             raise MediaError(start + error.index, error.problem) from error
-        return rows
 
 
 def _cancelling() -> bool:

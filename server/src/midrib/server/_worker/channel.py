@@ -9,6 +9,8 @@ import threading
 
 _LENGTH = struct.Struct("<I")
 _CHUNK = 1 << 13
+# The most bytes of a reply to a batch. Bytes that a module writes into the socket may announce a message of gigabytes.
+_MAX_READY_BYTES = 1 << 20
 
 
 class Channel:
@@ -37,7 +39,10 @@ class Channel:
         return message
 
     def receive_ready(self) -> list[bytes]:
-        """Return the messages that have arrived, without waiting; raises EOFError if the other end is gone."""
+        """Return the messages that have arrived, without waiting.
+
+        Raises EOFError if the other end is gone, ValueError if a message is announced that is longer than any reply.
+        """
         if self._socket.gettimeout() != 0.0:
             self._socket.setblocking(False)
         with contextlib.suppress(BlockingIOError):
@@ -45,6 +50,7 @@ class Channel:
         messages = []
         while (message := self._pop()) is not None:
             messages.append(message)
+        self._check_announced()
         return messages
 
     def close(self) -> None:
@@ -54,6 +60,13 @@ class Channel:
     def fileno(self) -> int:
         """Return the descriptor of this end."""
         return self._socket.fileno()
+
+    def _check_announced(self) -> None:
+        if len(self._received) < _LENGTH.size:
+            return
+        announced = _LENGTH.unpack_from(self._received)[0]
+        if announced > _MAX_READY_BYTES:
+            raise ValueError(f"a message of {announced} bytes is announced, expected at most {_MAX_READY_BYTES}")
 
     def _pop(self) -> bytes | None:
         """Return the first message of the bytes received; None if it is not complete."""

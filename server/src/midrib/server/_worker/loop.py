@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import pickle
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +27,8 @@ T = TypeVar("T")
 
 _MAX_ERROR_CHARS = 8192
 _REMEMBERED = 256
+# The exit status of a worker that cannot compute any more.
+BROKEN_STATUS = 70
 
 
 class Running(Protocol):
@@ -45,13 +49,25 @@ class Bound(Protocol):
         ...
 
 
+class Passes(Protocol):
+    """The passes of a backbone that is ready to serve."""
+
+    def bind(self, arrays: Arrays) -> Bound:
+        """Return a pass over these arrays."""
+        ...
+
+    def probe(self) -> object:
+        """Compute an example, as at load. Raises if this process cannot compute any more."""
+        ...
+
+
 class Hosted(Protocol):
     """A loaded backbone in a worker. info: its properties for the server's process; it must be picklable."""
 
     info: Any
 
-    def prepare(self, plan: dict[str, Any] | None) -> tuple[Callable[[Arrays], Bound], Prepared]:
-        """Return a function that binds arrays, ready to serve.
+    def prepare(self, plan: dict[str, Any] | None) -> tuple[Passes, Prepared]:
+        """Return the passes, ready to serve.
 
         plan: the compute plan's fields; None if it is to be measured.
         """
@@ -72,18 +88,23 @@ def run(channel: Channel, buffers: Sequence[SharedBuffer], entry: Callable[[dict
     prepared = _attempt(channel, lambda: hosted.prepare(plan))
     if prepared is None:
         return
-    bind, properties = prepared
+    passes, properties = prepared
     channel.send(pickle.dumps((False, properties)))
-    _Batches(channel, buffers, bind).run()
+    _Batches(channel, buffers, passes).run()
 
 
 class _Batches:
-    """Runs batches in their order; those of a GPU are finished on a second thread, so that the next one is launched."""
+    """Runs batches in their order; those of a GPU are finished on a second thread, so that the next one is launched.
 
-    def __init__(self, channel: Channel, buffers: Sequence[SharedBuffer], bind: Callable[[Arrays], Bound]) -> None:
+    After a pass that failed, an example is computed. If that fails too, the fault is not in the items: after an illegal
+    access on a GPU, for example, every pass of the process fails. The process ends then, and is replaced.
+    """
+
+    def __init__(self, channel: Channel, buffers: Sequence[SharedBuffer], passes: Passes) -> None:
         self._channel = channel
         self._buffers = buffers
-        self._bind = bind
+        self._passes = passes
+        self._launching = threading.Lock()
         self._places: dict[bytes, _BoundPlace] = {}
         self._finishing = ThreadPoolExecutor(1, thread_name_prefix="finishing")
 
@@ -94,7 +115,8 @@ class _Batches:
             number, place = message[: NUMBER.size], message[NUMBER.size :]
             try:
                 bound = self._places.get(place) or self._remember(place)
-                running = bound.bound.launch()
+                with self._launching:
+                    running = bound.bound.launch()
             except Exception as error:  # noqa: BLE001 - a module may raise anything
                 self._fail(number, error)
                 continue
@@ -108,8 +130,12 @@ class _Batches:
             self._places.clear()
         place = Place.decode(message)
         buffer = self._buffers[place.buffer]
-        arrays = tuple(buffer.view(region.offset, region.dtype, region.shape) for region in place.inputs)
-        bound = self._places[message] = _BoundPlace(place, buffer, self._bind(arrays))
+        try:
+            arrays = tuple(buffer.view(region.offset, region.dtype, region.shape) for region in place.inputs)
+        except OSError as error:  # this process can get no memory, or no descriptor
+            _end_broken(error)
+            raise
+        bound = self._places[message] = _BoundPlace(place, buffer, self._passes.bind(arrays))
         return bound
 
     def _finish(self, number: bytes, bound: _BoundPlace, running: Running) -> None:
@@ -121,6 +147,11 @@ class _Batches:
             self._channel.send(number + reply)
 
     def _fail(self, number: bytes, error: Exception) -> None:
+        try:
+            with self._launching:
+                self._passes.probe()
+        except Exception:  # noqa: BLE001 - a module may raise anything
+            _end_broken(error)
         text = "".join(traceback.format_exception(error))[-_MAX_ERROR_CHARS:]
         self._channel.send(number + ERROR + text.encode(errors="replace"))
 
@@ -148,6 +179,12 @@ class _BoundPlace:
         region = Region(self._place.result_offset, rows.dtype.name, rows.shape)
         self._result = self._buffer.view(region.offset, region.dtype, region.shape)
         self._reply = ROWS + region.encode()
+
+
+def _end_broken(error: Exception) -> None:
+    """Log the error and end this process. The server replaces it, and has its items computed again."""
+    logger.error("the worker cannot compute any more: %s", error, exc_info=error)
+    os._exit(BROKEN_STATUS)
 
 
 def _attempt(channel: Channel, work: Callable[[], T]) -> T | None:

@@ -61,10 +61,10 @@ class WorkerProcess:
         self._max_load_s = spec.max_load_s
         descriptors = tuple(buffer.descriptor for buffer in buffers)
         self._process, server_end = launch(Program(spec.entry, descriptors, spec.descriptors))
-        self._output = WorkerOutput(spec.name, self._process.output)
         self._channel = Channel(server_end)
         self._dead = False
         self._end = weakref.finalize(self, _end, self._process, self._channel)
+        self._output = WorkerOutput(spec.name, self._process.output)  # raises if no thread can be started
 
     @property
     def pid(self) -> int:

@@ -141,7 +141,7 @@ class WorkerReplica:
         """Replace the worker; its parts are computed again."""
         connection, self._connection = self._connection, None
         if connection is not None and self._ready is not None:
-            self._run(self._replace(self._ready, parts, partial(connection.worker.death, how, kind)))
+            self._run(self._replace_or_lose(self._ready, parts, partial(connection.worker.death, how, kind)))
 
     def _connect(self, ready: ReadyWorker, worker: WorkerProcess) -> None:
         transfer = BatchTransfer(ready.supervisor.buffers, ready.prepared)
@@ -174,6 +174,16 @@ class WorkerReplica:
         if self._closing:
             self._end_if_idle()
 
+    async def _replace_or_lose(
+        self, ready: ReadyWorker, parts: Sequence[Part], explain: Callable[[], WorkerDiedError]
+    ) -> None:
+        try:
+            await self._replace(ready, parts, explain)
+        except Exception as error:  # noqa: BLE001 - any error of a start, or of a system without threads, loses it
+            self._lose(_lost_error(type(error).__name__))
+            if not self._group.replicas:
+                self._group.on_lost()
+
     async def _replace(self, ready: ReadyWorker, parts: Sequence[Part], explain: Callable[[], WorkerDiedError]) -> None:
         death = await in_thread(explain, f"ending a worker of {self._name}")
         logger.warning("%s; items of its batch that are computed again: %d", death.explained(), _items(parts[:1]))
@@ -182,13 +192,8 @@ class WorkerReplica:
         self._place_all([*parts[1:], *waiting])  # the worker had not begun with these
         if self._over:
             return
-        try:
-            successor = await in_thread(ready.supervisor.worker, f"replacing a worker of {self._name}")
-        except Exception as error:  # noqa: BLE001 - any error of a start loses the replica
-            self._lose(_lost_error(type(error).__name__))
-            if not self._group.replicas:
-                self._group.on_lost()
-            return
+        start = partial(ready.supervisor.worker, was_idle=not parts)
+        successor = await in_thread(start, f"replacing a worker of {self._name}")
         if not self._over:
             self._connect(ready, successor)
 

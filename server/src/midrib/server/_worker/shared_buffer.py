@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import tempfile
@@ -57,9 +58,15 @@ def lend(view: Array, on_release: Callable[[], object]) -> Array:
     return lent.reshape(view.shape)
 
 
-def new_shared_buffer() -> SharedBuffer:
-    """Return an empty buffer whose descriptor a worker can inherit."""
+def new_shared_buffer(*, may_be_sealed: bool = False) -> SharedBuffer:
+    """Return an empty buffer whose descriptor a worker can inherit.
+
+    On Linux nobody can shrink it: this process would end with SIGBUS at its next access.
+    may_be_sealed: whether a worker may forbid further changes, such as writing.
+    """
     if hasattr(os, "memfd_create"):
-        return SharedBuffer(os.memfd_create("midrib-batch"))
+        descriptor = os.memfd_create("midrib-batch", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | (0 if may_be_sealed else fcntl.F_SEAL_SEAL))
+        return SharedBuffer(descriptor)
     with tempfile.TemporaryFile() as file:  # macOS: a file without a name, in memory as far as the system has room
         return SharedBuffer(os.dup(file.fileno()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import mmap
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,14 @@ _MAX_DEPTH = 3
 _SPARE_BUFFERS = 2
 # Seconds before each attempt to replace a dead worker.
 _BACK_OFF_S = (0.0, 0.5, 2.0)
+# Seconds before further attempts if the system refused a descriptor or a process: clients may use up all descriptors
+# for some time.
+_SHORTAGE_BACK_OFF_S = (5.0, 10.0, 20.0, 30.0)
+# If a worker ends within this time without a batch, its own code is the reason. After several in sequence, each next
+# start waits longer.
+_SHORT_LIFE_S = 1.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 5.0
+_MAX_SHORT_LIVES = 10
 
 
 class WorkerLostError(RuntimeError):
@@ -79,6 +88,8 @@ class Supervisor:
         self._sleep = sleep or self._closed.wait
         self._worker: WorkerProcess | None = None
         self._ready = False
+        self._ready_since = 0.0
+        self._short_lives = 0
         self._replacing = threading.Lock()
 
     def load(self) -> Any:
@@ -94,14 +105,20 @@ class Supervisor:
         if worker is None or worker.dead:
             worker, _ = self._start()
         prepared = self._plan.prepare(worker)
-        self._ready = True
+        self._mark_ready()
         return prepared
 
-    def worker(self) -> WorkerProcess:
-        """Return the running worker; replaces a dead one. Raises WorkerLostError if that fails."""
+    def worker(self, *, was_idle: bool = False) -> WorkerProcess:
+        """Return the running worker; replaces a dead one. Raises WorkerLostError if that fails.
+
+        was_idle: whether the dead one had no batch.
+        """
         with self._replacing:
             worker = self._worker
-            return self._replaced() if worker is None or worker.dead else worker
+            if worker is not None and not worker.dead:
+                return worker
+            self._count_life(was_idle=was_idle)
+            return self._replaced()
 
     def state(self) -> WorkerState:
         """Return the state of the worker."""
@@ -121,9 +138,27 @@ class Supervisor:
             worker.kill()
         return worker, worker.call(self._spec.request)
 
+    def _mark_ready(self) -> None:
+        self._ready = True
+        self._ready_since = time.monotonic()
+
+    def _count_life(self, *, was_idle: bool) -> None:
+        """Pause if several workers in sequence ended soon and without a batch.
+
+        Raises WorkerLostError after too many of them.
+        """
+        short = was_idle and time.monotonic() - self._ready_since < _SHORT_LIFE_S
+        self._short_lives = self._short_lives + 1 if short else 0
+        if self._short_lives >= _MAX_SHORT_LIVES:
+            raise WorkerLostError(f"{self._short_lives} workers of {self.name} in sequence ended without a batch")
+        if self._short_lives > 1:
+            self._sleep(min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (self._short_lives - 2)))
+
     def _replaced(self) -> WorkerProcess:
         failure: Exception | None = None
-        for delay_s in _BACK_OFF_S:
+        for attempt, delay_s in enumerate((*_BACK_OFF_S, *_SHORTAGE_BACK_OFF_S)):
+            if attempt >= len(_BACK_OFF_S) and not isinstance(failure, OSError):
+                break
             self._sleep(delay_s)
             if self._closed.is_set():
                 break
@@ -132,7 +167,7 @@ class Supervisor:
             try:
                 worker, _ = self._start()
                 self._plan.prepare(worker)
-                self._ready = True
+                self._mark_ready()
             except Exception as error:
                 failure = error
                 if self._closed.is_set():

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from midrib.backbones import MediaError
-from midrib.backbones._audio import prepare_audio
+from midrib.backbones._audio import audio_rows
 from midrib.backbones._images import prepare_images
 from midrib.registry import AudioInput, ImageInput, InputSpec, TensorInput, TextInput
 from midrib.task._features.media import clip_of, image_of, is_missing, text_of
@@ -75,7 +75,7 @@ def _check_text(source: Any) -> None:
 
 def _check_clip(source: Any) -> object:
     clip = clip_of(source, _ANY_RATE)
-    return prepare_audio([clip.samples], clip.rate, AudioInput(clip.rate))
+    return audio_rows([clip.samples], clip.rate, AudioInput(clip.rate))
 
 
 def _check_numbers(source: Any) -> None:

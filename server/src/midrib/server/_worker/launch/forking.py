@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from midrib.server._worker.launch import zygote
-from midrib.server._worker.launch.processes import Program
+from midrib.server._worker.launch.processes import Program, import_path
 
 # The first answer comes after the import of torch, which may take long from a cold disk.
 _FIRST_ANSWER_S = 120.0
@@ -51,9 +51,10 @@ class Forker:
         self._asking = threading.Lock()
         self._socket, other_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with other_end:
-            command = [sys.executable, "-c", zygote.COMMAND, json.dumps([sys.path, other_end.fileno(), module])]
+            command = [sys.executable, "-c", zygote.COMMAND, json.dumps([import_path(), other_end.fileno(), module])]
             self._process = subprocess.Popen(
                 command,  # noqa: S603 - this interpreter
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # numpy's BLAS would start threads at its import
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[other_end.fileno()],
@@ -74,12 +75,14 @@ class Forker:
         which ends once the other end is closed.
         """
         descriptors = program.all_descriptors(channel)
-        request = {"numbers": descriptors, "arguments": program.arguments(channel), "environment": dict(os.environ)}
+        surroundings = {"environment": dict(os.environ), "folder": _folder()}
+        request = _file_of({"numbers": descriptors, "arguments": program.arguments(channel), **surroundings})
         read, write = os.pipe()
         with contextlib.ExitStack() as on_error:
             output = on_error.enter_context(os.fdopen(read, "rb"))
             try:
-                pid = self._ask({**request, "folder": str(Path.cwd())}, [write, *descriptors])
+                with request:
+                    pid = self._ask({"fork": program.entry}, [request.fileno(), write, *descriptors])
             finally:
                 os.close(write)
             process = ForkedProcess(self, pid, output)
@@ -113,6 +116,22 @@ class Forker:
         if "error" in answer:
             raise ForkError(f"the process that forks them failed: {answer['error']}")
         return answer["value"]
+
+
+def _folder() -> str:
+    """Return the working folder; "/" if it has been deleted."""
+    try:
+        return str(Path.cwd())
+    except OSError:
+        return "/"
+
+
+def _file_of(request: dict[str, Any]) -> IO[bytes]:
+    """Return an anonymous file with a request in JSON."""
+    file = os.fdopen(os.memfd_create("midrib-request"), "wb")
+    file.write(json.dumps(request).encode())
+    file.flush()
+    return file
 
 
 def _end(control: socket.socket, process: subprocess.Popen[bytes]) -> None:

@@ -46,7 +46,12 @@ class Program:
 
     def arguments(self, channel: int) -> dict[str, Any]:
         """Return the arguments of `bootstrap.main`, made of JSON's types, without `parent`."""
-        return {"path": sys.path, "entry": self.entry, "channel": channel, "buffers": list(self.buffers)}
+        return {"path": import_path(), "entry": self.entry, "channel": channel, "buffers": list(self.buffers)}
+
+
+def import_path() -> list[str]:
+    """Return the strings of `sys.path`. The import system ignores other entries, and JSON cannot hold all of them."""
+    return [entry for entry in sys.path if isinstance(entry, str)]
 
 
 class LaunchedProcess(Protocol):

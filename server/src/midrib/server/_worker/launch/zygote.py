@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 import traceback
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ COMMAND = (
     "import json, sys; given = json.loads(sys.argv[1]); sys.path[:] = given[0]; "
     f"from {__name__} import main; main(*given[1:])"
 )
-MESSAGE_BYTES = 1 << 18
+MESSAGE_BYTES = 1 << 12
 _MAX_DESCRIPTORS = 250
 # How often it looks whether the server's process still exists: a fork of that process may keep the socket open.
 _LOOK_S = 1.0
@@ -37,6 +38,7 @@ def main(control: int, module: str) -> None:
 
     control: the descriptor of the socket.
     """
+    bootstrap.adopt_orphans()
     importlib.import_module(module)
     gc.collect()
     gc.freeze()  # the collector of a worker would write to the memory that all of them share
@@ -74,14 +76,21 @@ class _Zygote:
             self._control.send(json.dumps(answer).encode())
 
     def kill_all(self) -> None:
-        """Kill the workers, with the processes of their sessions."""
+        """Kill the workers, with all processes that they have started."""
         for pid in self._children:
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError):  # in its first moments it has no group
                 os.killpg(pid, signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)
+        for pid in self._children:
+            os.waitpid(pid, 0)
+        self._children.clear()
+        self._kill_orphans()
 
     def _answer(self, request: dict[str, Any], descriptors: list[int]) -> int | None:
         if "reap" in request:
             return self._reap(request["reap"])
+        request = _read(descriptors[0])
+        os.close(descriptors.pop(0))  # the worker has no use for it
         pid = self._fork(request, descriptors)
         self._children.add(pid)
         return pid
@@ -104,7 +113,32 @@ class _Zygote:
         if not reaped:
             return None
         self._children.discard(pid)
+        self._kill_orphans()
         return os.waitstatus_to_exitcode(status)
+
+    def _kill_orphans(self) -> None:
+        """Kill the processes that dead workers have left in other sessions, such as daemons.
+
+        The system makes them children of this process. Daemons of a running worker are children of that worker.
+        """
+        while orphans := _children() - self._children:
+            for pid in orphans:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+
+
+def _children() -> set[int]:
+    """Return the ids of this process's children; an empty set if /proc does not have them."""
+    try:
+        return set(map(int, Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()))
+    except OSError:
+        return set()
+
+
+def _read(descriptor: int) -> dict[str, Any]:
+    """Return the request that a file holds. An environment of some megabytes does not fit into a message."""
+    request: dict[str, Any] = json.loads(os.pread(descriptor, os.fstat(descriptor).st_size, 0))
+    return request
 
 
 def _become_worker(request: dict[str, Any], descriptors: list[int]) -> None:
@@ -117,7 +151,8 @@ def _become_worker(request: dict[str, Any], descriptors: list[int]) -> None:
     _renumber(files, request["numbers"])
     os.environ.clear()
     os.environ.update(request["environment"])
-    os.chdir(request["folder"])
+    with contextlib.suppress(OSError):  # the folder may have been deleted since
+        os.chdir(request["folder"])
     sys.path[:] = request["arguments"]["path"]
     np.random.seed()  # otherwise all workers would draw the same numbers
     bootstrap.main(request["arguments"])
