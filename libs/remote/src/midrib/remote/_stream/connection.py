@@ -28,11 +28,18 @@ class Connection:
 
     address: "host:port".  machine_index: which of the machines behind the address's name, if it has several.
     machines: the number of machines behind that name when it was last looked up.
-    changed: called after a failure, and after `machines` changed.
+    changed: called after a failure, and after `machines` changed.  failing: returns how many of the session's
+    connections have failed and try again.
     """
 
     def __init__(
-        self, context: SessionContext, address: str, changed: Callable[[Connection], None], *, machine_index: int = 0
+        self,
+        context: SessionContext,
+        address: str,
+        changed: Callable[[Connection], None],
+        *,
+        failing: Callable[[], int] = lambda: 1,
+        machine_index: int = 0,
     ) -> None:
         self.address = address
         self.machine_index = machine_index
@@ -40,6 +47,7 @@ class Connection:
         self._failure: MidribError | None = None
         self._context = context
         self._changed = changed
+        self._failing = failing
         self._window = Window(context.policy.window)
         self._exchange: Exchange | None = None
         self._task: asyncio.Task[None] | None = None
@@ -97,7 +105,7 @@ class Connection:
         """Keep a stream until the queue is empty; each stream that worked resets the back-off."""
         try:
             while True:
-                async for attempt in attempts(self._worthwhile):
+                async for attempt in attempts(self._worthwhile, self._failing):
                     with attempt:
                         await self._stream_once()
                 if not self._context.queue.busy():

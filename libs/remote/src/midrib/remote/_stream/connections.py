@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
+from midrib.remote._connect.balance import by_load
 from midrib.remote._connect.diagnosis import UNREACHABLE
 from midrib.remote._connect.retries import retriable
 from midrib.remote._stream.call import Message
@@ -28,8 +29,8 @@ class Connections:
         """Have every connection look for work; also those whose server refused, if none else is left."""
         if not self._connections:
             addresses = self._context.endpoint.addresses
-            self._connections = [Connection(self._context, address, self._on_change) for address in addresses]
-        awake = [connection.wake() for connection in self._connections]
+            self._connections = [self._connect(address) for address in addresses]
+        awake = [connection.wake() for connection in by_load(self._connections)]
         if not any(awake):
             for connection in self._connections:
                 connection.wake(even_if_refused=True)
@@ -76,6 +77,14 @@ class Connections:
         failures = (connection.failure for connection in connections)
         return next((failure for failure in failures if isinstance(failure, RevisionMismatchError)), None)
 
+    def _connect(self, address: str, machine_index: int = 0) -> Connection:
+        return Connection(
+            self._context, address, self._on_change, failing=self._count_failing, machine_index=machine_index
+        )
+
+    def _count_failing(self) -> int:
+        return sum(connection.alive and connection.failure is not None for connection in self._connections)
+
     def _on_change(self, connection: Connection) -> None:
         self._add_machines(connection)
         results, revision = self._context.results, self._new_revision()
@@ -92,11 +101,7 @@ class Connections:
         """Add a connection for each machine behind a name that has several."""
         address = connection.address
         indices = {other.machine_index for other in self._connections if other.address == address}
-        added = [
-            Connection(self._context, address, self._on_change, machine_index=index)
-            for index in range(connection.machines)
-            if index not in indices
-        ]
+        added = [self._connect(address, index) for index in range(connection.machines) if index not in indices]
         self._connections.extend(added)
         for new in added:
             new.wake()
@@ -119,7 +124,7 @@ class Connections:
             return
         parts = [part for part in message.parts if not part.done]
         candidates = [connection for connection in self._connections if connection is not sender and connection.healthy]
-        for connection in sorted(candidates, key=lambda other: other.busy) if parts else []:
+        for connection in by_load(candidates) if parts else []:
             if connection.send_first(Message(parts, hedged=True)):
                 message.copied = True
                 return
