@@ -12,6 +12,19 @@ if TYPE_CHECKING:
     from midrib.remote._files.embedders import Embedder
 
 
+def cluster_embedder(address: str, backbone: str, access: Access, imports: Sequence[str] | None) -> Embedder:
+    """Return a backbone that actors of a Ray cluster load, or call on its server.
+
+    address: of the cluster, such as "auto".
+    Raises ImportError if Ray or midrib-ray is not installed.
+    """
+    from midrib.remote._command.names import cluster_module
+
+    options = access.arguments() if "://" in backbone else {}
+    embedder: Embedder = cluster_module().ClusterEmbedder(address, backbone, imports=tuple(imports or ()), **options)
+    return embedder
+
+
 def load_embedder(backbone: str, access: Access, imports: Sequence[str] | None) -> Embedder:
     """Connect to grpc://host:port/namespace/name, or load 'namespace/name?argument=value' into this process.
 

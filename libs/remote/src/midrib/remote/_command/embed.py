@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import typer
 
-from midrib.remote._command.backbone import load_embedder
+from midrib.remote._command.backbone import cluster_embedder, load_embedder
 from midrib.remote._command.options import Access
 
 if TYPE_CHECKING:
@@ -32,11 +32,13 @@ def embed(
     *,
     imports: Sequence[str] | None,
     as_json: bool,
+    cluster: str | None = None,
     **options: Any,
 ) -> None:
     """Embed files through a server (grpc://...), or with a registered backbone in this process.
 
     options: those of `embed_files`.  imports: modules that register backbones of this process.
+    cluster: the address of a Ray cluster, whose actors embed in place of this process.
     """
     progress = _ProgressLine()
     progress.show("reading the inputs ...")
@@ -48,7 +50,10 @@ def embed(
 
     def make() -> Embedder:
         progress.show(f"{'connecting to' if '://' in backbone else 'loading'} {backbone} ...")
-        embedder = load_embedder(backbone, access, imports)
+        if cluster is None:
+            embedder = load_embedder(backbone, access, imports)
+        else:
+            embedder = cluster_embedder(cluster, backbone, access, imports)
         progress.begin()
         return embedder
 
