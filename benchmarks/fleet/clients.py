@@ -96,8 +96,8 @@ class Client:
     def _send_copy(self, sender: Connection, message: Message) -> None:
         if message.hedged or message.copied:
             return
-        others = [connection for connection in self._connections if connection is not sender and connection.opened]
-        for connection in self.fleet.rules.order(others)[:1]:
+        candidates = [connection for connection in self._connections if connection is not sender and connection.opened]
+        for connection in self.fleet.rules.order(candidates)[:1]:
             connection.send(message.requests, hedged=True)
             message.copied = True
             self.fleet.hedged += 1

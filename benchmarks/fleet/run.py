@@ -74,7 +74,7 @@ def measure(scenario: Scenario, outcome: Outcome) -> dict[str, Any]:
 
 
 def _percentiles(outcome: Outcome, begins: float, ends: float) -> list[float]:
-    """Return the median and the 99th percentile, in ms, of what was submitted in a span; [] for an empty one."""
+    """Return the median and the 99th percentile, in ms, of the requests that were submitted in a span; [] for none."""
     latencies = outcome.latencies_s[(outcome.submitted_at >= begins) & (outcome.submitted_at < ends)]
     if not len(latencies):
         return []

@@ -20,7 +20,7 @@ CLIENTS: Final = 10_000
 LOAD: Final = 0.6
 RATE: Final = LOAD * CAPACITY * REPLICAS
 SECONDS: Final = 40.0
-# The load begins at 0. What is measured before the event begins here, when most clients have opened their streams.
+# The load begins at 0. The measurement begins here, when most clients have opened their streams.
 WARM_S: Final = 8.0
 EVENT_S: Final = 15.0
 _SEED: Final = 7
