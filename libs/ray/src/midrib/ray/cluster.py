@@ -57,6 +57,10 @@ class ClusterEmbedder:
         [features] = _results([next(self._next).embed.remote(kind, values, self._prompt)])
         return features  # type: ignore[no-any-return] # Ray's results have no types
 
+    def close(self) -> None:
+        """End the actors and leave the cluster."""
+        ray.shutdown()
+
     def with_prompt(self, prompt: str | None, prompt_name: str | None) -> ClusterEmbedder:
         """Return the same embedder with another prompt for its texts; None for the backbone's default.
 

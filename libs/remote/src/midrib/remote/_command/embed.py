@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -40,7 +41,7 @@ def embed(
     options: those of `embed_files`.  imports: modules that register backbones of this process.
     cluster: the address of a Ray cluster, whose actors embed in place of this process.
     """
-    progress = _ProgressLine()
+    progress, stack = _ProgressLine(), contextlib.ExitStack()
     progress.show("reading the inputs ...")
 
     def work() -> Progress:
@@ -53,12 +54,13 @@ def embed(
         if cluster is None:
             embedder = load_embedder(backbone, access, imports)
         else:
-            embedder = cluster_embedder(cluster, backbone, access, imports)
+            embedder = stack.enter_context(cluster_embedder(cluster, backbone, access, imports))
         progress.begin()
         return embedder
 
     try:
-        done = _in_thread(work)
+        with contextlib.redirect_stdout(sys.stderr), stack:  # loaders and Ray print, and programs parse our output
+            done = _in_thread(work)
     except KeyboardInterrupt:
         progress.end()
         _leave(out)
