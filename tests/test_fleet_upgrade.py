@@ -11,7 +11,7 @@ from midrib.remote.testing import serving
 from midrib.wire import RevisionMismatchError
 
 NAME = "template/classification/mlp-128"
-SERVED = {"name": NAME, "arguments": {"num_features": 4}}  # random weights: each server has a revision of its own
+SERVED = {"name": NAME, "arguments": {"num_features": 4}}  # random weights: each server has another revision
 ROWS = torch.arange(12.0).reshape(3, 4)
 
 
