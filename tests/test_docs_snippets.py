@@ -28,6 +28,7 @@ RUN_ELSEWHERE = {
     "docs/finetuning.md": "tests/test_task_docs.py",
     "docs/protocols.md": "server/tests/test_docs_protocols.py",
     "docs/recipes/frameworks.md": "tests/test_recipes.py",
+    "docs/recipes/tables.md": "tests/test_recipes.py",
     "docs/recipes/vector-stores.md": "tests/test_recipes.py",
     "docs/scale.md": "libs/ray/tests/test_ray_pages.py",
     "docs/task.md": "tests/test_task_docs.py",

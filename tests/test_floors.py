@@ -28,7 +28,11 @@ FLOORS = {
 SOURCES = {f"midrib.{path.parent.name}": path for path in [*sorted(ROOT.glob("libs/*/src")), ROOT / "server/src"]}
 BUILT = [name for name in FLOORS if name not in ("midrib.v1", "midrib.oip")]  # those two are generated
 # Imported inside a function, which says how to install the library if it is missing.
-LATE = {("midrib.remote", "midrib.server.testing"), ("midrib.server", "midrib.ray.cli")}
+LATE = {
+    ("midrib.remote", "midrib.server.testing"),
+    ("midrib.remote", "midrib.ray.cluster"),
+    ("midrib.server", "midrib.ray.cli"),
+}
 MAX_MODULES = 14
 
 # For each library: the parts of it that each of its subpackages, and each module beside them, may import.

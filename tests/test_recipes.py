@@ -123,6 +123,8 @@ def test_midrib_search_builds_a_lancedb_index_and_asks_it(
         ("langchain-openai", "langchain-openai"),
         ("llama-index-core", "llama-index-core"),
         ("datasets", "datasets"),
+        ("daft", "Daft"),
+        ("dask", "Dask"),
         ("faiss-cpu", "FAISS"),
         ("lancedb", "LanceDB"),
         ("chromadb", "Chroma"),

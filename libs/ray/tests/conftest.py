@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,8 +18,16 @@ def cluster() -> Iterator[None]:  # noqa: PT004 (used by its name: it starts Ray
 
     folders = [str(Path(__file__).parent), *(path for path in sys.path if path)]
     os.environ["PYTHONPATH"] = os.pathsep.join(folders)
-    ray.init(num_cpus=2, object_store_memory=100 * 2**20, include_dashboard=False, log_to_driver=False)
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    yield
-    ray.shutdown()
+    with tempfile.TemporaryDirectory(prefix="midrib-ray-", ignore_cleanup_errors=True) as folder:
+        ray.init(
+            address="local",  # not a cluster that happens to run on this machine
+            num_cpus=2,
+            object_store_memory=100 * 2**20,
+            include_dashboard=False,
+            log_to_driver=False,
+            _temp_dir=folder,
+        )
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        yield
+        ray.shutdown()
     del os.environ["PYTHONPATH"]

@@ -155,3 +155,14 @@ def test_embed_speaks_at_once_and_ends_at_once(tmp_path: Path) -> None:
     assert time.monotonic() - interrupted < 5
     assert "interrupted: run the same command again to resume out.npy" in said
     assert "Traceback" not in said
+
+
+def test_a_cluster_without_ray_names_the_package(midrib: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """--ray needs packages that the command does not."""
+    monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
+    np.save(tmp_path / "rows.npy", np.ones((3, 4), np.float32))
+    command = ["embed", str(tmp_path / "rows.npy"), "--backbone", MLP, "--out", str(tmp_path / "out.npy")]
+    done = midrib(*command, "--ray", "auto")
+    assert done.returncode == 1
+    assert "--ray needs Ray and midrib-ray" in done.stderr
+    assert "pip install 'midrib-ray[ray,local]'" in done.stderr

@@ -30,8 +30,11 @@ class ColumnOptions:
         if self.kind is not None and self.kind not in KINDS:
             raise InvalidInputError(f"kind is {self.kind!r}, expected None or one of {', '.join(KINDS)}")
 
-    def copied(self, names: Sequence[str]) -> list[str]:
-        """Return the columns to copy of those that a table has. Raises InvalidInputError if the table lacks one."""
+    def copied(self, names: Sequence[str], id_column: str | None = None) -> list[str]:
+        """Return the columns to copy of those that a table has.
+
+        id_column: a column that must be among them. Raises InvalidInputError if the table lacks a column.
+        """
         copied = [name for name in names if name != self.value] if self.keep is None else list(self.keep)
         for name in (self.value, *copied):
             if name not in names:
@@ -39,4 +42,9 @@ class ColumnOptions:
         for name in copied:
             if name in (EMBEDDING, ERROR):
                 raise InvalidInputError(f"cannot copy column {name!r}: the output has a column of that name; rename it")
+        if id_column is not None and id_column not in copied:
+            raise InvalidInputError(
+                f"the dataset has no column {id_column!r} to tell its rows apart: it has {', '.join(names)}. Pass "
+                "id_column=, the name of another column than the embedded one"
+            )
         return copied

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from midrib.ray._columns import ColumnOptions
@@ -33,32 +34,57 @@ def embed(
     The schema's metadata holds the backbone and its revision. A served backbone is pinned to its present revision.
     Raises InvalidInputError for a column that does not exist, BackboneNotFoundError for a URL without such a backbone.
     """
-    from ray.data import ActorPoolStrategy
-
-    _check_column(dataset, column, options)
-    if "://" in backbone and options.get("revision") is None:
-        options = {**options, "revision": _served_revision(backbone, options)}
-    least, most = (actors, actors) if isinstance(actors, int) else actors
-    return dataset.map_batches(
-        Embedder,
-        fn_constructor_args=(backbone, column),
-        fn_constructor_kwargs=options,
-        batch_format="pyarrow",
-        batch_size=batch_size,
-        compute=ActorPoolStrategy(min_size=least, max_size=most),
-        udf_modifying_row_count=False,
-        **(resources or {}),
-    )
+    check_column(dataset, column, options)
+    pool = Pool(batch_size, actors, resources or {})
+    return pool.map(dataset, Embedder, backbone, column, udf_modifying_row_count=False, **pinned(backbone, options))
 
 
-def _check_column(dataset: Dataset, column: str, options: Mapping[str, Any]) -> None:
+@dataclass(frozen=True)
+class Pool:
+    """The actors of a job.
+
+    batch_size: the most rows that an actor takes at once.  actors: their number, or the least and the most.
+    resources: of an actor, in the words of `Dataset.map_batches`.
+    """
+
+    batch_size: int
+    actors: int | tuple[int, int] = 1
+    resources: Mapping[str, Any] = field(default_factory=dict)
+
+    def map(
+        self, dataset: Dataset, actor: type[Any], *arguments: Any, udf_modifying_row_count: bool, **options: Any
+    ) -> Dataset:
+        """Return the lazy dataset of an actor's results.
+
+        actor: a class whose instances take and return tables.  arguments, options: of its constructor.
+        udf_modifying_row_count: whether it returns more or fewer rows than it takes.
+        """
+        from ray.data import ActorPoolStrategy
+
+        least, most = (self.actors, self.actors) if isinstance(self.actors, int) else self.actors
+        return dataset.map_batches(
+            actor,
+            fn_constructor_args=arguments,
+            fn_constructor_kwargs=options,
+            batch_format="pyarrow",
+            batch_size=self.batch_size,
+            compute=ActorPoolStrategy(min_size=least, max_size=most),
+            udf_modifying_row_count=udf_modifying_row_count,
+            **self.resources,
+        )
+
+
+def check_column(dataset: Dataset, column: str, options: Mapping[str, Any], id_column: str | None = None) -> None:
     """Raise InvalidInputError if the dataset is known to lack a column that is needed."""
     names = dataset.columns(fetch_if_missing=False)
     if names is not None:
-        ColumnOptions(column, options.get("keep"), options.get("kind")).copied(names)
+        ColumnOptions(column, options.get("keep"), options.get("kind")).copied(names, id_column)
 
 
-def _served_revision(url: str, options: Mapping[str, Any]) -> str:
-    """Return the revision that a server answers with now."""
+def pinned(backbone: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of `Embedder`, with the present revision of a served backbone unless they have a revision."""
+    if "://" not in backbone or options.get("revision") is not None:
+        return dict(options)
     embedder_options = inspect.signature(Embedder).parameters
-    return RemoteEmbedder(url, **{key: options[key] for key in options.keys() - embedder_options.keys()}).revision
+    client_options = {key: options[key] for key in options.keys() - embedder_options.keys()}
+    return {**options, "revision": RemoteEmbedder(backbone, **client_options).revision}

@@ -51,7 +51,7 @@ class Embedder:
         self._columns = ColumnOptions(column, None if keep is None else tuple(keep), kind)
         self._options = OutputOptions(dimensions, normalize, dtype)
         self._prompt = ChosenPrompt(prompt, prompt_name)
-        self._backbone = with_prompt(_open(backbone, imports, kwargs), prompt, prompt_name)
+        self._backbone = with_prompt(open_backbone(backbone, imports, kwargs), prompt, prompt_name)
         if revision not in (None, self._backbone.revision):
             raise RevisionMismatchError(
                 f"{self._backbone.name} has revision {self._backbone.revision}, expected {revision}: "
@@ -76,7 +76,7 @@ class Embedder:
                 errors[int(row)] = error
         output = table.select(copied).append_column(EMBEDDING, _lists(features, errors))
         output = output.append_column(ERROR, pa.array(errors, pa.string()))
-        return output.replace_schema_metadata({**(table.schema.metadata or {}), **self._metadata()})
+        return output.replace_schema_metadata({**(table.schema.metadata or {}), **self.metadata()})
 
     def _items(self, column: pa.ChunkedArray) -> Iterator[SourceItem]:
         for item in column_items(column, self._columns.kind):
@@ -84,8 +84,8 @@ class Embedder:
                 self._prompt.check(item.kind, f"column {self._columns.value!r}")
             yield item
 
-    def _metadata(self) -> dict[str, str]:
-        """Return the backbone and the options, under the names that the files of `midrib embed` use."""
+    def metadata(self) -> dict[str, str]:
+        """Return the backbone, its revision and the options, under the names that the files of `midrib embed` use."""
         return {
             "midrib.backbone": self._backbone.name,
             "midrib.revision": self._backbone.revision,
@@ -97,7 +97,7 @@ class Embedder:
         }
 
 
-def _open(backbone: str, imports: Sequence[str], client_options: dict[str, Any]) -> OpenBackbone:
+def open_backbone(backbone: str, imports: Sequence[str], client_options: dict[str, Any]) -> OpenBackbone:
     """Connect to a served backbone, or load a registered one into this process.
 
     Raises ImportError for a registered one if midrib-server is not installed.

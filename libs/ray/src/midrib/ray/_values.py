@@ -24,11 +24,11 @@ def column_items(column: pa.ChunkedArray, kind: Kind | None) -> Iterator[SourceI
     kind: how to read texts (for images and audio: paths) and arrays (for images: uint8 pixels [height, width, 3]).
     None: a text is embedded as text, an array as a tensor, and bytes by their content.
     """
-    for row, value in enumerate(_values(column)):
+    for row, value in enumerate(column_values(column)):
         yield _item(str(row), value, kind)
 
 
-def _values(column: pa.ChunkedArray) -> Iterator[Any]:
+def column_values(column: pa.ChunkedArray) -> Iterator[Any]:
     """Yield the values: arrays for lists of numbers and for Ray's tensors, Python objects otherwise."""
     if isinstance(column.type, pa.ExtensionType):  # Ray's tensors
         for chunk in column.chunks:

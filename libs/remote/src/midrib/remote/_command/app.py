@@ -11,6 +11,7 @@ from midrib.remote._command.options import (
     SERVER_OPTIONS,
     Access,
     Certificate,
+    Cluster,
     Imports,
     Json,
     Prompt,
@@ -178,6 +179,7 @@ def embed(
     normalize: Annotated[bool, typer.Option("--normalize", help="Scale rows to unit length.")] = False,
     dtype: Annotated[str, typer.Option(help="float32 or float16.")] = "float32",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output of other inputs.")] = False,
+    ray: Cluster = None,
     imports: Imports = None,
     token: Token = None,
     roots: Roots = None,
@@ -198,6 +200,7 @@ def embed(
         Access(token, roots, certificate, timeout),
         imports=imports,
         as_json=as_json,
+        cluster=ray,
         column=column,
         id_column=id_column,
         keep=[name for names in keep or () for name in names.split(",")],
@@ -222,10 +225,7 @@ def search(
     top: Annotated[int, typer.Option(min=1, help="The number of rows to show.")] = 5,
     prompt: Prompt = None,
     prompt_name: PromptName = None,
-    index: Annotated[
-        str | None,
-        typer.Option(help="A LanceDB index, NAME.lance: built from the output if absent or outdated, then searched."),
-    ] = None,
+    index: Annotated[str | None, typer.Option(help="NAME.lance, a LanceDB index: built if absent or outdated.")] = None,
     imports: Imports = None,
     token: Token = None,
     roots: Roots = None,
@@ -275,10 +275,7 @@ def bench(
     ],
     *,
     rows: Annotated[int, typer.Option(min=1, help="Rows per call.")] = 1,
-    concurrency: Annotated[
-        list[int] | None,
-        typer.Option(min=1, help="Concurrent callers; may be repeated; default: 1, 16 and 64."),
-    ] = None,
+    concurrency: Annotated[list[int] | None, typer.Option(min=1, help="Callers; repeatable; default: 1,16,64.")] = None,
     seconds: Annotated[float, typer.Option(min=0.01, help="Seconds per measurement.")] = 3.0,
     load: Annotated[
         float | None, typer.Option("--plan", min=0.001, help="Rows per second to answer: print the replicas for them.")

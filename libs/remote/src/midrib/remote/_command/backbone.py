@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from midrib.remote._command.names import import_modules, parse_backbone, server_module
@@ -10,6 +11,23 @@ from midrib.remote._command.options import Access
 
 if TYPE_CHECKING:
     from midrib.remote._files.embedders import Embedder
+
+
+@contextlib.contextmanager
+def cluster_embedder(address: str, backbone: str, access: Access, imports: Sequence[str] | None) -> Iterator[Embedder]:
+    """Yield a backbone that actors of a Ray cluster load, or call on its server; then leave the cluster.
+
+    address: of the cluster, such as "auto".
+    Raises ImportError if Ray or midrib-ray is not installed.
+    """
+    from midrib.remote._command.names import cluster_module
+
+    options = access.arguments() if "://" in backbone else {}
+    embedder = cluster_module().ClusterEmbedder(address, backbone, imports=tuple(imports or ()), **options)
+    try:
+        yield embedder
+    finally:
+        embedder.close()
 
 
 def load_embedder(backbone: str, access: Access, imports: Sequence[str] | None) -> Embedder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import typer
 
-from midrib.remote._command.backbone import load_embedder
+from midrib.remote._command.backbone import cluster_embedder, load_embedder
 from midrib.remote._command.options import Access
 
 if TYPE_CHECKING:
@@ -32,13 +33,15 @@ def embed(
     *,
     imports: Sequence[str] | None,
     as_json: bool,
+    cluster: str | None = None,
     **options: Any,
 ) -> None:
     """Embed files through a server (grpc://...), or with a registered backbone in this process.
 
     options: those of `embed_files`.  imports: modules that register backbones of this process.
+    cluster: the address of a Ray cluster, whose actors embed in place of this process.
     """
-    progress = _ProgressLine()
+    progress, stack = _ProgressLine(), contextlib.ExitStack()
     progress.show("reading the inputs ...")
 
     def work() -> Progress:
@@ -48,12 +51,16 @@ def embed(
 
     def make() -> Embedder:
         progress.show(f"{'connecting to' if '://' in backbone else 'loading'} {backbone} ...")
-        embedder = load_embedder(backbone, access, imports)
+        if cluster is None:
+            embedder = load_embedder(backbone, access, imports)
+        else:
+            embedder = stack.enter_context(cluster_embedder(cluster, backbone, access, imports))
         progress.begin()
         return embedder
 
     try:
-        done = _in_thread(work)
+        with contextlib.redirect_stdout(sys.stderr), stack:  # loaders and Ray print, and programs parse our output
+            done = _in_thread(work)
     except KeyboardInterrupt:
         progress.end()
         _leave(out)

@@ -79,6 +79,14 @@ def server_module(name: str, purpose: str) -> ModuleType:
         raise ImportError(f"{purpose} needs the server's package ({error}): {_SERVER}") from error
 
 
+def cluster_module() -> ModuleType:
+    """Import midrib-ray's module for `--ray`. Raises ImportError, with the install line, if a package is missing."""
+    try:
+        return importlib.import_module("midrib.ray.cluster")
+    except ModuleNotFoundError as error:
+        raise ImportError(f"--ray needs Ray and midrib-ray ({error}): pip install 'midrib-ray[ray,local]'") from error
+
+
 def _place(error: BaseException) -> str:
     """Return the line that raised an error."""
     frame = traceback.extract_tb(error.__traceback__)[-1]

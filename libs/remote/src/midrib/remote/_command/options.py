@@ -20,6 +20,9 @@ Roots = Annotated[Path | None, typer.Option("--tls-roots", help="A PEM file of t
 Certificate = Annotated[
     Path | None, typer.Option("--tls-certificate", help="A PEM file with the client's certificate and key.")
 ]
+Cluster = Annotated[
+    str | None, typer.Option(help="Embed on the Ray cluster at this address: auto, ip:port, ray://host:port or local.")
+]
 Timeout = Annotated[float, typer.Option(min=0.01, help="Seconds that each call to a server may take.")]
 Imports = Annotated[list[str] | None, typer.Option("--import", help="A module that registers backbones; repeatable.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]

@@ -34,6 +34,19 @@ class BackboneCalls(UnaryCalls):
             )
         return info
 
+    async def describe_pinned(self, name: str, revision: str | None) -> BackboneInfo:
+        """Return the description by the first server that serves a revision, or by any of them if none does.
+
+        During an upgrade, servers of two revisions are behind one URL.
+        """
+        info = await self.describe_loaded(name)
+        for _ in self.endpoint.addresses[1:]:
+            if revision in (None, info.revision):
+                break
+            self.prefer_next()
+            info = await self.describe_loaded(name)
+        return info
+
     async def describe_settled(self, name: str) -> BackboneInfo:
         """Return the description of a backbone, once it is loaded or failed to load, within the timeout.
 

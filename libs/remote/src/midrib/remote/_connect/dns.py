@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import secrets
 import socket
 from socket import getaddrinfo
 from typing import Final
 
 from midrib.remote._connect.address import is_ip
+from midrib.remote._connect.balance import choose_machines
 from midrib.remote._connect.diagnosis import proxy_set
 
 # The most machines that one process opens streams to.
-_MAX_MACHINES: Final = 16
+MAX_MACHINES: Final = 16
+_CLIENT: Final = secrets.token_hex(8)
 
 
 async def resolve_all(address: str) -> list[str]:
     """Return the ip:port of each machine, in a fixed order; an empty list unless the name has several machines.
 
-    The name is looked up each time, because machines come and go behind it. If it has IPv4 addresses, IPv6 ones are
-    left out: they are mostly those of the same machines. With an HTTP proxy set, the proxy resolves names.
+    Of more than MAX_MACHINES, each process has a different choice. The name is looked up each time, because machines
+    come and go behind it. If it has IPv4 addresses, IPv6 ones are left out: they are mostly those of the same machines.
+    With an HTTP proxy set, the proxy resolves names.
     """
     host, _, port = address.rpartition(":")
     if is_ip(host.strip("[]")) or proxy_set():
@@ -30,4 +35,5 @@ async def resolve_all(address: str) -> list[str]:
     ipv4 = sorted({str(entry[4][0]) for entry in entries if entry[0] == socket.AF_INET})
     ipv6 = sorted({f"[{entry[4][0]}]" for entry in entries if entry[0] == socket.AF_INET6})
     machines = ipv4 or ipv6
-    return [f"{ip}:{port}" for ip in machines[:_MAX_MACHINES]] if len(machines) > 1 else []
+    chosen = choose_machines(machines, MAX_MACHINES, f"{_CLIENT} {os.getpid()}")
+    return [f"{ip}:{port}" for ip in chosen] if len(machines) > 1 else []

@@ -14,12 +14,18 @@ _FIRST_DELAY_S: Final = 0.05
 _MAX_DELAY_S: Final = 1.0
 
 
-def attempts(worthwhile: Callable[[BaseException], bool]) -> AsyncRetrying:
+def attempts(worthwhile: Callable[[BaseException], bool], failing: Callable[[], int] = lambda: 1) -> AsyncRetrying:
     """`async for attempt in attempts(...): with attempt: ...` until it succeeds, or an error is not worthwhile.
 
+    failing: returns how many servers the client tries again at present, see `wait_s`.
     Without limit, because the caller has a deadline, and without log lines, because retries need no attention.
     """
-    return AsyncRetrying(retry=retry_if_exception(worthwhile), wait=_between, reraise=True)
+
+    def between(state: RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome is not None else None
+        return wait_s(error, state.attempt_number, failing())
+
+    return AsyncRetrying(retry=retry_if_exception(worthwhile), wait=between, reraise=True)
 
 
 def retriable(error: BaseException) -> bool:
@@ -27,17 +33,14 @@ def retriable(error: BaseException) -> bool:
     return isinstance(error, UnavailableError | OverloadedError)
 
 
-def wait_s(error: BaseException | None, failures: int = 1) -> float:
+def wait_s(error: BaseException | None, failures: int = 1, failing: int = 1) -> float:
     """Return the seconds until the next attempt: the server's retry_after, or longer with each failure.
 
+    failing: how many servers the client tries again at present. It waits longer for each, so that it makes no more
+    attempts a second than with one server: else thousands of clients that lost a whole fleet return within a moment.
     A random half is added, so that clients which failed together do not return together.
     """
     delay_s = error.retry_after if isinstance(error, MidribError) else None
     if delay_s is None:
-        delay_s = min(_MAX_DELAY_S, _FIRST_DELAY_S * 2.0 ** min(failures - 1, 10))
+        delay_s = min(_MAX_DELAY_S, _FIRST_DELAY_S * 2.0 ** min(failures - 1, 10)) * max(1, failing)
     return delay_s * random.uniform(1.0, 1.5)  # noqa: S311 - spreads retries, guards nothing
-
-
-def _between(state: RetryCallState) -> float:
-    error = state.outcome.exception() if state.outcome is not None else None
-    return wait_s(error, state.attempt_number)

@@ -45,6 +45,13 @@ class PromptedEmbedder(Embedder, Protocol):
         ...
 
 
+@runtime_checkable
+class ParallelEmbedder(Embedder, Protocol):
+    """An embedder that several processes compute.  concurrency: how many calls keep all of them busy."""
+
+    concurrency: int
+
+
 class PrefixingEmbedder:
     """Puts a prompt before the texts of an embedder that does not know prompts."""
 

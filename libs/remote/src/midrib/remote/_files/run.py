@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from midrib.remote._files.chunks import Chunk
-from midrib.remote._files.embedders import Embedder, OutputOptions
+from midrib.remote._files.embedders import Embedder, OutputOptions, ParallelEmbedder
 from midrib.remote._files.items import SourceItem
 from midrib.remote._files.storage import LocalFile, RemoteFile
 from midrib.wire import LimitExceededError, MidribError
@@ -50,7 +50,8 @@ def embed_in_order(
 
     If it is interrupted, it returns at once and does not wait for the calls that run.
     """
-    pool = ThreadPoolExecutor(_IN_FLIGHT)
+    in_flight = embedder.concurrency if isinstance(embedder, ParallelEmbedder) else _IN_FLIGHT
+    pool = ThreadPoolExecutor(in_flight)
     ahead: deque[Future[Chunk]] = deque()
 
     def embed(chunk: list[SourceItem]) -> Chunk:
@@ -62,7 +63,7 @@ def embed_in_order(
     try:
         for chunk in _chunked(items, size):
             ahead.append(pool.submit(embed, chunk))
-            if len(ahead) > _IN_FLIGHT:
+            if len(ahead) > in_flight:
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()

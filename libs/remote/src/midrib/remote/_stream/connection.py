@@ -29,7 +29,8 @@ class Connection:
     address: "host:port".  number: which of the endpoint's connections to this address.
     machine_index: which of the machines behind the address's name, if it has several.
     machines: the number of machines behind that name when it was last looked up.
-    changed: called after a failure, and after `machines` changed.
+    changed: called after a failure, and after `machines` changed.  failing: returns how many of the session's
+    connections have failed and try again.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Connection:
         changed: Callable[[Connection], None],
         *,
         number: int = 0,
+        failing: Callable[[], int] = lambda: 1,
         machine_index: int = 0,
     ) -> None:
         self.address = address
@@ -48,6 +50,7 @@ class Connection:
         self._failure: MidribError | None = None
         self._context = context
         self._changed = changed
+        self._failing = failing
         self._window = Window(context.policy.window)
         self._exchange: Exchange | None = None
         self._task: asyncio.Task[None] | None = None
@@ -105,7 +108,7 @@ class Connection:
         """Keep a stream until the queue is empty; each stream that worked resets the back-off."""
         try:
             while True:
-                async for attempt in attempts(self._worthwhile):
+                async for attempt in attempts(self._worthwhile, self._failing):
                     with attempt:
                         await self._stream_once()
                 if not self._context.queue.busy():

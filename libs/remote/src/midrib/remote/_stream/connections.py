@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
+from midrib.remote._connect.balance import by_load
 from midrib.remote._connect.diagnosis import UNREACHABLE
 from midrib.remote._connect.retries import retriable
 from midrib.remote._stream.call import Message
@@ -29,11 +30,11 @@ class Connections:
         if not self._connections:
             endpoint = self._context.endpoint
             self._connections = [
-                Connection(self._context, address, self._on_change, number=number)
+                self._connect(address, number=number)
                 for number in range(endpoint.connections)
                 for address in endpoint.addresses
             ]
-        awake = [connection.wake() for connection in self._connections]
+        awake = [connection.wake() for connection in by_load(self._connections)]
         if not any(awake):
             for connection in self._connections:
                 connection.wake(even_if_refused=True)
@@ -80,6 +81,19 @@ class Connections:
         failures = (connection.failure for connection in connections)
         return next((failure for failure in failures if isinstance(failure, RevisionMismatchError)), None)
 
+    def _connect(self, address: str, *, number: int, machine_index: int = 0) -> Connection:
+        return Connection(
+            self._context,
+            address,
+            self._on_change,
+            number=number,
+            failing=self._count_failing,
+            machine_index=machine_index,
+        )
+
+    def _count_failing(self) -> int:
+        return sum(connection.alive and connection.failure is not None for connection in self._connections)
+
     def _on_change(self, connection: Connection) -> None:
         self._add_machines(connection)
         results, revision = self._context.results, self._new_revision()
@@ -98,9 +112,9 @@ class Connections:
         siblings = (other for other in self._connections if (other.address, other.number) == (address, number))
         present = {other.machine_index for other in siblings}
         added = [
-            Connection(self._context, address, self._on_change, number=number, machine_index=machine_index)
-            for machine_index in range(connection.machines)
-            if machine_index not in present
+            self._connect(address, number=number, machine_index=index)
+            for index in range(connection.machines)
+            if index not in present
         ]
         self._connections.extend(added)
         for new in added:
@@ -124,7 +138,7 @@ class Connections:
             return
         parts = [part for part in message.parts if not part.done]
         candidates = [connection for connection in self._connections if connection is not sender and connection.healthy]
-        for connection in sorted(candidates, key=lambda other: other.busy) if parts else []:
+        for connection in by_load(candidates) if parts else []:
             if connection.send_first(Message(parts, hedged=True)):
                 message.copied = True
                 return

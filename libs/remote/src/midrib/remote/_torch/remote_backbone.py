@@ -76,7 +76,7 @@ class RemoteBackbone(nn.Module):
         if dtype is not None and dtype != "int8" and not is_floating(np.dtype(dtype)):
             raise InvalidInputError(f"dtype is {dtype!r}, expected a floating type such as 'float16', or 'int8'")
         self._servers = BackboneCalls(endpoint_from(address, token=token, tls=tls), timeout)
-        self._info = self._servers.run(lambda: self._servers.describe_loaded(self.name))
+        self._info = self._servers.run(lambda: self._servers.describe_pinned(self.name, revision))
         if revision is not None and revision != self._info.revision:
             raise RevisionMismatchError(
                 f"{self.name} at {self._servers.endpoint} is revision {self._info.revision[:12]}, expected "

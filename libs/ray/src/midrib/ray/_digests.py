@@ -1,0 +1,37 @@
+"""Digests of a table's rows, by which a later job knows the rows that are finished."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa  # type: ignore[import-untyped] # it has no types
+
+from midrib.ray._values import column_values
+from midrib.wire import Array
+
+# 128 bits as hexadecimal text. NumPy's byte strings drop zero bytes at their end, so the digest itself would not do.
+DIGEST: Final = np.dtype("S32")
+
+
+def row_digests(table: pa.Table, value: str, copied: Sequence[str]) -> Array:
+    """Return a digest of each row, [rows].
+
+    value: the column to embed.  copied: the columns of the output, the ids among them. Of a path, the file's content is
+    not part of the digest.
+    """
+    beside = table.select(copied).to_pylist()
+    values = column_values(table.column(value))
+    digests = [_digest(embedded, row) for embedded, row in zip(values, beside, strict=True)]
+    return np.array(digests, DIGEST)
+
+
+def _digest(value: Any, beside: dict[str, Any]) -> bytes:
+    digest = hashlib.blake2b(repr(beside).encode(), digest_size=16)
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        digest.update(repr((value.dtype.str, value.shape)).encode())
+        value = value.tobytes()
+    digest.update(value if isinstance(value, bytes) else repr(value).encode())
+    return digest.hexdigest().encode()

@@ -1,0 +1,43 @@
+"""The servers that a client uses when several answer alike. `benchmarks/fleet` simulates these rules."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterable, Sequence
+from typing import Protocol, TypeVar
+
+
+class Connected(Protocol):
+    """A connection to a server."""
+
+    @property
+    def busy(self) -> int:
+        """The number of items in flight."""
+        ...
+
+
+_C = TypeVar("_C", bound=Connected)
+
+
+def by_load(connections: Iterable[_C]) -> list[_C]:
+    """Return connections in the order in which they may take an item: those with the fewest items in flight first.
+
+    Equals are in random order. In a fixed order, clients with one item at a time would all use the same server.
+    """
+    return sorted(connections, key=lambda connection: (connection.busy, random.random()))  # noqa: S311 - no secret
+
+
+def choose_machines(machines: Sequence[str], most: int, client: str) -> list[str]:
+    """Return at most `most` machines, sorted: those that this client prefers.
+
+    Clients prefer different machines, so that a fleet of clients uses all of them. If a machine is added or removed, at
+    most one machine of the choice changes (rendezvous hashing: Thaler and Ravishankar, 1998).
+
+    client: a text that differs between clients.
+    """
+
+    def rank(machine: str) -> bytes:
+        return hashlib.blake2b(f"{client} {machine}".encode(), digest_size=8).digest()
+
+    return sorted(sorted(machines, key=rank)[:most])
