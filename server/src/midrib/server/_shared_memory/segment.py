@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import fcntl
-import mmap
 import os
 import sys
 
 import numpy as np
 
+from midrib.server._shared_memory.memory import ClientMemory
 from midrib.v1.embedding_pb2 import SharedItem, SharedTensor
 from midrib.wire import Array, InvalidInputError, checked_size, code_from_dtype, dtype_from_code
 
@@ -36,7 +36,7 @@ class Segment:
         try:
             os.ftruncate(descriptor, size_bytes)
             fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
-            self.memory = mmap.mmap(descriptor, size_bytes)
+            self.memory = ClientMemory(descriptor, size_bytes)
         except OSError:
             os.close(descriptor)
             raise
@@ -50,7 +50,7 @@ class Segment:
         return descriptor
 
     def array(self, tensor: SharedTensor, *, field: str) -> Array:
-        """Return a read-only view of a tensor [rows, ...] that a client has written.
+        """Return a view of a tensor [rows, ...] that a client has written.
 
         field: the place of the tensor in the request, for the error.
         Raises InvalidInputError if it is not inside the segment, or its shape or element type is invalid.
@@ -67,7 +67,6 @@ class Segment:
         if not size:
             return np.empty(shape, dtype)
         array: Array = np.ndarray(shape, dtype, self.memory, tensor.offset)
-        array.flags.writeable = False
         return array
 
     def check(self, offset: int, size: int, *, field: str) -> None:

@@ -47,13 +47,13 @@ class StreamMemories:
         self._socket: HandoverSocket | None = None
         self._held: dict[str | None, int] = {}
 
-    def of_stream(self, tenant: Tenant | None, *, requested: bool, takes_ids: bool) -> StreamMemory:
+    def of_stream(self, tenant: Tenant | None, *, requested: bool, copies: bool) -> StreamMemory:
         """Return the memory of one stream.
 
         tenant: the token that the stream's bytes are counted for; None on a server without tokens.
-        requested: whether the client can use it.  takes_ids: whether the backbone takes integers.
+        requested: whether the client can use it.  copies: as for `StreamMemory`.
         """
-        return StreamMemory(self, tenant, requested=requested, copies=takes_ids)
+        return StreamMemory(self, tenant, requested=requested, copies=copies)
 
     def close(self) -> None:
         """Hand over no more segments; open streams keep theirs."""
@@ -108,8 +108,8 @@ class StreamMemory:
     """The segment of one stream, which exists once the client has fetched it.
 
     requested: whether the client can use it.
-    copies: whether inputs are copied before they are checked, because an unchecked value would harm other
-    clients: on a GPU, a token id outside the vocabulary makes the device unusable.
+    copies: whether inputs are copied before they are checked, because the client could change them afterwards: on a
+    GPU, a token id outside the vocabulary makes the device unusable for all clients.
     """
 
     def __init__(self, memories: StreamMemories, tenant: Tenant | None, *, requested: bool, copies: bool) -> None:
