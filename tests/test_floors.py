@@ -34,7 +34,16 @@ MAX_MODULES = 14
 # For each library: the parts of it that each of its subpackages, and each module beside them, may import.
 # A name with a dot is a single module. A library that is not listed has no subpackages to keep apart.
 _BASE = ["_settings", "_errors", "_engine"]
-_LOADING = [*_BASE, "_foreign", "_compute", "_calibration", "_worker", "_intake", "_observability"]
+_LOADING = [
+    *_BASE,
+    "_foreign",
+    "_compute",
+    "_calibration",
+    "_worker",
+    "_intake",
+    "_observability",
+    "_shared_memory.memory",
+]
 _SERVING = [*_BASE, "_intake", "_observability", "_admission", "_catalogue", "_calls"]
 _COMMAND = ["_settings", "_server", "_observability.logs"]
 LAYERS: dict[str, dict[str, list[str]]] = {

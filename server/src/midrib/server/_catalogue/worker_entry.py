@@ -28,6 +28,7 @@ from midrib.server._compute.forward import Forward
 from midrib.server._engine.buckets import elements
 from midrib.server._engine.compute import Arrays
 from midrib.server._settings import BackboneSettings, Settings
+from midrib.server._shared_memory.memory import is_shared
 from midrib.server._worker.loop import Bound
 from midrib.server._worker.messages import Prepared, WorkerPlan
 from midrib.wire import Array
@@ -54,7 +55,12 @@ class HostedBackbone:
             plan=_described(self.setup.plan),
         )
         in_place = forward.torch_device.type == "cpu" and not forward.strict
-        return partial(_InPlace if in_place else _Copied, forward), prepared
+        return partial(_bound if in_place else _Staged, forward), prepared
+
+
+def _bound(forward: Forward, arrays: Arrays) -> Bound:
+    """Return a pass over arrays on a CPU. Those in a client's memory are copied if the module writes to its input."""
+    return _Staged(forward, arrays) if is_shared(arrays[0]) else _InPlace(forward, arrays)
 
 
 class _InPlace:
@@ -81,8 +87,8 @@ class _PendingRows:
         return to_numpy(self.pending.wait())
 
 
-class _Copied:
-    """A pass that first copies the arrays: to pinned memory for a GPU, or row by row in strict mode."""
+class _Staged:
+    """A pass that stages the arrays if it must: in pinned memory for a GPU, or row by row in strict mode."""
 
     def __init__(self, forward: Forward, arrays: Arrays) -> None:
         self._forward = forward

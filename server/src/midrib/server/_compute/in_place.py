@@ -7,10 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from midrib.server._compute.joining import staged_dtype
+from midrib.server._compute.joining import lie_staged
 from midrib.server._engine.compute import Arrays
-from midrib.server._shared_memory.memory import is_shared
-from midrib.wire import Array
 
 
 class InPlaceRule:
@@ -26,20 +24,8 @@ class InPlaceRule:
         self.possible = possible
 
     def accepts(self, batch: Sequence[Arrays]) -> bool:
-        """Return whether a batch is one item in a client's memory, in the layout and the dtype of a staged batch.
-
-        Integers are refused, because a module may check one and read it again to look it up.
-        """
-        return (
-            self.possible
-            and len(batch) == 1
-            and all(_lies_staged(array, dtype) for array, dtype in zip(batch[0], self._dtypes, strict=False))
-        )
-
-
-def _lies_staged(array: Array, dtype: str) -> bool:
-    same = dtype != "int64" and array.dtype.name == staged_dtype([array], dtype)
-    return same and array.flags.c_contiguous and is_shared(array)
+        """Return whether a batch is one item that needs no copy."""
+        return self.possible and len(batch) == 1 and lie_staged(batch[0], self._dtypes)
 
 
 class RowsInPlace:

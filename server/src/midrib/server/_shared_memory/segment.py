@@ -40,14 +40,11 @@ class Segment:
         except OSError:
             os.close(descriptor)
             raise
-        self._descriptor: int | None = descriptor
+        self.memory.keep(descriptor)
 
     def hand_over(self) -> int:
-        """Return the descriptor for the client; the caller closes it. Raises RuntimeError the second time."""
-        if self._descriptor is None:
-            raise RuntimeError("a segment is handed over once: make another one for another client")
-        descriptor, self._descriptor = self._descriptor, None
-        return descriptor
+        """Return a descriptor for the client, which the caller closes. Raises OSError if none is left."""
+        return os.dup(self.memory.descriptor)
 
     def array(self, tensor: SharedTensor, *, field: str) -> Array:
         """Return a view of a tensor [rows, ...] that a client has written.

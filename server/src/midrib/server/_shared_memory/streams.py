@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
-import weakref
 from functools import partial
 from typing import NamedTuple
 
@@ -92,9 +89,7 @@ class StreamMemories:
             return None
         segment = Segment(size)
         self._count(name, size)
-        loop = asyncio.get_running_loop()
-        released = weakref.finalize(segment.memory, _call_on, loop, partial(self._count, name, -size))
-        released.atexit = False
+        segment.memory.when_unmapped(partial(self._count, name, -size))
         return segment
 
     def _count(self, name: str | None, size: int) -> None:
@@ -168,9 +163,3 @@ class StreamMemory:
         """Make the segment, and return its descriptor for the client."""
         self._segment = self._memories.new_segment(self._tenant)
         return None if self._segment is None else self._segment.hand_over()
-
-
-def _call_on(loop: asyncio.AbstractEventLoop, callback: partial[None]) -> None:
-    """Run a callback on an event loop, from any thread, unless the loop has ended."""
-    with contextlib.suppress(RuntimeError):
-        loop.call_soon_threadsafe(callback)

@@ -30,7 +30,7 @@ def main(arguments: dict[str, Any]) -> None:
     arguments: those of `Program.arguments`, and `parent`: the process with whose end the system kills this one. It is
     absent if another process has forked this one: that process kills it then.
     """
-    channel = Channel(socket.socket(fileno=arguments["channel"]))
+    channel = Channel(socket.socket(fileno=arguments["channel"]), takes_descriptors=True)
     _control_process(_PR_SET_NAME, PROCESS_NAME.encode())
     if "parent" in arguments:
         _end_with_parent(arguments["parent"])
