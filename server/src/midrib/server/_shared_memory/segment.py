@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import fcntl
 import os
-import sys
 
 import numpy as np
 
 from midrib.server._shared_memory.memory import ClientMemory
 from midrib.v1.embedding_pb2 import SharedItem, SharedTensor
-from midrib.wire import Array, InvalidInputError, checked_size, code_from_dtype, dtype_from_code
-
-ALIGNMENT = 64
-"""The offset of every tensor is a multiple of this number of bytes."""
-
-
-def available() -> bool:
-    """Return whether this system has anonymous memory that can be sealed, and sockets that name their peer."""
-    return sys.platform == "linux" and sys.byteorder == "little" and hasattr(os, "memfd_create")
+from midrib.wire import (
+    SHARED_ALIGNMENT,
+    Array,
+    InvalidInputError,
+    checked_size,
+    code_from_dtype,
+    dtype_from_code,
+)
 
 
 class Segment:
@@ -68,9 +66,9 @@ class Segment:
 
     def check(self, offset: int, size: int, *, field: str) -> None:
         """Raise InvalidInputError unless `size` bytes from an aligned offset lie inside the segment."""
-        if offset % ALIGNMENT or offset + size > self.size_bytes:
+        if offset % SHARED_ALIGNMENT or offset + size > self.size_bytes:
             raise InvalidInputError(
-                f"{field} is {offset} for {size} bytes, expected a multiple of {ALIGNMENT} inside a segment of "
+                f"{field} is {offset} for {size} bytes, expected a multiple of {SHARED_ALIGNMENT} inside a segment of "
                 f"{self.size_bytes} bytes",
                 field=field,
             )

@@ -10,9 +10,9 @@ from midrib.server._admission.tokens import Tenant
 from midrib.server._observability.accounting import Accounting
 from midrib.server._settings import Settings
 from midrib.server._shared_memory.handover import HandoverSocket
-from midrib.server._shared_memory.segment import Segment, available
+from midrib.server._shared_memory.segment import Segment
 from midrib.v1.embedding_pb2 import SharedItem, SharedMemory, SharedTensor
-from midrib.wire import Array, InvalidInputError
+from midrib.wire import Array, InvalidInputError, can_share_memory
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class MemoryLimits(NamedTuple):
 
 def memory_limits(settings: Settings) -> MemoryLimits:
     """Return the limits of a server; 0 bytes if it shares no memory."""
-    total = settings.max_shared_memory_bytes if settings.shared_memory and available() else 0
+    total = settings.max_shared_memory_bytes if settings.shared_memory and can_share_memory() else 0
     segment = min(_SEGMENT_BYTES, settings.max_stream_bytes, total)
     return MemoryLimits(segment // _PAGE * _PAGE, total)
 

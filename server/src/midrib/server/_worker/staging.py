@@ -13,9 +13,8 @@ from midrib.server._engine.compute import Arrays
 from midrib.server._shared_memory.memory import ClientMemory, client_memory
 from midrib.server._worker.messages import ERROR, ROWS, Place, Prepared, Region
 from midrib.server._worker.shared_buffer import SharedBuffer
-from midrib.wire import Array
+from midrib.wire import Array, aligned
 
-_ALIGNMENT = 64
 # The most bytes of one feature: the size of a float64.
 _FEATURE_BYTES = 8
 _REMEMBERED = 256
@@ -125,7 +124,7 @@ class BatchTransfer:
         for dtype, shape in layouts:
             region = Region(offset, dtype, shape)
             regions.append(region)
-            offset = _aligned(offset + np.dtype(dtype).itemsize * region.elements)
+            offset = aligned(offset + np.dtype(dtype).itemsize * region.elements)
         result_shape = self._result_shape([shape for _, shape in layouts])
         place = Place(buffer, tuple(regions), buffer, offset, _FEATURE_BYTES * math.prod(result_shape))
         return self._remember((buffer, layouts), place, result_shape)
@@ -142,7 +141,3 @@ class BatchTransfer:
     def _result_shape(self, shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
         """Return the shape of the rows: one for each row of the input; a gradient has the shape of its input."""
         return (shapes[0][0], self._width) if len(shapes) == 1 else shapes[0]
-
-
-def _aligned(offset: int) -> int:
-    return -(-offset // _ALIGNMENT) * _ALIGNMENT
