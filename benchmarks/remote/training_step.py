@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from compare import EFFICIENTNET, IMAGE, TIMEOUT_S, VIT, Batch
+from compare import EFFICIENTNET, IMAGE, TIMEOUT_S, VIT, Batch, stepper
 from interleaved import Contender, interleaved_times, paired_ratio
 from local import CORES, LocalPlan, fastest_plans
 from processes import midrib_server
-from torch import Tensor, nn
 
 from midrib.backbones import load_backbone
 from midrib.remote import RemoteBackbone, StageTimes
@@ -46,23 +45,6 @@ class Bench:
         """Return the backbone of the server."""
         url = f"grpc://{self.address}/{self.name}"
         return RemoteBackbone(url, timeout=TIMEOUT_S, shared_memory=shared, cache=cache)
-
-
-def stepper(backbone: Callable[[Tensor], Tensor], width: int) -> Callable[[Batch], None]:
-    """Return a function that trains a new head for one step."""
-    head = nn.Linear(width, 4)
-    optimizer = torch.optim.SGD(head.parameters(), lr=0.01)
-
-    def step(batch: Batch) -> None:
-        rows, labels = batch
-        with torch.no_grad():
-            features = backbone(rows)
-        loss = nn.functional.cross_entropy(head(features), labels)
-        loss.backward()  # type: ignore[no-untyped-call] # torch does not type it
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
 
 
 def batches(rows: int) -> list[Batch]:

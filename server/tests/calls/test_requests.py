@@ -31,7 +31,7 @@ def shared(shape: tuple[int, int]) -> Array:
 
 
 @pytest.mark.parametrize(
-    ("rows", "alone"),
+    ("rows", "exclusive"),
     [
         pytest.param(shared(LARGE), True, id="large-in-shared-memory"),
         pytest.param(private(LARGE), False, id="large-in-a-message"),
@@ -39,7 +39,9 @@ def shared(shape: tuple[int, int]) -> Array:
         pytest.param(shared((2, SIZE // 8)), False, id="few-rows-in-shared-memory"),
     ],
 )
-def test_only_large_items_in_shared_memory_make_a_batch_alone(server: RunningServer, rows: Array, alone: bool) -> None:
+def test_only_large_items_in_shared_memory_make_a_batch_alone(
+    server: RunningServer, rows: Array, exclusive: bool
+) -> None:
     """A CPU reads them where they lie; items of one bucket may share a batch."""
 
     async def items() -> list[Item]:
@@ -47,4 +49,4 @@ def test_only_large_items_in_shared_memory_make_a_batch_alone(server: RunningSer
         return [new_item(loaded, (rows,), Caller("flow")) for _ in range(2)]
 
     first, second = server.run(items(), timeout=20)
-    assert (first.bucket != second.bucket) is alone
+    assert (first.bucket != second.bucket) is exclusive

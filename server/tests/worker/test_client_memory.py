@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -91,6 +92,18 @@ def test_an_item_that_fails_in_the_clients_memory_fails_alone(replica_of: Replic
     rows[:] = 1
     assert isinstance(error, Exception)
     assert np.unique(replica.run((rows,))[0]).tolist() == [2]
+
+
+def test_a_worker_without_a_free_descriptor_fails_only_the_items_of_that_memory(replica_of: ReplicaOf) -> None:
+    """It goes on, and maps the memory of the next client."""
+    replica = replica_of("doubling")
+    pid = replica.pid
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, before[1]))
+    (error,) = replica.run((client_rows(1),))
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+    (rows,) = replica.run((client_rows(2),))
+    assert (type(error).__name__, np.unique(rows).tolist(), replica.restarts) == ("BatchFailedError", [4], 0)
 
 
 @pytest.fixture()

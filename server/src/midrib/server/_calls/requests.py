@@ -67,10 +67,10 @@ def new_item(loaded: Loaded, arrays: tuple[Array, ...], caller: Caller) -> Item:
     """
     shape, cost = loaded.intake.bucket(arrays[0])
     shared = len(arrays[0]) >= _MIN_ROWS_ALONE and arrays[0].nbytes >= _MIN_BYTES_ALONE and is_shared(arrays[0])
-    alone = shared and loaded.served.description.device == "cpu"
+    exclusive = shared and loaded.served.description.device == "cpu"
     return Item(
         arrays,
-        bucket=(len(arrays), shape, object() if alone else None),
+        bucket=(len(arrays), shape, object() if exclusive else None),
         cost=cost,
         flow=caller.flow,
         priority=caller.priority,

@@ -112,9 +112,13 @@ class _Batches:
             self._finishing.submit(self._finish, number, bound, running)
 
     def _change_memory(self, change: MemoryChange) -> None:
-        """Map a client's memory, or unmap it with its last array."""
+        """Map a client's memory, or unmap it with its last array.
+
+        If this process has no descriptor or no memory left, the batches in that memory fail.
+        """
         if change.mapped:
-            self._buffers[change.number] = MappedMemory(self._channel.descriptors.popleft(), change.size_bytes)
+            with contextlib.suppress(IndexError, OSError):
+                self._buffers[change.number] = MappedMemory(self._channel.descriptors.popleft(), change.size_bytes)
             return
         self._buffers.pop(change.number, None)
         self._places = {key: bound for key, bound in self._places.items() if bound.place.buffer != change.number}
