@@ -23,8 +23,12 @@ StubOf = Callable[[grpc.Channel], Any]
 @pytest.fixture(params=["messages", "shared memory"])
 def stub_of(request: pytest.FixtureRequest) -> StubOf:
     """Return a stub whose items travel by one of the two routes."""
-    stub = embedding_pb2_grpc.EmbeddingServiceStub
-    return stub if request.param == "messages" else lambda channel: SharedRoute(stub(channel))
+
+    def stub(channel: grpc.Channel) -> Any:
+        messages = embedding_pb2_grpc.EmbeddingServiceStub(channel)
+        return messages if request.param == "messages" else SharedRoute(messages)
+
+    return stub
 
 
 @pytest.fixture()

@@ -10,9 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from midrib.v1.embedding_pb2 import EmbedStreamRequest, EmbedStreamResponse, Item, SharedItem, SharedTensor
+from midrib.v1.embedding_pb2 import (
+    EmbedStreamRequest,
+    EmbedStreamResponse,
+    Item,
+    SharedItem,
+    SharedMemory,
+    SharedTensor,
+)
 from midrib.wire import Array, code_from_dtype, decode_tensor, dtype_from_code, encode_tensor
-from server.tests.shared_memory.hostile_client import KEY_S, fetched
+from server.tests.shared_memory.hostile_client import KEY_S, descriptors
 
 # The bytes of the place of each item: its input, then its embedding.
 _PLACE = 1 << 10
@@ -50,13 +57,16 @@ class _Stream:
     def __next__(self) -> EmbedStreamResponse:
         response: EmbedStreamResponse = next(self._call)
         if response.HasField("opened"):
-            descriptor = fetched(response.opened.shared_memory)
-            self._memory = mmap.mmap(descriptor, response.opened.shared_memory.size_bytes)
-            os.close(descriptor)
-            self._mapped.set()
+            self._map(response.opened.shared_memory)
         elif response.result.HasField("shared"):
             response.result.embedding.CopyFrom(encode_tensor(self._array(response.result.shared)))
         return response
+
+    def _map(self, offer: SharedMemory) -> None:
+        for descriptor in descriptors(offer, offer.key):  # none if the stream has ended
+            self._memory = mmap.mmap(descriptor, offer.size_bytes)
+            os.close(descriptor)
+            self._mapped.set()
 
     def _rewritten(self, requests: Iterable[EmbedStreamRequest]) -> Iterator[EmbedStreamRequest]:
         opened = False
