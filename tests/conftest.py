@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from midrib.remote._stream import context, sharing
 from midrib.server.testing import RunningServer, serving
 
 
@@ -28,3 +29,14 @@ def url(request: pytest.FixtureRequest, server: RunningServer) -> str:
 def child_environment() -> dict[str, str]:
     """The environment of a child process that imports what this process imports; so do its children."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+
+
+@pytest.fixture(params=["network", "shared memory"])
+def route(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How the rows of the clients of this process travel: all in messages, or all tensors in shared memory."""
+    if request.param == "network":
+        monkeypatch.setattr(context, "can_share_memory", lambda: False)
+    else:  # however small
+        monkeypatch.setattr(sharing, "_LEAST_INPUT_BYTES", 0)
+        monkeypatch.setattr(sharing, "_LEAST_RESULT_BYTES", 1)
+    return str(request.param)

@@ -38,7 +38,16 @@ MAX_MODULES = 14
 # For each library: the parts of it that each of its subpackages, and each module beside them, may import.
 # A name with a dot is a single module. A library that is not listed has no subpackages to keep apart.
 _BASE = ["_settings", "_errors", "_engine"]
-_LOADING = [*_BASE, "_foreign", "_compute", "_calibration", "_worker", "_intake", "_observability"]
+_LOADING = [
+    *_BASE,
+    "_foreign",
+    "_compute",
+    "_calibration",
+    "_worker",
+    "_intake",
+    "_observability",
+    "_shared_memory.memory",
+]
 _SERVING = [*_BASE, "_intake", "_observability", "_admission", "_catalogue", "_calls"]
 _COMMAND = ["_settings", "_server", "_observability.logs"]
 LAYERS: dict[str, dict[str, list[str]]] = {
@@ -48,14 +57,14 @@ LAYERS: dict[str, dict[str, list[str]]] = {
         "_errors": [],
         "_foreign": ["_errors"],
         "_engine": ["_errors"],
-        "_compute": ["_errors", "_engine"],
+        "_compute": ["_errors", "_engine", "_shared_memory.memory"],
         "_calibration": ["_engine", "_compute"],
-        "_worker": ["_engine", "_errors", "_foreign", "_compute.joining"],
+        "_worker": ["_engine", "_errors", "_foreign", "_compute.joining", "_shared_memory.memory"],
         "_admission": [],
         "_intake": ["_settings", "_engine"],
         "_observability": ["_engine"],
         "_catalogue": _LOADING,
-        "_calls": ["_engine", "_intake", "_admission", "_catalogue"],
+        "_calls": ["_engine", "_intake", "_admission", "_catalogue", "_shared_memory.memory"],
         "_shared_memory": ["_settings", "_admission", "_observability"],
         "_front": [],
         "_grpc": [*_SERVING, "_shared_memory", "_front"],

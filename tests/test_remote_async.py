@@ -15,6 +15,7 @@ from midrib.remote import AsyncClient
 from midrib.server.testing import RunningServer
 from midrib.wire import Array, InvalidInputError
 
+pytestmark = pytest.mark.usefixtures("route")
 NAME = "test/numbers/mlp"
 WIDTH = 8
 RNG = np.random.default_rng(0)

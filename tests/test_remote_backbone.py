@@ -17,6 +17,7 @@ from midrib.wire import (
     UnsupportedError,
 )
 
+pytestmark = pytest.mark.usefixtures("route")
 NAME = "test/numbers/mlp"
 WIDTH = 8
 REGISTRY = Registry("test")
@@ -42,7 +43,7 @@ def local() -> nn.Module:
     return mlp()[0]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture()
 def remote(server: RunningServer) -> RemoteBackbone:
     return RemoteBackbone(server.url(NAME))
 

@@ -26,6 +26,7 @@ from midrib.wire import (
     UnavailableError,
 )
 
+pytestmark = pytest.mark.usefixtures("route")
 NAME = "test/numbers/mlp"
 WIDTH = 8
 RNG = np.random.default_rng(0)

@@ -15,6 +15,7 @@ from midrib.remote import RemoteBackbone
 from midrib.remote.testing import serving
 from midrib.wire import UnsupportedError
 
+pytestmark = pytest.mark.usefixtures("route")
 NAME = "test/functional/mlp"
 WIDTH, FEATURES = 6, 4
 

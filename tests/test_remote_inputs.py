@@ -17,6 +17,7 @@ from midrib.remote import Client, RemoteBackbone
 from midrib.remote.testing import RunningServer, serving
 from midrib.wire import InvalidInputError, UnsupportedError
 
+pytestmark = pytest.mark.usefixtures("route")
 NUMBERS, TEXTS = "test/inputs/wide", "text/embedding/wordllama-256"
 WIDTH = 64 << 10
 

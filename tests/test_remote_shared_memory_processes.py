@@ -10,6 +10,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -25,7 +26,8 @@ WIDTH = 16384
 SERVER = f"""
 import json, os, sys
 from midrib.server.testing import serving
-with serving({{"name": "{NAME}", "arguments": {{"num_features": {WIDTH}}}}}, http_port=0) as running:
+backbone = {{"name": "{NAME}", "arguments": {{"num_features": {WIDTH}}}}}
+with serving(backbone, http_port=0, workers=sys.argv[1], warm_up_s=0.0) as running:
     print(json.dumps([running.url("{NAME}"), running.server.http_address, os.getpid()]), flush=True)
     sys.stdin.read()
 """
@@ -56,14 +58,16 @@ class Served(NamedTuple):
         return next(float(line.split()[1]) for line in lines if line.startswith("midrib_shared_memory_bytes "))
 
     def descriptors(self) -> int:
-        """Return the number of its open files."""
-        return len(os.listdir(f"/proc/{self.process}/fd"))
+        """Return the number of its open files, without the staging buffers, which are mapped when first used."""
+        files = [str(file.readlink()) for file in Path(f"/proc/{self.process}/fd").iterdir()]
+        return sum("midrib-batch" not in name for name in files)
 
 
-@pytest.fixture(scope="module")
-def served() -> Iterator[Served]:
+@pytest.fixture(scope="module", params=["thread", "process"])
+def served(request: pytest.FixtureRequest) -> Iterator[Served]:
+    """A server whose replicas are threads, or processes that map the memory too."""
     with subprocess.Popen(
-        [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", SERVER, request.param], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as server:
         assert server.stdin is not None
         assert server.stdout is not None

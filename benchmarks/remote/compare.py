@@ -121,13 +121,13 @@ def _trainers(url: str, module: nn.Module, plans: Sequence[LocalPlan], cache: Pa
     remote, cached = RemoteBackbone(url), RemoteBackbone(url, cache=cache)
     width = remote.num_features
     return {
-        **{f"local ({plan})": Contender(plan.threads, _stepper(plan.bind(module), width)) for plan in plans},
-        "remote": Contender(_SERVED_THREADS, _stepper(remote, width)),
-        _CACHED: Contender(_SERVED_THREADS, _stepper(cached, width)),
+        **{f"local ({plan})": Contender(plan.threads, stepper(plan.bind(module), width)) for plan in plans},
+        "remote": Contender(_SERVED_THREADS, stepper(remote, width)),
+        _CACHED: Contender(_SERVED_THREADS, stepper(cached, width)),
     }
 
 
-def _stepper(backbone: Callable[[Tensor], Tensor], width: int) -> Callable[[Batch], None]:
+def stepper(backbone: Callable[[Tensor], Tensor], width: int) -> Callable[[Batch], None]:
     """Return a function that trains a new head for one step."""
     head = nn.Linear(width, 4)
     optimizer = torch.optim.SGD(head.parameters(), lr=0.01)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
@@ -15,6 +15,26 @@ from midrib.server.testing import RunningServer, serving
 from midrib.v1 import embedding_pb2, embedding_pb2_grpc
 from midrib.v1.embedding_pb2 import EmbedStreamRequest, EmbedStreamResponse
 from midrib.wire import decode_tensor, encode_tensor, status_to_error
+from server.tests.shared_memory.shared_route import SharedRoute
+
+StubOf = Callable[[grpc.Channel], Any]
+
+
+@pytest.fixture(params=["messages", "shared memory"])
+def stub_of(request: pytest.FixtureRequest) -> StubOf:
+    """Return a stub whose items travel by one of the two routes."""
+
+    def stub(channel: grpc.Channel) -> Any:
+        messages = embedding_pb2_grpc.EmbeddingServiceStub(channel)
+        return messages if request.param == "messages" else SharedRoute(messages)
+
+    return stub
+
+
+@pytest.fixture()
+def embedding(channel: grpc.Channel, stub_of: StubOf) -> Any:
+    return stub_of(channel)
+
 
 pytestmark = pytest.mark.usefixtures("front")
 
@@ -137,10 +157,10 @@ def narrow(test_registry: Registry) -> Iterator[RunningServer]:
         yield running
 
 
-def test_the_server_reads_no_further_than_its_limit(narrow: RunningServer, gate: Any) -> None:
+def test_the_server_reads_no_further_than_its_limit(narrow: RunningServer, gate: Any, stub_of: StubOf) -> None:
     """The third item is read only once one of the first two is answered; all are answered in the end."""
     with grpc.insecure_channel(narrow.address) as channel:
-        talk = Conversation(embedding_pb2_grpc.EmbeddingServiceStub(channel), opening())
+        talk = Conversation(stub_of(channel), opening())
         talk.hear()
         talk.send(item(0, 13, 0))
         assert gate.passing.wait(10)
@@ -152,10 +172,10 @@ def test_the_server_reads_no_further_than_its_limit(narrow: RunningServer, gate:
         assert batcher.counts.accepted == 6
 
 
-def test_draining_says_go_away_and_finishes_what_it_read(test_registry: Registry, gate: Any) -> None:
+def test_draining_says_go_away_and_finishes_what_it_read(test_registry: Registry, gate: Any, stub_of: StubOf) -> None:
     """Nothing accepted is lost."""
     with serving("gate", registry=test_registry) as running, grpc.insecure_channel(running.address) as channel:
-        talk = Conversation(embedding_pb2_grpc.EmbeddingServiceStub(channel), opening(), item(1, 13, 0))
+        talk = Conversation(stub_of(channel), opening(), item(1, 13, 0))
         talk.hear()
         assert gate.passing.wait(10)
         stopping = running.start(running.server.stop(10.0))

@@ -12,12 +12,13 @@ import grpc
 import numpy as np
 import pytest
 
-from midrib.registry import Registry
+from midrib.registry import Registry, TensorInput
 from midrib.server.testing import RunningServer, serving
 from midrib.v1.embedding_pb2 import EmbedStreamRequest, Input
 from midrib.v1.embedding_pb2_grpc import EmbeddingServiceStub
 from midrib.v1.tensor_pb2 import DATA_TYPE_BOOL, DATA_TYPE_INT64, DATA_TYPE_UNSPECIFIED
 from midrib.wire import encode_tensor, status_to_error
+from server.tests.conftest import load_gate
 from server.tests.shared_memory.hostile_client import (
     SharedStream,
     descriptors,
@@ -28,6 +29,8 @@ from server.tests.shared_memory.hostile_client import (
 )
 
 SEGMENT = 24 << 20
+FINITE = Registry("for finite values")
+FINITE(name="finite", namespace="test/embedding", input=TensorInput((2,)), finite=True)(load_gate)
 WRONG = [
     pytest.param(shared_item(1, offset=SEGMENT), "shared.input.offset", id="behind-the-end"),
     pytest.param(shared_item(1, offset=SEGMENT - 64, shape=(9, 2)), "shared.input.offset", id="over-the-end"),
@@ -176,3 +179,20 @@ def test_a_server_that_shares_no_memory_offers_none(test_registry: Registry) -> 
 def test_a_key_works_once(stream: SharedStream) -> None:
     """A second process cannot map the memory of a stream that has it."""
     assert descriptors(stream.offer, stream.offer.key) == []
+
+
+def test_finite_values_are_checked_in_memory_that_the_client_cannot_change(gate: Any) -> None:
+    """NaN that is written after the check, while the item waits, never reaches the module."""
+    with (
+        serving("finite", registry=FINITE) as running,
+        grpc.insecure_channel(running.address) as channel,
+    ):
+        stream = SharedStream(EmbeddingServiceStub(channel), "finite")
+        stream.fetch()
+        stream.write(64, rows_of(3, 4))
+        stream.send(sent_item(1, rows_of(13, 1)), shared_item(2, offset=64), sent_item(3, rows_of(np.nan, 1)))
+        assert stream.result().error.message.startswith("input.tensor has NaN")
+        stream.write(64, rows_of(np.nan, np.nan))
+        gate.opened.set()
+        assert [features(stream.result()), features(stream.result())] == [[[26, 2]], [[6, 8]]]
+        stream.finish()

@@ -91,6 +91,16 @@ class RunningReplica:
 
         return self._runner.run(submit())
 
+    def wait_for(self, reached: Callable[[], bool]) -> None:
+        """Return once a state is reached; fails after some seconds."""
+
+        async def reach() -> None:
+            async with asyncio.timeout(20):
+                while not reached():
+                    await asyncio.sleep(0.01)
+
+        self._runner.run(reach())
+
     def close(self) -> None:
         """End the worker, also one that computes, and wait for its end."""
 

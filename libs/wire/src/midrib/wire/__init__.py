@@ -20,6 +20,7 @@ from midrib.wire._errors import (
     UnsupportedError,
 )
 from midrib.wire._inputs import decode_input_spec, encode_input_spec
+from midrib.wire._shared_memory import SHARED_ALIGNMENT, aligned, can_share_memory, peer_user
 from midrib.wire._status import error_to_status, status_to_error
 from midrib.wire._tensor import (
     Array,
@@ -46,11 +47,14 @@ __all__ = [
     "OverloadedError",
     "PermissionDeniedError",
     "RevisionMismatchError",
+    "SHARED_ALIGNMENT",
     "StreamProtocolError",
     "UnauthenticatedError",
     "UnavailableError",
     "UnsupportedError",
+    "aligned",
     "array_bytes",
+    "can_share_memory",
     "checked_size",
     "code_from_dtype",
     "decode_input_spec",
@@ -61,6 +65,7 @@ __all__ = [
     "encode_tensor",
     "error_to_status",
     "is_floating",
+    "peer_user",
     "read_tensor",
     "read_varint",
     "status_to_error",

@@ -26,6 +26,7 @@ from midrib.server._compute.forward import Forward
 from midrib.server._engine.buckets import elements
 from midrib.server._engine.compute import Arrays
 from midrib.server._settings import BackboneSettings, Settings
+from midrib.server._shared_memory.memory import is_shared
 from midrib.server._worker.loop import Bound
 from midrib.server._worker.messages import Prepared, WorkerPlan
 from midrib.wire import Array
@@ -63,8 +64,10 @@ class _ForwardPasses:
         self._example = example_rows(forward.spec, 1)
 
     def bind(self, arrays: Arrays) -> Bound:
-        """Return a pass over these arrays."""
-        return _InPlace(self._forward, arrays) if self._in_place else _Copied(self._forward, arrays)
+        """Return a pass over these arrays. Those in a client's memory are copied if the module writes to its input."""
+        if not self._in_place or is_shared(arrays[0]):
+            return _Staged(self._forward, arrays)
+        return _InPlace(self._forward, arrays)
 
     def probe(self) -> object:
         """Compute an example of one row. Raises what the module raises."""
@@ -95,8 +98,8 @@ class _PendingRows:
         return to_numpy(self.pending.wait())
 
 
-class _Copied:
-    """A pass that first copies the arrays: to pinned memory for a GPU, or row by row in strict mode."""
+class _Staged:
+    """A pass that stages the arrays if it must: in pinned memory for a GPU, or row by row in strict mode."""
 
     def __init__(self, forward: Forward, arrays: Arrays) -> None:
         self._forward = forward

@@ -1,9 +1,10 @@
-"""A batch on its way through a device: staged in a buffer, then launched, then finished."""
+"""A batch on its way through a device: staged, then launched, then finished."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import ml_dtypes
 import torch
@@ -11,19 +12,29 @@ from torch import Tensor
 
 from midrib.server._compute.devices import Pending
 from midrib.server._compute.joining import split_rows
-from midrib.server._compute.staging import BufferPool, StagingBuffer
 from midrib.wire import Array
+
+
+class Staging(Protocol):
+    """The memory that a batch is computed from."""
+
+    def holds(self, tensor: Tensor) -> bool:
+        """Return whether a tensor lies in it: the memory changes once the batch is finished."""
+        ...
+
+    def release(self) -> None:
+        """Let the memory change. Called once, when the batch is finished or has failed."""
+        ...
 
 
 @dataclass(frozen=True)
 class StagedBatch:
-    """A batch in a staging buffer, which it holds until it is finished or has failed.
+    """A batch in its staging memory, which it holds until it is finished or has failed.
 
     lengths: the rows of each item.  start: starts to compute it; raises what the module raises.
     """
 
-    pool: BufferPool
-    buffer: StagingBuffer
+    staging: Staging
     lengths: Sequence[int]
     start: Callable[[], Pending]
 
@@ -32,7 +43,7 @@ class StagedBatch:
         try:
             return LaunchedBatch(self, self.start())
         except BaseException:
-            self.pool.give_back(self.buffer)
+            self.staging.release()
             raise
 
 
@@ -55,10 +66,10 @@ class LaunchedBatch:
         """
         try:
             rows = self.pending.wait()
-            if self.staged.buffer.holds(rows):  # a module may return its input (Identity, Flatten)
+            if self.staged.staging.holds(rows):  # a module may return its input (Identity, Flatten)
                 rows = rows.clone()
         finally:
-            self.staged.pool.give_back(self.staged.buffer)
+            self.staged.staging.release()
         return split_rows(to_numpy(rows), self.staged.lengths)
 
 

@@ -14,8 +14,9 @@ from midrib.server._compute.batches import StagedBatch
 from midrib.server._compute.config import ComputeConfig
 from midrib.server._compute.devices import Pending, Ready, device_for
 from midrib.server._compute.examples import takes_integers
+from midrib.server._compute.in_place import InPlaceRule, RowsInPlace
 from midrib.server._compute.module_passes import ModulePasses
-from midrib.server._compute.staging import BufferPool, StagingBuffer
+from midrib.server._compute.staging import BufferPool, PooledBuffer, StagingBuffer
 from midrib.server._engine.compute import Arrays
 from midrib.wire import Array
 
@@ -48,6 +49,7 @@ class Forward:
         floating = torch.promote_types(self.dtype, torch.float32)
         dtypes = (torch.int64 if takes_integers(spec) else floating, floating)
         self.staged_dtypes = tuple(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        self._in_place = InPlaceRule(self.staged_dtypes, possible=self.torch_device.type == "cpu" and not self.strict)
         self._buffers = BufferPool(StagingBuffer(dtypes, pinned=self.device.pinned) for _ in range(self.depth))
 
     def __call__(self, batch: Sequence[Arrays]) -> list[Array]:
@@ -55,17 +57,20 @@ class Forward:
         return self.stage(batch).launch().finish()
 
     def stage(self, batch: Sequence[Arrays]) -> StagedBatch:
-        """Copy a batch into a staging buffer; waits for a free one.
+        """Copy a batch into a staging buffer; waits for a free one. A lone item of a client's memory stays there.
 
         batch: for each item its input [rows, ...], and for an input gradient also the gradient of its embedding.
         """
+        if self._in_place.accepts(batch):
+            rows = RowsInPlace(batch[0], self._in_place)
+            return StagedBatch(rows, [len(rows.inputs[0])], partial(self.launch_in_place, rows.inputs))
         buffer = self._buffers.take()
         try:
             start = self._staged(buffer, batch)
         except BaseException:
             self._buffers.give_back(buffer)
             raise
-        return StagedBatch(self._buffers, buffer, [len(arrays[0]) for arrays in batch], start)
+        return StagedBatch(PooledBuffer(self._buffers, buffer), [len(arrays[0]) for arrays in batch], start)
 
     def launch_in_place(self, inputs: Sequence[Tensor]) -> Pending:
         """Start to compute a batch that lies in tensors [rows, ...], without a staging buffer.

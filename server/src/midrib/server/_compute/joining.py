@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from midrib.server._shared_memory.memory import is_shared
 from midrib.wire import Array
 
 _PIXELS = np.dtype(np.uint8)
@@ -18,6 +19,20 @@ def staged_dtype(arrays: Sequence[Array], dtype: str) -> str:
     dtype: of all other arrays, from the replica: a floating one, or int64 for integers of any width.
     """
     return "uint8" if arrays[0].dtype == _PIXELS and dtype != "int64" else dtype
+
+
+def lie_staged(arrays: Sequence[Array], dtypes: Sequence[str]) -> bool:
+    """Return whether the arrays of one item lie in a client's memory as they would be staged: they need no copy.
+
+    dtypes: in which they are staged. Integers never do: a module may check one, and read it again to look it up.
+    """
+    return all(
+        dtype != "int64"
+        and array.dtype.name == staged_dtype([array], dtype)
+        and array.flags.c_contiguous
+        and is_shared(array)
+        for array, dtype in zip(arrays, dtypes, strict=False)
+    )
 
 
 def joined_shape(arrays: Sequence[Array]) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import queue
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -78,3 +79,19 @@ class BufferPool:
     def give_back(self, buffer: StagingBuffer) -> None:
         """Take back a buffer that nothing reads any more."""
         self._free.put(buffer)
+
+
+@dataclass(frozen=True)
+class PooledBuffer:
+    """A buffer of a pool, with one batch. Implements `batches.Staging`."""
+
+    pool: BufferPool
+    buffer: StagingBuffer
+
+    def holds(self, tensor: Tensor) -> bool:
+        """Return whether a tensor lies in the buffer."""
+        return self.buffer.holds(tensor)
+
+    def release(self) -> None:
+        """Give the buffer back."""
+        self.pool.give_back(self.buffer)

@@ -135,7 +135,7 @@ async def serve_embed_stream(
     call = embedder.open(first.open, caller._replace(waits_for_room=True))
     settings = embedder.catalogue.settings
     memories = memories or StreamMemories(settings, embedder.catalogue.accounting)
-    memory = memories.of_stream(caller.tenant, requested=first.open.shared_memory, takes_ids=_takes_integers(call))
+    memory = memories.of_stream(caller.tenant, requested=first.open.shared_memory, copies=_must_copy(call))
     try:
         stream = ItemStream(settings, context, EmbedStreamProtocol(call, memory))
         stream.say(EmbedStreamResponse(opened=_opened(embedder, call, memory)))
@@ -144,8 +144,10 @@ async def serve_embed_stream(
         memory.close()
 
 
-def _takes_integers(call: OpenCall) -> bool:
-    return not is_floating(dtype_from_code(code_from_dtype(call.by.input.tensor.dtype)))
+def _must_copy(call: OpenCall) -> bool:
+    """Return whether inputs must not change once they are checked; modules may look up integers in a table."""
+    takes_floats = is_floating(dtype_from_code(code_from_dtype(call.by.input.tensor.dtype)))
+    return call.loaded.intake.checks_values or not takes_floats
 
 
 def _opened(embedder: Embedder, call: OpenCall, memory: StreamMemory) -> embedding_pb2.Opened:

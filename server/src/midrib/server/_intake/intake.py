@@ -48,6 +48,11 @@ class Intake:
         self._values = ValueCheck(backbone.name, isinstance(backbone.input, TextInput), ids, finite)
         self._validator = InputValidator(self._limits)
 
+    @property
+    def checks_values(self) -> bool:
+        """Whether the values of a tensor are checked: they must not change afterwards."""
+        return self._values.takes_ids or self._values.finite
+
     def prompt(self, options: embedding_pb2.Options) -> str | None:
         """Return the prompt that a call chose; None for the backbone's default.
 

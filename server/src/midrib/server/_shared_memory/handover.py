@@ -11,9 +11,10 @@ import contextlib
 import os
 import secrets
 import socket
-import struct
 from collections.abc import Callable
 from functools import partial
+
+from midrib.wire import peer_user
 
 KEY_BYTES = 16
 # The connections that may wait to send their key, and for how long. A client sends it at once.
@@ -21,7 +22,6 @@ _MAX_CONNECTIONS = 64
 _MAX_KEY_S = 2.0
 # How long connections wait if the process has no descriptor left.
 _PAUSE_S = 0.1
-_CREDENTIALS = struct.Struct("3i")
 
 
 class HandoverSocket:
@@ -97,13 +97,6 @@ class HandoverSocket:
         self._connections.pop(connection).cancel()
         self._loop.remove_reader(connection)
         connection.close()
-
-
-def peer_user(connection: socket.socket) -> int:
-    """Return the user of the process at the other end of a Unix socket, as the kernel knows it."""
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    _, user, _ = _CREDENTIALS.unpack(credentials)
-    return int(user)
 
 
 def _send(connection: socket.socket, descriptor: int) -> None:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import fcntl
-import mmap
 import os
-import sys
 
 import numpy as np
 
+from midrib.server._shared_memory.memory import ClientMemory
 from midrib.v1.embedding_pb2 import SharedItem, SharedTensor
-from midrib.wire import Array, InvalidInputError, checked_size, code_from_dtype, dtype_from_code
-
-ALIGNMENT = 64
-"""The offset of every tensor is a multiple of this number of bytes."""
-
-
-def available() -> bool:
-    """Return whether this system has anonymous memory that can be sealed, and sockets that name their peer."""
-    return sys.platform == "linux" and sys.byteorder == "little" and hasattr(os, "memfd_create")
+from midrib.wire import (
+    SHARED_ALIGNMENT,
+    Array,
+    InvalidInputError,
+    checked_size,
+    code_from_dtype,
+    dtype_from_code,
+)
 
 
 class Segment:
@@ -36,21 +34,18 @@ class Segment:
         try:
             os.ftruncate(descriptor, size_bytes)
             fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
-            self.memory = mmap.mmap(descriptor, size_bytes)
+            self.memory = ClientMemory(descriptor, size_bytes)
         except OSError:
             os.close(descriptor)
             raise
-        self._descriptor: int | None = descriptor
+        self.memory.keep(descriptor)
 
     def hand_over(self) -> int:
-        """Return the descriptor for the client; the caller closes it. Raises RuntimeError the second time."""
-        if self._descriptor is None:
-            raise RuntimeError("a segment is handed over once: make another one for another client")
-        descriptor, self._descriptor = self._descriptor, None
-        return descriptor
+        """Return a descriptor for the client, which the caller closes. Raises OSError if none is left."""
+        return os.dup(self.memory.descriptor)
 
     def array(self, tensor: SharedTensor, *, field: str) -> Array:
-        """Return a read-only view of a tensor [rows, ...] that a client has written.
+        """Return a view of a tensor [rows, ...] that a client has written.
 
         field: the place of the tensor in the request, for the error.
         Raises InvalidInputError if it is not inside the segment, or its shape or element type is invalid.
@@ -67,14 +62,13 @@ class Segment:
         if not size:
             return np.empty(shape, dtype)
         array: Array = np.ndarray(shape, dtype, self.memory, tensor.offset)
-        array.flags.writeable = False
         return array
 
     def check(self, offset: int, size: int, *, field: str) -> None:
         """Raise InvalidInputError unless `size` bytes from an aligned offset lie inside the segment."""
-        if offset % ALIGNMENT or offset + size > self.size_bytes:
+        if offset % SHARED_ALIGNMENT or offset + size > self.size_bytes:
             raise InvalidInputError(
-                f"{field} is {offset} for {size} bytes, expected a multiple of {ALIGNMENT} inside a segment of "
+                f"{field} is {offset} for {size} bytes, expected a multiple of {SHARED_ALIGNMENT} inside a segment of "
                 f"{self.size_bytes} bytes",
                 field=field,
             )

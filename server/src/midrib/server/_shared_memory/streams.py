@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
-import weakref
 from functools import partial
 from typing import NamedTuple
 
@@ -13,9 +10,9 @@ from midrib.server._admission.tokens import Tenant
 from midrib.server._observability.accounting import Accounting
 from midrib.server._settings import Settings
 from midrib.server._shared_memory.handover import HandoverSocket
-from midrib.server._shared_memory.segment import Segment, available
+from midrib.server._shared_memory.segment import Segment
 from midrib.v1.embedding_pb2 import SharedItem, SharedMemory, SharedTensor
-from midrib.wire import Array, InvalidInputError
+from midrib.wire import Array, InvalidInputError, can_share_memory
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +30,7 @@ class MemoryLimits(NamedTuple):
 
 def memory_limits(settings: Settings) -> MemoryLimits:
     """Return the limits of a server; 0 bytes if it shares no memory."""
-    total = settings.max_shared_memory_bytes if settings.shared_memory and available() else 0
+    total = settings.max_shared_memory_bytes if settings.shared_memory and can_share_memory() else 0
     segment = min(_SEGMENT_BYTES, settings.max_stream_bytes, total)
     return MemoryLimits(segment // _PAGE * _PAGE, total)
 
@@ -47,13 +44,13 @@ class StreamMemories:
         self._socket: HandoverSocket | None = None
         self._held: dict[str | None, int] = {}
 
-    def of_stream(self, tenant: Tenant | None, *, requested: bool, takes_ids: bool) -> StreamMemory:
+    def of_stream(self, tenant: Tenant | None, *, requested: bool, copies: bool) -> StreamMemory:
         """Return the memory of one stream.
 
         tenant: the token that the stream's bytes are counted for; None on a server without tokens.
-        requested: whether the client can use it.  takes_ids: whether the backbone takes integers.
+        requested: whether the client can use it.  copies: as for `StreamMemory`.
         """
-        return StreamMemory(self, tenant, requested=requested, copies=takes_ids)
+        return StreamMemory(self, tenant, requested=requested, copies=copies)
 
     def close(self) -> None:
         """Hand over no more segments; open streams keep theirs."""
@@ -92,9 +89,7 @@ class StreamMemories:
             return None
         segment = Segment(size)
         self._count(name, size)
-        loop = asyncio.get_running_loop()
-        released = weakref.finalize(segment.memory, _call_on, loop, partial(self._count, name, -size))
-        released.atexit = False
+        segment.memory.when_unmapped(partial(self._count, name, -size))
         return segment
 
     def _count(self, name: str | None, size: int) -> None:
@@ -108,8 +103,8 @@ class StreamMemory:
     """The segment of one stream, which exists once the client has fetched it.
 
     requested: whether the client can use it.
-    copies: whether inputs are copied before they are checked, because an unchecked value would harm other
-    clients: on a GPU, a token id outside the vocabulary makes the device unusable.
+    copies: whether inputs are copied before they are checked, because the client could change them afterwards: on a
+    GPU, a token id outside the vocabulary makes the device unusable for all clients.
     """
 
     def __init__(self, memories: StreamMemories, tenant: Tenant | None, *, requested: bool, copies: bool) -> None:
@@ -168,9 +163,3 @@ class StreamMemory:
         """Make the segment, and return its descriptor for the client."""
         self._segment = self._memories.new_segment(self._tenant)
         return None if self._segment is None else self._segment.hand_over()
-
-
-def _call_on(loop: asyncio.AbstractEventLoop, callback: partial[None]) -> None:
-    """Run a callback on an event loop, from any thread, unless the loop has ended."""
-    with contextlib.suppress(RuntimeError):
-        loop.call_soon_threadsafe(callback)

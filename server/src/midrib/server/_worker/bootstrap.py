@@ -45,7 +45,7 @@ def adopt_orphans() -> None:
 
 
 def _run(arguments: dict[str, Any]) -> None:
-    channel = Channel(socket.socket(fileno=arguments["channel"]))
+    channel = Channel(socket.socket(fileno=arguments["channel"]), takes_descriptors=True)
     _control_process(_PR_SET_NAME, PROCESS_NAME.encode())
     if "parent" in arguments:
         _end_with_parent(arguments["parent"])

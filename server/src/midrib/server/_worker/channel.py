@@ -6,6 +6,7 @@ import contextlib
 import socket
 import struct
 import threading
+from collections import deque
 
 _LENGTH = struct.Struct("<I")
 _CHUNK = 1 << 13
@@ -14,9 +15,15 @@ _MAX_READY_BYTES = 1 << 20
 
 
 class Channel:
-    """One end of the socket between the server's process and a worker. Any thread may send, one at a time receives."""
+    """One end of the socket between the server's process and a worker. Any thread may send, one at a time receives.
 
-    def __init__(self, sock: socket.socket) -> None:
+    takes_descriptors: whether descriptors are received; at the other end they are closed unseen.
+    descriptors: those that came with the messages, at most one with each; the receiver closes them.
+    """
+
+    def __init__(self, sock: socket.socket, *, takes_descriptors: bool = False) -> None:
+        self.descriptors: deque[int] = deque()
+        self._takes_descriptors = takes_descriptors
         self._socket = sock
         self._sending = threading.Lock()
         self._received = bytearray()
@@ -25,6 +32,13 @@ class Channel:
         """Send a message. Raises OSError if the other end is gone, or reads so little that the message does not fit."""
         with self._sending:
             self._socket.sendall(_LENGTH.pack(len(message)) + message)
+
+    def send_with_descriptor(self, message: bytes, descriptor: int) -> None:
+        """Send a message and a descriptor, which stays open here too. Raises OSError as `send` does."""
+        data = _LENGTH.pack(len(message)) + message
+        with self._sending:
+            sent = socket.send_fds(self._socket, [data], [descriptor])
+            self._socket.sendall(data[sent:])
 
     def receive(self, timeout_s: float | None = None) -> bytes:
         """Return the next message.
@@ -82,9 +96,15 @@ class Channel:
     def _fill(self) -> None:
         """Receive some bytes."""
         try:
-            chunk = self._socket.recv(_CHUNK)
+            chunk = self._receive_with_descriptors() if self._takes_descriptors else self._socket.recv(_CHUNK)
         except ConnectionError:
             chunk = b""
         if not chunk:
             raise EOFError("the other end of the channel is closed")
         self._received += chunk
+
+    def _receive_with_descriptors(self) -> bytes:
+        """Return some bytes; Linux ends them with the message that a descriptor came with."""
+        chunk, descriptors, _, _ = socket.recv_fds(self._socket, _CHUNK, 1, getattr(socket, "MSG_CMSG_CLOEXEC", 0))
+        self.descriptors += descriptors
+        return chunk

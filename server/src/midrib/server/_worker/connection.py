@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Protocol
 
 from midrib.server._compute.joining import split_rows
 from midrib.server._errors import ordinary_error
+from midrib.server._shared_memory.memory import ClientMemory
 from midrib.server._worker.process import BatchTooLongError, WorkerDiedError, WorkerProcess
 from midrib.server._worker.shared_buffer import lend
 from midrib.server._worker.staging import BatchTransfer, StagedPlace
@@ -78,6 +80,7 @@ class WorkerConnection:
         self._listener = listener
         self._loop = asyncio.get_running_loop()
         self._flights: dict[int, _Flight] = {}
+        self._memories: dict[int, weakref.finalize[..., ClientMemory]] = {}
         self._staging = 0
         self._last_reply = 0.0
         self._fileno = worker.fileno()
@@ -100,6 +103,10 @@ class WorkerConnection:
         buffer = self._free.pop()
         self._staging += 1
         items = part.items
+        memory = self._transfer.memory_of(items)
+        if memory is not None and self._mapped(memory):
+            self._hand_over(part, self._transfer.in_place(buffer, memory, items[0]), time.monotonic())
+            return
         if sum(array.nbytes for arrays in items for array in arrays) < _LARGE:
             self._write(part, buffer)
             return
@@ -111,12 +118,31 @@ class WorkerConnection:
         if not self._open:
             return []
         self._open = False
+        for unmapping in self._memories.values():
+            unmapping.detach()
         self._loop.remove_reader(self._fileno)
         self._timer.cancel()
         flights = list(self._flights.values())
         self._flights.clear()
         self._free += [flight.staged.buffer_index for flight in flights]
         return [flight.part for flight in flights]
+
+    def _mapped(self, memory: ClientMemory) -> bool:
+        """Return whether the worker has mapped a client's memory, which it is told once."""
+        if memory.number not in self._memories:
+            try:
+                self.worker.map_memory(memory)
+            except OSError:  # too many descriptors are on their way, or the worker is gone: then the batch's send fails
+                return False
+            self._memories[memory.number] = memory.when_unmapped(partial(self._unmap, memory.number))
+        return True
+
+    def _unmap(self, number: int) -> None:
+        if self._memories.pop(number, None) is not None and self._open:
+            try:
+                self.worker.unmap_memory(number)
+            except OSError:
+                self._end()
 
     def _write(self, part: Part, buffer: int) -> None:
         began = time.monotonic()

@@ -18,8 +18,8 @@ import numpy as np
 from midrib.server._engine.compute import Arrays
 from midrib.server._errors import traced
 from midrib.server._worker.channel import Channel
-from midrib.server._worker.messages import ERROR, NUMBER, ROWS, Place, Prepared, Region
-from midrib.server._worker.shared_buffer import SharedBuffer
+from midrib.server._worker.messages import ERROR, NO_BATCH, NUMBER, ROWS, MemoryChange, Place, Prepared, Region
+from midrib.server._worker.shared_buffer import MappedMemory, SharedBuffer, Viewable
 from midrib.wire import Array
 
 logger = logging.getLogger(__name__)
@@ -29,6 +29,7 @@ _MAX_ERROR_CHARS = 8192
 _REMEMBERED = 256
 # The exit status of a worker that cannot compute any more.
 BROKEN_STATUS = 70
+_NO_BATCH = NUMBER.pack(NO_BATCH)
 
 
 class Running(Protocol):
@@ -102,7 +103,7 @@ class _Batches:
 
     def __init__(self, channel: Channel, buffers: Sequence[SharedBuffer], passes: Passes) -> None:
         self._channel = channel
-        self._buffers = buffers
+        self._buffers: dict[int, Viewable] = dict(enumerate(buffers))
         self._passes = passes
         self._launching = threading.Lock()
         self._places: dict[bytes, _BoundPlace] = {}
@@ -112,18 +113,37 @@ class _Batches:
         """Compute batches until the other end of the channel is closed: raises EOFError."""
         while True:
             message = self._channel.receive()
-            number, place = message[: NUMBER.size], message[NUMBER.size :]
-            try:
-                bound = self._places.get(place) or self._remember(place)
-                with self._launching:
-                    running = bound.bound.launch()
-            except Exception as error:  # noqa: BLE001 - a module may raise anything
-                self._fail(number, error)
-                continue
-            if running.ready:
-                self._finish(number, bound, running)
+            number, content = message[: NUMBER.size], message[NUMBER.size :]
+            if number == _NO_BATCH:
+                self._change_memory(MemoryChange.decode(content))
             else:
-                self._finishing.submit(self._finish, number, bound, running)
+                self._compute(number, content)
+
+    def _compute(self, number: bytes, place: bytes) -> None:
+        """Start a batch, and finish it if the device is done; while the worker waits, nothing keeps its memory."""
+        try:
+            bound = self._places.get(place) or self._remember(place)
+            with self._launching:
+                running = bound.bound.launch()
+        except Exception as error:  # noqa: BLE001 - a module may raise anything
+            self._fail(number, error)
+            return
+        if running.ready:
+            self._finish(number, bound, running)
+        else:
+            self._finishing.submit(self._finish, number, bound, running)
+
+    def _change_memory(self, change: MemoryChange) -> None:
+        """Map a client's memory, or unmap it with its last array.
+
+        If this process has no descriptor or no memory left, the batches in that memory fail.
+        """
+        if change.mapped:
+            with contextlib.suppress(IndexError, OSError):
+                self._buffers[change.number] = MappedMemory(self._channel.descriptors.popleft(), change.size_bytes)
+            return
+        self._buffers.pop(change.number, None)
+        self._places = {key: bound for key, bound in self._places.items() if bound.place.buffer != change.number}
 
     def _remember(self, message: bytes) -> _BoundPlace:
         if len(self._places) >= _REMEMBERED:
@@ -135,7 +155,8 @@ class _Batches:
         except OSError as error:  # this process can get no memory, or no descriptor
             _end_broken(error)
             raise
-        bound = self._places[message] = _BoundPlace(place, buffer, self._passes.bind(arrays))
+        bound = _BoundPlace(place, self._buffers[place.result_buffer], self._passes.bind(arrays))
+        self._places[message] = bound
         return bound
 
     def _finish(self, number: bytes, bound: _BoundPlace, running: Running) -> None:
@@ -157,11 +178,11 @@ class _Batches:
 
 
 class _BoundPlace:
-    """A place in shared memory with its pass, and with the view for its rows."""
+    """A place in shared memory with its pass, and with the view for its rows. buffer: for the rows."""
 
-    def __init__(self, place: Place, buffer: SharedBuffer, bound: Bound) -> None:
+    def __init__(self, place: Place, buffer: Viewable, bound: Bound) -> None:
         self.bound = bound
-        self._place = place
+        self.place = place
         self._buffer = buffer
         self._result: Array = np.empty(0)
         self._reply = b""
@@ -174,9 +195,9 @@ class _BoundPlace:
         return self._reply
 
     def _make_room(self, rows: Array) -> None:
-        if rows.nbytes > self._place.result_bytes:
+        if rows.nbytes > self.place.result_bytes:
             raise ValueError(f"the module returned {rows.dtype.name} {list(rows.shape)}, more than its batch can give")
-        region = Region(self._place.result_offset, rows.dtype.name, rows.shape)
+        region = Region(self.place.result_offset, rows.dtype.name, rows.shape)
         self._result = self._buffer.view(region.offset, region.dtype, region.shape)
         self._reply = ROWS + region.encode()
 

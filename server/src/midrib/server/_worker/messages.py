@@ -13,7 +13,10 @@ from typing import Any
 
 NUMBER = struct.Struct("<Q")
 ROWS, ERROR = b"r", b"e"
-_PLACE = struct.Struct("<BBQQ")
+_PLACE = struct.Struct("<IBIQQ")
+_MEMORY = struct.Struct("<?IQ")
+# The number of a message that maps or unmaps memory: no batch has it.
+NO_BATCH = 2**64 - 1
 _REGION = struct.Struct("<Q12sB")
 _MAX_DIMENSIONS = 32
 
@@ -79,29 +82,53 @@ class Region:
 class Place:
     """Where a batch lies.
 
-    buffer: the index of the shared buffer.  inputs: one array for an embedding, two for a gradient.
+    buffer: the number of the shared buffer, or of a client's memory.
+    inputs: one array for an embedding, two for a gradient.
+    result_buffer: the number of the shared buffer for the rows.
     result_offset, result_bytes: where the rows go, and how many bytes there are for them.
     """
 
     buffer: int
     inputs: tuple[Region, ...]
+    result_buffer: int
     result_offset: int
     result_bytes: int
 
     def encode(self) -> bytes:
         """Return the fields as bytes."""
-        fields = _PLACE.pack(self.buffer, len(self.inputs), self.result_offset, self.result_bytes)
+        fields = _PLACE.pack(self.buffer, len(self.inputs), self.result_buffer, self.result_offset, self.result_bytes)
         return b"".join([fields, *(region.encode() for region in self.inputs)])
 
     @classmethod
     def decode(cls, message: bytes) -> Place:
         """Read what `encode` returned."""
-        buffer, count, result_offset, result_bytes = _PLACE.unpack_from(message)
+        buffer, count, *result = _PLACE.unpack_from(message)
         inputs, at = [], _PLACE.size
         for _ in range(count):
             region, at = Region.decode(message, at)
             inputs.append(region)
-        return cls(buffer, tuple(inputs), result_offset, result_bytes)
+        return cls(buffer, tuple(inputs), *result)
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryChange:
+    """A client's memory that a worker maps, whose descriptor comes with the message, or unmaps.
+
+    number: in the places of later batches.
+    """
+
+    mapped: bool
+    number: int
+    size_bytes: int = 0
+
+    def encode(self) -> bytes:
+        """Return the message."""
+        return NUMBER.pack(NO_BATCH) + _MEMORY.pack(self.mapped, self.number, self.size_bytes)
+
+    @classmethod
+    def decode(cls, message: bytes) -> MemoryChange:
+        """Read what `encode` returned, without its number."""
+        return cls(*_MEMORY.unpack(message))
 
 
 def split_number(message: bytes) -> tuple[int, bytes]:

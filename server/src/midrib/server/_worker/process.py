@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any
 
+from midrib.server._shared_memory.memory import ClientMemory
 from midrib.server._worker.channel import Channel
 from midrib.server._worker.launch import LaunchedProcess, Program, launch
-from midrib.server._worker.messages import NUMBER, split_number
+from midrib.server._worker.messages import NUMBER, MemoryChange, split_number
 from midrib.server._worker.output import WorkerOutput
 from midrib.server._worker.shared_buffer import SharedBuffer
 from midrib.wire import InternalError
@@ -94,6 +95,14 @@ class WorkerProcess:
     def send_batch(self, number: int, place: bytes) -> None:
         """Hand a staged batch over, by its number and its encoded place; raises OSError if the process is gone."""
         self._channel.send(NUMBER.pack(number) + place)
+
+    def map_memory(self, memory: ClientMemory) -> None:
+        """Have the process map a client's memory. Raises OSError if it is gone, or too many descriptors are sent."""
+        self._channel.send_with_descriptor(MemoryChange(True, memory.number, len(memory)).encode(), memory.descriptor)
+
+    def unmap_memory(self, number: int) -> None:
+        """Have the process unmap a client's memory, which none of its batches uses; raises OSError if it is gone."""
+        self._channel.send(MemoryChange(False, number).encode())
 
     def replies(self) -> list[tuple[int, bytes]]:
         """Return the replies that have arrived, each with the number of its batch, without waiting.

@@ -8,12 +8,36 @@ import os
 import tempfile
 import weakref
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 
+from midrib.server._shared_memory.memory import ClientMemory
 from midrib.wire import Array
 
 _PAGE = mmap.PAGESIZE
+
+
+class Viewable(Protocol):
+    """Memory of which a worker makes arrays."""
+
+    def view(self, offset: int, dtype: str, shape: Sequence[int]) -> Array:
+        """Return the bytes at an offset as an array."""
+        ...
+
+
+class MappedMemory:
+    """A client's memory in a worker. descriptor: closed here.  Raises OSError if it cannot be mapped."""
+
+    def __init__(self, descriptor: int, size_bytes: int) -> None:
+        try:
+            self._memory = ClientMemory(descriptor, size_bytes)
+        finally:
+            os.close(descriptor)
+
+    def view(self, offset: int, dtype: str, shape: Sequence[int]) -> Array:
+        """Return the bytes at an offset as an array. Raises TypeError if they are not in the memory."""
+        return np.ndarray(shape, np.dtype(dtype), self._memory, offset)
 
 
 class SharedBuffer:

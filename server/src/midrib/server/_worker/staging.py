@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import TypeAlias
 
 import numpy as np
 
-from midrib.server._compute.joining import join_into, joined_shape, split_rows, staged_dtype
+from midrib.server._compute.joining import join_into, joined_shape, lie_staged, split_rows, staged_dtype
 from midrib.server._engine.compute import Arrays
+from midrib.server._shared_memory.memory import ClientMemory, client_memory
 from midrib.server._worker.messages import ERROR, ROWS, Place, Prepared, Region
 from midrib.server._worker.shared_buffer import SharedBuffer
-from midrib.wire import Array
+from midrib.wire import Array, aligned
 
-_ALIGNMENT = 64
 # The most bytes of one feature: the size of a float64.
 _FEATURE_BYTES = 8
 _REMEMBERED = 256
+# A smaller item is copied. In pairs, computing in place took 1.05 of the time for one image of 3x224x224, and 0.8 for
+# eight.
+_MIN_BYTES_IN_PLACE = 1 << 20
 # The dtype and the shape of an array of the batch.
 _Layout: TypeAlias = tuple[str, tuple[int, ...]]
 
@@ -29,13 +32,16 @@ class BatchFailedError(RuntimeError):
 class StagedPlace:
     """A place in a shared buffer, with its views.
 
-    message: the encoded place.  inputs: views to write to.  result_shape: of the rows.
+    message: the encoded place.  inputs: views to write to; none if the inputs lie in a client's memory.
+    result_shape: of the rows.  buffer_index: of the shared buffer.
     """
 
     def __init__(self, place: Place, buffer: SharedBuffer, result_shape: tuple[int, ...]) -> None:
-        self.buffer_index = place.buffer
+        self.buffer_index = place.result_buffer
         self.message = place.encode()
-        self.inputs = [buffer.view(region.offset, region.dtype, region.shape) for region in place.inputs]
+        in_buffer = place.buffer == place.result_buffer
+        regions = place.inputs if in_buffer else ()
+        self.inputs = [buffer.view(region.offset, region.dtype, region.shape) for region in regions]
         self.result_shape = result_shape
         self._offset = place.result_offset
         self._buffer = buffer
@@ -70,7 +76,7 @@ class BatchTransfer:
         self._buffers = buffers
         self._dtypes = prepared.dtypes
         self._width = prepared.width
-        self._places: dict[tuple[int, tuple[_Layout, ...]], StagedPlace] = {}
+        self._places: dict[Hashable, StagedPlace] = {}
 
     def write(self, buffer: int, items: Sequence[Arrays]) -> StagedPlace:
         """Write the arrays of a batch into a buffer, converted to the staged dtypes; pixels stay uint8.
@@ -84,12 +90,27 @@ class BatchTransfer:
         )
         staged = self._places.get((buffer, layouts))
         if staged is None:
-            if len(self._places) >= _REMEMBERED:
-                self._places.clear()
-            staged = self._places[buffer, layouts] = self._place(buffer, layouts)
+            staged = self._place(buffer, layouts)
         for view, arrays in zip(staged.inputs, columns, strict=True):
             join_into(view, arrays)
         return staged
+
+    def memory_of(self, items: Sequence[Arrays]) -> ClientMemory | None:
+        """Return the client's memory in which a batch lies as it would be staged; None if it must be copied."""
+        if len(items) != 1 or items[0][0].nbytes < _MIN_BYTES_IN_PLACE or not lie_staged(items[0], self._dtypes):
+            return None
+        memories = {client_memory(array) for array in items[0]}
+        return memories.pop() if len(memories) == 1 else None
+
+    def in_place(self, buffer: int, memory: ClientMemory, arrays: Arrays) -> StagedPlace:
+        """Return the place of one item in a client's memory, whose rows go to a buffer. arrays: those of the item."""
+        regions = tuple(Region(memory.offset_of(array), array.dtype.name, array.shape) for array in arrays)
+        key = (buffer, memory.number, regions)
+        if key not in self._places:
+            result_shape = self._result_shape([array.shape for array in arrays])
+            place = Place(memory.number, regions, buffer, 0, _FEATURE_BYTES * math.prod(result_shape))
+            self._remember(key, place, result_shape)
+        return self._places[key]
 
     def read(self, staged: StagedPlace, reply: bytes, items: Sequence[Arrays]) -> list[Array]:
         """Return the rows of each item: views of one copy, because the next batch overwrites the buffer.
@@ -98,19 +119,25 @@ class BatchTransfer:
         """
         return split_rows(staged.rows(reply).copy(), [len(arrays[0]) for arrays in items])
 
-    def _place(self, buffer: int, layouts: Sequence[_Layout]) -> StagedPlace:
+    def _place(self, buffer: int, layouts: tuple[_Layout, ...]) -> StagedPlace:
         regions, offset = [], 0
         for dtype, shape in layouts:
             region = Region(offset, dtype, shape)
             regions.append(region)
-            offset = _aligned(offset + np.dtype(dtype).itemsize * region.elements)
-        # One row for each row of the input; a gradient has the shape of its input.
-        shape = layouts[0][1]
-        result_shape = (shape[0], self._width) if len(layouts) == 1 else shape
-        place = Place(buffer, tuple(regions), offset, _FEATURE_BYTES * math.prod(result_shape))
-        self._buffers[buffer].grow(offset + place.result_bytes)
-        return StagedPlace(place, self._buffers[buffer], result_shape)
+            offset = aligned(offset + np.dtype(dtype).itemsize * region.elements)
+        result_shape = self._result_shape([shape for _, shape in layouts])
+        place = Place(buffer, tuple(regions), buffer, offset, _FEATURE_BYTES * math.prod(result_shape))
+        return self._remember((buffer, layouts), place, result_shape)
 
+    def _remember(self, key: Hashable, place: Place, result_shape: tuple[int, ...]) -> StagedPlace:
+        """Make room in the buffer for the rows of a place; return the place with its views."""
+        if len(self._places) >= _REMEMBERED:
+            self._places.clear()
+        buffer = self._buffers[place.result_buffer]
+        buffer.grow(place.result_offset + place.result_bytes)
+        staged = self._places[key] = StagedPlace(place, buffer, result_shape)
+        return staged
 
-def _aligned(offset: int) -> int:
-    return -(-offset // _ALIGNMENT) * _ALIGNMENT
+    def _result_shape(self, shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+        """Return the shape of the rows: one for each row of the input; a gradient has the shape of its input."""
+        return (shapes[0][0], self._width) if len(shapes) == 1 else shapes[0]

@@ -7,24 +7,17 @@ import contextlib
 import os
 import re
 import socket
-import struct
-import sys
 from typing import Final
 
 from midrib.remote._shared_memory.segment import Segment
 from midrib.v1.embedding_pb2 import SharedMemory
+from midrib.wire import peer_user
 
 # A server on another machine may send any name: connect only to sockets that a Midrib server names.
 _NAME: Final = re.compile("midrib-[0-9a-f]{32}")
 _MAX_KEY_BYTES: Final = 64
 _MAX_SEGMENT_BYTES: Final = 1 << 30
 _ANSWER_S: Final = 2.0
-_CREDENTIALS: Final = struct.Struct("3i")
-
-
-def available() -> bool:
-    """Return whether this system can share memory with a server."""
-    return sys.platform == "linux" and sys.byteorder == "little"
 
 
 async def fetch_segment(offer: SharedMemory) -> Segment:
@@ -49,7 +42,7 @@ async def _fetch(offer: SharedMemory) -> int:
             connection.connect(f"\0{offer.socket}")
         except OSError as error:
             raise OSError("the server runs on another machine, or in another container") from error
-        if _peer_user(connection) != os.geteuid():
+        if peer_user(connection) != os.geteuid():
             raise OSError("the server runs as another user")
         descriptors: list[int] = []
         with contextlib.suppress(ConnectionError):  # the server closed the connection
@@ -73,9 +66,3 @@ async def _readable(connection: socket.socket) -> None:
         raise OSError(f"the server did not hand over its memory within {_ANSWER_S:g} s") from None
     finally:
         loop.remove_reader(connection)
-
-
-def _peer_user(connection: socket.socket) -> int:
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    _, user, _ = _CREDENTIALS.unpack(credentials)
-    return int(user)

@@ -8,14 +8,11 @@ import mmap
 import os
 from bisect import insort
 from collections.abc import Sequence
-from typing import Final
 
 import numpy as np
 
 from midrib.v1.embedding_pb2 import SharedTensor
-from midrib.wire import Array, checked_size, dtype_from_code
-
-_ALIGNMENT: Final = 64
+from midrib.wire import Array, aligned, checked_size, dtype_from_code
 
 
 class Segment:
@@ -77,8 +74,3 @@ class Segment:
         """Unmap the memory, or have it unmapped with the last view of it."""
         with contextlib.suppress(BufferError):
             self._memory.close()
-
-
-def aligned(size: int) -> int:
-    """Return a size, rounded up to a multiple of the alignment."""
-    return -(-size // _ALIGNMENT) * _ALIGNMENT

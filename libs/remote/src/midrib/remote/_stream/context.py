@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from midrib.remote._connect.address import Endpoint
-from midrib.remote._shared_memory.fetch import available
 from midrib.remote._stream.queue import Queue
 from midrib.remote._stream.request import CallPolicy, StreamSpec
 from midrib.remote._stream.results import Results
 from midrib.v1.embedding_pb2 import Opened
+from midrib.wire import can_share_memory
 
 
 @dataclass
@@ -38,13 +38,13 @@ class SessionContext:
     @property
     def shares_memory(self) -> bool:
         """Whether streams ask for shared memory."""
-        return self.policy.shared_memory is not False and available()
+        return self.policy.shared_memory is not False and can_share_memory()
 
     def refusal(self, opened: Opened) -> str:
         """Return why a stream that was opened has no shared memory; "" if its server offers some."""
         if self.policy.shared_memory is False:
             return "it is turned off by shared_memory=False"
-        if not available():
+        if not can_share_memory():
             return "this system cannot share memory: that needs Linux"
         return "" if opened.HasField("shared_memory") else "the server offers none"
 

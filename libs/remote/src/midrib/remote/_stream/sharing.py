@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 from midrib.remote._items.rows import TensorRows
-from midrib.remote._shared_memory.segment import Segment, aligned
+from midrib.remote._shared_memory.segment import Segment
 from midrib.remote._stream.call import Message
 from midrib.v1.embedding_pb2 import EmbedStreamRequest, Item, SharedItem, SharedTensor
-from midrib.wire import Array, code_from_dtype
+from midrib.wire import Array, aligned, code_from_dtype
 
 # Smaller inputs and results travel in messages: a place in shared memory costs as much as sending them.
 _LEAST_INPUT_BYTES: Final = 32 << 10
