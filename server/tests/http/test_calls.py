@@ -65,7 +65,7 @@ def test_a_call_without_room_says_when_to_try_again(
     fresh_server: RunningServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """429, after which OpenAI's clients wait and send the call again."""
-    monkeypatch.setattr(fresh_server.server.embedder.in_flight, "_has_room", lambda _size: False)
+    monkeypatch.setattr(fresh_server.server.embedder.in_flight, "hold", lambda _size: False)
     answer = Answer(fresh_server.server.http_address, {"model": "words", "input": "x"})
     assert (answer.error, answer.headers["Retry-After"]) == ((429, "rate_limit_error", None, "OVERLOADED"), "1")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -81,6 +82,7 @@ def test_the_successor_of_a_dead_worker_maps_the_memory_too(replica_of: ReplicaO
     replica, rows = replica_of("doubling"), client_rows(3)
     replica.run((rows,))
     pid = replica.pid
+    os.kill(pid, signal.SIGSTOP)  # so that it is killed with the item
     (again,) = replica.run((rows,), meanwhile=lambda: kill(pid))
     assert (np.unique(again).tolist(), mapped(replica.pid)) == ([6], 1)
 

@@ -212,8 +212,9 @@ def _attempt(channel: Channel, work: Callable[[], T]) -> T | None:
     """Return the result of the work; None if it failed, which is answered."""
     try:
         return work()
-    except Exception as error:  # noqa: BLE001 - it is sent to the server's process
-        logger.error("the worker cannot serve: %s", error, exc_info=traced(error))  # noqa: TRY400 - maybe untraced
+    except Exception as error:  # - it is sent to the server's process
+        if traced(error) is not None:  # the server logs the sentence of any other error
+            logger.exception("the worker cannot serve")
         channel.send(pickle.dumps((True, _portable(error))))
         return None
 
