@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -40,3 +41,14 @@ def route(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
         monkeypatch.setattr(sharing, "_LEAST_INPUT_BYTES", 0)
         monkeypatch.setattr(sharing, "_LEAST_RESULT_BYTES", 1)
     return str(request.param)
+
+
+@pytest.fixture()
+def lose_replica() -> Callable[[RunningServer, str], None]:
+    """End the thread of a backbone's replica: it takes a job that is not one."""
+
+    def lose(running: RunningServer, name: str) -> None:
+        replica: Any = running.server.catalogue.entry(name).ready().served._replicas[0]
+        replica._jobs.put(object())
+
+    return lose

@@ -21,16 +21,10 @@ GARBAGE = b"\xff\xff\xff no message"
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 
 
-class ThreadEnds(BaseException):
-    """Ends the thread in which it is raised."""
-
-
 class Double(nn.Module):
-    """Doubles; a row of -13s ends the thread that computes it."""
+    """Doubles its rows."""
 
     def forward(self, rows: Tensor) -> Tensor:
-        if bool((rows == -13).any()):
-            raise ThreadEnds
         return rows * 2
 
 
@@ -64,11 +58,9 @@ class Fragile(nn.Module):
         self.broken = False
 
     def forward(self, rows: Tensor) -> Tensor:
+        self.broken = self.broken or bool((rows == -13).any())
         if self.broken:
             raise RuntimeError("the device is gone")
-        if bool((rows == -13).any()):
-            self.broken = True
-            raise ThreadEnds
         return rows * 2
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
@@ -22,6 +22,8 @@ from tests.invalid_requests import (
     request,
 )
 
+LoseReplica = Callable[[RunningServer, str], None]
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RunningServer]:
@@ -35,21 +37,27 @@ def channel(server: RunningServer) -> Iterator[grpc.Channel]:
         yield opened
 
 
-def test_items_of_a_lost_replica_are_counted(server: RunningServer, channel: grpc.Channel) -> None:
+def test_items_of_a_lost_replica_are_counted(
+    server: RunningServer, channel: grpc.Channel, lose_replica: LoseReplica
+) -> None:
     """Else the backbone never counts as idle again, and can never leave for another."""
+    lose_replica(server, "double")
     with pytest.raises(grpc.RpcError, match="the replica that ran this item was lost"):
-        call(channel, EMBED, request(np.full((1, 2), -13, np.float32)).SerializeToString())
+        call(channel, EMBED, request(np.ones((1, 2), np.float32)).SerializeToString())
     assert server.server.catalogue.entry("double").ready().served.idle
 
 
-def test_a_backbone_whose_replica_cannot_be_replaced_says_so() -> None:
+def test_a_backbone_whose_replica_cannot_be_replaced_says_so(lose_replica: LoseReplica) -> None:
     """Its items fail as retriable and its health is NOT_SERVING; they do not wait for a device that will not come."""
-    killer, next_one = (request(np.full((1, 2), value, np.float32), "fragile") for value in (-13, 1))
+    breaking, usual = (request(np.full((1, 2), value, np.float32), "fragile") for value in (-13, 1))
     with serving("fragile", registry=REGISTRY) as fragile, grpc.insecure_channel(fragile.address) as to_running:
+        with pytest.raises(grpc.RpcError, match="failed on this item"):
+            call(to_running, EMBED, breaking.SerializeToString())
+        lose_replica(fragile, "fragile")
         with pytest.raises(grpc.RpcError, match="the replica that ran this item was lost"):
-            call(to_running, EMBED, killer.SerializeToString())
+            call(to_running, EMBED, usual.SerializeToString())
         with pytest.raises(grpc.RpcError, match="could not be replaced") as caught:
-            call(to_running, EMBED, next_one.SerializeToString())
+            call(to_running, EMBED, usual.SerializeToString())
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
         health: Any = health_pb2_grpc.HealthStub(to_running)
         health_request = health_pb2.HealthCheckRequest(service="test/embedding/fragile")

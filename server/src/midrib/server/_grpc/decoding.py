@@ -18,9 +18,9 @@ import grpc
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, Message
 
+from midrib.server._admission.element_count import ElementLimits, check_elements
 from midrib.server._admission.receiving import CURRENT_RECEIVER, ReceiveLimits
 from midrib.server._grpc.context import Context
-from midrib.server._grpc.element_count import ElementLimits, check_elements
 from midrib.server._grpc.errors import abort
 from midrib.server._grpc.receiving import Messages, ReceiveGate
 from midrib.server._grpc.unread import SMALL_ANSWER_BYTES, UnreadCalls

@@ -111,7 +111,7 @@ class ItemStream(Generic[Request, Id]):
         """Return a reason for the client once the stream should end: its backbone drains, or it reaches its age."""
         age_s = self._max_age_s
         if age_s is not None:
-            age_s *= random.uniform(1 - _AGE_SPREAD, 1 + _AGE_SPREAD)  # noqa: S311 - spreads load, guards nothing
+            age_s *= random.SystemRandom().uniform(1 - _AGE_SPREAD, 1 + _AGE_SPREAD)
         try:
             await asyncio.wait_for(self._protocol.leaving.wait(), age_s)
         except TimeoutError:

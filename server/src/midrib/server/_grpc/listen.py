@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import grpc
 
+from midrib.server._admission.element_count import ElementLimits
 from midrib.server._admission.tls import TlsFiles, renewing_context, server_credentials
 from midrib.server._admission.tokens import Tokens
 from midrib.server._grpc.decoding import RequestLimits
-from midrib.server._grpc.element_count import ElementLimits
 from midrib.server._grpc.guard import EMBEDDING_METHODS, Guard
 from midrib.server._settings import MEBI, Settings
 

@@ -18,6 +18,8 @@ class Connected(Protocol):
 
 
 _C = TypeVar("_C", bound=Connected)
+# The system's: users seed the one of the module `random`, and a fork copies any other.
+_RANDOM = random.SystemRandom()
 
 
 def by_load(connections: Iterable[_C]) -> list[_C]:
@@ -25,7 +27,7 @@ def by_load(connections: Iterable[_C]) -> list[_C]:
 
     Equals are in random order. In a fixed order, clients with one item at a time would all use the same server.
     """
-    return sorted(connections, key=lambda connection: (connection.busy, random.random()))  # noqa: S311 - no secret
+    return sorted(connections, key=lambda connection: (connection.busy, _RANDOM.random()))
 
 
 def choose_machines(machines: Sequence[str], most: int, client: str) -> list[str]:

@@ -12,6 +12,8 @@ from midrib.wire import MidribError, OverloadedError, UnavailableError
 
 _FIRST_DELAY_S: Final = 0.05
 _MAX_DELAY_S: Final = 1.0
+# The system's: users seed the one of the module `random`, and a fork copies any other.
+_RANDOM: Final = random.SystemRandom()
 
 
 def attempts(worthwhile: Callable[[BaseException], bool], failing: Callable[[], int] = lambda: 1) -> AsyncRetrying:
@@ -43,4 +45,4 @@ def wait_s(error: BaseException | None, failures: int = 1, failing: int = 1) -> 
     delay_s = error.retry_after if isinstance(error, MidribError) else None
     if delay_s is None:
         delay_s = min(_MAX_DELAY_S, _FIRST_DELAY_S * 2.0 ** min(failures - 1, 10)) * max(1, failing)
-    return delay_s * random.uniform(1.0, 1.5)  # noqa: S311 - spreads retries, guards nothing
+    return delay_s * _RANDOM.uniform(1.0, 1.5)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from midrib.oip.v2 import inference_pb2
-from midrib.server._grpc.element_count import ElementLimits, check_elements
+from midrib.server._admission.element_count import ElementLimits, check_elements
 from midrib.v1 import backbone_pb2, embedding_pb2
 from midrib.wire import LimitExceededError
 
