@@ -16,6 +16,7 @@ from midrib.registry import Registry, TensorInput
 from midrib.remote import AsyncClient, Client, RemoteBackbone
 from midrib.server.testing import serving
 from midrib.wire import Array, DeadlineExceededError, RevisionMismatchError, UnavailableError
+from tests.tcp_proxy import TcpProxy, start
 
 NAME = "test/numbers/mlp"
 WIDTH = 8
@@ -43,31 +44,19 @@ def rows(count: int, seed: int = 0) -> Array:
     return np.random.default_rng(seed).standard_normal((count, WIDTH), dtype=np.float32)
 
 
-class Proxy:
+class Proxy(TcpProxy):
     """A TCP proxy that harms what passes: drops, truncates, resets, delays or swallows connections at random."""
 
     def __init__(self, target: str, seed: int) -> None:
-        self.target = target
         self._random = random.Random(seed)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self.harmed = self.delayed = 0
-        threading.Thread(target=self._accept, daemon=True).start()
+        super().__init__(target)
 
-    def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                near, _ = self._listener.accept()
-            except OSError:
-                return
-            far = socket.create_connection(_pair(self.target))
-            life = self._random.randrange(2_000, 200_000)  # bytes, after which this connection is harmed
-            for source, sink in ((near, far), (far, near)):
-                threading.Thread(target=self._pump, args=(source, sink, life), daemon=True).start()
+    def handle(self, near: socket.socket) -> None:
+        far = self.connect()
+        life = self._random.randrange(2_000, 200_000)  # bytes, after which this connection is harmed
+        start(self._pump, near, far, life)
+        start(self._pump, far, near, life)
 
     def _pump(self, source: socket.socket, sink: socket.socket, life: int) -> None:
         with source, sink:
@@ -219,11 +208,6 @@ def free_port() -> int:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
         return port
-
-
-def _pair(address: str) -> tuple[str, int]:
-    host, _, port = address.rpartition(":")
-    return host, int(port)
 
 
 def _shut(*sockets: socket.socket) -> None:

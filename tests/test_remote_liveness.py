@@ -21,6 +21,7 @@ from midrib.remote._connect.transport import KEEPALIVE_S, open_channel
 from midrib.remote.testing import serving
 from midrib.server._settings import Settings
 from midrib.wire import Array, RevisionMismatchError
+from tests.tcp_proxy import TcpProxy, start
 
 NAME = "test/liveness/scale"
 WIDTH = 64 << 10
@@ -54,35 +55,19 @@ def rows(value: float, count: int = 1) -> Array:
     return np.full((count, WIDTH), value, np.float32)
 
 
-class Proxy:
+class Proxy(TcpProxy):
     """A TCP proxy. passes: decides for each chunk of a connection (its number) whether it is handed on."""
 
     def __init__(self, target: str) -> None:
         self.passes: Callable[[int], bool] = lambda number: True
         self.bytes_per_s = float("inf")
-        self.connections = 0
-        self._target = target
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
+        super().__init__(target)
 
-    def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-    def _accept(self) -> None:
-        host, _, port = self._target.rpartition(":")
-        while True:
-            try:
-                near, _ = self._listener.accept()
-            except OSError:
-                return
-            self.connections += 1
-            near.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)
-            far = socket.create_connection((host, int(port)))
-            for source, sink, uploads in ((near, far, True), (far, near, False)):
-                arguments = (self.connections, source, sink, uploads)
-                threading.Thread(target=self._pump, args=arguments, daemon=True).start()
+    def handle(self, near: socket.socket) -> None:
+        near.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)
+        far = self.connect()
+        start(self._pump, self.connections, near, far, True)
+        start(self._pump, self.connections, far, near, False)
 
     def _pump(self, number: int, source: socket.socket, sink: socket.socket, uploads: bool) -> None:
         with source, sink:

@@ -14,6 +14,7 @@ import torch
 
 from midrib.remote import Client, RemoteBackbone
 from midrib.remote.testing import RunningServer, serving
+from tests.tcp_proxy import TcpProxy, start
 
 MLP = {"name": "template/classification/mlp-128", "arguments": {"num_features": 8}}
 NAME = str(MLP["name"])
@@ -34,35 +35,20 @@ def refusal(stream: int, status: int) -> bytes:
     return frame(HEADERS, END_OF_STREAM_AND_HEADERS, stream, fields)
 
 
-class Proxy:
+class Proxy(TcpProxy):
     """An HTTP/2 proxy that answers every call with a status until it `has_server`; then it passes bytes on."""
 
     def __init__(self, target: str, status: int) -> None:
         self.has_server = threading.Event()
         self.refused = threading.Event()
-        self._target = target
         self._status = status
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
+        super().__init__(target)
 
-    def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                near, _ = self._listener.accept()
-            except OSError:
-                return
-            if not self.has_server.is_set():
-                threading.Thread(target=self._refuse, args=(near,), daemon=True).start()
-                continue
-            host, _, port = self._target.rpartition(":")
-            far = socket.create_connection((host, int(port)))
-            for pair in ((near, far), (far, near)):
-                threading.Thread(target=self._pass, args=pair, daemon=True).start()
+    def handle(self, near: socket.socket) -> None:
+        if self.has_server.is_set():
+            super().handle(near)
+        else:
+            start(self._refuse, near)
 
     def _refuse(self, connection: socket.socket) -> None:
         with connection, connection.makefile("rb") as frames:
@@ -76,14 +62,6 @@ class Proxy:
                 if self.has_server.is_set():
                     connection.sendall(frame(GOAWAY, 0, 0, bytes(8)))
                     return
-
-    def _pass(self, source: socket.socket, sink: socket.socket) -> None:
-        with source, sink:
-            try:
-                while data := source.recv(1 << 14):
-                    sink.sendall(data)
-            except OSError:
-                return
 
 
 @pytest.fixture(scope="module")

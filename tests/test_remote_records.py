@@ -10,36 +10,11 @@ from typing import Any
 import pytest
 import torch
 import trustme
-from torch import Tensor, nn
 
-from midrib.registry import Registry, TensorInput
 from midrib.remote import RemoteBackbone
 from midrib.remote._connect import dns
 from midrib.remote.testing import serving
-
-NAME = "test/numbers/twice"
-ROWS = 8 * 1024  # eight messages: more than one stream's window
-
-
-class Twice(nn.Module):
-    """Doubles its rows; two of them compute their first rows only together."""
-
-    def __init__(self, together: threading.Barrier) -> None:
-        super().__init__()
-        self.together = together
-        self.alone = True
-
-    def forward(self, rows: Tensor) -> Tensor:
-        if self.alone and bool((rows >= 1000).all()):  # not those of the loading's own checks
-            self.together.wait(60)
-            self.alone = False
-        return rows * 2
-
-
-def new_registry(module: nn.Module) -> Registry:
-    registry = Registry("test")
-    registry(lambda: (module, 2), name="twice", namespace="test/numbers", input=TensorInput((2,)), num_features=2)
-    return registry
+from tests.twice_backbone import NAME, ROWS, Twice, new_registry
 
 
 @pytest.fixture()
@@ -61,8 +36,8 @@ def test_every_machine_behind_a_name_computes(tmp_path: Path, secure: bool) -> N
     authority.cert_pem.write_to_path(str(tmp_path / "roots.pem"))
     authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "own.pem"))
     tls: dict[str, Any] = {"tls_certificate": tmp_path / "own.pem", "tls_key": tmp_path / "own.pem"} if secure else {}
-    modules = [Twice(threading.Barrier(2)) for _ in range(2)]
-    modules[1].together = modules[0].together
+    together = threading.Barrier(2)
+    modules = [Twice(together), Twice(together)]
     with serving(NAME, registry=new_registry(modules[0]), **tls) as first:
         port = int(first.address.rpartition(":")[2])
         with serving(NAME, registry=new_registry(modules[1]), host="127.0.0.2", port=port, **tls):
@@ -70,7 +45,7 @@ def test_every_machine_behind_a_name_computes(tmp_path: Path, secure: bool) -> N
             backbone = RemoteBackbone(url, timeout=120.0, tls=tmp_path / "roots.pem" if secure else None)
             x = 1000 + torch.arange(2.0 * ROWS).reshape(ROWS, 2)
             assert torch.equal(backbone(x), 2 * x)
-    assert [module.alone for module in modules] == [False, False]
+    assert [module.waits for module in modules] == [False, False]
 
 
 @pytest.mark.usefixtures("_two_records")
