@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from midrib.backbones import BACKBONES
 from midrib.backbones.testing import NetworkError, assert_conforms, no_network
-from midrib.registry import TensorInput
+from midrib.registry import AudioInput, ImageInput, InputSpec, TensorInput
 
 # Arguments to load entries offline; images are small where the size is free, so that the largest take a second.
 ARGUMENTS: dict[str, dict[str, object]] = {
@@ -116,6 +116,23 @@ def test_a_proper_loader_passes() -> None:
     """A loader can be checked with its input spec before it is registered."""
     torch.manual_seed(0)
     assert_conforms(lambda: (nn.Linear(3, 5), 5), input=ROWS)
+
+
+class Loudness(nn.Module):
+    """The mean and the largest value of an item."""
+
+    def forward(self, batch: Tensor) -> Tensor:
+        """Return [rows, 2] for [rows, ...]."""
+        rows = batch.flatten(1)
+        return torch.stack((rows.mean(dim=1), rows.amax(dim=1)), dim=1)
+
+
+@pytest.mark.parametrize("spec", [AudioInput(8000), ImageInput(32)], ids=["audio", "images"])
+def test_the_callers_random_numbers_are_not_drawn(spec: InputSpec) -> None:
+    """A check does not change the tests after it."""
+    module, before = Loudness(), torch.get_rng_state()
+    assert_conforms(lambda: (module, 2), input=spec)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_no_network_refuses_every_connection() -> None:
