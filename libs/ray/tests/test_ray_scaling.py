@@ -67,6 +67,8 @@ def settings(**fields: Any) -> Settings:
         pytest.param({"insecure": False}, "set tokens, or pass --insecure", id="open to the network"),
         pytest.param({"admin": True}, "would reach one replica only", id="admin"),
         pytest.param({"admin_port": 5}, "would reach one replica only", id="admin port"),
+        pytest.param({"admin_port": 0}, "would reach one replica only", id="a free admin port"),
+        pytest.param({"port": 0}, "got port = 0", id="a free port"),
         pytest.param(
             {"tls_certificate": Path("c"), "tls_key": Path("k")}, "put a proxy with the certificate", id="tls"
         ),

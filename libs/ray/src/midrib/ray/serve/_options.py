@@ -58,8 +58,12 @@ class ServeOptions:
 def replica_settings(settings: Settings, options: ServeOptions) -> Settings:
     """Return the settings of each replica. Raises ValueError for settings that cannot hold on Ray."""
     for name, reason in _NOT_ON_RAY.items():
-        if getattr(settings, name):
+        if getattr(settings, name) != Settings.model_fields[name].default:
             raise ValueError(f"got {name} = {getattr(settings, name)!r} for Ray Serve: {reason}")
+    if settings.port == 0:
+        raise ValueError(
+            "got port = 0 for Ray Serve, expected the port for its clients: Ray does not choose a free one"
+        )
     if settings.tokens is None and not settings.insecure:
         raise ValueError(
             "Ray's replicas listen on every address of their node without TLS: set tokens, or pass --insecure if the "
