@@ -173,7 +173,7 @@ class Connection:
 
     def _end_if_drained(self) -> None:
         if not self.opened and not self.in_flight and self in self.replica.connections:
-            self.replica.connections.discard(self)
+            del self.replica.connections[self]
             self._again()
 
     def _again(self) -> None:
@@ -191,7 +191,7 @@ class Connection:
         fleet = self.client.fleet
         if self.replica.accepts:
             self.opened, self._failed = True, False
-            self.replica.connections.add(self)
+            self.replica.connections[self] = None
             self.window.allow(_MOST_STREAM_ITEMS)
             self._pull()
         elif self.client.queue:

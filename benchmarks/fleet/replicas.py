@@ -89,7 +89,7 @@ class Replica:
     traffic: Traffic
     slowness: float = 1.0
     accepts: bool = True
-    connections: set[Connection] = field(default_factory=set)
+    connections: dict[Connection, None] = field(default_factory=dict)  # a set would have another order in each run
     _waiting: deque[Message] = field(default_factory=deque)
     _computing: bool = False
     _life: int = 0
@@ -112,7 +112,7 @@ class Replica:
         self.accepts, self._computing = False, False
         self._life += 1
         self._waiting.clear()
-        connections, self.connections = self.connections, set()
+        connections, self.connections = self.connections, {}
         for connection in connections:
             self.clock.later(NETWORK_S, connection.broken)
 

@@ -6,12 +6,13 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
+from unittest.mock import patch
 
 import numpy as np
 from replicas import CAPACITY, Clock, Replica, Request, Traffic
 
 from clients import Client, Fleet, Rules
-from midrib.remote._connect.retries import wait_s
+from midrib.remote._connect import balance, retries
 from midrib.wire import Array
 
 REPLICAS: Final = 100
@@ -50,14 +51,19 @@ class Scenario:
 
 
 def run(scenario: Scenario) -> Outcome:
-    """Simulate a scenario. The same random numbers are drawn in each run."""
-    random.seed(_SEED)
+    """Simulate a scenario. The same random numbers are drawn in each run, also by the client's rules."""
+    source = random.Random(_SEED)  # noqa: S311 - a simulation
+    with patch.object(balance, "_RANDOM", source), patch.object(retries, "_RANDOM", source):
+        return _run(scenario, source)
+
+
+def _run(scenario: Scenario, source: random.Random) -> Outcome:
     clock, traffic = Clock(), Traffic.of(REPLICAS, SECONDS)
     replicas = [Replica(clock, index, traffic) for index in range(REPLICAS)]
     fleet = Fleet(clock, replicas, traffic, scenario.rules)
     clients = [Client(fleet, f"client {number}") for number in range(CLIENTS)]
     requests: list[Request] = []
-    clock.environment.process(_load(clock, clients, requests, scenario.load * CAPACITY * REPLICAS))
+    clock.environment.process(_load(clock, clients, requests, rate=scenario.load * CAPACITY * REPLICAS, source=source))
     for when, action in scenario.steps(replicas):
         clock.later(when, action)
     clock.environment.run(until=SECONDS)
@@ -66,12 +72,14 @@ def run(scenario: Scenario) -> Outcome:
     return Outcome(submitted_at, done_at - submitted_at, traffic, fleet.hedged)
 
 
-def _load(clock: Clock, clients: list[Client], requests: list[Request], rate: float) -> Iterator[Any]:
+def _load(
+    clock: Clock, clients: list[Client], requests: list[Request], *, rate: float, source: random.Random
+) -> Iterator[Any]:
     """Submit `rate` requests a second at random times, each from a random client."""
     while True:
-        yield clock.environment.timeout(random.expovariate(rate))
+        yield clock.environment.timeout(source.expovariate(rate))
         requests.append(Request(clock.now))
-        random.choice(clients).submit(requests[-1])  # noqa: S311 - a simulation
+        source.choice(clients).submit(requests[-1])
 
 
 def _outage(count: int, seconds: float) -> Callable[[list[Replica]], Steps]:
@@ -108,7 +116,7 @@ def _slow(times: float) -> Callable[[list[Replica]], Steps]:
 
 def _old_wait_s(error: BaseException | None, failures: int = 1, failing: int = 1) -> float:
     """Return the back-off of before: each connection on its schedule, however many others fail."""
-    return wait_s(error, failures, min(failing, 1))
+    return retries.wait_s(error, failures, min(failing, 1))
 
 
 # The rules before this benchmark: the first replicas in a fixed order, and a back-off for each connection.
