@@ -110,8 +110,8 @@ class Encoder:
             return prompt
         prompts = self.prompts if name in self.prompts else self._served_prompts
         if name not in prompts:
-            known = sorted({*self.prompts, *self._served_prompts})
-            raise InvalidInputError(f"prompt_name is {name!r}, expected one of {known}: pass prompts=")
+            names = sorted({*self.prompts, *self._served_prompts})
+            raise InvalidInputError(f"prompt_name is {name!r}, expected one of {names}: pass prompts=")
         return prompts[name]
 
     def _with_prompt(self, name: str, options: EncodeOptions) -> EncodeOptions:
