@@ -29,9 +29,13 @@ def row_digests(table: pa.Table, value: str, copied: Sequence[str]) -> Array:
 
 
 def _digest(value: Any, beside: dict[str, Any]) -> bytes:
-    digest = hashlib.blake2b(repr(beside).encode(), digest_size=16)
-    if isinstance(value, np.ndarray) and value.dtype != object:
-        digest.update(repr((value.dtype.str, value.shape)).encode())
-        value = value.tobytes()
-    digest.update(value if isinstance(value, bytes) else repr(value).encode())
+    digest = hashlib.blake2b(repr({name: _exact(entry) for name, entry in beside.items()}).encode(), digest_size=16)
+    digest.update(value if isinstance(value, bytes) else repr(_exact(value)).encode())
     return digest.hexdigest().encode()
+
+
+def _exact(value: Any) -> Any:
+    """Return a value whose `repr` shows all of it: that of an array rounds numbers and shortens long arrays."""
+    if not isinstance(value, np.ndarray):
+        return value
+    return value.dtype.str, value.shape, value.tolist() if value.dtype == object else value.tobytes()
