@@ -100,6 +100,15 @@ def test_the_schema_names_the_revision_and_keeps_what_it_held() -> None:
     assert len(metadata[b"midrib.revision"]) == 64
 
 
+def test_the_metadata_of_an_earlier_embedding_is_replaced() -> None:
+    """A table that `midrib embed` wrote names its backbone, which is another one here."""
+    earlier = {"midrib.backbone": "text/embedding/other", "midrib.prompt_name": "query", "origin": "survey"}
+    embedded = Embedder(MLP, "x")(ROWS.replace_schema_metadata(earlier))
+    expected = Embedder(MLP, "x")(ROWS.replace_schema_metadata({"origin": "survey"}))
+    ignored = {b"midrib.revision": b""}  # the weights of each Embedder are random
+    assert {**embedded.schema.metadata, **ignored} == {**expected.schema.metadata, **ignored}
+
+
 def test_a_batch_without_rows_has_the_schema_of_the_others() -> None:
     """Ray joins the blocks of a dataset only if their schemas agree."""
     embedder = Embedder(MLP, "x")

@@ -76,7 +76,9 @@ class Embedder:
                 errors[int(row)] = error
         output = table.select(copied).append_column(EMBEDDING, _lists(features, errors))
         output = output.append_column(ERROR, pa.array(errors, pa.string()))
-        return output.replace_schema_metadata({**(table.schema.metadata or {}), **self.metadata()})
+        metadata = table.schema.metadata or {}
+        kept = {key: value for key, value in metadata.items() if not key.startswith(b"midrib.")}
+        return output.replace_schema_metadata({**kept, **self.metadata()})
 
     def _items(self, column: pa.ChunkedArray) -> Iterator[SourceItem]:
         for item in column_items(column, self._columns.kind):

@@ -38,7 +38,7 @@ class Recipe:
         Raises RevisionMismatchError for another backbone or revision, InvalidInputError for other options.
         """
         self._first = first = metadata if self._first is None else self._first
-        different = [key for key in first if metadata.get(key) != first[key]]
+        different = sorted(key for key in first.keys() | metadata.keys() if metadata.get(key) != first.get(key))
         if {"midrib.backbone", "midrib.revision"} & {*different}:
             raise RevisionMismatchError(
                 f"{self._location} holds features of {first['midrib.backbone']} with revision "
