@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import decimal
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,12 @@ from pyarrow import parquet
 from safetensors import safe_open
 
 from midrib.remote import embed_files
+from midrib.remote._files.chunks import ChunkStore
+from midrib.remote._files.storage import output_at
 from midrib.wire import Array, InvalidInputError, UnavailableError
+
+PLAIN = {"backbone": "test/ramp", "revision": "r1", "prompt": ""}
+NAMED = {**PLAIN, "prompt_name": "query"}
 
 
 class Ramp:
@@ -174,3 +180,12 @@ def test_a_run_resumes_only_with_the_same_options(tmp_path: Path, table: Path, o
         embed_files(Failing(), [table], tmp_path / "out.npy")
     with pytest.raises(InvalidInputError, match=f"begun with another {next(iter(options))}"):
         embed_files(Ramp(), [table], tmp_path / "out.npy", **options)
+
+
+@pytest.mark.parametrize(("first", "second"), [(PLAIN, NAMED), (NAMED, PLAIN)], ids=["added", "left out"])
+def test_an_option_of_one_run_only_is_refused(tmp_path: Path, first: dict[str, str], second: dict[str, str]) -> None:
+    """One output would hold features of two prompts."""
+    with closing(ChunkStore(output_at(tmp_path / "out.npy"))) as store:
+        store.begin(first)
+        with pytest.raises(InvalidInputError, match="was begun with another prompt_name: use the same to resume"):
+            store.begin(second)

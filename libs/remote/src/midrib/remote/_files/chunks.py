@@ -73,7 +73,7 @@ class ChunkStore:
             begun = dict(json.loads(path.read_text()))
         except (ValueError, TypeError) as error:
             raise _damaged(path, error) from error
-        different = [name for name in recipe if begun.get(name) != recipe[name]]
+        different = sorted(name for name in begun.keys() | recipe.keys() if begun.get(name) != recipe.get(name))
         if {"backbone", "revision"} & {*different}:
             raise RevisionMismatchError(
                 f"{self.folder} holds features of another backbone or revision: serve that one to resume, "

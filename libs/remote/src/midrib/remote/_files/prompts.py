@@ -24,6 +24,6 @@ class ChosenPrompt:
             raise InvalidInputError(f"{argument} is for texts, but {place} holds {kind}")
 
     def recipe(self) -> dict[str, str]:
-        """Return the arguments on which the output depends. A run without them can resume one of an older version."""
+        """Return the arguments on which the output depends. Without a name they are those of older versions."""
         text = '""' if self.text == "" else self.text or ""
         return {"prompt": text} if self.name is None else {"prompt": text, "prompt_name": self.name}
