@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from dataclasses import dataclass
 
@@ -62,6 +63,13 @@ def test_a_client_makes_no_more_attempts_for_more_lost_servers(failing: int) -> 
     waits = [wait_s(UnavailableError("refused"), 20, failing) for _ in range(500)]
     attempts_per_s = failing / (sum(waits) / len(waits))
     assert 0.75 < attempts_per_s < 0.85
+
+
+def test_lost_servers_are_not_tried_at_the_same_time() -> None:
+    """After a long outage of 64 connections, one of them is tried within seconds, not after a minute."""
+    waits = sorted(wait_s(UnavailableError("refused"), 20, 64) for _ in range(64))
+    assert waits[0] < 30
+    assert max(later - earlier for earlier, later in itertools.pairwise(waits)) < 40
 
 
 def test_attempts_of_clients_that_failed_together_are_spread() -> None:

@@ -38,11 +38,13 @@ def retriable(error: BaseException) -> bool:
 def wait_s(error: BaseException | None, failures: int = 1, failing: int = 1) -> float:
     """Return the seconds until the next attempt: the server's retry_after, or longer with each failure.
 
-    failing: how many servers the client tries again at present. It waits longer for each, so that it makes no more
-    attempts a second than with one server: else thousands of clients that lost a whole fleet return within a moment.
-    A random half is added, so that clients which failed together do not return together.
+    failing: how many servers the client tries again at present. On average it waits longer for each of them, so that it
+    makes no more attempts a second than with one server: otherwise thousands of clients that lost a whole fleet would
+    return within a moment. The attempts are spread over that time, so that one soon finds a server that is back.
+    At least a random half is added, so that clients which failed together do not return together.
     """
     delay_s = error.retry_after if isinstance(error, MidribError) else None
     if delay_s is None:
-        delay_s = min(_MAX_DELAY_S, _FIRST_DELAY_S * 2.0 ** min(failures - 1, 10)) * max(1, failing)
+        delay_s = min(_MAX_DELAY_S, _FIRST_DELAY_S * 2.0 ** min(failures - 1, 10))
+        return delay_s * _RANDOM.uniform(1.0, 2.5 * max(1, failing) - 1.0)
     return delay_s * _RANDOM.uniform(1.0, 1.5)
