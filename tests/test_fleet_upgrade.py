@@ -1,4 +1,4 @@
-"""The upgrade of docs/scale.md, "Fleet": servers of an old and a new revision behind one URL."""
+"""The upgrade of docs/scale.md, "Upgrade to a new revision": servers of an old and a new revision behind one URL."""
 
 from __future__ import annotations
 
