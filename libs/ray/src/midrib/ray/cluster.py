@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import ray
+from ray.exceptions import RayTaskError
+
 from midrib.ray._embedder import open_backbone
 from midrib.remote._files.embedders import with_prompt
 from midrib.wire import Array, RevisionMismatchError
-from ray.exceptions import RayTaskError
 
 # Calls for each actor: one that is computed and one that waits.
 _AHEAD: Final = 2

@@ -57,8 +57,9 @@ def down() -> None:
 
 
 def _deployment(settings: Settings, options: ServeOptions) -> Any:
-    from midrib.ray.serve._replica import Replica
     from ray import serve
+
+    from midrib.ray.serve._replica import Replica
 
     age_s = settings.max_stream_age_s or 0.0
     deployment = serve.deployment(
@@ -78,8 +79,9 @@ def _deployment(settings: Settings, options: ServeOptions) -> Any:
 
 def _replicas(options: ServeOptions) -> dict[str, Any]:
     """Return the number of replicas, or how it follows the load."""
-    from midrib.ray.serve._scaling import by_device_time
     from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
+
+    from midrib.ray.serve._scaling import by_device_time
 
     if options.min_replicas == options.max_replicas:
         return {"num_replicas": options.max_replicas}
