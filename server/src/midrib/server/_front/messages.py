@@ -42,11 +42,6 @@ class Assembler:
         self._ready: bytes | None = None  # a message that came complete in one frame, and is not compressed
 
     @property
-    def is_empty(self) -> bool:
-        """Whether no byte is left."""
-        return self._ready is None and not self._buffer
-
-    @property
     def missing(self) -> int:
         """The bytes that the next message is known to lack: at least those of its prefix, 0 if it can be taken."""
         if self._ready is not None:

@@ -98,6 +98,8 @@ class FrontServer:
         """Accept no connections, ask clients to go, and wait for calls for `grace` seconds; then end the rest."""
         for server in self._servers:
             server.close()
+        for listening, _ in self._sockets:  # those of a server that has not started too
+            listening.close()
         for connection in list(self._connections):
             connection.drain(b"server shutdown")
         await self._wait_idle(grace)
