@@ -54,6 +54,17 @@ async def test_a_server_that_never_started_closes_its_ports() -> None:
     again.close()
 
 
+async def test_no_connection_is_open_once_the_server_has_stopped() -> None:
+    """The event loop may end then. This client does not answer the ping of the drain."""
+    server = FrontServer(LIMITS)
+    port = server.add_port("127.0.0.1:0")
+    await server.start()
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+        settings = await asyncio.to_thread(client.recv, 4096)
+        await server.stop(0.0)
+        assert settings and b"server shutdown" in b"".join(iter(lambda: client.recv(4096), b""))
+
+
 @pytest.fixture()
 async def sender() -> AsyncIterator[Sender]:
     """A sender whose transport is full."""
@@ -69,6 +80,15 @@ async def sender() -> AsyncIterator[Sender]:
 def calls(number: int) -> Iterator[tuple[int, int, int, bytes]]:
     """Yield a frame for each call, as `Session.handle` takes it."""
     return ((HEADERS, END_HEADERS | END_STREAM, stream, head()) for stream in range(1, 2 * number, 2))
+
+
+async def test_a_handler_that_goes_on_after_its_stream_does_not_wait_for_the_client(sender: Sender) -> None:
+    """Nothing of it is sent any more."""
+    streams: list[Stream] = []
+    session = Session(LIMITS, sender, AbuseCounter(LIMITS, lambda: 0.0), start=streams.append, ponged=lambda: None)
+    session.handle(*next(calls(1)))
+    session.lost()
+    await asyncio.wait_for(streams[0].written(), 5)
 
 
 async def test_answers_to_a_client_that_reads_nothing_are_bounded(sender: Sender) -> None:

@@ -191,7 +191,8 @@ class Stream:
     async def written(self) -> None:
         """Return once all messages are sent and the transport has room for a status, or the stream is closed."""
         await self.drained()
-        await self._owner.writable()
+        if not self.is_closed:
+            await self._owner.writable()
 
     def sent(self, rest: memoryview | None) -> None:
         """Note which bytes are still pending."""
