@@ -195,7 +195,7 @@ class Stream:
             await self._owner.writable()
 
     def sent(self, rest: memoryview | None) -> None:
-        """Note which bytes are still pending."""
+        """Note the bytes that are still pending; None if all are sent."""
         self.pending = rest
         if rest is None:
             self._wake_writers()

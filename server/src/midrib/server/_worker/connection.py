@@ -128,7 +128,7 @@ class WorkerConnection:
         return [flight.part for flight in flights]
 
     def _mapped(self, memory: ClientMemory) -> bool:
-        """Return whether the worker has mapped a client's memory, which it is told once."""
+        """Return whether the worker maps a client's memory. The first call sends it the descriptor."""
         if memory.number not in self._memories:
             try:
                 self.worker.map_memory(memory)
