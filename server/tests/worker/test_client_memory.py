@@ -109,6 +109,26 @@ def test_a_worker_without_a_free_descriptor_fails_only_the_items_of_that_memory(
 
 
 @pytest.fixture()
+def limit_files() -> Iterator[Callable[[int], None]]:
+    """Set the largest size of a file of this process, also of one in memory, until the test ends."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_an_item_without_memory_for_its_rows_fails_alone(
+    replica_of: ReplicaOf, limit_files: Callable[[int], None]
+) -> None:
+    """Its buffer is free for the next one."""
+    replica, rows = replica_of("doubling"), client_rows(1)
+    limit_files(SIZE // 2)
+    errors = [replica.run((rows,))[0] for _ in range(4)]
+    limit_files(1 << 40)
+    (again,) = replica.run((rows,))
+    assert ({type(error).__name__ for error in errors}, np.unique(again).tolist()) == ({"OSError"}, [2])
+
+
+@pytest.fixture()
 def channels() -> Iterator[tuple[Channel, Channel]]:
     """The end of a server and that of its worker, which takes descriptors."""
     ends = socket.socketpair()

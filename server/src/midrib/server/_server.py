@@ -126,13 +126,21 @@ class Server:
             reflections, services
         )
         await self._health.set("", _NOT_SERVING)
+        try:
+            await self._listen()
+        except BaseException:
+            await self._stop_grpc(0.0)
+            raise
+
+    async def _listen(self) -> None:
         self.port = add_port(self._grpc, self.settings, self.address)
         await self._grpc.start()
         if self.settings.admin_port is not None:
             await self._start_admin(self.settings.admin_port)
         if self.settings.http_port is not None:
-            self._http = http_server(self.embedder, self.tokens)
-            await self._http.start(self.settings.host, self.settings.http_port)
+            http = http_server(self.embedder, self.tokens)
+            await http.start(self.settings.host, self.settings.http_port)
+            self._http = http
 
     async def _start_admin(self, port: int) -> None:
         self._admin = grpc_server(self.settings, self.tokens, self._tracing)
@@ -178,12 +186,15 @@ class Server:
         grace = max(_LAST_ANSWERS_S, end - time.monotonic())
         if self._http is not None:
             await self._http.stop(grace)
-        if self._admin is not None:
-            await self._admin.stop(grace)
-        await self._grpc.stop(grace)
+        await self._stop_grpc(grace)
         await self._health.enter_graceful_shutdown()
         if self._tracing is not None:
             await asyncio.to_thread(self._tracing.close)
+
+    async def _stop_grpc(self, grace: float) -> None:
+        if self._admin is not None:
+            await self._admin.stop(grace)
+        await self._grpc.stop(grace)
 
     async def _answer_what_has_arrived(self, seconds: float) -> None:
         """Wait until no call has come for a moment.

@@ -154,7 +154,7 @@ class Call:
             self._stream.end(trailers(self._code, self._details, self._trailing_metadata))
 
     def ended(self) -> None:
-        """Call the functions of `add_done_callback`."""
+        """End a stream that has no status yet, and call the functions of `add_done_callback`."""
         if self._timer is not None:
             self._timer.cancel()
         if not self._stream.is_closed:

@@ -149,6 +149,10 @@ class Connection(asyncio.Protocol):
         self.session.lost()
         self._later(_LAST_BYTES_S, self._transport.abort)
 
+    def abort(self) -> None:
+        """Close the connection without its last bytes."""
+        self._transport.abort()
+
     # Frames
 
     def _receive(self, data: bytes) -> None:

@@ -34,9 +34,9 @@ class RequestHead(NamedTuple):
     """The headers of a call.
 
     metadata: the client's own fields; values of names that end in "-bin" are bytes.
-    encoding: how compressed messages are compressed.
+    encoding: the compression of messages that are marked as compressed.
     refusal: the status and the message that end the call at once; None if it may start.
-    http_status: another one than 200 refuses what is not gRPC.
+    http_status: of the answer; not 200 if the request is not a call of gRPC.
     """
 
     path: str
@@ -61,11 +61,11 @@ class HeadDecoder:
         self._cached_bytes = 0
 
     def cached(self, block: bytes) -> RequestHead | None:
-        """Return the head of an equal block before; None if it has to be read."""
+        """Return the head of an earlier, equal block; None if the block has to be decoded."""
         return self._cache.get(block)
 
     def head(self, block: bytes) -> RequestHead:
-        """Return the head of a call. Raises what `fields` raises, and StreamError for headers that are not HTTP/2."""
+        """Return the head of a call. Raises the errors of `fields`, and StreamError for headers that are not HTTP/2."""
         before = self._newest_entry()
         fields = self.fields(block)
         changed = self._newest_entry() is not before

@@ -30,7 +30,8 @@ class MessageError(Exception):
 class Assembler:
     """The messages of one stream, from the bytes of its DATA frames. Unread bytes are kept as they came, in one buffer.
 
-    encoding: how compressed messages are compressed.  max_bytes: of a message, packed and unpacked.
+    encoding: the compression of messages that are marked as compressed.
+    max_bytes: of a message, packed and unpacked.
     """
 
     __slots__ = ("_buffer", "_encoding", "_max_bytes", "_ready")
@@ -40,11 +41,6 @@ class Assembler:
         self._max_bytes = max_bytes
         self._buffer = bytearray()
         self._ready: bytes | None = None  # a message that came complete in one frame, and is not compressed
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether no byte is left."""
-        return self._ready is None and not self._buffer
 
     @property
     def missing(self) -> int:

@@ -28,7 +28,7 @@ Continuation: TypeAlias = Callable[[Any], Any]
 
 _BACKLOG = 4096
 _HANDSHAKE_S = 20.0
-# Seconds after the grace for the last statuses.
+# Seconds after the grace for the last statuses, and then for the last bytes of connections.
 _LAST_S = 0.5
 
 
@@ -98,6 +98,8 @@ class FrontServer:
         """Accept no connections, ask clients to go, and wait for calls for `grace` seconds; then end the rest."""
         for server in self._servers:
             server.close()
+        for listening, _ in self._sockets:  # those of a server that has not started too
+            listening.close()
         for connection in list(self._connections):
             connection.drain(b"server shutdown")
         await self._wait_idle(grace)
@@ -106,6 +108,10 @@ class FrontServer:
         await self._wait_idle(_LAST_S)
         for connection in list(self._connections):
             connection.close(ErrorCode.NO_ERROR, b"server shutdown")
+        await self._wait_idle(_LAST_S)
+        for connection in list(self._connections):
+            connection.abort()
+        await self._wait_idle(_LAST_S)
 
     async def _wait_idle(self, seconds: float) -> None:
         """Wait until all connections are closed, for `seconds` at most."""

@@ -209,6 +209,7 @@ class Session:
             raise StreamError(ErrorCode.REFUSED_STREAM, "the connection ends")
         if self.active >= self._limits.max_streams:
             raise StreamError(ErrorCode.ENHANCE_YOUR_CALM, "more streams than the settings allow")
+        self._sender.check_read()  # a call whose deadline passes is answered although the transport is full
         stream = Stream(stream_id, head, self, max_message_bytes=self._limits.max_message_bytes)
         stream.send_window = self._control.client_stream_window
         self.streams[stream_id] = stream

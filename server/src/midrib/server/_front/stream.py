@@ -191,10 +191,11 @@ class Stream:
     async def written(self) -> None:
         """Return once all messages are sent and the transport has room for a status, or the stream is closed."""
         await self.drained()
-        await self._owner.writable()
+        if not self.is_closed:
+            await self._owner.writable()
 
     def sent(self, rest: memoryview | None) -> None:
-        """Note which bytes are still pending."""
+        """Note the bytes that are still pending; None if all are sent."""
         self.pending = rest
         if rest is None:
             self._wake_writers()

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -105,10 +105,10 @@ class WorkerConnection:
         items = part.items
         memory = self._transfer.memory_of(items)
         if memory is not None and self._mapped(memory):
-            self._hand_over(part, self._transfer.in_place(buffer, memory, items[0]), time.monotonic())
+            self._write(part, buffer, lambda: self._transfer.in_place(buffer, memory, items[0]))
             return
         if sum(array.nbytes for arrays in items for array in arrays) < _LARGE:
-            self._write(part, buffer)
+            self._write(part, buffer, lambda: self._transfer.write(buffer, items))
             return
         written = self._loop.run_in_executor(_STAGING, self._transfer.write, buffer, items)
         written.add_done_callback(partial(self._on_written, part, buffer, time.monotonic()))
@@ -128,7 +128,7 @@ class WorkerConnection:
         return [flight.part for flight in flights]
 
     def _mapped(self, memory: ClientMemory) -> bool:
-        """Return whether the worker has mapped a client's memory, which it is told once."""
+        """Return whether the worker maps a client's memory. The first call sends it the descriptor."""
         if memory.number not in self._memories:
             try:
                 self.worker.map_memory(memory)
@@ -144,10 +144,10 @@ class WorkerConnection:
             except OSError:
                 self._end()
 
-    def _write(self, part: Part, buffer: int) -> None:
+    def _write(self, part: Part, buffer: int, write: Callable[[], StagedPlace]) -> None:
         began = time.monotonic()
         try:
-            staged = self._transfer.write(buffer, part.items)
+            staged = write()
         except Exception as error:  # noqa: BLE001 - it is the result of these items
             self._refuse(part, buffer, error)
         else:

@@ -185,7 +185,11 @@ class WorkerReplica:
                 self._group.on_lost()
 
     async def _replace(self, ready: ReadyWorker, parts: Sequence[Part], explain: Callable[[], WorkerDiedError]) -> None:
-        death = await in_thread(explain, f"ending a worker of {self._name}")
+        try:
+            death = await in_thread(explain, f"ending a worker of {self._name}")
+        except Exception:
+            self._waiting.extend(parts)  # to be failed, also those of other replicas
+            raise
         logger.warning("%s; items of its batch that are computed again: %d", death.explained(), _items(parts[:1]))
         self._blame(parts[:1], death)
         waiting, self._waiting = list(self._waiting), deque()
@@ -239,11 +243,15 @@ class WorkerReplica:
         self._run(self._close_supervisor())
 
     async def _close_supervisor(self) -> None:
-        if self._ready is not None:
-            await in_thread(self._ready.supervisor.close, f"ending a worker of {self._name}")
-        if not self._group.replicas:
-            self._group.on_lost = lambda: None  # it leads back here: a cycle keeps the shared memory until collected
-        self._ended.set()
+        try:
+            if self._ready is not None:
+                await in_thread(self._ready.supervisor.close, f"ending a worker of {self._name}")
+        finally:
+            if not self._group.replicas:
+                self._group.on_lost = (
+                    lambda: None
+                )  # it leads back here: a cycle keeps the shared memory until collected
+            self._ended.set()
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

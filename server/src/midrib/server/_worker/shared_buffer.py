@@ -27,7 +27,10 @@ class Viewable(Protocol):
 
 
 class MappedMemory:
-    """A client's memory in a worker. descriptor: closed here.  Raises OSError if it cannot be mapped."""
+    """A client's memory in a worker. Raises OSError if it cannot be mapped.
+
+    descriptor: closed here, also after an error.
+    """
 
     def __init__(self, descriptor: int, size_bytes: int) -> None:
         try:

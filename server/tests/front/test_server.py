@@ -1,0 +1,105 @@
+"""The ports of a server that does not start, and the answers that wait for a client."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from collections.abc import AsyncIterator, Iterator
+
+import grpc
+import pytest
+
+from midrib.registry import Registry
+from midrib.server import Server, Settings
+from midrib.server._front.frames import END_HEADERS, END_STREAM, HEADERS, Http2Error
+from midrib.server._front.headers import trailers
+from midrib.server._front.limits import AbuseCounter, FrontLimits
+from midrib.server._front.sending import Sender
+from midrib.server._front.server import FrontServer, listening_sockets
+from midrib.server._front.session import Session
+from midrib.server._front.stream import Stream
+from server.tests.grpc.http2_frames import head
+
+LIMITS = FrontLimits(
+    max_message_bytes=1024,
+    max_metadata_bytes=8192,
+    max_streams=100,
+    idle_s=60.0,
+    age_s=None,
+    age_grace_s=1.0,
+    min_ping_interval_s=1.0,
+)
+EXPIRED = trailers(grpc.StatusCode.DEADLINE_EXCEEDED, "", ())
+
+
+async def test_a_server_that_cannot_start_closes_its_ports(
+    test_registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gRPC listened already when HTTP failed."""
+    monkeypatch.setitem(sys.modules, "midrib.server._http.server", None)
+    server = Server(Settings(port=0, http_port=0, front="asyncio"), registry=test_registry)
+    with pytest.raises(ImportError, match="HTTP needs aiohttp"):
+        await server.start()
+    (again,) = listening_sockets("127.0.0.1", server.port)
+    again.close()
+
+
+async def test_a_server_that_never_started_closes_its_ports() -> None:
+    """A later step of the start may fail."""
+    server = FrontServer(LIMITS)
+    port = server.add_port("127.0.0.1:0")
+    await server.stop(0.0)
+    (again,) = listening_sockets("127.0.0.1", port)
+    again.close()
+
+
+async def test_no_connection_is_open_once_the_server_has_stopped() -> None:
+    """The event loop may end then. This client does not answer the ping of the drain."""
+    server = FrontServer(LIMITS)
+    port = server.add_port("127.0.0.1:0")
+    await server.start()
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+        assert await asyncio.to_thread(client.recv, 4096)
+        await server.stop(0.0)
+        assert b"server shutdown" in b"".join(iter(lambda: client.recv(4096), b""))
+
+
+@pytest.fixture()
+async def sender() -> AsyncIterator[Sender]:
+    """A sender whose transport is full."""
+    ends = socket.socketpair()
+    transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=ends[0])
+    sender = Sender(transport)
+    sender.is_paused = True
+    yield sender
+    transport.abort()
+    ends[1].close()
+
+
+def calls(number: int) -> Iterator[tuple[int, int, int, bytes]]:
+    """Yield a frame for each call, as `Session.handle` takes it."""
+    return ((HEADERS, END_HEADERS | END_STREAM, stream, head()) for stream in range(1, 2 * number, 2))
+
+
+async def test_a_handler_that_goes_on_after_its_stream_does_not_wait_for_the_client(sender: Sender) -> None:
+    """Nothing of it is sent any more."""
+    streams: list[Stream] = []
+    session = Session(LIMITS, sender, AbuseCounter(LIMITS, lambda: 0.0), start=streams.append, ponged=lambda: None)
+    session.handle(*next(calls(1)))
+    session.lost()
+    await asyncio.wait_for(streams[0].written(), 5)
+
+
+async def test_answers_to_a_client_that_reads_nothing_are_bounded(sender: Sender) -> None:
+    """Calls whose deadline has passed are answered at once, also if the transport is full."""
+
+    def expire(stream: Stream) -> None:
+        stream.end(EXPIRED)
+        session.call_ended()
+
+    session = Session(LIMITS, sender, AbuseCounter(LIMITS, lambda: 0.0), start=expire, ponged=lambda: None)
+    for call in calls(10_000):
+        session.handle(*call)
+    with pytest.raises(Http2Error, match="answers_not_read"):
+        session.handle(HEADERS, END_HEADERS | END_STREAM, 20_001, head())
