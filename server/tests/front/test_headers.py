@@ -88,6 +88,15 @@ def test_equal_bytes_mean_other_headers_once_the_table_has_changed() -> None:
     assert decoder.cached(indexes) is None
 
 
+def test_a_block_that_resizes_the_table_is_read_each_time() -> None:
+    """The decoder has to follow each change of the size."""
+    decoder, encoder = HeadDecoder(1000), Encoder()
+    encoder.header_table_size = 0
+    block = encoder.encode(CALL)
+    decoder.head(block)
+    assert decoder.cached(block) is None
+
+
 def test_a_status_is_written_as_grpc_encodes_it() -> None:
     """The message is percent-encoded UTF-8, binary metadata is base64 without padding."""
     block = trailers(grpc.StatusCode.NOT_FOUND, "100 % of größe\n", [("details-bin", b"\x00\x01")])

@@ -73,7 +73,8 @@ class HeadDecoder:
             self._cache.clear()
             self._cached_bytes = 0
         head = self._parsed(fields)
-        if not changed and head.refusal is None:
+        resizes = block[0] & 0xE0 == 0x20  # an update of the table's size, which must not be skipped
+        if not changed and not resizes and head.refusal is None:
             self._keep(block, head)
         return head
 
