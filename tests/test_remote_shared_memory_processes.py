@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -59,8 +60,11 @@ class Served(NamedTuple):
 
     def descriptors(self) -> int:
         """Return the number of its open files, without the staging buffers, which are mapped when first used."""
-        files = [str(file.readlink()) for file in Path(f"/proc/{self.process}/fd").iterdir()]
-        return sum("midrib-batch" not in name for name in files)
+        names: list[str] = []
+        for file in Path(f"/proc/{self.process}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # it was closed a moment ago
+                names.append(str(file.readlink()))
+        return sum("midrib-batch" not in name for name in names)
 
 
 @pytest.fixture(scope="module", params=["thread", "process"])
