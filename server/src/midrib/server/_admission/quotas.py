@@ -59,7 +59,7 @@ class Quota:
 
     def hold(self, amount: int) -> bool:
         """Hold the amount if there is room and no other caller waits; return whether it is held."""
-        if self._waiting or (self.held and self.held + amount > self.limit):
+        if self._waiting or not self._has_room(amount):
             return False
         self.held += amount
         return True

@@ -85,10 +85,10 @@ class Catalogue:
         name: `@` and a revision, or its first digits, may follow.
         Raises BackboneNotFoundError with the nearest names, RevisionMismatchError for another revision.
         """
-        if "@" not in name:
-            return self._entry(self.aliases.get(name, name))
         name, _, revision = name.partition("@")
         entry = self._entry(self.aliases.get(name, name))
+        if not revision:
+            return entry
         served = "" if entry.loaded is None else entry.loaded.served.description.revision
         if served and not served.startswith(revision):
             raise RevisionMismatchError(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import socket
 import ssl
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol, cast
+from urllib.parse import quote
 
 from midrib.server._front.frames import (
     HEAD_BYTES,
@@ -21,6 +21,7 @@ from midrib.server._front.frames import (
     go_away,
 )
 from midrib.server._front.limits import AbuseCounter, FrontLimits
+from midrib.server._front.peers import peer_name
 from midrib.server._front.sending import TRANSPORT_BYTES, Sender
 from midrib.server._front.session import Session
 from midrib.server._front.stream import Stream
@@ -76,7 +77,7 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=TRANSPORT_BYTES)
         _set_options(transport.get_extra_info("socket"))
-        self.peer = peer_name(transport.get_extra_info("peername"))
+        self.peer = quote(peer_name(transport.get_extra_info("peername")), safe=":%")
         tls = transport.get_extra_info("ssl_object")
         if self._accepts is not None and (tls is None or not self._accepts(tls)):
             self._is_closing = True
@@ -228,16 +229,3 @@ def _set_options(connection: socket.socket | None) -> None:
     if connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-
-
-def peer_name(address: Any) -> str:
-    """Return gRPC's name of a socket's address, such as "ipv4:127.0.0.1:50051"."""
-    if not isinstance(address, tuple) or len(address) < 2:
-        return "unknown"
-    host, port = address[:2]
-    ip = ipaddress.ip_address(host.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address):
-        if ip.ipv4_mapped is None:
-            return f"ipv6:%5B{host}%5D:{port}"
-        ip = ip.ipv4_mapped
-    return f"ipv4:{ip}:{port}"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import os
 import socket
@@ -17,6 +16,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from midrib.server._admission.quotas import Reservation
+from midrib.server._front.peers import peer_name
 from midrib.server._grpc.context import Context
 from midrib.wire import Array
 
@@ -113,10 +113,4 @@ def _peer(connection: socket.socket) -> str | None:
     """Return gRPC's name of the peer; None for a socket that is not TCP. Raises OSError if it is not connected."""
     if connection.family not in (socket.AF_INET, socket.AF_INET6):
         return None
-    host, port = connection.getpeername()[:2]
-    address = ipaddress.ip_address(host.partition("%")[0])
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is None:
-            return f"ipv6:[{host}]:{port}"
-        address = address.ipv4_mapped
-    return f"ipv4:{address}:{port}"
+    return peer_name(connection.getpeername())
