@@ -12,7 +12,7 @@ from midrib.server import BackboneSettings, Settings
 config: Any = pytest.importorskip("ray.serve.config", reason="needs Ray Serve: build-support/ray makes it")
 
 from midrib.ray.serve import ServeOptions, up  # noqa: E402 - it needs Ray
-from midrib.ray.serve._options import check_environment  # noqa: E402 - it needs Ray
+from midrib.ray.serve._options import check_environment, replica_settings  # noqa: E402 - it needs Ray
 from midrib.ray.serve._scaling import by_device_time  # noqa: E402 - it needs Ray
 
 
@@ -59,6 +59,12 @@ def test_replicas_for_a_load(busy: list[float], backlog_s: list[float], replicas
 
 def settings(**fields: Any) -> Settings:
     return Settings(**{"backbones": (BackboneSettings(name="mlp-128"),), "insecure": True, **fields})
+
+
+def test_a_replica_computes_in_its_own_process_unless_the_file_says_otherwise() -> None:
+    """Ray starts a process for each replica, and replaces it."""
+    assert replica_settings(settings(), ServeOptions()).workers == "thread"
+    assert replica_settings(settings(workers="process"), ServeOptions()).workers == "process"
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,8 @@ def replica_settings(settings: Settings, options: ServeOptions) -> Settings:
         changes["max_stream_age_s"] = _STREAM_AGE_S
     if settings.threads is None:
         changes["threads"] = max(1, int(options.num_cpus))
+    if "workers" not in settings.model_fields_set:
+        changes["workers"] = "thread"  # Ray replaces a replica that dies or hangs: no other process is needed
     return settings.model_copy(update=changes)
 
 
