@@ -47,9 +47,17 @@ def addresses() -> Iterator[str]:
         never.set()
 
 
+X = 1000 + torch.arange(2.0 * ROWS).reshape(ROWS, 2)
+
+
 def test_the_other_server_answers_for_a_stuck_one(addresses: str) -> None:
     """Long before it counts as silent; every row comes once, in order."""
     backbone = RemoteBackbone(f"grpc://{addresses}/{NAME}", timeout=600.0, hedge_s=0.1)
-    x = 1000 + torch.arange(2.0 * ROWS).reshape(ROWS, 2)
-    assert torch.equal(backbone(x), 2 * x)
+    assert torch.equal(backbone(X), 2 * X)
     assert backbone.stall.hedged > 0
+
+
+def test_it_does_so_for_items_that_were_queued_before_any_stream_was_open(addresses: str) -> None:
+    """Connecting takes far longer than `hedge_s`."""
+    backbone = RemoteBackbone(f"grpc://{addresses}/{NAME}", timeout=600.0, hedge_s=1e-4)
+    assert torch.equal(backbone(X), 2 * X)

@@ -130,8 +130,8 @@ class Connections:
         for connection in self._connections:
             for message in connection.sent_before(moment):
                 self._send_copy(connection, message)
-        if any(connection.busy for connection in self._connections):
-            self._schedule_hedging(hedge_s)
+        if self._context.queue.busy() or any(connection.busy for connection in self._connections):
+            self._schedule_hedging(hedge_s)  # queued items are sent once a stream is open: later than this, perhaps
 
     def _send_copy(self, sender: Connection, message: Message) -> None:
         if message.hedged or message.copied:
