@@ -14,7 +14,7 @@ from midrib.server._calls.embedder import Embedder
 from midrib.server._console.measures import Window, read
 from midrib.server._console.overview import backbone
 from midrib.server._grpc.backbone_service import BackboneService
-from midrib.server._http.body import Fields, FieldsT, parse_fields, require_media_type
+from midrib.server._http.body import Fields, FieldsT, parse_fields, receive_small, require_media_type
 from midrib.server._http.call import CURRENT_CALL
 from midrib.v1 import backbone_pb2
 from midrib.wire import InvalidInputError
@@ -111,15 +111,7 @@ def _argument(name: str, value: bool | float | str) -> backbone_pb2.Argument:
 
 
 async def _fields(kind: type[FieldsT], request: web.Request) -> FieldsT:
-    """Return the JSON object of a small body. Raises InvalidInputError for any other content.
-
-    `receive` is not used, because it needs the scope embed, which the token of an administrator may lack.
-    """
+    """Return the JSON object of a small body. Raises InvalidInputError for any other content."""
     require_media_type(request, "application/json")
     CURRENT_CALL.get().begin()
-    body = bytearray()
-    async for chunk in request.content.iter_any():
-        body += chunk
-        if len(body) > _MAX_BODY_BYTES:
-            raise web.HTTPRequestEntityTooLarge(_MAX_BODY_BYTES, len(body))
-    return await parse_fields(kind, body)
+    return await parse_fields(kind, await receive_small(request, limit=_MAX_BODY_BYTES))
