@@ -21,6 +21,8 @@ from midrib.wire import InvalidInputError
 
 _MAX_BODY_BYTES = 2**16
 _MAX_INTEGER = 2**63
+# A value of each type that an argument may have, by its annotation, which may be a string.
+_ZEROS = {text: kind() for kind in (bool, int, float, str) for text in (kind.__name__, repr(kind.__name__))}
 
 
 class LoadBody(Fields):
@@ -78,14 +80,15 @@ def registered(registry: AbstractRegistry) -> list[dict[str, Any]]:
     return [{"name": key, "arguments": _arguments(registry.get(key, with_metadata=True))} for key in keys]
 
 
-def _arguments(entry: Entry) -> dict[str, bool | float | str]:
-    """Return the arguments that a client may set, with their default values."""
-    defaults = {name: parameter.default for name, parameter in inspect.signature(entry.fn).parameters.items()}
-    return {
-        name: default
-        for name, default in defaults.items()
-        if isinstance(default, bool | int | float | str) and entry.is_remote(name, default)
-    }
+def _arguments(entry: Entry) -> dict[str, bool | float | str | None]:
+    """Return the arguments that a client may set, with their default values; None for one that must be set."""
+    arguments: dict[str, bool | float | str | None] = {}
+    for name, parameter in inspect.signature(entry.fn).parameters.items():
+        required = parameter.default is parameter.empty
+        value = _ZEROS.get(inspect.formatannotation(parameter.annotation)) if required else parameter.default
+        if isinstance(value, bool | int | float | str) and entry.is_remote(name, value):
+            arguments[name] = None if required else value
+    return arguments
 
 
 def _load_request(body: LoadBody) -> backbone_pb2.LoadBackboneRequest:
