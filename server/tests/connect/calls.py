@@ -6,10 +6,12 @@ import http.client
 import json
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from google.protobuf import json_format
 from google.protobuf.message import Message
+
+MessageT = TypeVar("MessageT", bound=Message)
 
 PROTO, JSON = "application/proto", "application/json"
 EMBED = "/midrib.v1.EmbeddingService/Embed"
@@ -33,6 +35,11 @@ class Reply(NamedTuple):
 def written(message: Message, media: str) -> bytes:
     """Return a message in the form of a call."""
     return message.SerializeToString() if media == PROTO else json_format.MessageToJson(message).encode()
+
+
+def read(message: MessageT, body: bytes, media: str) -> MessageT:
+    """Return an answer as the message that it is."""
+    return json_format.Parse(body, message) if media == JSON else type(message).FromString(body)
 
 
 def call(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import base64
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
 import pytest
-from google.protobuf import json_format
 from google.rpc import error_details_pb2
 
 from midrib.registry import Registry
@@ -16,7 +16,7 @@ from midrib.server._admission.tokens import Scope, new_token
 from midrib.server.testing import RunningServer, serving
 from midrib.v1 import backbone_pb2, backbone_pb2_grpc, embedding_pb2
 from midrib.wire import decode_tensor
-from server.tests.connect.calls import EMBED, GET, JSON, LIST, PROTO, call, written
+from server.tests.connect.calls import EMBED, GET, JSON, LIST, PROTO, call, read, written
 from server.tests.http.calls import WORDS, embed_by_grpc, texts
 
 MEDIA = pytest.mark.parametrize("media", [pytest.param(PROTO, id="proto"), pytest.param(JSON, id="json")])
@@ -35,8 +35,7 @@ def test_a_batch_has_the_rows_of_grpc(media_server: RunningServer, address: str 
     request = embedding_pb2.EmbedRequest(backbone=WORDS, input=INPUT, options=options)
     reply = call(address, EMBED, written(request, media), media=media)
     assert (reply.status, reply.headers["Content-Type"]) == (200, media)
-    answer = embedding_pb2.EmbedResponse()
-    answer = answer.FromString(reply.body) if media == PROTO else json_format.Parse(reply.body, answer)
+    answer = read(embedding_pb2.EmbedResponse(), reply.body, media)
     rows = decode_tensor(answer.embedding)
     np.testing.assert_array_equal(rows, embed_by_grpc(media_server, INPUT, normalize=True, dimensions=3))
     assert answer.revision == media_server.server.catalogue.entry(WORDS).ready().served.description.revision
@@ -47,17 +46,14 @@ def test_backbones_are_listed_and_described_as_by_grpc(
     media_server: RunningServer, address: str | None, media: str
 ) -> None:
     """The messages are equal."""
-    listed, described = backbone_pb2.ListBackbonesResponse(), backbone_pb2.GetBackboneResponse()
-    for path, request, answer in (
-        (LIST, backbone_pb2.ListBackbonesRequest(), listed),
-        (GET, backbone_pb2.GetBackboneRequest(name=WORDS), described),
-    ):
-        body = call(address, path, written(request, media), media=media).body
-        answer.MergeFrom(type(answer).FromString(body) if media == PROTO else json_format.Parse(body, type(answer)()))
+    which = backbone_pb2.GetBackboneRequest(name=WORDS)
+    listed = call(address, LIST, written(backbone_pb2.ListBackbonesRequest(), media), media=media).body
+    described = call(address, GET, written(which, media), media=media).body
     with grpc.insecure_channel(media_server.address) as channel:
         stub = backbone_pb2_grpc.BackboneServiceStub(channel)
-        assert listed == stub.ListBackbones(backbone_pb2.ListBackbonesRequest(), timeout=10)
-        assert described == stub.GetBackbone(backbone_pb2.GetBackboneRequest(name=WORDS), timeout=10)
+        every = stub.ListBackbones(backbone_pb2.ListBackbonesRequest(), timeout=10)
+        assert read(backbone_pb2.ListBackbonesResponse(), listed, media) == every
+        assert read(backbone_pb2.GetBackboneResponse(), described, media) == stub.GetBackbone(which, timeout=10)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +81,7 @@ def test_backbones_are_listed_and_described_as_by_grpc(
     ],
 )
 def test_a_refusal_has_the_code_and_the_reason_of_grpc(
-    address: str | None, body: dict[str, str] | bytes, media: str, expected: tuple[int, str, str]
+    address: str | None, body: dict[str, Any] | bytes, media: str, expected: tuple[int, str, str]
 ) -> None:
     """In Connect's form: the details are the messages of google.rpc."""
     data = body if isinstance(body, bytes) else embedding_pb2.EmbedRequest(**body).SerializeToString()

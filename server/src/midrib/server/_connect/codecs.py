@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from aiohttp import web
 from google.protobuf import json_format
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, Message
 
 from midrib.server._admission.element_count import ElementLimits, check_elements
@@ -37,7 +38,7 @@ def read(kind: type[MessageT], body: bytes | bytearray, *, media: str, limits: E
     """
     if media == JSON:
         return _read_json(kind, body)
-    check_elements(bytes(body), kind.DESCRIPTOR, limits)
+    check_elements(bytes(body), cast(Descriptor, kind.DESCRIPTOR), limits)
     try:
         return kind.FromString(bytes(body))
     except DecodeError as error:

@@ -236,6 +236,12 @@ class Fields(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
 
+class AnswerFields(BaseModel):
+    """The JSON object of an answer, for its description in the OpenAPI document."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
 def read_fields(kind: type[FieldsT], value: Any) -> FieldsT:
     """Return a body of this kind. A field that is null is absent.
 
