@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import subprocess
@@ -10,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-import clients.golden.backbones  # noqa: F401 - registers the backbones
 from clients.golden.calls import WHITE_NOISE, png
+from midrib.backbones import BACKBONES
 from midrib.server.testing import RunningServer, serving
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "clients/build"
 WRITTEN_ADDRESS = "127.0.0.1:50051"
 # The names that the READMEs write; the golden backbones load at once.
-BACKBONES = [
+SERVED = [
     {"name": "golden/embedding/text", "aliases": ["text/embedding/all-minilm-l6-v2"]},
     {"name": "golden/embedding/image", "aliases": ["image/classification/efficientnet-lite0"]},
 ]
@@ -26,8 +27,10 @@ BACKBONES = [
 
 @pytest.fixture(scope="module")
 def readme_server() -> Iterator[RunningServer]:
-    with serving(*BACKBONES) as running:
-        yield running
+    with BACKBONES.temporary():
+        importlib.import_module("clients.golden.backbones")  # registers them
+        with serving(*SERVED) as running:
+            yield running
 
 
 def typescript(code: str, folder: Path) -> list[str]:
