@@ -85,3 +85,10 @@ def test_every_alert_says_what_happened_and_what_to_do() -> None:
 def test_prometheus_accepts_the_alerts(arguments: list[str]) -> None:
     """By its own tool, with the series of prometheus-alerts.test.yaml."""
     subprocess.run(["promtool", *arguments], cwd=FOLDER, check=True, capture_output=True, timeout=60)
+
+
+def test_every_alert_has_series_that_raise_it() -> None:
+    """An alert that never fires is noticed only when it is missed."""
+    groups = yaml.safe_load((FOLDER / "prometheus-alerts.test.yaml").read_text())["tests"]
+    cases = [case for group in groups for case in group["alert_rule_test"]]
+    assert {case["alertname"] for case in cases if case["exp_alerts"]} == {rule["alert"] for rule in RULES}

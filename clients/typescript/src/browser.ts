@@ -1,7 +1,12 @@
 /**
- * The client for web pages: it calls the HTTP port of a server by `fetch`, since browsers cannot speak gRPC.
- * The server answers pages of other origins only if its setting `cors_origins` names them.
+ * The client for web pages, which cannot speak gRPC: the same messages by the Connect protocol, over `fetch`, to the HTTP
+ * port of a server. The server answers pages of other origins only if its setting `cors_origins` names them.
  */
+
+import { BadRequest, ErrorInfo, RetryInfo } from "./generated/browser/google/rpc/error_details.js";
+import { ListBackbonesRequest, ListBackbonesResponse } from "./generated/browser/midrib/v1/backbone.js";
+import { EmbedRequest, EmbedResponse, Input } from "./generated/browser/midrib/v1/embedding.js";
+import { DataType } from "./generated/browser/midrib/v1/tensor.js";
 
 /** The input: texts, or encoded images (a file of an <input>, bytes, or a data URL). */
 export type BrowserInput = { texts: readonly string[] } | { images: readonly (Blob | Uint8Array | string)[] };
@@ -9,8 +14,12 @@ export type BrowserInput = { texts: readonly string[] } | { images: readonly (Bl
 export interface BrowserOptions {
   /** Keep only the first features. */
   dimensions?: number;
-  /** Rows of unit length; true by default, as in OpenAI's API. */
+  /** Rows of unit length. */
   normalize?: boolean;
+  /** Put before each text in place of the backbone's default prompt; "" for none. */
+  prompt?: string;
+  /** One of the backbone's prompts, in place of `prompt`. */
+  promptName?: string;
   /** Ends the call. */
   signal?: AbortSignal;
 }
@@ -27,7 +36,7 @@ export class MidribHttpError extends Error {
     message: string,
     readonly status: number,
     readonly reason: string,
-    /** The field of the request that is wrong, such as "input". */
+    /** The field of the request that is wrong, such as "input.texts". */
     readonly field?: string,
     /** Seconds after which the same call may succeed; undefined if waiting does not help. */
     readonly retryAfterSeconds?: number,
@@ -36,6 +45,24 @@ export class MidribHttpError extends Error {
     this.name = "MidribHttpError";
   }
 }
+
+/** How to write a request and read its response. */
+interface Method<Request, Response> {
+  path: string;
+  request: { encode(message: Request): { finish(): Uint8Array } };
+  response: { decode(bytes: Uint8Array): Response };
+}
+
+const EMBED: Method<EmbedRequest, EmbedResponse> = {
+  path: "/midrib.v1.EmbeddingService/Embed",
+  request: EmbedRequest,
+  response: EmbedResponse,
+};
+const LIST: Method<ListBackbonesRequest, ListBackbonesResponse> = {
+  path: "/midrib.v1.BackboneService/ListBackbones",
+  request: ListBackbonesRequest,
+  response: ListBackbonesResponse,
+};
 
 /** Talks to the HTTP port of one Midrib server. Every method rejects with a MidribHttpError. */
 export class BrowserClient {
@@ -51,60 +78,84 @@ export class BrowserClient {
 
   /** Embeds one batch. */
   async embed(backbone: string, input: BrowserInput, options: BrowserOptions = {}): Promise<Embedding> {
-    const { signal, ...rest } = options;
-    const values = "texts" in input ? input.texts : await Promise.all(input.images.map(encodedImage));
-    const response = await this.call("/v1/embeddings", {
-      method: "POST",
-      headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({ model: backbone, input: values, encoding_format: "base64", ...rest }),
-      signal: signal ?? null,
+    const { signal, dimensions, ...rest } = options;
+    const request = EmbedRequest.fromPartial({
+      backbone,
+      input: await inputOf(input),
+      options: {
+        ...rest,
+        dtype: DataType.DATA_TYPE_FLOAT32,
+        ...(dimensions === undefined ? {} : { dimensions: BigInt(dimensions) }),
+      },
     });
-    const { data } = (await response.json()) as { data: { embedding: string }[] };
-    const rows = data.map(({ embedding }) => floatsOf(embedding));
-    return { rows, revision: response.headers.get("Midrib-Revision") ?? "" };
+    const { embedding, revision } = await this.call(EMBED, request, signal);
+    const [, width = 0n] = embedding?.shape ?? [];
+    return { rows: rowsOf(embedding?.data ?? new Uint8Array(), Number(width)), revision };
   }
 
   /** The names of the served backbones. */
   async list(): Promise<string[]> {
-    const response = await this.call("/v1/models", {});
-    const { data } = (await response.json()) as { data: { id: string }[] };
-    return data.map(({ id }) => id);
+    const { backbones } = await this.call(LIST, ListBackbonesRequest.fromPartial({}));
+    return backbones.map(({ name }) => name);
   }
 
-  private async call(path: string, init: RequestInit): Promise<Response> {
-    const headers = new Headers(init.headers);
+  private async call<Request, Response>(
+    { path, request, response }: Method<Request, Response>,
+    message: Request,
+    signal?: AbortSignal,
+  ): Promise<Response> {
+    const headers = new Headers({ "Content-Type": "application/proto", "Connect-Protocol-Version": "1" });
     if (this.token !== undefined) headers.set("Authorization", `Bearer ${this.token}`);
-    const response = await fetch(this.base + path, { ...init, headers });
-    if (!response.ok) throw await errorOf(response);
-    return response;
+    const body = new Uint8Array(request.encode(message).finish());
+    const answer = await fetch(this.base + path, { method: "POST", headers, body, signal: signal ?? null });
+    if (!answer.ok) throw await errorOf(answer);
+    return response.decode(new Uint8Array(await answer.arrayBuffer()));
   }
+}
+
+/** The JSON of an error in the Connect protocol. */
+interface ConnectError {
+  message?: string;
+  details?: { type: string; value: string }[];
 }
 
 /** The error of an answer. Its reason is "UNKNOWN" if the answer is not from Midrib but from a proxy. */
-async function errorOf(response: Response): Promise<MidribHttpError> {
-  const { error } = (await response.json().catch(() => ({}))) as {
-    error?: { message: string; code?: string; param?: string | null };
-  };
-  const wait = response.headers.get("Retry-After");
-  return new MidribHttpError(
-    error?.message ?? `the server answered with status ${response.status}`,
-    response.status,
-    error?.code ?? "UNKNOWN",
-    error?.param ?? undefined,
-    wait === null ? undefined : Number(wait),
-  );
+async function errorOf(answer: globalThis.Response): Promise<MidribHttpError> {
+  const { message, details = [] } = (await answer.json().catch(() => ({}))) as ConnectError;
+  let reason = "UNKNOWN";
+  let field: string | undefined;
+  let retryAfterSeconds: number | undefined;
+  for (const { type, value } of details) {
+    const bytes = bytesOf(value);
+    if (type === "google.rpc.ErrorInfo") reason = ErrorInfo.decode(bytes).reason;
+    if (type === "google.rpc.BadRequest") field = BadRequest.decode(bytes).fieldViolations[0]?.field;
+    if (type === "google.rpc.RetryInfo") {
+      const delay = RetryInfo.decode(bytes).retryDelay;
+      if (delay) retryAfterSeconds = Number(delay.seconds) + delay.nanos / 1e9;
+    }
+  }
+  const text = message ?? `the server answered with status ${answer.status}`;
+  return new MidribHttpError(text, answer.status, reason, field, retryAfterSeconds);
 }
 
-async function encodedImage(image: Blob | Uint8Array | string): Promise<string> {
-  if (typeof image === "string") return image;
-  const bytes = image instanceof Uint8Array ? image : new Uint8Array(await image.arrayBuffer());
-  let binary = "";
-  for (const byte of bytes) binary += String.fromCharCode(byte);
-  return btoa(binary);
+async function inputOf(input: BrowserInput): Promise<Input> {
+  if ("texts" in input) return Input.fromPartial({ kind: { $case: "texts", value: { texts: [...input.texts] } } });
+  const encoded = await Promise.all(input.images.map(encodedImage));
+  return Input.fromPartial({ kind: { $case: "images", value: { encoded } } });
+}
+
+async function encodedImage(image: Blob | Uint8Array | string): Promise<Uint8Array> {
+  if (typeof image === "string") return bytesOf(image.slice(image.indexOf(",") + 1));
+  return image instanceof Uint8Array ? image : new Uint8Array(await image.arrayBuffer());
+}
+
+function bytesOf(base64: string): Uint8Array {
+  return Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
 }
 
 /** Little-endian float32, which is the order of bytes of every device with a browser. */
-function floatsOf(base64: string): Float32Array {
-  const binary = atob(base64);
-  return new Float32Array(Uint8Array.from(binary, (character) => character.charCodeAt(0)).buffer);
+function rowsOf(data: Uint8Array, width: number): Float32Array[] {
+  const values = new Float32Array(data.slice().buffer);
+  const count = width === 0 ? 0 : values.length / width;
+  return Array.from({ length: count }, (_, row) => values.subarray(row * width, (row + 1) * width));
 }

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from midrib.registry import Registry
+from midrib.registry import Registry, TensorInput
+from midrib.server._console.backbones import registered
 from midrib.server._console.routes import console_routes
 from midrib.server.testing import RunningServer, serving
 from server.tests.console.calls import ask
@@ -151,3 +153,16 @@ def test_the_description_of_the_port_has_every_call_of_the_console(console_serve
 def test_a_server_without_the_console_does_not_describe_it(plain_server: RunningServer) -> None:
     """Its calls are not there."""
     assert b"console" not in ask(plain_server, "/openapi.json").body
+
+
+def test_an_argument_without_a_default_is_listed_too() -> None:
+    """Otherwise the page could not load a backbone that needs it. None stands for the default; files stay out."""
+    registry = Registry("with a required argument")
+
+    @registry(name="wide", namespace="test/embedding", input=TensorInput((2,)))
+    def load_wide(
+        width: int, labels: list[str], checkpoint: str, scale: float = 0.5
+    ) -> Any:
+        raise NotImplementedError
+
+    assert registered(registry) == [{"name": "test/embedding/wide", "arguments": {"width": None, "scale": 0.5}}]

@@ -228,8 +228,11 @@ def http_server(embedder: Embedder, tokens: Tokens | None) -> HttpServer:
         raise ImportError(
             "http_port is set, and HTTP needs aiohttp: pip install 'midrib-server[http]', or leave http_port out"
         ) from error
+    from midrib.server._connect.routes import connect_routes
+
+    routes = connect_routes(embedder)
     if not embedder.catalogue.settings.console:
-        return HttpServer(embedder, tokens)
+        return HttpServer(embedder, tokens, routes=routes)
     from midrib.server._console.routes import OPERATIONS, console_routes
 
-    return HttpServer(embedder, tokens, console=console_routes(embedder), operations=OPERATIONS)
+    return HttpServer(embedder, tokens, routes=[*routes, *console_routes(embedder)], operations=OPERATIONS)

@@ -14,13 +14,15 @@ from midrib.server._calls.embedder import Embedder
 from midrib.server._console.measures import Window, read
 from midrib.server._console.overview import backbone
 from midrib.server._grpc.backbone_service import BackboneService
-from midrib.server._http.body import Fields, FieldsT, parse_fields, require_media_type
+from midrib.server._http.body import Fields, FieldsT, parse_fields, receive_small, require_media_type
 from midrib.server._http.call import CURRENT_CALL
 from midrib.v1 import backbone_pb2
 from midrib.wire import InvalidInputError
 
 _MAX_BODY_BYTES = 2**16
 _MAX_INTEGER = 2**63
+# A value of each type that an argument may have, by its annotation, which may be a string.
+_ZEROS = {text: kind() for kind in (bool, int, float, str) for text in (kind.__name__, repr(kind.__name__))}
 
 
 class LoadBody(Fields):
@@ -78,14 +80,15 @@ def registered(registry: AbstractRegistry) -> list[dict[str, Any]]:
     return [{"name": key, "arguments": _arguments(registry.get(key, with_metadata=True))} for key in keys]
 
 
-def _arguments(entry: Entry) -> dict[str, bool | float | str]:
-    """Return the arguments that a client may set, with their default values."""
-    defaults = {name: parameter.default for name, parameter in inspect.signature(entry.fn).parameters.items()}
-    return {
-        name: default
-        for name, default in defaults.items()
-        if isinstance(default, bool | int | float | str) and entry.is_remote(name, default)
-    }
+def _arguments(entry: Entry) -> dict[str, bool | float | str | None]:
+    """Return the arguments that a client may set, with their default values; None for one that must be set."""
+    arguments: dict[str, bool | float | str | None] = {}
+    for name, parameter in inspect.signature(entry.fn).parameters.items():
+        required = parameter.default is parameter.empty
+        value = _ZEROS.get(inspect.formatannotation(parameter.annotation)) if required else parameter.default
+        if isinstance(value, bool | int | float | str) and entry.is_remote(name, value):
+            arguments[name] = None if required else value
+    return arguments
 
 
 def _load_request(body: LoadBody) -> backbone_pb2.LoadBackboneRequest:
@@ -111,15 +114,7 @@ def _argument(name: str, value: bool | float | str) -> backbone_pb2.Argument:
 
 
 async def _fields(kind: type[FieldsT], request: web.Request) -> FieldsT:
-    """Return the JSON object of a small body. Raises InvalidInputError for any other content.
-
-    `receive` is not used, because it needs the scope embed, which the token of an administrator may lack.
-    """
+    """Return the JSON object of a small body. Raises InvalidInputError for any other content."""
     require_media_type(request, "application/json")
     CURRENT_CALL.get().begin()
-    body = bytearray()
-    async for chunk in request.content.iter_any():
-        body += chunk
-        if len(body) > _MAX_BODY_BYTES:
-            raise web.HTTPRequestEntityTooLarge(_MAX_BODY_BYTES, len(body))
-    return await parse_fields(kind, body)
+    return await parse_fields(kind, await receive_small(request, limit=_MAX_BODY_BYTES))

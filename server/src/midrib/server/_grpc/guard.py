@@ -80,6 +80,11 @@ def _refusing(error: MidribError) -> Handler:
     return grpc.stream_stream_rpc_method_handler(refuse)
 
 
+def priority_of(priority: embedding_pb2.Priority) -> Priority:
+    """Return the share of a busy device that a request asks for; interactive by default."""
+    return _PRIORITIES.get(priority, Priority.INTERACTIVE)
+
+
 def caller_of(
     context: Context,
     *,
@@ -93,8 +98,7 @@ def caller_of(
     """
     remaining = context.time_remaining()
     deadline = None if remaining is None else time.monotonic() + remaining
-    share = _PRIORITIES.get(priority, Priority.INTERACTIVE)
     tenant = CURRENT_TENANT.get()
     if tenant is not None:
         flow = tenant.name
-    return Caller(flow if flow is not None else context.peer(), deadline, priority=share, tenant=tenant)
+    return Caller(flow if flow is not None else context.peer(), deadline, priority=priority_of(priority), tenant=tenant)

@@ -67,6 +67,19 @@ async def receive(request: web.Request, call: HttpCall, *, limit: int) -> bytear
     return body
 
 
+async def receive_small(request: web.Request, *, limit: int) -> bytearray:
+    """Return a small body, which counts in no quota: tokens that may not embed have none.
+
+    Raises HTTPRequestEntityTooLarge for more than `limit` bytes.
+    """
+    body = bytearray()
+    async for chunk in request.content.iter_any():
+        body += chunk
+        if len(body) > limit:
+            raise _too_large(len(body), limit)
+    return body
+
+
 def _too_large(size: int, limit: int) -> web.HTTPRequestEntityTooLarge:
     text = f"the body has {size} bytes or more, at most {limit} are accepted: send fewer inputs in each call"
     return web.HTTPRequestEntityTooLarge(limit, size, text=text)
@@ -221,6 +234,12 @@ class Fields(BaseModel):
     """A JSON object. An unknown field is an error, so that a misspelt one is not ignored."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+
+class AnswerFields(BaseModel):
+    """The JSON object of an answer, for its description in the OpenAPI document."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 def read_fields(kind: type[FieldsT], value: Any) -> FieldsT:

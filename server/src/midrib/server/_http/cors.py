@@ -12,7 +12,7 @@ from aiohttp import web
 from midrib.server._http.errors import Handler
 
 _MAX_AGE_S = "600"
-_ALLOWED_HEADERS = "Authorization, Content-Type, X-Request-Timeout"
+_ALLOWED_HEADERS = "Authorization, Connect-Protocol-Version, Connect-Timeout-Ms, Content-Type, X-Request-Timeout"
 _EXPOSED_HEADERS = "Midrib-Revision, Retry-After"
 
 

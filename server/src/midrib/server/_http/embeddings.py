@@ -16,7 +16,7 @@ from pydantic import Field
 
 from midrib.backbones import Prompts
 from midrib.server._catalogue.loading import Loaded
-from midrib.server._http.body import Fields, free
+from midrib.server._http.body import AnswerFields, Fields, free
 from midrib.server._http.call import Answer
 from midrib.server._http.inputs import split_input
 from midrib.v1 import embedding_pb2, tensor_pb2
@@ -60,6 +60,30 @@ class EmbeddingsBody(Fields):
     """Not in OpenAI's API: use the backbone's prompt for queries or for documents, if it has one."""
     normalize: bool = True
     """Not in OpenAI's API: false returns the rows of the backbone, without scaling them to unit length."""
+
+
+class Usage(AnswerFields):
+    """The number of tokens of all texts."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingEntry(AnswerFields):
+    """The embedding of one input: numbers, or the base64 of little-endian float32."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class Embeddings(AnswerFields):
+    """The answer of POST /v1/embeddings."""
+
+    object: Literal["list"]
+    model: str
+    usage: Usage
+    data: list[EmbeddingEntry]
 
 
 def embed_requests(body: EmbeddingsBody, loaded: Loaded, *, token_ids: bool) -> list[embedding_pb2.EmbedRequest]:

@@ -1,7 +1,11 @@
-"""The HTTP responses for errors: OpenAI's shape, with the reasons of every other protocol."""
+"""The HTTP responses for errors, with the reasons of every other protocol: OpenAI's shape, or Connect's for its calls.
+
+Source of Connect's: https://connectrpc.com/docs/protocol#error-end-stream
+"""
 
 from __future__ import annotations
 
+import base64
 import difflib
 import logging
 import math
@@ -14,7 +18,7 @@ from google.rpc import code_pb2
 
 from midrib.server._errors import public_error
 from midrib.server._http.call import CURRENT_CALL
-from midrib.wire import LimitExceededError, MidribError, UnauthenticatedError
+from midrib.wire import LimitExceededError, MidribError, UnauthenticatedError, error_to_status
 
 logger = logging.getLogger(__name__)
 # aiohttp would log requests that it cannot parse, and quote them: they may hold a token, and could fill the log.
@@ -34,6 +38,7 @@ _STATUSES: dict[int, int] = {
     code_pb2.DEADLINE_EXCEEDED: 504,
 }
 _MAX_SHOWN = 100
+_CONNECT_PATHS = "/midrib.v1."
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -48,7 +53,8 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         CURRENT_CALL.get().refusal = str(fields["code"])
         return _response(error.status, fields, {name: error.headers[name] for name in error.headers if name == "Allow"})
     except Exception as error:  # noqa: BLE001 - the outer boundary: everything becomes a status
-        return error_response(public_error(error, "the call failed"))
+        public = public_error(error, "the call failed")
+        return connect_error(public) if request.path.startswith(_CONNECT_PATHS) else error_response(public)
 
 
 def _message(request: web.Request, error: web.HTTPException) -> str:
@@ -62,6 +68,21 @@ def _message(request: web.Request, error: web.HTTPException) -> str:
     near = difflib.get_close_matches(path, resources, n=1)
     advice = f"did you mean {near[0]}? " if near else ""
     return f"nothing is at {path}: {advice}GET /docs shows every path"
+
+
+def connect_error(error: MidribError) -> web.Response:
+    """Return the response for an error of a Connect call: the code, the message and the details of gRPC's status."""
+    CURRENT_CALL.get().refusal = error.reason
+    status = error_to_status(error)
+    fields = {
+        "code": code_pb2.Code.Name(status.code).lower().replace("cancelled", "canceled"),
+        "message": status.message,
+        "details": [
+            {"type": detail.TypeName(), "value": base64.b64encode(detail.value).decode().rstrip("=")}
+            for detail in status.details
+        ],
+    }
+    return web.json_response(fields, status=_STATUSES.get(error.code, 500))
 
 
 def error_response(error: MidribError) -> web.Response:

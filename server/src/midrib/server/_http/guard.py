@@ -11,7 +11,8 @@ from midrib.wire import UnauthenticatedError
 
 _INFER = "/v2/models/{name}/infer"
 _HEALTH = ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")
-_EMBEDDING = ("/v1/embeddings", "/similarity", "/console/api/map", _INFER)
+_CONNECT_EMBED = "/midrib.v1.EmbeddingService/Embed"
+_EMBEDDING = ("/v1/embeddings", "/similarity", "/console/api/map", _INFER, _CONNECT_EMBED)
 _ADMIN = ("/console/api/load", "/console/api/unload")
 # The files of the console hold no data, and its page must load before it can ask for a token.
 _PAGES = ("/console", "/console/", "/console/files/{name}")

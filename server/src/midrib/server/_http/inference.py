@@ -16,7 +16,7 @@ from pydantic import Field
 
 from midrib.registry import ImageInput, TextInput
 from midrib.server._engine.description import Description
-from midrib.server._http.body import MAX_COMMAS, Fields, free
+from midrib.server._http.body import MAX_COMMAS, AnswerFields, Fields, free
 from midrib.server._http.call import Answer
 from midrib.server._http.embeddings import NUMBERS_AT_ONCE, check_finite
 from midrib.server._http.inputs import decoded_images, image_input, text_input
@@ -64,6 +64,39 @@ class InferBody(Fields):
     """`normalize` (a boolean) and `dimensions` (an integer)."""
     outputs: list[dict[str, Any]] = Field(default_factory=list, max_length=1)
     """Accepted and ignored: the output is always `embedding`, as JSON."""
+
+
+class TensorMetadata(AnswerFields):
+    """An input or an output; a size of -1 may vary."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class ModelMetadata(AnswerFields):
+    """The answer of GET /v2/models/{name}."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+
+
+class InferOutput(TensorMetadata):
+    """The embedding, flat."""
+
+    data: list[float]
+
+
+class Inference(AnswerFields):
+    """The answer of POST /v2/models/{name}/infer."""
+
+    id: str = ""
+    model_name: str
+    model_version: str
+    outputs: list[InferOutput]
 
 
 def infer_request(body: InferBody, described: Description) -> embedding_pb2.EmbedRequest:

@@ -9,14 +9,15 @@ import html
 import json
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from midrib.server._http.body import Fields
-from midrib.server._http.embeddings import EmbeddingsBody
-from midrib.server._http.inference import InferBody
-from midrib.server._http.similarity import SimilarityBody
+from midrib.server._http.body import AnswerFields, Fields
+from midrib.server._http.embeddings import Embeddings, EmbeddingsBody
+from midrib.server._http.inference import InferBody, Inference, ModelMetadata
+from midrib.server._http.similarity import Cosines, SimilarityBody
 
 _TEXT, _JSON, _BYTES = "text/plain", "application/json", "application/octet-stream"
 _ERROR = {
@@ -38,10 +39,54 @@ _ERROR = {
 }
 
 
+class Model(AnswerFields):
+    """A served backbone, or an alias of one."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class Models(AnswerFields):
+    """The answer of GET /v1/models."""
+
+    object: Literal["list"]
+    data: list[Model]
+
+
+class ServerMetadata(AnswerFields):
+    """The answer of GET /v2."""
+
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class Live(AnswerFields):
+    """The answer of GET /v2/health/live."""
+
+    live: bool
+
+
+class Ready(AnswerFields):
+    """The answer of GET /v2/health/ready."""
+
+    ready: bool
+
+
+class ModelReady(AnswerFields):
+    """The answer of GET /v2/models/{name}/ready."""
+
+    name: str
+    ready: bool
+
+
 class Operation(NamedTuple):
     """One method of one path.
 
     path: with its parameters in braces.  answer: describes the body of a 200.  media: the media type of that.
+    result: the body of a 200, if it is JSON that clients read.
     query: the values of each parameter of the query, by its name; then the body is a file.
     """
 
@@ -52,25 +97,53 @@ class Operation(NamedTuple):
     body: type[Fields] | None = None
     media: str = _JSON
     query: Mapping[str, Sequence[str]] | None = None
+    result: type[BaseModel] | None = None
 
 
 OPERATIONS = (
-    Operation("post", "/v1/embeddings", "Embed texts or images, as OpenAI does.", "The embeddings.", EmbeddingsBody),
-    Operation("get", "/v1/models", "List the served backbones and their aliases.", "The list."),
-    Operation("get", "/v1/models/{name}", "Look up a served backbone.", "The backbone."),
+    Operation(
+        "post",
+        "/v1/embeddings",
+        "Embed texts or images, as OpenAI does.",
+        "The embeddings.",
+        EmbeddingsBody,
+        result=Embeddings,
+    ),
+    Operation("get", "/v1/models", "List the served backbones and their aliases.", "The list.", result=Models),
+    Operation("get", "/v1/models/{name}", "Look up a served backbone.", "The backbone.", result=Model),
     Operation(
         "post",
         "/similarity",
         "Compare sentences, as text-embeddings-inference does.",
         "A cosine for each sentence.",
         SimilarityBody,
+        result=Cosines,
     ),
-    Operation("get", "/v2", "Name the server, as the Open Inference Protocol does.", "Name and version."),
-    Operation("get", "/v2/health/live", "Say whether the process is alive.", "It is."),
-    Operation("get", "/v2/health/ready", "Say whether everything is loaded.", "It is; 503 if it is not."),
-    Operation("get", "/v2/models/{name}", "Describe the inputs and the output of a backbone.", "The metadata."),
-    Operation("get", "/v2/models/{name}/ready", "Say whether a backbone is loaded.", "It is."),
-    Operation("post", "/v2/models/{name}/infer", "Embed texts, images or a tensor.", "The embedding.", InferBody),
+    Operation(
+        "get",
+        "/v2",
+        "Name the server, as the Open Inference Protocol does.",
+        "Name and version.",
+        result=ServerMetadata,
+    ),
+    Operation("get", "/v2/health/live", "Say whether the process is alive.", "It is.", result=Live),
+    Operation("get", "/v2/health/ready", "Say whether everything is loaded.", "It is; 503 if it is not.", result=Ready),
+    Operation(
+        "get",
+        "/v2/models/{name}",
+        "Describe the inputs and the output of a backbone.",
+        "The metadata.",
+        result=ModelMetadata,
+    ),
+    Operation("get", "/v2/models/{name}/ready", "Say whether a backbone is loaded.", "It is.", result=ModelReady),
+    Operation(
+        "post",
+        "/v2/models/{name}/infer",
+        "Embed texts, images or a tensor.",
+        "The embedding.",
+        InferBody,
+        result=Inference,
+    ),
     Operation("get", "/healthz", "Say whether the process is alive.", "It is.", media=_TEXT),
     Operation("get", "/readyz", "Say whether everything is loaded.", "It is; 503 if it is not.", media=_TEXT),
     Operation("get", "/metrics", "Return the metrics for Prometheus.", "The metrics.", media=_TEXT),
@@ -83,7 +156,8 @@ def openapi_document(*, tokens: bool, console: Sequence[Operation] = ()) -> dict
     tokens: whether calls need one.  console: the operations of the console, if it is on.
     """
     operations = [*OPERATIONS, *console]
-    models = [(operation.body, "validation") for operation in operations if operation.body is not None]
+    kinds = [kind for operation in operations for kind in (operation.body, operation.result) if kind is not None]
+    models = [(kind, "validation") for kind in kinds]
     schemas = models_json_schema(models, ref_template="#/components/schemas/{model}")[1]["$defs"]  # type: ignore[arg-type] # the modes are literals
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
@@ -113,12 +187,15 @@ def docs_page(document: dict[str, Any]) -> str:
 
 
 def _operation(operation: Operation) -> dict[str, Any]:
+    result: dict[str, Any] = {} if operation.media == _JSON else {"type": "string"}
+    if operation.result is not None:
+        result = {"$ref": f"#/components/schemas/{operation.result.__name__}"}
     error = {"description": "The error.", "content": {_JSON: {"schema": {"$ref": "#/components/schemas/Error"}}}}
     described: dict[str, Any] = {
         "summary": operation.summary,
         "operationId": f"{operation.method}{operation.path.translate(_NO_PUNCTUATION)}",
         "responses": {
-            "200": {"description": operation.answer, "content": {operation.media: {"schema": {}}}},
+            "200": {"description": operation.answer, "content": {operation.media: {"schema": result}}},
             "default": error,
         },
     }

@@ -31,6 +31,7 @@ _LONGEST_OF_PATH_S = {"/console/api/map": 600.0}
 # Browsers must not guess that an answer is a page. By default, aiohttp sends its version and Python's.
 _HEADERS = {"X-Content-Type-Options": "nosniff", "Server": "midrib"}
 _TIMEOUT_HEADER = "X-Request-Timeout"
+_CONNECT_TIMEOUT_HEADER = "Connect-Timeout-Ms"
 # How long a connection may send nothing before its first request, within the headers of one, and between two.
 _SILENT_S = 75.0
 # How many bytes of a body aiohttp parses in one step: in chunks of one byte, these take a few milliseconds.
@@ -41,7 +42,8 @@ class HttpServer:
     """Answers HTTP from the same engine as the gRPC services.
 
     tokens: those of the gRPC services; None if the server needs none.
-    console, operations: the routes of the console and their description, if it is on.
+    routes: further ones, those of the Connect protocol and of the console.
+    operations: the description of those of the console, if it is on.
     port: the port that it listens on, once started.
     """
 
@@ -50,11 +52,11 @@ class HttpServer:
         embedder: Embedder,
         tokens: Tokens | None,
         *,
-        console: Sequence[web.RouteDef] = (),
+        routes: Sequence[web.RouteDef] = (),
         operations: Sequence[Operation] = (),
     ) -> None:
         self.port = 0
-        self._routes = [*Routes(embedder, operations=operations).all(), *console]
+        self._routes = [*Routes(embedder, operations=operations).all(), *routes]
         self._embedder = embedder
         self._catalogue = embedder.catalogue
         self._settings = embedder.catalogue.settings
@@ -186,18 +188,25 @@ def _tls_files(settings: Settings) -> TlsFiles | None:
 
 
 def _seconds(request: web.Request) -> float:
-    """Return how many seconds the caller waits at most, by the header.
+    """Return how many seconds the caller waits at most, by its headers.
 
     Raises InvalidInputError for a header that is not a positive number.
     """
-    text = request.headers.get(_TIMEOUT_HEADER, "inf")
+    seconds = _positive(request, _TIMEOUT_HEADER, "seconds, such as 2.5")
+    milliseconds = _positive(request, _CONNECT_TIMEOUT_HEADER, "milliseconds, such as 2500")
+    return min(seconds, milliseconds / 1000, _longest_s(request))
+
+
+def _positive(request: web.Request, header: str, expected: str) -> float:
+    """Return the number of a header; infinity without it. Raises InvalidInputError unless it is positive."""
+    text = request.headers.get(header, "inf")
     try:
-        seconds = float(text)
+        number = float(text)
     except ValueError:
-        seconds = math.nan
-    if not seconds > 0:
-        raise InvalidInputError(f"{_TIMEOUT_HEADER} is {text!r}, expected seconds, such as 2.5")
-    return min(seconds, _longest_s(request))
+        number = math.nan
+    if not number > 0:
+        raise InvalidInputError(f"{header} is {text!r}, expected {expected}")
+    return number
 
 
 def _longest_s(request: web.Request) -> float:

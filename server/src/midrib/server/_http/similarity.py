@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import FailFast, Field
+from pydantic import FailFast, Field, RootModel
 
 from midrib.server._http.body import Fields
 from midrib.server._http.embeddings import EmbeddingsBody
@@ -31,6 +31,10 @@ class SimilarityBody(Fields):
     """The name of a served backbone. Needed only if several are served; text-embeddings-inference serves one."""
     parameters: dict[str, Any] = Field(default_factory=dict)
     """Accepted and ignored: texts are always truncated to the limit of the backbone."""
+
+
+class Cosines(RootModel[list[float]]):
+    """The cosine of each sentence with the source sentence, in order."""
 
 
 def embeddings_body(body: SimilarityBody, model: str) -> EmbeddingsBody:

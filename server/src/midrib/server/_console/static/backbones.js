@@ -71,7 +71,7 @@ export class Backbones {
     const fields = Object.entries(this.#registered.get(this.#name.value) ?? {}).map(([name, value]) => {
       const id = `argument-${name}`;
       return h("div", {}, h("label", { htmlFor: id }, name),
-        h("input", { id, name, placeholder: String(value), autocomplete: "off" }));
+        h("input", { id, name, placeholder: String(value ?? "required"), required: value === null, autocomplete: "off" }));
     });
     show(this.#arguments, ...fields);
   }
@@ -119,8 +119,10 @@ export class Backbones {
   }
 }
 
-/** Return the text of a field as a value of the same type as the default of its argument. */
+/** Return the text of a field as a value of the same type as the default of its argument, or as what it looks like. */
 function parsed(text, byDefault) {
+  if (byDefault === null && ["true", "false"].includes(text)) return text === "true";
+  if (byDefault === null && Number.isFinite(Number(text))) return Number(text);
   if (typeof byDefault === "boolean") return text.toLowerCase() === "true";
   if (typeof byDefault === "number" && Number.isFinite(Number(text))) return Number(text);
   return text;

@@ -17,9 +17,11 @@ function ofTexts(url, model, texts, token) {
 
 function ofPictures(url, model, token) {
   const name = JSON.stringify(model);
-  const shell = `"{\\"model\\": ${name.replace(/[\\"$`]/g, "\\$&")}, \\"input\\": \\"$(base64 < picture.png | tr -d '\\n')\\"}"`;
+  const before = shellQuoted(`{"model": ${name}, "input": "`);
   return languages(url, token, {
-    curl: `-d ${shell}`,
+    // By a pipe, because an argument has at most 128 KiB.
+    body: `{ printf %s ${before}; base64 < picture.png | tr -d '\\n'; printf '"}'; } |\n`,
+    curl: "--data-binary @-",
     python: `{"model": ${name}, "input": base64.b64encode(open("picture.png", "rb").read()).decode()}`,
     script: `{ model: ${name}, input: readFileSync("picture.png").toString("base64") }`,
     pythonImport: "import base64\n",
@@ -27,10 +29,10 @@ function ofPictures(url, model, token) {
   });
 }
 
-function languages(url, token, { curl, python, script, pythonImport = "", scriptImport = "" }) {
+function languages(url, token, { body = "", curl, python, script, pythonImport = "", scriptImport = "" }) {
   const address = `${url}/v1/embeddings`;
   return {
-    curl: `curl ${shellQuoted(address)} -H 'Content-Type: application/json' \\\n` +
+    curl: `${body}curl ${shellQuoted(address)} -H 'Content-Type: application/json' \\\n` +
       (token ? '  -H "Authorization: Bearer $MIDRIB_TOKEN" \\\n' : "") + `  ${curl}`,
     Python: `${pythonImport}import json\n${token ? "import os\n" : ""}import urllib.request\n\n` +
       `body = ${python}\nheaders = {"Content-Type": "application/json"}\n` +
