@@ -35,7 +35,8 @@ def public_error(error: Exception, what: str) -> MidribError:
     if isinstance(error, MidribError):
         return error
     error_id = uuid.uuid4().hex[:12]
-    logger.error("error %s: %s: %s", error_id, what, error, exc_info=traced(error), extra={"error_id": error_id})
+    text = text_of(error)
+    logger.error("error %s: %s: %s", error_id, what, text, exc_info=traced(error), extra={"error_id": error_id})
     return InternalError(f"{what}: the server's log explains error {error_id}")
 
 
@@ -51,6 +52,14 @@ def ordinary_error(error: BaseException, action: str) -> Exception:
     """
     if isinstance(error, Exception):
         return error
-    ordinary = RuntimeError(f"{action} raised {type(error).__name__}({', '.join(map(repr, error.args))})")
+    ordinary = RuntimeError(f"{action} raised {type(error).__name__}({text_of(error)})")
     ordinary.__cause__ = error
     return ordinary
+
+
+def text_of(error: BaseException) -> str:
+    """Return the message of an error; a sentence in its place if the error's class cannot make it."""
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - the code of a user may raise anything
+        return f"the message of this {type(error).__name__} cannot be made"

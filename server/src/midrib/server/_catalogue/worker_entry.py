@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import pickle
 import time
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -25,6 +26,7 @@ from midrib.server._compute.examples import example_rows
 from midrib.server._compute.forward import Forward
 from midrib.server._engine.buckets import elements
 from midrib.server._engine.compute import Arrays
+from midrib.server._errors import text_of
 from midrib.server._settings import BackboneSettings, Settings
 from midrib.server._shared_memory.memory import is_shared
 from midrib.server._worker.loop import Bound
@@ -79,11 +81,11 @@ class _InPlace:
 
     def __init__(self, forward: Forward, arrays: Arrays) -> None:
         self._forward = forward
-        self._inputs = [torch.from_numpy(array) for array in arrays]
+        self._arrays = arrays
 
     def launch(self) -> _PendingRows:
-        """Compute."""
-        return _PendingRows(self._forward.launch_in_place(self._inputs))
+        """Compute, from new tensors: the module may have transposed those of the last pass, or moved their memory."""
+        return _PendingRows(self._forward.launch_in_place([torch.from_numpy(array) for array in self._arrays]))
 
 
 @dataclass
@@ -129,7 +131,8 @@ def open_backbone(request: dict[str, Any]) -> HostedBackbone:
 
     request: backbone and settings, as their fields; registry and loader, as `processes.loader_path` gives them;
     device: the index of its device among those that the settings mean.  weights: a descriptor for `share_weights`.
-    Raises NotImportableError if the loader is not found here, and what the loader raises.
+    Raises NotImportableError if the loader is not found here or its tokenizer cannot be sent to the server's process,
+    and what the loader raises.
     """
     keep_freed_memory()  # a convolutional network takes up to twice as long otherwise
     settings = Settings(**request["settings"])
@@ -139,6 +142,7 @@ def open_backbone(request: dict[str, Any]) -> HostedBackbone:
     devices = available_devices(requested.device or settings.device)
     local = load_local(requested.model_copy(update={"device": devices[request["device"]]}), settings, registry)
     info, setup = local.info(), local.device_setups[0]
+    _check_tokenizer(info)
     _share_weights(setup, request["weights"])
     return HostedBackbone(_with_devices(info, devices), setup, settings)
 
@@ -171,7 +175,8 @@ def _registry(imports: list[str], path: list[str]) -> AbstractRegistry:
             importlib.import_module(module)
         registry = getattr(importlib.import_module(path[0]), path[1])
     except Exception as error:
-        raise NotImportableError(f"a fresh process cannot import it: {type(error).__name__}: {error}") from error
+        problem = f"{type(error).__name__}: {text_of(error)}"
+        raise NotImportableError(f"a fresh process cannot import it: {problem}") from error
     if not isinstance(registry, AbstractRegistry):
         raise NotImportableError(f"{':'.join(path)} is {type(registry).__name__} in a fresh process, not a registry")
     return registry
@@ -184,6 +189,16 @@ def _check_loader(registry: AbstractRegistry, name: str, loader: list[str]) -> N
         raise NotImportableError(f"{name!r} is not registered in a fresh process") from error
     if actual != loader:
         raise NotImportableError(f"{name!r} is {'.'.join(actual)} in a fresh process, not {'.'.join(loader)}")
+
+
+def _check_tokenizer(info: BackboneInfo) -> None:
+    """Raise NotImportableError if the tokenizer, which works in the server's process, cannot be sent there."""
+    try:
+        pickle.dumps(info.tokenizer)
+    except Exception as error:  # pickling runs the tokenizer's code
+        raise NotImportableError(
+            f"its tokenizer cannot be pickled: {type(error).__name__}: {text_of(error)}"
+        ) from error
 
 
 def _pass_s(forward: Forward) -> float:
