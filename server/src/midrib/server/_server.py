@@ -20,6 +20,7 @@ from midrib.server._admission.tokens import Tokens
 from midrib.server._calls.embedder import Embedder
 from midrib.server._catalogue.catalogue import Catalogue
 from midrib.server._catalogue.entry import CatalogueEntry
+from midrib.server._catalogue.processes import start_forking
 from midrib.server._engine.description import State
 from midrib.server._foreign import in_thread
 from midrib.server._grpc.backbone_service import BackboneService
@@ -112,6 +113,8 @@ class Server:
     async def start(self) -> None:
         """Listen. Calls are answered with UNAVAILABLE until `load` has ended."""
         CURRENT_ACCOUNTING.set(self.catalogue.accounting)
+        if self.settings.workers == "process":
+            start_forking()
         self.catalogue.starting = True
         self._grpc = self._new_grpc_server(self.settings, self.tokens, self._tracing)
         backbones = BackboneService(self.catalogue, admin=self.settings.admin)

@@ -15,8 +15,8 @@ from typing import IO, Any, Protocol, cast
 
 from midrib.server._worker import bootstrap
 
-# Linux kills a worker when the thread that started it ends, so one thread that lasts starts all of them.
-_SPAWNER = ThreadPoolExecutor(1, thread_name_prefix="worker-spawner")
+# Linux kills these processes when the thread that started them ends, so one thread that lasts starts all of them.
+SPAWNER = ThreadPoolExecutor(1, thread_name_prefix="worker-spawner")
 _BOOTSTRAP = (
     "import json, sys; given = json.loads(sys.argv[1]); sys.path[:] = given['path']; "
     f"from {bootstrap.__name__} import main; main(given)"
@@ -79,7 +79,7 @@ class SpawnedProcess:
     """
 
     def __init__(self, program: Program, channel: int) -> None:
-        self._process = _SPAWNER.submit(_spawn, program, channel).result()
+        self._process = SPAWNER.submit(_spawn, program, channel).result()
         self._ending = threading.Lock()
         self.pid = self._process.pid
         self.output = cast(IO[bytes], self._process.stdout)
