@@ -42,7 +42,7 @@ T = TypeVar("T")
 class Catalogue:
     """The served backbones of one server.
 
-    on_change: called with every entry whose state has changed, for the health service.
+    on_change: called with an entry whose state, or whose number of running workers, has changed, for the health service.
     starting: whether the names to serve are not yet known, so that an unknown name may be one of them.
     """
 
@@ -144,6 +144,7 @@ class Catalogue:
                 raise
             self._watch(loaded.served)
             loaded.served.on_lost = partial(self._lost, entry, loaded)
+            loaded.served.on_workers = partial(self._on_change, entry)
             entry.loaded, entry.arguments = loaded, dict(requested.arguments)
             self._change(entry, State.READY)
         if before is not None:
