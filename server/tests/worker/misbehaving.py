@@ -187,6 +187,18 @@ def load_gated(folder: str) -> tuple[nn.Module, int]:
     return nn.Identity(), 2
 
 
+class Mixing(nn.Module):
+    """Adds the mean of all rows to each row."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return rows + rows.mean(0, keepdim=True)
+
+
+@REGISTRY(name="mixing", namespace="test/embedding", input=TensorInput((2,)))
+def load_mixing() -> tuple[nn.Module, int]:
+    return Mixing(), 2
+
+
 class Slow(nn.Module):
     """Doubles its rows, a millisecond each."""
 

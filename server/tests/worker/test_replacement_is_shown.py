@@ -76,8 +76,9 @@ def test_the_metrics_and_the_status_show_it(running: RunningServer, health: Any,
 def test_two_replicas_stay_healthy_while_one_is_replaced(serve: Serve) -> None:
     """The other one computes."""
     with serve("doubling", replicas=2) as server, grpc.insecure_channel(server.address) as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)
         entry = server.server.catalogue.entry("doubling")
         os.kill(entry.ready().worker_states()[0].pid, signal.SIGKILL)
         check = health_pb2.HealthCheckRequest(service="test/embedding/doubling")
-        statuses = {health_pb2_grpc.HealthStub(channel).Check(check, timeout=10).status for _ in range(50)}
+        statuses = {stub.Check(check, timeout=10).status for _ in range(50)}
     assert statuses == {SERVING}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 import uuid
 
 from midrib.backbones import WeightsError
@@ -63,3 +64,19 @@ def text_of(error: BaseException) -> str:
         return str(error)
     except Exception:  # noqa: BLE001 - the code of a user may raise anything
         return f"the message of this {type(error).__name__} cannot be made"
+
+
+def release_frames(error: BaseException) -> None:
+    """Clear the local variables of the frames that an error, its causes and its contexts have passed.
+
+    A frame often refers to the error itself. Such a cycle keeps what the frames hold, gigabytes of weights for
+    example, until the next garbage collection.
+    """
+    released: list[BaseException] = []
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        current = waiting.pop()
+        if current is not None and current not in released:
+            released.append(current)
+            traceback.clear_frames(current.__traceback__)
+            waiting += [current.__cause__, current.__context__]
