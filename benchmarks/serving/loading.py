@@ -1,8 +1,8 @@
 """Measure how long a server takes to start and to load, with worker processes and with threads.
 
-`python benchmarks/serving/loading.py` starts `midrib serve` with each kind in turns, and loads a second backbone. It prints
-medians over the rounds, and the largest: seconds from the command to the address, from there to the first backbone, and
-of the load of the second one.
+`python benchmarks/serving/loading.py` starts `midrib serve` with each kind in turns, and loads a second backbone. It
+prints medians over the rounds, and the largest values: seconds from the command to the address, from there to the first
+backbone, and of the load of the second one.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def test_what_a_module_does_to_its_input_does_not_change_the_buffer() -> None:
     """It may transpose it, or give it other memory: the next batch of the same shape is staged as before."""
     staging = buffer()
     staging.fill(0, [np.ones((2, 2), np.float32)]).t_()
-    staging.fill(0, [np.ones((2, 2), np.float32)]).set_(torch.zeros(2, 2))
+    staging.fill(0, [np.ones((2, 2), np.float32)]).data = torch.zeros(2, 2)
     assert staging.fill(0, [np.array([[1, 2], [3, 4]], np.float32)]).tolist() == [[1, 2], [3, 4]]
 
 

@@ -24,6 +24,7 @@ from midrib.server._compute.batches import LaunchedBatch, to_numpy
 from midrib.server._compute.devices import Pending, available_devices
 from midrib.server._compute.examples import example_rows
 from midrib.server._compute.forward import Forward
+from midrib.server._compute.page_locks import PageLocks
 from midrib.server._engine.buckets import elements
 from midrib.server._engine.compute import Arrays
 from midrib.server._errors import text_of
@@ -63,13 +64,16 @@ class _ForwardPasses:
     def __init__(self, forward: Forward) -> None:
         self._forward = forward
         self._in_place = forward.torch_device.type == "cpu" and not forward.strict
+        self._page_locks = PageLocks() if forward.device.pinned and not forward.strict else None
         self._example = example_rows(forward.spec, 1)
 
     def bind(self, arrays: Arrays) -> Bound:
         """Return a pass over these arrays. Those in a client's memory are copied if the module writes to its input."""
-        if not self._in_place or is_shared(arrays[0]):
+        if is_shared(arrays[0]):
             return _Staged(self._forward, arrays)
-        return _InPlace(self._forward, arrays)
+        if self._in_place or (self._page_locks is not None and self._page_locks.lock(arrays[0])):
+            return _InPlace(self._forward, arrays)
+        return _Staged(self._forward, arrays)
 
     def probe(self) -> object:
         """Compute an example of one row. Raises what the module raises."""
@@ -77,15 +81,19 @@ class _ForwardPasses:
 
 
 class _InPlace:
-    """A pass on a CPU over arrays where they lie, without a copy. Implements `midrib.server._worker.loop.Bound`."""
+    """A pass over arrays where they lie: a CPU computes from them, a GPU copies from their page-locked memory.
+
+    Implements `midrib.server._worker.loop.Bound`.
+    """
 
     def __init__(self, forward: Forward, arrays: Arrays) -> None:
         self._forward = forward
         self._arrays = arrays
 
     def launch(self) -> _PendingRows:
-        """Compute, from new tensors: the module may have transposed those of the last pass, or moved their memory."""
-        return _PendingRows(self._forward.launch_in_place([torch.from_numpy(array) for array in self._arrays]))
+        """Start, with new tensors: the module may have transposed those of the last pass, or moved their memory."""
+        pending = self._forward.launch_in_place([torch.from_numpy(array) for array in self._arrays])
+        return _PendingRows(pending, pending.ready)
 
 
 @dataclass
@@ -93,15 +101,15 @@ class _PendingRows:
     """Implements `midrib.server._worker.loop.Running`."""
 
     pending: Pending
-    ready: bool = True
+    ready: bool
 
     def rows(self) -> Array:
-        """Return the rows."""
+        """Wait for the rows."""
         return to_numpy(self.pending.wait())
 
 
 class _Staged:
-    """A pass that stages the arrays if it must: in pinned memory for a GPU, or row by row in strict mode."""
+    """A pass that copies the arrays first: row by row in strict mode, and a client's if the module writes to them."""
 
     def __init__(self, forward: Forward, arrays: Arrays) -> None:
         self._forward = forward
