@@ -41,7 +41,7 @@ class PageLocks:
 def _locked(address: int, size: int) -> Callable[[int], object] | None:
     """Lock memory; return the function that unlocks it, or None if CUDA refuses."""
     try:
-        runtime: Any = torch.cuda.cudart()
+        runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call] # torch does not type it
         status = int(runtime.cudaHostRegister(address, size, 0))
     except Exception as error:  # noqa: BLE001 - whatever the reason, batches are then copied to other memory first
         logger.warning("shared memory cannot be page-locked, so batches are copied once more: %s", error)
