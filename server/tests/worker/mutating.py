@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -141,3 +142,12 @@ class Unprintable:
 @REGISTRY(name="exits-unprintably", namespace="test/embedding", input=TensorInput((2,)))
 def load_exits_unprintably() -> tuple[nn.Module, int]:
     raise SystemExit(Unprintable())
+
+
+@REGISTRY(name="scripted", namespace="test/embedding", input=TensorInput((2,)))
+def load_scripted() -> tuple[nn.Module, int]:
+    layer = nn.Linear(2, 2, bias=False)
+    nn.init.eye_(layer.weight)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch advises against new uses
+        return torch.jit.script(layer), 2

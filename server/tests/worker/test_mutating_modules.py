@@ -89,3 +89,10 @@ def test_a_loader_that_exits_with_an_unprintable_object_fails_its_load(serve_kin
     """The load ends; it would wait for ever if the error could not be described."""
     with pytest.raises(Exception, match="SystemExit|exited with status 1"), serve_kind("exits-unprintably"):
         pass
+
+
+def test_a_scripted_module_is_served(serve_kind: ServeKind) -> None:
+    """A ScriptModule lacks some methods of other modules; its weights are shared all the same."""
+    item = np.array([[1, 2], [3, 4]], np.float32)
+    with serve_kind("scripted", replicas=2) as running, Client(running.address, timeout=60) as client:
+        assert np.asarray(client.embed("scripted", item)).tolist() == item.tolist()
