@@ -43,7 +43,7 @@ def _locked(address: int, size: int) -> Callable[[int], object] | None:
     try:
         runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call] # torch does not type it
         status = int(runtime.cudaHostRegister(address, size, 0))
-    except Exception as error:  # noqa: BLE001 - whatever the reason, batches are then copied to other memory first
+    except Exception as error:  # noqa: BLE001 - batches are then copied to other memory first
         logger.warning("shared memory cannot be page-locked, so batches are copied once more: %s", error)
         return None
     if status:

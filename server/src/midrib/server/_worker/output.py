@@ -16,7 +16,7 @@ _CHUNK = 1 << 16
 _TAIL_BYTES = 4096
 _MAX_LINES = 20
 _MAX_LINE_CHARS = 2000
-# The lines of this time are shown together, _MAX_LINES at most.
+# In this time at most _MAX_LINES are logged; the others are counted.
 _LOG_EVERY_S = 0.05
 # A worker that prints without end is held back by its full pipe: at most _CHUNK bytes are read in this time. So a
 # module may print 6 MB a second before it has to wait.
@@ -30,7 +30,8 @@ class WorkerOutput:
         self._name = name
         self._pipe = pipe
         self._tail = b""
-        self._shown_at = 0.0
+        self._window_end = 0.0
+        self._room = 0
         self._omitted = 0
         self._pause = threading.Event()
         self._thread = threading.Thread(target=self._read, name=f"output-{name}", daemon=True)
@@ -52,13 +53,14 @@ class WorkerOutput:
 
     def _log(self, lines: list[str]) -> None:
         now = time.monotonic()
-        room = _MAX_LINES if now >= self._shown_at + _LOG_EVERY_S else 0
-        if room:
-            self._shown_at = now
+        if now >= self._window_end:
+            self._window_end, self._room = now + _LOG_EVERY_S, _MAX_LINES
             self._log_omitted()
-        for line in lines[:room]:
+        shown, omitted = lines[: self._room], lines[self._room :]
+        for line in shown:
             logger.info("worker %s: %s", self._name, _printable(line))
-        self._omitted += len(lines[room:])
+        self._room -= len(shown)
+        self._omitted += len(omitted)
 
     def _log_omitted(self) -> None:
         if self._omitted:

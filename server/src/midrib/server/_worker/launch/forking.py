@@ -13,11 +13,12 @@ import sys
 import threading
 import weakref
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 from midrib.server._worker.launch import zygote
-from midrib.server._worker.launch.processes import SPAWNER, Program, import_path
+from midrib.server._worker.launch.processes import Program, import_path, in_lasting_thread
 
 # The first answer comes after the import of torch, which may take long from a cold disk.
 _FIRST_ANSWER_S = 120.0
@@ -53,7 +54,7 @@ class Forker:
         self._asking = threading.Lock()
         self._socket, other_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with other_end:
-            self._process = SPAWNER.submit(_spawn, module, other_end.fileno()).result()
+            self._process = in_lasting_thread(partial(_spawn, module, other_end.fileno()))
         # Workers are finalized before it: at the end of the interpreter the last finalizer runs first.
         self._end = weakref.finalize(self, _end, self._socket, self._process)
 
