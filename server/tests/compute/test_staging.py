@@ -69,7 +69,7 @@ def test_any_number_of_shapes_can_be_staged() -> None:
     assert sums == [*range(1, 200), 3, 150]
 
 
-def test_what_a_module_does_to_its_input_does_not_change_the_buffer() -> None:
+def test_a_module_that_changes_its_input_does_not_change_the_buffer() -> None:
     """It may transpose it, or give it other memory: the next batch of the same shape is staged as before."""
     staging = buffer()
     staging.fill(0, [np.ones((2, 2), np.float32)]).t_()

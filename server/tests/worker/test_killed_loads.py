@@ -36,7 +36,7 @@ def registry(misbehaving: Registry) -> Registry:  # - its folder can be imported
 
 @pytest.fixture(scope="module")
 def admin(registry: Registry) -> Iterator[RunningServer]:
-    """A server that has loaded and unloaded the backbone before, so that all that stays is there."""
+    """A server that has loaded and unloaded the backbone before, so that only a leak adds files."""
     with serving(registry=registry, workers="process", admin=True, warm_up_s=0.05) as running:
         with Client(running.address, timeout=60) as client:
             client.load("mortal")

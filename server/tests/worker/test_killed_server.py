@@ -35,7 +35,7 @@ def runs(pid: int) -> bool:
 
 
 def test_no_worker_and_no_daemon_outlives_a_server_that_is_killed(tmp_path: Path) -> None:
-    """The daemon is in another session, and its parent has ended: nothing but its file tells its number."""
+    """The daemon is in another session, and its parent has ended: only its file has its number."""
     file = tmp_path / "pid"
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     ended = subprocess.run(

@@ -9,7 +9,7 @@ import time
 from typing import IO
 
 logger = logging.getLogger(__name__)
-# The command logs warnings and worse; what a module prints is shown, as if it ran in the server's process.
+# The command logs warnings and worse. The lines of a module are shown too, as if it ran in the server's process.
 logger.setLevel(logging.INFO)
 
 _CHUNK = 1 << 16
