@@ -105,5 +105,5 @@ class Forward:
 def _frozen(module: nn.Module) -> nn.Module:
     """Return the module, whose parameters need no gradients now. A ScriptModule has no `requires_grad_` for all."""
     for parameter in module.parameters():
-        parameter.requires_grad_(requires_grad=False)
+        parameter.requires_grad = False
     return module

@@ -45,18 +45,21 @@ class Forker:
     """A process that has imported a module, and forks workers. It ends with this process.
 
     It has one thread and has not used a GPU, so that a fork of it is safe. Any thread may call the methods.
-
-    worked: whether it has answered.
     """
 
     def __init__(self, module: str) -> None:
-        self.worked = False
+        self._worked = threading.Event()
         self._asking = threading.Lock()
         self._socket, other_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with other_end:
             self._process = in_lasting_thread(partial(_spawn, module, other_end.fileno()))
         # Workers are finalized before it: at the end of the interpreter the last finalizer runs first.
-        self._end = weakref.finalize(self, _end, self._socket, self._process)
+        self._end = weakref.finalize(self, _end, self._socket, self._process, self._worked)
+
+    @property
+    def worked(self) -> bool:
+        """Whether it has answered."""
+        return self._worked.is_set()
 
     @property
     def lost(self) -> bool:
@@ -107,7 +110,7 @@ class Forker:
                 self._process.kill()
                 self._process.wait()
                 raise ForkError(f"the process that forks them does not answer: {error!r}") from error
-            self.worked = True
+            self._worked.set()
         if "error" in answer:
             raise ForkError(f"the process that forks them failed: {answer['error']}")
         return answer["value"]
@@ -141,8 +144,11 @@ def _spawn(module: str, control: int) -> subprocess.Popen[bytes]:
     )
 
 
-def _end(control: socket.socket, process: subprocess.Popen[bytes]) -> None:
+def _end(control: socket.socket, process: subprocess.Popen[bytes], worked: threading.Event) -> None:
+    """End the process, which ends its workers first; at once if it has none because it still imports the module."""
     control.close()
+    if not worked.is_set():
+        process.kill()
     try:
         process.wait(_END_S)
     except subprocess.TimeoutExpired:
