@@ -85,7 +85,8 @@ LAYERS: dict[str, dict[str, list[str]]] = {
         ],
         "testing": ["_settings", "_server"],
         "_command": _COMMAND,
-        "cli": [*_COMMAND, "_command", "_admission.tokens"],  # `midrib token` makes a token without a server
+        # `midrib token` makes a token without a server; `midrib serve` starts the process that forks workers first.
+        "cli": [*_COMMAND, "_command", "_admission.tokens", "_catalogue.processes"],
         "__main__": ["cli"],
         "": ["_settings", "_server"],
     },

@@ -6,6 +6,7 @@ import ctypes
 import os
 import resource
 import signal
+import struct
 import sys
 import threading
 import time
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from midrib.backbones import BACKBONES
 from midrib.registry import TensorInput
+from midrib.server._worker.channel import Channel
 
 TRIGGER = 666.0
 KEY = "benchmark/embedding/faulty"
@@ -38,6 +40,21 @@ def _fork() -> None:
         time.sleep(3600)
 
 
+def _die_while_replying() -> None:
+    """End while the next reply is written: half of it arrives."""
+
+    def send_half(channel: Channel, message: bytes) -> None:
+        os.write(channel.fileno(), struct.pack("<I", len(message)) + message[: len(message) // 2])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    Channel.send = send_half  # type: ignore[method-assign,assignment] # the fault
+
+
+def _nothing() -> None:
+    """Have no fault: `DIES_LOADING` is one of the loader."""
+
+
+DIES_LOADING = "SIGKILL while loading"
 FAULTS: dict[str, Callable[[], object]] = {
     "SIGKILL": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "SIGSTOP": lambda: os.kill(os.getpid(), signal.SIGSTOP),
@@ -49,6 +66,8 @@ FAULTS: dict[str, Callable[[], object]] = {
     "memory limit": _use_too_much_memory,
     "non-daemon thread": lambda: threading.Thread(target=time.sleep, args=(3600,)).start(),
     "fork": _fork,
+    "SIGKILL while replying": _die_while_replying,
+    DIES_LOADING: _nothing,
 }
 
 
@@ -65,7 +84,12 @@ class Faulty(nn.Module):
         return rows
 
 
-@BACKBONES(name="faulty", namespace="benchmark/embedding", input=TensorInput((2,)), remote_arguments=("fault",))
-def load_faulty(fault: str = "sys.exit") -> tuple[nn.Module, int]:
-    """Load a module with one of the faults."""
+@BACKBONES(name="faulty", namespace="benchmark/embedding", input=TensorInput((2,)), remote_arguments=("fault", "dying"))
+def load_faulty(fault: str = "sys.exit", *, dying: bool = False) -> tuple[nn.Module, int]:
+    """Load a module with one of the faults.
+
+    dying: whether the process is killed while it loads.
+    """
+    if dying:
+        os.kill(os.getpid(), signal.SIGKILL)
     return Faulty(FAULTS[fault]), 2

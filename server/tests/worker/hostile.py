@@ -50,6 +50,17 @@ def shrink_files() -> None:
         os.ftruncate(descriptor, 0)
 
 
+def grow_files() -> None:
+    """Make all shared memory larger than any machine has."""
+    for descriptor in descriptors("memfd"):
+        os.ftruncate(descriptor, 2**60)
+
+
+def become_another_program() -> None:
+    """Replace this process by a program that does not end."""
+    os.execv("/bin/sleep", ["sleep", "3600"])
+
+
 def raise_from_signals() -> None:
     """Have a signal handler raise, between the passes too."""
 
@@ -107,6 +118,9 @@ _MISUSES: dict[str, Callable[[], object]] = {
     "closes-output": partial(os.closerange, 0, 3),
     "writes-into-sockets": write_into_sockets,
     "shrinks-files": shrink_files,
+    "grows-files": grow_files,
+    "becomes-another-program": become_another_program,
+    "forks": os.fork,
     "raises-from-signals": raise_from_signals,
     "ignores-signals": ignore_signals,
     "prints-binary": print_binary,
@@ -128,3 +142,28 @@ def load_daemon(file: str) -> tuple[nn.Module, int]:
 @REGISTRY(name="breaking", namespace="test/embedding", input=TensorInput((2,)))
 def load_breaking() -> tuple[nn.Module, int]:
     return Breaking(), 2
+
+
+class LongError(RuntimeError):
+    """An error whose message has 20 MB."""
+
+    def __init__(self) -> None:
+        super().__init__("x" * 20_000_000)
+
+
+def fail_at_length() -> None:
+    raise LongError
+
+
+_LOADER_MISUSES: dict[str, Callable[[], object]] = {
+    "forks": os.fork,
+    "prints-much": lambda: sys.stdout.write("a line of progress\n" * 500_000),
+    "writes-into-sockets": write_into_sockets,
+    "fails-at-length": fail_at_length,
+}
+
+
+@REGISTRY(name="hostile-loader", namespace="test/embedding", input=TensorInput((2,)))
+def load_hostile_loader(misuse: str) -> tuple[nn.Module, int]:
+    _LOADER_MISUSES[misuse]()
+    return Doubling(lambda: None), 2

@@ -177,6 +177,28 @@ def load_and_die(folder: str, deaths: int) -> tuple[nn.Module, int]:
     return nn.Identity(), 2
 
 
+@REGISTRY(name="gated", namespace="test/embedding", input=TensorInput((2,)))
+def load_gated(folder: str) -> tuple[nn.Module, int]:
+    """Succeed at first; later loads wait until the test opens the gate."""
+    loaded = Path(folder, "loaded")
+    while loaded.exists() and not Path(folder, "open").exists():
+        time.sleep(0.01)
+    loaded.touch()
+    return nn.Identity(), 2
+
+
+class Mixing(nn.Module):
+    """Adds the mean of all rows to each row."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return rows + rows.mean(0, keepdim=True)
+
+
+@REGISTRY(name="mixing", namespace="test/embedding", input=TensorInput((2,)))
+def load_mixing() -> tuple[nn.Module, int]:
+    return Mixing(), 2
+
+
 class Slow(nn.Module):
     """Doubles its rows, a millisecond each."""
 

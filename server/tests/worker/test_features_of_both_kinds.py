@@ -8,12 +8,19 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client import generate_latest
 
 from midrib.remote import Client
+from midrib.server._calibration.parity import ParityError
 from midrib.server.testing import RunningServer
+from midrib.v1 import backbone_pb2, backbone_pb2_grpc, embedding_pb2, embedding_pb2_grpc
+from midrib.wire import BackboneNotFoundError, decode_tensor, encode_tensor
 
 ServeKind = Callable[..., AbstractContextManager[RunningServer]]
 
@@ -75,3 +82,61 @@ def test_the_metrics_have_the_same_names(serve_kind: ServeKind) -> None:
     values = dict(re.findall(r'^(midrib_\w+)\{backbone="test/embedding/doubling"\} ([0-9.]+)$', text, re.M))
     assert values["midrib_worker_restarts_total"] == "0.0"
     assert values["midrib_rows_total"] == "3.0"
+
+
+def test_a_dry_run_describes_a_backbone_and_serves_nothing(serve_kind: ServeKind) -> None:
+    """It loads the backbone, says how it would be served, and ends it."""
+    with serve_kind(admin=True) as running, grpc.insecure_channel(running.address) as channel:
+        stub = backbone_pb2_grpc.BackboneServiceStub(channel)
+        planned = stub.LoadBackbone(backbone_pb2.LoadBackboneRequest(name="layer", dry_run=True), timeout=60).backbone
+        with Client(running.address, timeout=60) as client:
+            assert client.list() == []
+            with pytest.raises(BackboneNotFoundError, match="layer"):
+                client.embed("layer", rows(1))
+            loaded = client.load("layer")
+    assert (planned.name, planned.revision, planned.num_features) == (loaded.name, loaded.revision, loaded.num_features)
+
+
+def test_a_drain_computes_the_accepted_items(serve_kind: ServeKind) -> None:
+    """Each of eight calls that are in flight when the server stops gets its rows."""
+    with serve_kind("slow", max_batch_rows=32) as running, grpc.insecure_channel(running.address) as channel:
+        stub = embedding_pb2_grpc.EmbeddingServiceStub(channel)
+        counts = running.server.catalogue.entry("slow").ready().served.batcher.counts
+        requests = [
+            embedding_pb2.EmbedRequest(
+                backbone="slow",
+                input=embedding_pb2.Input(tensor=encode_tensor(np.full((32, 2), number, np.float32))),
+            )
+            for number in range(8)
+        ]
+        calls = [stub.Embed.future(request, timeout=60) for request in requests]
+        assert stub.Embed(requests[0], timeout=60).revision  # accepted after the others
+        assert counts.accepted >= 1
+        running.run(running.server.stop(30.0))
+        answers = [decode_tensor(call.result().embedding, field="embedding") for call in calls]
+    assert [answer.tolist() for answer in answers] == [[[2.0 * number] * 2] * 32 for number in range(8)]
+
+
+def test_a_call_has_the_spans_of_its_wait_and_its_computation(serve_kind: ServeKind) -> None:
+    """The time in the queue ends when the computation begins; both belong to the call."""
+    spans, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    with serve_kind("doubling", tracer_provider=provider) as running, Client(running.address, timeout=60) as client:
+        client.embed("doubling", np.ones((3, 2), np.float32))
+        running.run(running.server.stop(10.0))
+    by_name = {span.name: span for span in spans.get_finished_spans()}
+    queue, compute = by_name["queue"], by_name["compute"]
+    attributes = dict(compute.attributes or {})
+    assert (attributes["midrib.backbone"], attributes["midrib.batch_rows"]) == ("test/embedding/doubling", 3)
+    assert queue.end_time == compute.start_time
+    assert compute.end_time is not None
+    assert compute.start_time is not None
+    assert compute.end_time > compute.start_time
+    assert queue.parent == compute.parent
+    assert queue.parent is not None
+
+
+def test_a_backbone_that_differs_in_a_batch_is_not_served(serve_kind: ServeKind) -> None:
+    """The parity check finds that a row depends on the rows beside it."""
+    with pytest.raises(ParityError, match="differs from its own module"), serve_kind("mixing"):
+        pass

@@ -15,6 +15,7 @@ import pytest
 
 from midrib.registry import Registry
 from midrib.server._engine.compute import Arrays
+from midrib.server._worker.process import WorkerDiedError
 from midrib.wire import Array
 
 ReplicaOf = Callable[..., Any]
@@ -37,7 +38,9 @@ def first_values(results: list[Array | Exception]) -> list[float | str]:
     return [float(result[0, 0]) if isinstance(result, np.ndarray) else type(result).__name__ for result in results]
 
 
-@pytest.mark.parametrize("misuse", ["closes-output", "ignores-signals", "prints-binary", "recurses-little"])
+@pytest.mark.parametrize(
+    "misuse", ["closes-output", "ignores-signals", "prints-binary", "recurses-little", "grows-files"]
+)
 def test_some_misuse_has_no_effect_on_the_answers(hostile_of: ReplicaOf, misuse: str) -> None:
     """The rows of that item are right, and so are those of later ones; a worker that ignores signals still ends."""
     replica = hostile_of("hostile", {"misuse": misuse})
@@ -48,11 +51,41 @@ def test_some_misuse_has_no_effect_on_the_answers(hostile_of: ReplicaOf, misuse:
     assert not Path(f"/proc/{pid}").exists()
 
 
-@pytest.mark.parametrize("misuse", ["closes-files", "writes-into-sockets"])
+@pytest.mark.parametrize("misuse", ["closes-files", "writes-into-sockets", "becomes-another-program"])
 def test_an_item_that_spoils_the_connection_is_refused_at_once(hostile_of: ReplicaOf, misuse: str) -> None:
     """The worker is replaced without waiting for its time limit, and the items beside it get their rows."""
     replica = hostile_of("hostile", {"misuse": misuse}, max_batch_s=600.0)
     assert first_values(replica.run(rows(1), rows(TRIGGER), rows(2))) == [2, "InternalError", 4]
+
+
+def test_a_fork_that_leaves_the_module_sends_no_reply(hostile_of: ReplicaOf) -> None:
+    """Otherwise the server would get two replies to one batch."""
+    replica = hostile_of("hostile", {"misuse": "forks"})
+    pid = replica.pid
+    assert first_values(replica.run(rows(1), rows(TRIGGER), rows(2))) == [2, 2 * TRIGGER, 4]
+    assert first_values(replica.run(rows(3))) == [6]
+    assert (replica.pid, replica.restarts) == (pid, 0)
+
+
+@pytest.mark.parametrize("misuse", ["forks", "prints-much"])
+def test_some_misuse_by_a_loader_has_no_effect(hostile_of: ReplicaOf, misuse: str) -> None:
+    """A fork that leaves the loader sends no reply, and 10 MB of output are read in less than the limit."""
+    replica = hostile_of("hostile-loader", {"misuse": misuse}, max_load_s=40.0)
+    assert first_values(replica.run(rows(1), rows(2))) == [2, 4]
+
+
+def test_a_loader_that_writes_into_the_connection_is_ended_at_once(hostile_of: ReplicaOf) -> None:
+    """Its bytes announce a message of gigabytes, for which the server does not wait."""
+    with pytest.raises(WorkerDiedError, match="sent a damaged message"):
+        hostile_of("hostile-loader", {"misuse": "writes-into-sockets"}, max_load_s=600.0)
+
+
+def test_an_error_of_megabytes_is_shortened(hostile_of: ReplicaOf, caplog: pytest.LogCaptureFixture) -> None:
+    """Both the error that the server raises and the lines of the log."""
+    with pytest.raises(RuntimeError, match="LongError: xxx") as caught:
+        hostile_of("hostile-loader", {"misuse": "fails-at-length"})
+    assert len(str(caught.value)) < 10_000
+    assert len(caplog.text) < 100_000
 
 
 def test_shared_memory_cannot_be_shrunk(hostile_of: ReplicaOf) -> None:

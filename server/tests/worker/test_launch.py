@@ -14,6 +14,7 @@ import pytest
 
 from midrib.registry import Registry
 from midrib.server._worker.launch import launcher
+from midrib.server._worker.launch.forking import Forker
 from midrib.server._worker.process import WorkerDiedError, WorkerProcess, WorkerSpec
 from midrib.server._worker.shared_buffer import new_shared_buffer
 
@@ -124,3 +125,10 @@ def test_a_module_that_no_process_can_import_is_an_error_of_the_worker() -> None
         worker.call({})
     with pytest.raises(WorkerDiedError, match="exited with status 0"):
         worker.call({})
+
+
+def test_a_process_that_still_imports_its_module_is_ended_at_once() -> None:
+    """A command that fails before its first load does not wait for the import of torch."""
+    forker = Forker("midrib.server._catalogue.worker_entry")
+    forker.close()
+    assert forker._process.returncode == -signal.SIGKILL

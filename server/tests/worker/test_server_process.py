@@ -28,11 +28,12 @@ LOUDNESS = "audio/embedding/loudness"
 
 @dataclass(frozen=True)
 class Served:
-    """A `midrib serve`. listening_s: processor seconds until it listened."""
+    """A `midrib serve`. listening_s: processor seconds until it listened.  children: its processes at that time."""
 
     process: subprocess.Popen[str]
     address: str
     listening_s: float
+    children: list[str]
 
 
 @pytest.fixture(scope="module")
@@ -53,15 +54,21 @@ def served() -> Iterator[Served]:
     ) as process:
         assert process.stdout is not None
         address = json.loads(process.stdout.readline())["address"]
-        seconds = cpu_s(process.pid)
+        seconds, children = cpu_s(process.pid), commands_of_children(process.pid)
         json.loads(process.stdout.readline())
-        yield Served(process, address, seconds)
+        yield Served(process, address, seconds, children)
         process.send_signal(signal.SIGTERM)
 
 
 def cpu_s(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def commands_of_children(pid: int) -> list[str]:
+    children = [thread / "children" for thread in Path(f"/proc/{pid}/task").iterdir()]
+    pids = [child for path in children for child in path.read_text().split()]
+    return [Path(f"/proc/{child}/cmdline").read_text() for child in pids]
 
 
 def embed(served: Served, backbone: str, **message: object) -> list[int]:
@@ -97,3 +104,8 @@ def test_it_is_small(served: Served) -> None:
 def test_it_listens_after_little_work(served: Served) -> None:
     """Half a second of processor time at most: it imports neither torch nor a loader before it listens."""
     assert served.listening_s < 0.6
+
+
+def test_torch_is_imported_beside_it_from_the_beginning(served: Served) -> None:
+    """The first load would wait for the import otherwise, which takes more than a second."""
+    assert ["_worker.launch.zygote" in command for command in served.children] == [True]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 import uuid
 
 from midrib.backbones import WeightsError
@@ -35,7 +36,8 @@ def public_error(error: Exception, what: str) -> MidribError:
     if isinstance(error, MidribError):
         return error
     error_id = uuid.uuid4().hex[:12]
-    logger.error("error %s: %s: %s", error_id, what, error, exc_info=traced(error), extra={"error_id": error_id})
+    text = text_of(error)
+    logger.error("error %s: %s: %s", error_id, what, text, exc_info=traced(error), extra={"error_id": error_id})
     return InternalError(f"{what}: the server's log explains error {error_id}")
 
 
@@ -51,6 +53,30 @@ def ordinary_error(error: BaseException, action: str) -> Exception:
     """
     if isinstance(error, Exception):
         return error
-    ordinary = RuntimeError(f"{action} raised {type(error).__name__}({', '.join(map(repr, error.args))})")
+    ordinary = RuntimeError(f"{action} raised {type(error).__name__}({text_of(error)})")
     ordinary.__cause__ = error
     return ordinary
+
+
+def text_of(error: BaseException) -> str:
+    """Return the message of an error; a sentence in its place if the error's class cannot make it."""
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - the code of a user may raise anything
+        return f"the message of this {type(error).__name__} cannot be made"
+
+
+def release_frames(error: BaseException) -> None:
+    """Clear the local variables of the frames that an error, its causes and its contexts have passed.
+
+    A frame often refers to the error itself. Such a cycle keeps what the frames hold, gigabytes of weights for
+    example, until the next garbage collection.
+    """
+    released: list[BaseException] = []
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        current = waiting.pop()
+        if current is not None and current not in released:
+            released.append(current)
+            traceback.clear_frames(current.__traceback__)
+            waiting += [current.__cause__, current.__context__]

@@ -20,7 +20,7 @@ from midrib.server._admission.tokens import Tokens
 from midrib.server._calls.embedder import Embedder
 from midrib.server._catalogue.catalogue import Catalogue
 from midrib.server._catalogue.entry import CatalogueEntry
-from midrib.server._engine.description import State
+from midrib.server._catalogue.processes import start_forking
 from midrib.server._foreign import in_thread
 from midrib.server._grpc.backbone_service import BackboneService
 from midrib.server._grpc.decoding import DecodingServer
@@ -112,6 +112,8 @@ class Server:
     async def start(self) -> None:
         """Listen. Calls are answered with UNAVAILABLE until `load` has ended."""
         CURRENT_ACCOUNTING.set(self.catalogue.accounting)
+        if self.settings.workers == "process":
+            start_forking()
         self.catalogue.starting = True
         self._grpc = self._new_grpc_server(self.settings, self.tokens, self._tracing)
         backbones = BackboneService(self.catalogue, admin=self.settings.admin)
@@ -209,7 +211,7 @@ class Server:
             await asyncio.sleep(_QUIET_S)
 
     def _report_health(self, entry: CatalogueEntry) -> None:
-        status = _SERVING if entry.state is State.READY else _NOT_SERVING
+        status = _SERVING if entry.serving else _NOT_SERVING
         change = asyncio.get_running_loop().create_task(self._health.set(entry.name, status))
         self._health_changes.add(change)
         change.add_done_callback(self._health_changes.discard)

@@ -38,7 +38,6 @@ def serve(  # - a flag is a parameter
     as_json: Json = False,
 ) -> None:
     """Serve backbones over gRPC until SIGTERM or Ctrl-C."""
-    from midrib.server._command import serve as serving
     from midrib.server._command.configuration import render_config
     from midrib.server._settings import load_settings
 
@@ -57,8 +56,14 @@ def serve(  # - a flag is a parameter
     )
     if print_config:
         typer.echo(render_config(settings), nl=False)
-    else:
-        serving.run(settings, as_json=as_json)
+        return
+    if settings.workers == "process":
+        from midrib.server._catalogue.processes import start_forking
+
+        start_forking()  # it imports torch while this process imports the server
+    from midrib.server._command import serve as serving
+
+    serving.run(settings, as_json=as_json)
 
 
 @app.command()

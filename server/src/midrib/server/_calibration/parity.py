@@ -31,10 +31,14 @@ class ParityError(MidribError, RuntimeError):
 
 @dataclass(frozen=True)
 class ParityReference:
-    """Inputs of one row each, [1, ...], and their rows by the loaded module, [inputs, num_features], float64."""
+    """Inputs of one row each, [1, ...], and their rows by the loaded module, [inputs, num_features], float64.
+
+    reuses_memory: whether the module returns all rows in the same memory, so that its passes cannot run in parallel.
+    """
 
     inputs: Sequence[Array]
     rows: Array
+    reuses_memory: bool = False
 
 
 def parity_reference(backbone: Backbone) -> ParityReference:
@@ -51,9 +55,13 @@ def parity_reference(backbone: Backbone) -> ParityReference:
     ]
     if isinstance(backbone.input, ImageInput):
         inputs.append(example_pixels(backbone.input))
+    outputs, copies = [], []
     with torch.inference_mode():
-        outputs = [backbone.module(_floats(row, backbone)) for row in inputs]
-    return ParityReference(inputs, torch.cat(outputs).double().numpy())
+        for row in inputs:
+            outputs.append(backbone.module(_floats(row, backbone)))
+            copies.append(outputs[-1].clone())
+    addresses = {output.untyped_storage().data_ptr() for output in outputs}
+    return ParityReference(inputs, torch.cat(copies).double().numpy(), reuses_memory=len(addresses) < len(outputs))
 
 
 def _floats(row: Array, backbone: Backbone) -> Tensor:

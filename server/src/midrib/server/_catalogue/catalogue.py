@@ -18,7 +18,7 @@ from midrib.server._catalogue.names import LONGEST_NAME, not_served
 from midrib.server._catalogue.worker_metrics import WorkerCollector
 from midrib.server._engine.description import State
 from midrib.server._engine.served_backbone import ServedBackbone
-from midrib.server._errors import public_error
+from midrib.server._errors import public_error, release_frames
 from midrib.server._foreign import in_thread
 from midrib.server._intake.media import MediaPool
 from midrib.server._observability.accounting import Accounting
@@ -42,7 +42,7 @@ T = TypeVar("T")
 class Catalogue:
     """The served backbones of one server.
 
-    on_change: called with every entry whose state has changed, for the health service.
+    on_change: called with every entry whose state, or whose running workers, have changed, for the health service.
     starting: whether the names to serve are not yet known, so that an unknown name may be one of them.
     """
 
@@ -141,9 +141,11 @@ class Catalogue:
                 if before is None:
                     # The loader's message may name files: it is for the log.
                     self._change(entry, State.FAILED, error=public_error(error, "it could not be loaded").message)
+                release_frames(error)
                 raise
             self._watch(loaded.served)
             loaded.served.on_lost = partial(self._lost, entry, loaded)
+            loaded.served.on_workers = partial(self._on_change, entry)
             entry.loaded, entry.arguments = loaded, dict(requested.arguments)
             self._change(entry, State.READY)
         if before is not None:

@@ -92,7 +92,8 @@ class DeviceSetup:
         if self.config.strict or config.warm_up_s <= 0:  # in strict mode every row is computed alone
             return ComputePlan(threads)
         passes = PassCalibration(forward, device, config.limits, config.warm_up_s)
-        if self.config.compile is None:  # a compiled module is compiled for one number of threads
+        # A compiled module is compiled for one number of threads.
+        if self.config.compile is None and not self.reference.reuses_memory:
             width = passes.choose_width(max(config.threads))
         return ComputePlan(threads, width, passes.choose_micro_batch(width))
 

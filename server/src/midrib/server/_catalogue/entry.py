@@ -23,6 +23,11 @@ class CatalogueEntry:
     error: str = ""
     arguments: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def serving(self) -> bool:
+        """Whether it is ready, and not all of its workers are being replaced."""
+        return self.state is State.READY and (self.loaded is None or self.loaded.served.has_workers())
+
     def ready(self) -> Loaded:
         """Return the loaded backbone; raises BackboneLoadingError or UnavailableError if it is not loaded."""
         if self.loaded is not None:

@@ -104,7 +104,7 @@ def load(requested: BackboneSettings, settings: Settings, registry: AbstractRegi
     )
     served.worker_restarts = hosted.restarts
     if hosted.group is not None:
-        hosted.group.on_lost = partial(_give_up, served)
+        _listen(hosted.group, served)
     weight_bytes = info.weight_bytes
     return Loaded(served, intake, hosted.plans, weight_bytes, requested.pinned, hosted.discard, hosted.worker_states)
 
@@ -119,6 +119,12 @@ def _description(info: BackboneInfo, license_name: str) -> Description:
         dtype=info.dtype,
         license=license_name,
     )
+
+
+def _listen(group: ReplicaGroup, served: ServedBackbone) -> None:
+    group.on_lost = partial(_give_up, served)
+    group.on_change = lambda: served.on_workers()
+    served.has_workers = lambda: group.running() is not None
 
 
 def _give_up(served: ServedBackbone) -> None:

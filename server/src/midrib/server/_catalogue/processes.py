@@ -11,12 +11,14 @@ from typing import Any
 from midrib.registry import AbstractRegistry
 from midrib.server._catalogue.info import BackboneInfo
 from midrib.server._settings import BackboneSettings, Settings
+from midrib.server._worker import launch
 from midrib.server._worker.process import WorkerSpec
 from midrib.server._worker.replica import ReadyWorker, ReplicaGroup, WorkerReplica
 from midrib.server._worker.shared_buffer import SharedBuffer, new_shared_buffer
 from midrib.server._worker.supervision import SharedPlan, Supervisor, WorkerState
 
-_ENTRY = "midrib.server._catalogue.worker_entry:open_backbone"
+_ENTRY_MODULE = "midrib.server._catalogue.worker_entry"
+_ENTRY = f"{_ENTRY_MODULE}:open_backbone"
 _LEAST_MAX_BATCH_S = 30.0
 # A batch may take this many times the estimate of the largest one: the machine may be busy, texts may be long.
 _MAX_SLOWDOWN = 20.0
@@ -84,6 +86,11 @@ class HostedInProcesses:
         first, self.workers[0].first = self.workers[0].first, None
         if first is not None:
             first.close()
+
+
+def start_forking() -> None:
+    """Start the process that forks workers, unless it runs. It imports torch, which takes more than a second."""
+    launch.start_forking(_ENTRY_MODULE)
 
 
 def host_in_processes(requested: BackboneSettings, settings: Settings, registry: AbstractRegistry) -> HostedInProcesses:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import pickle
 import time
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -23,8 +24,10 @@ from midrib.server._compute.batches import LaunchedBatch, to_numpy
 from midrib.server._compute.devices import Pending, available_devices
 from midrib.server._compute.examples import example_rows
 from midrib.server._compute.forward import Forward
+from midrib.server._compute.page_locks import PageLocks
 from midrib.server._engine.buckets import elements
 from midrib.server._engine.compute import Arrays
+from midrib.server._errors import text_of
 from midrib.server._settings import BackboneSettings, Settings
 from midrib.server._shared_memory.memory import is_shared
 from midrib.server._worker.loop import Bound
@@ -61,13 +64,16 @@ class _ForwardPasses:
     def __init__(self, forward: Forward) -> None:
         self._forward = forward
         self._in_place = forward.torch_device.type == "cpu" and not forward.strict
+        self._page_locks = PageLocks() if forward.device.pinned and not forward.strict else None
         self._example = example_rows(forward.spec, 1)
 
     def bind(self, arrays: Arrays) -> Bound:
         """Return a pass over these arrays. Those in a client's memory are copied if the module writes to its input."""
-        if not self._in_place or is_shared(arrays[0]):
+        if is_shared(arrays[0]):
             return _Staged(self._forward, arrays)
-        return _InPlace(self._forward, arrays)
+        if self._in_place or (self._page_locks is not None and self._page_locks.lock(arrays[0])):
+            return _InPlace(self._forward, arrays)
+        return _Staged(self._forward, arrays)
 
     def probe(self) -> object:
         """Compute an example of one row. Raises what the module raises."""
@@ -75,15 +81,19 @@ class _ForwardPasses:
 
 
 class _InPlace:
-    """A pass on a CPU over arrays where they lie, without a copy. Implements `midrib.server._worker.loop.Bound`."""
+    """A pass over arrays where they lie: a CPU computes from them, a GPU copies from their page-locked memory.
+
+    Implements `midrib.server._worker.loop.Bound`.
+    """
 
     def __init__(self, forward: Forward, arrays: Arrays) -> None:
         self._forward = forward
-        self._inputs = [torch.from_numpy(array) for array in arrays]
+        self._arrays = arrays
 
     def launch(self) -> _PendingRows:
-        """Compute."""
-        return _PendingRows(self._forward.launch_in_place(self._inputs))
+        """Start, with new tensors: the module may have transposed those of the last pass, or moved their memory."""
+        pending = self._forward.launch_in_place([torch.from_numpy(array) for array in self._arrays])
+        return _PendingRows(pending, pending.ready)
 
 
 @dataclass
@@ -91,15 +101,15 @@ class _PendingRows:
     """Implements `midrib.server._worker.loop.Running`."""
 
     pending: Pending
-    ready: bool = True
+    ready: bool
 
     def rows(self) -> Array:
-        """Return the rows."""
+        """Wait for the rows."""
         return to_numpy(self.pending.wait())
 
 
 class _Staged:
-    """A pass that stages the arrays if it must: in pinned memory for a GPU, or row by row in strict mode."""
+    """A pass that copies the arrays first: row by row in strict mode, and a client's if the module writes to them."""
 
     def __init__(self, forward: Forward, arrays: Arrays) -> None:
         self._forward = forward
@@ -129,7 +139,8 @@ def open_backbone(request: dict[str, Any]) -> HostedBackbone:
 
     request: backbone and settings, as their fields; registry and loader, as `processes.loader_path` gives them;
     device: the index of its device among those that the settings mean.  weights: a descriptor for `share_weights`.
-    Raises NotImportableError if the loader is not found here, and what the loader raises.
+    Raises NotImportableError if the loader is not found here or its tokenizer cannot be sent to the server's process,
+    and what the loader raises.
     """
     keep_freed_memory()  # a convolutional network takes up to twice as long otherwise
     settings = Settings(**request["settings"])
@@ -139,6 +150,7 @@ def open_backbone(request: dict[str, Any]) -> HostedBackbone:
     devices = available_devices(requested.device or settings.device)
     local = load_local(requested.model_copy(update={"device": devices[request["device"]]}), settings, registry)
     info, setup = local.info(), local.device_setups[0]
+    _check_tokenizer(info)
     _share_weights(setup, request["weights"])
     return HostedBackbone(_with_devices(info, devices), setup, settings)
 
@@ -171,7 +183,8 @@ def _registry(imports: list[str], path: list[str]) -> AbstractRegistry:
             importlib.import_module(module)
         registry = getattr(importlib.import_module(path[0]), path[1])
     except Exception as error:
-        raise NotImportableError(f"a fresh process cannot import it: {type(error).__name__}: {error}") from error
+        problem = f"{type(error).__name__}: {text_of(error)}"
+        raise NotImportableError(f"a fresh process cannot import it: {problem}") from error
     if not isinstance(registry, AbstractRegistry):
         raise NotImportableError(f"{':'.join(path)} is {type(registry).__name__} in a fresh process, not a registry")
     return registry
@@ -184,6 +197,16 @@ def _check_loader(registry: AbstractRegistry, name: str, loader: list[str]) -> N
         raise NotImportableError(f"{name!r} is not registered in a fresh process") from error
     if actual != loader:
         raise NotImportableError(f"{name!r} is {'.'.join(actual)} in a fresh process, not {'.'.join(loader)}")
+
+
+def _check_tokenizer(info: BackboneInfo) -> None:
+    """Raise NotImportableError if the tokenizer, which works in the server's process, cannot be sent there."""
+    try:
+        pickle.dumps(info.tokenizer)
+    except Exception as error:  # pickling runs the tokenizer's code
+        raise NotImportableError(
+            f"its tokenizer cannot be pickled: {type(error).__name__}: {text_of(error)}"
+        ) from error
 
 
 def _pass_s(forward: Forward) -> float:

@@ -18,10 +18,6 @@ from midrib.wire import Array
 class Staging(Protocol):
     """The memory that a batch is computed from."""
 
-    def holds(self, tensor: Tensor) -> bool:
-        """Return whether a tensor lies in it: the memory changes once the batch is finished."""
-        ...
-
     def release(self) -> None:
         """Let the memory change. Called once, when the batch is finished or has failed."""
         ...
@@ -66,7 +62,7 @@ class LaunchedBatch:
         """
         try:
             rows = self.pending.wait()
-            if self.staged.staging.holds(rows):  # a module may return its input (Identity, Flatten)
+            if self.pending.ready:  # a module may return its input (Identity, Flatten), or memory that it uses again
                 rows = rows.clone()
         finally:
             self.staged.staging.release()

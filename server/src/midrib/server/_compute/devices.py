@@ -95,7 +95,8 @@ class CpuDevice:
             return Ready(self._computed(staged, run).contiguous())
         micro_batches = zip(*(tensor.tensor_split(count) for tensor in staged), strict=True)
         works = [partial(self._computed, micro_batch, run) for micro_batch in micro_batches]
-        return Ready(torch.cat([work() for work in works] if pool is None else pool.run(works)))
+        # A module may return memory that its next pass overwrites.
+        return Ready(torch.cat([work().clone() for work in works] if pool is None else pool.run(works)))
 
     def _computed(self, tensors: Sequence[Tensor], run: Run) -> Tensor:
         rows = run([_as_computed(tensor, self._dtype) for tensor in tensors])

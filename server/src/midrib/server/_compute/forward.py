@@ -38,7 +38,7 @@ class Forward:
     ) -> None:
         config = config or ComputeConfig()
         self.spec, self.torch_device, self.dtype = spec, torch.device(config.device), getattr(torch, config.dtype)
-        module = module.eval().requires_grad_(requires_grad=False).to(self.torch_device)
+        module = _frozen(module.eval()).to(self.torch_device)
         if config.dtype != "float32":
             module = module.to(self.dtype)
         self._passes = ModulePasses(module, spec, config=config, num_features=num_features)
@@ -100,3 +100,10 @@ class Forward:
             pending = self.device.launch([buffer.fill(0, [unpadded[None]])], self._passes.embed_alone)
             outputs.append(pending.wait().clone())
         return Ready(torch.cat(outputs))
+
+
+def _frozen(module: nn.Module) -> nn.Module:
+    """Return the module, whose parameters need no gradients now. A ScriptModule has no `requires_grad_` for all."""
+    for parameter in module.parameters():
+        parameter.requires_grad = False
+    return module

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from midrib.server._compute.joining import lie_staged
 from midrib.server._engine.compute import Arrays
@@ -34,11 +33,6 @@ class RowsInPlace:
     def __init__(self, arrays: Arrays, rule: InPlaceRule) -> None:
         self.inputs = [torch.from_numpy(array) for array in arrays]
         self._rule = rule
-
-    def holds(self, tensor: Tensor) -> bool:
-        """Return whether a tensor lies in the client's memory."""
-        address = tensor.data_ptr()
-        return any(inputs.data_ptr() <= address < inputs.data_ptr() + inputs.nbytes for inputs in self.inputs)
 
     def release(self) -> None:
         """Stop computing in place if the module has written to its input."""

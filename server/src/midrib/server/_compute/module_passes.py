@@ -80,4 +80,4 @@ def _within_memory(inputs: Sequence[Tensor], run: Run) -> Tensor:
     # Outside the handler: the traceback would keep the failed attempt's memory alive.
     torch.cuda.empty_cache()
     halves = zip(*(tensor.chunk(2) for tensor in inputs), strict=True)
-    return torch.cat([run(half) for half in halves])
+    return torch.cat([run(half).clone() for half in halves])  # a module may return memory that it uses again

@@ -27,21 +27,19 @@ class StagingBuffer:
         self._pinned = pinned
         self._dtypes = [str(dtype).removeprefix("torch.") for dtype in dtypes]
         self._buffers: dict[tuple[int, str], Tensor] = {}
-        self._addresses: dict[tuple[int, str], tuple[int, int]] = {}
         # Few shapes recur, and making a view of one takes longer than copying a row into it.
         self._views: dict[tuple[int, str, tuple[int, ...]], tuple[Tensor, Array]] = {}
 
     def fill(self, index: int, arrays: Sequence[Array]) -> Tensor:
-        """Copy the rows of all arrays into a buffer, padded with 0 to the longest; return them, [rows, ...]."""
+        """Copy the rows of all arrays into a buffer, padded with 0 to the longest; return them, [rows, ...].
+
+        On a CPU the tensor and its storage are new, because the module gets them: it may transpose its input in place
+        (`t_`), or give it other memory (`set_`, `share_memory_`).
+        """
         dtype = staged_dtype(arrays, self._dtypes[index])
         tensor, view = self._view((index, dtype, joined_shape(arrays)))
         join_into(view, arrays)
-        return tensor
-
-    def holds(self, tensor: Tensor) -> bool:
-        """Return whether a tensor lies in one of the buffers, which the next batch overwrites."""
-        address = tensor.data_ptr()
-        return any(start <= address < end for start, end in self._addresses.values())
+        return tensor if self._pinned else torch.from_numpy(view)
 
     def _view(self, layout: tuple[int, str, tuple[int, ...]]) -> tuple[Tensor, Array]:
         """Return a buffer as a tensor, and as an array of the same memory. layout: its index, dtype and shape."""
@@ -60,7 +58,6 @@ class StagingBuffer:
             self._views.clear()  # they hold the smaller buffer's memory
             buffer = torch.empty(elements, dtype=getattr(torch, key[1]), pin_memory=self._pinned)
             self._buffers[key] = buffer
-            self._addresses[key] = (buffer.data_ptr(), buffer.data_ptr() + buffer.nbytes)
         return buffer[:elements]
 
 
@@ -87,10 +84,6 @@ class PooledBuffer:
 
     pool: BufferPool
     buffer: StagingBuffer
-
-    def holds(self, tensor: Tensor) -> bool:
-        """Return whether a tensor lies in the buffer."""
-        return self.buffer.holds(tensor)
 
     def release(self) -> None:
         """Give the buffer back."""

@@ -11,7 +11,7 @@ from midrib.server._engine.compute import OutputError
 from midrib.server._engine.description import Description
 from midrib.server._engine.item import Item, Outcome
 from midrib.server._engine.replica import BatchReport
-from midrib.server._errors import public_error
+from midrib.server._errors import public_error, text_of
 from midrib.wire import Array
 
 
@@ -58,7 +58,7 @@ def outcomes_of(batch: Sequence[Item], report: BatchReport, description: Descrip
         if error is None:
             outcomes.append(Outcome(cast(Array, result), max(0.0, report.started - item.arrived), compute_s))
             continue
-        key = type(error), str(error)
+        key = type(error), text_of(error)
         if key not in public:
             public[key] = public_error(error, f"backbone {description.name} failed on this item")
         outcomes.append(public[key])

@@ -34,6 +34,7 @@ class ServedBackbone:
     compute_factories: one per replica; each is called on that replica's thread to build and warm its compute.
     replica_factories: one per replica that computes elsewhere; each is called with the replica's name.
     worker_restarts: returns how often a worker process was replaced.
+    has_workers: returns whether a worker runs, or threads compute.  on_workers: called when that may have changed.
     """
 
     def __init__(
@@ -51,6 +52,8 @@ class ServedBackbone:
         self.on_batch: list[OnBatch] = []
         self.on_lost: Callable[[], None] = lambda: None
         self.worker_restarts: Callable[[], int] = lambda: 0
+        self.has_workers: Callable[[], bool] = lambda: True
+        self.on_workers: Callable[[], None] = lambda: None
         self._compute_factories = compute_factories
         self._replica_factories: list[Callable[[str], BatchRunner]] = [
             *(partial(_in_thread, factory) for factory in compute_factories),
@@ -83,7 +86,7 @@ class ServedBackbone:
         self.batcher.close()
         await asyncio.gather(*self._feeders)
         # It refers to this object, and a cycle would keep the weights in memory until the next garbage collection.
-        self.on_lost = lambda: None
+        self.on_lost = self.on_workers = lambda: None
 
     async def end(self, grace_s: float, error: UnavailableError) -> None:
         """Drain within the grace; then fail the items that are left with the error, and return.

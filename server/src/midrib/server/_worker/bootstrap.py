@@ -14,6 +14,7 @@ import socket
 import sys
 import threading
 import traceback
+from collections.abc import Iterator
 from typing import Any
 
 from midrib.server._worker import loop
@@ -39,6 +40,14 @@ def main(arguments: dict[str, Any]) -> None:
     os._exit(0)  # threads that a module has left running must not keep the process alive
 
 
+@contextlib.contextmanager
+def ending_with_parent() -> Iterator[None]:
+    """Have the system kill this process if the thread that started it ends meanwhile. Linux only."""
+    _control_process(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    yield
+    _control_process(_PR_SET_PDEATHSIG, 0)
+
+
 def adopt_orphans() -> None:
     """Make this process the parent of its descendants whose parents have ended, such as daemons. Linux only."""
     _control_process(_PR_SET_CHILD_SUBREAPER, 1)
@@ -52,11 +61,23 @@ def _run(arguments: dict[str, Any]) -> None:
     adopt_orphans()  # so that the process that forks workers gets its daemons only after its end
     threading.Thread(target=_watch, args=(channel,), name="parent-watch", daemon=True).start()
     faulthandler.enable()
+    _keep_from_other_programs(channel, arguments["buffers"])
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     buffers = [SharedBuffer(descriptor) for descriptor in arguments["buffers"]]
     module, _, function = arguments["entry"].partition(":")
     with contextlib.suppress(EOFError, OSError):
         loop.run(channel, buffers, lambda request: getattr(importlib.import_module(module), function)(request))
+
+
+def _keep_from_other_programs(channel: Channel, buffers: list[int]) -> None:
+    """Close the channel in a fork that a module makes, and the channel and the buffers in a program that it runs.
+
+    A fork that returns from the module's code would send the server a second reply to the same request. A program that
+    replaces this one would keep the channel open, so that the server would wait for it until the time limit.
+    """
+    os.register_at_fork(after_in_child=channel.close)
+    for descriptor in (channel.fileno(), *buffers):
+        os.set_inheritable(descriptor, False)
 
 
 def _end_with_parent(parent: int) -> None:

@@ -12,6 +12,8 @@ _LENGTH = struct.Struct("<I")
 _CHUNK = 1 << 13
 # The most bytes of a reply to a batch. Bytes that a module writes into the socket may announce a message of gigabytes.
 _MAX_READY_BYTES = 1 << 20
+# The most bytes of any message: the description of a backbone has its tokenizer.
+_MAX_BYTES = 1 << 30
 
 
 class Channel:
@@ -44,11 +46,12 @@ class Channel:
         """Return the next message.
 
         Raises TimeoutError if none has arrived in time (the bytes that have arrived are kept), EOFError if the other
-        end is gone.
+        end is gone, ValueError if a message is announced that is longer than any.
         """
         if self._socket.gettimeout() != timeout_s:
             self._socket.settimeout(timeout_s)
         while (message := self._pop()) is None:
+            self._check_announced(_MAX_BYTES)
             self._fill()
         return message
 
@@ -64,7 +67,7 @@ class Channel:
         messages = []
         while (message := self._pop()) is not None:
             messages.append(message)
-        self._check_announced()
+        self._check_announced(_MAX_READY_BYTES)
         return messages
 
     def close(self) -> None:
@@ -75,12 +78,12 @@ class Channel:
         """Return the descriptor of this end."""
         return self._socket.fileno()
 
-    def _check_announced(self) -> None:
+    def _check_announced(self, most: int) -> None:
         if len(self._received) < _LENGTH.size:
             return
         announced = _LENGTH.unpack_from(self._received)[0]
-        if announced > _MAX_READY_BYTES:
-            raise ValueError(f"a message of {announced} bytes is announced, expected at most {_MAX_READY_BYTES}")
+        if announced > most:
+            raise ValueError(f"a message of {announced} bytes is announced, expected at most {most}")
 
     def _pop(self) -> bytes | None:
         """Return the first message of the bytes received; None if it is not complete."""

@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from midrib.server._engine.compute import Arrays
-from midrib.server._errors import traced
+from midrib.server._errors import text_of, traced
 from midrib.server._worker.channel import Channel
 from midrib.server._worker.messages import ERROR, NO_BATCH, NUMBER, ROWS, MemoryChange, Place, Prepared, Region
 from midrib.server._worker.shared_buffer import MappedMemory, SharedBuffer, Viewable
@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _MAX_ERROR_CHARS = 8192
+_MAX_ERROR_BYTES = 1 << 16
 _REMEMBERED = 256
 # The exit status of a worker that cannot compute any more.
 BROKEN_STATUS = 70
@@ -173,8 +174,7 @@ class _Batches:
                 self._passes.probe()
         except Exception:  # noqa: BLE001 - a module may raise anything
             _end_broken(error)
-        text = "".join(traceback.format_exception(error))[-_MAX_ERROR_CHARS:]
-        self._channel.send(number + ERROR + text.encode(errors="replace"))
+        self._channel.send(number + ERROR + _traced_text(error).encode(errors="replace"))
 
 
 class _BoundPlace:
@@ -204,24 +204,31 @@ class _BoundPlace:
 
 def _end_broken(error: Exception) -> None:
     """Log the error and end this process. The server replaces it, and has its items computed again."""
-    logger.error("the worker cannot compute any more: %s", error, exc_info=error)
+    logger.error("the worker cannot compute any more:\n%s", _traced_text(error))
     os._exit(BROKEN_STATUS)
+
+
+def _traced_text(error: Exception) -> str:
+    """Return the end of an error's traceback: a module's message may have megabytes."""
+    return "".join(traceback.format_exception(error))[-_MAX_ERROR_CHARS:]
 
 
 def _attempt(channel: Channel, work: Callable[[], T]) -> T | None:
     """Return the result of the work; None if it failed, which is answered."""
     try:
         return work()
-    except Exception as error:  # - it is sent to the server's process
+    except Exception as error:  # noqa: BLE001 - it is sent to the server's process
         if traced(error) is not None:  # the server logs the sentence of any other error
-            logger.exception("the worker cannot serve")
+            logger.error("the worker cannot serve:\n%s", _traced_text(error))  # noqa: TRY400 - shortened
         channel.send(pickle.dumps((True, _portable(error))))
         return None
 
 
 def _portable(error: Exception) -> Exception:
-    """Return an error that the server's process can read: the same, or one with its words."""
+    """Return an error that the server's process can read: the same, or one with the beginning of its message."""
     with contextlib.suppress(Exception):
-        pickle.loads(pickle.dumps(error))  # noqa: S301 - what was just pickled
-        return error
-    return RuntimeError(f"{type(error).__name__}: {error}")
+        pickled = pickle.dumps(error)
+        if len(pickled) <= _MAX_ERROR_BYTES:
+            pickle.loads(pickled)  # noqa: S301 - what was just pickled
+            return error
+    return RuntimeError(f"{type(error).__name__}: {text_of(error)[:_MAX_ERROR_CHARS]}")

@@ -5,17 +5,22 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from typing import IO
 
 logger = logging.getLogger(__name__)
-# The command logs warnings and worse; what a module prints is shown, as if it ran in the server's process.
+# The command logs warnings and worse. The lines of a module are shown too, as if it ran in the server's process.
 logger.setLevel(logging.INFO)
 
-_CHUNK = 4096
+_CHUNK = 1 << 16
 _TAIL_BYTES = 4096
 _MAX_LINES = 20
-# A worker that prints without end is held back by its full pipe: at most _CHUNK bytes are read in this time.
-_PAUSE_S = 0.05
+_MAX_LINE_CHARS = 2000
+# In this time at most _MAX_LINES are logged; the others are counted.
+_LOG_EVERY_S = 0.05
+# A worker that prints without end is held back by its full pipe: at most _CHUNK bytes are read in this time. So a
+# module may print 6 MB a second before it has to wait.
+_PAUSE_S = 0.01
 
 
 class WorkerOutput:
@@ -25,6 +30,9 @@ class WorkerOutput:
         self._name = name
         self._pipe = pipe
         self._tail = b""
+        self._window_end = 0.0
+        self._room = 0
+        self._omitted = 0
         self._pause = threading.Event()
         self._thread = threading.Thread(target=self._read, name=f"output-{name}", daemon=True)
         self._thread.start()
@@ -32,7 +40,7 @@ class WorkerOutput:
     def tail(self, timeout_s: float = 1.0) -> str:
         """Return the last lines of a worker that has ended."""
         self._thread.join(timeout_s)
-        return "\n".join(_lines(self._tail)[-_MAX_LINES:])
+        return "\n".join(_printable(line) for line in _lines(self._tail)[-_MAX_LINES:])
 
     def _read(self) -> None:
         while chunk := os.read(self._pipe.fileno(), _CHUNK):
@@ -40,16 +48,30 @@ class WorkerOutput:
             self._log(_lines(chunk))
             if len(chunk) == _CHUNK:
                 self._pause.wait(_PAUSE_S)
+        self._log_omitted()
         self._pipe.close()
 
     def _log(self, lines: list[str]) -> None:
-        for line in lines[:_MAX_LINES]:
-            logger.info("worker %s: %s", self._name, line)
-        if len(lines) > _MAX_LINES:
-            logger.info("worker %s: and %d more lines", self._name, len(lines) - _MAX_LINES)
+        now = time.monotonic()
+        if now >= self._window_end:
+            self._window_end, self._room = now + _LOG_EVERY_S, _MAX_LINES
+            self._log_omitted()
+        shown, omitted = lines[: self._room], lines[self._room :]
+        for line in shown:
+            logger.info("worker %s: %s", self._name, _printable(line))
+        self._room -= len(shown)
+        self._omitted += len(omitted)
+
+    def _log_omitted(self) -> None:
+        if self._omitted:
+            logger.info("worker %s: and %d more lines", self._name, self._omitted)
+            self._omitted = 0
 
 
 def _lines(output: bytes) -> list[str]:
-    """Return the lines without control characters: a module must not forge lines of the log."""
-    lines = output.decode(errors="replace").splitlines()
-    return ["".join(char if char.isprintable() else "?" for char in line) for line in lines if line.strip()]
+    return [line for line in output.decode(errors="replace").splitlines() if line.strip()]
+
+
+def _printable(line: str) -> str:
+    """Return a line without control characters: a module must not forge lines of the log."""
+    return "".join(char if char.isprintable() else "?" for char in line[:_MAX_LINE_CHARS])

@@ -87,7 +87,7 @@ class WorkerProcess:
         except OSError:
             raise self.death() from None
         end = inf if self._max_load_s is None else time.monotonic() + self._max_load_s
-        failed, value = pickle.loads(self._next(end))  # noqa: S301 - our own child, before it has computed anything
+        failed, value = self._read(self._next(end))
         if failed:
             raise value
         return value
@@ -133,6 +133,14 @@ class WorkerProcess:
         self._dead = True
         self._end()
 
+    def _read(self, reply: bytes) -> tuple[bool, Any]:
+        """Return whether the request failed, and the error or the value. Raises WorkerDiedError if it is damaged."""
+        try:
+            failed, value = pickle.loads(reply)  # noqa: S301 - our own child, before it has computed anything
+        except Exception as error:
+            raise self.death(f"sent a reply that cannot be read ({type(error).__name__})") from error
+        return failed, value
+
     def _next(self, end: float) -> bytes:
         """Return the next message; raises WorkerDiedError. end: on time.monotonic."""
         while not self._dead:
@@ -143,6 +151,8 @@ class WorkerProcess:
                     raise self.death(f"did not load within {self._max_load_s:g} s (max_load_s)") from None
                 if self.has_ended():
                     break
+            except ValueError:
+                raise self.death("sent a damaged message") from None
             except (EOFError, OSError):
                 break
         raise self.death()

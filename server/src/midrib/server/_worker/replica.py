@@ -45,15 +45,21 @@ class ReplicaGroup:
     """The replicas of one backbone. Those whose workers run compute for those whose workers are being replaced.
 
     on_lost: called when the last one is lost because its worker cannot be replaced.
+    on_change: called when a worker has ended, and when its successor is ready.
     """
 
     replicas: list[WorkerReplica] = field(default_factory=list)
     on_lost: Callable[[], None] = lambda: None
+    on_change: Callable[[], None] = lambda: None
 
     def running(self) -> WorkerReplica | None:
         """Return the least loaded replica whose worker runs; None if there is none."""
         running = [replica for replica in self.replicas if replica.running]
         return min(running, key=lambda replica: replica.load, default=None)
+
+    def forget_listeners(self) -> None:
+        """Call nobody any more: the listeners lead back here, and a cycle keeps the shared memory until collected."""
+        self.on_lost = self.on_change = lambda: None
 
 
 class WorkerReplica:
@@ -141,6 +147,7 @@ class WorkerReplica:
         """Replace the worker; its parts are computed again."""
         connection, self._connection = self._connection, None
         if connection is not None and self._ready is not None:
+            self._group.on_change()
             self._run(self._replace_or_lose(self._ready, parts, partial(connection.worker.death, how, kind)))
 
     def _connect(self, ready: ReadyWorker, worker: WorkerProcess) -> None:
@@ -200,6 +207,7 @@ class WorkerReplica:
         successor = await in_thread(start, f"replacing a worker of {self._name}")
         if not self._over:
             self._connect(ready, successor)
+            self._group.on_change()
 
     def _blame(self, parts: Sequence[Part], death: WorkerDiedError) -> None:
         """Have the items of the part that the worker computed run alone; refuse one that has ended workers alone."""
@@ -248,9 +256,7 @@ class WorkerReplica:
                 await in_thread(self._ready.supervisor.close, f"ending a worker of {self._name}")
         finally:
             if not self._group.replicas:
-                self._group.on_lost = (
-                    lambda: None
-                )  # it leads back here: a cycle keeps the shared memory until collected
+                self._group.forget_listeners()
             self._ended.set()
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:

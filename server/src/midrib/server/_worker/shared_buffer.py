@@ -57,7 +57,7 @@ class SharedBuffer:
     def grow(self, size: int) -> None:
         """Make the file at least as large as `size` bytes; only the server's process calls this."""
         if len(self._bytes) < size and os.fstat(self.descriptor).st_size < size:  # grown since it was mapped
-            os.ftruncate(self.descriptor, -(-size // _PAGE) * _PAGE)
+            os.ftruncate(self.descriptor, _whole_pages(size))
 
     def view(self, offset: int, dtype: str, shape: Sequence[int]) -> Array:
         """Return the bytes at an offset as an array; maps the file again if it has grown."""
@@ -68,10 +68,15 @@ class SharedBuffer:
         return self._bytes[offset:end].view(kind).reshape(shape)
 
     def _map_again(self, end: int) -> None:
+        """Map the bytes before `end`, and not the whole file: the other process may have made it larger than memory."""
         size = os.fstat(self.descriptor).st_size
         if end > size:
             raise ValueError(f"{end} bytes of a shared buffer of {size} bytes were requested")
-        self._bytes = np.frombuffer(mmap.mmap(self.descriptor, size), np.uint8)
+        self._bytes = np.frombuffer(mmap.mmap(self.descriptor, _whole_pages(end)), np.uint8)
+
+
+def _whole_pages(size: int) -> int:
+    return -(-size // _PAGE) * _PAGE
 
 
 def lend(view: Array, on_release: Callable[[], object]) -> Array:

@@ -13,15 +13,18 @@ import sys
 import threading
 import weakref
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 from midrib.server._worker.launch import zygote
-from midrib.server._worker.launch.processes import Program, import_path
+from midrib.server._worker.launch.processes import Program, import_path, in_lasting_thread
 
 # The first answer comes after the import of torch, which may take long from a cold disk.
 _FIRST_ANSWER_S = 120.0
 _ANSWER_S = 10.0
+# The end of a backbone, and of the server, waits for this.
+_REAP_S = 3.0
 _END_S = 10.0
 
 
@@ -42,26 +45,21 @@ class Forker:
     """A process that has imported a module, and forks workers. It ends with this process.
 
     It has one thread and has not used a GPU, so that a fork of it is safe. Any thread may call the methods.
-
-    worked: whether it has answered.
     """
 
     def __init__(self, module: str) -> None:
-        self.worked = False
+        self._worked = threading.Event()
         self._asking = threading.Lock()
         self._socket, other_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with other_end:
-            command = [sys.executable, "-c", zygote.COMMAND, json.dumps([import_path(), other_end.fileno(), module])]
-            self._process = subprocess.Popen(
-                command,  # noqa: S603 - this interpreter
-                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # numpy's BLAS would start threads at its import
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                pass_fds=[other_end.fileno()],
-                start_new_session=True,
-            )
+            self._process = in_lasting_thread(partial(_spawn, module, other_end.fileno()))
         # Workers are finalized before it: at the end of the interpreter the last finalizer runs first.
-        self._end = weakref.finalize(self, _end, self._socket, self._process)
+        self._end = weakref.finalize(self, _end, self._socket, self._process, self._worked)
+
+    @property
+    def worked(self) -> bool:
+        """Whether it has answered."""
+        return self._worked.is_set()
 
     @property
     def lost(self) -> bool:
@@ -96,15 +94,15 @@ class Forker:
     def reap(self, pid: int) -> int | None:
         """Return the status of a worker that has ended; None if it is not known."""
         try:
-            status: int | None = self._ask({"reap": pid})
+            status: int | None = self._ask({"reap": pid}, max_s=_REAP_S)
         except ForkError:
             return None
         return status
 
-    def _ask(self, request: dict[str, Any], descriptors: Sequence[int] = ()) -> Any:
-        """Return the answer to a request; end the process if it gives none. Raises ForkError."""
+    def _ask(self, request: dict[str, Any], descriptors: Sequence[int] = (), *, max_s: float | None = None) -> Any:
+        """Return the answer to a request; end the process if it gives none in time. Raises ForkError."""
         with self._asking:
-            self._socket.settimeout(_ANSWER_S if self.worked else _FIRST_ANSWER_S)
+            self._socket.settimeout((max_s or _ANSWER_S) if self.worked else _FIRST_ANSWER_S)
             try:
                 socket.send_fds(self._socket, [json.dumps(request).encode()], descriptors)
                 answer = json.loads(self._socket.recv(zygote.MESSAGE_BYTES))
@@ -112,7 +110,7 @@ class Forker:
                 self._process.kill()
                 self._process.wait()
                 raise ForkError(f"the process that forks them does not answer: {error!r}") from error
-            self.worked = True
+            self._worked.set()
         if "error" in answer:
             raise ForkError(f"the process that forks them failed: {answer['error']}")
         return answer["value"]
@@ -134,8 +132,23 @@ def _file_of(request: dict[str, Any]) -> IO[bytes]:
     return file
 
 
-def _end(control: socket.socket, process: subprocess.Popen[bytes]) -> None:
+def _spawn(module: str, control: int) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", zygote.COMMAND, json.dumps([import_path(), control, module])]
+    return subprocess.Popen(
+        command,  # noqa: S603 - this interpreter
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # numpy's BLAS would start threads at its import
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        pass_fds=[control],
+        start_new_session=True,
+    )
+
+
+def _end(control: socket.socket, process: subprocess.Popen[bytes], worked: threading.Event) -> None:
+    """End the process, which ends its workers first; at once if it has none because it still imports the module."""
     control.close()
+    if not worked.is_set():
+        process.kill()
     try:
         process.wait(_END_S)
     except subprocess.TimeoutExpired:

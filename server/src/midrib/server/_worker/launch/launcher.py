@@ -36,6 +36,17 @@ def launch(program: Program) -> tuple[LaunchedProcess, socket.socket]:
     return _connected(program, SpawnedProcess)
 
 
+def start_forking(module: str) -> None:
+    """Start the process that forks workers, so that it imports their module before the first worker is needed.
+
+    Without it the first worker starts it. An error is left to that start.
+    """
+    key = os.getpid(), module
+    if CAN_FORK and key not in _UNUSABLE:
+        with contextlib.suppress(ForkError, OSError):
+            _forker(key)
+
+
 def _connected(
     program: Program, start: Callable[[Program, int], LaunchedProcess]
 ) -> tuple[LaunchedProcess, socket.socket]:

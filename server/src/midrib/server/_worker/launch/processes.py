@@ -9,14 +9,16 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import IO, Any, Protocol, cast
+from functools import cache, partial
+from typing import IO, Any, Protocol, TypeVar, cast
 
 from midrib.server._worker import bootstrap
 
-# Linux kills a worker when the thread that started it ends, so one thread that lasts starts all of them.
-_SPAWNER = ThreadPoolExecutor(1, thread_name_prefix="worker-spawner")
+T = TypeVar("T")
+
 _BOOTSTRAP = (
     "import json, sys; given = json.loads(sys.argv[1]); sys.path[:] = given['path']; "
     f"from {bootstrap.__name__} import main; main(given)"
@@ -79,7 +81,7 @@ class SpawnedProcess:
     """
 
     def __init__(self, program: Program, channel: int) -> None:
-        self._process = _SPAWNER.submit(_spawn, program, channel).result()
+        self._process = in_lasting_thread(partial(_spawn, program, channel))
         self._ending = threading.Lock()
         self.pid = self._process.pid
         self.output = cast(IO[bytes], self._process.stdout)
@@ -99,6 +101,20 @@ class SpawnedProcess:
                     os.killpg(self.pid, signal.SIGKILL)
                 self._process.wait()
         return self._process.returncode
+
+
+def in_lasting_thread(start: Callable[[], T]) -> T:
+    """Return the result of a function that starts a process, called in a thread that lasts as long as this process.
+
+    Linux kills these processes when the thread that started them ends.
+    """
+    return _lasting_thread(os.getpid()).submit(start).result()
+
+
+@cache
+def _lasting_thread(pid: int) -> ThreadPoolExecutor:
+    """Return the thread of a process: a fork of the process has a cache with the thread, but not the thread."""
+    return ThreadPoolExecutor(1, thread_name_prefix=f"worker-spawner-{pid}")
 
 
 def _spawn(program: Program, channel: int) -> subprocess.Popen[bytes]:

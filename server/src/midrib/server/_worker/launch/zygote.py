@@ -39,7 +39,8 @@ def main(control: int, module: str) -> None:
     control: the descriptor of the socket.
     """
     bootstrap.adopt_orphans()
-    importlib.import_module(module)
+    with bootstrap.ending_with_parent():  # nobody reads the socket during the import, which may take seconds
+        importlib.import_module(module)
     gc.collect()
     gc.freeze()  # the collector of a worker would write to the memory that all of them share
     zygote = _Zygote(socket.socket(fileno=control))

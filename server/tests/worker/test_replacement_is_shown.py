@@ -1,0 +1,84 @@
+"""The health service, the metrics and `midrib status` show a worker that is being replaced."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from typer.testing import CliRunner
+
+from midrib.server._command.status import BackboneStatus, read_metrics, read_status
+from midrib.server.cli import app
+from midrib.server.testing import RunningServer
+
+Serve = Callable[..., AbstractContextManager[RunningServer]]
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+@pytest.fixture()
+def running(serve: Serve, tmp_path: Path) -> Iterator[RunningServer]:
+    """Serves `doubling`, and `gated` whose successor waits until the file `open` exists."""
+    with serve("doubling", {"name": "gated", "arguments": {"folder": str(tmp_path)}}, http_port=0) as server:
+        yield server
+        (tmp_path / "open").touch()
+
+
+@pytest.fixture()
+def health(running: RunningServer) -> Iterator[Any]:
+    with grpc.insecure_channel(running.address) as channel:
+        yield health_pb2_grpc.HealthStub(channel)
+
+
+def kill_worker(running: RunningServer, backbone: str) -> None:
+    (worker,) = running.server.catalogue.entry(backbone).ready().worker_states()
+    os.kill(worker.pid, signal.SIGKILL)
+
+
+def status(running: RunningServer) -> list[BackboneStatus]:
+    return read_status(read_metrics(str(running.server.http_address), None))
+
+
+def test_the_health_of_a_backbone_follows_its_workers(running: RunningServer, health: Any, tmp_path: Path) -> None:
+    """NOT_SERVING while none runs; the server and its other backbones stay SERVING."""
+    changes = health.Watch(health_pb2.HealthCheckRequest(service="test/embedding/gated"), timeout=60)
+    assert next(changes).status == SERVING
+    kill_worker(running, "gated")
+    assert next(changes).status == NOT_SERVING
+    for name in ("", "test/embedding/doubling"):
+        assert health.Check(health_pb2.HealthCheckRequest(service=name), timeout=10).status == SERVING
+    (tmp_path / "open").touch()
+    assert next(changes).status == SERVING
+
+
+def test_the_metrics_and_the_status_show_it(running: RunningServer, health: Any, tmp_path: Path) -> None:
+    """The worker that does not run, the restarts, and the words "being replaced"."""
+    changes = health.Watch(health_pb2.HealthCheckRequest(service="test/embedding/gated"), timeout=60)
+    next(changes)
+    kill_worker(running, "gated")
+    assert next(changes).status == NOT_SERVING
+    other, replaced = status(running)
+    assert [[worker.running for worker in each.workers] for each in (other, replaced)] == [[True], [False]]
+    assert "being replaced" in CliRunner().invoke(app, ["status", str(running.server.http_address)]).stdout
+    (tmp_path / "open").touch()
+    assert next(changes).status == SERVING
+    _, replaced = status(running)
+    assert (replaced.restarts, [worker.running for worker in replaced.workers]) == (1, [True])
+
+
+def test_two_replicas_stay_healthy_while_one_is_replaced(serve: Serve) -> None:
+    """The other one computes."""
+    with serve("doubling", replicas=2) as server, grpc.insecure_channel(server.address) as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        entry = server.server.catalogue.entry("doubling")
+        os.kill(entry.ready().worker_states()[0].pid, signal.SIGKILL)
+        check = health_pb2.HealthCheckRequest(service="test/embedding/doubling")
+        statuses = {stub.Check(check, timeout=10).status for _ in range(50)}
+    assert statuses == {SERVING}
