@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import grpc
 
 from midrib.server._admission.element_count import ElementLimits
-from midrib.server._admission.tls import TlsFiles, renewing_context, server_credentials
+from midrib.server._admission.tls import TlsFiles, server_credentials
 from midrib.server._admission.tokens import Tokens
 from midrib.server._grpc.decoding import RequestLimits
 from midrib.server._grpc.guard import EMBEDDING_METHODS, Guard
 from midrib.server._settings import MEBI, Settings
 
 if TYPE_CHECKING:
-    from midrib.server._front.server import Tls
+    from midrib.server._front.listener import Tls
     from midrib.server._observability.tracing import Tracing
 
 
@@ -111,12 +110,9 @@ def _not_available(address: str) -> ConnectionError:
 
 def _tls(files: TlsFiles) -> Tls:
     """Return the TLS of a server that is not grpcio's. Raises what `renewing_context` raises."""
-    from midrib.server._front.server import Tls
+    from midrib.server._front.listener import tls_of
 
-    def accepts(connection: ssl.SSLObject) -> bool:
-        return connection.selected_alpn_protocol() == "h2" and not files.outlives_client_ca(connection)
-
-    return Tls(renewing_context(files, protocols=("h2",)), accepts)
+    return tls_of(files)
 
 
 def request_limits(settings: Settings) -> RequestLimits:
