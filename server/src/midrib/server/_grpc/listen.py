@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 import grpc
+from prometheus_client.registry import Collector
 
 from midrib.server._admission.element_count import ElementLimits
 from midrib.server._admission.tls import TlsFiles, server_credentials
@@ -49,6 +50,13 @@ class OwnServer(GrpcServer, Protocol):
 
     def add_port(self, address: str, tls: Tls | None) -> int:
         """Listen on "host:port"; return the port. Raises OSError if the address cannot be used."""
+
+
+@runtime_checkable
+class HasMetrics(Protocol):
+    """A server with metrics for Prometheus, of the processes that carry its connections."""
+
+    metrics: Collector
 
 
 AnyServer: TypeAlias = "grpc.aio.Server | OwnServer"
@@ -134,6 +142,7 @@ def _front_server(settings: Settings, chain: list[grpc.aio.ServerInterceptor]) -
     """Return a server of `_front`. Raises ImportError, with the remedy, if its library is not installed."""
     try:
         from midrib.server._front.limits import FrontLimits
+        from midrib.server._front.processes.server import FrontProcesses
         from midrib.server._front.server import FrontServer
     except ModuleNotFoundError as error:
         raise ImportError(
@@ -148,6 +157,8 @@ def _front_server(settings: Settings, chain: list[grpc.aio.ServerInterceptor]) -
         age_grace_s=settings.drain_grace_s,
         min_ping_interval_s=settings.min_ping_interval_s,
     )
+    if settings.fronts > 1:
+        return FrontProcesses(limits, chain, number=settings.fronts)
     return FrontServer(limits, chain)
 
 
