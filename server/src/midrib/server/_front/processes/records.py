@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import base64
 import json
+import math
+import struct
 from enum import IntEnum
 from functools import lru_cache
 
 import grpc
 
-from midrib.server._front.headers import RequestHead
+from midrib.server._front.headers import Metadata, RequestHead
 from midrib.server._front.messages import MessageError
 
-# Payloads up to this size are encoded and decoded once for many calls.
+# The headers of most calls of a connection are equal but for the timeout. Up to this size they are decoded once.
 _CACHED_BYTES = 2048
-_CACHE_SIZE = 1024
+_CACHE_SIZE = 256
+_TIMEOUT = struct.Struct("<d")  # in seconds
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -72,30 +75,37 @@ def decode_count(payload: bytes) -> int:
     return int.from_bytes(payload, "little")
 
 
-@lru_cache(_CACHE_SIZE)
 def encode_open(peer: str, head: RequestHead) -> bytes:
     """Return the payload of OPEN."""
-    metadata = [
-        [name, value] if isinstance(value, str) else [name, None, base64.b64encode(value).decode()]
-        for name, value in head.metadata
-    ]
-    refusal = None if head.refusal is None else [head.refusal[0].value[0], head.refusal[1]]
-    return json.dumps([peer, head.path, metadata, head.timeout_s, refusal]).encode()
+    timeout_s = math.inf if head.timeout_s is None else head.timeout_s
+    return _TIMEOUT.pack(timeout_s) + _encode_fields(peer, head.path, head.metadata, head.refusal)
 
 
 def decode_open(payload: bytes) -> tuple[str, RequestHead]:
     """Return the peer and the headers of OPEN. Raises ValueError for another payload."""
-    return (_decode_open_once if len(payload) <= _CACHED_BYTES else _decode_open)(payload)
+    (timeout_s,) = _TIMEOUT.unpack_from(payload)
+    fields = payload[_TIMEOUT.size :]
+    peer, head = (_decode_fields_once if len(fields) <= _CACHED_BYTES else _decode_fields)(fields)
+    return peer, head if timeout_s == math.inf else head._replace(timeout_s=timeout_s)
 
 
-def _decode_open(payload: bytes) -> tuple[str, RequestHead]:
-    peer, path, metadata, timeout_s, refusal = json.loads(payload)
-    fields = tuple((field[0], field[1] if len(field) == 2 else base64.b64decode(field[2])) for field in metadata)
+@lru_cache(_CACHE_SIZE)
+def _encode_fields(peer: str, path: str, metadata: Metadata, refusal: tuple[grpc.StatusCode, str] | None) -> bytes:
+    fields = [
+        [name, value] if isinstance(value, str) else [name, None, base64.b64encode(value).decode()]
+        for name, value in metadata
+    ]
+    return json.dumps([peer, path, fields, refusal and [refusal[0].value[0], refusal[1]]]).encode()
+
+
+def _decode_fields(payload: bytes) -> tuple[str, RequestHead]:
+    peer, path, fields, refusal = json.loads(payload)
+    metadata = tuple((field[0], field[1] if len(field) == 2 else base64.b64decode(field[2])) for field in fields)
     reason = None if refusal is None else (_CODES[refusal[0]], str(refusal[1]))
-    return peer, RequestHead(path, fields, timeout_s, refusal=reason)
+    return peer, RequestHead(path, metadata, refusal=reason)
 
 
-_decode_open_once = lru_cache(_CACHE_SIZE)(_decode_open)
+_decode_fields_once = lru_cache(_CACHE_SIZE)(_decode_fields)
 
 
 def encode_refusal(error: MessageError) -> bytes:
