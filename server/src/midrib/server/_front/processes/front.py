@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -156,7 +157,8 @@ class Front:
     def _is_gone(self) -> None:
         self.connections = 0
         self._process.kill()
-        self._process.wait(_END_S)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_END_S)
         for stream in list(self._streams.values()):
             stream.lost()
         self._ended()
