@@ -102,7 +102,7 @@ class ForwardedCall:
     # From the engine
 
     def read(self, arrived: int) -> None:
-        """Receive the next message, whatever its size. arrived: the messages that the engine had as it asked."""
+        """Receive the next message, of any size. arrived: the number that the engine had when it sent this request."""
         if arrived == self._forwarded:
             self._is_read = True
             self._forward()

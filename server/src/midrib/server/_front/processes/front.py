@@ -42,34 +42,35 @@ class FrontPort:
     tls: Tls | None
 
 
-class Front:
-    """A running front process.
+@dataclass(frozen=True)
+class FrontEvents:
+    """The functions that a front process calls.
 
-    log: takes the records of its log.
-    ready: called once it accepts connections.  ended: called once the process is gone.
+    ready: once it accepts connections.  ended: once the process is gone.  log: with each record of its log.
+    """
+
+    ready: Callable[[], None]
+    ended: Callable[[], None]
+    log: Callable[[bytes], None]
+
+
+class Front:
+    """A running front process. Raises OSError if the system starts no process.
+
     is_ready: whether it accepts connections.  connections: their number.
     """
 
-    def __init__(
-        self,
-        ports: Sequence[FrontPort],
-        limits: FrontLimits,
-        calls: Calls,
-        *,
-        log: Callable[[bytes], None],
-        ready: Callable[[], None],
-        ended: Callable[[], None],
-    ) -> None:
+    def __init__(self, ports: Sequence[FrontPort], limits: FrontLimits, calls: Calls, events: FrontEvents) -> None:
         self.is_ready = False
         self.connections = 0
         self._calls = calls
-        self._log = log
-        self._ready = ready
-        self._ended = ended
+        self._events = events
         self._streams: dict[int, RemoteStream] = {}
         engine_end, front_end = socket.socketpair()
-        with front_end:
+        with front_end, contextlib.ExitStack() as on_error:
+            on_error.enter_context(engine_end)
             self._process = _start(ports, limits, front_end)
+            on_error.pop_all()
         self._link = Link(engine_end, limits.max_message_bytes + 8 * limits.max_metadata_bytes + _RECORD_BYTES)
         self._link.start(self._handlers(), self._is_gone)
 
@@ -108,12 +109,12 @@ class Front:
             self._lost,
             self._sent,
             self._finished,
-            lambda _number, payload: self._log(payload),
+            lambda _number, payload: self._events.log(payload),
         )
 
     def _is_started(self, _number: int, _payload: bytes) -> None:
         self.is_ready = True
-        self._ready()
+        self._events.ready()
 
     def _count(self, _number: int, payload: bytes) -> None:
         self.connections = decode_count(payload)
@@ -161,7 +162,7 @@ class Front:
             self._process.wait(_END_S)
         for stream in list(self._streams.values()):
             stream.lost()
-        self._ended()
+        self._events.ended()
 
 
 def _start(ports: Sequence[FrontPort], limits: FrontLimits, link: socket.socket) -> subprocess.Popen[bytes]:

@@ -55,7 +55,7 @@ def _bound(family: int, address: tuple[Any, ...], *, reuse: int) -> socket.socke
         if family == socket.AF_INET6:
             new.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(not is_dual(family, address)))
         new.bind(address)
-    except BaseException:
+    except OSError:
         new.close()
         raise
     return new

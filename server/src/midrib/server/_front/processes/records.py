@@ -47,7 +47,7 @@ class FromEngine(IntEnum):
 
     DRAIN: accept no connections, and end when the last one has ended.  CLOSE: end all connections.
     ABORT: end the connection of a call without its last bytes.
-    READ: receive the next message, whatever its size; the payload is the number of messages that have arrived.
+    READ: receive the next message, of any size; the payload is the number of messages that have arrived.
     READ_AHEAD: let the client send further messages of the call.  BEGIN: send the headers of the answer.
     MESSAGE: of the server.  FINISH: end the call with trailers after all messages; its handler has ended.
     END: end it with trailers now.  HANDLER_ENDED: the handler of a call has ended without FINISH.

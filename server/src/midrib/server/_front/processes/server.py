@@ -12,7 +12,7 @@ import grpc
 from midrib.server._front.calls import Calls
 from midrib.server._front.limits import FrontLimits
 from midrib.server._front.listener import Tls
-from midrib.server._front.processes.front import Front, FrontPort
+from midrib.server._front.processes.front import Front, FrontEvents, FrontPort
 from midrib.server._front.processes.logs import ForwardedLog
 from midrib.server._front.processes.metrics import FrontCollector
 from midrib.server._front.processes.ports import SharedPort
@@ -113,14 +113,8 @@ class FrontProcesses:
         """Start a process. Raises OSError if the system refuses it."""
         began_s = asyncio.get_running_loop().time()
         ended = partial(self._front_ended, number, began_s)
-        self.fronts[number] = Front(
-            self._ports,
-            self._limits,
-            self._calls,
-            log=partial(self._log.write, number),
-            ready=self._change.set,
-            ended=ended,
-        )
+        events = FrontEvents(ready=self._change.set, ended=ended, log=partial(self._log.write, number))
+        self.fronts[number] = Front(self._ports, self._limits, self._calls, events)
 
     def _front_ended(self, number: int, began_s: float) -> None:
         front = self.fronts.pop(number)
