@@ -56,7 +56,7 @@ class SharedBuffer:
 
     def grow(self, size: int) -> None:
         """Make the file at least as large as `size` bytes; only the server's process calls this."""
-        if len(self._bytes) < size:
+        if len(self._bytes) < size and os.fstat(self.descriptor).st_size < size:  # grown since it was mapped
             os.ftruncate(self.descriptor, -(-size // _PAGE) * _PAGE)
 
     def view(self, offset: int, dtype: str, shape: Sequence[int]) -> Array:
