@@ -36,7 +36,7 @@ _COMMAND = (
 
 @dataclass(frozen=True)
 class FrontPort:
-    """A port of front processes. tls: None without TLS."""
+    """A port of front processes. shared: the port.  tls: None without TLS."""
 
     shared: SharedPort
     tls: Tls | None
