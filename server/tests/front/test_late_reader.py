@@ -41,7 +41,7 @@ MESSAGES = (
 @pytest.fixture()
 def hasty(test_registry: Registry) -> Iterator[RunningServer]:
     """A server that gives up a stream whose client reads nothing for 0.2 s, and its connection after 0.8 s."""
-    with serving("linear", registry=test_registry, front="asyncio", max_unread_s=0.2) as running:
+    with serving("linear", registry=test_registry, front="asyncio", fronts=1, max_unread_s=0.2) as running:
         yield running
 
 

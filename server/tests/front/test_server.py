@@ -39,7 +39,7 @@ async def test_a_server_that_cannot_start_closes_its_ports(
 ) -> None:
     """gRPC listened already when HTTP failed."""
     monkeypatch.setitem(sys.modules, "midrib.server._http.server", None)
-    server = Server(Settings(port=0, http_port=0, front="asyncio"), registry=test_registry)
+    server = Server(Settings(port=0, http_port=0, front="asyncio", fronts=1), registry=test_registry)
     with pytest.raises(ImportError, match="HTTP needs aiohttp"):
         await server.start()
     (again,) = listening_sockets("127.0.0.1", server.port)
