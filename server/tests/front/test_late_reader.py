@@ -41,7 +41,7 @@ MESSAGES = (
 @pytest.fixture()
 def hasty(test_registry: Registry) -> Iterator[RunningServer]:
     """A server that gives up a stream whose client reads nothing for 0.2 s, and its connection after 0.8 s."""
-    with serving("linear", registry=test_registry, front="asyncio", max_unread_s=0.2) as running:
+    with serving("linear", registry=test_registry, front="asyncio", fronts=1, max_unread_s=0.2) as running:
         yield running
 
 
@@ -52,10 +52,11 @@ async def something_is_held(server: RunningServer, *, expected: bool) -> None:
 
 def test_a_client_that_reads_late_gets_the_status_of_its_stream(hasty: RunningServer) -> None:
     """The stream ends after `max_unread_s`; its status follows the message that waits for the client."""
+    holding = hasty.start(something_is_held(hasty, expected=True))
     with closing(Connection(hasty.address, NO_WINDOW)) as connection:
         connection.send([frame(HEADERS, END_HEADERS, 1, head(path=STREAM))])
         connection.send(frame(DATA, NO_FLAGS, 1, message(part.SerializeToString())) for part in MESSAGES)
-        hasty.run(something_is_held(hasty, expected=True), timeout=20)
+        holding.result(20)
         hasty.run(something_is_held(hasty, expected=False), timeout=20)
         connection.send(frame(WINDOW_UPDATE, NO_FLAGS, stream, struct.pack(">I", 2**20)) for stream in (0, 1))
         assert connection.until(HEADERS, flags=END_STREAM)

@@ -15,8 +15,9 @@ from midrib.server import Server, Settings
 from midrib.server._front.frames import END_HEADERS, END_STREAM, HEADERS, Http2Error
 from midrib.server._front.headers import trailers
 from midrib.server._front.limits import AbuseCounter, FrontLimits
+from midrib.server._front.listener import listening_sockets
 from midrib.server._front.sending import Sender
-from midrib.server._front.server import FrontServer, listening_sockets
+from midrib.server._front.server import FrontServer
 from midrib.server._front.session import Session
 from midrib.server._front.stream import Stream
 from server.tests.grpc.http2_frames import head
@@ -38,7 +39,7 @@ async def test_a_server_that_cannot_start_closes_its_ports(
 ) -> None:
     """gRPC listened already when HTTP failed."""
     monkeypatch.setitem(sys.modules, "midrib.server._http.server", None)
-    server = Server(Settings(port=0, http_port=0, front="asyncio"), registry=test_registry)
+    server = Server(Settings(port=0, http_port=0, front="asyncio", fronts=1), registry=test_registry)
     with pytest.raises(ImportError, match="HTTP needs aiohttp"):
         await server.start()
     (again,) = listening_sockets("127.0.0.1", server.port)
