@@ -12,6 +12,7 @@ import pytest
 
 from midrib.registry import Registry
 from midrib.server import Server, Settings
+from midrib.server._front.call import Call
 from midrib.server._front.frames import END_HEADERS, END_STREAM, HEADERS, Http2Error
 from midrib.server._front.headers import trailers
 from midrib.server._front.limits import AbuseCounter, FrontLimits
@@ -103,3 +104,16 @@ async def test_answers_to_a_client_that_reads_nothing_are_bounded(sender: Sender
         session.handle(*call)
     with pytest.raises(Http2Error, match="answers_not_read"):
         session.handle(HEADERS, END_HEADERS | END_STREAM, 20_001, head())
+
+
+async def test_a_function_that_fails_at_the_end_of_a_call_does_not_keep_others_from_it(sender: Sender) -> None:
+    """They release what the call holds."""
+    streams: list[Stream] = []
+    session = Session(LIMITS, sender, AbuseCounter(LIMITS, lambda: 0.0), start=streams.append, ponged=lambda: None)
+    session.handle(*next(calls(1)))
+    call = Call(streams[0], "a client", max_message_bytes=1024)
+    ended: list[Call] = []
+    call.add_done_callback({}.__getitem__)  # raises KeyError
+    call.add_done_callback(ended.append)
+    call.ended()
+    assert ended == [call]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
@@ -12,6 +13,8 @@ import grpc
 from midrib.server._front.headers import Metadata, trailers
 from midrib.server._front.messages import MessageError
 from midrib.server._front.stream import Stream
+
+logger = logging.getLogger(__name__)
 
 _OK_TRAILERS = trailers(grpc.StatusCode.OK, "", ())
 
@@ -160,7 +163,10 @@ class Call:
         if not self._stream.is_closed:
             self._stream.end(trailers(grpc.StatusCode.UNAVAILABLE, "the call ended without an answer", ()))
         for callback in self._callbacks:
-            callback(self)
+            try:
+                callback(self)
+            except Exception:  # the other callbacks free what the call holds
+                logger.exception("a function that should be called at the end of a call failed")
 
     def _expire(self) -> None:
         self.cancel(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
