@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+import grpc
 import pytest
 
 from midrib.server._front.frames import Http2Error
@@ -20,6 +21,7 @@ from midrib.server._front.server import FrontServer
 from midrib.server._front.session import Session
 from server.tests.front.test_server import LIMITS
 from server.tests.grpc.http2_frames import (
+    DATA,
     END_HEADERS,
     END_STREAM,
     HEADERS,
@@ -30,6 +32,7 @@ from server.tests.grpc.http2_frames import (
     WINDOW_UPDATE,
     frame,
     head,
+    message,
     number,
 )
 
@@ -79,6 +82,27 @@ async def test_others_run_between_the_frames_of_a_flood() -> None:
     async with asyncio.TaskGroup() as group:
         floods = [group.create_task(flood(port, calls)) for _ in range(4)]
         assert await longest_step_s(floods[0]) < 0.05
+    await server.stop(0.0)
+
+
+async def count(requests: AsyncIterator[bytes], _context: Any) -> None:
+    """Handle each message of a stream for a moment, without waiting for anything."""
+    async for _ in requests:
+        sum(range(1000))
+
+
+@pytest.mark.usefixtures("_frozen")
+async def test_others_run_between_the_messages_of_a_stream() -> None:
+    """The window of a stream holds thousands of messages without content, which all lie ready."""
+    server = FrontServer(LIMITS)
+    handlers = {"Count": grpc.stream_stream_rpc_method_handler(count)}
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("test", handlers)])
+    port = server.add_port("127.0.0.1:0")
+    await server.start()
+    messages = frame(DATA, NO_FLAGS, 1, message(b"") * 3000) * 4
+    stream = frame(HEADERS, END_HEADERS, 1, head(path=b"/test/Count")) + messages
+    async with asyncio.TaskGroup() as group:
+        assert await longest_step_s(group.create_task(flood(port, stream))) < 0.05
     await server.stop(0.0)
 
 

@@ -61,7 +61,7 @@ class ReceivePool:
         if self._check is None:
             self._check = asyncio.get_running_loop().call_later(_STEP_S, self._give_up_late)
         try:
-            async with asyncio.timeout(_LONGEST_WAIT_S * random.uniform(_SHORTEST_WAIT, 1.0)):
+            async with asyncio.timeout(_LONGEST_WAIT_S * random.SystemRandom().uniform(_SHORTEST_WAIT, 1.0)):
                 await self._quota.acquire(1)
         except TimeoutError as error:
             raise self._overloaded() from error

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import grpc
 
 from midrib.server._front.headers import Metadata, trailers
+from midrib.server._front.limits import FrameTime
 from midrib.server._front.messages import MessageError
 from midrib.server._front.stream import Stream
 
@@ -30,6 +31,7 @@ class Call:
         "_code",
         "_deadline",
         "_details",
+        "_has_read",
         "_max_message_bytes",
         "_peer",
         "_stream",
@@ -48,6 +50,7 @@ class Call:
         self._max_message_bytes = max_message_bytes
         self._code: grpc.StatusCode | None = None
         self._details = ""
+        self._has_read = False
         self._trailing_metadata: Metadata = ()
         self._callbacks: list[Callable[[Any], None]] = []
         self._task: asyncio.Task[None] | None = None
@@ -59,6 +62,9 @@ class Call:
 
     async def read(self) -> Any:
         """Return the next message, or `grpc.aio.EOF`. Raises AbortError if the message breaks a limit."""
+        if self._has_read and not FrameTime.of(asyncio.get_running_loop()).is_left():
+            await asyncio.sleep(0)  # a client may have sent thousands of messages, which all lie ready
+        self._has_read = True
         try:
             data = await self._stream.read()
         except MessageError as fault:

@@ -95,7 +95,7 @@ class AbuseCounter:
 
 
 class FrameTime:
-    """The time that frames may take in one iteration of an event loop, for all of its connections together.
+    """The time that frames, and the messages in them, may take in one iteration of an event loop, for all connections.
 
     Without this limit, a connection that sends a flood of small frames blocks all others while they are handled.
     """
@@ -111,10 +111,13 @@ class FrameTime:
     @classmethod
     def of(cls, loop: asyncio.AbstractEventLoop) -> FrameTime:
         """Return the one that all connections of an event loop share."""
-        return cls._of_loops.setdefault(loop, cls(loop))
+        shared = cls._of_loops.get(loop)
+        if shared is None:
+            shared = cls._of_loops[loop] = cls(loop)
+        return shared
 
     def is_left(self) -> bool:
-        """Return whether another frame may be handled in this iteration."""
+        """Return whether another frame or message may be handled in this iteration."""
         if not self._is_running:
             self._is_running = True
             self._end_s = self._loop.time() + _SHARE_S
