@@ -95,7 +95,7 @@ async def count(requests: AsyncIterator[bytes], _context: Any) -> None:
 async def test_others_run_between_the_messages_of_a_stream() -> None:
     """The window of a stream holds thousands of messages without content, which all lie ready."""
     server = FrontServer(LIMITS)
-    handlers = {"Count": grpc.stream_stream_rpc_method_handler(count)}
+    handlers: dict[str, Any] = {"Count": grpc.stream_stream_rpc_method_handler(count)}
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("test", handlers)])
     port = server.add_port("127.0.0.1:0")
     await server.start()
