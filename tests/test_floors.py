@@ -66,7 +66,7 @@ LAYERS: dict[str, dict[str, list[str]]] = {
         "_catalogue": _LOADING,
         "_calls": ["_engine", "_intake", "_admission", "_catalogue", "_shared_memory.memory"],
         "_shared_memory": ["_settings", "_admission", "_observability"],
-        "_front": [],
+        "_front": ["_admission.tls"],
         "_grpc": [*_SERVING, "_shared_memory", "_front"],
         "_http": [*_SERVING, "_field_errors"],
         "_oip": [*_SERVING, "_grpc"],

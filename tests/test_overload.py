@@ -10,7 +10,10 @@ import asyncio
 import gc
 import threading
 import tracemalloc
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -20,6 +23,7 @@ from google.rpc import error_details_pb2, status_pb2
 from torch import Tensor, nn
 
 from midrib.registry import Registry, TensorInput
+from midrib.server._admission.tokens import Scope, new_token
 from midrib.server._engine.served_backbone import ServedBackbone
 from midrib.server.testing import RunningServer, serving
 from midrib.v1 import embedding_pb2, embedding_pb2_grpc
@@ -34,6 +38,11 @@ MARK = 12345.0
 ROUNDS = 20
 # The calls of a round that are computed, and all calls of a round.
 CAPACITY, LOAD = 10, 100
+TOKEN = new_token("tenant", [Scope.EMBED, Scope.READ])
+BEARER = [("authorization", f"Bearer {TOKEN[0]}")]
+# Each channel has its own connection, so that the kernel divides them among the front processes.
+CHANNELS = 6
+SEPARATE = [("grpc.use_local_subchannel_pool", 1)]
 
 
 class Turnstile(nn.Module):
@@ -54,12 +63,17 @@ def load_turnstile() -> tuple[nn.Module, int]:
     return Turnstile(), 2
 
 
-@pytest.fixture()
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningServer]:
-    """A server with one row per batch and at most 20 items in the queue."""
+@pytest.fixture(params=[("grpcio", 1), ("asyncio", 1), ("asyncio", 3)], ids=["grpcio", "asyncio", "3-fronts"])
+def server(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[RunningServer]:
+    """A server with one row per batch and at most 20 items of its only token in the queue."""
+    front, fronts = request.param
     monkeypatch.setattr(Turnstile, "permits", threading.Semaphore(0))
     monkeypatch.setattr(Turnstile, "entered", 0)
-    with serving("turnstile", registry=REGISTRY, max_batch_rows=1, max_queue_items=QUEUE) as running:
+    (tmp_path / "tokens.toml").write_text(TOKEN[1])
+    limits: dict[str, Any] = {"max_batch_rows": 1, "max_queue_items": QUEUE, "tokens": tmp_path / "tokens.toml"}
+    with serving("turnstile", registry=REGISTRY, front=front, fronts=fronts, **limits) as running:
         yield running
         Turnstile.permits.release(10_000)
 
@@ -72,13 +86,13 @@ def request(number: int) -> embedding_pb2.EmbedRequest:
 
 
 class Outcomes:
-    """The outcomes of numbered calls.
+    """The outcomes of numbered calls, which several connections share.
 
     answered: the doubled number by number.  refused, codes: the statuses of the other calls.
     """
 
-    def __init__(self, stub: Any) -> None:
-        self._stub = stub
+    def __init__(self, stubs: Sequence[Any]) -> None:
+        self._stubs = stubs
         self.answered: dict[int, float] = {}
         self.refused: list[status_pb2.Status] = []
         self.codes: set[grpc.StatusCode] = set()
@@ -86,7 +100,8 @@ class Outcomes:
     async def call(self, number: int) -> None:
         """Embed the row of a number, and note the outcome."""
         try:
-            answer = await self._stub.Embed(request(number), timeout=60)
+            stub = self._stubs[number % len(self._stubs)]
+            answer = await stub.Embed(request(number), timeout=60, metadata=BEARER)
             self.answered[number] = float(decode_tensor(answer.embedding)[0, 0])
         except grpc.aio.AioRpcError as error:
             self.codes.add(error.code())
@@ -103,8 +118,10 @@ async def until(reached: Callable[[], bool]) -> None:
 
 @pytest.fixture()
 async def outcomes(server: RunningServer) -> AsyncIterator[Outcomes]:
-    async with grpc.aio.insecure_channel(server.address) as channel:
-        yield Outcomes(embedding_pb2_grpc.EmbeddingServiceStub(channel))
+    async with AsyncExitStack() as stack:
+        new = partial(grpc.aio.insecure_channel, server.address, options=SEPARATE)
+        channels = [await stack.enter_async_context(new()) for _ in range(CHANNELS)]
+        yield Outcomes([embedding_pb2_grpc.EmbeddingServiceStub(channel) for channel in channels])
 
 
 def retry_after(status: status_pb2.Status) -> float:
@@ -205,7 +222,7 @@ def test_a_stream_beyond_capacity_waits_and_loses_nothing(server: RunningServer)
     deepest, answers = 0, {}
     with grpc.insecure_channel(server.address) as channel:
         stub: Any = embedding_pb2_grpc.EmbeddingServiceStub(channel)
-        stream = stub.EmbedStream(talk(), timeout=120)
+        stream = stub.EmbedStream(talk(), timeout=120, metadata=BEARER)
         assert next(stream).WhichOneof("message") == "opened"
         for _ in range(total):
             Turnstile.permits.release()

@@ -28,10 +28,19 @@ from contenders import command, environment  # noqa: E402 - modules of the folde
 from processes import ServerProcess, free_port  # noqa: E402
 from works import KEYS, payloads  # noqa: E402
 
+from midrib.server._front.processes.metrics import processor_s  # noqa: E402
 from midrib.v1 import embedding_pb2  # noqa: E402
 from midrib.wire import encode_tensor  # noqa: E402
 
-FRONTS = ("grpcio", "asyncio", "echo")
+# The variables of each server; the echo has no settings.
+FRONTS = {
+    "grpcio": {"MIDRIB_FRONT": "grpcio"},
+    "asyncio": {"MIDRIB_FRONT": "asyncio"},
+    "2 fronts": {"MIDRIB_FRONT": "asyncio", "MIDRIB_FRONTS": "2"},
+    "3 fronts": {"MIDRIB_FRONT": "asyncio", "MIDRIB_FRONTS": "3"},
+    "echo": {},
+}
+FRONT_PROCESS = "midrib-front"
 EMBED = "/midrib.v1.EmbeddingService/Embed"
 # The bytes of an answer with one row of the small model.
 ECHO = "/echo/unary/1100"
@@ -53,10 +62,15 @@ LOADS = (Load(1, 1), Load(16, 1), Load(64, 1), Load(64, 64))
 
 @dataclass(frozen=True)
 class Round:
-    """One round. rate: calls per second.  cpu_us: the server's processor time per call.  p50_ms: of the latency."""
+    """One round.
+
+    rate: calls per second.  cpu_us: the server's processor time per call.  front_us: the part of it that its front
+    processes use.  p50_ms: of the latency.
+    """
 
     rate: float
     cpu_us: float
+    front_us: float
     p50_ms: float
 
 
@@ -68,9 +82,10 @@ class Server:
         port = free_port()
         self._address = f"127.0.0.1:{port}"
         self._path = ECHO if front == "echo" else EMBED
-        variables = {**environment(kind), **({} if front == "echo" else {"MIDRIB_FRONT": front})}
+        variables = {**environment(kind), **FRONTS[front]}
         started = command(kind, port, ["mlp"], sys.executable)
         self.process = ServerProcess(started, folder / f"{front}.log", environment=variables)
+        self._front_processes: list[int] = []
 
     async def ready(self) -> None:
         """Wait for the first answer, then stop the process. Raises RuntimeError if it ends."""
@@ -83,6 +98,7 @@ class Server:
                 await asyncio.sleep(0.2)
             else:
                 self.process.refresh()
+                self._front_processes = _front_processes(self.process.process.pid)
                 self.process.freeze()
                 return
 
@@ -91,12 +107,16 @@ class Server:
         self.process.thaw()
         try:
             await self._call(load, _WARM_UP_S)
-            before = self.process.cpu_s()
+            before_s, front_before_s = self.process.cpu_s(), self._front_s()
             times = await self._call(load, seconds)
-            cpu_s = self.process.cpu_s() - before
+            cpu_s, front_s = self.process.cpu_s() - before_s, self._front_s() - front_before_s
         finally:
             self.process.freeze()
-        return Round(len(times) / seconds, 1e6 * cpu_s / len(times), 1e3 * statistics.median(times))
+        us = 1e6 / len(times)
+        return Round(len(times) / seconds, us * cpu_s, us * front_s, 1e3 * statistics.median(times))
+
+    def _front_s(self) -> float:
+        return sum(map(processor_s, self._front_processes))
 
     async def _call(self, load: Load, seconds: float) -> list[float]:
         """Call without pause; return the seconds of each call."""
@@ -111,6 +131,12 @@ class Server:
             for channel in channels:
                 await channel.close()
         return times
+
+
+def _front_processes(server: int) -> list[int]:
+    """Return the front processes of a server by their ids."""
+    started = map(int, Path(f"/proc/{server}/task/{server}/children").read_text().split())
+    return [pid for pid in started if Path(f"/proc/{pid}/comm").read_text().strip() == FRONT_PROCESS]
 
 
 async def _call_until(end: float, channel: grpc.aio.Channel, path: str, times: list[float]) -> None:
@@ -143,12 +169,14 @@ async def _compare(*, rounds: int, seconds: float) -> None:
     with _servers() as servers:
         for server in servers.values():
             await server.ready()
-        _print("| load | front | calls/s | of grpcio | of the echo | server, us a call | p50, ms |")
-        _print("|---|---|---|---|---|---|---|")
+        _print(
+            "| load | front | calls/s | of grpcio | of the echo | server, us a call | its fronts, us a call | p50, ms |"
+        )
+        _print("|---|---|---|---|---|---|---|---|")
         for load in LOADS:
             measured: dict[str, list[Round]] = {front: [] for front in FRONTS}
             for number in range(rounds):
-                for front in FRONTS if number % 2 else reversed(FRONTS):
+                for front in list(FRONTS) if number % 2 else reversed(FRONTS):
                     measured[front].append(await servers[front].measure(load, seconds))
             for front in FRONTS:
                 _print(_line(load, front, measured))
@@ -166,14 +194,15 @@ def _servers() -> Iterator[dict[str, Server]]:
 
 def _line(load: Load, front: str, measured: dict[str, list[Round]]) -> str:
     rounds = measured[front]
-    rate, cpu_us, p50_ms = (
-        statistics.median(getattr(each, name) for each in rounds) for name in ("rate", "cpu_us", "p50_ms")
+    rate, cpu_us, front_us, p50_ms = (
+        statistics.median(getattr(each, name) for each in rounds) for name in ("rate", "cpu_us", "front_us", "p50_ms")
     )
     of_grpcio, of_echo = (
         statistics.median(each.rate / other.rate for each, other in zip(rounds, measured[name], strict=True))
         for name in ("grpcio", "echo")
     )
-    return f"| {load} | {front} | {rate:.0f} | {of_grpcio:.2f} | {of_echo:.2f} | {cpu_us:.0f} | {p50_ms:.2f} |"
+    times = f"{cpu_us:.0f} | {front_us:.0f} | {p50_ms:.2f}"
+    return f"| {load} | {front} | {rate:.0f} | {of_grpcio:.2f} | {of_echo:.2f} | {times} |"
 
 
 def _print(line: str) -> None:

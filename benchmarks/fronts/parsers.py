@@ -96,6 +96,9 @@ class _Transport:
     def is_closing(self) -> bool:
         return False
 
+    def abort(self) -> None:
+        pass
+
     def set_write_buffer_limits(self, high: int) -> None:
         pass
 

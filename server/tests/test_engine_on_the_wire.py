@@ -9,8 +9,9 @@ import importlib
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from midrib.wire import decode_tensor, encode_tensor
 
 Serve = Callable[..., AbstractContextManager[RunningServer]]
 LARGE = 1000.0
+# Each channel has its own connection, so that the kernel divides them among the front processes.
+SEPARATE = [("grpc.use_local_subchannel_pool", 1)]
 
 
 @dataclass(frozen=True)
@@ -73,10 +76,10 @@ def recorder(tmp_path: Path) -> Iterator[Recorder]:
 
 
 @pytest.fixture()
-def one_at_a_time(serve: Serve, recorder: Recorder) -> Iterator[RunningServer]:
-    """A server whose device computes one row after the other."""
+def one_at_a_time(front: str, serve: Serve, recorder: Recorder) -> Iterator[RunningServer]:
+    """A server whose device computes one row after the other, over each front."""
     requested = {"name": "recorder", "arguments": {"folder": str(recorder.folder)}}
-    with serve(requested, max_batch_rows=1) as running:
+    with serve(requested, max_batch_rows=1, front=front) as running:
         yield running
 
 
@@ -111,13 +114,14 @@ def until(running: RunningServer, accepted: int) -> None:
 
 def test_a_priority_is_a_share_on_the_wire(one_at_a_time: RunningServer, recorder: Recorder) -> None:
     """Bulk came first and is not starved; of the busy device interactive work still gets sixteen times as much."""
-    with grpc.insecure_channel(one_at_a_time.address) as channel:
-        stub = stub_of(channel)
-        busy = [stub.Embed.future(request(13), timeout=60) for _ in range(2)]
+    with ExitStack() as stack:
+        new = partial(grpc.insecure_channel, one_at_a_time.address, options=SEPARATE)
+        first, second, third = (stub_of(stack.enter_context(new())) for _ in range(3))
+        busy = [first.Embed.future(request(13), timeout=60) for _ in range(2)]
         recorder.wait()
-        bulk = stub.EmbedStream(talk(LARGE, 40, embedding_pb2.PRIORITY_BULK), timeout=60)
+        bulk = second.EmbedStream(talk(LARGE, 40, embedding_pb2.PRIORITY_BULK), timeout=60)
         until(one_at_a_time, 42)
-        interactive = stub.EmbedStream(talk(2 * LARGE, 32, embedding_pb2.PRIORITY_INTERACTIVE), timeout=60)
+        interactive = third.EmbedStream(talk(2 * LARGE, 32, embedding_pb2.PRIORITY_INTERACTIVE), timeout=60)
         until(one_at_a_time, 74)
         recorder.open()
         assert (len(list(bulk)), len(list(interactive)), len([call.result() for call in busy])) == (41, 33, 2)

@@ -9,7 +9,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from midrib.registry import Registry, TensorInput
-from midrib.server._command.status import BackboneStatus, WorkerStatus, read_status
+from midrib.server._command.status import BackboneStatus, FrontStatus, WorkerStatus, read_fronts, read_status
 from midrib.server.cli import app
 from midrib.server.testing import serving
 
@@ -27,6 +27,19 @@ midrib_worker_pid{backbone="a/x",replica="1"} 4711.0
 # TYPE midrib_worker_memory_bytes gauge
 midrib_worker_memory_bytes{backbone="a/x",replica="1"} 1.048576e+06
 """
+FRONTS = """
+# TYPE midrib_front_pid gauge
+midrib_front_pid{front="10"} 12.0
+midrib_front_pid{front="2"} 11.0
+# TYPE midrib_front_connections gauge
+midrib_front_connections{front="2"} 3.0
+# TYPE midrib_front_calls gauge
+midrib_front_calls{front="2"} 1.0
+# TYPE midrib_front_processor_seconds counter
+midrib_front_processor_seconds_total{front="2"} 0.5
+# TYPE midrib_front_restarts counter
+midrib_front_restarts_total 4.0
+"""
 REGISTRY = Registry("status")
 
 
@@ -39,6 +52,18 @@ def test_the_status_is_read_from_the_metrics() -> None:
     """One line for each replica; a replica that is being replaced has no process id."""
     workers = [WorkerStatus(), WorkerStatus(running=True, pid=4711, memory_bytes=2**20)]
     assert read_status(METRICS) == [BackboneStatus("a/x", "ready", 2, workers), BackboneStatus("b/x", "failed")]
+
+
+def test_the_front_processes_are_read_from_the_metrics() -> None:
+    """They are ordered by number."""
+    assert read_fronts(FRONTS) == [FrontStatus(2, 11, 3, 1, 0.5), FrontStatus(10, 12)]
+
+
+def test_the_front_processes_of_a_running_server_are_shown() -> None:
+    """A table below that of the backbones."""
+    with serving("identity", registry=REGISTRY, http_port=0, front="asyncio", fronts=2) as running:
+        table = CliRunner().invoke(app, ["status", f"http://{running.server.http_address}"])
+    assert "connections" in table.stdout
 
 
 def test_a_running_server_is_shown() -> None:

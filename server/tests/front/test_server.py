@@ -16,8 +16,9 @@ from midrib.server._front.call import Call
 from midrib.server._front.frames import END_HEADERS, END_STREAM, HEADERS, Http2Error
 from midrib.server._front.headers import trailers
 from midrib.server._front.limits import AbuseCounter, FrontLimits
+from midrib.server._front.listener import listening_sockets
 from midrib.server._front.sending import Sender
-from midrib.server._front.server import FrontServer, listening_sockets
+from midrib.server._front.server import FrontServer
 from midrib.server._front.session import Session
 from midrib.server._front.stream import Stream
 from server.tests.grpc.http2_frames import head

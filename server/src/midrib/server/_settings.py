@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import sys
 from collections.abc import Collection
 from pathlib import Path
 from tomllib import TOMLDecodeError
@@ -88,6 +89,8 @@ class Settings(BaseSettings):
     """The gRPC port; 0 takes a free one."""
     front: Literal["grpcio", "asyncio"] = "grpcio"
     """The implementation of gRPC: grpcio, or Midrib's own on asyncio, which is faster (midrib-server[front])."""
+    fronts: int = Field(default=1, ge=1, le=64)
+    """Processes that carry the gRPC connections; one engine serves their calls. More than 1 needs front "asyncio"."""
     http_port: int | None = Field(default=None, ge=0, le=65535)
     """The HTTP port on the same address; 0 takes a free one. If unset, HTTP is off."""
     http_token_ids: bool = False
@@ -216,6 +219,17 @@ class Settings(BaseSettings):
         for alias in aliases:
             if not alias or "@" in alias or aliases.count(alias) > 1 or alias in names:
                 raise ValueError(f"alias {alias!r} is empty, has an @, or names two backbones: choose another")
+        return self
+
+    @model_validator(mode="after")
+    def _fronts_can_run(self) -> Settings:
+        if self.fronts > 1 and self.front != "asyncio":
+            raise ValueError(
+                f"fronts is {self.fronts}, and front {self.front!r} runs in the server's process only: "
+                "set front to 'asyncio', or fronts to 1"
+            )
+        if self.fronts > 1 and sys.platform != "linux":
+            raise ValueError(f"fronts is {self.fronts}, and more than one needs Linux: set fronts to 1")
         return self
 
     @model_validator(mode="after")

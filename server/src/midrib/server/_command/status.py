@@ -43,12 +43,24 @@ class BackboneStatus:
     workers: list[WorkerStatus] = field(default_factory=list)
 
 
+@dataclass
+class FrontStatus:
+    """A process that carries connections. front: its number.  processor_s: its seconds of processor time."""
+
+    front: int
+    pid: int = 0
+    connections: int = 0
+    calls: int = 0
+    processor_s: float = 0.0
+
+
 def print_status(address: str, *, token: str | None, as_json: bool) -> None:
     """Print the status of the server whose HTTP port is at an address, "host:port".
 
     Raises ConnectionError if no server answers there.
     """
-    backbones = read_status(read_metrics(address, token))
+    metrics = read_metrics(address, token)
+    backbones = read_status(metrics)
     if as_json:
         typer.echo(json.dumps([asdict(backbone) for backbone in backbones], indent=2))
         return
@@ -64,6 +76,12 @@ def print_status(address: str, *, token: str | None, as_json: bool) -> None:
         if not backbone.workers:
             table.add_row(*cells, "thread" if backbone.state == "ready" else "", "", "")
     Console().print(table)
+    if fronts := read_fronts(metrics):
+        table = Table("front", "pid", "connections", "calls", "processor s", box=None, pad_edge=False)
+        for front in fronts:
+            numbers = front.front, front.pid, front.connections, front.calls
+            table.add_row(*map(str, numbers), f"{front.processor_s:.1f}")
+        Console().print(table)
 
 
 def read_status(metrics: str) -> list[BackboneStatus]:
@@ -74,6 +92,19 @@ def read_status(metrics: str) -> list[BackboneStatus]:
             if name := sample.labels.get("backbone"):
                 _take(backbones.setdefault(name, BackboneStatus(name)), sample)
     return [backbones[name] for name in sorted(backbones)]
+
+
+def read_fronts(metrics: str) -> list[FrontStatus]:
+    """Return the status of each front process, ordered by number, from metrics in Prometheus' text form."""
+    fronts: dict[str, FrontStatus] = {}
+    for family in text_string_to_metric_families(metrics):
+        for sample in family.samples:
+            kind = sample.name.removeprefix("midrib_front_")
+            if kind in _FRONT_FIELDS and (number := sample.labels.get("front")) is not None:
+                status = fronts.setdefault(number, FrontStatus(int(number)))
+                name, convert = _FRONT_FIELDS[kind]
+                setattr(status, name, convert(sample.value))
+    return sorted(fronts.values(), key=lambda status: status.front)
 
 
 def _take(backbone: BackboneStatus, sample: Sample) -> None:
@@ -87,6 +118,12 @@ def _take(backbone: BackboneStatus, sample: Sample) -> None:
         setattr(worker, kind.removeprefix("worker_"), _TYPES[kind](sample.value))
 
 
+_FRONT_FIELDS: dict[str, tuple[str, Any]] = {
+    "pid": ("pid", int),
+    "connections": ("connections", int),
+    "calls": ("calls", int),
+    "processor_seconds_total": ("processor_s", float),
+}
 _TYPES: dict[str, Any] = {"worker_running": bool, "worker_pid": int, "worker_memory_bytes": int}
 
 

@@ -6,18 +6,52 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import grpc
 
-from midrib.server._front.headers import Metadata, trailers
+from midrib.server._front.headers import Metadata, RequestHead, trailers
 from midrib.server._front.limits import FrameTime
 from midrib.server._front.messages import MessageError
-from midrib.server._front.stream import Stream
 
 logger = logging.getLogger(__name__)
 
 _OK_TRAILERS = trailers(grpc.StatusCode.OK, "", ())
+
+
+class CallStream(Protocol):
+    """The messages of one call in both directions.
+
+    head: the headers of the call.  on_lost: called when the client cancels the call or leaves.
+    """
+
+    head: RequestHead
+    on_lost: Callable[[], None] | None
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the status is sent, or the client has left."""
+
+    def read_ahead(self) -> None:
+        """Let the client send further messages while one is handled."""
+
+    async def read(self) -> bytes | None:
+        """Return the next message; None if the client has sent all. Raises MessageError if it is refused."""
+
+    async def write(self, message: bytes) -> None:
+        """Send a message; returns once flow control has let it go. Does nothing once the stream is closed."""
+
+    def begin(self) -> None:
+        """Send the headers of the answer now."""
+
+    async def finish(self, trailers: bytes) -> None:
+        """End the stream with trailers after all messages; returns once they are sent, or the stream is closed."""
+
+    def end(self, trailers: bytes) -> None:
+        """End the stream with trailers now. Messages that wait for flow control are dropped."""
+
+    def close_connection(self) -> None:
+        """Close the connection of the stream without its last bytes."""
 
 
 class Call:
@@ -42,7 +76,7 @@ class Call:
         "serialize",
     )
 
-    def __init__(self, stream: Stream, peer: str, *, max_message_bytes: int) -> None:
+    def __init__(self, stream: CallStream, peer: str, *, max_message_bytes: int) -> None:
         self.parse: Callable[[bytes], Any] | None = None
         self.serialize: Callable[[Any], bytes] | None = None
         self._stream = stream
@@ -130,6 +164,10 @@ class Call:
         """Return whether the client has cancelled the call or left."""
         return self._stream.is_closed
 
+    def close_connection(self) -> None:
+        """Close the client's connection, and with it all its calls."""
+        self._stream.close_connection()
+
     def add_done_callback(self, callback: Callable[[Any], None]) -> None:
         """Call a function with this context once the answer is sent, or the client has left."""
         self._callbacks.append(callback)
@@ -156,11 +194,10 @@ class Call:
 
     async def finish(self) -> None:
         """Send the status, after all messages."""
-        await self._stream.written()
         if self._code is None:
-            self._stream.end(_OK_TRAILERS)
+            await self._stream.finish(_OK_TRAILERS)
         else:
-            self._stream.end(trailers(self._code, self._details, self._trailing_metadata))
+            await self._stream.finish(trailers(self._code, self._details, self._trailing_metadata))
 
     def ended(self) -> None:
         """End a stream that has no status yet, and call the functions of `add_done_callback`."""

@@ -61,22 +61,36 @@ class Assembler:
                 return
         self._buffer += payload
 
+    @property
+    def is_packed(self) -> bool:
+        """Whether the next message, of which nothing is missing, is compressed."""
+        return self._ready is None and bool(self._buffer[0])
+
     async def take(self) -> bytes:
         """Return the next message, of which nothing is missing. Raises MessageError if it is refused."""
+        is_packed = self.is_packed
+        message = self.take_as_sent()
+        if not is_packed:
+            return message
+        if len(message) <= _SMALL_PACKED_BYTES:
+            return self._unpacked(message)
+        return await asyncio.to_thread(self._unpacked, message)
+
+    def take_as_sent(self) -> bytes:
+        """Return the next message, of which nothing is missing, without unpacking it.
+
+        Raises MessageError if it is too long.
+        """
         if self._ready is not None:
             message, self._ready = self._ready, None
             return message
-        compressed, size = _PREFIX.unpack_from(self._buffer)
+        size = int.from_bytes(self._buffer[1:PREFIX_BYTES], "big")
         if size > self._max_bytes:
             raise self._too_long(f"{size} bytes")
         end = PREFIX_BYTES + size
         message = bytes(memoryview(self._buffer)[PREFIX_BYTES:end])
         del self._buffer[:end]
-        if not compressed:
-            return message
-        if size <= _SMALL_PACKED_BYTES:
-            return self._unpacked(message)
-        return await asyncio.to_thread(self._unpacked, message)
+        return message
 
     def _unpacked(self, packed: bytes) -> bytes:
         if self._encoding not in _WINDOW_BITS:

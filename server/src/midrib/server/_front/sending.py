@@ -33,11 +33,15 @@ class Transport(Protocol):
     def is_closing(self) -> bool:
         """Return whether nothing can be sent any more."""
 
+    def abort(self) -> None:
+        """Close the connection without its last bytes."""
+
 
 class Sender:
     """Sends frames, and holds DATA back. All parts of one iteration of the event loop are written together.
 
     window: the bytes of DATA that the client lets the connection send.
+    abort: closes the connection without its last bytes.
     is_paused: whether the transport is full, because the client's machine takes less than is sent.
     """
 
@@ -45,6 +49,7 @@ class Sender:
         self.window = DEFAULT_WINDOW
         self.max_frame = DEFAULT_MAX_FRAME
         self.is_paused = False
+        self.abort = transport.abort
         self._transport = transport
         self._loop = asyncio.get_running_loop()
         self._parts: list[bytes | memoryview] = []
@@ -61,6 +66,10 @@ class Sender:
             call: asyncio.Future[None] = self._loop.create_future()
             self._paused_calls.append(call)
             await call
+
+    def has_room(self) -> bool:
+        """Return whether the transport is not full."""
+        return not self.is_paused
 
     def resume(self) -> None:
         """Send the waiting DATA: the transport has room again."""

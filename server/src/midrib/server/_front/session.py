@@ -69,6 +69,8 @@ class Session:
         self.send_at_once = sender.send_at_once
         self.send_later = sender.send_later
         self.writable = sender.writable
+        self.has_room = sender.has_room
+        self.abort = sender.abort
         self.progress = abuse.progress
 
     def _frame_handlers(self) -> tuple[Callable[[int, int, bytes], None], ...]:

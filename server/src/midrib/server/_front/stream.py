@@ -39,6 +39,12 @@ class StreamOwner(Protocol):
     async def writable(self) -> None:
         """Return once the transport has room."""
 
+    def has_room(self) -> bool:
+        """Return whether the transport has room."""
+
+    def abort(self) -> None:
+        """Close the connection without its last bytes."""
+
     def progress(self) -> None:
         """Note that a message has been received or is being sent."""
 
@@ -50,18 +56,20 @@ class Stream:
     """One stream.
 
     on_lost: called when the client cancels the call or leaves.
+    assembler: the client's messages.  client_ended: whether the client has sent all.
     receive_window, send_window: the bytes that either side may still send.
     pending: the bytes that wait for flow control; None if there are none.
     """
 
     __slots__ = (
         "_ahead_bytes",
-        "_assembler",
         "_began",
-        "_client_ended",
+        "_forward",
         "_owner",
         "_reader",
         "_writers",
+        "assembler",
+        "client_ended",
         "head",
         "id",
         "is_closed",
@@ -80,11 +88,12 @@ class Stream:
         self.send_window = DEFAULT_WINDOW
         self.pending: memoryview | None = None
         self._owner = owner
-        self._assembler = Assembler(head.encoding, max_message_bytes)
+        self.assembler = Assembler(head.encoding, max_message_bytes)
         self._ahead_bytes = DEFAULT_WINDOW
-        self._client_ended = False
+        self.client_ended = False
         self._began = False
         self._reader: asyncio.Future[None] | None = None
+        self._forward: Callable[[], None] | None = None
         self._writers: list[asyncio.Future[None]] = []
 
     # From the client
@@ -94,24 +103,28 @@ class Stream:
         self.receive_window -= size
         if self.receive_window < 0:
             raise StreamError(ErrorCode.FLOW_CONTROL_ERROR, "more bytes than the window of the stream")
-        self._assembler.feed(payload)
+        self.assembler.feed(payload)
+        if self._forward is not None:
+            self._forward()
         if self._reader is None:
             return
-        if self._assembler.missing:
-            self._grant()
+        if self.assembler.missing:
+            self.grant()
         else:
             self._wake()
 
     def receive_end(self) -> None:
         """Note the end of the client's half. Raises StreamError if it has ended before."""
-        if self._client_ended:
+        if self.client_ended:
             raise StreamError(ErrorCode.STREAM_CLOSED, "a frame after the end of the stream")
-        self._client_ended = True
+        self.client_ended = True
+        if self._forward is not None:
+            self._forward()
         self._wake()
 
     def check_open(self) -> None:
         """Raise StreamError if the client has ended its half."""
-        if self._client_ended:
+        if self.client_ended:
             raise StreamError(ErrorCode.STREAM_CLOSED, "a frame after the end of the stream")
 
     def lost(self) -> None:
@@ -132,32 +145,41 @@ class Stream:
 
     # To the call
 
+    def forward_to(self, forward: Callable[[], None]) -> None:
+        """Call a function when bytes or the end of the client's half have arrived, and now."""
+        self._forward = forward
+        forward()
+
     def read_ahead(self) -> None:
         """Let the client send further messages while one is handled."""
         self._ahead_bytes = _AHEAD_BYTES
 
     async def read(self) -> bytes | None:
         """Return the next message; None if the client has sent all. Raises MessageError if it is refused."""
-        while self._assembler.missing:
-            if self._client_ended:
+        while self.assembler.missing:
+            if self.client_ended:
                 return None
-            self._grant()
+            self.grant()
             reader = self._reader = asyncio.get_running_loop().create_future()
             try:
                 await reader
             finally:
                 if self._reader is reader:  # it is another one if a read was cancelled and the next has begun
                     self._reader = None
+        self.progress()
+        return await self.assembler.take()
+
+    def progress(self) -> None:
+        """Note that a message has been received."""
         self._owner.progress()
-        return await self._assembler.take()
 
     def _wake(self) -> None:
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
 
-    def _grant(self) -> None:
+    def grant(self) -> None:
         """Grow the client's window to the rest of the message that is being read, and the bytes in advance."""
-        needed = self._assembler.missing
+        needed = self.assembler.missing
         target = min(needed + self._ahead_bytes, LARGEST_WINDOW)
         if self.receive_window < max(needed, target // 2):
             self._owner.send(window_update(self.id, target - self.receive_window))
@@ -169,17 +191,21 @@ class Stream:
         """Send a message; returns once flow control has let it go. Does nothing once the stream is closed."""
         if self.pending is not None:  # a write was cancelled in the middle of its message
             await self.drained()
-        if self.is_closed:
-            return
-        self._owner.progress()
-        size = PREFIX_BYTES + len(message)
-        if self._owner.send_at_once(self, size):
-            self._owner.send(*self._beginning(), frame_head(size, DATA, 0, self.id), prefixed(message), message)
+        if self.is_closed or self.write_at_once(message):
             return
         self._owner.send(*self._beginning())
         self.pending = memoryview(prefixed(message) + message)
         self._owner.send_later(self)
         await self.drained()
+
+    def write_at_once(self, message: bytes) -> bool:
+        """Send a message if flow control lets it go now, and no other waits; return whether it is sent."""
+        self._owner.progress()
+        size = PREFIX_BYTES + len(message)
+        if self.pending is not None or not self._owner.send_at_once(self, size):
+            return False
+        self._owner.send(*self._beginning(), frame_head(size, DATA, 0, self.id), prefixed(message), message)
+        return True
 
     async def drained(self) -> None:
         """Return once all messages are sent, or the stream is closed."""
@@ -193,6 +219,19 @@ class Stream:
         await self.drained()
         if not self.is_closed:
             await self._owner.writable()
+
+    async def finish(self, trailers: bytes) -> None:
+        """End the stream with trailers after all messages; returns once they are sent, or the stream is closed."""
+        await self.written()
+        self.end(trailers)
+
+    def can_end(self) -> bool:
+        """Return whether all messages are sent and the transport has room for a status."""
+        return self.pending is None and self._owner.has_room()
+
+    def close_connection(self) -> None:
+        """Close the connection of the stream without its last bytes."""
+        self._owner.abort()
 
     def sent(self, rest: memoryview | None) -> None:
         """Note the bytes that are still pending; None if all are sent."""
@@ -225,6 +264,6 @@ class Stream:
         self._wake_writers()
         block = trailers if self._began else only_trailers(self.head.http_status, trailers)
         self._owner.send(header_frames(self.id, block, ends_stream=True))
-        if not self._client_ended:
+        if not self.client_ended:
             self._owner.send(reset(self.id, ErrorCode.NO_ERROR))
         self._owner.ended(self)

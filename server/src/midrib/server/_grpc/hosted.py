@@ -21,7 +21,7 @@ from midrib.server._settings import Settings
 from midrib.wire import InvalidInputError, UnsupportedError
 
 if TYPE_CHECKING:
-    from midrib.server._front.server import Tls
+    from midrib.server._front.listener import Tls
 
 
 class HostedServices:

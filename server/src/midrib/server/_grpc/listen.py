@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 import grpc
+from prometheus_client.registry import Collector
 
 from midrib.server._admission.element_count import ElementLimits
-from midrib.server._admission.tls import TlsFiles, renewing_context, server_credentials
+from midrib.server._admission.tls import TlsFiles, server_credentials
 from midrib.server._admission.tokens import Tokens
 from midrib.server._grpc.decoding import RequestLimits
 from midrib.server._grpc.guard import EMBEDDING_METHODS, Guard
 from midrib.server._settings import MEBI, Settings
 
 if TYPE_CHECKING:
-    from midrib.server._front.server import Tls
+    from midrib.server._front.listener import Tls
     from midrib.server._observability.tracing import Tracing
 
 
@@ -50,6 +50,13 @@ class OwnServer(GrpcServer, Protocol):
 
     def add_port(self, address: str, tls: Tls | None) -> int:
         """Listen on "host:port"; return the port. Raises OSError if the address cannot be used."""
+
+
+@runtime_checkable
+class HasMetrics(Protocol):
+    """A server with metrics for Prometheus, of the processes that carry its connections."""
+
+    metrics: Collector
 
 
 AnyServer: TypeAlias = "grpc.aio.Server | OwnServer"
@@ -111,12 +118,9 @@ def _not_available(address: str) -> ConnectionError:
 
 def _tls(files: TlsFiles) -> Tls:
     """Return the TLS of a server that is not grpcio's. Raises what `renewing_context` raises."""
-    from midrib.server._front.server import Tls
+    from midrib.server._front.listener import tls_of
 
-    def accepts(connection: ssl.SSLObject) -> bool:
-        return connection.selected_alpn_protocol() == "h2" and not files.outlives_client_ca(connection)
-
-    return Tls(renewing_context(files, protocols=("h2",)), accepts)
+    return tls_of(files)
 
 
 def request_limits(settings: Settings) -> RequestLimits:
@@ -138,6 +142,7 @@ def _front_server(settings: Settings, chain: list[grpc.aio.ServerInterceptor]) -
     """Return a server of `_front`. Raises ImportError, with the remedy, if its library is not installed."""
     try:
         from midrib.server._front.limits import FrontLimits
+        from midrib.server._front.processes.server import FrontProcesses
         from midrib.server._front.server import FrontServer
     except ModuleNotFoundError as error:
         raise ImportError(
@@ -152,6 +157,8 @@ def _front_server(settings: Settings, chain: list[grpc.aio.ServerInterceptor]) -
         age_grace_s=settings.drain_grace_s,
         min_ping_interval_s=settings.min_ping_interval_s,
     )
+    if settings.fronts > 1:
+        return FrontProcesses(limits, chain, number=settings.fronts)
     return FrontServer(limits, chain)
 
 

@@ -12,7 +12,9 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 from urllib.parse import unquote
 
 from midrib.server._admission.quotas import Reservation
@@ -66,15 +68,36 @@ class UnreadCalls:
         """Close the connections of calls that are late; look again later while calls are watched."""
         self._check = None
         latest = time.monotonic() - self._seconds
-        peers = {context.peer() for context, since in self._since.items() if since <= latest}
-        if peers:
+        late = [context for context, since in self._since.items() if since <= latest]
+        if late:
             logger.warning(
                 "close %d connections: their clients read no answer for %g s",
-                close_connections(peers),
+                _close_connections_of(late),
                 self._seconds,
             )
         if self._since:
             self._schedule()
+
+
+@runtime_checkable
+class _ClosesConnection(Protocol):
+    """The context of a front that can close connections, also those of other processes."""
+
+    def close_connection(self) -> None:
+        """Close the client's connection, and with it all its calls."""
+
+
+def _close_connections_of(calls: Iterable[Context]) -> int:
+    """Close the connections of calls; return their number."""
+    peers: set[str] = set()
+    closed_peers: set[str] = set()
+    for context in calls:
+        if isinstance(context, _ClosesConnection):
+            context.close_connection()
+            closed_peers.add(context.peer())
+        else:
+            peers.add(context.peer())
+    return len(closed_peers) + (close_connections(peers) if peers else 0)
 
 
 def release_once_written(context: Context, reservation: Reservation, answer: Array) -> None:

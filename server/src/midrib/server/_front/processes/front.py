@@ -1,0 +1,190 @@
+"""A front process as the engine sees it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+from midrib.server._front.calls import Calls
+from midrib.server._front.limits import FrontLimits
+from midrib.server._front.listener import Tls
+from midrib.server._front.processes import process
+from midrib.server._front.processes.link import Handler, Link
+from midrib.server._front.processes.ports import SharedPort
+from midrib.server._front.processes.records import (
+    FromEngine,
+    decode_count,
+    decode_open,
+    decode_refusal,
+)
+from midrib.server._front.processes.remote_stream import RemoteStream
+
+# Beside a message or the headers of a call, of which a record of a front process has one.
+_RECORD_BYTES = 64 * 1024
+_END_S = 5.0
+_COMMAND = (
+    "import json, sys; given = json.loads(sys.argv[1]); sys.path[:] = given['path']; "
+    f"from {process.__name__} import main; main(given)"
+)
+
+
+@dataclass(frozen=True)
+class FrontPort:
+    """A port of front processes. tls: None without TLS."""
+
+    shared: SharedPort
+    tls: Tls | None
+
+
+class Front:
+    """A running front process.
+
+    log: takes the records of its log.
+    ready: called once it accepts connections.  ended: called once the process is gone.
+    is_ready: whether it accepts connections.  connections: their number.
+    """
+
+    def __init__(
+        self,
+        ports: Sequence[FrontPort],
+        limits: FrontLimits,
+        calls: Calls,
+        *,
+        log: Callable[[bytes], None],
+        ready: Callable[[], None],
+        ended: Callable[[], None],
+    ) -> None:
+        self.is_ready = False
+        self.connections = 0
+        self._calls = calls
+        self._log = log
+        self._ready = ready
+        self._ended = ended
+        self._streams: dict[int, RemoteStream] = {}
+        engine_end, front_end = socket.socketpair()
+        with front_end:
+            self._process = _start(ports, limits, front_end)
+        self._link = Link(engine_end, limits.max_message_bytes + 8 * limits.max_metadata_bytes + _RECORD_BYTES)
+        self._link.start(self._handlers(), self._is_gone)
+
+    @property
+    def pid(self) -> int:
+        """The id of the process."""
+        return self._process.pid
+
+    @property
+    def calls(self) -> int:
+        """The number of calls that run."""
+        return len(self._streams)
+
+    def drain(self) -> None:
+        """Have it accept no connections, ask clients to go, and end after the last connection."""
+        self._link.send(FromEngine.DRAIN, 0)
+
+    def close(self) -> None:
+        """Have it end all connections. Their clients may read the last bytes."""
+        self._link.send(FromEngine.CLOSE, 0)
+
+    def kill(self) -> None:
+        """End the process now."""
+        self._link.close()
+        self._is_gone()
+
+    def _handlers(self) -> Sequence[Handler]:
+        """Return the functions that handle the records of the process, in the order of their kinds."""
+        return (
+            self._is_started,
+            self._count,
+            self._open,
+            self._receive,
+            self._refuse,
+            self._half_closed,
+            self._lost,
+            self._sent,
+            self._finished,
+            lambda _number, payload: self._log(payload),
+        )
+
+    def _is_started(self, _number: int, _payload: bytes) -> None:
+        self.is_ready = True
+        self._ready()
+
+    def _count(self, _number: int, payload: bytes) -> None:
+        self.connections = decode_count(payload)
+
+    def _open(self, number: int, payload: bytes) -> None:
+        if number in self._streams:
+            raise ValueError(f"the call {number} is open already")
+        peer, head = decode_open(payload)
+        stream = self._streams[number] = RemoteStream(number, head, self._link)
+
+        def ended() -> None:
+            self._streams.pop(number, None)
+            stream.handler_ended()
+
+        self._calls.start(stream, peer, ended)
+
+    def _receive(self, number: int, payload: bytes) -> None:
+        if (stream := self._streams.get(number)) is not None:
+            stream.receive(payload)
+
+    def _refuse(self, number: int, payload: bytes) -> None:
+        if (stream := self._streams.get(number)) is not None:
+            stream.refuse(decode_refusal(payload))
+
+    def _half_closed(self, number: int, _payload: bytes) -> None:
+        if (stream := self._streams.get(number)) is not None:
+            stream.receive_end()
+
+    def _lost(self, number: int, _payload: bytes) -> None:
+        if (stream := self._streams.get(number)) is not None:
+            stream.lost()
+
+    def _sent(self, number: int, payload: bytes) -> None:
+        if (stream := self._streams.get(number)) is not None:
+            stream.sent(decode_count(payload))
+
+    def _finished(self, number: int, _payload: bytes) -> None:
+        if (stream := self._streams.get(number)) is not None:
+            stream.finished()
+
+    def _is_gone(self) -> None:
+        self.connections = 0
+        self._process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_END_S)
+        for stream in list(self._streams.values()):
+            stream.lost()
+        self._ended()
+
+
+def _start(ports: Sequence[FrontPort], limits: FrontLimits, link: socket.socket) -> subprocess.Popen[bytes]:
+    """Start the process. Raises OSError if the system refuses it, or a socket of the port."""
+    sockets = [each for port in ports for each in port.shared.sockets()]
+    tls = next((port.tls for port in ports), None)
+    files = None if tls is None else (tls.files.certificate, tls.files.key, tls.files.client_ca)
+    descriptors = [each.fileno() for each in sockets]
+    arguments = {
+        "path": [entry for entry in sys.path if isinstance(entry, str)],
+        "parent": os.getpid(),
+        "link": link.fileno(),
+        "sockets": descriptors,
+        "limits": asdict(limits),
+        "tls": None if files is None else [None if path is None else str(path) for path in files],
+    }
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-c", _COMMAND, json.dumps(arguments)],  # noqa: S603 - this interpreter
+            stdin=subprocess.DEVNULL,
+            pass_fds=[link.fileno(), *descriptors],
+            start_new_session=True,
+        )
+    finally:
+        for each in sockets:
+            each.close()
