@@ -210,6 +210,8 @@ class Call:
                 callback(self)
             except Exception:  # the other callbacks free what the call holds
                 logger.exception("a function that should be called at the end of a call failed")
+        self._callbacks.clear()
+        self._task = self._stream.on_lost = None  # cycles, which would keep the call until a garbage collection
 
     def _expire(self) -> None:
         self.cancel(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
