@@ -8,14 +8,16 @@ import gc
 import socket
 import struct
 import time
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import grpc
 import pytest
+import uvloop
 
 from midrib.server._front.frames import Http2Error
-from midrib.server._front.limits import AbuseCounter
+from midrib.server._front.limits import AbuseCounter, FrameTime
 from midrib.server._front.sending import Sender
 from midrib.server._front.server import FrontServer
 from midrib.server._front.session import Session
@@ -104,6 +106,39 @@ async def test_others_run_between_the_messages_of_a_stream() -> None:
     async with asyncio.TaskGroup() as group:
         assert await longest_step_s(group.create_task(flood(port, stream))) < 0.05
     await server.stop(0.0)
+
+
+@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def runner(request: pytest.FixtureRequest) -> Iterator[asyncio.Runner]:
+    """Both event loops that a server runs on."""
+    with asyncio.Runner(loop_factory=request.param) as runner:
+        yield runner
+
+
+def test_the_time_of_an_iteration_ends(runner: asyncio.Runner) -> None:
+    """Frames that take longer are handled in the next iterations."""
+
+    async def handled() -> int:
+        """Handle frames of a tenth of a millisecond while there is time for them."""
+        frame_time = FrameTime.of(asyncio.get_running_loop())
+        count = 0
+        while frame_time.is_left() and count < 10_000:
+            count += 1
+            sum(range(10_000))
+        return count
+
+    assert 0 < runner.run(handled()) < 1000
+
+
+def test_an_event_loop_that_is_closed_is_freed() -> None:
+    """A program may start many servers, each on an event loop."""
+    loop = asyncio.new_event_loop()
+    closed = weakref.ref(loop)
+    FrameTime.of(loop).call_started()
+    loop.close()
+    del loop
+    gc.collect()
+    assert closed() is None
 
 
 @pytest.fixture()

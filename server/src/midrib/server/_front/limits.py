@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -102,35 +103,34 @@ class FrameTime:
 
     _of_loops: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, FrameTime]] = WeakKeyDictionary()
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._end_s = 0.0
+    def __init__(self) -> None:
+        self._end_s = 0.0  # of time.monotonic, which is finer than the clock of uvloop
         self._is_running = False
         self._waiting: deque[Callable[[], None]] = deque()
 
     @classmethod
     def of(cls, loop: asyncio.AbstractEventLoop) -> FrameTime:
-        """Return the one that all connections of an event loop share."""
+        """Return the object that all connections of an event loop share."""
         shared = cls._of_loops.get(loop)
         if shared is None:
-            shared = cls._of_loops[loop] = cls(loop)
+            shared = cls._of_loops[loop] = cls()
         return shared
 
     def is_left(self) -> bool:
         """Return whether another frame or message may be handled in this iteration."""
         if not self._is_running:
             self._is_running = True
-            self._end_s = self._loop.time() + _SHARE_S
-            self._loop.call_soon(self._next_iteration)
+            self._end_s = time.monotonic() + _SHARE_S
+            asyncio.get_running_loop().call_soon(self._next_iteration)
             return True
-        return self._loop.time() < self._end_s
+        return time.monotonic() < self._end_s
 
     def call_started(self) -> None:
         """Reserve the time of a new call."""
         self._end_s -= _CALL_S
 
     def wait(self, handle: Callable[[], None]) -> None:
-        """Call `handle` in a later iteration, after those that wait already. It handles a frame at least."""
+        """Call `handle` in a later iteration, after the functions that already wait. It handles at least one frame."""
         self._waiting.append(handle)
 
     def _next_iteration(self) -> None:
