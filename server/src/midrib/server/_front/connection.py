@@ -66,7 +66,7 @@ class Connection(asyncio.Protocol):
         self._sender: Sender
         self._rest = b""
         self._is_greeted = self._is_draining = self._is_closing = False
-        self._is_waiting = False  # for the next iteration of the event loop, to handle the rest
+        self._is_waiting = False  # for a later iteration of the event loop, with frames that are not yet handled
         self._last_call_s = 0.0
         self._timers: list[asyncio.TimerHandle] = []
 
@@ -167,6 +167,8 @@ class Connection(asyncio.Protocol):
         except Http2Error as fault:
             self.close(fault.code, str(fault).encode())
             return
+        if self._is_closing:  # a frame has ended the drain
+            return
         if not is_all:
             self._frame_time.wait(self._handle_frames)
         if is_all == self._is_waiting:
@@ -174,7 +176,7 @@ class Connection(asyncio.Protocol):
             (self._transport.resume_reading if is_all else self._transport.pause_reading)()
 
     def _receive(self, data: bytes) -> bool:
-        """Handle the frames in `data` and keep the rest; return whether all that are complete are handled."""
+        """Handle the frames in `data` and keep the rest; return whether all complete frames are handled."""
         at = 0
         if not self._is_greeted:
             at = self._greeting(data)

@@ -20,7 +20,7 @@ from midrib.server._front.stream import Stream
 
 # A smaller increase of a window counts as a frame without content.
 _USUAL_INCREMENT = 1024
-# A client that grants as many bytes as it has received sends fewer updates than one for each of such a number of bytes.
+# A client that grants the bytes it has received sends at most one update for this many of them.
 _BYTES_PER_UPDATE = 512
 # As frames without content: settings change the window of every stream.
 _SETTINGS_WEIGHT = 8

@@ -123,7 +123,7 @@ class HeadDecoder:
 
 
 def _table_updates(block: bytes) -> int:
-    """Return the number of updates of the table's size that begin a block; at most one more than are allowed."""
+    """Return the number of updates of the table's size that begin a block. Stops counting beyond the limit."""
     count = at = 0
     while count <= _MAX_TABLE_UPDATES and at < len(block) and block[at] & 0xE0 == 0x20:
         count += 1
