@@ -12,15 +12,17 @@ import pytest
 
 from midrib.registry import Registry
 from midrib.server import Server, Settings
-from midrib.server._front.frames import END_HEADERS, END_STREAM, HEADERS, Http2Error
+from midrib.server._front.call import Call
+from midrib.server._front.frames import DATA, END_HEADERS, END_STREAM, HEADERS, Http2Error
 from midrib.server._front.headers import trailers
 from midrib.server._front.limits import AbuseCounter, FrontLimits
 from midrib.server._front.listener import listening_sockets
+from midrib.server._front.messages import PREFIX_BYTES
 from midrib.server._front.sending import Sender
 from midrib.server._front.server import FrontServer
 from midrib.server._front.session import Session
 from midrib.server._front.stream import Stream
-from server.tests.grpc.http2_frames import head
+from server.tests.grpc.http2_frames import NO_FLAGS, head, message
 
 LIMITS = FrontLimits(
     max_message_bytes=1024,
@@ -104,3 +106,27 @@ async def test_answers_to_a_client_that_reads_nothing_are_bounded(sender: Sender
         session.handle(*call)
     with pytest.raises(Http2Error, match="answers_not_read"):
         session.handle(HEADERS, END_HEADERS | END_STREAM, 20_001, head())
+
+
+async def test_a_function_that_fails_at_the_end_of_a_call_does_not_keep_others_from_it(sender: Sender) -> None:
+    """They release what the call holds."""
+    streams: list[Stream] = []
+    session = Session(LIMITS, sender, AbuseCounter(LIMITS, lambda: 0.0), start=streams.append, ponged=lambda: None)
+    session.handle(*next(calls(1)))
+    call = Call(streams[0], "a client", max_message_bytes=1024)
+    ended: list[Call] = []
+    call.add_done_callback({}.__getitem__)  # raises KeyError
+    call.add_done_callback(ended.append)
+    call.ended()
+    assert ended == [call]
+
+
+async def test_a_stream_that_has_ended_keeps_no_bytes(sender: Sender) -> None:
+    """A large message that was half sent would stay until a garbage collection."""
+    streams: list[Stream] = []
+    session = Session(LIMITS, sender, AbuseCounter(LIMITS, lambda: 0.0), start=streams.append, ponged=lambda: None)
+    session.handle(HEADERS, END_HEADERS, 1, head())
+    session.handle(DATA, NO_FLAGS, 1, message(b"", declared=1000) + bytes(900))
+    before = streams[0].assembler.missing
+    streams[0].end(EXPIRED)
+    assert (before, streams[0].assembler.missing) == (100, PREFIX_BYTES)

@@ -24,9 +24,11 @@ from server.tests.grpc.http2_frames import (
     DATA,
     EMBED,
     END_HEADERS,
+    END_STREAM,
     HEADERS,
     NO_FLAGS,
     RST_STREAM,
+    SETTINGS,
     Connection,
     frame,
     head,
@@ -144,3 +146,21 @@ def test_items_that_wait_for_quota_are_few(
     before = resident_mebi(folder, "VmRSS")
     asyncio.run(send_unread(address, method, messages, streams=24))
     assert resident_mebi(folder, "VmHWM") - before < limit_mebi
+
+
+def calls_with_many_fields() -> Iterator[bytes]:
+    """Yield calls whose header fields take a byte each here, and much more in the memory of the server."""
+    for stream in range(1, 8_000, 2):
+        yield frame(HEADERS, END_HEADERS | END_STREAM, stream, head() + b"\x90" * 300)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads a process's memory in Linux's /proc")
+def test_calls_of_clients_that_have_left_keep_a_bounded_memory(process: tuple[str, Path]) -> None:
+    """They come faster than the event loop accepts them."""
+    address, folder = process
+    before = resident_mebi(folder, "VmRSS")
+    for _ in range(40):
+        with closing(Connection(address)) as connection:
+            connection.send(calls_with_many_fields())
+            assert connection.until(SETTINGS)
+    assert resident_mebi(folder, "VmHWM") - before < 900

@@ -77,6 +77,20 @@ def test_the_worker_unmaps_the_memory_of_clients_that_have_gone(replica_of: Repl
     assert client_descriptors(pid) == 0
 
 
+def test_hundreds_of_clients_that_go_during_a_batch_do_not_end_the_worker(replica_of: ReplicaOf) -> None:
+    """Its channel holds fewer messages than that."""
+    replica, clients = replica_of("doubling"), [client_rows(1, (1 << 17, 2)) for _ in range(400)]
+    for rows in clients:
+        replica.run((rows,))
+    pid = replica.pid
+    os.kill(pid, signal.SIGSTOP)
+    clients.clear()
+    del rows
+    (last,) = replica.run((client_rows(3),), meanwhile=lambda: os.kill(pid, signal.SIGCONT))
+    replica.wait_for(lambda: mapped(pid) <= 1)
+    assert (np.unique(last).tolist(), replica.restarts) == ([6], 0)
+
+
 def test_the_successor_of_a_dead_worker_maps_the_memory_too(replica_of: ReplicaOf, kill: Callable[[int], None]) -> None:
     """The item is computed again from the client's memory."""
     replica, rows = replica_of("doubling"), client_rows(3)

@@ -7,6 +7,7 @@ admission is therefore bounded by their number: at most `max_message_bytes` for 
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from contextvars import ContextVar
 from weakref import WeakKeyDictionary
@@ -23,6 +24,10 @@ _SERVER_LIMITS = (12, 8)
 # Under pressure, a request that has not arrived after this time is given up, so that others are received.
 _LATE_S = 10.0
 _LONGEST_WAIT_S = 30.0
+# Requests that began to wait together are refused apart, after this part of the longest wait at least.
+_SHORTEST_WAIT = 0.7
+# Further requests of a pool are refused at once: each that waits keeps the first bytes of its message.
+_MAX_WAITING = 4096
 _STEP_S = 0.25
 
 
@@ -35,9 +40,11 @@ class ReceivePool:
     def __init__(self, limits: tuple[int, int]) -> None:
         self.fixed, self._quota = (Quota(limit, what="requests") for limit in limits)
         self._receipts: dict[Receipt, None] = {}
+        self._waiting = 0
+        self._check: asyncio.TimerHandle | None = None
 
     async def enter(self, receipt: Receipt) -> None:
-        """Receive a request once there is room. Raises OverloadedError if there is none for a long time."""
+        """Receive a request once there is room. Raises OverloadedError if many wait, or after a long time."""
         if not self._quota.hold(1):
             await self._wait()
         self._receipts[receipt] = None
@@ -48,30 +55,33 @@ class ReceivePool:
         self._quota.release(1)
 
     async def _wait(self) -> None:
-        room = asyncio.ensure_future(self._quota.acquire(1))
+        if self._waiting >= _MAX_WAITING:
+            raise self._overloaded()
+        self._waiting += 1
+        if self._check is None:
+            self._check = asyncio.get_running_loop().call_later(_STEP_S, self._give_up_late)
         try:
-            for _ in range(int(_LONGEST_WAIT_S / _STEP_S)):
-                self._give_up_late()
-                await asyncio.wait({room}, timeout=_STEP_S)
-                if room.done():
-                    return
-        except asyncio.CancelledError:
-            if room.done():
-                self._quota.release(1)
-            raise
+            async with asyncio.timeout(_LONGEST_WAIT_S * random.SystemRandom().uniform(_SHORTEST_WAIT, 1.0)):
+                await self._quota.acquire(1)
+        except TimeoutError as error:
+            raise self._overloaded() from error
         finally:
-            room.cancel()
-        raise OverloadedError(
+            self._waiting -= 1
+
+    def _overloaded(self) -> OverloadedError:
+        return OverloadedError(
             f"{self._quota.held} requests of this client are being received, limit {self._quota.limit}: send the rest "
             "of them, then try again",
             retry_after=1.0,
         )
 
     def _give_up_late(self) -> None:
-        """Give up the oldest request if it is late."""
+        """Give up the oldest request if it is late, and look again while others wait."""
         oldest = next(iter(self._receipts), None)
         if oldest is not None and oldest.since and time.monotonic() - oldest.since > _LATE_S:
             oldest.given_up.set()
+        loop = asyncio.get_running_loop()
+        self._check = loop.call_later(_STEP_S, self._give_up_late) if self._waiting else None
 
 
 class Receipt:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, Protocol
@@ -10,7 +11,10 @@ from typing import Any, NoReturn, Protocol
 import grpc
 
 from midrib.server._front.headers import Metadata, RequestHead, trailers
+from midrib.server._front.limits import FrameTime
 from midrib.server._front.messages import MessageError
+
+logger = logging.getLogger(__name__)
 
 _OK_TRAILERS = trailers(grpc.StatusCode.OK, "", ())
 
@@ -61,6 +65,7 @@ class Call:
         "_code",
         "_deadline",
         "_details",
+        "_has_read",
         "_max_message_bytes",
         "_peer",
         "_stream",
@@ -79,6 +84,7 @@ class Call:
         self._max_message_bytes = max_message_bytes
         self._code: grpc.StatusCode | None = None
         self._details = ""
+        self._has_read = False
         self._trailing_metadata: Metadata = ()
         self._callbacks: list[Callable[[Any], None]] = []
         self._task: asyncio.Task[None] | None = None
@@ -90,6 +96,9 @@ class Call:
 
     async def read(self) -> Any:
         """Return the next message, or `grpc.aio.EOF`. Raises AbortError if the message breaks a limit."""
+        if self._has_read and not FrameTime.of(asyncio.get_running_loop()).is_left():
+            await asyncio.sleep(0)  # a client may have sent thousands of messages, which all lie ready
+        self._has_read = True
         try:
             data = await self._stream.read()
         except MessageError as fault:
@@ -197,7 +206,12 @@ class Call:
         if not self._stream.is_closed:
             self._stream.end(trailers(grpc.StatusCode.UNAVAILABLE, "the call ended without an answer", ()))
         for callback in self._callbacks:
-            callback(self)
+            try:
+                callback(self)
+            except Exception:  # the other callbacks free what the call holds
+                logger.exception("a function that should be called at the end of a call failed")
+        self._callbacks.clear()
+        self._task = self._stream.on_lost = None  # cycles, which would keep the call until a garbage collection
 
     def _expire(self) -> None:
         self.cancel(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")

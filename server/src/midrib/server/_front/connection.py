@@ -6,7 +6,6 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Protocol, cast
 from urllib.parse import quote
 
@@ -20,7 +19,7 @@ from midrib.server._front.frames import (
     frame,
     go_away,
 )
-from midrib.server._front.limits import AbuseCounter, FrontLimits
+from midrib.server._front.limits import AbuseCounter, FrameTime, FrontLimits
 from midrib.server._front.peers import peer_name
 from midrib.server._front.sending import TRANSPORT_BYTES, Sender
 from midrib.server._front.session import Session
@@ -67,6 +66,7 @@ class Connection(asyncio.Protocol):
         self._sender: Sender
         self._rest = b""
         self._is_greeted = self._is_draining = self._is_closing = False
+        self._is_waiting = False  # for a later iteration of the event loop, with frames that are not yet handled
         self._last_call_s = 0.0
         self._timers: list[asyncio.TimerHandle] = []
 
@@ -85,10 +85,10 @@ class Connection(asyncio.Protocol):
             return
         loop = asyncio.get_running_loop()
         self._last_call_s = loop.time()
+        self._frame_time = FrameTime.of(loop)
         self._sender = Sender(self._transport)
         abuse = AbuseCounter(self._owner.limits, loop.time)
-        start = partial(self._owner.start_call, self)
-        self.session = Session(self._owner.limits, self._sender, abuse, start=start, ponged=self._ponged)
+        self.session = Session(self._owner.limits, self._sender, abuse, start=self._start_call, ponged=self._ponged)
         self.session.greet()
         self._owner.opened(self)
         self._later(_GREETING_S, self._close_unless_greeted)
@@ -98,13 +98,9 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Handle the frames that have arrived."""
-        if self._is_closing:
-            return
-        try:
-            self._receive(self._rest + data if self._rest else data)
-            self._sender.pump_if_possible()
-        except Http2Error as fault:
-            self.close(fault.code, str(fault).encode())
+        self._rest = self._rest + data if self._rest else data
+        if not self._is_waiting:
+            self._handle_frames()
 
     def pause_writing(self) -> None:
         """Hold DATA back: the transport is full."""
@@ -156,21 +152,49 @@ class Connection(asyncio.Protocol):
 
     # Frames
 
-    def _receive(self, data: bytes) -> None:
+    def _start_call(self, stream: Stream) -> None:
+        self._frame_time.call_started()
+        self._owner.start_call(self, stream)
+
+    def _handle_frames(self) -> None:
+        """Handle frames while the event loop has time for them, and the rest in its next iterations."""
+        if self._is_closing:
+            self._rest = b""
+            return
+        try:
+            is_all = self._receive(self._rest)
+            self._sender.pump_if_possible()
+        except Http2Error as fault:
+            self.close(fault.code, str(fault).encode())
+            return
+        if self._is_closing:  # a frame has ended the drain
+            return
+        if not is_all:
+            self._frame_time.wait(self._handle_frames)
+        if is_all == self._is_waiting:
+            self._is_waiting = not is_all
+            (self._transport.resume_reading if is_all else self._transport.pause_reading)()
+
+    def _receive(self, data: bytes) -> bool:
+        """Handle the frames in `data` and keep the rest; return whether all complete frames are handled."""
         at = 0
         if not self._is_greeted:
             at = self._greeting(data)
         end = len(data)
+        is_left = True
         while self._is_greeted and end - at >= HEAD_BYTES:
             size = int.from_bytes(data[at : at + 3], "big")
             self.session.check_size(size)
             stop = at + HEAD_BYTES + size
             if stop > end:
                 break
+            if not (is_left := self._frame_time.is_left()):
+                break
             stream_id = int.from_bytes(data[at + 5 : at + 9], "big") & LARGEST_STREAM_ID
             self.session.handle(data[at + 3], data[at + 4], stream_id, data[at + HEAD_BYTES : stop])
             at = stop
         self._rest = data[at:]
+        return is_left
 
     def _greeting(self, data: bytes) -> int:
         """Read the preface of the client; return where the frames begin. Raises Http2Error for another one."""

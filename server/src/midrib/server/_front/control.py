@@ -20,6 +20,8 @@ from midrib.server._front.stream import Stream
 
 # A smaller increase of a window counts as a frame without content.
 _USUAL_INCREMENT = 1024
+# A client that grants the bytes it has received sends at most one update for this many of them.
+_BYTES_PER_UPDATE = 512
 # As frames without content: settings change the window of every stream.
 _SETTINGS_WEIGHT = 8
 
@@ -47,6 +49,8 @@ class Control:
         self._streams = streams
         self._open_stream = open_stream
         self._ponged = ponged
+        self._granted_bytes = DEFAULT_WINDOW
+        self._updates = 0
 
     def settings(self, flags: int, stream_id: int, payload: bytes) -> None:
         """Follow the client's settings."""
@@ -67,12 +71,18 @@ class Control:
             if value > LARGEST_WINDOW:
                 raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR, "an initial window beyond 31 bits")
             difference, self.client_stream_window = value - self.client_stream_window, value
-            for stream in self._streams.values():
-                stream.grow_send_window(difference)
+            self._grow_all(difference)
         elif key == Setting.MAX_FRAME_SIZE:
             if not frames.DEFAULT_MAX_FRAME <= value < 2**24:
                 raise Http2Error(ErrorCode.PROTOCOL_ERROR, "an invalid largest frame")
             self._sender.set_max_frame(value)
+
+    def _grow_all(self, difference: int) -> None:
+        try:
+            for stream in self._streams.values():
+                stream.grow_send_window(difference)
+        except StreamError as fault:  # settings are of the whole connection
+            raise Http2Error(fault.code, str(fault)) from fault
 
     def ping(self, flags: int, stream_id: int, payload: bytes) -> None:
         """Answer a ping, or note the answer to one."""
@@ -91,11 +101,11 @@ class Control:
         """Let more bytes be sent, by a stream or by all."""
         check_length(payload, 4)
         increment = int.from_bytes(payload, "big") & LARGEST_WINDOW
-        if increment < _USUAL_INCREMENT:
-            self._abuse.idle_frame()
+        self._count_update(increment)
         if stream_id == 0:
             if not increment:
                 raise Http2Error(ErrorCode.PROTOCOL_ERROR, "an increase of a window by 0")
+            self._granted_bytes += increment
             self._sender.grow(increment)
             return
         stream = self._open_stream(stream_id)
@@ -104,6 +114,13 @@ class Control:
         if stream is not None:
             stream.grow_send_window(increment)
             self._sender.pump_soon()
+
+    def _count_update(self, increment: int) -> None:
+        """Count an update that is small, or that no DATA of the server explains, as a frame without content."""
+        self._updates += 1
+        sent_bytes = self._granted_bytes - self._sender.window
+        if increment < _USUAL_INCREMENT or self._updates * _BYTES_PER_UPDATE > sent_bytes:
+            self._abuse.idle_frame()
 
     def priority(self, _flags: int, _stream_id: int, payload: bytes) -> None:
         """Ignore the priority of a stream, which RFC 9113 deprecates."""

@@ -26,6 +26,8 @@ _CONNECTION_FIELDS = frozenset({b"connection", b"keep-alive", b"proxy-connection
 _PROTOCOL_FIELDS = frozenset({b"te", b"content-type", b"grpc-timeout", b"grpc-encoding", b"grpc-accept-encoding"})
 _UNITS_S = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 _MAX_TIMEOUT_DIGITS = 8
+# Updates of the table's size that may begin a block (RFC 7541, 4.2). hpack takes any number of them.
+_MAX_TABLE_UPDATES = 2
 # Printable ASCII but the percent sign goes into grpc-message as it is.
 _PLAIN_IN_MESSAGE = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
 
@@ -87,6 +89,8 @@ class HeadDecoder:
 
     def fields(self, block: bytes) -> list[tuple[bytes, bytes]]:
         """Return names and values. Raises Http2Error for bytes that are not HPACK, or too many fields."""
+        if _table_updates(block) > _MAX_TABLE_UPDATES:
+            raise Http2Error(ErrorCode.COMPRESSION_ERROR, "too_many_table_updates")
         try:
             return list(self._decoder.decode(block, raw=True))
         except OversizedHeaderListError as error:
@@ -116,6 +120,19 @@ class HeadDecoder:
             _timeout_s(protocol.get(b"grpc-timeout")),
             _text(protocol.get(b"grpc-encoding", b"identity")),
         )
+
+
+def _table_updates(block: bytes) -> int:
+    """Return the number of updates of the table's size that begin a block. Stops counting beyond the limit."""
+    count = at = 0
+    while count <= _MAX_TABLE_UPDATES and at < len(block) and block[at] & 0xE0 == 0x20:
+        count += 1
+        is_long = block[at] & 0x1F == 0x1F
+        at += 1
+        while is_long and at < len(block):
+            is_long = bool(block[at] & 0x80)
+            at += 1
+    return count
 
 
 def _separated(fields: list[tuple[bytes, bytes]]) -> tuple[dict[bytes, bytes], list[tuple[bytes, bytes]]]:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
+from weakref import WeakKeyDictionary
 
 from midrib.server._front.frames import ErrorCode, Http2Error
 
@@ -13,6 +18,10 @@ _FRAMES_PER_MESSAGE = 32
 # A client may cancel many calls at once, but not for long more calls than the server answers.
 _MIN_RESETS = 2000
 _MAX_PING_STRIKES = 2
+# The frames of all connections may take this long in one iteration of the event loop. A call that they start runs in
+# the next iteration, and usually takes _CALL_S then.
+_SHARE_S = 0.006
+_CALL_S = 60e-6
 
 
 @dataclass(frozen=True)
@@ -84,3 +93,47 @@ class AbuseCounter:
             if self._ping_strikes > _MAX_PING_STRIKES:
                 raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, "too_many_pings")
         self._last_ping_s = now
+
+
+class FrameTime:
+    """The time that frames, and the messages in them, may take in one iteration of an event loop, for all connections.
+
+    Without this limit, a connection that sends a flood of small frames blocks all others while they are handled.
+    """
+
+    _of_loops: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, FrameTime]] = WeakKeyDictionary()
+
+    def __init__(self) -> None:
+        self._end_s = 0.0  # of time.monotonic, which is finer than the clock of uvloop
+        self._is_running = False
+        self._waiting: deque[Callable[[], None]] = deque()
+
+    @classmethod
+    def of(cls, loop: asyncio.AbstractEventLoop) -> FrameTime:
+        """Return the object that all connections of an event loop share."""
+        shared = cls._of_loops.get(loop)
+        if shared is None:
+            shared = cls._of_loops[loop] = cls()
+        return shared
+
+    def is_left(self) -> bool:
+        """Return whether another frame or message may be handled in this iteration."""
+        if not self._is_running:
+            self._is_running = True
+            self._end_s = time.monotonic() + _SHARE_S
+            asyncio.get_running_loop().call_soon(self._next_iteration)
+            return True
+        return time.monotonic() < self._end_s
+
+    def call_started(self) -> None:
+        """Reserve the time of a new call."""
+        self._end_s -= _CALL_S
+
+    def wait(self, handle: Callable[[], None]) -> None:
+        """Call `handle` in a later iteration, after the functions that already wait. It handles at least one frame."""
+        self._waiting.append(handle)
+
+    def _next_iteration(self) -> None:
+        self._is_running = False
+        while self._waiting and self.is_left():
+            self._waiting.popleft()()

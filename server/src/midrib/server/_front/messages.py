@@ -61,13 +61,20 @@ class Assembler:
                 return
         self._buffer += payload
 
+    def clear(self) -> None:
+        """Drop all bytes."""
+        self._buffer = bytearray()
+        self._ready = None
+
     @property
     def is_packed(self) -> bool:
         """Whether the next message, of which nothing is missing, is compressed."""
         return self._ready is None and bool(self._buffer[0])
 
     async def take(self) -> bytes:
-        """Return the next message, of which nothing is missing. Raises MessageError if it is refused."""
+        """Return the next message, of which nothing is missing. Raises MessageError if it is refused, or cleared."""
+        if self.missing:
+            raise MessageError(grpc.StatusCode.CANCELLED, "the stream has ended")
         is_packed = self.is_packed
         message = self.take_as_sent()
         if not is_packed:

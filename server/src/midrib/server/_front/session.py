@@ -223,14 +223,19 @@ class Session:
     def _head(self, block: bytes) -> RequestHead:
         head = self._decoder.cached(block)
         if head is None:
-            self._abuse.idle_frame(weight=len(block) // _UNCACHED_BYTES)
+            self._count_block(block)
             head = self._decoder.head(block)
         return head
 
+    def _count_block(self, block: bytes) -> None:
+        """Count a header block that has to be decoded, by its size."""
+        self._abuse.idle_frame(weight=len(block) // _UNCACHED_BYTES)
+
     def _trailers(self, stream_id: int, block: bytes, *, ends_stream: bool) -> None:
         stream = self._open_stream(stream_id)
-        self._decoder.fields(block)
         self._abuse.idle_frame()
+        self._count_block(block)
+        self._decoder.fields(block)
         if stream is None:
             return
         if not ends_stream:

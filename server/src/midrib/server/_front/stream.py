@@ -131,11 +131,15 @@ class Stream:
         """End the stream: the client has reset it, or its connection is gone."""
         if self.is_closed:
             return
-        self.is_closed = True
-        self.pending = None
-        self._wake_writers()
+        self._close()
         if self.on_lost is not None:
             self.on_lost()
+
+    def _close(self) -> None:
+        """Free the messages in both directions: a reference to the stream may last longer than its call."""
+        self.is_closed, self.pending = True, None
+        self.assembler.clear()
+        self._wake_writers()
 
     def grow_send_window(self, increment: int) -> None:
         """Let more bytes be sent. Raises StreamError if the window becomes larger than HTTP/2 allows."""
@@ -260,8 +264,7 @@ class Stream:
         """End the stream with trailers. A client that is still sending is told to stop."""
         if self.is_closed:
             return
-        self.is_closed, self.pending = True, None
-        self._wake_writers()
+        self._close()
         block = trailers if self._began else only_trailers(self.head.http_status, trailers)
         self._owner.send(header_frames(self.id, block, ends_stream=True))
         if not self.client_ended:

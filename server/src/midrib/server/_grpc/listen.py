@@ -28,8 +28,8 @@ _FIELDS_PER_ROW = 8
 _FIELDS_BESIDE_ROWS = 1024
 _MAX_SMALL_REQUEST_BYTES = 64 * 1024
 # Calls that wait for the event loop to accept them. gRPC cancels the calls beyond it, 1,000 by default, without a
-# status that a client may retry.
-_MAX_PENDING_CALLS = 1_000_000
+# status that a client may retry. Each keeps its headers, up to 90 kB of memory, also once its client has left.
+_MAX_PENDING_CALLS = 8192
 
 
 class GrpcServer(Protocol):

@@ -27,6 +27,9 @@ _LARGE = 1 << 22
 # Bytes of rows. More are sent from the shared buffer, without a copy.
 _LENT = 1 << 16
 _MAX_LOOK_S = 1.0
+# The memories that a worker is asked to unmap before it replies. A channel holds fewer than 300 messages, and a batch
+# that cannot be sent because it is full would look like the end of the worker.
+_MAX_UNMAPPINGS = 32
 _STAGING = ThreadPoolExecutor(2, thread_name_prefix="staging")
 _NUMBERS = itertools.count()
 
@@ -81,6 +84,8 @@ class WorkerConnection:
         self._loop = asyncio.get_running_loop()
         self._flights: dict[int, _Flight] = {}
         self._memories: dict[int, weakref.finalize[..., ClientMemory]] = {}
+        self._unmapped: list[int] = []
+        self._unmappings = 0
         self._staging = 0
         self._last_reply = 0.0
         self._fileno = worker.fileno()
@@ -138,11 +143,22 @@ class WorkerConnection:
         return True
 
     def _unmap(self, number: int) -> None:
-        if self._memories.pop(number, None) is not None and self._open:
-            try:
-                self.worker.unmap_memory(number)
-            except OSError:
-                self._end()
+        if self._memories.pop(number, None) is not None:
+            self._unmapped.append(number)
+            self._send_unmapped()
+
+    def _worker_has_read(self) -> None:
+        """Note that the worker has read all messages: it may be sent further unmappings."""
+        self._unmappings = 0
+        self._send_unmapped()
+
+    def _send_unmapped(self) -> None:
+        try:
+            while self._unmapped and self._unmappings < _MAX_UNMAPPINGS and self._open:
+                self._unmappings += 1
+                self.worker.unmap_memory(self._unmapped.pop())
+        except OSError:
+            self._end()
 
     def _write(self, part: Part, buffer: int, write: Callable[[], StagedPlace]) -> None:
         began = time.monotonic()
@@ -206,6 +222,7 @@ class WorkerConnection:
             self._free.append(flight.staged.buffer_index)
             result = error
         self._listener.on_result(flight.part, result)
+        self._worker_has_read()
 
     def _rows(self, flight: _Flight, reply: bytes) -> list[Array]:
         """Return the rows of each item, which the next batch does not overwrite; free the buffer.
@@ -235,6 +252,8 @@ class WorkerConnection:
             self._end()
         else:
             self._timer = self._loop.call_later(self._look_s, self._look)
+            if oldest is None:
+                self._worker_has_read()
 
     def _end(self, how: str = "", kind: type[WorkerDiedError] = WorkerDiedError) -> None:
         if self._open:
