@@ -86,8 +86,8 @@ class Settings(BaseSettings):
     """The address to listen on."""
     port: int = Field(default=50051, ge=0, le=65535)
     """The gRPC port; 0 takes a free one."""
-    front: Literal["grpcio", "asyncio"] = "grpcio"
-    """The implementation of gRPC: grpcio, or Midrib's own on asyncio, which is faster (midrib-server[front])."""
+    front: Literal["asyncio", "grpcio"] = "asyncio"
+    """The implementation of gRPC: Midrib's own on asyncio, or grpcio, which is slower."""
     http_port: int | None = Field(default=None, ge=0, le=65535)
     """The HTTP port on the same address; 0 takes a free one. If unset, HTTP is off."""
     http_token_ids: bool = False

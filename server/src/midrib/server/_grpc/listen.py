@@ -11,12 +11,13 @@ import grpc
 from midrib.server._admission.element_count import ElementLimits
 from midrib.server._admission.tls import TlsFiles, renewing_context, server_credentials
 from midrib.server._admission.tokens import Tokens
+from midrib.server._front.limits import FrontLimits
+from midrib.server._front.server import FrontServer, Tls
 from midrib.server._grpc.decoding import RequestLimits
 from midrib.server._grpc.guard import EMBEDDING_METHODS, Guard
 from midrib.server._settings import MEBI, Settings
 
 if TYPE_CHECKING:
-    from midrib.server._front.server import Tls
     from midrib.server._observability.tracing import Tracing
 
 
@@ -111,8 +112,6 @@ def _not_available(address: str) -> ConnectionError:
 
 def _tls(files: TlsFiles) -> Tls:
     """Return the TLS of a server that is not grpcio's. Raises what `renewing_context` raises."""
-    from midrib.server._front.server import Tls
-
     def accepts(connection: ssl.SSLObject) -> bool:
         return connection.selected_alpn_protocol() == "h2" and not files.outlives_client_ca(connection)
 
@@ -135,14 +134,7 @@ def request_limits(settings: Settings) -> RequestLimits:
 
 
 def _front_server(settings: Settings, chain: list[grpc.aio.ServerInterceptor]) -> OwnServer:
-    """Return a server of `_front`. Raises ImportError, with the remedy, if its library is not installed."""
-    try:
-        from midrib.server._front.limits import FrontLimits
-        from midrib.server._front.server import FrontServer
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            "front is 'asyncio', which needs hpack: pip install 'midrib-server[front]', or set front to 'grpcio'"
-        ) from error
+    """Return a server of `_front`."""
     limits = FrontLimits(
         max_message_bytes=settings.max_message_bytes,
         max_metadata_bytes=settings.max_metadata_bytes,
