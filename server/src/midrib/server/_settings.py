@@ -87,8 +87,8 @@ class Settings(BaseSettings):
     """The address to listen on."""
     port: int = Field(default=50051, ge=0, le=65535)
     """The gRPC port; 0 takes a free one."""
-    front: Literal["grpcio", "asyncio"] = "grpcio"
-    """The implementation of gRPC: grpcio, or Midrib's own on asyncio, which is faster (midrib-server[front])."""
+    front: Literal["asyncio", "grpcio"] = "asyncio"
+    """The implementation of gRPC: Midrib's own on asyncio, or grpcio, which is slower."""
     fronts: int = Field(default=1, ge=1, le=64)
     """Processes that carry the gRPC connections; one engine serves their calls. More than 1 needs front "asyncio"."""
     http_port: int | None = Field(default=None, ge=0, le=65535)

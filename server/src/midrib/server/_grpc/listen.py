@@ -11,12 +11,15 @@ from prometheus_client.registry import Collector
 from midrib.server._admission.element_count import ElementLimits
 from midrib.server._admission.tls import TlsFiles, server_credentials
 from midrib.server._admission.tokens import Tokens
+from midrib.server._front.limits import FrontLimits
+from midrib.server._front.listener import Tls, tls_of
+from midrib.server._front.processes.server import FrontProcesses
+from midrib.server._front.server import FrontServer
 from midrib.server._grpc.decoding import RequestLimits
 from midrib.server._grpc.guard import EMBEDDING_METHODS, Guard
 from midrib.server._settings import MEBI, Settings
 
 if TYPE_CHECKING:
-    from midrib.server._front.listener import Tls
     from midrib.server._observability.tracing import Tracing
 
 
@@ -103,7 +106,7 @@ def add_port(server: AnyServer, settings: Settings, address: str) -> int:
             return server.add_secure_port(address, server_credentials(files))
     except RuntimeError as error:
         raise _not_available(address) from error
-    tls = None if files is None else _tls(files)
+    tls = None if files is None else tls_of(files)
     try:
         return server.add_port(address, tls)
     except OSError as error:
@@ -114,13 +117,6 @@ def _not_available(address: str) -> ConnectionError:
     return ConnectionError(
         f"cannot listen on {address}: is another server there? Choose another port, or 0 for a free one"
     )
-
-
-def _tls(files: TlsFiles) -> Tls:
-    """Return the TLS of a server that is not grpcio's. Raises what `renewing_context` raises."""
-    from midrib.server._front.listener import tls_of
-
-    return tls_of(files)
 
 
 def request_limits(settings: Settings) -> RequestLimits:
@@ -139,15 +135,7 @@ def request_limits(settings: Settings) -> RequestLimits:
 
 
 def _front_server(settings: Settings, chain: list[grpc.aio.ServerInterceptor]) -> OwnServer:
-    """Return a server of `_front`. Raises ImportError, with the remedy, if its library is not installed."""
-    try:
-        from midrib.server._front.limits import FrontLimits
-        from midrib.server._front.processes.server import FrontProcesses
-        from midrib.server._front.server import FrontServer
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            "front is 'asyncio', which needs hpack: pip install 'midrib-server[front]', or set front to 'grpcio'"
-        ) from error
+    """Return a server of `_front`."""
     limits = FrontLimits(
         max_message_bytes=settings.max_message_bytes,
         max_metadata_bytes=settings.max_metadata_bytes,
