@@ -11,8 +11,7 @@ from midrib.backbones import keep_freed_memory, release_freed_memory, return_fre
 from midrib.server._settings import MEBI
 
 _LOOK_S = 0.05
-# Above the first growth, freed memory is returned at once; below the second one, it is kept again. Eight callers that
-# send 64 rows of 784 floats at a time stay below both.
+# Above the first growth, freed memory is returned at once; below the second one, it is kept again.
 _MUCH_BYTES = 16 * MEBI
 _LITTLE_BYTES = 8 * MEBI
 

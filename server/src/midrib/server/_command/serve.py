@@ -31,8 +31,8 @@ logger = logging.getLogger(__name__)
 _AFTER_GRACE_S = 4.0
 # For threads that modules have left, after the last line of output.
 _LEFT_THREADS_S = 1.0
-# New objects before a collection of those, and the number of smaller collections before each larger one: gRPC's calls
-# live long enough to need the largest, which takes a millisecond here, and each holds some 100 KB.
+# The number of new objects before a collection, and of smaller collections before each larger one. gRPC leaves calls in
+# reference cycles, about 80 KB each, and under load they live long enough to need the largest collection.
 _COLLECTIONS = (700, 5, 1)
 
 
