@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import mmap
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -151,14 +153,22 @@ def test_insisting_on_shared_memory_that_is_not_there(without: RunningServer) ->
 
 
 def test_clients_leave_neither_memory_nor_descriptors(server: RunningServer) -> None:
-    """After many of them, there are as many as after the first."""
-    embed_once(server)
-    server.run(until(lambda: shared_bytes(server) == 0))
-    before = len(os.listdir("/proc/self/fd"))
-    for _ in range(60):
+    """After a thousand of them, there are as many descriptors as after the first, and as much memory as after ten."""
+    embed_as_clients(server, 10)
+    before, resident = len(os.listdir("/proc/self/fd")), resident_bytes()
+    embed_as_clients(server, 1000)
+    assert len(os.listdir("/proc/self/fd")) <= before
+    assert resident_bytes() - resident < 24 << 20  # one segment; a thousand have 24,000 MiB
+
+
+def embed_as_clients(server: RunningServer, count: int) -> None:
+    for _ in range(count):
         embed_once(server)
     server.run(until(lambda: shared_bytes(server) == 0))
-    assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
 
 
 def embed_once(server: RunningServer) -> None:

@@ -130,7 +130,12 @@ def head(load: float) -> list[str]:
 def main() -> None:
     """Measure, and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--budget-s", type=float, default=20.0, help="seconds for the steps of each contender")
+    parser.add_argument(
+        "--budget-s",
+        type=float,
+        default=12.0,
+        help="seconds for the steps of each contender; 12 take about five minutes",
+    )
     parser.add_argument("--out", type=Path, default=HERE / "training_step.md")
     options = parser.parse_args()
     lines = head(os.getloadavg()[0])

@@ -40,13 +40,26 @@ class Contender:
 IN_PROCESS_1, IN_PROCESS_N = "in process, 1 thread", "in process, all cores"
 ECHO_UNARY, ECHO_STREAM, ECHO_ANSWER = "echo, unary", "echo, stream", "echo, stream, answers of the work's size"
 MIDRIB, MIDRIB_STUBS = "midrib", "midrib, plain stubs"
+MIDRIB_ASYNCIO_STUBS = "midrib, asyncio front, plain stubs"
+MIDRIB_ASYNCIO, MIDRIB_THREADS = "midrib-asyncio", "midrib-threads"
+# The servers of Midrib, with the settings that differ from its defaults, as variables.
+OURS: dict[str, dict[str, str]] = {
+    MIDRIB: {},
+    MIDRIB_ASYNCIO: {"MIDRIB_FRONT": "asyncio"},
+    MIDRIB_THREADS: {"MIDRIB_WORKERS": "thread"},
+}
 
 _SMALL = ("W1", "W2")
+_SHORT = (*_SMALL, "W3")
 CONTENDERS = (
     Contender(MIDRIB, "ours", "midrib", MidribCaller, grpc=True),
     Contender(ECHO_UNARY, "limit", "echo", works=_SMALL),
     Contender(MIDRIB_STUBS, "ours", "midrib", StubCaller, grpc=True, works=_SMALL),
+    Contender("midrib, asyncio front", "ours", MIDRIB_ASYNCIO, MidribCaller, grpc=True, works=_SHORT),
+    Contender(MIDRIB_ASYNCIO_STUBS, "ours", MIDRIB_ASYNCIO, StubCaller, grpc=True, works=_SMALL),
     Contender(ECHO_STREAM, "limit", "echo", works=_SMALL),
+    Contender("midrib, worker threads", "ours", MIDRIB_THREADS, MidribCaller, grpc=True, works=_SHORT),
+    Contender("midrib, worker threads, plain stubs", "ours", MIDRIB_THREADS, StubCaller, grpc=True, works=_SMALL),
     Contender("mosec", "rival", "mosec", HttpCaller),
     Contender(IN_PROCESS_1, "limit", "in_process"),
     Contender("triton", "rival", "triton", TritonCaller, grpc=True),
@@ -60,7 +73,7 @@ CONTENDERS = (
 
 def command(server: str, port: int, models: Sequence[str], python: str) -> list[str]:
     """Return the command that starts a server with these models on a port, with that Python."""
-    if server == "midrib":
+    if server in OURS:
         served = [KEYS[model] for model in models]
         return [
             *(sys.executable, "-m", "midrib.server.cli", "serve", *served),
@@ -77,7 +90,7 @@ def command(server: str, port: int, models: Sequence[str], python: str) -> list[
 
 def environment(server: str) -> dict[str, str]:
     """Return the variables of a server: the path of the benchmark, and threads that sleep while they wait."""
-    has_midrib = server in {"midrib", "echo", "naive", "in_process"}
+    has_midrib = server in {*OURS, "echo", "naive", "in_process"}
     path = os.pathsep.join(map(str, (_HERE,) if has_midrib else (_HERE, *_SOURCES)))
-    quiet = {"RAY_USAGE_STATS_ENABLED": "0"} if server == "ray" else {}
-    return {"PYTHONPATH": path, "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", **quiet}
+    settings = {"RAY_USAGE_STATS_ENABLED": "0"} if server == "ray" else OURS.get(server, {})
+    return {"PYTHONPATH": path, "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", **settings}

@@ -36,7 +36,10 @@ async def measure_start(plan: Plan, results: Results) -> None:
 
 
 async def measure_memory(plan: Plan, results: Results) -> None:
-    """Measure the resident memory of the MLP's server: when it is ready, and at the peak of a flood."""
+    """Measure the resident memory of the MLP's server: when it is ready, and at the peak of a flood.
+
+    The buffers that the server's process shares with its worker count once.
+    """
     process, address = await asyncio.to_thread(_start, plan)
     try:
         client = AsyncClient(address)
@@ -48,8 +51,8 @@ async def measure_memory(plan: Plan, results: Results) -> None:
         await _flood(address)
         results.memory = {
             "ready": ready,
-            "peak": process.memory_bytes(peak=True),
-            "after": process.memory_bytes(peak=False),
+            "peak": process.memory_bytes(peak=True) - process.repeated_bytes(),
+            "after": process.memory_bytes(peak=False) - process.repeated_bytes(),
             "largest_batch": info.max_rows * payloads(_MODEL, 1)[0].nbytes,
         }
     finally:

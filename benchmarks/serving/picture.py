@@ -1,7 +1,8 @@
-"""Draw results.png: the rate of every contender, one panel per workload."""
+"""Draw results.png, the rate of every contender with one panel per workload, and summary.png, three of the panels."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -12,12 +13,24 @@ from works import WORKS, Setting, Work
 _COLOURS = {"ours": "#2e7d32", "rival": "#90a4ae", "limit": "#e0c068"}
 
 
+# Single rows of many callers, batches of rows, and batches of images.
+_SUMMARY = (("W1", Setting(1, 64)), ("W2", Setting(64, 8)), ("W3", Setting(1, 32)))
+
+
 def draw(results: Results, path: Path) -> None:
     """Draw horizontal bars: ours, rivals and limits in three colours, one panel for each setting of each work."""
-    mpl.use("Agg")
-    from matplotlib import pyplot
+    _draw(results, path, _measured(results))
 
-    panels = [
+
+def draw_summary(results: Results, path: Path) -> None:
+    """Draw three panels, with the limits too: for a README. Draws nothing if none of them was measured."""
+    panels = [(work, setting) for work, setting in _measured(results) if (work.name, setting) in _SUMMARY]
+    if panels:
+        _draw(results, path, panels)
+
+
+def _measured(results: Results) -> list[tuple[Work, Setting]]:
+    return [
         (work, setting)
         for work in WORKS
         for setting in work.settings
@@ -26,6 +39,12 @@ def draw(results: Results, path: Path) -> None:
             for measured in results.measurements
         )
     ]
+
+
+def _draw(results: Results, path: Path, panels: Sequence[tuple[Work, Setting]]) -> None:
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     figure, axes = pyplot.subplots(rows, columns, figsize=(6 * columns, 3.2 * rows), squeeze=False)

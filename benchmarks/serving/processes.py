@@ -68,6 +68,11 @@ class ServerProcess:
         field = "VmHWM:" if peak else "VmRSS:"
         return sum(_status_bytes(pid, field) for pid in self._tree)
 
+    def repeated_bytes(self) -> int:
+        """Return the bytes that `memory_bytes` counts more than once: memory that processes of the tree share."""
+        shared = [_status_bytes(pid, "RssShmem:") for pid in self._tree]
+        return sum(shared) - max(shared, default=0)
+
     def forget_peak(self) -> None:
         """Reset the peak to the memory that is resident now."""
         for pid in self._tree:

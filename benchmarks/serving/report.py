@@ -1,4 +1,4 @@
-"""Write results.json with every measurement, results.md with the medians, and results.png."""
+"""Write results.json with every measurement, results.md with the medians, results.png and summary.png."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from contenders import CONTENDERS, IN_PROCESS_1, IN_PROCESS_N, Contender
-from picture import draw
+from picture import draw, draw_summary
 from results import Measurement, Results, median
 from targets import Verdict, verdicts
 from works import BULK, WORKS, Setting, Work
@@ -17,13 +17,14 @@ _MEBI = 2**20
 
 
 def write(results: Results, folder: Path) -> None:
-    """Write the three files of a run."""
+    """Write the files of a run."""
     judged = verdicts(results)
     contents = {**results.as_dict(), "verdicts": [asdict(verdict) for verdict in judged]}
     (folder / "results.json").write_text(json.dumps(contents, indent=1) + "\n")
     (folder / "results.md").write_text("\n".join([*_document(results, judged), ""]))
     if results.measurements:
         draw(results, folder / "results.png")
+        draw_summary(results, folder / "summary.png")
 
 
 def _document(results: Results, judged: Sequence[Verdict]) -> Iterable[str]:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import uvloop
 from arena import Arena
-from contenders import CONTENDERS
+from contenders import CONTENDERS, OURS
 from limits import measure_memory, measure_start
 from processes import load_average
 from report import write
@@ -35,6 +35,8 @@ _HERE = Path(__file__).parent
 _EXTRA_WORKS = ("start", "memory")
 _RIVALS = tuple(contender.name for contender in CONTENDERS if contender.kind == "rival")
 _BUSY = 1.0
+# The works, the rounds and the seconds per measurement of --short.
+_SHORT = (("W1", "W2", "W3"), 3, 0.4)
 
 
 def main() -> None:
@@ -42,6 +44,8 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logger.setLevel(logging.INFO)
     options = _parser().parse_args()
+    if options.short:
+        options.work, options.rounds, options.seconds = _SHORT
     os.environ["MIDRIB_DEVICE"] = options.device  # for every server
     results = Results()
     with tempfile.TemporaryDirectory(prefix="midrib-bench-") as logs:
@@ -76,7 +80,7 @@ async def _measure(plan: Plan, names: Sequence[str], results: Results) -> None:
 def _pythons(options: argparse.Namespace, results: Results) -> dict[str, Path]:
     """Return the Python of each server; the environments of rivals are installed first."""
     python = Path(sys.executable)
-    pythons = {"midrib": python, "echo": python}
+    pythons = {**dict.fromkeys(OURS, python), "echo": python}
     if "naive" in options.rivals:
         pythons["naive"] = python
     for rival in RIVALS:
@@ -125,6 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     every_work = (*(work.name for work in WORKS), *_EXTRA_WORKS)
     parser.add_argument("--work", type=_names(every_work), default=every_work, help=f"of {','.join(every_work)}")
     parser.add_argument("--rivals", type=_names(_RIVALS), default=_RIVALS, help=f"of {','.join(_RIVALS)}; '' is none")
+    parser.add_argument("--short", action="store_true", help="W1 to W3 only, in about six minutes on two cores")
     parser.add_argument("--device", default="cpu", help="the device of all servers: cpu, cuda, cuda:1")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(

@@ -27,6 +27,22 @@ kept = resident()
 release_freed_memory()
 print(kept - resident())
 """
+RETURNED = """
+from pathlib import Path
+import numpy as np
+from midrib.backbones import keep_freed_memory, return_freed_memory
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+keep_freed_memory()
+return_freed_memory()
+before = resident()
+arrays = [np.ones(2**20, np.uint8) for _ in range(100)]
+last = np.ones(2**10, np.uint8)
+del arrays
+print(resident() - before)
+"""
 PAGES_OF_PASSES = """
 import resource
 import torch
@@ -67,6 +83,13 @@ def page_faults(keep: str) -> int:
 def test_the_next_pass_finds_its_memory() -> None:
     """By default glibc returns large tensors to the kernel, so each pass needs new pages."""
     assert page_faults("keep_freed_memory()") * 100 < page_faults("")
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc")
+def test_freed_memory_is_returned_at_once_on_demand() -> None:
+    """Also after it was kept: a hundred arrays of 1 MiB in the middle of the heap."""
+    done = subprocess.run([sys.executable, "-c", RETURNED], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 5 * MIB
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="needs glibc")

@@ -46,6 +46,7 @@ def test_the_public_names_are_exactly_these() -> None:
         "keep_freed_memory",
         "load_backbone",
         "release_freed_memory",
+        "return_freed_memory",
     ]
 
 

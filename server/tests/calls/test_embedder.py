@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Coroutine
 from typing import Any
 
@@ -48,6 +49,47 @@ def test_an_accepted_item_holds_its_bytes_until_it_is_released(server: RunningSe
     amounts, embedded = server.run(steps(), timeout=20)
     assert amounts == [ITEM_BYTES, ITEM_BYTES, 0]
     np.testing.assert_array_equal(embedded.features, 2 * ROWS)
+
+
+def test_an_item_does_not_keep_its_input_once_it_is_computed(server: RunningServer, embedder: Embedder) -> None:
+    """Its answer may wait for a client that does not read."""
+
+    async def steps() -> tuple[bool, bool]:
+        rows = ROWS.copy()
+        kept = weakref.ref(rows)
+        item = await embedder.open(OPEN, CALLER).accept(rows)
+        del rows
+        computed = await item.queue()
+        before = kept() is not None
+        outcome = await computed
+        item.embedded(outcome)
+        del computed
+        other = await embedder.open(OPEN, CALLER).accept(ROWS)  # the batch of the first has been left then
+        await other.embed()
+        other.release()
+        remains = kept() is not None
+        item.release()
+        return before, remains
+
+    assert server.run(steps(), timeout=20) == (True, False)
+
+
+def test_the_items_of_one_backbone_hold_a_few_of_its_largest_at_most(server: RunningServer, embedder: Embedder) -> None:
+    """Four items of 1024 rows with two features in and out, and 8 MiB: a flood of small inputs stays small."""
+
+    async def steps() -> int:
+        quota = embedder.quota_of(embedder.catalogue.entry("gate").ready())
+        quota.acquire_nowait(quota.limit)
+        try:
+            await embedder.open(OPEN, CALLER).accept(ROWS)
+        finally:
+            quota.release(quota.limit)
+        return quota.limit
+
+    with pytest.raises(OverloadedError, match=r"bytes of backbone '.*gate' are in flight"):
+        server.run(steps(), timeout=20)
+    quota = embedder.quota_of(embedder.catalogue.entry("gate").ready())
+    assert (quota.held, quota.limit) == (0, 4 * 1024 * 2 * ROWS[0].nbytes + 8 * 2**20)
 
 
 def test_an_item_of_a_stream_counts_in_the_quota_of_its_stream_too(server: RunningServer, embedder: Embedder) -> None:

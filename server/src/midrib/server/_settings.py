@@ -163,7 +163,8 @@ class Settings(BaseSettings):
     max_in_flight_bytes: int = Field(default=128 * MEBI, ge=1)
     """Bytes in flight in total: decoded inputs and their embeddings. Unary calls above it are refused, streams wait.
 
-    The default holds four of the largest batches: one that computes, one that is staged, and two that wait.
+    The default holds four of the largest batches: one that computes, one that is staged, and two that wait. A single
+    backbone has at most four of its largest inputs with their embeddings, and 8 MiB.
     """
     shared_memory: bool = True
     """Exchange tensors through shared memory with clients on this machine that run as the server's user (Linux)."""

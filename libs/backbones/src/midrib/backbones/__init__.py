@@ -4,7 +4,7 @@ Use them with `load_backbone("image/classification/efficientnet-lite0").embed_im
 imports neither torch nor Pillow; loading a backbone does.
 """
 
-from midrib.backbones._allocator import keep_freed_memory, release_freed_memory
+from midrib.backbones._allocator import keep_freed_memory, release_freed_memory, return_freed_memory
 from midrib.backbones._backbone import Backbone, load_backbone
 from midrib.backbones._catalogue import BACKBONES
 from midrib.backbones._errors import InputKindError, MediaError, WeightsError
@@ -22,4 +22,5 @@ __all__ = [
     "keep_freed_memory",
     "load_backbone",
     "release_freed_memory",
+    "return_freed_memory",
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from typing import NamedTuple, TypeAlias
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -19,9 +20,15 @@ from midrib.server._catalogue.catalogue import Catalogue
 from midrib.server._catalogue.loading import Loaded
 from midrib.server._engine.description import Description
 from midrib.server._engine.item import Outcome
+from midrib.server._engine.served_backbone import ServedBackbone
 from midrib.server._intake.options import apply_options, check_options
 from midrib.v1 import embedding_pb2
 from midrib.wire import Array
+
+# The bytes in flight of one backbone: a flood of small inputs must not fill the memory that the largest backbone needs.
+# Of its largest items one computes, one is staged, and two wait; small items may take some room more.
+_LARGEST_ITEMS = 4
+_ROOM_BYTES = 8 << 20
 
 _Arrays: TypeAlias = tuple[Array, ...]
 ItemInput: TypeAlias = embedding_pb2.Input | Array | _Arrays
@@ -49,7 +56,7 @@ class StreamQuota(NamedTuple):
 
 
 class Embedder:
-    """Runs calls on the backbones of a catalogue, within one quota of bytes in flight.
+    """Runs calls on the backbones of a catalogue, within a quota of bytes in flight, and a smaller one per backbone.
 
     calls: the number of calls so far.
     """
@@ -58,6 +65,16 @@ class Embedder:
         self.catalogue = catalogue
         self.in_flight = Quota(catalogue.settings.max_in_flight_bytes)
         self.calls = 0
+        self._of_backbones: WeakKeyDictionary[ServedBackbone, Quota] = WeakKeyDictionary()
+
+    def quota_of(self, loaded: Loaded) -> Quota:
+        """Return the quota of the bytes in flight of one backbone."""
+        quota = self._of_backbones.get(loaded.served)
+        if quota is None:
+            limit = _LARGEST_ITEMS * loaded.intake.largest_item_bytes + _ROOM_BYTES
+            quota = Quota(limit, what=f"bytes of backbone {loaded.served.description.name!r}")
+            self._of_backbones[loaded.served] = quota
+        return quota
 
     def open(self, request: Openable, caller: Caller) -> OpenCall:
         """Find the backbone of a call or a stream, and check its options.
@@ -119,10 +136,11 @@ class OpenCall:
     max_reply_bytes: the largest message that an embedding may fill.
     """
 
-    __slots__ = ("_in_flight", "by", "caller", "loaded", "max_reply_bytes", "options", "prompt")
+    __slots__ = ("_in_flight", "_of_backbone", "by", "caller", "loaded", "max_reply_bytes", "options", "prompt")
 
     def __init__(self, embedder: Embedder, loaded: Loaded, options: embedding_pb2.Options, caller: Caller) -> None:
         self._in_flight = embedder.in_flight
+        self._of_backbone = embedder.quota_of(loaded)
         self.loaded = loaded
         self.by = loaded.served.description
         self.options = options
@@ -162,7 +180,7 @@ class OpenCall:
             amounts += tenant.amounts(size)
         if stream is not None:
             amounts += (stream.items, 1), (stream.bytes, size)
-        return Reservation(*amounts, (self._in_flight, size))
+        return Reservation(*amounts, (self._of_backbone, size), (self._in_flight, size))
 
 
 class AcceptedItem:
@@ -175,7 +193,7 @@ class AcceptedItem:
         self._source: ItemInput | None = source
         self.reservation = reservation
         self._arrived = arrived
-        self._inputs: Array
+        self._inputs: Array | None = None
 
     async def embed(self) -> Embedded:
         """Return the item's embedding. If that fails, the reservation is released.
@@ -211,9 +229,15 @@ class AcceptedItem:
         return item.done
 
     def embedded(self, outcome: Outcome) -> Embedded:
-        """Return the embedding that the caller asked for, from the rows that were computed."""
+        """Return the embedding that the caller asked for, from the rows that were computed; called once.
+
+        The item then no longer refers to its input: the answer may wait for its client for a long time.
+        """
+        inputs, self._inputs = self._inputs, None
+        if inputs is None:
+            raise RuntimeError("an accepted item has one embedding, and its input must be queued first")
         rows = apply_options(outcome.rows, self._call.options)
-        return Embedded(self._call.by, self._inputs, rows, timing(outcome, self._arrived))
+        return Embedded(self._call.by, inputs, rows, timing(outcome, self._arrived))
 
     def release(self) -> None:
         """Release the bytes that the item holds."""

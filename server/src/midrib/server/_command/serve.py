@@ -19,6 +19,7 @@ from typing import Any
 import uvloop
 
 from midrib.backbones import keep_freed_memory
+from midrib.server._command.memory_watch import MemoryWatch
 from midrib.server._command.watchdog import Watchdog
 from midrib.server._observability import logs
 from midrib.server._server import Server
@@ -30,6 +31,9 @@ logger = logging.getLogger(__name__)
 _AFTER_GRACE_S = 4.0
 # For threads that modules have left, after the last line of output.
 _LEFT_THREADS_S = 1.0
+# The number of new objects before a collection, and of smaller collections before each larger one. gRPC leaves calls in
+# reference cycles, about 80 KB each, and under load they live long enough to need the largest collection.
+_COLLECTIONS = (700, 5, 1)
 
 
 def run(settings: Settings, *, as_json: bool) -> None:
@@ -47,8 +51,7 @@ def run(settings: Settings, *, as_json: bool) -> None:
         # Modules in the current folder are found, as by `python -m`; the folder is last, so that it hides no package.
         sys.path.append(str(Path.cwd()))
     logs.set_up(settings.log_format)
-    if settings.workers == "thread":
-        keep_freed_memory()  # worker processes do so themselves; this process then has no use for it
+    keep_freed_memory()
     for host, port in (
         (settings.host, settings.port),
         (settings.host, settings.http_port),
@@ -91,12 +94,12 @@ async def _serve(settings: Settings, reporter: _Reporter, watchdog: Watchdog) ->
             await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if not stop.is_set():
                 await loading
-        gc.collect()
-        # A full collection visits every object of torch and of the backbones: it stopped the event loop for 300 ms.
-        gc.freeze()
+        watch = _settle_memory(server)
         if not stop.is_set():
             _announce(server, reporter, time.monotonic() - started)
             await stopping
+        if watch is not None:
+            watch.close()
         loading.cancel()
         watchdog.exits_within(settings.drain_grace_s + _AFTER_GRACE_S)
         reporter.report("draining", "draining: finishing the accepted items ...")
@@ -105,6 +108,19 @@ async def _serve(settings: Settings, reporter: _Reporter, watchdog: Watchdog) ->
             await server.stop()
     reporter.report("stopped", "stopped")
     watchdog.exits_within(_LEFT_THREADS_S)
+
+
+def _settle_memory(server: Server) -> MemoryWatch | None:
+    """Prepare the memory of this process for serving; return its watch, unless backbones compute here."""
+    gc.collect()
+    # A full collection visits every object of torch and of the backbones: it stopped the event loop for 300 ms.
+    gc.freeze()
+    # A full collection waits until a quarter of the objects that the last one left are new: with nothing left,
+    # calls that gRPC leaves in reference cycles are soon freed.
+    gc.collect()
+    gc.set_threshold(*_COLLECTIONS)
+    loads = [entry.loaded for entry in server.catalogue.entries.values() if entry.loaded is not None]
+    return MemoryWatch() if all(loaded.worker_states() for loaded in loads) else None
 
 
 def _stop_signal() -> asyncio.Event:

@@ -234,7 +234,9 @@ def _coroutine(behaviour: Any, unread: UnreadCalls, *, streams: bool) -> Any:
             if messages is None:  # the bytes of an unparsed request would stay until the call ends
                 request = await _parsed(request) if isinstance(request, _PENDING) else request
                 _note_received()
-            response = await behaviour(request if messages is None else messages, context)
+            responding = behaviour(request if messages is None else messages, context)
+            del request  # gRPC keeps the frames of a refused call, with their variables
+            response = await responding
         except grpc.aio.AbortError:
             raise
         except Exception as error:  # noqa: BLE001 - the outer boundary: every error becomes a status
@@ -257,7 +259,9 @@ def _generator(behaviour: Any, unread: UnreadCalls, *, streams: bool) -> Any:
             if messages is None:
                 request = await _parsed(request) if isinstance(request, _PENDING) else request
                 _note_received()
-            async for response in behaviour(request if messages is None else messages, context):
+            responses = behaviour(request if messages is None else messages, context)
+            del request  # as above
+            async for response in responses:
                 yield response
         except grpc.aio.AbortError:
             raise

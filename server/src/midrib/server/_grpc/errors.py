@@ -19,13 +19,24 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 async def abort(context: Context, error: Exception) -> NoReturn:
-    """End the call with the status of an error. An unforeseen error goes to the log, and the status has its id."""
+    """End the call with the status of an error. An unforeseen error goes to the log, and the status has its id.
+
+    The error loses its traceback: gRPC keeps it until the next garbage collection, and a flood of refused calls would
+    fill the memory with their requests.
+    """
     public = _cut(public_error(error, "the call failed"))
+    _drop_tracebacks(error)
     if (accounting := CURRENT_ACCOUNTING.get()) is not None:
         accounting.refused("grpc", public.reason)
     status = error_to_status(public)
     details = ("grpc-status-details-bin", status.SerializeToString())
     await context.abort(_CODES[status.code], status.message, (details,))
+
+
+def _drop_tracebacks(error: BaseException | None) -> None:
+    while error is not None and error.__traceback__ is not None:
+        error.__traceback__ = None
+        error = error.__context__
 
 
 def _cut(error: MidribError) -> MidribError:

@@ -132,6 +132,7 @@ class ItemStream(Generic[Request, Id]):
         for item in self._items:
             item.release()
         self._items.clear()
+        self._writer.abandon()
 
     async def _read(self, requests: AsyncIterator[Request]) -> None:
         while await self._take(requests):

@@ -62,6 +62,10 @@ class StreamWriter:
         self._closed = True
         self._changed.set()
 
+    def abandon(self) -> None:
+        """Drop the answers that are not written: they refer to their stream, which refers to this object."""
+        self._answers.clear()
+
     async def run(self) -> None:
         """Write answers until `close`; raises what writing raises."""
         while self._expected or not self._closed:

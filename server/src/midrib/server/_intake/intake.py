@@ -121,6 +121,11 @@ class Intake:
         """Return the bytes that an item holds while it is in flight, with its decoded media and its embedding."""
         return self._sizes.bytes_of(item)
 
+    @property
+    def largest_item_bytes(self) -> int:
+        """The bytes of the largest input tensor that an item may have, and of its embedding."""
+        return self._sizes.largest
+
     def tensor(self, message: tensor_pb2.Tensor, *, field: str = "input.tensor") -> Array:
         """Return the rows of a tensor input, [rows, ...]. Raises as `checked`, InvalidInputError if it is damaged."""
         return self.checked(decode_tensor(message, field=field), field=field)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from midrib.registry import ImageInput
+from midrib.registry import ImageInput, TextInput
 from midrib.server._intake.media import media_of, prepared_elements
 from midrib.server._intake.validation import ItemLimits
 from midrib.v1 import embedding_pb2
@@ -25,6 +26,15 @@ class ItemSizes:
 
     limits: ItemLimits
     num_features: int
+
+    @property
+    def largest(self) -> int:
+        """The bytes of the largest input tensor [rows, ...] that an item may have, and of its embedding."""
+        tensor = self.limits.spec.tensor
+        longest = self.limits.spec.max_tokens if isinstance(self.limits.spec, TextInput) else self.limits.max_elements
+        row = math.prod(longest if size is None else size for size in tensor.shape)
+        elements = min(self.limits.max_elements, self.limits.max_rows * row)
+        return elements * np.dtype(tensor.dtype).itemsize + self._embedding_bytes((self.limits.max_rows,))
 
     def bytes_of(self, item: embedding_pb2.Input | Array) -> int:
         """Return the bytes of an item: those that were sent, those of its decoded media, and those of its embedding."""

@@ -92,7 +92,9 @@ _CURRENT: ContextVar[_Call | None] = ContextVar("midrib_logged_call", default=No
 def _coroutine(behaviour: Any, call: _Call) -> Any:
     async def logged(request: Any, context: Context) -> Any:
         call.watch(context)
-        response = await behaviour(request, context)
+        responding = behaviour(request, context)
+        del request  # gRPC keeps the frames of a refused call, with their variables
+        response = await responding
         call.answered = True
         return response
 

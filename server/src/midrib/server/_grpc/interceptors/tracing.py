@@ -41,8 +41,10 @@ class TracingInterceptor(grpc.aio.ServerInterceptor):
 
     def _coroutine(self, behaviour: Any, method: str, metadata: Mapping[str, Any]) -> Any:
         async def traced(request: Any, context: Context) -> Any:
+            responding = behaviour(request, context)
+            del request  # gRPC keeps the frames of a refused call, with their variables
             with self._tracing.call(method, metadata) as span, _status(span, context):
-                return await behaviour(request, context)
+                return await responding
 
         return traced
 

@@ -1,0 +1,48 @@
+"""Freed memory is kept while the server is small, and returned to the system while it holds a flood of messages."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import closing
+
+from midrib.server._command.memory_watch import MemoryWatch
+
+MEBI = 2**20
+
+
+class Process:
+    """A process of a given size. looks: one entry for each look at it."""
+
+    def __init__(self, mebibytes: int) -> None:
+        self.mebibytes = mebibytes
+        self.looks: asyncio.Queue[None] = asyncio.Queue()
+
+    def resident(self) -> int:
+        self.looks.put_nowait(None)
+        return self.mebibytes * MEBI
+
+
+async def returns_at(process: Process, watch: MemoryWatch, mebibytes: int) -> bool:
+    """Return whether freed memory is returned once the watch has seen the process at a size."""
+    process.mebibytes = mebibytes
+    while not process.looks.empty():
+        process.looks.get_nowait()
+    for _ in range(2):  # the first look is used up before the next one begins
+        await process.looks.get()
+    return watch.returns
+
+
+async def test_freed_memory_is_returned_while_the_process_has_grown() -> None:
+    """By more than 16 MiB, until the growth is below 8 MiB."""
+    process = Process(100)
+    with closing(MemoryWatch(process.resident)) as watch:
+        decisions = [await returns_at(process, watch, size) for size in (110, 120, 110, 105, 110)]
+    assert decisions == [False, True, True, False, False]
+
+
+async def test_the_smallest_size_counts() -> None:
+    """A process that has loaded a backbone is larger then than it is later."""
+    process = Process(100)
+    with closing(MemoryWatch(process.resident)) as watch:
+        assert [await returns_at(process, watch, size) for size in (80, 100)] == [False, True]
+        await returns_at(process, watch, 80)
