@@ -61,19 +61,6 @@ def serve(  # - a flag is a parameter
         serving.run(settings, as_json=as_json)
 
 
-@app.command()
-def status(
-    address: Annotated[str, typer.Argument(help="The server's HTTP address, as host:port.")] = "127.0.0.1:8080",
-    *,
-    token: Annotated[str | None, typer.Option(help="A token that may read the metrics.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Show the state of a server's backbones, and their worker processes with pid, memory and restarts."""
-    from midrib.server._command.status import print_status
-
-    print_status(address, token=token, as_json=as_json)
-
-
 @app.command(name="token")
 def make_token(
     name: Annotated[str, typer.Argument(help="The name of its holder.")],

@@ -22,6 +22,7 @@ from midrib.remote._command.options import (
     Token,
     refuse_options,
 )
+from midrib.remote._command.status.command import status
 
 app = typer.Typer(
     name="midrib",
@@ -41,13 +42,11 @@ def _print_version(value: bool) -> None:
         raise typer.Exit
 
 
+Version = Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")]
+
+
 @app.callback()
-def options(
-    *,
-    _version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
+def options(*, _version: Version = False) -> None:
     """Pretrained backbones behind many small heads: in process, or served over gRPC."""
 
 
@@ -295,3 +294,6 @@ def bench(
         raise typer.BadParameter("--cost-per-hour needs --plan: name the rows per second to answer")
     plan = BenchPlan(rows, tuple(concurrency or (1, 16, 64)), seconds, load, cost_per_hour)
     run(target, plan, Access(token, roots, certificate, timeout), imports=imports, as_json=as_json)
+
+
+app.command()(status)
