@@ -94,7 +94,7 @@ def on_ray(context: typer.Context) -> None:
     commands.app(context.args, prog_name="midrib ray")
 
 
-app.command()(heads.train)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(heads.train)
 app.command()(heads.predict)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import json
 import logging
@@ -15,11 +16,13 @@ import typer
 from midrib.remote.cli import import_modules
 
 _INSTALL = "pip install 'midrib-server[train]'"
+_LIGHTNING_OPTIONS = ("--model.", "--trainer.", "--trainer", "--config", "--print_config")
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 _Rows = Annotated[int, typer.Option(min=1, help="Rows of a batch.")]
 
 
 def train(
+    context: typer.Context,
     *,
     backbone: Annotated[str, typer.Option(help="grpc://host:port/namespace/name, or a registered name.")],
     data: Annotated[
@@ -36,18 +39,25 @@ def train(
     inputs: Annotated[list[str] | None, typer.Option("--input", help="A table's column of inputs.")] = None,
     labels: Annotated[list[str] | None, typer.Option("--label", help="A table's column of labels.")] = None,
     separator: Annotated[str | None, typer.Option(help="Divides several labels in one cell, such as '|'.")] = None,
-    head: Annotated[str, typer.Option(help="linear, mlp, cosine or another registered head.")] = "linear",
+    head: Annotated[str | None, typer.Option(help="mlp, cosine or another registered head; default: linear.")] = None,
     finetuning: Annotated[
-        str, typer.Option(help="freeze trains only the head, no_freeze also the backbone.")
-    ] = "freeze",
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the data.")] = 20,
+        str | None, typer.Option(help="freeze trains only the head (the default), no_freeze also the backbone.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data; default: 20.")] = None,
     batch_size: _Rows = 32,
-    learning_rate: Annotated[float, typer.Option(min=0, help="The learning rate of Adam.")] = 0.01,
+    learning_rate: Annotated[
+        float | None, typer.Option(min=0, help="The optimizer's learning rate; default: 0.01.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="The seed of the split and of the training.")] = 0,
     imports: Annotated[list[str] | None, typer.Option("--import", help="A module that registers backbones.")] = None,
     as_json: _Json = False,
 ) -> None:
-    """Train a head on a folder or a table, and write it with a report of its accuracy and worst mistakes."""
+    """Train a head on a folder or a table, and write it with a report of its accuracy and worst mistakes.
+
+    Every argument of Lightning's Trainer and of the task is an option too, as LightningCLI has it:
+    --trainer.accelerator=gpu --model.optimizer=sgd, or --config FILE with them; --print_config shows all.
+    """
+    _check_lightning_options(context)
     _check_paths(data, val, test)
     typer.echo(f"training a head on {backbone} ...", err=True)
     _prepare()
@@ -70,6 +80,7 @@ def train(
         batch_size=batch_size,
         learning_rate=learning_rate,
         seed=seed,
+        lightning=context.args,
         trainer={"enable_progress_bar": not as_json},
     )
     report = train_head(options)
@@ -104,6 +115,18 @@ def predict(
         raise typer.Exit(1)
 
 
+def _check_lightning_options(context: typer.Context) -> None:
+    """Raise BadParameter for an argument that neither this command nor LightningCLI has."""
+    for argument in context.args:
+        name = argument.partition("=")[0]
+        if name.startswith("-") and not name.startswith(_LIGHTNING_OPTIONS):
+            options = [option for parameter in context.command.params for option in parameter.opts]
+            near = " or ".join(difflib.get_close_matches(name, options)) or "one of those that --help shows"
+            raise typer.BadParameter(f"{name} is not an option of this command: did you mean {near}?")
+    if context.args and not context.args[0].startswith("-"):
+        raise typer.BadParameter(f"got the argument {context.args[0]!r}: pass the data with --data")
+
+
 def _check_paths(*paths: Path | None) -> None:
     """Raise FileNotFoundError for a path that does not exist, before anything slow is imported."""
     for path in paths:
@@ -113,8 +136,9 @@ def _check_paths(*paths: Path | None) -> None:
 
 def _prepare() -> None:
     """Silence messages of Lightning that are not about the data. Raises ImportError if midrib-task is missing."""
-    if importlib.util.find_spec("midrib.task") is None:
-        raise ImportError(f"training a head needs midrib-task, not installed here: {_INSTALL}")
+    for module, package in (("midrib.task", "midrib-task"), ("jsonargparse", "jsonargparse")):
+        if importlib.util.find_spec(module) is None:
+            raise ImportError(f"training a head needs {package}, not installed here: {_INSTALL}")
     import pytorch_lightning  # noqa: F401 (it sets the level of its log when it is imported)
 
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
