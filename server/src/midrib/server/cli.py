@@ -104,6 +104,9 @@ def demo(
     epochs: Annotated[int, typer.Option(min=1, help="Epochs per training.")] = 3,
 ) -> None:
     """Serve EfficientNet-Lite0 and train one head on it twice: through the server, and in process."""
+    from midrib.remote._command.names import check_out
+
+    check_out(out)
     from midrib.backbones import keep_freed_memory
     from midrib.server._command.demo.run import run
 

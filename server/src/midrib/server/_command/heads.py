@@ -9,11 +9,11 @@ import logging
 import warnings
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from midrib.remote.cli import import_modules
+from midrib.remote.cli import import_modules, parse_backbone
 
 _INSTALL = "pip install 'midrib-server[train]'"
 _LIGHTNING_OPTIONS = ("--model.", "--trainer.", "--trainer", "--config", "--print_config")
@@ -24,7 +24,9 @@ _Rows = Annotated[int, typer.Option(min=1, help="Rows of a batch.")]
 def train(
     context: typer.Context,
     *,
-    backbone: Annotated[str, typer.Option(help="grpc://host:port/namespace/name, or a registered name.")],
+    backbone: Annotated[
+        str, typer.Option(help="grpc://host:port/namespace/name, or a registered name[?argument=value].")
+    ],
     data: Annotated[
         Path, typer.Option(help="A folder with a subfolder for each class, or a table: .csv .json .jsonl .parquet.")
     ],
@@ -65,10 +67,12 @@ def train(
     from midrib.task._command.training import train as train_head
 
     import_modules(imports)
+    parsed: dict[str, Any] = {"name": backbone, "arguments": {}} if "://" in backbone else parse_backbone(backbone)
     options = TrainingOptions(
-        backbone,
+        parsed["name"],
         data,
         out,
+        backbone_kwargs=parsed["arguments"],
         val=val,
         test=test,
         input=_one_or_several(inputs),

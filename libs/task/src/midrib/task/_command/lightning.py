@@ -9,6 +9,9 @@ from typing import Any
 from jsonargparse import ArgumentError
 from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.utilities.exceptions import (
+    MisconfigurationException,  # type: ignore[attr-defined] # not in its __all__
+)
 
 from midrib.task._command.progress import EpochBars
 from midrib.task._data.module import DataModule
@@ -57,19 +60,28 @@ class TrainingCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build nothing yet: `build` does, once the data is known."""
 
-    def build(self, backbone: BackboneLike, data: DataModule, *, cache: str) -> tuple[ClassificationTask, Trainer]:
+    def build(
+        self, backbone: BackboneLike, data: DataModule, *, cache: str, backbone_kwargs: Mapping[str, Any]
+    ) -> tuple[ClassificationTask, Trainer]:
         """Return the task for a backbone and the classes of the data, and the Trainer.
 
-        cache: a folder for the features.
+        cache: a folder for the features.  backbone_kwargs: of the loader, beside those of the options.
+        Raises ValueError if the Trainer refuses its options, and the errors of opening the backbone.
         """
         self.config_init = self.parser.instantiate_classes(self.config)
         arguments = self.config_init.model.as_dict()
+        arguments["backbone_kwargs"] = {**(arguments.get("backbone_kwargs") or {}), **backbone_kwargs}
         self.model = ClassificationTask.from_data(backbone, data, cache=cache, **arguments)
         self.datamodule = None
         callbacks = list(self.config_init.trainer.callbacks or [])
         if self.config_init.trainer.enable_progress_bar is not False:
             callbacks.append(EpochBars())
-        self.trainer = self.instantiate_trainer(callbacks=callbacks)
+        try:
+            self.trainer = self.instantiate_trainer(callbacks=callbacks)
+        except MisconfigurationException as error:
+            raise ValueError(
+                f"the Trainer refuses its options ({error}): check those that begin with --trainer"
+            ) from error
         return self.model, self.trainer
 
     def text(self) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,8 @@ _EVALUATED = ("test", "val", "train")
 class TrainingOptions:
     """The options of a training.
 
-    backbone: a name, or the URL of a served one.  data: a folder with a folder for each class, or a table.
+    backbone: a name, or the URL of a served one.  backbone_kwargs: arguments of its loader.
+    data: a folder with a folder for each class, or a table.
     out: the folder to write to.  val, test: data of the same form.  input, label, label_separator: columns of a table.
     val_split: the share of the rows that validate if val is None.  batch_size, seed: of the training.
     head, finetuning, learning_rate: as in Task.  epochs: the Trainer's max_epochs.  If None, `lightning` decides, or
@@ -55,6 +55,7 @@ class TrainingOptions:
     batch_size: int = 32
     learning_rate: float | None = None
     seed: int = 0
+    backbone_kwargs: Mapping[str, Any] = field(default_factory=dict)
     lightning: Sequence[str] = ()
     trainer: dict[str, Any] = field(default_factory=dict)
 
@@ -83,7 +84,9 @@ def train(options: TrainingOptions) -> Report:
     data = _data(options, _kind(options.backbone) if served is None else kind_of(served.input))
     seed_everything(options.seed, verbose=False)
     with tempfile.TemporaryDirectory(prefix="midrib-features-") as cache:
-        task, trainer = cli.build(served or options.backbone, data, cache=cache)
+        task, trainer = cli.build(
+            served or options.backbone, data, cache=cache, backbone_kwargs=options.backbone_kwargs
+        )
         trainer.fit(task, datamodule=data)
         stage = next(stage for stage in _EVALUATED if stage in data.stages)
         report = evaluate(task, data, stage)
@@ -101,8 +104,10 @@ def check_out(out: Path) -> None:
     nearest = next(path for path in (out, *out.absolute().parents) if path.exists())
     if not nearest.is_dir():
         raise NotADirectoryError(f"{nearest} is a file, and the head needs a folder: pass another --out")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise PermissionError(f"{nearest} cannot be written to: pass another --out")
+    try:
+        tempfile.TemporaryDirectory(dir=nearest).cleanup()
+    except OSError as error:
+        raise PermissionError(f"{nearest} cannot be written to ({error.strerror}): pass another --out") from error
 
 
 def _defaults(options: TrainingOptions) -> dict[str, Any]:
