@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -104,3 +108,29 @@ def test_train_names_an_option_that_does_not_fit(folder: Path, tmp_path: Path, e
     result = CliRunner().invoke(app, ["train", *options], env={"COLUMNS": "300"})
     assert re.search(message, f"{result.stderr}{result.exception}", re.DOTALL)
     assert not (tmp_path / "head").exists()
+
+
+def test_ctrl_c_ends_a_training_within_a_second(folder: Path, tmp_path: Path) -> None:
+    """Also while a library is imported, which may catch the exception; its cached features are removed."""
+    code = (
+        "import os, signal, sys, time\n"
+        "from pathlib import Path\n"
+        "from midrib.server._command import heads\n"
+        "signal.signal(signal.SIGINT, heads._end_soon)\n"
+        "Path(sys.argv[1], f'midrib-features-{os.getpid()}-x').mkdir()\n"
+        "while True:\n"
+        "    try:\n"
+        "        print('ready', flush=True)\n"
+        "        time.sleep(60)\n"
+        "    except KeyboardInterrupt:\n"
+        "        pass\n"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert list(tmp_path.iterdir()) == []

@@ -6,6 +6,11 @@ import difflib
 import importlib.util
 import json
 import logging
+import os
+import shutil
+import signal
+import tempfile
+import threading
 import warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +20,8 @@ import typer
 
 from midrib.remote.cli import import_modules, parse_backbone
 
+_CTRL_C_S = 0.7
+_INTERRUPTED = 130  # the exit status that shells give to a command ended by Ctrl-C
 _INSTALL = "pip install 'midrib-server[train]'"
 _LIGHTNING_OPTIONS = ("--model.", "--trainer.", "--trainer", "--config", "--print_config")
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
@@ -139,7 +146,11 @@ def _check_paths(*paths: Path | None) -> None:
 
 
 def _prepare() -> None:
-    """Silence messages of Lightning that are not about the data. Raises ImportError if midrib-task is missing."""
+    """Silence messages of Lightning that are not about the data, and make Ctrl-C prompt.
+
+    Raises ImportError if midrib-task is missing.
+    """
+    signal.signal(signal.SIGINT, _end_soon)
     for module, package in (("midrib.task", "midrib-task"), ("jsonargparse", "jsonargparse")):
         if importlib.util.find_spec(module) is None:
             raise ImportError(f"training a head needs {package}, not installed here: {_INSTALL}")
@@ -148,6 +159,20 @@ def _prepare() -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"pytorch_lightning\.")
     warnings.filterwarnings("ignore", message=".* rows are left out")  # the report lists them
+
+
+def _end_soon(*_: object) -> None:
+    """Raise KeyboardInterrupt, and end the process after a moment if a library catches it or is slow to stop."""
+    timer = threading.Timer(_CTRL_C_S, _end)
+    timer.daemon = True
+    timer.start()
+    raise KeyboardInterrupt
+
+
+def _end() -> None:
+    for folder in Path(tempfile.gettempdir()).glob(f"midrib-features-{os.getpid()}-*"):
+        shutil.rmtree(folder, ignore_errors=True)
+    os._exit(_INTERRUPTED)
 
 
 def _one_or_several(names: list[str] | None) -> str | list[str] | None:

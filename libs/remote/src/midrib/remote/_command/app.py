@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
 
@@ -33,12 +34,11 @@ app = typer.Typer(
 
 
 def _print_version(value: bool) -> None:
+    number: str | None = None
     if value:
-        try:
-            number = version("midrib-remote")
-        except PackageNotFoundError:
-            number = "of a checkout, not installed as a wheel"
-        typer.echo(f"midrib {number}")
+        with contextlib.suppress(PackageNotFoundError):
+            number = version("midrib-remote")  # None for a checkout, which has metadata without a version
+        typer.echo(f"midrib {number or 'of a checkout, not installed as a wheel'}")
         raise typer.Exit
 
 

@@ -9,8 +9,8 @@ from typing import Any
 from jsonargparse import ArgumentError
 from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
-from pytorch_lightning.utilities.exceptions import (
-    MisconfigurationException,  # type: ignore[attr-defined] # not in its __all__
+from pytorch_lightning.utilities.exceptions import (  # type: ignore[attr-defined] # it exports nothing
+    MisconfigurationException,
 )
 
 from midrib.task._command.progress import EpochBars

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -83,7 +84,7 @@ def train(options: TrainingOptions) -> Report:
     served = open_backbone(options.backbone, None, ClassificationTask.backbones) if _is_served(options) else None
     data = _data(options, _kind(options.backbone) if served is None else kind_of(served.input))
     seed_everything(options.seed, verbose=False)
-    with tempfile.TemporaryDirectory(prefix="midrib-features-") as cache:
+    with tempfile.TemporaryDirectory(prefix=f"midrib-features-{os.getpid()}-") as cache:
         task, trainer = cli.build(
             served or options.backbone, data, cache=cache, backbone_kwargs=options.backbone_kwargs
         )
