@@ -109,8 +109,10 @@ def test_tenants_are_shown_over_tls(tmp_path: Path) -> None:
         access = ("--token", secret, "--tls-roots", str(roots))
         shown = json.loads(invoke(str(running.server.http_address), *access, "--json").stdout)
         refused = invoke(str(running.server.http_address), *access[:2], "--tls-roots", str(tmp_path / "absent.pem"))
+        damaged = invoke(str(running.server.http_address), *access[:2], "--tls-roots", str(tokens))
     assert [(tenant["name"], tenant["rows"]) for tenant in shown["tenants"]] == [("team-a", 1)]
     assert "absent.pem" in str(refused.exception)
+    assert "check --tls-roots and --tls-certificate" in str(damaged.exception)
 
 
 def test_it_is_live_until_ctrl_c() -> None:

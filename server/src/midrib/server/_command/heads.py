@@ -146,7 +146,7 @@ def _check_paths(*paths: Path | None) -> None:
 
 
 def _prepare() -> None:
-    """Silence messages of Lightning that are not about the data, and make Ctrl-C prompt.
+    """Silence messages of Lightning that are not about the data, and end soon after Ctrl-C.
 
     Raises ImportError if midrib-task is missing.
     """

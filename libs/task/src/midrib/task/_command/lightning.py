@@ -23,7 +23,7 @@ _NOT_OPTIONS = {"backbone", "num_classes", "labels", "multi_label", "cache"}
 
 
 class TrainingCLI(LightningCLI):
-    """Reads `--model.ARGUMENT`, `--trainer.ARGUMENT`, `--config FILE` and `--print_config`, and builds both objects.
+    """Read `--model.ARGUMENT`, `--trainer.ARGUMENT`, `--config FILE` and `--print_config`, and build both objects.
 
     arguments: as on a command line.  defaults: by full name, such as {"trainer.max_epochs": 20}; files and
     arguments override them.
@@ -58,7 +58,7 @@ class TrainingCLI(LightningCLI):
         self.config = parser.parse_args(args)
 
     def instantiate_classes(self) -> None:
-        """Build nothing yet: `build` does, once the data is known."""
+        """Build nothing yet: the data is read first, then `build` is called."""
 
     def build(
         self, backbone: BackboneLike, data: DataModule, *, cache: str, backbone_kwargs: Mapping[str, Any]

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
 from typing import TypeAlias
-from urllib.error import HTTPError
+from urllib.error import HTTPError, URLError
 
 from midrib.remote._command.options import Access
 
@@ -36,7 +36,7 @@ class Scrape:
 
 
 class MetricsReader:
-    """Reads /metrics of one server.
+    """Read /metrics of one server.
 
     address: of its HTTP port; without a scheme, https if TLS files are given and http otherwise.
     Raises ValueError for an address of another protocol, FileNotFoundError for a TLS file that does not exist.
@@ -62,8 +62,8 @@ class MetricsReader:
         token = self._access.token
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         request = urllib.request.Request(self._url, headers=headers)  # noqa: S310 - http(s) by construction
-        context = self._context()
         try:
+            context = self._context()
             with urllib.request.urlopen(request, timeout=self._access.timeout, context=context) as reply:  # noqa: S310
                 return str(reply.read().decode())
         except HTTPException as error:
@@ -74,14 +74,14 @@ class MetricsReader:
             advice = "give a token that may read them, with --token" if error.code in _REFUSED else _START
             raise self._failed(f"HTTP {error.code}", advice) from error
         except OSError as error:
-            reason = getattr(error, "reason", error)  # a URLError wraps the error of the connection
+            reason = error.reason if isinstance(error, URLError) else error
             raise self._failed(getattr(reason, "strerror", None) or str(reason), _advice(reason)) from error
 
     def _failed(self, problem: str, advice: str) -> ConnectionError:
         return ConnectionError(f"no metrics at {self._url} ({problem}): {advice}")
 
     def _context(self) -> ssl.SSLContext | None:
-        """Return the TLS settings, None for http. Raises ValueError for files that are not PEM."""
+        """Return the TLS settings, None for http. Raises ssl.SSLError for files that are not PEM."""
         if not self._url.startswith("https:"):
             return None
         context = ssl.create_default_context(cafile=self._access.roots)

@@ -47,7 +47,10 @@ class TenantStatus:
 
 @dataclass(frozen=True)
 class ServerStatus:
-    """A server.  memory_bytes: of its own process.  device_memory_bytes: of each GPU, by torch in that process."""
+    """A server.
+
+    memory_bytes: of the server's process, without workers.  device_memory_bytes: of each GPU, in that process.
+    """
 
     backbones: list[BackboneStatus]
     tenants: list[TenantStatus]
@@ -63,8 +66,8 @@ def status_of(before: Scrape, after: Scrape) -> ServerStatus:
 
 
 def _backbones(before: Scrape, after: Scrape) -> list[BackboneStatus]:
-    found = {labels["backbone"]: labels["state"] for labels, _ in after.of("midrib_backbone_state")}
-    backbones = {name: BackboneStatus(name, state) for name, state in sorted(found.items())}
+    states = {labels["backbone"]: labels["state"] for labels, _ in after.of("midrib_backbone_state")}
+    backbones = {name: BackboneStatus(name, state) for name, state in sorted(states.items())}
     rates = _rates("midrib_rows_total", "backbone", before, after)
     for name, backbone in backbones.items():
         backbone.rows_per_s = rates.get(name, 0.0)
