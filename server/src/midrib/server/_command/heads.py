@@ -23,7 +23,7 @@ from midrib.remote.cli import import_modules, parse_backbone
 _CTRL_C_S = 0.7
 _INTERRUPTED = 130  # the exit status that shells give to a command ended by Ctrl-C
 _INSTALL = "pip install 'midrib-server[train]'"
-_LIGHTNING_OPTIONS = ("--model.", "--trainer.", "--trainer", "--config", "--print_config")
+_LIGHTNING_OPTIONS = ("--model.", "--trainer.", "--trainer", "--print_config")
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 _Rows = Annotated[int, typer.Option(min=1, help="Rows of a batch.")]
 
@@ -57,6 +57,10 @@ def train(
     learning_rate: Annotated[
         float | None, typer.Option(min=0, help="The optimizer's learning rate; default: 0.01.")
     ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="A YAML file with options of LightningCLI: training.yaml beside an earlier head."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="The seed of the split and of the training.")] = 0,
     imports: Annotated[list[str] | None, typer.Option("--import", help="A module that registers backbones.")] = None,
     as_json: _Json = False,
@@ -67,7 +71,7 @@ def train(
     --trainer.accelerator=gpu --model.optimizer=sgd, or --config FILE with them; --print_config shows all.
     """
     _check_lightning_options(context)
-    _check_paths(data, val, test)
+    _check_paths(data, val, test, config)
     typer.echo(f"training a head on {backbone} ...", err=True)
     _prepare()
     from midrib.task._command.training import TrainingOptions
@@ -91,7 +95,7 @@ def train(
         batch_size=batch_size,
         learning_rate=learning_rate,
         seed=seed,
-        lightning=context.args,
+        lightning=[*([] if config is None else [f"--config={config}"]), *context.args],
         trainer={"enable_progress_bar": not as_json},
     )
     report = train_head(options)
