@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -54,6 +55,18 @@ def test_a_server_is_called_without_torch(run: Run) -> None:
 def test_a_users_backbone_is_used_by_name(run: Run) -> None:
     """The example registers it, checks its contract, and trains a head on it."""
     assert "test accuracy 1.000" in run("own_backbone.py")
+
+
+def test_a_notebook_goes_from_a_folder_to_a_head(run: Run, tmp_path: Path) -> None:
+    """Its code cells run in order, as one program; a cell may end with an object that shows itself as HTML."""
+    notebook = json.loads((EXAMPLES / "from_folder_to_head.ipynb").read_text())
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    program = tmp_path / "cells.py"
+    shown = "\nassert '<table' in BACKBONES._repr_html_() and 'efficientnet-lite0' in task._repr_html_()"
+    program.write_text("\n".join(cells) + shown)
+    output = run(str(program))
+    assert "accuracy on new patches: 1.0" in output
+    assert "['grass', 'grass', 'grass']" in output
 
 
 def test_every_example_is_run_and_listed() -> None:

@@ -189,8 +189,24 @@ def test_a_name_that_timm_has_given_up_opens_with_one_warning() -> None:
     ("key", "licence"),
     [("timm/resnet18.a1_in1k", "apache-2.0"), ("torchvision/resnet18", "BSD-3-Clause")],
 )
-def test_models_of_catalogues_declare_their_input_and_licence(key: str, licence: str) -> None:
-    """The declaration is the input of the loaded model, and nothing is built for it."""
+def test_models_of_catalogues_declare_their_input_width_and_licence(key: str, licence: str) -> None:
+    """The declarations are those of the loaded model, and nothing is built for them."""
     described = BACKBONES.describe(key)
     assert described.license == licence
-    assert described.input == load_backbone(key, pretrained=False).input
+    loaded = load_backbone(key, pretrained=False)
+    assert (described.input, described.num_features) == (loaded.input, loaded.num_features)
+
+
+@needs_both
+def test_every_model_of_a_catalogue_declares_its_width() -> None:
+    """If one is missing here, run build-support/catalogue_widths.py: the library has new models."""
+    entries = [*BACKBONES.list("timm/*"), *BACKBONES.list("torchvision/*")]
+    assert [entry.key for entry in entries if entry.num_features is None] == []
+
+
+@needs_both
+def test_an_option_of_timm_may_change_the_width() -> None:
+    """The declared width is that without options."""
+    with torch.device("meta"):
+        _, width = BACKBONES.load("timm/resnet18", pretrained=False, num_classes=7)
+    assert (BACKBONES.describe("timm/resnet18").num_features, width) == (512, 7)

@@ -90,6 +90,18 @@ def test_a_loader_that_breaks_the_contract_is_told_what_came_instead(
         registry.load("x")
 
 
+def test_an_option_that_a_loader_passes_on_may_change_the_width(registry: Registry) -> None:
+    """The declared width is that without such options; for the loader's own arguments it stays."""
+
+    @registry(name="x", num_features=4)
+    def loader(pretrained: bool = True, **options: int) -> tuple[Any, int]:
+        return abs, options.get("num_classes", 4 if pretrained else 5)
+
+    assert registry.load("x", num_classes=7) == (abs, 7)
+    with pytest.raises(ContractError, match="returned num_features=5, but its registration declares 4"):
+        registry.load("x", pretrained=False)
+
+
 def test_arguments_that_the_loader_does_not_take_are_told_with_its_signature(registry: Registry) -> None:
     """The loader is not even called."""
 

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from typer.testing import CliRunner
 
 from midrib.server._command.demo.picture import save_maps
 from midrib.server._command.demo.textures import CLASSES, PATCH, load_textures
+from midrib.server.cli import app
 
 
 def test_no_test_patch_is_in_the_training_data() -> None:
@@ -44,3 +46,16 @@ def test_without_matplotlib_the_error_has_the_install_line(tmp_path: Path, monke
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"pip install 'midrib-server\[demo\]'"):
         save_maps(tmp_path / "map.png", {}, patches)
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        pytest.param(".", ". is a folder, expected the path of a file", id="folder"),
+        pytest.param("/proc/x.png", "/proc cannot be written to .*pass another --out", id="not writable"),
+    ],
+)
+def test_the_path_of_the_picture_is_checked_first(out: str, message: str) -> None:
+    """The demo runs for a minute before it saves the picture."""
+    with pytest.raises(OSError, match=message):
+        CliRunner().invoke(app, ["demo", "--out", out], catch_exceptions=False, standalone_mode=False)

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -72,3 +77,60 @@ def test_epochs_are_counted_from_1(folder: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["train", *options])
     assert "epoch 1 of 1: 100%" in result.stderr
     assert "Epoch 0" not in result.output
+
+
+def test_train_takes_the_options_of_lightningcli(folder: Path, tmp_path: Path) -> None:
+    """Arguments of the task and of the Trainer; the options that were used are written beside the head."""
+    options = ["--backbone", "efficientnet-lite0", "--data", str(folder), "--out", str(tmp_path / "head")]
+    extra = ["--model.optimizer=sgd", "--trainer.limit_train_batches", "1", "--epochs", "1", "--json"]
+    result = CliRunner().invoke(app, ["train", *options, *extra])
+    assert result.exit_code == 0, result.output
+    written = (tmp_path / "head" / "training.yaml").read_text()
+    assert "optimizer: sgd" in written
+    assert "limit_train_batches: 1" in written
+    again = ["--config", str(tmp_path / "head" / "training.yaml"), "--out", str(tmp_path / "again"), "--json"]
+    repeated = CliRunner().invoke(app, ["train", *options[:4], *again])
+    assert json.loads(repeated.stdout) == json.loads(result.stdout)
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        pytest.param("--trainer.max_epoks=3", "--trainer.max_epoks=3; --print_config shows every option", id="trainer"),
+        pytest.param("--model.learning_rate=fast", 'key "model.learning_rate".*Given value: fast', id="value"),
+        pytest.param("--lable=kind", "--lable is not an option of this command: did you mean --label", id="ours"),
+        pytest.param("textures", "got the argument 'textures': pass the data with --data", id="position"),
+    ],
+)
+def test_train_names_an_option_that_does_not_fit(folder: Path, tmp_path: Path, extra: str, message: str) -> None:
+    """Before the backbone is loaded."""
+    options = ["--backbone", "efficientnet-lite0", "--data", str(folder), "--out", str(tmp_path / "head"), extra]
+    result = CliRunner().invoke(app, ["train", *options], env={"COLUMNS": "300"})
+    assert re.search(message, f"{result.stderr}{result.exception}", re.DOTALL)
+    assert not (tmp_path / "head").exists()
+
+
+def test_ctrl_c_ends_a_training_within_a_second(folder: Path, tmp_path: Path) -> None:
+    """Also while a library is imported, which may catch the exception; its cached features are removed."""
+    code = (
+        "import os, signal, sys, time\n"
+        "from pathlib import Path\n"
+        "from midrib.server._command import heads\n"
+        "signal.signal(signal.SIGINT, heads._end_soon)\n"
+        "Path(sys.argv[1], f'midrib-features-{os.getpid()}-x').mkdir()\n"
+        "while True:\n"
+        "    try:\n"
+        "        print('ready', flush=True)\n"
+        "        time.sleep(60)\n"
+        "    except KeyboardInterrupt:\n"
+        "        pass\n"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert list(tmp_path.iterdir()) == []

@@ -66,7 +66,9 @@ def test_wrong_arguments_are_one_sentence_from_every_process(command: list[str],
     assert "its loader takes (num_features" in done.stderr
 
 
-@pytest.mark.parametrize("command", ["list", "describe", "load", "unload", "embed", "search", "doctor", "bench"])
+@pytest.mark.parametrize(
+    "command", ["list", "describe", "load", "unload", "embed", "search", "doctor", "bench", "status"]
+)
 def test_every_command_that_calls_a_server_has_the_same_options(
     midrib: Any, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:

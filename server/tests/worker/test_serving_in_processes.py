@@ -22,7 +22,8 @@ from prometheus_client import generate_latest
 from torch import nn
 
 from midrib.registry import Registry, TensorInput
-from midrib.server._command.status import read_status
+from midrib.remote._command.status.metrics import Scrape, parse
+from midrib.remote._command.status.report import status_of
 from midrib.server._worker.bootstrap import PROCESS_NAME
 from midrib.server.testing import RunningServer, serving
 from midrib.v1 import backbone_pb2, backbone_pb2_grpc, embedding_pb2, embedding_pb2_grpc
@@ -235,7 +236,8 @@ def test_the_status_shows_each_worker(serve: Serve) -> None:
     """Its process id, its memory and its state, for `midrib status`."""
     with serve("doubling", replicas=2) as running:
         metrics = generate_latest(running.server.catalogue.metrics.registry).decode()
-        (status,) = read_status(metrics)
+        scrape = Scrape(0.0, parse(metrics))
+        (status,) = status_of(scrape, scrape).backbones
         pids = {worker.pid for worker in status.workers}
         assert pids <= workers()
     assert (status.state, status.restarts, len(pids)) == ("ready", 0, 2)

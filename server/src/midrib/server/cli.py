@@ -66,19 +66,6 @@ def serve(  # - a flag is a parameter
     serving.run(settings, as_json=as_json)
 
 
-@app.command()
-def status(
-    address: Annotated[str, typer.Argument(help="The server's HTTP address, as host:port.")] = "127.0.0.1:8080",
-    *,
-    token: Annotated[str | None, typer.Option(help="A token that may read the metrics.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Show the state of a server's backbones, and their worker processes with pid, memory and restarts."""
-    from midrib.server._command.status import print_status
-
-    print_status(address, token=token, as_json=as_json)
-
-
 @app.command(name="token")
 def make_token(
     name: Annotated[str, typer.Argument(help="The name of its holder.")],
@@ -112,7 +99,7 @@ def on_ray(context: typer.Context) -> None:
     commands.app(context.args, prog_name="midrib ray")
 
 
-app.command()(heads.train)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(heads.train)
 app.command()(heads.predict)
 
 
@@ -122,6 +109,9 @@ def demo(
     epochs: Annotated[int, typer.Option(min=1, help="Epochs per training.")] = 3,
 ) -> None:
     """Serve EfficientNet-Lite0 and train one head on it twice: through the server, and in process."""
+    from midrib.remote._command.names import check_out
+
+    check_out(out)
     from midrib.backbones import keep_freed_memory
     from midrib.server._command.demo.run import run
 

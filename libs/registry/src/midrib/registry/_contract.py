@@ -54,7 +54,7 @@ def call_loader(entry: Loadable, kwargs: dict[str, Any]) -> tuple[Any, int]:
         if kwargs and type(error) in _VALUE_ERRORS and _library_of(error) in _COMPUTING_LIBRARIES:
             raise _unusable(entry, kwargs, error) from error
         raise
-    return _check_returned(entry, returned)
+    return _check_returned(entry, returned, kwargs)
 
 
 def missing_libraries(requires: Iterable[str]) -> tuple[str, ...]:
@@ -165,7 +165,7 @@ def _hint(name: str, signature: inspect.Signature) -> str:
     return "".join(f"; {name!r}: did you mean {other!r}?" for other in near)
 
 
-def _check_returned(entry: Loadable, returned: object) -> tuple[Any, int]:
+def _check_returned(entry: Loadable, returned: object, kwargs: Mapping[str, Any]) -> tuple[Any, int]:
     if not isinstance(returned, tuple) or len(returned) != 2:
         raise ContractError(f"the loader of {entry.key!r} returned {_shown(returned)}, expected (module, num_features)")
     module, width = returned
@@ -177,12 +177,24 @@ def _check_returned(entry: Loadable, returned: object) -> tuple[Any, int]:
         num_features = 0
     if isinstance(width, bool) or num_features < 1:
         raise ContractError(f"the loader of {entry.key!r} returned num_features={width!r}, expected a positive int")
-    if entry.num_features not in (None, num_features):
+    if entry.num_features not in (None, num_features) and _are_parameters(entry.fn, kwargs):
         raise ContractError(
             f"the loader of {entry.key!r} returned num_features={num_features}, but its registration declares "
             f"{entry.num_features}: correct one of them"
         )
     return module, num_features
+
+
+def _are_parameters(loader: Callable[..., Any], names: Iterable[str]) -> bool:
+    """Return whether a loader names all these arguments.
+
+    One that it passes on by **options, such as timm's num_classes, may change the declared width.
+    """
+    try:
+        parameters = inspect.signature(loader).parameters
+    except (TypeError, ValueError):  # some builtins have none
+        return True
+    return set(names) <= {name for name, parameter in parameters.items() if parameter.kind is not parameter.VAR_KEYWORD}
 
 
 def _shown(value: object) -> str:

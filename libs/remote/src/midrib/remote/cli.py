@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from midrib.remote._command.names import import_modules, parse_backbone
@@ -42,8 +43,11 @@ def run(app: typer.Typer) -> None:
     """Run an application; an error of use is one sentence on stderr and exit status 1."""
     import typer
 
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the shell: `midrib list >&-`
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - open until the process ends
     try:
-        app()
+        app(color=False if os.environ.get("NO_COLOR") else None)
     except (LookupError, ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
         typer.secho(f"midrib: {_sentence(error)}", fg=typer.colors.RED, err=True)
         sys.exit(1)

@@ -24,12 +24,15 @@ class WorkerCollector(Collector):
         running = GaugeMetricFamily("midrib_worker_running", "0 while a worker is being replaced.", labels=_LABELS)
         pid = GaugeMetricFamily("midrib_worker_pid", "The process id of a worker.", labels=_LABELS)
         memory = GaugeMetricFamily("midrib_worker_memory_bytes", "Resident memory of a worker.", labels=_LABELS)
+        plans = GaugeMetricFamily("midrib_compute_plan", "1 for the plan on a CPU.", labels=["backbone", "plan"])
         for entry in self._entries():
             state.add_metric([entry.name, entry.state.value], 1)
+            if entry.loaded is not None and (plan := entry.loaded.plan) is not None:
+                plans.add_metric([entry.name, plan.text], 1)
             for number, worker in enumerate(entry.loaded.worker_states() if entry.loaded is not None else ()):
                 labels = [entry.name, str(number)]
                 running.add_metric(labels, int(worker.running))
                 if worker.running:
                     pid.add_metric(labels, worker.pid)
                     memory.add_metric(labels, worker.memory_bytes())
-        yield from (state, running, pid, memory)
+        yield from (state, plans, running, pid, memory)

@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import json
 import logging
+import os
+import shutil
+import signal
+import tempfile
+import threading
 import warnings
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from midrib.remote.cli import import_modules
+from midrib.remote.cli import import_modules, parse_backbone
 
+_CTRL_C_S = 0.7
+_INTERRUPTED = 130  # the exit status that shells give to a command ended by Ctrl-C
 _INSTALL = "pip install 'midrib-server[train]'"
+_LIGHTNING_OPTIONS = ("--model.", "--trainer.", "--trainer", "--print_config")
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 _Rows = Annotated[int, typer.Option(min=1, help="Rows of a batch.")]
 
 
 def train(
+    context: typer.Context,
     *,
-    backbone: Annotated[str, typer.Option(help="grpc://host:port/namespace/name, or a registered name.")],
+    backbone: Annotated[
+        str, typer.Option(help="grpc://host:port/namespace/name, or a registered name[?argument=value].")
+    ],
     data: Annotated[
         Path, typer.Option(help="A folder with a subfolder for each class, or a table: .csv .json .jsonl .parquet.")
     ],
@@ -36,29 +48,42 @@ def train(
     inputs: Annotated[list[str] | None, typer.Option("--input", help="A table's column of inputs.")] = None,
     labels: Annotated[list[str] | None, typer.Option("--label", help="A table's column of labels.")] = None,
     separator: Annotated[str | None, typer.Option(help="Divides several labels in one cell, such as '|'.")] = None,
-    head: Annotated[str, typer.Option(help="linear, mlp, cosine or another registered head.")] = "linear",
+    head: Annotated[str | None, typer.Option(help="mlp, cosine or another registered head; default: linear.")] = None,
     finetuning: Annotated[
-        str, typer.Option(help="freeze trains only the head, no_freeze also the backbone.")
-    ] = "freeze",
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the data.")] = 20,
+        str | None, typer.Option(help="freeze trains only the head (the default), no_freeze also the backbone.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data; default: 20.")] = None,
     batch_size: _Rows = 32,
-    learning_rate: Annotated[float, typer.Option(min=0, help="The learning rate of Adam.")] = 0.01,
+    learning_rate: Annotated[
+        float | None, typer.Option(min=0, help="The optimizer's learning rate; default: 0.01.")
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="A YAML file with options of LightningCLI: training.yaml beside an earlier head."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="The seed of the split and of the training.")] = 0,
     imports: Annotated[list[str] | None, typer.Option("--import", help="A module that registers backbones.")] = None,
     as_json: _Json = False,
 ) -> None:
-    """Train a head on a folder or a table, and write it with a report of its accuracy and worst mistakes."""
-    _check_paths(data, val, test)
+    """Train a head on a folder or a table, and write it with a report of its accuracy and worst mistakes.
+
+    Every argument of Lightning's Trainer and of the task is an option too, as LightningCLI has it:
+    --trainer.accelerator=gpu --model.optimizer=sgd, or --config FILE with them; --print_config shows all.
+    """
+    _check_lightning_options(context)
+    _check_paths(data, val, test, config)
     typer.echo(f"training a head on {backbone} ...", err=True)
     _prepare()
     from midrib.task._command.training import TrainingOptions
     from midrib.task._command.training import train as train_head
 
     import_modules(imports)
+    parsed: dict[str, Any] = {"name": backbone, "arguments": {}} if "://" in backbone else parse_backbone(backbone)
     options = TrainingOptions(
-        backbone,
+        parsed["name"],
         data,
         out,
+        backbone_kwargs=parsed["arguments"],
         val=val,
         test=test,
         input=_one_or_several(inputs),
@@ -70,6 +95,7 @@ def train(
         batch_size=batch_size,
         learning_rate=learning_rate,
         seed=seed,
+        lightning=[*([] if config is None else [f"--config={config}"]), *context.args],
         trainer={"enable_progress_bar": not as_json},
     )
     report = train_head(options)
@@ -104,6 +130,18 @@ def predict(
         raise typer.Exit(1)
 
 
+def _check_lightning_options(context: typer.Context) -> None:
+    """Raise BadParameter for an argument that neither this command nor LightningCLI has."""
+    for argument in context.args:
+        name = argument.partition("=")[0]
+        if name.startswith("-") and not name.startswith(_LIGHTNING_OPTIONS):
+            options = [option for parameter in context.command.params for option in parameter.opts]
+            near = " or ".join(difflib.get_close_matches(name, options)) or "one of those that --help shows"
+            raise typer.BadParameter(f"{name} is not an option of this command: did you mean {near}?")
+    if context.args and not context.args[0].startswith("-"):
+        raise typer.BadParameter(f"got the argument {context.args[0]!r}: pass the data with --data")
+
+
 def _check_paths(*paths: Path | None) -> None:
     """Raise FileNotFoundError for a path that does not exist, before anything slow is imported."""
     for path in paths:
@@ -112,14 +150,33 @@ def _check_paths(*paths: Path | None) -> None:
 
 
 def _prepare() -> None:
-    """Silence messages of Lightning that are not about the data. Raises ImportError if midrib-task is missing."""
-    if importlib.util.find_spec("midrib.task") is None:
-        raise ImportError(f"training a head needs midrib-task, not installed here: {_INSTALL}")
+    """Silence messages of Lightning that are not about the data, and end soon after Ctrl-C.
+
+    Raises ImportError if midrib-task is missing.
+    """
+    signal.signal(signal.SIGINT, _end_soon)
+    for module, package in (("midrib.task", "midrib-task"), ("jsonargparse", "jsonargparse")):
+        if importlib.util.find_spec(module) is None:
+            raise ImportError(f"training a head needs {package}, not installed here: {_INSTALL}")
     import pytorch_lightning  # noqa: F401 (it sets the level of its log when it is imported)
 
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"pytorch_lightning\.")
     warnings.filterwarnings("ignore", message=".* rows are left out")  # the report lists them
+
+
+def _end_soon(*_: object) -> None:
+    """Raise KeyboardInterrupt, and end the process after a moment if a library catches it or is slow to stop."""
+    timer = threading.Timer(_CTRL_C_S, _end)
+    timer.daemon = True
+    timer.start()
+    raise KeyboardInterrupt
+
+
+def _end() -> None:
+    for folder in Path(tempfile.gettempdir()).glob(f"midrib-features-{os.getpid()}-*"):
+        shutil.rmtree(folder, ignore_errors=True)
+    os._exit(_INTERRUPTED)
 
 
 def _one_or_several(names: list[str] | None) -> str | list[str] | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,7 +27,7 @@ _LONGEST_REASON = 300
 def timm_models() -> dict[str, dict[str, Any]]:
     """Return timm's names of its models and of their pretrained weights, each with its declarations.
 
-    Those are the input, the licence of the weights, and as aliases the names that timm has given up.
+    Those are the input, the width, the licence of the weights, and as aliases the names that timm has given up.
     """
     timm = import_timm()
     old_names: dict[str, list[str]] = {}
@@ -37,7 +39,15 @@ def timm_models() -> dict[str, dict[str, Any]]:
 
 def _declared(name: str) -> dict[str, Any]:
     config = import_timm().models.get_pretrained_cfg(name)
-    return {} if config is None else {"input": declared_input(config), "license": config.license}
+    width = {"num_features": _widths("timm").get(name.partition(".")[0])}
+    return width if config is None else width | {"input": declared_input(config), "license": config.license}
+
+
+@functools.cache
+def _widths(library: str) -> dict[str, int]:
+    """Return the widths of a library's models, which build-support/catalogue_widths.py has measured."""
+    table: dict[str, int] = json.loads(Path(__file__).with_name("widths.json").read_text())[library]
+    return table
 
 
 def load_timm(
@@ -140,11 +150,20 @@ def _unwrapped_for(name: str, checkpoint: str | Path, options: dict[str, Any]) -
 
 
 def torchvision_models() -> dict[str, dict[str, Any]]:
-    """Return torchvision's classification models whose last layer is a classifier to drop, each with its input."""
+    """Return torchvision's classification models whose last layer is a classifier to drop.
+
+    Each has its input and its width.
+    """
     models = import_torchvision().models
     # Two models return auxiliary classifications beside the features.
     names = [name for name in models.list_models(module=models) if name not in ("inception_v3", "googlenet")]
-    return {name: {"input": _preset_input(models.get_model_weights(name).DEFAULT.transforms())} for name in names}
+    return {
+        name: {
+            "input": _preset_input(models.get_model_weights(name).DEFAULT.transforms()),
+            "num_features": _widths("torchvision").get(name),
+        }
+        for name in names
+    }
 
 
 def _preset_input(preset: Any) -> ImageInput:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
 
@@ -22,6 +23,7 @@ from midrib.remote._command.options import (
     Token,
     refuse_options,
 )
+from midrib.remote._command.status.command import status
 
 app = typer.Typer(
     name="midrib",
@@ -32,22 +34,19 @@ app = typer.Typer(
 
 
 def _print_version(value: bool) -> None:
+    number: str | None = None
     if value:
-        try:
-            number = version("midrib-remote")
-        except PackageNotFoundError:
-            number = "of a checkout, not installed as a wheel"
-        typer.echo(f"midrib {number}")
+        with contextlib.suppress(PackageNotFoundError):
+            number = version("midrib-remote")  # None for a checkout, which has metadata without a version
+        typer.echo(f"midrib {number or 'of a checkout, not installed as a wheel'}")
         raise typer.Exit
 
 
+Version = Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")]
+
+
 @app.callback()
-def options(
-    *,
-    _version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
+def options(*, _version: Version = False) -> None:
     """Pretrained backbones behind many small heads: in process, or served over gRPC."""
 
 
@@ -295,3 +294,6 @@ def bench(
         raise typer.BadParameter("--cost-per-hour needs --plan: name the rows per second to answer")
     plan = BenchPlan(rows, tuple(concurrency or (1, 16, 64)), seconds, load, cost_per_hour)
     run(target, plan, Access(token, roots, certificate, timeout), imports=imports, as_json=as_json)
+
+
+app.command()(status)

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from midrib.registry import AbstractRegistry, Description, in_words, nearest
 from midrib.remote._command.options import Access
-
-_PIPE_WIDTH = 1000  # a pipe has no width, and its reader needs whole cells
-_LEAST_REST_WIDTH = 32  # of a table's columns beside the names
+from midrib.remote._command.tables import print_table
 
 
 def local_registry() -> AbstractRegistry:
@@ -69,25 +63,12 @@ def print_fields(fields: dict[str, object]) -> None:
 
 
 def _print_table(entries: Sequence[Description]) -> None:
-    """Print one row per entry. Names are never cut, because users copy them."""
-    console = Console() if sys.stdout.isatty() else Console(width=_PIPE_WIDTH)
+    """Print one row per entry."""
     rows = [
         (entry.key, in_words(entry.input), _plain(entry.num_features), entry.license or "", entry.install or "")
         for entry in entries
     ]
-    names_width = max(len(name) for name, *_ in rows)
-    if names_width + _LEAST_REST_WIDTH > console.width:
-        for name, *cells in rows:
-            typer.echo(name)
-            typer.echo("    " + ", ".join(filter(None, cells)))
-        return
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("name", no_wrap=True, min_width=names_width)
-    for head in ("input", "features", "licence", "needs"):
-        table.add_column(head, overflow="fold")
-    for row in rows:
-        table.add_row(*map(escape, row))
-    console.print(table)
+    print_table(("name", "input", "features", "licence", "needs"), rows)
 
 
 def _plain(value: object) -> str:

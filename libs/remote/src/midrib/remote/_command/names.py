@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+import tempfile
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,6 +46,18 @@ def refuse_urls(patterns: Sequence[str]) -> None:
             server, _, name = rest.partition("/")
             words = f"midrib list {repr(name) + ' ' if name else ''}--server {scheme}://{server}"
             raise ValueError(f"{pattern!r} is the URL of a server: write `{words}`")
+
+
+def check_out(out: Path) -> None:
+    """Raise IsADirectoryError or PermissionError, before anything slow begins, if a file cannot be written."""
+    if out.is_dir():
+        raise IsADirectoryError(f"{out} is a folder, expected the path of a file: pass another --out")
+    try:
+        tempfile.TemporaryFile(dir=out.absolute().parent).close()
+    except OSError as error:
+        raise PermissionError(
+            f"{out.absolute().parent} cannot be written to ({error.strerror}): make the folder, or pass another --out"
+        ) from error
 
 
 def import_modules(names: Sequence[str] | None) -> None:

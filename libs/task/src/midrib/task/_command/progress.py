@@ -40,3 +40,8 @@ class EpochBars(ProgressBar):
         if self._bar is not None:
             self._bar.set_postfix({name: f"{float(value):.3f}" for name, value in trainer.logged_metrics.items()})
             self._bar.close()
+
+    def on_exception(self, *_: Any) -> None:
+        """End the line, so that the error begins on a new one."""
+        if self._bar is not None:
+            self._bar.close()

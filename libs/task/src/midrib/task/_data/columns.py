@@ -40,7 +40,8 @@ def samples_of(table: Table, columns: Columns, usual: Sequence[str], *, has_labe
     label = _label_column(table, columns)
     if label is None and has_labels:
         raise ValueError(
-            f"{table.name} has the columns {', '.join(table.columns)}: name the one with the labels by label=..."
+            f"{table.name} has the columns {', '.join(table.columns)}: name the one with the labels by label=, or "
+            "in the command by --label"
         )
     sources = _inputs(table, columns, label, usual)
     labels = _labels(table, label, columns.label_separator) if has_labels and label is not None else None
@@ -65,7 +66,8 @@ def _inputs(table: Table, columns: Columns, label: ColumnLike, usual: Sequence[s
     likely = [name for word in usual for name in rest if name.lower() == word] or rest
     if likely == rest and len(rest) != 1:
         raise ValueError(
-            f"{table.name} has the columns {', '.join(table.columns)}: name the one with the inputs by input=..."
+            f"{table.name} has the columns {', '.join(table.columns)}: name the one with the inputs by input=, "
+            "or in the command by --input (`midrib predict`: --column)"
         )
     return table.column(likely[0])
 

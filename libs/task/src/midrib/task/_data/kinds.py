@@ -65,7 +65,9 @@ def _numbers(value: Any, _: Path) -> Any:
     try:
         return np.asarray(value, np.float32)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{value!r:.80} are not all numbers: name the columns of numbers by input=[...]") from error
+        raise ValueError(
+            f"{value!r:.80} are not all numbers: name the columns of numbers by input=[...], or --input each"
+        ) from error
 
 
 def _check_text(source: Any) -> None:

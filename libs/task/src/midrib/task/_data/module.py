@@ -120,10 +120,13 @@ class DataModule(LightningDataModule):
         if self._preparation is None:
             raise ValueError(f"no task is connected: call {type(self).__name__}.connect(task), or use a Trainer")
         transform = self.options.transform if stage == "train" else self.options.eval_transform
+        rows, size = len(self.stages[stage]), self.options.batch_size
         return DataLoader(
             _Rows(self.stages[stage]),
-            batch_size=self.options.batch_size,
+            batch_size=size,
             shuffle=stage == "train",
+            # A batch norm cannot train on a single row. Shuffled, the row that is left out differs in each epoch.
+            drop_last=stage == "train" and rows > size > 1 and rows % size == 1,
             num_workers=self.options.num_workers,
             persistent_workers=self.options.num_workers > 0,
             collate_fn=_Collate(self._preparation(transform)),

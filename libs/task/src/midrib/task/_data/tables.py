@@ -97,7 +97,9 @@ def read_json(path: Path) -> Table:
     text = decode_text(read_bytes(path), path)
     try:
         content = json.loads(text)
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError) as error:
+        if text.lstrip().startswith("["):  # an array, not an object on each line
+            raise ValueError(f"{path} cannot be read as JSON ({error}): write it again") from error
         content = None
     if isinstance(content, dict) and all(isinstance(column, list) for column in content.values()):
         length = min(map(len, content.values()), default=0)
@@ -207,6 +209,8 @@ def _from_records(path: Path, records: Iterable[tuple[str, Mapping[str, Any] | s
             rows.append((place, record))
     if not rows and not skipped:
         raise ValueError(f"{path} is empty, expected a header and rows, or in JSON objects")
+    if not rows:
+        raise ValueError(f"{path} holds no rows: {skipped[0].row}: {skipped[0].reason}")
     names = dict.fromkeys(name for _, record in rows for name in record)
     columns = {name: [record.get(name) for _, record in rows] for name in names}
     return Table(str(path), columns, [place for place, _ in rows], path.parent, skipped=tuple(skipped))

@@ -13,6 +13,7 @@ from torch import Tensor
 from midrib.backbones import InputKindError
 from midrib.registry import InputSpec, TensorInput, in_words
 
+_LONE_ROW = "more than 1 value per channel"  # torch's words
 _TORCH_ERRORS = (RuntimeError, IndexError, ValueError)
 
 
@@ -28,6 +29,11 @@ def explained(spec: InputSpec | None, inputs: Any) -> Iterator[None]:
         is_ours = type(error) not in _TORCH_ERRORS
         if is_ours or spec is None or not isinstance(inputs, Tensor):
             raise
+        if _LONE_ROW in str(error):
+            raise ValueError(
+                "got a batch of 1 row, and batch norms need at least 2 to train: choose another batch_size, or "
+                "drop_last=True for the loader"
+            ) from error
         if _fits(tuple(inputs.shape[1:]), spec):
             if spec.tensor.dtype.startswith("float") == inputs.is_floating_point():
                 raise

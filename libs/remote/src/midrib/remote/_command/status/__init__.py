@@ -1,0 +1,1 @@
+"""`midrib status`: the backbones, tenants and memory of a running server, once or live."""
