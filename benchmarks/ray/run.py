@@ -25,6 +25,8 @@ SERVING = Path(__file__).parents[1] / "serving"  # its models
 MIDRIB = [sys.executable, "-m", "midrib.server.cli"]
 BACKBONES = ("benchmark/embedding/vit-tiny", "text/embedding/all-minilm-l6-v2")
 SETTINGS = {"imports": ["bench_models"], "threads": 1, "workers": "thread", "backbones": list(BACKBONES)}
+# On a busy machine Ray would take its own processes for dead before they have started.
+LONG_CHECKS = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60", "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60"}
 # Behind one address each connection has one stream, and a stream stays at its replica.
 CONNECTIONS = "?connections=6"
 
@@ -67,7 +69,8 @@ def running(command: str, port: int, *options: str) -> Iterator[str]:
                 for line in process.stdout or ():
                     if b'"ready"' in line:
                         yield f"127.0.0.1:{port}"
-                        break
+                        return
+                raise RuntimeError(f"`{' '.join(program)}` ended before it was ready: see its errors above")
             finally:
                 process.terminate()
 
@@ -75,7 +78,7 @@ def running(command: str, port: int, *options: str) -> Iterator[str]:
 def environment() -> dict[str, str]:
     """Return the variables of a process: one thread for each, and the models of benchmarks/serving."""
     path = os.pathsep.join([str(SERVING), *(folder for folder in sys.path if folder)])
-    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    return {**os.environ, **LONG_CHECKS, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
 
 def free_port() -> int:

@@ -29,7 +29,7 @@ def embed(rows: int, file: Path) -> tuple[int, int]:
     """Embed a table of this many rows. Return the sum of their ids, and the peak memory of the actor, bytes."""
     table = ray.data.range(rows, override_num_blocks=rows // ROWS_PER_BLOCK).map_batches(wide)
     backbone = f"test/embedding/weighing?file={file}"
-    options = {"keep": ["id"], "batch_size": ROWS_PER_BLOCK, "imports": ["weighing_backbone"]}
+    options: dict[str, Any] = {"keep": ["id"], "batch_size": ROWS_PER_BLOCK, "imports": ["weighing_backbone"]}
     batches = midrib.ray.embed(table, backbone, "x", **options).iter_batches(batch_size=None)
     total = sum(int(row[0]) for batch in batches for row in batch["embedding"])
     return total, 1024 * int(file.read_text())

@@ -9,13 +9,16 @@ from typing import Any
 def connect(address: str, **options: Any) -> None:
     """Join the cluster at an address, as `ray.init` does.
 
-    address: "auto", host:port, ray://host:port, or "local" for a Ray that starts on this machine.  options: of
-    `ray.init`.
-    Since Ray 2.60 `ray start` expects the token of its user, which `ray.init` sends only to "auto". It is also sent
-    here to an address of this machine. Raises ConnectionError if no cluster answers, or if it expects another token.
+    address: "auto", host:port, ray://host:port, or "local", which starts a Ray on this machine.
+    options: of `ray.init`.
+    `ray start` of Ray 2.60 expects the token of its user, which `ray.init` sends only to "auto". This function also
+    sends it to addresses of this machine. Raises ConnectionError if no cluster answers, or if it expects another token.
     """
     import ray
 
+    if address == "local":
+        ray.init(address=address, **options)
+        return
     if _is_local(address):
         _send_token()
     try:
