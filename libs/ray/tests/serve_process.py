@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -14,8 +12,10 @@ from pathlib import Path
 
 import tomli_w
 
+from libs.ray.tests.ray_program import RayProgram, title_of
+
 MIDRIB = [sys.executable, "-m", "midrib.server.cli"]
-_PORTS = (
+RAY_PORTS = (
     "RAY_SERVE_HAPROXY_STATS_PORT",
     "RAY_SERVE_HAPROXY_METRICS_PORT",
     "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT",
@@ -32,53 +32,38 @@ class ServeProcess:
     """
 
     def __init__(self, folder: Path, arguments: dict[str, float], options: Sequence[str], **settings: object) -> None:
-        port, http_port, *ports = free_ports(2 + len(_PORTS))
+        port, http_port, *ports = free_ports(2 + len(RAY_PORTS))
         self.address = f"127.0.0.1:{port}"
-        self._settings = {"imports": ["serve_backbone"], "port": port, "warm_up_s": 0.0, **settings}
+        self._settings = {"port": port, **settings}
         self._folder = folder
-        command = [*MIDRIB, "ray", "up", str(folder / "midrib.toml"), "--insecure", "--json", *options]
-        self._log = (folder / "log").open("w")
         self._configure(arguments)
-        self._process = subprocess.Popen(
-            [*command, "--http-port", str(http_port)],
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            env=_environment(ports),
-            text=True,
-            start_new_session=True,
-        )
+        command = [*MIDRIB, "ray", "up", str(folder / "midrib.toml"), "--insecure", "--json", *options]
+        self._program = RayProgram([*command, "--http-port", str(http_port)], folder / "log", ray_environment(ports))
 
     def _configure(self, arguments: dict[str, float]) -> None:
-        backbone = {"name": "test/embedding/times", "arguments": arguments}
-        (self._folder / "midrib.toml").write_text(tomli_w.dumps({**self._settings, "backbones": [backbone]}))
+        write_settings(self._folder, arguments, **self._settings)
 
     def wait_until_ready(self) -> None:
         """Return once clients are answered. Raises RuntimeError, with the log, if the command ends before."""
-        for line in self._process.stdout or ():
-            if line.startswith('{"event": "ready"'):
-                return
-        raise RuntimeError(f"`midrib ray up` ended: {(self._folder / 'log').read_text()[-4000:]}")
+        self._program.event("ready")
 
     def replace(self, arguments: dict[str, float]) -> None:
         """Serve the backbone with other arguments; return once the new replicas answer."""
         self._configure(arguments)
-        self._process.send_signal(signal.SIGHUP)
+        self._program.process.send_signal(signal.SIGHUP)
         self.wait_until_ready()
 
     def replicas(self) -> list[int]:
         """Return the process ids of the replicas."""
-        return self._pids("ray::ServeReplica:midrib")
+        return self._program.members("ray::ServeReplica:midrib")
 
     def controllers(self) -> list[int]:
         """Return the process id of the controller of Serve, while there is one."""
-        return self._pids("ray::ServeController")
+        return self._program.members("ray::ServeController")
 
     def ingresses(self) -> list[int]:
         """Return the process ids of HAProxy, oldest first: an old one ends after its connections."""
-        return sorted(pid for pid in self._pids("") if "/haproxy -db" in _title(pid))
-
-    def _pids(self, title: str) -> list[int]:
-        return [pid for pid in _members(self._process.pid) if _title(pid).startswith(title)]
+        return sorted(pid for pid in self._program.members() if "/haproxy -db" in title_of(pid))
 
     def until(self, condition: Callable[[list[int]], bool], *, seconds: float = 120.0) -> list[int]:
         """Return the replicas once they satisfy a condition. Raises TimeoutError."""
@@ -91,15 +76,16 @@ class ServeProcess:
 
     def stop(self) -> None:
         """End the command, and with it Ray. All processes that it started are gone afterwards."""
-        self._process.send_signal(signal.SIGTERM)
-        try:
-            self._process.wait(90)
-        finally:
-            for pid in _members(self._process.pid):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            self._process.communicate()
-            self._log.close()
+        self._program.stop()
+
+
+def write_settings(folder: Path, arguments: dict[str, float], **settings: object) -> Path:
+    """Write a settings file with the small backbone, and return its path."""
+    backbone = {"name": "test/embedding/times", "arguments": arguments}
+    fields = {"imports": ["serve_backbone"], "warm_up_s": 0.0, **settings, "backbones": [backbone]}
+    path = folder / "midrib.toml"
+    path.write_text(tomli_w.dumps(fields))
+    return path
 
 
 def free_ports(count: int) -> list[int]:
@@ -111,29 +97,8 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def _environment(ports: Sequence[int]) -> dict[str, str]:
-    """Return the variables of the command.  ports: of HAProxy and of Ray's proxies, besides the two of the command."""
+def ray_environment(ports: Sequence[int]) -> dict[str, str]:
+    """Return the variables of a Ray.  ports: of HAProxy and of Ray's proxies, besides the two of `midrib ray up`."""
     folders = [str(Path(__file__).parent), *(path for path in sys.path if path)]
-    variables = dict(zip(_PORTS, map(str, ports), strict=True))
+    variables = dict(zip(RAY_PORTS, map(str, ports), strict=True))
     return {**os.environ, **variables, **_LONG_CHECKS, "PYTHONPATH": os.pathsep.join(folders), "OMP_NUM_THREADS": "1"}
-
-
-def _members(session: int) -> list[int]:
-    """Return the processes of a session: one that was started as its first, and all that those have started."""
-    members = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if int(fields[3]) == session and fields[0] != "Z":
-            members.append(int(path.parent.name))
-    return members
-
-
-def _title(pid: int) -> str:
-    """Return the command line of a process; "" if it is gone."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-    except (FileNotFoundError, ProcessLookupError):
-        return ""

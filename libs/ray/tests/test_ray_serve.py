@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 
 from libs.ray.tests import serve_backbone  # noqa: F401 - registers the backbone of the plain server
+from libs.ray.tests.serve_load import NAME, Load, rows
 from libs.ray.tests.serve_process import ServeProcess
+from midrib.oip.v2 import inference_pb2
 from midrib.remote import Client, RemoteBackbone
 from midrib.server.testing import serving
 from midrib.wire import BackboneNotFoundError, InvalidInputError
 
 pytest.importorskip("ray.serve", reason="needs Ray Serve: build-support/ray makes an environment with it")
 
-NAME = "test/embedding/times"
+ITEMS = 10_000
 
 
 @pytest.fixture(scope="module")
@@ -28,49 +31,13 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServeProcess]:
     options = ["--min-replicas", "1", "--max-replicas", "2", "--cpus", "0.2", "--drain-s", "2"]
     options += ["--upscale-delay-s", "1", "--downscale-delay-s", "3"]
     process = ServeProcess(
-        tmp_path_factory.mktemp("ray"), {"seconds": 0.02}, options, max_stream_age_s=1.0, max_batch_rows=4
+        tmp_path_factory.mktemp("ray"), {"seconds": 0.02}, options, max_stream_age_s=1.0, max_batch_rows=16
     )
     try:
         process.wait_until_ready()
         yield process
     finally:
         process.stop()
-
-
-class Load:
-    """Callers that each count up, and check every answer, until they are stopped.
-
-    pause_s: between two calls of a caller.  It is made once each caller has had an answer.
-    """
-
-    def __init__(self, address: str, *, callers: int = 8, pause_s: float = 0.0) -> None:
-        self._address = address
-        self._pause_s = pause_s
-        self._stop = threading.Event()
-        self._answered = threading.Barrier(callers + 1, timeout=60)
-        self._threads = ThreadPoolExecutor(callers)
-        self._calls = [self._threads.submit(self._call, 1000.0 * caller) for caller in range(callers)]
-        self._answered.wait()
-
-    def _call(self, first: float) -> int:
-        count = 0
-        with Client(self._address, timeout=120) as client:
-            client.embed(NAME, rows(1))
-            self._answered.wait()
-            while not self._stop.wait(self._pause_s):
-                number = first + count
-                assert client.embed(NAME, np.full((1, 2), number, np.float32)).tolist() == [[2 * number, 2 * number]]
-                count += 1
-        return count
-
-    def stop(self) -> int:
-        """Return the number of answers; raises the first error of a caller."""
-        self._stop.set()
-        return sum(call.result(150) for call in self._calls)
-
-
-def rows(count: int) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-    return np.arange(2 * count, dtype=np.float32).reshape(count, 2)
 
 
 def test_answers_equal_those_of_a_plain_server(served: ServeProcess) -> None:
@@ -90,6 +57,25 @@ def test_a_remote_backbone_has_gradients(served: ServeProcess) -> None:
     backbone(inputs).sum().backward()
     assert inputs.grad is not None
     assert inputs.grad.tolist() == [[2.0, 2.0]] * 3
+
+
+def test_the_open_inference_protocol_is_served(served: ServeProcess) -> None:
+    """On the same port, by single calls and by a stream."""
+    values = rows(1)
+    tensor = inference_pb2.ModelInferRequest.InferInputTensor(name="input", datatype="FP32", shape=values.shape)
+    request = inference_pb2.ModelInferRequest(
+        model_name=NAME, inputs=[tensor], raw_input_contents=[values.tobytes()]
+    ).SerializeToString()
+    with grpc.insecure_channel(served.address) as channel:
+        unary: Any = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        stream: Any = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
+        answer = inference_pb2.ModelInferResponse.FromString(unary(request, timeout=60))
+        parts = [
+            inference_pb2.ModelStreamInferResponse.FromString(part) for part in stream(iter([request] * 3), timeout=60)
+        ]
+    expected = [(2 * values).tobytes()]
+    assert list(answer.raw_output_contents) == expected
+    assert [list(part.infer_response.raw_output_contents) for part in parts] == [expected] * 3
 
 
 def test_errors_keep_their_reason(served: ServeProcess) -> None:
@@ -118,7 +104,8 @@ def test_a_killed_replica_costs_no_answer(served: ServeProcess) -> None:
     victim, *_ = served.until(bool)
     os.kill(victim, signal.SIGKILL)
     served.until(lambda replicas: bool(replicas) and victim not in replicas)
-    assert load.stop() > 0
+    load.wait_for(ITEMS)
+    assert load.stop() >= ITEMS
 
 
 def test_a_killed_ingress_costs_no_answer(served: ServeProcess) -> None:
@@ -128,7 +115,8 @@ def test_a_killed_ingress_costs_no_answer(served: ServeProcess) -> None:
     for victim in victims:
         os.kill(victim, signal.SIGKILL)
     served.until(lambda _replicas: bool(set(served.ingresses()) - victims))
-    assert load.stop() > 0
+    load.wait_for(ITEMS)
+    assert load.stop() >= ITEMS
 
 
 def test_a_killed_controller_costs_no_answer(served: ServeProcess) -> None:
@@ -137,7 +125,8 @@ def test_a_killed_controller_costs_no_answer(served: ServeProcess) -> None:
     (victim,) = served.controllers()
     os.kill(victim, signal.SIGKILL)
     served.until(lambda _replicas: bool(served.controllers()) and victim not in served.controllers())
-    assert load.stop() > 0
+    load.wait_for(ITEMS)
+    assert load.stop() >= ITEMS
 
 
 def test_another_revision_replaces_the_first(served: ServeProcess) -> None:

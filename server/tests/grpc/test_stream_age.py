@@ -39,6 +39,16 @@ def test_an_old_stream_says_go_away_and_answers_what_it_read(aging: RunningServe
         assert [rows_by_id([answer]) for answer in talk.call] == [{1: [26, 2]}]
 
 
+def test_a_stream_is_renewed_before_its_connection_closes(test_registry: Registry) -> None:
+    """Some proxies hide the close from a client. The grace begins when the connection reaches its age."""
+    with (
+        serving("gate", registry=test_registry, max_connection_age_s=60.0, drain_grace_s=1.0) as running,
+        grpc.insecure_channel(running.address) as channel,
+    ):
+        old = Conversation(embedding_pb2_grpc.EmbeddingServiceStub(channel), opening())
+        assert [message.WhichOneof("message") for message in old.call] == ["opened", "go_away"]
+
+
 def test_our_client_loses_nothing_as_its_streams_age(aging: RunningServer) -> None:
     """Calls until the fifth stream: every answer is right, and its caller sees no error."""
     with Client(aging.address) as client:

@@ -31,7 +31,7 @@ def up(
         str | None,
         typer.Option(help="The Ray cluster to join, such as auto; default: a Ray on this machine until Ctrl-C."),
     ] = None,
-    min_replicas: Annotated[int, typer.Option(min=1, help="The smallest number of replicas.")] = 1,
+    min_replicas: Annotated[int, typer.Option(min=0, help="The smallest number; 0: none without calls.")] = 1,
     max_replicas: Annotated[int | None, typer.Option(min=1, help="The largest; default: --min-replicas.")] = None,
     cpus: Annotated[float, typer.Option(min=0.0, help="CPUs that a replica reserves.")] = 1.0,
     gpus: Annotated[float, typer.Option(min=0.0, help="GPUs that a replica reserves, such as 0.5.")] = 0.0,
@@ -52,7 +52,7 @@ def up(
 
     options = ServeOptions(
         min_replicas=min_replicas,
-        max_replicas=max_replicas or min_replicas,
+        max_replicas=max_replicas or max(1, min_replicas),
         num_cpus=cpus,
         num_gpus=gpus,
         upscale_delay_s=upscale_delay_s,

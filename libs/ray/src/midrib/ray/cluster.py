@@ -11,6 +11,7 @@ from typing import Any, Final
 import ray
 from ray.exceptions import RayTaskError
 
+from midrib.ray._connect import connect
 from midrib.ray._embedder import open_backbone
 from midrib.remote._files.embedders import with_prompt
 from midrib.wire import Array, RevisionMismatchError
@@ -27,12 +28,12 @@ class ClusterEmbedder:
     backbone: grpc://host:port/namespace/name, or 'namespace/name?argument=value' to load it into each actor.
     imports: modules that register backbones.  kwargs: the Client's.
     concurrency: how many calls keep all actors busy.
-    Raises ConnectionError if no cluster is at the address, the errors of loading the backbone, and
+    Raises ConnectionError if no cluster can be joined at the address, the errors of loading the backbone, and
     RevisionMismatchError if it differs between actors.
     """
 
     def __init__(self, address: str, backbone: str, *, imports: Sequence[str] = (), **kwargs: Any) -> None:
-        ray.init(address=address, log_to_driver=False)
+        connect(address, log_to_driver=False)
         gpus = int(ray.cluster_resources().get("GPU", 0))
         count = gpus or len([node for node in ray.nodes() if node["Alive"]])
         options = {"num_gpus": 1} if gpus else {"num_cpus": 1}

@@ -29,6 +29,9 @@ Id = TypeVar("Id", bound=Hashable)
 
 # Streams that were opened together end apart: their clients do not all open another stream at the same time.
 _AGE_SPREAD = 0.2
+# A connection that reaches its age closes after `drain_grace_s`. Behind a proxy that hides the close from the client,
+# a stream that is open then would look silent. So each stream is renewed within this share of the grace.
+_SHARE_OF_GRACE = 0.5
 
 
 class StreamProtocol(Protocol[Request, Id]):
@@ -63,7 +66,8 @@ class ItemStream(Generic[Request, Id]):
 
     A client that reads no answers is therefore soon not read from, and HTTP/2's flow control stops it. After
     `max_unread_s` its stream is closed, which frees the quota for others. An invalid item fails alone. After
-    `max_stream_age_s` the client is asked to open another stream.
+    `max_stream_age_s` the client is asked to open another stream; with `max_connection_age_s`, before its connection
+    closes.
     """
 
     def __init__(self, settings: Settings, context: Context, protocol: StreamProtocol[Request, Id]) -> None:
@@ -71,7 +75,7 @@ class ItemStream(Generic[Request, Id]):
         self._quota = StreamQuota(Quota(settings.max_stream_items, what="items"), Quota(settings.max_stream_bytes))
         self._writer = StreamWriter(context, settings.max_unread_s, in_order=protocol.in_order)
         # A client without a GoAway would take the end of its stream for a failure.
-        self._max_age_s = None if protocol.go_away is None else settings.max_stream_age_s
+        self._max_age_s = None if protocol.go_away is None else _max_age_s(settings)
         self._ids: set[Id] = set()
         self._items: set[AcceptedItem] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -115,7 +119,7 @@ class ItemStream(Generic[Request, Id]):
         try:
             await asyncio.wait_for(self._protocol.leaving.wait(), age_s)
         except TimeoutError:
-            return "the stream has reached the server's max_stream_age_s: open another stream"
+            return "the stream has reached the age of max_stream_age_s or max_connection_age_s: open another stream"
         return "the backbone is being drained: open another stream"
 
     def _leave(self, reason: str) -> None:
@@ -213,3 +217,11 @@ class ItemStream(Generic[Request, Id]):
 
 def _nothing() -> None:
     """Do nothing, after a message that answers no item."""
+
+
+def _max_age_s(settings: Settings) -> float | None:
+    """Return the age at which a stream should be renewed, in seconds; None for never."""
+    ages = [settings.max_stream_age_s]
+    if settings.max_connection_age_s is not None and settings.drain_grace_s > 0:
+        ages.append(_SHARE_OF_GRACE * settings.drain_grace_s)
+    return min((age for age in ages if age is not None), default=None)

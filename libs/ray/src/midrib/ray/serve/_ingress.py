@@ -13,12 +13,16 @@ from typing import Any, NamedTuple
 import grpc
 from grpc_health.v1 import health_pb2
 
+from midrib.oip.v2 import inference_pb2
+from midrib.ray.serve._waiting import wait_for_replica
 from midrib.server._grpc.hosted import HostedServices
+from midrib.server._oip.registration import SERVICE_NAME as INFERENCE_SERVICE
 from midrib.v1 import backbone_pb2, embedding_pb2
 
+_PUBLIC_NAMES = {"midrib.oip.v2.GRPCInferenceService": INFERENCE_SERVICE}
 METHODS = tuple(
-    f"/{service.full_name}/{method.name}"
-    for messages in (embedding_pb2, backbone_pb2, health_pb2)
+    f"/{_PUBLIC_NAMES.get(service.full_name, service.full_name)}/{method.name}"
+    for messages in (embedding_pb2, backbone_pb2, health_pb2, inference_pb2)
     for service in messages.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 )
@@ -82,4 +86,5 @@ async def _through_ray(handler: Any, method: str, requests: AsyncIterator[bytes]
 
 async def _unrouted(_requests: AsyncIterator[bytes], context: Any) -> None:
     """Refuse a call that reached the proxy of Ray, because no replica is ready. Clients try again."""
+    await wait_for_replica()
     await context.abort(grpc.StatusCode.UNAVAILABLE, "no replica is ready to take calls: try again")

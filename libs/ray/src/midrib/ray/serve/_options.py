@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
 
+from midrib.ray.serve._waiting import APPLICATION
 from midrib.server import Settings
 
 # Without an age a stream never moves to a replica that was added, and a replica that leaves waits for its streams.
@@ -16,6 +17,7 @@ _STREAM_AGE_S = 10.0
 _NOT_ON_RAY = {
     "admin": "LoadBackbone would reach one replica only: change the settings and run `midrib ray up` again",
     "admin_port": "LoadBackbone would reach one replica only: change the settings and run `midrib ray up` again",
+    "http_port": "Ray's ingress passes gRPC only: remove http_port, and use the Open Inference Protocol or gRPC",
     "tls_certificate": "Ray's ingress has no TLS: put a proxy with the certificate before it",
 }
 _REQUIRED = {
@@ -30,8 +32,11 @@ _REQUIRED = {
 class ServeOptions:
     """How Ray runs the server.
 
-    min_replicas, max_replicas: bounds of the autoscaling; equal for a fixed number.
+    min_replicas, max_replicas: bounds of the autoscaling; equal for a fixed number. With a minimum of 0 the last
+    replica leaves after `downscale_delay_s` without work, and the next call waits until one has started.
     num_cpus, num_gpus: the share of a node that a replica reserves. A CPU replica computes with `num_cpus` threads.
+    placement_group_bundles: of each replica's placement group, as for `ray.util.placement_group`. The first bundle must
+    hold the replica; actors that a backbone starts use the others.
     upscale_delay_s, downscale_delay_s: how long more or fewer replicas must be due before their number changes.
     drain_s: how long a replica that leaves answers new calls, until every proxy knows that it leaves.
     http_port: of Ray's HTTP ingress, which answers health checks only.  name: of the application.
@@ -41,6 +46,7 @@ class ServeOptions:
     max_replicas: int = 1
     num_cpus: float = 1.0
     num_gpus: float = 0.0
+    placement_group_bundles: tuple[dict[str, float], ...] = ()
     upscale_delay_s: float = 5.0
     downscale_delay_s: float = 60.0
     drain_s: float = 15.0
@@ -48,10 +54,10 @@ class ServeOptions:
     name: str = "midrib"
 
     def __post_init__(self) -> None:
-        if not 1 <= self.min_replicas <= self.max_replicas:
+        if not 0 <= self.min_replicas <= self.max_replicas or not self.max_replicas:
             raise ValueError(
-                f"got {self.min_replicas} to {self.max_replicas} replicas, expected 1 <= min_replicas <= max_replicas: "
-                "without a replica nothing answers, and nothing reports a load"
+                f"got {self.min_replicas} to {self.max_replicas} replicas, expected 0 <= min_replicas <= max_replicas "
+                "and at least one replica as the largest number"
             )
 
 
@@ -71,7 +77,7 @@ def replica_settings(settings: Settings, options: ServeOptions) -> Settings:
         )
     if not settings.backbones:
         raise ValueError("nothing to serve: name a backbone in the settings")
-    changes: dict[str, Any] = {"http_port": None}
+    changes: dict[str, Any] = {}
     if settings.max_stream_age_s is None:
         changes["max_stream_age_s"] = _STREAM_AGE_S
     if settings.threads is None:
@@ -86,6 +92,7 @@ def serve_environment(settings: Settings, options: ServeOptions) -> dict[str, st
     folder = Path(gettempdir()) / f"midrib-ray-{settings.port}"
     variables = {
         **_REQUIRED,
+        APPLICATION: options.name,
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(options.drain_s),
         "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),

@@ -34,6 +34,9 @@ class Replica:
             states = {entry.name: entry.state.name for entry in self._server.catalogue.entries.values()}
             raise RuntimeError(f"expected that every backbone is ready, got {states}")
 
+    async def ready(self) -> None:
+        """Do nothing: Ray calls this on a replica that takes calls, for `wait_for_replica`."""
+
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Return the load since the last call, for `by_device_time`."""
         return self._meter.read()._asdict()

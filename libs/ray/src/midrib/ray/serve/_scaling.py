@@ -18,9 +18,12 @@ def by_device_time(context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
     """Return the number of replicas at which the devices are busy for `TARGET_BUSY_SHARE` of the time.
 
     Requests do not tell the load: one stream carries the items of a whole client. While a replica has more than
-    `MAX_BACKLOG_S` seconds of work in its queue, there is at least one replica more than now. Ray applies the bounds
-    and the delays of its autoscaling configuration to the result.
+    `MAX_BACKLOG_S` seconds of work in its queue, there is at least one replica more than now. Without a replica, a call
+    that waits at a proxy of Ray brings one. Ray applies the bounds and the delays of its autoscaling configuration to
+    the result.
     """
+    if context.current_num_replicas == 0:
+        return max(context.target_num_replicas, int(bool(context.total_num_requests))), {}
     metrics = context.aggregated_metrics or {}
     busy = list(metrics.get("busy_share", {}).values())
     backlog = list(metrics.get("backlog_s", {}).values())
@@ -29,4 +32,4 @@ def by_device_time(context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
     replicas = math.ceil(sum(busy) / TARGET_BUSY_SHARE)
     if max(backlog, default=0.0) > MAX_BACKLOG_S:
         replicas = max(replicas, len(busy) + 1)
-    return max(1, replicas), {}
+    return replicas, {}

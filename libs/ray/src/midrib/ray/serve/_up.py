@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from midrib.ray._connect import connect
 from midrib.ray.serve._options import ServeOptions, replica_settings, serve_environment
 from midrib.server import Settings
 
@@ -22,9 +23,10 @@ def up(
 
     address: of the cluster to join, as for `ray.init`; by default this process starts a Ray on this machine.
     ray_options: of `ray.init`.
-    Raises ValueError for settings that cannot hold on Ray, RuntimeError if the replicas cannot be started, for example
-    because Ray Serve was started before without the variables of this function. Call it again with other settings to
-    replace the replicas one after the other.
+    Raises ValueError for settings that cannot hold on Ray, ConnectionError if no cluster can be joined at the address,
+    RuntimeError if the replicas cannot be started, for example because Ray Serve runs already, with another port or
+    without the variables of this function. Call it again with other settings to replace the replicas one after the
+    other.
     """
     options = options or ServeOptions()
     replica = replica_settings(settings, options)
@@ -34,7 +36,7 @@ def up(
     from ray import serve
 
     if not ray.is_initialized():
-        ray.init(address=address or "local", runtime_env={"env_vars": environment}, **ray_options)
+        connect(address or "local", runtime_env={"env_vars": environment}, **ray_options)
     serve.start(
         http_options={"host": settings.host, "port": options.http_port},
         grpc_options={
@@ -43,8 +45,23 @@ def up(
             "enable_reflection": False,
         },
     )
+    _check_ingress(settings)
     serve.run(_deployment(replica, options), name=options.name)
     return f"{settings.host}:{settings.port}"
+
+
+def _check_ingress(settings: Settings) -> None:
+    """Raise RuntimeError if Ray Serve ran before with another ingress: Ray keeps that."""
+    import ray
+    from ray.serve.context import _get_global_client
+
+    controller = _get_global_client()._controller  # noqa: SLF001 - Ray has no public function for it
+    host, port = ray.get(controller.get_http_config.remote()).host, ray.get(controller.get_grpc_config.remote()).port
+    if (host, port) != (settings.host, settings.port):
+        raise RuntimeError(
+            f"Ray Serve listens on {host}:{port} already, expected {settings.host}:{settings.port}: set that host and "
+            "port, or end it with `serve shutdown` first"
+        )
 
 
 def down() -> None:
@@ -72,6 +89,7 @@ def _deployment(settings: Settings, options: ServeOptions) -> Any:
             # Replicas share the cores of a node.
             "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(max(1, int(options.num_cpus)))}},
         },
+        placement_group_bundles=list(options.placement_group_bundles) or None,
         **_replicas(options),
     )(Replica)
     return deployment.bind(settings.model_dump(mode="json"))
@@ -87,6 +105,7 @@ def _replicas(options: ServeOptions) -> dict[str, Any]:
         return {"num_replicas": options.max_replicas}
     scaling = AutoscalingConfig(
         min_replicas=options.min_replicas,
+        initial_replicas=max(1, options.min_replicas),  # a backbone that does not load is an error of `up`
         max_replicas=options.max_replicas,
         metrics_interval_s=1.0,
         look_back_period_s=5.0,

@@ -1,0 +1,53 @@
+"""Join a Ray cluster, with its token if it needs one."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+
+def connect(address: str, **options: Any) -> None:
+    """Join the cluster at an address, as `ray.init` does.
+
+    address: "auto", host:port, ray://host:port, or "local", which starts a Ray on this machine.
+    options: of `ray.init`.
+    `ray start` of Ray 2.60 expects the token of its user, which `ray.init` sends only to "auto". This function also
+    sends it to addresses of this machine. Raises ConnectionError if no cluster answers, or if it expects another token.
+    """
+    import ray
+
+    if address == "local":
+        ray.init(address=address, **options)
+        return
+    if _is_local(address):
+        _send_token()
+    try:
+        ray.init(address=address, **options)
+    except (ConnectionError, ray.exceptions.RayError) as error:
+        raise ConnectionError(
+            f"cannot join a Ray cluster at {address} ({error}): check the address with `ray status`. If the cluster "
+            "expects a token, set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to the file of its token"
+        ) from error
+
+
+def _is_local(address: str) -> bool:
+    """Return whether host:port is an address of this machine."""
+    host, separator, port = address.rpartition(":")
+    if not (separator and port.isdigit()) or "/" in host:
+        return False
+    try:
+        socket.create_server((host, 0)).close()
+    except OSError:  # no interface of this machine has the address
+        return False
+    return True
+
+
+def _send_token() -> None:
+    """Have `ray.init` send the user's token, if one exists and RAY_AUTH_MODE is not set."""
+    try:
+        from ray._private.authentication import authentication_token_setup as setup
+
+        enable = setup.maybe_enable_token_auth_if_token_available
+    except (ImportError, AttributeError):  # this Ray expects a token only if RAY_AUTH_MODE says so
+        return
+    enable(warn_if_disabled=False)
