@@ -14,7 +14,9 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from typer.testing import CliRunner
 
-from midrib.server._command.status import BackboneStatus, read_metrics, read_status
+from midrib.remote._command.options import Access
+from midrib.remote._command.status.metrics import MetricsReader
+from midrib.remote._command.status.report import BackboneStatus, status_of
 from midrib.server.cli import app
 from midrib.server.testing import RunningServer
 
@@ -43,7 +45,8 @@ def kill_worker(running: RunningServer, backbone: str) -> None:
 
 
 def status(running: RunningServer) -> list[BackboneStatus]:
-    return read_status(read_metrics(str(running.server.http_address), None))
+    metrics = MetricsReader(str(running.server.http_address), Access(None, None, None, 10.0)).read()
+    return status_of(metrics, metrics).backbones
 
 
 def test_the_health_of_a_backbone_follows_its_workers(running: RunningServer, health: Any, tmp_path: Path) -> None:
@@ -66,7 +69,10 @@ def test_the_metrics_and_the_status_show_it(running: RunningServer, health: Any,
     assert next(changes).status == NOT_SERVING
     other, replaced = status(running)
     assert [[worker.running for worker in each.workers] for each in (other, replaced)] == [[True], [False]]
-    assert "being replaced" in CliRunner().invoke(app, ["status", str(running.server.http_address)]).stdout
+    assert (
+        "being replaced"
+        in CliRunner().invoke(app, ["status", "--interval", "0.05", str(running.server.http_address)]).stdout
+    )
     (tmp_path / "open").touch()
     assert next(changes).status == SERVING
     _, replaced = status(running)
