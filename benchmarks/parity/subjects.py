@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from benchmarks.parity.families import sound_model, text_model, tokenizer, whisper
 from benchmarks.parity.media import as_mono, decoded
 from midrib.backbones import Backbone, load_backbone
 from midrib.backbones._torchvision import import_timm, import_torchvision
@@ -181,8 +182,6 @@ def _text_family(family: str, folder: Path) -> Subject:
     """A small random encoder, averaged over the tokens by transformers, one text at a time."""
     import transformers
 
-    from benchmarks.parity.families import text_model, tokenizer
-
     model = text_model(family)
     model.save_pretrained(folder)
     words = tokenizer()
@@ -205,8 +204,6 @@ def _pipeline(pooling: str, folder: Path) -> Subject:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer import modules
 
-    from benchmarks.parity.families import text_model, tokenizer
-
     text_model("bert").save_pretrained(folder / "encoder")
     tokenizer().save_pretrained(folder / "encoder")
     first = modules.Transformer(str(folder / "encoder"))
@@ -227,8 +224,6 @@ def _static(folder: Path) -> Subject:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer import modules
 
-    from benchmarks.parity.families import tokenizer
-
     table = modules.StaticEmbedding(tokenizer().backend_tokenizer, embedding_dim=16)
     SentenceTransformer(modules=[table, modules.Dense(16, 6)], device="cpu").save(str(folder))
     library = SentenceTransformer(str(folder), device="cpu")
@@ -244,8 +239,6 @@ def _static(folder: Path) -> Subject:
 def _whisper(folder: Path) -> Subject:
     """A small random Whisper: the frames of its encoder that hold sound, averaged."""
     import transformers
-
-    from benchmarks.parity.families import whisper
 
     model = whisper()
     model.save_pretrained(folder)
@@ -280,8 +273,6 @@ def _resemblyzer() -> Subject:
 def _sound_family(family: str, folder: Path) -> Subject:
     """A small random encoder of sound, averaged over time by transformers, one clip at a time."""
     import transformers
-
-    from benchmarks.parity.families import sound_model
 
     model = sound_model(family)
     model.save_pretrained(folder)
