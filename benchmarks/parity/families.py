@@ -14,6 +14,12 @@ _SIZES: Final[dict[str, Any]] = {
     "num_attention_heads": 2,
     "intermediate_size": 32,
 }
+# Families that are built like BERT, with the configuration that they have besides.
+_LIKE_BERT: Final[dict[str, tuple[str, dict[str, Any]]]] = {
+    "bert": ("Bert", {}),
+    "electra": ("Electra", {"embedding_size": 16}),
+    "albert": ("Albert", {"embedding_size": 16}),
+}
 _MAX_TOKENS: Final = 64
 _UNKNOWN: Final = "[UNK]"
 
@@ -33,11 +39,14 @@ def tokenizer() -> Any:
 
 
 def text_model(family: str) -> Any:
-    """Return an encoder: bert, roberta or t5."""
+    """Return an encoder: one that is built like BERT, roberta or t5."""
     transformers = _transformers()
-    if family == "bert":
-        config = transformers.BertConfig(vocab_size=len(WORDS), max_position_embeddings=_MAX_TOKENS, **_SIZES)
-        return transformers.BertModel(config).eval()
+    if family in _LIKE_BERT:
+        name, besides = _LIKE_BERT[family]
+        config = getattr(transformers, f"{name}Config")(
+            vocab_size=len(WORDS), max_position_embeddings=_MAX_TOKENS, **_SIZES, **besides
+        )
+        return getattr(transformers, f"{name}Model")(config).eval()
     if family == "roberta":
         positions = _MAX_TOKENS + 1  # it counts from the padding's id
         config = transformers.RobertaConfig(
@@ -56,6 +65,17 @@ def sound_model(family: str) -> Any:
         num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2, **_SIZES,
     )  # fmt: skip
     return getattr(transformers, f"{family}Model")(config).eval()
+
+
+def whisper() -> Any:
+    """Return an encoder and decoder, of which the encoder is used."""
+    transformers = _transformers()
+    sizes = {f"{part}_{size}": 2 for part in ("encoder", "decoder") for size in ("layers", "attention_heads")}
+    config = transformers.WhisperConfig(
+        vocab_size=20, d_model=16, encoder_ffn_dim=32, decoder_ffn_dim=32, pad_token_id=0, bos_token_id=1,
+        eos_token_id=2, decoder_start_token_id=1, **sizes,
+    )  # fmt: skip
+    return transformers.WhisperModel(config).eval()
 
 
 def _transformers() -> Any:

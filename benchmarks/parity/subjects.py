@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -12,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from benchmarks.parity.families import sound_model, text_model, tokenizer, whisper
 from benchmarks.parity.media import as_mono, decoded
 from midrib.backbones import Backbone, load_backbone
 from midrib.backbones._torchvision import import_timm, import_torchvision
@@ -27,11 +29,12 @@ TIMM: Final = (
     "mixer_s32_224",
     "regnetx_002",
     "vit_small_patch14_dinov2",
+    "vit_small_patch16_dinov3",
     "vit_base_patch32_clip_224",
     "vit_base_patch16_siglip_224",
 )
 TORCHVISION: Final = ("resnet18", "mobilenet_v3_small", "squeezenet1_1", "shufflenet_v2_x0_5", "regnet_y_400mf")
-_TEXTS: Final = ("bert", "roberta", "t5")
+_TEXTS: Final = ("bert", "electra", "albert", "roberta", "t5")
 _SOUNDS: Final = ("Wav2Vec2", "Hubert", "WavLM")
 
 
@@ -65,7 +68,11 @@ def subjects(scratch: Path) -> Iterator[Subject]:
     yield _wordllama()
     yield from (_text_family(family, scratch / family) for family in _TEXTS)
     yield from (_pipeline(pooling, scratch / f"pipeline-{pooling}") for pooling in ("mean", "cls", "max"))
+    yield _static(scratch / "static")
     yield from (_sound_family(family, scratch / family) for family in _SOUNDS)
+    yield _whisper(scratch / "whisper")
+    if find_spec("resemblyzer") is not None:
+        yield _resemblyzer()
 
 
 def _lite(variant: int) -> Subject:
@@ -175,8 +182,6 @@ def _text_family(family: str, folder: Path) -> Subject:
     """A small random encoder, averaged over the tokens by transformers, one text at a time."""
     import transformers
 
-    from benchmarks.parity.families import text_model, tokenizer
-
     model = text_model(family)
     model.save_pretrained(folder)
     words = tokenizer()
@@ -199,8 +204,6 @@ def _pipeline(pooling: str, folder: Path) -> Subject:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer import modules
 
-    from benchmarks.parity.families import text_model, tokenizer
-
     text_model("bert").save_pretrained(folder / "encoder")
     tokenizer().save_pretrained(folder / "encoder")
     first = modules.Transformer(str(folder / "encoder"))
@@ -216,11 +219,60 @@ def _pipeline(pooling: str, folder: Path) -> Subject:
     )
 
 
+def _static(folder: Path) -> Subject:
+    """A small random table of vectors, with a projection after it."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer import modules
+
+    table = modules.StaticEmbedding(tokenizer().backend_tokenizer, embedding_dim=16)
+    SentenceTransformer(modules=[table, modules.Dense(16, 6)], device="cpu").save(str(folder))
+    library = SentenceTransformer(str(folder), device="cpu")
+    return Subject(
+        "sentence-transformers: static, dense, random",
+        "sentence-transformers",
+        "text",
+        load_backbone("sentence-transformers/parity", checkpoint=folder),
+        lambda text: torch.from_numpy(library.encode(text)),
+    )
+
+
+def _whisper(folder: Path) -> Subject:
+    """A small random Whisper: the frames of its encoder that hold sound, averaged."""
+    import transformers
+
+    model = whisper()
+    model.save_pretrained(folder)
+    extractor: Any = transformers.WhisperFeatureExtractor()  # type: ignore[no-untyped-call] # it has no types
+
+    def embed(clip: tuple[NDArray[Any], int]) -> Tensor:
+        samples, rate = clip
+        mels = extractor(as_mono(samples), sampling_rate=rate, return_tensors="pt").input_features
+        states: Tensor = model.get_encoder()(mels).last_hidden_state[0]
+        return states[: math.ceil(len(samples) / (2 * extractor.hop_length))].mean(0)
+
+    backbone = load_backbone("transformers/parity/model", checkpoint=folder)
+    return Subject(
+        "transformers: Whisper, random", f"transformers {transformers.__version__}", "audio", backbone, embed
+    )
+
+
+def _resemblyzer() -> Subject:
+    """Resemblyzer's encoder of voices from its package, without its removal of silences."""
+    from resemblyzer import VoiceEncoder  # type: ignore[import-not-found] # it is installed beside
+
+    library = VoiceEncoder("cpu", verbose=False)
+    return Subject(
+        "audio/embedding/resemblyzer",
+        "resemblyzer",
+        "audio",
+        load_backbone("resemblyzer"),
+        lambda clip: torch.from_numpy(library.embed_utterance(as_mono(clip[0]))),
+    )
+
+
 def _sound_family(family: str, folder: Path) -> Subject:
     """A small random encoder of sound, averaged over time by transformers, one clip at a time."""
     import transformers
-
-    from benchmarks.parity.families import sound_model
 
     model = sound_model(family)
     model.save_pretrained(folder)

@@ -153,3 +153,31 @@ def test_a_loop_of_links_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "w.pth").symlink_to(tmp_path / "w.pth")
     with pytest.raises(WeightsError, match="no checkpoint at .*w.pth"):
         read_state(tmp_path / "w.pth")
+
+
+def test_pickles_in_several_files_are_read_by_their_index(tmp_path: Path) -> None:
+    """Older versions of save_pretrained wrote them."""
+    state = network().state_dict()
+    names = {name: f"pytorch_model-0000{1 + number % 2}-of-00002.bin" for number, name in enumerate(state)}
+    for file in sorted(set(names.values())):
+        torch.save({name: state[name] for name in state if names[name] == file}, tmp_path / file)
+    index = tmp_path / "pytorch_model.bin.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": names}))
+    assert read_state(index).keys() == state.keys()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param("{}", "is not an index of weights .*: download it again", id="no-map"),
+        pytest.param("[]", "is not an index of weights", id="list"),
+        pytest.param('{"weight_map": 3}', "is not an index of weights", id="number"),
+        pytest.param("<html>", "is not an index of weights .*such as the error page", id="page"),
+    ],
+)
+def test_an_index_without_files_is_named(tmp_path: Path, text: str, message: str) -> None:
+    """It is not taken for a page of text."""
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(text)
+    with pytest.raises(WeightsError, match=message):
+        read_state(index)

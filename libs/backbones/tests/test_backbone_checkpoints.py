@@ -35,6 +35,10 @@ def prefixed(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {f"{prefix}{name}": value for name, value in state.items()}
 
 
+def zeros(state: dict[str, Any]) -> dict[str, Any]:
+    return {name: value * 0 for name, value in state.items()}
+
+
 LAYOUTS: list[Any] = [
     pytest.param(lambda state: state, id="plain"),
     pytest.param(lambda state: {"state_dict": prefixed(state, "model.")}, id="lightning"),
@@ -56,12 +60,31 @@ LAYOUTS: list[Any] = [
         lambda state: {name.replace(".", "._orig_mod.", 1): v for name, v in state.items()}, id="compiled-part"
     ),
     pytest.param(
-        lambda state: {"model": {n: v * 0 for n, v in state.items()}, "model_ema": prefixed(state, "module.")},
+        lambda state: {"model": zeros(state), "model_ema": prefixed(state, "module.")},
         id="averaged-weights-are-preferred",
     ),
-    pytest.param(
-        lambda state: {"state_dict": {n: v * 0 for n, v in state.items()}, "state_dict_ema": state}, id="timm-averaged"
+    pytest.param(lambda state: {"state_dict": zeros(state), "state_dict_ema": state}, id="timm-averaged"),
+    *(
+        pytest.param(lambda state, key=key: {"state_dict": zeros(state), key: state}, id=f"averaged-in-{key}")
+        for key in ("ema_model", "ema_state_dict", "ema")
     ),
+    pytest.param(lambda state: {"params": zeros(state), "params_ema": state}, id="averaged-params"),
+    pytest.param(
+        lambda state: {"state_dict": {**prefixed(zeros(state), "model."), **prefixed(state, "ema_model.module.")}},
+        id="averaged-beside-in-lightning",
+    ),
+    pytest.param(
+        lambda state: {"classy_state_dict": {"base_model": {"model": {"trunk": state, "heads": {"w": torch.ones(1)}}}}},
+        id="vissl",
+    ),
+    pytest.param(
+        lambda state: {"module.queue": torch.ones(2)}
+        | prefixed(state, "module.encoder_q.")
+        | prefixed(zeros(state), "module.encoder_k."),
+        id="moco",
+    ),
+    pytest.param(lambda state: {"checkpoint": {"network": state}, "epoch": 3}, id="container-in-a-container"),
+    pytest.param(lambda state: {"model": state, "random": np.random.get_state()}, id="arrays-of-numpy"),
     pytest.param(lambda state: {"net": state, "optimizer": {"state": {}}, "epoch": 3}, id="container-of-any-name"),
     pytest.param(lambda state: {"params": prefixed(state, "encoder.")}, id="prefix-of-any-name"),
     pytest.param(lambda state: prefixed(state, "student.backbone."), id="two-prefixes-of-any-name"),
@@ -100,7 +123,7 @@ def test_a_prefix_that_the_library_converts_stays() -> None:
 
 
 def test_of_two_networks_none_is_taken() -> None:
-    """MoCo keeps a query and a key encoder: nobody can say which one is the backbone."""
+    """Two encoders of unknown names: nobody can say which one is the backbone."""
     state = network().state_dict()
     both = {**prefixed(state, "q."), **prefixed(state, "k.")}
     assert unwrapped(both, state.keys()) == both

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pyarrow as pa  # type: ignore[import-untyped] # it has no types
 import pytest
+from pyarrow import parquet
 
 from midrib.remote._files.formats.columns import Columns
 from midrib.remote._files.items import SourceItem
@@ -107,3 +109,37 @@ def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
     (tmp_path / "real" / "loop").symlink_to(tmp_path / "classes")
     items = read(tmp_path / "classes")
     assert [Path(item.id).relative_to(tmp_path).as_posix() for item in items] == ["classes/cat/a.png"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("name", ["t.txt", "t.csv"])
+def test_chinese_in_utf_16_is_recognised_without_a_mark(tmp_path: Path, name: str, encoding: str) -> None:
+    """Its letters have no NUL bytes, only its line ends have."""
+    (tmp_path / name).write_bytes(
+        "text\n".encode(encoding) * (name == "t.csv") + ("猫が寝ている\n" * 9).encode(encoding)
+    )
+    assert [item.value for item in read(tmp_path / name)] == ["猫が寝ている"] * 9
+
+
+def test_an_open_quote_that_another_row_closes_costs_its_row(tmp_path: Path) -> None:
+    """The two rows are not read as one."""
+    (tmp_path / "t.csv").write_text('id,text\n1,"one\n2,"two"\n3,"three"\n')
+    bad, *good = read(tmp_path / "t.csv")
+    assert "never closed" in str(bad.error)
+    assert [(item.id, item.value) for item in good] == [("2", "two"), ("3", "three")]
+
+
+def test_text_of_parquet_that_is_not_utf8_costs_its_row(tmp_path: Path) -> None:
+    """Programs that write Parquet do not check it; an id is escaped."""
+    broken = pa.Array.from_buffers(pa.string(), 2, pa.array([b"a\xff", b"b"]).buffers())
+    parquet.write_table(pa.table({"id": broken, "text": ["one", "two"]}), tmp_path / "ids.parquet")
+    parquet.write_table(pa.table({"id": ["x", "y"], "text": broken}), tmp_path / "texts.parquet")
+    assert [(item.id, item.value) for item in read(tmp_path / "ids.parquet")] == [("a\\udcff", "one"), ("b", "two")]
+    assert [(item.id, item.error is None) for item in read(tmp_path / "texts.parquet")] == [("x", False), ("y", True)]
+
+
+@pytest.mark.parametrize("suffix", [".avif", ".heic", ".heif", ".ppm", ".pgm"])
+def test_all_image_formats_of_a_folder_are_items(tmp_path: Path, suffix: str) -> None:
+    """Of HEIC it is said later if it cannot be read here."""
+    (tmp_path / f"a{suffix}").touch()
+    assert [(item.id, item.kind) for item in read(tmp_path)] == [((tmp_path / f"a{suffix}").as_posix(), "images")]

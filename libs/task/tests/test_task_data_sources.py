@@ -139,6 +139,9 @@ def test_a_bad_row_is_left_out(tmp_path: Path, text: str, reason: str) -> None:
         pytest.param(b"text,label\n", "is empty, expected a header and rows", id="header alone"),
         pytest.param(b"text,text,label\na,b,c\n", "has several columns 'text'", id="two columns of one name"),
         pytest.param(b'text,label\n"a fox,fox\n', "is a quote never closed", id="open quote"),
+        pytest.param(
+            b'text,label\n"a,fox\n"b",fish\n', "is not CSV .*: is a quote never closed", id="quote that a row closes"
+        ),
         pytest.param(b"text,label\n\xff\xe9\xe9,fox\n", "is not valid UTF-8", id="encoding"),
         pytest.param(b"title,body,label\na,b,c\n", "name the one with the inputs by input=", id="two columns"),
         pytest.param(b"text,species\na,b\n", "name the one with the labels by label=", id="no label column"),
@@ -206,6 +209,21 @@ def test_stray_quotes_are_text(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('text,label\na 5" pipe, pipe\n"red" box,box\n')
     data = TextData.from_csv(tmp_path / "a.csv", val_split=0)
     assert rows(data.stages["train"]) == [('a 5" pipe', "pipe"), ("red box", "box")]
+
+
+def test_lines_of_json_are_divided_at_line_ends_only(tmp_path: Path) -> None:
+    """JSON has other separators, such as U+2028, within strings."""
+    (tmp_path / "a.jsonl").write_text('{"text": "a\u2028b\x85c", "label": "fox"}\r\n{"text": "d", "label": "fish"}\n')
+    data = TextData.from_json(tmp_path / "a.jsonl", val_split=0)
+    assert rows(data.stages["train"]) == [("a\u2028b\x85c", "fox"), ("d", "fish")]
+
+
+def test_parquet_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    """Programs that write Parquet do not check it."""
+    broken = pa.Array.from_buffers(pa.string(), 2, pa.array([b"a\xff", b"b"]).buffers())
+    parquet.write_table(pa.table({"text": broken, "label": ["x", "y"]}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"a\.parquet holds text that is not valid UTF-8"):
+        TextData.from_parquet(tmp_path / "a.parquet")
 
 
 @pytest.mark.parametrize("labels", [np.array([0, 1]), torch.tensor([0, 1]), list(torch.tensor([0, 1]))])

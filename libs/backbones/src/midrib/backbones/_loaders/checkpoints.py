@@ -14,16 +14,31 @@ from typing import Any
 from midrib.backbones._errors import WeightsError
 from midrib.backbones._loaders.file_kinds import looks_like, refused_class
 
-# Where training programs keep the weights, the first one present wins. timm prefers averaged weights too.
-_CONTAINERS = ("state_dict_ema", "model_ema", "teacher", "state_dict", "model_state_dict", "model_state", "model")
-# Names that wrappers put before every weight: DDP, Lightning modules and Tasks. DINO nests them.
-_PREFIXES = ("module.", "model.", "backbone.")
+# Where training programs keep averaged weights. They are preferred, as by timm.
+_AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "model_ema_state_dict", "ema_model", "params_ema", "ema")
+# Where they keep the weights; the first one that holds tensors is opened. The last three are VISSL's, one in the other.
+_CONTAINERS = (
+    *(*_AVERAGED, "teacher", "state_dict", "model_state_dict", "model_state", "model", "params", "module"),
+    *("classy_state_dict", "base_model", "trunk"),
+)
+# Names that wrappers put before every weight: averaged copies, which are preferred, DINO's teacher, MoCo's encoders,
+# DDP, Lightning modules and Tasks. DINO nests them.
+_PREFIXES = (
+    *("ema_model.", "model_ema.", "teacher.", "encoder_q.", "base_encoder."),
+    *("module.", "model.", "backbone."),
+)
 # Names that wrappers put in the middle too: torch.compile, FSDP and activation checkpointing.
 _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+# The kinds and bits of the numbers in arrays that programs save beside weights, such as metrics and random states.
+_NUMBERS = (
+    *(("int", bits) for bits in (8, 16, 32, 64)),
+    *(("uint", bits) for bits in (8, 16, 32, 64)),
+    *(("float", bits) for bits in (16, 32, 64)),
+)
 # torch's list of allowed classes belongs to the process: two threads must not restore it in turn.
 _ALLOWING = threading.Lock()
-# The list of the files over which save_pretrained divides large weights ends so.
-_INDEX = ".safetensors.index.json"
+# The list of the files over which save_pretrained divides large weights ends so: of safetensors, or of pickles.
+_INDEX = ".index.json"
 
 
 def read_state(path: str | Path) -> dict[str, Any]:
@@ -74,13 +89,25 @@ def _weight_files(folder: Path) -> str:
 
 def _sharded(index: Path) -> dict[str, Any]:
     """Return the weights of all the files that an index names. Raises WeightsError if a file or a weight is missing."""
-    files = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    files = _weight_map(index)
     weights: dict[str, Any] = {}
     for name in sorted(set(files.values())):
         weights |= read_state(index.parent / Path(name).name)
     if missing := sorted(files.keys() - weights.keys()):
         raise WeightsError(f"the files of {index} lack {missing[0]}: download them again, all of the same version")
     return weights
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """Return the file of each weight. Raises WeightsError if the index does not say it."""
+    try:
+        files = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        return {str(weight): str(file) for weight, file in files.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        hint = "" if index.read_text(errors="replace").lstrip()[:1] in ("{", "[") else f": {looks_like(index)}"
+        raise WeightsError(
+            f"{index} is not an index of weights (no weight_map from names to files){hint}: download it again"
+        ) from error
 
 
 def _content(path: Path) -> Any:
@@ -99,9 +126,10 @@ def _plain_values() -> list[Any]:
     """Return the classes of plain values that training programs save beside weights. Reading them runs no code."""
     import numpy as np
 
-    scalar = np.float64(0).__reduce__()[0]  # numpy moved this function between its versions
-    numbers = [type(np.dtype(name)) for name in ("bool", "int32", "int64", "float32", "float64")]
-    return [argparse.Namespace, pathlib.PosixPath, pathlib.PurePosixPath, scalar, np.dtype, *numbers]
+    # numpy moved these functions between its versions
+    scalar, array = np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]
+    numbers = [type(np.dtype(name)) for name in ("bool", *(f"{kind}{bits}" for kind, bits in _NUMBERS))]
+    return [argparse.Namespace, pathlib.PosixPath, pathlib.PurePosixPath, scalar, array, np.ndarray, np.dtype, *numbers]
 
 
 def _looks_like_safetensors(path: Path) -> bool:
@@ -120,10 +148,11 @@ def unwrapped(state: Mapping[str, Any], names: Collection[str]) -> dict[str, Any
     """Return the weights in a training's checkpoint, under the names that the network gives them.
 
     state: the content that `read_state` returned.  names: those of the network's state dict.
-    Containers (`{"state_dict": …}`) are opened, preferring averaged weights and DINO's teacher; a container of another
-    name is opened if no other holds tensors. The prefixes of DDP, torch.compile, FSDP, Lightning and DINO, one that all
-    names share, and the only one under which the whole network is, are removed if the network's names do not start with
-    them. Weights outside a removed prefix belong to other parts of the training, such as its head, and are left out.
+    Containers (`{"state_dict": …}`) are opened, one inside the other, preferring averaged weights and DINO's teacher; a
+    container of another name is opened if no other holds tensors. The prefixes of averaged copies, DDP, torch.compile,
+    FSDP, Lightning and DINO, one that all names share, and the only one under which the whole network is, are removed
+    if the network's names do not start with them. Weights outside a removed prefix belong to other parts of the
+    training, such as its head, and are left out.
     """
     while container := _container(state):
         state = state[container]
@@ -135,13 +164,18 @@ def unwrapped(state: Mapping[str, Any], names: Collection[str]) -> dict[str, Any
 
 def _container(state: Mapping[str, Any]) -> str | None:
     """Return the key that holds the weights: a known one, or the only one that holds tensors."""
-    usual = next((key for key in _CONTAINERS if isinstance(state.get(key), Mapping)), None)
+    usual = next((key for key in _CONTAINERS if _holds_tensors(state.get(key))), None)
     if usual is not None or any(map(_is_tensor, state.values())):
         return usual
-    holders = [
-        key for key, value in state.items() if isinstance(value, Mapping) and any(map(_is_tensor, value.values()))
-    ]
+    holders = [key for key, value in state.items() if _holds_tensors(value)]
     return holders[0] if len(holders) == 1 else None
+
+
+def _holds_tensors(value: object) -> bool:
+    """Return whether a value maps names to tensors, or to such mappings. States of optimizers have numbers as names."""
+    return isinstance(value, Mapping) and any(
+        isinstance(name, str) and (_is_tensor(inner) or _holds_tensors(inner)) for name, inner in value.items()
+    )
 
 
 def _prefixes(state: Collection[str], names: Collection[str]) -> Collection[str]:

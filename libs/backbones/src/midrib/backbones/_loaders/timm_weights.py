@@ -11,8 +11,12 @@ from typing import Any
 from midrib.backbones._torchvision import import_timm
 from midrib.backbones._weights import require_fit
 
-# The layers that classifiers are called by timm, torchvision and the projects whose files timm reads.
-_HEADS = ("fc", "classifier", "head", "heads", "head_dist", "aux_head", "last_linear", "logits")
+# The layers that classifiers are called by timm, torchvision and the projects whose files timm reads, and the heads on
+# which self-supervised training puts its loss.
+_HEADS = (
+    *("fc", "classifier", "head", "heads", "head_dist", "aux_head", "last_linear", "logits"),
+    *("projection_head", "projector", "prototypes", "predictor"),
+)
 _PATCHING = threading.Lock()
 
 

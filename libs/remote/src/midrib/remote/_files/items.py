@@ -64,8 +64,8 @@ def value_item(item_id: str, value: Any) -> SourceItem:
     """Return the item of a value: text or a number, encoded bytes, or Hugging Face's {bytes, path}."""
     item_id = printable(item_id)
     if isinstance(value, dict) and ("bytes" in value or "path" in value):
-        path = Path(value.get("path") or "")
-        value = value.get("bytes") or LocalFile(path, path.as_posix())
+        path = value.get("path")
+        value = value.get("bytes") or (path and LocalFile(Path(path), Path(path).as_posix()))
     if isinstance(value, LocalFile):
         return SourceItem(item_id, file_item(value).kind, value)
     if isinstance(value, bytes):

@@ -17,9 +17,17 @@ from midrib.remote._files.items import SourceItem, file_item, row_item, value_it
 from midrib.remote._files.storage import Downloads, InputFile, LocalFile, find_files
 from midrib.wire import InvalidInputError
 
-_IMAGE_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+_IMAGE_SUFFIXES: Final = frozenset(
+    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".heic", ".heif"}
+)
 MEDIA_SUFFIXES: Final = _IMAGE_SUFFIXES | AUDIO_SUFFIXES
-_TABLES: Final = {".csv": read_csv, ".tsv": read_csv, ".jsonl": read_jsonl, ".parquet": read_parquet}
+_TABLES: Final = {
+    ".csv": read_csv,
+    ".tsv": read_csv,
+    ".jsonl": read_jsonl,
+    ".ndjson": read_jsonl,
+    ".parquet": read_parquet,
+}
 _KNOWN: Final = ", ".join(sorted([*MEDIA_SUFFIXES, *_TABLES, ".txt", ".npy"]))
 
 

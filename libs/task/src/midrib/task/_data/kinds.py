@@ -89,7 +89,9 @@ def _check_numbers(source: Any) -> None:
 IMAGES = Kind(
     "images",
     ImageInput,
-    frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"}),
+    frozenset(
+        {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".heic", ".heif"}
+    ),
     ("image", "img", "file", "filename", "file_name", "path", "filepath", "image_path"),
     _file_or_value,
     lambda source: prepare_images([image_of(source)], _SMALL),

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ def read_csv(path: Path) -> Table:
     two columns of one name, and a quote that is never closed.
     """
     text = decode_text(read_bytes(path), path)
-    first = next(iter(text.splitlines()), "")
+    first = next(iter(io.StringIO(text, newline=None)), "")
     separator = "\t" if path.suffix.lower() == ".tsv" else max(_SEPARATORS, key=first.count)
     header, *rows = _csv_rows(path, text, separator) or [("", [""])]
     names = [name.strip() for name in header[1]]
@@ -71,16 +71,30 @@ def read_csv(path: Path) -> Table:
 
 
 def _csv_rows(path: Path, text: str, separator: str) -> list[tuple[str, list[str]]]:
+    """Return (place, fields) of each row. Raises ValueError if a quote is never closed."""
     csv.field_size_limit(sys.maxsize)  # the default refuses fields over 131,072 characters
-    for is_strict in (True, False):
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=is_strict)
+    lines, number = io.StringIO(text, newline=""), 0
+    rows: list[tuple[str, list[str]]] = []
+    while True:
+        row_lines: list[str] = []
         try:
-            return [(f"{path}:{reader.line_num}", row) for row in reader if row]
+            row = next(csv.reader(_recorded(lines, row_lines), delimiter=separator, strict=True))
+        except StopIteration:
+            return rows
         except csv.Error as error:
-            if not is_strict or _OPEN_QUOTE in str(error):
-                raise ValueError(f"{path}:{reader.line_num} is not CSV ({error}): is a quote never closed?") from error
-            # Stray quotes, which other programs read too.
-    return []
+            # A quote after which the row goes on for lines, until another row's quote, is not closed either.
+            if _OPEN_QUOTE in str(error) or len(row_lines) > 1:
+                raise ValueError(f"{path}:{number + 1} is not CSV ({error}): is a quote never closed?") from error
+            row = next(csv.reader(row_lines, delimiter=separator))  # stray quotes, which other programs read too
+        number += len(row_lines)
+        if row:
+            rows.append((f"{path}:{number}", row))
+
+
+def _recorded(lines: Iterable[str], record: list[str]) -> Iterator[str]:
+    for line in lines:
+        record.append(line)
+        yield line
 
 
 def _record(header: list[str], row: list[str], separator: str) -> Mapping[str, Any] | str:
@@ -106,8 +120,9 @@ def read_json(path: Path) -> Table:
         return Table(str(path), content, [f"{path}[{row}]" for row in range(length)], path.parent)
     if isinstance(content, list):
         return _from_records(path, ((f"{path}[{row}]", _object(value)) for row, value in enumerate(content)))
-    lines = ((f"{path}:{number}", _line(line)) for number, line in enumerate(text.splitlines(), 1) if line.strip())
-    return _from_records(path, lines)
+    # Not splitlines: it divides at characters that JSON has within strings, such as U+2028.
+    lines = enumerate(io.StringIO(text, newline=None), 1)
+    return _from_records(path, ((f"{path}:{number}", _line(line)) for number, line in lines if line.strip()))
 
 
 def _object(value: Any) -> Mapping[str, Any] | str:
@@ -132,9 +147,11 @@ def read_parquet(path: Path) -> Table:
     read_bytes(path)
     try:
         table = parquet.ParquetFile(path).read()
+        columns = {name: table.column(name).to_pylist() for name in table.column_names}
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} holds text that is not valid UTF-8 ({error}): write it again") from error
     except (ArrowException, OSError) as error:
         raise ValueError(f"{path} cannot be read as Parquet ({error}): write it again") from error
-    columns = {name: table.column(name).to_pylist() for name in table.column_names}
     return Table(str(path), columns, [f"{path}[{row}]" for row in range(table.num_rows)], path.parent)
 
 

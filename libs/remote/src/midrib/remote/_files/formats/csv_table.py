@@ -77,7 +77,8 @@ def _csv_rows(lines: _Lines, separator: str) -> Iterator[list[str] | str]:
         except StopIteration:
             return
         except csv.Error as error:
-            if _OPEN_QUOTE in str(error):
+            # A quote after which the row goes on for lines, until another row's quote, is not closed either.
+            if _OPEN_QUOTE in str(error) or len(lines.row) > 1:
                 lines.rewind(1)
                 yield "it opens a quote that is never closed"
                 continue

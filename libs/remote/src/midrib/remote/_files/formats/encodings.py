@@ -73,9 +73,28 @@ def _encoding(file: LocalFile) -> str:
         return wide
     if not any(zeros) and _is_utf8_start(sample):
         return "utf-8"  # a NUL is a character of UTF-8 too
+    if (wide := _wide_with_few_zeros(sample)) is not None:
+        return wide
     raise InvalidInputError(
         f"{file.name} holds NUL bytes, so it is not text in UTF-8 or UTF-16: save it with encoding UTF-8"
     )
+
+
+def _wide_with_few_zeros(sample: bytes) -> str | None:
+    """Return the kind of UTF-16 of a text whose letters have no NUL bytes, such as Chinese; None for other bytes.
+
+    Only in the right byte order its line ends and spaces are those of ASCII, and all its characters printable.
+    """
+    fits = [encoding for encoding in ("utf-16-le", "utf-16-be") if _has_printable_lines(sample, encoding)]
+    return fits[0] if len(fits) == 1 else None
+
+
+def _has_printable_lines(sample: bytes, encoding: str) -> bool:
+    try:
+        text = codecs.getincrementaldecoder(encoding)().decode(sample)  # the last character may be cut
+    except UnicodeDecodeError:
+        return False
+    return any(mark in text for mark in "\n ,") and all(sign.isprintable() or sign in "\r\n\t\u3000" for sign in text)
 
 
 def _is_utf8_start(sample: bytes) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator
+from typing import Any
 
 from midrib.remote._files.formats.columns import Columns, Record
 from midrib.remote._files.storage import LocalFile
@@ -28,6 +29,23 @@ def read_parquet(file: LocalFile, columns: Columns) -> Iterator[Record]:
         with parquet.ParquetFile(file.path) as table:
             needed = columns.needed(table.schema_arrow.names, file.name)
             for batch in table.iter_batches(columns=needed):
-                yield from batch.to_pylist()
+                yield from _rows(batch)
     except (ArrowException, OSError) as error:
         raise InvalidInputError(f"{file.name} cannot be read as Parquet: {error}") from error
+
+
+def _rows(batch: Any) -> Iterator[Record]:
+    """Yield the rows of a batch. Bytes that are not UTF-8 become lone surrogates, which spoil only their own row."""
+    columns = [_values(column) for column in batch.columns]
+    for row in zip(*columns, strict=True):
+        yield dict(zip(batch.schema.names, row, strict=True))
+
+
+def _values(column: Any) -> list[Any]:
+    import pyarrow as pa
+
+    try:
+        return list(column.to_pylist())
+    except UnicodeDecodeError:
+        texts = column.cast(pa.large_binary()).to_pylist()
+        return [text if text is None else text.decode(errors="surrogateescape") for text in texts]
