@@ -64,9 +64,7 @@ def load_turnstile() -> tuple[nn.Module, int]:
 
 
 @pytest.fixture(params=[("grpcio", 1), ("asyncio", 1), ("asyncio", 3)], ids=["grpcio", "asyncio", "3-fronts"])
-def server(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Iterator[RunningServer]:
+def server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[RunningServer]:
     """A server with one row per batch and at most 20 items of its only token in the queue."""
     front, fronts = request.param
     monkeypatch.setattr(Turnstile, "permits", threading.Semaphore(0))

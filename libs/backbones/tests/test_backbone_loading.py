@@ -174,6 +174,14 @@ def test_the_same_function_has_the_same_revision() -> None:
 PINNED = "4ba42db8ac5c3738f220f07402181828e1ea5823042dae8d26d7e27932d15ac9"
 
 
+def test_the_revision_of_an_image_backbone_covers_its_preprocessing() -> None:
+    """It changes with the pixels that images become, and only then: caches and resumed runs rely on it."""
+    assert backbone(linear(), ImageInput(2)).revision() == IMAGE_PINNED
+
+
+IMAGE_PINNED = "9fcb325f5853aa939398e8c992267072d8cddacf518969591757b99f381423fb"
+
+
 def changed_weight() -> nn.Module:
     layer = linear()
     layer.weight.data[0, 0] += 1e-6

@@ -160,9 +160,7 @@ def test_an_argument_without_a_default_is_listed_too() -> None:
     registry = Registry("with a required argument")
 
     @registry(name="wide", namespace="test/embedding", input=TensorInput((2,)))
-    def load_wide(
-        width: int, labels: list[str], checkpoint: str, scale: float = 0.5
-    ) -> Any:
+    def load_wide(width: int, labels: list[str], checkpoint: str, scale: float = 0.5) -> Any:
         raise NotImplementedError
 
     assert registered(registry) == [{"name": "test/embedding/wide", "arguments": {"width": None, "scale": 0.5}}]

@@ -10,23 +10,26 @@ from dataclasses import asdict
 import torch
 from torch import Tensor, nn
 
-from midrib.registry import InputSpec
+from midrib.registry import ImageInput, InputSpec
 
 # Fields that input specs got after the first release, with the values that they had implicitly before.
 _ADDED_DEFAULTS = (("width", None), ("border", False))
+
+# How often the preprocessing of a kind of input has changed, where it did: 2 scales an image before it is cropped.
+_PREPROCESSING: Mapping[type[InputSpec], int] = {ImageInput: 2}
 
 
 def revision(module: nn.Module, spec: InputSpec, dtype: str) -> str:
     """Return a digest of everything that decides a backbone's answers: SHA-256, in hexadecimal.
 
-    It covers the state dict (names, dtypes, shapes, bytes), the input spec, the compute dtype and, if the module has
-    them, `module.settings`: values that change the answer without being weights (pooling, prompt, tokenizer).
+    It covers the state dict (names, dtypes, shapes, bytes), the input spec and its preprocessing, the compute dtype and,
+    if the module has them, `module.settings`: values that change the answer without being weights (pooling, prompt, tokenizer).
     The digest is the same on every little-endian machine and in every process. It reads each byte once.
     Raises TypeError if state or settings hold a value that JSON cannot write.
     """
     digest = hashlib.sha256()
     head = {
-        "input": [type(spec).__name__, _fields(spec)],
+        "input": [type(spec).__name__, _fields(spec), *_preprocessing(spec)],
         "dtype": dtype,
         "settings": getattr(module, "settings", {}),
     }
@@ -40,6 +43,11 @@ def revision(module: nn.Module, spec: InputSpec, dtype: str) -> str:
 def _fields(spec: InputSpec) -> dict[str, object]:
     """Return a spec's fields, without those of a later version at their defaults: older revisions stay valid."""
     return {name: value for name, value in asdict(spec).items() if (name, value) not in _ADDED_DEFAULTS}
+
+
+def _preprocessing(spec: InputSpec) -> list[int]:
+    version = _PREPROCESSING.get(type(spec))
+    return [] if version is None else [version]
 
 
 def _add(digest: hashlib._Hash, name: str, value: Tensor | object) -> None:
