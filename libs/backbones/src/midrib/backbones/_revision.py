@@ -22,8 +22,9 @@ _PREPROCESSING: Mapping[type[InputSpec], int] = {ImageInput: 2}
 def revision(module: nn.Module, spec: InputSpec, dtype: str) -> str:
     """Return a digest of everything that decides a backbone's answers: SHA-256, in hexadecimal.
 
-    It covers the state dict (names, dtypes, shapes, bytes), the input spec and its preprocessing, the compute dtype and,
-    if the module has them, `module.settings`: values that change the answer without being weights (pooling, prompt, tokenizer).
+    It covers the state dict (names, dtypes, shapes, bytes), the input spec and its preprocessing, the compute dtype
+    and, if the module has them, `module.settings`: values that change the answer without being weights (pooling,
+    prompt, tokenizer).
     The digest is the same on every little-endian machine and in every process. It reads each byte once.
     Raises TypeError if state or settings hold a value that JSON cannot write.
     """
