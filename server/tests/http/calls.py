@@ -59,6 +59,7 @@ def texts(*values: str) -> embedding_pb2.Input:
 
 async def freed(running: RunningServer) -> None:
     """Return once nothing is in flight on a server."""
-    size = running.server.settings.max_in_flight_bytes
-    await running.server.embedder.in_flight.acquire(size)
-    running.server.embedder.in_flight.release(size)
+    quota = running.server.embedder.in_flight
+    share = quota.share("tests")
+    await share.acquire(quota.room)
+    share.release(quota.room)

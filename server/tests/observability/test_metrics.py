@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from midrib.registry import AbstractRegistry, Registry
 from midrib.server._catalogue.catalogue import Catalogue
+from midrib.server._front.processes.metrics import FrontCollector
 from midrib.server._settings import Settings
 from midrib.server.testing import serving
 from midrib.v1 import embedding_pb2, embedding_pb2_grpc
@@ -56,6 +57,7 @@ def test_every_name_is_documented_and_no_other() -> None:
     """docs/metrics.md is the list; Prometheus' own suffixes aside."""
     documented = set(re.findall(r"^\| `(\w+)`", DOCS.read_text(), re.MULTILINE))
     exposed = {family.name for family in Catalogue(Settings(), Registry("none")).metrics.registry.collect()}
+    exposed |= {family.name for family in FrontCollector({}, lambda: 0).collect()}
     assert {name.removesuffix("_total") for name in documented} == exposed
 
 

@@ -163,8 +163,9 @@ class Settings(BaseSettings):
     max_in_flight_bytes: int = Field(default=128 * MEBI, ge=1)
     """Bytes in flight in total: decoded inputs and their embeddings. Unary calls above it are refused, streams wait.
 
+    One client alone may have as many; all clients together may have a sixteenth more, so that others still find room.
     The default holds four of the largest batches: one that computes, one that is staged, and two that wait. A single
-    backbone has at most four of its largest inputs with their embeddings, and 8 MiB.
+    backbone has at most four of its largest inputs with their embeddings for each replica, and 8 MiB.
     """
     shared_memory: bool = True
     """Exchange tensors through shared memory with clients on this machine that run as the server's user (Linux)."""

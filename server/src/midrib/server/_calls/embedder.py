@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from midrib.server._admission.fair_quota import FairQuota
 from midrib.server._admission.quotas import Limit, Quota, Reservation
 from midrib.server._admission.tokens import Scope
 from midrib.server._calls.requests import Caller, Openable, check_reply, empty_outcome, new_item, open_backbone, timing
@@ -26,7 +27,7 @@ from midrib.v1 import embedding_pb2
 from midrib.wire import Array
 
 # The bytes in flight of one backbone: a flood of small inputs must not fill the memory that the largest backbone needs.
-# Of its largest items one computes, one is staged, and two wait; small items may take some room more.
+# Of its largest items each replica computes one, one is staged, and two wait; small items may take some room more.
 _LARGEST_ITEMS = 4
 _ROOM_BYTES = 8 << 20
 
@@ -63,16 +64,16 @@ class Embedder:
 
     def __init__(self, catalogue: Catalogue) -> None:
         self.catalogue = catalogue
-        self.in_flight = Quota(catalogue.settings.max_in_flight_bytes)
+        self.in_flight = FairQuota(catalogue.settings.max_in_flight_bytes)
         self.calls = 0
-        self._of_backbones: WeakKeyDictionary[ServedBackbone, Quota] = WeakKeyDictionary()
+        self._of_backbones: WeakKeyDictionary[ServedBackbone, FairQuota] = WeakKeyDictionary()
 
-    def quota_of(self, loaded: Loaded) -> Quota:
+    def quota_of(self, loaded: Loaded) -> FairQuota:
         """Return the quota of the bytes in flight of one backbone."""
         quota = self._of_backbones.get(loaded.served)
         if quota is None:
-            limit = _LARGEST_ITEMS * loaded.intake.largest_item_bytes + _ROOM_BYTES
-            quota = Quota(limit, what=f"bytes of backbone {loaded.served.description.name!r}")
+            limit = _LARGEST_ITEMS * loaded.served.replicas * loaded.intake.largest_item_bytes + _ROOM_BYTES
+            quota = FairQuota(limit, what=f"bytes of backbone {loaded.served.description.name!r}")
             self._of_backbones[loaded.served] = quota
         return quota
 
@@ -139,8 +140,8 @@ class OpenCall:
     __slots__ = ("_in_flight", "_of_backbone", "by", "caller", "loaded", "max_reply_bytes", "options", "prompt")
 
     def __init__(self, embedder: Embedder, loaded: Loaded, options: embedding_pb2.Options, caller: Caller) -> None:
-        self._in_flight = embedder.in_flight
-        self._of_backbone = embedder.quota_of(loaded)
+        self._in_flight = embedder.in_flight.share(caller.flow)
+        self._of_backbone = embedder.quota_of(loaded).share(caller.flow)
         self.loaded = loaded
         self.by = loaded.served.description
         self.options = options

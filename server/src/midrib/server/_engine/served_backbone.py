@@ -68,6 +68,11 @@ class ServedBackbone:
         counts, totals = self.batcher.counts, self.totals
         return counts.accepted == totals.answered + totals.failed + counts.cancelled + counts.expired
 
+    @property
+    def replicas(self) -> int:
+        """The number of its replicas."""
+        return len(self._replica_factories)
+
     async def start(self) -> None:
         """Start and warm every replica. Raises the error of the first one that fails."""
         replicas = [self._replica(index) for index in range(len(self._replica_factories))]

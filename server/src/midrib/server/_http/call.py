@@ -64,7 +64,7 @@ class HttpCall:
         token has been withdrawn or lost its scope.
         """
         self.release()
-        amounts: list[tuple[Limit, int]] = [(self._embedder.in_flight, size)]
+        amounts: list[tuple[Limit, int]] = [(self._embedder.in_flight.share(self.caller.flow), size)]
         if (tenant := self.caller.tenant) is not None:
             tenant.require(Scope.EMBED)
             amounts += [(tenant.in_flight_bytes, size), (tenant.in_flight_items, 1)]
