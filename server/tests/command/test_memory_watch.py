@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from contextlib import closing
 
+import pytest
+
+from midrib.server._command import memory_watch
 from midrib.server._command.memory_watch import MemoryWatch
 
 MEBI = 2**20
@@ -46,3 +49,17 @@ async def test_the_smallest_size_counts() -> None:
     with closing(MemoryWatch(process.resident)) as watch:
         assert [await returns_at(process, watch, size) for size in (80, 100)] == [False, True]
         await returns_at(process, watch, 80)
+
+
+async def test_a_process_that_stays_large_is_not_trimmed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has loaded another backbone, for example. It is trimmed again once it has grown further."""
+    trims: list[None] = []
+    monkeypatch.setattr(memory_watch, "release_freed_memory", lambda: trims.append(None))
+    process = Process(100)
+    with closing(MemoryWatch(process.resident)) as watch:
+        numbers = []
+        for size in (130, 130, 130, 140, 140):
+            await returns_at(process, watch, size)
+            await returns_at(process, watch, size)
+            numbers.append(len(trims))
+    assert numbers == [1, 1, 1, 2, 2]

@@ -9,9 +9,11 @@ from collections.abc import AsyncIterator
 
 import grpc
 import pytest
+from hpack import Encoder
 
-from midrib.server._front.headers import RequestHead
+from midrib.server._front.headers import HeadDecoder, RequestHead
 from midrib.server._front.messages import MessageError
+from midrib.server._front.processes.front import BYTES_PER_METADATA_BYTE
 from midrib.server._front.processes.link import Link
 from midrib.server._front.processes.records import (
     FromEngine,
@@ -82,6 +84,14 @@ def test_headers_are_the_same_in_the_engine() -> None:
         ("ipv4:127.0.0.1:1", HEAD),
         ("ipv4:127.0.0.1:1", refused),
     ]
+
+
+def test_the_longest_refused_head_fits_into_a_record() -> None:
+    """Otherwise the client that sends it would end the front process, and with it the connections of others."""
+    fields = [(":method", "POST"), (":path", b"\xff" * 3800), ("content-type", "application/grpc")]
+    head = HeadDecoder(1000).head(Encoder().encode(fields, huffman=False))
+    assert head.refusal is not None
+    assert 20 * 1000 < len(encode_open("peer", head)) < BYTES_PER_METADATA_BYTE * 1000
 
 
 def test_a_refused_message_is_the_same_in_the_engine() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 
 import grpc
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from midrib.registry import Registry
 from midrib.server import Server, Settings
 from midrib.server._front.call import Call
+from midrib.server._front.connection import Connection
 from midrib.server._front.frames import DATA, END_HEADERS, END_STREAM, HEADERS, Http2Error
 from midrib.server._front.headers import trailers
 from midrib.server._front.limits import AbuseCounter, FrontLimits
@@ -66,6 +68,33 @@ async def test_no_connection_is_open_once_the_server_has_stopped() -> None:
         assert await asyncio.to_thread(client.recv, 4096)
         await server.stop(0.0)
         assert b"server shutdown" in b"".join(iter(lambda: client.recv(4096), b""))
+
+
+async def test_a_connection_that_opens_during_the_drain_is_drained() -> None:
+    """Its TLS handshake had begun before. Otherwise its client would not learn that the server stops."""
+    server = FrontServer(LIMITS)
+    await server.stop(0.0)
+    ends = socket.socketpair()
+    with ends[1] as client:
+        client.settimeout(5)
+        transport, _ = await asyncio.get_running_loop().create_connection(partial(Connection, server), sock=ends[0])
+        assert b"server shutdown" in await asyncio.to_thread(client.recv, 4096)
+        transport.abort()
+
+
+async def test_a_call_that_waits_for_room_ends_with_its_connection() -> None:
+    """The front process would keep it and its connection: the engine's record of its end has arrived already."""
+    server = FrontServer(LIMITS)
+    ends = socket.socketpair()
+    with ends[1]:
+        transport, connection = await asyncio.get_running_loop().create_connection(
+            partial(Connection, server), sock=ends[0]
+        )
+        connection.pause_writing()
+        waiting = asyncio.ensure_future(connection.session.writable())
+        await asyncio.sleep(0)
+        transport.abort()
+        await asyncio.wait_for(waiting, 5)
 
 
 @pytest.fixture()

@@ -134,7 +134,8 @@ def _check_lightning_options(context: typer.Context) -> None:
     """Raise BadParameter for an argument that neither this command nor LightningCLI has."""
     for argument in context.args:
         name = argument.partition("=")[0]
-        if name.startswith("-") and not name.startswith(_LIGHTNING_OPTIONS):
+        is_number = name[1:2].isdigit()  # the value of the option before it, as in --trainer.devices -1
+        if name.startswith("-") and not is_number and not name.startswith(_LIGHTNING_OPTIONS):
             options = [option for parameter in context.command.params for option in parameter.opts]
             near = " or ".join(difflib.get_close_matches(name, options)) or "one of those that --help shows"
             raise typer.BadParameter(f"{name} is not an option of this command: did you mean {near}?")

@@ -14,6 +14,8 @@ _LOOK_S = 0.05
 # Above the first growth, freed memory is returned at once; below the second one, it is kept again.
 _MUCH_BYTES = 16 * MEBI
 _LITTLE_BYTES = 8 * MEBI
+# The free pages inside the heap are returned again once the process has grown by this since the last time.
+_STEP_BYTES = MEBI
 
 
 def resident_bytes() -> int:
@@ -37,6 +39,7 @@ class MemoryWatch:
         self._loop = asyncio.get_running_loop()
         self._least = resident()
         self._trimming: asyncio.Future[None] | None = None
+        self._trimmed: int | None = None  # the resident bytes at the first look after the last trim
         self._timer = self._loop.call_later(_LOOK_S, self._look)
 
     def close(self) -> None:
@@ -52,12 +55,22 @@ class MemoryWatch:
             if not self.returns:
                 return_freed_memory()
             self.returns = True
-            self._trim()
+            self._trim(resident)
         elif self.returns and growth < _LITTLE_BYTES:
             keep_freed_memory()
             self.returns = False
 
-    def _trim(self) -> None:
-        """Return the free pages inside the heap too; a thread does so, because it takes milliseconds."""
-        if self._trimming is None or self._trimming.done():
+    def _trim(self, resident: int) -> None:
+        """Return the free pages inside the heap too; a thread does so, because it takes milliseconds.
+
+        A process that stays larger than it was, because it has loaded another backbone, has none left after the first
+        time.
+        """
+        if self._trimming is not None and not self._trimming.done():
+            return
+        if self._trimming is not None:
+            self._trimming, self._trimmed = None, resident
+        if self._trimmed is not None:
+            self._trimmed = min(self._trimmed, resident)
+        if self._trimmed is None or resident > self._trimmed + _STEP_BYTES:
             self._trimming = self._loop.run_in_executor(None, release_freed_memory)

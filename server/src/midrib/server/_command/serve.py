@@ -119,6 +119,8 @@ def _settle_memory(server: Server) -> MemoryWatch | None:
     # calls that gRPC leaves in reference cycles are soon freed.
     gc.collect()
     gc.set_threshold(*_COLLECTIONS)
+    if server.settings.workers == "thread":  # also for backbones that are loaded later
+        return None
     loads = [entry.loaded for entry in server.catalogue.entries.values() if entry.loaded is not None]
     return MemoryWatch() if all(loaded.worker_states() for loaded in loads) else None
 

@@ -117,6 +117,7 @@ class Connection(asyncio.Protocol):
             timer.cancel()
         if hasattr(self, "session"):
             self.session.lost()
+            self._sender.resume()  # calls that wait for room would keep the connection in memory
         self._owner.closed(self)
 
     # For the server

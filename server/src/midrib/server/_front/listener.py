@@ -15,6 +15,7 @@ from midrib.server._front.frames import ErrorCode
 
 _BACKLOG = 4096
 _HANDSHAKE_S = 20.0
+_STOPS = b"server shutdown"
 
 
 class Tls(NamedTuple):
@@ -44,6 +45,7 @@ class Listener:
         self._sockets: list[tuple[socket.socket, Tls | None]] = []
         self._servers: list[asyncio.Server] = []
         self._connections: set[Connection] = set()
+        self._is_draining = False
         self._idle = asyncio.Event()
 
     def add_socket(self, listening: socket.socket, tls: Tls | None) -> None:
@@ -70,8 +72,10 @@ class Listener:
         return len(self._connections)
 
     def opened(self, connection: Connection) -> None:
-        """Note a new connection."""
+        """Note a new connection. One whose TLS handshake ends after the drain has begun is drained too."""
         self._connections.add(connection)
+        if self._is_draining:
+            connection.drain(_STOPS)
 
     def closed(self, connection: Connection) -> None:
         """Remove a connection."""
@@ -81,17 +85,18 @@ class Listener:
 
     def drain(self) -> None:
         """Accept no connections, and ask clients to go."""
+        self._is_draining = True
         for server in self._servers:
             server.close()
         for listening, _ in self._sockets:  # those of a listener that has not started too
             listening.close()
         for connection in list(self._connections):
-            connection.drain(b"server shutdown")
+            connection.drain(_STOPS)
 
     def close(self) -> None:
         """End all connections now. Their clients may read the last bytes."""
         for connection in list(self._connections):
-            connection.close(ErrorCode.NO_ERROR, b"server shutdown")
+            connection.close(ErrorCode.NO_ERROR, _STOPS)
 
     def abort(self) -> None:
         """End all connections without their last bytes."""

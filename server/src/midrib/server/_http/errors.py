@@ -82,7 +82,7 @@ def connect_error(error: MidribError) -> web.Response:
             for detail in status.details
         ],
     }
-    return web.json_response(fields, status=_STATUSES.get(error.code, 500))
+    return web.json_response(fields, status=_STATUSES.get(error.code, 500), headers=_headers(error))
 
 
 def error_response(error: MidribError) -> web.Response:
@@ -90,10 +90,14 @@ def error_response(error: MidribError) -> web.Response:
     CURRENT_CALL.get().refusal = error.reason
     # Waiting does not help against such a limit, and after a 429 clients try again.
     status = 413 if isinstance(error, LimitExceededError) else _STATUSES.get(error.code, 500)
+    return _response(status, {"message": error.message, "param": error.field, "code": error.reason}, _headers(error))
+
+
+def _headers(error: MidribError) -> dict[str, str]:
     headers = {} if error.retry_after is None else {"Retry-After": str(math.ceil(error.retry_after))}
     if isinstance(error, UnauthenticatedError):
         headers["WWW-Authenticate"] = "Bearer"
-    return _response(status, {"message": error.message, "param": error.field, "code": error.reason}, headers)
+    return headers
 
 
 def _response(status: int, fields: dict[str, Any], headers: dict[str, str]) -> web.Response:

@@ -27,6 +27,8 @@ from midrib.server._front.processes.remote_stream import RemoteStream
 
 # Beside a message or the headers of a call, of which a record of a front process has one.
 _RECORD_BYTES = 64 * 1024
+# A call whose headers have four times the limit is refused by the engine. JSON writes each byte with up to six.
+BYTES_PER_METADATA_BYTE = 32
 _END_S = 5.0
 _COMMAND = (
     "import json, sys; given = json.loads(sys.argv[1]); sys.path[:] = given['path']; "
@@ -71,7 +73,9 @@ class Front:
             on_error.enter_context(engine_end)
             self._process = _start(ports, limits, front_end)
             on_error.pop_all()
-        self._link = Link(engine_end, limits.max_message_bytes + 8 * limits.max_metadata_bytes + _RECORD_BYTES)
+        self._link = Link(
+            engine_end, limits.max_message_bytes + BYTES_PER_METADATA_BYTE * limits.max_metadata_bytes + _RECORD_BYTES
+        )
         self._link.start(self._handlers(), self._is_gone)
 
     @property
