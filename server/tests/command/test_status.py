@@ -180,6 +180,7 @@ def test_the_grpc_port_is_said_with_the_remedy() -> None:
         pytest.param("127.0.0.1:9", r"metrics \(Connection refused\): start the server with", id="refused"),
         pytest.param("no-such-host.invalid:9", r"metrics \([A-Z][^<>]*\): check the host$", id="unknown-host"),
         pytest.param("grpc://127.0.0.1:9", r"grpc://127.0.0.1:9 is not an HTTP address", id="grpc-url"),
+        pytest.param("HTTP://127.0.0.1:9/metrics", r"at http://127.0.0.1:9/metrics \(Conn", id="url-of-the-metrics"),
     ],
 )
 def test_no_server_is_said_with_the_remedy(address: str, message: str) -> None:

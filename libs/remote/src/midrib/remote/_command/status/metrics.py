@@ -20,7 +20,7 @@ Labels: TypeAlias = tuple[tuple[str, str], ...]
 
 _REFUSED = (401, 403)
 _START = "start the server with --http-port and give that port"
-_SCHEME = re.compile(r"([a-z]+)://")
+_SCHEME = re.compile(r"([a-z]+)://", re.IGNORECASE)
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -120,12 +120,12 @@ def parse(text: str) -> dict[str, dict[Labels, float]]:
 
 
 def _http_url(address: str, *, secure: bool) -> str:
-    scheme = match.group(1) if (match := _SCHEME.match(address)) else ""
+    scheme = match.group(1).lower() if (match := _SCHEME.match(address)) else ""
     if scheme not in ("", "http", "https"):
         raise ValueError(
             f"{address} is not an HTTP address: give host:port of the server's HTTP port, as in --http-port"
         )
-    rest = (address[len(scheme) + 3 :] if scheme else address).rstrip("/")
+    rest = (address[len(scheme) + 3 :] if scheme else address).rstrip("/").removesuffix("/metrics")
     return f"{scheme or ('https' if secure else 'http')}://{rest}"
 
 
