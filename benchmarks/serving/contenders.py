@@ -40,12 +40,11 @@ class Contender:
 IN_PROCESS_1, IN_PROCESS_N = "in process, 1 thread", "in process, all cores"
 ECHO_UNARY, ECHO_STREAM, ECHO_ANSWER = "echo, unary", "echo, stream", "echo, stream, answers of the work's size"
 MIDRIB, MIDRIB_STUBS = "midrib", "midrib, plain stubs"
-MIDRIB_ASYNCIO_STUBS = "midrib, asyncio front, plain stubs"
-MIDRIB_ASYNCIO, MIDRIB_THREADS = "midrib-asyncio", "midrib-threads"
+MIDRIB_GRPCIO, MIDRIB_THREADS = "midrib-grpcio", "midrib-threads"
 # The servers of Midrib, with the settings that differ from its defaults, as variables.
 OURS: dict[str, dict[str, str]] = {
     MIDRIB: {},
-    MIDRIB_ASYNCIO: {"MIDRIB_FRONT": "asyncio"},
+    MIDRIB_GRPCIO: {"MIDRIB_FRONT": "grpcio"},
     MIDRIB_THREADS: {"MIDRIB_WORKERS": "thread"},
 }
 
@@ -55,8 +54,8 @@ CONTENDERS = (
     Contender(MIDRIB, "ours", "midrib", MidribCaller, grpc=True),
     Contender(ECHO_UNARY, "limit", "echo", works=_SMALL),
     Contender(MIDRIB_STUBS, "ours", "midrib", StubCaller, grpc=True, works=_SMALL),
-    Contender("midrib, asyncio front", "ours", MIDRIB_ASYNCIO, MidribCaller, grpc=True, works=_SHORT),
-    Contender(MIDRIB_ASYNCIO_STUBS, "ours", MIDRIB_ASYNCIO, StubCaller, grpc=True, works=_SMALL),
+    Contender("midrib, grpcio front", "ours", MIDRIB_GRPCIO, MidribCaller, grpc=True, works=_SHORT),
+    Contender("midrib, grpcio front, plain stubs", "ours", MIDRIB_GRPCIO, StubCaller, grpc=True, works=_SMALL),
     Contender(ECHO_STREAM, "limit", "echo", works=_SMALL),
     Contender("midrib, worker threads", "ours", MIDRIB_THREADS, MidribCaller, grpc=True, works=_SHORT),
     Contender("midrib, worker threads, plain stubs", "ours", MIDRIB_THREADS, StubCaller, grpc=True, works=_SMALL),

@@ -14,7 +14,6 @@ from contenders import (
     IN_PROCESS_1,
     IN_PROCESS_N,
     MIDRIB,
-    MIDRIB_ASYNCIO_STUBS,
     MIDRIB_STUBS,
 )
 from results import Measurement, Results, median
@@ -48,9 +47,7 @@ def verdicts(results: Results) -> list[Verdict]:
         *crowd.at_least(5.0, MIDRIB, [ECHO_UNARY]),
         *crowd.at_least(4.0, MIDRIB, _RIVALS),
         *crowd.at_least(1.0, MIDRIB_STUBS, [ECHO_UNARY]),
-        *crowd.at_least(1.0, MIDRIB_ASYNCIO_STUBS, [ECHO_UNARY]),
         *crowd.at_least(1.5, MIDRIB_STUBS, _GRPC_RIVALS),
-        *crowd.at_least(1.5, MIDRIB_ASYNCIO_STUBS, _GRPC_RIVALS),
         *_lone_caller(results, MIDRIB),
         *_lone_caller(results, MIDRIB_STUBS),
         *rows.at_least(1.0, MIDRIB, [ECHO_STREAM]),

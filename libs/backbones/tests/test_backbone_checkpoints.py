@@ -69,6 +69,7 @@ LAYOUTS: list[Any] = [
         for key in ("ema_model", "ema_state_dict", "ema")
     ),
     pytest.param(lambda state: {"params": zeros(state), "params_ema": state}, id="averaged-params"),
+    pytest.param(lambda state: {"model": state, "ema": {"updates": torch.tensor(3)}}, id="settings-of-an-average"),
     pytest.param(
         lambda state: {"state_dict": {**prefixed(zeros(state), "model."), **prefixed(state, "ema_model.module.")}},
         id="averaged-beside-in-lightning",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa  # type: ignore[import-untyped] # it has no types
 import pytest
 from pyarrow import parquet
 
 from midrib.remote._files.formats.columns import Columns
-from midrib.remote._files.items import SourceItem
+from midrib.remote._files.items import SourceItem, value_item
 from midrib.remote._files.sources import Sources
 from midrib.remote._files.storage import Downloads
 from midrib.wire import InvalidInputError
@@ -143,3 +144,9 @@ def test_all_image_formats_of_a_folder_are_items(tmp_path: Path, suffix: str) ->
     """Of HEIC it is said later if it cannot be read here."""
     (tmp_path / f"a{suffix}").touch()
     assert [(item.id, item.kind) for item in read(tmp_path)] == [((tmp_path / f"a{suffix}").as_posix(), "images")]
+
+
+@pytest.mark.parametrize("value", [{"bytes": None, "path": None}, {"bytes": b"", "path": ""}, {"path": 3}], ids=str)
+def test_a_record_of_a_file_without_content_is_a_row_without_a_value(value: dict[str, Any]) -> None:
+    """It costs its row, not the run."""
+    assert value_item("row", value).error == "the row has no value in this column"

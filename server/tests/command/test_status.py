@@ -7,6 +7,8 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -178,8 +180,39 @@ def test_the_grpc_port_is_said_with_the_remedy() -> None:
         pytest.param("127.0.0.1:9", r"metrics \(Connection refused\): start the server with", id="refused"),
         pytest.param("no-such-host.invalid:9", r"metrics \([A-Z][^<>]*\): check the host$", id="unknown-host"),
         pytest.param("grpc://127.0.0.1:9", r"grpc://127.0.0.1:9 is not an HTTP address", id="grpc-url"),
+        pytest.param("HTTP://127.0.0.1:9/metrics", r"at http://127.0.0.1:9/metrics \(Conn", id="url-of-the-metrics"),
     ],
 )
 def test_no_server_is_said_with_the_remedy(address: str, message: str) -> None:
     """The status is read over HTTP, which is off by default. The reason is the system's, not the library's."""
     assert re.search(message, str(invoke(address).exception))
+
+
+class OtherServer(BaseHTTPRequestHandler):
+    """Answers /metrics with a page, and /old/metrics with a redirect to it."""
+
+    def do_GET(self) -> None:  # noqa: N802 - the library's name
+        moved = self.path.startswith("/old")
+        self.send_response(302 if moved else 200)
+        self.send_header("Location", "/metrics")
+        self.end_headers()
+        self.wfile.write(b"<!doctype html>")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        pytest.param("", "(invalid metric name:<!doctype html>): start the server with --http-port", id="page"),
+        pytest.param("/old", "(HTTP 302): it redirects to /metrics: give the address of the server", id="redirect"),
+    ],
+)
+def test_another_server_is_said_with_the_remedy(path: str, message: str) -> None:
+    """A redirect is not followed, because it would send the token to another server."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), OtherServer) as server:
+        threading.Thread(target=server.serve_forever).start()
+        answer = invoke(f"127.0.0.1:{server.server_port}{path}", "--token", "secret")
+        server.shutdown()
+    assert message in str(answer.exception)

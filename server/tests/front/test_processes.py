@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import select
 import signal
@@ -86,6 +87,12 @@ def fronts(running: RunningServer) -> list[Front]:
     return list(processes.fronts.values())
 
 
+async def calls_have_arrived(running: RunningServer, count: int) -> None:
+    """Wait until the engine has this number of calls: gRPC repeats a call that was not sent."""
+    while sum(front.calls for front in fronts(running)) < count:
+        await asyncio.sleep(0)
+
+
 def ends(pid: int, seconds: float) -> bool:
     """Wait for the end of a process; return whether it has ended."""
     try:
@@ -112,6 +119,7 @@ def test_calls_of_a_killed_process_may_be_retried(
     running = serve()
     connected = stubs(running)
     calls = [stub.Embed.future(WAITING, timeout=60) for stub in connected]
+    running.run(calls_have_arrived(running, CHANNELS), timeout=20)
     assert gate.passing.wait(20)
     busiest = max(fronts(running), key=lambda front: front.connections)
     lost = busiest.connections

@@ -18,8 +18,9 @@ from midrib.remote import Client
 MLP = "template/classification/mlp-128-256"
 # As `docker run --read-only`: nothing can be written but 64 MiB of /dev/shm.
 _READ_ONLY = (
-    "mount --make-rprivate / && mount -o remount,bind,ro / && mount -t tmpfs -o size=64m none /dev/shm && "
-    '! touch /tmp/written 2>/dev/null && exec "$@"'
+    "mount --make-rprivate / && mount -o bind / / && mount -o remount,bind,ro / && "
+    "mount -o bind /tmp /tmp && mount -o remount,bind,ro /tmp && "
+    'mount -t tmpfs -o size=64m none /dev/shm && exec "$@"'
 )
 SURROUNDINGS = {
     "user-without-rights": ["unshare", "--user"],

@@ -172,9 +172,14 @@ def _container(state: Mapping[str, Any]) -> str | None:
 
 
 def _holds_tensors(value: object) -> bool:
-    """Return whether a value maps names to tensors, or to such mappings. States of optimizers have numbers as names."""
+    """Return whether a value maps names to tensors, or to such mappings.
+
+    States of optimizers have numbers as names. Single numbers do not count: averaged weights may have their settings
+    (`{"ema": {"updates": tensor(3)}}`) in a container that is called like that of the weights.
+    """
     return isinstance(value, Mapping) and any(
-        isinstance(name, str) and (_is_tensor(inner) or _holds_tensors(inner)) for name, inner in value.items()
+        isinstance(name, str) and (_is_tensor(inner) and inner.ndim > 0 or _holds_tensors(inner))
+        for name, inner in value.items()
     )
 
 

@@ -65,7 +65,8 @@ def value_item(item_id: str, value: Any) -> SourceItem:
     item_id = printable(item_id)
     if isinstance(value, dict) and ("bytes" in value or "path" in value):
         path = value.get("path")
-        value = value.get("bytes") or (path and LocalFile(Path(path), Path(path).as_posix()))
+        file = LocalFile(Path(path), Path(path).as_posix()) if isinstance(path, str) and path else None
+        value = value.get("bytes") or file
     if isinstance(value, LocalFile):
         return SourceItem(item_id, file_item(value).kind, value)
     if isinstance(value, bytes):

@@ -20,7 +20,14 @@ Labels: TypeAlias = tuple[tuple[str, str], ...]
 
 _REFUSED = (401, 403)
 _START = "start the server with --http-port and give that port"
-_SCHEME = re.compile(r"([a-z]+)://")
+_SCHEME = re.compile(r"([a-z]+)://", re.IGNORECASE)
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Make a redirect an HTTPError: urllib would send the token to the other address too."""
+
+    def redirect_request(self, *_: object) -> None:
+        """Follow none."""
 
 
 @dataclass(frozen=True)
@@ -56,23 +63,27 @@ class MetricsReader:
 
     def read(self) -> Scrape:
         """Return the present metrics. Raises ConnectionError, with the remedy, if no server answers with them."""
-        return Scrape(time.monotonic(), parse(self._text()))
+        seconds = time.monotonic()
+        try:
+            return Scrape(seconds, parse(self._text()))
+        except ValueError as error:  # also of bytes that are not text
+            raise self._failed(f"{error!s:.80}", _START) from error
 
     def _text(self) -> str:
         token = self._access.token
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         request = urllib.request.Request(self._url, headers=headers)  # noqa: S310 - http(s) by construction
         try:
-            context = self._context()
-            with urllib.request.urlopen(request, timeout=self._access.timeout, context=context) as reply:  # noqa: S310
+            handlers = (urllib.request.HTTPSHandler(context=self._context()), _NoRedirects())
+            with urllib.request.build_opener(*handlers).open(request, timeout=self._access.timeout) as reply:
                 return str(reply.read().decode())
         except HTTPException as error:
             raise ConnectionError(
                 f"{self._url} is not answered in HTTP: give the HTTP port of the server, not its gRPC port"
             ) from error
         except HTTPError as error:
-            advice = "give a token that may read them, with --token" if error.code in _REFUSED else _START
-            raise self._failed(f"HTTP {error.code}", advice) from error
+            with error:
+                raise self._failed(f"HTTP {error.code}", _advice_for_status(error)) from error
         except OSError as error:
             reason = error.reason if isinstance(error, URLError) else error
             raise self._failed(getattr(reason, "strerror", None) or str(reason), _advice(reason)) from error
@@ -109,13 +120,21 @@ def parse(text: str) -> dict[str, dict[Labels, float]]:
 
 
 def _http_url(address: str, *, secure: bool) -> str:
-    scheme = match.group(1) if (match := _SCHEME.match(address)) else ""
+    scheme = match.group(1).lower() if (match := _SCHEME.match(address)) else ""
     if scheme not in ("", "http", "https"):
         raise ValueError(
             f"{address} is not an HTTP address: give host:port of the server's HTTP port, as in --http-port"
         )
-    rest = (address[len(scheme) + 3 :] if scheme else address).rstrip("/")
+    rest = (address[len(scheme) + 3 :] if scheme else address).rstrip("/").removesuffix("/metrics")
     return f"{scheme or ('https' if secure else 'http')}://{rest}"
+
+
+def _advice_for_status(error: HTTPError) -> str:
+    if error.code in _REFUSED:
+        return "give a token that may read them, with --token"
+    if location := error.headers.get("Location"):
+        return f"it redirects to {location}: give the address of the server itself"
+    return _START
 
 
 def _advice(reason: object) -> str:
