@@ -57,14 +57,15 @@ class HttpCall:
         if self.caller.tenant is not None:
             self.caller.tenant.requests.acquire_nowait(1)
 
-    def hold(self, size: int) -> None:
+    def hold(self, size: int, *more: tuple[Limit, int]) -> None:
         """Hold `size` bytes instead of those held before.
 
+        more: further limits, and how much of each.
         Raises OverloadedError if the quotas have no room, and UnauthenticatedError or PermissionDeniedError if the
         token has been withdrawn or lost its scope.
         """
         self.release()
-        amounts: list[tuple[Limit, int]] = [(self._embedder.in_flight.share(self.caller.flow), size)]
+        amounts: list[tuple[Limit, int]] = [*more, (self._embedder.in_flight.share(self.caller.flow), size)]
         if (tenant := self.caller.tenant) is not None:
             tenant.require(Scope.EMBED)
             amounts += [(tenant.in_flight_bytes, size), (tenant.in_flight_items, 1)]
@@ -89,7 +90,7 @@ class HttpCall:
         used = Reservation() if tenant is None else Reservation((tenant.bytes, size))
         used.acquire_nowait()
         try:
-            self.hold(rows * row_bytes + size)
+            self.hold(rows * row_bytes + size, (self._embedder.quota_of(loaded).share(self.caller.flow), size))
         except OverloadedError:
             used.undo()  # a refused call uses nothing of the rate
             raise
