@@ -88,7 +88,8 @@ def test_headers_are_the_same_in_the_engine() -> None:
 
 def test_the_longest_refused_head_fits_into_a_record() -> None:
     """Otherwise the client that sends it would end the front process, and with it the connections of others."""
-    fields = [(":method", "POST"), (":path", b"\xff" * 3800), ("content-type", "application/grpc")]
+    path, kind = (":path", b"\xff" * 3800), ("content-type", "application/grpc")
+    fields: list[tuple[bytes | str, bytes | str]] = [(":method", "POST"), path, kind]
     head = HeadDecoder(1000).head(Encoder().encode(fields, huffman=False))
     assert head.refusal is not None
     assert 20 * 1000 < len(encode_open("peer", head)) < BYTES_PER_METADATA_BYTE * 1000
