@@ -186,13 +186,13 @@ async def test_memory_after_overload_is_bounded(server: RunningServer, outcomes:
     await until(lambda: served.batcher.queued_items == QUEUE)
     tracemalloc.start()
     try:
-        sizes = [await after_more_refusals(outcomes) for _ in range(3)]
+        sizes = [await after_more_refusals(outcomes) for _ in range(8)]
     finally:
         tracemalloc.stop()
     Turnstile.permits.release(QUEUE + HANDED_OVER)
     await asyncio.gather(*waiting)
-    # The requests of each repetition have 1.2 MiB.
-    assert sizes[-1] - sizes[0] < 2**16
+    # The requests of each repetition have 1.2 MiB. The last ones may still end in the server while the size is read.
+    assert min(sizes[4:]) - min(sizes[:4]) < 2**16
     assert len(outcomes.answered) == QUEUE + HANDED_OVER
 
 
