@@ -18,9 +18,10 @@ _MAX_LINES = 20
 _MAX_LINE_CHARS = 2000
 # In this time at most _MAX_LINES are logged; the others are counted.
 _LOG_EVERY_S = 0.05
-# A worker that prints without end is held back by its full pipe: at most _CHUNK bytes are read in this time. So a
-# module may print 6 MB a second before it has to wait.
-_PAUSE_S = 0.01
+# A worker that prints without end is held back by its full pipe: nothing is read for this time after a large chunk. A
+# module may so print 1.3 MB a second before it has to wait, and its lines do not delay the event loop.
+_PAUSE_S = 0.05
+_LARGE_CHUNK = 1 << 13
 
 
 class WorkerOutput:
@@ -46,7 +47,7 @@ class WorkerOutput:
         while chunk := os.read(self._pipe.fileno(), _CHUNK):
             self._tail = (self._tail + chunk)[-_TAIL_BYTES:]
             self._log(_lines(chunk))
-            if len(chunk) == _CHUNK:
+            if len(chunk) >= _LARGE_CHUNK:
                 self._pause.wait(_PAUSE_S)
         self._log_omitted()
         self._pipe.close()
