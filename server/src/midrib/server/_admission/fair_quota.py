@@ -8,12 +8,11 @@ Source: Choudhury & Hahne, "Dynamic queue length thresholds for shared-memory pa
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Hashable
 from typing import Final
 from weakref import WeakValueDictionary
 
-from midrib.wire import OverloadedError
+from midrib.server._admission.quotas import Room
 
 # The multiple of the free room that one flow may hold.
 _SHARE: Final = 16
@@ -79,81 +78,41 @@ class FairQuota:
                 return
 
 
-class Share:
-    """What one flow holds of a quota. Its requests either wait for room, in order, or are refused.
+class Share(Room):
+    """What one flow holds of a quota."""
 
-    Implements `Limit`.
-    """
-
-    __slots__ = ("__weakref__", "_quota", "_waiting", "held")
+    __slots__ = ("__weakref__", "_quota")
 
     def __init__(self, quota: FairQuota) -> None:
-        self.held = 0
+        super().__init__()
         self._quota = quota
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
-    def hold(self, amount: int) -> bool:
-        """Hold the amount if there is room and no other request of the flow waits; return whether it is held."""
-        if self._waiting or not self._quota.may_hold(self, amount):
-            return False
-        self._take(amount)
-        return True
+    def has_room(self, amount: int) -> bool:
+        """Return whether the flow may hold this much more."""
+        return self._quota.may_hold(self, amount)
 
-    def acquire_nowait(self, amount: int) -> None:
-        """Hold the amount now. Raises OverloadedError if there is no room."""
-        if not self.hold(amount):
-            quota = self._quota
-            raise OverloadedError(
-                f"{quota.held} {quota.what} are in flight and {amount} more were asked for, limit {quota.limit}, "
-                f"of which this client has {self.held}: try again shortly, or use a stream",
-                retry_after=0.1,
-            )
-
-    async def acquire(self, amount: int) -> None:
-        """Hold the amount once there is room; the requests of a flow are served in the order in which they came."""
-        if self.hold(amount):
-            return
-        admitted = asyncio.get_running_loop().create_future()
-        self._waiting.append((amount, admitted))
-        self._quota.wait(self)
-        try:
-            await admitted
-        except asyncio.CancelledError:
-            if admitted.done() and not admitted.cancelled():
-                self.release(amount)
-            else:
-                self._quota.admit()
-            raise
-
-    def release(self, amount: int) -> None:
-        """Release the amount, and admit the requests that wait for it."""
-        self.held -= amount
-        self._quota.held -= amount
+    def admit(self) -> None:
+        """Admit the requests of all flows that wait and have room now."""
         self._quota.admit()
 
-    def undo(self, amount: int) -> None:
-        """Release an amount of a request that was refused."""
-        self.release(amount)
+    def refusal(self, amount: int) -> str:
+        """Return why there is no room, and what is held."""
+        quota = self._quota
+        return (
+            f"{quota.held} {quota.what} are in flight and {amount} more were asked for, limit {quota.limit}, "
+            f"of which this client has {self.held}"
+        )
 
-    def waits(self) -> bool:
-        """Return whether a request of the flow waits."""
-        while self._waiting and self._waiting[0][1].done():
-            self._waiting.popleft()
-        return bool(self._waiting)
-
-    def admit_first(self) -> bool:
-        """Admit the first request that waits, if there is room for it; return whether there was."""
-        amount, admitted = self._waiting[0]
-        if not self._quota.may_hold(self, amount):
-            return False
-        self._waiting.popleft()
-        self._take(amount)
-        admitted.set_result(None)
-        return True
-
-    def _take(self, amount: int) -> None:
+    def take(self, amount: int) -> None:
+        """Count an amount as held, by this flow and by all."""
         self.held += amount
         self._quota.held += amount
+
+    def wait(self, amount: int) -> asyncio.Future[None]:
+        """Return a future that is done once the amount is held."""
+        admitted = super().wait(amount)
+        self._quota.wait(self)
+        return admitted
 
 
 def _held(share: Share) -> int:

@@ -3,69 +3,123 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections import deque
 from typing import Protocol
 
 from midrib.wire import OverloadedError
 
 
-class Quota:
-    """An amount that may be held at the same time. Callers either wait for room, in order, or are refused.
+class Room(ABC):
+    """An amount that requests hold at the same time. They either wait for room, in order, or are refused.
+
+    held: by the requests.
+    """
+
+    __slots__ = ("_waiting", "held")
+
+    def __init__(self) -> None:
+        self.held = 0
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    @abstractmethod
+    def has_room(self, amount: int) -> bool:
+        """Return whether this much more may be held, if no request waits."""
+
+    @abstractmethod
+    def admit(self) -> None:
+        """Admit the requests that wait and have room now."""
+
+    @abstractmethod
+    def refusal(self, amount: int) -> str:
+        """Return why there is no room, and what is held."""
+
+    def take(self, amount: int) -> None:
+        """Count an amount as held; a negative one as released."""
+        self.held += amount
+
+    def hold(self, amount: int) -> bool:
+        """Hold the amount if there is room and no other request waits; return whether it is held."""
+        if self._waiting or not self.has_room(amount):
+            return False
+        self.take(amount)
+        return True
+
+    def acquire_nowait(self, amount: int) -> None:
+        """Hold the amount now. Raises OverloadedError if there is no room."""
+        if not self.hold(amount):
+            raise OverloadedError(f"{self.refusal(amount)}: try again shortly, or use a stream", retry_after=0.1)
+
+    async def acquire(self, amount: int) -> None:
+        """Hold the amount once there is room; requests are served in the order in which they came."""
+        if self.hold(amount):
+            return
+        admitted = self.wait(amount)
+        try:
+            await admitted
+        except asyncio.CancelledError:
+            if admitted.done() and not admitted.cancelled():
+                self.release(amount)
+            else:
+                self.admit()
+            raise
+
+    def wait(self, amount: int) -> asyncio.Future[None]:
+        """Return a future that is done once the amount is held."""
+        admitted = asyncio.get_running_loop().create_future()
+        self._waiting.append((amount, admitted))
+        return admitted
+
+    def release(self, amount: int) -> None:
+        """Release the amount, and admit the requests that wait for it."""
+        self.take(-amount)
+        self.admit()
+
+    def undo(self, amount: int) -> None:
+        """Release an amount of a request that was refused."""
+        self.release(amount)
+
+    def waits(self) -> bool:
+        """Return whether a request waits."""
+        while self._waiting and self._waiting[0][1].done():
+            self._waiting.popleft()
+        return bool(self._waiting)
+
+    def admit_first(self) -> bool:
+        """Admit the first request that waits, if there is room for it; return whether there was."""
+        amount, admitted = self._waiting[0]
+        if not self.has_room(amount):
+            return False
+        self._waiting.popleft()
+        self.take(amount)
+        admitted.set_result(None)
+        return True
+
+
+class Quota(Room):
+    """An amount that one client may hold.
 
     A request larger than the limit is admitted when nothing else is held, so that nothing waits forever.
     what: the unit, for the error: "bytes" or "items".
     """
 
     def __init__(self, limit: int, *, what: str = "bytes") -> None:
+        super().__init__()
         self.limit = limit
-        self.held = 0
         self._what = what
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
-    def acquire_nowait(self, amount: int) -> None:
-        """Hold the amount now. Raises OverloadedError if the limit is reached."""
-        if not self.hold(amount):
-            raise OverloadedError(
-                f"{self.held} {self._what} are in flight and {amount} more were asked for, limit {self.limit}: "
-                "try again shortly, or use a stream",
-                retry_after=0.1,
-            )
-
-    async def acquire(self, amount: int) -> None:
-        """Hold the amount once there is room; callers are served in the order in which they came."""
-        if self.hold(amount):
-            return
-        admitted = asyncio.get_running_loop().create_future()
-        self._waiting.append((amount, admitted))
-        try:
-            await admitted
-        except asyncio.CancelledError:
-            if admitted.done() and not admitted.cancelled():
-                self.release(amount)
-            raise
-
-    def release(self, amount: int) -> None:
-        """Release the amount, and admit the callers that wait for it."""
-        self.held -= amount
-        while self._waiting and (self._waiting[0][1].done() or self._has_room(self._waiting[0][0])):
-            waiting, admitted = self._waiting.popleft()
-            if not admitted.done():
-                self.held += waiting
-                admitted.set_result(None)
-
-    def undo(self, amount: int) -> None:
-        """Release an amount of a request that was refused."""
-        self.release(amount)
-
-    def hold(self, amount: int) -> bool:
-        """Hold the amount if there is room and no other caller waits; return whether it is held."""
-        if self._waiting or not self._has_room(amount):
-            return False
-        self.held += amount
-        return True
-
-    def _has_room(self, amount: int) -> bool:
+    def has_room(self, amount: int) -> bool:
+        """Return whether this much more is within the limit."""
         return self.held + amount <= self.limit or not self.held
+
+    def admit(self) -> None:
+        """Admit the requests that wait and have room now."""
+        while self.waits() and self.admit_first():
+            pass
+
+    def refusal(self, amount: int) -> str:
+        """Return why there is no room, and what is held."""
+        return f"{self.held} {self._what} are in flight and {amount} more were asked for, limit {self.limit}"
 
 
 class Limit(Protocol):
