@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import http.client
-import json
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar
+from typing import TypeVar
 
 from google.protobuf import json_format
 from google.protobuf.message import Message
+
+from server.tests.reply import Reply, reply_of
 
 MessageT = TypeVar("MessageT", bound=Message)
 
@@ -18,18 +19,6 @@ EMBED = "/midrib.v1.EmbeddingService/Embed"
 LIST = "/midrib.v1.BackboneService/ListBackbones"
 GET = "/midrib.v1.BackboneService/GetBackbone"
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
-
-
-class Reply(NamedTuple):
-    """The answer of the server."""
-
-    status: int
-    headers: http.client.HTTPMessage
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
 
 
 def written(message: Message, media: str) -> bytes:
@@ -48,7 +37,4 @@ def call(
     """Return the answer to a POST on a new connection."""
     connection = http.client.HTTPConnection(str(address), timeout=60)
     connection.request("POST", path, body, {"Content-Type": media, "Connect-Protocol-Version": "1", **headers})
-    response = connection.getresponse()
-    reply = Reply(response.status, response.headers, response.read())
-    connection.close()
-    return reply
+    return reply_of(connection)

@@ -4,21 +4,10 @@ from __future__ import annotations
 
 import http.client
 import json
-from typing import Any, NamedTuple
+from typing import Any
 
 from midrib.server.testing import RunningServer
-
-
-class Reply(NamedTuple):
-    """The answer of the server."""
-
-    status: int
-    headers: http.client.HTTPMessage
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
+from server.tests.reply import Reply, reply_of
 
 
 def ask(
@@ -35,7 +24,4 @@ def ask(
     data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
     sent = {"Content-Type": kind, **({} if token is None else {"Authorization": f"Bearer {token}"}), **(headers or {})}
     connection.request("GET" if body is None else "POST", path, data, sent)
-    response = connection.getresponse()
-    reply = Reply(response.status, response.headers, response.read())
-    connection.close()
-    return reply
+    return reply_of(connection)
