@@ -26,7 +26,7 @@ from midrib.server._grpc.backbone_service import BackboneService
 from midrib.server._grpc.decoding import DecodingServer
 from midrib.server._grpc.embedding_service import EmbeddingService
 from midrib.server._grpc.fast_codec import CODECS
-from midrib.server._grpc.listen import AnyServer, HasMetrics, add_port, grpc_server, request_limits
+from midrib.server._grpc.listen import AnyServer, add_port, grpc_server, metrics_of, request_limits
 from midrib.server._grpc.observers import HealthService, ReflectionService
 from midrib.server._observability.accounting import CURRENT_ACCOUNTING
 from midrib.server._observability.tracing import tracing_for
@@ -137,8 +137,8 @@ class Server:
     async def _listen(self) -> None:
         self.port = add_port(self._grpc, self.settings, self.address)
         await self._grpc.start()
-        if isinstance(self._grpc, HasMetrics):
-            self.catalogue.metrics.registry.register(self._grpc.metrics)
+        if (metrics := metrics_of(self._grpc)) is not None:
+            self.catalogue.metrics.registry.register(metrics)
         if self.settings.admin_port is not None:
             await self._start_admin(self.settings.admin_port)
         if self.settings.http_port is not None:

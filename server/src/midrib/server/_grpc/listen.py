@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import grpc
 from prometheus_client.registry import Collector
@@ -12,7 +12,7 @@ from midrib.server._admission.element_count import ElementLimits
 from midrib.server._admission.tls import TlsFiles, server_credentials
 from midrib.server._admission.tokens import Tokens
 from midrib.server._front.limits import FrontLimits
-from midrib.server._front.listener import Tls, tls_of
+from midrib.server._front.listener import tls_of
 from midrib.server._front.processes.server import FrontProcesses
 from midrib.server._front.server import FrontServer
 from midrib.server._grpc.decoding import RequestLimits
@@ -48,21 +48,7 @@ class GrpcServer(Protocol):
         """Accept no new calls, and end those that run after `grace` seconds."""
 
 
-class OwnServer(GrpcServer, Protocol):
-    """A server in place of grpcio's."""
-
-    def add_port(self, address: str, tls: Tls | None) -> int:
-        """Listen on "host:port"; return the port. Raises OSError if the address cannot be used."""
-
-
-@runtime_checkable
-class HasMetrics(Protocol):
-    """A server with metrics for Prometheus, of the processes that carry its connections."""
-
-    metrics: Collector
-
-
-AnyServer: TypeAlias = "grpc.aio.Server | OwnServer"
+AnyServer: TypeAlias = grpc.aio.Server | FrontServer | FrontProcesses
 
 
 def grpc_server(settings: Settings, tokens: Tokens | None, tracing: Tracing | None = None) -> AnyServer:
@@ -119,6 +105,11 @@ def _not_available(address: str) -> ConnectionError:
     )
 
 
+def metrics_of(server: AnyServer) -> Collector | None:
+    """Return the metrics of the processes that carry a server's connections; None if there are none."""
+    return server.metrics if isinstance(server, FrontProcesses) else None
+
+
 def request_limits(settings: Settings) -> RequestLimits:
     """Return the number of elements and bytes that a request may have: a few for each row, and a tensor's numbers."""
     elements = ElementLimits(
@@ -134,8 +125,7 @@ def request_limits(settings: Settings) -> RequestLimits:
     )
 
 
-def _front_server(settings: Settings, chain: list[grpc.aio.ServerInterceptor]) -> OwnServer:
-    """Return a server of `_front`."""
+def _front_server(settings: Settings, chain: list[grpc.aio.ServerInterceptor]) -> FrontServer | FrontProcesses:
     limits = FrontLimits(
         max_message_bytes=settings.max_message_bytes,
         max_metadata_bytes=settings.max_metadata_bytes,

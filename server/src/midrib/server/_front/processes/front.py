@@ -15,7 +15,7 @@ from midrib.server._front.calls import Calls
 from midrib.server._front.limits import FrontLimits
 from midrib.server._front.listener import Tls
 from midrib.server._front.processes import process
-from midrib.server._front.processes.link import Handler, Link
+from midrib.server._front.processes.link import Handler, Link, for_call
 from midrib.server._front.processes.ports import SharedPort
 from midrib.server._front.processes.records import (
     FromEngine,
@@ -103,16 +103,20 @@ class Front:
 
     def _handlers(self) -> Sequence[Handler]:
         """Return the functions that handle the records of the process, in the order of their kinds."""
+
+        def for_stream(act: Callable[[RemoteStream, bytes], object]) -> Handler:
+            return for_call(self._streams, act)
+
         return (
             self._is_started,
             self._count,
             self._open,
-            self._receive,
-            self._refuse,
-            self._half_closed,
-            self._lost,
-            self._sent,
-            self._finished,
+            for_stream(RemoteStream.receive),
+            for_stream(lambda stream, payload: stream.refuse(decode_refusal(payload))),
+            for_stream(lambda stream, _: stream.receive_end()),
+            for_stream(lambda stream, _: stream.lost()),
+            for_stream(lambda stream, payload: stream.sent(decode_count(payload))),
+            for_stream(lambda stream, _: stream.finished()),
             lambda _number, payload: self._events.log(payload),
         )
 
@@ -134,30 +138,6 @@ class Front:
             stream.handler_ended()
 
         self._calls.start(stream, peer, ended)
-
-    def _receive(self, number: int, payload: bytes) -> None:
-        if (stream := self._streams.get(number)) is not None:
-            stream.receive(payload)
-
-    def _refuse(self, number: int, payload: bytes) -> None:
-        if (stream := self._streams.get(number)) is not None:
-            stream.refuse(decode_refusal(payload))
-
-    def _half_closed(self, number: int, _payload: bytes) -> None:
-        if (stream := self._streams.get(number)) is not None:
-            stream.receive_end()
-
-    def _lost(self, number: int, _payload: bytes) -> None:
-        if (stream := self._streams.get(number)) is not None:
-            stream.lost()
-
-    def _sent(self, number: int, payload: bytes) -> None:
-        if (stream := self._streams.get(number)) is not None:
-            stream.sent(decode_count(payload))
-
-    def _finished(self, number: int, _payload: bytes) -> None:
-        if (stream := self._streams.get(number)) is not None:
-            stream.finished()
 
     def _is_gone(self) -> None:
         self.connections = 0

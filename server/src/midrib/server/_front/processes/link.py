@@ -6,9 +6,9 @@ import asyncio
 import socket
 import struct
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 # Of a record: its kind, the number of its call, the bytes of its payload.
 _HEAD = struct.Struct("<BQI")
@@ -18,6 +18,20 @@ _COPIED_BYTES = 16 * 1024
 _MAX_PARTS = 256
 
 Handler: TypeAlias = Callable[[int, bytes], None]
+CallT = TypeVar("CallT")
+
+
+def for_call(calls: Mapping[int, CallT], act: Callable[[CallT, bytes], object]) -> Handler:
+    """Return a handler that acts on the call of a record, with its payload.
+
+    Records of calls that have ended are dropped.
+    """
+
+    def handle(number: int, payload: bytes) -> None:
+        if (call := calls.get(number)) is not None:
+            act(call, payload)
+
+    return handle
 
 
 class Link:

@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -23,7 +23,7 @@ from midrib.server._front.connection import Connection
 from midrib.server._front.limits import FrontLimits
 from midrib.server._front.listener import Listener, tls_of
 from midrib.server._front.processes.forwarding import ForwardedCall
-from midrib.server._front.processes.link import Handler, Link
+from midrib.server._front.processes.link import Handler, Link, for_call
 from midrib.server._front.processes.logs import ForwardingHandler
 from midrib.server._front.processes.records import FromFront, decode_count, encode_count
 from midrib.server._front.stream import Stream
@@ -102,17 +102,21 @@ class ForwardingFront:
 
     def _handlers(self) -> Sequence[Handler]:
         """Return the functions that handle the engine's records, in the order of their kinds."""
+
+        def forward(act: Callable[[ForwardedCall, bytes], object]) -> Handler:
+            return for_call(self._calls, act)
+
         return (
             self._drain,
             self._close,
-            self._abort,
-            self._read,
-            self._read_ahead,
-            self._begin,
-            self._write,
-            self._finish,
-            self._end,
-            self._handler_ended,
+            forward(lambda call, _: call.stream.close_connection()),
+            forward(lambda call, payload: call.read(decode_count(payload))),
+            forward(lambda call, _: call.stream.read_ahead()),
+            forward(lambda call, _: call.stream.begin()),
+            forward(self._write),
+            forward(ForwardedCall.finish),
+            forward(lambda call, payload: call.stream.end(payload)),
+            forward(lambda call, _: call.ended()),
         )
 
     # For connections
@@ -156,45 +160,16 @@ class ForwardingFront:
     def _close(self, _number: int, _payload: bytes) -> None:
         self.listener.close()
 
-    def _abort(self, number: int, _payload: bytes) -> None:
-        if (call := self._calls.get(number)) is not None:
-            call.stream.close_connection()
-
-    def _read(self, number: int, payload: bytes) -> None:
-        if (call := self._calls.get(number)) is not None:
-            call.read(decode_count(payload))
-
-    def _read_ahead(self, number: int, _payload: bytes) -> None:
-        if (call := self._calls.get(number)) is not None:
-            call.stream.read_ahead()
-
-    def _begin(self, number: int, _payload: bytes) -> None:
-        if (call := self._calls.get(number)) is not None:
-            call.stream.begin()
-
-    def _write(self, number: int, payload: bytes) -> None:
-        if (call := self._calls.get(number)) is not None:
-            call.write(payload)
-            if not self._unacknowledged:  # after the records that have arrived together
-                asyncio.get_running_loop().call_soon(self._acknowledge)
-            self._unacknowledged[call] = None
+    def _write(self, call: ForwardedCall, message: bytes) -> None:
+        call.write(message)
+        if not self._unacknowledged:  # after the records that have arrived together
+            asyncio.get_running_loop().call_soon(self._acknowledge)
+        self._unacknowledged[call] = None
 
     def _acknowledge(self) -> None:
         for call in self._unacknowledged:
             call.acknowledge()
         self._unacknowledged.clear()
-
-    def _finish(self, number: int, payload: bytes) -> None:
-        if (call := self._calls.get(number)) is not None:
-            call.finish(payload)
-
-    def _end(self, number: int, payload: bytes) -> None:
-        if (call := self._calls.get(number)) is not None:
-            call.stream.end(payload)
-
-    def _handler_ended(self, number: int, _payload: bytes) -> None:
-        if (call := self._calls.get(number)) is not None:
-            call.ended()
 
     def _engine_is_gone(self) -> None:
         os._exit(0)  # the system ends the connections
