@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from midrib.remote import Client
+from midrib.remote._connect.event_loop import Runtime
 from midrib.remote.testing import RunningServer, serving
 
 MLP = {"name": "template/classification/mlp-128", "arguments": {"num_features": 8}}
@@ -116,3 +117,25 @@ signal.setitimer(signal.ITIMER_REAL, 0)
 print(shapes, len(handled) > 10, set(handled))
 """)
     assert (done.returncode, done.stderr, done.stdout.strip()) == (0, "", "{(3, 128)} True {(3, 128)}")
+
+
+def test_a_call_that_comes_just_before_another_wakes_the_connection(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a signal handler may: its thread cannot wake the connection before this call has returned."""
+    client = Client(server.address, timeout=10.0)
+    shapes: list[tuple[int, ...]] = []
+    interruptions: list[Callable[[], None]] = [lambda: shapes.append(client.embed(NAME, X).shape)]
+    soon = Runtime.soon
+
+    def interrupted(runtime: Runtime, callback: Callable[[], object]) -> None:
+        for interrupt in interruptions[:]:
+            interruptions.clear()
+            interrupt()
+        soon(runtime, callback)
+
+    with client:
+        client.embed(NAME, X)
+        monkeypatch.setattr(Runtime, "soon", interrupted)
+        shapes.append(client.embed(NAME, X).shape)
+    assert shapes == [(3, 128), (3, 128)]

@@ -34,6 +34,9 @@ class Session:
         self._context = SessionContext(endpoint, spec, policy, self.queue, self.results, reply_row_bytes)
         self._connections = Connections(self._context)
         self._wake_due = self._closing = False
+        # The threads that have set `_wake_due` and not woken the loop yet. A signal handler may call just then, and its
+        # thread goes on only after that call.
+        self._waking: set[int] = set()
         register(self)
 
     @property
@@ -54,7 +57,7 @@ class Session:
         rows.freeze()
         call = Call(rows)
         self.queue.add(call)
-        if not self._wake_due:
+        if not self._wake_due or threading.get_ident() in self._waking:
             self._wake_soon()
         return call
 
@@ -115,11 +118,15 @@ class Session:
             self._wake()
 
     def _wake_soon(self) -> None:
+        thread = threading.get_ident()
+        self._waking.add(thread)
         self._wake_due = True
         try:
             runtime().soon(self._wake)
         except RuntimeError:  # the loop has just closed for a fork: `resume` follows
             self._wake_due = False
+        finally:
+            self._waking.discard(thread)
 
     def _wake(self) -> None:
         self._wake_due = False
