@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -96,7 +97,8 @@ def test_a_worker_that_cannot_be_replaced_ends_the_replica(
     pid = replica.pid
     monkeypatch.setattr("midrib.server._worker.supervision._BACK_OFF_S", (0.0, 0.0))
     monkeypatch.setattr("midrib.server._worker.launch.launcher.CAN_FORK", False)
-    monkeypatch.setattr("midrib.server._worker.launch.processes._BOOTSTRAP", "raise SystemExit('no more memory')")
+    ends_at_once = [sys.executable, "-c", "raise SystemExit('no more memory')"]
+    monkeypatch.setattr("midrib.server._worker.launch.processes.command", lambda *_: ends_at_once)
     kill(pid)
     with pytest.raises(UnavailableError, match="the replica that ran this item was lost"):
         replica.run(rows(1))

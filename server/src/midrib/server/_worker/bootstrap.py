@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import faulthandler
 import importlib
 import logging
@@ -14,15 +13,14 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
 from typing import Any
 
+from midrib.server._child_process import adopt_orphans, end_with_parent, set_name
 from midrib.server._worker import loop
 from midrib.server._worker.channel import Channel
 from midrib.server._worker.shared_buffer import SharedBuffer
 
-_PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 1, 15, 36
-# The name of a worker in `ps` and `top`, of 15 characters at most.
+# The name of a worker in `ps` and `top`.
 PROCESS_NAME = "midrib-worker"
 
 
@@ -40,24 +38,11 @@ def main(arguments: dict[str, Any]) -> None:
     os._exit(0)  # threads that a module has left running must not keep the process alive
 
 
-@contextlib.contextmanager
-def ending_with_parent() -> Iterator[None]:
-    """Have the system kill this process if the thread that started it ends meanwhile. Linux only."""
-    _control_process(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    yield
-    _control_process(_PR_SET_PDEATHSIG, 0)
-
-
-def adopt_orphans() -> None:
-    """Make this process the parent of its descendants whose parents have ended, such as daemons. Linux only."""
-    _control_process(_PR_SET_CHILD_SUBREAPER, 1)
-
-
 def _run(arguments: dict[str, Any]) -> None:
     channel = Channel(socket.socket(fileno=arguments["channel"]), takes_descriptors=True)
-    _control_process(_PR_SET_NAME, PROCESS_NAME.encode())
+    set_name(PROCESS_NAME)
     if "parent" in arguments:
-        _end_with_parent(arguments["parent"])
+        end_with_parent(arguments["parent"])
     adopt_orphans()  # so that the process that forks workers gets its daemons only after its end
     threading.Thread(target=_watch, args=(channel,), name="parent-watch", daemon=True).start()
     faulthandler.enable()
@@ -78,17 +63,6 @@ def _keep_from_other_programs(channel: Channel, buffers: list[int]) -> None:
     os.register_at_fork(after_in_child=channel.close)
     for descriptor in (channel.fileno(), *buffers):
         os.set_inheritable(descriptor, False)
-
-
-def _end_with_parent(parent: int) -> None:
-    _control_process(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(0)
-
-
-def _control_process(option: int, value: int | bytes) -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(option, value)
 
 
 def _watch(channel: Channel) -> None:

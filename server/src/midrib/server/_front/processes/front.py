@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
+from midrib.server._child_process import command
 from midrib.server._front.calls import Calls
 from midrib.server._front.limits import FrontLimits
 from midrib.server._front.listener import Tls
@@ -30,10 +29,6 @@ _RECORD_BYTES = 64 * 1024
 # A call whose headers have four times the limit is refused by the engine. JSON writes each byte with up to six.
 BYTES_PER_METADATA_BYTE = 32
 _END_S = 5.0
-_COMMAND = (
-    "import json, sys; given = json.loads(sys.argv[1]); sys.path[:] = given['path']; "
-    f"from {process.__name__} import main; main(given)"
-)
 
 
 @dataclass(frozen=True)
@@ -156,7 +151,6 @@ def _start(ports: Sequence[FrontPort], limits: FrontLimits, link: socket.socket)
     files = None if tls is None else (tls.files.certificate, tls.files.key, tls.files.client_ca)
     descriptors = [each.fileno() for each in sockets]
     arguments = {
-        "path": [entry for entry in sys.path if isinstance(entry, str)],
         "parent": os.getpid(),
         "link": link.fileno(),
         "sockets": descriptors,
@@ -165,7 +159,7 @@ def _start(ports: Sequence[FrontPort], limits: FrontLimits, link: socket.socket)
     }
     try:
         return subprocess.Popen(
-            [sys.executable, "-c", _COMMAND, json.dumps(arguments)],  # noqa: S603 - this interpreter
+            command(process.__name__, arguments),  # noqa: S603 - this interpreter
             stdin=subprocess.DEVNULL,
             pass_fds=[link.fileno(), *descriptors],
             start_new_session=True,

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import logging
 import os
 import signal
 import socket
-import sys
 import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -19,6 +17,7 @@ from typing import Any
 import uvloop
 
 from midrib.server._admission.tls import TlsFiles
+from midrib.server._child_process import end_with_parent, set_name
 from midrib.server._front.connection import Connection
 from midrib.server._front.limits import FrontLimits
 from midrib.server._front.listener import Listener, tls_of
@@ -28,8 +27,7 @@ from midrib.server._front.processes.logs import ForwardingHandler
 from midrib.server._front.processes.records import FromFront, decode_count, encode_count
 from midrib.server._front.stream import Stream
 
-_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
-# The name of a front process in `ps` and `top`, of 15 characters at most.
+# The name of a front process in `ps` and `top`.
 PROCESS_NAME = "midrib-front"
 # A record of the engine has a message, or trailers, which are shorter than this.
 _TRAILERS_BYTES = 2**20
@@ -42,21 +40,15 @@ def main(arguments: dict[str, Any]) -> None:
     FrontLimits; `tls`, the paths of the certificate, the key and the client CA, or null.
     """
     try:
-        _control_process(_PR_SET_NAME, PROCESS_NAME.encode())
-        _control_process(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() == arguments["parent"]:
-            for number in (signal.SIGINT, signal.SIGTERM):  # the engine drains its fronts
-                signal.signal(number, signal.SIG_IGN)
-            uvloop.run(_serve(arguments))
+        set_name(PROCESS_NAME)
+        end_with_parent(arguments["parent"])
+        for number in (signal.SIGINT, signal.SIGTERM):  # the engine drains its fronts
+            signal.signal(number, signal.SIG_IGN)
+        uvloop.run(_serve(arguments))
     except BaseException:  # noqa: BLE001 - the process ends here in every case
         traceback.print_exc()
         os._exit(1)
     os._exit(0)
-
-
-def _control_process(option: int, value: int | bytes) -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(option, value)
 
 
 async def _serve(arguments: dict[str, Any]) -> None:

@@ -17,8 +17,9 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
+from midrib.server._child_process import command
 from midrib.server._worker.launch import zygote
-from midrib.server._worker.launch.processes import Program, import_path, in_lasting_thread
+from midrib.server._worker.launch.processes import Program, in_lasting_thread
 
 # The first answer comes after the import of torch, which may take long from a cold disk.
 _FIRST_ANSWER_S = 120.0
@@ -133,9 +134,8 @@ def _file_of(request: dict[str, Any]) -> IO[bytes]:
 
 
 def _spawn(module: str, control: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", zygote.COMMAND, json.dumps([import_path(), control, module])]
     return subprocess.Popen(
-        command,  # noqa: S603 - this interpreter
+        command(zygote.__name__, {"control": control, "module": module}),  # noqa: S603 - this interpreter
         env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # numpy's BLAS would start threads at its import
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,14 +13,10 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import IO, Any, Protocol, TypeVar, cast
 
+from midrib.server._child_process import command, import_path
 from midrib.server._worker import bootstrap
 
 T = TypeVar("T")
-
-_BOOTSTRAP = (
-    "import json, sys; given = json.loads(sys.argv[1]); sys.path[:] = given['path']; "
-    f"from {bootstrap.__name__} import main; main(given)"
-)
 
 
 @dataclass(frozen=True)
@@ -49,11 +43,6 @@ class Program:
     def arguments(self, channel: int) -> dict[str, Any]:
         """Return the arguments of `bootstrap.main`, made of JSON's types, without `parent`."""
         return {"path": import_path(), "entry": self.entry, "channel": channel, "buffers": list(self.buffers)}
-
-
-def import_path() -> list[str]:
-    """Return the strings of `sys.path`. The import system ignores other entries, and JSON cannot hold all of them."""
-    return [entry for entry in sys.path if isinstance(entry, str)]
 
 
 class LaunchedProcess(Protocol):
@@ -119,9 +108,9 @@ def _lasting_thread(pid: int) -> ThreadPoolExecutor:
 
 def _spawn(program: Program, channel: int) -> subprocess.Popen[bytes]:
     """Start an interpreter; not a fork of this process, since locks of other threads would stay locked in it."""
-    command = [sys.executable, "-c", _BOOTSTRAP, json.dumps({**program.arguments(channel), "parent": os.getpid()})]
+    arguments = {**program.arguments(channel), "parent": os.getpid()}
     return subprocess.Popen(
-        command,  # noqa: S603 - this interpreter
+        command(bootstrap.__name__, arguments),  # noqa: S603 - this interpreter
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

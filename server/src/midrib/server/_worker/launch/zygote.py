@@ -21,25 +21,23 @@ from typing import Any
 
 import numpy as np
 
+from midrib.server._child_process import adopt_orphans, ending_with_parent
 from midrib.server._worker import bootstrap
 
-COMMAND = (
-    "import json, sys; given = json.loads(sys.argv[1]); sys.path[:] = given[0]; "
-    f"from {__name__} import main; main(*given[1:])"
-)
 MESSAGE_BYTES = 1 << 12
 _MAX_DESCRIPTORS = 250
 # How often it looks whether the server's process still exists: a fork of that process may keep the socket open.
 _LOOK_S = 1.0
 
 
-def main(control: int, module: str) -> None:
-    """Import the module, then fork and reap workers until the other end of the socket is closed.
+def main(arguments: dict[str, Any]) -> None:
+    """Import a module, then fork and reap workers until the other end of the socket is closed.
 
-    control: the descriptor of the socket.
+    arguments: `module`, and `control`, the descriptor of the socket.
     """
-    bootstrap.adopt_orphans()
-    with bootstrap.ending_with_parent():  # nobody reads the socket during the import, which may take seconds
+    control, module = arguments["control"], arguments["module"]
+    adopt_orphans()
+    with ending_with_parent():  # nobody reads the socket during the import, which may take seconds
         importlib.import_module(module)
     gc.collect()
     gc.freeze()  # the collector of a worker would write to the memory that all of them share
