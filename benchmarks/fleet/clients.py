@@ -11,7 +11,7 @@ from replicas import BIN_S, NETWORK_S, Clock, Message, Replica, Request, Traffic
 
 from midrib.remote._connect import balance, dns, retries
 from midrib.remote._items.codec import Timing
-from midrib.remote._stream.window import Window
+from midrib.remote._stream.window import StreamWindow
 from midrib.wire import MidribError, UnavailableError
 
 _MOST_ROWS: Final = 64
@@ -71,7 +71,7 @@ class Client:
             self.wake()
 
     def wake(self) -> None:
-        """Have every connection look for work, as `Connections.wake` does."""
+        """Have every connection look for work, as `ConnectionGroup.wake` does."""
         for connection in self.fleet.rules.order(self._connections):
             connection.wake()
 
@@ -83,7 +83,7 @@ class Client:
         self.fleet.clock.later(hedge_s / 4, self._hedge, hedge_s)
 
     def _hedge(self, hedge_s: float) -> None:
-        """Send messages that wait since hedge_s to another replica as well, as `Connections` does."""
+        """Send messages that wait since hedge_s to another replica as well, as `ConnectionGroup` does."""
         moment = self.fleet.clock.now - hedge_s
         for sender in self._connections:
             for message in [message for message in sender.in_flight if message.sent_at <= moment]:
@@ -109,7 +109,7 @@ class Connection:
 
     client: Client
     replica: Replica
-    window: Window = field(default_factory=Window)
+    window: StreamWindow = field(default_factory=StreamWindow)
     in_flight: dict[Message, None] = field(default_factory=dict)
     opened: bool = False
     _alive: bool = False

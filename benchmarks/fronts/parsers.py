@@ -20,9 +20,9 @@ import zttp
 from hpack import Encoder
 from zttp_windows import CALL, DATA, HEADERS, PREFACE, SETTINGS, WINDOW_UPDATE, frame
 
-from midrib.server._front.connection import Connection
+from midrib.server._front.connection import Http2Connection
 from midrib.server._front.limits import FrontLimits
-from midrib.server._front.stream import Stream
+from midrib.server._front.stream import Http2Stream
 
 CALLS = 2000
 ROUNDS = 5
@@ -111,13 +111,13 @@ class _Owner:
 
     limits = FrontLimits(2**22, 2**14, 1024, 3600, None, 30, 5)
 
-    def opened(self, connection: Connection) -> None:
+    def opened(self, connection: Http2Connection) -> None:
         pass
 
-    def closed(self, connection: Connection) -> None:
+    def closed(self, connection: Http2Connection) -> None:
         pass
 
-    def start_call(self, connection: Connection, stream: Stream) -> None:
+    def start_call(self, connection: Http2Connection, stream: Http2Stream) -> None:
         self.open = connection, stream
 
     def answer(self) -> None:
@@ -132,7 +132,7 @@ class _Owner:
 def through_midrib() -> Feed:
     """Return a function that answers calls by Midrib's front; it returns the size of its answers so far."""
     owner, transport = _Owner(), _Transport()
-    connection = Connection(owner)
+    connection = Http2Connection(owner)
     connection.connection_made(transport)  # type: ignore[arg-type] # the part of a transport that it uses
 
     def feed(data: bytes) -> int:

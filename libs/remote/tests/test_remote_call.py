@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 
 from midrib.remote._items.rows import tensor_rows
-from midrib.remote._stream.call import Call
+from midrib.remote._stream.call import StreamedCall
 from midrib.wire import Array, InternalError
 
 FEATURES = np.arange(4, dtype="f4").reshape(2, 2)
 
 
-def a_call() -> Call:
-    return Call(tensor_rows(np.ones((2, 3), "f4")))
+def a_call() -> StreamedCall:
+    return StreamedCall(tensor_rows(np.ones((2, 3), "f4")))
 
 
-def waited(call: Call) -> Array:
+def waited(call: StreamedCall) -> Array:
     assert call.wait(60)
     return call.result()
 
@@ -63,7 +63,7 @@ def test_the_waker_of_a_finished_call_is_called_at_once() -> None:
 
 def test_a_call_that_threads_race_to_end_ends_once() -> None:
     """Answered, failed and given up at one time: one of them stands, and each waker is called exactly once."""
-    ends: list[Callable[[Call], None]] = [
+    ends: list[Callable[[StreamedCall], None]] = [
         lambda call: call.deliver(0, FEATURES),
         lambda call: call.fail(InternalError("failed")),
         lambda call: call.leave(),
@@ -73,13 +73,13 @@ def test_a_call_that_threads_race_to_end_ends_once() -> None:
             assert _race(pool, ends) == [1, 1]
 
 
-def _race(pool: ThreadPoolExecutor, ends: list[Callable[[Call], None]]) -> list[int]:
+def _race(pool: ThreadPoolExecutor, ends: list[Callable[[StreamedCall], None]]) -> list[int]:
     """How often a waker from before the race was called, and one of its midst."""
     call, early, late = a_call(), list[None](), list[None]()
     start = threading.Barrier(len(ends) + 1)
     call.when_done(lambda: early.append(None))
 
-    def run(act: Callable[[Call], None]) -> None:
+    def run(act: Callable[[StreamedCall], None]) -> None:
         start.wait(60)
         act(call)
 

@@ -13,7 +13,7 @@ from pyarrow import parquet
 from safetensors import safe_open
 
 from midrib.remote import Progress, embed_files
-from midrib.remote._files.formats.columns import Columns
+from midrib.remote._files.formats.columns import InputColumns
 from midrib.remote._files.items import SourceItem
 from midrib.remote._files.sources import Sources
 from midrib.remote._files.storage import Downloads
@@ -22,7 +22,7 @@ from midrib.wire import Array, InvalidInputError, RevisionMismatchError, Unavail
 
 def read(*inputs: Path, column: str = "text") -> list[SourceItem]:
     with Downloads() as downloads:
-        return list(Sources(inputs, Columns(column), downloads).items())
+        return list(Sources(inputs, InputColumns(column), downloads).items())
 
 
 class Lengths:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from midrib.remote._items.codec import Timing
 from midrib.remote._items.rows import audio_rows, tensor_rows, text_rows
-from midrib.remote._stream.call import Call, Message, Part, split
-from midrib.remote._stream.window import ByteBudget, Window
+from midrib.remote._stream.call import Message, MessageRows, StreamedCall, split
+from midrib.remote._stream.window import ByteBudget, StreamWindow
 from midrib.wire import InternalError, InvalidInputError
 
 
@@ -21,8 +21,8 @@ def test_any_split_gives_every_row_once_and_in_order(
 ) -> None:
     """Parts stay under the limits (one row may not), and features land where their rows stood, in any order."""
     x = np.arange(count * 4, dtype="f4").reshape(count, 4)
-    call = Call(tensor_rows(x))
-    parts = list(split(Part(call, call.rows, 0, 0.0), max_rows, max_bytes))
+    call = StreamedCall(tensor_rows(x))
+    parts = list(split(MessageRows(call, call.rows, 0, 0.0), max_rows, max_bytes))
     assert all(part.rows.count == 1 or part.rows.count <= max_rows for part in parts)
     assert all(part.rows.count == 1 or part.rows.nbytes <= max_bytes for part in parts)
     for part in data.draw(st.permutations(parts)):
@@ -32,7 +32,7 @@ def test_any_split_gives_every_row_once_and_in_order(
 
 def test_features_belong_to_the_caller() -> None:
     """What comes back may be written to: it is not a view of a message."""
-    call = Call(tensor_rows(np.ones((2, 3), "f4")))
+    call = StreamedCall(tensor_rows(np.ones((2, 3), "f4")))
     message = np.frombuffer(bytes(16), "f4").reshape(2, 2)
     call.deliver(0, message)
     assert call.result().flags.writeable
@@ -40,7 +40,7 @@ def test_features_belong_to_the_caller() -> None:
 
 def test_a_call_fails_once() -> None:
     """The first error stands, and later parts change nothing."""
-    call = Call(tensor_rows(np.ones((2, 3), "f4")))
+    call = StreamedCall(tensor_rows(np.ones((2, 3), "f4")))
     call.fail(InternalError("first"))
     call.fail(InternalError("second"))
     call.deliver(0, np.ones((2, 2), "f4"))
@@ -50,7 +50,7 @@ def test_a_call_fails_once() -> None:
 
 def test_a_call_that_its_caller_leaves_is_dropped() -> None:
     """It counts as done, and is not sent."""
-    call = Call(text_rows(["a"]))
+    call = StreamedCall(text_rows(["a"]))
     call.leave()
     assert call.done
 
@@ -82,7 +82,7 @@ def test_input_that_cannot_travel_is_refused_at_once(make: object, said: str) ->
 
 def test_the_window_grows_while_the_server_runs_dry() -> None:
     """An item that waited less than one computation asks for more in flight, up to the server's limit."""
-    window = Window()
+    window = StreamWindow()
     window.allow(6)
     for _ in range(9):
         window.observe(Timing(0.001, 0.010, 0.012), network_s=0.0, limited=True)
@@ -91,7 +91,7 @@ def test_the_window_grows_while_the_server_runs_dry() -> None:
 
 def test_the_window_shrinks_while_items_pile_up() -> None:
     """A queue of over four computations hides no more latency."""
-    window = Window()
+    window = StreamWindow()
     window.allow(100)
     for _ in range(9):
         window.observe(Timing(0.050, 0.010, 0.061), network_s=0.0, limited=True)
@@ -100,7 +100,7 @@ def test_the_window_shrinks_while_items_pile_up() -> None:
 
 def test_a_given_window_stays() -> None:
     """window= turns adaptation off, and the server's limit still holds."""
-    window = Window(7)
+    window = StreamWindow(7)
     window.allow(100)
     window.observe(Timing(0.0, 0.010, 0.011), network_s=0.0, limited=True)
     assert window.size == 7
@@ -113,7 +113,7 @@ def test_a_given_window_stays() -> None:
 )
 def test_small_calls_wait_for_company(network_s: float, few: int) -> None:
     """While one item is in flight where the way is long, or two that keep a device busy; a full message never does."""
-    window = Window()
+    window = StreamWindow()
     window.allow(100)
     for _ in range(9):
         window.observe(Timing(0.0, 0.010, 0.011), network_s=network_s, limited=False)
@@ -123,14 +123,14 @@ def test_small_calls_wait_for_company(network_s: float, few: int) -> None:
 
 def test_a_single_slow_result_changes_nothing() -> None:
     """However long it took: it counts as one of many."""
-    window = Window()
+    window = StreamWindow()
     window.observe(Timing(0.0, 0.010, 0.011), network_s=1000.0, limited=False)
     assert window.room(1, backlog=False)
 
 
 def test_a_server_may_allow_one_item_at_a_time() -> None:
     """Nothing is sent that it would refuse."""
-    window = Window()
+    window = StreamWindow()
     window.allow(1)
     assert window.room(0, backlog=False)
     assert not window.room(1, backlog=True)

@@ -19,18 +19,25 @@ def test_the_public_list_is_this() -> None:
         "BackboneInfo",
         "Client",
         "EmbedOptions",
-        "Embedder",
         "Progress",
         "RemoteBackbone",
         "RemoteRegistry",
         "StageTimes",
         "StreamOptions",
         "Tls",
+        "ValueEmbedder",
         "Verdict",
         "doctor",
         "embed_files",
         "open_url",
     ]
+
+
+@pytest.mark.parametrize(("old", "new"), [("Embedder", "ValueEmbedder"), ("Stall", "StageTimes")])
+def test_a_name_of_an_earlier_version_is_its_new_name(old: str, new: str) -> None:
+    """With a warning that says which."""
+    with pytest.warns(DeprecationWarning, match=f"^midrib.remote.{old} is now {new}$"):
+        assert getattr(midrib.remote, old) is getattr(midrib.remote, new)
 
 
 @pytest.mark.parametrize("kind", [Client, AsyncClient])

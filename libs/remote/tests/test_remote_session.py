@@ -17,8 +17,8 @@ from midrib.remote._items.rows import tensor_rows
 from midrib.remote._stream.call import Message
 from midrib.remote._stream.exchange import Exchange
 from midrib.remote._stream.request import CallPolicy, StreamSpec
-from midrib.remote._stream.session import Session
-from midrib.remote._stream.window import Window
+from midrib.remote._stream.session import CallSession
+from midrib.remote._stream.window import StreamWindow
 from midrib.v1 import embedding_pb2
 from midrib.wire import (
     Array,
@@ -46,35 +46,35 @@ INFO = BackboneInfo(
 
 
 @pytest.fixture()
-def session(monkeypatch: pytest.MonkeyPatch) -> Session:
+def session(monkeypatch: pytest.MonkeyPatch) -> CallSession:
     """A session whose connections never open."""
-    monkeypatch.setattr(Session, "_wake", lambda _: None)
-    monkeypatch.setattr(Session, "_wake_soon", lambda _: None)
-    return Session(endpoint_from("127.0.0.1:9"), StreamSpec("a/b", "r"), INFO, CallPolicy(30))
+    monkeypatch.setattr(CallSession, "_wake", lambda _: None)
+    monkeypatch.setattr(CallSession, "_wake_soon", lambda _: None)
+    return CallSession(endpoint_from("127.0.0.1:9"), StreamSpec("a/b", "r"), INFO, CallPolicy(30))
 
 
 def rows(count: int, *, start: float = 0.0, width: int = 2) -> Array:
     return (np.arange(count * width, dtype="f4") + start).reshape(count, width)
 
 
-def taken(session: Session) -> list[int]:
+def taken(session: CallSession) -> list[int]:
     """How many parts each message has, until nothing waits."""
     return [len(message.parts) for message in iter(session.queue.take, None)]
 
 
-def take(session: Session) -> Message:
+def take(session: CallSession) -> Message:
     message = session.queue.take()
     assert message is not None
     return message
 
 
-def answer(session: Session, outcome: Array | MidribError) -> Message:
+def answer(session: CallSession, outcome: Array | MidribError) -> Message:
     message = take(session)
     session.results.settle(message, Result(1, outcome, Timing()))
     return message
 
 
-def test_queued_calls_are_joined(session: Session) -> None:
+def test_queued_calls_are_joined(session: CallSession) -> None:
     """Small calls of one shape join into one message, and each gets its own rows."""
     calls = [session.submit(tensor_rows(rows(1, start=start))) for start in (0, 10, 20)]
     answer(session, np.array([[0, 1], [2, 3], [4, 5]], "f4"))
@@ -92,14 +92,14 @@ def test_queued_calls_are_joined(session: Session) -> None:
         pytest.param([rows(1, start=s, width=5000) for s in range(6)], [3, 3], id="over-the-servers-bytes"),
     ],
 )
-def test_calls_that_do_not_fit_are_sent_separately(session: Session, inputs: list[Array], parts: list[int]) -> None:
+def test_calls_that_do_not_fit_are_sent_separately(session: CallSession, inputs: list[Array], parts: list[int]) -> None:
     """Within the server's limits, and only rows of one shape and type."""
     for x in inputs:
         session.submit(tensor_rows(x))
     assert taken(session) == parts
 
 
-def test_after_a_joined_failure_each_call_is_sent_separately(session: Session) -> None:
+def test_after_a_joined_failure_each_call_is_sent_separately(session: CallSession) -> None:
     """A call does not fail for a neighbour: the error reaches only the call that also fails separately."""
     good, bad = (session.submit(tensor_rows(rows(1, start=start))) for start in (0, 10))
     answer(session, InvalidInputError("one of you"))
@@ -110,7 +110,7 @@ def test_after_a_joined_failure_each_call_is_sent_separately(session: Session) -
         bad.result()
 
 
-def test_a_small_call_is_sent_as_it_was_submitted(session: Session) -> None:
+def test_a_small_call_is_sent_as_it_was_submitted(session: CallSession) -> None:
     """Changes that its caller makes to the array afterwards are not sent."""
     x = rows(1)
     session.submit(tensor_rows(x))
@@ -120,13 +120,13 @@ def test_a_small_call_is_sent_as_it_was_submitted(session: Session) -> None:
     np.testing.assert_array_equal(decode_tensor(item.input.tensor), [[0, 1], [7, 7]])
 
 
-def test_equal_calls_are_sent_twice(session: Session) -> None:
+def test_equal_calls_are_sent_twice(session: CallSession) -> None:
     """A benchmark that repeats one payload measures the server and not this client's look-up."""
     calls = [session.submit(tensor_rows(rows(1))) for _ in range(2)]
     assert [part.call for part in take(session).parts] == calls
 
 
-def test_an_abandoned_call_is_not_sent(session: Session) -> None:
+def test_an_abandoned_call_is_not_sent(session: CallSession) -> None:
     """The queue passes over it."""
     session.submit(tensor_rows(rows(1))).leave()
     kept = session.submit(tensor_rows(rows(1, start=5)))
@@ -134,7 +134,7 @@ def test_an_abandoned_call_is_not_sent(session: Session) -> None:
     assert not session.queue.busy()
 
 
-def test_items_of_a_broken_stream_are_sent_first(session: Session) -> None:
+def test_items_of_a_broken_stream_are_sent_first(session: CallSession) -> None:
     """Unanswered parts are queued again before newer ones."""
     old = session.submit(tensor_rows(rows(6)))
     message = take(session)
@@ -143,7 +143,7 @@ def test_items_of_a_broken_stream_are_sent_first(session: Session) -> None:
     assert [take(session).parts[0].call for _ in range(2)] == [old, new]
 
 
-async def test_an_overloaded_server_is_called_again(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_overloaded_server_is_called_again(session: CallSession, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the time that it named, and not before."""
     later: list[tuple[float, Callable[..., None], list[object]]] = []
     loop = asyncio.get_running_loop()
@@ -159,7 +159,7 @@ async def test_an_overloaded_server_is_called_again(session: Session, monkeypatc
 
 
 @pytest.mark.parametrize("shape", [(2, 2), (1,), (0, 2)], ids=str)
-def test_an_answer_of_other_rows_is_a_fault(session: Session, shape: tuple[int, ...]) -> None:
+def test_an_answer_of_other_rows_is_a_fault(session: CallSession, shape: tuple[int, ...]) -> None:
     """Rows are never guessed to belong to someone."""
     call = session.submit(tensor_rows(rows(1)))
     answer(session, np.ones(shape, "f4"))
@@ -167,13 +167,13 @@ def test_an_answer_of_other_rows_is_a_fault(session: Session, shape: tuple[int, 
         call.result()
 
 
-def test_a_row_over_the_message_limit_is_refused(session: Session) -> None:
+def test_a_row_over_the_message_limit_is_refused(session: CallSession) -> None:
     """Waiting does not help, and the error names both sizes."""
     with pytest.raises(LimitExceededError, match="one row takes 400000 bytes"):
         session.submit(tensor_rows(rows(1, width=100_000)))
 
 
-def test_the_deadline_is_the_callers(session: Session) -> None:
+def test_the_deadline_is_the_callers(session: CallSession) -> None:
     """Nothing answers: the wait ends, and the call with it."""
     call = session.submit(tensor_rows(rows(1)))
     with pytest.raises(DeadlineExceededError, match=r"no answer within 0\.01 s"):
@@ -214,10 +214,10 @@ class EndingStream:
         """Nothing is left to cancel."""
 
 
-async def test_items_of_a_stream_that_is_closed_while_it_ends_are_queued_again(session: Session) -> None:
+async def test_items_of_a_stream_that_is_closed_while_it_ends_are_queued_again(session: CallSession) -> None:
     """`close` may come at any moment: also while the writer of a broken stream is being stopped."""
     stream: Any = EndingStream()
-    exchange = Exchange(session._context, stream, Window(), target="127.0.0.1:9", address="127.0.0.1:9")
+    exchange = Exchange(session._context, stream, StreamWindow(), target="127.0.0.1:9", address="127.0.0.1:9")
     call = session.submit(tensor_rows(rows(1)))
     running = asyncio.create_task(exchange.run())
     await stream.cancelled.wait()

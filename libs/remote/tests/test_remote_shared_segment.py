@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from midrib.remote._shared_memory.fetch import fetch_segment
-from midrib.remote._shared_memory.segment import Segment
+from midrib.remote._shared_memory.segment import MappedSegment
 from midrib.v1.embedding_pb2 import SharedMemory, SharedTensor
 from midrib.v1.tensor_pb2 import DATA_TYPE_FLOAT32
 from midrib.wire import InvalidInputError
@@ -37,15 +37,15 @@ def unsealed(size: int = SIZE) -> int:
 
 
 @pytest.fixture()
-def segment() -> Iterator[Segment]:
+def segment() -> Iterator[MappedSegment]:
     descriptor = sealed()
-    mapped = Segment(descriptor, SIZE)
+    mapped = MappedSegment(descriptor, SIZE)
     os.close(descriptor)
     yield mapped
     mapped.close()
 
 
-def test_places_do_not_overlap_and_are_used_again(segment: Segment) -> None:
+def test_places_do_not_overlap_and_are_used_again(segment: MappedSegment) -> None:
     """The first gap that is large enough is taken; each place is aligned."""
     first, second, third = (segment.allocate(size) for size in (100, 1000, 64))
     assert (first, second, third) == (0, 128, 1152)
@@ -53,7 +53,7 @@ def test_places_do_not_overlap_and_are_used_again(segment: Segment) -> None:
     assert [segment.allocate(size) for size in (2000, 1, 900)] == [1216, 128, 192]
 
 
-def test_a_full_segment_has_no_place(segment: Segment) -> None:
+def test_a_full_segment_has_no_place(segment: MappedSegment) -> None:
     """Until one is given back."""
     assert segment.allocate(SIZE) == 0
     assert (segment.has_room(1), segment.allocate(1)) == (False, None)
@@ -61,7 +61,7 @@ def test_a_full_segment_has_no_place(segment: Segment) -> None:
     assert (segment.has_room(SIZE), segment.has_room(SIZE + 1)) == (True, False)
 
 
-def test_parts_are_written_one_behind_the_other(segment: Segment) -> None:
+def test_parts_are_written_one_behind_the_other(segment: MappedSegment) -> None:
     """The server reads them as one tensor."""
     segment.write(64, [np.array([1, 2], np.float32).tobytes(), np.array([3], np.float32).tobytes()])
     tensor = segment.tensor(SharedTensor(dtype=DATA_TYPE_FLOAT32, shape=[3, 1], offset=64))
@@ -71,13 +71,13 @@ def test_parts_are_written_one_behind_the_other(segment: Segment) -> None:
 @pytest.mark.parametrize(
     ("offset", "shape"), [(SIZE, (1,)), (0, (1025,)), (2**63, (1,)), (0, (2**40, 2**20)), (SIZE - 64, (17,))]
 )
-def test_a_result_outside_the_segment_is_refused(segment: Segment, offset: int, shape: tuple[int, ...]) -> None:
+def test_a_result_outside_the_segment_is_refused(segment: MappedSegment, offset: int, shape: tuple[int, ...]) -> None:
     """A server's fault must not end this process."""
     with pytest.raises(ValueError, match="not inside a segment"):
         segment.tensor(SharedTensor(dtype=DATA_TYPE_FLOAT32, shape=shape, offset=offset))
 
 
-def test_a_result_of_a_negative_shape_is_refused(segment: Segment) -> None:
+def test_a_result_of_a_negative_shape_is_refused(segment: MappedSegment) -> None:
     """As in a message."""
     with pytest.raises(InvalidInputError, match="no dimension may be negative"):
         segment.tensor(SharedTensor(dtype=DATA_TYPE_FLOAT32, shape=[-1]))
@@ -88,7 +88,7 @@ def test_memory_that_could_vanish_is_refused(make: Callable[[], int]) -> None:
     """Reading behind its end would end this process with SIGBUS."""
     descriptor = make()
     with pytest.raises(OSError, match="can shrink, or has less than"):
-        Segment(descriptor, SIZE)
+        MappedSegment(descriptor, SIZE)
     os.close(descriptor)
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa  # type: ignore[import-untyped] # it has no types
 import pytest
 from pyarrow import parquet
 
-from midrib.remote._files.formats.columns import Columns
+from midrib.remote._files.formats.columns import InputColumns
 from midrib.remote._files.items import SourceItem, value_item
 from midrib.remote._files.sources import Sources
 from midrib.remote._files.storage import Downloads
@@ -23,7 +23,7 @@ JSONL = "".join(f'{{"id": "r{number}", "text": "{text}"}}\n' for number, text in
 
 def read(*inputs: Path) -> list[SourceItem]:
     with Downloads() as downloads:
-        return list(Sources(inputs, Columns(), downloads).items())
+        return list(Sources(inputs, InputColumns(), downloads).items())
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from midrib.remote._items.rows import tensor_rows
-from midrib.remote._stream.call import Call
+from midrib.remote._stream.call import StreamedCall
 from midrib.remote._stream.waiters import TimeoutQueue, finished
 
 TIMEOUT = 10
@@ -50,8 +50,8 @@ class Clock:
                 act()
 
 
-def a_call() -> Call:
-    return Call(tensor_rows(np.ones((1, 2), "f4")))
+def a_call() -> StreamedCall:
+    return StreamedCall(tensor_rows(np.ones((1, 2), "f4")))
 
 
 @settings(deadline=None)
@@ -96,7 +96,7 @@ async def test_the_end_of_a_call_wakes_all_who_wait() -> None:
 async def test_a_cancelled_wait_keeps_no_reference_to_its_call() -> None:
     """Long before its deadline."""
     x = np.ones((1, 2), "f4")
-    waiting = asyncio.create_task(finished(Call(tensor_rows(x)), 3600))
+    waiting = asyncio.create_task(finished(StreamedCall(tensor_rows(x)), 3600))
     await asyncio.sleep(0)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError, match="^$"):

@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from midrib.registry import AbstractRegistry
-from midrib.server._admission.tokens import Scope, Tokens, new_token
+from midrib.server._admission.tokens import AccessTokens, Scope, new_token
 from midrib.server.cli import main
 from midrib.server.testing import RunningServer, serving
 from midrib.v1 import backbone_pb2, backbone_pb2_grpc, embedding_pb2, embedding_pb2_grpc
@@ -248,7 +248,7 @@ def test_a_token_is_compared_with_every_hash_in_constant_time(
         compared.append(token_digest)
         return token_digest == digest
 
-    tokens = Tokens(tenants.path)
+    tokens = AccessTokens(tenants.path)
     monkeypatch.setattr("hmac.compare_digest", compare_digest)
     assert tokens.tenant([f"Bearer {tenants.reader}"], Scope.READ).name == "reader"
     assert len(set(compared)) == 4

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from midrib.server._admission.quotas import Quota
-from midrib.server._calls.embedder import Embedded, Embedder, StreamQuota
+from midrib.server._calls.embedder import Embedded, RequestEmbedder, StreamQuota
 from midrib.server._calls.requests import Caller
 from midrib.server.testing import RunningServer
 from midrib.v1 import embedding_pb2
@@ -31,11 +31,13 @@ OPEN = embedding_pb2.Open(backbone="gate")
 
 
 @pytest.fixture()
-def embedder(server: RunningServer) -> Embedder:
+def embedder(server: RunningServer) -> RequestEmbedder:
     return server.server.embedder
 
 
-def test_an_accepted_item_holds_its_bytes_until_it_is_released(server: RunningServer, embedder: Embedder) -> None:
+def test_an_accepted_item_holds_its_bytes_until_it_is_released(
+    server: RunningServer, embedder: RequestEmbedder
+) -> None:
     """Its input and its embedding count, also while the answer is written."""
 
     async def steps() -> tuple[list[int], Embedded]:
@@ -51,7 +53,7 @@ def test_an_accepted_item_holds_its_bytes_until_it_is_released(server: RunningSe
     np.testing.assert_array_equal(embedded.features, 2 * ROWS)
 
 
-def test_an_item_does_not_keep_its_input_once_it_is_computed(server: RunningServer, embedder: Embedder) -> None:
+def test_an_item_does_not_keep_its_input_once_it_is_computed(server: RunningServer, embedder: RequestEmbedder) -> None:
     """Its answer may wait for a client that does not read."""
 
     async def steps() -> tuple[bool, bool]:
@@ -74,7 +76,9 @@ def test_an_item_does_not_keep_its_input_once_it_is_computed(server: RunningServ
     assert server.run(steps(), timeout=20) == (True, False)
 
 
-def test_the_items_of_one_backbone_hold_a_few_of_its_largest_at_most(server: RunningServer, embedder: Embedder) -> None:
+def test_the_items_of_one_backbone_hold_a_few_of_its_largest_at_most(
+    server: RunningServer, embedder: RequestEmbedder
+) -> None:
     """Four items of 1024 rows with two features in and out, and 8 MiB: a flood of small inputs stays small."""
 
     async def steps() -> int:
@@ -93,7 +97,9 @@ def test_the_items_of_one_backbone_hold_a_few_of_its_largest_at_most(server: Run
     assert (quota.held, quota.limit) == (0, 4 * 1024 * 2 * ROWS[0].nbytes + 8 * 2**20)
 
 
-def test_an_item_of_a_stream_counts_in_the_quota_of_its_stream_too(server: RunningServer, embedder: Embedder) -> None:
+def test_an_item_of_a_stream_counts_in_the_quota_of_its_stream_too(
+    server: RunningServer, embedder: RequestEmbedder
+) -> None:
     """Both amounts are released together."""
     stream = StreamQuota(Quota(8), Quota(2**20))
 
@@ -106,7 +112,7 @@ def test_an_item_of_a_stream_counts_in_the_quota_of_its_stream_too(server: Runni
     assert server.run(steps(), timeout=20) == [(1, ITEM_BYTES), (0, 0)]
 
 
-def test_a_failed_item_releases_its_bytes(server: RunningServer, embedder: Embedder) -> None:
+def test_a_failed_item_releases_its_bytes(server: RunningServer, embedder: RequestEmbedder) -> None:
     """The caller of `embed` has nothing to release then."""
 
     async def steps() -> None:
@@ -118,7 +124,7 @@ def test_a_failed_item_releases_its_bytes(server: RunningServer, embedder: Embed
     assert embedder.in_flight.held == 0
 
 
-def test_a_call_without_room_is_refused_at_once(server: RunningServer, embedder: Embedder) -> None:
+def test_a_call_without_room_is_refused_at_once(server: RunningServer, embedder: RequestEmbedder) -> None:
     """A unary call does not wait, and holds nothing."""
 
     async def steps() -> None:
@@ -147,14 +153,14 @@ def test_a_call_without_room_is_refused_at_once(server: RunningServer, embedder:
     ],
 )
 def test_opening_checks_the_call_before_it_reads_an_input(
-    embedder: Embedder, opening: dict[str, Any], error: type[Exception], words: str
+    embedder: RequestEmbedder, opening: dict[str, Any], error: type[Exception], words: str
 ) -> None:
     """A stream checks this once, a unary call each time."""
     with pytest.raises(error, match=words):
         embedder.open(embedding_pb2.Open(**opening), CALLER)
 
 
-def test_no_rows_are_answered_without_a_device(server: RunningServer, embedder: Embedder) -> None:
+def test_no_rows_are_answered_without_a_device(server: RunningServer, embedder: RequestEmbedder) -> None:
     """An embedding [0, num_features]."""
     request = embedding_pb2.EmbedRequest(
         backbone="gate", input=embedding_pb2.Input(tensor=encode_tensor(np.empty((0, 2), np.float32)))
@@ -163,7 +169,7 @@ def test_no_rows_are_answered_without_a_device(server: RunningServer, embedder: 
 
 
 def test_a_reply_larger_than_a_message_is_refused_before_it_is_computed(
-    server: RunningServer, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+    server: RunningServer, embedder: RequestEmbedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The error says how many bytes it would have."""
 
@@ -177,7 +183,7 @@ def test_a_reply_larger_than_a_message_is_refused_before_it_is_computed(
         server.run(running, timeout=20)
 
 
-def test_the_gradient_has_the_dtype_of_the_input(server: RunningServer, embedder: Embedder) -> None:
+def test_the_gradient_has_the_dtype_of_the_input(server: RunningServer, embedder: RequestEmbedder) -> None:
     """The gate doubles its rows, so the gradient doubles that of the embedding."""
     request = embedding_pb2.BackwardRequest(
         backbone="gate", input=encode_tensor(ROWS.astype(np.float16)), grad_embedding=encode_tensor(ROWS)

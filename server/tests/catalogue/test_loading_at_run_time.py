@@ -18,7 +18,7 @@ from midrib.registry import ExternalRegistry, Registry, TensorInput
 from midrib.server._compute.forward import Forward
 from midrib.server._engine.batch_limits import BatchLimits
 from midrib.server._engine.compute import Compute
-from midrib.server._engine.description import Description, State
+from midrib.server._engine.description import ServedDescription, State
 from midrib.server._engine.served_backbone import ServedBackbone
 from midrib.server._server import Server
 from midrib.server._settings import BackboneSettings, Settings
@@ -229,7 +229,7 @@ async def test_a_replica_that_cannot_start_takes_the_others_with_it() -> None:
     def broken() -> Compute:
         raise MemoryError("no room on the second device")
 
-    described = Description("test/embedding/pair", "0", 2, TensorInput((2,)), "cpu", "float32", "")
+    described = ServedDescription("test/embedding/pair", "0", 2, TensorInput((2,)), "cpu", "float32", "")
     limits = BatchLimits(max_rows=1, max_cost=1, max_queue_items=1, max_queue_cost=1)
     served = ServedBackbone(described, [lambda: Forward(nn.Linear(2, 2), TensorInput((2,))), broken], limits)
     with pytest.raises(MemoryError, match="no room on the second device"):

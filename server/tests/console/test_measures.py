@@ -7,7 +7,7 @@ import math
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from midrib.server._console.measures import Reading, Window, quantile, read
+from midrib.server._console.measures import MeasuredInterval, Reading, quantile, read
 
 BOUNDS = (1.0, 2.0, 4.0, math.inf)
 
@@ -44,7 +44,7 @@ def test_a_window_counts_only_what_happened_within_it() -> None:
     counter.labels("a").inc(7)
     counter.labels("b").inc(1000)
     histogram.labels("a").observe(1.5)
-    window = Window(before, read(registry))
+    window = MeasuredInterval(before, read(registry))
     assert window.increase("rows_total", "a") == 7
     assert window.mean("item_seconds", "a") == 1.5
     assert window.quantile(1.0, "item_seconds", "a") == 2.0
@@ -53,12 +53,12 @@ def test_a_window_counts_only_what_happened_within_it() -> None:
 
 def test_a_rate_is_per_second() -> None:
     """Two readings at the same time have none."""
-    window = Window(Reading(1.0, {"rows": {("a",): 10}}), Reading(3.0, {"rows": {("a",): 16}}))
+    window = MeasuredInterval(Reading(1.0, {"rows": {("a",): 10}}), Reading(3.0, {"rows": {("a",): 16}}))
     assert window.rate("rows", "a") == 3.0
-    assert Window(window.after, window.after).rate("rows", "a") is None
+    assert MeasuredInterval(window.after, window.after).rate("rows", "a") is None
 
 
 def test_a_counter_that_was_reset_has_not_grown() -> None:
     """A backbone that is loaded again counts from zero."""
-    window = Window(Reading(1.0, {"rows": {("a",): 10}}), Reading(3.0, {"rows": {("a",): 1}}))
+    window = MeasuredInterval(Reading(1.0, {"rows": {("a",): 10}}), Reading(3.0, {"rows": {("a",): 1}}))
     assert window.increase("rows", "a") == 0

@@ -17,14 +17,14 @@ from midrib.registry import TensorInput
 from midrib.server._engine.batch_limits import BatchBudget, BatchLimits
 from midrib.server._engine.batcher import Batcher
 from midrib.server._engine.compute import Arrays
-from midrib.server._engine.description import Description
+from midrib.server._engine.description import ServedDescription
 from midrib.server._engine.item import Item, Outcome, Priority
 from midrib.server._engine.served_backbone import ServedBackbone
 from midrib.server.testing import RunningServer, serving
 from midrib.v1 import embedding_pb2, embedding_pb2_grpc
 from midrib.wire import Array, DeadlineExceededError, InternalError, decode_tensor, encode_tensor
 
-DESCRIPTION = Description("test/embedding/parts", "0" * 64, 1, TensorInput((1,)), "cpu", "float32", "")
+DESCRIPTION = ServedDescription("test/embedding/parts", "0" * 64, 1, TensorInput((1,)), "cpu", "float32", "")
 LIMITS = BatchLimits(max_rows=4, max_cost=1000, max_queue_items=100, max_queue_cost=10_000)
 
 

@@ -11,12 +11,12 @@ import pytest
 from midrib.registry import TensorInput
 from midrib.server._engine.batch_limits import BatchLimits
 from midrib.server._engine.compute import Arrays
-from midrib.server._engine.description import Description
+from midrib.server._engine.description import ServedDescription
 from midrib.server._engine.item import Item, Outcome
 from midrib.server._engine.served_backbone import ServedBackbone
 from midrib.wire import Array, InternalError
 
-DESCRIPTION = Description("test/embedding/wrong", "0" * 64, 2, TensorInput((2,)), "cpu", "float32", "")
+DESCRIPTION = ServedDescription("test/embedding/wrong", "0" * 64, 2, TensorInput((2,)), "cpu", "float32", "")
 LIMITS = BatchLimits(max_rows=64, max_cost=10_000, max_queue_items=1000, max_queue_cost=1_000_000)
 
 

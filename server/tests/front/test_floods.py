@@ -20,7 +20,7 @@ from midrib.server._front.frames import Http2Error
 from midrib.server._front.limits import AbuseCounter, FrameTime
 from midrib.server._front.sending import Sender
 from midrib.server._front.server import FrontServer
-from midrib.server._front.session import Session
+from midrib.server._front.session import Http2Session
 from server.tests.front.test_server import LIMITS
 from server.tests.grpc.http2_frames import (
     DATA,
@@ -142,12 +142,12 @@ def test_an_event_loop_that_is_closed_is_freed() -> None:
 
 
 @pytest.fixture()
-async def session() -> AsyncIterator[Session]:
+async def session() -> AsyncIterator[Http2Session]:
     """A session with two streams: number 1 is open, number 3 has ended."""
     ends = socket.socketpair()
     transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=ends[0])
     abuse = AbuseCounter(LIMITS, lambda: 0.0)
-    session = Session(LIMITS, Sender(transport), abuse, start=lambda _: None, ponged=lambda: None)
+    session = Http2Session(LIMITS, Sender(transport), abuse, start=lambda _: None, ponged=lambda: None)
     session.handle(HEADERS, END_HEADERS, 1, head())
     session.handle(HEADERS, END_HEADERS, 3, head())
     session.handle(RST_STREAM, NO_FLAGS, 3, bytes(4))
@@ -156,19 +156,19 @@ async def session() -> AsyncIterator[Session]:
     ends[1].close()
 
 
-def handle_many(session: Session, *parts: Any, times: int = 10_000) -> None:
+def handle_many(session: Http2Session, *parts: Any, times: int = 10_000) -> None:
     for _ in range(times):
         session.handle(*parts)
 
 
 @pytest.mark.parametrize("stream", [pytest.param(0, id="connection"), pytest.param(1, id="open stream"), 3])
-async def test_windows_grow_by_as_much_as_was_sent(session: Session, stream: int) -> None:
+async def test_windows_grow_by_as_much_as_was_sent(session: Http2Session, stream: int) -> None:
     """Each increase is large, but the server has sent nothing."""
     with pytest.raises(Http2Error, match="too_many_frames"):
         handle_many(session, WINDOW_UPDATE, NO_FLAGS, stream, struct.pack(">I", 2000))
 
 
-async def test_a_client_may_grant_what_it_has_received(session: Session) -> None:
+async def test_a_client_may_grant_what_it_has_received(session: Http2Session) -> None:
     """However much that is."""
     for _ in range(10_000):
         assert session.send_at_once(session.streams[1], 2000)
@@ -178,19 +178,19 @@ async def test_a_client_may_grant_what_it_has_received(session: Session) -> None
         await asyncio.sleep(0)
 
 
-async def test_trailers_count_by_their_size(session: Session) -> None:
+async def test_trailers_count_by_their_size(session: Http2Session) -> None:
     """Those of a stream that has ended are read too, because HPACK's table depends on them."""
     with pytest.raises(Http2Error, match="too_many_frames"):
         handle_many(session, HEADERS, END_HEADERS | END_STREAM, 3, HUFFMAN, times=200)
 
 
-async def test_a_header_block_updates_the_table_twice_at_most(session: Session) -> None:
+async def test_a_header_block_updates_the_table_twice_at_most(session: Http2Session) -> None:
     """RFC 7541, 4.2: each update takes time, and fits into a byte."""
     with pytest.raises(Http2Error, match="too_many_table_updates"):
         session.handle(HEADERS, END_HEADERS, 5, b"\x20\x3f\xe1\x1f\x20" + head())
 
 
-async def test_settings_that_make_a_window_too_large_end_the_connection(session: Session) -> None:
+async def test_settings_that_make_a_window_too_large_end_the_connection(session: Http2Session) -> None:
     """They belong to no stream (RFC 9113, 6.9.2)."""
     session.handle(WINDOW_UPDATE, NO_FLAGS, 1, struct.pack(">I", 2**31 - 1 - 65_535))
     with pytest.raises(Http2Error, match="beyond 31 bits"):

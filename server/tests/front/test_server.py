@@ -13,8 +13,8 @@ import pytest
 
 from midrib.registry import Registry
 from midrib.server import Server, Settings
-from midrib.server._front.call import Call
-from midrib.server._front.connection import Connection
+from midrib.server._front.call import CallContext
+from midrib.server._front.connection import Http2Connection
 from midrib.server._front.frames import DATA, END_HEADERS, END_STREAM, HEADERS, Http2Error
 from midrib.server._front.headers import trailers
 from midrib.server._front.limits import AbuseCounter, FrontLimits
@@ -22,8 +22,8 @@ from midrib.server._front.listener import listening_sockets
 from midrib.server._front.messages import PREFIX_BYTES
 from midrib.server._front.sending import Sender
 from midrib.server._front.server import FrontServer
-from midrib.server._front.session import Session
-from midrib.server._front.stream import Stream
+from midrib.server._front.session import Http2Session
+from midrib.server._front.stream import Http2Stream
 from server.tests.grpc.http2_frames import NO_FLAGS, head, message
 
 LIMITS = FrontLimits(
@@ -77,7 +77,9 @@ async def test_a_connection_that_opens_during_the_drain_is_drained() -> None:
     ends = socket.socketpair()
     with ends[1] as client:
         client.settimeout(5)
-        transport, _ = await asyncio.get_running_loop().create_connection(partial(Connection, server), sock=ends[0])
+        transport, _ = await asyncio.get_running_loop().create_connection(
+            partial(Http2Connection, server), sock=ends[0]
+        )
         assert b"server shutdown" in await asyncio.to_thread(client.recv, 4096)
         transport.abort()
 
@@ -88,7 +90,7 @@ async def test_a_call_that_waits_for_room_ends_with_its_connection() -> None:
     ends = socket.socketpair()
     with ends[1]:
         transport, connection = await asyncio.get_running_loop().create_connection(
-            partial(Connection, server), sock=ends[0]
+            partial(Http2Connection, server), sock=ends[0]
         )
         connection.pause_writing()
         waiting = asyncio.ensure_future(connection.session.writable())
@@ -110,14 +112,14 @@ async def sender() -> AsyncIterator[Sender]:
 
 
 def calls(number: int) -> Iterator[tuple[int, int, int, bytes]]:
-    """Yield a frame for each call, as `Session.handle` takes it."""
+    """Yield a frame for each call, as `Http2Session.handle` takes it."""
     return ((HEADERS, END_HEADERS | END_STREAM, stream, head()) for stream in range(1, 2 * number, 2))
 
 
 async def test_a_handler_that_goes_on_after_its_stream_does_not_wait_for_the_client(sender: Sender) -> None:
     """Nothing of it is sent any more."""
-    streams: list[Stream] = []
-    session = Session(LIMITS, sender, AbuseCounter(LIMITS, lambda: 0.0), start=streams.append, ponged=lambda: None)
+    streams: list[Http2Stream] = []
+    session = Http2Session(LIMITS, sender, AbuseCounter(LIMITS, lambda: 0.0), start=streams.append, ponged=lambda: None)
     session.handle(*next(calls(1)))
     session.lost()
     await asyncio.wait_for(streams[0].written(), 5)
@@ -126,11 +128,11 @@ async def test_a_handler_that_goes_on_after_its_stream_does_not_wait_for_the_cli
 async def test_answers_to_a_client_that_reads_nothing_are_bounded(sender: Sender) -> None:
     """Calls whose deadline has passed are answered at once, also if the transport is full."""
 
-    def expire(stream: Stream) -> None:
+    def expire(stream: Http2Stream) -> None:
         stream.end(EXPIRED)
         session.call_ended()
 
-    session = Session(LIMITS, sender, AbuseCounter(LIMITS, lambda: 0.0), start=expire, ponged=lambda: None)
+    session = Http2Session(LIMITS, sender, AbuseCounter(LIMITS, lambda: 0.0), start=expire, ponged=lambda: None)
     for call in calls(10_000):
         session.handle(*call)
     with pytest.raises(Http2Error, match="answers_not_read"):
@@ -139,11 +141,11 @@ async def test_answers_to_a_client_that_reads_nothing_are_bounded(sender: Sender
 
 async def test_a_function_that_fails_at_the_end_of_a_call_does_not_keep_others_from_it(sender: Sender) -> None:
     """They release what the call holds."""
-    streams: list[Stream] = []
-    session = Session(LIMITS, sender, AbuseCounter(LIMITS, lambda: 0.0), start=streams.append, ponged=lambda: None)
+    streams: list[Http2Stream] = []
+    session = Http2Session(LIMITS, sender, AbuseCounter(LIMITS, lambda: 0.0), start=streams.append, ponged=lambda: None)
     session.handle(*next(calls(1)))
-    call = Call(streams[0], "a client", max_message_bytes=1024)
-    ended: list[Call] = []
+    call = CallContext(streams[0], "a client", max_message_bytes=1024)
+    ended: list[CallContext] = []
     call.add_done_callback({}.__getitem__)  # raises KeyError
     call.add_done_callback(ended.append)
     call.ended()
@@ -152,8 +154,8 @@ async def test_a_function_that_fails_at_the_end_of_a_call_does_not_keep_others_f
 
 async def test_a_stream_that_has_ended_keeps_no_bytes(sender: Sender) -> None:
     """A large message that was half sent would stay until a garbage collection."""
-    streams: list[Stream] = []
-    session = Session(LIMITS, sender, AbuseCounter(LIMITS, lambda: 0.0), start=streams.append, ponged=lambda: None)
+    streams: list[Http2Stream] = []
+    session = Http2Session(LIMITS, sender, AbuseCounter(LIMITS, lambda: 0.0), start=streams.append, ponged=lambda: None)
     session.handle(HEADERS, END_HEADERS, 1, head())
     session.handle(DATA, NO_FLAGS, 1, message(b"", declared=1000) + bytes(900))
     before = streams[0].assembler.missing

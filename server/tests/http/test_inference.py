@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from midrib.server._http.call import Answer as Result
+from midrib.server._http.call import CallAnswer
 from midrib.server._http.embeddings import check_finite
 from midrib.server.testing import RunningServer
 from midrib.wire import InternalError
@@ -121,4 +121,4 @@ def test_an_embedding_that_json_cannot_carry_is_an_error(media_server: RunningSe
     described = media_server.server.catalogue.entry("linear").ready().served.description
     features = np.array([[1, number]], np.float32)
     with pytest.raises(InternalError, match="'test/embedding/linear' returned NaN or infinite numbers.*base64"):
-        check_finite(Result(described, features, tokens=0))
+        check_finite(CallAnswer(described, features, tokens=0))

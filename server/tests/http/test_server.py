@@ -14,7 +14,7 @@ import pytest
 
 from midrib.registry import Registry
 from midrib.server import Server, Settings
-from midrib.server._http.connections import Connections
+from midrib.server._http.connections import LastRequests
 from midrib.server._http.routes import Routes
 from midrib.server._http.server import HttpServer
 from midrib.server._settings import BackboneSettings
@@ -156,7 +156,7 @@ def test_a_silent_connection_is_closed(impatient: RunningServer, sent: bytes) ->
 def test_a_connection_is_silent_between_its_requests_only() -> None:
     """Before the first and after each; a slow request is not silence."""
     now = [0.0]
-    connections = Connections(10, clock=lambda: now[0])
+    connections = LastRequests(10, clock=lambda: now[0])
     first, second = object(), object()
     silent = [connections.silent([first])]
     now[0] = 11

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from midrib.server._shared_memory.segment import Segment
+from midrib.server._shared_memory.segment import SealedSegment
 from midrib.server._worker.channel import Channel
 from midrib.wire import Array
 
@@ -24,7 +24,7 @@ SHAPE = (SIZE // 8, 2)
 
 def client_rows(value: float, shape: tuple[int, int] = SHAPE, dtype: type = np.float32) -> Array:
     """Return rows in the memory of a new client."""
-    rows: Array = np.ndarray(shape, dtype, Segment(SIZE).memory)
+    rows: Array = np.ndarray(shape, dtype, SealedSegment(SIZE).memory)
     rows[:] = value
     return rows
 

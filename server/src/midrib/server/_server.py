@@ -16,8 +16,8 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from midrib.backbones import BACKBONES
 from midrib.registry import AbstractRegistry
 from midrib.remote._command.names import import_module
-from midrib.server._admission.tokens import Tokens
-from midrib.server._calls.embedder import Embedder
+from midrib.server._admission.tokens import AccessTokens
+from midrib.server._calls.embedder import RequestEmbedder
 from midrib.server._catalogue.catalogue import Catalogue
 from midrib.server._catalogue.entry import CatalogueEntry
 from midrib.server._catalogue.processes import start_forking
@@ -76,7 +76,7 @@ class Server:
         *,
         registry: AbstractRegistry = BACKBONES,
         tracer_provider: TracerProvider | None = None,
-        new_grpc_server: Callable[[Settings, Tokens | None, Tracing | None], Any] = grpc_server,
+        new_grpc_server: Callable[[Settings, AccessTokens | None, Tracing | None], Any] = grpc_server,
     ) -> None:
         self.settings = settings
         self._new_grpc_server = new_grpc_server
@@ -86,8 +86,8 @@ class Server:
         self._health_changes: set[asyncio.Task[None]] = set()
         self.catalogue = Catalogue(settings, registry, on_change=self._report_health)
         self.catalogue.tracing = self._tracing = tracing_for(tracer_provider)
-        self.embedder = Embedder(self.catalogue)
-        self.tokens = None if settings.tokens is None else Tokens(settings.tokens)
+        self.embedder = RequestEmbedder(self.catalogue)
+        self.tokens = None if settings.tokens is None else AccessTokens(settings.tokens)
         self._embedding: EmbeddingService
         self._grpc: AnyServer
         self._admin: AnyServer | None = None
@@ -225,7 +225,7 @@ def address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def http_server(embedder: Embedder, tokens: Tokens | None) -> HttpServer:
+def http_server(embedder: RequestEmbedder, tokens: AccessTokens | None) -> HttpServer:
     """Return the HTTP server; raises ImportError, with the remedy, if its library is not installed."""
     try:
         from midrib.server._http.server import HttpServer

@@ -11,8 +11,8 @@ import pyarrow as pa  # type: ignore[import-untyped] # it has no types
 from midrib.ray._columns import EMBEDDING, ERROR, ColumnOptions
 from midrib.ray._values import Kind, column_items
 from midrib.remote._command.names import import_modules, parse_backbone, server_module
-from midrib.remote._files.embedders import Embedder as OpenBackbone
 from midrib.remote._files.embedders import OutputOptions, RemoteEmbedder, with_prompt
+from midrib.remote._files.embedders import ValueEmbedder as OpenBackbone
 from midrib.remote._files.items import SourceItem
 from midrib.remote._files.prompts import ChosenPrompt
 from midrib.remote._files.run import ChunkSize, embed_in_order

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias, TypeVar, overload
 
 from midrib.registry._contract import call_loader, check_arguments
 from midrib.registry._inputs import InputSpec
-from midrib.registry._place import Place, caller_frame, calling_place
+from midrib.registry._place import SourceLine, caller_frame, calling_place
 from midrib.registry._remote import check_remote_arguments, is_remote_argument
 
 Loader: TypeAlias = Callable[..., Any]
@@ -46,7 +46,7 @@ class Entry:
 
     name: str
     fn: Loader
-    place: Place
+    place: SourceLine
     namespace: str | None = None
     input: InputSpec | None = None
     num_features: int | None = None
@@ -137,7 +137,7 @@ class Entry:
         return f"{self.namespace}/{name}" if self.namespace else name
 
 
-def declare(fn: Loader, name: str | None, place: Place, **declared: Any) -> Entry:
+def declare(fn: Loader, name: str | None, place: SourceLine, **declared: Any) -> Entry:
     """Check a registration and make it an entry.
 
     Raises TypeError for a loader that is not callable, and TypeError or ValueError for names that cannot be looked up.

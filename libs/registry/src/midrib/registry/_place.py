@@ -15,7 +15,7 @@ _OWN_PACKAGE = __name__.rpartition(".")[0]
 _loading: ContextVar[tuple[str, tuple[str, str] | None]] = ContextVar("_loading", default=("", None))
 
 
-class Place(NamedTuple):
+class SourceLine(NamedTuple):
     """A line of code; line 0 if it is not known.
 
     distribution: name and version of the plugin's package; None if no entry point led to the registration.
@@ -54,12 +54,14 @@ def caller_frame(outside: str) -> tuple[FrameType, int]:
     return frame, distance
 
 
-def calling_place() -> Place:
+def calling_place() -> SourceLine:
     """Return the line outside this package that called it."""
     frame, _ = caller_frame(_OWN_PACKAGE)
     module = frame.f_globals.get("__name__", "")
     plugin, distribution = _loading.get()
-    return Place(frame.f_code.co_filename, frame.f_lineno, module, distribution if _top(module) == plugin else None)
+    return SourceLine(
+        frame.f_code.co_filename, frame.f_lineno, module, distribution if _top(module) == plugin else None
+    )
 
 
 @contextmanager

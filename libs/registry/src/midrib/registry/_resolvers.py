@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from midrib.registry._entry import Entry
 from midrib.registry._errors import UnknownKeyError
-from midrib.registry._place import Place
+from midrib.registry._place import SourceLine
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -32,7 +32,7 @@ def resolve(url: str) -> Entry:
     # Not cached: opening a URL takes far longer, and a package that is installed meanwhile is found.
     for point in entry_points(group=GROUP, name=scheme):
         distribution = (point.dist.name, point.dist.version) if point.dist else None
-        place = Place(f"entry point {point.value}", 0, point.module, distribution)
+        place = SourceLine(f"entry point {point.value}", 0, point.module, distribution)
         return Entry(url, functools.partial(_loaded(point), url), place)
     raise UnknownKeyError(_advice(url, scheme))
 

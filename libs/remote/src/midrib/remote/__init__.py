@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from midrib.remote._doctor.checks import doctor
     from midrib.remote._doctor.network import Verdict
     from midrib.remote._files.embed_files import Progress, embed_files
-    from midrib.remote._files.embedders import Embedder
+    from midrib.remote._files.embedders import ValueEmbedder
     from midrib.remote._stream.timing import StageTimes
     from midrib.remote._torch.registry import RemoteRegistry
     from midrib.remote._torch.remote_backbone import RemoteBackbone, open_url
@@ -23,13 +23,13 @@ __all__ = [
     "BackboneInfo",
     "Client",
     "EmbedOptions",
-    "Embedder",
     "Progress",
     "RemoteBackbone",
     "RemoteRegistry",
     "StageTimes",
     "StreamOptions",
     "Tls",
+    "ValueEmbedder",
     "Verdict",
     "doctor",
     "embed_files",
@@ -42,18 +42,21 @@ _MODULES: Final = {
     "BackboneInfo": "._connect.backbone_info",
     "Client": "._clients.client",
     "EmbedOptions": "._clients.options",
-    "Embedder": "._files.embedders",
     "Progress": "._files.embed_files",
     "RemoteBackbone": "._torch.remote_backbone",
     "RemoteRegistry": "._torch.registry",
     "StageTimes": "._stream.timing",
     "StreamOptions": "._clients.options",
     "Tls": "._connect.address",
+    "ValueEmbedder": "._files.embedders",
     "Verdict": "._doctor.network",
     "doctor": "._doctor.checks",
     "embed_files": "._files.embed_files",
     "open_url": "._torch.remote_backbone",
 }
+
+# Deprecated names, until 1.0.
+_NEW_NAMES: Final = {"Embedder": "ValueEmbedder", "Stall": "StageTimes"}
 
 
 def __getattr__(name: str) -> Any:
@@ -61,9 +64,7 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(_MODULES[name], __name__), name)
         globals()[name] = value
         return value
-    if name == "Stall":
-        from midrib.remote._stream.timing import StageTimes
-
-        warnings.warn("midrib.remote.Stall is now StageTimes", DeprecationWarning, stacklevel=2)
-        return StageTimes
+    if name in _NEW_NAMES:
+        warnings.warn(f"midrib.remote.{name} is now {_NEW_NAMES[name]}", DeprecationWarning, stacklevel=2)
+        return __getattr__(_NEW_NAMES[name])
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

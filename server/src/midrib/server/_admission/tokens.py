@@ -108,7 +108,7 @@ CURRENT_TENANT: ContextVar[Tenant | None] = ContextVar("midrib_tenant", default=
 _ENTRIES = TypeAdapter(list[TokenEntry], config=ConfigDict(hide_input_in_errors=True))
 
 
-class Tokens:
+class AccessTokens:
     """The tokens of a file; after `reload`, calls are checked against the changed file.
 
     Raises FileNotFoundError, or ValueError for an invalid file.

@@ -1,6 +1,6 @@
 """The steps of an embedding, the same for every protocol, for unary calls and for the items of streams.
 
-`Embedder.open` finds the backbone and checks the options, `OpenCall.accept` reserves the bytes of one input, and
+`RequestEmbedder.open` finds the backbone and checks the options, `OpenCall.accept` reserves the bytes of one input, and
 `AcceptedItem` reads the input, queues it and makes the embedding.
 """
 
@@ -19,7 +19,7 @@ from midrib.server._admission.tokens import Scope
 from midrib.server._calls.requests import Caller, Openable, check_reply, empty_outcome, new_item, open_backbone, timing
 from midrib.server._catalogue.catalogue import Catalogue
 from midrib.server._catalogue.loading import Loaded
-from midrib.server._engine.description import Description
+from midrib.server._engine.description import ServedDescription
 from midrib.server._engine.item import Outcome
 from midrib.server._engine.served_backbone import ServedBackbone
 from midrib.server._intake.options import apply_options, check_options
@@ -43,7 +43,7 @@ class Embedded(NamedTuple):
     features: [rows, dimensions] after the caller's options were applied, or the input's gradient [rows, ...].
     """
 
-    by: Description
+    by: ServedDescription
     inputs: Array
     features: Array
     timing: embedding_pb2.Timing
@@ -56,7 +56,7 @@ class StreamQuota(NamedTuple):
     bytes: Quota
 
 
-class Embedder:
+class RequestEmbedder:
     """Runs calls on the backbones of a catalogue, within a quota of bytes in flight, and a smaller one per backbone.
 
     calls: the number of calls so far.
@@ -139,7 +139,9 @@ class OpenCall:
 
     __slots__ = ("_in_flight", "_of_backbone", "by", "caller", "loaded", "max_reply_bytes", "options", "prompt")
 
-    def __init__(self, embedder: Embedder, loaded: Loaded, options: embedding_pb2.Options, caller: Caller) -> None:
+    def __init__(
+        self, embedder: RequestEmbedder, loaded: Loaded, options: embedding_pb2.Options, caller: Caller
+    ) -> None:
         self._in_flight = embedder.in_flight.share(caller.flow)
         self._of_backbone = embedder.quota_of(loaded).share(caller.flow)
         self.loaded = loaded

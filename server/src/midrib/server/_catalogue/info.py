@@ -12,7 +12,7 @@ from midrib.server._settings import Settings
 
 
 @dataclass(frozen=True)
-class BackboneInfo:
+class ServingInfo:
     """The properties of a loaded backbone that the server needs to accept calls for it; picklable.
 
     devices: the names of all devices that the settings mean.  weight_bytes: of parameters and buffers, per device.

@@ -12,10 +12,10 @@ import numpy as np
 
 from midrib.backbones import Backbone
 from midrib.registry import AbstractRegistry, InputSpec, TextInput
-from midrib.server._catalogue.info import BackboneInfo, batch_limits
+from midrib.server._catalogue.info import ServingInfo, batch_limits
 from midrib.server._catalogue.processes import NotImportableError, host_in_processes
 from midrib.server._engine.compute import Compute
-from midrib.server._engine.description import Description
+from midrib.server._engine.description import ServedDescription
 from midrib.server._engine.replica import BatchRunner
 from midrib.server._engine.served_backbone import ServedBackbone
 from midrib.server._intake.intake import Intake
@@ -68,7 +68,7 @@ class _Hosted:
     backbone: prepares media; its module is a stand-in if a worker holds the real one.
     """
 
-    info: BackboneInfo
+    info: ServingInfo
     backbone: Backbone
     plans: Sequence[DeviceSetup | SharedPlan]
     compute_factories: Sequence[Callable[[], Compute]] = ()
@@ -109,8 +109,8 @@ def load(requested: BackboneSettings, settings: Settings, registry: AbstractRegi
     return Loaded(served, intake, hosted.plans, weight_bytes, requested.pinned, hosted.discard, hosted.worker_states)
 
 
-def _description(info: BackboneInfo, license_name: str) -> Description:
-    return Description(
+def _description(info: ServingInfo, license_name: str) -> ServedDescription:
+    return ServedDescription(
         name=info.name,
         revision=info.revision,
         num_features=info.num_features,

@@ -15,7 +15,7 @@ from midrib.registry import AbstractRegistry, TextInput
 from midrib.server._calibration.parity import parity_reference
 from midrib.server._calibration.threads import thread_counts
 from midrib.server._catalogue.device_setup import DeviceSetup, WarmUpConfig
-from midrib.server._catalogue.info import BackboneInfo, batch_limits
+from midrib.server._catalogue.info import ServingInfo, batch_limits
 from midrib.server._compute.config import ComputeConfig
 from midrib.server._compute.devices import available_devices, use_tf32
 from midrib.server._intake.values import IdRange
@@ -33,11 +33,11 @@ class LocalBackbone:
     device_setups: tuple[DeviceSetup, ...]
     ids: IdRange
 
-    def info(self) -> BackboneInfo:
+    def info(self) -> ServingInfo:
         """Describe it; reads all weights, for the revision."""
         backbone = self.backbone
         dtype = self.device_setups[0].config.dtype
-        return BackboneInfo(
+        return ServingInfo(
             name=backbone.name,
             revision=backbone.revision(dtype),
             num_features=backbone.num_features,

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from midrib.registry import AbstractRegistry
-from midrib.server._catalogue.info import BackboneInfo
+from midrib.server._catalogue.info import ServingInfo
 from midrib.server._settings import BackboneSettings, Settings
 from midrib.server._worker import launch
 from midrib.server._worker.process import WorkerSpec
@@ -68,7 +68,7 @@ class HostedInProcesses:
     workers: of each replica.  plans: of each device.  weights: the memory that the workers share.
     """
 
-    info: BackboneInfo
+    info: ServingInfo
     workers: list[ReplicaWorkers]
     plans: list[SharedPlan]
     weights: SharedBuffer
@@ -105,7 +105,7 @@ def host_in_processes(requested: BackboneSettings, settings: Settings, registry:
     plan = SharedPlan()
     first = Supervisor(spec, plan)
     try:
-        info: BackboneInfo = first.load()
+        info: ServingInfo = first.load()
     except BaseException:
         first.close()
         raise

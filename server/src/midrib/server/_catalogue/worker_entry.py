@@ -16,7 +16,7 @@ from midrib.registry import AbstractRegistry
 from midrib.server._calibration.parity import parity_reference
 from midrib.server._calibration.plan import ComputePlan
 from midrib.server._catalogue.device_setup import DeviceSetup
-from midrib.server._catalogue.info import BackboneInfo, batch_limits
+from midrib.server._catalogue.info import ServingInfo, batch_limits
 from midrib.server._catalogue.local import load_local
 from midrib.server._catalogue.processes import NotImportableError, loader_path
 from midrib.server._catalogue.shared_weights import share_weights
@@ -39,7 +39,7 @@ from midrib.wire import Array
 class HostedBackbone:
     """The backbone of this worker. Implements `midrib.server._worker.loop.Hosted`."""
 
-    info: BackboneInfo
+    info: ServingInfo
     setup: DeviceSetup
     settings: Settings
 
@@ -173,8 +173,8 @@ def _described(plan: ComputePlan | None) -> WorkerPlan | None:
     return None if plan is None else WorkerPlan(asdict(plan), str(plan))
 
 
-def _with_devices(info: BackboneInfo, devices: list[str]) -> BackboneInfo:
-    return BackboneInfo(**{**vars(info), "devices": tuple(devices)})
+def _with_devices(info: ServingInfo, devices: list[str]) -> ServingInfo:
+    return ServingInfo(**{**vars(info), "devices": tuple(devices)})
 
 
 def _registry(imports: list[str], path: list[str]) -> AbstractRegistry:
@@ -199,7 +199,7 @@ def _check_loader(registry: AbstractRegistry, name: str, loader: list[str]) -> N
         raise NotImportableError(f"{name!r} is {'.'.join(actual)} in a fresh process, not {'.'.join(loader)}")
 
 
-def _check_tokenizer(info: BackboneInfo) -> None:
+def _check_tokenizer(info: ServingInfo) -> None:
     """Raise NotImportableError if the tokenizer, which works in the server's process, cannot be sent there."""
     try:
         pickle.dumps(info.tokenizer)

@@ -20,7 +20,7 @@ import uvloop
 
 from midrib.backbones import keep_freed_memory
 from midrib.server._command.memory_watch import MemoryWatch
-from midrib.server._command.watchdog import Watchdog
+from midrib.server._command.watchdog import ExitWatchdog
 from midrib.server._observability import logs
 from midrib.server._server import Server
 from midrib.server._settings import Settings
@@ -58,7 +58,7 @@ def run(settings: Settings, *, as_json: bool) -> None:
         ("127.0.0.1", settings.admin_port),
     ):
         check_address(host, port or 0)
-    uvloop.run(_serve(settings, _Reporter(as_json=as_json), Watchdog()))
+    uvloop.run(_serve(settings, _Reporter(as_json=as_json), ExitWatchdog()))
 
 
 def check_address(host: str, port: int) -> None:
@@ -77,7 +77,7 @@ def check_address(host: str, port: int) -> None:
         raise ConnectionError(f"cannot listen on {host}:{port}: {reason}: {advice}") from error
 
 
-async def _serve(settings: Settings, reporter: _Reporter, watchdog: Watchdog) -> None:
+async def _serve(settings: Settings, reporter: _Reporter, watchdog: ExitWatchdog) -> None:
     started = time.monotonic()
     server = Server(settings)
     await server.start()

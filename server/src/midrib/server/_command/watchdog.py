@@ -10,7 +10,7 @@ import threading
 logger = logging.getLogger(__name__)
 
 
-class Watchdog:
+class ExitWatchdog:
     """Ends the process, with status 0, unless it ends within a time limit."""
 
     def __init__(self) -> None:

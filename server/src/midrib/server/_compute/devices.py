@@ -92,11 +92,11 @@ class CpuDevice:
             pool = None
         count = self._micro_batches(staged[0], 1 if pool is None else pool.width)
         if count == 1:
-            return Ready(self._computed(staged, run).contiguous())
+            return ReadyRows(self._computed(staged, run).contiguous())
         micro_batches = zip(*(tensor.tensor_split(count) for tensor in staged), strict=True)
         works = [partial(self._computed, micro_batch, run) for micro_batch in micro_batches]
         # A module may return memory that its next pass overwrites.
-        return Ready(torch.cat([work().clone() for work in works] if pool is None else pool.run(works)))
+        return ReadyRows(torch.cat([work().clone() for work in works] if pool is None else pool.run(works)))
 
     def _computed(self, tensors: Sequence[Tensor], run: Run) -> Tensor:
         rows = run([_as_computed(tensor, self._dtype) for tensor in tensors])
@@ -144,10 +144,10 @@ class CudaDevice:
             host = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True)
             host.copy_(rows, non_blocking=True)
             rows.record_stream(self._copying_out)
-            return InFlight(host, self._copying_out.record_event())
+            return RowsInFlight(host, self._copying_out.record_event())
 
 
-class Ready:
+class ReadyRows:
     """Rows that are already on the host."""
 
     ready = True
@@ -160,7 +160,7 @@ class Ready:
         return self._rows
 
 
-class InFlight:
+class RowsInFlight:
     """Rows that a GPU still computes or copies. read: recorded behind the copy to the host."""
 
     ready = False

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from midrib.registry import InputSpec, TextInput
 from midrib.server._compute.batches import StagedBatch
 from midrib.server._compute.config import ComputeConfig
-from midrib.server._compute.devices import Pending, Ready, device_for
+from midrib.server._compute.devices import Pending, ReadyRows, device_for
 from midrib.server._compute.examples import takes_integers
 from midrib.server._compute.in_place import InPlaceRule, RowsInPlace
 from midrib.server._compute.module_passes import ModulePasses
@@ -99,7 +99,7 @@ class Forward:
             unpadded = row[: np.flatnonzero(row).max(initial=0) + 1] if isinstance(self.spec, TextInput) else row
             pending = self.device.launch([buffer.fill(0, [unpadded[None]])], self._passes.embed_alone)
             outputs.append(pending.wait().clone())
-        return Ready(torch.cat(outputs))
+        return ReadyRows(torch.cat(outputs))
 
 
 def _frozen(module: nn.Module) -> nn.Module:

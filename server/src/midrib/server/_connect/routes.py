@@ -11,7 +11,7 @@ from typing import Any
 from aiohttp import web
 from google.protobuf.message import Message
 
-from midrib.server._calls.embedder import Embedder
+from midrib.server._calls.embedder import RequestEmbedder
 from midrib.server._connect.codecs import PROTO, MessageT, media_type, read, write
 from midrib.server._grpc.backbone_service import BackboneService
 from midrib.server._grpc.fast_codec import write_embed_response
@@ -26,7 +26,7 @@ _NUMBER_BYTES = 12
 _MAX_SMALL_BODY_BYTES = 2**16
 
 
-def connect_routes(embedder: Embedder) -> list[web.RouteDef]:
+def connect_routes(embedder: RequestEmbedder) -> list[web.RouteDef]:
     """Return the path of each call, with its handler."""
     calls = ConnectCalls(embedder)
     return [
@@ -39,7 +39,7 @@ def connect_routes(embedder: Embedder) -> list[web.RouteDef]:
 class ConnectCalls:
     """Answers the unary calls of the gRPC services, except those that load, unload or train."""
 
-    def __init__(self, embedder: Embedder) -> None:
+    def __init__(self, embedder: RequestEmbedder) -> None:
         self._embedder = embedder
         self._catalogue = embedder.catalogue
         self._backbones = BackboneService(embedder.catalogue, admin=False)
@@ -47,7 +47,7 @@ class ConnectCalls:
         self._max_body_bytes = min(MAX_BODY_BYTES, embedder.catalogue.settings.max_message_bytes)
 
     async def embed(self, request: web.Request) -> web.Response:
-        """Answer an EmbedRequest with an EmbedResponse. Raises what `Embedder.embed_reserved` raises."""
+        """Answer an EmbedRequest with an EmbedResponse. Raises what `RequestEmbedder.embed_reserved` raises."""
         media, call = media_type(request), CURRENT_CALL.get()
         call.begin()
         body = await receive(request, call, limit=self._max_body_bytes)

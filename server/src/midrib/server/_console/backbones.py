@@ -10,8 +10,8 @@ from aiohttp import web
 from pydantic import Field
 
 from midrib.registry import AbstractRegistry, Entry
-from midrib.server._calls.embedder import Embedder
-from midrib.server._console.measures import Window, read
+from midrib.server._calls.embedder import RequestEmbedder
+from midrib.server._console.measures import MeasuredInterval, read
 from midrib.server._console.overview import backbone
 from midrib.server._grpc.backbone_service import BackboneService
 from midrib.server._http.body import Fields, FieldsT, parse_fields, receive_small, require_media_type
@@ -50,7 +50,7 @@ class UnloadBody(Fields):
 class Changes:
     """Answers the requests of the page that concern which backbones are served."""
 
-    def __init__(self, embedder: Embedder) -> None:
+    def __init__(self, embedder: RequestEmbedder) -> None:
         self._catalogue = embedder.catalogue
         self._service = BackboneService(self._catalogue, admin=self._catalogue.settings.admin)
 
@@ -64,7 +64,7 @@ class Changes:
         body = await _fields(LoadBody, request)
         entry, unloaded = await self._service.load(_load_request(body))
         reading = read(self._catalogue.metrics.registry)
-        described = backbone(self._catalogue, entry, Window(reading, reading))
+        described = backbone(self._catalogue, entry, MeasuredInterval(reading, reading))
         return web.json_response({"backbone": described, "unloaded": unloaded, "dry_run": body.dry_run})
 
     async def unload(self, request: web.Request) -> web.Response:

@@ -17,8 +17,8 @@ from typing import Any
 from aiohttp import web
 
 from midrib.server._admission.tokens import Scope
-from midrib.server._calls.embedder import Embedder
-from midrib.server._console.measures import Reading, Window, read
+from midrib.server._calls.embedder import RequestEmbedder
+from midrib.server._console.measures import MeasuredInterval, Reading, read
 from midrib.server._console.overview import overview, seen_by
 from midrib.server._http.call import CURRENT_CALL, HttpCall
 from midrib.wire import MidribError, OverloadedError
@@ -38,7 +38,7 @@ _HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X
 class Events:
     """Streams the load of the server to a bounded number of pages.  interval_s: the time between two events."""
 
-    def __init__(self, embedder: Embedder, *, interval_s: float = _INTERVAL_S) -> None:
+    def __init__(self, embedder: RequestEmbedder, *, interval_s: float = _INTERVAL_S) -> None:
         self._embedder = embedder
         self._catalogue = embedder.catalogue
         self._interval_s = interval_s
@@ -111,7 +111,7 @@ class Events:
             self._readings.append(read(self._catalogue.metrics.registry))
             while self._readings[-1].at - self._readings[0].at > _WINDOW_S:
                 self._readings.popleft()
-            self._overview = overview(self._embedder, Window(self._readings[0], self._readings[-1]))
+            self._overview = overview(self._embedder, MeasuredInterval(self._readings[0], self._readings[-1]))
         return self._overview
 
     async def _closing(self) -> bool:

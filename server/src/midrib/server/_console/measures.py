@@ -52,7 +52,7 @@ def read(registry: CollectorRegistry) -> Reading:
 
 
 @dataclass(frozen=True)
-class Window:
+class MeasuredInterval:
     """The time between two readings."""
 
     before: Reading

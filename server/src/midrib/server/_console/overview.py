@@ -6,14 +6,14 @@ from typing import Any
 
 from midrib.registry import in_words
 from midrib.server._admission.tokens import UNBOUNDED, Tenant
-from midrib.server._calls.embedder import Embedder
+from midrib.server._calls.embedder import RequestEmbedder
 from midrib.server._catalogue.catalogue import Catalogue
 from midrib.server._catalogue.entry import CatalogueEntry
 from midrib.server._catalogue.loading import Loaded
-from midrib.server._console.measures import Window
+from midrib.server._console.measures import MeasuredInterval
 
 
-def overview(embedder: Embedder, window: Window) -> dict[str, Any]:
+def overview(embedder: RequestEmbedder, window: MeasuredInterval) -> dict[str, Any]:
     """Return the load within a window. A rate, a mean or a quantile without any observation is None."""
     catalogue = embedder.catalogue
     return {
@@ -28,7 +28,7 @@ def overview(embedder: Embedder, window: Window) -> dict[str, Any]:
     }
 
 
-def backbone(catalogue: Catalogue, entry: CatalogueEntry, window: Window) -> dict[str, Any]:
+def backbone(catalogue: Catalogue, entry: CatalogueEntry, window: MeasuredInterval) -> dict[str, Any]:
     """Return a served name, its state, and the load of its backbone. Times are in seconds."""
     name = entry.name
     return {
@@ -66,7 +66,7 @@ def _loaded(loaded: Loaded) -> dict[str, Any]:
     }
 
 
-def tenants(window: Window) -> list[dict[str, Any]]:
+def tenants(window: MeasuredInterval) -> list[dict[str, Any]]:
     """Return the load of each token that has sent items; none on a server without tokens."""
     names = sorted({labels[1] for labels in window.after.values.get("midrib_token_items_total", {})})
     return [_tenant_load(window, name) for name in names]
@@ -98,7 +98,7 @@ def _limits(tenant: Tenant) -> dict[str, Any]:
     }
 
 
-def _tenant_load(window: Window, name: str) -> dict[str, Any]:
+def _tenant_load(window: MeasuredInterval, name: str) -> dict[str, Any]:
     return {
         "name": name,
         "rows_per_s": window.rate("midrib_token_rows_total", name),
@@ -108,7 +108,7 @@ def _tenant_load(window: Window, name: str) -> dict[str, Any]:
     }
 
 
-def devices(catalogue: Catalogue, window: Window) -> list[dict[str, Any]]:
+def devices(catalogue: Catalogue, window: MeasuredInterval) -> list[dict[str, Any]]:
     """Return each device with the weights on it, in bytes; allocated_bytes is known of GPUs only."""
     weights: dict[str, int] = {}
     for entry in catalogue.entries.values():
@@ -129,7 +129,7 @@ def devices(catalogue: Catalogue, window: Window) -> list[dict[str, Any]]:
     ]
 
 
-def refusals(window: Window) -> list[dict[str, Any]]:
+def refusals(window: MeasuredInterval) -> list[dict[str, Any]]:
     """Return how many calls ended in an error since the server started, by protocol and reason; the most first."""
     counts = window.after.values.get("midrib_refusals_total", {})
     ordered = sorted(counts.items(), key=lambda item: -item[1])

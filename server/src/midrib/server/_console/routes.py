@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from midrib.server._calls.embedder import Embedder
+from midrib.server._calls.embedder import RequestEmbedder
 from midrib.server._console.backbones import Changes, LoadBody, UnloadBody
 from midrib.server._console.events import Events
 from midrib.server._console.files import Files, redirect
@@ -38,7 +38,7 @@ OPERATIONS = (
 )
 
 
-def console_routes(embedder: Embedder) -> list[web.RouteDef]:
+def console_routes(embedder: RequestEmbedder) -> list[web.RouteDef]:
     """Return every method and path of the console, with its handler."""
     settings = embedder.catalogue.settings
     pages, changes, events, maps = Files(), Changes(embedder), Events(embedder), Maps(settings)
@@ -50,7 +50,7 @@ def console_routes(embedder: Embedder) -> list[web.RouteDef]:
         web.get("/console", redirect),
         web.get("/console/", pages.page),
         web.get("/console/files/{name:.+}", pages.file),
-        web.get("/console/api/session", api(Session(settings).answer)),
+        web.get("/console/api/session", api(TokenRights(settings).answer)),
         # Not HEAD, whose answer has no body: the events would be read as the answer of the next request.
         web.get("/console/api/events", api(events.stream), allow_head=False),
         web.get("/console/api/registered", api(changes.registered)),
@@ -60,7 +60,7 @@ def console_routes(embedder: Embedder) -> list[web.RouteDef]:
     ]
 
 
-class Session:
+class TokenRights:
     """Tells the page what its token allows."""
 
     def __init__(self, settings: Settings) -> None:

@@ -25,14 +25,14 @@ class FileError(ValueError):
 
 
 @dataclass(frozen=True)
-class Table:
+class EmbeddingTable:
     """The content of an embedding file.  vectors: float32 [rows, width].  columns: the values of each, by name."""
 
     vectors: npt.NDArray[np.float32]
     columns: Mapping[str, Sequence[Any]]
 
 
-def read_table(kind: str, data: bytes) -> Table:
+def read_table(kind: str, data: bytes) -> EmbeddingTable:
     """Return the content of a file.  kind: the ending of its name, one of KINDS.
 
     Raises FileError for a file that cannot be read, or that has too many rows.
@@ -47,7 +47,7 @@ def read_table(kind: str, data: bytes) -> Table:
         raise FileError(f"this server cannot read .{kind} files ({error}): send .npy, or install it there") from error
     except Exception as error:  # each format has errors of its library
         raise FileError(f"the file cannot be read as .{kind} ({type(error).__name__}: {str(error)[:200]})") from error
-    return Table(_checked(np.asarray(vectors)), _first_columns(columns))
+    return EmbeddingTable(_checked(np.asarray(vectors)), _first_columns(columns))
 
 
 def _first_columns(columns: Any) -> dict[str, Sequence[Any]]:

@@ -18,7 +18,7 @@ class State(Enum):
 
 
 @dataclass(frozen=True)
-class Description:
+class ServedDescription:
     """The properties of a served backbone that its clients may know.
 
     name: `namespace/name`.  num_features: the width of a row out.  dtype: the type that the forward pass computes in.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from midrib.server._engine.compute import OutputError
-from midrib.server._engine.description import Description
+from midrib.server._engine.description import ServedDescription
 from midrib.server._engine.item import Item, Outcome
 from midrib.server._engine.replica import BatchReport
 from midrib.server._errors import public_error, text_of
@@ -16,7 +16,7 @@ from midrib.wire import Array
 
 
 @dataclass
-class Totals:
+class WorkTotals:
     """The work of all replicas since the backbone was loaded.
 
     answered, failed: items.  rows: of the answered items.  queue_s: that those waited.
@@ -45,7 +45,9 @@ class Totals:
                 self.failed += 1
 
 
-def outcomes_of(batch: Sequence[Item], report: BatchReport, description: Description) -> list[Outcome | Exception]:
+def outcomes_of(
+    batch: Sequence[Item], report: BatchReport, description: ServedDescription
+) -> list[Outcome | Exception]:
     """Return the outcome of each item; equal errors of a batch are logged once, under one id."""
     results = report.results
     if len(results) != len(batch):

@@ -11,10 +11,10 @@ from typing import TypeAlias
 from midrib.server._engine.batch_limits import BatchLimits
 from midrib.server._engine.batcher import Batcher
 from midrib.server._engine.compute import Compute
-from midrib.server._engine.description import Description
+from midrib.server._engine.description import ServedDescription
 from midrib.server._engine.feeder import Feeder
 from midrib.server._engine.item import Item, Outcome
-from midrib.server._engine.outcomes import Totals, outcomes_of
+from midrib.server._engine.outcomes import WorkTotals, outcomes_of
 from midrib.server._engine.replica import BatchReport, BatchRunner, Replica
 from midrib.wire import UnavailableError
 
@@ -39,7 +39,7 @@ class ServedBackbone:
 
     def __init__(
         self,
-        description: Description,
+        description: ServedDescription,
         compute_factories: Sequence[Callable[[], Compute]],
         limits: BatchLimits,
         *,
@@ -48,7 +48,7 @@ class ServedBackbone:
         self.description = description
         self.batcher = Batcher(limits)
         self.draining = asyncio.Event()
-        self.totals = Totals()
+        self.totals = WorkTotals()
         self.on_batch: list[OnBatch] = []
         self.on_lost: Callable[[], None] = lambda: None
         self.worker_restarts: Callable[[], int] = lambda: 0

@@ -54,7 +54,7 @@ class CallStream(Protocol):
         """Close the connection of the stream without its last bytes."""
 
 
-class Call:
+class CallContext:
     """The context of a call, in place of `grpc.aio.ServicerContext`.
 
     parse: reads a message of the client.  serialize: writes a message of the server; None for bytes as they are.
@@ -220,7 +220,7 @@ class Call:
 class Requests:
     """The messages of a client as an iterator, for handlers that do not call `read`."""
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: CallContext) -> None:
         self._call = call
 
     def __aiter__(self) -> Requests:

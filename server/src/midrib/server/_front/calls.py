@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import grpc
 
-from midrib.server._front.call import Call, CallStream, Requests
+from midrib.server._front.call import CallContext, CallStream, Requests
 from midrib.server._front.headers import Metadata
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class Calls:
     def __init__(self, max_message_bytes: int, interceptors: Sequence[grpc.aio.ServerInterceptor] = ()) -> None:
         self._max_message_bytes = max_message_bytes
         self._services: list[grpc.GenericRpcHandler] = []
-        self._running: dict[Call, None] = {}
+        self._running: dict[CallContext, None] = {}
         self._context: contextvars.Context
         self._intercepts = bool(interceptors)
         self._intercepted: Continuation = self._service_handler
@@ -57,7 +57,7 @@ class Calls:
 
         peer: gRPC's name of the client's address.  ended: called once the handler has ended.
         """
-        call = Call(stream, peer, max_message_bytes=self._max_message_bytes)
+        call = CallContext(stream, peer, max_message_bytes=self._max_message_bytes)
         self._running[call] = None
         loop = asyncio.get_running_loop()
         task = loop.create_task(self._serve(call, stream), context=self._context.copy())
@@ -69,14 +69,14 @@ class Calls:
         for call in list(self._running):
             call.cancel(code, details)
 
-    def _ended(self, call: Call, ended: Callable[[], None], task: asyncio.Task[None]) -> None:
+    def _ended(self, call: CallContext, ended: Callable[[], None], task: asyncio.Task[None]) -> None:
         del self._running[call]
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("a call failed outside its handler", exc_info=error)
         call.ended()
         ended()
 
-    async def _serve(self, call: Call, stream: CallStream) -> None:
+    async def _serve(self, call: CallContext, stream: CallStream) -> None:
         """Run one call to its status."""
         try:
             await self._run(call, stream)
@@ -88,7 +88,7 @@ class Calls:
             call.set_details("the call failed")
         await call.finish()
 
-    async def _run(self, call: Call, stream: CallStream) -> None:
+    async def _run(self, call: CallContext, stream: CallStream) -> None:
         head = stream.head
         if head.refusal is not None:
             await call.abort(*head.refusal)

@@ -22,8 +22,8 @@ from midrib.server._front.frames import (
 from midrib.server._front.limits import AbuseCounter, FrameTime, FrontLimits
 from midrib.server._front.peers import peer_name
 from midrib.server._front.sending import TRANSPORT_BYTES, Sender
-from midrib.server._front.session import Session
-from midrib.server._front.stream import Stream
+from midrib.server._front.session import Http2Session
+from midrib.server._front.stream import Http2Stream
 
 # Seconds for a client to send its preface, and to answer the ping that follows GOAWAY.
 _GREETING_S = 20.0
@@ -40,17 +40,17 @@ class Owner(Protocol):
 
     limits: FrontLimits
 
-    def opened(self, connection: Connection) -> None:
+    def opened(self, connection: Http2Connection) -> None:
         """Note a new connection."""
 
-    def closed(self, connection: Connection) -> None:
+    def closed(self, connection: Http2Connection) -> None:
         """Remove a connection."""
 
-    def start_call(self, connection: Connection, stream: Stream) -> None:
+    def start_call(self, connection: Http2Connection, stream: Http2Stream) -> None:
         """Serve the call of a new stream."""
 
 
-class Connection(asyncio.Protocol):
+class Http2Connection(asyncio.Protocol):
     """A connection.
 
     accepts: whether a TLS connection may be used; None without TLS.
@@ -59,7 +59,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, owner: Owner, accepts: Callable[[ssl.SSLObject], bool] | None = None) -> None:
         self.peer = ""
-        self.session: Session
+        self.session: Http2Session
         self._owner = owner
         self._accepts = accepts
         self._transport: asyncio.Transport
@@ -88,7 +88,9 @@ class Connection(asyncio.Protocol):
         self._frame_time = FrameTime.of(loop)
         self._sender = Sender(self._transport)
         abuse = AbuseCounter(self._owner.limits, loop.time)
-        self.session = Session(self._owner.limits, self._sender, abuse, start=self._start_call, ponged=self._ponged)
+        self.session = Http2Session(
+            self._owner.limits, self._sender, abuse, start=self._start_call, ponged=self._ponged
+        )
         self.session.greet()
         self._owner.opened(self)
         self._later(_GREETING_S, self._close_unless_greeted)
@@ -153,7 +155,7 @@ class Connection(asyncio.Protocol):
 
     # Frames
 
-    def _start_call(self, stream: Stream) -> None:
+    def _start_call(self, stream: Http2Stream) -> None:
         self._frame_time.call_started()
         self._owner.start_call(self, stream)
 

@@ -16,7 +16,7 @@ from midrib.server._front.frames import (
 )
 from midrib.server._front.limits import AbuseCounter
 from midrib.server._front.sending import Sender
-from midrib.server._front.stream import Stream
+from midrib.server._front.stream import Http2Stream
 
 # A smaller increase of a window counts as a frame without content.
 _USUAL_INCREMENT = 1024
@@ -38,9 +38,9 @@ class Control:
         self,
         sender: Sender,
         abuse: AbuseCounter,
-        streams: Mapping[int, Stream],
+        streams: Mapping[int, Http2Stream],
         *,
-        open_stream: Callable[[int], Stream | None],
+        open_stream: Callable[[int], Http2Stream | None],
         ponged: Callable[[], None],
     ) -> None:
         self.client_stream_window = DEFAULT_WINDOW

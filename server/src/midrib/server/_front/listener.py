@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from midrib.server._admission.tls import TlsFiles, renewing_context
-from midrib.server._front.connection import Connection, Owner
+from midrib.server._front.connection import Http2Connection, Owner
 from midrib.server._front.frames import ErrorCode
 
 _BACKLOG = 4096
@@ -18,7 +18,7 @@ _HANDSHAKE_S = 20.0
 _STOPS = b"server shutdown"
 
 
-class Tls(NamedTuple):
+class PortTls(NamedTuple):
     """TLS of a port.
 
     accepts: whether a connection may be used after its handshake.  files: of the context.
@@ -29,26 +29,26 @@ class Tls(NamedTuple):
     files: TlsFiles
 
 
-def tls_of(files: TlsFiles) -> Tls:
+def tls_of(files: TlsFiles) -> PortTls:
     """Return TLS for HTTP/2 that reads changed files again. Raises what `renewing_context` raises."""
 
     def accepts(connection: ssl.SSLObject) -> bool:
         return connection.selected_alpn_protocol() == "h2" and not files.outlives_client_ca(connection)
 
-    return Tls(renewing_context(files, protocols=("h2",)), accepts, files)
+    return PortTls(renewing_context(files, protocols=("h2",)), accepts, files)
 
 
-class Listener:
+class PortListener:
     """Accepts connections, and ends them."""
 
     def __init__(self) -> None:
-        self._sockets: list[tuple[socket.socket, Tls | None]] = []
+        self._sockets: list[tuple[socket.socket, PortTls | None]] = []
         self._servers: list[asyncio.Server] = []
-        self._connections: set[Connection] = set()
+        self._connections: set[Http2Connection] = set()
         self._is_draining = False
         self._idle = asyncio.Event()
 
-    def add_socket(self, listening: socket.socket, tls: Tls | None) -> None:
+    def add_socket(self, listening: socket.socket, tls: PortTls | None) -> None:
         """Accept connections of a socket, which is closed with this listener."""
         self._sockets.append((listening, tls))
 
@@ -59,7 +59,7 @@ class Listener:
         """
         loop = asyncio.get_running_loop()
         for listening, tls in self._sockets:
-            make = partial(Connection, owner, None if tls is None else tls.accepts)
+            make = partial(Http2Connection, owner, None if tls is None else tls.accepts)
             context = None if tls is None else tls.context
             handshake_s = None if context is None else _HANDSHAKE_S
             server = await loop.create_server(
@@ -71,13 +71,13 @@ class Listener:
         """Return the number of open connections."""
         return len(self._connections)
 
-    def opened(self, connection: Connection) -> None:
+    def opened(self, connection: Http2Connection) -> None:
         """Note a new connection. One whose TLS handshake ends after the drain has begun is drained too."""
         self._connections.add(connection)
         if self._is_draining:
             connection.drain(_STOPS)
 
-    def closed(self, connection: Connection) -> None:
+    def closed(self, connection: Http2Connection) -> None:
         """Remove a connection."""
         self._connections.discard(connection)
         if not self._connections:

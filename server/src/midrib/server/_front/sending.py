@@ -13,7 +13,7 @@ from midrib.server._front.frames import (
     Http2Error,
     data_frames,
 )
-from midrib.server._front.stream import Stream
+from midrib.server._front.stream import Http2Stream
 
 # DATA waits while the transport holds this many bytes that the client's machine has not taken.
 TRANSPORT_BYTES = 256 * 1024
@@ -56,7 +56,7 @@ class Sender:
         self._data_bytes = 0  # of the parts
         self._is_scheduled = False
         self._may_pump = False
-        self._waiting: dict[Stream, None] = {}
+        self._waiting: dict[Http2Stream, None] = {}
         self._waiting_frames = 0
         self._paused_calls: list[asyncio.Future[None]] = []
 
@@ -104,7 +104,7 @@ class Sender:
         if self._waiting_frames > _MAX_WAITING_FRAMES:
             raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, "answers_not_read")
 
-    def send_at_once(self, stream: Stream, size: int) -> bool:
+    def send_at_once(self, stream: Http2Stream, size: int) -> bool:
         """Reserve `size` bytes of both windows if the DATA can be sent now; return whether it can."""
         if self.is_paused or self._waiting or self._data_bytes > TRANSPORT_BYTES:
             return False
@@ -115,7 +115,7 @@ class Sender:
         stream.send_window -= size
         return True
 
-    def send_later(self, stream: Stream) -> None:
+    def send_later(self, stream: Http2Stream) -> None:
         """Send the pending bytes of a stream as flow control allows."""
         self._waiting[stream] = None
         self.pump()
@@ -153,7 +153,7 @@ class Sender:
                 progressing = self._send_part(stream) or progressing
                 self.flush()
 
-    def _send_part(self, stream: Stream) -> bool:
+    def _send_part(self, stream: Http2Stream) -> bool:
         """Send a part of a stream's pending bytes; return whether there was anything to send."""
         pending = stream.pending
         if pending is None:
@@ -172,6 +172,6 @@ class Sender:
         stream.sent(rest)
         return True
 
-    def forget(self, stream: Stream) -> None:
+    def forget(self, stream: Http2Stream) -> None:
         """Send nothing more of a stream."""
         self._waiting.pop(stream, None)

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 import grpc
 
 from midrib.server._front.calls import Calls
-from midrib.server._front.connection import Connection
+from midrib.server._front.connection import Http2Connection
 from midrib.server._front.limits import FrontLimits
-from midrib.server._front.listener import Listener, Tls, listening_sockets
-from midrib.server._front.stream import Stream
+from midrib.server._front.listener import PortListener, PortTls, listening_sockets
+from midrib.server._front.stream import Http2Stream
 
 # Seconds after the grace for the last statuses, and then for the last bytes of connections.
 _LAST_S = 0.5
@@ -25,7 +25,7 @@ class FrontServer:
     def __init__(self, limits: FrontLimits, interceptors: Sequence[grpc.aio.ServerInterceptor] = ()) -> None:
         self.limits = limits
         self._calls = Calls(limits.max_message_bytes, interceptors)
-        self._listener = Listener()
+        self._listener = PortListener()
         self.opened = self._listener.opened
         self.closed = self._listener.closed
 
@@ -33,7 +33,7 @@ class FrontServer:
         """Serve the methods of these services."""
         self._calls.add_services(handlers)
 
-    def add_port(self, address: str, tls: Tls | None = None) -> int:
+    def add_port(self, address: str, tls: PortTls | None = None) -> int:
         """Listen on "host:port"; return the port. Raises OSError if the address cannot be used."""
         host, _, port = address.rpartition(":")
         sockets = listening_sockets(host.strip("[]"), int(port))
@@ -58,6 +58,6 @@ class FrontServer:
         self._listener.abort()
         await self._listener.wait_idle(_LAST_S)
 
-    def start_call(self, connection: Connection, stream: Stream) -> None:
+    def start_call(self, connection: Http2Connection, stream: Http2Stream) -> None:
         """Serve the call of a new stream."""
         self._calls.start(stream, connection.peer, connection.call_ended)

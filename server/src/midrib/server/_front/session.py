@@ -19,7 +19,7 @@ from midrib.server._front.frames import (
 from midrib.server._front.headers import HeadDecoder, RequestHead
 from midrib.server._front.limits import AbuseCounter, FrontLimits
 from midrib.server._front.sending import Sender
-from midrib.server._front.stream import Stream
+from midrib.server._front.stream import Http2Stream
 
 # Of the whole connection. It is given back as bytes arrive: each stream has a window that bounds what it may keep.
 _CONNECTION_WINDOW = 2**24
@@ -32,7 +32,7 @@ _USUAL_DATA_BYTES = 64
 _UNCACHED_BYTES = 256
 
 
-class Session:
+class Http2Session:
     """The streams of one connection. It handles the client's frames.
 
     start: begins the call of a new stream; `call_ended` notes its end.
@@ -48,10 +48,10 @@ class Session:
         sender: Sender,
         abuse: AbuseCounter,
         *,
-        start: Callable[[Stream], None],
+        start: Callable[[Http2Stream], None],
         ponged: Callable[[], None],
     ) -> None:
-        self.streams: dict[int, Stream] = {}
+        self.streams: dict[int, Http2Stream] = {}
         self.active = 0
         self.last_id = 0
         self.refuses_streams = False
@@ -119,7 +119,7 @@ class Session:
         except StreamError as fault:
             self._fail(stream_id, fault)
 
-    def ended(self, stream: Stream) -> None:
+    def ended(self, stream: Http2Stream) -> None:
         """Remove a stream that the server has ended."""
         self._abuse.answered()
         self._sender.forget(stream)
@@ -141,12 +141,12 @@ class Session:
         if (stream := self.streams.get(stream_id)) is not None:
             self._drop(stream)
 
-    def _drop(self, stream: Stream) -> None:
+    def _drop(self, stream: Http2Stream) -> None:
         self._sender.forget(stream)
         self.streams.pop(stream.id, None)
         stream.lost()
 
-    def _open_stream(self, stream_id: int) -> Stream | None:
+    def _open_stream(self, stream_id: int) -> Http2Stream | None:
         """Return an open stream; None if it has ended. Raises Http2Error if it never was."""
         stream = self.streams.get(stream_id)
         if stream is None and (stream_id > self.last_id or stream_id % 2 == 0):
@@ -212,7 +212,7 @@ class Session:
         if self.active >= self._limits.max_streams:
             raise StreamError(ErrorCode.ENHANCE_YOUR_CALM, "more streams than the settings allow")
         self._sender.check_read()  # a call whose deadline passes is answered although the transport is full
-        stream = Stream(stream_id, head, self, max_message_bytes=self._limits.max_message_bytes)
+        stream = Http2Stream(stream_id, head, self, max_message_bytes=self._limits.max_message_bytes)
         stream.send_window = self._control.client_stream_window
         self.streams[stream_id] = stream
         if ends_stream:

@@ -24,16 +24,16 @@ from midrib.server._front.messages import PREFIX_BYTES, Assembler, prefixed
 _AHEAD_BYTES = 2**20
 
 
-class StreamOwner(Protocol):
+class StreamParent(Protocol):
     """The part of a connection that its streams use."""
 
     def send(self, *parts: bytes | memoryview) -> None:
         """Send frames that are not subject to flow control."""
 
-    def send_at_once(self, stream: Stream, size: int) -> bool:
+    def send_at_once(self, stream: Http2Stream, size: int) -> bool:
         """Reserve `size` bytes of both windows if the DATA can be sent now; return whether it can."""
 
-    def send_later(self, stream: Stream) -> None:
+    def send_later(self, stream: Http2Stream) -> None:
         """Send the pending bytes of a stream as flow control allows; `sent` is called after each part."""
 
     async def writable(self) -> None:
@@ -48,11 +48,11 @@ class StreamOwner(Protocol):
     def progress(self) -> None:
         """Note that a message has been received or is being sent."""
 
-    def ended(self, stream: Stream) -> None:
+    def ended(self, stream: Http2Stream) -> None:
         """Remove a stream that has ended."""
 
 
-class Stream:
+class Http2Stream:
     """One stream.
 
     on_lost: called when the client cancels the call or leaves.
@@ -79,7 +79,7 @@ class Stream:
         "send_window",
     )
 
-    def __init__(self, stream_id: int, head: RequestHead, owner: StreamOwner, *, max_message_bytes: int) -> None:
+    def __init__(self, stream_id: int, head: RequestHead, owner: StreamParent, *, max_message_bytes: int) -> None:
         self.id = stream_id
         self.head = head
         self.is_closed = False

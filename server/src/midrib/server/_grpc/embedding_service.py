@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import TypeAlias
 
-from midrib.server._calls.embedder import Embedded, Embedder, ItemInput, OpenCall
+from midrib.server._calls.embedder import Embedded, ItemInput, OpenCall, RequestEmbedder
 from midrib.server._catalogue.descriptions import limits_message
 from midrib.server._grpc.context import Context
 from midrib.server._grpc.fast_codec import EmbedCall, StreamItem, write_embed_response, write_result
@@ -33,7 +33,7 @@ Request: TypeAlias = EmbedStreamRequest | StreamItem
 class EmbeddingService(embedding_pb2_grpc.EmbeddingServiceServicer):
     """Runs items on the catalogue's backbones."""
 
-    def __init__(self, embedder: Embedder) -> None:
+    def __init__(self, embedder: RequestEmbedder) -> None:
         self._embedder = embedder
         self._memories = StreamMemories(embedder.catalogue.settings, embedder.catalogue.accounting)
 
@@ -117,7 +117,7 @@ class EmbedStreamProtocol:
 
 
 async def serve_embed_stream(
-    embedder: Embedder,
+    embedder: RequestEmbedder,
     context: Context,
     first: Request,
     requests: AsyncIterator[Request],
@@ -126,7 +126,7 @@ async def serve_embed_stream(
     """Serve an EmbedStream call to its end.
 
     memories: the shared memory of the server's streams; by default those of this call only.
-    Raises StreamProtocolError if the first message does not open the stream, and what `Embedder.open` and
+    Raises StreamProtocolError if the first message does not open the stream, and what `RequestEmbedder.open` and
     `ItemStream.run` raise.
     """
     if isinstance(first, StreamItem) or first.WhichOneof("message") != "open":
@@ -150,7 +150,7 @@ def _must_copy(call: OpenCall) -> bool:
     return call.loaded.intake.checks_values or not takes_floats
 
 
-def _opened(embedder: Embedder, call: OpenCall, memory: StreamMemory) -> embedding_pb2.Opened:
+def _opened(embedder: RequestEmbedder, call: OpenCall, memory: StreamMemory) -> embedding_pb2.Opened:
     return embedding_pb2.Opened(
         revision=call.by.revision,
         num_features=call.by.num_features,

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from midrib.server._admission.tokens import CURRENT_TENANT, Scope, Tokens
+from midrib.server._admission.tokens import CURRENT_TENANT, AccessTokens, Scope
 from midrib.server._calls.requests import Caller
 from midrib.server._engine.item import Priority
 from midrib.server._grpc.context import Context
@@ -46,7 +46,7 @@ class Guard(grpc.aio.ServerInterceptor):
     public_health: whether health is answered without a token, for load balancers.
     """
 
-    def __init__(self, tokens: Tokens, *, public_health: bool) -> None:
+    def __init__(self, tokens: AccessTokens, *, public_health: bool) -> None:
         self._tokens = tokens
         self._public_health = public_health
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from midrib.server._admission.tokens import Tokens
+from midrib.server._admission.tokens import AccessTokens
 from midrib.server._grpc.context import Context
 from midrib.server._grpc.decoding import Handler, parts
 from midrib.server._grpc.errors import abort
@@ -21,7 +21,7 @@ from midrib.server._settings import Settings
 from midrib.wire import InvalidInputError, UnsupportedError
 
 if TYPE_CHECKING:
-    from midrib.server._front.listener import Tls
+    from midrib.server._front.listener import PortTls
 
 
 class HostedServices:
@@ -30,7 +30,7 @@ class HostedServices:
     settings, tokens, tracing: as for `grpc_server`.
     """
 
-    def __init__(self, settings: Settings, tokens: Tokens | None, tracing: Tracing | None = None) -> None:
+    def __init__(self, settings: Settings, tokens: AccessTokens | None, tracing: Tracing | None = None) -> None:
         self._interceptors = interceptors(settings, tokens, tracing)
         self._services: list[grpc.GenericRpcHandler] = []
         self._accounting: Accounting | None = None
@@ -39,7 +39,7 @@ class HostedServices:
         """Answer the methods of these services."""
         self._services.extend(handlers)
 
-    def add_port(self, address: str, tls: Tls | None) -> int:  # noqa: ARG002 - the host has the TLS of its port
+    def add_port(self, address: str, tls: PortTls | None) -> int:  # noqa: ARG002 - the host has the TLS of its port
         """Return the port of the settings, "host:port"; the host listens."""
         return int(address.rpartition(":")[2])
 
@@ -63,7 +63,7 @@ class HostedServices:
         if handler is None:
             await abort(context, UnsupportedError(f"{method} is not served here: see BackboneService and Health"))
         else:
-            await _run(handler, _Call(context, handler))
+            await _run(handler, _HostedCall(context, handler))
 
     async def _handler(self, details: _Details) -> Handler | None:
         find: Callable[[Any], Awaitable[Any]] = self._find
@@ -85,7 +85,7 @@ class _Details:
     invocation_metadata: Any
 
 
-class _Call:
+class _HostedCall:
     """The context of a raw call, for a handler that reads and writes messages."""
 
     def __init__(self, context: Context, handler: Handler) -> None:

@@ -13,7 +13,7 @@ from midrib.server._calls.embedder import AcceptedItem, Embedded, ItemInput, Ope
 from midrib.server._engine.item import Outcome
 from midrib.server._errors import public_error
 from midrib.server._grpc.context import Context
-from midrib.server._grpc.stream_writer import Answer, StreamWriter
+from midrib.server._grpc.stream_writer import StreamAnswer, StreamWriter
 from midrib.server._settings import Settings
 from midrib.v1 import embedding_pb2
 from midrib.wire import (
@@ -187,7 +187,7 @@ class ItemStream(Generic[Request, Id]):
         await reservation.acquire()
         self._fail(request_id, self._writer.expect(reservation.release), error)
 
-    async def _compute(self, request_id: Id, item: AcceptedItem, answer: Answer) -> None:
+    async def _compute(self, request_id: Id, item: AcceptedItem, answer: StreamAnswer) -> None:
         """Queue an item; `_finish` answers it."""
         try:
             outcome = await item.queue()
@@ -197,7 +197,9 @@ class ItemStream(Generic[Request, Id]):
         self._outcomes.add(outcome)
         outcome.add_done_callback(partial(self._finish, request_id, item, answer))
 
-    def _finish(self, request_id: Id, item: AcceptedItem, answer: Answer, outcome: asyncio.Future[Outcome]) -> None:
+    def _finish(
+        self, request_id: Id, item: AcceptedItem, answer: StreamAnswer, outcome: asyncio.Future[Outcome]
+    ) -> None:
         self._outcomes.discard(outcome)
         if outcome.cancelled():
             return
@@ -206,7 +208,7 @@ class ItemStream(Generic[Request, Id]):
         except Exception as error:  # noqa: BLE001 - of the computation, or of forming the message
             self._fail(request_id, answer, error)
 
-    def _fail(self, request_id: Id, answer: Answer, error: Exception) -> None:
+    def _fail(self, request_id: Id, answer: StreamAnswer, error: Exception) -> None:
         self._writer.put(answer, self._protocol.refusal(request_id, public_error(error, "the item failed")))
 
     def _release(self, request_id: Id, item: AcceptedItem) -> None:

@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 
 from midrib.server._admission.element_count import ElementLimits
 from midrib.server._admission.tls import TlsFiles, server_credentials
-from midrib.server._admission.tokens import Tokens
+from midrib.server._admission.tokens import AccessTokens
 from midrib.server._front.limits import FrontLimits
 from midrib.server._front.listener import tls_of
 from midrib.server._front.processes.server import FrontProcesses
@@ -51,7 +51,7 @@ class GrpcServer(Protocol):
 AnyServer: TypeAlias = grpc.aio.Server | FrontServer | FrontProcesses
 
 
-def grpc_server(settings: Settings, tokens: Tokens | None, tracing: Tracing | None = None) -> AnyServer:
+def grpc_server(settings: Settings, tokens: AccessTokens | None, tracing: Tracing | None = None) -> AnyServer:
     """Return a server without services, with the limits of the settings, and with a guard if there are tokens."""
     chain = interceptors(settings, tokens, tracing)
     if settings.front == "asyncio":
@@ -60,7 +60,7 @@ def grpc_server(settings: Settings, tokens: Tokens | None, tracing: Tracing | No
 
 
 def interceptors(
-    settings: Settings, tokens: Tokens | None, tracing: Tracing | None = None
+    settings: Settings, tokens: AccessTokens | None, tracing: Tracing | None = None
 ) -> list[grpc.aio.ServerInterceptor]:
     """Return what every call passes first, in this order: traces, the access log, and the guard."""
     chain: list[grpc.aio.ServerInterceptor] = []

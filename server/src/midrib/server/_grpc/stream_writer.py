@@ -12,7 +12,7 @@ from midrib.server._grpc.context import Context
 from midrib.wire import UnavailableError
 
 
-class Answer:
+class StreamAnswer:
     """A message that a stream will write; `message` is None until it is ready.
 
     on_written: called once it is written.
@@ -36,21 +36,21 @@ class StreamWriter:
         self._context = context
         self._max_unread_s = max_unread_s
         self._in_order = in_order
-        self._answers: deque[Answer] = deque()
+        self._answers: deque[StreamAnswer] = deque()
         self._expected = 0
         self._changed = asyncio.Event()
         self._closed = False
         self._writing_since: float | None = None
 
-    def expect(self, on_written: Callable[[], None]) -> Answer:
+    def expect(self, on_written: Callable[[], None]) -> StreamAnswer:
         """Return an answer that `put` will complete; in order, it is written before those expected later."""
-        answer = Answer(on_written)
+        answer = StreamAnswer(on_written)
         self._expected += 1
         if self._in_order:
             self._answers.append(answer)
         return answer
 
-    def put(self, answer: Answer, message: Any) -> None:
+    def put(self, answer: StreamAnswer, message: Any) -> None:
         """Complete an answer."""
         answer.message = message
         if not self._in_order:

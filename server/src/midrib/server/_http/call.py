@@ -12,22 +12,22 @@ import numpy as np
 from midrib.registry import TextInput
 from midrib.server._admission.quotas import Limit, Reservation
 from midrib.server._admission.tokens import Scope
-from midrib.server._calls.embedder import Embedded, Embedder
+from midrib.server._calls.embedder import Embedded, RequestEmbedder
 from midrib.server._calls.requests import Caller
 from midrib.server._catalogue.loading import Loaded
-from midrib.server._engine.description import Description
+from midrib.server._engine.description import ServedDescription
 from midrib.server._intake.media import media_of
 from midrib.v1 import embedding_pb2
 from midrib.wire import Array, OverloadedError
 
 
-class Answer(NamedTuple):
+class CallAnswer(NamedTuple):
     """The embedding of one call.
 
     by: the backbone that computed it.  features: [rows, dimensions].  tokens: of all texts, 0 for other media.
     """
 
-    by: Description
+    by: ServedDescription
     features: Array
     tokens: int
 
@@ -45,7 +45,7 @@ class HttpCall:
     It never waits for room, so that two calls cannot block each other: without room it is refused, at any stage.
     """
 
-    def __init__(self, embedder: Embedder) -> None:
+    def __init__(self, embedder: RequestEmbedder) -> None:
         self.caller = Caller(None)
         self.held = 0
         self.refusal = ""
@@ -95,7 +95,7 @@ class HttpCall:
             used.undo()  # a refused call uses nothing of the rate
             raise
 
-    async def embed(self, requests: Sequence[embedding_pb2.EmbedRequest]) -> Answer:
+    async def embed(self, requests: Sequence[embedding_pb2.EmbedRequest]) -> CallAnswer:
         """Return the embedding of several requests for one backbone, computed at the same time and joined in order.
 
         The caller holds their bytes already.  Raises what the first request to fail raised; the others are cancelled.
@@ -107,7 +107,7 @@ class HttpCall:
             for task in tasks:
                 task.cancel()
         features = parts[0].features if len(parts) == 1 else np.concatenate([part.features for part in parts])
-        return Answer(parts[0].by, features, sum(map(_tokens, parts)))
+        return CallAnswer(parts[0].by, features, sum(map(_tokens, parts)))
 
 
 def _rows(message: embedding_pb2.Input) -> int:

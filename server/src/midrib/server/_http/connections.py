@@ -13,7 +13,7 @@ from aiohttp import web
 _CHECKS = 4
 
 
-class Connections:
+class LastRequests:
     """When the last request of each connection ended.
 
     limit_s: how long a connection may be silent before its first request, within the headers of one, and between two.

@@ -17,7 +17,7 @@ from pydantic import Field
 from midrib.backbones import Prompts
 from midrib.server._catalogue.loading import Loaded
 from midrib.server._http.body import AnswerFields, Fields, free
-from midrib.server._http.call import Answer
+from midrib.server._http.call import CallAnswer
 from midrib.server._http.inputs import split_input
 from midrib.v1 import embedding_pb2, tensor_pb2
 from midrib.wire import Array, InternalError
@@ -124,7 +124,7 @@ def answer_bytes(body: EmbeddingsBody, width: int) -> int:
     return _ROW_BYTES + width * (_BASE64_NUMBER_BYTES if body.encoding_format == "base64" else JSON_NUMBER_BYTES)
 
 
-async def answer_parts(answer: Answer, body: EmbeddingsBody) -> AsyncIterator[bytes]:
+async def answer_parts(answer: CallAnswer, body: EmbeddingsBody) -> AsyncIterator[bytes]:
     """Yield the JSON of the response in parts, and let the event loop run between them.
 
     Raises InternalError if the numbers are not finite and the caller did not ask for base64.
@@ -143,7 +143,7 @@ async def answer_parts(answer: Answer, body: EmbeddingsBody) -> AsyncIterator[by
     yield b"]}"
 
 
-def check_finite(answer: Answer) -> None:
+def check_finite(answer: CallAnswer) -> None:
     """Raise InternalError for numbers that JSON cannot carry."""
     if not np.isfinite(answer.features).all():
         raise InternalError(

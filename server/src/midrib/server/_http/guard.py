@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from midrib.server._admission.tls import TlsFiles
-from midrib.server._admission.tokens import CURRENT_TENANT, Scope, Tokens
+from midrib.server._admission.tokens import CURRENT_TENANT, AccessTokens, Scope
 from midrib.server._http.errors import Handler
 from midrib.wire import UnauthenticatedError
 
@@ -25,7 +25,7 @@ class HttpGuard:
     tls: the certificate files of the port; None without TLS.
     """
 
-    def __init__(self, tokens: Tokens | None, *, public_health: bool, tls: TlsFiles | None = None) -> None:
+    def __init__(self, tokens: AccessTokens | None, *, public_health: bool, tls: TlsFiles | None = None) -> None:
         self._tokens = tokens
         self._public_health = public_health
         self._tls = tls

@@ -15,9 +15,9 @@ import numpy as np
 from pydantic import Field
 
 from midrib.registry import ImageInput, TextInput
-from midrib.server._engine.description import Description
+from midrib.server._engine.description import ServedDescription
 from midrib.server._http.body import MAX_COMMAS, AnswerFields, Fields, free
-from midrib.server._http.call import Answer
+from midrib.server._http.call import CallAnswer
 from midrib.server._http.embeddings import NUMBERS_AT_ONCE, check_finite
 from midrib.server._http.inputs import decoded_images, image_input, text_input
 from midrib.v1 import embedding_pb2, tensor_pb2
@@ -99,7 +99,7 @@ class Inference(AnswerFields):
     outputs: list[InferOutput]
 
 
-def infer_request(body: InferBody, described: Description) -> embedding_pb2.EmbedRequest:
+def infer_request(body: InferBody, described: ServedDescription) -> embedding_pb2.EmbedRequest:
     """Return the same call as a request of Midrib's own protocol. The data of the body are freed.
 
     Raises InvalidInputError for parameters or data of another form.
@@ -123,7 +123,7 @@ def infer_request(body: InferBody, described: Description) -> embedding_pb2.Embe
     return embedding_pb2.EmbedRequest(backbone=described.name, input=message, options=options)
 
 
-async def infer_parts(answer: Answer, body: InferBody) -> AsyncIterator[bytes]:
+async def infer_parts(answer: CallAnswer, body: InferBody) -> AsyncIterator[bytes]:
     """Yield the JSON of the response in parts, and let the event loop run between them.
 
     Raises InternalError if the numbers are not finite.
@@ -141,7 +141,7 @@ async def infer_parts(answer: Answer, body: InferBody) -> AsyncIterator[bytes]:
     yield b"]}]}"
 
 
-def model_metadata(described: Description) -> dict[str, Any]:
+def model_metadata(described: ServedDescription) -> dict[str, Any]:
     """Return the inputs and the output of a backbone; a size of -1 may vary."""
     spec = described.input
     sizes = [-1, *(-1 if size is None else size for size in spec.tensor.shape)]

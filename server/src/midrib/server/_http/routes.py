@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from midrib.server._calls.embedder import Embedder
+from midrib.server._calls.embedder import RequestEmbedder
 from midrib.server._engine.description import State
 from midrib.server._http.body import (
     MAX_BODY_BYTES,
@@ -17,7 +17,7 @@ from midrib.server._http.body import (
     receive,
     require_media_type,
 )
-from midrib.server._http.call import CURRENT_CALL, Answer
+from midrib.server._http.call import CURRENT_CALL, CallAnswer
 from midrib.server._http.embeddings import (
     JSON_NUMBER_BYTES,
     EmbeddingsBody,
@@ -42,7 +42,7 @@ class Routes:
     operations: those of the console, which the description of the port has too.
     """
 
-    def __init__(self, embedder: Embedder, *, operations: Sequence[Operation] = ()) -> None:
+    def __init__(self, embedder: RequestEmbedder, *, operations: Sequence[Operation] = ()) -> None:
         self._catalogue = embedder.catalogue
         self._settings = embedder.catalogue.settings
         self._openapi = openapi_document(tokens=self._settings.tokens is not None, console=operations)
@@ -69,7 +69,7 @@ class Routes:
         ]
 
     async def embeddings(self, request: web.Request) -> web.StreamResponse:
-        """Answer OpenAI's embeddings call."""
+        """CallAnswer OpenAI's embeddings call."""
         body = await self._fields(EmbeddingsBody, request)
         answer = await self._embed(body)
         return web.Response(
@@ -79,13 +79,13 @@ class Routes:
         )
 
     async def similarity(self, request: web.Request) -> web.StreamResponse:
-        """Answer how similar sentences are, as text-embeddings-inference does."""
+        """CallAnswer how similar sentences are, as text-embeddings-inference does."""
         body = await self._fields(SimilarityBody, request)
         answer = await self._embed(embeddings_body(body, body.model or self._only_model()))
         check_finite(answer)
         return web.json_response(similarities(answer.features), headers={"Midrib-Revision": answer.by.revision})
 
-    async def _embed(self, body: EmbeddingsBody) -> Answer:
+    async def _embed(self, body: EmbeddingsBody) -> CallAnswer:
         call = CURRENT_CALL.get()
         loaded = self._catalogue.entry(body.model).ready()
         token_ids = self._settings.http_token_ids
@@ -96,7 +96,7 @@ class Routes:
         return await call.embed(requests)
 
     async def infer(self, request: web.Request) -> web.StreamResponse:
-        """Answer the Open Inference Protocol's call."""
+        """CallAnswer the Open Inference Protocol's call."""
         call = CURRENT_CALL.get()
         loaded = self._catalogue.entry(request.match_info["name"]).ready()
         described = loaded.served.description
@@ -119,26 +119,26 @@ class Routes:
         return await parse_fields(kind, await receive(request, call, limit=self._max_body_bytes))
 
     async def models(self, request: web.Request) -> web.Response:  # noqa: ARG002 - aiohttp's signature
-        """Answer the list of served backbones, in OpenAI's form."""
+        """CallAnswer the list of served backbones, in OpenAI's form."""
         entries = self._catalogue.entries
         names = {**{name: name for name in entries}, **self._catalogue.aliases}
         ready = [name for name in sorted(names) if names[name] in entries and entries[names[name]].state is State.READY]
         return web.json_response({"object": "list", "data": [_model_object(name) for name in ready]})
 
     async def model(self, request: web.Request) -> web.Response:
-        """Answer one served backbone, in OpenAI's form."""
+        """CallAnswer one served backbone, in OpenAI's form."""
         return web.json_response(_model_object(self._catalogue.entry(request.match_info["name"]).name))
 
     async def server_metadata(self, request: web.Request) -> web.Response:  # noqa: ARG002 - aiohttp's signature
-        """Answer the name and the version of the server."""
+        """CallAnswer the name and the version of the server."""
         return web.json_response({"name": "midrib", "version": server_version(), "extensions": []})
 
     async def live(self, request: web.Request) -> web.Response:  # noqa: ARG002 - aiohttp's signature
-        """Answer that the process is alive."""
+        """CallAnswer that the process is alive."""
         return web.json_response({"live": True})
 
     async def ready(self, request: web.Request) -> web.Response:  # noqa: ARG002 - aiohttp's signature
-        """Answer whether everything is loaded and the server goes on."""
+        """CallAnswer whether everything is loaded and the server goes on."""
         ready = self._catalogue.ready
         return web.json_response({"ready": ready}, status=200 if ready else 503)
 
@@ -148,20 +148,20 @@ class Routes:
         return web.json_response({"name": described.name, "ready": True})
 
     async def model_metadata(self, request: web.Request) -> web.Response:
-        """Answer the inputs and the output of a backbone."""
+        """CallAnswer the inputs and the output of a backbone."""
         described = self._catalogue.entry(request.match_info["name"]).ready().served.description
         return web.json_response(model_metadata(described))
 
     async def openapi(self, request: web.Request) -> web.Response:  # noqa: ARG002 - aiohttp's signature
-        """Answer the OpenAPI document of the port."""
+        """CallAnswer the OpenAPI document of the port."""
         return web.json_response(self._openapi)
 
     async def docs(self, request: web.Request) -> web.Response:  # noqa: ARG002 - aiohttp's signature
-        """Answer a page that shows the OpenAPI document."""
+        """CallAnswer a page that shows the OpenAPI document."""
         return web.Response(text=docs_page(self._openapi), content_type="text/html", headers=_PAGE_HEADERS)
 
     async def healthz(self, request: web.Request) -> web.Response:  # noqa: ARG002 - aiohttp's signature
-        """Answer 200 while the process is alive."""
+        """CallAnswer 200 while the process is alive."""
         return web.Response(text="ok\n")
 
     async def readyz(self, request: web.Request) -> web.Response:  # noqa: ARG002 - aiohttp's signature

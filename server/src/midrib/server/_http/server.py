@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from aiohttp import web
 
 from midrib.server._admission.tls import TlsFiles, renewing_context
-from midrib.server._admission.tokens import CURRENT_TENANT, Tokens
-from midrib.server._calls.embedder import Embedder
+from midrib.server._admission.tokens import CURRENT_TENANT, AccessTokens
+from midrib.server._calls.embedder import RequestEmbedder
 from midrib.server._calls.requests import Caller
 from midrib.server._http.access_log import log_access
 from midrib.server._http.call import CURRENT_CALL, HttpCall
-from midrib.server._http.connections import Connections, send
+from midrib.server._http.connections import LastRequests, send
 from midrib.server._http.cors import Cors
 from midrib.server._http.errors import Handler, errors_as_json, logger
 from midrib.server._http.guard import HttpGuard
@@ -49,8 +49,8 @@ class HttpServer:
 
     def __init__(
         self,
-        embedder: Embedder,
-        tokens: Tokens | None,
+        embedder: RequestEmbedder,
+        tokens: AccessTokens | None,
         *,
         routes: Sequence[web.RouteDef] = (),
         operations: Sequence[Operation] = (),
@@ -61,7 +61,7 @@ class HttpServer:
         self._catalogue = embedder.catalogue
         self._settings = embedder.catalogue.settings
         self._tokens = tokens
-        self._connections = Connections(_SILENT_S)
+        self._connections = LastRequests(_SILENT_S)
         self._runner: web.AppRunner
         self._janitor: asyncio.Task[None]
 

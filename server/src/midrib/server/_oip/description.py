@@ -10,7 +10,7 @@ from midrib.registry import InputSpec
 from midrib.server._catalogue.entry import CatalogueEntry
 from midrib.server._catalogue.loading import Loaded
 from midrib.server._engine.description import State
-from midrib.server._engine.outcomes import Totals
+from midrib.server._engine.outcomes import WorkTotals
 from midrib.server._intake.media import media_kind
 from midrib.server._oip.contents import BYTES, TENSOR_INPUT
 from midrib.server._oip.request import OUTPUT, datatype
@@ -108,7 +108,7 @@ def _output(loaded: Loaded) -> _Signature:
     return _Signature(OUTPUT, datatype(described.dtype), (described.num_features,))
 
 
-def _durations(totals: Totals) -> inference_pb2.InferStatistics:
+def _durations(totals: WorkTotals) -> inference_pb2.InferStatistics:
     def duration(count: int, seconds: float) -> inference_pb2.StatisticDuration:
         return inference_pb2.StatisticDuration(count=count, ns=int(seconds * 1e9))
 

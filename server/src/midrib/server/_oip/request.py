@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from midrib.oip.v2.inference_pb2 import InferParameter, ModelInferRequest, ModelInferResponse
-from midrib.server._calls.embedder import Embedded, Embedder, ItemInput, OpenCall
+from midrib.server._calls.embedder import Embedded, ItemInput, OpenCall, RequestEmbedder
 from midrib.server._calls.requests import Caller
 from midrib.server._oip.contents import DATATYPES, read_input
 from midrib.v1 import embedding_pb2
@@ -28,11 +28,13 @@ _PARAMETERS = {
 _OUTPUT_DATATYPES = ("FP16", "BF16", "FP32", "FP64")
 
 
-async def open_request(embedder: Embedder, request: ModelInferRequest, caller: Caller) -> tuple[OpenCall, ItemInput]:
+async def open_request(
+    embedder: RequestEmbedder, request: ModelInferRequest, caller: Caller
+) -> tuple[OpenCall, ItemInput]:
     """Return the call that a request makes, and its input.
 
     Raises InvalidInputError for a request that the protocol does not allow, UnsupportedError for a feature that this
-    server lacks, LimitExceededError for too many elements, and what `Embedder.open` raises.
+    server lacks, LimitExceededError for too many elements, and what `RequestEmbedder.open` raises.
     """
     _check_outputs(request)
     opening = embedding_pb2.Open(

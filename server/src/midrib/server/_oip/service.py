@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from importlib.metadata import PackageNotFoundError, version
 
 from midrib.oip.v2 import inference_pb2 as oip
-from midrib.server._calls.embedder import Embedder
+from midrib.server._calls.embedder import RequestEmbedder
 from midrib.server._calls.requests import open_backbone
 from midrib.server._catalogue.entry import CatalogueEntry
 from midrib.server._catalogue.loading import Loaded
@@ -28,7 +28,7 @@ _EXTENSIONS = ("model_configuration", "model_repository", "parameters", "statist
 class InferenceService:
     """Answers from the same engine as Midrib's services; the version of a model is the revision of the backbone."""
 
-    def __init__(self, embedder: Embedder, backbones: BackboneService) -> None:
+    def __init__(self, embedder: RequestEmbedder, backbones: BackboneService) -> None:
         self._embedder = embedder
         self._catalogue = embedder.catalogue
         self._backbones = backbones

@@ -10,7 +10,7 @@ from midrib.oip.v2.inference_pb2 import (
     ModelInferResponse,
     ModelStreamInferResponse,
 )
-from midrib.server._calls.embedder import Embedded, Embedder, ItemInput, OpenCall
+from midrib.server._calls.embedder import Embedded, ItemInput, OpenCall, RequestEmbedder
 from midrib.server._calls.requests import Caller
 from midrib.server._oip.request import infer_response, open_request, wants_final_mark
 from midrib.wire import MidribError
@@ -30,7 +30,7 @@ class InferStreamProtocol:
     in_order = True
     go_away = None
 
-    def __init__(self, embedder: Embedder, caller: Caller) -> None:
+    def __init__(self, embedder: RequestEmbedder, caller: Caller) -> None:
         self._embedder = embedder
         self._caller = caller._replace(waits_for_room=True)
         self.leaving = embedder.catalogue.closing

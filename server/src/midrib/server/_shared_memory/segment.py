@@ -19,7 +19,7 @@ from midrib.wire import (
 )
 
 
-class Segment:
+class SealedSegment:
     """Memory with a sealed size: because neither side can shrink it, reading it never raises SIGBUS.
 
     The client may write to it at any time. A value can therefore change between two reads: copy values before a

@@ -10,7 +10,7 @@ from midrib.server._admission.tokens import Tenant
 from midrib.server._observability.accounting import Accounting
 from midrib.server._settings import Settings
 from midrib.server._shared_memory.handover import HandoverSocket
-from midrib.server._shared_memory.segment import Segment
+from midrib.server._shared_memory.segment import SealedSegment
 from midrib.v1.embedding_pb2 import SharedItem, SharedMemory, SharedTensor
 from midrib.wire import Array, InvalidInputError, can_share_memory
 
@@ -78,7 +78,7 @@ class StreamMemories:
         """The size of each segment."""
         return self._limits.segment
 
-    def new_segment(self, tenant: Tenant | None) -> Segment | None:
+    def new_segment(self, tenant: Tenant | None) -> SealedSegment | None:
         """Return a segment; None if the limit of the server or of the tenant is reached.
 
         Its bytes count until it is unmapped. Raises OSError if the system has no memory or no descriptor left.
@@ -87,7 +87,7 @@ class StreamMemories:
         name, limit = (None, self._limits.total) if tenant is None else (tenant.name, tenant.in_flight_bytes.limit)
         if sum(self._held.values()) + size > self._limits.total or self._held.get(name, 0) + size > limit:
             return None
-        segment = Segment(size)
+        segment = SealedSegment(size)
         self._count(name, size)
         segment.memory.when_unmapped(partial(self._count, name, -size))
         return segment
@@ -112,7 +112,7 @@ class StreamMemory:
         self._asked = requested
         self._tenant = tenant
         self._copies = copies
-        self._segment: Segment | None = None
+        self._segment: SealedSegment | None = None
         self._key = b""
         self._places: dict[int, SharedItem] = {}
 

@@ -34,7 +34,7 @@ _STAGING = ThreadPoolExecutor(2, thread_name_prefix="staging")
 _NUMBERS = itertools.count()
 
 
-class Listener(Protocol):
+class ConnectionListener(Protocol):
     """Gets the events of a connection, on the event loop."""
 
     def on_result(self, part: Part, result: Sequence[Array] | Exception) -> None:
@@ -74,7 +74,12 @@ class WorkerConnection:
     """
 
     def __init__(
-        self, worker: WorkerProcess, transfer: BatchTransfer, free: list[int], limits: Limits, listener: Listener
+        self,
+        worker: WorkerProcess,
+        transfer: BatchTransfer,
+        free: list[int],
+        limits: Limits,
+        listener: ConnectionListener,
     ) -> None:
         self.worker = worker
         self._transfer = transfer

@@ -18,7 +18,7 @@ import numpy as np
 from midrib.server._engine.compute import Arrays
 from midrib.server._errors import text_of, traced
 from midrib.server._worker.channel import Channel
-from midrib.server._worker.messages import ERROR, NO_BATCH, NUMBER, ROWS, MemoryChange, Place, Prepared, Region
+from midrib.server._worker.messages import ERROR, NO_BATCH, NUMBER, ROWS, BatchLocation, MemoryChange, Prepared, Region
 from midrib.server._worker.shared_buffer import MappedMemory, SharedBuffer, Viewable
 from midrib.wire import Array
 
@@ -149,7 +149,7 @@ class _Batches:
     def _remember(self, message: bytes) -> _BoundPlace:
         if len(self._places) >= _REMEMBERED:
             self._places.clear()
-        place = Place.decode(message)
+        place = BatchLocation.decode(message)
         buffer = self._buffers[place.buffer]
         try:
             arrays = tuple(buffer.view(region.offset, region.dtype, region.shape) for region in place.inputs)
@@ -180,7 +180,7 @@ class _Batches:
 class _BoundPlace:
     """A place in shared memory with its pass, and with the view for its rows. buffer: for the rows."""
 
-    def __init__(self, place: Place, buffer: Viewable, bound: Bound) -> None:
+    def __init__(self, place: BatchLocation, buffer: Viewable, bound: Bound) -> None:
         self.bound = bound
         self.place = place
         self._buffer = buffer

@@ -79,7 +79,7 @@ class Region:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class BatchLocation:
     """Where a batch lies.
 
     buffer: the number of the shared buffer, or of a client's memory.
@@ -100,7 +100,7 @@ class Place:
         return b"".join([fields, *(region.encode() for region in self.inputs)])
 
     @classmethod
-    def decode(cls, message: bytes) -> Place:
+    def decode(cls, message: bytes) -> BatchLocation:
         """Read what `encode` returned."""
         buffer, count, *result = _PLACE.unpack_from(message)
         inputs, at = [], _PLACE.size

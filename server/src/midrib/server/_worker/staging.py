@@ -11,7 +11,7 @@ import numpy as np
 from midrib.server._compute.joining import join_into, joined_shape, lie_staged, split_rows, staged_dtype
 from midrib.server._engine.compute import Arrays
 from midrib.server._shared_memory.memory import ClientMemory, client_memory
-from midrib.server._worker.messages import ERROR, ROWS, Place, Prepared, Region
+from midrib.server._worker.messages import ERROR, ROWS, BatchLocation, Prepared, Region
 from midrib.server._worker.shared_buffer import SharedBuffer
 from midrib.wire import Array, aligned
 
@@ -36,7 +36,7 @@ class StagedPlace:
     result_shape: of the rows.  buffer_index: of the shared buffer.
     """
 
-    def __init__(self, place: Place, buffer: SharedBuffer, result_shape: tuple[int, ...]) -> None:
+    def __init__(self, place: BatchLocation, buffer: SharedBuffer, result_shape: tuple[int, ...]) -> None:
         self.buffer_index = place.result_buffer
         self.message = place.encode()
         in_buffer = place.buffer == place.result_buffer
@@ -108,7 +108,7 @@ class BatchTransfer:
         key = (buffer, memory.number, regions)
         if key not in self._places:
             result_shape = self._result_shape([array.shape for array in arrays])
-            place = Place(memory.number, regions, buffer, 0, _FEATURE_BYTES * math.prod(result_shape))
+            place = BatchLocation(memory.number, regions, buffer, 0, _FEATURE_BYTES * math.prod(result_shape))
             self._remember(key, place, result_shape)
         return self._places[key]
 
@@ -126,10 +126,10 @@ class BatchTransfer:
             regions.append(region)
             offset = aligned(offset + np.dtype(dtype).itemsize * region.elements)
         result_shape = self._result_shape([shape for _, shape in layouts])
-        place = Place(buffer, tuple(regions), buffer, offset, _FEATURE_BYTES * math.prod(result_shape))
+        place = BatchLocation(buffer, tuple(regions), buffer, offset, _FEATURE_BYTES * math.prod(result_shape))
         return self._remember((buffer, layouts), place, result_shape)
 
-    def _remember(self, key: Hashable, place: Place, result_shape: tuple[int, ...]) -> StagedPlace:
+    def _remember(self, key: Hashable, place: BatchLocation, result_shape: tuple[int, ...]) -> StagedPlace:
         """Make room in the buffer for the rows of a place; return the place with its views."""
         if len(self._places) >= _REMEMBERED:
             self._places.clear()

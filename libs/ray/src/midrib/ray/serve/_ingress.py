@@ -29,14 +29,14 @@ METHODS = tuple(
 """The paths of the methods that a deployment serves."""
 
 
-class Call(NamedTuple):
+class IngressCall(NamedTuple):
     """A call that Ray's server has accepted.  method: its path."""
 
     method: str
     context: Any
 
 
-CURRENT_CALL: ContextVar[Call | None] = ContextVar("midrib_ray_call", default=None)
+CURRENT_CALL: ContextVar[IngressCall | None] = ContextVar("midrib_ray_call", default=None)
 """The call of the current task. Ray's own context lacks the deadline, and does not read or write."""
 
 _HOSTED: list[HostedServices] = []
@@ -79,7 +79,7 @@ class _Services(grpc.GenericRpcHandler):
 
 async def _through_ray(handler: Any, method: str, requests: AsyncIterator[bytes], context: Any) -> None:
     """Have Ray count a call, and hand it to the replica, which writes the answer itself."""
-    CURRENT_CALL.set(Call(method, context))
+    CURRENT_CALL.set(IngressCall(method, context))
     async for _ in handler.stream_stream(requests, context):
         raise RuntimeError(f"{method} returned a message to Ray, expected that it writes all of them to its context")
 

@@ -14,7 +14,7 @@ from midrib.server import Server, Settings
 from midrib.server._observability.load import LoadMeter
 
 
-class Replica:
+class BackboneReplica:
     """Serves the backbones of its settings. Ray constructs it in each replica's process.
 
     settings: the fields of Settings.  The methods of our services are added below.
@@ -49,7 +49,7 @@ class Replica:
 def _answer(path: str) -> Callable[..., AsyncIterator[Any]]:
     """Return a method that answers the current call. It yields nothing: the answers go to the call's context."""
 
-    async def answer(_self: Replica, _requests: Any) -> AsyncIterator[Any]:
+    async def answer(_self: BackboneReplica, _requests: Any) -> AsyncIterator[Any]:
         call, services = CURRENT_CALL.get(), hosted()
         if call is None or services is None:
             raise RuntimeError(f"{path} came from a handle of Ray: call the gRPC port of Serve instead")
@@ -62,4 +62,4 @@ def _answer(path: str) -> Callable[..., AsyncIterator[Any]]:
 
 
 for _path in METHODS:
-    setattr(Replica, _path.rpartition("/")[2], _answer(_path))
+    setattr(BackboneReplica, _path.rpartition("/")[2], _answer(_path))

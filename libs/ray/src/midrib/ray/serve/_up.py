@@ -76,11 +76,11 @@ def down() -> None:
 def _deployment(settings: Settings, options: ServeOptions) -> Any:
     from ray import serve
 
-    from midrib.ray.serve._replica import Replica
+    from midrib.ray.serve._replica import BackboneReplica
 
     age_s = settings.max_stream_age_s or 0.0
     deployment = serve.deployment(
-        name="Replica",
+        name="BackboneReplica",
         max_ongoing_requests=_MAX_ONGOING_REQUESTS,
         graceful_shutdown_timeout_s=options.drain_s + _LONGEST_AGE * age_s + settings.drain_grace_s,
         ray_actor_options={
@@ -91,7 +91,7 @@ def _deployment(settings: Settings, options: ServeOptions) -> Any:
         },
         placement_group_bundles=list(options.placement_group_bundles) or None,
         **_replicas(options),
-    )(Replica)
+    )(BackboneReplica)
     return deployment.bind(settings.model_dump(mode="json"))
 
 

@@ -26,8 +26,8 @@ from midrib.remote._clients.sessions import AHEAD_BYTES, AHEAD_ITEMS, MAX_REVISI
 from midrib.remote._connect.backbone_calls import Argument
 from midrib.remote._connect.backbone_info import BackboneInfo
 from midrib.remote._items.rows import Rows
-from midrib.remote._stream.call import Call
-from midrib.remote._stream.session import Session
+from midrib.remote._stream.call import StreamedCall
+from midrib.remote._stream.session import CallSession
 from midrib.wire import Array, RevisionMismatchError
 
 
@@ -102,7 +102,7 @@ class AsyncClient(ClientBase):
         self, name: str, options: FeatureOptions, batches: AsyncIterable[Rows]
     ) -> AsyncGenerator[Array, None]:
         session = await self._session(name, options)
-        ahead: deque[Call] = deque()
+        ahead: deque[StreamedCall] = deque()
         ahead_bytes = 0
         try:
             async for rows in batches:
@@ -117,7 +117,7 @@ class AsyncClient(ClientBase):
             for call in ahead:
                 call.leave()
 
-    async def _session(self, name: str, options: FeatureOptions) -> Session:
+    async def _session(self, name: str, options: FeatureOptions) -> CallSession:
         while (session := self._sessions.get(name, options)) is None:
             await self.describe(name)
         return session

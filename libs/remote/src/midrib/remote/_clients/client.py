@@ -25,8 +25,8 @@ from midrib.remote._clients.sessions import AHEAD_BYTES, AHEAD_ITEMS, MAX_REVISI
 from midrib.remote._connect.backbone_calls import Argument
 from midrib.remote._connect.backbone_info import BackboneInfo
 from midrib.remote._items.rows import Rows
-from midrib.remote._stream.call import Call
-from midrib.remote._stream.session import Session
+from midrib.remote._stream.call import StreamedCall
+from midrib.remote._stream.session import CallSession
 from midrib.wire import Array, RevisionMismatchError
 
 
@@ -124,7 +124,7 @@ class Client(ClientBase):
 
     def _results(self, name: str, options: FeatureOptions, batches: Iterable[Rows]) -> Generator[Array, None, None]:
         session = self._session(name, options)
-        ahead: deque[Call] = deque()
+        ahead: deque[StreamedCall] = deque()
         ahead_bytes = 0
         try:
             for rows in batches:
@@ -139,7 +139,7 @@ class Client(ClientBase):
             for call in ahead:
                 call.leave()
 
-    def _session(self, name: str, options: FeatureOptions) -> Session:
+    def _session(self, name: str, options: FeatureOptions) -> CallSession:
         while (session := self._sessions.get(name, options)) is None:
             self.describe(name)
         return session

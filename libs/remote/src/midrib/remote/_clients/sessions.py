@@ -10,7 +10,7 @@ from midrib.remote._connect.address import TlsLike, endpoint_from
 from midrib.remote._connect.backbone_calls import BackboneCalls
 from midrib.remote._connect.backbone_info import BackboneInfo
 from midrib.remote._stream.request import CallPolicy, Priority
-from midrib.remote._stream.session import Session, session_for
+from midrib.remote._stream.session import CallSession, session_for
 
 # How far a stream reads ahead of its consumer.
 AHEAD_ITEMS: Final = 64
@@ -26,7 +26,7 @@ class SessionCache:
         self._servers = servers
         self._policy = policy
         self._infos: dict[str, BackboneInfo] = {}
-        self._sessions: dict[tuple[str, FeatureOptions], Session] = {}
+        self._sessions: dict[tuple[str, FeatureOptions], CallSession] = {}
 
     def learn(self, name: str, info: BackboneInfo) -> None:
         """Remember a backbone, under the name that the caller uses."""
@@ -38,7 +38,7 @@ class SessionCache:
         self._servers.prefer_next()
         self._sessions = {key: session for key, session in list(self._sessions.items()) if key[0] != name}
 
-    def get(self, name: str, options: FeatureOptions) -> Session | None:
+    def get(self, name: str, options: FeatureOptions) -> CallSession | None:
         """Return the session for a backbone; None if the backbone has not been described yet."""
         session = self._sessions.get((name, options))
         if session is None and (info := self._infos.get(name)) is not None:

@@ -10,11 +10,13 @@ from midrib.remote._command.names import import_modules, parse_backbone, server_
 from midrib.remote._command.options import Access
 
 if TYPE_CHECKING:
-    from midrib.remote._files.embedders import Embedder
+    from midrib.remote._files.embedders import ValueEmbedder
 
 
 @contextlib.contextmanager
-def cluster_embedder(address: str, backbone: str, access: Access, imports: Sequence[str] | None) -> Iterator[Embedder]:
+def cluster_embedder(
+    address: str, backbone: str, access: Access, imports: Sequence[str] | None
+) -> Iterator[ValueEmbedder]:
     """Yield a backbone that actors of a Ray cluster load, or call on its server; then leave the cluster.
 
     address: of the cluster, such as "auto".
@@ -30,7 +32,7 @@ def cluster_embedder(address: str, backbone: str, access: Access, imports: Seque
         embedder.close()
 
 
-def load_embedder(backbone: str, access: Access, imports: Sequence[str] | None) -> Embedder:
+def load_embedder(backbone: str, access: Access, imports: Sequence[str] | None) -> ValueEmbedder:
     """Connect to grpc://host:port/namespace/name, or load 'namespace/name?argument=value' into this process.
 
     imports: modules that register backbones of this process.
@@ -43,5 +45,5 @@ def load_embedder(backbone: str, access: Access, imports: Sequence[str] | None) 
     import_modules(imports)
     parsed = parse_backbone(backbone)
     module = server_module("_command.embed", f"backbone {backbone} in this process")
-    embedder: Embedder = module.LocalEmbedder(parsed["name"], parsed["arguments"])
+    embedder: ValueEmbedder = module.LocalEmbedder(parsed["name"], parsed["arguments"])
     return embedder

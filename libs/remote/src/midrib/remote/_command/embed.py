@@ -19,7 +19,7 @@ from midrib.remote._command.options import Access
 
 if TYPE_CHECKING:
     from midrib.remote._files.embed_files import Progress
-    from midrib.remote._files.embedders import Embedder
+    from midrib.remote._files.embedders import ValueEmbedder
 
 _INTERRUPTED: Final = 130  # the exit status that shells give to a command ended by Ctrl-C
 _LINE_EVERY_S: Final = 5.0
@@ -49,7 +49,7 @@ def embed(
 
         return embed_files(make, inputs, out, on_progress=progress.update, **options)
 
-    def make() -> Embedder:
+    def make() -> ValueEmbedder:
         progress.show(f"{'connecting to' if '://' in backbone else 'loading'} {backbone} ...")
         if cluster is None:
             embedder = load_embedder(backbone, access, imports)
@@ -78,14 +78,14 @@ def refuse_existing(out: str, inputs: Sequence[str], column: str, id_column: str
 
     The same command may be run again.
     """
-    from midrib.remote._files.formats.columns import Columns
+    from midrib.remote._files.formats.columns import InputColumns
     from midrib.remote._files.sources import Sources
     from midrib.remote._files.storage import Downloads, is_url
 
     if is_url(out) or not Path(out).exists():
         return
     with Downloads() as downloads:
-        ids = {item.id for item in Sources(list(inputs), Columns(column, id_column), downloads).items()}
+        ids = {item.id for item in Sources(list(inputs), InputColumns(column, id_column), downloads).items()}
     if ids != _ids_of_output(out):
         raise FileExistsError(f"{out} exists and is of other inputs: pass --overwrite to replace it, or another --out")
 

@@ -21,7 +21,7 @@ from midrib.remote._files.storage import LocalFile
 from midrib.wire import Array, RevisionMismatchError
 
 if TYPE_CHECKING:
-    from midrib.remote._files.embedders import Embedder
+    from midrib.remote._files.embedders import ValueEmbedder
     from midrib.remote._files.lance_index import LanceIndex
 
 
@@ -92,7 +92,7 @@ def nearest(rows: EmbeddedRows | LanceIndex, query: Array, top: int) -> list[Mat
     ]
 
 
-def _embed(embedder: Embedder, query: Query) -> Array:
+def _embed(embedder: ValueEmbedder, query: Query) -> Array:
     path = Path(query.text)
     if path.suffix.lower() in MEDIA_SUFFIXES and path.is_file():
         item = file_item(LocalFile(path, path.as_posix()))

@@ -98,7 +98,7 @@ async def call(
         raise _error(error.code(), error.details(), error.trailing_metadata(), address) from error
 
 
-class Stream:
+class EmbeddingStream:
     """A stream of embeddings, as raw bytes. However it breaks, its methods report the end and raise nothing.
 
     gRPC raises various errors, private ones among them, for a stream that has ended meanwhile; `error` says why it did.

@@ -18,7 +18,7 @@ from midrib.remote._connect.diagnosis import proxy_set
 from midrib.remote._doctor.network import Verdict, network
 from midrib.remote._items.rows import tensor_rows
 from midrib.remote._stream.request import CallPolicy
-from midrib.remote._stream.session import Session, session_for
+from midrib.remote._stream.session import CallSession, session_for
 from midrib.wire import (
     DeadlineExceededError,
     MidribError,
@@ -132,12 +132,12 @@ def _latency(servers: BackboneCalls, info: BackboneInfo) -> Verdict:
     return Verdict("latency", True, f"{median:.1f} ms a call (median of {_PROBES}, slowest {max(times):.1f})", fix)
 
 
-def _session(servers: BackboneCalls, info: BackboneInfo) -> Session:
+def _session(servers: BackboneCalls, info: BackboneInfo) -> CallSession:
     spec = FeatureOptions(revision=info.revision).spec(info)
     return session_for(servers.endpoint, spec, info, CallPolicy(servers.timeout))
 
 
-def _bandwidth(session: Session, info: BackboneInfo, timeout: float) -> Verdict:
+def _bandwidth(session: CallSession, info: BackboneInfo, timeout: float) -> Verdict:
     """Embed a batch of ones, of a few megabytes. A batch that takes too long is not a failure: the server is slow."""
     shape = tuple(16 if size is None else size for size in info.takes.tensor.shape)
     row = np.ones(shape, info.takes.tensor.dtype)

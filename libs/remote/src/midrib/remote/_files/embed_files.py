@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from midrib.remote._files.chunks import Chunk, ChunkStore
-from midrib.remote._files.embedders import Embedder, OutputOptions, embedder_from, with_prompt
-from midrib.remote._files.formats.columns import Columns
+from midrib.remote._files.embedders import OutputOptions, ValueEmbedder, embedder_from, with_prompt
+from midrib.remote._files.formats.columns import InputColumns
 from midrib.remote._files.items import SourceItem
 from midrib.remote._files.prompts import ChosenPrompt
 from midrib.remote._files.run import ChunkSize, digest_of, embed_in_order
@@ -49,7 +49,7 @@ class Progress:
 
 
 def embed_files(
-    backbone: str | Embedder | Callable[[], Embedder],
+    backbone: str | ValueEmbedder | Callable[[], ValueEmbedder],
     inputs: Iterable[str | Path],
     out: str | Path,
     *,
@@ -67,7 +67,7 @@ def embed_files(
 ) -> Progress:
     """Embed files into one file, with ids and the revision.
 
-    backbone: grpc://host:port/namespace/name, an Embedder, or a function that makes one (called once the inputs and
+    backbone: grpc://host:port/namespace/name, a ValueEmbedder, or a function that makes one (called once the inputs and
     the output have been checked).
     inputs: folders of images or sounds, image and sound files, .txt (one item per line), .jsonl, .csv, .tsv or
     .parquet (by column), .npy; paths, or URLs that fsspec opens (s3://, gs://, hf://).
@@ -86,7 +86,7 @@ def embed_files(
     another run writes the same output, or if every item is bad; RevisionMismatchError if the backbone changed;
     UnavailableError if a URL cannot be read or written; OSError if the output cannot be written.
     """
-    columns = Columns(column, id_column, tuple(keep))
+    columns = InputColumns(column, id_column, tuple(keep))
     options = OutputOptions(dimensions, normalize, dtype)
     prompts = ChosenPrompt(prompt, prompt_name)
     output = output_at(out)
@@ -121,7 +121,7 @@ def _count(sources: Sources, prompt: ChosenPrompt) -> int:
     return total
 
 
-def _recipe(embedder: Embedder, columns: Columns, options: OutputOptions) -> dict[str, str]:
+def _recipe(embedder: ValueEmbedder, columns: InputColumns, options: OutputOptions) -> dict[str, str]:
     """Return the options on which the output depends, under the names of `embed_files`' arguments."""
     return {
         "backbone": embedder.name,

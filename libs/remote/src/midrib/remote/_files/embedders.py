@@ -12,7 +12,7 @@ import numpy as np
 from midrib.remote._clients.client import Client
 from midrib.remote._clients.options import FeatureOptions
 from midrib.remote._connect.address import split_url
-from midrib.remote._files.formats.audio_file import Clip
+from midrib.remote._files.formats.audio_file import AudioSamples
 from midrib.wire import Array, InternalError, InvalidInputError
 
 # Per chunk: a backbone may be slow, and nothing of a chunk is saved before all of it is done.
@@ -20,7 +20,7 @@ _TIMEOUT_S: Final = 600.0
 _DTYPES: Final = ("float32", "float16")
 
 
-class Embedder(Protocol):
+class ValueEmbedder(Protocol):
     """Embeds values: a served backbone, or an object of the caller."""
 
     name: str
@@ -37,16 +37,16 @@ class Embedder(Protocol):
 
 
 @runtime_checkable
-class PromptedEmbedder(Embedder, Protocol):
+class PromptedEmbedder(ValueEmbedder, Protocol):
     """An embedder whose backbone knows prompts."""
 
-    def with_prompt(self, prompt: str | None, prompt_name: str | None) -> Embedder:
+    def with_prompt(self, prompt: str | None, prompt_name: str | None) -> ValueEmbedder:
         """Return the same embedder with another prompt for its texts. Raises an error for one that it lacks."""
         ...
 
 
 @runtime_checkable
-class ParallelEmbedder(Embedder, Protocol):
+class ParallelEmbedder(ValueEmbedder, Protocol):
     """An embedder that several processes compute.  concurrency: how many calls keep all of them busy."""
 
     concurrency: int
@@ -55,7 +55,7 @@ class ParallelEmbedder(Embedder, Protocol):
 class PrefixingEmbedder:
     """Puts a prompt before the texts of an embedder that does not know prompts."""
 
-    def __init__(self, embedder: Embedder, prompt: str) -> None:
+    def __init__(self, embedder: ValueEmbedder, prompt: str) -> None:
         self.name, self.revision, self.num_features = embedder.name, embedder.revision, embedder.num_features
         self._embedder = embedder
         self._prompt = prompt
@@ -65,7 +65,7 @@ class PrefixingEmbedder:
         return self._embedder(kind, [self._prompt + text for text in values] if kind == "texts" else values)
 
 
-def with_prompt(embedder: Embedder, prompt: str | None, prompt_name: str | None) -> Embedder:
+def with_prompt(embedder: ValueEmbedder, prompt: str | None, prompt_name: str | None) -> ValueEmbedder:
     """Return an embedder that puts a prompt before each text; both None for the backbone's default.
 
     Raises InvalidInputError for a prompt_name that the embedder does not know.
@@ -118,12 +118,14 @@ class RemoteEmbedder:
         return embedder
 
 
-def embedder_from(backbone: str | Embedder | Callable[[], Embedder], client_options: dict[str, Any]) -> Embedder:
+def embedder_from(
+    backbone: str | ValueEmbedder | Callable[[], ValueEmbedder], client_options: dict[str, Any]
+) -> ValueEmbedder:
     """Return the embedder of a URL, the embedder itself, or the one that a function makes."""
     if isinstance(backbone, str):
         return RemoteEmbedder(backbone, **client_options)
     if not isinstance(backbone, type) and hasattr(backbone, "revision"):
-        return cast("Embedder", backbone)
+        return cast("ValueEmbedder", backbone)
     return backbone()
 
 
@@ -146,7 +148,7 @@ class OutputOptions:
         if self.dimensions is not None and self.dimensions < 1:
             raise InvalidInputError(f"dimensions is {self.dimensions}, expected at least 1")
 
-    def width(self, embedder: Embedder) -> int:
+    def width(self, embedder: ValueEmbedder) -> int:
         """Return the number of features per row. Raises InvalidInputError if the backbone has fewer."""
         if self.dimensions is not None and self.dimensions > embedder.num_features:
             raise InvalidInputError(
@@ -155,7 +157,7 @@ class OutputOptions:
             )
         return self.dimensions or embedder.num_features
 
-    def embed(self, embedder: Embedder, kind: str, values: list[Any]) -> Array:
+    def embed(self, embedder: ValueEmbedder, kind: str, values: list[Any]) -> Array:
         """Return the features of values, [values, width]; raise the embedder's errors."""
         features = _by_rate(embedder, values) if kind == "audio" else embedder(kind, values)
         if features.shape != (len(values), embedder.num_features):
@@ -174,7 +176,7 @@ class OutputOptions:
             return rows.astype(self.dtype)
 
 
-def _by_rate(embedder: Embedder, clips: list[Clip]) -> Array:
+def _by_rate(embedder: ValueEmbedder, clips: list[AudioSamples]) -> Array:
     """Return the features of clips of any rates, [clips, num_features]."""
     features = np.empty((len(clips), embedder.num_features), np.float32)
     for rate in sorted({clip.rate for clip in clips}):

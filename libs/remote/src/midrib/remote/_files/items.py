@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
 from midrib.remote._files.formats.audio_file import AUDIO_SUFFIXES, decode_clip, is_audio
-from midrib.remote._files.formats.columns import Columns, Record
+from midrib.remote._files.formats.columns import InputColumns, Record
 from midrib.remote._files.formats.encodings import is_utf8, printable
 from midrib.remote._files.storage import InputFile, LocalFile, RemoteFile
 
@@ -35,7 +35,7 @@ class SourceItem:
     kept: Mapping[str, Any] = field(default_factory=dict)
 
     def load(self) -> Any:
-        """Return the value as an Embedder takes it: bytes or a path for an image, a Clip for a sound.
+        """Return the value as a ValueEmbedder takes it: bytes or a path for an image, AudioSamples for a sound.
 
         Raises InvalidInputError for sound that cannot be decoded, OSError or UnavailableError for a file that cannot
         be read.
@@ -53,7 +53,7 @@ def file_item(file: InputFile) -> SourceItem:
     return SourceItem(printable(file.name), "audio" if file.suffix in AUDIO_SUFFIXES else "images", file)
 
 
-def row_item(location: str, record: Record, columns: Columns) -> SourceItem:
+def row_item(location: str, record: Record, columns: InputColumns) -> SourceItem:
     """Return the item of a table's row.  location: the id of a row without an id column."""
     item = value_item(_row_id(record.get(columns.id), location), record.get(columns.value))
     kept = {name: _printable_value(record.get(name)) for name in columns.kept}

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from midrib.remote._files.chunks import Chunk
-from midrib.remote._files.embedders import Embedder, OutputOptions, ParallelEmbedder
+from midrib.remote._files.embedders import OutputOptions, ParallelEmbedder, ValueEmbedder
 from midrib.remote._files.items import SourceItem
 from midrib.remote._files.storage import LocalFile, RemoteFile
 from midrib.wire import LimitExceededError, MidribError
@@ -44,7 +44,7 @@ class ChunkSize:
 
 
 def embed_in_order(
-    embedder: Embedder, items: Iterator[SourceItem], size: ChunkSize, options: OutputOptions
+    embedder: ValueEmbedder, items: Iterator[SourceItem], size: ChunkSize, options: OutputOptions
 ) -> Iterator[Chunk]:
     """Yield the chunks in order; a few are embedded at the same time.
 
@@ -99,7 +99,7 @@ def _chunked(items: Iterator[SourceItem], size: ChunkSize) -> Iterator[list[Sour
             yield chunk
 
 
-def _embed(embedder: Embedder, items: list[SourceItem], options: OutputOptions) -> Chunk:
+def _embed(embedder: ValueEmbedder, items: list[SourceItem], options: OutputOptions) -> Chunk:
     """Embed items; if that fails, halve them again and again, so that only the bad ones are left out."""
     if items[0].error is not None:
         return _bad(items, options.width(embedder), [str(item.error) for item in items])

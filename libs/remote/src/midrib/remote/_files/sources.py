@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from midrib.remote._files.formats.audio_file import AUDIO_SUFFIXES, check_audio
-from midrib.remote._files.formats.columns import Columns, ReadRow
+from midrib.remote._files.formats.columns import InputColumns, ReadRow
 from midrib.remote._files.formats.csv_table import read_csv
 from midrib.remote._files.formats.encodings import printable, read_lines
 from midrib.remote._files.formats.jsonl_table import read_jsonl
@@ -38,7 +38,7 @@ class Sources:
     downloads: keeps the tables behind URLs on this machine.
     """
 
-    def __init__(self, inputs: Sequence[str | Path], columns: Columns, downloads: Downloads) -> None:
+    def __init__(self, inputs: Sequence[str | Path], columns: InputColumns, downloads: Downloads) -> None:
         self._inputs = inputs
         self._columns = columns
         self._downloads = downloads

@@ -9,7 +9,7 @@ import re
 import socket
 from typing import Final
 
-from midrib.remote._shared_memory.segment import Segment
+from midrib.remote._shared_memory.segment import MappedSegment
 from midrib.v1.embedding_pb2 import SharedMemory
 from midrib.wire import peer_user
 
@@ -20,7 +20,7 @@ _MAX_SEGMENT_BYTES: Final = 1 << 30
 _ANSWER_S: Final = 2.0
 
 
-async def fetch_segment(offer: SharedMemory) -> Segment:
+async def fetch_segment(offer: SharedMemory) -> MappedSegment:
     """Return the segment that a server offers.
 
     Raises OSError, with the cause, if the server runs on another machine, in another container or as another user, if
@@ -31,7 +31,7 @@ async def fetch_segment(offer: SharedMemory) -> Segment:
         raise OSError("the server's offer is invalid: is it a Midrib server?")
     descriptor = await _fetch(offer)
     try:
-        return Segment(descriptor, offer.size_bytes)
+        return MappedSegment(descriptor, offer.size_bytes)
     finally:
         os.close(descriptor)
 

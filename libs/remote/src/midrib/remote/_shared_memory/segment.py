@@ -15,7 +15,7 @@ from midrib.v1.embedding_pb2 import SharedTensor
 from midrib.wire import Array, aligned, checked_size, dtype_from_code
 
 
-class Segment:
+class MappedSegment:
     """Memory of a descriptor, which the caller closes.
 
     size_bytes: of the memory.  Raises OSError if it is smaller, or not sealed against shrinking: an access could fail.

@@ -16,7 +16,7 @@ from midrib.wire import Array, MidribError
 _ABANDONED: Final = CancelledError()  # no caller is left to see it
 
 
-class Call:
+class StreamedCall:
     """The rows of one call and the features that come back.
 
     A `concurrent.futures.Future` would cost more than everything else that a small call does.
@@ -98,7 +98,7 @@ class Call:
             waker()
 
 
-class Part:
+class MessageRows:
     """Rows of one call that fit one message.
 
     start: the index of its first row in the call.  separate: never joined with other calls, one of which failed it.
@@ -107,7 +107,7 @@ class Part:
 
     __slots__ = ("call", "rows", "start", "separate", "answered", "queued_at")
 
-    def __init__(self, call: Call, rows: Rows, start: int, queued_at: float) -> None:
+    def __init__(self, call: StreamedCall, rows: Rows, start: int, queued_at: float) -> None:
         self.call = call
         self.rows = rows
         self.start = start
@@ -120,14 +120,14 @@ class Part:
         return self.answered or self.call.done
 
 
-def split(part: Part, max_rows: int, max_bytes: int) -> Iterator[Part]:
+def split(part: MessageRows, max_rows: int, max_bytes: int) -> Iterator[MessageRows]:
     """Yield a part's rows in parts, halved until each has at most max_rows and max_bytes, or is a single row."""
     count = part.rows.count
     if count <= 1 or (count <= max_rows and part.rows.nbytes <= max_bytes):
         yield part
         return
     for start, stop in ((0, count // 2), (count // 2, count)):
-        half = Part(part.call, part.rows.cut(start, stop), part.start + start, part.queued_at)
+        half = MessageRows(part.call, part.rows.cut(start, stop), part.start + start, part.queued_at)
         half.separate = part.separate
         yield from split(half, max_rows, max_bytes)
 
@@ -140,7 +140,7 @@ class Message:
     second server.  copied: such a copy of this message was sent.  shared: the rows travel through shared memory.
     """
 
-    parts: list[Part]
+    parts: list[MessageRows]
     sent_at: float = 0.0
     encode_s: float = 0.0
     size: int = 0

@@ -12,18 +12,18 @@ import grpc
 from midrib.remote._connect.dns import resolve_all
 from midrib.remote._connect.event_loop import current_runtime
 from midrib.remote._connect.retries import attempts, retriable
-from midrib.remote._connect.transport import Stream
+from midrib.remote._connect.transport import EmbeddingStream
 from midrib.remote._stream.call import Message
 from midrib.remote._stream.context import SessionContext
 from midrib.remote._stream.exchange import Exchange
-from midrib.remote._stream.window import Window
+from midrib.remote._stream.window import StreamWindow
 from midrib.wire import InternalError, MidribError
 
 # How long an address that refused for good (another revision, no token) is left out.
 _REFUSED_S: Final = 5.0
 
 
-class Connection:
+class StreamConnection:
     """Keeps one stream to one server while the session has work. On the event loop only.
 
     address: "host:port".  number: which of the endpoint's connections to this address.
@@ -37,7 +37,7 @@ class Connection:
         self,
         context: SessionContext,
         address: str,
-        changed: Callable[[Connection], None],
+        changed: Callable[[StreamConnection], None],
         *,
         number: int = 0,
         failing: Callable[[], int] = lambda: 1,
@@ -51,7 +51,7 @@ class Connection:
         self._context = context
         self._changed = changed
         self._failing = failing
-        self._window = Window(context.policy.window)
+        self._window = StreamWindow(context.policy.window)
         self._exchange: Exchange | None = None
         self._task: asyncio.Task[None] | None = None
         self._refused_until = 0.0
@@ -135,7 +135,7 @@ class Connection:
     async def _stream_once(self) -> None:
         """Open a stream and keep it until it ends. Raises the MidribError that ended it, unless results had come."""
         channel, target = await self._channel()
-        stream = Stream(channel, target, self._context.endpoint)
+        stream = EmbeddingStream(channel, target, self._context.endpoint)
         exchange = self._exchange = Exchange(self._context, stream, self._window, target=target, address=self.address)
         try:
             error = await exchange.run()

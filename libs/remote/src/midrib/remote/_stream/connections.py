@@ -9,12 +9,12 @@ from midrib.remote._connect.balance import by_load
 from midrib.remote._connect.diagnosis import UNREACHABLE
 from midrib.remote._connect.retries import retriable
 from midrib.remote._stream.call import Message
-from midrib.remote._stream.connection import Connection
+from midrib.remote._stream.connection import StreamConnection
 from midrib.remote._stream.context import SessionContext
 from midrib.wire import MidribError, RevisionMismatchError, UnavailableError
 
 
-class Connections:
+class ConnectionGroup:
     """Wakes the connections when there is work, and decides when a failure ends the calls that are queued.
 
     On the event loop only, except `failure`.
@@ -22,7 +22,7 @@ class Connections:
 
     def __init__(self, context: SessionContext) -> None:
         self._context = context
-        self._connections: list[Connection] = []
+        self._connections: list[StreamConnection] = []
         self._hedging: asyncio.TimerHandle | None = None
 
     def wake(self) -> None:
@@ -81,8 +81,8 @@ class Connections:
         failures = (connection.failure for connection in connections)
         return next((failure for failure in failures if isinstance(failure, RevisionMismatchError)), None)
 
-    def _connect(self, address: str, *, number: int, machine_index: int = 0) -> Connection:
-        return Connection(
+    def _connect(self, address: str, *, number: int, machine_index: int = 0) -> StreamConnection:
+        return StreamConnection(
             self._context,
             address,
             self._on_change,
@@ -94,7 +94,7 @@ class Connections:
     def _count_failing(self) -> int:
         return sum(connection.alive and connection.failure is not None for connection in self._connections)
 
-    def _on_change(self, connection: Connection) -> None:
+    def _on_change(self, connection: StreamConnection) -> None:
         self._add_machines(connection)
         results, revision = self._context.results, self._new_revision()
         if revision is not None and self._context.spec.follows:
@@ -106,7 +106,7 @@ class Connections:
         elif self._context.queue.busy():  # the calls came after the last connection had given up
             self.wake()
 
-    def _add_machines(self, connection: Connection) -> None:
+    def _add_machines(self, connection: StreamConnection) -> None:
         """Add a connection for each machine behind a name that has several."""
         address, number = connection.address, connection.number
         siblings = (other for other in self._connections if (other.address, other.number) == (address, number))
@@ -133,7 +133,7 @@ class Connections:
         if self._context.queue.busy() or any(connection.busy for connection in self._connections):
             self._schedule_hedging(hedge_s)  # queued items are sent once a stream is open: later than this, perhaps
 
-    def _send_copy(self, sender: Connection, message: Message) -> None:
+    def _send_copy(self, sender: StreamConnection, message: Message) -> None:
         if message.hedged or message.copied:
             return
         parts = [part for part in message.parts if not part.done]

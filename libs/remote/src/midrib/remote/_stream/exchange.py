@@ -8,14 +8,14 @@ import time
 from collections import deque
 from collections.abc import Iterator
 
-from midrib.remote._connect.transport import Stream
+from midrib.remote._connect.transport import EmbeddingStream
 from midrib.remote._items.codec import Result, Timing, decode_result
 from midrib.remote._shared_memory.fetch import fetch_segment
 from midrib.remote._stream.call import Message
 from midrib.remote._stream.context import SessionContext
-from midrib.remote._stream.liveness import Ending, Watchdog
+from midrib.remote._stream.liveness import Ending, SilenceWatchdog
 from midrib.remote._stream.sharing import SharedMessages
-from midrib.remote._stream.window import InFlight, Window
+from midrib.remote._stream.window import MessagesInFlight, StreamWindow
 from midrib.v1 import embedding_pb2
 from midrib.wire import (
     InternalError,
@@ -36,14 +36,16 @@ class Exchange:
     opened: the server accepted the stream.  answered: at least one result came.
     """
 
-    def __init__(self, context: SessionContext, stream: Stream, window: Window, *, target: str, address: str) -> None:
+    def __init__(
+        self, context: SessionContext, stream: EmbeddingStream, window: StreamWindow, *, target: str, address: str
+    ) -> None:
         self.opened = self.answered = False
-        self.in_flight = InFlight()
+        self.in_flight = MessagesInFlight()
         self._context = context
         self._stream = stream
         self._window = window
         self._address = address
-        self._watchdog = Watchdog(
+        self._watchdog = SilenceWatchdog(
             stream, target, self.in_flight, stall_s=context.stall_s, reply_row_bytes=context.reply_row_bytes
         )
         self._first: deque[Message] = deque()

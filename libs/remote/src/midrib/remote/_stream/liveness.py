@@ -8,8 +8,8 @@ from enum import Enum
 from typing import Final
 
 from midrib.remote._connect.tcp_progress import SLOWEST_BYTES_PER_S, exchanged_bytes
-from midrib.remote._connect.transport import Stream
-from midrib.remote._stream.window import InFlight
+from midrib.remote._connect.transport import EmbeddingStream
+from midrib.remote._stream.window import MessagesInFlight
 
 # A stream that carries nothing for this long is closed; the next call opens another.
 _IDLE_S: Final = 60.0
@@ -24,7 +24,7 @@ class Ending(Enum):
     IDLE = "idle"
 
 
-class Watchdog:
+class SilenceWatchdog:
     """Cancels a stream whose server owes an answer and is silent, because the server may be gone.
 
     address: "ip:port" of the server.  stall_s: the seconds of silence to allow.  reply_row_bytes: the size of one row
@@ -32,7 +32,13 @@ class Watchdog:
     """
 
     def __init__(
-        self, stream: Stream, address: str, in_flight: InFlight, *, stall_s: float, reply_row_bytes: int
+        self,
+        stream: EmbeddingStream,
+        address: str,
+        in_flight: MessagesInFlight,
+        *,
+        stall_s: float,
+        reply_row_bytes: int,
     ) -> None:
         self.ending: Ending | None = None
         self.heard_at = self._progress_at = time.monotonic()

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from midrib.remote._connect.backbone_info import BackboneInfo
-from midrib.remote._stream.call import Call, Message, Part, split
+from midrib.remote._stream.call import Message, MessageRows, StreamedCall, split
 from midrib.wire import LimitExceededError
 
 # Large calls are cut into parts of this size, so that the server computes one while it receives the next.
@@ -30,15 +30,15 @@ class Queue:
         # The answer must fit a message as well: at most 8 bytes a feature.
         fitting = max(1, self._max_bytes // (8 * max(1, info.num_features)))
         self._max_rows = min(info.max_rows or fitting, fitting)
-        self._parts: deque[Part] = deque()
+        self._parts: deque[MessageRows] = deque()
 
     def __len__(self) -> int:
         return len(self._parts)
 
-    def add(self, call: Call) -> None:
+    def add(self, call: StreamedCall) -> None:
         """Queue a call, in parts that fit a message. Raises LimitExceededError if a single row does not."""
         rows = call.rows
-        part = Part(call, rows, 0, time.monotonic())
+        part = MessageRows(call, rows, 0, time.monotonic())
         if rows.count <= self._max_rows and rows.nbytes <= self._part_bytes:  # nearly all calls do
             self._parts.append(part)
             return
@@ -51,7 +51,7 @@ class Queue:
                 )
         self._parts.extend(parts)
 
-    def put_first(self, parts: Iterable[Part]) -> None:
+    def put_first(self, parts: Iterable[MessageRows]) -> None:
         """Queue parts again that were taken before, in this order and before all others."""
         fitting = [smaller for part in parts for smaller in split(part, self._max_rows, self._part_bytes)]
         self._parts.extendleft(reversed(fitting))
@@ -88,7 +88,7 @@ class Queue:
                 parts.append(other)
         return Message(parts)
 
-    def take_one(self) -> Part | None:
+    def take_one(self) -> MessageRows | None:
         """Return the oldest part that a caller waits for; None if there is none."""
         while self._parts:
             part = self._parts.popleft()

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 from midrib.remote._connect.retries import retriable, wait_s
 from midrib.remote._items.codec import Result
-from midrib.remote._stream.call import Message, Part
+from midrib.remote._stream.call import Message, MessageRows
 from midrib.remote._stream.queue import Queue
-from midrib.remote._stream.timing import Totals
+from midrib.remote._stream.timing import TimeTotals
 from midrib.wire import InternalError, MidribError
 
 
@@ -21,11 +21,11 @@ class Results:
     """
 
     def __init__(self, name: str, queue: Queue, wake: Callable[[], None]) -> None:
-        self.totals = Totals()
+        self.totals = TimeTotals()
         self._name = name
         self._queue = queue
         self._wake = wake
-        self._delayed: list[Part] = []
+        self._delayed: list[MessageRows] = []
 
     def settle(self, message: Message, result: Result) -> None:
         """Deliver a message's rows to its calls, fail them, or queue them again."""
@@ -58,7 +58,7 @@ class Results:
         """Drop the parts that wait for their next attempt: in a forked child, they belong to the parent."""
         self._delayed = []
 
-    def _fail(self, parts: list[Part], error: MidribError) -> None:
+    def _fail(self, parts: list[MessageRows], error: MidribError) -> None:
         parts = [part for part in parts if not part.done]
         if retriable(error):
             self._delayed.extend(parts)
@@ -70,13 +70,13 @@ class Results:
                 part.separate = True
             self._queue_first(parts)
 
-    def _retry(self, parts: list[Part]) -> None:
+    def _retry(self, parts: list[MessageRows]) -> None:
         delayed = [part for part in parts if part in self._delayed]  # empty after end_delays
         for part in delayed:
             self._delayed.remove(part)
         self._queue_first(delayed)
 
-    def _queue_first(self, parts: list[Part]) -> None:
+    def _queue_first(self, parts: list[MessageRows]) -> None:
         if parts:
             self._queue.put_first(parts)
             self._wake()

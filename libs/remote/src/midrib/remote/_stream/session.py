@@ -11,8 +11,8 @@ from midrib.remote._connect.address import Endpoint
 from midrib.remote._connect.backbone_info import BackboneInfo
 from midrib.remote._connect.event_loop import register, runtime
 from midrib.remote._items.rows import Rows
-from midrib.remote._stream.call import Call
-from midrib.remote._stream.connections import Connections
+from midrib.remote._stream.call import StreamedCall
+from midrib.remote._stream.connections import ConnectionGroup
 from midrib.remote._stream.context import SessionContext
 from midrib.remote._stream.queue import Queue
 from midrib.remote._stream.request import CallPolicy, StreamSpec
@@ -24,7 +24,7 @@ from midrib.wire import Array, DeadlineExceededError
 _MAX_FEATURE_BYTES = 8
 
 
-class Session:
+class CallSession:
     """Takes calls from any thread and returns their rows. A process has one per endpoint, function and policy."""
 
     def __init__(self, endpoint: Endpoint, spec: StreamSpec, info: BackboneInfo, policy: CallPolicy) -> None:
@@ -32,7 +32,7 @@ class Session:
         self.results = Results(spec.name, self.queue, self._wake)
         reply_row_bytes = _MAX_FEATURE_BYTES * info.num_features
         self._context = SessionContext(endpoint, spec, policy, self.queue, self.results, reply_row_bytes)
-        self._connections = Connections(self._context)
+        self._connections = ConnectionGroup(self._context)
         self._wake_due = self._closing = False
         # The threads that have set `_wake_due` and not woken the loop yet. A signal handler may call just then, and its
         # thread goes on only after that call.
@@ -49,19 +49,19 @@ class Session:
         """Why the last stream has no shared memory; "" if it has."""
         return self._context.route.refusal
 
-    def submit(self, rows: Rows) -> Call:
+    def submit(self, rows: Rows) -> StreamedCall:
         """Queue a call, from any thread; the caller then waits for it, or leaves it.
 
         Raises LimitExceededError if a single row exceeds the server's message limit.
         """
         rows.freeze()
-        call = Call(rows)
+        call = StreamedCall(rows)
         self.queue.add(call)
         if not self._wake_due or threading.get_ident() in self._waking:
             self._wake_soon()
         return call
 
-    def wait(self, call: Call, timeout: float) -> Array:
+    def wait(self, call: StreamedCall, timeout: float) -> Array:
         """Return the features of a call, [rows, num_features], within timeout seconds.
 
         Raises the MidribError that the call failed with; DeadlineExceededError, with the last failure, if time is up;
@@ -77,7 +77,7 @@ class Session:
             self._give_up(timeout)
         return call.result()
 
-    async def wait_async(self, call: Call, timeout: float) -> Array:
+    async def wait_async(self, call: StreamedCall, timeout: float) -> Array:
         """Return the features of a call, as `wait` does, without blocking the caller's event loop."""
         try:
             await finished(call, timeout)
@@ -146,15 +146,15 @@ class Session:
         ) from cause
 
 
-_sessions: weakref.WeakValueDictionary[Hashable, Session] = weakref.WeakValueDictionary()
+_sessions: weakref.WeakValueDictionary[Hashable, CallSession] = weakref.WeakValueDictionary()
 _sessions_lock = threading.RLock()  # a signal handler may call while its thread holds the lock
 
 
-def session_for(endpoint: Endpoint, spec: StreamSpec, info: BackboneInfo, policy: CallPolicy) -> Session:
+def session_for(endpoint: Endpoint, spec: StreamSpec, info: BackboneInfo, policy: CallPolicy) -> CallSession:
     """Return the process's session for these arguments, so that all callers of one function share its messages."""
     key = (endpoint, spec, policy)
     with _sessions_lock:
         session = _sessions.get(key)
         if session is None:
-            session = _sessions[key] = Session(endpoint, spec, info, policy)
+            session = _sessions[key] = CallSession(endpoint, spec, info, policy)
         return session

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from midrib.remote._items.rows import TensorRows
-from midrib.remote._shared_memory.segment import Segment
+from midrib.remote._shared_memory.segment import MappedSegment
 from midrib.remote._stream.call import Message
 from midrib.v1.embedding_pb2 import EmbedStreamRequest, Item, SharedItem, SharedTensor
 from midrib.wire import Array, aligned, code_from_dtype
@@ -23,7 +23,7 @@ class SharedMessages:
     reply_row_bytes: the size of one row of a result, at most.
     """
 
-    def __init__(self, segment: Segment, reply_row_bytes: int) -> None:
+    def __init__(self, segment: MappedSegment, reply_row_bytes: int) -> None:
         self._segment = segment
         self._reply_row_bytes = reply_row_bytes
         self._offsets: dict[int, int] = {}

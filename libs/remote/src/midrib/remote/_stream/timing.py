@@ -35,7 +35,7 @@ class StageTimes:
         return StageTimes(*(getattr(self, name) - getattr(earlier, name) for name in self.__slots__))
 
 
-class Totals:
+class TimeTotals:
     """Adds up the times of items. `add` is for the loop, `stage_times` for any thread."""
 
     def __init__(self) -> None:

@@ -12,7 +12,7 @@ import weakref
 from collections import deque
 from functools import partial
 
-from midrib.remote._stream.call import Call
+from midrib.remote._stream.call import StreamedCall
 
 
 class TimeoutQueue:
@@ -91,7 +91,7 @@ class LoopWaker:
 _thread = threading.local()
 
 
-async def finished(call: Call, timeout: float) -> None:
+async def finished(call: StreamedCall, timeout: float) -> None:
     """Wait on the caller's event loop until a call is done. Cancelling this does not affect the call.
 
     Raises TimeoutError after timeout seconds.

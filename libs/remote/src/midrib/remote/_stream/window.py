@@ -17,7 +17,7 @@ _LEAST_BUDGET_BYTES: Final = 128 << 10
 _SHRUNK_S: Final = 300.0
 
 
-class InFlight:
+class MessagesInFlight:
     """The messages that one stream has sent and that have no result yet, by item id."""
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ class ByteBudget:
         return self._limit / 2
 
 
-class Window:
+class StreamWindow:
     """The number of items that a stream may have in flight.
 
     Grows while the server runs out of this client's items, and shrinks while they queue up there. The timing that the

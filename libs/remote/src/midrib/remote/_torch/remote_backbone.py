@@ -17,7 +17,7 @@ from midrib.remote._connect.address import TlsLike, endpoint_from, split_url
 from midrib.remote._connect.backbone_calls import BackboneCalls
 from midrib.remote._items.rows import Rows, TensorRows, tensor_rows, text_rows
 from midrib.remote._stream.request import CallPolicy, Priority
-from midrib.remote._stream.session import Session, session_for
+from midrib.remote._stream.session import CallSession, session_for
 from midrib.remote._stream.timing import StageTimes
 from midrib.remote._torch.cache import FeatureFile
 from midrib.remote._torch.gradient import embed_with_gradient
@@ -89,7 +89,7 @@ class RemoteBackbone(nn.Module):
         self.timeout = timeout
         self._policy = CallPolicy(timeout, window, hedge_s, priority, shared_memory)
         self._dtype = dtype
-        self._session: Session | None = None
+        self._session: CallSession | None = None
         function = f"{self.revision}/int8" if dtype == "int8" else self.revision
         features_dtype = "float32" if dtype == "int8" else dtype or self._info.compute_dtype
         self._cache = None if cache is None else FeatureFile(cache, function, features_dtype, self.num_features)
@@ -173,7 +173,7 @@ class RemoteBackbone(nn.Module):
     def _gradient_part(self, rows: Array, gradient: Array) -> Array:
         return self._servers.run(lambda: self._servers.backward(self.name, self.revision, rows, gradient))
 
-    def open(self) -> Session:
+    def open(self) -> CallSession:
         """Return the session of its calls, which the process shares between all that call the same function."""
         if self._session is None:
             spec = FeatureOptions(self._dtype, revision=self.revision).spec(self._info)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from midrib.server._front.messages import MessageError
 from midrib.server._front.processes.link import Link
 from midrib.server._front.processes.records import FromFront, encode_count, encode_open, encode_refusal
-from midrib.server._front.stream import Stream
+from midrib.server._front.stream import Http2Stream
 
 
 class ForwardedCall:
@@ -35,7 +35,7 @@ class ForwardedCall:
         "stream",
     )
 
-    def __init__(self, number: int, stream: Stream, link: Link, ended: Callable[[], None]) -> None:
+    def __init__(self, number: int, stream: Http2Stream, link: Link, ended: Callable[[], None]) -> None:
         self.stream = stream
         self.ended = ended
         self._number = number

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from midrib.server._child_process import command
 from midrib.server._front.calls import Calls
 from midrib.server._front.limits import FrontLimits
-from midrib.server._front.listener import Tls
+from midrib.server._front.listener import PortTls
 from midrib.server._front.processes import process
 from midrib.server._front.processes.link import Handler, Link, for_call
 from midrib.server._front.processes.ports import SharedPort
@@ -36,7 +36,7 @@ class FrontPort:
     """A port of front processes. shared: the port.  tls: None without TLS."""
 
     shared: SharedPort
-    tls: Tls | None
+    tls: PortTls | None
 
 
 @dataclass(frozen=True)

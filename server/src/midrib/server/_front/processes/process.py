@@ -18,14 +18,14 @@ import uvloop
 
 from midrib.server._admission.tls import TlsFiles
 from midrib.server._child_process import end_with_parent, set_name
-from midrib.server._front.connection import Connection
+from midrib.server._front.connection import Http2Connection
 from midrib.server._front.limits import FrontLimits
-from midrib.server._front.listener import Listener, tls_of
+from midrib.server._front.listener import PortListener, tls_of
 from midrib.server._front.processes.forwarding import ForwardedCall
 from midrib.server._front.processes.link import Handler, Link, for_call
 from midrib.server._front.processes.logs import ForwardingHandler
 from midrib.server._front.processes.records import FromFront, decode_count, encode_count
-from midrib.server._front.stream import Stream
+from midrib.server._front.stream import Http2Stream
 
 # The name of a front process in `ps` and `top`.
 PROCESS_NAME = "midrib-front"
@@ -76,7 +76,7 @@ class ForwardingFront:
 
     def __init__(self, limits: FrontLimits, link: Link) -> None:
         self.limits = limits
-        self.listener = Listener()
+        self.listener = PortListener()
         self._link = link
         self._numbers = count()
         self._calls: dict[int, ForwardedCall] = {}
@@ -113,25 +113,25 @@ class ForwardingFront:
 
     # For connections
 
-    def opened(self, connection: Connection) -> None:
+    def opened(self, connection: Http2Connection) -> None:
         """Note a new connection."""
         self.listener.opened(connection)
         self._count()
 
-    def closed(self, connection: Connection) -> None:
+    def closed(self, connection: Http2Connection) -> None:
         """Remove a connection."""
         self.listener.closed(connection)
         self._count()
         self._end_if_drained()
 
-    def start_call(self, connection: Connection, stream: Stream) -> None:
+    def start_call(self, connection: Http2Connection, stream: Http2Stream) -> None:
         """Forward the call of a new stream."""
         number = next(self._numbers)
         call = ForwardedCall(number, stream, self._link, partial(self._call_ended, number, connection))
         self._calls[number] = call
         call.open(connection.peer)
 
-    def _call_ended(self, number: int, connection: Connection) -> None:
+    def _call_ended(self, number: int, connection: Http2Connection) -> None:
         if self._calls.pop(number, None) is not None:
             connection.call_ended()
 

@@ -11,7 +11,7 @@ import grpc
 
 from midrib.server._front.calls import Calls
 from midrib.server._front.limits import FrontLimits
-from midrib.server._front.listener import Tls
+from midrib.server._front.listener import PortTls
 from midrib.server._front.processes.front import Front, FrontEvents, FrontPort
 from midrib.server._front.processes.logs import ForwardedLog
 from midrib.server._front.processes.metrics import FrontCollector
@@ -55,7 +55,7 @@ class FrontProcesses:
         """Serve the methods of these services."""
         self._calls.add_services(handlers)
 
-    def add_port(self, address: str, tls: Tls | None = None) -> int:
+    def add_port(self, address: str, tls: PortTls | None = None) -> int:
         """Reserve "host:port" for the processes; return the port. Raises OSError if the address cannot be used."""
         host, _, port = address.rpartition(":")
         shared = SharedPort(host.strip("[]"), int(port))

@@ -36,7 +36,7 @@ class AccessLogInterceptor(grpc.aio.ServerInterceptor):
         self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
     ) -> Handler | None:
         """Return the handler of a call, or None for an unknown method, which is not logged."""
-        call = _Call(handler_call_details.method)
+        call = _LoggedCall(handler_call_details.method)
         handler: Handler | None = await continuation(handler_call_details)
         if handler is None:
             return None
@@ -49,7 +49,7 @@ class AccessLogInterceptor(grpc.aio.ServerInterceptor):
         )
 
 
-class _Call:
+class _LoggedCall:
     """One call, from its headers to the end of its answer."""
 
     def __init__(self, method: str) -> None:
@@ -86,10 +86,10 @@ class _Call:
 _NAMES: dict[Any, str] = {code: code.name for code in grpc.StatusCode} | {
     code.value[0]: code.name for code in grpc.StatusCode
 }
-_CURRENT: ContextVar[_Call | None] = ContextVar("midrib_logged_call", default=None)
+_CURRENT: ContextVar[_LoggedCall | None] = ContextVar("midrib_logged_call", default=None)
 
 
-def _coroutine(behaviour: Any, call: _Call) -> Any:
+def _coroutine(behaviour: Any, call: _LoggedCall) -> Any:
     async def logged(request: Any, context: Context) -> Any:
         call.watch(context)
         responding = behaviour(request, context)
@@ -101,7 +101,7 @@ def _coroutine(behaviour: Any, call: _Call) -> Any:
     return logged
 
 
-def _generator(behaviour: Any, call: _Call) -> Any:
+def _generator(behaviour: Any, call: _LoggedCall) -> Any:
     async def logged(request: Any, context: Context) -> AsyncIterator[Any]:
         call.watch(context)
         async for response in behaviour(request, context):

@@ -22,7 +22,7 @@ _RIFF_HEADER: Final = 12
 
 
 @dataclass(frozen=True)
-class Clip:
+class AudioSamples:
     """A sound.  samples: [samples, channels], float32 in -1..1.  rate: samples per second."""
 
     samples: Array
@@ -42,7 +42,7 @@ def check_audio(name: str) -> None:
         raise InvalidInputError(f"{name} needs soundfile: pip install 'midrib-remote[audio]'")
 
 
-def decode_clip(encoded: bytes) -> Clip:
+def decode_clip(encoded: bytes) -> AudioSamples:
     """Return the decoded file. Raises InvalidInputError for bytes that are not a whole file of sound."""
     import soundfile
 
@@ -56,7 +56,7 @@ def decode_clip(encoded: bytes) -> Clip:
         raise InvalidInputError(f"it cannot be decoded as sound: {error}") from error
     if not len(samples):
         raise InvalidInputError("it holds no samples")
-    return Clip(samples, rate)
+    return AudioSamples(samples, rate)
 
 
 def _missing_bytes(encoded: bytes) -> int:

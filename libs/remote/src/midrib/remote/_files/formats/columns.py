@@ -15,7 +15,7 @@ _OUTPUT: Final = ("id", "embedding")
 
 
 @dataclass(frozen=True)
-class Columns:
+class InputColumns:
     """The columns to read.
 
     value: the texts or the encoded media.  id: the names of the rows, if the table has this column.

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from midrib.remote._files.formats.columns import Columns, ReadRow
+from midrib.remote._files.formats.columns import InputColumns, ReadRow
 from midrib.remote._files.formats.encodings import open_text
 from midrib.remote._files.storage import LocalFile
 from midrib.wire import InvalidInputError
@@ -22,7 +22,7 @@ _EXCEL_SEPARATOR: Final = re.compile(r"sep=(.)\s*", re.IGNORECASE)
 _OPEN_QUOTE: Final = "unexpected end of data"  # the csv module's words for it
 
 
-def read_csv(file: LocalFile, columns: Columns) -> Iterator[ReadRow]:
+def read_csv(file: LocalFile, columns: InputColumns) -> Iterator[ReadRow]:
     """Yield the rows. A row that cannot be read costs only itself.
 
     Raises InvalidInputError for an unknown encoding, an unreadable header, or missing or repeated columns.
@@ -32,7 +32,7 @@ def read_csv(file: LocalFile, columns: Columns) -> Iterator[ReadRow]:
         yield from _rows(file, _Lines(lines), columns)
 
 
-def _rows(file: LocalFile, lines: _Lines, columns: Columns) -> Iterator[ReadRow]:
+def _rows(file: LocalFile, lines: _Lines, columns: InputColumns) -> Iterator[ReadRow]:
     first = next(lines, None)
     if first is None:
         return
@@ -57,7 +57,7 @@ def _rows(file: LocalFile, lines: _Lines, columns: Columns) -> Iterator[ReadRow]
             yield {name: fields.get(name) for name in needed}
 
 
-def _separator(header: str, columns: Columns) -> str:
+def _separator(header: str, columns: InputColumns) -> str:
     """Return the separator by which the header has the most of the needed columns, then the most columns."""
     needed = {columns.id, columns.value, *columns.kept}
 

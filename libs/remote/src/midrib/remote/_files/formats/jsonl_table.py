@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from midrib.remote._files.formats.columns import Columns, ReadRow
+from midrib.remote._files.formats.columns import InputColumns, ReadRow
 from midrib.remote._files.formats.encodings import open_text
 from midrib.remote._files.storage import LocalFile
 
 
-def read_jsonl(file: LocalFile, columns: Columns) -> Iterator[ReadRow]:
+def read_jsonl(file: LocalFile, columns: InputColumns) -> Iterator[ReadRow]:
     """Yield the rows; an object without a column gives None for it. Empty lines are skipped.
 
     Raises InvalidInputError for an unknown encoding, and, after the last row, for a column that no object has.

@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Iterator
 from typing import Any
 
-from midrib.remote._files.formats.columns import Columns, Record
+from midrib.remote._files.formats.columns import InputColumns, Record
 from midrib.remote._files.storage import LocalFile
 from midrib.wire import InvalidInputError
 
@@ -17,7 +17,7 @@ def check_parquet(name: str) -> None:
         raise InvalidInputError(f"{name} needs pyarrow: pip install 'midrib-remote[parquet]'")
 
 
-def read_parquet(file: LocalFile, columns: Columns) -> Iterator[Record]:
+def read_parquet(file: LocalFile, columns: InputColumns) -> Iterator[Record]:
     """Yield the rows, reading the needed columns only.
 
     Raises InvalidInputError if pyarrow or a column is missing, or for a file that cannot be read as Parquet.
