@@ -92,6 +92,14 @@ def in_zip(folder: Path) -> Path:
     return folder / "w.zip"
 
 
+def flipped(path: Path, place: int) -> Path:
+    """The file with one bit turned over."""
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    return path
+
+
 def program(folder: Path) -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript is deprecated, but its files exist
@@ -181,3 +189,22 @@ def test_an_index_without_files_is_named(tmp_path: Path, text: str, message: str
     index.write_text(text)
     with pytest.raises(WeightsError, match=message):
         read_state(index)
+
+
+def test_a_wrong_bit_in_a_torch_file_is_an_error(tmp_path: Path) -> None:
+    """torch does not compare the checksums that it writes: the weight would be wrong, in silence."""
+    weights = torch.arange(1000.0)
+    path = saved({"weight": weights}, tmp_path / "w.pth")
+    place = path.read_bytes().index(weights.numpy().tobytes()) + 402
+    with pytest.raises(WeightsError, match="w.pth is damaged: the checksum of its member w/data/0 is wrong, download"):
+        read_state(flipped(path, place))
+
+
+def test_a_torch_file_without_checksums_is_read(tmp_path: Path) -> None:
+    """torch.save can be configured to write none."""
+    torch.serialization.set_crc32_options(False)
+    try:
+        path = saved(network().state_dict(), tmp_path / "w.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert read_state(path).keys() == network().state_dict().keys()

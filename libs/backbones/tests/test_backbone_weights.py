@@ -126,7 +126,9 @@ def test_dinos_published_files_load(tmp_path: Path, layout: Any) -> None:
 
 def test_dinos_student_prefix_is_dropped_too() -> None:
     """Nested prefixes are removed."""
-    assert unwrapped({"module.backbone.norm.bias": torch.ones(1)}, ["norm.bias"]).keys() == {"norm.bias"}
+    assert unwrapped({"module.backbone.norm.bias": torch.ones(1)}, ["norm.bias"], source="w.pth").keys() == {
+        "norm.bias"
+    }
 
 
 def test_another_models_checkpoint_is_refused(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Final
 
 _LFS_POINTER: Final = b"version https://git-lfs"
 _SNIFFED_BYTES: Final = 512
+_CHUNK: Final = 1 << 20
 _PRINTABLE: Final = frozenset(string.printable.encode())
 _ZIP: Final = b"PK"
 _COMPRESSED: Final = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf")
@@ -36,6 +37,29 @@ def looks_like(path: Path) -> str | None:
     if path.suffix == ".safetensors":
         return "it is damaged or cut short, download it again"
     return _archive(path, start)
+
+
+def damaged_member(path: Path) -> str | None:
+    """Return the first member of a torch file whose content does not have its checksum; None if all have.
+
+    Files of the old kind, which are not archives, have no checksums. torch.save can be configured to write none
+    either: they are then 0. Raises OSError or BadZipFile if the file cannot be read.
+    """
+    if not zipfile.is_zipfile(path):
+        return None
+    with zipfile.ZipFile(path) as archive:
+        return next((info.filename for info in archive.infolist() if info.CRC and not _is_intact(archive, info)), None)
+
+
+def _is_intact(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bool:
+    """Return whether a member's bytes have its checksum, which zipfile compares at the member's end."""
+    try:
+        with archive.open(info) as member:
+            while member.read(_CHUNK):
+                pass
+    except zipfile.BadZipFile:
+        return False
+    return True
 
 
 def refused_class(error: Exception) -> str | None:
