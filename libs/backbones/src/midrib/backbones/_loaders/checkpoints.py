@@ -78,7 +78,7 @@ def _existing(location: str | Path) -> Path:
     path = Path(location)
     try:
         if path.is_dir():
-            raise WeightsError(f"{location} is a folder: give one of its files, {_weight_files(path)}")
+            raise WeightsError(f"{path} is a folder: give one of its files, {_weight_files(path)}")
         if path.is_file():
             return path
     except OSError as error:
@@ -98,7 +98,8 @@ def _sharded(index: Path) -> dict[str, Any]:
     files = _weight_map(index)
     weights: dict[str, Any] = {}
     for name in sorted(set(files.values())):
-        weights |= read_state(index.parent / Path(name).name)
+        shard = read_state(index.parent / Path(name).name)
+        weights |= {weight: value for weight, value in shard.items() if files.get(weight, name) == name}
     if missing := sorted(files.keys() - weights.keys()):
         raise WeightsError(f"the files of {index} lack {missing[0]}: download them again, all of the same version")
     return weights
@@ -106,14 +107,17 @@ def _sharded(index: Path) -> dict[str, Any]:
 
 def _weight_map(index: Path) -> dict[str, str]:
     """Return the file of each weight. Raises WeightsError if the index does not say it."""
+    text = index.read_text(encoding="utf-8-sig", errors="replace")
     try:
-        files = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        return {str(weight): str(file) for weight, file in files.items()}
+        files = {str(weight): str(file) for weight, file in json.loads(text)["weight_map"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        hint = "" if index.read_text(errors="replace").lstrip()[:1] in ("{", "[") else f": {looks_like(index)}"
+        remedy = None if text.lstrip().startswith(("{", "[")) else looks_like(index)
         raise WeightsError(
-            f"{index} is not an index of weights (no weight_map from names to files){hint}: download it again"
+            f"{index} is not an index of weights (no weight_map from names to files): {remedy or 'download it again'}"
         ) from error
+    if any(file.endswith(_INDEX) for file in files.values()):
+        raise WeightsError(f"{index} names another index in place of files of weights: download it again")
+    return files
 
 
 def _content(path: Path) -> Any:

@@ -15,6 +15,11 @@ _SNIFFED_BYTES: Final = 512
 _CHUNK: Final = 1 << 20
 _PRINTABLE: Final = frozenset(string.printable.encode())
 _ZIP: Final = b"PK"
+_OTHER_FORMATS: Final = {
+    b"GGUF": "it is a GGUF file, whose weights are quantised: give the model from which it was made",
+    b"\x89HDF": "it is an HDF5 file, as of Keras: convert it to safetensors",
+    b"\x93NUMPY": "it is one array of numpy without a name: save a state dict as safetensors",
+}
 _COMPRESSED: Final = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf")
 _SAVE: Final = "in the program that wrote it, save module.state_dict() as safetensors"
 # torch names the class that it refuses after these words.
@@ -34,6 +39,12 @@ def looks_like(path: Path) -> str | None:
         return "it is empty, download it again"
     if start.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"<" or all(byte in _PRINTABLE for byte in start):
         return "it holds text, such as the error page of a failed download: download it again"
+    if not start.strip(b"\0"):
+        return "it begins with zeros only, as an unfinished download: download it again"
+    if (
+        remedy := next((remedy for mark, remedy in _OTHER_FORMATS.items() if start.startswith(mark)), None)
+    ) is not None:
+        return remedy
     if path.suffix == ".safetensors":
         return "it is damaged or cut short, download it again"
     return _archive(path, start)
@@ -78,10 +89,11 @@ def _archive(path: Path, start: bytes) -> str | None:
 
 
 def _zip(path: Path) -> str | None:
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except zipfile.BadZipFile:
         return "it is damaged or cut short, download it again"
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
     if any(name.endswith("/constants.pkl") for name in names):
         return f"it is a TorchScript program: {_SAVE}"
     if any(name.endswith("archive_format") for name in names):
