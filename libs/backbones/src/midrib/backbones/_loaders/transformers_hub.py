@@ -17,6 +17,7 @@ from midrib.backbones._loaders.hub import (
     fast_tokenizer,
     longest_text,
     refuse_adapter,
+    require_mask_used,
     source_of,
 )
 from midrib.backbones._tokens import Prompts
@@ -135,6 +136,7 @@ def _text_backbone(
     longest = longest_text(model.config, tokenizer)
     tokens = fast_tokenizer(source, tokenizer, longest, Prompts(prompt))
     module = TextEncoder(encoder, tokens, max_tokens=longest, pooling=pooling, normalize=normalize)
+    require_mask_used(source, module, model.config.model_type)
     return module, int(model.config.hidden_size)
 
 
