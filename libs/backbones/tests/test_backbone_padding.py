@@ -49,6 +49,7 @@ def saved(folder: Path, family: str, sizes: dict[str, Any]) -> Any:
     ("family", "sizes"),
     [
         *((family, SIZES) for family in ("MPNet", "Roberta", "Camembert", "XLMRoberta", "Data2VecText")),
+        ("SqueezeBert", {**SIZES, "embedding_size": 16}),
         ("XLNet", XLNET),
     ],
 )
@@ -66,4 +67,11 @@ def test_a_model_that_reads_padding_as_text_is_refused(tmp_path: Path) -> None:
     sizes = {name: size for name, size in SIZES.items() if name != "num_attention_heads"}
     saved(tmp_path, "FNet", sizes)
     with pytest.raises(WeightsError, match="a model of type 'fnet' that reads padding as text"):
+        load_backbone("transformers/any/model", checkpoint=tmp_path)
+
+
+def test_a_model_that_needs_more_than_token_ids_is_an_error_of_the_weights(tmp_path: Path) -> None:
+    """X-MOD has a part for each language, and must be told which."""
+    saved(tmp_path, "Xmod", {**SIZES, "languages": ["en_XX", "de_DE"]})
+    with pytest.raises(WeightsError, match="cannot be loaded .*language"):
         load_backbone("transformers/any/model", checkpoint=tmp_path)

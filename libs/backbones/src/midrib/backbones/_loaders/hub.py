@@ -28,7 +28,7 @@ _REMEDIES = {
 }
 LONGEST = 8192
 _PROBED_TOKENS = 5
-_PADDING_TOLERANCE = 1e-3
+_PADDING_TOLERANCE = 5e-5
 
 
 def source_of(name: str, checkpoint: str | Path | None) -> str:
@@ -170,7 +170,7 @@ def longest_text(config: Any, tokenizer: Any) -> int:
 def require_mask_used(source: str, module: Any, kind: str) -> None:
     """Raise WeightsError if padding changes the features of a text: they would depend on the rest of its batch.
 
-    FNet ignores the attention mask, for example.
+    FNet ignores the attention mask, for example. A model that needs more than token ids is a WeightsError too.
     module: maps ids [rows, tokens] to [rows, width].  kind: the type of its model, for the error.
     """
     import torch
@@ -179,7 +179,7 @@ def require_mask_used(source: str, module: Any, kind: str) -> None:
     words = torch.arange(1, tokens + 1)[None].remainder(module.vocabulary).clamp(min=1)
     padded = torch.nn.functional.pad(words, (0, tokens))
     module.eval()
-    with torch.inference_mode():
+    with explained(source), torch.inference_mode():
         alone, beside = module(words), module(padded)
     if float((alone - beside).abs().max()) > _PADDING_TOLERANCE * float(alone.abs().max()):
         raise WeightsError(
