@@ -140,7 +140,7 @@ def _spawn(module: str, control: int) -> subprocess.Popen[bytes]:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         pass_fds=[control],
-        start_new_session=True,
+        process_group=0,
     )
 
 
@@ -173,7 +173,7 @@ class ForkedProcess:
         return self._over or self._ended_within(0.0)
 
     def end(self) -> int | None:
-        """Kill it and the processes of its session; return its status."""
+        """Kill it and the processes of its group; return its status."""
         with self._ending:
             if not self._over:
                 self._kill()

@@ -46,7 +46,7 @@ class Program:
 
 
 class LaunchedProcess(Protocol):
-    """A running worker, the leader of a session. pid: its id.  output: the pipe of its stdout and stderr."""
+    """A running worker, the leader of a process group. pid: its id.  output: the pipe of its stdout and stderr."""
 
     pid: int
     output: IO[bytes]
@@ -56,7 +56,7 @@ class LaunchedProcess(Protocol):
         ...
 
     def end(self) -> int | None:
-        """Kill it and the processes of its session; return its status, negative for a signal, None if unknown.
+        """Kill it and the processes of its group; return its status, negative for a signal, None if unknown.
 
         Any thread may call it, more than once.
         """
@@ -115,5 +115,7 @@ def _spawn(program: Program, channel: int) -> subprocess.Popen[bytes]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         pass_fds=program.all_descriptors(channel),
-        start_new_session=True,  # Ctrl-C in a terminal is for the server, which drains
+        # Ctrl-C in a terminal is for the server, which drains. Not a session: Linux divides the processor time among
+        # sessions first, so that a worker of low priority would compute beside those of another session.
+        process_group=0,
     )
