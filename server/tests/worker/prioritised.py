@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import threading
 import time
@@ -31,6 +32,14 @@ class Policies(nn.Module):
             return rows.repeat(1, 2)
         now = [os.sched_getscheduler(task or 0) for task in (0, self._thread.native_id, self._process.pid)]
         return torch.tensor([[float(policy) for policy in (self._at_load, *now)]]).repeat(len(rows), 1)
+
+
+@REGISTRY(name="unprivileged", namespace="test/embedding", input=TensorInput((2,)))
+def load_without_privileges() -> tuple[nn.Module, int]:
+    """Give up the right to raise a priority."""
+    resource.setrlimit(resource.RLIMIT_NICE, (0, 0))
+    os.setuid(65534)
+    return Policies(), 4
 
 
 @REGISTRY(name="policies", namespace="test/embedding", input=TensorInput((2,)))

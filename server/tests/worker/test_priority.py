@@ -41,9 +41,10 @@ def prioritised_of(replica_of: ReplicaOf, misbehaving: Registry) -> ReplicaOf:  
     return partial(replica_of, registry=registry)
 
 
-def test_a_worker_loads_at_low_priority_and_serves_at_normal_priority(prioritised_of: ReplicaOf) -> None:
-    """Also the threads and processes that the loader has started compute at normal priority then."""
-    (policies,) = prioritised_of("policies").run((np.full((1, 2), TRIGGER, np.float32),))
+@pytest.mark.parametrize("name", ["policies", "unprivileged"])
+def test_a_worker_loads_at_low_priority_and_serves_at_normal_priority(prioritised_of: ReplicaOf, name: str) -> None:
+    """Also the threads and processes that the loader has started, and if it has given up its privileges."""
+    (policies,) = prioritised_of(name).run((np.full((1, 2), TRIGGER, np.float32),))
     assert policies.tolist() == [[os.SCHED_IDLE, os.SCHED_OTHER, os.SCHED_OTHER, os.SCHED_OTHER]]
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 # A load that the other work of the machine holds up for this time goes on at normal priority.
 _MAX_LOW_S = 2.0
+# A thread may start another one while the list of threads is read.
+_MAX_PASSES = 5
 
 
 class LowPriority:
@@ -35,13 +37,25 @@ class LowPriority:
         _set_policy(0, os.SCHED_IDLE)
 
     def end(self) -> None:
-        """Give all threads of this process and of its descendants the priority that they had."""
+        """Give all threads of this process and of its descendants normal priority."""
         self._timer.cancel()
-        while self._low and (low := [task for task in _tasks(os.getpid()) if _is_low(task)]):
-            for task in low:
-                with contextlib.suppress(OSError):  # it has ended
-                    _set_policy(task, os.SCHED_OTHER)
-        self._low = False
+        if self._low:
+            raise_priority(os.getpid())
+            self._low = False
+
+
+def raise_priority(pid: int) -> None:
+    """Give all threads of a process and of its descendants that have low priority a normal one.
+
+    A process that is to be killed ends sooner then, if other work uses all cores.
+    """
+    for _ in range(_MAX_PASSES):
+        low = [task for task in _tasks(pid) if _is_low(task)]
+        for task in low:
+            with contextlib.suppress(OSError):  # it has ended, or the process has given up its privileges
+                _set_policy(task, os.SCHED_OTHER)
+        if not low:
+            break
 
 
 def _can_return() -> bool:

@@ -15,6 +15,7 @@ from typing import IO, Any, Protocol, TypeVar, cast
 
 from midrib.server._child_process import command, import_path
 from midrib.server._worker import bootstrap
+from midrib.server._worker.priority import raise_priority
 
 T = TypeVar("T")
 
@@ -86,6 +87,7 @@ class SpawnedProcess:
         """Kill the process's group before it is reaped: until then nothing else can have its number."""
         with self._ending:
             if self._process.returncode is None:
+                raise_priority(self.pid)
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self.pid, signal.SIGKILL)
                 self._process.wait()
