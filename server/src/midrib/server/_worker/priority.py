@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 # A load that the other work of the machine holds up for this time goes on at normal priority.
-_MAX_LOW_S = 2.0
+_MAX_LOW_S = 1.0
 # A thread may start another one while the list of threads is read.
 _MAX_PASSES = 5
 
