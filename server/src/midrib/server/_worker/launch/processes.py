@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import threading
-import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -83,7 +82,7 @@ class SpawnedProcess:
     """
 
     def __init__(self, program: Program, channel: int) -> None:
-        self._mark = f"{_MARK}={uuid.uuid4().hex}"
+        self._mark = f"{_MARK}={os.urandom(16).hex()}"
         self._process = in_lasting_thread(partial(_spawn, program, channel, self._mark))
         self._ending = threading.Lock()
         self.pid = self._process.pid
