@@ -11,12 +11,18 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
+from pathlib import Path
 from typing import IO, Any, Protocol, TypeVar, cast
 
 from midrib.server._child_process import command, import_path
-from midrib.server._worker import bootstrap
+from midrib.server._worker import bootstrap, priority
 
 T = TypeVar("T")
+
+# The variable by which the processes of a worker are recognised.
+_MARK = "MIDRIB_WORKER"
+# A process may start another one while the list of processes is read.
+_MAX_PASSES = 5
 
 
 @dataclass(frozen=True)
@@ -42,11 +48,17 @@ class Program:
 
     def arguments(self, channel: int) -> dict[str, Any]:
         """Return the arguments of `bootstrap.main`, made of JSON's types, without `parent`."""
-        return {"path": import_path(), "entry": self.entry, "channel": channel, "buffers": list(self.buffers)}
+        return {
+            "path": import_path(),
+            "entry": self.entry,
+            "channel": channel,
+            "buffers": list(self.buffers),
+            "max_low_s": priority.MAX_LOW_S,
+        }
 
 
 class LaunchedProcess(Protocol):
-    """A running worker, the leader of a session. pid: its id.  output: the pipe of its stdout and stderr."""
+    """A running worker, the leader of a process group. pid: its id.  output: the pipe of its stdout and stderr."""
 
     pid: int
     output: IO[bytes]
@@ -56,7 +68,7 @@ class LaunchedProcess(Protocol):
         ...
 
     def end(self) -> int | None:
-        """Kill it and the processes of its session; return its status, negative for a signal, None if unknown.
+        """Kill it and the processes of its group; return its status, negative for a signal, None if unknown.
 
         Any thread may call it, more than once.
         """
@@ -70,7 +82,8 @@ class SpawnedProcess:
     """
 
     def __init__(self, program: Program, channel: int) -> None:
-        self._process = in_lasting_thread(partial(_spawn, program, channel))
+        self._mark = f"{_MARK}={os.urandom(16).hex()}"
+        self._process = in_lasting_thread(partial(_spawn, program, channel, self._mark))
         self._ending = threading.Lock()
         self.pid = self._process.pid
         self.output = cast(IO[bytes], self._process.stdout)
@@ -83,12 +96,14 @@ class SpawnedProcess:
             return True
 
     def end(self) -> int | None:
-        """Kill the process's group before it is reaped: until then nothing else can have its number."""
+        """Kill the process's group before it is reaped, because afterwards another process may have its number."""
         with self._ending:
             if self._process.returncode is None:
+                priority.raise_priority(self.pid)
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self.pid, signal.SIGKILL)
                 self._process.wait()
+                _kill_marked(self._mark.encode())
         return self._process.returncode
 
 
@@ -106,14 +121,48 @@ def _lasting_thread(pid: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, thread_name_prefix=f"worker-spawner-{pid}")
 
 
-def _spawn(program: Program, channel: int) -> subprocess.Popen[bytes]:
-    """Start an interpreter; not a fork of this process, since locks of other threads would stay locked in it."""
+def _kill_marked(mark: bytes) -> None:
+    """Kill the processes that a worker has left in other groups, such as daemons: they have its environment.
+
+    mark: a variable of the environment. Has no effect on a system without /proc.
+    """
+    for _ in range(_MAX_PASSES):
+        left = [pid for pid in _pids() if mark in _environment(pid)]
+        for pid in left:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        if not left:
+            break
+
+
+def _pids() -> list[int]:
+    with contextlib.suppress(OSError):
+        return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+    return []
+
+
+def _environment(pid: int) -> bytes:
+    """Return the environment of a process at its start; nothing if it has ended or is another user's."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/environ").read_bytes()
+    return b""
+
+
+def _spawn(program: Program, channel: int, mark: str) -> subprocess.Popen[bytes]:
+    """Start an interpreter; not a fork of this process, since locks of other threads would stay locked in it.
+
+    mark: a variable for its environment, as "name=value".
+    """
     arguments = {**program.arguments(channel), "parent": os.getpid()}
+    name, _, value = mark.partition("=")
     return subprocess.Popen(
         command(bootstrap.__name__, arguments),  # noqa: S603 - this interpreter
+        env={**os.environ, name: value},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         pass_fds=program.all_descriptors(channel),
-        start_new_session=True,  # Ctrl-C in a terminal is for the server, which drains
+        # Ctrl-C in a terminal is for the server, which drains. Not a session: Linux divides the processor time among
+        # sessions first, so that a worker of low priority would compute beside those of another session.
+        process_group=0,
     )
