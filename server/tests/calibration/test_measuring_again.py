@@ -124,14 +124,14 @@ def test_a_plan_that_is_about_as_fast_stays(chosen: Comparisons, quiet: OtherLoa
 @pytest.mark.parametrize("passes", [0, 1, 5, 20], ids="after {} passes".format)
 @pytest.mark.usefixtures("chosen")
 def test_a_batch_that_waits_ends_the_measurement_before_the_next_pass(quiet: OtherLoad, passes: int) -> None:
-    """The replica computes by its plan again, whatever was being tried."""
+    """The replica uses its plan again, also after a pass by another plan."""
     setup, forward, module = slow_setup()
     before = module.passes
-    asked = iter([False] * passes)
-    assert not setup.measure_again(forward, lambda: next(asked, True), quiet)
+    answers = iter([False] * passes)
+    assert not setup.measure_again(forward, lambda: next(answers, True), quiet)
     assert (setup.plan, setup.disturbed, plan_of(forward)) == (SLOW, True, (1, 1, None))
     assert module.passes - before <= WIDTH * passes * 16  # a pass of up to 16 rows may be cut into micro-batches
-    assert next(asked, None) is None
+    assert next(answers, None) is None
 
 
 @pytest.mark.usefixtures("chosen")

@@ -38,8 +38,8 @@ def stat(tmp_path: Path) -> Path:
 )
 def test_the_time_of_other_processes_counts(stat: Path, used_s: int, own_s: int, share: float, busy: bool) -> None:
     """Of ten seconds of the processor, without those of this process."""
-    own = iter([50.0, *[50.0 + own_s] * 2])
-    other_load = OtherLoad(stat, own_s=lambda: next(own))
+    process_s = iter([50.0, *[50.0 + own_s] * 2])
+    other_load = OtherLoad(stat, own_s=lambda: next(process_s))
     stat.write_text(
         f"{line(f'cpu{MINE}', used_s=100 + used_s, idle_s=910 - used_s, guest_s=3)}\n"
         f"{line('cpu9999', used_s=1000, idle_s=0)}\n"

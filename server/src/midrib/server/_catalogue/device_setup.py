@@ -60,7 +60,7 @@ class DeviceSetup:
         self._one_at_a_time = threading.Lock()
 
     def prepare(self) -> Compute:
-        """Return the same as `compute`, as the interface of the engine."""
+        """Return the same as `compute`, with the plan's measurement, as the interface of the engine. Raises alike."""
         return CalibratedForward(self, self.compute())
 
     @property

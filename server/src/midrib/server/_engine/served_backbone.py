@@ -86,14 +86,14 @@ class ServedBackbone:
         self._feeders = [asyncio.create_task(self._feed(index)) for index in self._replicas]
 
     async def measure_plan_again(self) -> WorkerPlan | None:
-        """Measure the compute plan on the first replica, as `BatchRunner.change_plan` does; the others use the result.
+        """Measure the compute plan on the first replica, as `BatchRunner.change_plan` does, and use the result on all.
 
         Returns the plan in use, None if the measurement was stopped or disturbed. Raises what the module raises.
         """
-        first, *others = self._replicas.values()
+        first, *rest = self._replicas.values()
         plan = await first.change_plan(None)
         if plan is not None:
-            await asyncio.gather(*(replica.change_plan(plan) for replica in others))
+            await asyncio.gather(*(replica.change_plan(plan) for replica in rest))
         return plan
 
     def stop_measuring(self) -> None:
