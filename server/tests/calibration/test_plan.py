@@ -90,8 +90,7 @@ def setup(module: nn.Module, *, warm_up_s: float = 2.0, threads: Sequence[int] =
 
 
 def device_of(device_setup: DeviceSetup) -> CpuDevice:
-    forward = device_setup.prepare()
-    assert isinstance(forward, Forward)
+    forward = device_setup.compute()
     assert isinstance(forward.device, CpuDevice)
     return forward.device
 
@@ -172,7 +171,8 @@ def test_parallel_passes_are_chosen_if_they_are_faster(
     pools = [device_of(shared).parallel_passes for _ in range(2)]
     assert [pool is not None and pool.width for pool in pools] == [2, 2]
     assert pools[0] is not pools[1]
-    assert caplog.messages == ["backbone test/embedding/one computes with 1 thread a pass, or 2 passes side by side"]
+    (message,) = caplog.messages  # on a busy machine it says so at its end
+    assert message.startswith("backbone test/embedding/one computes with 1 thread a pass, or 2 passes side by side")
 
 
 @pytest.mark.parametrize(

@@ -113,10 +113,11 @@ def test_train_names_an_option_that_does_not_fit(folder: Path, tmp_path: Path, e
 def test_ctrl_c_ends_a_training_within_a_second(folder: Path, tmp_path: Path) -> None:
     """Also while a library is imported, which may catch the exception; its cached features are removed."""
     code = (
-        "import os, signal, sys, time\n"
+        "import os, sys, time\n"
         "from pathlib import Path\n"
+        "from midrib.remote._command.responsive import end_soon_after_ctrl_c\n"
         "from midrib.server._command import heads\n"
-        "signal.signal(signal.SIGINT, heads._end_soon)\n"
+        "end_soon_after_ctrl_c(heads._remove_features)\n"
         "Path(sys.argv[1], f'midrib-features-{os.getpid()}-x').mkdir()\n"
         "while True:\n"
         "    try:\n"

@@ -167,6 +167,27 @@ def test_it_is_live_until_ctrl_c() -> None:
     assert "Traceback" not in errors
 
 
+def test_it_stays_live_while_the_server_is_replaced() -> None:
+    """With --watch, a line says that nothing answers, until the next server does on the same port."""
+    with serving("identity", registry=REGISTRY, http_port=0, workers="thread") as running:
+        address = str(running.server.http_address)
+        command = [sys.executable, "-m", "midrib.remote.cli", "status", address]
+        with_json = [*command, "--watch", "--interval", "0.05", "--json"]
+        process = subprocess.Popen(with_json, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        assert process.stdout is not None
+        lines = map(json.loads, process.stdout)
+        assert "backbones" in next(lines)
+    with process:
+        errors = (line["error"] for line in lines if "error" in line)
+        lost = next(error for error in errors if "start the server with --http-port" in error)
+        port = int(address.rpartition(":")[2])
+        with serving("identity", registry=REGISTRY, http_port=port, workers="thread"):
+            again = next(line for line in lines if "error" not in line)
+            process.send_signal(signal.SIGINT)
+    assert address in lost
+    assert [backbone["name"] for backbone in again["backbones"]] == [NAME]
+
+
 def test_the_grpc_port_is_said_with_the_remedy() -> None:
     """The two ports of a server are easily confused."""
     with serving("identity", registry=REGISTRY, workers="thread") as running:

@@ -33,7 +33,8 @@ def test_a_closed_stream_is_not_an_error(stream: str) -> None:
     """Cron and some supervisors start programs so."""
     command = ["sh", "-c", f'exec "$@" {stream}', "sh", *COMMAND, "list", "efficientnet"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    errors = done.stderr.removeprefix("reading the registry ...\n")  # said on a busy machine
+    assert (done.returncode, errors) == (0, "")
 
 
 def test_a_checkout_has_no_version() -> None:

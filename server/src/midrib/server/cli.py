@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from midrib.remote._command.responsive import end_soon_after_ctrl_c, ended_by_ctrl_c
 from midrib.remote.cli import application, parse_backbone, run
 from midrib.server._command import heads
 
@@ -112,9 +113,11 @@ def demo(
     from midrib.remote._command.names import check_out
 
     check_out(out)
-    from midrib.backbones import keep_freed_memory
-    from midrib.server._command.demo.run import run
-
+    with ended_by_ctrl_c():
+        typer.echo("importing torch and Lightning ...")
+        from midrib.backbones import keep_freed_memory
+        from midrib.server._command.demo.run import run
+    end_soon_after_ctrl_c()
     keep_freed_memory()  # as the server does: the two are compared
     run(out, epochs=epochs)
 

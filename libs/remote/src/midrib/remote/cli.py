@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from midrib.remote._command.names import import_modules, parse_backbone
+from midrib.remote._command.responsive import ended_by_ctrl_c
 
 # Read when torch is imported. Threads that spin while they wait take cores from threads that compute: beside a busy
 # neighbour a batch of a vision transformer took 316 ms with spinning threads and 105 ms with sleeping ones.
@@ -25,11 +26,13 @@ _SERVER = "midrib.server.cli"
 
 def main() -> None:
     """Run the command with all that is installed of it."""
-    if importlib.util.find_spec("typer") is None or importlib.util.find_spec("rich") is None:
-        sys.exit("midrib: the command needs typer and rich: pip install 'midrib-remote[cli]'")
-    if importlib.util.find_spec("midrib.server") is not None:
-        importlib.import_module(_SERVER)  # adds its commands to the application
-    run(application())
+    with ended_by_ctrl_c():
+        if importlib.util.find_spec("typer") is None or importlib.util.find_spec("rich") is None:
+            sys.exit("midrib: the command needs typer and rich: pip install 'midrib-remote[cli]'")
+        if importlib.util.find_spec("midrib.server") is not None:
+            importlib.import_module(_SERVER)  # adds its commands to the application
+        app = application()
+    run(app)
 
 
 def application() -> typer.Typer:

@@ -13,6 +13,7 @@ from midrib.backbones import release_freed_memory
 from midrib.registry import AbstractRegistry
 from midrib.server._catalogue.entry import CatalogueEntry
 from midrib.server._catalogue.eviction import Resident, evictions
+from midrib.server._catalogue.idle_calibration import IdleCalibration
 from midrib.server._catalogue.loading import Loaded, load
 from midrib.server._catalogue.names import LONGEST_NAME, not_served
 from midrib.server._catalogue.worker_metrics import WorkerCollector
@@ -69,6 +70,7 @@ class Catalogue:
         self._loading = asyncio.Lock()
         self._changes: set[asyncio.Task[Any]] = set()
         self._media_pool = MediaPool(settings)
+        self._idle_calibration = IdleCalibration(self._serving, self._loading.locked, settings.recalibrate_after_idle_s)
 
     @property
     def ready(self) -> bool:
@@ -77,7 +79,10 @@ class Catalogue:
 
     def served(self) -> list[ServedBackbone]:
         """Return the backbones that take items now."""
-        return [entry.loaded.served for entry in self.entries.values() if entry.loaded is not None]
+        return [loaded.served for loaded in self._serving()]
+
+    def _serving(self) -> list[Loaded]:
+        return [entry.loaded for entry in self.entries.values() if entry.loaded is not None]
 
     def entry(self, name: str) -> CatalogueEntry:
         """Return the entry of `namespace/name`, of an alias, or of a name that only one served backbone has.
@@ -148,6 +153,7 @@ class Catalogue:
             loaded.served.on_workers = partial(self._on_change, entry)
             entry.loaded, entry.arguments = loaded, dict(requested.arguments)
             self._change(entry, State.READY)
+            self._idle_calibration.start()
         if before is not None:
             await self._end(before.served)
             before = None  # the last reference to its weights
@@ -248,6 +254,7 @@ class Catalogue:
     async def close(self, grace_s: float) -> None:
         """Finish the accepted items within the grace, then fail the rest as retriable."""
         self.closing.set()
+        self._idle_calibration.close()
         serving = self.served()
         for entry in self.entries.values():
             self._change(entry, State.DRAINING)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 
+import torch
 from torch import nn
 
 from midrib.backbones import Backbone
+from midrib.server._calibration.again import MeasurementStoppedError, clearly_faster, stop_before_pass
+from midrib.server._calibration.other_load import OtherLoad
 from midrib.server._calibration.parity import PARITY_BOUND, ParityReference, check_parity
 from midrib.server._calibration.plan import ComputePlan, PassCalibration, choose_threads, parallel_passes_for
 from midrib.server._calibration.warm_up import warm_up
@@ -17,7 +21,7 @@ from midrib.server._compute.config import ComputeConfig
 from midrib.server._compute.devices import CpuDevice
 from midrib.server._compute.forward import Forward
 from midrib.server._engine.batch_limits import BatchLimits
-from midrib.server._engine.compute import Compute
+from midrib.server._engine.compute import Compute, Stop, WorkerPlan
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +43,7 @@ class WarmUpConfig:
 class DeviceSetup:
     """Sets up the replicas of one device, which share the module, and on a CPU the plan that the first one measured.
 
-    plan: None until it is measured.
+    plan: None until it is measured.  disturbed: whether other processes used the processors while it was measured.
     """
 
     backbone: Backbone
@@ -49,14 +53,20 @@ class DeviceSetup:
     warm_up_config: WarmUpConfig
     tf32: bool
     plan: ComputePlan | None = field(default=None, init=False)
+    disturbed: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         # One replica at a time: other work would disturb a measurement, and the module is moved once.
         self._one_at_a_time = threading.Lock()
 
     def prepare(self) -> Compute:
-        """Return the same as `compute`, as the interface of the engine."""
-        return self.compute()
+        """Return the same as `compute`, with the plan's measurement, as the interface of the engine. Raises alike."""
+        return CalibratedForward(self, self.compute())
+
+    @property
+    def worker_plan(self) -> WorkerPlan | None:
+        """The plan, for code without torch; None until it is measured."""
+        return None if self.plan is None else WorkerPlan(asdict(self.plan), self._text, self.disturbed)
 
     def compute(self) -> Forward:
         """Return the compute of a replica: calibrated, warm, and with its parity checked. Call it on its thread.
@@ -73,17 +83,88 @@ class DeviceSetup:
             check_parity(self.backbone.name, forward, self.reference, self._bound())
         return forward
 
+    def measure_again(self, forward: Forward, stop: Stop, other_load: OtherLoad) -> bool:
+        """Measure the plan of an idle replica again, and use the new one if it is clearly faster; on its thread.
+
+        other_load: created now.  Returns False if the measurement was stopped or disturbed: the plan stays as it was.
+        Raises ParityError, after which the plan is as it was, and what the module raises.
+        """
+        plan = self.plan
+        if plan is None or not isinstance(forward.device, CpuDevice):
+            return False
+        with self._one_at_a_time:
+            forward.before_pass = partial(stop_before_pass, stop)
+            try:
+                faster = self._faster(forward, forward.device, plan)
+            except MeasurementStoppedError:
+                return False
+            finally:
+                forward.before_pass = lambda: None
+                self.use_plan(forward, plan)
+            if other_load.busy():
+                return False
+            self._replace(forward, plan, faster)
+        return True
+
+    def use_plan(self, forward: Forward, plan: ComputePlan) -> None:
+        """Have a replica compute by a plan; on its thread."""
+        torch.set_num_threads(plan.threads)
+        if isinstance(forward.device, CpuDevice):
+            width = plan.width
+            pool = forward.device.parallel_passes
+            if width != (1 if pool is None else pool.width):
+                forward.device.parallel_passes = parallel_passes_for(width, max(self.warm_up_config.threads))
+            forward.device.micro_batch_elements = plan.micro_batch_elements
+
+    def _faster(self, forward: Forward, device: CpuDevice, plan: ComputePlan) -> ComputePlan:
+        """Return a plan that measures clearly faster now, or else the plan in use."""
+        pools = {plan.width: device.parallel_passes}
+        device.parallel_passes = device.micro_batch_elements = None
+        measured = self._measure(forward, device)
+        pools[measured.width] = pools.get(measured.width) or device.parallel_passes
+
+        def use(candidate: ComputePlan) -> None:
+            device.parallel_passes = pools[candidate.width]
+            self.use_plan(forward, candidate)
+
+        if measured == plan:
+            return plan
+        config = self.warm_up_config
+        rows = PassCalibration(forward, device, config.limits, config.warm_up_s).rows
+        return clearly_faster(forward, (plan, measured), use, rows=rows, seconds=config.warm_up_s)
+
+    def _replace(self, forward: Forward, plan: ComputePlan, faster: ComputePlan) -> None:
+        """Use the faster plan from now on, if its rows are those of the module."""
+        if faster != plan:
+            self.use_plan(forward, faster)
+            try:
+                check_parity(self.backbone.name, forward, self.reference, self._bound())
+            except BaseException:
+                self.use_plan(forward, plan)
+                raise
+        self.plan, self.disturbed = faster, False
+
     def _tune(self, forward: Forward, device: CpuDevice) -> ComputePlan:
         """Have a replica compute by the device's plan; the first replica measures it."""
-        plan = self.plan
-        if plan is None:
-            plan = self.plan = self._measure(forward, device)
-            logger.info("backbone %s computes with %s", self.backbone.name, plan)
-        else:
-            choose_threads(forward, [plan.threads])
-            device.parallel_passes = parallel_passes_for(plan.width, max(self.warm_up_config.threads))
-        device.micro_batch_elements = plan.micro_batch_elements
-        return plan
+        if self.plan is None:
+            other_load = OtherLoad()
+            self.plan = self._measure(forward, device)
+            self.disturbed = self._may_change and other_load.busy()
+            logger.info("backbone %s computes with %s", self.backbone.name, self._text)
+        self.use_plan(forward, self.plan)
+        return self.plan
+
+    @property
+    def _text(self) -> str:
+        return f"{self.plan}, measured on a busy machine" if self.disturbed else str(self.plan)
+
+    @property
+    def _may_change(self) -> bool:
+        """Whether the plan may be measured again while the backbone serves.
+
+        In strict mode the bits of an answer must not change. A compiled module is compiled for one number of threads.
+        """
+        return not self.config.strict and self.config.compile is None and self.warm_up_config.warm_up_s > 0
 
     def _measure(self, forward: Forward, device: CpuDevice) -> ComputePlan:
         """Return the fastest plan; this thread and the device use it from now on."""
@@ -100,3 +181,20 @@ class DeviceSetup:
     def _bound(self) -> float:
         on_gpu = self.config.device.startswith("cuda")
         return PARITY_BOUND["tf32" if self.tf32 and on_gpu and self.config.dtype == "float32" else self.config.dtype]
+
+
+class CalibratedForward:
+    """The compute of a replica in a thread of the server. Implements `Compute` and `Calibrated` of the engine."""
+
+    def __init__(self, setup: DeviceSetup, forward: Forward) -> None:
+        self._setup, self._forward = setup, forward
+        self.depth, self.stage, self.close = forward.depth, forward.stage, forward.close
+
+    def measure_again(self, stop: Stop) -> WorkerPlan | None:
+        """Measure the plan; None if that was stopped or disturbed. Raises what the module raises."""
+        done = self._setup.measure_again(self._forward, stop, OtherLoad())
+        return self._setup.worker_plan if done else None
+
+    def use_plan(self, plan: WorkerPlan) -> None:
+        """Compute by a plan from now on."""
+        self._setup.use_plan(self._forward, ComputePlan(**plan.fields))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,14 +14,13 @@ from midrib.backbones import Backbone
 from midrib.registry import AbstractRegistry, InputSpec, TextInput
 from midrib.server._catalogue.info import ServingInfo, batch_limits
 from midrib.server._catalogue.processes import NotImportableError, host_in_processes
-from midrib.server._engine.compute import Compute
+from midrib.server._engine.compute import Compute, WorkerPlan
 from midrib.server._engine.description import ServedDescription
 from midrib.server._engine.replica import BatchRunner
 from midrib.server._engine.served_backbone import ServedBackbone
 from midrib.server._intake.intake import Intake
 from midrib.server._intake.media import MediaPool
 from midrib.server._settings import BackboneSettings, Settings
-from midrib.server._worker.messages import WorkerPlan
 from midrib.server._worker.replica import ReplicaGroup
 from midrib.server._worker.supervision import SharedPlan, WorkerState
 from midrib.wire import UnavailableError
@@ -57,8 +56,13 @@ class Loaded:
     @property
     def plan(self) -> WorkerPlan | None:
         """The fastest measured plan; None on a GPU, which needs no plan."""
-        plan = self.plans[0].plan
-        return WorkerPlan(asdict(plan), str(plan)) if plan is not None and not isinstance(plan, WorkerPlan) else plan
+        return self.plans[0].worker_plan
+
+    def use_plan(self, plan: WorkerPlan) -> None:
+        """Have workers that are started from now on compute by a plan."""
+        for shared in self.plans:
+            if isinstance(shared, SharedPlan):
+                shared.plan = plan
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import copy
 import importlib
 import pickle
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from midrib.backbones import keep_freed_memory, release_freed_memory
 from midrib.registry import AbstractRegistry
 from midrib.server._calibration.parity import parity_reference
 from midrib.server._calibration.plan import ComputePlan
-from midrib.server._catalogue.device_setup import DeviceSetup
+from midrib.server._catalogue.device_setup import CalibratedForward, DeviceSetup
 from midrib.server._catalogue.info import ServingInfo, batch_limits
 from midrib.server._catalogue.local import load_local
 from midrib.server._catalogue.processes import NotImportableError, loader_path
@@ -31,7 +31,7 @@ from midrib.server._errors import text_of
 from midrib.server._settings import BackboneSettings, Settings
 from midrib.server._shared_memory.memory import is_shared
 from midrib.server._worker.loop import Bound
-from midrib.server._worker.messages import Prepared, WorkerPlan
+from midrib.server._worker.messages import Prepared
 from midrib.wire import Array
 
 
@@ -43,7 +43,7 @@ class HostedBackbone:
     setup: DeviceSetup
     settings: Settings
 
-    def prepare(self, plan: dict[str, Any] | None) -> tuple[_ForwardPasses, Prepared]:
+    def prepare(self, plan: dict[str, Any] | None) -> tuple[_CalibratedPasses, Prepared]:
         """Return the passes, calibrated, warm and proved. Raises ParityError as `DeviceSetup.prepare` does."""
         self.setup.plan = None if plan is None else ComputePlan(**plan)
         forward = self.setup.compute()
@@ -53,13 +53,13 @@ class HostedBackbone:
             dtypes=forward.staged_dtypes,
             width=self.info.num_features,
             batch_s=rows * _pass_s(forward),
-            plan=_described(self.setup.plan),
+            plan=self.setup.worker_plan,
         )
-        return _ForwardPasses(forward), prepared
+        return _CalibratedPasses(forward, self.setup), prepared
 
 
 class _ForwardPasses:
-    """The passes of a replica. Implements `midrib.server._worker.loop.Passes`."""
+    """The passes of a replica."""
 
     def __init__(self, forward: Forward) -> None:
         self._forward = forward
@@ -78,6 +78,15 @@ class _ForwardPasses:
     def probe(self) -> object:
         """Compute an example of one row. Raises what the module raises."""
         return self._forward([(self._example,)])
+
+
+class _CalibratedPasses(_ForwardPasses):
+    """The passes of a replica by a compute plan. Implements `midrib.server._worker.loop.Passes`."""
+
+    def __init__(self, forward: Forward, setup: DeviceSetup) -> None:
+        super().__init__(forward)
+        calibrated = CalibratedForward(setup, forward)
+        self.measure_again, self.use_plan = calibrated.measure_again, calibrated.use_plan
 
 
 class _InPlace:
@@ -167,10 +176,6 @@ def _share_weights(setup: DeviceSetup, descriptor: int) -> None:
         module = copy.deepcopy(setup.module).to(torch.float32) if narrow else setup.module
         setup.reference = parity_reference(replace(setup.backbone, module=module))
     release_freed_memory()
-
-
-def _described(plan: ComputePlan | None) -> WorkerPlan | None:
-    return None if plan is None else WorkerPlan(asdict(plan), str(plan))
 
 
 def _with_devices(info: ServingInfo, devices: list[str]) -> ServingInfo:

@@ -8,9 +8,7 @@ import json
 import logging
 import os
 import shutil
-import signal
 import tempfile
-import threading
 import warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -18,10 +16,9 @@ from typing import Annotated, Any
 
 import typer
 
+from midrib.remote._command.responsive import end_soon_after_ctrl_c, ended_by_ctrl_c
 from midrib.remote.cli import import_modules, parse_backbone
 
-_CTRL_C_S = 0.7
-_INTERRUPTED = 130  # the exit status that shells give to a command ended by Ctrl-C
 _INSTALL = "pip install 'midrib-server[train]'"
 _LIGHTNING_OPTIONS = ("--model.", "--trainer.", "--trainer", "--print_config")
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
@@ -72,12 +69,14 @@ def train(
     """
     _check_lightning_options(context)
     _check_paths(data, val, test, config)
-    typer.echo(f"training a head on {backbone} ...", err=True)
-    _prepare()
-    from midrib.task._command.training import TrainingOptions
-    from midrib.task._command.training import train as train_head
+    with ended_by_ctrl_c():
+        typer.echo(f"training a head on {backbone} ...", err=True)
+        _prepare()
+        from midrib.task._command.training import TrainingOptions
+        from midrib.task._command.training import train as train_head
 
-    import_modules(imports)
+        import_modules(imports)
+    end_soon_after_ctrl_c(_remove_features)
     parsed: dict[str, Any] = {"name": backbone, "arguments": {}} if "://" in backbone else parse_backbone(backbone)
     options = TrainingOptions(
         parsed["name"],
@@ -114,9 +113,11 @@ def predict(
     """Predict labels with a trained head, a line for each file or row. Exits with 1 if one of them cannot be read."""
     head = head / "head.safetensors" if head.is_dir() else head
     _check_paths(head, *inputs)
-    typer.echo(f"loading {head} ...", err=True)
-    _prepare()
-    from midrib.task._command.prediction import predict as predict_rows
+    with ended_by_ctrl_c():
+        typer.echo(f"loading {head} ...", err=True)
+        _prepare()
+        from midrib.task._command.prediction import predict as predict_rows
+    end_soon_after_ctrl_c(_remove_features)
 
     complete, backbone = True, ""
     for row in predict_rows(head, inputs, column=column, top=top, batch_size=batch_size):
@@ -151,11 +152,7 @@ def _check_paths(*paths: Path | None) -> None:
 
 
 def _prepare() -> None:
-    """Silence messages of Lightning that are not about the data, and end soon after Ctrl-C.
-
-    Raises ImportError if midrib-task is missing.
-    """
-    signal.signal(signal.SIGINT, _end_soon)
+    """Silence messages of Lightning that are not about the data. Raises ImportError if midrib-task is missing."""
     for module, package in (("midrib.task", "midrib-task"), ("jsonargparse", "jsonargparse")):
         if importlib.util.find_spec(module) is None:
             raise ImportError(f"training a head needs {package}, not installed here: {_INSTALL}")
@@ -166,18 +163,10 @@ def _prepare() -> None:
     warnings.filterwarnings("ignore", message=".* rows are left out")  # the report lists them
 
 
-def _end_soon(*_: object) -> None:
-    """Raise KeyboardInterrupt, and end the process after a moment if a library catches it or is slow to stop."""
-    timer = threading.Timer(_CTRL_C_S, _end)
-    timer.daemon = True
-    timer.start()
-    raise KeyboardInterrupt
-
-
-def _end() -> None:
+def _remove_features() -> None:
+    """Remove the cached features of this process, which its exit would remove."""
     for folder in Path(tempfile.gettempdir()).glob(f"midrib-features-{os.getpid()}-*"):
         shutil.rmtree(folder, ignore_errors=True)
-    os._exit(_INTERRUPTED)
 
 
 def _one_or_several(names: list[str] | None) -> str | list[str] | None:

@@ -23,16 +23,19 @@ class ServerProcess(NamedTuple):
 
 @contextmanager
 def server_process(backbone: str, *options: str, **environment: str) -> Iterator[ServerProcess]:
-    """Serve one backbone on a free loopback port, ready on entry and ended by SIGTERM on exit.
+    """Serve one backbone on a free loopback port, ready on entry and ended by SIGTERM on exit, by SIGKILL for Ctrl-C.
 
     backbone, options: arguments of `midrib serve`.  environment: variables that are added to this process's.
     Raises RuntimeError if it ends before it is ready; its stderr, which this process shares, says why.
     """
-    command = [sys.executable, "-m", "midrib.server.cli", "serve", backbone, *options, "--port", "0", "--json"]
+    command = [sys.executable, "-m", "midrib.remote.cli", "serve", backbone, *options, "--port", "0", "--json"]
     variables = {**os.environ, **environment}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=variables) as process:  # noqa: S603 - ours
         try:
             yield ServerProcess(_url_when_ready(process), process)
+        except KeyboardInterrupt:  # nobody waits for its answers
+            process.kill()
+            raise
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(_STOP_S)

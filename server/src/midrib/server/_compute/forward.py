@@ -26,6 +26,7 @@ class Forward:
 
     module: set to eval mode, frozen, and moved to the device and the compute dtype.
     num_features: the width of the module's output, which is checked after every pass; any width if None.
+    before_pass: called first whenever this object is called, but not for the staged batches of callers.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Forward:
         num_features: int | None = None,
     ) -> None:
         config = config or ComputeConfig()
+        self.before_pass: Callable[[], object] = lambda: None
         self.spec, self.torch_device, self.dtype = spec, torch.device(config.device), getattr(torch, config.dtype)
         module = _frozen(module.eval()).to(self.torch_device)
         if config.dtype != "float32":
@@ -53,7 +55,11 @@ class Forward:
         self._buffers = BufferPool(StagingBuffer(dtypes, pinned=self.device.pinned) for _ in range(self.depth))
 
     def __call__(self, batch: Sequence[Arrays]) -> list[Array]:
-        """Stage, launch and finish a batch; return the rows of each item. Raises what the module raises."""
+        """Stage, launch and finish a batch; return the rows of each item.
+
+        Raises what the module raises, and what `before_pass` raises.
+        """
+        self.before_pass()
         return self.stage(batch).launch().finish()
 
     def stage(self, batch: Sequence[Arrays]) -> StagedBatch:

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol, TypeAlias
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from midrib.wire import Array
 
 Arrays: TypeAlias = tuple[Array, ...]
+# Called before every pass of a measurement: returns whether to stop, because a batch waits.
+Stop: TypeAlias = Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class WorkerPlan:
+    """A compute plan, for a process without torch.
+
+    fields: those of the plan's class.  text: the plan in words.
+    disturbed: whether other processes used the processors while it was measured.
+    """
+
+    fields: dict[str, Any]
+    text: str
+    disturbed: bool = False
 
 
 class OutputError(RuntimeError):
@@ -49,4 +65,20 @@ class Compute(Protocol):
 
     def close(self) -> None:
         """Free the resources; nothing is staged or launched after this."""
+        ...
+
+
+@runtime_checkable
+class Calibrated(Protocol):
+    """A `Compute` whose compute plan can be measured again or replaced, on the replica's thread."""
+
+    def measure_again(self, stop: Stop) -> WorkerPlan | None:
+        """Measure the plan, and use the new one if it is clearly faster; return the plan in use.
+
+        Returns None if the measurement was stopped, or is not to be done. Raises what the module raises.
+        """
+        ...
+
+    def use_plan(self, plan: WorkerPlan) -> None:
+        """Compute by a plan from now on."""
         ...

@@ -16,9 +16,9 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
-from midrib.server._engine.compute import Arrays, Compute, Launched, Staged
+from midrib.server._engine.compute import Arrays, Calibrated, Compute, Launched, Staged, WorkerPlan
 from midrib.server._errors import ordinary_error
 from midrib.wire import Array, UnavailableError
 
@@ -50,6 +50,14 @@ class _Job:
     started: float = 0.0
 
 
+@dataclass(slots=True, eq=False)
+class _PlanJob:
+    """A measurement of the compute plan, or the use of a plan, between two batches."""
+
+    plan: WorkerPlan | None
+    done: asyncio.Future[WorkerPlan | None]
+
+
 class BatchRunner(Protocol):
     """A replica, wherever it computes: a thread here, or a worker process."""
 
@@ -64,6 +72,18 @@ class BatchRunner(Protocol):
 
     def submit(self, batch: Sequence[Arrays]) -> asyncio.Future[BatchReport]:
         """Run a batch; `depth` of them at most at a time. The future raises UnavailableError if it cannot be run."""
+        ...
+
+    def change_plan(self, plan: WorkerPlan | None) -> asyncio.Future[WorkerPlan | None]:
+        """Use a compute plan, or measure it again if it is None; after the submitted batches.
+
+        A batch that is submitted meanwhile waits for one pass at most. The future gives the plan in use; None if the
+        measurement was stopped or disturbed.
+        """
+        ...
+
+    def stop_measuring(self) -> None:
+        """End a measurement after its present pass."""
         ...
 
     def abandon(self, error: UnavailableError) -> None:
@@ -88,7 +108,7 @@ class Replica:
     def __init__(self, prepare: Callable[[], Compute], *, name: str) -> None:
         self._prepare = prepare
         self._compute: Compute
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[_Job | _PlanJob | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._main, name=f"replica-{name}", daemon=True)
         self._staging = ThreadPoolExecutor(1, thread_name_prefix=f"staging-{name}")
         self._finishing = ThreadPoolExecutor(1, thread_name_prefix=f"finishing-{name}")
@@ -97,6 +117,7 @@ class Replica:
         self._lost: BaseException | None = None
         self._submitted: set[_Job] = set()
         self._last_finished = 0.0
+        self._stop_measuring = False
 
     @property
     def depth(self) -> int:
@@ -127,6 +148,17 @@ class Replica:
         self._jobs.put(job)
         return done
 
+    def change_plan(self, plan: WorkerPlan | None) -> asyncio.Future[WorkerPlan | None]:
+        """Use a plan or measure it again, as `BatchRunner` says."""
+        self._stop_measuring = False
+        job = _PlanJob(plan, self._loop.create_future())
+        self._jobs.put(job)
+        return job.done
+
+    def stop_measuring(self) -> None:
+        """End a measurement after its present pass."""
+        self._stop_measuring = True
+
     def abandon(self, error: UnavailableError) -> None:
         """Fail all submitted batches with the error: their computation may never end. Call it on the event loop."""
         self._lose(error)
@@ -148,13 +180,29 @@ class Replica:
         self._loop.call_soon_threadsafe(_settle, self._ready, None)
         try:
             while (job := self._jobs.get()) is not None:
-                self._launch(job)
+                if isinstance(job, _PlanJob):
+                    self._change_plan(job)
+                else:
+                    self._launch(job)
                 del job  # while the thread waits, nothing keeps the inputs of the last batch
         except BaseException as error:  # noqa: BLE001 - the thread is lost; its items must not be
             self._loop.call_soon_threadsafe(self._lose, error)
         self._staging.shutdown()
         self._finishing.shutdown()
         self._compute.close()
+
+    def _change_plan(self, job: _PlanJob) -> None:
+        result: WorkerPlan | Exception | None = None
+        try:
+            if isinstance(self._compute, Calibrated):
+                result = job.plan
+                if job.plan is None:
+                    result = self._compute.measure_again(lambda: self._stop_measuring or not self._jobs.empty())
+                else:
+                    self._compute.use_plan(job.plan)
+        except Exception as error:  # noqa: BLE001 - a module may raise anything
+            result = error
+        self._loop.call_soon_threadsafe(_settle, job.done, result)
 
     def _stage(self, job: _Job) -> Staged:
         began = time.monotonic()
@@ -239,10 +287,10 @@ def _lost_error(error: BaseException) -> UnavailableError:
     )
 
 
-def _settle(future: asyncio.Future[BatchReport] | asyncio.Future[None], result: object) -> None:
+def _settle(future: asyncio.Future[Any], result: object) -> None:
     if future.done():
         return
     if isinstance(result, BaseException):
         future.set_exception(result)
     else:
-        future.set_result(result)  # type: ignore[arg-type] # each future gets its type of result
+        future.set_result(result)

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from midrib.server._engine.batch_limits import BatchLimits
 from midrib.server._engine.batcher import Batcher
-from midrib.server._engine.compute import Compute
+from midrib.server._engine.compute import Compute, WorkerPlan
 from midrib.server._engine.description import ServedDescription
 from midrib.server._engine.feeder import Feeder
 from midrib.server._engine.item import Item, Outcome
@@ -84,6 +84,22 @@ class ServedBackbone:
                 raise failure
         self._replicas = dict(enumerate(replicas))
         self._feeders = [asyncio.create_task(self._feed(index)) for index in self._replicas]
+
+    async def measure_plan_again(self) -> WorkerPlan | None:
+        """Measure the compute plan on the first replica, as `BatchRunner.change_plan` does, and use the result on all.
+
+        Returns the plan in use, None if the measurement was stopped or disturbed. Raises what the module raises.
+        """
+        first, *rest = self._replicas.values()
+        plan = await first.change_plan(None)
+        if plan is not None:
+            await asyncio.gather(*(replica.change_plan(plan) for replica in rest))
+        return plan
+
+    def stop_measuring(self) -> None:
+        """End a measurement of the compute plan after its present pass."""
+        for replica in self._replicas.values():
+            replica.stop_measuring()
 
     async def drain(self) -> None:
         """Accept no more items, finish the accepted ones, end the replicas."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import struct
 import threading
@@ -69,6 +70,12 @@ class Channel:
             messages.append(message)
         self._check_announced(_MAX_READY_BYTES)
         return messages
+
+    def has_arrivals(self) -> bool:
+        """Return whether bytes have arrived that were not received yet, or the other end is gone."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return bool(self._received or poll.poll(0))
 
     def close(self) -> None:
         """Close this end."""

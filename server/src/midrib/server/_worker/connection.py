@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import time
 import weakref
@@ -13,8 +14,10 @@ from functools import partial
 from typing import Protocol
 
 from midrib.server._compute.joining import split_rows
+from midrib.server._engine.compute import WorkerPlan
 from midrib.server._errors import ordinary_error
 from midrib.server._shared_memory.memory import ClientMemory, client_memory
+from midrib.server._worker.messages import PLAN, decode_plan
 from midrib.server._worker.process import BatchTooLongError, WorkerDiedError, WorkerProcess
 from midrib.server._worker.shared_buffer import lend
 from midrib.server._worker.staging import BatchTransfer, StagedPlace
@@ -92,6 +95,7 @@ class WorkerConnection:
         self._unmapped: list[int] = []
         self._unmappings = 0
         self._staging = 0
+        self._plan_change: asyncio.Future[WorkerPlan | None] = self._loop.create_future()
         self._last_reply = 0.0
         self._fileno = worker.fileno()
         self._loop.add_reader(self._fileno, self._receive)
@@ -123,6 +127,23 @@ class WorkerConnection:
         written = self._loop.run_in_executor(_STAGING, self._transfer.write, buffer, items)
         written.add_done_callback(partial(self._on_written, part, buffer, time.monotonic()))
 
+    def change_plan(self, plan: WorkerPlan | None) -> asyncio.Future[WorkerPlan | None]:
+        """Have the worker use a compute plan, or measure it again if it is None, one at a time.
+
+        The future gives the plan in use, or None.
+        """
+        self._plan_change = self._loop.create_future()
+        try:
+            self.worker.change_plan(plan)
+        except OSError:
+            self._end()
+        return self._plan_change
+
+    def stop_measuring(self) -> None:
+        """End a measurement after its present pass."""
+        with contextlib.suppress(OSError):  # the end of the worker is noticed elsewhere
+            self.worker.stop_measuring()
+
     def close(self) -> list[Part]:
         """Stop listening to the worker; return the parts that it had, the oldest first."""
         if not self._open:
@@ -132,6 +153,7 @@ class WorkerConnection:
             unmapping.detach()
         self._loop.remove_reader(self._fileno)
         self._timer.cancel()
+        self._settle_plan(None)
         flights = list(self._flights.values())
         self._flights.clear()
         self._free += [flight.staged.buffer_index for flight in flights]
@@ -213,6 +235,9 @@ class WorkerConnection:
             self._settle(number, reply)
 
     def _settle(self, number: int, reply: bytes) -> None:
+        if number == PLAN:
+            self._on_plan(reply)
+            return
         flight = self._flights.pop(number, None)
         if flight is None:
             self._end("answered a batch that it does not have")
@@ -228,6 +253,16 @@ class WorkerConnection:
             result = error
         self._listener.on_result(flight.part, result)
         self._worker_has_read()
+
+    def _on_plan(self, reply: bytes) -> None:
+        try:
+            self._settle_plan(decode_plan(reply))
+        except ValueError:
+            self._end("sent a damaged message")
+
+    def _settle_plan(self, plan: WorkerPlan | None) -> None:
+        if not self._plan_change.done():
+            self._plan_change.set_result(plan)
 
     def _rows(self, flight: _Flight, reply: bytes) -> list[Array]:
         """Return the rows of each item, which the next batch does not overwrite; free the buffer.

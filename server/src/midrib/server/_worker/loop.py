@@ -15,10 +15,22 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from midrib.server._engine.compute import Arrays
+from midrib.server._engine.compute import Arrays, Stop, WorkerPlan
 from midrib.server._errors import text_of, traced
 from midrib.server._worker.channel import Channel
-from midrib.server._worker.messages import ERROR, NO_BATCH, NUMBER, ROWS, BatchLocation, MemoryChange, Prepared, Region
+from midrib.server._worker.messages import (
+    ERROR,
+    NO_BATCH,
+    NUMBER,
+    ROWS,
+    STOP_MEASURING,
+    BatchLocation,
+    MemoryChange,
+    Prepared,
+    Region,
+    decode_plan,
+    encode_plan,
+)
 from midrib.server._worker.priority import LowPriority
 from midrib.server._worker.shared_buffer import MappedMemory, SharedBuffer, Viewable
 from midrib.wire import Array
@@ -57,6 +69,14 @@ class Passes(Protocol):
 
     def bind(self, arrays: Arrays) -> Bound:
         """Return a pass over these arrays."""
+        ...
+
+    def measure_again(self, stop: Stop) -> WorkerPlan | None:
+        """Measure the compute plan again, as `Calibrated` of the engine says."""
+        ...
+
+    def use_plan(self, plan: WorkerPlan) -> None:
+        """Compute by a plan from now on."""
         ...
 
     def probe(self) -> object:
@@ -127,6 +147,8 @@ class _Batches:
             number, content = message[: NUMBER.size], message[NUMBER.size :]
             if number == _NO_BATCH:
                 self._change_memory(MemoryChange.decode(content))
+            elif number == STOP_MEASURING:
+                self._change_plan(content)
             else:
                 self._compute(number, content)
 
@@ -143,6 +165,21 @@ class _Batches:
             self._finish(number, bound, running)
         else:
             self._finishing.submit(self._finish, number, bound, running)
+
+    def _change_plan(self, content: bytes) -> None:
+        """Use a plan, or measure it again; a message without content has only ended a measurement."""
+        if not content:
+            return
+        plan = decode_plan(content)
+        try:
+            if plan is None:
+                plan = self._passes.measure_again(self._channel.has_arrivals)
+            else:
+                self._passes.use_plan(plan)
+        except Exception:  # a module may raise anything
+            logger.exception("the compute plan could not be measured again")
+            plan = None
+        self._channel.send(encode_plan(plan))
 
     def _change_memory(self, change: MemoryChange) -> None:
         """Map a client's memory, or unmap it with its last array.

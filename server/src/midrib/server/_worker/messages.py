@@ -6,10 +6,12 @@ ends keep the views of a place under its bytes, because the same few places are 
 
 from __future__ import annotations
 
+import json
 import math
 import struct
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+
+from midrib.server._engine.compute import WorkerPlan
 
 NUMBER = struct.Struct("<Q")
 ROWS, ERROR = b"r", b"e"
@@ -17,16 +19,12 @@ _PLACE = struct.Struct("<IBIQQ")
 _MEMORY = struct.Struct("<?IQ")
 # The number of a message that maps or unmaps memory: no batch has it.
 NO_BATCH = 2**64 - 1
+# The number of a message about the compute plan, and of the reply. Both have a plan, or `null`.
+PLAN = 2**64 - 2
+# The message that ends a measurement: it has no reply.
+STOP_MEASURING = NUMBER.pack(PLAN)
 _REGION = struct.Struct("<Q12sB")
 _MAX_DIMENSIONS = 32
-
-
-@dataclass(frozen=True)
-class WorkerPlan:
-    """A compute plan, for a process without torch. fields: those of the plan's class.  text: the plan in words."""
-
-    fields: dict[str, Any]
-    text: str
 
 
 @dataclass(frozen=True)
@@ -129,6 +127,24 @@ class MemoryChange:
     def decode(cls, message: bytes) -> MemoryChange:
         """Read what `encode` returned, without its number."""
         return cls(*_MEMORY.unpack(message))
+
+
+def encode_plan(plan: WorkerPlan | None) -> bytes:
+    """Return the message, or the reply, with a plan; None asks to measure it, or says that nothing was measured."""
+    return NUMBER.pack(PLAN) + json.dumps(None if plan is None else asdict(plan)).encode()
+
+
+def decode_plan(content: bytes) -> WorkerPlan | None:
+    """Read what `encode_plan` returned, without its number. Raises ValueError for anything else."""
+    try:
+        fields = json.loads(content)
+        return (
+            None
+            if fields is None
+            else WorkerPlan(dict(fields["fields"]), str(fields["text"]), bool(fields["disturbed"]))
+        )
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"{len(content)} bytes are not a compute plan: {error}") from error
 
 
 def split_number(message: bytes) -> tuple[int, bytes]:

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any
 
+from midrib.server._engine.compute import WorkerPlan
 from midrib.server._shared_memory.memory import ClientMemory
 from midrib.server._worker.channel import Channel
 from midrib.server._worker.launch import LaunchedProcess, Program, launch
-from midrib.server._worker.messages import NUMBER, MemoryChange, split_number
+from midrib.server._worker.messages import NUMBER, STOP_MEASURING, MemoryChange, encode_plan, split_number
 from midrib.server._worker.output import WorkerOutput
 from midrib.server._worker.shared_buffer import SharedBuffer
 from midrib.wire import InternalError
@@ -103,6 +104,14 @@ class WorkerProcess:
     def unmap_memory(self, number: int) -> None:
         """Have the process unmap a client's memory, which none of its batches uses; raises OSError if it is gone."""
         self._channel.send(MemoryChange(False, number).encode())
+
+    def change_plan(self, plan: WorkerPlan | None) -> None:
+        """Have the process use a compute plan, or measure it again if it is None; raises OSError if it is gone."""
+        self._channel.send(encode_plan(plan))
+
+    def stop_measuring(self) -> None:
+        """End a measurement after its present pass; raises OSError if the process is gone."""
+        self._channel.send(STOP_MEASURING)
 
     def replies(self) -> list[tuple[int, bytes]]:
         """Return the replies that have arrived, each with the number of its batch, without waiting.

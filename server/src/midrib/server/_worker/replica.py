@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from midrib.server._engine.compute import Arrays
+from midrib.server._engine.compute import Arrays, WorkerPlan
 from midrib.server._engine.replica import BatchReport
 from midrib.server._foreign import in_thread
 from midrib.server._worker.connection import Limits, WorkerConnection
@@ -115,6 +115,19 @@ class WorkerReplica:
         submitted.done.add_done_callback(lambda _: self._forget(submitted))
         self._place(Part(submitted, 0, len(batch)))
         return submitted.done
+
+    def change_plan(self, plan: WorkerPlan | None) -> asyncio.Future[WorkerPlan | None]:
+        """Have the worker use a plan or measure it again, as `BatchRunner` says."""
+        if self._connection is not None:
+            return self._connection.change_plan(plan)
+        unchanged: asyncio.Future[WorkerPlan | None] = asyncio.get_running_loop().create_future()
+        unchanged.set_result(None)
+        return unchanged
+
+    def stop_measuring(self) -> None:
+        """End a measurement after its present pass."""
+        if self._connection is not None:
+            self._connection.stop_measuring()
 
     def abandon(self, error: UnavailableError) -> None:
         """Fail the batches that it has, and end the worker."""

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from midrib.server._worker.messages import Prepared, WorkerPlan
+from midrib.server._engine.compute import WorkerPlan
+from midrib.server._worker.messages import Prepared
 from midrib.server._worker.priority import raise_priority
 from midrib.server._worker.process import WorkerProcess, WorkerSpec
 from midrib.server._worker.shared_buffer import new_shared_buffer
@@ -65,11 +66,16 @@ class SharedPlan:
         self.restarts = 0
         self._measuring = threading.Lock()
 
+    @property
+    def worker_plan(self) -> WorkerPlan | None:
+        """The plan; None until it is measured."""
+        return self.plan
+
     def prepare(self, worker: WorkerProcess) -> Prepared:
         """Prepare a worker; one at a time, because a second one beside it would spoil the measurement."""
         with self._measuring:
             prepared: Prepared = worker.call(None if self.plan is None else self.plan.fields)
-            self.plan = prepared.plan
+            self.plan = self.plan or prepared.plan
         return prepared
 
 

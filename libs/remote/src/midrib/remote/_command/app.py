@@ -23,6 +23,7 @@ from midrib.remote._command.options import (
     Token,
     refuse_options,
 )
+from midrib.remote._command.responsive import say_if_slow
 from midrib.remote._command.status.command import status
 
 app = typer.Typer(
@@ -72,19 +73,20 @@ def list_backbones(
     as_json: Json = False,
 ) -> None:
     """List the backbones that are registered, or that a server serves, without loading any. Exits with 1 for none."""
-    from midrib.remote._command.listing import local_registry, no_match, print_list, server_registry
-    from midrib.remote._command.names import import_modules, refuse_urls
+    with say_if_slow("reading the registry ..." if server is None else f"asking {server} ..."):
+        from midrib.remote._command.listing import local_registry, no_match, print_list, server_registry
+        from midrib.remote._command.names import import_modules, refuse_urls
 
-    refuse_urls(patterns or ())
-    import_modules(imports)
-    if server is None:
-        refuse_options(context, SERVER_OPTIONS, "without --server, the list is of this process")
-        registry = local_registry()
-    else:
-        registry = server_registry(server, Access(token, roots, certificate, timeout))
-    metadata = {} if namespace is None else {"namespace": namespace}
-    catalogues = catalogues or server is not None
-    entries = registry.list(patterns or None, exclude=exclude, catalogues=catalogues, **metadata)
+        refuse_urls(patterns or ())
+        import_modules(imports)
+        if server is None:
+            refuse_options(context, SERVER_OPTIONS, "without --server, the list is of this process")
+            registry = local_registry()
+        else:
+            registry = server_registry(server, Access(token, roots, certificate, timeout))
+        metadata = {} if namespace is None else {"namespace": namespace}
+        catalogues = catalogues or server is not None
+        entries = registry.list(patterns or None, exclude=exclude, catalogues=catalogues, **metadata)
     print_list(registry, entries, as_json=as_json)
     if not entries:
         raise no_match(registry, patterns or (), catalogues=catalogues)
@@ -112,7 +114,8 @@ def describe(
     from midrib.remote._command.names import import_modules
     from midrib.remote._command.served import describe_local, describe_served
 
-    import_modules(imports)
+    with say_if_slow(f"importing {', '.join(imports or ())} ..."):
+        import_modules(imports)
     if server is None and "://" not in name:
         refuse_options(context, SERVER_OPTIONS, "without --server, the description is of this process's backbone")
         describe_local(name, as_json=as_json)
@@ -260,6 +263,7 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Check the connection to a served backbone step by step; each step has a verdict and a fix."""
+    typer.echo(f"checking {url} ...", err=True)
     from midrib.remote._command.examine import examine
 
     if not examine(url, Access(token, roots, certificate, timeout), as_json=as_json):

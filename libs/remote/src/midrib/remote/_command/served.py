@@ -12,6 +12,7 @@ from midrib.registry import ImageInput, InputSpec, TensorInput, in_words
 from midrib.remote._command.listing import local_registry, print_fields
 from midrib.remote._command.names import parse_backbone
 from midrib.remote._command.options import Access
+from midrib.remote._command.responsive import say_if_slow
 from midrib.remote._connect.address import split_url
 
 if TYPE_CHECKING:
@@ -25,8 +26,9 @@ def describe_local(name: str, *, as_json: bool) -> None:
     name: 'namespace/name', or 'namespace/name?argument=value' to check the arguments as well.
     Raises KeyError, with near names, if the registry has none of that name, TypeError for arguments that do not fit.
     """
-    parsed, registry = parse_backbone(name), local_registry()
-    explanation = registry.explain(parsed["name"])
+    with say_if_slow("reading the registry ..."):
+        parsed, registry = parse_backbone(name), local_registry()
+        explanation = registry.explain(parsed["name"])
     fields = explanation.as_dict()
     if parsed["arguments"]:
         registry.get(parsed["name"], with_metadata=True).check_arguments(**parsed["arguments"])
@@ -41,7 +43,7 @@ def describe_served(name: str, server: str | None, access: Access, *, as_json: b
     """
     if server is None:
         server, name = split_url(name)
-    with access.client(server) as client:
+    with say_if_slow(f"asking {server} ..."), access.client(server) as client:
         info = client.describe(name, wait=False)
     _print_info(info, as_json=as_json)
 
@@ -60,7 +62,10 @@ def load(backbone: str, server: str, access: Access, *, replace: bool, as_json: 
 
 def unload(name: str, server: str, access: Access, *, as_json: bool) -> None:
     """Have a server finish and free a backbone."""
-    with access.client(server) as client:
+    with (
+        say_if_slow(f"unloading {name} at {server}: it finishes its accepted items ..."),
+        access.client(server) as client,
+    ):
         client.unload(name)
     typer.echo(json.dumps({"unloaded": name}) if as_json else f"unloaded {name}")
 

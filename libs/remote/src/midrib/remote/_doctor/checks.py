@@ -43,17 +43,25 @@ def doctor(url: str, *, timeout: float = 5.0, token: str | None = None, tls: Tls
     pointless; of several addresses one that works is enough to go on. No failure is raised.
     url: grpc://host:port/namespace/name.  timeout: seconds for each check.
     """
+    return list(verdicts_on(url, timeout=timeout, token=token, tls=tls))
+
+
+def verdicts_on(url: str, *, timeout: float, token: str | None = None, tls: TlsLike = None) -> Iterator[Verdict]:
+    """Yield each verdict of `doctor` as soon as it is known."""
     try:
         address, name = split_url(url)
         endpoint = endpoint_from(address, token=token, tls=tls)
     except (MidribError, OSError) as error:
-        return [Verdict("address", False, str(error), "write grpc://host:port/namespace/name")]
-    verdicts = [Verdict("address", True, f"{endpoint}, backbone {name}")]
+        yield Verdict("address", False, str(error), "write grpc://host:port/namespace/name")
+        return
+    yield Verdict("address", True, f"{endpoint}, backbone {name}")
     reached = False
     for server in endpoint.addresses:
-        verdicts.extend(network(endpoint, server, timeout))
-        reached = reached or verdicts[-1].ok
-    return [*verdicts, *_server(endpoint, name, timeout)] if reached else verdicts
+        for verdict in network(endpoint, server, timeout):
+            yield verdict
+        reached = reached or verdict.ok
+    if reached:
+        yield from _server(endpoint, name, timeout)
 
 
 def _server(endpoint: Endpoint, name: str, timeout: float) -> Iterator[Verdict]:

@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from midrib.remote._command.status.metrics import MetricsReader
+from midrib.remote._command.status.metrics import MetricsReader, Scrape
 from midrib.remote._command.status.report import BackboneStatus, FrontStatus, ServerStatus, WorkerStatus, status_of
 from midrib.remote._command.tables import stdout_console, table_of
 
@@ -22,7 +22,9 @@ _MEBI = 2**20
 def show_once(reader: MetricsReader, interval: float, *, as_json: bool) -> None:
     """Print the status, with the rates of an interval of seconds. Raises ConnectionError if no server answers."""
     typer.echo(f"reading {reader.url} twice, {interval:g} s apart ...", err=True)
-    status = next(_statuses(reader, interval))
+    before = reader.read()
+    time.sleep(interval)
+    status = status_of(before, reader.read())
     if as_json:
         typer.echo(json.dumps(asdict(status), indent=2))
     else:
@@ -33,30 +35,41 @@ def show_once(reader: MetricsReader, interval: float, *, as_json: bool) -> None:
 def watch_status(reader: MetricsReader, interval: float, *, as_json: bool) -> None:
     """Print the status every interval of seconds until Ctrl-C; on a terminal in place.
 
-    Raises ConnectionError if no server answers.
+    Raises ConnectionError if no server answers at first. If it ends later, that is shown until it answers again.
     """
     typer.echo(f"reading {reader.url} every {interval:g} s, Ctrl-C ends ...", err=True)
     if as_json:
         for status in _statuses(reader, interval):
-            typer.echo(json.dumps(asdict(status)))
+            typer.echo(json.dumps({"error": str(status)} if isinstance(status, ConnectionError) else asdict(status)))
         return
     console = stdout_console()
     if not console.is_terminal:
         for status in _statuses(reader, interval):
-            console.print(tables(status, console.width))
+            console.print(_shown(status, console.width))
         return
-    with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
+    with Live(console=console, auto_refresh=False, vertical_overflow="ellipsis") as live:
         for status in _statuses(reader, interval):
-            live.update(tables(status, console.width), refresh=True)
+            live.update(_shown(status, console.width), refresh=True)
 
 
-def _statuses(reader: MetricsReader, interval: float) -> Iterator[ServerStatus]:
-    before = reader.read()
+def _statuses(reader: MetricsReader, interval: float) -> Iterator[ServerStatus | ConnectionError]:
+    """Yield the status of each interval, or the error while the server does not answer."""
+    before: Scrape | None = reader.read()
     while True:
         time.sleep(interval)
-        after = reader.read()
-        yield status_of(before, after)
+        try:
+            after = reader.read()
+        except ConnectionError as error:
+            before = None
+            yield error
+            continue
+        if before is not None:
+            yield status_of(before, after)
         before = after
+
+
+def _shown(status: ServerStatus | ConnectionError, width: int) -> RenderableType:
+    return Text(f"{status}; asking again ...") if isinstance(status, ConnectionError) else tables(status, width)
 
 
 def tables(status: ServerStatus, width: int) -> RenderableType:

@@ -1,0 +1,94 @@
+"""A compute plan is changed or measured between batches: the same tests for both kinds of replicas."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from midrib.registry import Registry
+from midrib.server._catalogue.local import load_local
+from midrib.server._catalogue.processes import host_in_processes
+from midrib.server._engine.compute import WorkerPlan
+from midrib.server._engine.replica import BatchReport, BatchRunner, Replica
+from midrib.server._settings import BackboneSettings, Settings
+from midrib.wire import Array
+
+Build = Callable[[str], BatchRunner]
+SETTINGS = Settings(warm_up_s=0.2, threads=2, device="cpu", max_batch_rows=16)
+PLAN = WorkerPlan({"threads": 1, "width": 2, "micro_batch_elements": 4}, "a plan")
+
+
+@pytest.fixture(params=["thread", "process"])
+def build(request: pytest.FixtureRequest, misbehaving: Registry) -> Build:
+    """Return a replica of one kind of a backbone, which is to be started."""
+
+    def in_thread(requested: BackboneSettings) -> BatchRunner:
+        return Replica(load_local(requested, SETTINGS, misbehaving).device_setups[0].prepare, name="test")
+
+    def in_process(requested: BackboneSettings) -> BatchRunner:
+        return host_in_processes(requested, SETTINGS, misbehaving).workers[0].replica("test")
+
+    kind = {"thread": in_thread, "process": in_process}[request.param]
+    return lambda name: kind(BackboneSettings(name=name))
+
+
+def batch(rows: int) -> list[tuple[Array]]:
+    return [(np.arange(2 * rows, dtype=np.float32).reshape(rows, 2),)]
+
+
+def is_doubled(report: BatchReport, rows: int) -> bool:
+    (result,) = report.results
+    return isinstance(result, np.ndarray) and bool(np.array_equal(result, 2 * batch(rows)[0][0]))
+
+
+async def end(replica: BatchRunner) -> None:
+    replica.close()
+    await asyncio.wait_for(replica.join(), 30)
+
+
+async def test_a_replica_uses_a_plan_from_then_on(build: Build) -> None:
+    """Batches before, beside and after the change get their rows."""
+    replica = build("slow")
+    await replica.start()
+    before = replica.submit(batch(3))
+    change = replica.change_plan(PLAN)
+    after = replica.submit(batch(9))
+    assert is_doubled(await before, 3)
+    assert await change == PLAN
+    assert is_doubled(await after, 9)
+    await end(replica)
+
+
+async def test_a_batch_ends_a_measurement(build: Build) -> None:
+    """It waits for one pass, and the plan stays."""
+    replica = build("slow")
+    await replica.start()
+    measuring = replica.change_plan(None)
+    report = await replica.submit(batch(3))
+    assert is_doubled(report, 3)
+    assert await asyncio.wait_for(measuring, 30) is None
+    await end(replica)
+
+
+async def test_a_measurement_can_be_stopped(build: Build) -> None:
+    """For an item of another backbone; a stop without a measurement has no effect."""
+    replica = build("slow")
+    await replica.start()
+    replica.stop_measuring()
+    measuring = replica.change_plan(None)
+    replica.stop_measuring()
+    assert await asyncio.wait_for(measuring, 30) is None
+    assert is_doubled(await replica.submit(batch(2)), 2)
+    await end(replica)
+
+
+async def test_closing_ends_a_measurement(build: Build) -> None:
+    """An unload does not wait for it."""
+    replica = build("slow")
+    await replica.start()
+    measuring = replica.change_plan(None)
+    await end(replica)
+    assert await asyncio.wait_for(measuring, 30) is None
