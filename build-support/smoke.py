@@ -28,7 +28,7 @@ def server() -> None:
     expect("the width of EfficientNet-Lite0", load_backbone(name).num_features == 1280)
     expect("a task on it", ClassificationTask(backbone=name, num_classes=3) is not None)
     static = files("midrib.server._console") / "static"
-    console = ("index.html", "app.js", "vendor/uplot/uPlot.esm.js", "vendor/uplot/LICENSE", "vendor/kdbush/LICENSE")
+    console = ("index.html", "app.js", "vendor/uplot/uPlot.esm.js", "vendor/uplot/LICENSE", "vendor/deck/LICENSE")
     expect("the console's files are there", all((static / name).is_file() for name in console))
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +40,22 @@ def guarded_server(tokens: tuple[dict[str, str], Path], test_registry: Registry)
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Debian's Chromium, without a window."""
+def chromium() -> Iterator[Callable[..., Any]]:
+    """A function that starts Debian's Chromium, without a window.  args: its command-line arguments."""
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-    chromium = shutil.which("chromium")
-    if chromium is None:
+    path = shutil.which("chromium")
+    if path is None:
         pytest.skip("needs Chromium: apt-get install chromium")
     with playwright.sync_playwright() as started:
-        launched = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield launched
-        launched.close()
+        yield partial(started.chromium.launch, executable_path=path)
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: Callable[..., Any]) -> Iterator[Any]:
+    """A browser that draws by WebGL2, on a machine without a GPU too."""
+    launched = chromium(args=["--no-sandbox", "--enable-unsafe-swiftshader"])
+    yield launched
+    launched.close()
 
 
 class Tab:

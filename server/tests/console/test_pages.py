@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from server.tests.console.conftest import Tab
+from server.tests.console.test_map_page import COLOURED
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # playwright's own pipes
 
@@ -130,16 +131,6 @@ def test_a_refused_load_says_why(tab: Tab) -> None:
     assert "unknown" in page.locator("#backbones [role=alert]").inner_text()
 
 
-def drawn_points(page: Any) -> int:
-    """Return how many pixels of the canvas are coloured."""
-    count: int = page.evaluate(
-        "() => { const c = document.querySelector('#map canvas');"
-        " const { data } = c.getContext('2d').getImageData(0, 0, c.width, c.height);"
-        " return data.filter((value, at) => at % 4 === 3 && value).length }"
-    )
-    return count
-
-
 def test_the_map_draws_texts_and_shows_one_on_hover(tab: Tab) -> None:
     """By the pointer and by the keyboard."""
     page = tab.open("map")
@@ -149,7 +140,7 @@ def test_the_map_draws_texts_and_shows_one_on_hover(tab: Tab) -> None:
     page.locator("#map canvas").focus()
     page.keyboard.press("n")
     assert TEXTS[0] in page.locator("#map .tooltip").inner_text()
-    assert drawn_points(page) > 100
+    page.wait_for_function(f"() => ({COLOURED})() > 100")
     page.keyboard.press("Space")
     assert page.locator("#selected").inner_text() == "1 selected"
     assert tab.errors == []

@@ -1,14 +1,18 @@
-// The colour of each point by the values of a column.
+// The colour of each point by the values of a column: red, green and blue, each from 0 to 255.
 
-const CATEGORIES = ["#1f9d6b", "#3f7fdb", "#d9822b", "#a25ad6", "#d0455e", "#2aa5b8", "#8a8f2a", "#e06aa8", "#7a6a5d", "#5560c4"];
+const CATEGORIES = [
+  [31, 157, 107], [63, 127, 219], [217, 130, 43], [162, 90, 214], [208, 69, 94],
+  [42, 165, 184], [138, 143, 42], [224, 106, 168], [122, 106, 93], [85, 96, 196],
+];
 const SCALE = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]]; // viridis
-const NONE = "#8b949c";
+const NONE = [139, 148, 156];
 const SHOWN = 12;
 
-/** Return the colour of each value, and the legend as pairs of a text and a colour. */
+/** Return the colour of each value, and the legend as pairs of a text and a colour of CSS. */
 export function colours(column) {
   if (!column) return { each: [], legend: [] };
-  return column.kind === "number" ? byNumber(column.values) : byCategory(column.values);
+  const { each, legend } = column.kind === "number" ? byNumber(column.values) : byCategory(column.values);
+  return { each, legend: legend.map(([text, colour]) => [text, `rgb(${colour.join(" ")})`]) };
 }
 
 function byCategory(values) {
@@ -33,6 +37,5 @@ function byNumber(values) {
 function onScale(share) {
   const place = share * (SCALE.length - 1);
   const index = Math.min(Math.floor(place), SCALE.length - 2);
-  const mixed = SCALE[index].map((value, at) => Math.round(value + (SCALE[index + 1][at] - value) * (place - index)));
-  return `rgb(${mixed.join(",")})`;
+  return SCALE[index].map((value, at) => Math.round(value + (SCALE[index + 1][at] - value) * (place - index)));
 }

@@ -12,6 +12,14 @@ export function h(tag, properties = {}, ...children) {
   return element;
 }
 
+/** Return a new element of SVG. */
+export function svg(tag, attributes, ...children) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
+}
+
 /** Return a table. columns: [title, class]; rows: arrays of nodes or texts, of which the first names the row. */
 export function table(columns, rows) {
   const head = columns.map(([title, name = ""]) => h("th", { scope: "col", className: name }, title));

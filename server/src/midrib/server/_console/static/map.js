@@ -2,13 +2,13 @@
 
 import { embed, floats, postBytes } from "./api.js";
 import { colours } from "./colours.js";
-import { bytes, download, empty, h, problem, show } from "./dom.js";
+import { bytes, download, empty, h, problem, show, svg } from "./dom.js";
 import { acceptDrops, Items } from "./items.js";
-import { Scatter } from "./scatter.js";
 import { npy } from "./vectors.js";
 
 const KINDS = ["parquet", "npy", "safetensors", "jsonl"];
 const AT_ONCE = 128;
+const NO_WEBGL = "This browser has no WebGL2, which the map needs: update the browser, or turn its hardware acceleration on.";
 
 export class EmbeddingMap {
   #items = new Items("map");
@@ -49,10 +49,6 @@ export class EmbeddingMap {
         h("form", { className: "panel", onsubmit: (event) => this.#drawItems(event) },
           h("h2", {}, "Texts or pictures"), this.#items.element, h("p", { className: "actions" }, this.#draw))),
       h("div", { className: "panel" }, this.#status, this.#plot));
-    this.#scatter = new Scatter(this.#canvas, {
-      onHover: (...point) => this.#showTooltip(...point),
-      onSelect: (indices) => this.#select(indices),
-    });
     this.#method.addEventListener("change", () => this.#last && this.#request(...this.#last));
   }
 
@@ -116,6 +112,10 @@ export class EmbeddingMap {
 
   async #request(file, kind, columns) {
     this.#last = [file, kind, columns];
+    if (document.createElement("canvas").getContext("webgl2") === null) {
+      show(this.#status, problem(NO_WEBGL));
+      return;
+    }
     const method = this.#method.value;
     const started = performance.now();
     const showProgress = () => show(this.#status, h("p", { className: "soft" },
@@ -125,14 +125,14 @@ export class EmbeddingMap {
     try {
       const answer = await postBytes(`api/map?kind=${kind}&method=${method}`, file);
       clearInterval(timer);
-      this.#show(answer, [...columns, ...answer.columns]);
+      await this.#show(answer, [...columns, ...answer.columns]);
     } catch (error) {
       clearInterval(timer);
       show(this.#status, problem(error));
     }
   }
 
-  #show({ points, method, width, shares, left_out: leftOut }, columns) {
+  async #show({ points, method, width, shares, left_out: leftOut }, columns) {
     const places = floats(points);
     this.#columns = columns;
     const variance = shares.length ? `, ${shares.map((share) => `${(share * 100).toFixed(0)} %`).join(" and ")} of the variance` : "";
@@ -142,9 +142,19 @@ export class EmbeddingMap {
     show(this.#colour, h("option", { value: "" }, "none"), ...usable.map((column) => h("option", { value: column.name }, column.name)));
     this.#colour.value = usable.find((column) => column.kind === "category")?.name ?? "";
     this.#plot.hidden = false;
+    this.#scatter ??= await this.#newScatter();
     this.#scatter.setPoints(places);
     this.#showColours();
     this.#plot.scrollIntoView({ block: "nearest" });
+  }
+
+  /** Load the module that draws points, which is large, and return a new plot. */
+  async #newScatter() {
+    const { Scatter } = await import("./scatter.js");
+    return new Scatter(this.#canvas, {
+      onHover: (...point) => this.#showTooltip(...point),
+      onSelect: (indices) => this.#select(indices),
+    });
   }
 
   #column() {
@@ -154,6 +164,7 @@ export class EmbeddingMap {
   #showColours() {
     const { each, legend } = colours(this.#column());
     this.#scatter.setColours(each);
+    const swatch = (fill) => svg("svg", { viewBox: "0 0 10 10", "aria-hidden": "true" }, svg("rect", { width: 10, height: 10, rx: 2, fill }));
     show(this.#legend, ...legend.map(([text, colour]) => h("span", {}, swatch(colour), text)));
   }
 
@@ -205,14 +216,4 @@ function csvCell(value) {
   if (value === null || value === undefined) return "";
   const text = typeof value === "string" && /^[=+\-@\t\r]/.test(value) ? `'${value}` : String(value);
   return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
-}
-
-function swatch(colour) {
-  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  const square = document.createElementNS("http://www.w3.org/2000/svg", "rect");
-  svg.setAttribute("viewBox", "0 0 10 10");
-  svg.setAttribute("aria-hidden", "true");
-  for (const [name, value] of Object.entries({ width: 10, height: 10, rx: 2, fill: colour })) square.setAttribute(name, value);
-  svg.append(square);
-  return svg;
 }
