@@ -44,7 +44,7 @@ def _read_tensor_call(data: bytes) -> EmbedCall:
     if len(data) - (end - start) > _MAX_BESIDE_INPUT:
         raise ValueError("too many bytes beside the input")
     tensor = _tensor_of_input(data, at, end)
-    return EmbedCall(EmbedRequest.FromString(data[:start] + data[end:]), tensor)
+    return EmbedCall(EmbedRequest.FromString(b"".join((data[:start], data[end:]))), tensor)
 
 
 def _input_of_embed(data: bytes) -> tuple[int, int, int]:

@@ -18,6 +18,7 @@ import uvloop
 
 from midrib.server._admission.tls import TlsFiles
 from midrib.server._child_process import end_with_parent, set_name
+from midrib.server._front.buffers import Buffer
 from midrib.server._front.connection import Http2Connection
 from midrib.server._front.limits import FrontLimits
 from midrib.server._front.listener import PortListener, tls_of
@@ -95,7 +96,7 @@ class ForwardingFront:
     def _handlers(self) -> Sequence[Handler]:
         """Return the functions that handle the engine's records, in the order of their kinds."""
 
-        def forward(act: Callable[[ForwardedCall, bytes], object]) -> Handler:
+        def forward(act: Callable[[ForwardedCall, Any], object]) -> Handler:
             return for_call(self._calls, act)
 
         return (
@@ -152,7 +153,7 @@ class ForwardingFront:
     def _close(self, _number: int, _payload: bytes) -> None:
         self.listener.close()
 
-    def _write(self, call: ForwardedCall, message: bytes) -> None:
+    def _write(self, call: ForwardedCall, message: Buffer) -> None:
         call.write(message)
         if not self._unacknowledged:  # after the records that have arrived together
             asyncio.get_running_loop().call_soon(self._acknowledge)
