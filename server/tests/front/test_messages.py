@@ -11,8 +11,8 @@ import grpc
 import numpy as np
 import pytest
 
-from midrib.server._front.buffers import Buffer
 from midrib.server._front.messages import Assembler, MessageError, prefixed
+from midrib.server._large import Buffer
 
 
 def packed(data: bytes) -> bytes:

@@ -10,10 +10,10 @@ from typing import Any, NoReturn, Protocol
 
 import grpc
 
-from midrib.server._front.buffers import Buffer
 from midrib.server._front.headers import Metadata, RequestHead, trailers
 from midrib.server._front.limits import FrameTime
 from midrib.server._front.messages import MessageError
+from midrib.server._large import Buffer
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class CallContext:
     )
 
     def __init__(self, stream: CallStream, peer: str, *, max_message_bytes: int) -> None:
-        self.parse: Callable[[Buffer], Any] | None = None
+        self.parse: Callable[[Any], Any] | None = None
         self.serialize: Callable[[Any], Buffer] | None = None
         self._stream = stream
         self._peer = peer

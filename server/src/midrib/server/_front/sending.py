@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Protocol
 
 from midrib.server._front.frames import (
@@ -22,8 +23,8 @@ _MAX_WAITING_FRAMES = 10_000
 # The bytes that a stream sends before the next waiting stream sends.
 _SHARE_BYTES = 64 * 1024
 _LARGEST_FRAME = 64 * 1024
-# The shares that are sent in one iteration of the event loop.
-_MAX_SHARES = 32
+# Seconds for sending in one iteration of the event loop: the kernel may take longer than copying does.
+_SENDING_S = 0.004
 
 
 class Transport(Protocol):
@@ -149,17 +150,16 @@ class Sender:
         A fast client may take all bytes at once: the rest is sent in later iterations of the event loop.
         """
         self.flush()
-        shares = _MAX_SHARES
+        end_s = time.monotonic() + _SENDING_S
         progressing = True
         while progressing and self._waiting:
             progressing = False
             for stream in list(self._waiting):
                 if self.window <= 0 or self.is_paused:
                     return
-                if not shares:
+                if time.monotonic() > end_s:
                     self._pump_later()
                     return
-                shares -= 1
                 progressing = self._send_part(stream) or progressing
                 self.flush()
 

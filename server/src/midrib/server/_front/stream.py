@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
-from midrib.server._front.buffers import Buffer
 from midrib.server._front.frames import (
     DATA,
     DEFAULT_WINDOW,
@@ -20,6 +19,7 @@ from midrib.server._front.frames import (
 )
 from midrib.server._front.headers import RequestHead, only_trailers, response_head
 from midrib.server._front.messages import PREFIX_BYTES, Assembler, prefixed
+from midrib.server._large import Buffer
 
 # The bytes that a stream of messages may send while it is not being read. A unary call sends only its message.
 _AHEAD_BYTES = 2**20

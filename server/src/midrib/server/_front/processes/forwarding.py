@@ -6,11 +6,11 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from midrib.server._front.buffers import Buffer
 from midrib.server._front.messages import MessageError
 from midrib.server._front.processes.link import Link
 from midrib.server._front.processes.records import FromFront, encode_count, encode_open, encode_refusal
 from midrib.server._front.stream import Http2Stream
+from midrib.server._large import Buffer
 
 
 class ForwardedCall:

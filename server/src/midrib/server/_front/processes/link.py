@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any, TypeAlias, TypeVar
 
-from midrib.server._front.buffers import LARGE_BYTES, Buffer, LargeBuffer
+from midrib.server._front.messages import LargeBuffer
+from midrib.server._large import LARGE_BYTES, Buffer
 
 # Of a record: its kind, the number of its call, the bytes of its payload.
 _HEAD = struct.Struct("<BQI")
@@ -20,7 +21,7 @@ _COPIED_BYTES = 16 * 1024
 _MAX_PARTS = 256
 
 # Sends in one iteration of the event loop: the other end may read as fast as this one writes.
-_MAX_SENDS = 32
+_MAX_SENDS = 8
 
 # The payload is `bytes`; that of a large message is a read-only memoryview.
 Handler: TypeAlias = Callable[[int, Any], None]

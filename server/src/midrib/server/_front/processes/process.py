@@ -18,7 +18,6 @@ import uvloop
 
 from midrib.server._admission.tls import TlsFiles
 from midrib.server._child_process import end_with_parent, set_name
-from midrib.server._front.buffers import Buffer
 from midrib.server._front.connection import Http2Connection
 from midrib.server._front.limits import FrontLimits
 from midrib.server._front.listener import PortListener, tls_of
@@ -27,6 +26,7 @@ from midrib.server._front.processes.link import Handler, Link, for_call
 from midrib.server._front.processes.logs import ForwardingHandler
 from midrib.server._front.processes.records import FromFront, decode_count, encode_count
 from midrib.server._front.stream import Http2Stream
+from midrib.server._large import Buffer
 
 # The name of a front process in `ps` and `top`.
 PROCESS_NAME = "midrib-front"

@@ -6,11 +6,11 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from midrib.server._front.buffers import Buffer
 from midrib.server._front.headers import RequestHead
 from midrib.server._front.messages import MessageError
 from midrib.server._front.processes.link import Link
 from midrib.server._front.processes.records import FromEngine, encode_count
+from midrib.server._large import Buffer
 
 # The bytes of answers of one call that may wait for flow control in the front process without holding their item.
 _UNCOUNTED_BYTES = 4096
