@@ -44,6 +44,24 @@ def load_vit_tiny() -> tuple[nn.Module, int]:
         return VisionTransformer(width=192, depth=12, heads=3, patch=16, side=224), 192
 
 
+@BACKBONES(name="large", namespace=_NAMESPACE, input=TensorInput((2,)), num_features=2)
+def load_large() -> tuple[nn.Module, int]:
+    """Load a module with 512 MiB of weights, [rows, 2] to [rows, 2]: its replicas show how much memory they share."""
+    return Large(), 2
+
+
+class Large(nn.Module):
+    """Returns its rows. Each pass reads all weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.zeros(512, 2**18))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Return the rows, [rows, 2]."""
+        return rows + self.weights.sum()
+
+
 class VisionTransformer(nn.Module):
     """Maps [rows, 3, side, side] to the normalised class token, [rows, width].
 

@@ -16,11 +16,11 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from workers import KINDS
+from worker_rates import KINDS
 from works import KEYS
 
 from midrib.remote import AsyncClient
@@ -43,18 +43,22 @@ def main() -> None:
     parser.add_argument("--model", choices=sorted(KEYS), default="mlp")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
+    measure_starts(options.model, options.rounds, show=_print)
+
+
+def measure_starts(model: str, rounds: int, *, show: Callable[[str], None]) -> None:
+    """Start servers with both kinds of workers in turns, and show a table and the time that processes add."""
     measured: dict[str, list[Seconds]] = {kind: [] for kind in KINDS}
-    for number in range(options.rounds):
+    for number in range(rounds):
         for kind in KINDS if number % 2 else reversed(KINDS):
-            measured[kind].append(_measure(kind, options.model))
-    _print("| replicas | to the address, s | first load, s | start to first load, s | second load, s |")
-    _print("|---|---|---|---|---|")
-    for kind, rounds in measured.items():
-        _print(_line(kind, rounds))
+            measured[kind].append(_measure(kind, model))
+    show("| replicas | to the address, s | first load, s | start to first load, s | second load, s |")
+    show("|---|---|---|---|---|")
+    for kind, seconds in measured.items():
+        show(_line(kind, seconds))
     added = [sum(process[:2]) - sum(thread[:2]) for process, thread in zip(*reversed(measured.values()), strict=True)]
-    _print(
-        f"added by processes until the first load: median {statistics.median(added):.2f} s, at most {max(added):.2f} s"
-    )
+    median = statistics.median(added)
+    show(f"added by processes until the first load: median {median:.2f} s, at most {max(added):.2f} s")
 
 
 def _measure(kind: str, model: str) -> Seconds:

@@ -280,7 +280,7 @@ def report(request: dict[str, Any]) -> Report:
             "variable": os.environ.get("MIDRIB_TEST"),
             "folder": str(Path.cwd()),
             "parent": os.getppid(),
-            "leads_session": os.getsid(0) == os.getpid(),
+            "leads_group": os.getpgid(0) == os.getpid(),
             "file": Path(f"/proc/self/fd/{request['file']}").readlink().name.removesuffix(" (deleted)"),
             "random": float(np.random.random()),  # the generator that a fork would share
         }

@@ -79,7 +79,7 @@ def test_a_forked_worker_has_the_surroundings_of_a_fresh_process(
     monkeypatch.chdir(tmp_path)
     second = surroundings()
     assert (first["variable"], second["variable"]) == ("first", "second")
-    assert (second["folder"], second["leads_session"], second["file"]) == (str(tmp_path), True, "memfd:midrib-batch")
+    assert (second["folder"], second["leads_group"], second["file"]) == (str(tmp_path), True, "memfd:midrib-batch")
     assert first["random"] != second["random"]
 
 

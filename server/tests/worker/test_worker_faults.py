@@ -39,16 +39,16 @@ def first_values(results: list[Array | Exception]) -> list[float | str]:
 
 
 def descendants(pid: int) -> set[int]:
-    """The processes of a worker's session but the worker."""
+    """The processes of a worker's group but the worker."""
     stats = [(int(path.name), path / "stat") for path in Path("/proc").iterdir() if path.name.isdecimal()]
-    sessions = {number: session(stat) for number, stat in stats}
-    return {number for number, leader in sessions.items() if leader == pid} - {pid}
+    groups = {number: group(stat) for number, stat in stats}
+    return {number for number, leader in groups.items() if leader == pid} - {pid}
 
 
-def session(stat: Path) -> int:
-    """The session of a process; 0 if it has ended since it was listed, or is not reaped yet."""
+def group(stat: Path) -> int:
+    """The process group of a process; 0 if it has ended since it was listed, or is not reaped yet."""
     try:
-        state, _, _, leader, *_ = stat.read_text().rpartition(")")[2].split()
+        state, _, leader, *_ = stat.read_text().rpartition(")")[2].split()
     except OSError:
         return 0
     return 0 if state == "Z" else int(leader)

@@ -141,7 +141,7 @@ class CudaDevice:
         self._copying_out.wait_stream(self._computing)
         with torch.cuda.stream(self._copying_out):
             # From torch's cache of page-locked memory, to which it returns once the last of its rows has been sent.
-            host = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True)
+            host = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True, device="cpu")
             host.copy_(rows, non_blocking=True)
             rows.record_stream(self._copying_out)
             return RowsInFlight(host, self._copying_out.record_event())

@@ -25,6 +25,7 @@ class ModulePasses:
 
     def __init__(self, module: nn.Module, spec: InputSpec, *, config: ComputeConfig, num_features: int | None) -> None:
         self._module = module
+        self._parts = list(module.modules())
         self._spec = spec
         self._dtype: torch.dtype = getattr(torch, config.dtype)
         embed: Callable[[Tensor], Tensor] = module
@@ -39,6 +40,7 @@ class ModulePasses:
 
         Raises OutputError for an output that breaks the contract, and what the module raises.
         """
+        self._keep_eval_mode()
         with torch.inference_mode():
             batch = self._floats(inputs[0])
             if self.graphs is not None and (rows := self.graphs.replay(batch)) is not None:
@@ -47,6 +49,7 @@ class ModulePasses:
 
     def embed_alone(self, inputs: Sequence[Tensor]) -> Tensor:
         """Return the embedding of one row, [1, ...] to [1, num_features], by the module itself. Raises as `embed`."""
+        self._keep_eval_mode()
         with torch.inference_mode():
             return self._embed(self._floats(inputs[0]))
 
@@ -55,7 +58,13 @@ class ModulePasses:
 
         Raises what the module raises.
         """
+        self._keep_eval_mode()
         return _within_memory(inputs, self._gradient)
+
+    def _keep_eval_mode(self) -> None:
+        """Return the module to eval mode if a pass has left it: dropout would spoil the rows of later items."""
+        if any(part.training for part in self._parts):
+            self._module.eval()
 
     def _floats(self, batch: Tensor) -> Tensor:
         """Return a batch [rows, ...] as the module takes it; pixels are normalised in float32, as clients do it."""

@@ -56,7 +56,8 @@ class StagingBuffer:
         buffer = self._buffers.get(key)
         if buffer is None or buffer.numel() < elements:
             self._views.clear()  # they hold the smaller buffer's memory
-            buffer = torch.empty(elements, dtype=getattr(torch, key[1]), pin_memory=self._pinned)
+            dtype = getattr(torch, key[1])
+            buffer = torch.empty(elements, dtype=dtype, pin_memory=self._pinned, device="cpu")  # not a module's default
             self._buffers[key] = buffer
         return buffer[:elements]
 

@@ -13,11 +13,13 @@ import socket
 import sys
 import threading
 import traceback
+from functools import partial
 from typing import Any
 
 from midrib.server._child_process import adopt_orphans, end_with_parent, set_name
 from midrib.server._worker import loop
 from midrib.server._worker.channel import Channel
+from midrib.server._worker.priority import LowPriority
 from midrib.server._worker.shared_buffer import SharedBuffer
 
 # The name of a worker in `ps` and `top`.
@@ -45,13 +47,20 @@ def _run(arguments: dict[str, Any]) -> None:
         end_with_parent(arguments["parent"])
     adopt_orphans()  # so that the process that forks workers gets its daemons only after its end
     threading.Thread(target=_watch, args=(channel,), name="parent-watch", daemon=True).start()
+    priority = LowPriority()
+    priority.begin()
     faulthandler.enable()
     _keep_from_other_programs(channel, arguments["buffers"])
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     buffers = [SharedBuffer(descriptor) for descriptor in arguments["buffers"]]
-    module, _, function = arguments["entry"].partition(":")
     with contextlib.suppress(EOFError, OSError):
-        loop.run(channel, buffers, lambda request: getattr(importlib.import_module(module), function)(request))
+        loop.run(channel, buffers, partial(_call, arguments["entry"]), priority)
+
+
+def _call(entry: str, request: dict[str, Any]) -> Any:
+    """Call the function "module:function" with a request."""
+    module, _, function = entry.partition(":")
+    return getattr(importlib.import_module(module), function)(request)
 
 
 def _keep_from_other_programs(channel: Channel, buffers: list[int]) -> None:

@@ -19,6 +19,7 @@ from midrib.server._engine.compute import Arrays
 from midrib.server._errors import text_of, traced
 from midrib.server._worker.channel import Channel
 from midrib.server._worker.messages import ERROR, NO_BATCH, NUMBER, ROWS, BatchLocation, MemoryChange, Prepared, Region
+from midrib.server._worker.priority import LowPriority
 from midrib.server._worker.shared_buffer import MappedMemory, SharedBuffer, Viewable
 from midrib.wire import Array
 
@@ -76,9 +77,15 @@ class Hosted(Protocol):
         ...
 
 
-def run(channel: Channel, buffers: Sequence[SharedBuffer], entry: Callable[[dict[str, Any]], Hosted]) -> None:
+def run(
+    channel: Channel,
+    buffers: Sequence[SharedBuffer],
+    entry: Callable[[dict[str, Any]], Hosted],
+    priority: LowPriority,
+) -> None:
     """Answer two requests, then batches; returns after the first request that failed.
 
+    priority: low until the first batch; normal also for the measurement of a compute plan.
     Raises EOFError once the other end is closed.
     """
     request = json.loads(channel.receive())
@@ -87,9 +94,12 @@ def run(channel: Channel, buffers: Sequence[SharedBuffer], entry: Callable[[dict
         return
     channel.send(pickle.dumps((False, hosted.info)))
     plan = json.loads(channel.receive())
+    if plan is None:
+        priority.end()
     prepared = _attempt(channel, lambda: hosted.prepare(plan))
     if prepared is None:
         return
+    priority.end()
     passes, properties = prepared
     channel.send(pickle.dumps((False, properties)))
     _Batches(channel, buffers, passes).run()

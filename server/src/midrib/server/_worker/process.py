@@ -129,7 +129,7 @@ class WorkerProcess:
         return error
 
     def kill(self) -> None:
-        """End the process, and those that it started in its session."""
+        """End the process, and those of its process group."""
         self._dead = True
         self._end()
 

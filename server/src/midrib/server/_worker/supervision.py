@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from midrib.server._worker.messages import Prepared, WorkerPlan
+from midrib.server._worker.priority import raise_priority
 from midrib.server._worker.process import WorkerProcess, WorkerSpec
 from midrib.server._worker.shared_buffer import new_shared_buffer
 
@@ -105,7 +106,7 @@ class Supervisor:
         if worker is None or worker.dead:
             worker, _ = self._start()
         prepared = self._plan.prepare(worker)
-        self._mark_ready()
+        self._mark_ready(worker)
         return prepared
 
     def worker(self, *, was_idle: bool = False) -> WorkerProcess:
@@ -138,7 +139,8 @@ class Supervisor:
             worker.kill()
         return worker, worker.call(self._spec.request)
 
-    def _mark_ready(self) -> None:
+    def _mark_ready(self, worker: WorkerProcess) -> None:
+        raise_priority(worker.pid)  # a loader that gives up its privileges cannot do so
         self._ready = True
         self._ready_since = time.monotonic()
 
@@ -167,7 +169,7 @@ class Supervisor:
             try:
                 worker, _ = self._start()
                 self._plan.prepare(worker)
-                self._mark_ready()
+                self._mark_ready(worker)
             except Exception as error:
                 failure = error
                 if self._closed.is_set():

@@ -20,6 +20,7 @@ from typing import IO, Any
 from midrib.server._child_process import command
 from midrib.server._worker.launch import zygote
 from midrib.server._worker.launch.processes import Program, in_lasting_thread
+from midrib.server._worker.priority import raise_priority
 
 # The first answer comes after the import of torch, which may take long from a cold disk.
 _FIRST_ANSWER_S = 120.0
@@ -140,7 +141,7 @@ def _spawn(module: str, control: int) -> subprocess.Popen[bytes]:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         pass_fds=[control],
-        start_new_session=True,
+        process_group=0,
     )
 
 
@@ -173,7 +174,7 @@ class ForkedProcess:
         return self._over or self._ended_within(0.0)
 
     def end(self) -> int | None:
-        """Kill it and the processes of its session; return its status."""
+        """Kill it and the processes of its group; return its status."""
         with self._ending:
             if not self._over:
                 self._kill()
@@ -186,6 +187,7 @@ class ForkedProcess:
     def _kill(self) -> None:
         """Kill its group while its id cannot belong to another process; it has no group in its first moments."""
         if not (self._forker.lost and self._ended_within(0.0)):
+            raise_priority(self.pid)
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
         with contextlib.suppress(ProcessLookupError):

@@ -15,6 +15,7 @@ from typing import IO, Any, Protocol, TypeVar, cast
 
 from midrib.server._child_process import command, import_path
 from midrib.server._worker import bootstrap
+from midrib.server._worker.priority import raise_priority
 
 T = TypeVar("T")
 
@@ -46,7 +47,7 @@ class Program:
 
 
 class LaunchedProcess(Protocol):
-    """A running worker, the leader of a session. pid: its id.  output: the pipe of its stdout and stderr."""
+    """A running worker, the leader of a process group. pid: its id.  output: the pipe of its stdout and stderr."""
 
     pid: int
     output: IO[bytes]
@@ -56,7 +57,7 @@ class LaunchedProcess(Protocol):
         ...
 
     def end(self) -> int | None:
-        """Kill it and the processes of its session; return its status, negative for a signal, None if unknown.
+        """Kill it and the processes of its group; return its status, negative for a signal, None if unknown.
 
         Any thread may call it, more than once.
         """
@@ -86,6 +87,7 @@ class SpawnedProcess:
         """Kill the process's group before it is reaped: until then nothing else can have its number."""
         with self._ending:
             if self._process.returncode is None:
+                raise_priority(self.pid)
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self.pid, signal.SIGKILL)
                 self._process.wait()
@@ -115,5 +117,7 @@ def _spawn(program: Program, channel: int) -> subprocess.Popen[bytes]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         pass_fds=program.all_descriptors(channel),
-        start_new_session=True,  # Ctrl-C in a terminal is for the server, which drains
+        # Ctrl-C in a terminal is for the server, which drains. Not a session: Linux divides the processor time among
+        # sessions first, so that a worker of low priority would compute beside those of another session.
+        process_group=0,
     )

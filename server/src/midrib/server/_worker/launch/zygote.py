@@ -116,7 +116,7 @@ class _Zygote:
         return os.waitstatus_to_exitcode(status)
 
     def _kill_orphans(self) -> None:
-        """Kill the processes that dead workers have left in other sessions, such as daemons.
+        """Kill the processes that dead workers have left in other process groups, such as daemons.
 
         The system makes them children of this process. Daemons of a running worker are children of that worker.
         """
@@ -141,8 +141,8 @@ def _read(descriptor: int) -> dict[str, Any]:
 
 
 def _become_worker(request: dict[str, Any], descriptors: list[int]) -> None:
-    """Give this process the session, files, environment, folder and random numbers of a fresh one; run the worker."""
-    os.setsid()  # Ctrl-C in a terminal is for the server, which drains
+    """Give this process the group, files, environment, folder and random numbers of a fresh one; run the worker."""
+    os.setpgid(0, 0)
     output, *files = descriptors
     os.dup2(output, 1)
     os.dup2(output, 2)

@@ -1,0 +1,55 @@
+"""Backbones that report the scheduling policies of their process. A fresh process imports them."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import threading
+import time
+
+import torch
+from torch import Tensor, nn
+
+from midrib.registry import Registry, TensorInput
+
+REGISTRY = Registry("prioritised")
+TRIGGER = 666.0
+
+
+class Policies(nn.Module):
+    """Returns its policies for a row of the trigger's value: at load, and now those of threads and of a process."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._at_load = os.sched_getscheduler(0)
+        self._thread = threading.Thread(target=time.sleep, args=(3600,), daemon=True)
+        self._thread.start()
+        self._process = subprocess.Popen(["/bin/sleep", "3600"])
+
+    def forward(self, rows: Tensor) -> Tensor:
+        if not bool((rows == TRIGGER).any()):
+            return rows.repeat(1, 2)
+        now = [os.sched_getscheduler(task or 0) for task in (0, self._thread.native_id, self._process.pid)]
+        return torch.tensor([[float(policy) for policy in (self._at_load, *now)]]).repeat(len(rows), 1)
+
+
+@REGISTRY(name="unprivileged", namespace="test/embedding", input=TensorInput((2,)))
+def load_without_privileges() -> tuple[nn.Module, int]:
+    """Give up the right to raise a priority."""
+    resource.setrlimit(resource.RLIMIT_NICE, (0, 0))
+    os.setuid(65534)
+    return Policies(), 4
+
+
+@REGISTRY(name="policies", namespace="test/embedding", input=TensorInput((2,)))
+def load_policies() -> tuple[nn.Module, int]:
+    return Policies(), 4
+
+
+@REGISTRY(name="patient", namespace="test/embedding", input=TensorInput((2,)))
+def load_patient() -> tuple[nn.Module, int]:
+    """Compute until this thread has normal priority."""
+    while os.sched_getscheduler(0) != os.SCHED_OTHER:
+        pass
+    return nn.Identity(), 2

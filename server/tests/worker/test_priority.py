@@ -1,0 +1,74 @@
+"""Workers load at low priority, so that those that serve need not wait for a core."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+
+from midrib.registry import Registry
+from midrib.server._worker.priority import LowPriority
+
+ReplicaOf = Callable[..., Any]
+TRIGGER = 666.0
+ROW = (np.ones((1, 2), np.float32),)
+# As a user without the right to raise a priority: a thread that lowers its own keeps it.
+_UNPRIVILEGED = """
+import os, resource
+from midrib.server._worker.priority import LowPriority
+resource.setrlimit(resource.RLIMIT_NICE, (0, 0))
+os.setgroups([])
+os.setuid(65534)
+priority = LowPriority()
+priority.begin()
+print(os.sched_getscheduler(0) == os.SCHED_OTHER)
+"""
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a process without privileges keeps its priority")
+
+
+@pytest.fixture()
+def prioritised_of(replica_of: ReplicaOf, misbehaving: Registry) -> ReplicaOf:  # - its folder can be imported
+    """Start a replica of a backbone of prioritised.py."""
+    registry: Registry = importlib.import_module("prioritised").REGISTRY
+    return partial(replica_of, registry=registry)
+
+
+@pytest.mark.parametrize("name", ["policies", "unprivileged"])
+def test_a_worker_loads_at_low_priority_and_serves_at_normal_priority(prioritised_of: ReplicaOf, name: str) -> None:
+    """Also the threads and processes that the loader has started, and if it has given up its privileges."""
+    (policies,) = prioritised_of(name).run((np.full((1, 2), TRIGGER, np.float32),))
+    assert policies.tolist() == [[os.SCHED_IDLE, os.SCHED_OTHER, os.SCHED_OTHER, os.SCHED_OTHER]]
+
+
+def test_a_worker_is_of_the_session_of_the_server(prioritised_of: ReplicaOf) -> None:
+    """Linux divides the processor time among sessions first: in another one, low priority would have no effect."""
+    assert os.getsid(prioritised_of("policies").pid) == os.getsid(0)
+
+
+def test_a_load_that_takes_long_goes_on_at_normal_priority(prioritised_of: ReplicaOf) -> None:
+    """On a machine without a free core it would hardly advance."""
+    (row,) = prioritised_of("patient", max_load_s=60.0).run(ROW)
+    assert row.tolist() == [[1.0, 1.0]]
+
+
+def test_a_process_that_cannot_return_keeps_its_priority() -> None:
+    """It would serve at low priority for ever."""
+    process = subprocess.run(
+        [sys.executable, "-c", _UNPRIVILEGED], capture_output=True, text=True, check=True
+    )  # - our own
+    assert process.stdout == "True\n"
+
+
+def test_the_end_without_a_beginning_changes_nothing() -> None:
+    """A worker that could not lower its priority ends the load in the same way."""
+    before = os.sched_getscheduler(0)
+    LowPriority().end()
+    assert os.sched_getscheduler(0) == before
