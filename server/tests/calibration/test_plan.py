@@ -77,7 +77,9 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Measured:
 def passes_of(module: Timed, spec: InputSpec = PAIR) -> PassCalibration:
     forward = Forward(module, spec)
     assert isinstance(forward.device, CpuDevice)
-    return PassCalibration(forward, forward.device, LIMITS, 2.0, clock=lambda: module.now)
+    return PassCalibration(
+        forward, forward.device, LIMITS, 2.0, clock=lambda: module.now, size_clock=lambda: module.now
+    )
 
 
 def setup(module: nn.Module, *, warm_up_s: float = 2.0, threads: Sequence[int] = (1,), **config: Any) -> DeviceSetup:
@@ -140,8 +142,19 @@ def test_the_number_of_parallel_passes_is_measured(
     assert measured == candidates
 
 
-def test_the_replicas_of_a_device_measure_once(measured: Measured) -> None:
+def test_other_work_does_not_change_the_size_of_a_batch(measured: Measured) -> None:
+    """Passes that take 1 ms of processor time are not split, however long they wait for a processor."""
+    module = Timed(each_s=1e-3)
+    forward = Forward(module, PAIR)
+    assert isinstance(forward.device, CpuDevice)
+    idle_s = iter(range(1000))
+    passes = PassCalibration(forward, forward.device, LIMITS, 2.0, lambda: module.now, lambda: 1e-3 * next(idle_s))
+    assert (passes.rows, passes.choose_width(4), measured) == (64, 1, [])
+
+
+def test_the_replicas_of_a_device_measure_once(monkeypatch: pytest.MonkeyPatch, measured: Measured) -> None:
     """The second one takes over the plan of the first, with another pool."""
+    monkeypatch.setattr(plan, "_SHORT_S", 0.0)  # the module takes no processor time
     shared = setup(Asleep(), threads=[1, 2])
     first, second = device_of(shared), device_of(shared)
     assert first.micro_batch_elements == second.micro_batch_elements
@@ -149,8 +162,11 @@ def test_the_replicas_of_a_device_measure_once(measured: Measured) -> None:
     assert len(measured) == 3
 
 
-def test_parallel_passes_are_chosen_if_they_are_faster(caplog: pytest.LogCaptureFixture) -> None:
+def test_parallel_passes_are_chosen_if_they_are_faster(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """Every replica has its own pool, and the log describes the plan once."""
+    monkeypatch.setattr(plan, "_SHORT_S", 0.0)  # the module takes no processor time
     caplog.set_level("INFO", "midrib.server")
     shared = setup(Asleep(), threads=[1, 2])
     pools = [device_of(shared).parallel_passes for _ in range(2)]

@@ -8,7 +8,7 @@ from contextlib import closing
 import pytest
 
 from midrib.server._command import memory_watch
-from midrib.server._command.memory_watch import MemoryWatch
+from midrib.server._command.memory_watch import MemoryWatch, OwnMemory
 
 MEBI = 2**20
 
@@ -63,3 +63,23 @@ async def test_a_process_that_stays_large_is_not_trimmed_again(monkeypatch: pyte
             await returns_at(process, watch, size)
             numbers.append(len(trims))
     assert numbers == [1, 1, 1, 2, 2]
+
+
+async def test_a_process_that_has_grown_for_good_keeps_its_freed_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is then as large as it has to be. A flood on top of that is noticed as before."""
+    monkeypatch.setattr(memory_watch, "_LOOKS_UNTIL_LASTING", 3)
+    process = Process(100)
+    with closing(MemoryWatch(process.resident)) as watch:
+        decisions = [await returns_at(process, watch, size) for size in (130, 131, 130, 140, 147)]
+    assert decisions == [True, False, False, False, True]
+
+
+def test_the_memory_of_this_process() -> None:
+    """It is that of the whole interpreter, and grows with what it holds."""
+    memory = OwnMemory()
+    before = memory.resident_bytes()
+    block = bytearray(b"x") * (64 * MEBI)
+    grown = memory.resident_bytes() - before
+    memory.close()
+    assert len(block) - 4 * MEBI < grown < len(block) + 16 * MEBI
+    assert memory.resident_bytes() == 0

@@ -89,6 +89,8 @@ class PassCalibration:
     """Measures how a CPU divides a batch into passes fastest, and has the device do so. Raises what the module raises.
 
     forward, device: of one replica.  limits: of a batch.  seconds: the time for each of the two measurements.
+    size_clock: for the sizes of batches and passes. By default it counts the processor time of this thread, so that
+    other work on the machine does not change them.
     """
 
     forward: Forward
@@ -96,11 +98,12 @@ class PassCalibration:
     limits: BatchLimits
     seconds: float
     clock: Clock = time.perf_counter
+    size_clock: Clock = time.thread_time
 
     @cached_property
     def rows(self) -> int:
         """The rows of a batch of a tenth of a second, within the limits; at least 1."""
-        lone_s = _seconds(_pass(self.forward, 1), self.clock)
+        lone_s = _seconds(_pass(self.forward, 1), self.size_clock)
         return max(1, min(self.limits.rows_of(self.row_elements), int(_BATCH_S / lone_s)))
 
     @cached_property
@@ -115,7 +118,7 @@ class PassCalibration:
         """
         batch = _pass(self.forward, self.rows)
         widths = [width for width in powers_up_to(threads) if width <= self.rows]
-        if len(widths) == 1 or _seconds(batch, self.clock) < _SHORT_S:
+        if len(widths) == 1 or _seconds(batch, self.size_clock) < _SHORT_S:
             return 1
         passes = {width: parallel_passes_for(width, threads) for width in widths}
 

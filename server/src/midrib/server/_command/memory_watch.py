@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import mmap
+import os
 from collections.abc import Callable
-from pathlib import Path
 
 from midrib.backbones import keep_freed_memory, release_freed_memory, return_freed_memory
 from midrib.server._settings import MEBI
@@ -16,28 +17,47 @@ _MUCH_BYTES = 16 * MEBI
 _LITTLE_BYTES = 8 * MEBI
 # The free pages inside the heap are returned again once the process has grown by this since the last time.
 _STEP_BYTES = MEBI
+# A process that was never small in this number of looks (10 seconds) stays large, and its size counts as small.
+_LOOKS_UNTIL_LASTING = 200
+_STATM_BYTES = 256
 
 
-def resident_bytes() -> int:
-    """Return the resident memory of this process, without memory that it shares; 0 if the system does not tell."""
-    try:
-        _, resident, shared, *_ = Path("/proc/self/statm").read_text().split()
-    except OSError:
-        return 0
-    return (int(resident) - int(shared)) * mmap.PAGESIZE
+class OwnMemory:
+    """The memory of this process. The file that tells it stays open: to open it would cost most of a look."""
+
+    def __init__(self) -> None:
+        self._file = -1
+        with contextlib.suppress(OSError):
+            self._file = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+
+    def resident_bytes(self) -> int:
+        """Return the resident memory, without memory that other processes share; 0 if the system does not tell."""
+        if self._file < 0:
+            return 0
+        _, resident, shared, *_ = os.pread(self._file, _STATM_BYTES, 0).split()
+        return (int(resident) - int(shared)) * mmap.PAGESIZE
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
 
 
 class MemoryWatch:
     """Keeps freed memory while the process is small, because that is faster, and returns it under a flood of messages.
 
-    resident: returns the resident bytes of this process.
+    resident: returns the resident bytes of a process; by default of this one.
     """
 
-    def __init__(self, resident: Callable[[], int] = resident_bytes) -> None:
+    def __init__(self, resident: Callable[[], int] | None = None) -> None:
         self.returns = False
-        self._resident = resident
+        self._memory = OwnMemory()
+        self._resident = resident or self._memory.resident_bytes
         self._loop = asyncio.get_running_loop()
-        self._least = resident()
+        self._least = self._resident()
+        self._looks = 0  # while memory is returned, since the last decision on whether the growth lasts
+        self._least_grown = 0  # the least resident bytes in these looks
         self._trimming: asyncio.Future[None] | None = None
         self._trimmed: int | None = None  # the resident bytes at the first look after the last trim
         self._timer = self._loop.call_later(_LOOK_S, self._look)
@@ -45,6 +65,7 @@ class MemoryWatch:
     def close(self) -> None:
         """Look no more."""
         self._timer.cancel()
+        self._memory.close()
 
     def _look(self) -> None:
         self._timer = self._loop.call_later(_LOOK_S, self._look)
@@ -54,11 +75,23 @@ class MemoryWatch:
         if growth > _MUCH_BYTES:
             if not self.returns:
                 return_freed_memory()
+                self._looks = 0
             self.returns = True
             self._trim(resident)
+            self._accept_lasting_growth(resident)
         elif self.returns and growth < _LITTLE_BYTES:
             keep_freed_memory()
             self.returns = False
+
+    def _accept_lasting_growth(self, resident: int) -> None:
+        """Let the process be as large as it was at the least for ten seconds, without free memory: it needs that.
+
+        It has loaded another backbone, for example. Returning memory makes its calls slower.
+        """
+        self._least_grown = min(self._least_grown, resident) if self._looks else resident
+        self._looks += 1
+        if self._looks >= _LOOKS_UNTIL_LASTING:
+            self._least, self._looks = self._least_grown, 0
 
     def _trim(self, resident: int) -> None:
         """Return the free pages inside the heap too; a thread does so, because it takes milliseconds.

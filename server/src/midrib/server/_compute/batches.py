@@ -12,6 +12,7 @@ from torch import Tensor
 
 from midrib.server._compute.devices import Pending
 from midrib.server._compute.joining import split_rows
+from midrib.server._shared_memory.memory import written_result
 from midrib.wire import Array
 
 
@@ -28,11 +29,13 @@ class StagedBatch:
     """A batch in its staging memory, which it holds until it is finished or has failed.
 
     lengths: the rows of each item.  start: starts to compute it; raises what the module raises.
+    client_input: the input of the batch if it is one item of a client's memory, which also gets the rows.
     """
 
     staging: Staging
     lengths: Sequence[int]
     start: Callable[[], Pending]
+    client_input: Array | None = None
 
     def launch(self) -> LaunchedBatch:
         """Start to compute; on a CPU it has ended when this returns. Raises what the module raises."""
@@ -61,12 +64,18 @@ class LaunchedBatch:
         Raises errors of the device.
         """
         try:
-            rows = self.pending.wait()
+            rows = to_numpy(self.pending.wait())
             if self.pending.ready:  # a module may return its input (Identity, Flatten), or memory that it uses again
-                rows = rows.clone()
+                rows = self._kept(rows)
         finally:
             self.staged.staging.release()
-        return split_rows(to_numpy(rows), self.staged.lengths)
+        return split_rows(rows, self.staged.lengths)
+
+    def _kept(self, rows: Array) -> Array:
+        """Return a copy of the rows, in the client's memory if it has a place for them."""
+        client_input = self.staged.client_input
+        written = rows if client_input is None else written_result(client_input, rows)
+        return rows.copy() if written is rows else written
 
 
 def to_numpy(rows: Tensor) -> Array:

@@ -63,7 +63,7 @@ class Forward:
         """
         if self._in_place.accepts(batch):
             rows = RowsInPlace(batch[0], self._in_place)
-            return StagedBatch(rows, [len(rows.inputs[0])], partial(self.launch_in_place, rows.inputs))
+            return StagedBatch(rows, [len(rows.inputs[0])], partial(self.launch_in_place, rows.inputs), batch[0][0])
         buffer = self._buffers.take()
         try:
             start = self._staged(buffer, batch)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 
 import numpy as np
 
-from midrib.server._shared_memory.memory import ClientMemory
+from midrib.server._shared_memory.memory import ClientMemory, ResultPlace, same_elements
 from midrib.v1.embedding_pb2 import SharedItem, SharedTensor
 from midrib.wire import (
     SHARED_ALIGNMENT,
@@ -61,8 +62,7 @@ class SealedSegment:
         self.check(tensor.offset, size, field=f"{field}.offset")
         if not size:
             return np.empty(shape, dtype)
-        array: Array = np.ndarray(shape, dtype, self.memory, tensor.offset)
-        return array
+        return self.memory.view(tensor.offset, dtype, shape)
 
     def check(self, offset: int, size: int, *, field: str) -> None:
         """Raise InvalidInputError unless `size` bytes from an aligned offset lie inside the segment."""
@@ -73,13 +73,23 @@ class SealedSegment:
                 field=field,
             )
 
+    def expect_result(self, item: SharedItem) -> None:
+        """Let a worker write the result of a checked item to the place that the item names."""
+        rows = math.prod(item.input.shape[:1])
+        self.memory.add_result_place(item.input.offset, ResultPlace(rows, item.result_offset, item.result_bytes))
+
+    def forget_result(self, item: SharedItem) -> None:
+        """Have no worker write to the place of an item, which has its result."""
+        self.memory.remove_result_place(item.input.offset)
+
     def write(self, rows: Array, item: SharedItem) -> SharedTensor | None:
         """Write an embedding [rows, dimensions] to the checked place that an item names; return its description.
 
-        Returns None if the embedding does not fit there.
+        Returns None if the embedding does not fit there. A worker may have written it there already.
         """
         if rows.nbytes > item.result_bytes:
             return None
-        view: Array = np.ndarray(rows.shape, rows.dtype, self.memory, item.result_offset)
-        np.copyto(view, rows)
+        view = self.memory.view(item.result_offset, rows.dtype, rows.shape)
+        if not same_elements(view, rows):
+            np.copyto(view, rows)
         return SharedTensor(dtype=code_from_dtype(rows.dtype), shape=rows.shape, offset=item.result_offset)

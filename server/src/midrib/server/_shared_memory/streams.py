@@ -138,6 +138,7 @@ class StreamMemory:
         array = self._segment.array(item.input, field="shared.input")
         if item.result_bytes:
             self._places[item_id] = item
+            self._segment.expect_result(item)
         return array.copy() if self._copies else array
 
     def count_item(self, *, shared: bool) -> None:
@@ -146,18 +147,25 @@ class StreamMemory:
 
     def write(self, item_id: int, rows: Array) -> SharedTensor | None:
         """Write the embedding of an item where the item says; None if it is to be sent in a message."""
-        item = self._places.pop(item_id, None)
+        item = self._popped(item_id)
         return None if item is None or self._segment is None else self._segment.write(rows, item)
 
     def forget(self, item_id: int) -> None:
         """Forget the place of an item that has failed."""
-        self._places.pop(item_id, None)
+        self._popped(item_id)
 
     def close(self) -> None:
         """Release the segment, once no batch reads it any more."""
         self._segment = None
         self._places.clear()
         self._memories.withdraw(self._key)
+
+    def _popped(self, item_id: int) -> SharedItem | None:
+        """Return the item of an id, whose place is forgotten; None if it names no place."""
+        item = self._places.pop(item_id, None)
+        if item is not None and self._segment is not None:
+            self._segment.forget_result(item)
+        return item
 
     def _take(self) -> int | None:
         """Make the segment, and return its descriptor for the client."""

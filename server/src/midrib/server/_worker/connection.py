@@ -14,7 +14,7 @@ from typing import Protocol
 
 from midrib.server._compute.joining import split_rows
 from midrib.server._errors import ordinary_error
-from midrib.server._shared_memory.memory import ClientMemory
+from midrib.server._shared_memory.memory import ClientMemory, client_memory
 from midrib.server._worker.process import BatchTooLongError, WorkerDiedError, WorkerProcess
 from midrib.server._worker.shared_buffer import lend
 from midrib.server._worker.staging import BatchTransfer, StagedPlace
@@ -233,9 +233,14 @@ class WorkerConnection:
         """Return the rows of each item, which the next batch does not overwrite; free the buffer.
 
         Rows of few bytes are copied, and all rows if the worker needs the buffer for its next batches. Other rows stay
-        in the buffer, which is free again once they have been sent.
+        in the buffer, which is free again once they have been sent. Rows in a client's memory stay there.
         """
         staged, items = flight.staged, flight.part.items
+        memory = client_memory(items[0][0]) if staged.writes_to_client else None
+        if memory is not None:
+            rows = staged.client_rows(memory, reply)
+            self._free.append(staged.buffer_index)
+            return [rows]
         rows = staged.rows(reply)
         if rows.nbytes >= _LENT and len(self._free) + self.load >= self._limits.depth:
             lent = lend(rows, partial(self._free.append, staged.buffer_index))

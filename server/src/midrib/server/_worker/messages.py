@@ -84,7 +84,7 @@ class BatchLocation:
 
     buffer: the number of the shared buffer, or of a client's memory.
     inputs: one array for an embedding, two for a gradient.
-    result_buffer: the number of the shared buffer for the rows.
+    result_buffer: the number of the shared buffer for the rows, or of the client's memory.
     result_offset, result_bytes: where the rows go, and how many bytes there are for them.
     """
 

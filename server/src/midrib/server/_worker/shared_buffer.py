@@ -40,7 +40,7 @@ class MappedMemory:
 
     def view(self, offset: int, dtype: str, shape: Sequence[int]) -> Array:
         """Return the bytes at an offset as an array. Raises TypeError if they are not in the memory."""
-        return np.ndarray(shape, np.dtype(dtype), self._memory, offset)
+        return self._memory.view(offset, dtype, shape)
 
 
 class SharedBuffer:

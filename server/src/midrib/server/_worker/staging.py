@@ -34,15 +34,18 @@ class StagedPlace:
 
     message: the encoded place.  inputs: views to write to; none if the inputs lie in a client's memory.
     result_shape: of the rows.  buffer_index: of the shared buffer.
+    writes_to_client: whether the rows go to the client's memory, and not to the shared buffer.
     """
 
-    def __init__(self, place: BatchLocation, buffer: SharedBuffer, result_shape: tuple[int, ...]) -> None:
-        self.buffer_index = place.result_buffer
+    def __init__(
+        self, place: BatchLocation, buffer: SharedBuffer, buffer_index: int, result_shape: tuple[int, ...]
+    ) -> None:
+        self.buffer_index = buffer_index
         self.message = place.encode()
-        in_buffer = place.buffer == place.result_buffer
-        regions = place.inputs if in_buffer else ()
+        regions = place.inputs if place.buffer == buffer_index else ()
         self.inputs = [buffer.view(region.offset, region.dtype, region.shape) for region in regions]
         self.result_shape = result_shape
+        self.writes_to_client = place.result_buffer != buffer_index
         self._offset = place.result_offset
         self._buffer = buffer
         self._reply = b""
@@ -54,11 +57,16 @@ class StagedPlace:
         Raises BatchFailedError if the module raised or if the rows have another shape, ValueError for another message.
         """
         if reply != self._reply:
-            self._rows = self._checked(reply)
+            self._rows = self._buffer.view(*self._checked(reply))
             self._reply = reply
         return self._rows
 
-    def _checked(self, reply: bytes) -> Array:
+    def client_rows(self, memory: ClientMemory, reply: bytes) -> Array:
+        """Return a view of the rows in the client's memory. Raises as `rows` does."""
+        return memory.view(*self._checked(reply))
+
+    def _checked(self, reply: bytes) -> tuple[int, str, tuple[int, ...]]:
+        """Return offset, dtype and shape of the rows."""
         if reply[:1] == ERROR:
             raise BatchFailedError(f"the module raised in its worker:\n{reply[1:].decode(errors='replace')}")
         if reply[:1] != ROWS:
@@ -66,7 +74,7 @@ class StagedPlace:
         region, _ = Region.decode(reply, 1)
         if region.shape != self.result_shape or region.offset != self._offset:
             raise BatchFailedError(f"the module returned {list(region.shape)}, expected {list(self.result_shape)}")
-        return self._buffer.view(region.offset, region.dtype, region.shape)
+        return region.offset, region.dtype, region.shape
 
 
 class BatchTransfer:
@@ -103,13 +111,19 @@ class BatchTransfer:
         return memories.pop() if len(memories) == 1 else None
 
     def in_place(self, buffer: int, memory: ClientMemory, arrays: Arrays) -> StagedPlace:
-        """Return the place of one item in a client's memory, whose rows go to a buffer. arrays: those of the item."""
+        """Return the place of one item in a client's memory. arrays: those of the item.
+
+        The rows go to the place in this memory that the client named for them, or to the buffer if it named none.
+        """
         regions = tuple(Region(memory.offset_of(array), array.dtype.name, array.shape) for array in arrays)
-        key = (buffer, memory.number, regions)
+        shape = self._result_shape([array.shape for array in arrays])
+        size = _FEATURE_BYTES * math.prod(shape)
+        result = memory.result_place(arrays[0]) if len(arrays) == 1 else None
+        in_client = result is not None and result.size_bytes >= size
+        where = (memory.number, result.offset) if result is not None and in_client else (buffer, 0)
+        key = (buffer, memory.number, regions, where)
         if key not in self._places:
-            result_shape = self._result_shape([array.shape for array in arrays])
-            place = BatchLocation(memory.number, regions, buffer, 0, _FEATURE_BYTES * math.prod(result_shape))
-            self._remember(key, place, result_shape)
+            self._remember(key, BatchLocation(memory.number, regions, *where, size), buffer, shape)
         return self._places[key]
 
     def read(self, staged: StagedPlace, reply: bytes, items: Sequence[Arrays]) -> list[Array]:
@@ -127,15 +141,18 @@ class BatchTransfer:
             offset = aligned(offset + np.dtype(dtype).itemsize * region.elements)
         result_shape = self._result_shape([shape for _, shape in layouts])
         place = BatchLocation(buffer, tuple(regions), buffer, offset, _FEATURE_BYTES * math.prod(result_shape))
-        return self._remember((buffer, layouts), place, result_shape)
+        return self._remember((buffer, layouts), place, buffer, result_shape)
 
-    def _remember(self, key: Hashable, place: BatchLocation, result_shape: tuple[int, ...]) -> StagedPlace:
+    def _remember(
+        self, key: Hashable, place: BatchLocation, buffer_index: int, result_shape: tuple[int, ...]
+    ) -> StagedPlace:
         """Make room in the buffer for the rows of a place; return the place with its views."""
         if len(self._places) >= _REMEMBERED:
             self._places.clear()
-        buffer = self._buffers[place.result_buffer]
-        buffer.grow(place.result_offset + place.result_bytes)
-        staged = self._places[key] = StagedPlace(place, buffer, result_shape)
+        buffer = self._buffers[buffer_index]
+        if place.result_buffer == buffer_index:
+            buffer.grow(place.result_offset + place.result_bytes)
+        staged = self._places[key] = StagedPlace(place, buffer, buffer_index, result_shape)
         return staged
 
     def _result_shape(self, shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
