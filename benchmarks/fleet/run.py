@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 from picture import draw
 from replicas import BIN_S, CAPACITY
+from rules import rules
 from scenarios import (
     CLIENTS,
     EVENT_S,
@@ -110,6 +111,7 @@ def main() -> None:
     for name in sys.argv[1:] or SCENARIOS:
         sys.stderr.write(f"{name} ...\n")
         figures[name] = measure(SCENARIOS[name], run(SCENARIOS[name]))
+        figures["rules"] = rules()
         store.write_text(json.dumps(figures) + "\n")
     figures = {name: figures[name] for name in SCENARIOS if name in figures}
     (HERE / "results.md").write_text(table(figures))

@@ -1,7 +1,8 @@
-"""A small backbone for replicas on Ray: it multiplies rows of two numbers, so that each answer shows its input."""
+"""Small backbones for replicas on Ray: each answer shows its input, or the process that computed it."""
 
 from __future__ import annotations
 
+import os
 import time
 
 import torch
@@ -28,3 +29,20 @@ class Times(nn.Module):
 def load_times(scale: float = 2.0, seconds: float = 0.0) -> tuple[nn.Module, int]:
     """Return the backbone.  scale: its only weight.  seconds: that each batch computes."""
     return Times(scale, seconds), 2
+
+
+class Place(nn.Module):
+    """Answers each row [rows, 1] with the id of its process and the number of its GPU, [rows, 2]."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return torch.tensor([[os.getpid(), int(os.environ["CUDA_VISIBLE_DEVICES"])]], dtype=torch.float32).repeat(
+            len(rows), 1
+        )
+
+
+@BACKBONES(name="place-a", namespace="test/embedding", input=TensorInput((1,)))
+@BACKBONES(name="place-b", namespace="test/embedding", input=TensorInput((1,)))
+@BACKBONES(name="place-c", namespace="test/embedding", input=TensorInput((1,)))
+def load_place() -> tuple[nn.Module, int]:
+    """Return the backbone that shows its process."""
+    return Place(), 2

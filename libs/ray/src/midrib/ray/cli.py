@@ -14,6 +14,7 @@ import typer
 
 if TYPE_CHECKING:
     from midrib.ray.serve import ServeOptions
+    from midrib.server import Settings
 
 app = typer.Typer(name="ray", help="Serve backbones on a Ray cluster.", no_args_is_help=True)
 
@@ -37,6 +38,12 @@ def up(
     gpus: Annotated[float, typer.Option(min=0.0, help="GPUs that a replica reserves, such as 0.5.")] = 0.0,
     upscale_delay_s: Annotated[float, typer.Option(min=0.0, help="Seconds of high load before replicas come.")] = 5.0,
     downscale_delay_s: Annotated[float, typer.Option(min=0.0, help="Seconds of low load before some leave.")] = 60.0,
+    backbone_options: Annotated[
+        Path | None,
+        typer.Option(
+            help="A TOML file with a table of options for each backbone, such as num_gpus: each is a deployment then."
+        ),
+    ] = None,
     drain_s: Annotated[
         float, typer.Option(min=0.0, help="Seconds that a leaving replica still answers new calls.")
     ] = 15.0,
@@ -49,6 +56,7 @@ def up(
     Without --address it stays until Ctrl-C, and serves the changed file after SIGHUP.
     """
     from midrib.ray.serve import ServeOptions, down
+    from midrib.server import load_settings
 
     options = ServeOptions(
         min_replicas=min_replicas,
@@ -60,20 +68,31 @@ def up(
         drain_s=drain_s,
         http_port=http_port,
     )
-    serve = partial(_serve, config, options, insecure=insecure, address=address, as_json=as_json)
+    load = partial(load_settings, config, insecure=insecure or None)
+    serve = partial(_serve, load, options, tables=backbone_options, address=address, as_json=as_json)
     serve()
     if address is None:
         _until_end(serve)
         down()
 
 
-def _serve(config: Path, options: ServeOptions, *, insecure: bool, address: str | None, as_json: bool) -> None:
-    """Serve the backbones of the file, and print their URLs once they answer."""
-    from midrib.ray.serve import up
-    from midrib.server import load_settings
+def _serve(
+    load: Callable[[], Settings], options: ServeOptions, *, tables: Path | None, address: str | None, as_json: bool
+) -> None:
+    """Serve the backbones of the settings, and print their URLs once they answer.
 
-    settings = load_settings(config, insecure=insecure or None)
-    ingress = up(settings, options, address=address, **({} if address else {"include_dashboard": False}))
+    tables: the file with the options of each backbone's deployment.
+    """
+    from midrib.ray.serve import read_backbone_options, up
+
+    settings = load()
+    ingress = up(
+        settings,
+        options,
+        backbone_options=None if tables is None else read_backbone_options(tables, options),
+        address=address,
+        **({} if address else {"include_dashboard": False}),
+    )
     urls = [f"grpc://{ingress}/{backbone.name}" for backbone in settings.backbones]
     typer.echo(json.dumps({"event": "ready", "address": ingress, "urls": urls}) if as_json else "\n".join(urls))
 

@@ -14,6 +14,7 @@ import grpc
 from grpc_health.v1 import health_pb2
 
 from midrib.oip.v2 import inference_pb2
+from midrib.ray.serve._router import BackboneRouter
 from midrib.ray.serve._waiting import wait_for_replica
 from midrib.server._grpc.hosted import HostedServices
 from midrib.server._oip.registration import SERVICE_NAME as INFERENCE_SERVICE
@@ -39,17 +40,23 @@ class IngressCall(NamedTuple):
 CURRENT_CALL: ContextVar[IngressCall | None] = ContextVar("midrib_ray_call", default=None)
 """The call of the current task. Ray's own context lacks the deadline, and does not read or write."""
 
-_HOSTED: list[HostedServices] = []
+_HOSTED: list[HostedServices | BackboneRouter] = []
 
 
 def host(*arguments: Any) -> HostedServices:
     """Return the services of this process, for `Server`; a process has one replica."""
-    _HOSTED[:] = [HostedServices(*arguments)]
-    return _HOSTED[0]
+    services = HostedServices(*arguments)
+    _HOSTED[:] = [services]
+    return services
 
 
-def hosted() -> HostedServices | None:
-    """Return the services of this process; None in a process without a replica, such as the proxy of Ray."""
+def host_router(router: BackboneRouter) -> None:
+    """Have a router answer the calls of this process."""
+    _HOSTED[:] = [router]
+
+
+def hosted() -> HostedServices | BackboneRouter | None:
+    """Return what answers the calls of this process; None without a replica, such as in the proxy of Ray."""
     return _HOSTED[0] if _HOSTED else None
 
 

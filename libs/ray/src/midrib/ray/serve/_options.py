@@ -37,9 +37,11 @@ class ServeOptions:
     num_cpus, num_gpus: the share of a node that a replica reserves. A CPU replica computes with `num_cpus` threads.
     placement_group_bundles: of each replica's placement group, as for `ray.util.placement_group`. The first bundle must
     hold the replica; actors that a backbone starts use the others.
+    placement_group_strategy: where the bundles are: PACK, SPREAD, STRICT_PACK or STRICT_SPREAD.
     upscale_delay_s, downscale_delay_s: how long more or fewer replicas must be due before their number changes.
     drain_s: how long a replica that leaves answers new calls, until every proxy knows that it leaves.
     http_port: of Ray's HTTP ingress, which answers health checks only.  name: of the application.
+    ingress_replicas, ingress_cpus: of the processes that route calls if each backbone is a deployment.
     """
 
     min_replicas: int = 1
@@ -47,11 +49,14 @@ class ServeOptions:
     num_cpus: float = 1.0
     num_gpus: float = 0.0
     placement_group_bundles: tuple[dict[str, float], ...] = ()
+    placement_group_strategy: str = "PACK"
     upscale_delay_s: float = 5.0
     downscale_delay_s: float = 60.0
     drain_s: float = 15.0
     http_port: int = 8000
     name: str = "midrib"
+    ingress_replicas: int = 1
+    ingress_cpus: float = 0.1
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_replicas <= self.max_replicas or not self.max_replicas:

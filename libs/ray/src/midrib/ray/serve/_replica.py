@@ -1,4 +1,4 @@
-"""The deployment's class: a Ray Serve replica that runs the unchanged server."""
+"""The classes of the deployments: replicas that run the unchanged server, and replicas that pass calls on to those."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 
 import grpc
 
-from midrib.ray.serve._ingress import CURRENT_CALL, METHODS, host, hosted
+from midrib.ray.serve._ingress import CURRENT_CALL, METHODS, host, host_router, hosted
 from midrib.ray.serve._options import check_environment
+from midrib.ray.serve._router import BackboneRouter
 from midrib.server import Server, Settings
 from midrib.server._observability.load import LoadMeter
 
@@ -23,10 +24,13 @@ class BackboneReplica:
 
     async def __init__(self, settings: dict[str, Any]) -> None:  # type: ignore[misc] # Ray waits for it
         check_environment()
-        self._server = Server(Settings(**settings), new_grpc_server=host)
+        self._server = self._new_server(settings)
         await self._server.start()
         await self._server.load()
         self._meter = LoadMeter(self._server.catalogue.served)
+
+    def _new_server(self, settings: dict[str, Any]) -> Server:
+        return Server(Settings(**settings), new_grpc_server=host)
 
     async def check_health(self) -> None:
         """Raise RuntimeError if a backbone cannot be served any more: Ray then replaces the replica."""
@@ -46,10 +50,57 @@ class BackboneReplica:
         await self._server.stop(grace_s=1.0)
 
 
+class BehindIngressReplica(BackboneReplica):
+    """Serves backbones on a free port of its node, for the replicas of `IngressReplica`.
+
+    digest: of the settings and options of its deployment.
+    """
+
+    async def __init__(self, settings: dict[str, Any], digest: str) -> None:  # type: ignore[misc] # Ray waits for it
+        self._digest = digest
+        await super().__init__(settings)
+
+    async def digest(self) -> str:
+        """Return the digest, by which `up` tells whether the deployment has changed."""
+        return self._digest
+
+    def _new_server(self, settings: dict[str, Any]) -> Server:
+        import ray
+
+        return Server(Settings(**{**settings, "host": ray.util.get_node_ip_address(), "port": 0}))
+
+    async def record_replica_metadata(self) -> dict[str, str]:
+        """Return the server's address, which Ray hands to the process that chooses this replica."""
+        return {"address": self._server.address}
+
+    async def names(self) -> list[str]:
+        """Return the names by which requests ask for the backbones."""
+        return [*self._server.catalogue.entries, *self._server.catalogue.aliases]
+
+
+class IngressReplica:
+    """Takes all calls if there are several deployments, and has `BackboneRouter` pass them on.
+
+    applications: of the backbones, by their names and aliases.  digest: of the deployment.
+    """
+
+    def __init__(self, applications: dict[str, str], digest: str) -> None:
+        check_environment()
+        self._digest = digest
+        host_router(BackboneRouter(applications))
+
+    async def digest(self) -> str:
+        """Return the digest, by which `up` tells whether the deployment has changed."""
+        return self._digest
+
+    async def ready(self) -> None:
+        """Do nothing: Ray calls this on a replica that takes calls, for `wait_for_replica`."""
+
+
 def _answer(path: str) -> Callable[..., AsyncIterator[Any]]:
     """Return a method that answers the current call. It yields nothing: the answers go to the call's context."""
 
-    async def answer(_self: BackboneReplica, _requests: Any) -> AsyncIterator[Any]:
+    async def answer(_self: object, _requests: Any) -> AsyncIterator[Any]:
         call, services = CURRENT_CALL.get(), hosted()
         if call is None or services is None:
             raise RuntimeError(f"{path} came from a handle of Ray: call the gRPC port of Serve instead")
@@ -62,4 +113,5 @@ def _answer(path: str) -> Callable[..., AsyncIterator[Any]]:
 
 
 for _path in METHODS:
-    setattr(BackboneReplica, _path.rpartition("/")[2], _answer(_path))
+    for _class in (BackboneReplica, IngressReplica):
+        setattr(_class, _path.rpartition("/")[2], _answer(_path))

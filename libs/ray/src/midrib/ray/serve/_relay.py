@@ -1,0 +1,67 @@
+"""A call that another server answers: the bytes of its messages, in both directions."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+# The sender's limits hold: the server that answers checks the sizes.
+_OPTIONS = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
+# Headers that each connection sets itself, and the one by which Ray chooses an application.
+_OWN_HEADERS = frozenset({"application", "content-type", "te", "user-agent"})
+
+
+class Channels:
+    """A connection to each server that has been called."""
+
+    def __init__(self) -> None:
+        self._channels: dict[str, grpc.aio.Channel] = {}
+
+    def to(self, address: str) -> grpc.aio.Channel:
+        """Return the connection to a server, "host:port"."""
+        if address not in self._channels:
+            self._channels[address] = grpc.aio.insecure_channel(address, options=_OPTIONS)
+        return self._channels[address]
+
+    def forget(self, address: str) -> None:
+        """Open another connection for the next call. The present one closes after its last call."""
+        self._channels.pop(address, None)
+
+
+async def relay(channel: grpc.aio.Channel, method: str, first: bytes, context: Any) -> None:
+    """Pass a call on, and its answers back.
+
+    first: the message that has been read from the context.  context: of raw bytes.
+    Raises AbortError once the error of the other server is sent.
+    """
+    behaviour: Any = channel.stream_stream(method)
+    call = behaviour(_messages(first, context), metadata=_headers(context), timeout=context.time_remaining())
+    try:
+        async for answer in call:
+            await context.write(answer)
+    except grpc.aio.AioRpcError as error:
+        await context.abort(error.code(), error.details() or "", tuple(error.trailing_metadata() or ()))
+    finally:
+        call.cancel()
+
+
+async def single_answer(channel: grpc.aio.Channel, method: str, request: bytes, context: Any) -> bytes:
+    """Return the answer of another server to a unary call. Raises AioRpcError."""
+    behaviour: Any = channel.unary_unary(method)
+    answer: bytes = await behaviour(request, metadata=_headers(context), timeout=context.time_remaining())
+    return answer
+
+
+async def _messages(first: bytes, context: Any) -> AsyncIterator[bytes]:
+    """Yield the messages of a call."""
+    yield first
+    while (message := await context.read()) is not grpc.aio.EOF:
+        yield message
+
+
+def _headers(context: Any) -> tuple[tuple[str, str | bytes], ...]:
+    """Return the headers that belong to the call, such as its token."""
+    headers = tuple(context.invocation_metadata() or ())
+    return tuple((key, value) for key, value in headers if key not in _OWN_HEADERS and not key.startswith("grpc-"))
