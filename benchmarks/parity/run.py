@@ -24,7 +24,7 @@ from midrib.registry import ImageInput
 # Very long pictures are scaled in their kept part only, where a value may be rounded to the other side.
 MAX_LEVELS: Final = 1.01
 MAX_BEYOND_ONE: Final = 0.0
-MAX_DIFFERENCE: Final = 1e-4
+MAX_DIFFERENCE: Final = 1e-5
 _HEADS: Final = (
     *("backbone", "reference", "items", "pixels: levels", "over one", "network", "end to end"),
     *("smallest cosine", "worst item"),

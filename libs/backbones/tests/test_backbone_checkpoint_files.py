@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from midrib.backbones import WeightsError
@@ -92,6 +92,14 @@ def in_zip(folder: Path) -> Path:
     return folder / "w.zip"
 
 
+def flipped(path: Path, place: int) -> Path:
+    """The file with one bit turned over."""
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    return path
+
+
 def program(folder: Path) -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript is deprecated, but its files exist
@@ -111,12 +119,34 @@ def page(folder: Path) -> Path:
     return folder / "w.pth"
 
 
+def changed_line_ends(folder: Path) -> Path:
+    """A file that git took for text."""
+    path = saved(network().state_dict(), folder / "w.pth")
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    return path
+
+
+def starting(start: bytes) -> Callable[[Path], Path]:
+    """A file of another format."""
+
+    def write(folder: Path) -> Path:
+        (folder / "w.pth").write_bytes(start + bytes(range(256)))
+        return folder / "w.pth"
+
+    return write
+
+
 FILES: list[Any] = [
     pytest.param(compressed, "it is compressed, unpack it first", id="gzip"),
     pytest.param(in_tar, "it is an archive, unpack it first", id="tar"),
     pytest.param(in_zip, r"it is an archive of \['w.pth'\], unpack it first", id="zip"),
     pytest.param(program, "it is a TorchScript program: in the program that wrote it, save", id="torchscript"),
     pytest.param(cut, "it is damaged or cut short, download it again", id="cut"),
+    pytest.param(changed_line_ends, "it is damaged or cut short, download it again", id="line-ends-changed"),
+    pytest.param(starting(b"GGUF\3\0\0\0"), "it is a GGUF file, whose weights are quantised", id="gguf"),
+    pytest.param(starting(b"\x89HDF\r\n\x1a\n"), "it is an HDF5 file, as of Keras", id="hdf5"),
+    pytest.param(starting(b"\x93NUMPY\1\0"), "it is one array of numpy without a name", id="npy"),
+    pytest.param(starting(b"\0" * 600), "it begins with zeros only, as an unfinished download", id="zeros"),
     pytest.param(page, "it holds text, such as the error page", id="page-with-a-byte-order-mark"),
     pytest.param(
         lambda folder: saved(network(), folder / "w.pth"),
@@ -180,4 +210,48 @@ def test_an_index_without_files_is_named(tmp_path: Path, text: str, message: str
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(text)
     with pytest.raises(WeightsError, match=message):
+        read_state(index)
+
+
+def test_a_wrong_bit_in_a_torch_file_is_an_error(tmp_path: Path) -> None:
+    """torch does not compare the checksums that it writes: the weight would be wrong, in silence."""
+    weights = torch.arange(1000.0)
+    path = saved({"weight": weights}, tmp_path / "w.pth")
+    place = path.read_bytes().index(weights.numpy().tobytes()) + 402
+    with pytest.raises(WeightsError, match="w.pth is damaged: the checksum of its member w/data/0 is wrong, download"):
+        read_state(flipped(path, place))
+
+
+def test_a_torch_file_without_checksums_is_read(tmp_path: Path) -> None:
+    """torch.save can be configured to write none."""
+    torch.serialization.set_crc32_options(False)
+    try:
+        path = saved(network().state_dict(), tmp_path / "w.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert read_state(path).keys() == network().state_dict().keys()
+
+
+def test_of_two_files_with_one_weight_the_index_chooses(tmp_path: Path) -> None:
+    """The other one is of an older version."""
+    index = sharded(tmp_path)
+    files = json.loads(index.read_text())["weight_map"]
+    other = next(file for file in files.values() if file != files["0.bias"])
+    state = load_file(tmp_path / other)
+    save_file({**state, "0.bias": torch.full((3,), 9.0)}, tmp_path / other)
+    assert not torch.equal(read_state(index)["0.bias"], torch.full((3,), 9.0))
+
+
+def test_an_index_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    """Editors on Windows write one."""
+    index = sharded(tmp_path)
+    index.write_bytes(b"\xef\xbb\xbf" + index.read_bytes())
+    assert read_state(index).keys() == network().state_dict().keys()
+
+
+def test_an_index_that_names_an_index_is_an_error(tmp_path: Path) -> None:
+    """It could name itself."""
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": index.name}}))
+    with pytest.raises(WeightsError, match="names another index in place of files of weights"):
         read_state(index)

@@ -101,7 +101,7 @@ def test_known_wrappers_are_removed(tmp_path: Path, layout: Any) -> None:
     """The weights are returned under the names of the network, for each program that saved them."""
     state = network().state_dict()
     torch.save(layout(state), tmp_path / "file.pth")
-    got = unwrapped(read_state(tmp_path / "file.pth"), state.keys())
+    got = unwrapped(read_state(tmp_path / "file.pth"), state.keys(), source="w.pth")
     assert got.keys() == state.keys()
     assert all(torch.equal(got[name], state[name]) for name in state)
 
@@ -109,25 +109,25 @@ def test_known_wrappers_are_removed(tmp_path: Path, layout: Any) -> None:
 def test_a_prefix_of_the_networks_own_stays() -> None:
     """A network's own parts may be called `model` or `backbone`."""
     state = {"model.weight": torch.ones(1)}
-    assert unwrapped(state, ["model.weight"]) == state
+    assert unwrapped(state, ["model.weight"], source="w.pth") == state
 
 
 def test_of_two_unknown_containers_none_is_opened() -> None:
     """A generator and a discriminator: nobody can say which one is the backbone."""
-    assert unwrapped({"g": {"weight": torch.ones(1)}, "d": {"weight": torch.ones(1)}}, ["weight"]) == {}
+    assert unwrapped({"g": {"weight": torch.ones(1)}, "d": {"weight": torch.ones(1)}}, ["weight"], source="w.pth") == {}
 
 
 def test_a_prefix_that_the_library_converts_stays() -> None:
     """OpenAI's CLIP calls its image tower `visual`: timm renames those weights, if it sees the prefix."""
     state = {"visual.conv1.weight": torch.ones(1), "visual.proj": torch.ones(1)}
-    assert unwrapped(state, ["patch_embed.proj.weight"]).keys() == state.keys()
+    assert unwrapped(state, ["patch_embed.proj.weight"], source="w.pth").keys() == state.keys()
 
 
 def test_of_two_networks_none_is_taken() -> None:
     """Two encoders of unknown names: nobody can say which one is the backbone."""
     state = network().state_dict()
     both = {**prefixed(state, "q."), **prefixed(state, "k.")}
-    assert unwrapped(both, state.keys()) == both
+    assert unwrapped(both, state.keys(), source="w.pth") == both
 
 
 class Loud:

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
+import torch
 
 from midrib.backbones import Backbone, WeightsError, load_backbone
 from midrib.backbones.testing import assert_conforms, no_network
@@ -116,6 +117,20 @@ def test_a_pipeline_gives_the_librarys_vectors(tmp_path: Path, steps: Steps, opt
     assert got.shape == reference.encode(TEXTS).shape
     assert float(np.abs(got - reference.encode(TEXTS)).max()) <= 1e-5
     assert_conforms("sentence-transformers/any", checkpoint=tmp_path / "pipeline")
+
+
+def test_a_long_text_of_a_table_is_summed_in_the_librarys_order(tmp_path: Path) -> None:
+    """In another order, the rounding of 7,000 tokens differs by more than 1e-5."""
+    text = " ".join(f"a {word}" for word in WORDS[4:11]) * 500
+    made = saved(tmp_path, lambda folder: [table()], {})
+    library = made.encode([text, "a leaf"])
+    assert float(np.abs(loaded(tmp_path).embed_texts([text, "a leaf"]).numpy() - library).max()) <= 1e-7
+
+
+def test_a_text_without_tokens_is_a_row_of_zeros(tmp_path: Path) -> None:
+    """Ids of no columns, as other programs send them for a batch of empty texts."""
+    saved(tmp_path, pooled("mean"), {})
+    assert torch.equal(loaded(tmp_path).module(torch.zeros(2, 0, dtype=torch.int64)), torch.zeros(2, 16))
 
 
 def test_a_pipeline_may_weigh_the_layers(tmp_path: Path) -> None:

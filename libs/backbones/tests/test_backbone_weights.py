@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from midrib.backbones import BACKBONES, WeightsError, load_backbone
 from midrib.backbones._loaders.checkpoints import read_state, unwrapped
-from midrib.backbones._weights import PackagedFile, package_folder
+from midrib.backbones._weights import PackagedFile, load_strictly, package_folder
 from midrib.backbones.testing import no_network
 from midrib.registry import Registry, TensorInput
 
@@ -126,7 +126,9 @@ def test_dinos_published_files_load(tmp_path: Path, layout: Any) -> None:
 
 def test_dinos_student_prefix_is_dropped_too() -> None:
     """Nested prefixes are removed."""
-    assert unwrapped({"module.backbone.norm.bias": torch.ones(1)}, ["norm.bias"]).keys() == {"norm.bias"}
+    assert unwrapped({"module.backbone.norm.bias": torch.ones(1)}, ["norm.bias"], source="w.pth").keys() == {
+        "norm.bias"
+    }
 
 
 def test_another_models_checkpoint_is_refused(tmp_path: Path) -> None:
@@ -185,11 +187,24 @@ def assert_same_state(first: nn.Module, second: nn.Module) -> None:
     assert all(torch.equal(state[name], expected[name]) for name in state)
 
 
-def test_weights_that_hold_nan_are_refused() -> None:
-    """A training that diverged would give NaN for every item."""
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [("0.bias", "nan"), ("0.weight", "inf"), ("1.running_var", "nan")],
+    ids=["nan", "infinity", "nan-in-a-buffer"],
+)
+def test_weights_that_diverged_are_refused(part: str, value: str) -> None:
+    """Every feature of every item would be NaN."""
     registry = Registry("of this test")
-    layer = nn.Linear(4, 2)
-    registry(lambda: (layer, 2), name="diverged", input=TensorInput((4,)))
-    nn.init.constant_(layer.bias, float("nan"))
-    with pytest.raises(WeightsError, match="bias of 'diverged' holds NaN: the training that wrote it diverged"):
+    network = nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2))
+    registry(lambda: (network, 2), name="diverged", input=TensorInput((4,)))
+    network.state_dict()[part].fill_(float(value))
+    with pytest.raises(WeightsError, match=f"{part} of 'diverged' holds NaN or infinity: the training that wrote it"):
         load_backbone("diverged", registry=registry)
+
+
+def test_counters_of_batches_may_be_missing() -> None:
+    """Files that are older than the counters, or were converted, lack them; only training reads them."""
+    network = nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2))
+    state = {name: value + 1 for name, value in network.state_dict().items() if not name.endswith("batches_tracked")}
+    load_strictly(network, state, "w.pth")
+    assert all(torch.equal(network.state_dict()[name], state[name]) for name in state)

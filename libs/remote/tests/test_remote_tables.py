@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped] # it has no types
 import pytest
 from pyarrow import parquet
@@ -150,3 +151,58 @@ def test_all_image_formats_of_a_folder_are_items(tmp_path: Path, suffix: str) ->
 def test_a_record_of_a_file_without_content_is_a_row_without_a_value(value: dict[str, Any]) -> None:
     """It costs its row, not the run."""
     assert value_item("row", value).error == "the row has no value in this column"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "remedy"),
+    [
+        pytest.param("t.jsonl", b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer", id="pointer"),
+        pytest.param(
+            "t.parquet", b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS", id="pointer-parquet"
+        ),
+        pytest.param("t.csv", b"\x1f\x8b\x08\0", "is compressed: unpack it first", id="gzip-named-csv"),
+        pytest.param("t.csv.gz", b"\x1f\x8b\x08\0", "is compressed: unpack it first", id="gzip"),
+        pytest.param("t.jsonl.zst", b"\x28\xb5\x2f\xfd", "is compressed: unpack it first", id="zstandard"),
+    ],
+)
+def test_a_file_that_is_not_a_table_is_named(tmp_path: Path, name: str, content: bytes, remedy: str) -> None:
+    """Not as a table whose rows are all bad."""
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InvalidInputError, match=f"{name} {remedy}"):
+        read(tmp_path / name)
+
+
+def test_a_table_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    """The system's error is not the user's."""
+    (tmp_path / "t.csv").symlink_to("/proc/self/mem")
+    with pytest.raises(InvalidInputError, match=r"t\.csv cannot be read \(Input/output error\): check the file"):
+        read(tmp_path / "t.csv")
+
+
+def test_a_path_that_is_too_long_is_an_error(tmp_path: Path) -> None:
+    """A text in place of a file."""
+    with pytest.raises(InvalidInputError, match=r"no file or folder at x+ \(File name too long\)"):
+        read(Path("x" * 5000))
+
+
+def test_a_number_of_too_many_digits_is_a_bad_row(tmp_path: Path) -> None:
+    """Its error does not tell the user to change Python's limit."""
+    (tmp_path / "t.jsonl").write_text('{"text": ' + "9" * 5000 + '}\n{"text": "b"}\n')
+    assert [item.error for item in read(tmp_path / "t.jsonl")] == [
+        "it is not read: it holds a number of more than 4300 digits",
+        None,
+    ]
+
+
+def test_an_empty_id_is_not_a_name(tmp_path: Path) -> None:
+    """Several rows could have it."""
+    (tmp_path / "t.csv").write_text("id,text\n,one\n,two\n")
+    assert [item.id for item in read(tmp_path / "t.csv")] == [f"{tmp_path}/t.csv:{row}" for row in range(2)]
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "U1", "datetime64[s]"])
+def test_an_array_of_other_values_than_numbers_is_refused(tmp_path: Path, dtype: str) -> None:
+    """Before the backbone loads."""
+    np.save(tmp_path / "t.npy", np.zeros((2, 3), dtype))
+    with pytest.raises(InvalidInputError, match=r"t\.npy has dtype .*, expected real numbers: convert it"):
+        read(tmp_path / "t.npy")

@@ -105,6 +105,16 @@ def test_a_server_with_another_revision_is_refused(
         loaded.predict(ROWS)
 
 
+def test_a_wrong_bit_is_refused(task: ClassificationTask, save: Callable[[Task], Path]) -> None:
+    """torch does not compare the checksums that it writes; the head has no revision that would show the bit."""
+    path = save(task)
+    content = bytearray(path.read_bytes())
+    content[content.index(next(iter(task.head.state_dict().values())).numpy().tobytes()) + 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"or it is damaged \(checksum of its member .*/data/\d+\)"):
+        ClassificationTask.load_from_checkpoint(path)
+
+
 def test_a_damaged_backbone_is_refused(task: ClassificationTask, save: Callable[[Task], Path]) -> None:
     """The weights in the file are those that the recipe names, or it is said."""
     path = save(task)

@@ -210,12 +210,12 @@ def load_backbone(key: str, *, registry: AbstractRegistry | None = None, **kwarg
     """
     from midrib.backbones._catalogue import BACKBONES
     from midrib.backbones._contract import check_output, settle_input
-    from midrib.backbones._weights import refuse_nan
+    from midrib.backbones._weights import refuse_diverged
 
     entry = (BACKBONES if registry is None else registry).get(key, with_metadata=True)
     module, num_features = entry.load(**kwargs)
     module.eval()
-    refuse_nan(module, repr(entry.key))
+    refuse_diverged(module, repr(entry.key))
     spec = settle_input(entry.key, module, entry.input)
     check_output(entry.key, module, num_features, spec)
     return Backbone(entry.key, module, num_features, spec)

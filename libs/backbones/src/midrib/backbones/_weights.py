@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import itertools
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _CHUNK = 1 << 20
+# A buffer of batch normalisation. torch fills it in if a state dict, of an unknown version, lacks it.
+_COUNTER = "num_batches_tracked"
 
 
 class PackagedFile(NamedTuple):
@@ -62,7 +65,7 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -
     expected = module.state_dict()
     shared = expected.keys() & state.keys()
     differences = {
-        "lack": expected.keys() - state.keys(),
+        "lack": {name for name in expected.keys() - state.keys() if not name.endswith(_COUNTER)},
         "have besides": state.keys() - expected.keys(),
         "have in another shape": {name for name in shared if expected[name].shape != state[name].shape},
         "have sparse or without values": empty(state),
@@ -72,12 +75,16 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -
     module.load_state_dict(state)
 
 
-def refuse_nan(module: nn.Module, source: str) -> None:
-    """Raise WeightsError if a parameter holds NaN, as after a training that diverged: every feature would be NaN."""
-    for name, parameter in module.named_parameters():
-        if parameter.is_floating_point() and bool(parameter.isnan().any()):
+def refuse_diverged(module: nn.Module, source: str) -> None:
+    """Raise WeightsError if a parameter holds NaN or infinity, as after a training that diverged, or a buffer NaN.
+
+    Every feature would be NaN. Infinity in a buffer is a mask.
+    """
+    parameters = dict(module.named_parameters())
+    for name, value in itertools.chain(parameters.items(), module.named_buffers()):
+        if value.is_floating_point() and not bool((value.isfinite() if name in parameters else ~value.isnan()).all()):
             raise WeightsError(
-                f"{name} of {source} holds NaN: the training that wrote it diverged, take an earlier one"
+                f"{name} of {source} holds NaN or infinity: the training that wrote it diverged, take an earlier one"
             )
 
 
@@ -89,7 +96,9 @@ def quantised(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> se
 
 def empty(state: Mapping[str, Tensor]) -> set[str]:
     """Return the names of tensors on the meta device, which have a shape and no values, and of sparse ones."""
-    return {name for name, value in state.items() if value.is_meta or value.is_sparse}
+    import torch
+
+    return {name for name, value in state.items() if value.is_meta or value.layout != torch.strided}
 
 
 def require_fit(network: str, source: str, differences: Mapping[str, Collection[str]]) -> None:

@@ -31,7 +31,7 @@ def load_resemblyzer(*, pretrained: bool = True, checkpoint: str | Path | None =
     module = VoiceEncoder()
     source = _VOICE_WEIGHTS.locate() if pretrained and checkpoint is None else checkpoint
     if source is not None:
-        state = unwrapped(read_state(source), module.state_dict().keys())
+        state = unwrapped(read_state(source), module.state_dict().keys(), source=str(source))
         weights = {name: value for name, value in state.items() if not name.startswith("similarity_")}
         load_strictly(module, weights, str(source))
     return module, 256

@@ -135,7 +135,7 @@ def _unwrapped_for(name: str, checkpoint: str | Path, options: dict[str, Any]) -
     state = read_state(checkpoint)
     with torch.device("meta"):
         expected = import_timm().create_model(name, pretrained=False, **options).state_dict()
-    weights = unwrapped(state, expected.keys())
+    weights = unwrapped(state, expected.keys(), source=str(checkpoint))
     require_fit(
         f"timm/{name}",
         str(checkpoint),
@@ -218,7 +218,7 @@ def _drop_classifier(model: nn.Module) -> int:
 
 def _load_features(model: nn.Module, state: dict[str, Any], source: str) -> None:
     names = model.state_dict().keys()
-    weights = unwrapped(state, names)
+    weights = unwrapped(state, names, source=source)
     load_strictly(model, {key: value for key, value in weights.items() if key in names or not is_head(key)}, source)
 
 

@@ -12,13 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from midrib.backbones._errors import WeightsError
-from midrib.backbones._loaders.file_kinds import looks_like, refused_class
+from midrib.backbones._loaders.averages import (
+    AVERAGED,
+    is_average,
+    refuse_lost_averages,
+    unnamed_averages,
+    with_averages,
+)
+from midrib.backbones._loaders.file_kinds import damaged_member, looks_like, refused_class
 
-# Where training programs keep averaged weights. They are preferred, as by timm.
-_AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "model_ema_state_dict", "ema_model", "params_ema", "ema")
 # Where they keep the weights; the first one that holds tensors is opened. The last three are VISSL's, one in the other.
 _CONTAINERS = (
-    *(*_AVERAGED, "teacher", "state_dict", "model_state_dict", "model_state", "model", "params", "module"),
+    *(*AVERAGED, "teacher", "state_dict", "model_state_dict", "model_state", "model", "params", "module"),
     *("classy_state_dict", "base_model", "trunk"),
 )
 # Names that wrappers put before every weight: averaged copies, which are preferred, DINO's teacher, MoCo's encoders,
@@ -50,6 +55,7 @@ def read_state(path: str | Path) -> dict[str, Any]:
     path = _existing(path)
     try:
         content = _content(path)
+        _require_tree(content)
     except WeightsError:
         raise
     except Exception as error:
@@ -72,7 +78,7 @@ def _existing(location: str | Path) -> Path:
     path = Path(location)
     try:
         if path.is_dir():
-            raise WeightsError(f"{location} is a folder: give one of its files, {_weight_files(path)}")
+            raise WeightsError(f"{path} is a folder: give one of its files, {_weight_files(path)}")
         if path.is_file():
             return path
     except OSError as error:
@@ -92,7 +98,8 @@ def _sharded(index: Path) -> dict[str, Any]:
     files = _weight_map(index)
     weights: dict[str, Any] = {}
     for name in sorted(set(files.values())):
-        weights |= read_state(index.parent / Path(name).name)
+        shard = read_state(index.parent / Path(name).name)
+        weights |= {weight: value for weight, value in shard.items() if files.get(weight, name) == name}
     if missing := sorted(files.keys() - weights.keys()):
         raise WeightsError(f"the files of {index} lack {missing[0]}: download them again, all of the same version")
     return weights
@@ -100,14 +107,17 @@ def _sharded(index: Path) -> dict[str, Any]:
 
 def _weight_map(index: Path) -> dict[str, str]:
     """Return the file of each weight. Raises WeightsError if the index does not say it."""
+    text = index.read_text(encoding="utf-8-sig", errors="replace")
     try:
-        files = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        return {str(weight): str(file) for weight, file in files.items()}
+        files = {str(weight): str(file) for weight, file in json.loads(text)["weight_map"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        hint = "" if index.read_text(errors="replace").lstrip()[:1] in ("{", "[") else f": {looks_like(index)}"
+        remedy = None if text.lstrip().startswith(("{", "[")) else looks_like(index)
         raise WeightsError(
-            f"{index} is not an index of weights (no weight_map from names to files){hint}: download it again"
+            f"{index} is not an index of weights (no weight_map from names to files): {remedy or 'download it again'}"
         ) from error
+    if any(file.endswith(_INDEX) for file in files.values()):
+        raise WeightsError(f"{index} names another index in place of files of weights: download it again")
+    return files
 
 
 def _content(path: Path) -> Any:
@@ -118,8 +128,18 @@ def _content(path: Path) -> Any:
         return _sharded(path)
     if path.suffix == ".safetensors" or _looks_like_safetensors(path):
         return load_file(path)
+    # torch does not look at the checksums: a wrong bit would be a wrong weight.
+    if (member := damaged_member(path)) is not None:
+        raise WeightsError(f"{path} is damaged: the checksum of its member {member} is wrong, download it again")
     with _ALLOWING, torch.serialization.safe_globals(_plain_values()):
         return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _require_tree(content: object) -> None:
+    """Raise RecursionError for containers that hold themselves: nothing that searches them would end."""
+    inner = content.values() if isinstance(content, Mapping) else content if isinstance(content, list | tuple) else ()
+    for value in inner:
+        _require_tree(value)
 
 
 def _plain_values() -> list[Any]:
@@ -144,31 +164,48 @@ def _unreadable(path: Path, error: Exception) -> str:
     return f"{path} is not a checkpoint that can be read safely ({type(error).__name__}): {hint}"
 
 
-def unwrapped(state: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+def unwrapped(state: Mapping[str, Any], names: Collection[str], *, source: str) -> dict[str, Any]:
     """Return the weights in a training's checkpoint, under the names that the network gives them.
 
-    state: the content that `read_state` returned.  names: those of the network's state dict.
+    state: the content that `read_state` returned.  names: those of the network's state dict.  source: the file.
     Containers (`{"state_dict": …}`) are opened, one inside the other, preferring averaged weights and DINO's teacher; a
     container of another name is opened if no other holds tensors. The prefixes of averaged copies, DDP, torch.compile,
     FSDP, Lightning and DINO, one that all names share, and the only one under which the whole network is, are removed
     if the network's names do not start with them. Weights outside a removed prefix belong to other parts of the
     training, such as its head, and are left out.
+    Raises WeightsError, naming source, if the checkpoint holds averaged weights that cannot be told by their names.
     """
-    while container := _container(state):
+    averages = unnamed_averages(state)
+    while container := _container(state, names):
         state = state[container]
-    bare = {_without_wrappers(name): value for name, value in state.items() if _is_tensor(value)}
+        averages = None if is_average(container) else averages
+    every = {_without_wrappers(name): value for name, value in state.items() if _is_tensor(value)}
+    if averages is not None and every:
+        every = with_averages(every, averages, source)
+    bare = every
     while prefix := next((prefix for prefix in _prefixes(bare, names) if _is_wrapped(bare, prefix, names)), None):
         bare = {name.removeprefix(prefix): value for name, value in bare.items() if name.startswith(prefix)}
+    refuse_lost_averages(every, bare, source)
     return bare
 
 
-def _container(state: Mapping[str, Any]) -> str | None:
-    """Return the key that holds the weights: a known one, or the only one that holds tensors."""
+def _container(state: Mapping[str, Any], names: Collection[str]) -> str | None:
+    """Return the key that holds the weights: of averaged ones, a known key, or the only one that holds tensors."""
+    averaged = (key for key, value in state.items() if is_average(key) and 2 * _named_tensors(value) >= len(names))
     usual = next((key for key in _CONTAINERS if _holds_tensors(state.get(key))), None)
+    if usual not in AVERAGED:
+        usual = next((key for key in averaged if _holds_tensors(state[key])), usual)
     if usual is not None or any(map(_is_tensor, state.values())):
         return usual
     holders = [key for key, value in state.items() if _holds_tensors(value)]
     return holders[0] if len(holders) == 1 else None
+
+
+def _named_tensors(value: object) -> int:
+    """Return the number of tensors that a mapping, and the mappings inside it, hold by their names."""
+    if not isinstance(value, Mapping):
+        return int(_is_tensor(value))
+    return sum(_named_tensors(inner) for name, inner in value.items() if isinstance(name, str))
 
 
 def _holds_tensors(value: object) -> bool:

@@ -12,8 +12,14 @@ from typing import Final
 
 _LFS_POINTER: Final = b"version https://git-lfs"
 _SNIFFED_BYTES: Final = 512
+_CHUNK: Final = 1 << 20
 _PRINTABLE: Final = frozenset(string.printable.encode())
 _ZIP: Final = b"PK"
+_OTHER_FORMATS: Final = {
+    b"GGUF": "it is a GGUF file, whose weights are quantised: give the model from which it was made",
+    b"\x89HDF": "it is an HDF5 file, as of Keras: convert it to safetensors",
+    b"\x93NUMPY": "it is one array of numpy without a name: save a state dict as safetensors",
+}
 _COMPRESSED: Final = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf")
 _SAVE: Final = "in the program that wrote it, save module.state_dict() as safetensors"
 # torch names the class that it refuses after these words.
@@ -33,9 +39,38 @@ def looks_like(path: Path) -> str | None:
         return "it is empty, download it again"
     if start.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"<" or all(byte in _PRINTABLE for byte in start):
         return "it holds text, such as the error page of a failed download: download it again"
+    if not start.strip(b"\0"):
+        return "it begins with zeros only, as an unfinished download: download it again"
+    if (
+        remedy := next((remedy for mark, remedy in _OTHER_FORMATS.items() if start.startswith(mark)), None)
+    ) is not None:
+        return remedy
     if path.suffix == ".safetensors":
         return "it is damaged or cut short, download it again"
     return _archive(path, start)
+
+
+def damaged_member(path: Path) -> str | None:
+    """Return the first member of a torch file whose content does not have its checksum; None if all have.
+
+    Files of the old kind, which are not archives, have no checksums. torch.save can be configured to write none
+    either: they are then 0. Raises OSError or BadZipFile if the file cannot be read.
+    """
+    if not zipfile.is_zipfile(path):
+        return None
+    with zipfile.ZipFile(path) as archive:
+        return next((info.filename for info in archive.infolist() if info.CRC and not _is_intact(archive, info)), None)
+
+
+def _is_intact(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bool:
+    """Return whether a member's bytes have its checksum, which zipfile compares at the member's end."""
+    try:
+        with archive.open(info) as member:
+            while member.read(_CHUNK):
+                pass
+    except zipfile.BadZipFile:
+        return False
+    return True
 
 
 def refused_class(error: Exception) -> str | None:
@@ -54,10 +89,11 @@ def _archive(path: Path, start: bytes) -> str | None:
 
 
 def _zip(path: Path) -> str | None:
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except zipfile.BadZipFile:
         return "it is damaged or cut short, download it again"
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
     if any(name.endswith("/constants.pkl") for name in names):
         return f"it is a TorchScript program: {_SAVE}"
     if any(name.endswith("archive_format") for name in names):

@@ -49,7 +49,7 @@ def load_efficientnet_lite(
     module = EfficientNetLiteFeatures(variant)
     source = _LITE_WEIGHTS[variant].locate() if pretrained and checkpoint is None else checkpoint
     if source is not None:
-        state = unwrapped(read_state(source), module.net.state_dict().keys())
+        state = unwrapped(read_state(source), module.net.state_dict().keys(), source=str(source))
         weights = {name: value for name, value in state.items() if not name.startswith("_fc.")}
         load_strictly(module.net, weights, str(source))
     return module, 1280
@@ -83,7 +83,7 @@ def load_dino(
     module.input = ImageInput(image_size)  # type: ignore[assignment] # nn.Module accepts any attribute
     source = hub_file(size.repository, "model.safetensors") if pretrained and checkpoint is None else checkpoint
     if source is not None:
-        state = unwrapped(read_state(source), module.state_dict().keys())
+        state = unwrapped(read_state(source), module.state_dict().keys(), source=str(source))
         # A full checkpoint of DINO keeps a projection head beside the backbone.
         weights = {name: value for name, value in state.items() if not name.startswith("head.")}
         load_strictly(module, weights, str(source))

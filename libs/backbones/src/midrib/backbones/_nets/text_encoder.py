@@ -38,6 +38,8 @@ class _TokenNetwork(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """Return [rows, width] for ids [rows, tokens]. Raises ValueError for ids that the network cannot look up."""
         self._check(ids)
+        if ids.shape[1] == 0:
+            ids = ids.new_full((len(ids), 1), PADDING)
         return self._features(ids.masked_fill(ids == TOKEN_ZERO, 0), ids != PADDING)
 
     @abstractmethod
@@ -181,10 +183,20 @@ class StaticTextEncoder(_TokenNetwork):
         return {"width": self.width, "modules": self.module_settings, **super().settings}
 
     def _features(self, ids: Tensor, mask: Tensor) -> Tensor:
-        features = {"sentence_embedding": _pool(self.vectors(ids), mask, "mean")}
+        features = {"sentence_embedding": self._average(ids, mask)}
         for step in self.steps:
             features = step(features)
         return features["sentence_embedding"][:, : self.width]
+
+    def _average(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Return the mean vector [rows, table width] of the tokens that mask keeps; ids and mask are [rows, tokens].
+
+        The vectors are added one after the other, as by nn.EmbeddingBag in sentence-transformers: for long texts,
+        another order of the sum differs by more than 1e-5.
+        """
+        table = self.vectors.weight
+        total = nn.functional.embedding_bag(ids, table, mode="sum", per_sample_weights=mask.to(table.dtype))
+        return total / mask.sum(1, keepdim=True).clamp(min=1)
 
 
 def architecture(config: Any) -> dict[str, Any]:

@@ -161,7 +161,7 @@ def embed(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            help="Folders, images, audio files, .txt .jsonl .csv .tsv .parquet .npy; paths, or URLs (s3:// gs:// hf://)."
+            help="Folders, images, audio files, .txt .jsonl .csv .tsv .parquet .arrow .npy; paths, or URLs (s3:// gs:// hf://)."
         ),
     ],
     *,

@@ -69,8 +69,8 @@ def embed_files(
 
     backbone: grpc://host:port/namespace/name, a ValueEmbedder, or a function that makes one (called once the inputs and
     the output have been checked).
-    inputs: folders of images or sounds, image and sound files, .txt (one item per line), .jsonl, .csv, .tsv or
-    .parquet (by column), .npy; paths, or URLs that fsspec opens (s3://, gs://, hf://).
+    inputs: folders of images or sounds, image and sound files, .txt (one item per line), .jsonl, .csv, .tsv,
+    .parquet or .arrow (by column), .npy; paths, or URLs that fsspec opens (s3://, gs://, hf://).
     out: .parquet, .npy (ids beside it) or .safetensors; a path or such a URL.
     column: of a table, the texts or encoded media.  id_column: of a table, the names of the rows, if it has them.
     keep: of tables, the columns that are copied to the output.

@@ -93,7 +93,7 @@ def _printable_value(value: Any) -> Any:
 
 
 def _row_id(value: Any, location: str) -> str:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return location
     if isinstance(value, bytes):
         return value.decode("utf-8", "backslashreplace")

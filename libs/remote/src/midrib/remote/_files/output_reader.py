@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from midrib.remote._files.formats.parquet_table import check_parquet
+from midrib.remote._files.formats.arrow_rows import require_pyarrow
 from midrib.wire import Array, InvalidInputError
 
 
@@ -60,7 +60,7 @@ def read_output(path: Path) -> EmbeddedRows:
 
 
 def _read_parquet(path: Path) -> EmbeddedRows:
-    check_parquet(str(path))
+    require_pyarrow(str(path))
     from pyarrow import parquet  # type: ignore[import-untyped] # it has no types
 
     table = parquet.read_table(path)

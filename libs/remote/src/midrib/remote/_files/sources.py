@@ -6,10 +6,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from midrib.remote._files.formats.arrow_table import read_arrow
 from midrib.remote._files.formats.audio_file import AUDIO_SUFFIXES, check_audio
 from midrib.remote._files.formats.columns import InputColumns, ReadRow
 from midrib.remote._files.formats.csv_table import read_csv
 from midrib.remote._files.formats.encodings import printable, read_lines
+from midrib.remote._files.formats.foreign import COMPRESSED_SUFFIXES, refuse_foreign
 from midrib.remote._files.formats.jsonl_table import read_jsonl
 from midrib.remote._files.formats.npy_array import read_npy
 from midrib.remote._files.formats.parquet_table import read_parquet
@@ -27,6 +29,7 @@ _TABLES: Final = {
     ".jsonl": read_jsonl,
     ".ndjson": read_jsonl,
     ".parquet": read_parquet,
+    **dict.fromkeys((".arrow", ".arrows", ".feather", ".ipc"), read_arrow),
 }
 _KNOWN: Final = ", ".join(sorted([*MEDIA_SUFFIXES, *_TABLES, ".txt", ".npy"]))
 
@@ -55,6 +58,7 @@ class Sources:
         for location in self._inputs:
             files = find_files(location, MEDIA_SUFFIXES)
             if isinstance(files, list):
+                _require_media(location, files)
                 yield from self._media(files)
             elif files.suffix in MEDIA_SUFFIXES:
                 yield from self._media([files])
@@ -72,23 +76,29 @@ class Sources:
 
     def _rows(self, source: InputFile) -> Iterator[SourceItem]:
         suffix = source.suffix
+        if suffix in COMPRESSED_SUFFIXES:
+            raise InvalidInputError(f"{source.name} is compressed: unpack it first")
         if suffix not in _TABLES and suffix not in (".txt", ".npy"):
             raise InvalidInputError(f"{source.name} is of an unknown kind: use a folder of images, or one of {_KNOWN}")
         if suffix not in _TABLES and self._columns.kept:
             raise InvalidInputError(f"{source.name} has no columns to keep: keep columns of tables only")
         self._stamps.setdefault(source.name, source.stamp())
         file = self._downloads.local(source)
-        if suffix == ".npy":
-            name = printable(file.name)
-            for number, row in enumerate(read_npy(file)):
-                yield SourceItem(f"{name}:{number}", "tensor", row)
-            return
         try:
-            yield from self._texts(file)
+            refuse_foreign(file)
+            yield from self._arrays(file) if suffix == ".npy" else self._texts(file)
         except UnicodeDecodeError as error:
             raise InvalidInputError(
                 f"{file.name} is not valid {error.encoding}: save it with encoding UTF-8"
             ) from error
+        except OSError as error:
+            reason = error.strerror or error
+            raise InvalidInputError(f"{file.name} cannot be read ({reason}): check the file and your rights") from error
+
+    def _arrays(self, file: LocalFile) -> Iterator[SourceItem]:
+        name = printable(file.name)
+        for number, row in enumerate(read_npy(file)):
+            yield SourceItem(f"{name}:{number}", "tensor", row)
 
     def _texts(self, file: LocalFile) -> Iterator[SourceItem]:
         rows: Iterator[ReadRow]
@@ -111,3 +121,13 @@ class Sources:
     def _check_unchanged(self, source: InputFile) -> None:
         if source.stamp() != self._stamps[source.name]:
             raise InvalidInputError(f"{source.name} changed while it was read: run again once it is complete")
+
+
+def _require_media(location: str | Path, files: list[InputFile]) -> None:
+    """Raise InvalidInputError for a folder of tables, whose rows would be left out."""
+    tables = [] if files else find_files(location, frozenset(_TABLES))
+    if isinstance(tables, list) and tables:
+        raise InvalidInputError(
+            f"folder {location} holds no images or sounds but {len(tables)} tables, such as {tables[0].name}: "
+            "give the tables themselves"
+        )

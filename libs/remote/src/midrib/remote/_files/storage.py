@@ -111,9 +111,13 @@ def find_files(location: str | Path, suffixes: frozenset[str]) -> InputFile | li
     if is_url(location):
         return _find_remote(str(location), suffixes)
     path = Path(location)
-    if path.is_dir():
-        return [LocalFile(file, file.as_posix()) for file in _walk(path, suffixes)]
-    if not path.is_file():
+    try:
+        if path.is_dir():
+            return [LocalFile(file, file.as_posix()) for file in _walk(path, suffixes)]
+        is_file = path.is_file()
+    except OSError as error:
+        raise InvalidInputError(f"no file or folder at {str(path)[:100]} ({error.strerror}): check the path") from error
+    if not is_file:
         raise InvalidInputError(f"no file or folder at {path}: check the path")
     return LocalFile(path, path.as_posix())
 

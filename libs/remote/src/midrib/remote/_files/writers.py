@@ -11,7 +11,7 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 
-from midrib.remote._files.formats.parquet_table import check_parquet
+from midrib.remote._files.formats.arrow_rows import require_pyarrow
 from midrib.remote._files.kept_values import plain_json
 from midrib.remote._files.storage import Output
 from midrib.remote._files.whole_files import write_whole
@@ -39,7 +39,7 @@ def check_output(output: Output) -> None:
     if path.is_dir():
         raise InvalidInputError(f"output {name} is a folder: name a file in it")
     if path.suffix == ".parquet":
-        check_parquet(f"output {name}")
+        require_pyarrow(f"output {name}")
     folder = path.parent
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent

@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from midrib.backbones._loaders.file_kinds import damaged_member
 from midrib.task._base import TaskBase
 from midrib.task._features.backbone import (
     BackboneRecipe,
@@ -188,12 +189,15 @@ def read(path: str | os.PathLike[str], map_location: Any) -> dict[str, Any]:
     Raises FileNotFoundError if the file does not exist, CheckpointError if it is damaged or holds code.
     """
     try:
+        member = damaged_member(Path(path))
         checkpoint = torch.load(path, map_location=map_location or "cpu", weights_only=True)
     except OSError:
         raise
     except Exception as error:
         # torch raises nearly every kind of error for damaged bytes, and its text advises to read the file unsafely.
         raise CheckpointError(_unreadable(path, "a Trainer's checkpoint", type(error).__name__)) from error
+    if member is not None:
+        raise CheckpointError(_unreadable(path, "a Trainer's checkpoint", f"checksum of its member {member}"))
     if not isinstance(checkpoint, dict):
         raise CheckpointError(_unreadable(path, "a Trainer's checkpoint", f"it holds a {type(checkpoint).__name__}"))
     return checkpoint

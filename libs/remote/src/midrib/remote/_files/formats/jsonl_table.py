@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 
 from midrib.remote._files.formats.columns import InputColumns, ReadRow
@@ -34,6 +35,8 @@ def _parse(line: str) -> ReadRow:
         record = json.loads(line)
     except RecursionError:
         return "it is not read: its JSON is nested too deeply"
-    except ValueError as error:
+    except json.JSONDecodeError as error:
         return f"it is not JSON: {error}"
+    except ValueError:
+        return f"it is not read: it holds a number of more than {sys.get_int_max_str_digits()} digits"
     return record if isinstance(record, dict) else f"it is a JSON {type(record).__name__}, expected an object"

@@ -1,0 +1,93 @@
+"""Find averaged weights (EMA, SWA) in a training's checkpoint. They are preferred over the last ones, as by timm."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from midrib.backbones._errors import WeightsError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Weights: TypeAlias = Mapping[str, Tensor]
+
+# Where training programs keep averaged weights by name.
+AVERAGED = (
+    *("state_dict_ema", "model_ema", "ema_state_dict", "model_ema_state_dict", "ema_model", "ema_model_state_dict"),
+    *("params_ema", "ema", "swa_state_dict", "swa_model", "swa_model_state_dict"),
+)
+# The words of such names in general.
+_WORDS = frozenset({"ema", "swa", "shadow", "averaged"})
+_OPTIMIZERS = frozenset({"optim", "optimizer", "optimizers"})
+_BUFFERS = re.compile(r"(^|\.)(running_mean|running_var|num_batches_tracked)$")
+_REMEDY = (
+    "save the averaged weights by their names (copy them into the network, then save its state dict), or save a file "
+    "with the last ones alone"
+)
+
+
+def is_average(name: str) -> bool:
+    """Return whether the name of a container or of a weight's outermost module says that it holds averaged weights."""
+    words = re.split(r"[^a-z]+", name.partition(".")[0].lower())
+    return not _WORDS.isdisjoint(words) and _OPTIMIZERS.isdisjoint(words)
+
+
+def unnamed_averages(content: object) -> list[Tensor] | None:
+    """Return averaged weights that a checkpoint keeps as a list, as diffusers and torch-ema do (`shadow_params`)."""
+    return next(_lists(content), None)
+
+
+def _lists(content: object) -> Iterator[list[Tensor]]:
+    if isinstance(content, Mapping):
+        for name, value in content.items():
+            if isinstance(name, str) and is_average(name) and _are_weights(value):
+                yield list(value)
+        yield from (found for value in content.values() for found in _lists(value))
+    elif isinstance(content, list | tuple):
+        yield from (found for value in content for found in _lists(value) if isinstance(value, Mapping))
+
+
+def _are_weights(value: object) -> bool:
+    import torch
+
+    if not isinstance(value, list | tuple) or not all(isinstance(inner, torch.Tensor) for inner in value):
+        return False
+    return any(inner.ndim > 0 for inner in value)
+
+
+def with_averages(weights: Weights, averages: list[Tensor], source: str) -> dict[str, Tensor]:
+    """Return a state dict whose parameters are replaced by averages, which are in the order of the parameters.
+
+    Buffers, such as those of batch normalisation, are not averaged and stay.
+    source: the file, for the error.  Raises WeightsError unless the averages are as many as the parameters, and each of
+    the same shape: their names could only be guessed.
+    """
+    parameters = {name: value for name, value in weights.items() if _is_parameter(name, value)}
+    shapes = ([value.shape for value in values] for values in (parameters.values(), averages))
+    if any(expected != shape for expected, shape in zip_longest(*shapes)):
+        raise WeightsError(
+            f"{source} holds averaged weights as a list without names, {len(averages)} tensors that do not fit the "
+            f"{len(parameters)} parameters beside it in number and shapes: {_REMEDY}"
+        )
+    return {**weights, **dict(zip(parameters, averages, strict=True))}
+
+
+def _is_parameter(name: str, value: Any) -> bool:
+    return bool(value.is_floating_point()) and _BUFFERS.search(name) is None
+
+
+def refuse_lost_averages(state: Weights, kept: Weights, source: str) -> None:
+    """Raise WeightsError if a state dict holds averages under a prefix, and none of them is among the kept weights.
+
+    state: all tensors of the checkpoint.  source: the file, for the error.
+    """
+    averages = [name for name, value in state.items() if is_average(name) and value.ndim > 0]
+    used = {id(value) for value in kept.values()}
+    if averages and len(averages) * 2 >= len(kept) and not any(id(state[name]) in used for name in averages):
+        raise WeightsError(
+            f"{source} holds averaged weights, such as {averages[0]}, whose names are not those of the network: "
+            f"{_REMEDY}"
+        )

@@ -1,0 +1,152 @@
+"""Averaged weights (EMA, SWA) in checkpoints: they are loaded if the file has them, whatever their form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from midrib.backbones import WeightsError
+from midrib.backbones._loaders.checkpoints import read_state, unwrapped
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 3))
+
+
+def zeros(state: dict[str, Any]) -> dict[str, Any]:
+    return {name: value * 0 for name, value in state.items()}
+
+
+def prefixed(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {f"{prefix}{name}": value for name, value in state.items()}
+
+
+def parameters(state: dict[str, Tensor]) -> list[Tensor]:
+    """The averages of a state dict in the order of the parameters, as diffusers and torch-ema keep them."""
+    return [value for name, value in state.items() if not name.startswith("1.running") and "batches" not in name]
+
+
+def loaded(content: Any, path: Path, names: Any) -> dict[str, Any]:
+    torch.save(content, path)
+    return unwrapped(read_state(path), names, source=str(path))
+
+
+NAMED: list[Any] = [
+    pytest.param(
+        lambda state: {
+            "model": zeros(state),
+            "swa_model": {**prefixed(state, "module."), "n_averaged": torch.tensor(3)},
+        },
+        id="torch-averaged-model",
+    ),
+    pytest.param(lambda state: {"model": zeros(state), "ema": {"decay": 0.9, "shadow": state}}, id="shadow-by-name"),
+    pytest.param(lambda state: {"net": zeros(state), "net_ema": state}, id="name-of-their-own"),
+    pytest.param(
+        lambda state: {
+            "step": torch.tensor(3),
+            **prefixed(zeros(state), "online_model."),
+            **prefixed(state, "ema_model."),
+        },
+        id="ema-pytorch",
+    ),
+    pytest.param(
+        lambda state: {
+            "state_dict": prefixed(state, "model."),
+            "current_model_state": prefixed(zeros(state), "model."),
+            "averaging_state": {"n_averaged": torch.tensor(2)},
+        },
+        id="lightning-weight-averaging",
+    ),
+]
+
+
+@pytest.mark.parametrize("layout", NAMED)
+def test_named_averages_are_preferred(tmp_path: Path, layout: Any) -> None:
+    """The last weights lie beside them, and are worse."""
+    state = network().state_dict()
+    got = loaded(layout(state), tmp_path / "w.pth", state.keys())
+    assert got.keys() == state.keys()
+    assert all(torch.equal(got[name], state[name]) for name in state)
+
+
+LISTS: list[Any] = [
+    pytest.param(
+        lambda state: {"model": zeros(state), "ema": {"decay": 0.9, "shadow_params": parameters(state)}}, id="torch-ema"
+    ),
+    pytest.param(
+        lambda state: {"state_dict": zeros(state), "shadow_params": parameters(state), "decay": 0.9}, id="diffusers"
+    ),
+    pytest.param(
+        lambda state: {
+            "state_dict": prefixed(zeros(state), "model."),
+            "optimizer_states": [{"state": {0: {"exp_avg": torch.ones(3)}}, "ema": tuple(parameters(state))}],
+        },
+        id="nemo",
+    ),
+]
+
+
+@pytest.mark.parametrize("layout", LISTS)
+def test_a_list_of_averages_replaces_the_parameters_beside_it(tmp_path: Path, layout: Any) -> None:
+    """Their number and shapes show whose they are; buffers are not averaged."""
+    state = network().state_dict()
+    got = loaded(layout(state), tmp_path / "w.pth", state.keys())
+    buffers = {name for name in state if "running" in name or "batches" in name}
+    assert got.keys() == state.keys()
+    assert all(torch.equal(got[name], state[name]) for name in state.keys() - buffers)
+    assert all(not got[name].any() for name in buffers)
+
+
+@pytest.mark.parametrize(
+    ("choose", "count"),
+    [
+        pytest.param(lambda values: values[1:], 5, id="some-were-frozen"),
+        pytest.param(lambda values: values[::-1], 6, id="another-order"),
+        pytest.param(lambda values: [*values, torch.ones(3)], 7, id="of-more-than-the-network"),
+    ],
+)
+def test_a_list_of_averages_that_does_not_fit_is_an_error(tmp_path: Path, choose: Any, count: int) -> None:
+    """Neither the last weights in silence, nor averages under guessed names."""
+    state = network().state_dict()
+    content = {"model": state, "ema": {"shadow_params": choose(parameters(state))}}
+    message = f"w.pth holds averaged weights as a list without names, {count} tensors that do not fit the 6 parameters"
+    with pytest.raises(WeightsError, match=message):
+        loaded(content, tmp_path / "w.pth", state.keys())
+
+
+def test_averages_under_other_names_are_an_error(tmp_path: Path) -> None:
+    """Latent diffusion averages the parameters only, and removes the dots from their names."""
+    state = network().state_dict()
+    averaged = [name for name in state if not name.startswith(("1.running", "1.num"))]
+    joined = {f"model_ema.{name.replace('.', '')}": state[name] for name in averaged}
+    content = {"state_dict": {**prefixed(zeros(state), "model."), **joined}}
+    with pytest.raises(WeightsError, match="holds averaged weights, such as model_ema.0weight, whose names are not"):
+        loaded(content, tmp_path / "w.pth", state.keys())
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        pytest.param({"ema_losses": [torch.tensor(0.1)]}, id="losses"),
+        pytest.param({"ema_stats": {"mean": torch.ones(3)}}, id="statistics"),
+        pytest.param({"ema_optimizer": {"exp_avg": network().state_dict()}}, id="optimizer"),
+    ],
+)
+def test_other_averages_are_not_taken_for_weights(tmp_path: Path, beside: dict[str, Any]) -> None:
+    """Programs average other numbers too."""
+    state = network().state_dict()
+    got = loaded({"model": state, **beside}, tmp_path / "w.pth", state.keys())
+    assert all(torch.equal(got[name], state[name]) for name in state)
+
+
+def test_a_container_that_holds_itself_is_an_error(tmp_path: Path) -> None:
+    """A pickle can say so; a search would not end."""
+    content: dict[str, Any] = {"epoch": 1}
+    content["model"] = content
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match="w.pth is not a checkpoint that can be read safely"):
+        read_state(tmp_path / "w.pth")

@@ -1,0 +1,60 @@
+"""Rows of Arrow's record batches, from Parquet and Arrow files."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from typing import Any, Final
+
+from midrib.remote._files.formats.columns import Record
+from midrib.wire import InvalidInputError
+
+# Each row becomes Python objects, so that a batch of millions is converted in parts.
+_ROWS_PER_PART: Final = 65_536
+
+
+def require_pyarrow(name: str) -> None:
+    """Raise InvalidInputError, with the install line, if a file of that name needs pyarrow and it is missing."""
+    if importlib.util.find_spec("pyarrow") is None:
+        raise InvalidInputError(f"{name} needs pyarrow: pip install 'midrib-remote[parquet]'")
+
+
+def batch_rows(batch: Any) -> Iterator[Record]:
+    """Yield the rows of a batch. Bytes that are not UTF-8 become lone surrogates, which spoil only their own row."""
+    for start in range(0, batch.num_rows, _ROWS_PER_PART):
+        columns = [_values(column) for column in batch.slice(start, _ROWS_PER_PART).columns]
+        for row in zip(*columns, strict=True):
+            yield dict(zip(batch.schema.names, row, strict=True))
+
+
+def _values(column: Any) -> list[Any]:
+    import pyarrow as pa  # type: ignore[import-untyped] # it has no types
+
+    try:
+        return list(column.to_pylist())
+    except UnicodeDecodeError:
+        texts = column.cast(pa.large_binary()).to_pylist()
+        return [text if text is None else text.decode(errors="surrogateescape") for text in texts]
+    except (ValueError, OverflowError):
+        return [_value(scalar, text) for scalar, text in zip(column, _texts(column), strict=True)]
+
+
+def _value(scalar: Any, text: str | None) -> Any:
+    """Return a time or a date; its text if Python's types cannot hold it, as for nanoseconds.
+
+    If Arrow's types cannot write it either, as the year 300,000, the text is the number of its units.
+    """
+    try:
+        return scalar.as_py()
+    except (ValueError, OverflowError):
+        return text if text is not None and not text.startswith("<value out of range") else str(scalar.value)
+
+
+def _texts(column: Any) -> list[str | None]:
+    """Return the values as texts; None for those of types for which Arrow has no text, such as durations."""
+    import pyarrow as pa
+
+    try:
+        return list(column.cast(pa.string()).to_pylist())
+    except pa.ArrowException:
+        return [None] * len(column)
