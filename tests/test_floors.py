@@ -37,7 +37,7 @@ MAX_MODULES = 14
 
 # For each library: the parts of it that each of its subpackages, and each module beside them, may import.
 # A name with a dot is a single module. A library that is not listed has no subpackages to keep apart.
-_BASE = ["_settings", "_errors", "_engine"]
+_BASE = ["_settings", "_errors", "_engine", "_large"]
 _LOADING = [
     *_BASE,
     "_foreign",
@@ -56,18 +56,19 @@ LAYERS: dict[str, dict[str, list[str]]] = {
         "_child_process": [],
         "_settings": ["_field_errors"],
         "_errors": [],
+        "_large": [],
         "_foreign": ["_errors"],
         "_engine": ["_errors"],
         "_compute": ["_errors", "_engine", "_shared_memory.memory"],
         "_calibration": ["_engine", "_compute"],
         "_worker": ["_child_process", "_engine", "_errors", "_foreign", "_compute.joining", "_shared_memory.memory"],
-        "_admission": [],
-        "_intake": ["_settings", "_engine"],
+        "_admission": ["_large"],
+        "_intake": ["_settings", "_engine", "_large"],
         "_observability": ["_engine"],
         "_catalogue": _LOADING,
-        "_calls": ["_engine", "_intake", "_admission", "_catalogue", "_shared_memory.memory"],
+        "_calls": ["_engine", "_intake", "_large", "_admission", "_catalogue", "_shared_memory.memory"],
         "_shared_memory": ["_settings", "_admission", "_observability"],
-        "_front": ["_admission.tls", "_child_process"],
+        "_front": ["_large", "_admission.tls", "_child_process"],
         "_grpc": [*_SERVING, "_shared_memory", "_front"],
         "_http": [*_SERVING, "_field_errors"],
         "_oip": [*_SERVING, "_grpc"],

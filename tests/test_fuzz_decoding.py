@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from midrib.oip.v2 import inference_pb2 as oip
 from midrib.registry import TensorInput
-from midrib.server._grpc.fast_codec import CODECS
+from midrib.server._grpc.codecs.fast import CODECS
 from midrib.server._http.body import loads, read_fields
 from midrib.server._http.embeddings import EmbeddingsBody
 from midrib.server._oip.contents import read_input

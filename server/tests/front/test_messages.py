@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import gzip
+import resource
 import zlib
+from pathlib import Path
 
 import grpc
+import numpy as np
 import pytest
 
 from midrib.server._front.messages import Assembler, MessageError, prefixed
+from midrib.server._large import Buffer
 
 
 def packed(data: bytes) -> bytes:
     return b"\x01" + prefixed(data)[1:] + data
 
 
-async def messages(assembler: Assembler, *frames: bytes) -> list[bytes]:
-    complete: list[bytes] = []
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+async def messages(assembler: Assembler, *frames: bytes) -> list[Buffer]:
+    complete: list[Buffer] = []
     for payload in frames:
         assembler.feed(payload)
         while not assembler.missing:
@@ -61,3 +69,39 @@ async def test_a_message_is_refused_with_a_status(encoding: str, payload: bytes,
     with pytest.raises(MessageError, match=words) as caught:
         await messages(Assembler(encoding, 1000), payload)
     assert caught.value.code is grpc.StatusCode[code]
+
+
+MIB = 2**20
+
+
+async def test_a_large_message_is_assembled_in_its_own_memory() -> None:
+    """Without a copy of the whole, which would block the event loop; small messages before and after it are bytes."""
+    sent = [b"before", bytes(range(256)) * (8192 + 1), b"", b"x" * (2 * MIB), b"after"]
+    data = b"".join(prefixed(part) + part for part in sent)
+    frames = (data[at : at + 60_000] for at in range(0, len(data), 60_000))
+    received = await messages(Assembler("identity", 4 * MIB), *frames)
+    assert [isinstance(message, memoryview) and message.readonly for message in received] == [
+        False,
+        True,
+        False,
+        True,
+        False,
+    ]
+    assert [bytes(message) for message in received] == sent
+
+
+async def test_a_large_message_that_is_announced_takes_memory_only_as_it_arrives() -> None:
+    """A client may announce as many bytes as a message may have, and send one."""
+    before = resident_bytes()
+    half_sent = [Assembler("identity", 256 * MIB) for _ in range(8)]
+    for assembler in half_sent:
+        assembler.feed(b"\0" + (256 * MIB).to_bytes(4, "big") + b"x")
+    assert [assembler.missing for assembler in half_sent] == [256 * MIB - 1] * 8
+    assert resident_bytes() - before < 64 * MIB
+
+
+async def test_a_large_message_is_unpacked() -> None:
+    """It may also be large before it is unpacked."""
+    sent = np.random.default_rng(0).integers(0, 255, 3 * MIB, np.uint8).tobytes() + bytes(MIB)
+    frames = packed(gzip.compress(sent, 1))
+    assert await messages(Assembler("gzip", 4 * MIB), frames[:100_000], frames[100_000:]) == [sent]

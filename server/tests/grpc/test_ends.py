@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import queue
+import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
+from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 
@@ -53,3 +57,22 @@ def test_a_running_call_is_answered_before_its_connection_ends(ending: Connectio
     gate.opened.set()
     frames = list(ending.frames())
     assert [payload for kind, flags, payload in frames if kind == HEADERS and flags & END_STREAM] != []
+
+
+GRACE_S = 4.0
+
+
+def test_half_sent_calls_on_both_ports_share_one_grace(front: str, test_registry: Registry) -> None:
+    """Stopped one after the other, the ports would take the grace twice. Both callers get UNAVAILABLE."""
+    with serving("linear", registry=test_registry, front=front, admin_port=0) as running, ExitStack() as channels:
+        calls = []
+        for address in (running.address, str(running.server.admin_address)):
+            channel = channels.enter_context(grpc.insecure_channel(address))
+            requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+            call: Any = channel.stream_unary("/midrib.v1.BackboneService/ListBackbones")
+            calls.append(call.future(iter(requests.get, b""), timeout=60))
+            grpc.channel_ready_future(channel).result(20)
+        began = time.monotonic()
+        running.run(running.server.stop(GRACE_S), timeout=60)
+        assert time.monotonic() - began < 2 * GRACE_S
+        assert [call.code() for call in calls] == [grpc.StatusCode.UNAVAILABLE] * 2

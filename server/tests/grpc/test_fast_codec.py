@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from midrib.server._grpc.fast_codec import (
+from midrib.server._grpc.codecs.fast import (
     CODECS,
-    StreamItem,
     write_embed_response,
     write_result,
     written,
 )
+from midrib.server._grpc.codecs.messages import StreamItem
 from midrib.v1 import tensor_pb2
 from midrib.v1.embedding_pb2 import (
     EmbedRequest,
@@ -101,7 +101,8 @@ def check_item(data: bytes) -> None:
         assert got == expected
         return
     assert (got.id, expected.item.input.WhichOneof("kind")) == (expected.item.id, "tensor")
-    assert same(got.tensor, expected.item.input.tensor)
+    assert isinstance(got.source, np.ndarray)
+    assert same(got.source, expected.item.input.tensor)
 
 
 @SLOW

@@ -17,7 +17,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from midrib.oip.v2 import inference_pb2
 from midrib.registry import Registry
 from midrib.server._admission.tokens import Scope, new_token
-from midrib.server._grpc.fast_codec import EmbedCall
+from midrib.server._grpc.codecs.messages import EmbedCall
 from midrib.server.testing import RunningServer, serving
 from midrib.v1 import backbone_pb2, embedding_pb2, embedding_pb2_grpc
 from midrib.wire import encode_tensor

@@ -19,6 +19,7 @@ from midrib.backbones import MediaError
 from midrib.registry import AudioInput, Registry
 from midrib.server import Settings
 from midrib.server._intake.media import MediaPool
+from midrib.server._intake.media_input import Media
 from midrib.server.testing import RunningServer, serving
 from midrib.v1 import embedding_pb2, embedding_pb2_grpc, tensor_pb2
 from midrib.wire import Array, UnavailableError, encode_tensor, status_to_error
@@ -38,6 +39,14 @@ def images(*encoded: bytes) -> Input:
 
 def texts(*said: str) -> Input:
     return Input(texts=embedding_pb2.Texts(texts=said))
+
+
+def media_of_images(*encoded: bytes) -> Media:
+    return Media("images", encoded)
+
+
+def media_of_texts(*said: str) -> Media:
+    return Media("texts", said)
 
 
 def clips(rate: int, *clips: tensor_pb2.Tensor) -> Input:
@@ -172,14 +181,14 @@ def scribe() -> Any:
 
 async def test_images_are_decoded_a_few_at_a_time(pool: MediaPool, scribe: Any) -> None:
     """Also if they are small; the rows keep their order."""
-    rows = await pool.prepare(scribe, images(*(b"x" * number for number in range(20)), b"y" * 2**19, b"z"))
+    rows = await pool.prepare(scribe, media_of_images(*(b"x" * number for number in range(20)), b"y" * 2**19, b"z"))
     assert scribe.parts == [8, 8, 4, 1, 1]
     assert rows[:, 0].tolist() == [*range(20), 2**19, 1]
 
 
 async def test_texts_of_several_parts_are_padded_to_the_longest(pool: MediaPool, scribe: Any) -> None:
     """As in one part."""
-    rows = await pool.prepare(scribe, texts("a" * 200_000, "b" * 100_000))
+    rows = await pool.prepare(scribe, media_of_texts("a" * 200_000, "b" * 100_000))
     assert scribe.parts == [1, 1]
     assert rows.tolist() == [[1, 1], [1, 0]]
 
@@ -187,35 +196,35 @@ async def test_texts_of_several_parts_are_padded_to_the_longest(pool: MediaPool,
 async def test_a_broken_image_is_named_by_its_place_in_the_item(pool: MediaPool, scribe: Any) -> None:
     """Not by its place in the part; the media after it are not decoded."""
     with pytest.raises(MediaError, match="item 9: is broken"):
-        await pool.prepare(scribe, images(*[b"x"] * 9, b"broken", *[b"x"] * 20))
+        await pool.prepare(scribe, media_of_images(*[b"x"] * 9, b"broken", *[b"x"] * 20))
     assert scribe.parts == [8, 8]
 
 
 async def test_media_of_a_caller_who_has_left_are_not_decoded(pool: MediaPool, scribe: Any) -> None:
     """The part that runs ends, and no other begins."""
     scribe.may_go_on.clear()
-    waiting = asyncio.create_task(pool.prepare(scribe, images(*[b"x"] * 40)))
+    waiting = asyncio.create_task(pool.prepare(scribe, media_of_images(*[b"x"] * 40)))
     await asyncio.to_thread(scribe.began.wait, 20)
     waiting.cancel()
     await asyncio.wait({waiting})
     scribe.may_go_on.set()
-    await pool.prepare(scribe, images(b"another's"))
+    await pool.prepare(scribe, media_of_images(b"another's"))
     assert scribe.parts == [8, 1]
 
 
 async def test_media_that_wait_when_the_server_stops_are_refused(pool: MediaPool, scribe: Any) -> None:
     """And so are those that come later: neither a failure of the server nor a cancelled call. Parts that run end."""
     scribe.may_go_on.clear()
-    waiting = [asyncio.create_task(pool.prepare(scribe, images(b"x"))) for _ in range(100)]
+    waiting = [asyncio.create_task(pool.prepare(scribe, media_of_images(b"x"))) for _ in range(100)]
     await asyncio.to_thread(scribe.began.wait, 20)
     pool.close()
     scribe.may_go_on.set()
-    outcomes = await asyncio.gather(*waiting, pool.prepare(scribe, images(b"x")), return_exceptions=True)
+    outcomes = await asyncio.gather(*waiting, pool.prepare(scribe, media_of_images(b"x")), return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} == {np.ndarray, UnavailableError}
     assert isinstance(outcomes[-1], UnavailableError)
 
 
 async def test_a_prompt_counts_for_each_text(pool: MediaPool, scribe: Any) -> None:
     """It is put before each of them: 2,048 texts of one character were one part, however long the prompt."""
-    await pool.prepare(scribe, texts(*["a" * 100_000] * 3), prompt="p" * 150_000)
+    await pool.prepare(scribe, media_of_texts(*["a" * 100_000] * 3), prompt="p" * 150_000)
     assert scribe.parts == [1, 1, 1]

@@ -23,13 +23,14 @@ from midrib.server._catalogue.entry import CatalogueEntry
 from midrib.server._catalogue.processes import start_forking
 from midrib.server._foreign import in_thread
 from midrib.server._grpc.backbone_service import BackboneService
+from midrib.server._grpc.codecs.fast import CODECS
 from midrib.server._grpc.decoding import DecodingServer
 from midrib.server._grpc.embedding_service import EmbeddingService
-from midrib.server._grpc.fast_codec import CODECS
 from midrib.server._grpc.listen import AnyServer, add_port, grpc_server, metrics_of, request_limits
 from midrib.server._grpc.observers import HealthService, ReflectionService
 from midrib.server._observability.accounting import CURRENT_ACCOUNTING
 from midrib.server._observability.tracing import tracing_for
+from midrib.server._oip.large_request import INFER_CODECS
 from midrib.server._oip.registration import SERVICE_NAME as INFERENCE_SERVICE
 from midrib.server._oip.registration import add_inference_service, reflection_pool
 from midrib.server._oip.service import InferenceService
@@ -117,7 +118,8 @@ class Server:
         self.catalogue.starting = True
         self._grpc = self._new_grpc_server(self.settings, self.tokens, self._tracing)
         backbones = BackboneService(self.catalogue, admin=self.settings.admin)
-        services: Any = DecodingServer(self._grpc, request_limits(self.settings), CODECS)  # the stubs ask for a server
+        codecs = {**CODECS, **INFER_CODECS}
+        services: Any = DecodingServer(self._grpc, request_limits(self.settings), codecs)  # the stubs ask for a server
         backbone_pb2_grpc.add_BackboneServiceServicer_to_server(backbones, services)
         self._embedding = EmbeddingService(self.embedder)
         embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(self._embedding, services)
@@ -131,7 +133,7 @@ class Server:
         try:
             await self._listen()
         except BaseException:
-            await self._stop_grpc(0.0)
+            await self._stop_ports(0.0)
             raise
 
     async def _listen(self) -> None:
@@ -189,17 +191,15 @@ class Server:
         self._embedding.close()
         await self._answer_what_has_arrived(min(grace, _MAX_SETTLING_S))
         grace = max(_LAST_ANSWERS_S, end - time.monotonic())
-        if self._http is not None:
-            await self._http.stop(grace)
-        await self._stop_grpc(grace)
+        await self._stop_ports(grace)
         await self._health.enter_graceful_shutdown()
         if self._tracing is not None:
             await asyncio.to_thread(self._tracing.close)
 
-    async def _stop_grpc(self, grace: float) -> None:
-        if self._admin is not None:
-            await self._admin.stop(grace)
-        await self._grpc.stop(grace)
+    async def _stop_ports(self, grace: float) -> None:
+        """Stop all ports at the same time: one after the other, each would take the whole grace."""
+        ports = (self._http, self._admin, self._grpc)
+        await asyncio.gather(*(port.stop(grace) for port in ports if port is not None))
 
     async def _answer_what_has_arrived(self, seconds: float) -> None:
         """Wait until no call has come for a moment.

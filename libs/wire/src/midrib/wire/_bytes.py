@@ -39,7 +39,7 @@ def array_bytes(array: Array) -> memoryview:
     return array.reshape(-1).view(np.uint8).data
 
 
-def read_tensor(data: bytes, at: int, end: int) -> Array:
+def read_tensor(data: bytes | memoryview, at: int, end: int) -> Array:
     """Return the array of the Tensor message in data[at:end], as a read-only view.
 
     Raises IndexError or ValueError if the message is not laid out as `tensor_head` does it.
@@ -47,7 +47,7 @@ def read_tensor(data: bytes, at: int, end: int) -> Array:
     if data[at] != 0x08 or data[at + 2] != 0x12:
         raise ValueError("neither element type nor shape stand first")
     stop = at + 4 + data[at + 3]
-    dtype, shape, size = _layout(data[at + 1], data[at + 4 : stop])
+    dtype, shape, size = _layout(data[at + 1], bytes(data[at + 4 : stop]))
     if not size:
         if stop != end:
             raise ValueError("bytes in an empty tensor")
@@ -85,7 +85,7 @@ def varint(value: int) -> bytes:
     return bytes(out)
 
 
-def read_varint(data: bytes, at: int) -> tuple[int, int]:
+def read_varint(data: bytes | memoryview, at: int) -> tuple[int, int]:
     """Return the number at an offset, and the offset after it. Raises IndexError or ValueError if there is none."""
     value = data[at]
     at += 1

@@ -96,16 +96,20 @@ def encode_int8_rows(rows: Array) -> tensor_pb2.Tensor:
     return tensor_pb2.Tensor(dtype=tensor_pb2.DATA_TYPE_INT8, shape=rows.shape, data=steps.tobytes(), row_scales=data)
 
 
-def decode_tensor(message: tensor_pb2.Tensor, *, field: str = "tensor") -> Array:
+def decode_tensor(
+    message: tensor_pb2.Tensor, *, field: str = "tensor", data: bytes | memoryview | None = None
+) -> Array:
     """Return the array of a message: a read-only view of its bytes, or a float32 copy if its rows have scales.
 
     field: the place of the tensor in its request, for the error.
+    data: the bytes of the array, if the message lacks them because they were read apart.
     Raises InvalidInputError, naming the field, if dtype, shape and bytes do not agree.
     """
     dtype = dtype_from_code(message.dtype, field=f"{field}.dtype")
     shape = tuple(message.shape)
     expected = checked_size(shape, dtype.itemsize, field=f"{field}.shape")
-    data = message.data  # a copy each time
+    if data is None:
+        data = message.data  # a copy each time
     if len(data) != expected:
         raise InvalidInputError(
             f"{field}.data has {len(data)} bytes, shape {list(shape)} of {dtype.name} "

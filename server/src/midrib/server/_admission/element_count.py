@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
+from midrib.server._large import Buffer
 from midrib.wire import LimitExceededError, read_varint
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
@@ -57,7 +58,7 @@ class _Field(NamedTuple):
     is_tensor: bool
 
 
-def check_elements(data: bytes, descriptor: Descriptor, limits: ElementLimits) -> None:
+def check_elements(data: Buffer, descriptor: Descriptor, limits: ElementLimits) -> None:
     """Raise LimitExceededError if a serialised message holds more elements than the limits allow.
 
     Bytes that are not a valid message pass up to the first error: the parser refuses them.
@@ -78,7 +79,7 @@ class _Count:
         self._fields = 0
         self._numbers = 0
 
-    def add(self, data: bytes, descriptor: Descriptor) -> None:
+    def add(self, data: Buffer, descriptor: Descriptor) -> None:
         """Count the fields of a message. Raises IndexError or ValueError if the bytes are malformed."""
         pending = [(0, len(data), descriptor)]
         while pending:
@@ -98,7 +99,7 @@ class _Count:
                 elif field.packing is not None:
                     self._add_packed(data, start, at, field)
 
-    def _add_packed(self, data: bytes, start: int, end: int, field: _Field) -> None:
+    def _add_packed(self, data: Buffer, start: int, end: int, field: _Field) -> None:
         if field.packing is _Packing.FIXED:
             count = (end - start) // field.item_bytes
         else:  # the last byte of each number is below 0x80
@@ -120,7 +121,7 @@ def _too_many(problem: str) -> LimitExceededError:
     return LimitExceededError(f"the message holds {problem}: split it")
 
 
-def _skip(data: bytes, at: int, wire_type: int) -> tuple[int, int]:
+def _skip(data: Buffer, at: int, wire_type: int) -> tuple[int, int]:
     """Return where the content of a field begins and where it ends."""
     if wire_type == _VARINT:
         return at, read_varint(data, at)[1]

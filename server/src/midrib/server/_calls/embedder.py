@@ -22,7 +22,9 @@ from midrib.server._catalogue.loading import Loaded
 from midrib.server._engine.description import ServedDescription
 from midrib.server._engine.item import Outcome
 from midrib.server._engine.served_backbone import ServedBackbone
+from midrib.server._intake.media_input import Media, WireTensor, whole
 from midrib.server._intake.options import apply_options, check_options
+from midrib.server._large import beside_loop
 from midrib.v1 import embedding_pb2
 from midrib.wire import Array
 
@@ -32,8 +34,8 @@ _LARGEST_ITEMS = 4
 _ROOM_BYTES = 8 << 20
 
 _Arrays: TypeAlias = tuple[Array, ...]
-ItemInput: TypeAlias = embedding_pb2.Input | Array | _Arrays
-"""An input message, a tensor [rows, ...] that was read already, or the checked arrays of a gradient."""
+ItemInput: TypeAlias = embedding_pb2.Input | Media | WireTensor | Array | _Arrays
+"""An input as it was sent, a tensor [rows, ...] that was read already, or the checked arrays of a gradient."""
 
 
 class Embedded(NamedTuple):
@@ -47,6 +49,16 @@ class Embedded(NamedTuple):
     inputs: Array
     features: Array
     timing: embedding_pb2.Timing
+
+
+class Tensors(NamedTuple):
+    """The tensors of a Backward call.
+
+    rows: the input, [rows, ...].  gradient: of its embedding, [rows, num_features].
+    """
+
+    rows: WireTensor
+    gradient: WireTensor
 
 
 class StreamQuota(NamedTuple):
@@ -90,23 +102,23 @@ class RequestEmbedder:
         return OpenCall(self, loaded, options, caller)
 
     async def embed(
-        self, request: embedding_pb2.EmbedRequest, caller: Caller, *, tensor: Array | None = None
+        self, request: embedding_pb2.EmbedRequest, caller: Caller, *, source: ItemInput | None = None
     ) -> Embedded:
         """Return the embedding of one request.
 
-        tensor: [rows, ...], the input if it was read apart from the request.
+        source: the input, if it was read apart from the request.
         Raises what `open`, `OpenCall.accept` and `AcceptedItem.embed` raise.
         """
-        embedded, reservation = await self.embed_held(request, caller, tensor=tensor)
+        embedded, reservation = await self.embed_held(request, caller, source=source)
         reservation.release()
         return embedded
 
     async def embed_held(
-        self, request: embedding_pb2.EmbedRequest, caller: Caller, *, tensor: Array | None = None
+        self, request: embedding_pb2.EmbedRequest, caller: Caller, *, source: ItemInput | None = None
     ) -> tuple[Embedded, Reservation]:
         """Do the same as `embed`, and return the item's reservation too: release it once the answer is written."""
         call = self.open(request, caller)
-        item = await call.accept(request.input if tensor is None else tensor)
+        item = await call.accept(request.input if source is None else source)
         return await item.embed(), item.reservation
 
     async def embed_reserved(self, request: embedding_pb2.EmbedRequest, caller: Caller) -> Embedded:
@@ -114,19 +126,23 @@ class RequestEmbedder:
         return await self.open(request, caller).accept_reserved(request.input).embed()
 
     async def gradient_held(
-        self, request: embedding_pb2.BackwardRequest, caller: Caller
+        self, request: embedding_pb2.BackwardRequest, caller: Caller, *, tensors: Tensors | None = None
     ) -> tuple[Embedded, Reservation]:
         """Return the gradient of an input, in the input's dtype, and its reservation; the forward pass runs again.
 
+        tensors: the input and the gradient of the embedding, if they were read apart from the request.
         Raises InputKindError for an input of integers, and what `embed` raises.
         """
         call = self.open(request, caller)
         intake = call.loaded.intake
-        rows = intake.tensor(request.input, field="input")
+        source, gradient = tensors or Tensors(whole(request.input), whole(request.grad_embedding))
+        size = len(source.data)
+        rows = await beside_loop(size, lambda: intake.tensor(source, field="input"))
         intake.check_differentiable(rows)
-        item = await call.accept((rows, intake.gradient(request.grad_embedding, len(rows))))
+        item = await call.accept((rows, intake.gradient(gradient, len(rows))))
         embedded = await item.embed()
-        return embedded._replace(features=embedded.features.astype(rows.dtype, copy=False)), item.reservation
+        features = await beside_loop(size, lambda: embedded.features.astype(rows.dtype, copy=False))
+        return embedded._replace(features=features), item.reservation
 
 
 class OpenCall:
@@ -205,7 +221,8 @@ class AcceptedItem:
         MidribError for a failed computation.
         """
         try:
-            return self.embedded(await (await self.queue()))
+            outcome = await (await self.queue())
+            return await beside_loop(outcome.rows.nbytes, lambda: self.embedded(outcome))
         except BaseException:
             self.release()
             raise
@@ -218,7 +235,10 @@ class AcceptedItem:
         call = self._call
         loaded = call.loaded
         source, self._source = self._source, None
-        arrays = (self._checked(source),) if isinstance(source, np.ndarray) else await self._read(source)
+        if isinstance(source, np.ndarray):
+            arrays: _Arrays = (await beside_loop(source.nbytes, lambda: self._checked(source)),)
+        else:
+            arrays = await self._read(source)
         self._inputs = arrays[0]
         if len(arrays) == 1:
             check_reply(loaded, len(arrays[0]), call.options, call.max_reply_bytes)
@@ -251,8 +271,8 @@ class AcceptedItem:
         intake.check_promptless(self._call.prompt)
         return intake.checked(rows)
 
-    async def _read(self, source: embedding_pb2.Input | _Arrays | None) -> _Arrays:
-        if isinstance(source, embedding_pb2.Input):
+    async def _read(self, source: embedding_pb2.Input | Media | WireTensor | _Arrays | None) -> _Arrays:
+        if isinstance(source, embedding_pb2.Input | Media | WireTensor):
             return (await self._call.loaded.intake.read(source, self._call.prompt),)
         if source is None:
             raise RuntimeError("an accepted item is queued once: accept its input again to compute it again")

@@ -6,6 +6,7 @@ Source: https://connectrpc.com/docs/protocol
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -14,11 +15,12 @@ from google.protobuf.message import Message
 from midrib.server._calls.embedder import RequestEmbedder
 from midrib.server._connect.codecs import PROTO, MessageT, media_type, read, write
 from midrib.server._grpc.backbone_service import BackboneService
-from midrib.server._grpc.fast_codec import write_embed_response
+from midrib.server._grpc.codecs.fast import write_embed_response
 from midrib.server._grpc.guard import priority_of
 from midrib.server._grpc.listen import request_limits
 from midrib.server._http.body import MAX_BODY_BYTES, off_loop, receive, receive_small
 from midrib.server._http.call import CURRENT_CALL
+from midrib.server._large import beside_loop
 from midrib.v1 import backbone_pb2, embedding_pb2
 
 # A float64 takes 8 bytes, a third more in base64.
@@ -56,7 +58,10 @@ class ConnectCalls:
         call.hold_items([message], loaded, row_bytes=_NUMBER_BYTES * loaded.served.description.num_features)
         caller = call.caller._replace(priority=priority_of(message.priority))
         embedded = await self._embedder.embed_reserved(message, caller)
-        data = write_embed_response(embedded.features, message.options, embedded.by.revision, embedded.timing)
+        response = partial(
+            write_embed_response, embedded.features, message.options, embedded.by.revision, embedded.timing
+        )
+        data = await beside_loop(embedded.features.nbytes, response)
         if media == PROTO:
             return web.Response(body=data, content_type=media)
         answer = await off_loop(len(data), lambda: write(embedding_pb2.EmbedResponse.FromString(data), media=media))

@@ -13,6 +13,7 @@ import grpc
 from midrib.server._front.headers import Metadata, RequestHead, trailers
 from midrib.server._front.limits import FrameTime
 from midrib.server._front.messages import MessageError
+from midrib.server._large import Buffer
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +36,10 @@ class CallStream(Protocol):
     def read_ahead(self) -> None:
         """Let the client send further messages while one is handled."""
 
-    async def read(self) -> bytes | None:
+    async def read(self) -> Buffer | None:
         """Return the next message; None if the client has sent all. Raises MessageError if it is refused."""
 
-    async def write(self, message: bytes) -> None:
+    async def write(self, message: Buffer) -> None:
         """Send a message; returns once flow control has let it go. Does nothing once the stream is closed."""
 
     def begin(self) -> None:
@@ -77,8 +78,8 @@ class CallContext:
     )
 
     def __init__(self, stream: CallStream, peer: str, *, max_message_bytes: int) -> None:
-        self.parse: Callable[[bytes], Any] | None = None
-        self.serialize: Callable[[Any], bytes] | None = None
+        self.parse: Callable[[Any], Any] | None = None
+        self.serialize: Callable[[Any], Buffer] | None = None
         self._stream = stream
         self._peer = peer
         self._max_message_bytes = max_message_bytes

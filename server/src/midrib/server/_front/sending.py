@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Protocol
 
 from midrib.server._front.frames import (
@@ -22,6 +23,8 @@ _MAX_WAITING_FRAMES = 10_000
 # The bytes that a stream sends before the next waiting stream sends.
 _SHARE_BYTES = 64 * 1024
 _LARGEST_FRAME = 64 * 1024
+# Seconds for sending in one iteration of the event loop: the kernel may take longer than copying does.
+_SENDING_S = 0.004
 
 
 class Transport(Protocol):
@@ -55,7 +58,7 @@ class Sender:
         self._parts: list[bytes | memoryview] = []
         self._data_bytes = 0  # of the parts
         self._is_scheduled = False
-        self._may_pump = False
+        self._may_pump = self._pumps_later = False
         self._waiting: dict[Http2Stream, None] = {}
         self._waiting_frames = 0
         self._paused_calls: list[asyncio.Future[None]] = []
@@ -142,16 +145,33 @@ class Sender:
             self.pump()
 
     def pump(self) -> None:
-        """Send the waiting DATA, a share of each stream after the other, until a window or the transport is full."""
+        """Send the waiting DATA, a share of each stream after the other, until a window or the transport is full.
+
+        A fast client may take all bytes at once: the rest is sent in later iterations of the event loop.
+        """
         self.flush()
+        end_s = time.monotonic() + _SENDING_S
         progressing = True
         while progressing and self._waiting:
             progressing = False
             for stream in list(self._waiting):
                 if self.window <= 0 or self.is_paused:
                     return
+                if time.monotonic() > end_s:
+                    self._pump_later()
+                    return
                 progressing = self._send_part(stream) or progressing
                 self.flush()
+
+    def _pump_later(self) -> None:
+        if not self._pumps_later:
+            self._pumps_later = True
+            self._loop.call_soon(self._pump_rest)
+
+    def _pump_rest(self) -> None:
+        self._pumps_later = False
+        if not self.is_paused:
+            self.pump()
 
     def _send_part(self, stream: Http2Stream) -> bool:
         """Send a part of a stream's pending bytes; return whether there was anything to send."""
@@ -166,7 +186,7 @@ class Sender:
         self.send(*data_frames(stream.id, pending[:size], self.max_frame))
         self.window -= size
         stream.send_window -= size
-        rest = pending[size:] if size < len(pending) else None
+        rest = pending[size:] if size < len(pending) else stream.next_part()
         if rest is not None:
             self._waiting[stream] = None  # behind the others
         stream.sent(rest)

@@ -19,9 +19,12 @@ from midrib.server._front.frames import (
 )
 from midrib.server._front.headers import RequestHead, only_trailers, response_head
 from midrib.server._front.messages import PREFIX_BYTES, Assembler, prefixed
+from midrib.server._large import Buffer
 
 # The bytes that a stream of messages may send while it is not being read. A unary call sends only its message.
 _AHEAD_BYTES = 2**20
+# The bytes of a message that are copied next to its prefix. The rest is sent from where it is.
+_JOINED_BYTES = 2**14
 
 
 class StreamParent(Protocol):
@@ -67,6 +70,7 @@ class Http2Stream:
         "_forward",
         "_owner",
         "_reader",
+        "_rest",
         "_writers",
         "assembler",
         "client_ended",
@@ -92,6 +96,7 @@ class Http2Stream:
         self._ahead_bytes = DEFAULT_WINDOW
         self.client_ended = False
         self._began = False
+        self._rest: memoryview | None = None  # of the message whose first bytes are pending
         self._reader: asyncio.Future[None] | None = None
         self._forward: Callable[[], None] | None = None
         self._writers: list[asyncio.Future[None]] = []
@@ -137,7 +142,7 @@ class Http2Stream:
 
     def _close(self) -> None:
         """Free the messages in both directions: a reference to the stream may last longer than its call."""
-        self.is_closed, self.pending = True, None
+        self.is_closed, self.pending, self._rest = True, None, None
         self.assembler.clear()
         self._wake_writers()
 
@@ -158,7 +163,7 @@ class Http2Stream:
         """Let the client send further messages while one is handled."""
         self._ahead_bytes = _AHEAD_BYTES
 
-    async def read(self) -> bytes | None:
+    async def read(self) -> Buffer | None:
         """Return the next message; None if the client has sent all. Raises MessageError if it is refused."""
         while self.assembler.missing:
             if self.client_ended:
@@ -191,18 +196,19 @@ class Http2Stream:
 
     # To the client
 
-    async def write(self, message: bytes) -> None:
+    async def write(self, message: Buffer) -> None:
         """Send a message; returns once flow control has let it go. Does nothing once the stream is closed."""
         if self.pending is not None:  # a write was cancelled in the middle of its message
             await self.drained()
         if self.is_closed or self.write_at_once(message):
             return
         self._owner.send(*self._beginning())
-        self.pending = memoryview(prefixed(message) + message)
+        self._rest = memoryview(message)[_JOINED_BYTES:]
+        self.pending = memoryview(b"".join((prefixed(message), message[:_JOINED_BYTES])))
         self._owner.send_later(self)
         await self.drained()
 
-    def write_at_once(self, message: bytes) -> bool:
+    def write_at_once(self, message: Buffer) -> bool:
         """Send a message if flow control lets it go now, and no other waits; return whether it is sent."""
         self._owner.progress()
         size = PREFIX_BYTES + len(message)
@@ -242,6 +248,11 @@ class Http2Stream:
         self.pending = rest
         if rest is None:
             self._wake_writers()
+
+    def next_part(self) -> memoryview | None:
+        """Return the rest of the message whose first bytes are all sent; None if there is none."""
+        rest, self._rest = self._rest, None
+        return rest or None
 
     def _wake_writers(self) -> None:
         for writer in self._writers:

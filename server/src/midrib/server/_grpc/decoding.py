@@ -24,6 +24,8 @@ from midrib.server._grpc.context import Context
 from midrib.server._grpc.errors import abort
 from midrib.server._grpc.receiving import Messages, ReceiveGate
 from midrib.server._grpc.unread import SMALL_ANSWER_BYTES, UnreadCalls
+from midrib.server._intake.large_messages import LARGE_MESSAGE_BYTES
+from midrib.server._large import Buffer
 from midrib.wire import InvalidInputError, LimitExceededError, MidribError
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -39,12 +41,15 @@ class Codec(NamedTuple):
     fast: reads the usual request in microseconds, at any size; raises IndexError or ValueError for others.
     read: reads every request. Raises DecodeError.
     write: returns the bytes of a response.
+    large: reads a request of more than LARGE_MESSAGE_BYTES without copying its data; None if there are none. Raises
+    DecodeError, and MidribError for one that it refuses.
     """
 
     request: type[Message]
-    fast: Callable[[bytes], Any]
+    fast: Callable[[Buffer], Any]
     read: Callable[[bytes], Any]
     write: Callable[[Any], bytes]
+    large: Callable[[memoryview], Any] | None = None
 
     def parse(self, data: bytes) -> Any:
         """Return the request by the fast reader, or by the library if that declines. Raises DecodeError."""
@@ -154,14 +159,14 @@ class _Reading:
         """Return the codec of a method; the parser of protobuf's library by default."""
         parser: Any = handler.request_deserializer
         write: Any = handler.response_serializer
-        return self.codecs.get(method) or Codec(parser.__self__, _never_fast, parser, write)
+        return self.codecs.get(method) or Codec(parser.__self__, never_fast, parser, write)
 
-    def reader(self, method: str, codec: Codec) -> Callable[[bytes], Any]:
+    def reader(self, method: str, codec: Codec) -> Callable[[Buffer], Any]:
         """Return the function that gRPC calls on the event loop with the bytes of each message."""
         limits = self.limits
         max_bytes = None if method in limits.data_methods else limits.small_bytes
 
-        def read(data: bytes) -> Any:
+        def read(data: Buffer) -> Any:
             if max_bytes is not None and len(data) > max_bytes:
                 return _Refused(_too_large(method, len(data), max_bytes))
             try:
@@ -175,16 +180,19 @@ class _Reading:
         return read
 
 
-def _never_fast(data: bytes) -> Any:
+def never_fast(data: Buffer) -> Any:
+    """Raise ValueError: all requests are read by the library."""
     raise ValueError(f"{len(data)} bytes for the parser of protobuf's library")
 
 
-def _parse(data: bytes, codec: Codec, limits: ElementLimits) -> Any:
+def _parse(data: Buffer, codec: Codec, limits: ElementLimits) -> Any:
     """Return the message, or a _Refused with the reason."""
     try:
         check_elements(data, cast(Descriptor, codec.request.DESCRIPTOR), limits)
-        return codec.read(data)
-    except LimitExceededError as error:
+        if codec.large is not None and len(data) > LARGE_MESSAGE_BYTES:
+            return codec.large(memoryview(data))
+        return codec.read(bytes(data))
+    except MidribError as error:
         return _Refused(error)
     except DecodeError:
         return _Refused(_malformed())
@@ -211,7 +219,7 @@ def _careful(handler: Handler, reading: _Reading, method: str) -> Handler:
     return make(guarded, request_deserializer=read, response_serializer=codec.write)
 
 
-def _sized(read: Callable[[bytes], Any], data: bytes) -> tuple[int, Any]:
+def _sized(read: Callable[[Buffer], Any], data: Buffer) -> tuple[int, Any]:
     """Return the size of a stream's message, and the message."""
     return len(data), read(data)
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import TypeAlias
 
 from midrib.server._calls.embedder import Embedded, ItemInput, OpenCall, RequestEmbedder
 from midrib.server._catalogue.descriptions import limits_message
+from midrib.server._grpc.codecs.fast import write_embed_response, write_result
+from midrib.server._grpc.codecs.messages import BackwardCall, EmbedCall, StreamItem
 from midrib.server._grpc.context import Context
-from midrib.server._grpc.fast_codec import EmbedCall, StreamItem, write_embed_response, write_result
 from midrib.server._grpc.guard import caller_of
 from midrib.server._grpc.item_stream import ItemStream
 from midrib.server._grpc.unread import release_once_written
+from midrib.server._large import beside_loop
 from midrib.server._shared_memory.streams import StreamMemories, StreamMemory
 from midrib.v1 import embedding_pb2, embedding_pb2_grpc
 from midrib.v1.embedding_pb2 import EmbedStreamRequest, EmbedStreamResponse, Result
@@ -22,7 +25,6 @@ from midrib.wire import (
     StreamProtocolError,
     code_from_dtype,
     dtype_from_code,
-    encode_tensor,
     error_to_status,
     is_floating,
 )
@@ -45,26 +47,29 @@ class EmbeddingService(embedding_pb2_grpc.EmbeddingServiceServicer):
         """Return the embedding of one batch; refused at once if the quota is full."""
         request = call.request
         caller = caller_of(context, priority=request.priority)
-        embedded, reservation = await self._embedder.embed_held(request, caller, tensor=call.tensor)
+        embedded, reservation = await self._embedder.embed_held(request, caller, source=call.source)
         release_once_written(context, reservation, embedded.features)
-        return write_embed_response(embedded.features, request.options, embedded.by.revision, embedded.timing)
+        return await _written(embedded, request.options)
 
-    async def Backward(
-        self, request: embedding_pb2.BackwardRequest, context: Context
-    ) -> embedding_pb2.BackwardResponse:
+    async def Backward(self, call: BackwardCall, context: Context) -> bytes:
         """Return the gradient of an input, in the input's dtype; the forward pass runs again."""
         caller = caller_of(context, priority=embedding_pb2.PRIORITY_TRAINING)
-        gradient, reservation = await self._embedder.gradient_held(request, caller)
+        gradient, reservation = await self._embedder.gradient_held(call.request, caller, tensors=call.tensors)
         release_once_written(context, reservation, gradient.features)
-        return embedding_pb2.BackwardResponse(
-            grad_input=encode_tensor(gradient.features), revision=gradient.by.revision, timing=gradient.timing
-        )
+        return await _written(gradient, embedding_pb2.Options())
 
     async def EmbedStream(self, request_iterator: AsyncIterator[Request], context: Context) -> None:
         """Read items and write their results as they are ready, until the client has sent all or the server drains."""
         first = await anext(request_iterator, None)
         if first is not None:
             await serve_embed_stream(self._embedder, context, first, request_iterator, self._memories)
+
+
+async def _written(embedded: Embedded, options: embedding_pb2.Options) -> bytes:
+    """Return the bytes of a response; a large one is written in a thread."""
+    rows = embedded.features
+    write = partial(write_embed_response, rows, options, embedded.by.revision, embedded.timing)
+    return await beside_loop(rows.nbytes, write)
 
 
 class EmbedStreamProtocol:
@@ -94,7 +99,7 @@ class EmbedStreamProtocol:
         shared = not isinstance(request, StreamItem) and request.item.HasField("shared")
         self._memory.count_item(shared=shared)
         if isinstance(request, StreamItem):
-            return self._call, request.tensor
+            return self._call, request.source
         item = request.item
         if not shared:
             return self._call, item.input

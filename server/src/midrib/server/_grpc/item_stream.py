@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Hashable
+from collections.abc import AsyncIterator, Callable, Coroutine, Hashable
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -14,6 +14,8 @@ from midrib.server._engine.item import Outcome
 from midrib.server._errors import public_error
 from midrib.server._grpc.context import Context
 from midrib.server._grpc.stream_writer import StreamAnswer, StreamWriter
+from midrib.server._intake.media_input import Media, WireTensor
+from midrib.server._large import LARGE_BYTES
 from midrib.server._settings import Settings
 from midrib.v1 import embedding_pb2
 from midrib.wire import (
@@ -161,7 +163,7 @@ class ItemStream(Generic[Request, Id]):
         except Exception as error:  # noqa: BLE001 - an invalid item fails alone
             await self._refuse(request_id, error)
             return True
-        await self._start(request_id, item, is_media=isinstance(source, embedding_pb2.Input))
+        await self._start(request_id, item, is_media=isinstance(source, embedding_pb2.Input | Media | WireTensor))
         return True
 
     async def _start(self, request_id: Id, item: AcceptedItem, *, is_media: bool) -> None:
@@ -173,7 +175,10 @@ class ItemStream(Generic[Request, Id]):
             await self._compute(request_id, item, answer)
             return
         # Media are decoded in other threads, and the next request is read meanwhile.
-        task = asyncio.create_task(self._compute(request_id, item, answer))
+        self._start_task(self._compute(request_id, item, answer))
+
+    def _start_task(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -204,9 +209,22 @@ class ItemStream(Generic[Request, Id]):
         if outcome.cancelled():
             return
         try:
-            self._writer.put(answer, self._protocol.answer(request_id, item.embedded(outcome.result())))
+            result = outcome.result()
+            if result.rows.nbytes > LARGE_BYTES:
+                self._start_task(self._answer_large(request_id, item, answer, result))
+            else:
+                self._writer.put(answer, self._protocol.answer(request_id, item.embedded(result)))
         except Exception as error:  # noqa: BLE001 - of the computation, or of forming the message
             self._fail(request_id, answer, error)
+
+    async def _answer_large(self, request_id: Id, item: AcceptedItem, answer: StreamAnswer, outcome: Outcome) -> None:
+        """Form a large answer in a thread."""
+        try:
+            message = await asyncio.to_thread(lambda: self._protocol.answer(request_id, item.embedded(outcome)))
+        except Exception as error:  # noqa: BLE001 - of forming the message
+            self._fail(request_id, answer, error)
+        else:
+            self._writer.put(answer, message)
 
     def _fail(self, request_id: Id, answer: StreamAnswer, error: Exception) -> None:
         self._writer.put(answer, self._protocol.refusal(request_id, public_error(error, "the item failed")))

@@ -16,7 +16,7 @@ from midrib.server._calls.embedder import Embedded, RequestEmbedder
 from midrib.server._calls.requests import Caller
 from midrib.server._catalogue.loading import Loaded
 from midrib.server._engine.description import ServedDescription
-from midrib.server._intake.media import media_of
+from midrib.server._intake.media_input import number_of_media
 from midrib.v1 import embedding_pb2
 from midrib.wire import Array, OverloadedError
 
@@ -113,7 +113,7 @@ class HttpCall:
 def _rows(message: embedding_pb2.Input) -> int:
     if message.HasField("tensor"):
         return message.tensor.shape[0] if message.tensor.shape else 0
-    return len(media_of(message))
+    return number_of_media(message)
 
 
 def _tokens(part: Embedded) -> int:

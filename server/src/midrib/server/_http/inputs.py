@@ -11,6 +11,7 @@ import numpy as np
 from midrib.registry import ImageInput, TextInput
 from midrib.server._catalogue.loading import Loaded
 from midrib.server._intake.media import prepared_elements
+from midrib.server._intake.media_input import Media
 from midrib.v1 import embedding_pb2
 from midrib.wire import InputKindError, InvalidInputError, LimitExceededError, encode_tensor
 
@@ -51,8 +52,7 @@ def _is_list_of(value: Any, kinds: Any) -> bool:
 def _parts(entries: Sequence[Any], loaded: Loaded) -> list[Sequence[Any]]:
     """Cut a list so that each part is one item of the backbone; an empty list is one empty part."""
     spec = loaded.intake.backbone.input
-    single = embedding_pb2.Input(texts=embedding_pb2.Texts(texts=[""]))
-    elements = max(1, prepared_elements(spec, single))
+    elements = max(1, prepared_elements(spec, Media("texts", [""])))
     rows = max(1, min(loaded.intake.max_rows, loaded.intake.max_elements // elements))
     return [entries[start : start + rows] for start in range(0, len(entries), rows)] or [entries]
 

@@ -7,11 +7,13 @@ from collections.abc import Hashable
 from midrib.backbones import Backbone, MediaError
 from midrib.registry import TextInput, in_words
 from midrib.server._intake.item_sizes import ItemSizes
-from midrib.server._intake.media import MediaPool, media_kind, media_of, prepared_elements
+from midrib.server._intake.media import MediaPool, media_kind, prepared_elements
+from midrib.server._intake.media_input import Media, WireTensor, media_of, whole
 from midrib.server._intake.validation import InputValidator, ItemLimits, takes_pixels
 from midrib.server._intake.values import IdRange, ValueCheck
-from midrib.v1 import embedding_pb2, tensor_pb2
-from midrib.wire import Array, InputKindError, InvalidInputError, LimitExceededError, decode_tensor, is_floating
+from midrib.server._large import beside_loop
+from midrib.v1 import embedding_pb2
+from midrib.wire import Array, InputKindError, InvalidInputError, LimitExceededError, is_floating
 
 # A prompt is put before each text of an item: with a thousand texts, its length counts a thousand times.
 MAX_PROMPT_CHARS = 2**13
@@ -78,7 +80,7 @@ class Intake:
         except ValueError as error:
             raise InvalidInputError(str(error), field="options.prompt_name") from error
 
-    async def read(self, message: embedding_pb2.Input, prompt: str | None = None) -> Array:
+    async def read(self, source: embedding_pb2.Input | Media | WireTensor, prompt: str | None = None) -> Array:
         """Return the rows of an input, [rows, ...], as the backbone's module takes them.
 
         prompt: put before each text; None for the backbone's default.
@@ -86,12 +88,20 @@ class Intake:
         Raises InputKindError for media that this backbone does not take, InvalidInputError for a broken or
         ill-shaped input, LimitExceededError for one that is too large.
         """
-        kind = message.WhichOneof("kind")
-        if kind == "tensor":
+        if isinstance(source, WireTensor):
             self.check_promptless(prompt)
-            return self.tensor(message.tensor)
-        if kind is None:
+            return await beside_loop(len(source.data), lambda: self.tensor(source))
+        if isinstance(source, Media):
+            return await self._read_media(source, prompt)
+        if (media := media_of(source)) is not None:
+            return await self._read_media(media, prompt)
+        if not source.HasField("tensor"):
             raise InvalidInputError("the input is empty: set one of tensor, images, texts, audio", field="input")
+        self.check_promptless(prompt)
+        return self.tensor(whole(source.tensor))
+
+    async def _read_media(self, media: Media, prompt: str | None) -> Array:
+        kind = media.kind
         takes = media_kind(self.backbone.input)
         if kind != takes:
             accepted = f"{takes} or a tensor" if takes else "a tensor"
@@ -100,9 +110,9 @@ class Intake:
                 f"send that, or name a backbone that takes {kind}"
             )
         # Too many media are refused before any is decoded.
-        self._limits.check_size(len(media_of(message)), prepared_elements(self.backbone.input, message))
+        self._limits.check_size(len(media.items), prepared_elements(self.backbone.input, media))
         try:
-            rows = await self._pool.prepare(self.backbone, message, prompt)
+            rows = await self._pool.prepare(self.backbone, media, prompt)
         except MediaError as error:
             raise InvalidInputError(str(error), field=f"input.{kind}[{error.index}]") from error
         self._limits.check_size(len(rows), self.bucket(rows)[1])
@@ -117,7 +127,7 @@ class Intake:
                 field="options.prompt",
             )
 
-    def size(self, item: embedding_pb2.Input | Array) -> int:
+    def size(self, item: embedding_pb2.Input | Media | WireTensor | Array) -> int:
         """Return the bytes that an item holds while it is in flight, with its decoded media and its embedding."""
         return self._sizes.bytes_of(item)
 
@@ -126,9 +136,9 @@ class Intake:
         """The bytes of the largest input tensor that an item may have, and of its embedding."""
         return self._sizes.largest
 
-    def tensor(self, message: tensor_pb2.Tensor, *, field: str = "input.tensor") -> Array:
+    def tensor(self, tensor: WireTensor, *, field: str = "input.tensor") -> Array:
         """Return the rows of a tensor input, [rows, ...]. Raises as `checked`, InvalidInputError if it is damaged."""
-        return self.checked(decode_tensor(message, field=field), field=field)
+        return self.checked(tensor.decoded(field), field=field)
 
     def checked(self, array: Array, *, field: str = "input.tensor") -> Array:
         """Return the array, [rows, ...], if the module takes it; field: its place in the request, for the error.
@@ -140,12 +150,12 @@ class Intake:
         self._values.check(array, field)
         return array
 
-    def gradient(self, message: tensor_pb2.Tensor, rows: int) -> Array:
+    def gradient(self, tensor: WireTensor, rows: int) -> Array:
         """Return the gradient of the embedding of a Backward call, [rows, num_features], floating.
 
         Raises InvalidInputError for another shape or dtype.
         """
-        array = decode_tensor(message, field="grad_embedding")
+        array = tensor.decoded("grad_embedding")
         expected = (rows, self.backbone.num_features)
         if array.shape != expected or not is_floating(array.dtype):
             raise InvalidInputError(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from midrib.registry import ImageInput, TextInput
-from midrib.server._intake.media import media_of, prepared_elements
+from midrib.server._intake.media import prepared_elements
+from midrib.server._intake.media_input import Media, WireTensor, media_of
 from midrib.server._intake.validation import ItemLimits
 from midrib.v1 import embedding_pb2
 from midrib.wire import Array
@@ -36,18 +38,27 @@ class ItemSizes:
         elements = min(self.limits.max_elements, self.limits.max_rows * row)
         return elements * np.dtype(tensor.dtype).itemsize + self._embedding_bytes((self.limits.max_rows,))
 
-    def bytes_of(self, item: embedding_pb2.Input | Array) -> int:
+    def bytes_of(self, item: embedding_pb2.Input | Media | WireTensor | Array) -> int:
         """Return the bytes of an item: those that were sent, those of its decoded media, and those of its embedding."""
         if isinstance(item, np.ndarray):
             return item.nbytes + self._embedding_bytes(item.shape)
-        sent: int = item.ByteSize()
-        if item.WhichOneof("kind") in (None, "tensor"):
-            return sent + self._embedding_bytes(item.tensor.shape)
-        elements = min(prepared_elements(self.limits.spec, item), self.limits.max_elements)
+        if isinstance(item, WireTensor):
+            return len(item.data) + self._embedding_bytes(item.message.shape)
+        if isinstance(item, embedding_pb2.Input):
+            sent, media = item.ByteSize(), media_of(item)
+            if media is None:
+                return sent + self._embedding_bytes(item.tensor.shape)
+        else:
+            sent, media = sum(map(_sent_bytes, item.items)), item
+        elements = min(prepared_elements(self.limits.spec, media), self.limits.max_elements)
         prepared = self.limits.spec.pixels if isinstance(self.limits.spec, ImageInput) else self.limits.spec.tensor
         decoded = elements * np.dtype(prepared.dtype).itemsize
-        return sent + decoded + self._embedding_bytes((len(media_of(item)),))
+        return sent + decoded + self._embedding_bytes((len(media.items),))
 
     def _embedding_bytes(self, shape: Sequence[int]) -> int:
         rows = min(max(shape[0], 0), self.limits.max_rows) if shape else 0
         return rows * self.num_features * _FEATURE_BYTES
+
+
+def _sent_bytes(item: Any) -> int:
+    return len(item.data) if isinstance(item, WireTensor) else len(item)

@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,13 +19,15 @@ import numpy as np
 
 from midrib.backbones import Backbone, MediaError
 from midrib.registry import AudioInput, ImageInput, InputSpec, TextInput
+from midrib.server._intake.media_input import Media, WireTensor
+from midrib.server._large import joined
 from midrib.server._settings import Settings
-from midrib.v1 import embedding_pb2
-from midrib.wire import Array, LimitExceededError, UnavailableError, decode_tensor
+from midrib.wire import Array, InvalidInputError, LimitExceededError, UnavailableError
 
 # The weight of a part: characters of texts, or bytes of images and clips. A small image may have many pixels.
 _PART_WEIGHT = 2**18
 _LEAST_IMAGE_WEIGHT = 2**15
+_MAX_CHAR_BYTES = 4  # of a character in UTF-8
 # One slow medium does not block all others. Further threads than cores compete with the event loop.
 _LEAST_THREADS = 2
 
@@ -38,18 +41,22 @@ class MediaPool:
         self._closed = False
         self._threads = ThreadPoolExecutor(max(_LEAST_THREADS, _cores()), thread_name_prefix="media")
 
-    async def prepare(self, backbone: Backbone, message: embedding_pb2.Input, prompt: str | None = None) -> Array:
+    async def prepare(self, backbone: Backbone, media: Media, prompt: str | None = None) -> Array:
         """Return the rows of an input of media, [rows, ...].
 
         prompt: put before each text; None for the backbone's default.
 
-        Raises MediaError, with the index of the medium, for one that cannot be decoded, LimitExceededError for a text
-        that is too long, UnavailableError if the pool is closed before all parts have started.
+        Raises MediaError, with the index of the medium, for one that cannot be decoded, InvalidInputError for a text
+        that is not UTF-8, LimitExceededError for one that is too long, UnavailableError if the pool is closed before
+        all parts have started.
         """
-        self._check_lengths(message.texts.texts)
+        media = replace(media, items=list(media.items))  # protobuf's lists copy an item each time that it is read
+        if media.kind == "texts":
+            for index, text in enumerate(media.items):
+                self._check_length(index, len(text) if isinstance(text, str) else len(text) // _MAX_CHAR_BYTES)
         parts = [
-            await self._run(partial(self._decoded, backbone, message, start, stop, prompt=prompt))
-            for start, stop in _cuts([_weight(medium) + len(prompt or "") for medium in media_of(message)])
+            await self._run(partial(self._decoded, backbone, media, start, stop, prompt=prompt))
+            for start, stop in _cuts([_weight(item) + len(prompt or "") for item in media.items])
         ]
         return _join_padded(parts)
 
@@ -70,28 +77,36 @@ class MediaPool:
         self._closed = True
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _check_lengths(self, texts: Sequence[str]) -> None:
-        for index, text in enumerate(texts):
-            if len(text) > self._max_text_chars:
-                raise LimitExceededError(
-                    f"texts[{index}] has {len(text)} characters, at most {self._max_text_chars} are taken: cut it, "
-                    "only its first tokens count",
-                    field=f"input.texts[{index}]",
-                )
+    def _check_length(self, index: int, chars: int) -> None:
+        if chars > self._max_text_chars:
+            raise LimitExceededError(
+                f"texts[{index}] has {chars} characters or more, at most {self._max_text_chars} are taken: cut it, "
+                "only its first tokens count",
+                field=f"input.texts[{index}]",
+            )
 
-    def _decoded(
-        self, backbone: Backbone, message: embedding_pb2.Input, start: int, stop: int, *, prompt: str | None
-    ) -> Array:
-        media: Any = media_of(message)[start:stop]
+    def _text(self, index: int, text: Any) -> str:
+        if isinstance(text, str):
+            return text
         try:
-            if message.WhichOneof("kind") == "images":
-                return backbone.image_pixels(list(media), max_pixels=self._max_image_pixels)
-            if message.WhichOneof("kind") == "texts":
-                return backbone.token_ids(list(media), prompt=prompt)
-            clips = [
-                decode_tensor(clip, field=f"input.audio.clips[{start + index}]") for index, clip in enumerate(media)
-            ]
-            return backbone.audio_rows(clips, rate=message.audio.rate)
+            decoded = str(text, "utf-8")
+        except UnicodeDecodeError as error:
+            raise InvalidInputError(
+                f"texts[{index}] is not UTF-8 ({error.reason}): encode it as UTF-8", field=f"input.texts[{index}]"
+            ) from error
+        self._check_length(index, len(decoded))
+        return decoded
+
+    def _decoded(self, backbone: Backbone, media: Media, start: int, stop: int, *, prompt: str | None) -> Array:
+        items = list(enumerate(media.items[start:stop], start))
+        try:
+            if media.kind == "images":
+                images = [joined((encoded,)) for _, encoded in items]
+                return backbone.image_pixels(images, max_pixels=self._max_image_pixels)
+            if media.kind == "texts":
+                return backbone.token_ids([self._text(index, text) for index, text in items], prompt=prompt)
+            clips = [clip.decoded(f"input.audio.clips[{index}]") for index, clip in items]
+            return backbone.audio_rows(clips, rate=media.rate)
         except MediaError as error:
             raise MediaError(start + error.index, error.problem) from error
 
@@ -114,27 +129,24 @@ def media_kind(spec: InputSpec) -> str | None:
     return "audio" if isinstance(spec, AudioInput) else None
 
 
-def media_of(message: embedding_pb2.Input) -> Sequence[Any]:
-    """Return the images, texts or clips of an input; empty for a tensor."""
-    return message.images.encoded or message.texts.texts or message.audio.clips
-
-
-def prepared_elements(spec: InputSpec, message: embedding_pb2.Input) -> int:
+def prepared_elements(spec: InputSpec, media: Media) -> int:
     """Return the most elements that the rows of an input can have once decoded, padding included."""
-    count = len(media_of(message))
+    count = len(media.items)
     if isinstance(spec, ImageInput):
         return count * math.prod(size or 1 for size in spec.tensor.shape)
     if isinstance(spec, TextInput):
         return count * spec.max_tokens
-    longest = max((clip.shape[0] for clip in message.audio.clips if clip.shape), default=0)
-    rate = message.audio.rate
+    if media.kind != "audio":
+        return 0
+    longest = max((clip.message.shape[0] for clip in media.items if clip.message.shape), default=0)
+    rate = media.rate
     return count * math.ceil(longest * spec.rate / rate) if isinstance(spec, AudioInput) and rate > 0 < longest else 0
 
 
 def _weight(medium: Any) -> int:
-    if isinstance(medium, str):
-        return len(medium)
-    return max(len(medium), _LEAST_IMAGE_WEIGHT) if isinstance(medium, bytes) else len(medium.data)
+    if isinstance(medium, WireTensor):
+        return len(medium.data)
+    return len(medium) if isinstance(medium, str) else max(len(medium), _LEAST_IMAGE_WEIGHT)
 
 
 def _cuts(weights: Sequence[int]) -> Iterator[tuple[int, int]]:

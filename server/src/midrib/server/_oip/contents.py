@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import TypeAlias
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from midrib.oip.v2.inference_pb2 import ModelInferRequest
 from midrib.server._calls.embedder import ItemInput
-from midrib.v1 import embedding_pb2, tensor_pb2
-from midrib.wire import Array, InvalidInputError, LimitExceededError, UnsupportedError, decode_tensor, dtype_from_code
+from midrib.server._intake.media_input import Media
+from midrib.server._large import Buffer
+from midrib.server._oip.large_request import InferData
+from midrib.v1 import tensor_pb2
+from midrib.wire import (
+    Array,
+    InvalidInputError,
+    LimitExceededError,
+    UnsupportedError,
+    array_bytes,
+    decode_tensor,
+    dtype_from_code,
+)
 
 TENSOR_INPUT = "input"
 BYTES = "BYTES"
@@ -48,10 +60,10 @@ _MAX_RANK = 8
 InferTensor: TypeAlias = ModelInferRequest.InferInputTensor
 
 
-async def read_input(request: ModelInferRequest, max_rows: int) -> ItemInput:
+async def read_input(request: ModelInferRequest, max_rows: int, data: InferData | None = None) -> ItemInput:
     """Return the input of a request: an array [rows, ...], or a message with images or texts.
 
-    max_rows: how many BYTES elements are accepted.
+    max_rows: how many BYTES elements are accepted.  data: those that lie apart from the request.
     Raises InvalidInputError for an input that the protocol does not allow, UnsupportedError for shared memory,
     LimitExceededError for too many elements.
     """
@@ -62,20 +74,22 @@ async def read_input(request: ModelInferRequest, max_rows: int) -> ItemInput:
             field="inputs",
         )
     tensor = request.inputs[0]
-    _check_place(request, tensor)
+    data = data or InferData(list(request.raw_input_contents), list(tensor.contents.bytes_contents), {})
+    _check_place(data, tensor)
     if tensor.datatype == BYTES:
-        return _media(tensor, _elements(request, tensor, max_rows))
+        return _media(tensor, _elements(data, tensor, max_rows))
     code = _code(tensor)
-    if math.prod(tensor.shape) <= _LARGE_ELEMENTS and _typed_length(tensor) <= _LARGE_ELEMENTS:
-        return _numbers(request, tensor, code)
-    return await asyncio.to_thread(_numbers, request, tensor, code)
+    typed = _typed_numbers(data, tensor)
+    if math.prod(tensor.shape) <= _LARGE_ELEMENTS and len(typed) <= _LARGE_ELEMENTS:
+        return _numbers(data, tensor, typed, code)
+    return await asyncio.to_thread(_numbers, data, tensor, typed, code)
 
 
-def _check_place(request: ModelInferRequest, tensor: InferTensor) -> None:
+def _check_place(data: InferData, tensor: InferTensor) -> None:
     """Raise an error unless the elements are in the request, once."""
     if "shared_memory_region" in tensor.parameters:
         raise UnsupportedError("shared memory is not offered here: send the elements in the request")
-    raw = len(request.raw_input_contents)
+    raw = len(data.raw)
     if raw > 1 or (raw and tensor.HasField("contents")):
         raise InvalidInputError(
             f"the request has {raw} raw contents beside 1 input: send its elements once, raw or typed",
@@ -100,30 +114,31 @@ def _code(tensor: InferTensor) -> tensor_pb2.DataType:
     return code
 
 
-def _numbers(request: ModelInferRequest, tensor: InferTensor, code: tensor_pb2.DataType) -> Array:
-    """Return a tensor of numbers [rows, ...]; raw contents are copied once."""
-    data = request.raw_input_contents[0] if request.raw_input_contents else _typed(tensor, code)
+def _numbers(data: InferData, tensor: InferTensor, typed: Any, code: tensor_pb2.DataType) -> Array:
+    """Return a tensor of numbers [rows, ...]. typed: its typed contents."""
+    content = data.raw[0] if data.raw else _converted(tensor, typed, code)
     dtype, shape = dtype_from_code(code), tuple(tensor.shape)
     is_plain = dtype != np.bool_ and 0 < len(shape) <= _MAX_RANK and min(shape) > 0
-    if is_plain and len(data) == math.prod(shape) * dtype.itemsize:
-        return np.frombuffer(data, dtype).reshape(shape)
+    if is_plain and len(content) == math.prod(shape) * dtype.itemsize:
+        return np.frombuffer(content, dtype).reshape(shape)
     # Checks the bytes of a bool, and says why shape and bytes do not agree.
-    return decode_tensor(tensor_pb2.Tensor(dtype=code, shape=shape, data=data), field="inputs[0]")
+    return decode_tensor(tensor_pb2.Tensor(dtype=code, shape=shape), field="inputs[0]", data=content)
 
 
-def _typed_length(tensor: InferTensor) -> int:
-    field = _TYPED.get(tensor.datatype)
-    return 0 if field is None else len(getattr(tensor.contents, field))
-
-
-def _typed(tensor: InferTensor, code: int) -> bytes:
-    """Return the bytes of typed contents in the tensor's datatype."""
+def _typed_numbers(data: InferData, tensor: InferTensor) -> Any:
+    """Return the typed contents for the tensor's datatype, as a list or an array; empty if there is no such field."""
     field = _TYPED.get(tensor.datatype)
     if field is None:
+        return ()
+    return data.floats[field] if field in data.floats else getattr(tensor.contents, field)
+
+
+def _converted(tensor: InferTensor, elements: Any, code: int) -> Buffer:
+    """Return the bytes of typed contents in the tensor's datatype."""
+    if tensor.datatype not in _TYPED:
         raise InvalidInputError(
             f"{tensor.datatype} has no place in `contents`: send it in raw_input_contents", field="inputs[0].contents"
         )
-    elements = getattr(tensor.contents, field)
     array = np.empty(len(elements), dtype_from_code(code))
     for start in range(0, len(elements), _LARGE_ELEMENTS):
         wide: Array = np.array(elements[start : start + _LARGE_ELEMENTS])
@@ -131,20 +146,20 @@ def _typed(tensor: InferTensor, code: int) -> bytes:
         if array.dtype.kind in "iu" and (narrow != wide).any():
             raise InvalidInputError(f"some elements do not fit into {tensor.datatype}", field="inputs[0].contents")
         array[start : start + _LARGE_ELEMENTS] = narrow
-    return array.tobytes()
+    return array_bytes(array)
 
 
-def _media(tensor: InferTensor, elements: list[bytes]) -> embedding_pb2.Input:
+def _media(tensor: InferTensor, elements: Sequence[Buffer]) -> Media:
     if tensor.name == "images":
-        return embedding_pb2.Input(images=embedding_pb2.Images(encoded=elements))
+        return Media(tensor.name, elements)
     if tensor.name == "texts":
-        return embedding_pb2.Input(texts=embedding_pb2.Texts(texts=_decoded(elements)))
+        return Media(tensor.name, [_text(index, element) for index, element in enumerate(elements)])
     raise InvalidInputError(
         f"input {tensor.name!r} is {BYTES}: name it 'images' or 'texts', as ModelMetadata does", field="inputs[0].name"
     )
 
 
-def _elements(request: ModelInferRequest, tensor: InferTensor, max_rows: int) -> list[bytes]:
+def _elements(data: InferData, tensor: InferTensor, max_rows: int) -> Sequence[Buffer]:
     """Return the elements of a BYTES tensor."""
     shape = list(tensor.shape)
     count = math.prod(shape)
@@ -154,8 +169,7 @@ def _elements(request: ModelInferRequest, tensor: InferTensor, max_rows: int) ->
         )
     if count > max_rows:
         raise LimitExceededError(f"input {tensor.name!r} has {count} rows, at most {max_rows} are taken: split it")
-    raw = request.raw_input_contents
-    elements = _split(raw[0], count) if raw else list(tensor.contents.bytes_contents)
+    elements = _split(data.raw[0], count) if data.raw else data.elements
     if len(elements) != count:
         raise InvalidInputError(
             f"input {tensor.name!r} has {len(elements)} elements, its shape {shape} takes {count}", field="inputs[0]"
@@ -163,9 +177,9 @@ def _elements(request: ModelInferRequest, tensor: InferTensor, max_rows: int) ->
     return elements
 
 
-def _split(data: bytes, count: int) -> list[bytes]:
+def _split(data: Buffer, count: int) -> list[Buffer]:
     """Return the elements of raw BYTES: each is its length, four bytes little-endian, and then its bytes."""
-    elements: list[bytes] = []
+    elements: list[Buffer] = []
     position = 0
     while position < len(data) and len(elements) <= count:
         start = position + 4
@@ -180,14 +194,14 @@ def _split(data: bytes, count: int) -> list[bytes]:
     return elements
 
 
-def _decoded(elements: list[bytes]) -> list[str]:
-    texts = []
-    for index, element in enumerate(elements):
-        try:
-            texts.append(element.decode())
-        except UnicodeDecodeError as error:
-            raise InvalidInputError(
-                f"texts[{index}] is no UTF-8 ({error.reason}): encode it as UTF-8",
-                field=f"input.texts[{index}]",
-            ) from error
-    return texts
+def _text(index: int, element: Buffer) -> Buffer | str:
+    """Return a text; that of a large message is decoded later, in another thread."""
+    if isinstance(element, memoryview):
+        return element
+    try:
+        return element.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidInputError(
+            f"texts[{index}] is not UTF-8 ({error.reason}): encode it as UTF-8",
+            field=f"input.texts[{index}]",
+        ) from error

@@ -9,12 +9,15 @@ from typing import Any
 from midrib.oip.v2.inference_pb2 import InferParameter, ModelInferRequest, ModelInferResponse
 from midrib.server._calls.embedder import Embedded, ItemInput, OpenCall, RequestEmbedder
 from midrib.server._calls.requests import Caller
+from midrib.server._large import Buffer
 from midrib.server._oip.contents import DATATYPES, read_input
+from midrib.server._oip.large_request import InferCall
 from midrib.v1 import embedding_pb2
-from midrib.wire import InvalidInputError, UnsupportedError, code_from_dtype, encode_tensor
+from midrib.wire import InvalidInputError, UnsupportedError, array_bytes, code_from_dtype, varint
 
 OUTPUT = "embedding"
 DATATYPE_NAMES = {code: name for name, code in DATATYPES.items()}
+_RAW_OUTPUT_TAG = b"\x32"  # raw_output_contents, the last field of a response
 _FINAL_PARAMETER = "triton_enable_empty_final_response"
 # The parameters of a request, each with the field of the oneof that holds it.
 _PARAMETERS = {
@@ -28,40 +31,40 @@ _PARAMETERS = {
 _OUTPUT_DATATYPES = ("FP16", "BF16", "FP32", "FP64")
 
 
-async def open_request(
-    embedder: RequestEmbedder, request: ModelInferRequest, caller: Caller
-) -> tuple[OpenCall, ItemInput]:
+async def open_request(embedder: RequestEmbedder, infer: InferCall, caller: Caller) -> tuple[OpenCall, ItemInput]:
     """Return the call that a request makes, and its input.
 
     Raises InvalidInputError for a request that the protocol does not allow, UnsupportedError for a feature that this
     server lacks, LimitExceededError for too many elements, and what `RequestEmbedder.open` raises.
     """
+    request, data = infer
     _check_outputs(request)
     opening = embedding_pb2.Open(
         backbone=request.model_name, revision=request.model_version or None, options=_options(request)
     )
     _parameter(request.parameters, _FINAL_PARAMETER)
     call = embedder.open(opening, _sooner(caller, _parameter(request.parameters, "timeout")))
-    return call, await read_input(request, call.loaded.intake.max_rows)
+    return call, await read_input(request, call.loaded.intake.max_rows, data)
 
 
-def infer_response(embedded: Embedded, request_id: str, *, is_final: bool) -> ModelInferResponse:
-    """Return the response with an embedding.
+def infer_response(embedded: Embedded, request_id: str, *, is_final: bool) -> list[Buffer]:
+    """Return the bytes of the ModelInferResponse with an embedding, in parts: its data are not copied.
 
     is_final: whether the client asked for a mark on the last response of each request; every request has one.
     """
-    tensor = encode_tensor(embedded.features)
+    features = embedded.features
     output = ModelInferResponse.InferOutputTensor(
-        name=OUTPUT, datatype=datatype(embedded.features.dtype.name), shape=tensor.shape
+        name=OUTPUT, datatype=datatype(features.dtype.name), shape=features.shape
     )
-    return ModelInferResponse(
+    head = ModelInferResponse(
         model_name=embedded.by.name,
         model_version=embedded.by.revision,
         id=request_id,
         outputs=[output],
-        raw_output_contents=[tensor.data],
         parameters={"triton_final_response": InferParameter(bool_param=True)} if is_final else None,
     )
+    data = array_bytes(features)
+    return [head.SerializeToString(), _RAW_OUTPUT_TAG + varint(len(data)), data]
 
 
 def wants_final_mark(request: ModelInferRequest) -> bool:

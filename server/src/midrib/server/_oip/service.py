@@ -16,7 +16,9 @@ from midrib.server._grpc.context import Context
 from midrib.server._grpc.guard import caller_of
 from midrib.server._grpc.item_stream import ItemStream
 from midrib.server._grpc.unread import release_once_written
+from midrib.server._large import beside_loop, joined
 from midrib.server._oip.description import config, index, metadata, statistics
+from midrib.server._oip.large_request import InferCall
 from midrib.server._oip.request import infer_response, open_request, wants_final_mark
 from midrib.server._oip.stream import InferStreamProtocol
 from midrib.v1 import backbone_pb2, embedding_pb2
@@ -62,15 +64,18 @@ class InferenceService:
         """Return the metadata in Triton's form, with the batch limit."""
         return oip.ModelConfigResponse(config=config(self._open(request.name, request.version)))
 
-    async def ModelInfer(self, request: oip.ModelInferRequest, context: Context) -> oip.ModelInferResponse:
+    async def ModelInfer(self, infer: InferCall, context: Context) -> bytes:
         """Return the embedding of one batch; refused at once if the quota is full."""
-        call, source = await open_request(self._embedder, request, caller_of(context))
+        call, source = await open_request(self._embedder, infer, caller_of(context))
+        request = infer.message
+        del infer  # its data
         item = await call.accept(source)
         embedded = await item.embed()
         release_once_written(context, item.reservation, embedded.features)
-        return infer_response(embedded, request.id, is_final=wants_final_mark(request))
+        parts = infer_response(embedded, request.id, is_final=wants_final_mark(request))
+        return await beside_loop(embedded.features.nbytes, lambda: joined(parts))
 
-    async def ModelStreamInfer(self, request_iterator: AsyncIterator[oip.ModelInferRequest], context: Context) -> None:
+    async def ModelStreamInfer(self, request_iterator: AsyncIterator[InferCall], context: Context) -> None:
         """Read requests and answer them in their order; each waits for room."""
         protocol = InferStreamProtocol(self._embedder, caller_of(context))
         await ItemStream(self._catalogue.settings, context, protocol).run(request_iterator)

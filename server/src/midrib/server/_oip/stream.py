@@ -6,14 +6,17 @@ from typing import NamedTuple
 
 from midrib.oip.v2.inference_pb2 import (
     InferParameter,
-    ModelInferRequest,
     ModelInferResponse,
     ModelStreamInferResponse,
 )
 from midrib.server._calls.embedder import Embedded, ItemInput, OpenCall, RequestEmbedder
 from midrib.server._calls.requests import Caller
+from midrib.server._large import joined
+from midrib.server._oip.large_request import InferCall
 from midrib.server._oip.request import infer_response, open_request, wants_final_mark
-from midrib.wire import MidribError
+from midrib.wire import MidribError, varint
+
+_RESPONSE_TAG = b"\x12"  # ModelStreamInferResponse.infer_response
 
 
 class RequestId(NamedTuple):
@@ -35,18 +38,19 @@ class InferStreamProtocol:
         self._caller = caller._replace(waits_for_room=True)
         self.leaving = embedder.catalogue.closing
 
-    def id_of(self, request: ModelInferRequest) -> RequestId:
+    def id_of(self, infer: InferCall) -> RequestId:
         """Return the fields that the answer repeats."""
+        request = infer.message
         return RequestId(request.id, request.model_name, wants_final_mark(request))
 
-    async def read(self, request: ModelInferRequest) -> tuple[OpenCall, ItemInput]:
+    async def read(self, infer: InferCall) -> tuple[OpenCall, ItemInput]:
         """Return the call that a request makes, and its input. Raises what `open_request` raises."""
-        return await open_request(self._embedder, request, self._caller)
+        return await open_request(self._embedder, infer, self._caller)
 
-    def answer(self, request_id: RequestId, embedded: Embedded) -> ModelStreamInferResponse:
-        """Return a response with an embedding."""
-        response = infer_response(embedded, request_id.id, is_final=request_id.is_final)
-        return ModelStreamInferResponse(infer_response=response)
+    def answer(self, request_id: RequestId, embedded: Embedded) -> bytes:
+        """Return the bytes of a response with an embedding."""
+        parts = infer_response(embedded, request_id.id, is_final=request_id.is_final)
+        return joined((_RESPONSE_TAG, varint(sum(map(len, parts))), *parts))
 
     def refusal(self, request_id: RequestId, error: MidribError) -> ModelStreamInferResponse:
         """Return a response with an error: a sentence, and the reason as a parameter."""

@@ -10,6 +10,7 @@ from midrib.server._front.messages import MessageError
 from midrib.server._front.processes.link import Link
 from midrib.server._front.processes.records import FromFront, encode_count, encode_open, encode_refusal
 from midrib.server._front.stream import Http2Stream
+from midrib.server._large import Buffer
 
 
 class ForwardedCall:
@@ -44,7 +45,7 @@ class ForwardedCall:
         self._is_read = False
         self._has_ended = False
         self._unpacking: asyncio.Task[None] | None = None
-        self._answers: deque[bytes] = deque()
+        self._answers: deque[Buffer] = deque()
         self._sent = 0  # messages of the server
         self._trailers: bytes | None = None
         self._task: asyncio.Task[None] | None = None
@@ -78,7 +79,7 @@ class ForwardedCall:
         elif self._is_read:
             stream.grant()
 
-    def _send(self, message: bytes) -> None:
+    def _send(self, message: Buffer) -> None:
         self._forwarded += 1
         self._is_read = False
         self.stream.progress()
@@ -107,7 +108,7 @@ class ForwardedCall:
             self._is_read = True
             self._forward()
 
-    def write(self, message: bytes) -> None:
+    def write(self, message: Buffer) -> None:
         """Send a message to the client, as flow control lets it go."""
         if self.stream.is_closed:
             return

@@ -8,6 +8,7 @@ import socket
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from midrib.server._child_process import command
 from midrib.server._front.calls import Calls
@@ -99,7 +100,7 @@ class Front:
     def _handlers(self) -> Sequence[Handler]:
         """Return the functions that handle the records of the process, in the order of their kinds."""
 
-        def for_stream(act: Callable[[RemoteStream, bytes], object]) -> Handler:
+        def for_stream(act: Callable[[RemoteStream, Any], object]) -> Handler:
             return for_call(self._streams, act)
 
         return (

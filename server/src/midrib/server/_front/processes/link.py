@@ -8,7 +8,10 @@ import struct
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
+
+from midrib.server._front.messages import LargeBuffer
+from midrib.server._large import LARGE_BYTES, Buffer
 
 # Of a record: its kind, the number of its call, the bytes of its payload.
 _HEAD = struct.Struct("<BQI")
@@ -17,11 +20,15 @@ _READ_BYTES = 256 * 1024
 _COPIED_BYTES = 16 * 1024
 _MAX_PARTS = 256
 
-Handler: TypeAlias = Callable[[int, bytes], None]
+# Sends in one iteration of the event loop: the other end may read as fast as this one writes.
+_MAX_SENDS = 8
+
+# The payload is `bytes`; that of a large message is a read-only memoryview.
+Handler: TypeAlias = Callable[[int, Any], None]
 CallT = TypeVar("CallT")
 
 
-def for_call(calls: Mapping[int, CallT], act: Callable[[CallT, bytes], object]) -> Handler:
+def for_call(calls: Mapping[int, CallT], act: Callable[[CallT, Any], object]) -> Handler:
     """Return a handler that acts on the call of a record, with its payload.
 
     Records of calls that have ended are dropped.
@@ -49,8 +56,10 @@ class Link:
         self._handlers: Sequence[Handler] = ()
         self._lost: Callable[[], None] = self.close
         self._received = bytearray()
-        self._parts: list[bytes] = []
-        self._unsent: deque[bytes | memoryview] = deque()
+        self._large: LargeBuffer | None = None  # of the payload that is being received
+        self._large_head = 0, 0  # the kind and the call of its record
+        self._parts: list[Buffer] = []
+        self._unsent: deque[Buffer] = deque()
         self._is_scheduled = self._is_full = False
 
     def start(self, handlers: Sequence[Handler], lost: Callable[[], None]) -> None:
@@ -63,7 +72,7 @@ class Link:
         self._handlers, self._lost = handlers, lost
         self._loop.add_reader(self._socket.fileno(), self._receive)
 
-    def send(self, kind: int, call: int, payload: bytes = b"") -> None:
+    def send(self, kind: int, call: int, payload: Buffer = b"") -> None:
         """Send a record. Does nothing once the link is closed."""
         if self.is_closed:
             return
@@ -79,7 +88,7 @@ class Link:
         self._is_scheduled = False
         if self.is_closed:
             return
-        small: list[bytes] = []
+        small: list[Buffer] = []
         for part in self._parts:
             if len(part) > _COPIED_BYTES:
                 self._unsent += (b"".join(small), part)
@@ -105,19 +114,21 @@ class Link:
 
     def _send_unsent(self) -> None:
         try:
-            while self._unsent:
+            for _ in range(_MAX_SENDS):
+                if not self._unsent:
+                    break
                 self._drop_sent(self._socket.sendmsg(list(islice(self._unsent, _MAX_PARTS))))
         except BlockingIOError:
-            if not self._is_full:
-                self._is_full = True
-                self._loop.add_writer(self._socket.fileno(), self._send_unsent)
-            return
+            pass
         except OSError:
             self._end()
             return
-        if self._is_full:
-            self._is_full = False
+        is_full = bool(self._unsent)
+        if is_full and not self._is_full:
+            self._loop.add_writer(self._socket.fileno(), self._send_unsent)
+        elif self._is_full and not is_full:
             self._loop.remove_writer(self._socket.fileno())
+        self._is_full = is_full
 
     def _drop_sent(self, size: int) -> None:
         while self._unsent and size >= len(self._unsent[0]):
@@ -126,20 +137,32 @@ class Link:
             self._unsent[0] = memoryview(self._unsent[0])[size:]
 
     def _receive(self) -> None:
+        large = self._large
         try:
-            data = self._socket.recv(_READ_BYTES)
+            if large is None:
+                self._received += (data := self._socket.recv(_READ_BYTES))
+                size = len(data)
+            else:
+                size = self._socket.recv_into(large.room(_READ_BYTES))
+                large.grow(size)
         except BlockingIOError:
             return
         except OSError:
-            data = b""
-        if not data:
+            size = 0
+        if not size:
             self._end()
             return
-        self._received += data
         try:
+            self._handle_large()
             self._handle_received()
         except (ValueError, LookupError, struct.error):
             self._end()
+
+    def _handle_large(self) -> None:
+        if self._large is not None and not self._large.missing:
+            payload, self._large = self._large.message(), None
+            kind, call = self._large_head
+            self._handlers[kind](call, payload)
 
     def _handle_received(self) -> None:
         at, end = 0, len(self._received)
@@ -148,6 +171,9 @@ class Link:
             if size > self._max_bytes:
                 raise ValueError(f"a record of {size} bytes is announced, expected at most {self._max_bytes}")
             stop = at + _HEAD.size + size
+            if stop > end and size > LARGE_BYTES:
+                self._large, self._large_head = LargeBuffer(size), (kind, call)
+                at += _HEAD.size + self._large.add(memoryview(self._received)[at + _HEAD.size :])
             if stop > end:
                 break
             self._handlers[kind](call, bytes(memoryview(self._received)[at + _HEAD.size : stop]))

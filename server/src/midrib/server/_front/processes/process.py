@@ -26,6 +26,7 @@ from midrib.server._front.processes.link import Handler, Link, for_call
 from midrib.server._front.processes.logs import ForwardingHandler
 from midrib.server._front.processes.records import FromFront, decode_count, encode_count
 from midrib.server._front.stream import Http2Stream
+from midrib.server._large import Buffer
 
 # The name of a front process in `ps` and `top`.
 PROCESS_NAME = "midrib-front"
@@ -95,7 +96,7 @@ class ForwardingFront:
     def _handlers(self) -> Sequence[Handler]:
         """Return the functions that handle the engine's records, in the order of their kinds."""
 
-        def forward(act: Callable[[ForwardedCall, bytes], object]) -> Handler:
+        def forward(act: Callable[[ForwardedCall, Any], object]) -> Handler:
             return for_call(self._calls, act)
 
         return (
@@ -152,7 +153,7 @@ class ForwardingFront:
     def _close(self, _number: int, _payload: bytes) -> None:
         self.listener.close()
 
-    def _write(self, call: ForwardedCall, message: bytes) -> None:
+    def _write(self, call: ForwardedCall, message: Buffer) -> None:
         call.write(message)
         if not self._unacknowledged:  # after the records that have arrived together
             asyncio.get_running_loop().call_soon(self._acknowledge)

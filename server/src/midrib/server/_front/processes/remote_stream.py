@@ -10,6 +10,7 @@ from midrib.server._front.headers import RequestHead
 from midrib.server._front.messages import MessageError
 from midrib.server._front.processes.link import Link
 from midrib.server._front.processes.records import FromEngine, encode_count
+from midrib.server._large import Buffer
 
 # The bytes of answers of one call that may wait for flow control in the front process without holding their item.
 _UNCOUNTED_BYTES = 4096
@@ -44,7 +45,7 @@ class RemoteStream:
         self.on_lost: Callable[[], None] | None = None
         self._number = number
         self._link = link
-        self._messages: deque[bytes] = deque()
+        self._messages: deque[Buffer] = deque()
         self._arrived = 0
         self._fault: MessageError | None = None
         self._client_ended = False
@@ -56,7 +57,7 @@ class RemoteStream:
 
     # From the front process
 
-    def receive(self, message: bytes) -> None:
+    def receive(self, message: Buffer) -> None:
         """Take the next message of the client."""
         self._arrived += 1
         self._messages.append(message)
@@ -99,7 +100,7 @@ class RemoteStream:
         """Let the client send further messages while one is handled."""
         self._link.send(FromEngine.READ_AHEAD, self._number)
 
-    async def read(self) -> bytes | None:
+    async def read(self) -> Buffer | None:
         """Return the next message; None if the client has sent all. Raises MessageError if it is refused."""
         if not self._messages and self._fault is None and not self._client_ended:
             self._link.send(FromEngine.READ, self._number, encode_count(self._arrived))
@@ -111,7 +112,7 @@ class RemoteStream:
             await self._change()
         return self._messages.popleft()
 
-    async def write(self, message: bytes) -> None:
+    async def write(self, message: Buffer) -> None:
         """Send a message; returns once flow control has let it go. Does nothing once the stream is closed.
 
         A few bytes may wait in the front process.

@@ -7,11 +7,22 @@ bytes are equal to those of the library, which a property test holds. The librar
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
-from midrib.server._grpc.decoding import Codec
+import numpy as np
+
+from midrib.server._grpc.codecs.large import read_backward, read_large_backward, read_large_call, read_large_item
+from midrib.server._grpc.codecs.messages import EmbedCall, StreamItem
+from midrib.server._grpc.decoding import Codec, never_fast
+from midrib.server._large import Buffer, joined
 from midrib.v1 import tensor_pb2
-from midrib.v1.embedding_pb2 import EmbedRequest, EmbedStreamRequest, EmbedStreamResponse, Options, Timing
+from midrib.v1.embedding_pb2 import (
+    BackwardRequest,
+    EmbedRequest,
+    EmbedStreamRequest,
+    EmbedStreamResponse,
+    Options,
+    Timing,
+)
 from midrib.wire import Array, array_bytes, encode_int8_rows, read_tensor, read_varint, tensor_head, varint
 
 # A shared item has two offsets, a size, and a tensor's type and shape.
@@ -19,35 +30,23 @@ _MAX_SHARED_ITEM = 256
 # A usual Embed call has five fields and a few names beside its input; others are left to the library.
 _MAX_FIELDS = 16
 _MAX_BESIDE_INPUT = 4096
-
-
-class EmbedCall(NamedTuple):
-    """An Embed call. tensor: [rows, ...], the input, which the request then lacks; None for other inputs."""
-
-    request: EmbedRequest
-    tensor: Array | None
-
-
-class StreamItem(NamedTuple):
-    """An item of a stream whose input is a tensor."""
-
-    id: int
-    tensor: Array
+# The elements that are converted to bytes in one step.
+_INT8_ELEMENTS = 2**16
 
 
 def _read_any_call(data: bytes) -> EmbedCall:
     return EmbedCall(EmbedRequest.FromString(data), None)
 
 
-def _read_tensor_call(data: bytes) -> EmbedCall:
+def _read_tensor_call(data: Buffer) -> EmbedCall:
     start, at, end = _input_of_embed(data)
     if len(data) - (end - start) > _MAX_BESIDE_INPUT:
         raise ValueError("too many bytes beside the input")
     tensor = _tensor_of_input(data, at, end)
-    return EmbedCall(EmbedRequest.FromString(data[:start] + data[end:]), tensor)
+    return EmbedCall(EmbedRequest.FromString(b"".join((data[:start], data[end:]))), tensor)
 
 
-def _input_of_embed(data: bytes) -> tuple[int, int, int]:
+def _input_of_embed(data: Buffer) -> tuple[int, int, int]:
     """Return where the `input` field of an EmbedRequest begins, and where its message begins and ends."""
     field: tuple[int, int, int] | None = None
     at = 0
@@ -69,7 +68,7 @@ def _input_of_embed(data: bytes) -> tuple[int, int, int]:
     return field
 
 
-def _read_item(data: bytes) -> StreamItem | EmbedStreamRequest:
+def _read_item(data: Buffer) -> StreamItem | EmbedStreamRequest:
     size, at = _field(data, 0, 0x12)  # EmbedStreamRequest.item
     if at + size != len(data):
         raise ValueError("more than an item")
@@ -77,21 +76,21 @@ def _read_item(data: bytes) -> StreamItem | EmbedStreamRequest:
     if data[at] == 0x08:
         item_id, at = read_varint(data, at + 1)
     if data[at] == 0x1A and len(data) <= _MAX_SHARED_ITEM:  # Item.shared: its elements are too few to count
-        return EmbedStreamRequest.FromString(data)
+        return EmbedStreamRequest.FromString(bytes(data))
     size, at = _field(data, at, 0x12)  # Item.input
     if at + size != len(data):
         raise ValueError("more than an input")
     return StreamItem(item_id, _tensor_of_input(data, at, len(data)))
 
 
-def _tensor_of_input(data: bytes, at: int, end: int) -> Array:
+def _tensor_of_input(data: Buffer, at: int, end: int) -> Array:
     size, at = _field(data, at, 0x0A)
     if at + size != end:
         raise ValueError("more than a tensor")
     return read_tensor(data, at, end)
 
 
-def _field(data: bytes, at: int, tag: int) -> tuple[int, int]:
+def _field(data: Buffer, at: int, tag: int) -> tuple[int, int]:
     """Return the length of the field that begins at this byte, and where its content begins."""
     if data[at] != tag:
         raise ValueError("another field")
@@ -99,18 +98,20 @@ def _field(data: bytes, at: int, tag: int) -> tuple[int, int]:
 
 
 def write_embed_response(rows: Array, options: Options, revision: str, timing: Timing) -> bytes:
-    """Return the bytes of an EmbedResponse. rows: [rows, dimensions]."""
+    """Return the bytes of an EmbedResponse, or of a BackwardResponse, which has the same fields.
+
+    rows: [rows, dimensions], or the gradient of an input [rows, ...].
+    """
     named = _sized(0x12, revision.encode())
-    return b"".join((*_tensor_field(0x0A, rows, options), named, _sized(0x1A, timing.SerializeToString())))
+    return joined((*_tensor_field(0x0A, rows, options), named, _sized(0x1A, timing.SerializeToString())))
 
 
 def write_result(item_id: int, rows: Array, options: Options, timing: Timing) -> bytes:
     """Return the bytes of a stream's response with the embedding of an item. rows: [rows, dimensions]."""
-    head, body = _tensor_field(0x12, rows, options)
+    parts = [*_tensor_field(0x12, rows, options), _sized(0x22, timing.SerializeToString())]
     if item_id:
-        head = b"\x08" + varint(item_id) + head
-    tail = _sized(0x22, timing.SerializeToString())
-    return b"".join((b"\x12", varint(len(head) + len(body) + len(tail)), head, body, tail))
+        parts.insert(0, b"\x08" + varint(item_id))
+    return joined((b"\x12", varint(sum(map(len, parts))), *parts))
 
 
 def written(message: EmbedStreamResponse | bytes) -> bytes:
@@ -119,20 +120,33 @@ def written(message: EmbedStreamResponse | bytes) -> bytes:
 
 
 CODECS: Mapping[str, Codec] = {
-    "/midrib.v1.EmbeddingService/Embed": Codec(EmbedRequest, _read_tensor_call, _read_any_call, bytes),
+    "/midrib.v1.EmbeddingService/Embed": Codec(EmbedRequest, _read_tensor_call, _read_any_call, bytes, read_large_call),
     "/midrib.v1.EmbeddingService/EmbedStream": Codec(
-        EmbedStreamRequest, _read_item, EmbedStreamRequest.FromString, written
+        EmbedStreamRequest, _read_item, EmbedStreamRequest.FromString, written, read_large_item
+    ),
+    "/midrib.v1.EmbeddingService/Backward": Codec(
+        BackwardRequest, never_fast, read_backward, bytes, read_large_backward
     ),
 }
 """The codecs of the most frequent methods, by path."""
 
 
-def _tensor_field(tag: int, rows: Array, options: Options) -> tuple[bytes, memoryview | bytes]:
-    """Return the field of an embedding in two parts: the bytes before the features, and the features' memory."""
+def _tensor_field(tag: int, rows: Array, options: Options) -> list[Buffer]:
+    """Return the field of an embedding in parts: the bytes before the features, and the features' memory."""
     if options.dtype == tensor_pb2.DATA_TYPE_INT8:
-        return _sized(tag, encode_int8_rows(rows).SerializeToString()), b""
-    head, body = tensor_head(rows.dtype, rows.shape), array_bytes(rows)
-    return b"".join((bytes((tag,)), varint(len(head) + len(body)), head)), body
+        parts = _int8_parts(rows)
+    else:
+        parts = [tensor_head(rows.dtype, rows.shape), array_bytes(rows)]
+    return [bytes((tag,)) + varint(sum(map(len, parts))), *parts]
+
+
+def _int8_parts(rows: Array) -> list[Buffer]:
+    """Return the Tensor of rows with one byte per element, in parts of a bounded size."""
+    step = max(1, _INT8_ELEMENTS // max(1, rows.shape[1]))
+    encoded = [encode_int8_rows(rows[start : start + step]) for start in range(0, len(rows), step)]
+    scales = b"".join(part.row_scales for part in encoded)
+    parts: list[Buffer] = [tensor_head(np.dtype(np.int8), rows.shape), *(part.data for part in encoded)]
+    return [*parts, _sized(0x22, scales)] if scales else parts
 
 
 def _sized(tag: int, content: bytes) -> bytes:
