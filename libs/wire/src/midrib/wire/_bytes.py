@@ -33,14 +33,14 @@ def tensor_head(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
 
 
 def array_bytes(array: Array) -> memoryview:
-    """Return the memory of a contiguous array, little-endian on every machine, for writing it into a message."""
+    """Return the memory of a contiguous array [...], little-endian on every machine, to write it into a message."""
     if sys.byteorder == "big":
         array = array.astype(array.dtype.newbyteorder("<"))
     return array.reshape(-1).view(np.uint8).data
 
 
 def read_tensor(data: bytes, at: int, end: int) -> Array:
-    """Return the array of the Tensor message in data[at:end], as a read-only view.
+    """Return the array of the Tensor message in the bytes at:end of data, as a read-only view in its shape [...].
 
     Raises IndexError or ValueError if the message is not laid out as `tensor_head` does it.
     """

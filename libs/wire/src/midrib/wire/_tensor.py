@@ -68,7 +68,7 @@ def is_floating(dtype: np.dtype[Any]) -> bool:
 
 
 def encode_tensor(array: Array) -> tensor_pb2.Tensor:
-    """Return the message of an array of any shape, layout and byte order; makes one copy.
+    """Return the message of an array [...] of any shape, layout and byte order; makes one copy.
 
     Raises InvalidInputError for an element type or a rank that the wire does not have.
     """
@@ -97,7 +97,7 @@ def encode_int8_rows(rows: Array) -> tensor_pb2.Tensor:
 
 
 def decode_tensor(message: tensor_pb2.Tensor, *, field: str = "tensor") -> Array:
-    """Return the array of a message: a read-only view of its bytes, or a float32 copy if its rows have scales.
+    """Return the array [...] of a message: a read-only view of its bytes, or a float32 copy if its rows have scales.
 
     field: the place of the tensor in its request, for the error.
     Raises InvalidInputError, naming the field, if dtype, shape and bytes do not agree.

@@ -104,7 +104,10 @@ class RequestEmbedder:
     async def embed_held(
         self, request: embedding_pb2.EmbedRequest, caller: Caller, *, tensor: Array | None = None
     ) -> tuple[Embedded, Reservation]:
-        """Do the same as `embed`, and return the item's reservation too: release it once the answer is written."""
+        """Do the same as `embed`, and return the item's reservation too: release it once the answer is written.
+
+        tensor: the input [rows, ...], if it is already read.
+        """
         call = self.open(request, caller)
         item = await call.accept(request.input if tensor is None else tensor)
         return await item.embed(), item.reservation

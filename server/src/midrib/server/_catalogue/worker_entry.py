@@ -68,7 +68,10 @@ class _ForwardPasses:
         self._example = example_rows(forward.spec, 1)
 
     def bind(self, arrays: Arrays) -> Bound:
-        """Return a pass over these arrays. Those in a client's memory are copied if the module writes to its input."""
+        """Return a pass over these arrays [rows, ...].
+
+        Arrays in a client's memory are copied if the module writes to its input.
+        """
         if is_shared(arrays[0]):
             return _Staged(self._forward, arrays)
         if self._in_place or (self._page_locks is not None and self._page_locks.lock(arrays[0])):
@@ -104,7 +107,7 @@ class _PendingRows:
     ready: bool
 
     def rows(self) -> Array:
-        """Wait for the rows."""
+        """Wait for the rows [rows, num_features]."""
         return to_numpy(self.pending.wait())
 
 
@@ -129,7 +132,7 @@ class _LaunchedRows:
     ready: bool
 
     def rows(self) -> Array:
-        """Wait for the rows."""
+        """Wait for the rows [rows, num_features]."""
         (rows,) = self.launched.finish()
         return rows
 

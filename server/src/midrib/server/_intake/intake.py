@@ -118,7 +118,10 @@ class Intake:
             )
 
     def size(self, item: embedding_pb2.Input | Array) -> int:
-        """Return the bytes that an item holds while it is in flight, with its decoded media and its embedding."""
+        """Return the bytes that an item holds while it is in flight, with its decoded media and its embedding.
+
+        item: an input message, or a tensor [rows, ...] that is already read.
+        """
         return self._sizes.bytes_of(item)
 
     @property

@@ -35,7 +35,7 @@ class ClientMemory(mmap.mmap):
         weakref.finalize(self, os.close, descriptor)
 
     def offset_of(self, array: Array) -> int:
-        """Return the offset of the first byte of an array that lies in this memory."""
+        """Return the offset of the first byte of an array [...] that lies in this memory."""
         return _address(array) - self._start
 
     def when_unmapped(self, callback: Callable[[], None]) -> weakref.finalize[..., ClientMemory]:
@@ -46,7 +46,7 @@ class ClientMemory(mmap.mmap):
 
 
 def client_memory(array: Array) -> ClientMemory | None:
-    """Return the memory in which an array lies; None for an array in memory of this process only."""
+    """Return the memory in which an array [...] lies; None for an array in memory of this process only."""
     base = array.base
     while base is not None and not isinstance(base, ClientMemory):
         base = getattr(base, "base", None)
@@ -54,7 +54,7 @@ def client_memory(array: Array) -> ClientMemory | None:
 
 
 def is_shared(array: Array) -> bool:
-    """Return whether an array lies in the memory of a segment."""
+    """Return whether an array [...] lies in the memory of a segment."""
     return client_memory(array) is not None
 
 

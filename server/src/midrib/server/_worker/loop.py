@@ -39,7 +39,7 @@ class Running(Protocol):
     ready: bool
 
     def rows(self) -> Array:
-        """Wait for the rows; raises what the module raised. They may share the memory of the arrays."""
+        """Wait for the rows [rows, num_features], which may share the arrays' memory. Raises the module's error."""
         ...
 
 
@@ -55,7 +55,7 @@ class Passes(Protocol):
     """The passes of a backbone that is ready to serve."""
 
     def bind(self, arrays: Arrays) -> Bound:
-        """Return a pass over these arrays."""
+        """Return a pass over these arrays [rows, ...]."""
         ...
 
     def probe(self) -> object:
@@ -188,7 +188,10 @@ class _BoundPlace:
         self._reply = b""
 
     def write(self, rows: Array) -> bytes:
-        """Write the rows to their place; return the reply, without its number. Raises ValueError if they do not fit."""
+        """Write the rows [rows, num_features] to their place; return the reply, without its number.
+
+        Raises ValueError if they do not fit.
+        """
         if rows.shape != self._result.shape or rows.dtype != self._result.dtype:
             self._make_room(rows)
         self._result[...] = rows

@@ -103,7 +103,7 @@ class WorkerReplica:
         self._connect(ready, worker)
 
     def submit(self, batch: Sequence[Arrays]) -> asyncio.Future[BatchReport]:
-        """Run a batch; `depth` of them at most at a time.
+        """Run a batch of items, each of arrays [rows, ...]; at most `depth` batches at a time.
 
         The future raises UnavailableError if no worker can be started any more: the items may be run elsewhere.
         """
@@ -130,7 +130,7 @@ class WorkerReplica:
         await self._ended.wait()
 
     def on_result(self, part: Part, result: Sequence[Array] | Exception) -> None:
-        """Settle a part; one that failed is computed again in halves, down to single items."""
+        """Settle a part with rows [rows, num_features] for each item; compute a failed part again in halves."""
         if not isinstance(result, Exception):
             part.settle(result)
         elif part.single:

@@ -22,7 +22,7 @@ class Viewable(Protocol):
     """Memory of which a worker makes arrays."""
 
     def view(self, offset: int, dtype: str, shape: Sequence[int]) -> Array:
-        """Return the bytes at an offset as an array."""
+        """Return the bytes at an offset as an array [*shape]."""
         ...
 
 
@@ -39,7 +39,7 @@ class MappedMemory:
             os.close(descriptor)
 
     def view(self, offset: int, dtype: str, shape: Sequence[int]) -> Array:
-        """Return the bytes at an offset as an array. Raises TypeError if they are not in the memory."""
+        """Return the bytes at an offset as an array [*shape]. Raises TypeError if they are not in the memory."""
         return np.ndarray(shape, np.dtype(dtype), self._memory, offset)
 
 
@@ -60,7 +60,7 @@ class SharedBuffer:
             os.ftruncate(self.descriptor, _whole_pages(size))
 
     def view(self, offset: int, dtype: str, shape: Sequence[int]) -> Array:
-        """Return the bytes at an offset as an array; maps the file again if it has grown."""
+        """Return the bytes at an offset as an array [*shape]; maps the file again if it has grown."""
         kind = np.dtype(dtype)
         end = offset + kind.itemsize * int(np.prod(shape, dtype=np.int64))
         if end > len(self._bytes):
@@ -80,7 +80,7 @@ def _whole_pages(size: int) -> int:
 
 
 def lend(view: Array, on_release: Callable[[], object]) -> Array:
-    """Return a view of the same elements; call `on_release` once nothing refers to it or to a view of it.
+    """Return a view [...] of the same elements; call `on_release` once nothing refers to it or to a view of it.
 
     numpy's views refer to the array that owns the memory, or to the first array on a buffer. So this view is made from
     a buffer: the views of it refer to it, and not to the argument.

@@ -172,5 +172,5 @@ def _from_array(array: npt.NDArray[np.generic]) -> Image.Image:
 
 
 def levels_of_16_bits(levels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """Return levels of 0..65535, of any shape, rounded to 0..255."""
+    """Return levels [...] of 0..65535 as levels [...] of 0..255, rounded."""
     return ((levels.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)

@@ -112,7 +112,9 @@ class Client(ClientBase):
         progress: bool = False,
         **options: Unpack[StreamOptions],
     ) -> Iterator[Array]:
-        """Return the features of each batch, in order; reads only a little ahead of its consumer (64 batches, 64 MB).
+        """Return the features [rows, num_features] of each batch, in order.
+
+        Reads ahead of its consumer by at most 64 batches and 64 MB.
 
         batches: each as `embed` takes it, of one kind: "tensor", "images", "texts" or "audio".
         progress: show a bar on stderr (by tqdm).  options: see `StreamOptions`.

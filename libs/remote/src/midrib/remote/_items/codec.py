@@ -52,7 +52,7 @@ class TensorMemory(Protocol):
     """Memory that a server shares, in which results may lie."""
 
     def tensor(self, shared: embedding_pb2.SharedTensor) -> Array:
-        """Return a view of a tensor. Raises ValueError if it is not inside the memory."""
+        """Return a view of a tensor in its shape [rows, ...]. Raises ValueError if it is not inside the memory."""
         ...
 
 

@@ -78,7 +78,7 @@ class CallSession:
         return call.result()
 
     async def wait_async(self, call: StreamedCall, timeout: float) -> Array:
-        """Return the features of a call, as `wait` does, without blocking the caller's event loop."""
+        """Return the features [rows, num_features] of a call, as `wait` does, without blocking the event loop."""
         try:
             await finished(call, timeout)
         except TimeoutError:

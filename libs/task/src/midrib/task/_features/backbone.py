@@ -180,6 +180,7 @@ class DeferredBackbone(nn.Module):
         return takes_pixels(self.opened())
 
     def forward(self, inputs: Tensor) -> Tensor:
+        """Return the features [rows, num_features] of inputs [rows, ...]; opens the backbone first if necessary."""
         features: Tensor = self.opened()(inputs)
         return features
 

@@ -140,7 +140,10 @@ class _Revision:
         return rows
 
     def add(self, rows: dict[bytes, Tensor]) -> None:
-        """Keep features in memory, and write a shard when there are enough; a full cache keeps nothing."""
+        """Keep features [num_features] by digest in memory, and write a shard when there are enough.
+
+        A full cache keeps nothing.
+        """
         if self._cache.full:
             return
         self._pending.update(rows)

@@ -19,7 +19,10 @@ from midrib.task._features.backbone import (
 
 
 def swap(task: TaskBase, source: Any, kwargs: dict[str, Any], sample: Tensor | None, tolerance: float) -> None:
-    """Replace the task's backbone by this one after checking that it is the same; see Persistent.to_remote."""
+    """Replace the task's backbone by another one after checking that it computes the same embeddings.
+
+    sample: a batch [rows, ...]; see `Persistent.to_remote`.  Raises RevisionError if they differ.
+    """
     opened = open_backbone(source, kwargs, task.backbones)
     _check_same(task, opened, sample, tolerance)
     task.attach(opened)

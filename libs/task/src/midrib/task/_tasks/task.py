@@ -101,11 +101,14 @@ class Task(HasRegistries, Persistent):
     # Training
 
     def metric_inputs(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the arguments of the metrics: outputs and targets. Override it to turn outputs into probabilities."""
+        """Return the arguments of the metrics: outputs and targets, [rows, ...].
+
+        Override it to turn outputs into probabilities.
+        """
         return outputs, targets
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ARG002 (Lightning's signature)
-        """Return the summed loss of a batch; train_loss and the train metrics are logged at the epoch's end."""
+        """Return the summed loss [] of a batch; train_loss and the train metrics are logged at the epoch's end."""
         return self._step("train", batch)
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ARG002
