@@ -78,7 +78,7 @@ def check_embed(data: bytes) -> None:
     try:
         expected = EmbedRequest.FromString(data)
     except DecodeError:
-        with pytest.raises(DecodeError):
+        with pytest.raises(DecodeError, match="Error parsing message"):
             EMBED.parse(data)
         return
     request, tensor = EMBED.parse(data)
@@ -93,7 +93,7 @@ def check_item(data: bytes) -> None:
     try:
         expected = EmbedStreamRequest.FromString(data)
     except DecodeError:
-        with pytest.raises(DecodeError):
+        with pytest.raises(DecodeError, match="Error parsing message"):
             EMBED_STREAM.parse(data)
         return
     got = EMBED_STREAM.parse(data)

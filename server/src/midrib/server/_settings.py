@@ -28,6 +28,7 @@ _PREFIX = "MIDRIB_"
 
 
 def _checked_device(device: str | None) -> str | None:
+    """Return the name of a device. Raises ValueError for an unknown one."""
     if device is None:
         return None
     kind, colon, index = device.partition(":")
@@ -216,6 +217,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _aliases_are_unique(self) -> Settings:
+        """Raise ValueError for an alias that is empty, has an @, or names two backbones."""
         aliases = [alias for backbone in self.backbones for alias in backbone.aliases]
         names = {backbone.name for backbone in self.backbones}
         for alias in aliases:
@@ -225,6 +227,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _fronts_can_run(self) -> Settings:
+        """Raise ValueError for several fronts where only one can run."""
         if self.fronts > 1 and self.front != "asyncio":
             raise ValueError(
                 f"fronts is {self.fronts}, and front {self.front!r} runs in the server's process only: "
@@ -236,10 +239,15 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _nothing_is_open_by_accident(self) -> Settings:
+        """Raise ValueError for incomplete TLS settings, and for a server that other machines reach without a check."""
         if (self.tls_certificate is None) != (self.tls_key is None):
-            raise ValueError("tls_certificate and tls_key go together: give both, or neither")
+            raise ValueError(
+                f"tls_key is {self.tls_key} and tls_certificate {self.tls_certificate}, which go together: give both"
+            )
         if self.tls_client_ca is not None and self.tls_certificate is None:
-            raise ValueError("tls_client_ca needs tls_certificate and tls_key: no mutual TLS without TLS")
+            raise ValueError(
+                f"tls_client_ca = {self.tls_client_ca} needs tls_certificate and tls_key: no mutual TLS without TLS"
+            )
         protected = self.insecure or self.tls_certificate is not None or self.tokens is not None
         if not protected and not is_loopback(self.host):
             raise ValueError(

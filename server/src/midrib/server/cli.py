@@ -74,7 +74,7 @@ def make_token(
         typer.Option(help="read, embed or admin; may be repeated; default: read and embed."),
     ] = None,
 ) -> None:
-    """Make a token. Print the token to stdout, and its entry for the server's token file to stderr."""
+    """Print a new token to stdout, and its entry for the token file to stderr. Exits with 1 for a wrong scope."""
     from midrib.server._admission.tokens import Scope, new_token
 
     scopes = scope or ["read", "embed"]
@@ -91,7 +91,7 @@ def make_token(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )
 def on_ray(context: typer.Context) -> None:
-    """Serve backbones on a Ray cluster; `midrib ray --help` has the commands. Needs midrib-ray."""
+    """Serve backbones on a Ray cluster; `midrib ray --help` has the commands. Exits with 1 without midrib-ray."""
     try:
         commands = importlib.import_module("midrib.ray.cli")
     except ModuleNotFoundError as error:

@@ -175,6 +175,10 @@ class Backbone:
         return self.embed(self.prepare_texts(texts, truncate=truncate, prompt=prompt, prompt_name=prompt_name))
 
     def _embed_remotely(self, texts: list[str], prompt: str | None, prompt_name: str | None) -> Tensor:
+        """Embed texts on a remote backbone's server: [rows, num_features].
+
+        Raises ContractError for a prompt that the backbone cannot send.
+        """
         module: Any = self.module
         if prompt is None and prompt_name is None:
             return module(texts)  # type: ignore[no-any-return] # a module is not typed
@@ -200,6 +204,7 @@ class Backbone:
         return html_table("Backbone", ("name", "input", "num_features", "parameters", "revision"), [row])
 
     def _spec(self, kind: type[_Spec]) -> _Spec:
+        """Return the declared input. Raises InputKindError if it is not of this kind."""
         if not isinstance(self.input, kind):
             got = kind.__name__.removesuffix("Input").lower()
             raise InputKindError(

@@ -68,6 +68,7 @@ def _line(value: object) -> bytes:
 
 
 def _plain(value: object) -> object:
+    """Return a mapping as a dict, which JSON can write. Raises TypeError for any other value."""
     if isinstance(value, Mapping):
         return dict(value)
     raise TypeError(

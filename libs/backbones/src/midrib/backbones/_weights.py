@@ -111,7 +111,7 @@ def hub_file(repository: str, filename: str) -> Path:
     try:
         from huggingface_hub import hf_hub_download
     except ImportError as error:
-        raise WeightsError("fetching weights needs huggingface_hub: pip install huggingface_hub") from error
+        raise WeightsError(f"fetching {repository} needs huggingface_hub: pip install huggingface_hub") from error
     try:
         return Path(hf_hub_download(repository, filename))
     except Exception as error:

@@ -161,6 +161,7 @@ def _needs_no_arguments(task: Task, output: str) -> bool:
 
 
 def _check(holds: bool, message: str) -> None:
+    """Raise AssertionError with the message unless the condition holds."""
     if not holds:
         raise AssertionError(message)
 

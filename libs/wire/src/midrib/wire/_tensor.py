@@ -119,6 +119,10 @@ def decode_tensor(message: tensor_pb2.Tensor, *, field: str = "tensor") -> Array
 
 
 def _scaled(rows: Array, data: bytes, field: str) -> Array:
+    """Return int8 rows [rows, width] times their scales, in float32.
+
+    Raises InvalidInputError for other rows, or another number of scales.
+    """
     if rows.dtype != np.int8 or rows.ndim != 2 or len(data) != 4 * len(rows):
         raise InvalidInputError(
             f"{field}.row_scales has {len(data)} bytes beside {rows.dtype.name} {list(rows.shape)}: "

@@ -238,6 +238,7 @@ class AcceptedItem:
         """Return the embedding that the caller asked for, from the rows that were computed; called once.
 
         The item then no longer refers to its input: the answer may wait for its client for a long time.
+        Raises RuntimeError if its input was not queued, or at the second call.
         """
         inputs, self._inputs = self._inputs, None
         if inputs is None:
@@ -255,6 +256,7 @@ class AcceptedItem:
         return intake.checked(rows)
 
     async def _read(self, source: embedding_pb2.Input | _Arrays | None) -> _Arrays:
+        """Return the input as arrays [rows, ...]. Raises RuntimeError if it was already queued."""
         if isinstance(source, embedding_pb2.Input):
             return (await self._call.loaded.intake.read(source, self._call.prompt),)
         if source is None:

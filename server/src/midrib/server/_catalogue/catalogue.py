@@ -97,13 +97,16 @@ class Catalogue:
         return entry
 
     def _entry(self, name: str) -> CatalogueEntry:
+        """Return the entry of a name. Raises BackboneNotFoundError, or BackboneLoadingError while the server starts."""
         if name in self.entries:
             return self.entries[name]
         matches = [entry for key, entry in self.entries.items() if key.endswith("/" + name)]
         if name and len(matches) == 1:
             return matches[0]
         if self.starting:
-            raise BackboneLoadingError("the server is starting: try again shortly", retry_after=1.0)
+            raise BackboneLoadingError(
+                f"the server is starting and has not loaded {name!r:.80}: try again shortly", retry_after=1.0
+            )
         raise not_served(name, self.entries)
 
     def expect(self, requested: BackboneSettings) -> CatalogueEntry:
@@ -276,6 +279,7 @@ class Catalogue:
 
 
 def _check_same_arguments(entry: CatalogueEntry, requested: BackboneSettings) -> None:
+    """Raise InvalidInputError if the backbone is served with other arguments than the requested ones."""
     if entry.loaded is not None and entry.arguments != requested.arguments:
         raise InvalidInputError(
             f"backbone {entry.name!r} is served with arguments {entry.arguments}, received {requested.arguments}: "

@@ -128,6 +128,7 @@ def loader_path(fn: Any) -> list[str]:
 
 
 def _request(requested: BackboneSettings, settings: Settings, registry: AbstractRegistry) -> dict[str, Any]:
+    """Return the request to load in a fresh process. Raises NotImportableError for a loader that it cannot import."""
     loader = loader_path(registry.get(requested.name, with_metadata=True).fn)
     if loader[0] in ("", "__main__") or "<locals>" in loader[1]:
         raise NotImportableError(f"its loader {'.'.join(loader)} is not defined in a module that can be imported")
@@ -146,7 +147,10 @@ def _request(requested: BackboneSettings, settings: Settings, registry: Abstract
 
 
 def _path_of(registry: AbstractRegistry) -> list[str]:
-    """Return the module and the name of a registry that a fresh process can import."""
+    """Return the module and the name of a registry that a fresh process can import.
+
+    Raises NotImportableError for another registry.
+    """
     for name, module in list(sys.modules.items()):
         if name == "__main__" or getattr(module, "__spec__", None) is None:
             continue

@@ -181,6 +181,7 @@ def _with_devices(info: ServingInfo, devices: list[str]) -> ServingInfo:
 
 
 def _registry(imports: list[str], path: list[str]) -> AbstractRegistry:
+    """Import the registry. Raises NotImportableError if this process cannot."""
     try:
         for module in imports:
             importlib.import_module(module)
@@ -194,6 +195,7 @@ def _registry(imports: list[str], path: list[str]) -> AbstractRegistry:
 
 
 def _check_loader(registry: AbstractRegistry, name: str, loader: list[str]) -> None:
+    """Raise NotImportableError if the name has another loader in this process."""
     try:
         actual = loader_path(registry.get(name, with_metadata=True).fn)
     except KeyError as error:

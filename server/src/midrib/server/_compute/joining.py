@@ -70,6 +70,7 @@ def split_rows(rows: Array, lengths: Sequence[int]) -> list[Array]:
 
 
 def _refuse_mixture(view: Array, arrays: Sequence[Array]) -> None:
+    """Raise ValueError if pixels and floats [rows, ...] would share a batch."""
     if view.dtype.kind != "i" and any(_PIXELS in (view.dtype, array.dtype) for array in arrays):
         names = ", ".join(sorted({array.dtype.name for array in arrays}))
         raise ValueError(f"a batch of {view.dtype} has arrays of {names}: put pixels and floats into separate batches")

@@ -102,6 +102,7 @@ def _load_request(body: LoadBody) -> backbone_pb2.LoadBackboneRequest:
 
 
 def _argument(name: str, value: bool | float | str) -> backbone_pb2.Argument:
+    """Return an argument of a loader. Raises InvalidInputError for an integer that does not fit."""
     if isinstance(value, bool):
         return backbone_pb2.Argument(bool_value=value)
     if isinstance(value, str):

@@ -107,6 +107,7 @@ class Batcher:
             self.queue.fail_all(error)
 
     def _check_open(self) -> None:
+        """Raise UnavailableError while the backbone is being unloaded."""
         if self._closed:
             raise UnavailableError("the backbone is being unloaded: try again elsewhere")
 

@@ -123,5 +123,5 @@ def without_padding(flags: int, payload: bytes) -> bytes:
     if not flags & PADDED:
         return payload
     if not payload or payload[0] >= len(payload):
-        raise Http2Error(ErrorCode.PROTOCOL_ERROR, "the padding is longer than its frame")
+        raise Http2Error(ErrorCode.PROTOCOL_ERROR, f"more padding than the frame of {len(payload)} bytes")
     return payload[1 : len(payload) - payload[0]]

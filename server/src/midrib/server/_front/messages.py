@@ -100,6 +100,7 @@ class Assembler:
         return message
 
     def _unpacked(self, packed: bytes) -> bytes:
+        """Return the decompressed message. Raises MessageError if it is damaged or too long."""
         if self._encoding not in _WINDOW_BITS:
             is_identity = self._encoding == "identity"
             raise MessageError(
@@ -112,7 +113,7 @@ class Assembler:
         except zlib.error as error:
             raise MessageError(grpc.StatusCode.INTERNAL, f"a message is not {self._encoding}") from error
         if len(message) > self._max_bytes:
-            raise self._too_long("more bytes")
+            raise self._too_long(f"at least {len(message)} bytes")
         if not unpack.eof:
             raise MessageError(grpc.StatusCode.INTERNAL, f"a message of {self._encoding} is cut off")
         return message

@@ -102,7 +102,9 @@ class Http2Stream:
         """Take the payload of a DATA frame, which counts with `size` bytes. Raises StreamError beyond the window."""
         self.receive_window -= size
         if self.receive_window < 0:
-            raise StreamError(ErrorCode.FLOW_CONTROL_ERROR, "more bytes than the window of the stream")
+            raise StreamError(
+                ErrorCode.FLOW_CONTROL_ERROR, f"{-self.receive_window} bytes more than the window of the stream"
+            )
         self.assembler.feed(payload)
         if self._forward is not None:
             self._forward()
@@ -145,7 +147,9 @@ class Http2Stream:
         """Let more bytes be sent. Raises StreamError if the window becomes larger than HTTP/2 allows."""
         self.send_window += increment
         if self.send_window > LARGEST_WINDOW:
-            raise StreamError(ErrorCode.FLOW_CONTROL_ERROR, "the window of the stream is beyond 31 bits")
+            raise StreamError(
+                ErrorCode.FLOW_CONTROL_ERROR, f"the window of the stream, {self.send_window} bytes, is beyond 31 bits"
+            )
 
     # To the call
 

@@ -91,6 +91,7 @@ class BackboneService(backbone_pb2_grpc.BackboneServiceServicer):
         await self._catalogue.unload(name)
 
     def _require_admin(self, call: str) -> None:
+        """Raise PermissionDeniedError unless this port allows to change backbones."""
         if not self._admin:
             raise PermissionDeniedError(f"{call} is not allowed here: start the server with --admin, or an admin_port")
 

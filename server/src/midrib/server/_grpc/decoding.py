@@ -176,6 +176,7 @@ class _Reading:
 
 
 def _never_fast(data: bytes) -> Any:
+    """Raise ValueError, so that the library of protobuf parses the message."""
     raise ValueError(f"{len(data)} bytes for the parser of protobuf's library")
 
 

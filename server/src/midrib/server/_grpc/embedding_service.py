@@ -99,7 +99,9 @@ class EmbedStreamProtocol:
         if not shared:
             return self._call, item.input
         if item.HasField("input"):
-            raise InvalidInputError("the item has both `input` and `shared`, expected one of them", field="shared")
+            raise InvalidInputError(
+                f"item {item.id} has both `input` and `shared`, expected one of them", field="shared"
+            )
         return self._call, self._memory.input(item.id, item.shared)
 
     def answer(self, request_id: int, embedded: Embedded) -> bytes:

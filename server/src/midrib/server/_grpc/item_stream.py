@@ -178,6 +178,7 @@ class ItemStream(Generic[Request, Id]):
         task.add_done_callback(self._tasks.discard)
 
     def _check_id(self, request_id: Id) -> None:
+        """Raise DuplicateItemError if an item with this id is in flight."""
         if not self._protocol.in_order and request_id in self._ids:
             raise DuplicateItemError(f"item {request_id} is still in flight: use another id")
 

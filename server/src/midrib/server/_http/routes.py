@@ -107,6 +107,7 @@ class Routes:
         return web.Response(body=b"".join([part async for part in parts]), content_type="application/json")
 
     def _only_model(self) -> str:
+        """Return the only served backbone. Raises InvalidInputError unless there is exactly one."""
         if len(self._catalogue.entries) != 1:
             served = ", ".join(sorted(self._catalogue.entries)) or "none"
             raise InvalidInputError(f"model is absent, expected one of the served backbones: {served}", field="model")

@@ -103,6 +103,7 @@ class HttpServer:
         return app
 
     def _server(self) -> web.Server:
+        """Return aiohttp's server. Raises RuntimeError if it was not set up."""
         if self._runner.server is None:
             raise RuntimeError("aiohttp's runner was set up and has no server: report this as a bug of Midrib")
         return self._runner.server
@@ -160,6 +161,7 @@ class HttpServer:
 
 @web.middleware
 async def _within_time(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Run a call within its time. Raises DeadlineExceededError when the time is over."""
     seconds = _seconds(request)
     CURRENT_CALL.get().caller = _caller(request, seconds)
     try:

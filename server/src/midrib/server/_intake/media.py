@@ -54,6 +54,7 @@ class MediaPool:
         return _join_padded(parts)
 
     async def _run(self, decode: Callable[[], Array]) -> Array:
+        """Decode in the pool. Raises the error of the decoder; UnavailableError once the pool is closed."""
         stopped = UnavailableError("the server stopped before this item was decoded: try another")
         if self._closed:
             raise stopped
@@ -71,6 +72,7 @@ class MediaPool:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _check_lengths(self, texts: Sequence[str]) -> None:
+        """Raise LimitExceededError for a text that is too long."""
         for index, text in enumerate(texts):
             if len(text) > self._max_text_chars:
                 raise LimitExceededError(
@@ -82,6 +84,7 @@ class MediaPool:
     def _decoded(
         self, backbone: Backbone, message: embedding_pb2.Input, start: int, stop: int, *, prompt: str | None
     ) -> Array:
+        """Return decoded media. Raises MediaError with the index in the request."""
         media: Any = media_of(message)[start:stop]
         try:
             if message.WhichOneof("kind") == "images":

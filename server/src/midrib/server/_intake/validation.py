@@ -67,6 +67,7 @@ def _check(limits: ItemLimits, dtype: np.dtype[Any], shape: tuple[int, ...], fie
 
 
 def _check_dtype(name: str, spec: InputSpec, dtype: np.dtype[Any], field: str) -> None:
+    """Raise InvalidInputError for a dtype that the backbone does not take."""
     expected = spec.tensor.dtype
     right = dtype.kind in "iu" if expected.startswith(("int", "uint")) else is_floating(dtype)
     if not right and not takes_pixels(spec, dtype):
@@ -78,6 +79,7 @@ def _check_dtype(name: str, spec: InputSpec, dtype: np.dtype[Any], field: str) -
 
 
 def _check_shape(name: str, spec: InputSpec, shape: tuple[int, ...], field: str) -> None:
+    """Raise InvalidInputError for a shape that the backbone does not take."""
     expected = spec.tensor.shape
     fits = len(shape) == len(expected) + 1 and all(
         size in (None, actual) for size, actual in zip(expected, shape[1:], strict=True)

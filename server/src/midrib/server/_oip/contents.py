@@ -84,7 +84,7 @@ def _check_place(request: ModelInferRequest, tensor: InferTensor) -> None:
 
 
 def _code(tensor: InferTensor) -> tensor_pb2.DataType:
-    """Return the dtype of a tensor of numbers."""
+    """Return the dtype of a tensor of numbers. Raises InvalidInputError for another name or datatype."""
     if tensor.name != TENSOR_INPUT:
         raise InvalidInputError(
             f"input {tensor.name!r} is {tensor.datatype or 'without a datatype'}: a tensor goes by the name "
@@ -117,7 +117,10 @@ def _typed_length(tensor: InferTensor) -> int:
 
 
 def _typed(tensor: InferTensor, code: int) -> bytes:
-    """Return the bytes of typed contents in the tensor's datatype."""
+    """Return the bytes of typed contents in the tensor's datatype.
+
+    Raises InvalidInputError for elements that do not fit.
+    """
     field = _TYPED.get(tensor.datatype)
     if field is None:
         raise InvalidInputError(
@@ -135,6 +138,7 @@ def _typed(tensor: InferTensor, code: int) -> bytes:
 
 
 def _media(tensor: InferTensor, elements: list[bytes]) -> embedding_pb2.Input:
+    """Return media from a BYTES tensor. Raises InvalidInputError for another name."""
     if tensor.name == "images":
         return embedding_pb2.Input(images=embedding_pb2.Images(encoded=elements))
     if tensor.name == "texts":
@@ -145,7 +149,10 @@ def _media(tensor: InferTensor, elements: list[bytes]) -> embedding_pb2.Input:
 
 
 def _elements(request: ModelInferRequest, tensor: InferTensor, max_rows: int) -> list[bytes]:
-    """Return the elements of a BYTES tensor."""
+    """Return the elements of a BYTES tensor.
+
+    Raises InvalidInputError or LimitExceededError for another shape, or too many rows.
+    """
     shape = list(tensor.shape)
     count = math.prod(shape)
     if len(shape) not in (1, 2) or min(shape, default=0) < 0 or (len(shape) == 2 and shape[1] != 1):
@@ -164,7 +171,10 @@ def _elements(request: ModelInferRequest, tensor: InferTensor, max_rows: int) ->
 
 
 def _split(data: bytes, count: int) -> list[bytes]:
-    """Return the elements of raw BYTES: each is its length, four bytes little-endian, and then its bytes."""
+    """Return the elements of raw BYTES: each is its length, four bytes little-endian, and then its bytes.
+
+    Raises InvalidInputError if an element is cut off.
+    """
     elements: list[bytes] = []
     position = 0
     while position < len(data) and len(elements) <= count:
@@ -181,6 +191,7 @@ def _split(data: bytes, count: int) -> list[bytes]:
 
 
 def _decoded(elements: list[bytes]) -> list[str]:
+    """Return texts. Raises InvalidInputError for bytes that are not UTF-8."""
     texts = []
     for index, element in enumerate(elements):
         try:

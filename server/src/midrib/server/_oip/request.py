@@ -91,6 +91,7 @@ def _parameter(parameters: Mapping[str, InferParameter], name: str) -> Any:
 
 
 def _options(request: ModelInferRequest) -> embedding_pb2.Options:
+    """Return the options of a request. Raises InvalidInputError for an unknown parameter or dtype."""
     unknown = sorted(set(request.parameters) - set(_PARAMETERS))
     if unknown:
         raise InvalidInputError(
@@ -111,6 +112,7 @@ def _options(request: ModelInferRequest) -> embedding_pb2.Options:
 
 
 def _check_outputs(request: ModelInferRequest) -> None:
+    """Raise InvalidInputError for an unknown output, UnsupportedError for parameters of an output."""
     for output in request.outputs:
         if output.name != OUTPUT:
             raise InvalidInputError(

@@ -131,7 +131,7 @@ class StreamMemory:
         """
         if self._segment is None:
             raise InvalidInputError(
-                "the item lies in shared memory, which this stream does not have: send the input in the message",
+                f"item {item_id} lies in shared memory, which this stream does not have: send the input in the message",
                 field="shared",
             )
         self._segment.check(item.result_offset, item.result_bytes, field="shared.result_offset")

@@ -198,6 +198,7 @@ class _BoundPlace:
         return self._reply
 
     def _make_room(self, rows: Array) -> None:
+        """Move the place for the rows [rows, num_features]. Raises ValueError if they do not fit."""
         if rows.nbytes > self.place.result_bytes:
             raise ValueError(f"the module returned {rows.dtype.name} {list(rows.shape)}, more than its batch can give")
         region = Region(self.place.result_offset, rows.dtype.name, rows.shape)

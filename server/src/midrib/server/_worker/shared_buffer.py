@@ -68,7 +68,10 @@ class SharedBuffer:
         return self._bytes[offset:end].view(kind).reshape(shape)
 
     def _map_again(self, end: int) -> None:
-        """Map the bytes before `end`, and not the whole file: the other process may have made it larger than memory."""
+        """Map the bytes before `end`, and not the whole file: the other process may have made it larger than memory.
+
+        Raises ValueError beyond its end.
+        """
         size = os.fstat(self.descriptor).st_size
         if end > size:
             raise ValueError(f"{end} bytes of a shared buffer of {size} bytes were requested")

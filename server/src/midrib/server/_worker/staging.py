@@ -59,6 +59,7 @@ class StagedPlace:
         return self._rows
 
     def _checked(self, reply: bytes) -> Array:
+        """Return the rows [rows, num_features] of a reply. Raises BatchFailedError or ValueError for another reply."""
         if reply[:1] == ERROR:
             raise BatchFailedError(f"the module raised in its worker:\n{reply[1:].decode(errors='replace')}")
         if reply[:1] != ROWS:

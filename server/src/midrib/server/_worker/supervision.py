@@ -155,6 +155,7 @@ class Supervisor:
             self._sleep(min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (self._short_lives - 2)))
 
     def _replaced(self) -> WorkerProcess:
+        """Return a new worker. Raises WorkerLostError if none starts."""
         failure: Exception | None = None
         for attempt, delay_s in enumerate((*_BACK_OFF_S, *_SHORTAGE_BACK_OFF_S)):
             if attempt >= len(_BACK_OFF_S) and not isinstance(failure, OSError):

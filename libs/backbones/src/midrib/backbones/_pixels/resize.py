@@ -94,6 +94,7 @@ def _padding(spec: ImageInput) -> tuple[int, int, int]:
 
 
 def _resampling(spec: ImageInput) -> Image.Resampling:
+    """Return PIL's filter of the input spec. Raises UnusableImageError for an unknown name."""
     try:
         return _RESAMPLING[spec.interpolation]
     except KeyError:

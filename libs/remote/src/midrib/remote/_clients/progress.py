@@ -27,6 +27,7 @@ async def shown_async(results: AsyncGenerator[Array, None], batches: object) -> 
 
 
 def _bar(batches: object) -> Any:
+    """Return a bar on stderr. Raises ImportError without tqdm."""
     try:
         from tqdm.auto import tqdm  # type: ignore[import-untyped] # it has no types
     except ImportError as error:

@@ -34,6 +34,7 @@ app = typer.Typer(
 
 
 def _print_version(value: bool) -> None:
+    """Print the version, and raise typer.Exit to end the command."""
     number: str | None = None
     if value:
         with contextlib.suppress(PackageNotFoundError):
@@ -71,7 +72,7 @@ def list_backbones(
     timeout: Timeout = 30.0,
     as_json: Json = False,
 ) -> None:
-    """List the backbones that are registered, or that a server serves, without loading any. Exits with 1 for none."""
+    """List the backbones that are registered, or that a server serves; load none. Exits with 1 if none fits."""
     from midrib.remote._command.listing import local_registry, no_match, print_list, server_registry
     from midrib.remote._command.names import import_modules, refuse_urls
 
@@ -259,7 +260,7 @@ def doctor(
     timeout: Timeout = 5.0,
     as_json: Json = False,
 ) -> None:
-    """Check the connection to a served backbone step by step; each step has a verdict and a fix."""
+    """Check the connection to a backbone step by step; each has a verdict and a fix. Exits with 1 if a step fails."""
     from midrib.remote._command.examine import examine
 
     if not examine(url, Access(token, roots, certificate, timeout), as_json=as_json):
@@ -287,7 +288,7 @@ def bench(
     timeout: Timeout = 30.0,
     as_json: Json = False,
 ) -> None:
-    """Measure the rows per second and the latency of one backbone, with inputs that all differ."""
+    """Measure rows per second and latency of a backbone; all inputs differ. Exits with 2 for wrong options."""
     from midrib.remote._command.bench import BenchPlan, run
 
     if load is None and cost_per_hour is not None:

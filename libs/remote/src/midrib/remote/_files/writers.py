@@ -130,6 +130,7 @@ def _write_safetensors(path: Path, read: RowsReader, metadata: dict[str, str]) -
     texts = {**metadata, "ids": json.dumps(ids), **({"kept": plain_json(kept)} if kept else {})}
 
     def write(unfinished: Path) -> None:
+        """Write the file. Raises OSError if the disk refuses it."""
         try:
             save_file({"embedding": features}, unfinished, texts)
         except SafetensorError as error:  # its own type for errors of the disk

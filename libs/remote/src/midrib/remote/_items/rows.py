@@ -115,8 +115,11 @@ def tensor_rows(x: ArrayLike, *, dtype: str | None = None) -> TensorRows:
 
 
 def _fit_to_travel(array: Array, dtype: str | None) -> Array:
+    """Return the array as the protocol sends it. Raises InvalidInputError for a scalar, or too many dimensions."""
     if array.ndim == 0:
-        raise InvalidInputError("input is a scalar, expected [rows, ...]: pass a batch, x[None] for one row")
+        raise InvalidInputError(
+            f"input is a scalar of {array.dtype}, expected [rows, ...]: pass a batch, x[None] for one row"
+        )
     if dtype is not None and is_floating(array.dtype):
         array = array.astype(dtype, copy=False)
     if array.ndim > 8:
@@ -156,7 +159,7 @@ def any_rows(x: Any) -> Rows:
     Raises InvalidInputError if numpy cannot make an array of x, or the array cannot travel.
     """
     if isinstance(x, str):
-        raise InvalidInputError("the input is one string, expected a batch: pass [text]")
+        raise InvalidInputError(f"the input is {x!r:.80}, expected a batch: pass [text]")
     if isinstance(x, list | tuple) and any(isinstance(value, str) for value in x):
         return text_rows(x)
     if isinstance(x, np.ndarray) and x.ndim == 1 and (x.dtype.kind == "U" or _holds_text(x)):

@@ -206,6 +206,7 @@ class LazyColumn(Sequence[Any]):
         return len(self._dataset)
 
     def __getitem__(self, row: Any) -> Any:
+        """Return a row. Raises IndexError behind the last one."""
         if row >= len(self):
             raise IndexError(row)
         return DatasetValue(self._dataset, row, self._name)
@@ -216,7 +217,10 @@ class LazyColumn(Sequence[Any]):
 
 
 def _from_records(path: Path, records: Iterable[tuple[str, Mapping[str, Any] | str]]) -> Table:
-    """Turn records into columns; a record that is a string is the reason why its row is left out."""
+    """Turn records into columns; a record that is a string is the reason why its row is left out.
+
+    Raises ValueError if no rows remain.
+    """
     rows: list[tuple[str, Mapping[str, Any]]] = []
     skipped: list[Skipped] = []
     for place, record in records:

@@ -66,6 +66,7 @@ class FeatureCache:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, max_bytes: int = 4 << 30, shard_rows: int = 512) -> None:
+        """Open the cache. Raises ValueError for a limit below 1."""
         if max_bytes < 1 or shard_rows < 1:
             raise ValueError(
                 f"a feature cache needs max_bytes and shard_rows of at least 1, got max_bytes={max_bytes} and "

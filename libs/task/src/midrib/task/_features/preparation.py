@@ -84,6 +84,7 @@ class Preparation:
         return text if self.transform is None else str(self.transform(text))
 
     def _read(self, index: int, item: Any) -> Any:
+        """Return a prepared item. Raises MediaError with the index of an item that cannot be read."""
         try:
             return self.read(item)
         except MediaError as error:

@@ -122,6 +122,7 @@ def _named(metrics: MetricsLike) -> dict[str, Metric]:
 
 
 def _as_metric(name: str, metric: AnyMetric) -> Metric:
+    """Return the metric. Raises TypeError for a value that is neither a Metric nor a function."""
     if isinstance(metric, Metric):
         return metric
     if callable(metric) and not isinstance(metric, type):

@@ -29,6 +29,7 @@ def swap(task: TaskBase, source: Any, kwargs: dict[str, Any], sample: Tensor | N
 
 
 def _check_same(task: TaskBase, other: OpenedBackbone, sample: Tensor | None, tolerance: float) -> None:
+    """Raise RevisionError if two backbones differ in revision, or in the embeddings of sample [rows, ...]."""
     spec = task.input or other.input
     name = str(other.recipe.name)
     check_revisions(name, revision_of(other.module, spec), "this task's backbone", revision_of(task.backbone, spec))

@@ -95,6 +95,7 @@ class _Zygote:
         return pid
 
     def _fork(self, request: dict[str, Any], descriptors: list[int]) -> int:
+        """Fork this process. Raises RuntimeError if it has several threads."""
         if (threads := len(os.listdir("/proc/self/task"))) != 1:
             raise RuntimeError(f"a process of {threads} threads cannot be forked safely")
         pid = os.fork()

@@ -33,6 +33,7 @@ def read_csv(file: LocalFile, columns: InputColumns) -> Iterator[ReadRow]:
 
 
 def _rows(file: LocalFile, lines: _Lines, columns: InputColumns) -> Iterator[ReadRow]:
+    """Yield the rows of a table. Raises InvalidInputError if its header cannot be read."""
     first = next(lines, None)
     if first is None:
         return
@@ -100,6 +101,7 @@ class _Lines:
         return self
 
     def __next__(self) -> str:
+        """Return the next line. Raises csv.Error for a row so long that a quote must be open."""
         if self._chars > _LONGEST_ROW_CHARS:
             raise csv.Error(_OPEN_QUOTE)
         line = self._again.popleft() if self._again else next(self._lines)
