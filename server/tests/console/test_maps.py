@@ -96,7 +96,7 @@ def test_half_precision_and_integers_are_vectors_too() -> None:
             "safetensors", save({"embedding": np.ones((2, 2))}, {"kept": '{"a": "xy"}'}), "lists by name", id="a text"
         ),
         pytest.param("safetensors", save({"x": np.zeros((2, 2))}), "named 'embedding'", id="no embedding"),
-        pytest.param("jsonl", b"[1]\n", "expected to be a JSON object", id="jsonl of lists"),
+        pytest.param("jsonl", b"[1]\n", "expected a JSON object", id="jsonl of lists"),
         pytest.param("jsonl", b'{"a": 1}\n', "cannot be read", id="jsonl without a vector"),
         pytest.param("parquet", b"PAR1", "cannot be read as .parquet", id="broken parquet"),
     ],

@@ -67,9 +67,7 @@ class TemplateData(LightningDataModule):
         stages = {"train": train, "val": val, "test": test}
         self._stages = {stage: _dataset(stage, *rows) for stage, rows in stages.items() if rows is not None}
         if not self._stages:
-            raise ValueError(
-                f"TemplateData got no data, only {batch_size=}: pass train, val or test, each as (data, targets)"
-            )
+            raise ValueError(f"TemplateData got no data: pass {' or '.join(stages)}, each as (data, targets)")
         self.batch_size = batch_size
         # Only for these stages: Lightning calls every loader that it finds, and warns of an empty one.
         for stage in self._stages:

@@ -28,7 +28,7 @@ async def fetch_segment(offer: SharedMemory) -> MappedSegment:
     """
     size_ok = 0 < offer.size_bytes <= _MAX_SEGMENT_BYTES
     if not (_NAME.fullmatch(offer.socket) and size_ok and len(offer.key) <= _MAX_KEY_BYTES):
-        raise OSError(f"the server's offer of {offer.size_bytes} bytes is invalid: is it a Midrib server?")
+        raise OSError(f"the server's offer is invalid ({offer.size_bytes} bytes): is it a Midrib server?")
     descriptor = await _fetch(offer)
     try:
         return MappedSegment(descriptor, offer.size_bytes)
