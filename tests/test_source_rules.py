@@ -91,7 +91,7 @@ def test_public_functions_over_tensors_give_the_shapes() -> None:
 
 
 def test_functions_that_raise_say_so() -> None:
-    """The docstring names the error, or the exit status of a command; private functions are no exception."""
+    """The docstring names the error, or the exit status of a command; also of private functions."""
     assert [
         f"{place(path, function)} {function.name}"
         for path in SOURCES

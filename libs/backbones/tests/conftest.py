@@ -1,7 +1,7 @@
 """Install the libraries that the environment cannot hold into a separate folder if MIDRIB_EXTERNAL=1.
 
 torchvision is a CUDA build on the package index, and Resemblyzer's requirements want a compiler. Installed without what
-they require, into a folder of their own, they do here: `MIDRIB_EXTERNAL=1 .venv/bin/pytest libs/backbones`.
+they require, into a separate folder, they run here: `MIDRIB_EXTERNAL=1 .venv/bin/pytest libs/backbones`.
 """
 
 from __future__ import annotations
@@ -32,5 +32,5 @@ def _installed_beside() -> Path:
 
 
 if os.environ.get("MIDRIB_EXTERNAL") == "1":
-    # Last: what the environment has itself stays as it is. Before the tests are collected, for they ask what is there.
+    # Last, so that packages of the environment come first; before the tests are collected, which import these.
     sys.path.append(str(_installed_beside()))

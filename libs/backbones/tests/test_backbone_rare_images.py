@@ -1,4 +1,4 @@
-"""Images of rarer kinds: the same pixels as from a plain file, or an error, whatever the metadata beside them."""
+"""Images of rarer kinds: the same pixels as from a plain file, or an error, with any metadata beside them."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ BROKEN_PNGS = [
 
 @pytest.mark.parametrize("extra", BROKEN_PNGS)
 def test_a_pngs_broken_metadata_does_not_matter(extra: bytes) -> None:
-    """Good pixels are read, whatever stands beside them."""
+    """Good pixels are read, also beside damaged metadata."""
     assert np.array_equal(levels(png(extra)), PHOTO)
 
 

@@ -61,7 +61,7 @@ def test_a_model_is_loaded_by_its_name_here(catalogue: ExternalRegistry, key: st
     ],
 )
 def test_in_is_honest(catalogue: ExternalRegistry, key: str, there: bool) -> None:
-    """`in` is true of what get finds, and of nothing else."""
+    """`in` is true exactly for the keys that `get` finds."""
     assert (key in catalogue) is there
 
 
@@ -74,7 +74,7 @@ def test_an_unlisted_model_is_unknown(catalogue: ExternalRegistry) -> None:
 
 
 def test_len_iteration_and_filters_are_honest(catalogue: ExternalRegistry) -> None:
-    """They tell of the catalogue's models, with what is declared of all."""
+    """They list the catalogue's models, with the declarations that all models share."""
     assert len(catalogue) == 3
     assert list(catalogue) == ["image/lib/resnet5", "image/lib/resnet18", "image/lib/vit/tiny"]
     assert [entry.name for entry in catalogue.list("*resnet*", exclude="*18")] == ["lib/resnet5"]
@@ -108,7 +108,7 @@ def test_names_are_asked_anew_each_time() -> None:
 
 
 def test_models_may_declare_what_is_their_own() -> None:
-    """A mapping of names tells it; a model's namespace is the beginning of its own name."""
+    """A mapping of names holds it; a model's namespace is the beginning of the model's name."""
     catalogue = ExternalRegistry(create, "server", names=lambda: _SERVED, license="MIT")
     lite = catalogue.describe("lite")
     assert (lite.key, lite.num_features, lite.license) == ("image/embedding/lite", 1280, "MIT")
@@ -165,7 +165,7 @@ def test_an_unknown_bare_name_is_told_of_the_catalogues_prefixes() -> None:
 
 @pytest.mark.parametrize("names", [list_models, None], ids=["listed", "open"])
 def test_without_its_library_a_catalogue_is_empty_and_says_what_to_install(names: Any) -> None:
-    """names is not even called; the error of a key of its own gives the install line."""
+    """The function that lists names is not called; the error for one of its keys has the install line."""
     catalogue = ExternalRegistry(
         create, "lib", names=names, prefix="lib/", requires="no_such_library", install="lib[all]"
     )

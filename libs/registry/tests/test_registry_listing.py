@@ -64,7 +64,9 @@ def test_iteration_len_and_in_agree(registry: Registry) -> None:
         ),
         pytest.param({"pattern": ["lite?", "vit"]}, ["lite0", "vit"], id="several"),
         pytest.param({"pattern": iter(["vit"])}, ["vit"], id="any iterable"),
-        pytest.param({"pattern": []}, ["lite0", "mlp-2", "Mlp-3", "mlp-10", "vit"], id="no wildcard is no limit"),
+        pytest.param(
+            {"pattern": []}, ["lite0", "mlp-2", "Mlp-3", "mlp-10", "vit"], id="without wildcards all are listed"
+        ),
         pytest.param({"exclude": "*mlp*"}, ["lite0", "vit"], id="exclude"),
         pytest.param({"pattern": "classif"}, ["lite0"], id="a plain word matches anywhere"),
         pytest.param({"exclude": "MLP"}, ["lite0", "vit"], id="a plain word excludes anywhere"),
@@ -142,7 +144,7 @@ def test_a_description_tells_what_is_declared(registry: Registry) -> None:
 
 
 def test_a_description_is_frozen(registry: Registry) -> None:
-    """It is a record of what was declared, not a handle on the entry."""
+    """It is a record of the declarations, and does not load the entry."""
     with pytest.raises(dataclasses.FrozenInstanceError, match="num_features"):
         registry.describe("lite0").num_features = 1  # type: ignore[misc] # wrong on purpose
 
@@ -220,7 +222,7 @@ def test_an_explanation_tells_the_packages_of_one_namespace_apart(
 def test_a_module_of_an_ordinary_package_is_not_credited_to_its_namesake(
     install_package: Callable[..., None],
 ) -> None:
-    """json.tool is not of the package json-tool, for json is no namespace that packages share."""
+    """json.tool is not of the package json-tool, because json is not a namespace that packages share."""
     install_package("json-tool", "", "json_tool")
     registry = Registry("backbones")
     exec("registry(abs)", {"__name__": "json.tool", "registry": registry})

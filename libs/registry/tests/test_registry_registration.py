@@ -153,7 +153,7 @@ def test_override_does_not_take_another_entrys_alias(registry: Registry) -> None
 
 
 def test_metadata_is_kept_as_declared(registry: Registry) -> None:
-    """One value or several, what was declared is told under its keyword."""
+    """Each declaration, of one value or several, is shown under its keyword."""
     registry(
         load_plain,
         namespace="a",

@@ -51,7 +51,7 @@ FAILING = "connections to all backends failing; last error: "
         pytest.param(
             FAILING + "UNKNOWN: ipv4:127.0.0.1:33949: HTTP proxy returned response code 403",
             "PROXY",
-            "a proxy stands before gpu-box:1 and does not let it through",
+            "a proxy before gpu-box:1 does not let the call through",
             id="proxy-refuses",
         ),
         pytest.param(

@@ -123,7 +123,7 @@ def test_a_users_own_registry_serves_names() -> None:
     [
         pytest.param("template/classification/mlp-12", UnknownKeyError, "mlp-128", id="a near name is suggested"),
         pytest.param(nn.Linear(2, 2), TypeError, r"expected .* a pair \(module, num_features\)", id="module alone"),
-        pytest.param((nn.Linear(2, 2), "2"), TypeError, "expected a registered name", id="width is no number"),
+        pytest.param((nn.Linear(2, 2), "2"), TypeError, "expected a registered name", id="width is not a number"),
         pytest.param(3, TypeError, "got 3 of type int", id="a number"),
     ],
 )

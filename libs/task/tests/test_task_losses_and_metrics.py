@@ -162,7 +162,7 @@ class Watcher(Callback):
 def test_a_callback_finds_an_epochs_values_at_its_end(
     backbone: Pair, loader: DataLoader[Any], trainer: MakeTrainer
 ) -> None:
-    """Those of the first epoch too: what logs goes before it."""
+    """Those of the first epoch too, because they are logged before other callbacks run."""
     watcher = Watcher()
     trainer(max_epochs=2, callbacks=[watcher]).fit(ClassificationTask(backbone, 3), loader)
     assert watcher.found == [{"train_loss", "train_accuracy"}] * 2

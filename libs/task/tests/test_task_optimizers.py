@@ -59,7 +59,7 @@ def test_an_optimizer_comes_in_many_forms(local: Pair, given: Any, kind: type, o
     [
         pytest.param("adamm", UnknownKeyError, "adam", id="unknown name"),
         pytest.param(3, TypeError, "optimizer got 3 of type int, expected a name", id="a number"),
-        pytest.param(("sgd", 0.9), TypeError, r"or \(name or callable, kwargs\)", id="kwargs are no mapping"),
+        pytest.param(("sgd", 0.9), TypeError, r"or \(name or callable, kwargs\)", id="kwargs are not a mapping"),
         pytest.param(("sgd", {}, {}), TypeError, r"or \(name or callable, kwargs\)", id="too many parts"),
         pytest.param(SGD([nn.Parameter(torch.ones(1))]), TypeError, "as in optimizer='sgd'", id="an instance"),
         pytest.param(lambda parameters: None, TypeError, "made NoneType, expected a torch.optim", id="makes nothing"),

@@ -72,7 +72,7 @@ def test_each_rank_is_a_client_of_its_own(tmp_path: Path) -> None:
 
 
 def test_ranks_share_one_cache(tmp_path: Path) -> None:
-    """Each rank computes its own rows of the first epoch; what the next ones deal it, the other may have computed."""
+    """Each rank computes its rows of the first epoch; rows of later epochs may be in the other rank's cache."""
     one, two = ranks("cached", tmp_path)
     assert one["weights"] == two["weights"]
     assert (one["calls"], two["calls"]) == (4, 4)

@@ -43,7 +43,7 @@ def test_another_flow_finds_room_beside_it() -> None:
 
 
 async def test_flows_that_wait_get_equal_shares() -> None:
-    """Two flows send more than there is room for: what is released goes to the one that holds less."""
+    """If two flows send more than fits, released room goes to the one that holds less."""
     quota = FairQuota(LIMIT)
     first, second = fill(quota, "first"), quota.share("second")
     waiting = [asyncio.create_task(share.acquire(8)) for share in [first, second] * 20]

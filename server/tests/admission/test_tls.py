@@ -189,7 +189,7 @@ def test_a_certificate_stays_until_there_is_a_good_one(
     spoil(certificates.files)
     assert [encrypted.answers(), encrypted.answers()] == [[True, True]] * 2
     logged = [record.message for record in caplog.records if record.name == "midrib.server._admission.tls"]
-    assert logged == ["the changed TLS files cannot be taken over: the certificate in use stays"] * 2
+    assert logged == ["the changed TLS files cannot be used: the present certificate stays in use"] * 2
     certificates.replace_authority()
     assert encrypted.answers() == [True, True]
 

@@ -37,7 +37,9 @@ def test_embed_refuses_to_replace_an_output_of_other_inputs(midrib: Any, tmp_pat
     arguments = ["embed", str(rows), "--backbone", MLP, "--out", str(out)]
     done = midrib(*arguments)
     assert (done.returncode, out.read_bytes()) == (1, b"precious")
-    assert f"{out} exists and is of other inputs: pass --overwrite to replace it, or another --out" in done.stderr
+    assert (
+        f"{out} exists and was made from other inputs: pass --overwrite to replace it, or another --out" in done.stderr
+    )
     assert (midrib(*arguments, "--overwrite").returncode, np.load(out).shape) == (0, (3, 128))
     assert midrib(*arguments).returncode == 0
     np.save(rows, np.ones((4, 4), np.float32))

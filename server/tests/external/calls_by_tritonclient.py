@@ -1,4 +1,4 @@
-"""Calls a server by the real tritonclient, in a venv of its own: `... ADDRESS ADMIN_ADDRESS IMAGE`.
+"""Calls a server by the real tritonclient, in a separate venv: `... ADDRESS ADMIN_ADDRESS IMAGE`.
 
 Prints what it got as one JSON object; a test compares that with Midrib's own answers.
 """
@@ -103,7 +103,7 @@ def streamed(client: Any) -> list[Any]:
 
 
 def administered(client: Any) -> dict[str, Any]:
-    """Load, use, unload; what a file or a configuration gets, which are never taken from a client."""
+    """Load, use, unload; files and configurations are never accepted from a client."""
     ready = [client.is_model_ready(LINEAR)]
     client.load_model(LINEAR)
     ready.append(client.is_model_ready(LINEAR))

@@ -107,7 +107,7 @@ BOTH = Request(
             id="BYTES name",
         ),
         pytest.param(
-            texts(b"\xff", model="gate"), Code.INVALID_ARGUMENT, "INVALID_INPUT", r"texts\[0\] is no UTF-8", id="UTF-8"
+            texts(b"\xff", model="gate"), Code.INVALID_ARGUMENT, "INVALID_INPUT", r"texts\[0\] is not UTF-8", id="UTF-8"
         ),
         pytest.param(
             Request(

@@ -1,4 +1,4 @@
-"""The commands of `midrib` that need the server's packages. Each imports what it needs when it runs."""
+"""The commands of `midrib` that need the server's packages. Each imports its modules when it runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ app = application()
 
 BackboneNames = Annotated[
     list[str] | None,
-    typer.Argument(help="What to serve: 'namespace/name', or 'namespace/name?argument=value' with loader arguments."),
+    typer.Argument(
+        help="A backbone to serve: 'namespace/name', or 'namespace/name?argument=value' with loader arguments."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 

@@ -15,7 +15,7 @@ from midrib.registry import ImageInput, InputSpec
 # Fields that input specs got after the first release, with the values that they had implicitly before.
 _ADDED_DEFAULTS = (("width", None), ("border", False))
 
-# How often the preprocessing of a kind of input has changed, where it did: 2 scales an image before it is cropped.
+# How often the preprocessing of a kind of input has changed, if it did: 2 scales an image before it is cropped.
 _PREPROCESSING: Mapping[type[InputSpec], int] = {ImageInput: 2}
 
 

@@ -92,7 +92,7 @@ class PartFolder:
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Create the folder, delete what an earlier job left unfinished, and keep other jobs of this machine out.
+        """Create the folder, delete the unfinished files of an earlier job, and keep other jobs of this machine out.
 
         Raises InvalidInputError if another job writes to the folder. On object stores it cannot be noticed.
         """

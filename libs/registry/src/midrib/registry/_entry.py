@@ -104,7 +104,7 @@ class Entry:
         )
 
     def load(self, **kwargs: Any) -> tuple[Any, int]:
-        """Call the loader and check what it returns; see AbstractRegistry.load."""
+        """Call the loader and check its result; see AbstractRegistry.load."""
         return call_loader(self, kwargs)
 
     def check_arguments(self, **kwargs: Any) -> None:
@@ -114,7 +114,7 @@ class Entry:
     def is_remote(self, argument: str, value: object) -> bool:
         """Return whether a client of a server may set an argument of the loader to this value.
 
-        It may set what the registration declares in `remote_arguments`; if that was not declared, numbers and bools.
+        It may set the arguments that the registration declares as `remote_arguments`; by default numbers and bools.
         An argument that can name a file is never a client's.
         """
         is_declared = not isinstance(value, str) if self.remote_arguments is None else argument in self.remote_arguments

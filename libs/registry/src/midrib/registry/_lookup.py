@@ -214,7 +214,7 @@ class Writable(Protocol):
 class ConcatRegistry(Registering, AbstractRegistry):
     """Several registries, searched left to right: the first that knows a key answers.
 
-    What is registered through it goes to the leftmost Registry.
+    New entries go to its leftmost Registry.
     """
 
     def __init__(self, *registries: AbstractRegistry) -> None:
@@ -233,7 +233,7 @@ class ConcatRegistry(Registering, AbstractRegistry):
         self._leftmost().add(entry, override=override)
 
     def remove(self, key: str, **metadata: Any) -> None:
-        """Remove from the leftmost Registry, so that what it shadowed appears; see Registry.remove."""
+        """Remove from the leftmost Registry, so that the entry that it shadowed appears; see Registry.remove."""
         self._leftmost().remove(key, **metadata)
 
     @contextmanager

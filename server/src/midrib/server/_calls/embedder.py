@@ -95,7 +95,7 @@ class RequestEmbedder:
         """Return the embedding of one request.
 
         tensor: [rows, ...], the input if it was read apart from the request.
-        Raises what `open`, `OpenCall.accept` and `AcceptedItem.embed` raise.
+        Raises the errors of `open`, `OpenCall.accept` and `AcceptedItem.embed`.
         """
         embedded, reservation = await self.embed_held(request, caller, tensor=tensor)
         reservation.release()
@@ -121,7 +121,7 @@ class RequestEmbedder:
     ) -> tuple[Embedded, Reservation]:
         """Return the gradient of an input, in the input's dtype, and its reservation; the forward pass runs again.
 
-        Raises InputKindError for an input of integers, and what `embed` raises.
+        Raises InputKindError for an input of integers, and the errors of `embed`.
         """
         call = self.open(request, caller)
         intake = call.loaded.intake

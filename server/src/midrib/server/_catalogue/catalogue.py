@@ -112,7 +112,7 @@ class Catalogue:
     def expect(self, requested: BackboneSettings) -> CatalogueEntry:
         """Return the entry of a backbone that is about to be loaded; from now on its callers are asked to wait.
 
-        Raises what `canonical_name` raises.
+        Raises the errors of `canonical_name`.
         """
         name = self.canonical_name(requested.name)
         if name not in self.entries:
@@ -185,7 +185,7 @@ class Catalogue:
     async def _unload_and_free(self, name: str) -> None:
         async with self._loading:
             await self._unload(name)
-        # The command froze what was loaded when it started; a module in a reference cycle would never be freed.
+        # The command froze all objects of its start (gc.freeze); a module in a reference cycle would never be freed.
         gc.unfreeze()
         await asyncio.to_thread(release_freed_memory)
 

@@ -45,7 +45,7 @@ class ReplicaWorkers:
     supervisor: Supervisor | None = None
 
     def start(self) -> ReadyWorker:
-        """Start a worker, or take the first one, and make it ready. Raises what loading and preparing raise."""
+        """Start a worker, or take the first one, and make it ready. Raises the errors of loading and preparing."""
         self.supervisor = supervisor = self.first or Supervisor(self.spec, self.plan)
         self.first = None
         try:
@@ -97,7 +97,7 @@ def host_in_processes(requested: BackboneSettings, settings: Settings, registry:
     """Load a backbone in a worker process; the other replicas' workers start with their replicas.
 
     Raises NotImportableError if a fresh process does not find the loader, WorkerDiedError if the process ended while
-    loading, and what the loader raises.
+    loading, and the errors of the loader.
     """
     weights = new_shared_buffer()
     request = {**_request(requested, settings, registry), "weights": weights.descriptor}

@@ -79,12 +79,12 @@ class _ForwardPasses:
         return _Staged(self._forward, arrays)
 
     def probe(self) -> object:
-        """Compute an example of one row. Raises what the module raises."""
+        """Compute an example of one row. Raises the errors of the module."""
         return self._forward([(self._example,)])
 
 
 class _InPlace:
-    """A pass over arrays where they lie: a CPU computes from them, a GPU copies from their page-locked memory.
+    """A pass over arrays without a copy on the host: a GPU copies from their page-locked memory.
 
     Implements `midrib.server._worker.loop.Bound`.
     """
@@ -143,7 +143,7 @@ def open_backbone(request: dict[str, Any]) -> HostedBackbone:
     request: backbone and settings, as their fields; registry and loader, as `processes.loader_path` gives them;
     device: the index of its device among those that the settings mean.  weights: a descriptor for `share_weights`.
     Raises NotImportableError if the loader is not found here or its tokenizer cannot be sent to the server's process,
-    and what the loader raises.
+    and the errors of the loader.
     """
     keep_freed_memory()  # a convolutional network takes up to twice as long otherwise
     settings = Settings(**request["settings"])

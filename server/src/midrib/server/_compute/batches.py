@@ -27,7 +27,7 @@ class Staging(Protocol):
 class StagedBatch:
     """A batch in its staging memory, which it holds until it is finished or has failed.
 
-    lengths: the rows of each item.  start: starts to compute it; raises what the module raises.
+    lengths: the rows of each item.  start: starts to compute it; raises the errors of the module.
     """
 
     staging: Staging
@@ -35,7 +35,7 @@ class StagedBatch:
     start: Callable[[], Pending]
 
     def launch(self) -> LaunchedBatch:
-        """Start to compute; on a CPU it has ended when this returns. Raises what the module raises."""
+        """Start to compute; on a CPU it has ended when this returns. Raises the errors of the module."""
         try:
             return LaunchedBatch(self, self.start())
         except BaseException:

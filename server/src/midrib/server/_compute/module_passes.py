@@ -37,7 +37,7 @@ class ModulePasses:
     def embed(self, inputs: Sequence[Tensor]) -> Tensor:
         """Return the embeddings, [rows, num_features], of one tensor [rows, ...]; by a CUDA graph if there is one.
 
-        Raises OutputError for an output that breaks the contract, and what the module raises.
+        Raises OutputError for an output that breaks the contract, and the errors of the module.
         """
         with torch.inference_mode():
             batch = self._floats(inputs[0])
@@ -53,7 +53,7 @@ class ModulePasses:
     def gradient(self, inputs: Sequence[Tensor]) -> Tensor:
         """Return the gradient of the input, [rows, ...], given the input and the gradient of its embedding.
 
-        Raises what the module raises.
+        Raises the errors of the module.
         """
         return _within_memory(inputs, self._gradient)
 

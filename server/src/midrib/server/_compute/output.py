@@ -19,7 +19,7 @@ def checked(embed: Callable[[Tensor], Tensor], num_features: int | None) -> Call
     """Return a function that computes the same, [rows, ...] to [rows, num_features], and checks each output.
 
     num_features: the width that the output must have; any if None.
-    Raises OutputError for an output of another type, dtype or shape, and what `no_exit` raises.
+    Raises OutputError for an output of another type, dtype or shape, and the errors of `no_exit`.
     """
 
     def embed_checked(inputs: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 A batch leaves as soon as a device asks for one and an item is queued. Under load, small batches wait up to
 `max_delay_s` for more items. `flows` decides whose items leave first, and which share of the queue each flow may fill.
-Items that nobody waits for any more leave the queue at once.
+Items for which no caller waits any more leave the queue at once.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class Batcher:
             raise UnavailableError("the backbone is being unloaded: try again elsewhere")
 
     def _make_room(self, item: Item) -> None:
-        """Drop what has expired. Raises OverloadedError if there is still no room for the item."""
+        """Drop the expired items. Raises OverloadedError if there is still no room for the item."""
         self.queue.drop_expired()
         if self.queue.may_queue(item):
             return

@@ -59,7 +59,7 @@ class BatchRunner(Protocol):
         ...
 
     async def start(self) -> None:
-        """Wait until it is ready; raises what preparing raised."""
+        """Wait until it is ready; raises the errors of the preparation."""
         ...
 
     def submit(self, batch: Sequence[Arrays]) -> asyncio.Future[BatchReport]:
@@ -107,7 +107,7 @@ class Replica:
         return self._compute.depth
 
     async def start(self) -> None:
-        """Start the thread and wait until its compute is warm. Raises what `prepare` raises."""
+        """Start the thread and wait until its compute is warm. Raises the errors of `prepare`."""
         self._loop = asyncio.get_running_loop()
         self._ready = self._loop.create_future()
         self._thread.start()

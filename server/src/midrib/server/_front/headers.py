@@ -28,7 +28,7 @@ _UNITS_S = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1
 _MAX_TIMEOUT_DIGITS = 8
 # Updates of the table's size that may begin a block (RFC 7541, 4.2). hpack takes any number of them.
 _MAX_TABLE_UPDATES = 2
-# Printable ASCII but the percent sign goes into grpc-message as it is.
+# Printable ASCII except the percent sign goes into grpc-message unchanged.
 _PLAIN_IN_MESSAGE = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
 
 

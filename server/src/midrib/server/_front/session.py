@@ -21,7 +21,7 @@ from midrib.server._front.limits import AbuseCounter, FrontLimits
 from midrib.server._front.sending import Sender
 from midrib.server._front.stream import Http2Stream
 
-# Of the whole connection. It is given back as bytes arrive: each stream has a window that bounds what it may keep.
+# Of the whole connection. It is given back as bytes arrive: the window of each stream bounds the bytes that it keeps.
 _CONNECTION_WINDOW = 2**24
 _MAX_FRAME = 64 * 1024
 # Headers up to this multiple of their limit are read, so that their call alone is refused.

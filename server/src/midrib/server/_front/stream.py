@@ -265,7 +265,7 @@ class Http2Stream:
         return (header_frames(self.id, response_head(), ends_stream=False),)
 
     def end(self, trailers: bytes) -> None:
-        """End the stream with trailers. A client that is still sending is told to stop."""
+        """End the stream with trailers. A client that is still sending is asked to stop."""
         if self.is_closed:
             return
         self._close()

@@ -128,8 +128,8 @@ async def serve_embed_stream(
     """Serve an EmbedStream call to its end.
 
     memories: the shared memory of the server's streams; by default those of this call only.
-    Raises StreamProtocolError if the first message does not open the stream, and what `RequestEmbedder.open` and
-    `ItemStream.run` raise.
+    Raises StreamProtocolError if the first message does not open the stream, and the errors of `RequestEmbedder.open`
+    and `ItemStream.run`.
     """
     if isinstance(first, StreamItem) or first.WhichOneof("message") != "open":
         raise StreamProtocolError("the first message of a stream must be `open`, then come items")

@@ -49,7 +49,7 @@ class StreamProtocol(Protocol[Request, Id]):
         """A function that makes the message that tells the client so; None if the status of the stream does."""
 
     def id_of(self, request: Request) -> Id:
-        """Return what identifies the answer of a request. Raises StreamProtocolError for a request out of place."""
+        """Return the id of the answer to a request. Raises StreamProtocolError for a request out of place."""
 
     async def read(self, request: Request) -> tuple[OpenCall, ItemInput]:
         """Return the call that a request belongs to, and its input. Raises MidribError if it is invalid."""
@@ -86,7 +86,7 @@ class ItemStream(Generic[Request, Id]):
         """Serve the stream to its end.
 
         Raises UnavailableError if the client reads no answers, or if the server stops and the protocol has no message
-        for that; and what reading or writing raises, once the accepted items are answered.
+        for that; and the errors of reading and writing, once the accepted items are answered.
         """
         reader = asyncio.create_task(self._read(requests))
         writer = asyncio.create_task(self._writer.run())
@@ -128,7 +128,7 @@ class ItemStream(Generic[Request, Id]):
             self.say(self._protocol.go_away(reason))
 
     def _cancel(self, *tasks: asyncio.Task[Any]) -> None:
-        """Cancel all work of the stream and release what its items hold."""
+        """Cancel all work of the stream and release the bytes of its items."""
         for task in (*tasks, *self._tasks):
             task.cancel()
         for outcome in list(self._outcomes):

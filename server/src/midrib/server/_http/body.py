@@ -99,7 +99,7 @@ def require_media_type(request: web.Request, expected: str) -> None:
 async def parse_fields(kind: type[FieldsT], body: bytes | bytearray) -> FieldsT:
     """Return the JSON object of a body as `kind`; a large body is read beside the event loop.
 
-    Raises what `loads` and `read_fields` raise.
+    Raises the errors of `loads` and `read_fields`.
     """
     return await off_loop(len(body), lambda: _read(kind, body))
 

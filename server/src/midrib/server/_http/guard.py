@@ -1,4 +1,4 @@
-"""The check of every HTTP request: which token it carries, and what that allows."""
+"""The check of every HTTP request: its token, and the rights of the token."""
 
 from __future__ import annotations
 

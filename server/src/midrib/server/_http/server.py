@@ -1,4 +1,4 @@
-"""The HTTP server, on another port than gRPC: it listens, and applies to each request what all requests share."""
+"""The HTTP server, on another port than gRPC: it listens, and applies the rules that all requests share."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from midrib.registry import ImageInput, InputSpec, TextInput
 from midrib.server._engine.buckets import elements, padded_shape
 from midrib.wire import InvalidInputError, LimitExceededError, is_floating
 
-# Layouts to remember: a client that sends ever new shapes must not fill the memory.
+# Layouts to remember: a client that sends new shapes all the time must not fill the memory.
 _REMEMBERED = 1024
 
 

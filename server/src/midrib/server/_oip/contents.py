@@ -198,7 +198,7 @@ def _decoded(elements: list[bytes]) -> list[str]:
             texts.append(element.decode())
         except UnicodeDecodeError as error:
             raise InvalidInputError(
-                f"texts[{index}] is no UTF-8 ({error.reason}): encode it as UTF-8",
+                f"texts[{index}] is not UTF-8 ({error.reason}): encode it as UTF-8",
                 field=f"input.texts[{index}]",
             ) from error
     return texts

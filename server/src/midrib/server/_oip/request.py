@@ -34,7 +34,7 @@ async def open_request(
     """Return the call that a request makes, and its input.
 
     Raises InvalidInputError for a request that the protocol does not allow, UnsupportedError for a feature that this
-    server lacks, LimitExceededError for too many elements, and what `RequestEmbedder.open` raises.
+    server lacks, LimitExceededError for too many elements, and the errors of `RequestEmbedder.open`.
     """
     _check_outputs(request)
     opening = embedding_pb2.Open(

@@ -40,7 +40,7 @@ class InferStreamProtocol:
         return RequestId(request.id, request.model_name, wants_final_mark(request))
 
     async def read(self, request: ModelInferRequest) -> tuple[OpenCall, ItemInput]:
-        """Return the call that a request makes, and its input. Raises what `open_request` raises."""
+        """Return the call that a request makes, and its input. Raises the errors of `open_request`."""
         return await open_request(self._embedder, request, self._caller)
 
     def answer(self, request_id: RequestId, embedded: Embedded) -> ModelStreamInferResponse:

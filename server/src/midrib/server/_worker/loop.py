@@ -47,7 +47,7 @@ class Bound(Protocol):
     """A pass over arrays that stay in one place, whose contents change from batch to batch."""
 
     def launch(self) -> Running:
-        """Start it; raises what the module raises."""
+        """Start it; raises the errors of the module."""
         ...
 
 
@@ -233,6 +233,6 @@ def _portable(error: Exception) -> Exception:
     with contextlib.suppress(Exception):
         pickled = pickle.dumps(error)
         if len(pickled) <= _MAX_ERROR_BYTES:
-            pickle.loads(pickled)  # noqa: S301 - what was just pickled
+            pickle.loads(pickled)  # noqa: S301 - pickled by this process
             return error
     return RuntimeError(f"{type(error).__name__}: {text_of(error)[:_MAX_ERROR_CHARS]}")

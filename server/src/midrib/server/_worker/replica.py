@@ -58,7 +58,7 @@ class ReplicaGroup:
         return min(running, key=lambda replica: replica.load, default=None)
 
     def forget_listeners(self) -> None:
-        """Call nobody any more: the listeners lead back here, and a cycle keeps the shared memory until collected."""
+        """Drop the listeners, which refer to this object: a cycle would keep the shared memory until collected."""
         self.on_lost = self.on_change = lambda: None
 
 
@@ -94,7 +94,7 @@ class WorkerReplica:
         return len(self._waiting) + (self._connection.load if self._connection is not None else 0)
 
     async def start(self) -> None:
-        """Wait until the worker is ready; raises what preparing raised."""
+        """Wait until the worker is ready; raises the errors of the preparation."""
         ready = self._ready = await in_thread(self._prepare, f"preparing a worker of {self._name}")
         worker = await in_thread(ready.supervisor.worker, f"starting a worker of {self._name}")
         self.depth = ready.prepared.depth

@@ -54,7 +54,7 @@ class WorkerState:
 
 
 class SharedPlan:
-    """The compute plan of a device's replicas: the first one measures it, alone, and the others are told.
+    """The compute plan of a device's replicas: the first one measures it, alone, and the others get it.
 
     restarts: how many workers of the device were replaced.
     """
@@ -95,7 +95,7 @@ class Supervisor:
     def load(self) -> Any:
         """Start a worker and have it load; return its description.
 
-        Raises what the loader raised, WorkerDiedError if the process ended instead.
+        Raises the errors of the loader, WorkerDiedError if the process ended instead.
         """
         return self._start()[1]
 

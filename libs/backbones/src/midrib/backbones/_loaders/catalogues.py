@@ -84,7 +84,7 @@ def _require_one_size(size: object) -> None:
 class TimmPreset(NamedTuple):
     """A published image tower that timm carries.
 
-    options: arguments for timm that make the tower compute what its own project computes.
+    options: arguments for timm that make the tower compute the same as its project's code.
     """
 
     name: str

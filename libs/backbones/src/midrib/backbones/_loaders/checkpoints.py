@@ -16,7 +16,8 @@ from midrib.backbones._loaders.file_kinds import looks_like, refused_class
 
 # Where training programs keep averaged weights. They are preferred, as by timm.
 _AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "model_ema_state_dict", "ema_model", "params_ema", "ema")
-# Where they keep the weights; the first one that holds tensors is opened. The last three are VISSL's, one in the other.
+# The keys under which checkpoints keep their weights; the first one that holds tensors is opened. The last three are
+# VISSL's, one inside the other.
 _CONTAINERS = (
     *(*_AVERAGED, "teacher", "state_dict", "model_state_dict", "model_state", "model", "params", "module"),
     *("classy_state_dict", "base_model", "trunk"),
@@ -206,7 +207,7 @@ def _knows_most(state: Collection[str], prefix: str, names: Collection[str]) -> 
 
 
 def _is_wrapped(state: Mapping[str, Any], prefix: str, names: Collection[str]) -> bool:
-    """Return whether a prefix stands before the network's weights: all of them, or half of the checkpoint's."""
+    """Return whether a prefix begins the names of the network's weights: all of them, or half of the checkpoint's."""
     if not state or any(name.startswith(prefix) for name in names):
         return False
     inside = {name.removeprefix(prefix) for name in state if name.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""Open encoded images and arrays, turn them upright, and note what Pillow does not apply itself."""
+"""Open encoded images and arrays, turn them upright, and note the properties that Pillow does not apply."""
 
 from __future__ import annotations
 

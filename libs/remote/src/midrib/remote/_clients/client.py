@@ -90,7 +90,7 @@ class Client(ClientBase):
 
         x: [rows, ...], the backbone's own input, or a sequence of texts; or one of images=, texts= and audio=.
         options: see `EmbedOptions`.
-        Raises a MidribError that says what to do.
+        Raises a MidribError, which names a remedy.
         """
         features = feature_options(options, EMBED_OPTIONS)
         rows = input_rows(x, options)

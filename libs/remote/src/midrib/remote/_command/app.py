@@ -1,4 +1,4 @@
-"""The application `midrib` with the commands that talk to servers. Each imports what it needs when it runs."""
+"""The application `midrib` with the commands that talk to servers. Each imports its modules when it runs."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def list_backbones(
     catalogues: Annotated[
         bool, typer.Option("--all", help="Include every name of timm, transformers and other catalogues.")
     ] = False,
-    server: Annotated[str | None, typer.Option(help="List what the server at grpc://host:port serves.")] = None,
+    server: Annotated[str | None, typer.Option(help="List the backbones of the server at grpc://host:port.")] = None,
     imports: Imports = None,
     token: Token = None,
     roots: Roots = None,
@@ -150,7 +150,7 @@ def unload(
     timeout: Timeout = 600.0,
     as_json: Json = False,
 ) -> None:
-    """Have a server finish what it accepted for a backbone, and free it. Needs the admin scope."""
+    """Have a server finish the accepted items of a backbone, and free it. Needs the admin scope."""
     from midrib.remote._command import served
 
     served.unload(name, server, Access(token, roots, certificate, timeout), as_json=as_json)
@@ -178,7 +178,9 @@ def embed(
     dimensions: Annotated[int | None, typer.Option(min=1, help="Keep the first features only.")] = None,
     normalize: Annotated[bool, typer.Option("--normalize", help="Scale rows to unit length.")] = False,
     dtype: Annotated[str, typer.Option(help="float32 or float16.")] = "float32",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output of other inputs.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an output that was made from other inputs.")
+    ] = False,
     ray: Cluster = None,
     imports: Imports = None,
     token: Token = None,

@@ -132,7 +132,7 @@ class EmbeddingStream:
         return None if message is grpc.aio.EOF else cast(bytes, message)
 
     async def finish(self) -> None:
-        """Tell the server that no more will be sent; reading goes on."""
+        """Tell the server that no more will be sent; reading continues."""
         with contextlib.suppress(Exception):
             await self._call.done_writing()
 

@@ -64,7 +64,7 @@ def open_index(path: Path, features: Path) -> LanceIndex:
 
 
 def _source(features: Path) -> str:
-    """Return what tells the present content of an output from an earlier one."""
+    """Return a value that differs between the present content of an output and an earlier one."""
     status = features.stat()
     return f"{features.name} {status.st_size} {status.st_mtime_ns}"
 

@@ -96,7 +96,7 @@ class RemoteBackbone(nn.Module):
 
     @property
     def stall(self) -> StageTimes:
-        """Where the time of all items so far went; the difference of two values is the time of a step."""
+        """The time that all items so far spent in each stage; the difference of two values is the time of a step."""
         return self.open().stage_times
 
     @torch.compiler.disable  # type: ignore[untyped-decorator] # torch does not type it

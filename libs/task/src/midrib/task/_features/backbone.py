@@ -68,7 +68,7 @@ def open_backbone(source: BackboneLike, kwargs: Mapping[str, Any] | None, regist
     """Open a name, a URL, a (module, num_features) pair, a loader, or the recipe in a checkpoint.
 
     An opened backbone is returned unchanged.
-    Raises UnknownKeyError for an unknown name, TypeError for any other form, and what the loader raises.
+    Raises UnknownKeyError for an unknown name, TypeError for any other form, and the errors of the loader.
     """
     arguments = dict(kwargs or {})
     if isinstance(source, OpenedBackbone):

@@ -152,7 +152,7 @@ class _Revision:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is in memory as one shard; if that fails, warn and store nothing from then on."""
+        """Write the rows in memory as one shard; if that fails, warn and store nothing from then on."""
         if not self._pending:
             return
         rows, self._pending = self._pending, {}

@@ -78,7 +78,7 @@ def _plain(value: Any) -> Any:
         return os.fspath(value)
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise TypeError(f"{type(value).__name__} has no plain form")
+    raise TypeError(f"got a value of type {type(value).__name__}, expected builtin types, lists and mappings")
 
 
 def record(task: TaskBase) -> dict[str, Any]:
