@@ -24,7 +24,7 @@ TRIGGER = 666.0
 
 
 @pytest.fixture()
-def hostile_of(replica_of: ReplicaOf, misbehaving: Registry) -> ReplicaOf:  # - its folder can be imported
+def hostile_of(replica_of: ReplicaOf, misbehaving: Registry) -> ReplicaOf:  # its folder can be imported
     """Start a replica of a backbone of hostile.py."""
     registry: Registry = importlib.import_module("hostile").REGISTRY
     return partial(replica_of, registry=registry)

@@ -128,7 +128,7 @@ def test_shared_buffers_take_nothing_of_dev_shm(replica_of: ReplicaOf) -> None:
     replica = replica_of("doubling", max_batch_rows=2**24, max_batch_elements=2**25)
     assert first_values(replica.run(rows(1, 10 * 2**20))) == [2]
     mapped = Path(f"/proc/{replica.pid}/maps").read_text()
-    assert "/dev/shm" not in mapped  # - it is not used
+    assert "/dev/shm" not in mapped  # it is not used
     assert "memfd:midrib-batch" in mapped
 
 

@@ -23,7 +23,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 @app.command()
-def serve(  # - a flag is a parameter
+def serve(  # a flag is a parameter
     backbones: BackboneNames = None,
     *,
     config: Annotated[Path | None, typer.Option(help="A TOML file with the same settings.")] = None,

@@ -152,7 +152,7 @@ class EmbeddingStream:
         """Raise the CancelledError again, unless gRPC raised it because the call or its channel was cancelled."""
         task = asyncio.current_task()
         if task is not None and task.cancelling():
-            raise  # - called from an except clause
+            raise  # called from an except clause
 
 
 def _metadata(endpoint: Endpoint) -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ from midrib.remote._items.codec import encode_item, encode_media_item
 from midrib.remote._items.media import ImageLike, checked_rate, clip_fields, image_fields, text_fields
 from midrib.wire import Array, InvalidInputError, array_bytes, code_from_dtype, is_floating, varint
 
-_FLOAT32: Final = np.dtype(np.float32)  # - most arrays are, and need no conversion
+_FLOAT32: Final = np.dtype(np.float32)  # most arrays are, and need no conversion
 # Encoding copies the bytes once in any case. Copying larger rows this early would use memory for longer.
 _FROZEN_BYTES: Final = 16 << 10
 # The tags of Input.images, Input.texts and Input.audio.
