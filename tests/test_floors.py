@@ -49,12 +49,13 @@ _LOADING = [
     "_shared_memory.memory",
 ]
 _SERVING = [*_BASE, "_intake", "_observability", "_admission", "_catalogue", "_calls"]
-_COMMAND = ["_settings", "_server", "_observability.logs"]
+_COMMAND = ["_settings", "_load_settings", "_server", "_observability.logs"]
 LAYERS: dict[str, dict[str, list[str]]] = {
     "midrib.server": {
         "_field_errors": [],
         "_child_process": [],
-        "_settings": ["_field_errors"],
+        "_settings": [],
+        "_load_settings": ["_settings", "_field_errors"],
         "_errors": [],
         "_foreign": ["_errors"],
         "_engine": ["_errors"],
@@ -89,7 +90,7 @@ LAYERS: dict[str, dict[str, list[str]]] = {
         # `midrib token` makes a token without a server; `midrib serve` starts the process that forks workers first.
         "cli": [*_COMMAND, "_command", "_admission.tokens", "_catalogue.processes"],
         "__main__": ["cli"],
-        "": ["_settings", "_server"],
+        "": ["_settings", "_load_settings", "_server"],
     },
     "midrib.remote": {
         "_connect": [],

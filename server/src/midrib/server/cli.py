@@ -41,7 +41,7 @@ def serve(  # a flag is a parameter
 ) -> None:
     """Serve backbones over gRPC until SIGTERM or Ctrl-C."""
     from midrib.server._command.configuration import render_config
-    from midrib.server._settings import load_settings
+    from midrib.server._load_settings import load_settings
 
     settings = load_settings(
         config,
