@@ -17,7 +17,7 @@ from tqdm import tqdm  # type: ignore[import-untyped] # it has no types
 from midrib.task._base import TaskBase, to_device
 from midrib.task._data.locations import items_at
 from midrib.task._data.module import DataModule
-from midrib.task._features.misfits import explained
+from midrib.task._features.input_errors import explained
 from midrib.task._tasks.outputs import OutputLike, output_of
 
 _SHUFFLING = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)

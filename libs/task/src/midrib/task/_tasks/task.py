@@ -13,13 +13,13 @@ from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import BaseFinetuning
 from torch import Tensor, nn
 
-from midrib.task._callbacks.cache_keeper import CacheKeeper
+from midrib.task._callbacks.cache_writer import FeatureCacheWriter
 from midrib.task._callbacks.finetuning import Finetuning, FrozenInEval, finetuning_of, has_lightnings
 from midrib.task._callbacks.stage_log import StageLog
 from midrib.task._features.backbone import BackboneLike, example_batch, in_floats, in_type_of, open_backbone
 from midrib.task._features.cache import FeatureCache
+from midrib.task._features.input_errors import explained
 from midrib.task._features.layers import UpTo
-from midrib.task._features.misfits import explained
 from midrib.task._parts.finetuning import StrategyLike, parse_strategy
 from midrib.task._parts.heads import HeadLike, build_head
 from midrib.task._parts.losses import Losses, LossLike
@@ -158,7 +158,7 @@ class Task(HasRegistries, Persistent):
             callbacks += [self._finetuning_callback, FrozenInEval()]
         elif finetuning_of(self.trainer) is None:
             callbacks.append(Finetuning())
-        return callbacks if self.cache is None else [*callbacks, CacheKeeper(self.cache)]
+        return callbacks if self.cache is None else [*callbacks, FeatureCacheWriter(self.cache)]
 
     def finetune(
         self,
