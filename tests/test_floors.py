@@ -206,7 +206,7 @@ def test_a_folder_holds_few_modules(library: str) -> None:
 
 @pytest.mark.parametrize("library", BUILT)
 def test_a_subpackage_says_its_purpose_in_one_line(library: str) -> None:
-    """The docstring of its `__init__` is what a reader sees first."""
+    """A reader sees the docstring of its `__init__` first."""
     packages = {name: path for name, path in modules(SOURCES[library]).items() if path.name == "__init__.py"}
     purposes = {name: ast.get_docstring(ast.parse(path.read_text())) or "" for name, path in packages.items()}
     assert [name for name, purpose in purposes.items() if name != library and len(purpose.splitlines()) != 1] == []

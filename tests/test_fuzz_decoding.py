@@ -149,7 +149,7 @@ def test_a_shape_allocates_nothing(message: Any) -> None:
 
 @pytest.mark.parametrize("size", [-2, 2**62], ids=["negative", "huge"])
 def test_an_input_spec_is_read_or_refused(size: int) -> None:
-    """What a server says of itself may be wrong, too: clients read it."""
+    """A server's description may be wrong, too: clients read it."""
     spec = backbone_pb2.InputSpec(tensor=backbone_pb2.TensorInput(shape=[size], dtype=tensor_pb2.DATA_TYPE_FLOAT32))
     check_read(read_spec, spec.SerializeToString())
     good = backbone_pb2.InputSpec(tensor=backbone_pb2.TensorInput(shape=[-1], dtype=tensor_pb2.DATA_TYPE_FLOAT32))

@@ -94,7 +94,7 @@ def test_a_broken_image_fails_only_its_caller(client: Client, pictures: list[Ima
 
 
 def test_the_wrong_kind_of_input_is_refused(client: Client) -> None:
-    """Texts for an image backbone are a mistake that names what it takes."""
+    """The error for texts names the input that an image backbone takes."""
     with pytest.raises(InputKindError, match="image"):
         client.embed(IMAGES, texts=["a leaf"])
 

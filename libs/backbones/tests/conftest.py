@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 _FAMILIES = ("timm==1.0.31", "torchvision==0.28.0", "Resemblyzer==0.1.4")
-# What Resemblyzer's own code imports, as the reference for ours.
+# The imports of Resemblyzer's code, which is the reference for ours.
 _REFERENCES = (
     *("librosa==0.11.0", "audioread==3.1.0", "soxr==1.1.0", "lazy-loader==0.6", "soundfile==0.14.0", "pooch==1.9.0"),
     *("decorator==5.3.1", "msgpack==1.2.4", "numba==0.68.1", "llvmlite==0.50.0", "webrtcvad-wheels==2.0.14.post1"),

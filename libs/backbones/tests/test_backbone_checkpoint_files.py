@@ -1,4 +1,4 @@
-"""Files and folders in place of a checkpoint: the weights, or an error that says what the file is."""
+"""Files and folders in place of a checkpoint: the weights, or an error that names the kind of file."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def test_the_getter_owes_the_same_contract(catalogue: ExternalRegistry) -> None:
 
 
 def test_names_are_asked_anew_each_time() -> None:
-    """What a server serves may change."""
+    """The backbones of a server may change."""
     names = ["a"]
     catalogue = ExternalRegistry(create, "server", names=lambda: names)
     assert "b" not in catalogue
@@ -137,7 +137,7 @@ def test_without_names_nothing_is_known_and_everything_may_be_tried() -> None:
 
 @pytest.mark.parametrize("key", ["wide-open/x", "text/open/x", "x/image/open/x", "open/"])
 def test_an_open_catalogue_answers_only_to_keys_that_begin_with_its_prefix(key: str) -> None:
-    """What merely holds the prefix is another catalogue's, and would be loaded as something that it is not."""
+    """A name that contains the prefix elsewhere belongs to another catalogue."""
     catalogue = ExternalRegistry(create, "open", prefix="open/", namespace="image")
     with pytest.raises(UnknownKeyError, match=f"'{key}' is not in"):
         catalogue.get(key)
@@ -153,7 +153,7 @@ def test_a_missing_catalogue_does_not_hand_its_keys_to_another() -> None:
 
 
 def test_an_unknown_bare_name_is_told_of_the_catalogues_prefixes() -> None:
-    """resnet18 may be meant as a library's model: its prefix is what lacks, and the library where it lacks too."""
+    """resnet18 may mean a library's model: the error names the prefix, and the library if it is not installed."""
     both = ExternalRegistry(create, "a", prefix="a/") + ExternalRegistry(
         create, "b", prefix="b/", requires="no_such_library", install="b[all]"
     )
@@ -189,7 +189,7 @@ def test_a_bad_declaration_fails_where_the_catalogue_is_made() -> None:
 
 
 def test_an_explanation_leads_to_the_catalogue(catalogue: ExternalRegistry) -> None:
-    """Where the catalogue was declared, and what its getter takes."""
+    """The place where the catalogue was declared, and the arguments of its getter."""
     explained = catalogue.explain("lib/resnet18")
     assert explained.where.startswith(f"{__file__}:")
     assert explained.signature == "(*, pretrained: 'bool' = True) -> 'tuple[Any, int]'"
@@ -197,13 +197,13 @@ def test_an_explanation_leads_to_the_catalogue(catalogue: ExternalRegistry) -> N
 
 
 def test_models_of_one_kind_share_their_input() -> None:
-    """What is declared for the catalogue holds for each model."""
+    """The declarations of the catalogue hold for each model."""
     catalogue = ExternalRegistry(create, "lib", names=list_models, input=TensorInput((3,)))
     assert {entry.input for entry in catalogue.list()} == {TensorInput((3,))}
 
 
 def test_a_library_that_goes_missing_between_get_and_load_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The entry knows what it needs."""
+    """The entry knows its requirements."""
     catalogue = ExternalRegistry(create, "lib", names=list_models, requires="json")
     entry = catalogue.get("resnet18", with_metadata=True)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)

@@ -164,7 +164,7 @@ def test_every_input_has_its_kind(registry: Registry, spec: Any, kind: dict[str,
 
 
 def test_metadata_of_any_type_becomes_json(registry: Registry) -> None:
-    """What JSON does not know is told as text."""
+    """Values that JSON does not have are written as text."""
     registry(load_lite, name="x", shape={"a": (1, 2.5)}, kind=complex(1, 2), flags={True})
     assert registry.describe("x").as_dict()["metadata"] == {"flags": [True], "kind": "(1+2j)", "shape": {"a": [1, 2.5]}}
 
@@ -176,7 +176,7 @@ def test_the_summary_is_the_loaders_first_line(registry: Registry, key: str, sum
 
 
 def test_a_missing_library_is_listed_with_its_install_line(registry: Registry) -> None:
-    """The entry is there, and what it lacks is said."""
+    """The entry is listed, with its missing library."""
     registry(load_lite, name="heavy", requires=("json", "no_such_library"), install="heavy[all]")
     [described] = registry.list("heavy")
     assert (described.missing, described.install) == (("no_such_library",), "pip install heavy[all]")
@@ -204,7 +204,7 @@ def test_an_explanation_names_the_installed_package() -> None:
 def test_an_explanation_tells_the_packages_of_one_namespace_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a namespace package such as ours, acme.leaf is what the package acme-leaf installs."""
+    """Of a namespace package such as midrib, acme.leaf is installed by the package acme-leaf."""
     monkeypatch.syspath_prepend(str(tmp_path))
     for name, module, version in (("acme_leaf", "leaf", "0.3"), ("acme_stem", "stem", "7")):
         information = tmp_path / f"{name}-{version}.dist-info"

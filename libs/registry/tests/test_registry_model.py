@@ -34,7 +34,7 @@ class Loader:
 
 
 class Row(NamedTuple):
-    """What the model knows of one registration."""
+    """The model's record of one registration."""
 
     names: tuple[str, ...]
     namespace: str | None

@@ -1,4 +1,4 @@
-"""Entries from other packages: how they are loaded, and what one's failure does to the others."""
+"""Entries from other packages: how they are loaded, and that the failure of one does not affect the others."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def registry() -> Registry:
     ],
 )
 def test_a_plugin_adds_entries(registry: Registry, install_package: Callable[..., None], code: str, value: str) -> None:
-    """Found at the first look-up, beside what was there."""
+    """Found at the first look-up, beside the earlier entries."""
     install_package("plug_kind", code, value)
     assert registry.available_keys() == ["builtin", "plugged/x"]
     assert registry.plugin_failures == ()
@@ -161,7 +161,7 @@ def test_refresh_finds_late_installs_and_adds_nothing_twice(
 def test_refresh_tries_again_what_failed(
     registry: Registry, install_package: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once what it lacked is there, it loads, and is no longer told as failed."""
+    """Once its missing library is installed, it loads, and is not listed as failed any more."""
     code = "import os\nif 'PLUG_WORKS' not in os.environ:\n    raise OSError('not yet')\n" + _ADDS.format(name="x")
     install_package("plug_mended", code, "plug_mended:add")
     assert [failure.error for failure in registry.plugin_failures] == ["OSError: not yet"]

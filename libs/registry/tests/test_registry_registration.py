@@ -56,7 +56,7 @@ def test_a_callable_is_registered_under_its_name(
 
 
 def test_a_decorator_gives_the_function_back_unchanged(registry: Registry) -> None:
-    """The function stays what it was, so that it can be called and pickled by reference."""
+    """The function does not change, so that it can be called and pickled by reference."""
     assert registry(load_plain) is load_plain
     assert registry(name="again", namespace="a/b")(load_plain) is load_plain
 

@@ -15,7 +15,7 @@ from midrib.wire import Array, InvalidInputError
 
 
 class Counting:
-    """A function of rows that remembers what it was asked."""
+    """A function of rows that records its arguments."""
 
     def __init__(self) -> None:
         self.asked: list[list[float]] = []

@@ -99,6 +99,6 @@ def test_a_connection_that_broke_later_may_be_made_again() -> None:
 
 
 def test_a_proxy_in_the_environment_is_pointed_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may be what refused the connection."""
+    """It may have refused the connection."""
     monkeypatch.setenv("grpc_proxy", "http://127.0.0.1:9")
     assert "grpc_proxy is set: set no_proxy" in str(broken("Failed to connect: Connection refused", "gpu-box:1"))

@@ -20,7 +20,7 @@ MakeTrainer = Callable[..., Trainer]
 
 
 def test_the_package_exports_exactly_its_public_list() -> None:
-    """What users may import is written down once."""
+    """The public names are listed once."""
     assert sorted(public.__all__) == [
         "AudioData",
         "BackboneRecipe",

@@ -70,7 +70,7 @@ def test_cached_training_comes_to_the_same_head(
 def test_a_backbone_that_trains_is_never_cached(
     local: Pair, loader: DataLoader[Any], trainer: MakeTrainer, tmp_path: Path
 ) -> None:
-    """What it computes today is not what it computed yesterday."""
+    """It computes other features in each epoch."""
     task = ClassificationTask(local, 3, cache=str(tmp_path), finetuning="no_freeze")
     trainer(max_epochs=2).fit(task, loader)
     assert list(tmp_path.iterdir()) == []
@@ -95,7 +95,7 @@ def test_weights_written_through_data_are_another_revision(local: Pair, tmp_path
 
 
 def test_autocast_has_features_of_its_own(local: Pair, tmp_path: Path) -> None:
-    """What bfloat16 computed is not given where float32 was asked for."""
+    """Features that bfloat16 computed are not returned for float32."""
     task, rows = ClassificationTask(local, 3, cache=str(tmp_path)), torch.randn(4, 8)
     with torch.autocast("cpu", torch.bfloat16):
         rounded = task.features(rows)
@@ -152,7 +152,7 @@ def test_an_empty_batch_has_no_features(tmp_path: Path) -> None:
 
 
 def test_two_caches_share_a_folder(tmp_path: Path) -> None:
-    """What one has written, the other finds, though it looked before."""
+    """One finds the rows that the other has written, even after it looked for them in vain."""
     one, two, compute = FeatureCache(tmp_path, shard_rows=1), FeatureCache(tmp_path), Counted()
     two.features("rev", ROWS[:1], compute)
     one.features("rev", ROWS[1:], compute)

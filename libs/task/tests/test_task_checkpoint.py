@@ -1,4 +1,4 @@
-"""What is saved of a task, and how it comes back."""
+"""The saved parts of a task, and how they are restored."""
 
 from __future__ import annotations
 
@@ -148,12 +148,12 @@ def test_numpys_numbers_are_kept(local: Pair) -> None:
 
 
 def test_the_outermost_classs_arguments_are_kept(local: Pair) -> None:
-    """As the caller wrote them: not what a class passes on to its parent."""
+    """As the caller wrote them, not as a class passes them to its parent."""
     assert dict(ClassificationTask(local, 2, learning_rate=0.5).hparams) == {"num_classes": 2, "learning_rate": 0.5}
 
 
 def test_another_classs_checkpoint_is_named(task: ClassificationTask, save: Callable[[Task], Path]) -> None:
-    """Which class made it, and what it was loaded as."""
+    """The error names the class that made it, and the class that loads it."""
     with pytest.raises(CheckpointError, match="holds a ClassificationTask, loaded as RegressionTask"):
         RegressionTask.load_from_checkpoint(save(task))
 
@@ -208,7 +208,7 @@ def same(task: ClassificationTask, remote: tuple[Any, int]) -> Any:
 
 
 def test_a_task_moves_to_a_server_and_back(task: ClassificationTask, served: list[Any], same: Any) -> None:
-    """The head and what it learned stay; the outputs are the same."""
+    """The trained head does not change; the outputs are the same."""
     before = task.predict(ROWS, output="logits")
     served.append(same)
     task.to_remote(f"standin://host:1/{MLP}")

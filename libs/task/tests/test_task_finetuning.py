@@ -1,4 +1,4 @@
-"""What trains when: strategies, by every way of saying them."""
+"""Which layers train in which epoch: strategies, in each of their forms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Heads and outputs: the modules that train on the features, and what predict gives."""
+"""Heads and outputs: the modules that train on the features, and the results of predict."""
 
 from __future__ import annotations
 

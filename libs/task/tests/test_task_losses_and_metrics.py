@@ -105,7 +105,7 @@ def test_each_validation_set_is_counted_by_itself(backbone: Pair, dataset: Tenso
 
 
 def test_an_interrupted_epoch_is_not_counted(backbone: Pair, loader: DataLoader[Any], trainer: MakeTrainer) -> None:
-    """What a broken run left behind is forgotten when the next one begins."""
+    """The values of a run that failed are dropped when the next one begins."""
     task = ClassificationTask(backbone, 3)
     task.metrics.update("val", LOSSES, torch.eye(3).repeat(100, 1), torch.zeros(300))
     (results,) = trainer().validate(task, loader, verbose=False)
@@ -150,7 +150,7 @@ def test_early_stopping_and_checkpoints_see_what_is_logged(
 
 
 class Watcher(Callback):
-    """What a user's own callback finds at each epoch's end."""
+    """Records the values that a user's callback finds at the end of each epoch."""
 
     def __init__(self) -> None:
         self.found: list[set[str]] = []

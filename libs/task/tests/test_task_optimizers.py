@@ -75,7 +75,7 @@ def test_a_wrong_optimizer_says_what_is_accepted(local: Pair, given: Any, error:
 
 
 def test_the_users_dictionaries_stay_as_they_were(local: Pair, loader: DataLoader[Any], trainer: MakeTrainer) -> None:
-    """What is filled in is filled into a copy."""
+    """Missing values are filled into a copy."""
     kwargs: dict[str, Any] = {"momentum": 0.9}
     schedule: tuple[Any, ...] = ("onecyclelr", {"max_lr": 0.1}, {"interval": "step"})
     task = ClassificationTask(local, 3, optimizer=("sgd", kwargs), lr_scheduler=schedule, learning_rate=0.1)
@@ -112,7 +112,7 @@ def test_the_backbone_may_have_a_rate_of_its_own(local: Pair) -> None:
 def test_a_scheduler_comes_in_many_forms(
     local: Pair, loader: DataLoader[Any], trainer: MakeTrainer, given: Any, kind: type | None, interval: str
 ) -> None:
-    """What a scheduler needs to know of the training is filled in."""
+    """The training's length is filled in for schedulers that need it."""
     task = ClassificationTask(local, 3, optimizer=("sgd", {"momentum": 0.9}), learning_rate=0.1, lr_scheduler=given)
     made = scheduler_of(task, trainer(), loader)
     assert made["interval"] == interval

@@ -26,7 +26,7 @@ MakeTrainer = Callable[..., Trainer]
 
 
 def ranks(strategy: str, folder: Path) -> list[dict[str, Any]]:
-    """What each of two ranks came to."""
+    """The results of each of two ranks."""
     script = Path(__file__).with_name("ddp_run.py")
     path = os.pathsep.join(filter(None, sys.path))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, "MASTER_ADDR": "127.0.0.1"}

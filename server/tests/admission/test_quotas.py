@@ -1,4 +1,4 @@
-"""What requests in flight may hold."""
+"""The limits of requests in flight."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def test_a_waiter_who_leaves_gives_its_bytes_back() -> None:
 
 
 def test_a_hold_is_all_or_nothing() -> None:
-    """One full quota gives back what the others gave."""
+    """If one quota is full, the reservations of the others are released."""
     roomy, full = Quota(10), Quota(1)
     full.acquire_nowait(1)
     reservation = Reservation((roomy, 5), (full, 1))
@@ -68,7 +68,7 @@ def test_a_hold_is_all_or_nothing() -> None:
 
 
 async def test_a_hold_whose_waiting_is_cancelled_holds_nothing() -> None:
-    """What it had already got is given back."""
+    """Its earlier reservations are released."""
     roomy, full = Quota(10), Quota(1)
     full.acquire_nowait(1)
     waiting = asyncio.create_task(Reservation((roomy, 5), (full, 1)).acquire())

@@ -37,7 +37,7 @@ def embed(channel: grpc.Channel) -> list[int]:
 
 
 class Certificates:
-    """A certificate authority, and what it signed, as files."""
+    """A certificate authority and certificates that it signed, as files."""
 
     def __init__(self, folder: Path) -> None:
         self._authority = trustme.CA()
@@ -117,7 +117,7 @@ def test_a_renewed_certificate_is_served_without_a_restart(
 
 
 class BothPorts:
-    """What a server with certificates answers by gRPC and by HTTP."""
+    """The answers of a server with certificates, by gRPC and by HTTP."""
 
     def __init__(self, running: RunningServer, certificates: Certificates) -> None:
         self._running = running

@@ -141,7 +141,7 @@ def load_slow():
 
 
 def test_embed_speaks_at_once_and_ends_at_once(tmp_path: Path) -> None:
-    """It says what it does before anything is imported, and Ctrl-C while a model loads does not wait for it."""
+    """It names its steps before anything is imported, and Ctrl-C while a model loads does not wait for it."""
     (tmp_path / "my_slow.py").write_text(SLOW_MODULE)
     np.save(tmp_path / "rows.npy", np.ones((3, 4), np.float32))
     command = [sys.executable, "-m", "midrib.server.cli", "embed", "rows.npy", "--backbone", "slow"]

@@ -74,7 +74,7 @@ def same(array: Array, message: tensor_pb2.Tensor) -> bool:
 
 
 def check_embed(data: bytes) -> None:
-    """The reader gives what protobuf's library gives, its refusal included."""
+    """The reader gives the same as protobuf's library, errors included."""
     try:
         expected = EmbedRequest.FromString(data)
     except DecodeError:

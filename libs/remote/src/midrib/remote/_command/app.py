@@ -178,9 +178,7 @@ def embed(
     dimensions: Annotated[int | None, typer.Option(min=1, help="Keep the first features only.")] = None,
     normalize: Annotated[bool, typer.Option("--normalize", help="Scale rows to unit length.")] = False,
     dtype: Annotated[str, typer.Option(help="float32 or float16.")] = "float32",
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an output that was made from other inputs.")
-    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output made from other inputs.")] = False,
     ray: Cluster = None,
     imports: Imports = None,
     token: Token = None,
