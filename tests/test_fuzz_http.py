@@ -1,4 +1,4 @@
-"""Any bytes to the HTTP port of a live server: always a status, errors in OpenAI's shape, and the server goes on.
+"""Any bytes to the HTTP port of a live server: always a status, errors in OpenAI's shape, and the server continues.
 
 benchmarks/soak/fuzz.py runs the same checks for as long as you choose.
 """

@@ -125,7 +125,7 @@ def test_values_beyond_float32_are_infinite(channel: grpc.Channel) -> None:
 
 
 def test_an_answer_over_the_message_limit_spoils_its_item_alone(server: RunningServer, channel: grpc.Channel) -> None:
-    """float64 out of float32 is twice the bytes; the stream goes on, and nothing stays in flight."""
+    """float64 out of float32 is twice the bytes; the stream continues, and nothing stays in flight."""
     wide = embedding_pb2.Options(dtype=tensor_pb2.DATA_TYPE_FLOAT64)
     opened = embedding_pb2.EmbedStreamRequest(open=embedding_pb2.Open(backbone="double", options=wide))
     items = [

@@ -98,7 +98,7 @@ class Embedded(Dataset[Tensor]):
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_dataloader_workers_share_memory(served: Served, start: str) -> None:
-    """Each worker has its own segment, and the parent goes on using its own."""
+    """Each worker has its own segment, and the parent continues using its own."""
     run_apart(_load_with_workers, served.url, start)
 
 

@@ -92,7 +92,7 @@ def test_a_second_registration_names_both_places(registry: Registry) -> None:
 
 
 def test_a_duplicate_is_a_value_error(registry: Registry) -> None:
-    """Callers need not know our classes."""
+    """Callers can catch it without our error classes."""
     registry(load_plain)
     with pytest.raises(ValueError, match="'load_plain' is already in the registry 'backbones'"):
         registry(load_plain)
@@ -176,7 +176,7 @@ def test_metadata_is_kept_as_declared(registry: Registry) -> None:
 
 
 def test_temporary_undoes_registrations_removals_and_overrides(registry: Registry) -> None:
-    """A test may change a shared registry, and leaves it as it was."""
+    """A test may change a shared registry, and restores it afterwards."""
     registry(load_plain, name="kept")
     registry(load_plain, name="replaced")
     with registry.temporary() as same:

@@ -39,7 +39,7 @@ def test_features_belong_to_the_caller() -> None:
 
 
 def test_a_call_fails_once() -> None:
-    """The first error stands, and later parts change nothing."""
+    """The first error counts, and later parts change nothing."""
     call = StreamedCall(tensor_rows(np.ones((2, 3), "f4")))
     call.fail(InternalError("first"))
     call.fail(InternalError("second"))

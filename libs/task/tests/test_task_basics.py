@@ -134,7 +134,7 @@ def test_a_wrong_backbone_says_what_is_accepted(given: Any, error: type[Exceptio
 
 
 def test_a_pair_takes_no_backbone_kwargs(local: Pair) -> None:
-    """Arguments that nobody would read are refused, not dropped."""
+    """Arguments that would have no effect are refused, not dropped."""
     with pytest.raises(TypeError, match=r"are for a loader, and a \(module, num_features\) pair has none"):
         ClassificationTask(local, 3, backbone_kwargs={"pretrained": True})
 
@@ -149,7 +149,7 @@ def test_a_mapping_is_a_batch_too(backbone: Pair, dataset: TensorDataset, traine
 
 
 def test_an_unknown_batch_says_what_is_accepted(backbone: Pair) -> None:
-    """A third part of a batch is nobody's guess."""
+    """A batch of three parts is an error."""
     with pytest.raises(TypeError, match=r"expected \(inputs, targets\) or a mapping .*override split_batch"):
         ClassificationTask(backbone, 3).split_batch((1, 2, 3))
 

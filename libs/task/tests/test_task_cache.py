@@ -103,7 +103,7 @@ def test_autocast_has_features_of_its_own(local: Pair, tmp_path: Path) -> None:
 
 
 def test_only_new_rows_are_computed(tmp_path: Path) -> None:
-    """A row is known by its bytes, wherever in whichever batch it stands."""
+    """A row is identified by its bytes, at any place of any batch."""
     cache, compute = FeatureCache(tmp_path), Counted()
     cache.features("rev", ROWS[:2], compute)
     mixed = cache.features("rev", ROWS[[3, 1, 0, 3]], compute)
@@ -192,7 +192,7 @@ def test_a_full_cache_stores_no_more(tmp_path: Path) -> None:
 
 
 def test_old_revisions_make_room(tmp_path: Path) -> None:
-    """Their shards leave first, for nobody asks for them."""
+    """Their shards are removed first, because they are not used."""
     cache = FeatureCache(tmp_path, max_bytes=500, shard_rows=4)
     cache.features("old", ROWS, Counted())
     cache.features("new", ROWS, Counted())

@@ -62,7 +62,7 @@ def test_a_checkpoint_holds_the_backbones_recipe(task: ClassificationTask, save:
 
 
 def test_loading_asks_for_no_pretrained_weights(save: Callable[[Task], Path]) -> None:
-    """The weights are in the checkpoint; a loader that could fetch some is told not to."""
+    """The weights are in the checkpoint; a loader that could fetch some gets pretrained=False."""
     asked: list[bool] = []
 
     class Mine(ClassificationTask):
@@ -232,7 +232,7 @@ def test_a_task_moves_back_by_the_name_in_the_url(served: list[Any], remote: tup
 
 
 def test_a_server_with_other_weights_is_refused(task: ClassificationTask, served: list[Any], same: Any) -> None:
-    """The task is then as it was."""
+    """The task is then unchanged."""
     same.revision = "s" * 64
     served.append(same)
     backbone = task.backbone

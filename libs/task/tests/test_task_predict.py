@@ -67,7 +67,7 @@ def test_embed_shows_its_progress(backbone: Pair, capsys: pytest.CaptureFixture[
 
 
 def test_predicting_leaves_the_task_in_its_mode(backbone: Pair) -> None:
-    """A training goes on where it was."""
+    """A training continues where it was."""
     task = ClassificationTask(backbone, 3).train()
     task.predict(torch.randn(2, 8))
     assert task.head.training

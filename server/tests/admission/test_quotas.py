@@ -11,7 +11,7 @@ from midrib.wire import OverloadedError
 
 
 def test_a_taker_is_refused_over_the_limit() -> None:
-    """It cannot wait, so it is told."""
+    """It cannot wait, so it gets an error."""
     quota = Quota(10)
     quota.acquire_nowait(6)
     with pytest.raises(OverloadedError, match="6 bytes are in flight and 5 more were asked for, limit 10"):

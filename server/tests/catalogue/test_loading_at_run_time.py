@@ -212,7 +212,7 @@ async def test_whoever_is_to_be_loaded_is_loading_before_its_turn() -> None:
 
 
 async def test_names_are_loading_while_the_server_starts() -> None:
-    """Its modules are not imported yet: a client that reconnects must wait, and not be told that the name is wrong."""
+    """Its modules are not imported yet: a client that reconnects must wait, without the error for a wrong name."""
     server = Server(Settings(port=0, threads=1), registry=Registry("none"))
     await server.start()
     with pytest.raises(BackboneLoadingError, match="the server is starting"):

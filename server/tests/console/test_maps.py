@@ -236,7 +236,7 @@ def test_a_file_of_another_media_type_is_refused(console_server: RunningServer) 
 def test_a_process_that_dies_is_a_failure_of_the_server(
     console_server: RunningServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server itself goes on, and the caller learns a remedy."""
+    """The server itself continues, and the caller learns a remedy."""
     monkeypatch.setattr("midrib.server._console.maps._PROGRAM", "import os; os._exit(9)")
     reply = ask(console_server, "/console/api/map?kind=npy", body=npy(VECTORS))
     assert reply.status == 500

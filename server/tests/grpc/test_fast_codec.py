@@ -62,7 +62,7 @@ items = st.builds(lambda number, rows: Item(id=number, input=Input(tensor=encode
 
 @st.composite
 def changed(draw: st.DrawFn, message: bytes) -> bytes:
-    """A message with a byte of its head replaced, dropped or put in, or one that goes on."""
+    """A message with a byte of its head replaced, dropped or put in, or one that continues."""
     at = draw(st.integers(0, min(len(message), 40)))
     with_byte = message[:at] + draw(st.binary(max_size=3)) + message[at + draw(st.integers(0, 2)) :]
     return with_byte + draw(st.sampled_from([b"", b"\x28\x01", message]))

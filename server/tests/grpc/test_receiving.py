@@ -1,4 +1,4 @@
-"""Requests that are being received: their number is bounded, and half-sent ones keep nobody else out."""
+"""Requests that are being received: their number is bounded, and half-sent ones do not block others."""
 
 from __future__ import annotations
 

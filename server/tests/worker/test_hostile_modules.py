@@ -1,4 +1,4 @@
-"""Modules that misuse their process: the server goes on, and other items get their rows."""
+"""Modules that misuse their process: the server continues, and other items get their rows."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def test_a_stopped_worker_is_replaced_after_its_time_limit(replica_of: ReplicaOf
 
 
 def test_an_item_that_needs_too_much_memory_fails_alone(replica_of: ReplicaOf) -> None:
-    """RLIMIT_AS: torch cannot allocate, the worker goes on."""
+    """RLIMIT_AS: torch cannot allocate, the worker continues."""
     replica = replica_of("doubling", {"fault": "starves"})
     assert first_values(replica.run(rows(1), rows(TRIGGER), rows(2))) == [2, "BatchFailedError", 4]
     assert replica.restarts == 0
