@@ -73,7 +73,7 @@ def test_backward_gives_the_input_gradient(embedding: Any) -> None:
 
 
 def test_a_list_is_ordered_by_name(backbones: Any) -> None:
-    """And tells what a client needs to call."""
+    """And has the values that a client needs for a call."""
     listed = backbones.ListBackbones(backbone_pb2.ListBackbonesRequest(), timeout=10).backbones
     assert [(described.name, described.num_features, list(described.input.tensor.shape)) for described in listed] == [
         ("test/embedding/gate", 2, [2]),

@@ -112,6 +112,7 @@ class _Count:
             raise _too_many(f"more than {self._limits.max_numbers} numbers in its typed contents")
 
     def _add_fields(self, count: int) -> None:
+        """Count fields. Raises LimitExceededError for too many."""
         self._fields += count
         if self._fields > self._limits.max_fields:
             raise _too_many(f"more than {self._limits.max_fields} elements (repeated fields, map entries, dimensions)")

@@ -53,7 +53,7 @@ class Forward:
         self._buffers = BufferPool(StagingBuffer(dtypes, pinned=self.device.pinned) for _ in range(self.depth))
 
     def __call__(self, batch: Sequence[Arrays]) -> list[Array]:
-        """Stage, launch and finish a batch; return the rows of each item. Raises what the module raises."""
+        """Stage, launch and finish a batch; return the rows of each item. Raises the errors of the module."""
         return self.stage(batch).launch().finish()
 
     def stage(self, batch: Sequence[Arrays]) -> StagedBatch:
@@ -77,8 +77,8 @@ class Forward:
 
         They have the staged dtypes, or are pixels of uint8.
 
-        The tensors stay as they are until the rows are read, which may share their memory. Raises what the module
-        raises.
+        The tensors stay as they are until the rows are read, which may share their memory. Raises the errors of
+        the module.
         """
         return self.device.launch(inputs, self._passes.embed if len(inputs) == 1 else self._passes.gradient)
 

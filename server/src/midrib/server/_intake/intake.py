@@ -122,8 +122,8 @@ class Intake:
         """Raise InvalidInputError if a call with a tensor has a prompt: token ids cannot be prompted."""
         if prompt is not None:
             raise InvalidInputError(
-                "options.prompt is for texts, the input is a tensor: send texts, or put the prompt before the texts "
-                "that you tokenize",
+                f"options.prompt is {prompt!r:.80}, and the input is a tensor: send texts, or put the prompt before "
+                "the texts that you tokenize",
                 field="options.prompt",
             )
 

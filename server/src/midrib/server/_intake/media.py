@@ -61,6 +61,7 @@ class MediaPool:
         return _join_padded(parts)
 
     async def _run(self, decode: Callable[[], Array]) -> Array:
+        """Decode in the pool. Raises the error of the decoder; UnavailableError once the pool is closed."""
         stopped = UnavailableError("the server stopped before this item was decoded: try another")
         if self._closed:
             raise stopped

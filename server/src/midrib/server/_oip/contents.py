@@ -98,7 +98,7 @@ def _check_place(data: InferData, tensor: InferTensor) -> None:
 
 
 def _code(tensor: InferTensor) -> tensor_pb2.DataType:
-    """Return the dtype of a tensor of numbers."""
+    """Return the dtype of a tensor of numbers. Raises InvalidInputError for another name or datatype."""
     if tensor.name != TENSOR_INPUT:
         raise InvalidInputError(
             f"input {tensor.name!r} is {tensor.datatype or 'without a datatype'}: a tensor goes by the name "

@@ -117,7 +117,7 @@ class StreamMemory:
         self._places: dict[int, SharedItem] = {}
 
     def offered(self) -> SharedMemory | None:
-        """Return what a client needs to fetch the segment; None if it cannot use it, or the server shares no memory."""
+        """Return the offer with which a client fetches the segment; None if memory is not shared with this client."""
         socket = self._memories.socket() if self._asked else None
         if socket is None:
             return None
@@ -131,7 +131,7 @@ class StreamMemory:
         """
         if self._segment is None:
             raise InvalidInputError(
-                "the item lies in shared memory, which this stream does not have: send the input in the message",
+                f"item {item_id} lies in shared memory, which this stream does not have: send the input in the message",
                 field="shared",
             )
         self._segment.check(item.result_offset, item.result_bytes, field="shared.result_offset")

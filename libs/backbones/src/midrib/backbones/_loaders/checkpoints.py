@@ -243,7 +243,7 @@ def _knows_most(state: Collection[str], prefix: str, names: Collection[str]) -> 
 
 
 def _is_wrapped(state: Mapping[str, Any], prefix: str, names: Collection[str]) -> bool:
-    """Return whether a prefix stands before the network's weights: all of them, or half of the checkpoint's."""
+    """Return whether a prefix begins the names of the network's weights: all of them, or half of the checkpoint's."""
     if not state or any(name.startswith(prefix) for name in names):
         return False
     inside = {name.removeprefix(prefix) for name in state if name.startswith(prefix)}
