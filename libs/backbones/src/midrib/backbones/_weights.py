@@ -96,7 +96,7 @@ def quantised(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> se
 
 
 def empty(state: Mapping[str, Tensor]) -> set[str]:
-    """Return the names of tensors on the meta device, which have a shape and no values, and of sparse ones."""
+    """Return the names of tensors [...] on the meta device, which have a shape and no values, and of sparse ones."""
     import torch
 
     return {name for name, value in state.items() if value.is_meta or value.layout != torch.strided}

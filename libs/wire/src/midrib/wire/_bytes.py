@@ -40,7 +40,7 @@ def array_bytes(array: Array) -> memoryview:
 
 
 def read_tensor(data: bytes | memoryview, at: int, end: int) -> Array:
-    """Return the array of the Tensor message in data[at:end], as a read-only view.
+    """Return the array of the Tensor message in the bytes at:end of data, as a read-only view in its shape [...].
 
     Raises IndexError or ValueError if the message is not laid out as `tensor_head` does it.
     """

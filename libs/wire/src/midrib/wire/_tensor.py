@@ -99,7 +99,7 @@ def encode_int8_rows(rows: Array) -> tensor_pb2.Tensor:
 def decode_tensor(
     message: tensor_pb2.Tensor, *, field: str = "tensor", data: bytes | memoryview | None = None
 ) -> Array:
-    """Return the array of a message: a read-only view of its bytes, or a float32 copy if its rows have scales.
+    """Return the array [...] of a message: a read-only view of its bytes, or a float32 copy if its rows have scales.
 
     field: the place of the tensor in its request, for the error.
     data: the bytes of the array, if the message lacks them because they were read apart.

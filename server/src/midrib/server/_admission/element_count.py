@@ -100,6 +100,7 @@ class _Count:
                     self._add_packed(data, start, at, field)
 
     def _add_packed(self, data: Buffer, start: int, end: int, field: _Field) -> None:
+        """Count packed numbers. Raises LimitExceededError for too many."""
         if field.packing is _Packing.FIXED:
             count = (end - start) // field.item_bytes
         else:  # the last byte of each number is below 0x80

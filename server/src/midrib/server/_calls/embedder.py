@@ -276,6 +276,7 @@ class AcceptedItem:
         return intake.checked(rows)
 
     async def _read(self, source: embedding_pb2.Input | Media | WireTensor | _Arrays | None) -> _Arrays:
+        """Return the input as arrays [rows, ...]. Raises RuntimeError if it was already queued."""
         if isinstance(source, embedding_pb2.Input | Media | WireTensor):
             return (await self._call.loaded.intake.read(source, self._call.prompt),)
         if source is None:

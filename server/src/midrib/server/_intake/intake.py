@@ -101,6 +101,7 @@ class Intake:
         return self.tensor(whole(source.tensor))
 
     async def _read_media(self, media: Media, prompt: str | None) -> Array:
+        """Return the prepared rows [rows, ...] of media. Raises InputKindError or InvalidInputError for others."""
         kind = media.kind
         takes = media_kind(self.backbone.input)
         if kind != takes:
@@ -128,7 +129,10 @@ class Intake:
             )
 
     def size(self, item: embedding_pb2.Input | Media | WireTensor | Array) -> int:
-        """Return the bytes that an item holds while it is in flight, with its decoded media and its embedding."""
+        """Return the bytes that an item holds while it is in flight, with its decoded media and its embedding.
+
+        item: an input message, or a tensor [rows, ...] that is already read.
+        """
         return self._sizes.bytes_of(item)
 
     @property

@@ -55,7 +55,7 @@ class ClientMemory(mmap.mmap):
         return _address(array) - self._start
 
     def view(self, offset: int, dtype: np.dtype[Any] | str, shape: Sequence[int]) -> Array:
-        """Return the bytes at an offset as an array. Raises TypeError if they are not in the memory."""
+        """Return the bytes at an offset as an array [*shape]. Raises TypeError if they are not in the memory."""
         array: Array = np.ndarray(shape, dtype, self, offset)
         return array
 
@@ -68,7 +68,7 @@ class ClientMemory(mmap.mmap):
         self._result_places.pop(offset, None)
 
     def result_place(self, array: Array) -> ResultPlace | None:
-        """Return the place for the result of an input that lies in this memory.
+        """Return the place for the result of an input [rows, ...] that lies in this memory.
 
         None if the client named none, or if the array is only a part of its input.
         """
@@ -91,7 +91,7 @@ def client_memory(array: Array) -> ClientMemory | None:
 
 
 def written_result(array: Array, rows: Array) -> Array:
-    """Write rows, the result of an input, into the client's memory; return them as they lie there.
+    """Write rows [rows, num_features], the result of an input, into the client's memory; return the view there.
 
     Returns the rows themselves if the input is not in a client's memory, or if its client named no place, or a smaller
     one.
@@ -106,7 +106,7 @@ def written_result(array: Array, rows: Array) -> Array:
 
 
 def same_elements(array: Array, other: Array) -> bool:
-    """Return whether two arrays are the same bytes of memory, in one layout."""
+    """Return whether two arrays [...] are the same bytes of memory, in one layout."""
     same_type = (array.dtype, array.shape, array.strides) == (other.dtype, other.shape, other.strides)
     return same_type and _address(array) == _address(other)
 

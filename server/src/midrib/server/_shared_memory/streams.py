@@ -146,7 +146,10 @@ class StreamMemory:
         self._memories.accounting.stream_item(shared=shared)
 
     def write(self, item_id: int, rows: Array) -> SharedTensor | None:
-        """Write the embedding of an item where the item says; None if it is to be sent in a message."""
+        """Write the embedding [rows, num_features] of an item to the place that the item names.
+
+        Return where it lies; None if it is to be sent in a message.
+        """
         item = self._popped(item_id)
         return None if item is None or self._segment is None else self._segment.write(rows, item)
 

@@ -39,7 +39,7 @@ class MappedMemory:
             os.close(descriptor)
 
     def view(self, offset: int, dtype: str, shape: Sequence[int]) -> Array:
-        """Return the bytes at an offset as an array. Raises TypeError if they are not in the memory."""
+        """Return the bytes at an offset as an array [*shape]. Raises TypeError if they are not in the memory."""
         return self._memory.view(offset, dtype, shape)
 
 

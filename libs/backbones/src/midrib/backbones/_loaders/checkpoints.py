@@ -121,6 +121,7 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 
 def _content(path: Path) -> Any:
+    """Return the content of a checkpoint. Raises WeightsError if it is damaged."""
     import torch
     from safetensors.torch import load_file
 

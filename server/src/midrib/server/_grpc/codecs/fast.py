@@ -39,6 +39,7 @@ def _read_any_call(data: bytes) -> EmbedCall:
 
 
 def _read_tensor_call(data: Buffer) -> EmbedCall:
+    """Return the request and its tensor [rows, ...]. Raises ValueError for another layout."""
     start, at, end = _input_of_embed(data)
     if len(data) - (end - start) > _MAX_BESIDE_INPUT:
         raise ValueError(f"{len(data) - (end - start)} bytes beside the input")
@@ -47,7 +48,10 @@ def _read_tensor_call(data: Buffer) -> EmbedCall:
 
 
 def _input_of_embed(data: Buffer) -> tuple[int, int, int]:
-    """Return where the `input` field of an EmbedRequest begins, and where its message begins and ends."""
+    """Return where the `input` field of an EmbedRequest begins, and where its message begins and ends.
+
+    Raises ValueError for another layout.
+    """
     field: tuple[int, int, int] | None = None
     at = 0
     for _ in range(_MAX_FIELDS):
@@ -69,6 +73,7 @@ def _input_of_embed(data: Buffer) -> tuple[int, int, int]:
 
 
 def _read_item(data: Buffer) -> StreamItem | EmbedStreamRequest:
+    """Return the item of a stream. Raises ValueError for another layout."""
     size, at = _field(data, 0, 0x12)  # EmbedStreamRequest.item
     if at + size != len(data):
         raise ValueError(f"an item of {size} bytes in a message of {len(data)}")
@@ -84,6 +89,7 @@ def _read_item(data: Buffer) -> StreamItem | EmbedStreamRequest:
 
 
 def _tensor_of_input(data: Buffer, at: int, end: int) -> Array:
+    """Return the tensor [rows, ...] of an input. Raises ValueError for another layout."""
     size, at = _field(data, at, 0x0A)
     if at + size != end:
         raise ValueError(f"a tensor of {size} bytes in a message of {end - at}")
@@ -91,7 +97,10 @@ def _tensor_of_input(data: Buffer, at: int, end: int) -> Array:
 
 
 def _field(data: Buffer, at: int, tag: int) -> tuple[int, int]:
-    """Return the length of the field that begins at this byte, and where its content begins."""
+    """Return the length of the field that begins at this byte, and where its content begins.
+
+    Raises ValueError for another field.
+    """
     if data[at] != tag:
         raise ValueError(f"a field with the tag {data[at]}, expected {tag}")
     return read_varint(data, at + 1)
