@@ -159,7 +159,7 @@ Code = grpc.StatusCode
             {"options": embedding_pb2.Options(dtype=tensor_pb2.DATA_TYPE_INT64)},
             Code.INVALID_ARGUMENT,
             "INVALID_INPUT",
-            "or int8 with a scale a row",
+            "int8 with a scale a row",
             id="output dtype",
         ),
     ],
