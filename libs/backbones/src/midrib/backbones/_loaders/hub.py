@@ -27,6 +27,8 @@ _REMEDIES = {
     "quantiz": "quantised weights are not supported: give the folder of the model that was quantised",
 }
 LONGEST = 8192
+_PROBED_TOKENS = 5
+_PADDING_TOLERANCE = 5e-5
 
 
 def source_of(name: str, checkpoint: str | Path | None) -> str:
@@ -157,10 +159,33 @@ def fast_tokenizer(source: str, tokenizer: Any, longest: int, prompts: Prompts) 
 def longest_text(config: Any, tokenizer: Any) -> int:
     """Return how many tokens both the tokenizer and the network's positions allow."""
     positions = getattr(config, "max_position_embeddings", None) or LONGEST
+    if positions < 0:  # XLNet's -1: no limit
+        positions = LONGEST
     if "roberta" in config.model_type or config.model_type in ("camembert", "mpnet"):
         # Their positions are counted from the padding's id on.
         positions -= (config.pad_token_id or 0) + 1
     return int(min(tokenizer.model_max_length, positions, LONGEST))
+
+
+def require_mask_used(source: str, module: Any, kind: str) -> None:
+    """Raise WeightsError if padding changes the features of a text: they would depend on the rest of its batch.
+
+    FNet ignores the attention mask, for example. A model that needs more than token ids is a WeightsError too.
+    module: maps ids [rows, tokens] to [rows, width].  kind: the type of its model, for the error.
+    """
+    import torch
+
+    tokens = min(_PROBED_TOKENS, module.input.max_tokens // 2)
+    words = torch.arange(1, tokens + 1)[None].remainder(module.vocabulary).clamp(min=1)
+    padded = torch.nn.functional.pad(words, (0, tokens))
+    module.eval()
+    with explained(source), torch.inference_mode():
+        alone, beside = module(words), module(padded)
+    if float((alone - beside).abs().max()) > _PADDING_TOLERANCE * float(alone.abs().max()):
+        raise WeightsError(
+            f"{source} holds a model of type {kind!r} that reads padding as text, so that the vector of a text would "
+            "depend on the rest of its batch: it is not supported, choose another model"
+        )
 
 
 def auto(kind: str, source: str, **options: Any) -> Any:

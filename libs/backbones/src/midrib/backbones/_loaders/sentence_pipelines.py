@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from midrib.backbones._errors import WeightsError
-from midrib.backbones._loaders.hub import LONGEST, explained, fast_tokenizer, longest_text, refuse_adapter, source_of
+from midrib.backbones._loaders.hub import (
+    LONGEST,
+    explained,
+    fast_tokenizer,
+    longest_text,
+    refuse_adapter,
+    require_mask_used,
+    source_of,
+)
 from midrib.backbones._loaders.transformers_hub import require_every_weight
 from midrib.backbones._tokens import PromptChoice, Prompts, choose_prompt
 from midrib.backbones._torchvision import import_transformers
@@ -148,6 +156,7 @@ def _encoder(pipeline: Any, prompts: Prompts, source: str) -> tuple[nn.Module, i
         width=width,
         modules={"Transformer": architecture(config), **_settings(steps)},
     )
+    require_mask_used(source, module, config.model_type)
     return module, width
 
 

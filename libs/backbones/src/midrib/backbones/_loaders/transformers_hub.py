@@ -17,6 +17,7 @@ from midrib.backbones._loaders.hub import (
     fast_tokenizer,
     longest_text,
     refuse_adapter,
+    require_mask_used,
     source_of,
 )
 from midrib.backbones._tokens import Prompts
@@ -124,6 +125,8 @@ def _require_token_ids(source: str, model: Any) -> None:
 def _text_backbone(
     source: str, model: Any, offline: bool, *, pooling: Pooling, normalize: bool, prompt: str
 ) -> tuple[nn.Module, int]:
+    from torch import nn
+
     from midrib.backbones._nets.text_encoder import TextEncoder
 
     _require_token_ids(source, model)
@@ -132,11 +135,13 @@ def _text_backbone(
     tokenizer = auto("Tokenizer", source if has_tokenizer else base_of(source), local_files_only=offline)
     encoder = model.get_encoder() if _has_encoder_and_decoder(model) else model
     if getattr(encoder, "pooler", None) is not None:
-        # The pooler is trained for another task, if it is trained at all; pooling is ours.
-        encoder.pooler = None
+        # The pooler is trained for another task, if it is trained at all; pooling is ours. Some models call it without
+        # asking whether it exists.
+        encoder.pooler = nn.Identity()
     longest = longest_text(model.config, tokenizer)
     tokens = fast_tokenizer(source, tokenizer, longest, Prompts(prompt))
     module = TextEncoder(encoder, tokens, max_tokens=longest, pooling=pooling, normalize=normalize)
+    require_mask_used(source, module, model.config.model_type)
     return module, int(model.config.hidden_size)
 
 
