@@ -92,7 +92,7 @@ def leave_daemon(file: str) -> None:
             Path(file).write_text(str(os.getpid()))
             time.sleep(3600)
         os._exit(0)
-    while not Path(file).exists():
+    while not (Path(file).exists() and Path(file).read_text()):
         time.sleep(0.01)
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from midrib.registry import Registry
 from midrib.server._engine.compute import Arrays
+from midrib.server._worker.launch import launcher
 from midrib.server._worker.process import WorkerDiedError
 from midrib.wire import Array
 
@@ -120,12 +121,17 @@ def test_a_process_that_cannot_map_a_larger_batch_is_replaced(hostile_of: Replic
     assert replica.restarts == 1
 
 
-def test_a_daemon_ends_with_the_worker_that_left_it(hostile_of: ReplicaOf, kill: Kill, tmp_path: Path) -> None:
+@pytest.mark.parametrize("forks", [True, False], ids=["forked", "interpreter"])
+def test_a_daemon_ends_with_the_worker_that_left_it(
+    hostile_of: ReplicaOf, kill: Kill, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forks: bool
+) -> None:
     """It is in another session, and its parent has ended; it would keep the worker's memory and output open."""
+    monkeypatch.setattr(launcher, "CAN_FORK", forks)
     replica = hostile_of("daemon", {"file": str(tmp_path / "pid")})
     assert first_values(replica.run(rows(TRIGGER))) == [2 * TRIGGER]
-    daemon = Path("/proc", (tmp_path / "pid").read_text())
-    assert daemon.exists()
+    daemon = os.pidfd_open(int((tmp_path / "pid").read_text()))
     kill(replica.pid)
     assert first_values(replica.run(rows(1))) == [2]
-    assert not daemon.exists()
+    ended, _, _ = select.select([daemon], [], [], 20)
+    assert ended == [daemon]
+    os.close(daemon)

@@ -7,10 +7,12 @@ import os
 import signal
 import subprocess
 import threading
+import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
+from pathlib import Path
 from typing import IO, Any, Protocol, TypeVar, cast
 
 from midrib.server._child_process import command, import_path
@@ -18,6 +20,11 @@ from midrib.server._worker import bootstrap
 from midrib.server._worker.priority import raise_priority
 
 T = TypeVar("T")
+
+# The variable by which the processes of a worker are recognised.
+_MARK = "MIDRIB_WORKER"
+# A process may start another one while the list of processes is read.
+_MAX_PASSES = 5
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,8 @@ class SpawnedProcess:
     """
 
     def __init__(self, program: Program, channel: int) -> None:
-        self._process = in_lasting_thread(partial(_spawn, program, channel))
+        self._mark = f"{_MARK}={uuid.uuid4().hex}"
+        self._process = in_lasting_thread(partial(_spawn, program, channel, self._mark))
         self._ending = threading.Lock()
         self.pid = self._process.pid
         self.output = cast(IO[bytes], self._process.stdout)
@@ -91,6 +99,7 @@ class SpawnedProcess:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self.pid, signal.SIGKILL)
                 self._process.wait()
+                _kill_marked(self._mark.encode())
         return self._process.returncode
 
 
@@ -108,11 +117,43 @@ def _lasting_thread(pid: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, thread_name_prefix=f"worker-spawner-{pid}")
 
 
-def _spawn(program: Program, channel: int) -> subprocess.Popen[bytes]:
-    """Start an interpreter; not a fork of this process, since locks of other threads would stay locked in it."""
+def _kill_marked(mark: bytes) -> None:
+    """Kill the processes that a worker has left in other groups, such as daemons: they have its environment.
+
+    mark: a variable of the environment. Has no effect on a system without /proc.
+    """
+    for _ in range(_MAX_PASSES):
+        left = [pid for pid in _pids() if mark in _environment(pid)]
+        for pid in left:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        if not left:
+            break
+
+
+def _pids() -> list[int]:
+    with contextlib.suppress(OSError):
+        return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+    return []
+
+
+def _environment(pid: int) -> bytes:
+    """Return the environment of a process at its start; nothing if it has ended or is another user's."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/environ").read_bytes()
+    return b""
+
+
+def _spawn(program: Program, channel: int, mark: str) -> subprocess.Popen[bytes]:
+    """Start an interpreter; not a fork of this process, since locks of other threads would stay locked in it.
+
+    mark: a variable for its environment, as "name=value".
+    """
     arguments = {**program.arguments(channel), "parent": os.getpid()}
+    name, _, value = mark.partition("=")
     return subprocess.Popen(
         command(bootstrap.__name__, arguments),  # noqa: S603 - this interpreter
+        env={**os.environ, name: value},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
