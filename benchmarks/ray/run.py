@@ -1,8 +1,9 @@
-"""Ray Serve against the same servers without Ray: `dist/ray-venv/bin/python benchmarks/ray/run.py`, three minutes.
+"""Ray Serve against the same servers without Ray: `dist/ray-venv/bin/python benchmarks/ray/run.py`, four minutes.
 
 build-support/ray makes that environment. Two servers with one thread each, for ViT-Tiny and MiniLM: `midrib serve`,
 whose addresses the client knows, and the replicas of `midrib ray up` behind HAProxy. The client is `midrib bench`, on
-the same cores. Rounds of both are interleaved, because the speed of a shared machine drifts.
+the same cores. Rounds of both are interleaved, because the speed of a shared machine drifts. The rates need a quiet
+machine. The processor time per row is that of all processes of the servers, with HAProxy's and Ray's.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import tomli_w
 
@@ -31,44 +34,83 @@ LONG_CHECKS = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60", "RAY_SERVE_PROXY_H
 CONNECTIONS = "?connections=6"
 
 
+class Measured(NamedTuple):
+    """The rows per second, and the milliseconds of processor time per row of the servers' processes."""
+
+    rows_per_s: float
+    cpu_ms: float
+
+
+@dataclass(frozen=True)
+class Target:
+    """Servers, by their addresses and the sessions of their processes."""
+
+    addresses: str
+    sessions: tuple[int, ...]
+    query: str = ""
+
+    def measure(self, name: str, seconds: float) -> Measured:
+        """Measure 16 callers of 8 rows each."""
+        url = f"grpc://{self.addresses}/{name}{self.query}"
+        command = [*MIDRIB, "bench", url, "--rows", "8", "--concurrency", "16", "--seconds", str(seconds), "--json"]
+        before_s = cpu_s(self.sessions)
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment())  # noqa: S603
+        rate = float(json.loads(done.stdout)["measured"][0]["rows_per_s"])
+        return Measured(rate, 1000 * (cpu_s(self.sessions) - before_s) / (rate * seconds))
+
+
 def measure(rounds: int, seconds: float) -> Iterator[str]:
     """Yield the lines of the table."""
     with ExitStack() as stack:
-        plain = [stack.enter_context(running("serve", free_port())) for _ in range(2)]
+        servers = [stack.enter_context(running("serve", free_port())) for _ in range(2)]
+        plain = Target(",".join(address for address, _ in servers), tuple(session for _, session in servers))
         replicas = ["--min-replicas", "2", "--max-replicas", "2", "--cpus", "1", "--http-port", str(free_port())]
-        ray = stack.enter_context(running("ray up", free_port(), "--insecure", *replicas))
-        yield "| backbone | two servers, rows/s | Ray Serve, rows/s | ratio of pairs, median |"
-        yield "|---|---|---|---|"
+        address, session = stack.enter_context(running("ray up", free_port(), "--insecure", *replicas))
+        ray = Target(address, (session,), CONNECTIONS)
+        yield "| backbone | two servers, rows/s | Ray Serve, rows/s | ratio | CPU ms per row | Ray Serve | ratio |"
+        yield "|---|---|---|---|---|---|---|"
         for name in BACKBONES:
-            pairs = [
-                (rate(",".join(plain), name, seconds), rate(ray, name + CONNECTIONS, seconds)) for _ in range(rounds)
-            ]
-            servers, served = (statistics.median(rates) for rates in zip(*pairs, strict=True))
-            ratio = statistics.median(second / first for first, second in pairs)
-            yield f"| {name} | {servers:,.0f} | {served:,.0f} | {ratio:.3f} |"
+            pairs = [(plain.measure(name, seconds), ray.measure(name, seconds)) for _ in range(rounds)]
+            yield row(name, pairs)
 
 
-def rate(addresses: str, name: str, seconds: float) -> float:
-    """Return the rows per second of 16 callers of 8 rows each."""
-    url = f"grpc://{addresses}/{name}"
-    command = [*MIDRIB, "bench", url, "--rows", "8", "--concurrency", "16", "--seconds", str(seconds), "--json"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment())  # noqa: S603
-    return float(json.loads(done.stdout)["measured"][0]["rows_per_s"])
+def row(name: str, pairs: list[tuple[Measured, Measured]]) -> str:
+    """Return a line of the table: the medians of both sides, and of the pairs' ratios."""
+    plain, ray = (
+        [statistics.median(values) for values in zip(*side, strict=True)] for side in zip(*pairs, strict=True)
+    )
+    rate = statistics.median(second.rows_per_s / first.rows_per_s for first, second in pairs)
+    cpu = statistics.median(first.cpu_ms / second.cpu_ms for first, second in pairs)
+    return f"| {name} | {plain[0]:,.0f} | {ray[0]:,.0f} | {rate:.3f} | {plain[1]:.2f} | {ray[1]:.2f} | {cpu:.3f} |"
+
+
+def cpu_s(sessions: Container[int]) -> float:
+    """Return the processor time of all processes of these sessions, in seconds."""
+    ticks = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(fields[3]) in sessions:
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
-def running(command: str, port: int, *options: str) -> Iterator[str]:
-    """Yield the address of a server, or of replicas on Ray, that end with the block."""
+def running(command: str, port: int, *options: str) -> Iterator[tuple[str, int]]:
+    """Yield the address and the session of a server, or of replicas on Ray, that end with the block."""
     with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
         file.write(tomli_w.dumps({**SETTINGS, "port": port}))
         file.flush()
         config = ["--config", file.name] if command == "serve" else [file.name]
         program = [*MIDRIB, *command.split(), *config, "--json", *options]
-        with subprocess.Popen(program, stdout=subprocess.PIPE, env=environment()) as process:  # noqa: S603
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "start_new_session": True}
+        with subprocess.Popen(program, env=environment(), **pipes) as process:  # noqa: S603
             try:
                 for line in process.stdout or ():
                     if b'"ready"' in line:
-                        yield f"127.0.0.1:{port}"
+                        yield f"127.0.0.1:{port}", process.pid
                         return
                 raise RuntimeError(f"`{' '.join(program)}` ended before it was ready: see its errors above")
             finally:
@@ -90,7 +132,7 @@ def free_port() -> int:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=6.0)
     options = parser.parse_args()
     for line in measure(options.rounds, options.seconds):

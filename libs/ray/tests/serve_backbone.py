@@ -25,6 +25,7 @@ class Times(nn.Module):
         return rows * self.scale
 
 
+@BACKBONES(name="rare", namespace="test/embedding", input=TensorInput((2,)))
 @BACKBONES(name="times", namespace="test/embedding", input=TensorInput((2,)))
 def load_times(scale: float = 2.0, seconds: float = 0.0) -> tuple[nn.Module, int]:
     """Return the backbone.  scale: its only weight.  seconds: that each batch computes."""

@@ -27,10 +27,12 @@ pytest.importorskip("ray.serve", reason="needs Ray Serve: build-support/ray make
 
 ITEMS = 10_000
 PLACES = ("test/embedding/place-a", "test/embedding/place-b", "test/embedding/place-c")
+RARE = "test/embedding/rare"
 SHARE = {"CPU": 0.1, "GPU": 0.25}
 TABLES: dict[str, Any] = {
     NAME: {"max_replicas": 2, "placement_group_bundles": [SHARE], "placement_group_strategy": "STRICT_PACK"},
     **{place: {"num_gpus": 0.5} for place in PLACES},
+    RARE: {"min_replicas": 0},
 }
 
 
@@ -53,7 +55,7 @@ class Deployments:
         """Write the settings.  scale: of the backbone that multiplies."""
         fields = {"port": self._port, "imports": ["serve_backbone"], "warm_up_s": 0.0, "max_stream_age_s": 1.0}
         times = {"name": NAME, "arguments": {"seconds": 0.02, "scale": scale}, "aliases": ["twice"]}
-        backbones = [times, *({"name": place} for place in PLACES)]
+        backbones = [times, *({"name": name} for name in (*PLACES, RARE))]
         text = tomli_w.dumps({**fields, "max_batch_rows": 16, "backbones": backbones})
         (self._folder / "midrib.toml").write_text(text)
 
@@ -72,7 +74,7 @@ class Deployments:
 
 @pytest.fixture(scope="module")
 def deployments(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployments]:
-    """Four backbones on two logical GPUs: three of half a GPU, and one whose replicas have a quarter each."""
+    """Five backbones on two logical GPUs: three of half a GPU, one whose replicas have a quarter each, one without."""
     served = Deployments(tmp_path_factory.mktemp("ray"))
     try:
         yield served
@@ -102,7 +104,7 @@ def test_calls_reach_the_deployment_of_their_backbone(deployments: Deployments) 
         answers = [client.embed(name, rows(3)) for name in (NAME, "times", "twice", f"{NAME}@{names[NAME]}")]
         assert [answer.tolist() for answer in answers] == [(2 * rows(3)).tolist()] * 4
         assert client.describe(PLACES[1]).revision == names[PLACES[1]]
-    assert set(names) == {NAME, *PLACES}
+    assert set(names) == {NAME, RARE, *PLACES}
 
 
 def test_gradients_and_the_open_inference_protocol(deployments: Deployments) -> None:
@@ -123,7 +125,7 @@ def test_gradients_and_the_open_inference_protocol(deployments: Deployments) -> 
         answer = inference_pb2.ModelInferResponse.FromString(infer(request, timeout=60))
         models = inference_pb2.RepositoryIndexResponse.FromString(index(b"", timeout=60)).models
     assert list(answer.raw_output_contents) == [(2 * rows(1)).tobytes()]
-    assert {model.name for model in models} == {NAME, *PLACES}
+    assert {model.name for model in models} == {NAME, RARE, *PLACES}
 
 
 def test_health_is_that_of_the_ingress_or_of_a_backbone(deployments: Deployments) -> None:
@@ -171,6 +173,23 @@ def test_killed_replicas_cost_no_answer(deployments: Deployments) -> None:
     load.wait_for(ITEMS)
     assert load.stop() >= ITEMS
     assert not victims & deployments.replicas(NAME)
+
+
+def test_a_killed_ingress_costs_no_answer(deployments: Deployments) -> None:
+    """Ray starts the process that passes calls on again; the clients send what had no answer."""
+    load = Load(deployments.address)
+    [victim] = deployments.program.members("ray::ServeReplica:midrib:IngressReplica")
+    os.kill(victim, signal.SIGKILL)
+    load.wait_for(ITEMS)
+    assert load.stop() >= ITEMS
+    assert victim not in deployments.program.members("ray::ServeReplica:midrib:IngressReplica")
+
+
+def test_a_backbone_without_calls_has_no_replica(deployments: Deployments) -> None:
+    """The next call waits until one has started."""
+    deployments.until_replicas(RARE, 0)
+    with Client(deployments.address, timeout=120) as client:
+        assert client.embed(RARE, rows(1)).tolist() == [[0.0, 2.0]]
 
 
 def test_another_revision_of_one_backbone(deployments: Deployments) -> None:

@@ -1,0 +1,212 @@
+"""Ray Data against as many single processes: `dist/ray-venv/bin/python benchmarks/ray/bulk.py`, four minutes.
+
+build-support/ray makes that environment. Each of two processes, with one thread, reads its half of a Parquet table and
+embeds it with `midrib.ray.Embedder`: without Ray, and as the two actors of a job of Ray Data. Loading is not measured.
+The rate is that of the wall clock, so it needs a quiet machine. The processor time per row is that of all processes,
+with Ray's own. Rounds of both are interleaved, because the speed of a shared machine drifts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+from run import Measured, cpu_s, row
+
+from midrib.ray import Embedder
+
+FOLDERS = [Path(__file__).parent, Path(__file__).parents[1] / "serving"]
+BATCH = 32
+BLOCKS = 16  # of the table on Ray: enough for both actors to end at the same time
+PROCESSES = 2
+WARM_SHARE = 0.25  # of the rows, which are embedded before the measurement
+IMAGES, TEXTS = "benchmark/embedding/vit-tiny-images", "text/embedding/all-minilm-l6-v2"
+ROWS = {IMAGES: 1024, TEXTS: 8192}
+
+
+class TimedEmbedder(Embedder):
+    """Embeds tables, and notes when it had each row: a column "done", in seconds of the machine's clock."""
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Return the embeddings and the times."""
+        rows = super().__call__(table)
+        return rows.append_column("done", pa.array(np.full(len(rows), time.monotonic())))
+
+
+def options(backbone: str) -> dict[str, Any]:
+    """Return the arguments of the embedder."""
+    return {"backbone": backbone, "column": "value", "imports": ["bulk_models"]}
+
+
+def single(backbone: str, files: list[str]) -> Measured:
+    """Embed files in this process."""
+    embedder = TimedEmbedder(**options(backbone))
+    tables = [table for file in files for table in batches(file)]
+    warm = int(len(tables) * WARM_SHARE)
+    for table in tables[:warm]:
+        embedder(table)
+    start, before_s = time.monotonic(), time.process_time()
+    rows = sum(len(embedder(table)) for table in tables[warm:])
+    return Measured(rows / (time.monotonic() - start), 1000 * (time.process_time() - before_s) / rows)
+
+
+def batches(file: str) -> Iterator[pa.Table]:
+    """Yield the batches of a file."""
+    for batch in pq.ParquetFile(file).iter_batches(BATCH):
+        yield pa.Table.from_batches([batch])
+
+
+def on_ray(backbone: str, files: list[str]) -> Measured:
+    """Embed files by the actors of a job."""
+    import ray
+
+    # Each actor reserves one of Ray's CPUs, and the tasks that read the files need one too.
+    ray.init("local", num_cpus=PROCESSES + 1, include_dashboard=False, log_to_driver=False)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    table = ray.data.read_parquet(files, override_num_blocks=BLOCKS).map_batches(
+        TimedEmbedder,
+        fn_constructor_kwargs=options(backbone),
+        batch_format="pyarrow",
+        batch_size=BATCH,
+        compute=ray.data.ActorPoolStrategy(size=PROCESSES),
+    )
+    with CpuSamples() as samples:
+        batches = list(table.iter_batches(batch_size=None, batch_format="pyarrow"))
+    ray.shutdown()
+    done = np.sort(np.concatenate([batch.column("done").to_numpy() for batch in batches]))
+    warm = int(len(done) * WARM_SHARE)
+    rows, (start, end) = len(done) - warm, (done[warm - 1], done[-1])
+    return Measured(rows / (end - start), 1000 * (samples.at(end) - samples.at(start)) / rows)
+
+
+class CpuSamples:
+    """The processor time of all processes of this session, read again and again."""
+
+    def __enter__(self) -> Self:
+        """Start to read."""
+        self._samples = [self._sample()]
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._read)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop reading."""
+        self._stop.set()
+        self._thread.join()
+        self._samples.append(self._sample())
+
+    def at(self, moment: float) -> float:
+        """Return the processor time at a moment of the machine's clock, in seconds."""
+        times, used_s = zip(*self._samples, strict=True)
+        return float(np.interp(moment, times, used_s))
+
+    def _read(self) -> None:
+        while not self._stop.wait(0.2):
+            self._samples.append(self._sample())
+
+    @staticmethod
+    def _sample() -> tuple[float, float]:
+        return time.monotonic(), cpu_s({os.getsid(0)})
+
+
+def write_table(folder: Path, backbone: str, rows: int) -> list[str]:
+    """Write the table in two files for each process, and return their paths."""
+    random = np.random.default_rng(0)
+    values = [image(random) if backbone == IMAGES else text(random) for _ in range(256)]
+    count = 2 * PROCESSES
+    paths = [str(folder / f"{backbone.rpartition('/')[2]}-{number}.parquet") for number in range(count)]
+    for path in paths:
+        column = [values[number % len(values)] for number in range(rows // count)]
+        pq.write_table(pa.table({"value": column}), path, row_group_size=BATCH)
+    return paths
+
+
+def image(random: np.random.Generator) -> bytes:
+    """Return a JPEG of 256 x 256 pixels."""
+    file = io.BytesIO()
+    Image.fromarray(random.integers(0, 256, (16, 16, 3), np.uint8)).resize((256, 256)).save(file, "JPEG")
+    return file.getvalue()
+
+
+def text(random: np.random.Generator) -> str:
+    """Return a text of 16 words."""
+    return " ".join(random.choice(["river", "stone", "quiet", "seven", "garden", "window"], 16))
+
+
+def measure(rounds: int, share: float) -> Iterator[str]:
+    """Yield the lines of the table."""
+    yield "| backbone | single processes, rows/s | Ray Data, rows/s | ratio | CPU ms per row | Ray Data | ratio |"
+    yield "|---|---|---|---|---|---|---|"
+    with tempfile.TemporaryDirectory() as folder:
+        for backbone in ROWS:
+            files = write_table(Path(folder), backbone, int(share * ROWS[backbone]))
+            pairs = [(singles(backbone, files), run("ray", backbone, files)) for _ in range(rounds)]
+            yield row(backbone, pairs)
+
+
+def singles(backbone: str, files: list[str]) -> Measured:
+    """Return the sum of the rates of the single processes, and their mean processor time."""
+    parts = [files[number::PROCESSES] for number in range(PROCESSES)]
+    running = [start("single", backbone, part) for part in parts]
+    measured = [result(process) for process in running]
+    return Measured(sum(each.rows_per_s for each in measured), statistics.mean(each.cpu_ms for each in measured))
+
+
+def run(mode: str, backbone: str, files: list[str]) -> Measured:
+    """Return the measurement of a process."""
+    return result(start(mode, backbone, files))
+
+
+def start(mode: str, backbone: str, files: list[str]) -> subprocess.Popen[str]:
+    """Start this program for one measurement, as a session."""
+    path = os.pathsep.join([*map(str, FOLDERS), *(folder for folder in sys.path if folder)])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, __file__, "--mode", mode, backbone, *files]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "text": True, "start_new_session": True}
+    return subprocess.Popen(command, env=environment, **pipes)  # noqa: S603 - this file
+
+
+def result(process: subprocess.Popen[str]) -> Measured:
+    """Return the measurement that a process prints. Raises RuntimeError if it fails."""
+    output, _ = process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"{process.args} ended with {process.returncode}: see its errors above")
+    return Measured(**json.loads(output.splitlines()[-1]))
+
+
+def main() -> None:
+    """Print the table, or one measurement."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--share", type=float, default=1.0, help="of the rows, for a machine that other work shares")
+    parser.add_argument("--mode", choices=["single", "ray"], help=argparse.SUPPRESS)
+    parser.add_argument("job", nargs="*", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.mode:
+        backbone, *files = arguments.job
+        measured = (single if arguments.mode == "single" else on_ray)(backbone, files)
+        sys.stdout.write(json.dumps(measured._asdict()) + "\n")
+        return
+    for line in measure(arguments.rounds, arguments.share):
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
