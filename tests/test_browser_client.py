@@ -35,6 +35,8 @@ try {
   seen.short = (await client.embed("BACKBONE", texts, { dimensions: 8 })).rows[0].length;
   seen.names = await client.list();
   seen.refusal = await client.embed("absent", texts).catch(({ name, status, reason }) => [name, status, reason]);
+  const busy = new BrowserClient(location.origin);
+  seen.busy = await busy.list().catch((error) => [error.status, error.reason, error.retryAfterSeconds]);
 } catch (error) {
   seen.error = String(error);
 }
@@ -43,7 +45,15 @@ document.getElementById("out").textContent = JSON.stringify(seen);
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder without a log."""
+    """Serves a folder without a log. To calls it answers as a busy proxy does, without the form of a server's error."""
+
+    def do_POST(self) -> None:  # noqa: N802 - the name in the base class
+        """Refuse a call, with a hint when to try again."""
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(503)
+        self.send_header("Retry-After", "7")
+        self.end_headers()
+        self.wfile.write(b"null")
 
     def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002 - the name in the base class
         pass
@@ -93,13 +103,14 @@ def shown(chromium: str, site: tuple[str, Path], running: RunningServer, profile
 
 
 def test_a_page_embeds_texts(chromium: str, site: tuple[str, Path], tmp_path: Path) -> None:
-    """Its rows, its revision, the list of backbones, and a refusal by its reason."""
+    """Its rows, its revision, the list of backbones, a refusal by its reason, and the hint of a busy proxy."""
     with serving(BACKBONE, http_port=0, cors_origins=[site[0]]) as running:
         content = shown(chromium, site, running, tmp_path / "profile")
     backbone = load_backbone(BACKBONE)
     assert "error" not in content, content
     np.testing.assert_allclose(content["rows"], backbone.embed_texts(TEXTS).numpy(), atol=1e-5)
     assert (content["revision"], content["short"], content["names"]) == (backbone.revision(), 8, [BACKBONE])
+    assert content["busy"] == [503, "UNKNOWN", 7]
     assert content["refusal"] == ["MidribHttpError", 404, "BACKBONE_NOT_FOUND"]
 
 

@@ -115,17 +115,18 @@ export class BrowserClient {
 
 /** The JSON of an error in the Connect protocol. */
 interface ConnectError {
-  message?: string;
+  message?: unknown;
   details?: { type: string; value: string }[];
 }
 
 /** The error of an answer. Its reason is "UNKNOWN" if the answer is not from Midrib but from a proxy. */
 async function errorOf(answer: globalThis.Response): Promise<MidribHttpError> {
-  const { message, details = [] } = (await answer.json().catch(() => ({}))) as ConnectError;
+  const body: unknown = await answer.json().catch(() => undefined);
+  const { message, details } = (body ?? {}) as ConnectError;
   let reason = "UNKNOWN";
   let field: string | undefined;
-  let retryAfterSeconds: number | undefined;
-  for (const { type, value } of details) {
+  let retryAfterSeconds = secondsOf(answer.headers.get("Retry-After"));
+  for (const { type, value } of Array.isArray(details) ? details : []) {
     const bytes = bytesOf(value);
     if (type === "google.rpc.ErrorInfo") reason = ErrorInfo.decode(bytes).reason;
     if (type === "google.rpc.BadRequest") field = BadRequest.decode(bytes).fieldViolations[0]?.field;
@@ -134,8 +135,16 @@ async function errorOf(answer: globalThis.Response): Promise<MidribHttpError> {
       if (delay) retryAfterSeconds = Number(delay.seconds) + delay.nanos / 1e9;
     }
   }
-  const text = message ?? `the server answered with status ${answer.status}`;
+  const text = typeof message === "string" ? message : `the server answered with status ${answer.status}`;
   return new MidribHttpError(text, answer.status, reason, field, retryAfterSeconds);
+}
+
+/** The seconds of a Retry-After header, a number or a date; a proxy's answer has no other hint. */
+function secondsOf(retryAfter: string | null): number | undefined {
+  if (retryAfter === null) return undefined;
+  if (/^\d+$/.test(retryAfter.trim())) return Number(retryAfter);
+  const date = Date.parse(retryAfter);
+  return Number.isNaN(date) ? undefined : Math.max(0, (date - Date.now()) / 1000);
 }
 
 async function inputOf(input: BrowserInput): Promise<Input> {

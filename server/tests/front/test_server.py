@@ -6,6 +6,7 @@ import asyncio
 import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
 from functools import partial
 
 import grpc
@@ -24,7 +25,8 @@ from midrib.server._front.sending import Sender
 from midrib.server._front.server import FrontServer
 from midrib.server._front.session import Http2Session
 from midrib.server._front.stream import Http2Stream
-from server.tests.grpc.http2_frames import NO_FLAGS, head, message
+from midrib.server.testing import serving
+from server.tests.grpc.http2_frames import NO_FLAGS, RST_STREAM, Connection, frame, head, message
 
 LIMITS = FrontLimits(
     max_message_bytes=1024,
@@ -161,3 +163,15 @@ async def test_a_stream_that_has_ended_keeps_no_bytes(sender: Sender) -> None:
     before = streams[0].assembler.missing
     streams[0].end(EXPIRED)
     assert (before, streams[0].assembler.missing) == (100, PREFIX_BYTES)
+
+
+@pytest.mark.parametrize("fronts", [1, 3])
+def test_a_large_message_to_a_small_method_is_refused_before_it_arrives(test_registry: Registry, fronts: int) -> None:
+    """Health is answered without a token: half-sent messages to it must not take memory."""
+    with (
+        serving("linear", registry=test_registry, front="asyncio", fronts=fronts) as running,
+        closing(Connection(running.address)) as connection,
+    ):
+        call = frame(HEADERS, END_HEADERS, 1, head(path=b"/grpc.health.v1.Health/Check"))
+        connection.send([call, frame(DATA, NO_FLAGS, 1, message(b"x", declared=2**20))])
+        assert connection.until(RST_STREAM)

@@ -22,7 +22,7 @@ from midrib.server._catalogue.loading import Loaded
 from midrib.server._engine.description import ServedDescription
 from midrib.server._engine.item import Outcome
 from midrib.server._engine.served_backbone import ServedBackbone
-from midrib.server._intake.media_input import Media, WireTensor, whole
+from midrib.server._intake.media_input import Media, WireTensor, wire_tensor
 from midrib.server._intake.options import apply_options, check_options
 from midrib.server._large import beside_loop
 from midrib.v1 import embedding_pb2
@@ -138,7 +138,7 @@ class RequestEmbedder:
         """
         call = self.open(request, caller)
         intake = call.loaded.intake
-        source, gradient = tensors or Tensors(whole(request.input), whole(request.grad_embedding))
+        source, gradient = tensors or Tensors(wire_tensor(request.input), wire_tensor(request.grad_embedding))
         size = len(source.data)
         rows = await beside_loop(size, lambda: intake.tensor(source, field="input"))
         intake.check_differentiable(rows)

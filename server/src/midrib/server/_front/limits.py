@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 from weakref import WeakKeyDictionary
@@ -33,6 +33,7 @@ class FrontLimits:
     age_s: seconds after which the client is asked to open another connection; its calls then have `age_grace_s`.
     None: never.
     min_ping_interval_s: seconds between two pings.
+    small_methods_bytes: of a message to any method except `data_methods`; None: they have no other limit.
     """
 
     max_message_bytes: int
@@ -42,6 +43,14 @@ class FrontLimits:
     age_s: float | None
     age_grace_s: float
     min_ping_interval_s: float
+    small_methods_bytes: int | None = None
+    data_methods: Sequence[str] = ()
+
+    def message_bytes(self, path: str) -> int:
+        """Return the largest message that a client may send to a method."""
+        if self.small_methods_bytes is None or path in self.data_methods:
+            return self.max_message_bytes
+        return self.small_methods_bytes
 
 
 class AbuseCounter:

@@ -218,7 +218,7 @@ class Http2Session:
         if self.active >= self._limits.max_streams:
             raise StreamError(ErrorCode.ENHANCE_YOUR_CALM, "more streams than the settings allow")
         self._sender.check_read()  # a call whose deadline passes is answered although the transport is full
-        stream = Http2Stream(stream_id, head, self, max_message_bytes=self._limits.max_message_bytes)
+        stream = Http2Stream(stream_id, head, self, max_message_bytes=self._limits.message_bytes(head.path))
         stream.send_window = self._control.client_stream_window
         self.streams[stream_id] = stream
         if ends_stream:

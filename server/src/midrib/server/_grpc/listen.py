@@ -118,11 +118,15 @@ def request_limits(settings: Settings) -> RequestLimits:
     )
     return RequestLimits(
         elements,
-        small_bytes=min(_MAX_SMALL_REQUEST_BYTES, settings.max_message_bytes),
+        small_bytes=_small_request_bytes(settings),
         data_methods=EMBEDDING_METHODS,
         max_unread_s=settings.max_unread_s,
         has_tokens=settings.tokens is not None,
     )
+
+
+def _small_request_bytes(settings: Settings) -> int:
+    return min(_MAX_SMALL_REQUEST_BYTES, settings.max_message_bytes)
 
 
 def _front_server(settings: Settings, chain: list[grpc.aio.ServerInterceptor]) -> FrontServer | FrontProcesses:
@@ -134,6 +138,8 @@ def _front_server(settings: Settings, chain: list[grpc.aio.ServerInterceptor]) -
         age_s=settings.max_connection_age_s,
         age_grace_s=settings.drain_grace_s,
         min_ping_interval_s=settings.min_ping_interval_s,
+        small_methods_bytes=_small_request_bytes(settings),
+        data_methods=sorted(EMBEDDING_METHODS),
     )
     if settings.fronts > 1:
         return FrontProcesses(limits, chain, number=settings.fronts)

@@ -8,7 +8,7 @@ from midrib.backbones import Backbone, MediaError
 from midrib.registry import TextInput, in_words
 from midrib.server._intake.item_sizes import ItemSizes
 from midrib.server._intake.media import MediaPool, media_kind, prepared_elements
-from midrib.server._intake.media_input import Media, WireTensor, media_of, whole
+from midrib.server._intake.media_input import Media, WireTensor, media_of, wire_tensor
 from midrib.server._intake.validation import InputValidator, ItemLimits, takes_pixels
 from midrib.server._intake.values import IdRange, ValueCheck
 from midrib.server._large import beside_loop
@@ -98,7 +98,7 @@ class Intake:
         if not source.HasField("tensor"):
             raise InvalidInputError("the input is empty: set one of tensor, images, texts, audio", field="input")
         self.check_promptless(prompt)
-        return self.tensor(whole(source.tensor))
+        return self.tensor(wire_tensor(source.tensor))
 
     async def _read_media(self, media: Media, prompt: str | None) -> Array:
         """Return the prepared rows [rows, ...] of media. Raises InputKindError or InvalidInputError for others."""

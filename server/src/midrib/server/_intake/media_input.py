@@ -23,8 +23,8 @@ class WireTensor:
         return decode_tensor(self.message, field=field, data=self.data)
 
 
-def whole(message: tensor_pb2.Tensor) -> WireTensor:
-    """Return the tensor [...] of a message that has its data."""
+def wire_tensor(message: tensor_pb2.Tensor) -> WireTensor:
+    """Return the tensor of a message that has its data."""
     return WireTensor(message, message.data)
 
 
@@ -50,7 +50,7 @@ def media_of(message: embedding_pb2.Input) -> Media | None:
     if kind == "texts":
         return Media(kind, message.texts.texts)
     if kind == "audio":
-        return Media(kind, [whole(clip) for clip in message.audio.clips], message.audio.rate)
+        return Media(kind, [wire_tensor(clip) for clip in message.audio.clips], message.audio.rate)
     return None
 
 

@@ -126,7 +126,7 @@ def _numbers(data: InferData, tensor: InferTensor, typed: Any, code: tensor_pb2.
 
 
 def _typed_numbers(data: InferData, tensor: InferTensor) -> Any:
-    """Return the typed contents for the tensor's datatype, as a list or an array; empty if there is no such field."""
+    """Return the typed contents for the tensor's datatype, a list or an array; empty for a datatype without a field."""
     field = _TYPED.get(tensor.datatype)
     if field is None:
         return ()

@@ -52,11 +52,11 @@ def read_infer(data: bytes) -> InferCall:
 
 def read_large_infer(data: memoryview) -> InferCall:
     """Return a request whose data are apart. Raises as `WireMessage`, also for more than one input."""
-    whole = WireMessage(data, 0, len(data), "ModelInferRequest")
-    message = ModelInferRequest.FromString(whole.beside(_INPUTS, _RAW))
-    apart = InferData([whole.content(field) for field in whole.sized(_RAW)], [], {})
-    if (field := whole.only(_INPUTS)) is not None:
-        tensor = whole.nested(field, "InferInputTensor")
+    request = WireMessage(data, 0, len(data), "ModelInferRequest")
+    message = ModelInferRequest.FromString(request.beside(_INPUTS, _RAW))
+    apart = InferData([request.content(field) for field in request.sized(_RAW)], [], {})
+    if (field := request.only(_INPUTS)) is not None:
+        tensor = request.nested(field, "InferInputTensor")
         target = message.inputs.add()
         target.MergeFromString(tensor.beside(_CONTENTS))
         if (contents := tensor.only(_CONTENTS)) is not None:
