@@ -99,6 +99,12 @@ class _Transport:
     def abort(self) -> None:
         pass
 
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
     def set_write_buffer_limits(self, high: int) -> None:
         pass
 

@@ -43,8 +43,8 @@ Work = Callable[[], object]
 def midrib_server(*backbones: str) -> Iterator[str]:
     """Yield the address of `midrib serve`, with its defaults."""
     path = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
-    first, *others = backbones
-    with server_process(first, *others, "--import", "pixel_models", PYTHONPATH=path) as (url, _):
+    first, *following = backbones
+    with server_process(first, *following, "--import", "pixel_models", PYTHONPATH=path) as (url, _):
         yield url.removesuffix(f"/{first}")
 
 

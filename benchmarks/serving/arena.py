@@ -14,7 +14,7 @@ from contenders import CONTENDERS, ECHO_UNARY, Contender, command, environment
 from loads import CallerLoad, EchoLoad, InProcessLoad, Load, MixedLoad, ParityError
 from processes import ServerProcess, free_port
 from results import Plan, Results
-from works import Setting, Work
+from works import WORKS, Setting, Work
 
 logger = logging.getLogger("benchmark")
 
@@ -35,9 +35,10 @@ class Arena:
         self._results = results
 
     async def start(self) -> None:
-        """Start and check every server; one that fails is listed in the failures of the results."""
+        """Start and check every server of these workloads; one that fails is in the failures of the results."""
         for name in ("in_process", *self._plan.pythons):  # the answers of the first are the reference
-            if name not in self.servers and f"{name}: start" not in self._results.failures:
+            failed = f"{name}: start" in self._results.failures
+            if name not in self.servers and not failed and self._takes_part(name):
                 await self._start(name)
 
     def stop(self) -> None:
@@ -66,6 +67,11 @@ class Arena:
             yield process
         finally:
             process.freeze()
+
+    def _takes_part(self, server: str) -> bool:
+        """Return whether a contender with this server takes part in a workload of these models."""
+        names = {work.name for work in WORKS if work.models == self._models}
+        return any(contender.server == server and names & set(contender.works) for contender in CONTENDERS)
 
     async def _start(self, name: str) -> None:
         port, python = free_port(), str(self._plan.pythons.get(name, sys.executable))

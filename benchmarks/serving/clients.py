@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -163,6 +164,24 @@ class JsonCaller(HttpCaller):
 
     def __init__(self, address: str, model: str, payloads: Sequence[Any]) -> None:
         super().__init__(address, model, payloads, json=True)
+
+
+class OpenAiCaller(HttpCaller):
+    """The HTTP caller of infinity: OpenAI's API, with the features as base64."""
+
+    def __init__(self, address: str, model: str, payloads: Sequence[Any]) -> None:
+        super().__init__(address, model, ())
+        self._requests = [_embeddings_post(model, payload) for payload in payloads]
+
+    def features(self, answer: Any) -> NDArray[np.float32]:
+        """Return the embeddings of the answer."""
+        embeddings = [base64.b64decode(each["embedding"]) for each in json.loads(answer)["data"]]
+        return np.frombuffer(b"".join(embeddings), np.float32).reshape(-1, FEATURES[self._model])
+
+
+def _embeddings_post(model: str, texts: Sequence[str]) -> bytes:
+    body = json.dumps({"model": model, "input": list(texts), "encoding_format": "base64"})
+    return encode_post("/embeddings", body.encode(), "application/json")
 
 
 def raw_bytes(payload: Any) -> bytes:

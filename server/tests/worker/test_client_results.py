@@ -85,7 +85,7 @@ def test_features_of_a_part_of_an_item_are_not_written_there(run: Run, segment: 
 
 
 def test_features_over_the_input_change_that_item_only(run: Run, segment: SealedSegment) -> None:
-    """A client that names such a place gets its features, or what it has written itself."""
+    """A client that names such a place overwrites its own input; the next client gets its features."""
     features = run(rows_with_result(segment, result_offset=0))
     assert np.unique(features).tolist() == [2]
     other = SealedSegment(SIZE + RESULT_BYTES)

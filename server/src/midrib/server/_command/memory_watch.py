@@ -17,13 +17,13 @@ _MUCH_BYTES = 16 * MEBI
 _LITTLE_BYTES = 8 * MEBI
 # The free pages inside the heap are returned again once the process has grown by this since the last time.
 _STEP_BYTES = MEBI
-# A process that was never small in this number of looks (10 seconds) stays large, and its size counts as small.
+# A process that was large at each of this number of looks (in 10 seconds) needs the memory: its size counts as small.
 _LOOKS_UNTIL_LASTING = 200
 _STATM_BYTES = 256
 
 
 class OwnMemory:
-    """The memory of this process. The file that tells it stays open: to open it would cost most of a look."""
+    """The memory of this process, read from a file that stays open: opening it took most of the time of a look."""
 
     def __init__(self) -> None:
         self._file = -1
@@ -84,9 +84,10 @@ class MemoryWatch:
             self.returns = False
 
     def _accept_lasting_growth(self, resident: int) -> None:
-        """Let the process be as large as it was at the least for ten seconds, without free memory: it needs that.
+        """Count the least size of the last ten seconds as small: the process needs that memory.
 
-        It has loaded another backbone, for example. Returning memory makes its calls slower.
+        It has loaded another backbone, for example. Without this, it would return freed memory until it ends, which
+        makes its calls slower.
         """
         self._least_grown = min(self._least_grown, resident) if self._looks else resident
         self._looks += 1

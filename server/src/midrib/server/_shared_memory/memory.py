@@ -70,7 +70,7 @@ class ClientMemory(mmap.mmap):
     def result_place(self, array: Array) -> ResultPlace | None:
         """Return the place for the result of an input [rows, ...] that lies in this memory.
 
-        None if the client named none, or if the array is only a part of its input.
+        None if the client did not name a place, or if the array is only a part of the input.
         """
         place = self._result_places.get(self.offset_of(array))
         return place if place is not None and place.rows == len(array) else None
@@ -91,10 +91,10 @@ def client_memory(array: Array) -> ClientMemory | None:
 
 
 def written_result(array: Array, rows: Array) -> Array:
-    """Write rows [rows, num_features], the result of an input, into the client's memory; return the view there.
+    """Write the result of an input into the client's memory, and return the view of it there.
 
-    Returns the rows themselves if the input is not in a client's memory, or if its client named no place, or a smaller
-    one.
+    array: the input, [rows, ...].  rows: the result, [rows, num_features].
+    Returns `rows` itself if the input is not in a client's memory, or if the client named no large enough place.
     """
     memory = client_memory(array)
     place = None if memory is None else memory.result_place(array)

@@ -79,7 +79,7 @@ class SealedSegment:
         self.memory.add_result_place(item.input.offset, ResultPlace(rows, item.result_offset, item.result_bytes))
 
     def forget_result(self, item: SharedItem) -> None:
-        """Have no worker write to the place of an item, which has its result."""
+        """Stop workers from writing to the place of an item that has been answered."""
         self.memory.remove_result_place(item.input.offset)
 
     def write(self, rows: Array, item: SharedItem) -> SharedTensor | None:

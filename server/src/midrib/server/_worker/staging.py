@@ -66,7 +66,7 @@ class StagedPlace:
         return memory.view(*self._checked(reply))
 
     def _checked(self, reply: bytes) -> tuple[int, str, tuple[int, ...]]:
-        """Return offset, dtype and shape of the rows. Raises BatchFailedError or ValueError for another reply."""
+        """Return the offset, dtype and shape of the rows. Raises as `rows` does."""
         if reply[:1] == ERROR:
             raise BatchFailedError(f"the module raised in its worker:\n{reply[1:].decode(errors='replace')}")
         if reply[:1] != ROWS:
@@ -111,7 +111,7 @@ class BatchTransfer:
         return memories.pop() if len(memories) == 1 else None
 
     def in_place(self, buffer: int, memory: ClientMemory, arrays: Arrays) -> StagedPlace:
-        """Return the place of one item in a client's memory. arrays: those of the item, [rows, ...].
+        """Return the place of a batch of one item that lies in a client's memory. arrays: those of the item.
 
         The rows go to the place in this memory that the client named for them, or to the buffer if it named none.
         """
