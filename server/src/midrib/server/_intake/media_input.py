@@ -24,7 +24,7 @@ class WireTensor:
 
 
 def wire_tensor(message: tensor_pb2.Tensor) -> WireTensor:
-    """Return the tensor of a message that has its data."""
+    """Return the tensor [...] of a message that has its data."""
     return WireTensor(message, message.data)
 
 
