@@ -111,7 +111,7 @@ class BatchTransfer:
         return memories.pop() if len(memories) == 1 else None
 
     def in_place(self, buffer: int, memory: ClientMemory, arrays: Arrays) -> StagedPlace:
-        """Return the place of a batch of one item that lies in a client's memory. arrays: those of the item, [rows, ...].
+        """Return the place of a batch of one item in a client's memory. arrays: those of the item, [rows, ...].
 
         The rows go to the place in this memory that the client named for them, or to the buffer if it named none.
         """
