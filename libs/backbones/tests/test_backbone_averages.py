@@ -1,4 +1,4 @@
-"""Averaged weights (EMA, SWA) in checkpoints: they are loaded if the file has them, whatever their form."""
+"""Averaged weights (EMA, SWA) in checkpoints: they are loaded if the file has them, by name or as a list."""
 
 from __future__ import annotations
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping
-from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from midrib.backbones._errors import WeightsError
@@ -45,9 +45,9 @@ def _lists(content: object) -> Iterator[list[Tensor]]:
         for name, value in content.items():
             if isinstance(name, str) and is_average(name) and _are_weights(value):
                 yield list(value)
-        yield from (found for value in content.values() for found in _lists(value))
+        yield from itertools.chain.from_iterable(map(_lists, content.values()))
     elif isinstance(content, list | tuple):
-        yield from (found for value in content for found in _lists(value) if isinstance(value, Mapping))
+        yield from itertools.chain.from_iterable(_lists(value) for value in content if isinstance(value, Mapping))
 
 
 def _are_weights(value: object) -> bool:
@@ -62,12 +62,12 @@ def with_averages(weights: Weights, averages: list[Tensor], source: str) -> dict
     """Return a state dict whose parameters [...] are replaced by averages, which are in the parameters' order.
 
     Buffers, such as those of batch normalisation, are not averaged and stay.
-    source: the file, for the error.  Raises WeightsError unless the averages are as many as the parameters, and each of
-    the same shape: their names could only be guessed.
+    source: the file, for the error.  Raises WeightsError unless there is one average per parameter, of the same shape:
+    the names of the averages could only be guessed.
     """
     parameters = {name: value for name, value in weights.items() if _is_parameter(name, value)}
     shapes = ([value.shape for value in values] for values in (parameters.values(), averages))
-    if any(expected != shape for expected, shape in zip_longest(*shapes)):
+    if any(expected != shape for expected, shape in itertools.zip_longest(*shapes)):
         raise WeightsError(
             f"{source} holds averaged weights as a list without names, {len(averages)} tensors that do not fit the "
             f"{len(parameters)} parameters beside it in number and shapes: {_REMEDY}"
@@ -80,9 +80,9 @@ def _is_parameter(name: str, value: Any) -> bool:
 
 
 def refuse_lost_averages(state: Weights, kept: Weights, source: str) -> None:
-    """Raise WeightsError if a state dict holds averages under a prefix, and none of them is among the kept weights.
+    """Raise WeightsError if a state dict holds averages under a prefix, but none of them was kept.
 
-    state: all tensors of the checkpoint.  source: the file, for the error.
+    state: all tensors of the checkpoint.  kept: those that will be loaded.  source: the file, for the error.
     """
     averages = [name for name, value in state.items() if is_average(name) and value.ndim > 0]
     used = {id(value) for value in kept.values()}

@@ -180,8 +180,8 @@ def require_mask_used(source: str, module: Any, kind: str) -> None:
     padded = torch.nn.functional.pad(words, (0, tokens))
     module.eval()
     with explained(source), torch.inference_mode():
-        alone, beside = module(words), module(padded)
-    if float((alone - beside).abs().max()) > _PADDING_TOLERANCE * float(alone.abs().max()):
+        unpadded, with_padding = module(words), module(padded)
+    if float((unpadded - with_padding).abs().max()) > _PADDING_TOLERANCE * float(unpadded.abs().max()):
         raise WeightsError(
             f"{source} holds a model of type {kind!r} that reads padding as text, so that the vector of a text would "
             "depend on the rest of its batch: it is not supported, choose another model"

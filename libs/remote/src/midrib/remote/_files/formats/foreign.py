@@ -1,4 +1,4 @@
-"""Files that are not tables whatever their names say: pointers of Git LFS and compressed files."""
+"""Files that are not tables although they are named like one: pointers of Git LFS and compressed files."""
 
 from __future__ import annotations
 
