@@ -1,7 +1,7 @@
 // Points and polygons of the plane.
 
-/** Return points around 0, of which the farthest has the coordinate 1 or -1, and the largest |x| and |y|; WebGL has only float32.
- *  points: x and y of each, one after the other. */
+/** Return the points, moved around 0 and scaled so that the largest coordinate is 1, and the largest x and y among them.
+ *  points: x and y of each, one after the other. float32, which WebGL computes in, is most precise around 0. */
 export function unit(points) {
   const [low, high] = [[Infinity, Infinity], [-Infinity, -Infinity]];
   for (let at = 0; at < points.length; at += 1) {

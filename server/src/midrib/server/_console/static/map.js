@@ -148,7 +148,7 @@ export class EmbeddingMap {
     this.#plot.scrollIntoView({ block: "nearest" });
   }
 
-  /** Load what draws points, which is large, and return it. */
+  /** Load the module that draws points, which is large, and return a new plot. */
   async #newScatter() {
     const { Scatter } = await import("./scatter.js");
     return new Scatter(this.#canvas, {

@@ -7,7 +7,7 @@ import { Deck, OrthographicView } from "./vendor/deck/deck.js";
 
 const HOVER_PIXELS = 12;
 const MARGIN = 24;
-const LEAST_EXTENT = 0.1; // of points in a row, beside the 1 of their length
+const LEAST_EXTENT = 0.1; // the smallest x or y that is fitted, so that points in a row or in one place have a scale
 const DEFAULT_COLOUR = [31, 157, 107];
 const [STRONG, WEAK] = [217, 51]; // the opacity of a point, and that of a point outside the selection; 255 is opaque
 const VIEW = new OrthographicView({ id: "plane", controller: { keyboard: false, doubleClickZoom: false } });
@@ -38,7 +38,7 @@ export class Scatter {
       canvas, views: VIEW, viewState: this.#view, pickingRadius: HOVER_PIXELS, getCursor: () => "crosshair",
       onViewStateChange: ({ viewState: { target, zoom } }) => this.#look({ target, zoom }), onHover: ({ index }) => this.#hover(index),
     });
-    const area = canvas.parentElement; // receives the events before deck.gl, which moves the points by them
+    const area = canvas.parentElement; // its listeners run before those of deck.gl, which would move the points during a lasso
     area.addEventListener("pointerdown", (event) => this.#down(event), { capture: true });
     area.addEventListener("pointermove", (event) => this.#move(event), { capture: true });
     for (const end of ["pointerup", "pointercancel"]) area.addEventListener(end, () => this.#up(), { capture: true });
