@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from midrib.registry import Registry
+from midrib.server._worker import priority
 from midrib.server._worker.priority import LowPriority
 
 ReplicaOf = Callable[..., Any]
@@ -26,7 +27,7 @@ from midrib.server._worker.priority import LowPriority
 resource.setrlimit(resource.RLIMIT_NICE, (0, 0))
 os.setgroups([])
 os.setuid(65534)
-priority = LowPriority()
+priority = LowPriority(600.0)
 priority.begin()
 print(os.sched_getscheduler(0) == os.SCHED_OTHER)
 """
@@ -42,8 +43,11 @@ def prioritised_of(replica_of: ReplicaOf, misbehaving: Registry) -> ReplicaOf:  
 
 
 @pytest.mark.parametrize("name", ["policies", "unprivileged"])
-def test_a_worker_loads_at_low_priority_and_serves_at_normal_priority(prioritised_of: ReplicaOf, name: str) -> None:
+def test_a_worker_loads_at_low_priority_and_serves_at_normal_priority(
+    prioritised_of: ReplicaOf, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     """Also the threads and processes that the loader has started, and if it has given up its privileges."""
+    monkeypatch.setattr(priority, "MAX_LOW_S", 600.0)
     (policies,) = prioritised_of(name).run((np.full((1, 2), TRIGGER, np.float32),))
     assert policies.tolist() == [[os.SCHED_IDLE, os.SCHED_OTHER, os.SCHED_OTHER, os.SCHED_OTHER]]
 
@@ -60,7 +64,7 @@ def test_a_load_that_takes_long_goes_on_at_normal_priority(prioritised_of: Repli
 
 
 def test_a_process_that_cannot_return_keeps_its_priority() -> None:
-    """It would serve at low priority for ever."""
+    """Otherwise it would serve at low priority."""
     process = subprocess.run(
         [sys.executable, "-c", _UNPRIVILEGED], capture_output=True, text=True, check=True
     )  # - our own
@@ -70,5 +74,5 @@ def test_a_process_that_cannot_return_keeps_its_priority() -> None:
 def test_the_end_without_a_beginning_changes_nothing() -> None:
     """A worker that could not lower its priority ends the load in the same way."""
     before = os.sched_getscheduler(0)
-    LowPriority().end()
+    LowPriority(600.0).end()
     assert os.sched_getscheduler(0) == before

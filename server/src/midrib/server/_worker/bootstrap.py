@@ -47,7 +47,7 @@ def _run(arguments: dict[str, Any]) -> None:
         end_with_parent(arguments["parent"])
     adopt_orphans()  # so that the process that forks workers gets its daemons only after its end
     threading.Thread(target=_watch, args=(channel,), name="parent-watch", daemon=True).start()
-    priority = LowPriority()
+    priority = LowPriority(arguments["max_low_s"])
     priority.begin()
     faulthandler.enable()
     _keep_from_other_programs(channel, arguments["buffers"])

@@ -10,20 +10,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 # A load that the other work of the machine holds up for this time goes on at normal priority.
-_MAX_LOW_S = 1.0
+MAX_LOW_S = 1.0
 # A thread may start another one while the list of threads is read.
 _MAX_PASSES = 5
 
 
 class LowPriority:
-    """Lets the threads of all other processes run first, from `begin` until `end`, or for some seconds.
+    """Lets the threads of all other processes run first, from `begin` until `end`, or for a limited time.
 
     A process that starts beside a serving one would otherwise keep its core until the next tick of the scheduler, some
     milliseconds, each time the serving one wakes up. Has no effect if the system does not allow a return to normal
     priority: Linux requires CAP_SYS_NICE or a limit RLIMIT_NICE of at least 20.
+
+    max_s: the limit.
     """
 
-    def __init__(self, max_s: float = _MAX_LOW_S) -> None:
+    def __init__(self, max_s: float) -> None:
         self._timer = threading.Timer(max_s, self.end)
         self._timer.daemon = True
         self._low = False
@@ -33,22 +35,28 @@ class LowPriority:
         if not _can_return():
             return
         self._low = True
-        self._timer.start()  # before: so it has normal priority
+        self._timer.start()  # a thread started after the next line would have low priority
         _set_policy(0, os.SCHED_IDLE)
 
     def end(self) -> None:
         """Give all threads of this process and of its descendants normal priority."""
         self._timer.cancel()
         if self._low:
-            raise_priority(os.getpid())
+            _raise(os.getpid())
             self._low = False
 
 
 def raise_priority(pid: int) -> None:
-    """Give all threads of a process and of its descendants that have low priority a normal one.
+    """Give all threads of a worker and of its descendants that have low priority a normal one.
 
-    A process that is to be killed ends sooner then, if other work uses all cores.
+    A worker that is to be killed ends sooner then, if other work uses all cores. Has no effect if the server itself was
+    started at low priority.
     """
+    if sys.platform == "linux" and os.sched_getscheduler(0) == os.SCHED_OTHER:
+        _raise(pid)
+
+
+def _raise(pid: int) -> None:
     for _ in range(_MAX_PASSES):
         low = [task for task in _tasks(pid) if _is_low(task)]
         for task in low:

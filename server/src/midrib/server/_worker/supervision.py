@@ -140,7 +140,7 @@ class Supervisor:
         return worker, worker.call(self._spec.request)
 
     def _mark_ready(self, worker: WorkerProcess) -> None:
-        raise_priority(worker.pid)  # a loader that gives up its privileges cannot do so
+        raise_priority(worker.pid)  # the worker itself cannot if its loader has given up the privileges
         self._ready = True
         self._ready_since = time.monotonic()
 

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import threading
-import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,8 +15,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol, TypeVar, cast
 
 from midrib.server._child_process import command, import_path
-from midrib.server._worker import bootstrap
-from midrib.server._worker.priority import raise_priority
+from midrib.server._worker import bootstrap, priority
 
 T = TypeVar("T")
 
@@ -50,7 +48,13 @@ class Program:
 
     def arguments(self, channel: int) -> dict[str, Any]:
         """Return the arguments of `bootstrap.main`, made of JSON's types, without `parent`."""
-        return {"path": import_path(), "entry": self.entry, "channel": channel, "buffers": list(self.buffers)}
+        return {
+            "path": import_path(),
+            "entry": self.entry,
+            "channel": channel,
+            "buffers": list(self.buffers),
+            "max_low_s": priority.MAX_LOW_S,
+        }
 
 
 class LaunchedProcess(Protocol):
@@ -78,7 +82,7 @@ class SpawnedProcess:
     """
 
     def __init__(self, program: Program, channel: int) -> None:
-        self._mark = f"{_MARK}={uuid.uuid4().hex}"
+        self._mark = f"{_MARK}={os.urandom(16).hex()}"
         self._process = in_lasting_thread(partial(_spawn, program, channel, self._mark))
         self._ending = threading.Lock()
         self.pid = self._process.pid
@@ -92,10 +96,10 @@ class SpawnedProcess:
             return True
 
     def end(self) -> int | None:
-        """Kill the process's group before it is reaped: until then nothing else can have its number."""
+        """Kill the process's group before it is reaped, because afterwards another process may have its number."""
         with self._ending:
             if self._process.returncode is None:
-                raise_priority(self.pid)
+                priority.raise_priority(self.pid)
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self.pid, signal.SIGKILL)
                 self._process.wait()
