@@ -1,7 +1,7 @@
 """For every run of tests, by plain pytest or by Pants.
 
 Imports survive a change of directory and reach children. A run of files that are all skipped, each with its reason, is
-not a failure: Pants divides the files into runs by itself.
+not a failure: Pants decides which files share a run.
 """
 
 import os

@@ -28,7 +28,7 @@ def url(request: pytest.FixtureRequest, server: RunningServer) -> str:
 
 @pytest.fixture()
 def child_environment() -> dict[str, str]:
-    """The environment of a child process that imports what this process imports; so do its children."""
+    """The environment of a child process with the import path of this one; its children have it too."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
 

@@ -1,4 +1,4 @@
-"""A TCP proxy on a free loopback port. Tests derive from it how it chooses servers or harms what passes."""
+"""A TCP proxy on a free loopback port. Tests derive proxies from it that choose servers or damage the traffic."""
 
 from __future__ import annotations
 

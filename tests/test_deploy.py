@@ -20,8 +20,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from midrib.backbones import BACKBONES
 from midrib.remote import Client
+from midrib.server import Settings, load_settings
 from midrib.server._admission.tokens import Scope, new_token
-from midrib.server._settings import Settings, load_settings
 from midrib.server.testing import serving
 from midrib.wire import UnauthenticatedError
 

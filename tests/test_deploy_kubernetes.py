@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]  # has no types, nor are there any among our tools
 
-from midrib.server._settings import Settings, load_settings
+from midrib.server import Settings, load_settings
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 RESOURCES = sorted(path for path in DEPLOY.glob("components/*/*.yaml") if path.name != "kustomization.yaml")

@@ -19,7 +19,7 @@ GENERATED = "docs/configuration.md"
 PATHS = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("libs/*/README.md"), ROOT / "server/README.md"]
 PAGES = sorted({str(path.relative_to(ROOT)) for path in PATHS} - {GENERATED})
 COMMAND: Any = typer.main.get_command(app)
-# A change log names what is gone.
+# A change log names removed things.
 CURRENT_PAGES = [page for page in PAGES if page != "CHANGELOG.md"]
 SETTINGS = {*Settings.model_fields, *BackboneSettings.model_fields, *TokenEntry.model_fields}
 LIBRARIES = "registry|wire|backbones|task|remote|server"

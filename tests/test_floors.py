@@ -49,12 +49,13 @@ _LOADING = [
     "_shared_memory.memory",
 ]
 _SERVING = [*_BASE, "_intake", "_observability", "_admission", "_catalogue", "_calls"]
-_COMMAND = ["_settings", "_server", "_observability.logs"]
+_COMMAND = ["_settings", "_load_settings", "_server", "_observability.logs"]
 LAYERS: dict[str, dict[str, list[str]]] = {
     "midrib.server": {
         "_field_errors": [],
         "_child_process": [],
-        "_settings": ["_field_errors"],
+        "_settings": [],
+        "_load_settings": ["_settings", "_field_errors"],
         "_errors": [],
         "_large": [],
         "_foreign": ["_errors"],
@@ -90,7 +91,7 @@ LAYERS: dict[str, dict[str, list[str]]] = {
         # `midrib token` makes a token without a server; `midrib serve` starts the process that forks workers first.
         "cli": [*_COMMAND, "_command", "_admission.tokens", "_catalogue.processes"],
         "__main__": ["cli"],
-        "": ["_settings", "_server"],
+        "": ["_settings", "_load_settings", "_server"],
     },
     "midrib.remote": {
         "_connect": [],
@@ -206,7 +207,7 @@ def test_a_folder_holds_few_modules(library: str) -> None:
 
 @pytest.mark.parametrize("library", BUILT)
 def test_a_subpackage_says_its_purpose_in_one_line(library: str) -> None:
-    """The docstring of its `__init__` is what a reader sees first."""
+    """A reader sees the docstring of its `__init__` first."""
     packages = {name: path for name, path in modules(SOURCES[library]).items() if path.name == "__init__.py"}
     purposes = {name: ast.get_docstring(ast.parse(path.read_text())) or "" for name, path in packages.items()}
     assert [name for name, purpose in purposes.items() if name != library and len(purpose.splitlines()) != 1] == []

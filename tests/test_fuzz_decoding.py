@@ -1,7 +1,7 @@
-"""Any bytes to whatever reads a message: a value or one of our errors, and no more memory than the bytes are worth.
+"""Send any bytes to each reader of messages: the result is a value or a MidribError, and takes little memory.
 
-No server here: what reads messages is called as the server calls it, on inputs that lie about their size. The
-grammar of valid messages, and of what happens to them, is in test_fuzz_grpc.py; benchmarks/soak/fuzz.py gives these
+No server runs here: readers are called as the server calls them, with inputs that lie about their size. The
+grammar of valid and of changed messages is in test_fuzz_grpc.py; benchmarks/soak/fuzz.py gives these
 functions to atheris as well.
 """
 
@@ -69,7 +69,7 @@ READERS: dict[str, Callable[[bytes], object]] = {
 
 @contextmanager
 def bounded(limit: int) -> Iterator[None]:
-    """No more than so many bytes are allocated at a time within."""
+    """At most this number of bytes is allocated at the same time."""
     tracemalloc.start()
     try:
         yield
@@ -149,7 +149,7 @@ def test_a_shape_allocates_nothing(message: Any) -> None:
 
 @pytest.mark.parametrize("size", [-2, 2**62], ids=["negative", "huge"])
 def test_an_input_spec_is_read_or_refused(size: int) -> None:
-    """What a server says of itself may be wrong, too: clients read it."""
+    """A server's description may be wrong, too: clients read it."""
     spec = backbone_pb2.InputSpec(tensor=backbone_pb2.TensorInput(shape=[size], dtype=tensor_pb2.DATA_TYPE_FLOAT32))
     check_read(read_spec, spec.SerializeToString())
     good = backbone_pb2.InputSpec(tensor=backbone_pb2.TensorInput(shape=[-1], dtype=tensor_pb2.DATA_TYPE_FLOAT32))

@@ -1,4 +1,4 @@
-"""Any bytes to the HTTP port of a live server: always a status, errors in OpenAI's shape, and the server goes on.
+"""Any bytes to the HTTP port of a live server: always a status, errors in OpenAI's shape, and the server continues.
 
 benchmarks/soak/fuzz.py runs the same checks for as long as you choose.
 """
@@ -175,7 +175,7 @@ def spoken() -> st.SearchStrategy[bytes]:
     return cut.map(lambda four: four[0][: four[1]] + four[2] + four[0][four[3] :]) | st.binary(max_size=80)
 
 
-# --- what must hold ---
+# --- the properties ---
 
 _LEAKS = re.compile(r"Traceback|secret|shadow|site-packages|object at 0x|\.py\b|\w(Error|Exception)\b")
 _STATUSES = {200, 400, 401, 404, 405, 413, 415, 417, 429, 501, 503, 504}

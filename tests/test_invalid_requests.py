@@ -87,7 +87,7 @@ def test_a_long_name_is_not_found_at_once(channel: grpc.Channel) -> None:
 
 
 def test_a_refusal_that_quotes_much_still_fits_into_its_headers(channel: grpc.Channel) -> None:
-    """What a client sent comes back cut, under the status that it was given."""
+    """The error quotes the start of the client's value, and keeps its status."""
     inputs = [oip.ModelInferRequest.InferInputTensor(name="é" * 3000) for _ in range(2)]
     sent_request = oip.ModelInferRequest(model_name="double", inputs=inputs)
     with pytest.raises(grpc.RpcError, match=r"the request has 2 inputs") as caught:
@@ -125,7 +125,7 @@ def test_values_beyond_float32_are_infinite(channel: grpc.Channel) -> None:
 
 
 def test_an_answer_over_the_message_limit_spoils_its_item_alone(server: RunningServer, channel: grpc.Channel) -> None:
-    """float64 out of float32 is twice the bytes; the stream goes on, and nothing stays in flight."""
+    """float64 out of float32 is twice the bytes; the stream continues, and nothing stays in flight."""
     wide = embedding_pb2.Options(dtype=tensor_pb2.DATA_TYPE_FLOAT64)
     opened = embedding_pb2.EmbedStreamRequest(open=embedding_pb2.Open(backbone="double", options=wide))
     items = [

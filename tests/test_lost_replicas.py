@@ -79,7 +79,7 @@ def test_why_a_backbone_failed_to_load_is_for_the_log() -> None:
 
 
 def test_unloading_waits_for_the_loading_of_the_same_name() -> None:
-    """Else what is loaded at last stands under no name, and its thread never ends."""
+    """Otherwise the backbone that is loaded at last has no name, and its thread never ends."""
     with serving(registry=REGISTRY, admin=True) as fragile, grpc.insecure_channel(fragile.address) as channel:
         backbones: Any = backbone_pb2_grpc.BackboneServiceStub(channel)
         loading = backbones.LoadBackbone.future(backbone_pb2.LoadBackboneRequest(name="late"), timeout=20)

@@ -47,7 +47,7 @@ def reference(folder: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def running(folder: Path, reference: Any) -> Iterator[RunningServer]:  # - it writes the folder
+def running(folder: Path, reference: Any) -> Iterator[RunningServer]:  # it writes the folder
     registry = Registry("prompts")
 
     @registry(name="pipeline", namespace="text/embedding", input=TextInput(20))

@@ -70,7 +70,7 @@ async def test_a_cancelled_call_leaves_the_client_usable(server: RunningServer) 
         task = asyncio.create_task(client.embed(NAME, rows(1)))
         await asyncio.sleep(0)
         task.cancel()
-        with pytest.raises(asyncio.CancelledError):
+        with pytest.raises(asyncio.CancelledError, match="^$"):
             await task
         x = rows(2)
         np.testing.assert_allclose(await client.embed(NAME, x), local(x), atol=1e-5)

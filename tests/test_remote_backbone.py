@@ -94,7 +94,7 @@ def test_int8_features_are_off_by_a_254th_of_their_rows_largest(server: RunningS
 
 
 def test_input_gradients_equal_the_local_ones(remote: RemoteBackbone, local: nn.Module) -> None:
-    """What lies before a frozen remote backbone can be trained."""
+    """Layers before a frozen remote backbone can be trained."""
     x = torch.randn(5, WIDTH)
     gradients = [_gradient(backbone, x) for backbone in (remote, local)]
     torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-5)

@@ -47,7 +47,7 @@ def client(server: RunningServer) -> Iterator[Client]:
 
 
 def local(x: Array) -> Array:
-    """What the same backbone gives in process."""
+    """The features of the same backbone in process."""
     array: Array = mlp()[0](torch.from_numpy(x)).detach().numpy()
     return array
 
@@ -164,7 +164,7 @@ def test_a_priority_that_there_is_not_is_refused(server: RunningServer) -> None:
 
 
 def test_list_and_describe_agree(client: Client) -> None:
-    """A description has what a client needs to know before its first call."""
+    """A description has the values that a client needs before its first call."""
     info = client.describe(NAME)
     assert client.list() == [info]
     assert (info.name, info.num_features, info.state, info.compute_dtype) == (NAME, 128, "ready", "float32")

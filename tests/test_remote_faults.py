@@ -45,7 +45,7 @@ def rows(count: int, seed: int = 0) -> Array:
 
 
 class Proxy(TcpProxy):
-    """A TCP proxy that harms what passes: drops, truncates, resets, delays or swallows connections at random."""
+    """A TCP proxy that damages the traffic: drops, truncates, resets, delays or swallows connections at random."""
 
     def __init__(self, target: str, seed: int) -> None:
         self._random = random.Random(seed)
@@ -64,7 +64,7 @@ class Proxy(TcpProxy):
                 while data := source.recv(1 << 14):
                     life -= len(data)
                     if self._random.random() < 0.1:
-                        threading.Event().wait(self._random.uniform(0.0, 0.03))  # what passes comes late
+                        threading.Event().wait(self._random.uniform(0.0, 0.03))  # the traffic is late
                         self.delayed += 1
                     if life < 0:
                         self.harmed += 1

@@ -29,7 +29,7 @@ embed_files(sys.argv[1], [sys.argv[2]], sys.argv[3], chunk_items={CHUNK}, on_pro
 
 
 def run_and_kill(url: str, inputs: Path, out: Path, *, after: int) -> list[int]:
-    """What it said until it was killed, after some chunks."""
+    """Its output until it was killed, after some chunks."""
     command = [sys.executable, "-c", RUN, url, str(inputs), str(out)]
     said = []
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -45,7 +45,7 @@ def run_and_kill(url: str, inputs: Path, out: Path, *, after: int) -> list[int]:
 
 
 def test_a_run_that_is_killed_twice_ends_complete(tmp_path: Path) -> None:
-    """SIGKILL after three chunks, and after two more; the third run does only what is left."""
+    """SIGKILL after three chunks, and after two more; the third run does only the rest."""
     inputs, out = tmp_path / "rows.npy", tmp_path / "out.npy"
     np.save(inputs, np.random.default_rng(0).standard_normal((ROWS, 8), np.float32))
     with serving({"name": NAME, "arguments": {"num_features": 8}}) as server:

@@ -87,14 +87,14 @@ def test_token_ids_give_the_compute_type(server: RunningServer) -> None:
 
 
 def test_a_broken_image_fails_only_its_caller(client: Client, pictures: list[Image.Image]) -> None:
-    """The error says which row; the client goes on."""
+    """The error says which row; the client continues."""
     with pytest.raises(InvalidInputError, match="item 1: these bytes are not an image"):
         client.embed(IMAGES, images=[_png(pictures[0]), b"no image"])
     assert client.embed(IMAGES, images=pictures[:1]).shape == (1, 1280)
 
 
 def test_the_wrong_kind_of_input_is_refused(client: Client) -> None:
-    """Texts for an image backbone are a mistake that names what it takes."""
+    """The error for texts names the input that an image backbone takes."""
     with pytest.raises(InputKindError, match="image"):
         client.embed(IMAGES, texts=["a leaf"])
 

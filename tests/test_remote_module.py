@@ -194,7 +194,7 @@ def test_head_gradients(model: Model, x: Tensor) -> None:
 
 
 def test_an_adapter_in_front_learns(model: Model, x: Tensor) -> None:
-    """What stands before the frozen backbone trains through it."""
+    """Layers before the frozen backbone train through it."""
     torch.manual_seed(2)
     adapter = nn.Linear(WIDTH, WIDTH)
     optimizer = torch.optim.Adam(adapter.parameters(), lr=0.05)

@@ -58,7 +58,7 @@ class Embedded(Dataset[Tensor]):
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_dataloader_workers_embed(url: str, start: str) -> None:
-    """Workers use the backbone that the parent used before them, and the parent goes on using it."""
+    """Workers use the backbone that the parent used before them, and the parent continues using it."""
     run_apart(_load_with_workers, url, start)
 
 

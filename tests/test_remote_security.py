@@ -112,7 +112,7 @@ def test_a_missing_or_wrong_token_is_refused_at_once(tmp_path: Path, token: str 
 
 
 def last(server: RunningServer, tls: Tls | Path | None) -> Verdict:
-    """What the doctor ends with."""
+    """The last verdict of the doctor."""
     return doctor(server.url(str(MLP["name"])), timeout=3.0, tls=tls)[-1]
 
 

@@ -177,6 +177,6 @@ def embed_once(server: RunningServer) -> None:
 
 
 async def until(reached: Callable[[], bool]) -> None:
-    """Return once the server has released what ended streams held."""
+    """Return once the server has released the memory of ended streams."""
     while not reached():
         await asyncio.sleep(0.01)

@@ -54,7 +54,7 @@ class Served(NamedTuple):
 
     def shared_bytes(self) -> float:
         """Return the bytes that it shares, by its metrics."""
-        with urllib.request.urlopen(f"http://{self.http}/metrics", timeout=10) as answer:  # - loopback
+        with urllib.request.urlopen(f"http://{self.http}/metrics", timeout=10) as answer:  # loopback
             lines = answer.read().decode().splitlines()
         return next(float(line.split()[1]) for line in lines if line.startswith("midrib_shared_memory_bytes "))
 
@@ -98,7 +98,7 @@ class Embedded(Dataset[Tensor]):
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_dataloader_workers_share_memory(served: Served, start: str) -> None:
-    """Each worker has its own segment, and the parent goes on using its own."""
+    """Each worker has its own segment, and the parent continues using its own."""
     run_apart(_load_with_workers, served.url, start)
 
 

@@ -1,4 +1,4 @@
-"""Every package has one version, and a release builds only what its tag names."""
+"""Every package has one version, and a release builds only the version of its tag."""
 
 from __future__ import annotations
 

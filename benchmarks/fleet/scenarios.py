@@ -31,7 +31,7 @@ Steps = Iterator[tuple[float, Callable[[], object]]]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run showed.  latencies_s: [requests], infinite for those without an answer.  hedged: messages."""
+    """The result of a run.  latencies_s: [requests], infinite for those without an answer.  hedged: messages."""
 
     submitted_at: Array
     latencies_s: Array

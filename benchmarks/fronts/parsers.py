@@ -85,7 +85,7 @@ def through_zttp() -> Feed:
 
 
 class _Transport:
-    """Counts what is written."""
+    """Counts the written bytes."""
 
     def __init__(self) -> None:
         self.written = 0

@@ -55,7 +55,7 @@ class Subject:
 
 
 def subjects(scratch: Path) -> Iterator[Subject]:
-    """Yield what can be compared here; a library that is not installed leaves its backbones out."""
+    """Yield the pairs that can be compared here; a library that is not installed leaves its backbones out."""
     torch.manual_seed(0)
     if find_spec("timm") is not None and find_spec("torchvision") is not None:
         import_torchvision()  # before any of the libraries that import it

@@ -117,7 +117,7 @@ class Arena:
                     await attempt()
             except ParityError:
                 raise
-            except Exception:  # - each protocol has another error for a server that is not ready
+            except Exception:  # each protocol has another error for a server that is not ready
                 if not self.servers[name].running or time.monotonic() > deadline:
                     raise
                 await asyncio.sleep(_RETRY_S)

@@ -93,7 +93,7 @@ def _rates(model: str, plans: Sequence[ComputePlan], rows: Sequence[int]) -> dic
 def _rate(forward: Forward, rows: int) -> float:
     batch = [(example_rows(forward.spec, rows),)]
     passes, began = 0, time.perf_counter()
-    while passes < 2 or time.perf_counter() - began < 0.3:  # - a warm pass at least
+    while passes < 2 or time.perf_counter() - began < 0.3:  # a warm pass at least
         forward(batch)
         passes += 1
     return passes * rows / (time.perf_counter() - began)

@@ -29,7 +29,7 @@ def test_flags_go_over_variables_over_the_file(config: Path, monkeypatch: pytest
 
 
 def test_a_backbone_is_a_name_or_a_table(config: Path) -> None:
-    """What a table leaves out follows the server."""
+    """A table's missing values are the server's."""
     first, second = load_settings(config).backbones
     assert (first.name, first.dtype, second.name, second.dtype) == ("mlp-128", None, "vit", "bfloat16")
 

@@ -1,7 +1,7 @@
 """Install the libraries that the environment cannot hold into a separate folder if MIDRIB_EXTERNAL=1.
 
 torchvision is a CUDA build on the package index, and Resemblyzer's requirements want a compiler. Installed without what
-they require, into a folder of their own, they do here: `MIDRIB_EXTERNAL=1 .venv/bin/pytest libs/backbones`.
+they require, into a separate folder, they run here: `MIDRIB_EXTERNAL=1 .venv/bin/pytest libs/backbones`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 _FAMILIES = ("timm==1.0.31", "torchvision==0.28.0", "Resemblyzer==0.1.4")
-# What Resemblyzer's own code imports, as the reference for ours.
+# The imports of Resemblyzer's code, which is the reference for ours.
 _REFERENCES = (
     *("librosa==0.11.0", "audioread==3.1.0", "soxr==1.1.0", "lazy-loader==0.6", "soundfile==0.14.0", "pooch==1.9.0"),
     *("decorator==5.3.1", "msgpack==1.2.4", "numba==0.68.1", "llvmlite==0.50.0", "webrtcvad-wheels==2.0.14.post1"),
@@ -32,5 +32,5 @@ def _installed_beside() -> Path:
 
 
 if os.environ.get("MIDRIB_EXTERNAL") == "1":
-    # Last: what the environment has itself stays as it is. Before the tests are collected, for they ask what is there.
+    # Last, so that packages of the environment come first; before the tests are collected, which import these.
     sys.path.append(str(_installed_beside()))

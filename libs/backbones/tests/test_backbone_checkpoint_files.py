@@ -1,4 +1,4 @@
-"""Files and folders in place of a checkpoint: the weights, or an error that says what the file is."""
+"""Files and folders in place of a checkpoint: the weights, or an error that names the kind of file."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ FILES: list[Any] = [
 
 @pytest.mark.parametrize(("write", "remedy"), FILES)
 def test_the_remedy_fits_the_kind_of_the_file(tmp_path: Path, write: Callable[[Path], Path], remedy: str) -> None:
-    """ "Save its state dict" helps nobody whose download was cut."""
+    """ "Save its state dict" does not help a user whose download was cut."""
     with pytest.raises(WeightsError, match=f"is not a checkpoint that can be read safely .*{remedy}"):
         read_state(write(tmp_path))
 

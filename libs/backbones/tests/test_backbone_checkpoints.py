@@ -124,7 +124,7 @@ def test_a_prefix_that_the_library_converts_stays() -> None:
 
 
 def test_of_two_networks_none_is_taken() -> None:
-    """Two encoders of unknown names: nobody can say which one is the backbone."""
+    """Two encoders of unknown names: it is unknown which one is the backbone."""
     state = network().state_dict()
     both = {**prefixed(state, "q."), **prefixed(state, "k.")}
     assert unwrapped(both, state.keys(), source="w.pth") == both

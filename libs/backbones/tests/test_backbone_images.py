@@ -104,7 +104,7 @@ def test_each_kind_of_image_has_one_result(
 
 
 def test_colours_under_transparency_do_not_matter() -> None:
-    """Two pictures that look the same give the same row, whatever colour the invisible pixels hold."""
+    """Two pictures that look the same give the same row, for any colour of the invisible pixels."""
     red = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
     blue = Image.new("RGBA", (8, 8), (0, 0, 255, 0))
     rows = prepare_images([red, blue], PLAIN)

@@ -98,7 +98,7 @@ def test_an_unknown_name_suggests_similar_ones() -> None:
     ],
 )
 def test_a_module_that_is_not_a_backbone_is_refused(registry: Registry, answer: object, message: str) -> None:
-    """The error says what the module returned and what was expected."""
+    """The error shows the module's result and the expected one."""
     registry(lambda: (Returns(answer), 4), name="bad", input=TensorInput((3,)))
     with pytest.raises(ContractError, match=f"backbone 'bad' .*{message}"):
         load_backbone("bad", registry=registry)

@@ -160,7 +160,7 @@ def test_every_form_of_a_sound_gives_the_same_row(server: RunningServer, value: 
     ],
 )
 def test_a_bad_value_has_its_reason(server: RunningServer, values: list[Any], kind: Any, words: str) -> None:
-    """The reason says what was received and what was expected."""
+    """The reason shows the received and the expected value."""
     row = Embedder(server.url("image/embedding/picture"), "x", kind=kind)(pa.table({"x": values}))
     [error] = row.column("error").to_pylist()
     assert re.search(words, error)

@@ -143,7 +143,7 @@ def test_a_job_that_may_not_resume_says_why(
 
 @pytest.mark.usefixtures("cluster")
 def test_a_folder_of_other_files_is_refused(tmp_path: Path) -> None:
-    """Rows without digests could not be told from new ones."""
+    """Rows without digests cannot be distinguished from new ones."""
     parquet.write_table(POINTS, tmp_path / "points.parquet")
     with pytest.raises(InvalidInputError, match="was not written by write_embeddings: choose an empty folder"):
         write(POINTS, tmp_path)

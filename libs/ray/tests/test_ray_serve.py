@@ -109,7 +109,7 @@ def test_a_killed_replica_costs_no_answer(served: ServeProcess) -> None:
 
 
 def test_a_killed_ingress_costs_no_answer(served: ServeProcess) -> None:
-    """Ray starts HAProxy again; the clients connect again and send what had no answer."""
+    """Ray starts HAProxy again; the clients connect again and send unanswered items again."""
     load = Load(served.address)
     victims = set(served.ingresses())
     for victim in victims:

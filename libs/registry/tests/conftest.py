@@ -1,4 +1,4 @@
-"""What several test files of the registry share."""
+"""The parts that several test files of the registry share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 @pytest.fixture()
 def run_python() -> Callable[[str], str]:
-    """Run code in a fresh interpreter that finds what this one finds; returns what it prints."""
+    """Run code in a fresh interpreter with the same import path; return its output."""
 
     def run(code: str) -> str:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

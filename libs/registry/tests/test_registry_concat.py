@@ -65,7 +65,7 @@ def test_ambiguity_is_within_one_registry(left: Registry, right: Registry) -> No
 
 
 def test_not_strict_gives_every_match_left_to_right(left: Registry, right: Registry) -> None:
-    """What is shadowed included."""
+    """Shadowed entries included."""
     assert (left + right).get("both", strict=False) == [load_left, load_right, load_right]
 
 
@@ -107,7 +107,7 @@ def test_only_registries_are_added(left: Registry) -> None:
 
 
 def test_registering_goes_to_the_leftmost_registry(left: Registry, right: Registry) -> None:
-    """So that what is registered is what is found."""
+    """So that a look-up finds the new entry."""
     far = ExternalRegistry(load_left, "far", names=must_not_be_asked)
     both = ConcatRegistry(far, left, right)
     both(load_right, name="new")

@@ -61,7 +61,7 @@ def test_a_model_is_loaded_by_its_name_here(catalogue: ExternalRegistry, key: st
     ],
 )
 def test_in_is_honest(catalogue: ExternalRegistry, key: str, there: bool) -> None:
-    """`in` is true of what get finds, and of nothing else."""
+    """`in` is true exactly for the keys that `get` finds."""
     assert (key in catalogue) is there
 
 
@@ -74,7 +74,7 @@ def test_an_unlisted_model_is_unknown(catalogue: ExternalRegistry) -> None:
 
 
 def test_len_iteration_and_filters_are_honest(catalogue: ExternalRegistry) -> None:
-    """They tell of the catalogue's models, with what is declared of all."""
+    """They list the catalogue's models, with the declarations that all models share."""
     assert len(catalogue) == 3
     assert list(catalogue) == ["image/lib/resnet5", "image/lib/resnet18", "image/lib/vit/tiny"]
     assert [entry.name for entry in catalogue.list("*resnet*", exclude="*18")] == ["lib/resnet5"]
@@ -99,7 +99,7 @@ def test_the_getter_owes_the_same_contract(catalogue: ExternalRegistry) -> None:
 
 
 def test_names_are_asked_anew_each_time() -> None:
-    """What a server serves may change."""
+    """The backbones of a server may change."""
     names = ["a"]
     catalogue = ExternalRegistry(create, "server", names=lambda: names)
     assert "b" not in catalogue
@@ -108,7 +108,7 @@ def test_names_are_asked_anew_each_time() -> None:
 
 
 def test_models_may_declare_what_is_their_own() -> None:
-    """A mapping of names tells it; a model's namespace is the beginning of its own name."""
+    """A mapping of names holds it; a model's namespace is the beginning of the model's name."""
     catalogue = ExternalRegistry(create, "server", names=lambda: _SERVED, license="MIT")
     lite = catalogue.describe("lite")
     assert (lite.key, lite.num_features, lite.license) == ("image/embedding/lite", 1280, "MIT")
@@ -137,7 +137,7 @@ def test_without_names_nothing_is_known_and_everything_may_be_tried() -> None:
 
 @pytest.mark.parametrize("key", ["wide-open/x", "text/open/x", "x/image/open/x", "open/"])
 def test_an_open_catalogue_answers_only_to_keys_that_begin_with_its_prefix(key: str) -> None:
-    """What merely holds the prefix is another catalogue's, and would be loaded as something that it is not."""
+    """A name that contains the prefix elsewhere belongs to another catalogue."""
     catalogue = ExternalRegistry(create, "open", prefix="open/", namespace="image")
     with pytest.raises(UnknownKeyError, match=f"'{key}' is not in"):
         catalogue.get(key)
@@ -153,7 +153,7 @@ def test_a_missing_catalogue_does_not_hand_its_keys_to_another() -> None:
 
 
 def test_an_unknown_bare_name_is_told_of_the_catalogues_prefixes() -> None:
-    """resnet18 may be meant as a library's model: its prefix is what lacks, and the library where it lacks too."""
+    """resnet18 may mean a library's model: the error names the prefix, and the library if it is not installed."""
     both = ExternalRegistry(create, "a", prefix="a/") + ExternalRegistry(
         create, "b", prefix="b/", requires="no_such_library", install="b[all]"
     )
@@ -165,7 +165,7 @@ def test_an_unknown_bare_name_is_told_of_the_catalogues_prefixes() -> None:
 
 @pytest.mark.parametrize("names", [list_models, None], ids=["listed", "open"])
 def test_without_its_library_a_catalogue_is_empty_and_says_what_to_install(names: Any) -> None:
-    """names is not even called; the error of a key of its own gives the install line."""
+    """The function that lists names is not called; the error for one of its keys has the install line."""
     catalogue = ExternalRegistry(
         create, "lib", names=names, prefix="lib/", requires="no_such_library", install="lib[all]"
     )
@@ -189,7 +189,7 @@ def test_a_bad_declaration_fails_where_the_catalogue_is_made() -> None:
 
 
 def test_an_explanation_leads_to_the_catalogue(catalogue: ExternalRegistry) -> None:
-    """Where the catalogue was declared, and what its getter takes."""
+    """The place where the catalogue was declared, and the arguments of its getter."""
     explained = catalogue.explain("lib/resnet18")
     assert explained.where.startswith(f"{__file__}:")
     assert explained.signature == "(*, pretrained: 'bool' = True) -> 'tuple[Any, int]'"
@@ -197,13 +197,13 @@ def test_an_explanation_leads_to_the_catalogue(catalogue: ExternalRegistry) -> N
 
 
 def test_models_of_one_kind_share_their_input() -> None:
-    """What is declared for the catalogue holds for each model."""
+    """The declarations of the catalogue hold for each model."""
     catalogue = ExternalRegistry(create, "lib", names=list_models, input=TensorInput((3,)))
     assert {entry.input for entry in catalogue.list()} == {TensorInput((3,))}
 
 
 def test_a_library_that_goes_missing_between_get_and_load_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The entry knows what it needs."""
+    """The entry knows its requirements."""
     catalogue = ExternalRegistry(create, "lib", names=list_models, requires="json")
     entry = catalogue.get("resnet18", with_metadata=True)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)

@@ -43,13 +43,13 @@ def test_the_guides_backbones_are_got_and_called() -> None:
 
 
 def test_the_guides_backbones_are_loaded_under_their_contract() -> None:
-    """load passes the arguments on, and returns what get's loader returns."""
+    """load passes the arguments on, and returns the same as get's loader."""
     backbone, out_features = TEMPLATE_BACKBONES.load("template/classification/mlp-128-256", num_features=4)
     assert backbone(torch.zeros(2, 4)).shape == (2, out_features) == (2, 256)
 
 
 def test_an_entry_reads_as_flashs_dictionary() -> None:
-    """with_metadata gives what Flash's users index by "fn", "name" and "metadata"."""
+    """with_metadata gives an entry that Flash's users index by "fn", "name" and "metadata"."""
     entry = TEMPLATE_BACKBONES.get("mlp-128", with_metadata=True)
     assert entry["fn"] is load_mlp_128
     assert entry["name"] == "mlp-128"

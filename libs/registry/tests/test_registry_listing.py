@@ -64,7 +64,9 @@ def test_iteration_len_and_in_agree(registry: Registry) -> None:
         ),
         pytest.param({"pattern": ["lite?", "vit"]}, ["lite0", "vit"], id="several"),
         pytest.param({"pattern": iter(["vit"])}, ["vit"], id="any iterable"),
-        pytest.param({"pattern": []}, ["lite0", "mlp-2", "Mlp-3", "mlp-10", "vit"], id="no wildcard is no limit"),
+        pytest.param(
+            {"pattern": []}, ["lite0", "mlp-2", "Mlp-3", "mlp-10", "vit"], id="without wildcards all are listed"
+        ),
         pytest.param({"exclude": "*mlp*"}, ["lite0", "vit"], id="exclude"),
         pytest.param({"pattern": "classif"}, ["lite0"], id="a plain word matches anywhere"),
         pytest.param({"exclude": "MLP"}, ["lite0", "vit"], id="a plain word excludes anywhere"),
@@ -142,7 +144,7 @@ def test_a_description_tells_what_is_declared(registry: Registry) -> None:
 
 
 def test_a_description_is_frozen(registry: Registry) -> None:
-    """It is a record of what was declared, not a handle on the entry."""
+    """It is a record of the declarations, and does not load the entry."""
     with pytest.raises(dataclasses.FrozenInstanceError, match="num_features"):
         registry.describe("lite0").num_features = 1  # type: ignore[misc] # wrong on purpose
 
@@ -162,7 +164,7 @@ def test_every_input_has_its_kind(registry: Registry, spec: Any, kind: dict[str,
 
 
 def test_metadata_of_any_type_becomes_json(registry: Registry) -> None:
-    """What JSON does not know is told as text."""
+    """Values that JSON does not have are written as text."""
     registry(load_lite, name="x", shape={"a": (1, 2.5)}, kind=complex(1, 2), flags={True})
     assert registry.describe("x").as_dict()["metadata"] == {"flags": [True], "kind": "(1+2j)", "shape": {"a": [1, 2.5]}}
 
@@ -174,7 +176,7 @@ def test_the_summary_is_the_loaders_first_line(registry: Registry, key: str, sum
 
 
 def test_a_missing_library_is_listed_with_its_install_line(registry: Registry) -> None:
-    """The entry is there, and what it lacks is said."""
+    """The entry is listed, with its missing library."""
     registry(load_lite, name="heavy", requires=("json", "no_such_library"), install="heavy[all]")
     [described] = registry.list("heavy")
     assert (described.missing, described.install) == (("no_such_library",), "pip install heavy[all]")
@@ -202,7 +204,7 @@ def test_an_explanation_names_the_installed_package() -> None:
 def test_an_explanation_tells_the_packages_of_one_namespace_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a namespace package such as ours, acme.leaf is what the package acme-leaf installs."""
+    """Of a namespace package such as midrib, acme.leaf is installed by the package acme-leaf."""
     monkeypatch.syspath_prepend(str(tmp_path))
     for name, module, version in (("acme_leaf", "leaf", "0.3"), ("acme_stem", "stem", "7")):
         information = tmp_path / f"{name}-{version}.dist-info"
@@ -220,7 +222,7 @@ def test_an_explanation_tells_the_packages_of_one_namespace_apart(
 def test_a_module_of_an_ordinary_package_is_not_credited_to_its_namesake(
     install_package: Callable[..., None],
 ) -> None:
-    """json.tool is not of the package json-tool, for json is no namespace that packages share."""
+    """json.tool is not of the package json-tool, because json is not a namespace that packages share."""
     install_package("json-tool", "", "json_tool")
     registry = Registry("backbones")
     exec("registry(abs)", {"__name__": "json.tool", "registry": registry})

@@ -19,7 +19,7 @@ class Width:
 
 
 def open_echo(url: str, **kwargs: Any) -> tuple[Callable[[Any], tuple[str, dict[str, Any]]], int]:
-    """A resolver: its module tells what it was opened with."""
+    """A resolver whose module shows the arguments that it was opened with."""
     return lambda batch: (url, kwargs), 3
 
 
@@ -154,7 +154,7 @@ def test_the_error_for_a_missing_library_has_its_install_line(
 
 
 def test_an_installed_library_is_not_missing(registry: Registry) -> None:
-    """What is required and there costs the caller nothing."""
+    """A requirement that is installed changes nothing for the caller."""
     registry(lambda: (abs, 1), name="x", requires=("json", "importlib.metadata"))
     assert registry.describe("x").missing == ()
     assert registry.load("x") == (abs, 1)

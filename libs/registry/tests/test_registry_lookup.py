@@ -60,7 +60,7 @@ def test_what_is_not_a_string_is_not_in_a_registry(registry: Registry) -> None:
 
 
 def test_an_ambiguous_key_lists_its_matches(registry: Registry) -> None:
-    """Who is asked to choose sees what there is to choose from, and how."""
+    """The error lists the entries, and how to choose one of them."""
     registry(load_a, name="x", namespace="image")
     registry(load_b, name="x", namespace="text")
     with pytest.raises(
@@ -107,7 +107,7 @@ def test_not_strict_gives_every_match(registry: Registry) -> None:
 
 
 def test_an_unknown_key_is_a_sentence_with_near_names(registry: Registry) -> None:
-    """The error is a KeyError whose text is not the repr of a text, and names what was meant."""
+    """The error is a KeyError whose text is not the repr of a text, and names similar keys."""
     registry(load_a, name="efficientnet-lite0", namespace="image")
     with pytest.raises(KeyError, match="is not in") as caught:
         registry.get("image/eficientnet-lite0")
@@ -157,7 +157,7 @@ def test_known_under_other_metadata_says_which(registry: Registry) -> None:
 
 
 def test_remove_takes_all_that_the_key_and_the_metadata_lead_to(registry: Registry) -> None:
-    """Afterwards the key leads nowhere, and what did not match is still there."""
+    """Afterwards the key is unknown, and entries that did not match remain."""
     registry(load_a, name="x", namespace="image")
     registry(load_a, name="x", namespace="text", depth=1)
     registry(load_a, name="x", namespace="text", depth=2)

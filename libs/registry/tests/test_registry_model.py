@@ -34,7 +34,7 @@ class Loader:
 
 
 class Row(NamedTuple):
-    """What the model knows of one registration."""
+    """The model's record of one registration."""
 
     names: tuple[str, ...]
     namespace: str | None
@@ -129,7 +129,7 @@ class RegistryMachine(RuleBasedStateMachine):
 
     @rule(side=st.sampled_from([0, 1]))
     def send_to_another_process(self, side: int) -> None:
-        """A pickled registry goes on where the first one was."""
+        """A pickled registry continues where the first one was."""
         self.registries[side] = pickle.loads(pickle.dumps(self.registries[side]))
 
     @invariant()

@@ -36,7 +36,7 @@ CATALOGUE = ExternalRegistry(get_by_name, "catalogue", names=list_names)
 
 
 def load_from(registry: AbstractRegistry, key: str) -> tuple[list[str], int]:
-    """What another process does with a registry."""
+    """Use a registry in another process."""
     return registry.available_keys(), registry.load(key)[1]
 
 
@@ -57,7 +57,7 @@ def test_a_decorated_loader_is_pickled_by_reference() -> None:
 
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda r: pickle.loads(pickle.dumps(r))])
 def test_a_registrys_copy_is_a_registry_of_its_own(duplicate: Any) -> None:
-    """It finds the same, and what is registered in it stays there."""
+    """It finds the same, and new entries stay in the copy."""
     again = duplicate(REGISTRY)
     again(load_decorated, name="new")
     again.remove("partial")
@@ -77,7 +77,7 @@ def test_a_registrys_copy_is_a_registry_of_its_own(duplicate: Any) -> None:
 def test_a_registry_works_in_another_process(
     registry: AbstractRegistry, key: str, found: tuple[list[str], int]
 ) -> None:
-    """Sent to a process that shares nothing with this one, it loads what it loads here."""
+    """In a process that shares nothing with this one, it loads the same backbones."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.apply(load_from, (registry, key)) == found
 

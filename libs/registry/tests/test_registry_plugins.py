@@ -1,4 +1,4 @@
-"""Entries from other packages: how they are loaded, and what one's failure does to the others."""
+"""Entries from other packages: how they are loaded, and that the failure of one does not affect the others."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def add(registry):
 
 @pytest.fixture()
 def registry() -> Registry:
-    """One entry of its own, and plugins of the group midrib.test."""
+    """A registry with one entry, and with plugins of the group midrib.test."""
     made = Registry("backbones", plugins="midrib.test")
     made(abs, name="builtin")
     return made
@@ -50,7 +50,7 @@ def registry() -> Registry:
     ],
 )
 def test_a_plugin_adds_entries(registry: Registry, install_package: Callable[..., None], code: str, value: str) -> None:
-    """Found at the first look-up, beside what was there."""
+    """Found at the first look-up, beside the earlier entries."""
     install_package("plug_kind", code, value)
     assert registry.available_keys() == ["builtin", "plugged/x"]
     assert registry.plugin_failures == ()
@@ -123,7 +123,7 @@ def test_a_registry_without_a_group_has_no_plugins(install_package: Callable[...
 def test_a_failing_plugin_is_kept_and_shown_and_hides_nobody(
     registry: Registry, install_package: Callable[..., None], code: str, value: str, error: str
 ) -> None:
-    """It adds nothing, also where it got halfway; what it replaced is back; the others are there."""
+    """It adds nothing, even if it failed halfway; replaced entries are restored; other plugins are loaded."""
     install_package("plug_bad", code, value)
     install_package("plug_good", _ADDS.format(name="good"), "plug_good:add")
     assert registry.available_keys() == ["builtin", "plugged/good"]
@@ -148,7 +148,7 @@ def test_an_unknown_key_tells_of_failed_plugins(registry: Registry, install_pack
 def test_refresh_finds_late_installs_and_adds_nothing_twice(
     registry: Registry, install_package: Callable[..., None]
 ) -> None:
-    """What is loaded stays as it is; what is new is added."""
+    """Loaded plugins do not change; new ones are added."""
     install_package("plug_early", _ADDS.format(name="early"), "plug_early:add")
     assert registry.available_keys() == ["builtin", "plugged/early"]
     install_package("plug_later", _ADDS.format(name="later"), "plug_later:add")
@@ -161,7 +161,7 @@ def test_refresh_finds_late_installs_and_adds_nothing_twice(
 def test_refresh_tries_again_what_failed(
     registry: Registry, install_package: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once what it lacked is there, it loads, and is no longer told as failed."""
+    """Once its missing library is installed, it loads, and is not listed as failed any more."""
     code = "import os\nif 'PLUG_WORKS' not in os.environ:\n    raise OSError('not yet')\n" + _ADDS.format(name="x")
     install_package("plug_mended", code, "plug_mended:add")
     assert [failure.error for failure in registry.plugin_failures] == ["OSError: not yet"]

@@ -1,4 +1,4 @@
-"""What `import midrib.registry` gives, and what it costs."""
+"""The names that `import midrib.registry` gives, and the modules that it imports."""
 
 from __future__ import annotations
 

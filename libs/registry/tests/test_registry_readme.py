@@ -13,7 +13,7 @@ _README = Path(__file__).parent.parent / "README.md"
 
 
 def test_the_readmes_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    """What the README shows works as it stands; its assertions hold."""
+    """The README's example runs unchanged; its assertions hold."""
     [example] = re.findall(r"```python\n(.*?)```", _README.read_text(), re.DOTALL)
     names = {"__name__": "readme"}
     exec(compile(example, str(_README), "exec"), names)  # (our own text)

@@ -66,7 +66,7 @@ class Environment:
         (root / "host.py").write_text(_HOST)
 
     def run(self, *arguments: str) -> str:
-        """Run its Python; returns what it prints."""
+        """Run its Python; return the output."""
         sources = Path(midrib.registry.__file__).parents[2]
         environment = {
             **os.environ,
@@ -78,7 +78,7 @@ class Environment:
         return finished.stdout
 
     def listing(self) -> Any:
-        """What a new process of the host finds."""
+        """The entries that a new process of the host finds."""
         return json.loads(self.run("-c", _LIST))
 
     def pip(self, *arguments: str) -> None:
@@ -105,7 +105,7 @@ def wheel(folder: Path, name: str, files: dict[str, str], entry_points: str) -> 
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    """One for all, since making one takes seconds; each test installs what it needs."""
+    """One for all, since making one takes seconds; each test installs its packages."""
     return Environment(tmp_path_factory.mktemp("environment"))
 
 

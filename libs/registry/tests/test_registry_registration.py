@@ -56,7 +56,7 @@ def test_a_callable_is_registered_under_its_name(
 
 
 def test_a_decorator_gives_the_function_back_unchanged(registry: Registry) -> None:
-    """The function stays what it was, so that it can be called and pickled by reference."""
+    """The function does not change, so that it can be called and pickled by reference."""
     assert registry(load_plain) is load_plain
     assert registry(name="again", namespace="a/b")(load_plain) is load_plain
 
@@ -92,7 +92,7 @@ def test_a_second_registration_names_both_places(registry: Registry) -> None:
 
 
 def test_a_duplicate_is_a_value_error(registry: Registry) -> None:
-    """Callers need not know our classes."""
+    """Callers can catch it without our error classes."""
     registry(load_plain)
     with pytest.raises(ValueError, match="'load_plain' is already in the registry 'backbones'"):
         registry(load_plain)
@@ -153,7 +153,7 @@ def test_override_does_not_take_another_entrys_alias(registry: Registry) -> None
 
 
 def test_metadata_is_kept_as_declared(registry: Registry) -> None:
-    """One value or several, what was declared is told under its keyword."""
+    """Each declaration, of one value or several, is shown under its keyword."""
     registry(
         load_plain,
         namespace="a",
@@ -176,7 +176,7 @@ def test_metadata_is_kept_as_declared(registry: Registry) -> None:
 
 
 def test_temporary_undoes_registrations_removals_and_overrides(registry: Registry) -> None:
-    """A test may change a shared registry, and leaves it as it was."""
+    """A test may change a shared registry, and restores it afterwards."""
     registry(load_plain, name="kept")
     registry(load_plain, name="replaced")
     with registry.temporary() as same:

@@ -99,7 +99,7 @@ def test_a_reader_never_sees_half_an_override() -> None:
 
 
 def test_registering_and_removing_interleave() -> None:
-    """What each thread adds and takes away leaves the registry as it was."""
+    """If each thread removes the entries that it added, the registry ends as it began."""
     registry = Registry("backbones")
     registry(load, name="kept")
 

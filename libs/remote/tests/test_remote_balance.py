@@ -80,6 +80,6 @@ def test_attempts_of_clients_that_failed_together_are_spread() -> None:
 
 
 def test_a_server_decides_when_it_is_asked_again() -> None:
-    """Its retry_after stands, however many servers are lost."""
+    """Its retry_after holds for any number of lost servers."""
     waits = [wait_s(OverloadedError("full", retry_after=0.2), 20, 16) for _ in range(500)]
     assert 0.2 <= min(waits) <= max(waits) <= 0.3

@@ -15,7 +15,7 @@ from midrib.wire import Array, InvalidInputError
 
 
 class Counting:
-    """A function of rows that remembers what it was asked."""
+    """A function of rows that records its arguments."""
 
     def __init__(self) -> None:
         self.asked: list[list[float]] = []
@@ -92,7 +92,7 @@ def test_a_damaged_file_costs_the_cache_only(tmp_path: Path, cut: int) -> None:
 
 
 def test_an_unwritable_place_costs_the_cache_only(tmp_path: Path) -> None:
-    """A folder stands where the file should be: the features are computed."""
+    """If a folder has the file's name, the features are computed."""
     (tmp_path / "c.db").mkdir()
     with pytest.warns(RuntimeWarning, match="cannot be used"):
         got = FeatureFile(tmp_path / "c.db", "r", "float32", 2).features(rows(1), Counting())

@@ -37,7 +37,7 @@ def test_every_thread_that_waits_gets_the_features() -> None:
 
 
 def test_a_wait_ends_with_its_time() -> None:
-    """The call itself goes on: another waits for it still."""
+    """The call itself continues: another waits for it still."""
     call = a_call()
     assert not call.wait(0.01)
     assert not call.wait(-1.0)
@@ -62,7 +62,7 @@ def test_the_waker_of_a_finished_call_is_called_at_once() -> None:
 
 
 def test_a_call_that_threads_race_to_end_ends_once() -> None:
-    """Answered, failed and given up at one time: one of them stands, and each waker is called exactly once."""
+    """If a call is answered, failed and given up at once, one of them counts, and each waker is called once."""
     ends: list[Callable[[StreamedCall], None]] = [
         lambda call: call.deliver(0, FEATURES),
         lambda call: call.fail(InternalError("failed")),

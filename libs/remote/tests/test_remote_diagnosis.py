@@ -51,7 +51,7 @@ FAILING = "connections to all backends failing; last error: "
         pytest.param(
             FAILING + "UNKNOWN: ipv4:127.0.0.1:33949: HTTP proxy returned response code 403",
             "PROXY",
-            "a proxy stands before gpu-box:1 and does not let it through",
+            "a proxy before gpu-box:1 does not let the call through",
             id="proxy-refuses",
         ),
         pytest.param(
@@ -99,6 +99,6 @@ def test_a_connection_that_broke_later_may_be_made_again() -> None:
 
 
 def test_a_proxy_in_the_environment_is_pointed_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may be what refused the connection."""
+    """It may have refused the connection."""
     monkeypatch.setenv("grpc_proxy", "http://127.0.0.1:9")
     assert "grpc_proxy is set: set no_proxy" in str(broken("Failed to connect: Connection refused", "gpu-box:1"))

@@ -80,7 +80,7 @@ def test_safetensors_carries_everything(tmp_path: Path, texts: Path) -> None:
 
 
 def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path, texts: Path) -> None:
-    """Nothing is lost, and what was kept is not embedded again."""
+    """Nothing is lost, and finished rows are not embedded again."""
     out = tmp_path / "out.npy"
     with pytest.raises(UnavailableError, match="gone"):
         embed_files(Lengths(fail_after=16), [texts], out, chunk_items=4)
@@ -209,7 +209,7 @@ def test_arrays_give_their_rows(tmp_path: Path) -> None:
     ],
 )
 def test_unusable_inputs_are_told(tmp_path: Path, name: str, said: str) -> None:
-    """With what would be usable."""
+    """With the kinds that can be used."""
     (tmp_path / "x.doc").touch()
     (tmp_path / "x.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InvalidInputError, match=said):

@@ -215,7 +215,7 @@ def test_the_list_of_bad_items_of_an_earlier_run_goes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".npy", ".parquet"])
 def test_an_output_that_cannot_be_written_is_one_sentence(tmp_path: Path, suffix: str) -> None:
-    """The chunks stay, so that the same command goes on once there is room."""
+    """The chunks stay, so that the same command continues once there is room."""
     out = tmp_path / f"out{suffix}"
     (tmp_path / "t.txt").write_text("one\n")
     unfinished = tmp_path / f".out{suffix}.unfinished"

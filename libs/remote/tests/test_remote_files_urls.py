@@ -139,7 +139,7 @@ def test_a_url_that_became_a_path_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_outage_of_the_store_ends_the_run(bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The pictures are not bad: a later run goes on."""
+    """The pictures are not bad: a later run continues."""
     bucket.pipe("/data/a.png", b"png")
 
     def fail(path: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Calls are cut into parts, and what comes back is put together."""
+"""Calls are cut into parts, and their results are joined."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_any_split_gives_every_row_once_and_in_order(
 
 
 def test_features_belong_to_the_caller() -> None:
-    """What comes back may be written to: it is not a view of a message."""
+    """The result can be written to: it is not a view of a message."""
     call = StreamedCall(tensor_rows(np.ones((2, 3), "f4")))
     message = np.frombuffer(bytes(16), "f4").reshape(2, 2)
     call.deliver(0, message)
@@ -39,7 +39,7 @@ def test_features_belong_to_the_caller() -> None:
 
 
 def test_a_call_fails_once() -> None:
-    """The first error stands, and later parts change nothing."""
+    """The first error counts, and later parts change nothing."""
     call = StreamedCall(tensor_rows(np.ones((2, 3), "f4")))
     call.fail(InternalError("first"))
     call.fail(InternalError("second"))

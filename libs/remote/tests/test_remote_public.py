@@ -1,4 +1,4 @@
-"""The public list, and what importing it costs."""
+"""The public list, and the modules that it imports."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class Clock:
         return False
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        """Of errors that nobody retrieved."""
+        """About errors that were not retrieved."""
 
     def call_at(self, when: float, callback: Callable[..., object], *args: Any) -> object:
         self.timers.append((when, lambda: callback(*args)))

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from midrib.registry import TensorInput
 
-# What Lightning has to say about small quiet runs; each is said at every fit, and none is about the code under test.
+# Lightning's warnings about small runs: they appear at every fit, and none is about the code under test.
 _LIGHTNING_SAYS = (
     "ignore:You defined a `validation_step` but have no `val_dataloader`",
     "ignore:The '.*_dataloader' does not have many workers",
@@ -37,7 +37,7 @@ WIDTH_IN, NUM_FEATURES, NUM_CLASSES = 8, 16, 3
 
 
 class RemoteStandIn(nn.Module):
-    """What midrib.remote.RemoteBackbone promises: no parameters, a revision, an input; counts its calls."""
+    """A stand-in for midrib.remote.RemoteBackbone: no parameters, a revision, an input; counts its calls."""
 
     is_remote = True
     num_features = NUM_FEATURES

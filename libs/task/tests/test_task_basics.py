@@ -20,7 +20,7 @@ MakeTrainer = Callable[..., Trainer]
 
 
 def test_the_package_exports_exactly_its_public_list() -> None:
-    """What users may import is written down once."""
+    """The public names are listed once."""
     assert sorted(public.__all__) == [
         "AudioData",
         "BackboneRecipe",
@@ -123,7 +123,7 @@ def test_a_users_own_registry_serves_names() -> None:
     [
         pytest.param("template/classification/mlp-12", UnknownKeyError, "mlp-128", id="a near name is suggested"),
         pytest.param(nn.Linear(2, 2), TypeError, r"expected .* a pair \(module, num_features\)", id="module alone"),
-        pytest.param((nn.Linear(2, 2), "2"), TypeError, "expected a registered name", id="width is no number"),
+        pytest.param((nn.Linear(2, 2), "2"), TypeError, "expected a registered name", id="width is not a number"),
         pytest.param(3, TypeError, "got 3 of type int", id="a number"),
     ],
 )
@@ -134,7 +134,7 @@ def test_a_wrong_backbone_says_what_is_accepted(given: Any, error: type[Exceptio
 
 
 def test_a_pair_takes_no_backbone_kwargs(local: Pair) -> None:
-    """Arguments that nobody would read are refused, not dropped."""
+    """Arguments that would have no effect are refused, not dropped."""
     with pytest.raises(TypeError, match=r"are for a loader, and a \(module, num_features\) pair has none"):
         ClassificationTask(local, 3, backbone_kwargs={"pretrained": True})
 
@@ -149,7 +149,7 @@ def test_a_mapping_is_a_batch_too(backbone: Pair, dataset: TensorDataset, traine
 
 
 def test_an_unknown_batch_says_what_is_accepted(backbone: Pair) -> None:
-    """A third part of a batch is nobody's guess."""
+    """A batch of three parts is an error."""
     with pytest.raises(TypeError, match=r"expected \(inputs, targets\) or a mapping .*override split_batch"):
         ClassificationTask(backbone, 3).split_batch((1, 2, 3))
 

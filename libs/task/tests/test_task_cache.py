@@ -70,7 +70,7 @@ def test_cached_training_comes_to_the_same_head(
 def test_a_backbone_that_trains_is_never_cached(
     local: Pair, loader: DataLoader[Any], trainer: MakeTrainer, tmp_path: Path
 ) -> None:
-    """What it computes today is not what it computed yesterday."""
+    """It computes other features in each epoch."""
     task = ClassificationTask(local, 3, cache=str(tmp_path), finetuning="no_freeze")
     trainer(max_epochs=2).fit(task, loader)
     assert list(tmp_path.iterdir()) == []
@@ -95,7 +95,7 @@ def test_weights_written_through_data_are_another_revision(local: Pair, tmp_path
 
 
 def test_autocast_has_features_of_its_own(local: Pair, tmp_path: Path) -> None:
-    """What bfloat16 computed is not given where float32 was asked for."""
+    """Features that bfloat16 computed are not returned for float32."""
     task, rows = ClassificationTask(local, 3, cache=str(tmp_path)), torch.randn(4, 8)
     with torch.autocast("cpu", torch.bfloat16):
         rounded = task.features(rows)
@@ -103,7 +103,7 @@ def test_autocast_has_features_of_its_own(local: Pair, tmp_path: Path) -> None:
 
 
 def test_only_new_rows_are_computed(tmp_path: Path) -> None:
-    """A row is known by its bytes, wherever in whichever batch it stands."""
+    """A row is identified by its bytes, at any place of any batch."""
     cache, compute = FeatureCache(tmp_path), Counted()
     cache.features("rev", ROWS[:2], compute)
     mixed = cache.features("rev", ROWS[[3, 1, 0, 3]], compute)
@@ -152,7 +152,7 @@ def test_an_empty_batch_has_no_features(tmp_path: Path) -> None:
 
 
 def test_two_caches_share_a_folder(tmp_path: Path) -> None:
-    """What one has written, the other finds, though it looked before."""
+    """One finds the rows that the other has written, even after it looked for them in vain."""
     one, two, compute = FeatureCache(tmp_path, shard_rows=1), FeatureCache(tmp_path), Counted()
     two.features("rev", ROWS[:1], compute)
     one.features("rev", ROWS[1:], compute)
@@ -192,7 +192,7 @@ def test_a_full_cache_stores_no_more(tmp_path: Path) -> None:
 
 
 def test_old_revisions_make_room(tmp_path: Path) -> None:
-    """Their shards leave first, for nobody asks for them."""
+    """Their shards are removed first, because they are not used."""
     cache = FeatureCache(tmp_path, max_bytes=500, shard_rows=4)
     cache.features("old", ROWS, Counted())
     cache.features("new", ROWS, Counted())

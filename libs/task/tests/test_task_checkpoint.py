@@ -1,4 +1,4 @@
-"""What is saved of a task, and how it comes back."""
+"""The saved parts of a task, and how they are restored."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_checkpoint_holds_the_backbones_recipe(task: ClassificationTask, save:
 
 
 def test_loading_asks_for_no_pretrained_weights(save: Callable[[Task], Path]) -> None:
-    """The weights are in the checkpoint; a loader that could fetch some is told not to."""
+    """The weights are in the checkpoint; a loader that could fetch some gets pretrained=False."""
     asked: list[bool] = []
 
     class Mine(ClassificationTask):
@@ -158,12 +158,12 @@ def test_numpys_numbers_are_kept(local: Pair) -> None:
 
 
 def test_the_outermost_classs_arguments_are_kept(local: Pair) -> None:
-    """As the caller wrote them: not what a class passes on to its parent."""
+    """As the caller wrote them, not as a class passes them to its parent."""
     assert dict(ClassificationTask(local, 2, learning_rate=0.5).hparams) == {"num_classes": 2, "learning_rate": 0.5}
 
 
 def test_another_classs_checkpoint_is_named(task: ClassificationTask, save: Callable[[Task], Path]) -> None:
-    """Which class made it, and what it was loaded as."""
+    """The error names the class that made it, and the class that loads it."""
     with pytest.raises(CheckpointError, match="holds a ClassificationTask, loaded as RegressionTask"):
         RegressionTask.load_from_checkpoint(save(task))
 
@@ -218,7 +218,7 @@ def same(task: ClassificationTask, remote: tuple[Any, int]) -> Any:
 
 
 def test_a_task_moves_to_a_server_and_back(task: ClassificationTask, served: list[Any], same: Any) -> None:
-    """The head and what it learned stay; the outputs are the same."""
+    """The trained head does not change; the outputs are the same."""
     before = task.predict(ROWS, output="logits")
     served.append(same)
     task.to_remote(f"standin://host:1/{MLP}")
@@ -242,7 +242,7 @@ def test_a_task_moves_back_by_the_name_in_the_url(served: list[Any], remote: tup
 
 
 def test_a_server_with_other_weights_is_refused(task: ClassificationTask, served: list[Any], same: Any) -> None:
-    """The task is then as it was."""
+    """The task is then unchanged."""
     same.revision = "s" * 64
     served.append(same)
     backbone = task.backbone

@@ -1,4 +1,4 @@
-"""What trains when: strategies, by every way of saying them."""
+"""Which layers train in which epoch: strategies, in each of their forms."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def test_a_remote_backbone_cannot_be_unfrozen(remote: Pair, options: dict[str, A
 def test_finetune_cannot_unfreeze_a_remote_backbone(
     remote: Pair, loader: DataLoader[Any], trainer: MakeTrainer
 ) -> None:
-    """Nor can the Trainer's callback; the task goes on with what it had."""
+    """Nor can the Trainer's callback; the task keeps its former finetuning."""
     task = ClassificationTask(remote, 3)
     with pytest.raises(ValueError, match=r"or task.to_local\(\) first"):
         task.finetune(trainer(), loader, strategy="no_freeze")

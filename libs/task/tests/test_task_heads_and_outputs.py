@@ -1,4 +1,4 @@
-"""Heads and outputs: the modules that train on the features, and what predict gives."""
+"""Heads and outputs: the modules that train on the features, and the results of predict."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_top_k_without_a_number_gives_what_there_is(classifier: ClassificationTa
 
 
 def test_multi_label_gives_any_number_of_labels() -> None:
-    """Each class stands for itself: above one half is in."""
+    """Each class is independent: it is predicted above one half."""
     task = ClassificationTask((nn.Identity(), 8), labels=["a", "b", "c"], head=FirstThree(), multi_label=True)
     assert task.predict(LOGITS, output="labels") == [["a", "b"], ["c"]]
 

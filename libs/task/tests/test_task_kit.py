@@ -1,4 +1,4 @@
-"""The public kit of checks, over our own tasks; and that it finds what is wrong with a task."""
+"""The public kit of checks, over our own tasks; and that it finds the faults of a task."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ def test_each_validation_set_is_counted_by_itself(backbone: Pair, dataset: Tenso
 
 
 def test_an_interrupted_epoch_is_not_counted(backbone: Pair, loader: DataLoader[Any], trainer: MakeTrainer) -> None:
-    """What a broken run left behind is forgotten when the next one begins."""
+    """The values of a run that failed are dropped when the next one begins."""
     task = ClassificationTask(backbone, 3)
     task.metrics.update("val", LOSSES, torch.eye(3).repeat(100, 1), torch.zeros(300))
     (results,) = trainer().validate(task, loader, verbose=False)
@@ -150,7 +150,7 @@ def test_early_stopping_and_checkpoints_see_what_is_logged(
 
 
 class Watcher(Callback):
-    """What a user's own callback finds at each epoch's end."""
+    """Records the values that a user's callback finds at the end of each epoch."""
 
     def __init__(self) -> None:
         self.found: list[set[str]] = []
@@ -162,7 +162,7 @@ class Watcher(Callback):
 def test_a_callback_finds_an_epochs_values_at_its_end(
     backbone: Pair, loader: DataLoader[Any], trainer: MakeTrainer
 ) -> None:
-    """Those of the first epoch too: what logs goes before it."""
+    """Those of the first epoch too, because they are logged before other callbacks run."""
     watcher = Watcher()
     trainer(max_epochs=2, callbacks=[watcher]).fit(ClassificationTask(backbone, 3), loader)
     assert watcher.found == [{"train_loss", "train_accuracy"}] * 2

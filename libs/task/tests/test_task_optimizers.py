@@ -59,7 +59,7 @@ def test_an_optimizer_comes_in_many_forms(local: Pair, given: Any, kind: type, o
     [
         pytest.param("adamm", UnknownKeyError, "adam", id="unknown name"),
         pytest.param(3, TypeError, "optimizer got 3 of type int, expected a name", id="a number"),
-        pytest.param(("sgd", 0.9), TypeError, r"or \(name or callable, kwargs\)", id="kwargs are no mapping"),
+        pytest.param(("sgd", 0.9), TypeError, r"or \(name or callable, kwargs\)", id="kwargs are not a mapping"),
         pytest.param(("sgd", {}, {}), TypeError, r"or \(name or callable, kwargs\)", id="too many parts"),
         pytest.param(SGD([nn.Parameter(torch.ones(1))]), TypeError, "as in optimizer='sgd'", id="an instance"),
         pytest.param(lambda parameters: None, TypeError, "made NoneType, expected a torch.optim", id="makes nothing"),
@@ -75,7 +75,7 @@ def test_a_wrong_optimizer_says_what_is_accepted(local: Pair, given: Any, error:
 
 
 def test_the_users_dictionaries_stay_as_they_were(local: Pair, loader: DataLoader[Any], trainer: MakeTrainer) -> None:
-    """What is filled in is filled into a copy."""
+    """Missing values are filled into a copy."""
     kwargs: dict[str, Any] = {"momentum": 0.9}
     schedule: tuple[Any, ...] = ("onecyclelr", {"max_lr": 0.1}, {"interval": "step"})
     task = ClassificationTask(local, 3, optimizer=("sgd", kwargs), lr_scheduler=schedule, learning_rate=0.1)
@@ -112,7 +112,7 @@ def test_the_backbone_may_have_a_rate_of_its_own(local: Pair) -> None:
 def test_a_scheduler_comes_in_many_forms(
     local: Pair, loader: DataLoader[Any], trainer: MakeTrainer, given: Any, kind: type | None, interval: str
 ) -> None:
-    """What a scheduler needs to know of the training is filled in."""
+    """The training's length is filled in for schedulers that need it."""
     task = ClassificationTask(local, 3, optimizer=("sgd", {"momentum": 0.9}), learning_rate=0.1, lr_scheduler=given)
     made = scheduler_of(task, trainer(), loader)
     assert made["interval"] == interval

@@ -51,7 +51,7 @@ def make_task(**options: Any) -> ClassificationTask:
 
 
 def test_pixels_give_the_features_of_floats_to_the_bit() -> None:
-    """A tensor of uint8, the images themselves, and what `prepare` makes of them."""
+    """A tensor of uint8, the images themselves, and the result of `prepare` for them."""
     task = make_task()
     expected = task.features(task.prepare(IMAGES))
     assert task.prepare(IMAGES).dtype == torch.float32

@@ -67,7 +67,7 @@ def test_embed_shows_its_progress(backbone: Pair, capsys: pytest.CaptureFixture[
 
 
 def test_predicting_leaves_the_task_in_its_mode(backbone: Pair) -> None:
-    """A training goes on where it was."""
+    """A training continues where it was."""
     task = ClassificationTask(backbone, 3).train()
     task.predict(torch.randn(2, 8))
     assert task.head.training
@@ -144,7 +144,7 @@ def test_texts_are_prepared_by_the_backbones_tokeniser(tmp_path: Path) -> None:
 
 
 def test_the_revision_follows_the_weights(local: Pair) -> None:
-    """The digest names what the backbone computes now."""
+    """The digest is that of the backbone's present function."""
     task = ClassificationTask(local, 3)
     first = task.revision
     assert task.revision == first
@@ -154,7 +154,7 @@ def test_the_revision_follows_the_weights(local: Pair) -> None:
 
 
 def test_a_backbones_input_is_the_tasks(remote: Pair) -> None:
-    """What it takes is known without asking its name."""
+    """Its kind of input is known without its name."""
     assert ClassificationTask(remote, 3).input == TensorInput((8,))
 
 

@@ -103,7 +103,7 @@ def test_a_subclass_inherits_what_is_registered_later() -> None:
     "kind", ["backbones", "heads", "outputs", "optimizers_registry", "lr_schedulers_registry", "finetuning_strategies"]
 )
 def test_every_task_inherits_what_is_registered_on_task(kind: str) -> None:
-    """Also what is registered after its class was defined."""
+    """Also entries that are registered after its class was defined."""
     registry = getattr(Task, kind)
     with registry.temporary():
         registry(lambda *_: None, name="late")

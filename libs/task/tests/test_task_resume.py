@@ -1,4 +1,4 @@
-"""A training goes on after its backbone has moved."""
+"""A training continues after its backbone has moved."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def test_any_backbone_will_do() -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        pytest.param(None, "got no data: pass train, val or test", id="nothing"),
+        pytest.param(None, "got no data: pass train or val or test", id="nothing"),
         pytest.param((np.ones(3), np.ones(3)), r"train got data of shape \[3\]", id="no columns"),
         pytest.param((np.ones((3, 2)), np.ones(2)), r"targets of shape \[2\], expected \[rows", id="rows differ"),
     ],

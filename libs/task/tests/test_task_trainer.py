@@ -26,7 +26,7 @@ MakeTrainer = Callable[..., Trainer]
 
 
 def ranks(strategy: str, folder: Path) -> list[dict[str, Any]]:
-    """What each of two ranks came to."""
+    """The results of each of two ranks."""
     script = Path(__file__).with_name("ddp_run.py")
     path = os.pathsep.join(filter(None, sys.path))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, "MASTER_ADDR": "127.0.0.1"}
@@ -72,7 +72,7 @@ def test_each_rank_is_a_client_of_its_own(tmp_path: Path) -> None:
 
 
 def test_ranks_share_one_cache(tmp_path: Path) -> None:
-    """Each rank computes its own rows of the first epoch; what the next ones deal it, the other may have computed."""
+    """Each rank computes its rows of the first epoch; rows of later epochs may be in the other rank's cache."""
     one, two = ranks("cached", tmp_path)
     assert one["weights"] == two["weights"]
     assert (one["calls"], two["calls"]) == (4, 4)

@@ -16,7 +16,7 @@ FAMILY = [kind for kind in vars(wire).values() if isinstance(kind, type) and iss
 @pytest.mark.parametrize("kind", FAMILY)
 def test_an_error_comes_back_as_itself(kind: type[MidribError]) -> None:
     """Class, message, reason, retry and field survive the wire."""
-    error = kind("what was got, what to do", retry_after=0.25, field="input.tensor.shape")
+    error = kind("got 2, expected 3: send 3", retry_after=0.25, field="input.tensor.shape")
     back = status_to_error(error_to_status(error))
     assert (type(back), back.__dict__) == (kind, error.__dict__)
 

@@ -25,7 +25,7 @@ def fill(quota: FairQuota, flow: str, *, step: int = 1) -> Share:
 
 
 def test_one_flow_alone_reaches_the_limit() -> None:
-    """Beyond it, it is told what it holds."""
+    """Beyond it, the error says how much the flow holds."""
     bulk = fill(FairQuota(LIMIT), "bulk")
     assert bulk.held == LIMIT
     with pytest.raises(
@@ -43,7 +43,7 @@ def test_another_flow_finds_room_beside_it() -> None:
 
 
 async def test_flows_that_wait_get_equal_shares() -> None:
-    """Two flows send more than there is room for: what is released goes to the one that holds less."""
+    """If two flows send more than fits, released room goes to the one that holds less."""
     quota = FairQuota(LIMIT)
     first, second = fill(quota, "first"), quota.share("second")
     waiting = [asyncio.create_task(share.acquire(8)) for share in [first, second] * 20]
@@ -56,7 +56,7 @@ async def test_flows_that_wait_get_equal_shares() -> None:
 
 
 async def test_a_large_request_waits_for_small_ones_of_others_only_once() -> None:
-    """What others release while it waits is not taken again."""
+    """Room that others release while it waits is not taken by them again."""
     quota = FairQuota(LIMIT)
     small, large = fill(quota, "small"), quota.share("large")
     waiting = asyncio.create_task(large.acquire(LIMIT // 2))

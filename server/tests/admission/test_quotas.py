@@ -1,4 +1,4 @@
-"""What requests in flight may hold."""
+"""The limits of requests in flight."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from midrib.wire import OverloadedError
 
 
 def test_a_taker_is_refused_over_the_limit() -> None:
-    """It cannot wait, so it is told."""
+    """It cannot wait, so it gets an error."""
     quota = Quota(10)
     quota.acquire_nowait(6)
     with pytest.raises(OverloadedError, match="6 bytes are in flight and 5 more were asked for, limit 10"):
@@ -58,7 +58,7 @@ async def test_a_waiter_who_leaves_gives_its_bytes_back() -> None:
 
 
 def test_a_hold_is_all_or_nothing() -> None:
-    """One full quota gives back what the others gave."""
+    """If one quota is full, the reservations of the others are released."""
     roomy, full = Quota(10), Quota(1)
     full.acquire_nowait(1)
     reservation = Reservation((roomy, 5), (full, 1))
@@ -68,7 +68,7 @@ def test_a_hold_is_all_or_nothing() -> None:
 
 
 async def test_a_hold_whose_waiting_is_cancelled_holds_nothing() -> None:
-    """What it had already got is given back."""
+    """Its earlier reservations are released."""
     roomy, full = Quota(10), Quota(1)
     full.acquire_nowait(1)
     waiting = asyncio.create_task(Reservation((roomy, 5), (full, 1)).acquire())

@@ -37,7 +37,7 @@ def embed(channel: grpc.Channel) -> list[int]:
 
 
 class Certificates:
-    """A certificate authority, and what it signed, as files."""
+    """A certificate authority and certificates that it signed, as files."""
 
     def __init__(self, folder: Path) -> None:
         self._authority = trustme.CA()
@@ -79,7 +79,7 @@ def tls_only(certificates: Certificates) -> dict[str, Any]:
 def test_tls_answers_whoever_trusts_its_certificate(
     certificates: Certificates, test_registry: AbstractRegistry
 ) -> None:
-    """And nobody who speaks without."""
+    """And no client without a certificate."""
     with serving("linear", registry=test_registry, **tls_only(certificates)) as running:
         with certificates.channel(running.address) as trusting:
             assert embed(trusting) == [1, 3]
@@ -117,7 +117,7 @@ def test_a_renewed_certificate_is_served_without_a_restart(
 
 
 class BothPorts:
-    """What a server with certificates answers by gRPC and by HTTP."""
+    """The answers of a server with certificates, by gRPC and by HTTP."""
 
     def __init__(self, running: RunningServer, certificates: Certificates) -> None:
         self._running = running
@@ -189,7 +189,7 @@ def test_a_certificate_stays_until_there_is_a_good_one(
     spoil(certificates.files)
     assert [encrypted.answers(), encrypted.answers()] == [[True, True]] * 2
     logged = [record.message for record in caplog.records if record.name == "midrib.server._admission.tls"]
-    assert logged == ["the changed TLS files cannot be taken over: the certificate in use stays"] * 2
+    assert logged == ["the changed TLS files cannot be used: the present certificate stays in use"] * 2
     certificates.replace_authority()
     assert encrypted.answers() == [True, True]
 

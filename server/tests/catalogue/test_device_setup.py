@@ -1,4 +1,4 @@
-"""What a replica does before it serves: warmed in every bucket, proved against the module's own rows."""
+"""The steps of a replica before it serves: warm up each bucket, compare rows with the module's."""
 
 from __future__ import annotations
 

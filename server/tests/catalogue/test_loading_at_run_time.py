@@ -1,4 +1,4 @@
-"""LoadBackbone, UnloadBackbone, and what callers see in between."""
+"""LoadBackbone, UnloadBackbone, and the answers to callers meanwhile."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_a_missing_argument_is_named() -> None:
 
 
 def test_a_name_of_a_whole_catalogue_is_refused() -> None:
-    """It would fetch what a client names."""
+    """It would fetch any name of a client."""
     fetched: list[str] = []
 
     def fetch(key: str, **_: Any) -> tuple[nn.Module, int]:
@@ -152,7 +152,7 @@ def test_an_unregistered_name_is_not_found(stubs: tuple[Any, Any]) -> None:
 
 
 def test_only_an_admin_server_lets_clients_load(backbones: Any) -> None:
-    """The other servers serve what their configuration names."""
+    """The other servers serve the backbones of their configuration."""
     with pytest.raises(grpc.RpcError, match="start the server with --admin") as caught:
         backbones.LoadBackbone(load(), timeout=10)
     assert caught.value.code() is Code.PERMISSION_DENIED
@@ -212,7 +212,7 @@ async def test_whoever_is_to_be_loaded_is_loading_before_its_turn() -> None:
 
 
 async def test_names_are_loading_while_the_server_starts() -> None:
-    """Its modules are not imported yet: a client that reconnects must wait, and not be told that the name is wrong."""
+    """Its modules are not imported yet: a client that reconnects must wait, without the error for a wrong name."""
     server = Server(Settings(port=0, threads=1), registry=Registry("none"))
     await server.start()
     with pytest.raises(BackboneLoadingError, match="the server is starting"):
@@ -224,7 +224,7 @@ async def test_names_are_loading_while_the_server_starts() -> None:
 
 
 async def test_a_replica_that_cannot_start_takes_the_others_with_it() -> None:
-    """What loading raised is raised, and no thread is left behind."""
+    """The error of the loading is raised, and no thread remains."""
 
     def broken() -> Compute:
         raise MemoryError("no room on the second device")
@@ -267,7 +267,7 @@ def test_an_idle_backbone_leaves_for_one_that_needs_its_room(small: Any, test_re
 
 
 def test_a_pinned_backbone_stays(small: Any, test_registry: Registry) -> None:
-    """What does not fit beside it is refused, and what was there goes on."""
+    """A backbone that does not fit beside it is refused, and the served one stays."""
     with test_registry.temporary():
         test_registry(load_second, name="second", namespace="test/embedding", input=TensorInput((2,)))
         small.LoadBackbone(backbone_pb2.LoadBackboneRequest(name="linear", pinned=True), timeout=20)

@@ -79,7 +79,7 @@ def test_a_load_during_an_unload_is_served(admin: RunningServer) -> None:
 
 
 def test_a_loader_that_exits_fails_its_load_alone(admin: RunningServer) -> None:
-    """The server goes on and says that the backbone failed."""
+    """The server continues and says that the backbone failed."""
     with grpc.insecure_channel(admin.address) as channel:
         stub = backbone_pb2_grpc.BackboneServiceStub(channel)
         with pytest.raises(grpc.RpcError, match="INTERNAL"):

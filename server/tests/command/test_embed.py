@@ -37,7 +37,9 @@ def test_embed_refuses_to_replace_an_output_of_other_inputs(midrib: Any, tmp_pat
     arguments = ["embed", str(rows), "--backbone", MLP, "--out", str(out)]
     done = midrib(*arguments)
     assert (done.returncode, out.read_bytes()) == (1, b"precious")
-    assert f"{out} exists and is of other inputs: pass --overwrite to replace it, or another --out" in done.stderr
+    assert (
+        f"{out} exists and was made from other inputs: pass --overwrite to replace it, or another --out" in done.stderr
+    )
     assert (midrib(*arguments, "--overwrite").returncode, np.load(out).shape) == (0, (3, 128))
     assert midrib(*arguments).returncode == 0
     np.save(rows, np.ones((4, 4), np.float32))
@@ -139,7 +141,7 @@ def load_slow():
 
 
 def test_embed_speaks_at_once_and_ends_at_once(tmp_path: Path) -> None:
-    """It says what it does before anything is imported, and Ctrl-C while a model loads does not wait for it."""
+    """It names its steps before anything is imported, and Ctrl-C while a model loads does not wait for it."""
     (tmp_path / "my_slow.py").write_text(SLOW_MODULE)
     np.save(tmp_path / "rows.npy", np.ones((3, 4), np.float32))
     command = [sys.executable, "-m", "midrib.server.cli", "embed", "rows.npy", "--backbone", "slow"]

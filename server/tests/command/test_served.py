@@ -23,7 +23,7 @@ def admin_server() -> Iterator[RunningServer]:
 
 
 def test_a_backbone_is_loaded_and_unloaded(midrib: Any, admin_server: RunningServer) -> None:
-    """With the loader's arguments; each command says what it did."""
+    """With the loader's arguments; each command reports its result."""
     server = f"grpc://{admin_server.address}"
     loaded = midrib("load", "mlp-128-256?num_features=5", "--server", server, "--json")
     assert f"loading mlp-128-256 at {server} ..." in loaded.stderr
@@ -84,7 +84,7 @@ def test_every_command_that_calls_a_server_has_the_same_options(
 
 
 def test_the_client_alone_has_no_commands_of_a_server() -> None:
-    """Without midrib-server and torch, the others work; in-process ones name what to install."""
+    """Without midrib-server and torch, the others work; in-process ones name the package to install."""
     code = (
         "import sys\n"
         "for name in ('midrib.server', 'midrib.backbones', 'torch'): sys.modules[name] = None\n"

@@ -58,7 +58,7 @@ def run_changed(module: nn.Module, *items: Array, spec: InputSpec = PAIRS) -> li
 
 
 def test_a_lone_item_is_read_where_it_lies() -> None:
-    """What the client writes after the batch was staged is what the module reads."""
+    """The module reads the values that the client wrote after the batch was staged."""
     assert run_changed(Double(), shared(ones(2, 2))) == [[[0, 0], [0, 0]]]
 
 

@@ -1,4 +1,4 @@
-"""One call of the Connect protocol, and what the server answered."""
+"""One call of the Connect protocol, and the server's answer."""
 
 from __future__ import annotations
 

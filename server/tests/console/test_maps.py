@@ -96,7 +96,7 @@ def test_half_precision_and_integers_are_vectors_too() -> None:
             "safetensors", save({"embedding": np.ones((2, 2))}, {"kept": '{"a": "xy"}'}), "lists by name", id="a text"
         ),
         pytest.param("safetensors", save({"x": np.zeros((2, 2))}), "named 'embedding'", id="no embedding"),
-        pytest.param("jsonl", b"[1]\n", "expected to be a JSON object", id="jsonl of lists"),
+        pytest.param("jsonl", b"[1]\n", "expected a JSON object", id="jsonl of lists"),
         pytest.param("jsonl", b'{"a": 1}\n', "cannot be read", id="jsonl without a vector"),
         pytest.param("parquet", b"PAR1", "cannot be read as .parquet", id="broken parquet"),
     ],
@@ -236,7 +236,7 @@ def test_a_file_of_another_media_type_is_refused(console_server: RunningServer) 
 def test_a_process_that_dies_is_a_failure_of_the_server(
     console_server: RunningServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server itself goes on, and the caller learns a remedy."""
+    """The server itself continues, and the caller learns a remedy."""
     monkeypatch.setattr("midrib.server._console.maps._PROGRAM", "import os; os._exit(9)")
     reply = ask(console_server, "/console/api/map?kind=npy", body=npy(VECTORS))
     assert reply.status == 500

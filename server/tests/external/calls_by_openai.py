@@ -1,6 +1,6 @@
-"""Calls a server by the real openai package, in a venv of its own: `python calls_by_openai.py ADDRESS`.
+"""Calls a server by the real openai package, in a separate venv: `python calls_by_openai.py ADDRESS`.
 
-Prints what it got as one JSON object; a test compares that with Midrib's own answers.
+Prints the answers as one JSON object; a test compares that with Midrib's own answers.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Calls a server by the real tritonclient, in a venv of its own: `... ADDRESS ADMIN_ADDRESS IMAGE`.
+"""Calls a server by the real tritonclient, in a separate venv: `... ADDRESS ADMIN_ADDRESS IMAGE`.
 
-Prints what it got as one JSON object; a test compares that with Midrib's own answers.
+Prints the answers as one JSON object; a test compares that with Midrib's own answers.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def refusal(call: Any, *arguments: Any, **named: Any) -> list[str]:
 
 
 def asked(client: Any) -> dict[str, Any]:
-    """What the server tells of itself."""
+    """The server's description."""
     metadata = client.get_model_metadata(WORDS, as_json=True)
     configuration = client.get_model_config(WORDS, as_json=True)["config"]
     statistics = client.get_inference_statistics(LINEAR, as_json=True)["model_stats"][0]
@@ -103,7 +103,7 @@ def streamed(client: Any) -> list[Any]:
 
 
 def administered(client: Any) -> dict[str, Any]:
-    """Load, use, unload; what a file or a configuration gets, which are never taken from a client."""
+    """Load, use, unload; files and configurations are never accepted from a client."""
     ready = [client.is_model_ready(LINEAR)]
     client.load_model(LINEAR)
     ready.append(client.is_model_ready(LINEAR))

@@ -67,7 +67,7 @@ async def flood(port: int, frames: bytes) -> None:
 
 @pytest.fixture()
 def _frozen() -> Iterator[None]:
-    """Full garbage collections do not visit what is loaded, as in `midrib serve`."""
+    """Full garbage collections do not visit loaded objects, as in `midrib serve`."""
     gc.collect()
     gc.freeze()
     yield

@@ -108,6 +108,6 @@ def test_a_status_is_written_as_grpc_encodes_it() -> None:
 
 
 def test_long_values_have_their_length() -> None:
-    """RFC 7541, 5.1: a length of more than seven bits goes on in further bytes."""
+    """RFC 7541, 5.1: a length of more than seven bits continues in further bytes."""
     block = only_trailers(200, trailers(grpc.StatusCode.UNKNOWN, "x" * 20_000, ()))
     assert dict(Decoder().decode(block, raw=True))[b"grpc-message"] == b"x" * 20_000

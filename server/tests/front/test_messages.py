@@ -57,7 +57,7 @@ async def test_a_compressed_message_is_unpacked(encoding: str, pack: object) -> 
     ("encoding", "payload", "code", "words"),
     [
         pytest.param("identity", prefixed(bytes(2000)), "RESOURCE_EXHAUSTED", "2000 bytes", id="too long"),
-        pytest.param("gzip", packed(gzip.compress(bytes(10**5))), "RESOURCE_EXHAUSTED", "more bytes", id="a bomb"),
+        pytest.param("gzip", packed(gzip.compress(bytes(10**5))), "RESOURCE_EXHAUSTED", "at least", id="a bomb"),
         pytest.param("gzip", packed(gzip.compress(b"x" * 50)[:-9]), "INTERNAL", "cut off", id="cut off"),
         pytest.param("gzip", packed(b"no gzip"), "INTERNAL", "is not gzip", id="no gzip"),
         pytest.param("bomb", packed(b"x"), "UNIMPLEMENTED", "'bomb', expected one of", id="an unknown encoding"),

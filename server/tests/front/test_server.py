@@ -142,7 +142,7 @@ async def test_answers_to_a_client_that_reads_nothing_are_bounded(sender: Sender
 
 
 async def test_a_function_that_fails_at_the_end_of_a_call_does_not_keep_others_from_it(sender: Sender) -> None:
-    """They release what the call holds."""
+    """They release the memory of the call."""
     streams: list[Http2Stream] = []
     session = Http2Session(LIMITS, sender, AbuseCounter(LIMITS, lambda: 0.0), start=streams.append, ponged=lambda: None)
     session.handle(*next(calls(1)))

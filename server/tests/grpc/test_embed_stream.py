@@ -81,7 +81,7 @@ def test_a_stream_opens_answers_and_ends(embedding: Any) -> None:
 
 
 def test_a_bad_item_spoils_only_itself(embedding: Any) -> None:
-    """Its result is a status; the stream goes on."""
+    """Its result is a status; the stream continues."""
     talk = [opening(), item(1, 1, 2), item(2, 1, 2, 3), item(3, 666, 0), item(4, 3, 4)]
     _, *results = embedding.EmbedStream(iter(talk), timeout=10)
     errors = {

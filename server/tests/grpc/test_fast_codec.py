@@ -62,7 +62,7 @@ items = st.builds(lambda number, rows: Item(id=number, input=Input(tensor=encode
 
 @st.composite
 def changed(draw: st.DrawFn, message: bytes) -> bytes:
-    """A message with a byte of its head replaced, dropped or put in, or one that goes on."""
+    """A message with a byte of its head replaced, dropped or put in, or one that continues."""
     at = draw(st.integers(0, min(len(message), 40)))
     with_byte = message[:at] + draw(st.binary(max_size=3)) + message[at + draw(st.integers(0, 2)) :]
     return with_byte + draw(st.sampled_from([b"", b"\x28\x01", message]))
@@ -74,11 +74,11 @@ def same(array: Array, message: tensor_pb2.Tensor) -> bool:
 
 
 def check_embed(data: bytes) -> None:
-    """The reader gives what protobuf's library gives, its refusal included."""
+    """The reader gives the same as protobuf's library, errors included."""
     try:
         expected = EmbedRequest.FromString(data)
     except DecodeError:
-        with pytest.raises(DecodeError):
+        with pytest.raises(DecodeError, match="Error parsing message"):
             EMBED.parse(data)
         return
     request, tensor = EMBED.parse(data)
@@ -93,7 +93,7 @@ def check_item(data: bytes) -> None:
     try:
         expected = EmbedStreamRequest.FromString(data)
     except DecodeError:
-        with pytest.raises(DecodeError):
+        with pytest.raises(DecodeError, match="Error parsing message"):
             EMBED_STREAM.parse(data)
         return
     got = EMBED_STREAM.parse(data)

@@ -219,7 +219,7 @@ def test_connections_beyond_the_servers_files_wait(server_process: ServerProcess
     ],
 )
 def test_a_request_that_is_no_http_is_not_quoted_in_the_log(server_process: ServerProcess, line: bytes) -> None:
-    """Its headers may hold a token; and nobody shall fill the log from outside."""
+    """Its headers may hold a token; and a client must not be able to fill the log."""
     host, _, port = server_process.http.rpartition(":")
     before = server_process.log
     with socket.create_connection((host, int(port)), timeout=20) as connection:

@@ -71,7 +71,7 @@ def test_honest_pings_are_answered(test_registry: Registry) -> None:
     ],
 )
 def test_a_connection_ends_by_the_settings(test_registry: Registry, setting: dict[str, Any], word: bytes) -> None:
-    """Its client is told to open another one."""
+    """Its client is asked to open another one."""
     with serving("linear", registry=test_registry, **setting) as running:
         connection = Connection(running.address)
         assert connection.until(GOAWAY, payload=word)

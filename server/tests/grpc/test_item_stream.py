@@ -46,7 +46,7 @@ class UnwritableContext:
 
 
 async def only_open() -> AsyncIterator[embedding_pb2.EmbedStreamRequest]:
-    """A client that opens its stream, sends an item, and then neither goes on nor ends."""
+    """A client that opens its stream, sends an item, and then neither continues nor ends."""
     rows = embedding_pb2.Input(tensor=encode_tensor(np.ones((1, 2), np.float32)))
     yield embedding_pb2.EmbedStreamRequest(item=embedding_pb2.Item(id=1, input=rows))
     await asyncio.Event().wait()
@@ -65,7 +65,7 @@ def test_a_stream_that_cannot_be_written_ends(server: RunningServer) -> None:
 def test_an_answer_that_cannot_be_put_down_is_that_items_error(
     channel: grpc.Channel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The stream ends; it does not wait for ever for an answer that nobody will write."""
+    """The stream ends; it does not wait forever for an answer that will not be written."""
     monkeypatch.setattr("midrib.server._calls.embedder.apply_options", None)
     opened = embedding_pb2.EmbedStreamRequest(open=embedding_pb2.Open(backbone="double"))
     rows = embedding_pb2.Input(tensor=encode_tensor(np.ones((1, 2), np.float32)))

@@ -1,4 +1,4 @@
-"""Limits of a real server on what a call, a connection and an item may be."""
+"""Limits of a real server for calls, connections and items."""
 
 from __future__ import annotations
 

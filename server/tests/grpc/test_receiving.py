@@ -1,4 +1,4 @@
-"""Requests that are being received: their number is bounded, and half-sent ones keep nobody else out."""
+"""Requests that are being received: their number is bounded, and half-sent ones do not block others."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ INFER = inference_pb2.ModelInferRequest(
 
 @pytest.fixture()
 def hasty(test_registry: Registry, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningServer]:
-    """A server that soon gives up what does not arrive."""
+    """A server that soon gives up requests that do not arrive."""
     monkeypatch.setattr(f"{LIMITS}._LATE_S", 0.05)
     monkeypatch.setattr(f"{LIMITS}._STEP_S", 0.02)
     with serving("linear", registry=test_registry) as running:

@@ -73,7 +73,7 @@ def test_backward_gives_the_input_gradient(embedding: Any) -> None:
 
 
 def test_a_list_is_ordered_by_name(backbones: Any) -> None:
-    """And tells what a client needs to call."""
+    """And has the values that a client needs for a call."""
     listed = backbones.ListBackbones(backbone_pb2.ListBackbonesRequest(), timeout=10).backbones
     assert [(described.name, described.num_features, list(described.input.tensor.shape)) for described in listed] == [
         ("test/embedding/gate", 2, [2]),
@@ -159,7 +159,7 @@ Code = grpc.StatusCode
             {"options": embedding_pb2.Options(dtype=tensor_pb2.DATA_TYPE_INT64)},
             Code.INVALID_ARGUMENT,
             "INVALID_INPUT",
-            "or int8 with a scale a row",
+            "int8 with a scale a row",
             id="output dtype",
         ),
     ],

@@ -1,4 +1,4 @@
-"""What the tests of the HTTP port share: one call, and the same call by Midrib's own protocol."""
+"""Shared by the tests of the HTTP port: one call, and the same call by Midrib's own protocol."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an operator of many teams sees: rows of each token, refusals by protocol and reason, the access log."""
+"""The numbers for an operator of many teams: rows of each token, refusals by protocol and reason, the access log."""
 
 from __future__ import annotations
 

@@ -163,7 +163,7 @@ async def test_fields_are_checked_where_the_body_is_parsed(body: bytes) -> None:
 
 
 async def test_a_large_body_is_parsed_beside_the_event_loop() -> None:
-    """The loop goes on while a thread parses: here until the thread is given the result of a later callback."""
+    """The loop continues while a thread parses: here until the thread is given the result of a later callback."""
     loop = asyncio.get_running_loop()
     answered = asyncio.run_coroutine_threadsafe
     result = await off_loop(MAX_BODY_BYTES, lambda: answered(asyncio.sleep(0, "by the loop"), loop).result(10))

@@ -28,7 +28,7 @@ def test_a_late_call_is_given_up(fresh_server: RunningServer, monkeypatch: pytes
 
 
 def test_a_caller_who_hangs_up_is_dropped(fresh_server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Items that nobody waits for never reach the device."""
+    """Items for which no caller waits never reach the device."""
     served = fresh_server.server.catalogue.entry("words").ready().served
     items, dropped = queue.SimpleQueue[Any](), queue.SimpleQueue[Any]()
 

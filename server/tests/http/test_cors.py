@@ -35,7 +35,7 @@ def headers(running: RunningServer, method: str, path: str, sent: dict[str, str]
 
 
 def preflight(origin: str) -> dict[str, str]:
-    """What a browser asks before it sends JSON and a token."""
+    """The request of a browser before it sends JSON and a token."""
     return {
         "Origin": origin,
         "Access-Control-Request-Method": "POST",

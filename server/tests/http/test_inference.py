@@ -87,7 +87,7 @@ def test_pixels_are_the_image_that_they_come_from(address: str, media_server: Ru
     ],
 )
 def test_a_bad_call_is_refused(address: str, body: Any, words: str) -> None:
-    """With what was received and what was expected."""
+    """With the received and the expected value."""
     answer = Answer(address, body, path=f"{LINEAR}/infer")
     assert (answer.status, answer.error[3], words in answer.json["error"]["message"]) == (
         400,

@@ -1,4 +1,4 @@
-"""/openapi.json and /docs: they describe what the port serves, and load nothing from elsewhere."""
+"""/openapi.json and /docs: they describe the routes of the port, and load nothing from elsewhere."""
 
 from __future__ import annotations
 

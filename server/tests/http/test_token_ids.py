@@ -18,7 +18,7 @@ GOOD_MORNING = [1 + sum(b"good") % 99, 1 + sum(b"morning") % 99]
     "value", [pytest.param([100, 200], id="of a text"), pytest.param([[100], [200]], id="of two texts")]
 )
 def test_token_ids_are_refused_by_default(fresh_server: RunningServer, value: Any) -> None:
-    """LangChain sends ids of OpenAI's tokenizer unless it is told not to: they would give wrong embeddings."""
+    """LangChain sends ids of OpenAI's tokenizer unless an option forbids it: they would give wrong embeddings."""
     answer = Answer(fresh_server.server.http_address, {"model": "words", "input": value})
     assert answer.error == (400, "invalid_request_error", "input", "INVALID_INPUT")
     assert "OpenAIEmbeddings(check_embedding_ctx_length=False)" in answer.json["error"]["message"]

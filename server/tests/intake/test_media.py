@@ -1,4 +1,4 @@
-"""Media that cost far more than they weigh: limits, parts, and what an item in flight is counted for."""
+"""Media that need far more memory than their bytes: limits, parts, and the counted size of an item."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is logged, for programs to read."""
+"""Records of the log, for programs to read."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ FORGED = "x\n2026-01-01 00:00:00 ERROR midrib: all weights were deleted\r\x1b[2J
 
 
 def test_a_message_cannot_begin_another_record_or_control_a_terminal(caplog: pytest.LogCaptureFixture) -> None:
-    """Errors quote what clients send, and the output of processes that read their files."""
+    """Errors quote values of clients, and the output of processes that read their files."""
     public_error(RuntimeError(FORGED), "the call failed")
     formatted = TextFormatter("%(levelname)s: %(message)s").format(caplog.records[0])
     first, *further_lines = formatted.splitlines()

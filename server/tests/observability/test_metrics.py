@@ -1,4 +1,4 @@
-"""What a server tells Prometheus, after known work."""
+"""The metrics of a server after known work."""
 
 from __future__ import annotations
 

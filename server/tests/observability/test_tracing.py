@@ -147,7 +147,7 @@ def test_a_missing_exporter_is_said() -> None:
 
 
 def test_a_server_without_traces_imports_nothing_of_them() -> None:
-    """They cost nothing then, and need not be installed."""
+    """They cost nothing then, and do not have to be installed."""
     code = "import sys, json, midrib.server._server; print(json.dumps([m for m in sys.modules if 'telemetry' in m]))"
     ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert json.loads(ran.stdout) == []

@@ -44,7 +44,7 @@ def test_a_model_is_ready_or_not(inference: Inference, name: str, version: str, 
 
 
 def test_the_server_names_itself(inference: Inference) -> None:
-    """And what it serves beside inference."""
+    """And its extensions beside inference."""
     listener = inference.ServerMetadata(oip.ServerMetadataRequest(), timeout=10)
     assert listener.name == "midrib"
     assert list(listener.extensions) == ["model_configuration", "model_repository", "parameters", "statistics"]

@@ -122,7 +122,7 @@ def test_a_server_going_away_answers_what_it_read(test_registry: Registry, gate:
 
 
 def test_a_cancelled_stream_leaves_nothing_behind(channel: grpc.Channel, server: RunningServer, gate: Any) -> None:
-    """What it had in flight is given back."""
+    """The reservations of its items are released."""
     talk = Conversation(channel, asking("a", 13, 1), asking("b", 1, 2))
     assert gate.passing.wait(10)
     talk.call.cancel()

@@ -167,7 +167,7 @@ def test_a_refusal_reaches_the_caller(got: Any, name: str, status: str, words: s
 
 def test_the_messages_are_tritonclients_own(external_python: Callable[[str], Path], tmp_path: Path) -> None:
     """Names, numbers and types; both live in one process."""
-    # Alone in a folder: what lies beside it here may be another protobuf.
+    # In a separate folder: a package beside it here may be another protobuf.
     generated = tmp_path / "midrib/oip/v2/inference_pb2.py"
     generated.parent.mkdir(parents=True)
     shutil.copy(inference_pb2.__file__, generated)

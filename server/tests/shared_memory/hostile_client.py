@@ -44,7 +44,7 @@ class SharedStream:
 
     @property
     def offer(self) -> SharedMemory:
-        """What the server offers."""
+        """The server's offer."""
         offer: SharedMemory = self.opened.shared_memory
         return offer
 

@@ -1,4 +1,4 @@
-"""The socket that hands memory over: who gets it, how much of it, and what stays when a client dies."""
+"""The socket that hands memory over: who gets it, how much of it, and that nothing remains when a client dies."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def stream(embedding: Any) -> Iterator[SharedStream]:
 
 @pytest.mark.parametrize(("wrong", "words"), WRONG)
 def test_an_item_outside_the_segment_is_refused(stream: SharedStream, wrong: EmbedStreamRequest, words: str) -> None:
-    """It fails alone, and the stream goes on."""
+    """It fails alone, and the stream continues."""
     stream.send(wrong, sent_item(2, rows_of(1, 2)))
     results = {result.id: result for result in (stream.result(), stream.result())}
     error = status_to_error(results[1].error)

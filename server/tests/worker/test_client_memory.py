@@ -102,7 +102,7 @@ def test_the_successor_of_a_dead_worker_maps_the_memory_too(replica_of: ReplicaO
 
 
 def test_an_item_that_fails_in_the_clients_memory_fails_alone(replica_of: ReplicaOf) -> None:
-    """The worker goes on."""
+    """The worker continues."""
     replica, rows = replica_of("doubling", {"fault": "fails"}), client_rows(666)
     (error,) = replica.run((rows,))
     rows[:] = 1
@@ -111,7 +111,7 @@ def test_an_item_that_fails_in_the_clients_memory_fails_alone(replica_of: Replic
 
 
 def test_a_worker_without_a_free_descriptor_fails_only_the_items_of_that_memory(replica_of: ReplicaOf) -> None:
-    """It goes on, and maps the memory of the next client."""
+    """It continues, and maps the memory of the next client."""
     replica = replica_of("doubling")
     pid = replica.pid
     before = resource.prlimit(pid, resource.RLIMIT_NOFILE)

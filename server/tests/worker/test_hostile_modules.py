@@ -1,4 +1,4 @@
-"""Modules that misuse their process: the server goes on, and other items get their rows."""
+"""Modules that misuse their process: the server continues, and other items get their rows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TRIGGER = 666.0
 
 
 @pytest.fixture()
-def hostile_of(replica_of: ReplicaOf, misbehaving: Registry) -> ReplicaOf:  # - its folder can be imported
+def hostile_of(replica_of: ReplicaOf, misbehaving: Registry) -> ReplicaOf:  # its folder can be imported
     """Start a replica of a backbone of hostile.py."""
     registry: Registry = importlib.import_module("hostile").REGISTRY
     return partial(replica_of, registry=registry)

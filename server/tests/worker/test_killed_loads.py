@@ -30,7 +30,7 @@ STEPS = [
 
 
 @pytest.fixture(scope="module")
-def registry(misbehaving: Registry) -> Registry:  # - its folder can be imported
+def registry(misbehaving: Registry) -> Registry:  # its folder can be imported
     return importlib.import_module("mortal").REGISTRY  # type: ignore[no-any-return] # a module is not typed
 
 

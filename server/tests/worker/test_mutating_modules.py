@@ -23,7 +23,7 @@ TRIGGER = 666.0
 
 
 @pytest.fixture(params=["thread", "process"])
-def serve_kind(request: pytest.FixtureRequest, misbehaving: Registry) -> ServeKind:  # - its folder can be imported
+def serve_kind(request: pytest.FixtureRequest, misbehaving: Registry) -> ServeKind:  # its folder can be imported
     """`serving` with one kind of workers, and with the registry of mutating.py."""
     registry: Registry = importlib.import_module("mutating").REGISTRY
 

@@ -130,7 +130,7 @@ def test_a_loader_that_returns_another_module_each_time_costs_the_replica(
 
 
 def test_a_closed_worker_is_gone_with_the_threads_that_a_module_left(replica_of: ReplicaOf) -> None:
-    """A thread that nobody joins keeps no process alive."""
+    """A thread that is not joined does not keep the process alive."""
     replica = replica_of("doubling", {"fault": "threads"})
     replica.run(rows(TRIGGER))
     pid = replica.pid

@@ -63,7 +63,7 @@ def test_a_stopped_worker_is_replaced_after_its_time_limit(replica_of: ReplicaOf
 
 
 def test_an_item_that_needs_too_much_memory_fails_alone(replica_of: ReplicaOf) -> None:
-    """RLIMIT_AS: torch cannot allocate, the worker goes on."""
+    """RLIMIT_AS: torch cannot allocate, the worker continues."""
     replica = replica_of("doubling", {"fault": "starves"})
     assert first_values(replica.run(rows(1), rows(TRIGGER), rows(2))) == [2, "BatchFailedError", 4]
     assert replica.restarts == 0
@@ -128,7 +128,7 @@ def test_shared_buffers_take_nothing_of_dev_shm(replica_of: ReplicaOf) -> None:
     replica = replica_of("doubling", max_batch_rows=2**24, max_batch_elements=2**25)
     assert first_values(replica.run(rows(1, 10 * 2**20))) == [2]
     mapped = Path(f"/proc/{replica.pid}/maps").read_text()
-    assert "/dev/shm" not in mapped  # - it is not used
+    assert "/dev/shm" not in mapped  # it is not used
     assert "memfd:midrib-batch" in mapped
 
 

@@ -6,8 +6,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from midrib.server._load_settings import load_settings
     from midrib.server._server import Server
-    from midrib.server._settings import BackboneSettings, Settings, load_settings
+    from midrib.server._settings import BackboneSettings, Settings
 
 __all__ = ["BackboneSettings", "Server", "Settings", "load_settings"]
 
@@ -16,7 +17,7 @@ _HOMES = {
     "BackboneSettings": "midrib.server._settings",
     "Server": "midrib.server._server",
     "Settings": "midrib.server._settings",
-    "load_settings": "midrib.server._settings",
+    "load_settings": "midrib.server._load_settings",
 }
 
 

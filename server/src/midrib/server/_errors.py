@@ -69,7 +69,7 @@ def text_of(error: BaseException) -> str:
 def release_frames(error: BaseException) -> None:
     """Clear the local variables of the frames that an error, its causes and its contexts have passed.
 
-    A frame often refers to the error itself. Such a cycle keeps what the frames hold, gigabytes of weights for
+    A frame often refers to the error itself. Such a cycle keeps the objects of the frames, gigabytes of weights for
     example, until the next garbage collection.
     """
     released: list[BaseException] = []

@@ -34,7 +34,7 @@ def _run(work: Callable[[], T], action: str, loop: asyncio.AbstractEventLoop, do
         settle = partial(_set_error, done, ordinary_error(error, action))
     if not loop.is_closed():
         loop.call_soon_threadsafe(settle)
-    del work, done, settle  # the traceback of an error keeps this frame, and what it refers to
+    del work, done, settle  # the traceback of an error keeps this frame, and the objects that it refers to
 
 
 def _set_result(done: asyncio.Future[T], result: T) -> None:

@@ -231,7 +231,8 @@ def http_server(embedder: RequestEmbedder, tokens: AccessTokens | None) -> HttpS
         from midrib.server._http.server import HttpServer
     except ModuleNotFoundError as error:
         raise ImportError(
-            "http_port is set, and HTTP needs aiohttp: pip install 'midrib-server[http]', or leave http_port out"
+            f"http_port is set, and HTTP needs aiohttp ({error}): pip install 'midrib-server[http]', or leave "
+            "http_port out"
         ) from error
     from midrib.server._connect.routes import connect_routes
 

@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 import sys
-from collections.abc import Collection
 from pathlib import Path
-from tomllib import TOMLDecodeError
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    SettingsError,
     TomlConfigSettingsSource,
 )
-
-from midrib.server._field_errors import FieldError, field_errors
 
 MEBI = 2**20
 DType = Literal["float32", "float16", "bfloat16", "float64"]
 
-_PREFIX = "MIDRIB_"
+PREFIX = "MIDRIB_"
 
 
 def _checked_device(device: str | None) -> str | None:
+    """Return the name of a device. Raises ValueError for an unknown one."""
     if device is None:
         return None
     kind, colon, index = device.partition(":")
@@ -72,7 +67,7 @@ class Settings(BaseSettings):
     """Which backbones a server serves, on which address, and within which limits."""
 
     model_config = SettingsConfigDict(
-        env_prefix=_PREFIX,
+        env_prefix=PREFIX,
         env_nested_delimiter="__",
         extra="forbid",
         frozen=True,
@@ -223,6 +218,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _aliases_are_unique(self) -> Settings:
+        """Raise ValueError for an alias that is empty, has an @, or names two backbones."""
         aliases = [alias for backbone in self.backbones for alias in backbone.aliases]
         names = {backbone.name for backbone in self.backbones}
         for alias in aliases:
@@ -232,6 +228,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _fronts_can_run(self) -> Settings:
+        """Raise ValueError for several fronts where only one can run."""
         if self.fronts > 1 and self.front != "asyncio":
             raise ValueError(
                 f"fronts is {self.fronts}, and front {self.front!r} runs in the server's process only: "
@@ -243,10 +240,15 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _nothing_is_open_by_accident(self) -> Settings:
+        """Raise ValueError for incomplete TLS settings, and for a server that other machines reach without a check."""
         if (self.tls_certificate is None) != (self.tls_key is None):
-            raise ValueError("tls_certificate and tls_key go together: give both, or neither")
+            raise ValueError(
+                f"tls_key is {self.tls_key} and tls_certificate {self.tls_certificate}, which go together: give both"
+            )
         if self.tls_client_ca is not None and self.tls_certificate is None:
-            raise ValueError("tls_client_ca needs tls_certificate and tls_key: no mutual TLS without TLS")
+            raise ValueError(
+                f"tls_client_ca = {self.tls_client_ca} needs tls_certificate and tls_key: no mutual TLS without TLS"
+            )
         protected = self.insecure or self.tls_certificate is not None or self.tokens is not None
         if not protected and not is_loopback(self.host):
             raise ValueError(
@@ -274,41 +276,6 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags over variables over the file."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
-
-
-def load_settings(config: Path | None = None, **flags: Any) -> Settings:
-    """Return the effective settings. Flags that are None are ignored.
-
-    Raises FileNotFoundError if the config file does not exist, ValueError for a wrong value or an unknown setting, with
-    its source.
-    """
-    if config is not None and not config.is_file():
-        raise FileNotFoundError(f"no config file at {config}: check the path given to --config")
-
-    class ConfiguredSettings(Settings):
-        model_config = SettingsConfigDict(toml_file=config)
-
-    values = {name: value for name, value in flags.items() if value is not None}
-    try:
-        return ConfiguredSettings(**values)
-    except TOMLDecodeError as error:
-        raise ValueError(f"{config} is not valid TOML: {error}") from error
-    except SettingsError as error:
-        raise ValueError(
-            f"an environment variable {_PREFIX}... is not valid JSON ({error}): lists and tables are JSON"
-        ) from error
-    except ValidationError as error:
-        errors = field_errors(error, Settings, "the settings")
-        raise ValueError("\n".join(_with_source(wrong, values, config) for wrong in errors)) from error
-
-
-def _with_source(error: FieldError, flags: Collection[str], config: Path | None) -> str:
-    """Return the sentence of an error after the file or the variable that the value is from."""
-    name = str(error.path[0]) if error.path else ""
-    variable = f"{_PREFIX}{name.upper()}"
-    if not name or name in flags:
-        return error.sentence
-    return f"{variable if variable in os.environ else config}: {error.sentence}"
 
 
 def is_loopback(host: str) -> bool:

@@ -1,4 +1,4 @@
-"""The commands of `midrib` that need the server's packages. Each imports what it needs when it runs."""
+"""The commands of `midrib` that need the server's packages. Each imports its modules when it runs."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ app = application()
 
 BackboneNames = Annotated[
     list[str] | None,
-    typer.Argument(help="What to serve: 'namespace/name', or 'namespace/name?argument=value' with loader arguments."),
+    typer.Argument(
+        help="A backbone to serve: 'namespace/name', or 'namespace/name?argument=value' with loader arguments."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 @app.command()
-def serve(  # - a flag is a parameter
+def serve(  # a flag is a parameter
     backbones: BackboneNames = None,
     *,
     config: Annotated[Path | None, typer.Option(help="A TOML file with the same settings.")] = None,
@@ -40,7 +42,7 @@ def serve(  # - a flag is a parameter
 ) -> None:
     """Serve backbones over gRPC until SIGTERM or Ctrl-C."""
     from midrib.server._command.configuration import render_config
-    from midrib.server._settings import load_settings
+    from midrib.server._load_settings import load_settings
 
     settings = load_settings(
         config,
@@ -75,7 +77,7 @@ def make_token(
         typer.Option(help="read, embed or admin; may be repeated; default: read and embed."),
     ] = None,
 ) -> None:
-    """Make a token. Print the token to stdout, and its entry for the server's token file to stderr."""
+    """Print a new token to stdout, and its entry for the token file to stderr. Exits with 1 for a wrong scope."""
     from midrib.server._admission.tokens import Scope, new_token
 
     scopes = scope or ["read", "embed"]
@@ -92,7 +94,7 @@ def make_token(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )
 def on_ray(context: typer.Context) -> None:
-    """Serve backbones on a Ray cluster; `midrib ray --help` has the commands. Needs midrib-ray."""
+    """Serve backbones on a Ray cluster; `midrib ray --help` has the commands. Exits with 1 without midrib-ray."""
     try:
         commands = importlib.import_module("midrib.ray.cli")
     except ModuleNotFoundError as error:

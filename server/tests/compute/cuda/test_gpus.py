@@ -23,7 +23,7 @@ def load_small() -> tuple[nn.Module, int]:
 
 
 def embedded(device: str, dtype: str, *, graphs: bool = False) -> tuple[Array, str]:
-    """What a server gives for all batches, and where it says that it computes."""
+    """A server's features for all batches, and the device that it reports."""
     with (
         serving("small", registry=REGISTRY, device=device, dtype=dtype, cuda_graphs=graphs, replicas=2) as server,
         Client(server.address) as client,

@@ -67,7 +67,10 @@ class Backbone:
         return torch.from_numpy(self.image_pixels(images, max_pixels=max_pixels))
 
     def image_pixels(self, images: Sequence[ImageMedia], *, max_pixels: int | None = None) -> npt.NDArray[np.uint8]:
-        """Decode images as `prepare_pixels` does, without torch. Raises as `prepare_images` does."""
+        """Decode images to uint8 [rows, 3, height, width] as `prepare_pixels` does, without torch.
+
+        Raises as `prepare_images` does.
+        """
         from midrib.backbones._pixels.prepare import MAX_PIXELS, image_pixels
 
         return image_pixels(images, self._spec(ImageInput), max_pixels=max_pixels or MAX_PIXELS)
@@ -90,7 +93,10 @@ class Backbone:
     def token_ids(
         self, texts: Sequence[str], *, truncate: bool = True, prompt: str | None = None, prompt_name: str | None = None
     ) -> npt.NDArray[np.int64]:
-        """Tokenize texts as `prepare_texts` does, without torch. Raises as `prepare_texts` does."""
+        """Tokenize texts to int64 [rows, tokens] as `prepare_texts` does, without torch.
+
+        Raises InputKindError, ContractError, ValueError or MediaError as `prepare_texts` does.
+        """
         from midrib.backbones._texts import token_ids
 
         spec = self._spec(TextInput)
@@ -125,7 +131,10 @@ class Backbone:
         return torch.from_numpy(self.audio_rows(clips, rate))
 
     def audio_rows(self, clips: Sequence[npt.NDArray[np.generic]], rate: int) -> npt.NDArray[np.float32]:
-        """Mix and resample clips as `prepare_audio` does, without torch. Raises as `prepare_audio` does."""
+        """Mix and resample clips to float32 [rows, samples] as `prepare_audio` does, without torch.
+
+        clips: [samples] or [samples, channels].  Raises as `prepare_audio` does.
+        """
         from midrib.backbones._audio import audio_rows
 
         return audio_rows(clips, rate, self._spec(AudioInput))
@@ -166,6 +175,10 @@ class Backbone:
         return self.embed(self.prepare_texts(texts, truncate=truncate, prompt=prompt, prompt_name=prompt_name))
 
     def _embed_remotely(self, texts: list[str], prompt: str | None, prompt_name: str | None) -> Tensor:
+        """Embed texts on a remote backbone's server: [rows, num_features].
+
+        Raises ContractError for a prompt that the backbone cannot send.
+        """
         module: Any = self.module
         if prompt is None and prompt_name is None:
             return module(texts)  # type: ignore[no-any-return] # a module is not typed
@@ -191,6 +204,7 @@ class Backbone:
         return html_table("Backbone", ("name", "input", "num_features", "parameters", "revision"), [row])
 
     def _spec(self, kind: type[_Spec]) -> _Spec:
+        """Return the declared input. Raises InputKindError if it is not of this kind."""
         if not isinstance(self.input, kind):
             got = kind.__name__.removesuffix("Input").lower()
             raise InputKindError(

@@ -85,7 +85,7 @@ def _length(spec: InputSpec) -> int:
 
 
 def as_module_input(module: nn.Module, spec: InputSpec, batch: Tensor) -> Tensor:
-    """Return a batch [rows, …] in the element type that the module computes in, the same shape.
+    """Return a batch [rows, ...] in the element type that the module computes in, the same shape.
 
     Images of uint8 are normalised as spec says, unless the server of a remote module does it (`takes_pixels`).
     Floating rows become the dtype of the module's parameters.

@@ -15,7 +15,7 @@ from midrib.registry import ImageInput, InputSpec
 # Fields that input specs got after the first release, with the values that they had implicitly before.
 _ADDED_DEFAULTS = (("width", None), ("border", False))
 
-# How often the preprocessing of a kind of input has changed, where it did: 2 scales an image before it is cropped.
+# How often the preprocessing of a kind of input has changed, if it did: 2 scales an image before it is cropped.
 _PREPROCESSING: Mapping[type[InputSpec], int] = {ImageInput: 2}
 
 
@@ -68,6 +68,7 @@ def _line(value: object) -> bytes:
 
 
 def _plain(value: object) -> object:
+    """Return a mapping as a dict, which JSON can write. Raises TypeError for any other value."""
     if isinstance(value, Mapping):
         return dict(value)
     raise TypeError(

@@ -115,6 +115,7 @@ def _tokenized(texts: Sequence[str], tokenizer: Tokenizer, prompt: str | None) -
 
 
 def _check(index: int, text: object) -> None:
+    """Raise MediaError for a value that is not a string, or not valid Unicode."""
     if not isinstance(text, str):
         raise MediaError(index, f"got {type(text).__name__}, expected a string")
     try:
@@ -124,6 +125,7 @@ def _check(index: int, text: object) -> None:
 
 
 def _refuse_truncated(rows: Sequence[Tokens], max_tokens: int) -> None:
+    """Raise MediaError for the first text that was truncated."""
     for index, row in enumerate(rows):
         if row.truncated:
             raise MediaError(index, f"the text has more than {max_tokens} tokens: shorten it, or allow truncation")

@@ -59,7 +59,8 @@ def package_folder(package: str, distribution: str) -> Path:
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Load a state dict whose names and shapes must equal the module's, converted to the module's precision.
 
-    source: where the weights come from, for the error.  Raises WeightsError with the differences. Integers in place of
+    state: tensors [...] of any shape by name.  source: where the weights come from, for the error.
+    Raises WeightsError with the differences. Integers in place of
     floating weights are refused too: they are quantised, and mean nothing without their scales.
     """
     expected = module.state_dict()
@@ -89,13 +90,13 @@ def refuse_diverged(module: nn.Module, source: str) -> None:
 
 
 def quantised(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> set[str]:
-    """Return the names of floating weights of the first state dict that are integers in the second."""
+    """Return the names of weights [...] that are floating in the first state dict and integers in the second."""
     shared = expected.keys() & state.keys()
     return {name for name in shared if expected[name].is_floating_point() and not state[name].is_floating_point()}
 
 
 def empty(state: Mapping[str, Tensor]) -> set[str]:
-    """Return the names of tensors on the meta device, which have a shape and no values, and of sparse ones."""
+    """Return the names of tensors [...] on the meta device, which have a shape and no values, and of sparse ones."""
     import torch
 
     return {name for name, value in state.items() if value.is_meta or value.layout != torch.strided}
@@ -119,7 +120,7 @@ def hub_file(repository: str, filename: str) -> Path:
     try:
         from huggingface_hub import hf_hub_download
     except ImportError as error:
-        raise WeightsError("fetching weights needs huggingface_hub: pip install huggingface_hub") from error
+        raise WeightsError(f"fetching {repository} needs huggingface_hub: pip install huggingface_hub") from error
     try:
         return Path(hf_hub_download(repository, filename))
     except Exception as error:

@@ -39,6 +39,7 @@ def no_network() -> Iterator[None]:
     """Make every attempt to look up a host or to connect raise NetworkError."""
 
     def refuse(*arguments: object, **_: object) -> None:
+        """Raise NetworkError with the address."""
         raise NetworkError(f"tried to reach the network: {arguments[-1]!r}")
 
     with (
@@ -143,5 +144,6 @@ def _embeds_media(backbone: Backbone) -> None:
 
 
 def _require(holds: bool, complaint: str) -> None:
+    """Raise AssertionError with the complaint unless the condition holds."""
     if not holds:
         raise AssertionError(complaint)

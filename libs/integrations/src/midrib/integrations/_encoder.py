@@ -105,7 +105,10 @@ class Encoder:
         )
 
     def _prompt(self, prompt: str | None, name: str | None) -> str | None:
-        """Return the text to put before each text; None for the model's default prompt."""
+        """Return the text to put before each text; None for the model's default prompt.
+
+        Raises InvalidInputError for an unknown name.
+        """
         if prompt is not None or name is None:
             return prompt
         prompts = self.prompts if name in self.prompts else self._served_prompts

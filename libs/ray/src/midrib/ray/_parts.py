@@ -81,6 +81,7 @@ class PartFolder:
     """
 
     def __init__(self, location: str) -> None:
+        """Open the storage of a location. Raises InvalidInputError for an unknown kind of URL."""
         self.location = location
         try:
             self._files, self._root = _filesystem(location)
@@ -91,7 +92,7 @@ class PartFolder:
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Create the folder, delete what an earlier job left unfinished, and keep other jobs of this machine out.
+        """Create the folder, delete the unfinished files of an earlier job, and keep other jobs of this machine out.
 
         Raises InvalidInputError if another job writes to the folder. On object stores it cannot be noticed.
         """
@@ -162,7 +163,10 @@ def _filesystem(location: str) -> tuple[fs.FileSystem, str]:
 
 
 def _lock(folder: str, location: str) -> int:
-    """Return a descriptor that locks the folder while it is open."""
+    """Return a descriptor that locks the folder while it is open.
+
+    Raises InvalidInputError while another job holds it.
+    """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

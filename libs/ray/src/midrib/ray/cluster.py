@@ -33,6 +33,7 @@ class ClusterEmbedder:
     """
 
     def __init__(self, address: str, backbone: str, *, imports: Sequence[str] = (), **kwargs: Any) -> None:
+        """Start the actors. Raises RevisionMismatchError if the nodes load different revisions."""
         connect(address, log_to_driver=False)
         gpus = int(ray.cluster_resources().get("GPU", 0))
         count = gpus or len([node for node in ray.nodes() if node["Alive"]])

@@ -166,6 +166,7 @@ def _hint(name: str, signature: inspect.Signature) -> str:
 
 
 def _check_returned(entry: Loadable, returned: object, kwargs: Mapping[str, Any]) -> tuple[Any, int]:
+    """Return the module and its width. Raises ContractError for other values, or for another width than declared."""
     if not isinstance(returned, tuple) or len(returned) != 2:
         raise ContractError(f"the loader of {entry.key!r} returned {_shown(returned)}, expected (module, num_features)")
     module, width = returned

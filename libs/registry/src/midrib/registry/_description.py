@@ -61,7 +61,7 @@ class Explanation(Description):
 
 
 def describe(entry: Entry) -> Description:
-    """What is declared about the entry, and whether it can be loaded here."""
+    """The declarations of the entry, and whether it can be loaded here."""
     return Description(**_described(entry))
 
 

@@ -81,7 +81,10 @@ class Entry:
         return {name: value for name, value in declared.items() if value not in (None, ())} | dict(self.tags)
 
     def __getitem__(self, field: str) -> Any:
-        """entry["fn"], entry["name"], entry["metadata"]: how Lightning Flash's users read an entry."""
+        """entry["fn"], entry["name"], entry["metadata"]: how Lightning Flash's users read an entry.
+
+        Raises KeyError for another field.
+        """
         if field not in ("fn", "name", "metadata"):
             raise KeyError(field)
         return getattr(self, field)
@@ -101,7 +104,7 @@ class Entry:
         )
 
     def load(self, **kwargs: Any) -> tuple[Any, int]:
-        """Call the loader and check what it returns; see AbstractRegistry.load."""
+        """Call the loader and check its result; see AbstractRegistry.load."""
         return call_loader(self, kwargs)
 
     def check_arguments(self, **kwargs: Any) -> None:
@@ -111,7 +114,7 @@ class Entry:
     def is_remote(self, argument: str, value: object) -> bool:
         """Return whether a client of a server may set an argument of the loader to this value.
 
-        It may set what the registration declares in `remote_arguments`; if that was not declared, numbers and bools.
+        It may set the arguments that the registration declares as `remote_arguments`; by default numbers and bools.
         An argument that can name a file is never a client's.
         """
         is_declared = not isinstance(value, str) if self.remote_arguments is None else argument in self.remote_arguments
@@ -220,6 +223,7 @@ def unwrapped(fn: Loader) -> Loader:
 
 
 def _name_of(fn: Loader) -> str:
+    """Return the name of a loader. Raises ValueError if it has none."""
     name: str | None = getattr(unwrapped(fn), "__name__", None)
     if name is None or name == "<lambda>":
         raise ValueError(f"{fn!r} has no name: pass name=...")
@@ -227,6 +231,7 @@ def _name_of(fn: Loader) -> str:
 
 
 def _check_name(name: object) -> None:
+    """Raise TypeError or ValueError for a value that cannot name an entry."""
     if not isinstance(name, str):
         raise TypeError(f"a name must be a str, got {name!r} of type {type(name).__name__}")
     if not name or "://" in name or name != name.strip("/ \t\n"):
@@ -237,6 +242,7 @@ def _check_name(name: object) -> None:
 
 
 def _check_declared(entry: Entry) -> None:
+    """Raise ValueError or TypeError for a width or an input that cannot be declared."""
     if not isinstance(entry.input, InputSpec | None):
         raise TypeError(
             f"{entry.key!r} declares input={entry.input!r}: it must be an InputSpec, such as ImageInput(224)"

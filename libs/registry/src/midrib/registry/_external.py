@@ -42,7 +42,7 @@ class ExternalRegistry(AbstractRegistry):
         self._names = names
         self._declared = {"providers": providers} | declared
         self._place = calling_place()
-        self._model = self._entry("a model", {})  # declares what all models do; bad declarations fail here
+        self._model = self._entry("a model", {})  # has the declarations of all models; wrong ones fail here
 
     def layers(self, key: str, **metadata: Any) -> Iterator[Entries]:
         """Yield the entry of this key if the catalogue lists it; a key without the prefix lists nothing."""

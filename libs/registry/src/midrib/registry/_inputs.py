@@ -1,4 +1,4 @@
-"""What a backbone takes: declared at registration, carried by the wire, read by the preprocessing."""
+"""The inputs of backbones: declared at registration, carried by the wire, read by the preprocessing."""
 
 from __future__ import annotations
 

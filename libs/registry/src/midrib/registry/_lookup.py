@@ -93,8 +93,7 @@ class AbstractRegistry(ABC):
     def load(self, key: str, /, **kwargs: Any) -> tuple[Any, int]:
         """Call the loader that the key leads to, and return its (module, num_features), checked.
 
-        Raises what get raises; MissingLibraryError with the install line; TypeError for arguments that the loader
-        does not take; ContractError for another result.
+        Raises the errors of get, MissingLibraryError, TypeError for wrong arguments, ContractError for another result.
         """
         return self.get(key, with_metadata=True).load(**kwargs)
 
@@ -149,6 +148,7 @@ class AbstractRegistry(ABC):
         return html_table(str(self), ("name", "input", "num_features", "licence", "needs"), rows)
 
     def _check_metadata(self, metadata: dict[str, Any]) -> None:
+        """Raise UnknownKeyError for a metadata name that no entry declares."""
         if metadata.keys() <= _KNOWN_METADATA:
             return
         declared = _KNOWN_METADATA | {name for entry in self.entries(Selection()) for name, _ in entry.tags}
@@ -156,6 +156,7 @@ class AbstractRegistry(ABC):
             raise unknown_metadata(self, name, declared)
 
     def _candidates(self, key: str, metadata: dict[str, Any]) -> Iterator[Entries]:
+        """Return the groups of entries that a key may name, closest first. Raises TypeError for other keys."""
         if not isinstance(key, str):
             raise TypeError(
                 f"got {key!r:.80} of type {type(key).__name__}, expected a name of {self} as a str, such as "
@@ -166,6 +167,7 @@ class AbstractRegistry(ABC):
         return chain(self.layers(key, **metadata), self.open_layers(key, **metadata))
 
     def _found(self, key: str, metadata: dict[str, Any], *, strict: bool = True) -> Entries:
+        """Return the entries of a key. Raises UnknownKeyError for none, and if strict AmbiguousKeyError for several."""
         layers = self._candidates(key, metadata)
         matches = next(layers, ()) if strict else tuple(chain.from_iterable(layers))
         if not matches:
@@ -212,7 +214,7 @@ class Writable(Protocol):
 class ConcatRegistry(Registering, AbstractRegistry):
     """Several registries, searched left to right: the first that knows a key answers.
 
-    What is registered through it goes to the leftmost Registry.
+    New entries go to its leftmost Registry.
     """
 
     def __init__(self, *registries: AbstractRegistry) -> None:
@@ -231,7 +233,7 @@ class ConcatRegistry(Registering, AbstractRegistry):
         self._leftmost().add(entry, override=override)
 
     def remove(self, key: str, **metadata: Any) -> None:
-        """Remove from the leftmost Registry, so that what it shadowed appears; see Registry.remove."""
+        """Remove from the leftmost Registry, so that the entry that it shadowed appears; see Registry.remove."""
         self._leftmost().remove(key, **metadata)
 
     @contextmanager
@@ -277,6 +279,7 @@ class ConcatRegistry(Registering, AbstractRegistry):
             part.refresh()
 
     def _leftmost(self) -> Writable:
+        """Return the leftmost registry. Raises TypeError if it takes no registrations."""
         for part in self.registries:
             if isinstance(part, Writable):
                 return part

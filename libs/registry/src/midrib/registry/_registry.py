@@ -107,7 +107,10 @@ class Registry(Registering, AbstractRegistry):
             del self._journals[threading.get_ident()]
 
     def _adopt(self, load: Callable[[], object]) -> None:
-        """Load a plugin and register its entries, or none of them if it fails."""
+        """Load a plugin and register its entries, or none of them if it fails.
+
+        Raises TypeError for a value that is not a plugin.
+        """
         with self._all_or_none():
             plugin = load()
             if isinstance(plugin, AbstractRegistry):

@@ -38,6 +38,7 @@ def resolve(url: str) -> Entry:
 
 
 def _loaded(point: EntryPoint) -> Callable[..., Any]:
+    """Return the resolver of an entry point. Raises ImportError if it cannot be imported."""
     try:
         opener: Callable[..., Any] = point.load()
     except (ImportError, AttributeError) as error:

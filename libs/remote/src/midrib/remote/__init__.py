@@ -36,7 +36,7 @@ __all__ = [
     "open_url",
 ]
 
-# Imported at first use: the command lists what is registered here without grpc, and only RemoteBackbone needs torch.
+# Imported at first use: the command lists local backbones without grpc, and only RemoteBackbone needs torch.
 _MODULES: Final = {
     "AsyncClient": "._clients.async_client",
     "BackboneInfo": "._connect.backbone_info",

@@ -260,6 +260,7 @@ def _requires_gradient(inputs: Inputs) -> bool:
 
 
 def _refuse_to_train_remote(name: str | None, strategy: Strategy, train_bn: bool) -> None:
+    """Raise ValueError for a finetuning that would train a remote backbone."""
     if train_bn or max(map(strategy, (0, _LAST_EPOCH))) > 0:
         raise ValueError(
             f"this finetuning would train the remote backbone {name!r}, which is an immutable function of its server: "

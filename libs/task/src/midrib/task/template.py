@@ -62,11 +62,12 @@ class TemplateData(LightningDataModule):
         *,
         batch_size: int = 32,
     ) -> None:
+        """Check the data. Raises ValueError without any."""
         super().__init__()
         stages = {"train": train, "val": val, "test": test}
         self._stages = {stage: _dataset(stage, *rows) for stage, rows in stages.items() if rows is not None}
         if not self._stages:
-            raise ValueError("TemplateData got no data: pass train, val or test, each as (data, targets)")
+            raise ValueError(f"TemplateData got no data: pass {' or '.join(stages)}, each as (data, targets)")
         self.batch_size = batch_size
         # Only for these stages: Lightning calls every loader that it finds, and warns of an empty one.
         for stage in self._stages:
@@ -98,6 +99,7 @@ def _rows(bunch: Bunch | None) -> tuple[npt.ArrayLike, npt.ArrayLike] | None:
 
 
 def _dataset(stage: str, data: npt.ArrayLike, targets: npt.ArrayLike) -> TensorDataset:
+    """Return the dataset of a stage. Raises ValueError for shapes that do not fit together."""
     rows, classes = np.asarray(data, np.float32), np.asarray(targets, np.int64)
     if rows.ndim != 2 or classes.shape != rows.shape[:1]:
         raise ValueError(

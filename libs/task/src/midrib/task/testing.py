@@ -38,7 +38,7 @@ class TaskTester(ABC):
 
     @abstractmethod
     def make_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return a batch of at least two rows: (inputs, targets)."""
+        """Return a batch of at least two rows: inputs [rows, ...] and targets [rows] or [rows, ...]."""
 
     def make_trainer(self, **options: Any) -> Trainer:
         """Return a Trainer that writes nothing and trains one epoch on the CPU."""
@@ -161,6 +161,7 @@ def _needs_no_arguments(task: Task, output: str) -> bool:
 
 
 def _check(holds: bool, message: str) -> None:
+    """Raise AssertionError with the message unless the condition holds."""
     if not holds:
         raise AssertionError(message)
 

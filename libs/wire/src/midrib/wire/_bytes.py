@@ -33,30 +33,30 @@ def tensor_head(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
 
 
 def array_bytes(array: Array) -> memoryview:
-    """Return the memory of a contiguous array, little-endian on every machine, for writing it into a message."""
+    """Return the memory of a contiguous array [...], little-endian on every machine, to write it into a message."""
     if sys.byteorder == "big":
         array = array.astype(array.dtype.newbyteorder("<"))
     return array.reshape(-1).view(np.uint8).data
 
 
 def read_tensor(data: bytes | memoryview, at: int, end: int) -> Array:
-    """Return the array of the Tensor message in data[at:end], as a read-only view.
+    """Return the array of the Tensor message in the bytes at:end of data, as a read-only view in its shape [...].
 
     Raises IndexError or ValueError if the message is not laid out as `tensor_head` does it.
     """
     if data[at] != 0x08 or data[at + 2] != 0x12:
-        raise ValueError("neither element type nor shape stand first")
+        raise ValueError(f"neither element type nor shape stand first: got the tags {data[at]} and {data[at + 2]}")
     stop = at + 4 + data[at + 3]
     dtype, shape, size = _layout(data[at + 1], bytes(data[at + 4 : stop]))
     if not size:
         if stop != end:
-            raise ValueError("bytes in an empty tensor")
+            raise ValueError(f"{end - stop} bytes in an empty tensor")
         return np.empty(shape, dtype)
     if data[stop] != 0x1A:
-        raise ValueError("no data")
+        raise ValueError(f"no data after the shape: got the tag {data[stop]}")
     announced, start = read_varint(data, stop + 1)
     if announced != size or start + size != end or end > len(data):
-        raise ValueError("bytes and shape differ")
+        raise ValueError(f"bytes and shape differ: got {announced} bytes, the shape takes {size}")
     return np.ndarray(shape, dtype, data, start)
 
 
@@ -65,7 +65,7 @@ def _layout(code: int, packed: bytes) -> tuple[np.dtype[Any], tuple[int, ...], i
     """Return dtype, shape and number of bytes that the head of a tensor announces. Raises ValueError for bool."""
     dtype = dtype_from_code(code)
     if dtype == np.bool_:
-        raise ValueError("bool tensors are checked byte by byte elsewhere")
+        raise ValueError(f"{dtype} tensors are checked byte by byte elsewhere")
     shape, at = [], 0
     while at < len(packed):
         extent, at = read_varint(packed, at)
@@ -98,4 +98,4 @@ def read_varint(data: bytes | memoryview, at: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value, at
-    raise ValueError("a number of more than ten bytes")
+    raise ValueError(f"a number of more than ten bytes ends at byte {at}")

@@ -13,7 +13,7 @@ from google.rpc import code_pb2
 class MidribError(Exception):
     """The base class of all errors that a call may raise.
 
-    message: a sentence that says what was received, what was expected and what to do.
+    message: a sentence with the received value, the expected one and the remedy.
     reason: an UPPER_SNAKE word that names the case; by default that of the class.
     retry_after: seconds after which the same call may succeed; None if waiting does not help.
     field: the place in the request that is wrong, such as "input.tensor.shape".

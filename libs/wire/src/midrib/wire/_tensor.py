@@ -68,7 +68,7 @@ def is_floating(dtype: np.dtype[Any]) -> bool:
 
 
 def encode_tensor(array: Array) -> tensor_pb2.Tensor:
-    """Return the message of an array of any shape, layout and byte order; makes one copy.
+    """Return the message of an array [...] of any shape, layout and byte order; makes one copy.
 
     Raises InvalidInputError for an element type or a rank that the wire does not have.
     """
@@ -99,7 +99,7 @@ def encode_int8_rows(rows: Array) -> tensor_pb2.Tensor:
 def decode_tensor(
     message: tensor_pb2.Tensor, *, field: str = "tensor", data: bytes | memoryview | None = None
 ) -> Array:
-    """Return the array of a message: a read-only view of its bytes, or a float32 copy if its rows have scales.
+    """Return the array [...] of a message: a read-only view of its bytes, or a float32 copy if its rows have scales.
 
     field: the place of the tensor in its request, for the error.
     data: the bytes of the array, if the message lacks them because they were read apart.
@@ -123,6 +123,10 @@ def decode_tensor(
 
 
 def _scaled(rows: Array, data: bytes, field: str) -> Array:
+    """Return int8 rows [rows, width] times their scales, in float32.
+
+    Raises InvalidInputError for other rows, or another number of scales.
+    """
     if rows.dtype != np.int8 or rows.ndim != 2 or len(data) != 4 * len(rows):
         raise InvalidInputError(
             f"{field}.row_scales has {len(data)} bytes beside {rows.dtype.name} {list(rows.shape)}: "

@@ -100,6 +100,7 @@ class _Count:
                     self._add_packed(data, start, at, field)
 
     def _add_packed(self, data: Buffer, start: int, end: int, field: _Field) -> None:
+        """Count packed numbers. Raises LimitExceededError for too many."""
         if field.packing is _Packing.FIXED:
             count = (end - start) // field.item_bytes
         else:  # the last byte of each number is below 0x80
@@ -112,6 +113,7 @@ class _Count:
             raise _too_many(f"more than {self._limits.max_numbers} numbers in its typed contents")
 
     def _add_fields(self, count: int) -> None:
+        """Count fields. Raises LimitExceededError for too many."""
         self._fields += count
         if self._fields > self._limits.max_fields:
             raise _too_many(f"more than {self._limits.max_fields} elements (repeated fields, map entries, dimensions)")

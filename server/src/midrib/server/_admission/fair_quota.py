@@ -39,7 +39,7 @@ class FairQuota:
         return self.limit + self.limit // _SHARE
 
     def share(self, flow: Hashable) -> Share:
-        """Return what a flow holds of this quota; the same object as long as anybody refers to it."""
+        """Return the share of a flow in this quota; the same object as long as anything refers to it."""
         share = self._shares.get(flow)
         if share is None:
             share = self._shares[flow] = Share(self)
@@ -79,7 +79,7 @@ class FairQuota:
 
 
 class Share(Room):
-    """What one flow holds of a quota."""
+    """The share of one flow in a quota."""
 
     __slots__ = ("__weakref__", "_quota")
 
@@ -96,7 +96,7 @@ class Share(Room):
         self._quota.admit()
 
     def refusal(self, amount: int) -> str:
-        """Return why there is no room, and what is held."""
+        """Return the reason why there is too little room, with the amounts."""
         quota = self._quota
         return (
             f"{quota.held} {quota.what} are in flight and {amount} more were asked for, limit {quota.limit}, "

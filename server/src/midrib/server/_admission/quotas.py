@@ -32,7 +32,7 @@ class Room(ABC):
 
     @abstractmethod
     def refusal(self, amount: int) -> str:
-        """Return why there is no room, and what is held."""
+        """Return the reason why there is too little room, with the amounts."""
 
     def take(self, amount: int) -> None:
         """Count an amount as held; a negative one as released."""
@@ -118,7 +118,7 @@ class Quota(Room):
             pass
 
     def refusal(self, amount: int) -> str:
-        """Return why there is no room, and what is held."""
+        """Return the reason why there is too little room, with the amounts."""
         return f"{self.held} {self._what} are in flight and {amount} more were asked for, limit {self.limit}"
 
 

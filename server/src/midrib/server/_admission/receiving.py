@@ -55,6 +55,7 @@ class ReceivePool:
         self._quota.release(1)
 
     async def _wait(self) -> None:
+        """Wait for room. Raises OverloadedError if there is none in time."""
         if self._waiting >= _MAX_WAITING:
             raise self._overloaded()
         self._waiting += 1

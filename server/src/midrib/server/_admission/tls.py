@@ -64,7 +64,7 @@ class TlsFiles:
             renewed = read()
         except OSError:
             if state != self._failed_state:
-                logger.exception("the changed TLS files cannot be taken over: the certificate in use stays")
+                logger.exception("the changed TLS files cannot be used: the present certificate stays in use")
             self._failed_state = state
             return None
         if state[-1] != self._last_state[-1]:
@@ -90,7 +90,7 @@ class TlsFiles:
 def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
     """Return credentials that read the files again at the next handshake after one of them has changed.
 
-    Raises what `TlsFiles.context` raises.
+    Raises the errors of `TlsFiles.context`.
     """
 
     def read() -> grpc.ServerCertificateConfiguration:
@@ -110,7 +110,7 @@ def renewing_context(files: TlsFiles, *, protocols: tuple[str, ...] = ()) -> ssl
     """Return a context for a listening port that reads changed files again.
 
     protocols: offered by ALPN.
-    Raises what `TlsFiles.context` raises.
+    Raises the errors of `TlsFiles.context`.
     """
 
     def read() -> ssl.SSLContext:

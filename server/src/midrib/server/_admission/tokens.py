@@ -1,4 +1,4 @@
-"""Who may call what: bearer tokens with scopes, kept as hashes in a TOML file.
+"""The callers and their rights: bearer tokens with scopes, kept as hashes in a TOML file.
 
     [[tokens]]
     name = "team-a"

@@ -44,8 +44,8 @@ class ParityReference:
 def parity_reference(backbone: Backbone) -> ParityReference:
     """Return example inputs and their rows by the loaded module, computed one at a time, before the engine moves it.
 
-    Texts have unequal lengths, so that the engine has to pad them. The last image is pixels of uint8. Raises what the
-    module raises.
+    Texts have unequal lengths, so that the engine has to pad them. The last image is pixels of uint8. Raises the
+    errors of the module.
     """
     rows = example_rows(backbone.input, _PARITY_ROWS)
     uneven = isinstance(backbone.input, TextInput)

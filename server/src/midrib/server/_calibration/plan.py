@@ -61,7 +61,7 @@ def choose_threads(forward: Forward, counts: Sequence[int], *, clock: Clock = ti
     """Set the intra-op threads of this thread to the fastest of the counts, and return it.
 
     counts: rising. Single rows and a batch have the same weight: the single rows take about as long as the batch.
-    Raises what the module raises.
+    Raises the errors of the module.
     """
     lone = _pass(forward, 1)
     torch.set_num_threads(counts[0])
@@ -86,7 +86,7 @@ def choose_threads(forward: Forward, counts: Sequence[int], *, clock: Clock = ti
 
 @dataclass(frozen=True)
 class PassCalibration:
-    """Measures how a CPU divides a batch into passes fastest, and has the device do so. Raises what the module raises.
+    """Measures how a CPU divides a batch fastest, and sets up the device for that. Raises the errors of the module.
 
     forward, device: of one replica.  limits: of a batch.  seconds: the time for each of the two measurements.
     size_clock: for the sizes of batches and passes. By default it counts the processor time of this thread, so that

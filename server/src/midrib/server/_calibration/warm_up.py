@@ -29,7 +29,7 @@ def warm_up(forward: Forward, limits: BatchLimits, seconds: float) -> int:
     """Run the usual batches, the smaller ones first, for at most `seconds`; return the number of batches.
 
     With CUDA graphs, all of them are run and captured: other batches are launched kernel by kernel.
-    Raises what the module raises.
+    Raises the errors of the module.
     """
     ran, end = 0, time.monotonic() + seconds
     for rows, shape in usual_batches(forward, limits):

@@ -116,7 +116,10 @@ class RequestEmbedder:
     async def embed_held(
         self, request: embedding_pb2.EmbedRequest, caller: Caller, *, source: ItemInput | None = None
     ) -> tuple[Embedded, Reservation]:
-        """Do the same as `embed`, and return the item's reservation too: release it once the answer is written."""
+        """Do the same as `embed`, and return the item's reservation too: release it once the answer is written.
+
+        tensor: the input [rows, ...], if it is already read.
+        """
         call = self.open(request, caller)
         item = await call.accept(request.input if source is None else source)
         return await item.embed(), item.reservation
@@ -255,6 +258,7 @@ class AcceptedItem:
         """Return the embedding that the caller asked for, from the rows that were computed; called once.
 
         The item then no longer refers to its input: the answer may wait for its client for a long time.
+        Raises RuntimeError if its input was not queued, or at the second call.
         """
         inputs, self._inputs = self._inputs, None
         if inputs is None:
@@ -272,6 +276,7 @@ class AcceptedItem:
         return intake.checked(rows)
 
     async def _read(self, source: embedding_pb2.Input | Media | WireTensor | _Arrays | None) -> _Arrays:
+        """Return the input as arrays [rows, ...]. Raises RuntimeError if it was already queued."""
         if isinstance(source, embedding_pb2.Input | Media | WireTensor):
             return (await self._call.loaded.intake.read(source, self._call.prompt),)
         if source is None:

@@ -56,7 +56,7 @@ def open_backbone(catalogue: Catalogue, request: Openable) -> Loaded:
     if request.HasField("revision") and request.revision != described.revision:
         raise RevisionMismatchError(
             f"backbone {described.name!r} is at revision {described.revision[:12]}, the call pins "
-            f"{request.revision[:12]}: connect again to accept the new one, and throw away what the old one made"
+            f"{request.revision[:12]}: connect again to accept the new one, and compute older embeddings again"
         )
     return loaded
 

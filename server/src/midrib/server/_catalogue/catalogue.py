@@ -102,19 +102,22 @@ class Catalogue:
         return entry
 
     def _entry(self, name: str) -> CatalogueEntry:
+        """Return the entry of a name. Raises BackboneNotFoundError, or BackboneLoadingError while the server starts."""
         if name in self.entries:
             return self.entries[name]
         matches = [entry for key, entry in self.entries.items() if key.endswith("/" + name)]
         if name and len(matches) == 1:
             return matches[0]
         if self.starting:
-            raise BackboneLoadingError("the server is starting: try again shortly", retry_after=1.0)
+            raise BackboneLoadingError(
+                f"the server is starting and has not loaded {name!r:.80}: try again shortly", retry_after=1.0
+            )
         raise not_served(name, self.entries)
 
     def expect(self, requested: BackboneSettings) -> CatalogueEntry:
         """Return the entry of a backbone that is about to be loaded; from now on its callers are asked to wait.
 
-        Raises what `canonical_name` raises.
+        Raises the errors of `canonical_name`.
         """
         name = self.canonical_name(requested.name)
         if name not in self.entries:
@@ -188,7 +191,7 @@ class Catalogue:
     async def _unload_and_free(self, name: str) -> None:
         async with self._loading:
             await self._unload(name)
-        # The command froze what was loaded when it started; a module in a reference cycle would never be freed.
+        # The command froze all objects of its start (gc.freeze); a module in a reference cycle would never be freed.
         gc.unfreeze()
         await asyncio.to_thread(release_freed_memory)
 
@@ -283,6 +286,7 @@ class Catalogue:
 
 
 def _check_same_arguments(entry: CatalogueEntry, requested: BackboneSettings) -> None:
+    """Raise InvalidInputError if the backbone is served with other arguments than the requested ones."""
     if entry.loaded is not None and entry.arguments != requested.arguments:
         raise InvalidInputError(
             f"backbone {entry.name!r} is served with arguments {entry.arguments}, received {requested.arguments}: "

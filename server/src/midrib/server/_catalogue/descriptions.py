@@ -1,4 +1,4 @@
-"""What clients may know of a served backbone, as messages."""
+"""The descriptions of served backbones for clients, as messages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from midrib.v1 import backbone_pb2
 
 
 def limits_message(settings: Settings, intake: Intake) -> backbone_pb2.Limits:
-    """What one call to this backbone may carry."""
+    """The limits of one call to this backbone."""
     return backbone_pb2.Limits(
         max_message_bytes=settings.max_message_bytes,
         max_rows=intake.max_rows,

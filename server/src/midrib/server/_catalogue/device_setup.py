@@ -71,7 +71,7 @@ class DeviceSetup:
     def compute(self) -> Forward:
         """Return the compute of a replica: calibrated, warm, and with its parity checked. Call it on its thread.
 
-        Raises ParityError if the engine's rows differ from the module's, and what the module raises.
+        Raises ParityError if the engine's rows differ from the module's, and the errors of the module.
         """
         limits = self.warm_up_config.limits
         with self._one_at_a_time:

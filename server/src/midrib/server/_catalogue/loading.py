@@ -41,7 +41,7 @@ class Loaded:
     """A backbone ready to take items.
 
     plans: the compute plan of each device, once it is measured.  weight_bytes: of its parameters and buffers, on each
-    device.  pinned: never unloaded to make room.  discard: frees what a load holds that is not started.
+    device.  pinned: never unloaded to make room.  discard: frees the resources of a load that is not started.
     worker_states: returns those of its replicas' processes; of none if they are threads.
     """
 

@@ -45,7 +45,7 @@ class ReplicaWorkers:
     supervisor: Supervisor | None = None
 
     def start(self) -> ReadyWorker:
-        """Start a worker, or take the first one, and make it ready. Raises what loading and preparing raise."""
+        """Start a worker, or take the first one, and make it ready. Raises the errors of loading and preparing."""
         self.supervisor = supervisor = self.first or Supervisor(self.spec, self.plan)
         self.first = None
         try:
@@ -97,7 +97,7 @@ def host_in_processes(requested: BackboneSettings, settings: Settings, registry:
     """Load a backbone in a worker process; the other replicas' workers start with their replicas.
 
     Raises NotImportableError if a fresh process does not find the loader, WorkerDiedError if the process ended while
-    loading, and what the loader raises.
+    loading, and the errors of the loader.
     """
     weights = new_shared_buffer()
     request = {**_request(requested, settings, registry), "weights": weights.descriptor}
@@ -128,6 +128,7 @@ def loader_path(fn: Any) -> list[str]:
 
 
 def _request(requested: BackboneSettings, settings: Settings, registry: AbstractRegistry) -> dict[str, Any]:
+    """Return the request to load in a fresh process. Raises NotImportableError for a loader that it cannot import."""
     loader = loader_path(registry.get(requested.name, with_metadata=True).fn)
     if loader[0] in ("", "__main__") or "<locals>" in loader[1]:
         raise NotImportableError(f"its loader {'.'.join(loader)} is not defined in a module that can be imported")
@@ -146,7 +147,10 @@ def _request(requested: BackboneSettings, settings: Settings, registry: Abstract
 
 
 def _path_of(registry: AbstractRegistry) -> list[str]:
-    """Return the module and the name of a registry that a fresh process can import."""
+    """Return the module and the name of a registry that a fresh process can import.
+
+    Raises NotImportableError for another registry.
+    """
     for name, module in list(sys.modules.items()):
         if name == "__main__" or getattr(module, "__spec__", None) is None:
             continue

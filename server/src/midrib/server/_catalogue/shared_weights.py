@@ -96,6 +96,7 @@ def _read_layout(descriptor: int) -> dict[str, list[Any]]:
 
 
 def _check(layout: dict[str, list[Any]], first: dict[str, list[Any]]) -> None:
+    """Raise WeightsDifferError if the loader made other weights than before."""
     if layout != first:
         differing = sorted(name for name in {*layout, *first} if layout.get(name) != first.get(name))
         raise WeightsDifferError(

@@ -68,7 +68,10 @@ class _ForwardPasses:
         self._example = example_rows(forward.spec, 1)
 
     def bind(self, arrays: Arrays) -> Bound:
-        """Return a pass over these arrays. Those in a client's memory are copied if the module writes to its input."""
+        """Return a pass over these arrays [rows, ...].
+
+        Arrays in a client's memory are copied if the module writes to its input.
+        """
         if is_shared(arrays[0]):
             return _Staged(self._forward, arrays)
         if self._in_place or (self._page_locks is not None and self._page_locks.lock(arrays[0])):
@@ -76,7 +79,7 @@ class _ForwardPasses:
         return _Staged(self._forward, arrays)
 
     def probe(self) -> object:
-        """Compute an example of one row. Raises what the module raises."""
+        """Compute an example of one row. Raises the errors of the module."""
         return self._forward([(self._example,)])
 
 
@@ -90,7 +93,7 @@ class _CalibratedPasses(_ForwardPasses):
 
 
 class _InPlace:
-    """A pass over arrays where they lie: a CPU computes from them, a GPU copies from their page-locked memory.
+    """A pass over arrays without a copy on the host: a GPU copies from their page-locked memory.
 
     Implements `midrib.server._worker.loop.Bound`.
     """
@@ -113,7 +116,7 @@ class _PendingRows:
     ready: bool
 
     def rows(self) -> Array:
-        """Wait for the rows."""
+        """Wait for the rows [rows, num_features]."""
         return to_numpy(self.pending.wait())
 
 
@@ -138,7 +141,7 @@ class _LaunchedRows:
     ready: bool
 
     def rows(self) -> Array:
-        """Wait for the rows."""
+        """Wait for the rows [rows, num_features]."""
         (rows,) = self.launched.finish()
         return rows
 
@@ -149,7 +152,7 @@ def open_backbone(request: dict[str, Any]) -> HostedBackbone:
     request: backbone and settings, as their fields; registry and loader, as `processes.loader_path` gives them;
     device: the index of its device among those that the settings mean.  weights: a descriptor for `share_weights`.
     Raises NotImportableError if the loader is not found here or its tokenizer cannot be sent to the server's process,
-    and what the loader raises.
+    and the errors of the loader.
     """
     keep_freed_memory()  # a convolutional network takes up to twice as long otherwise
     settings = Settings(**request["settings"])
@@ -183,6 +186,7 @@ def _with_devices(info: ServingInfo, devices: list[str]) -> ServingInfo:
 
 
 def _registry(imports: list[str], path: list[str]) -> AbstractRegistry:
+    """Import the registry. Raises NotImportableError if this process cannot."""
     try:
         for module in imports:
             importlib.import_module(module)
@@ -196,6 +200,7 @@ def _registry(imports: list[str], path: list[str]) -> AbstractRegistry:
 
 
 def _check_loader(registry: AbstractRegistry, name: str, loader: list[str]) -> None:
+    """Raise NotImportableError if the name has another loader in this process."""
     try:
         actual = loader_path(registry.get(name, with_metadata=True).fn)
     except KeyError as error:

@@ -55,6 +55,7 @@ class LocalEmbedder:
         return features
 
     def _check_shape(self, shape: tuple[int, ...]) -> None:
+        """Raise InvalidInputError for rows of another shape than the backbone's input."""
         expected = self._backbone.input.tensor.shape
         fits = len(shape) == len(expected) and all(
             size in (None, actual) for size, actual in zip(expected, shape, strict=True)

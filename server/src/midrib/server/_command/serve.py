@@ -158,7 +158,7 @@ def _announce(server: Server, reporter: _Reporter, seconds: float) -> None:
 class _Reporter:
     """Print the state of the server: lines for people, or JSON lines with an `event` for programs.
 
-    If stdout is closed or its disk is full, it prints nothing more and the server goes on.
+    If stdout is closed or its disk is full, it prints nothing more and the server continues.
     """
 
     def __init__(self, *, as_json: bool) -> None:
@@ -175,6 +175,6 @@ def _print(line: str) -> None:
     try:
         print(line, flush=True)  # noqa: T201 - the command's own output
     except (OSError, ValueError) as error:
-        logger.warning("stdout cannot be written (%s): the server goes on without it", error)
+        logger.warning("stdout cannot be written (%s): the server continues without it", error)
         # At exit the interpreter would flush the buffered output again, fail, and change its exit status.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -42,8 +42,9 @@ def server_process(backbone: str, *options: str, **environment: str) -> Iterator
 
 
 def _url_when_ready(process: subprocess.Popen[str]) -> str:
+    """Return the server's URL once it is ready. Raises RuntimeError if the server ends before."""
     for line in process.stdout or ():
         event = json.loads(line)
         if event["event"] == "ready":
             return str(event["backbones"][0]["url"])
-    raise RuntimeError("the server ended before it was ready: its output above says why")
+    raise RuntimeError(f"the server ended with status {process.wait()} before it was ready: its output above says why")

@@ -38,7 +38,7 @@ class StagedBatch:
     client_input: Array | None = None
 
     def launch(self) -> LaunchedBatch:
-        """Start to compute; on a CPU it has ended when this returns. Raises what the module raises."""
+        """Start to compute; on a CPU it has ended when this returns. Raises the errors of the module."""
         try:
             return LaunchedBatch(self, self.start())
         except BaseException:

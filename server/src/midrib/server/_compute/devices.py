@@ -39,7 +39,7 @@ class Device(Protocol):
     pinned: bool
 
     def launch(self, staged: Sequence[Tensor], run: Run) -> Pending:
-        """Start to compute a batch, whose staged tensors must not change until `wait` has returned."""
+        """Start to compute a batch. Its tensors [rows, ...] must not change until `wait` has returned."""
         ...
 
 
@@ -86,7 +86,7 @@ class CpuDevice:
         self.parallel_passes: ParallelPasses | None = None
 
     def launch(self, staged: Sequence[Tensor], run: Run) -> Pending:
-        """Compute a batch, in micro-batches; raises what `run` raises."""
+        """Compute a batch of tensors [rows, ...] in micro-batches. Raises the errors of `run`."""
         pool = self.parallel_passes
         if pool is not None and len(staged[0]) < pool.width:
             pool = None
@@ -130,7 +130,7 @@ class CudaDevice:
         self._copying_in, self._computing, self._copying_out = (_stream(device) for _ in range(3))
 
     def launch(self, staged: Sequence[Tensor], run: Run) -> Pending:
-        """Queue the copies and the computation, without waiting for the device. Raises what `run` raises."""
+        """Queue the copies of the tensors [rows, ...] and the computation; do not wait. Raises the errors of `run`."""
         with torch.cuda.stream(self._copying_in):
             arrived = [tensor.to(self._device, non_blocking=True) for tensor in staged]
         self._computing.wait_stream(self._copying_in)
@@ -170,6 +170,7 @@ class RowsInFlight:
         self._read = read
 
     def wait(self) -> Tensor:
+        """Wait for the copy to the host; return the rows [rows, num_features]."""
         self._read.synchronize()
         return self._rows
 

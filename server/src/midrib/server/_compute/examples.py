@@ -1,4 +1,7 @@
-"""Example rows of an input spec, for warming up and for measuring."""
+"""Example rows of an input spec, for warming up and for measuring.
+
+They have the lengths of usual requests. Those of `midrib.backbones` are short, because they only check the contract.
+"""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class Forward:
     def __call__(self, batch: Sequence[Arrays]) -> list[Array]:
         """Stage, launch and finish a batch; return the rows of each item.
 
-        Raises what the module raises, and what `before_pass` raises.
+        Raises the errors of the module and of `before_pass`.
         """
         self.before_pass()
         return self.stage(batch).launch().finish()
@@ -83,8 +83,8 @@ class Forward:
 
         They have the staged dtypes, or are pixels of uint8.
 
-        The tensors stay as they are until the rows are read, which may share their memory. Raises what the module
-        raises.
+        The tensors stay as they are until the rows are read, which may share their memory. Raises the errors of
+        the module.
         """
         return self.device.launch(inputs, self._passes.embed if len(inputs) == 1 else self._passes.gradient)
 

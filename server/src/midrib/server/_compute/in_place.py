@@ -23,7 +23,7 @@ class InPlaceRule:
         self.possible = possible
 
     def accepts(self, batch: Sequence[Arrays]) -> bool:
-        """Return whether a batch is one item that needs no copy."""
+        """Return whether a batch is one item, of arrays [rows, ...], that needs no copy."""
         return self.possible and len(batch) == 1 and lie_staged(batch[0], self._dtypes)
 
 

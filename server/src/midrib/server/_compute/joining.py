@@ -14,7 +14,9 @@ _PIXELS = np.dtype(np.uint8)
 
 
 def staged_dtype(arrays: Sequence[Array], dtype: str) -> str:
-    """Return the dtype in which to stage arrays that share a batch: uint8 for pixels, which the device normalises.
+    """Return the dtype in which to stage arrays [rows, ...] that share a batch.
+
+    It is uint8 for pixels, which the device normalises.
 
     dtype: of all other arrays, from the replica: a floating one, or int64 for integers of any width.
     """
@@ -22,7 +24,7 @@ def staged_dtype(arrays: Sequence[Array], dtype: str) -> str:
 
 
 def lie_staged(arrays: Sequence[Array], dtypes: Sequence[str]) -> bool:
-    """Return whether the arrays of one item lie in a client's memory as they would be staged: they need no copy.
+    """Return whether one item's arrays [rows, ...] lie in a client's memory as they would be staged: they need no copy.
 
     dtypes: in which they are staged. Integers never do: a module may check one, and read it again to look it up.
     """
@@ -36,7 +38,7 @@ def lie_staged(arrays: Sequence[Array], dtypes: Sequence[str]) -> bool:
 
 
 def joined_shape(arrays: Sequence[Array]) -> tuple[int, ...]:
-    """Return the shape of the joined array: all rows, each dimension as long as the longest array's."""
+    """Return the shape of the arrays [rows, ...] joined: all rows, each dimension as long as the longest array's."""
     rows = sum(map(len, arrays))
     first = arrays[0].shape[1:]
     if all(array.shape[1:] == first for array in arrays):
@@ -45,7 +47,7 @@ def joined_shape(arrays: Sequence[Array]) -> tuple[int, ...]:
 
 
 def join_into(view: Array, arrays: Sequence[Array]) -> None:
-    """Write the rows of all arrays into a view of `joined_shape`, padded with 0, converted to its dtype.
+    """Write the rows of all arrays [rows, ...] into a view of `joined_shape`, padded with 0, converted to its dtype.
 
     Raises ValueError for a mixture of pixels and floats, because pixels must be normalised to become floats.
     """
@@ -68,6 +70,7 @@ def split_rows(rows: Array, lengths: Sequence[int]) -> list[Array]:
 
 
 def _refuse_mixture(view: Array, arrays: Sequence[Array]) -> None:
+    """Raise ValueError if pixels and floats [rows, ...] would share a batch."""
     if view.dtype.kind != "i" and any(_PIXELS in (view.dtype, array.dtype) for array in arrays):
         names = ", ".join(sorted({array.dtype.name for array in arrays}))
         raise ValueError(f"a batch of {view.dtype} has arrays of {names}: put pixels and floats into separate batches")

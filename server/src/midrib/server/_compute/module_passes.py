@@ -38,7 +38,7 @@ class ModulePasses:
     def embed(self, inputs: Sequence[Tensor]) -> Tensor:
         """Return the embeddings, [rows, num_features], of one tensor [rows, ...]; by a CUDA graph if there is one.
 
-        Raises OutputError for an output that breaks the contract, and what the module raises.
+        Raises OutputError for an output that breaks the contract, and the errors of the module.
         """
         self._keep_eval_mode()
         with torch.inference_mode():
@@ -56,7 +56,7 @@ class ModulePasses:
     def gradient(self, inputs: Sequence[Tensor]) -> Tensor:
         """Return the gradient of the input, [rows, ...], given the input and the gradient of its embedding.
 
-        Raises what the module raises.
+        Raises the errors of the module.
         """
         self._keep_eval_mode()
         return _within_memory(inputs, self._gradient)

@@ -19,10 +19,11 @@ def checked(embed: Callable[[Tensor], Tensor], num_features: int | None) -> Call
     """Return a function that computes the same, [rows, ...] to [rows, num_features], and checks each output.
 
     num_features: the width that the output must have; any if None.
-    Raises OutputError for an output of another type, dtype or shape, and what `no_exit` raises.
+    Raises OutputError for an output of another type, dtype or shape, and the errors of `no_exit`.
     """
 
     def embed_checked(inputs: Tensor) -> Tensor:
+        """Return the checked rows [rows, num_features] of inputs [rows, ...]."""
         with no_exit():
             outputs = embed(inputs)
         _check(outputs, len(inputs), num_features)
@@ -46,6 +47,7 @@ def no_exit() -> Iterator[None]:
 
 
 def _check(outputs: object, rows: int, num_features: int | None) -> None:
+    """Raise OutputError unless the output is a floating tensor [rows, num_features]."""
     width = "num_features" if num_features is None else num_features
     expected = f"expected a floating tensor [{rows}, {width}]: the module must return one row for each row of its input"
     if not isinstance(outputs, Tensor):

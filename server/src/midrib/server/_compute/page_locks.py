@@ -25,7 +25,10 @@ class PageLocks:
         self._unlocks: dict[int, Callable[[int], object] | None] = {}
 
     def lock(self, array: Array) -> bool:
-        """Lock the whole mapping that an array is a view of; return whether it is locked. If not, the log says why."""
+        """Lock the whole mapping that an array [...] is a view of; return whether it is locked.
+
+        If it is not, the log says why.
+        """
         mapping = array.base if isinstance(array.base, np.ndarray) else array
         address = mapping.__array_interface__["data"][0]
         if address not in self._unlocks:

@@ -25,7 +25,10 @@ class ParallelPasses:
         self._pool = ThreadPoolExecutor(width, "parallel-pass", torch.set_num_threads, (threads,))
 
     def run(self, works: Iterable[Callable[[], Tensor]]) -> list[Tensor]:
-        """Return the results in order. Raises the first error, once all of them have stopped reading their inputs."""
+        """Return the results [rows, num_features] in order.
+
+        Raises the first error, once all of them have stopped reading their inputs.
+        """
         futures = [self._pool.submit(work) for work in works]
         wait(futures)
         return [future.result() for future in futures]

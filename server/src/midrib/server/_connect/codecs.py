@@ -43,7 +43,7 @@ def read(kind: type[MessageT], body: bytes | bytearray, *, media: str, limits: E
         return kind.FromString(bytes(body))
     except DecodeError as error:
         raise InvalidInputError(
-            "could not parse the request: generate the client from this server's .proto files"
+            f"could not parse the request as {kind.DESCRIPTOR.name}: generate the client from the server's .proto files"
         ) from error
 
 
@@ -55,6 +55,7 @@ def write(message: Message, *, media: str) -> bytes:
 
 
 def _read_json(kind: type[MessageT], body: bytes | bytearray) -> MessageT:
+    """Return the message of a JSON body. Raises InvalidInputError, or LimitExceededError for too many elements."""
     _, commas = count_values(body)
     if commas > MAX_VALUES:  # protobuf reads each in Python; tensors are one base64 text
         raise LimitExceededError(f"the body has {commas} elements, at most {MAX_VALUES} are accepted: send {PROTO}")

@@ -49,7 +49,7 @@ class ConnectCalls:
         self._max_body_bytes = min(MAX_BODY_BYTES, embedder.catalogue.settings.max_message_bytes)
 
     async def embed(self, request: web.Request) -> web.Response:
-        """Answer an EmbedRequest with an EmbedResponse. Raises what `RequestEmbedder.embed_reserved` raises."""
+        """Answer an EmbedRequest with an EmbedResponse. Raises the errors of `RequestEmbedder.embed_reserved`."""
         media, call = media_type(request), CURRENT_CALL.get()
         call.begin()
         body = await receive(request, call, limit=self._max_body_bytes)

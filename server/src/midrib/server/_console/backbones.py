@@ -60,7 +60,7 @@ class Changes:
         return web.json_response({"registered": await asyncio.to_thread(registered, self._catalogue.registry)})
 
     async def load(self, request: web.Request) -> web.Response:
-        """Load a backbone, or plan to. Raises what `BackboneService.load` raises."""
+        """Load a backbone, or plan to. Raises the errors of `BackboneService.load`."""
         body = await _fields(LoadBody, request)
         entry, unloaded = await self._service.load(_load_request(body))
         reading = read(self._catalogue.metrics.registry)
@@ -68,7 +68,7 @@ class Changes:
         return web.json_response({"backbone": described, "unloaded": unloaded, "dry_run": body.dry_run})
 
     async def unload(self, request: web.Request) -> web.Response:
-        """Unload a backbone. Raises what `BackboneService.unload` raises."""
+        """Unload a backbone. Raises the errors of `BackboneService.unload`."""
         body = await _fields(UnloadBody, request)
         await self._service.unload(body.name)
         return web.json_response({"unloaded": body.name})
@@ -102,6 +102,7 @@ def _load_request(body: LoadBody) -> backbone_pb2.LoadBackboneRequest:
 
 
 def _argument(name: str, value: bool | float | str) -> backbone_pb2.Argument:
+    """Return an argument of a loader. Raises InvalidInputError for an integer that does not fit."""
     if isinstance(value, bool):
         return backbone_pb2.Argument(bool_value=value)
     if isinstance(value, str):

@@ -63,6 +63,7 @@ class Events:
 
     @contextmanager
     def _counted(self, flow: Hashable) -> Iterator[None]:
+        """Count an event stream while it is open. Raises OverloadedError for too many."""
         if self._open.total() >= MAX_STREAMS or self._open[flow] >= MAX_STREAMS_OF_A_TOKEN:
             raise OverloadedError(
                 f"{self._open.total()} event streams are open, {self._open[flow]} of them from this caller; at most "

@@ -51,6 +51,7 @@ class Files:
         return self._answer(request.match_info["name"])
 
     def _answer(self, name: str) -> web.Response:
+        """Answer with a file of the console. Raises HTTPNotFound for an unknown name."""
         if name not in self._files:
             raise web.HTTPNotFound
         content, media = self._files[name]

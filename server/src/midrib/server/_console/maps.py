@@ -64,6 +64,7 @@ class Maps:
         return web.Response(body=answer, content_type="application/json")
 
     def _check_free(self) -> None:
+        """Raise OverloadedError while another file is being drawn."""
         if self._drawing.locked():
             raise OverloadedError("another file is being drawn: try again shortly", retry_after=2.0)
 
@@ -95,6 +96,7 @@ async def _drawn(kind: str, method: str, file: bytearray) -> bytes:
 
 
 def _checked(process: Process, answer: bytes, errors: bytes) -> bytes:
+    """Return the map from the answer of the process. Raises InvalidInputError or InternalError for a failure."""
     if process.returncode == map_process.WRONG_FILE:
         raise InvalidInputError(answer.decode(), field="file")
     if process.returncode:
@@ -102,7 +104,7 @@ def _checked(process: Process, answer: bytes, errors: bytes) -> bytes:
             "a map ended with status %s: %s", process.returncode, errors[-_LOGGED_BYTES:].decode(errors="replace")
         )
         raise InternalError(
-            "the map could not be computed: the file may need too much memory or time, send a sample; the server's log "
-            "says more"
+            f"the map could not be computed (status {process.returncode}): the file may need too much memory or time, "
+            "send a sample; the server's log says more"
         )
     return answer

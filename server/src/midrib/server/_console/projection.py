@@ -56,12 +56,15 @@ def pca(vectors: Vectors) -> tuple[Vectors, list[float]]:
 
 
 def _umap(vectors: Vectors) -> Vectors:
+    """Return UMAP's points [rows, 2]. Raises FileError without umap-learn, or for too many rows."""
     if len(vectors) > _MAX_UMAP_ROWS:
         raise FileError(f"the file has {len(vectors)} rows, UMAP draws at most {_MAX_UMAP_ROWS}: choose PCA")
     try:
         umap: Any = importlib.import_module("umap")  # optional, and without types
     except ImportError as error:
-        raise FileError("umap-learn is not installed on this server: choose PCA, or pip install umap-learn") from error
+        raise FileError(
+            f"umap-learn is not installed on this server ({error}): choose PCA, or pip install umap-learn"
+        ) from error
     neighbours = min(15, max(2, len(vectors) - 1))
     model = umap.UMAP(n_neighbors=neighbours, random_state=_SEED, init="random" if len(vectors) < 5 else "spectral")
     return np.asarray(model.fit_transform(vectors), np.float32)

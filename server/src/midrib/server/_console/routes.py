@@ -23,7 +23,7 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 OPERATIONS = (
     Operation("get", "/console/", "Return the console, pages for people.", "The page.", media="text/html"),
-    Operation("get", "/console/api/session", "Say what the token allows.", "Its name and scopes."),
+    Operation("get", "/console/api/session", "Show the rights of the token.", "Its name and scopes."),
     Operation("get", "/console/api/events", "Stream the load.", "Events of JSON.", media="text/event-stream"),
     Operation("get", "/console/api/registered", "List the names that can be loaded.", "Names and arguments."),
     Operation("post", "/console/api/load", "Load a backbone, or plan to.", "The backbone.", LoadBody),
@@ -61,13 +61,13 @@ def console_routes(embedder: RequestEmbedder) -> list[web.RouteDef]:
 
 
 class TokenRights:
-    """Tells the page what its token allows."""
+    """Shows the page the rights of its token."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
     async def answer(self, request: web.Request) -> web.Response:  # noqa: ARG002 - aiohttp's signature
-        """Answer the name and the scopes of the token, and what the server offers."""
+        """Answer the name and the scopes of the token, and the features of the server."""
         tenant = CURRENT_CALL.get().caller.tenant
         scopes = ["admin", "embed", "read"] if tenant is None else sorted(scope.value for scope in tenant.scopes)
         return web.json_response(

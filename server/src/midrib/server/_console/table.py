@@ -53,11 +53,14 @@ def read_table(kind: str, data: bytes) -> EmbeddingTable:
 def _first_columns(columns: Any) -> dict[str, Sequence[Any]]:
     """Return at most MAX_COLUMNS columns. Raises FileError if they are not lists by name, as metadata may be."""
     if not isinstance(columns, dict) or not all(isinstance(values, list) for values in columns.values()):
-        raise FileError("the columns beside the vectors are expected to be lists by name, one value for each row")
+        raise FileError(
+            f"the columns beside the vectors are a {type(columns).__name__}, expected lists by name, a value per row"
+        )
     return {str(name): values for name, values in list(columns.items())[:MAX_COLUMNS]}
 
 
 def _checked(vectors: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """Return the vectors [rows, width]. Raises FileError for vectors that cannot be drawn."""
     if vectors.ndim != 2 or 0 in vectors.shape or vectors.dtype.kind not in "fiu":
         raise FileError(
             f"the vectors are {vectors.dtype} {list(vectors.shape)}, expected numbers [rows, width] of one row or more"
@@ -77,6 +80,7 @@ def _npy(data: bytes) -> tuple[Any, dict[str, Any]]:
 
 
 def _safetensors(data: bytes) -> tuple[Any, dict[str, Any]]:
+    """Return vectors [rows, width] and columns of a safetensors file. Raises FileError if it has no vectors."""
     from safetensors.numpy import load
 
     tensors = load(data)
@@ -89,9 +93,12 @@ def _safetensors(data: bytes) -> tuple[Any, dict[str, Any]]:
 
 
 def _jsonl(data: bytes) -> tuple[Any, dict[str, Any]]:
+    """Return vectors [rows, width] and columns of a file of JSON lines. Raises FileError for another layout."""
     rows = [json.loads(line) for line in data.splitlines() if line.strip()]
     if not rows or not all(isinstance(row, dict) for row in rows):
-        raise FileError("each line is expected to be a JSON object, with its vector in the field 'embedding'")
+        raise FileError(
+            f"the file has {len(rows)} lines, expected a JSON object in each, with its vector in the field 'embedding'"
+        )
     name = next((name for name, value in rows[0].items() if _is_vector(value)), _VECTORS)
     columns = {column: [row.get(column) for row in rows] for column in rows[0] if column != name}
     return np.array([row[name] for row in rows], np.float32), columns
@@ -102,6 +109,7 @@ def _is_vector(value: Any) -> bool:
 
 
 def _parquet(data: bytes) -> tuple[Any, dict[str, Any]]:
+    """Return vectors [rows, width] and columns of a Parquet file. Raises FileError for no vectors, or too many."""
     import pyarrow as pa  # type: ignore[import-untyped] # it has no types
     from pyarrow import parquet
 

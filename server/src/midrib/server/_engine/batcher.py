@@ -2,7 +2,7 @@
 
 A batch leaves as soon as a device asks for one and an item is queued. Under load, small batches wait up to
 `max_delay_s` for more items. `flows` decides whose items leave first, and which share of the queue each flow may fill.
-Items that nobody waits for any more leave the queue at once.
+Items for which no caller waits any more leave the queue at once.
 """
 
 from __future__ import annotations
@@ -107,11 +107,12 @@ class Batcher:
             self.queue.fail_all(error)
 
     def _check_open(self) -> None:
+        """Raise UnavailableError while the backbone is being unloaded."""
         if self._closed:
             raise UnavailableError("the backbone is being unloaded: try again elsewhere")
 
     def _make_room(self, item: Item) -> None:
-        """Drop what has expired. Raises OverloadedError if there is still no room for the item."""
+        """Drop the expired items. Raises OverloadedError if there is still no room for the item."""
         self.queue.drop_expired()
         if self.queue.may_queue(item):
             return

@@ -47,7 +47,7 @@ class Staged(Protocol):
     """A batch in its staging buffers."""
 
     def launch(self) -> Launched:
-        """Start to compute. Raises what the module raises."""
+        """Start to compute. Raises the errors of the module."""
         ...
 
 

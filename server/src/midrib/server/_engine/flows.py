@@ -2,7 +2,7 @@
 
 Order: start-time fair queueing. Each item is tagged with the virtual time at which its flow's earlier items are paid
 for, and the smallest tag leaves first. So the items of a flow stay in order, a flow with a thousand items waiting does
-not delay the first of another, and a priority is a weight that starves nobody. An item that is larger than a batch is
+not delay the first of another, and a priority is a weight: each flow is served. An item that is larger than a batch is
 tagged again for each of its parts, so that the items that its flow has queued meanwhile leave before the rest of it.
 Source: Goyal, Vin & Cheng, "Start-time Fair Queuing", SIGCOMM 1996, section 2.
 
@@ -24,7 +24,7 @@ from midrib.server._engine.item import Item
 _SHARE = 16
 ROOM = 1 + 1 / _SHARE
 """The room of a queue, of its limit: a sixteenth is left to further flows when one flow reaches the limit."""
-# The number of idle flows to remember. The virtual time stands still while new flows arrive faster than items leave,
+# The number of idle flows to remember. If new flows arrive faster than items leave, the virtual time does not advance,
 # so idle flows that are not yet paid for would otherwise grow without bound.
 _MAX_IDLE_FLOWS = 256
 

@@ -82,7 +82,7 @@ class Item:
     arrays: one for an embedding ([rows, ...]), two for a gradient (the input and the embedding's gradient).
     bucket: items of one bucket may share a batch.  cost: rows x elements, padding included.
     flow: the client; a busy device is shared between flows.
-    deadline: on the batcher's clock; after it, nobody waits for the item.
+    deadline: on the batcher's clock; no caller waits for the item after it.
     trace: the span of its call; None if nothing is traced.  rows: the number of rows.
     queued: whether it is in the queue of a batcher.  parts: of an item larger than a batch, once the first is taken.
     """

@@ -1,4 +1,4 @@
-"""Queued items: which ones leave next as a batch, and which ones leave because nobody waits for them."""
+"""Queued items: which ones leave next as a batch, and which ones leave because no caller waits for them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MAX_STALE = 64
 class ItemQueue:
     """The queued items of one served backbone, in one heap for each bucket, ordered by the start tags of their flows.
 
-    items, rows, cost: of the queued items.  on_room: called after an item has left that nobody waited for.
+    items, rows, cost: of the queued items.  on_room: called after an item has left for which no caller waited.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class ItemQueue:
         item.done.add_done_callback(partial(self._drop_abandoned, item))
 
     def pop_batch(self) -> list[Item]:
-        """Return the next batch, of items of one bucket; empty if nobody waits for any item.
+        """Return the next batch, of items of one bucket; empty if no caller waits for any item.
 
         An item that is larger than a batch is cut: its first rows leave, and the others are queued behind the items
         that have been queued by then.

@@ -67,11 +67,14 @@ class BatchRunner(Protocol):
         ...
 
     async def start(self) -> None:
-        """Wait until it is ready; raises what preparing raised."""
+        """Wait until it is ready; raises the errors of the preparation."""
         ...
 
     def submit(self, batch: Sequence[Arrays]) -> asyncio.Future[BatchReport]:
-        """Run a batch; `depth` of them at most at a time. The future raises UnavailableError if it cannot be run."""
+        """Run a batch of items, each of arrays [rows, ...]; at most `depth` batches at a time.
+
+        The future raises UnavailableError if the batch cannot be run.
+        """
         ...
 
     def change_plan(self, plan: WorkerPlan | None) -> asyncio.Future[WorkerPlan | None]:
@@ -125,7 +128,7 @@ class Replica:
         return self._compute.depth
 
     async def start(self) -> None:
-        """Start the thread and wait until its compute is warm. Raises what `prepare` raises."""
+        """Start the thread and wait until its compute is warm. Raises the errors of `prepare`."""
         self._loop = asyncio.get_running_loop()
         self._ready = self._loop.create_future()
         self._thread.start()
@@ -262,7 +265,10 @@ class Replica:
 
 
 def run_or_split(compute: Compute, batch: Sequence[Arrays]) -> list[Array | Exception]:
-    """Return the rows or the error of each item; a failing batch is halved until the failing items are found."""
+    """Return the rows [rows, num_features] or the error of each item.
+
+    A failing batch is halved until the failing items are found.
+    """
     try:
         return list(compute.stage(batch).launch().finish())
     except Exception as error:  # noqa: BLE001 - a module may raise anything

@@ -209,7 +209,7 @@ class CallContext:
         for callback in self._callbacks:
             try:
                 callback(self)
-            except Exception:  # the other callbacks free what the call holds
+            except Exception:  # the other callbacks free the memory of the call
                 logger.exception("a function that should be called at the end of a call failed")
         self._callbacks.clear()
         self._task = self._stream.on_lost = None  # cycles, which would keep the call until a garbage collection

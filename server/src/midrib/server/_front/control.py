@@ -53,9 +53,9 @@ class Control:
         self._updates = 0
 
     def settings(self, flags: int, stream_id: int, payload: bytes) -> None:
-        """Follow the client's settings."""
+        """Follow the client's settings. Raises Http2Error for invalid ones."""
         if stream_id or len(payload) % 6 or (flags & frames.ACK and payload):
-            raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, "invalid settings")
+            raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, f"settings of {len(payload)} bytes on stream {stream_id}")
         self._abuse.idle_frame(weight=1 if flags & frames.ACK else _SETTINGS_WEIGHT)
         if flags & frames.ACK:
             return
@@ -67,17 +67,19 @@ class Control:
         self._sender.pump_soon()
 
     def _follow(self, key: int, value: int) -> None:
+        """Follow one setting. Raises Http2Error for a value out of range."""
         if key == Setting.INITIAL_WINDOW_SIZE:
             if value > LARGEST_WINDOW:
-                raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR, "an initial window beyond 31 bits")
+                raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR, f"an initial window of {value} bytes, beyond 31 bits")
             difference, self.client_stream_window = value - self.client_stream_window, value
             self._grow_all(difference)
         elif key == Setting.MAX_FRAME_SIZE:
             if not frames.DEFAULT_MAX_FRAME <= value < 2**24:
-                raise Http2Error(ErrorCode.PROTOCOL_ERROR, "an invalid largest frame")
+                raise Http2Error(ErrorCode.PROTOCOL_ERROR, f"a largest frame of {value} bytes")
             self._sender.set_max_frame(value)
 
     def _grow_all(self, difference: int) -> None:
+        """Grow the window of each stream. Raises Http2Error if one becomes too large."""
         try:
             for stream in self._streams.values():
                 stream.grow_send_window(difference)
@@ -85,10 +87,10 @@ class Control:
             raise Http2Error(fault.code, str(fault)) from fault
 
     def ping(self, flags: int, stream_id: int, payload: bytes) -> None:
-        """Answer a ping, or note the answer to one."""
+        """Answer a ping, or note the answer to one. Raises Http2Error for a ping of a stream."""
         check_length(payload, 8)
         if stream_id:
-            raise Http2Error(ErrorCode.PROTOCOL_ERROR, "a ping of a stream")
+            raise Http2Error(ErrorCode.PROTOCOL_ERROR, f"a ping of stream {stream_id}")
         if flags & frames.ACK:
             self._abuse.idle_frame()
             self._ponged()
@@ -98,7 +100,7 @@ class Control:
         self._sender.send(frames.frame(frames.PING, frames.ACK, 0, payload))
 
     def window_update(self, _flags: int, stream_id: int, payload: bytes) -> None:
-        """Let more bytes be sent, by a stream or by all."""
+        """Let more bytes be sent, by a stream or by all. Raises Http2Error or StreamError for 0 bytes."""
         check_length(payload, 4)
         increment = int.from_bytes(payload, "big") & LARGEST_WINDOW
         self._count_update(increment)
@@ -139,4 +141,4 @@ class Control:
 def check_length(payload: bytes, size: int) -> None:
     """Raise Http2Error unless the payload of a frame has its size."""
     if len(payload) != size:
-        raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, "a frame of another length")
+        raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, f"a frame of {len(payload)} bytes, expected {size}")

@@ -110,7 +110,7 @@ def header_frames(stream_id: int, block: bytes, *, ends_stream: bool) -> bytes:
 
 
 def data_frames(stream_id: int, payload: memoryview, max_frame: int) -> list[bytes | memoryview]:
-    """Return DATA frames in parts that need not be joined: heads, and views of the payload."""
+    """Return DATA frames as parts that are sent one after another: heads, and views of the payload."""
     parts: list[bytes | memoryview] = []
     for at in range(0, len(payload), max_frame):
         part = payload[at : at + max_frame]
@@ -123,5 +123,5 @@ def without_padding(flags: int, payload: bytes) -> bytes:
     if not flags & PADDED:
         return payload
     if not payload or payload[0] >= len(payload):
-        raise Http2Error(ErrorCode.PROTOCOL_ERROR, "the padding is longer than its frame")
+        raise Http2Error(ErrorCode.PROTOCOL_ERROR, f"more padding than the frame of {len(payload)} bytes")
     return payload[1 : len(payload) - payload[0]]

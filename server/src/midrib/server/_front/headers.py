@@ -28,7 +28,7 @@ _UNITS_S = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1
 _MAX_TIMEOUT_DIGITS = 8
 # Updates of the table's size that may begin a block (RFC 7541, 4.2). hpack takes any number of them.
 _MAX_TABLE_UPDATES = 2
-# Printable ASCII but the percent sign goes into grpc-message as it is.
+# Printable ASCII except the percent sign goes into grpc-message unchanged.
 _PLAIN_IN_MESSAGE = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
 
 
@@ -142,14 +142,14 @@ def _separated(fields: list[tuple[bytes, bytes]]) -> tuple[dict[bytes, bytes], l
     for name, value in fields:
         if name.startswith(b":"):
             if regular or name in pseudo:
-                raise StreamError(ErrorCode.PROTOCOL_ERROR, "a pseudo-header field is repeated or late")
+                raise StreamError(ErrorCode.PROTOCOL_ERROR, f"pseudo-header field {name[:40]!r} is repeated or late")
             pseudo[name] = value
         elif not name or name != name.lower() or name in _CONNECTION_FIELDS or _has_control(value):
-            raise StreamError(ErrorCode.PROTOCOL_ERROR, "a header field is not allowed in HTTP/2")
+            raise StreamError(ErrorCode.PROTOCOL_ERROR, f"header field {name[:40]!r} is not allowed in HTTP/2")
         else:
             regular.append((name, value))
     if not pseudo.get(b":path") or not pseudo.get(b":method"):
-        raise StreamError(ErrorCode.PROTOCOL_ERROR, "a pseudo-header field is missing")
+        raise StreamError(ErrorCode.PROTOCOL_ERROR, f"a pseudo-header field is missing beside {sorted(pseudo)}")
     return pseudo, regular
 
 
@@ -158,12 +158,13 @@ def _has_control(value: bytes) -> bool:
 
 
 def _metadata(name: bytes, value: bytes) -> tuple[str, str | bytes]:
+    """Return a header field as metadata. Raises StreamError for a binary field that is not base64."""
     if not name.endswith(b"-bin"):
         return _text(name), _text(value)
     try:
         return _text(name), base64.b64decode(value + b"=" * (-len(value) % 4), validate=True)
     except binascii.Error as error:
-        raise StreamError(ErrorCode.PROTOCOL_ERROR, "a binary header field is not base64") from error
+        raise StreamError(ErrorCode.PROTOCOL_ERROR, f"binary header field {name[:40]!r} is not base64") from error
 
 
 def _text(value: bytes) -> str:

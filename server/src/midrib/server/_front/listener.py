@@ -30,7 +30,7 @@ class PortTls(NamedTuple):
 
 
 def tls_of(files: TlsFiles) -> PortTls:
-    """Return TLS for HTTP/2 that reads changed files again. Raises what `renewing_context` raises."""
+    """Return TLS for HTTP/2 that reads changed files again. Raises the errors of `renewing_context`."""
 
     def accepts(connection: ssl.SSLObject) -> bool:
         return connection.selected_alpn_protocol() == "h2" and not files.outlives_client_ca(connection)

@@ -175,6 +175,7 @@ class Assembler:
         return message
 
     def _unpacked(self, packed: Buffer) -> bytes:
+        """Return the decompressed message. Raises MessageError if it is damaged or too long."""
         if self._encoding not in _WINDOW_BITS:
             is_identity = self._encoding == "identity"
             raise MessageError(
@@ -187,7 +188,10 @@ class Assembler:
             raise MessageError(grpc.StatusCode.INTERNAL, f"a message is not {self._encoding}") from error
 
     def _inflated(self, packed: Buffer) -> bytes:
-        """Unpack a message in small steps: one large step would copy all its bytes while it holds the GIL."""
+        """Unpack a message in small steps: one large step would copy all its bytes while it holds the GIL.
+
+        Raises MessageError if it is damaged or too long.
+        """
         unpack = zlib.decompressobj(_WINDOW_BITS[self._encoding])
         parts: list[bytes] = []
         size = 0

@@ -127,7 +127,9 @@ class Sender:
         """Let more bytes be sent. Raises Http2Error if the window becomes larger than HTTP/2 allows."""
         self.window += increment
         if self.window > LARGEST_WINDOW:
-            raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR, "the window of the connection is beyond 31 bits")
+            raise Http2Error(
+                ErrorCode.FLOW_CONTROL_ERROR, f"the window of the connection, {self.window} bytes, is beyond 31 bits"
+            )
         self.pump_soon()
 
     def set_max_frame(self, size: int) -> None:

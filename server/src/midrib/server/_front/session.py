@@ -21,7 +21,7 @@ from midrib.server._front.limits import AbuseCounter, FrontLimits
 from midrib.server._front.sending import Sender
 from midrib.server._front.stream import Http2Stream
 
-# Of the whole connection. It is given back as bytes arrive: each stream has a window that bounds what it may keep.
+# Of the whole connection. It is given back as bytes arrive: the window of each stream bounds the bytes that it keeps.
 _CONNECTION_WINDOW = 2**24
 _MAX_FRAME = 64 * 1024
 # Headers up to this multiple of their limit are read, so that their call alone is refused.
@@ -110,7 +110,7 @@ class Http2Session:
     def handle(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
         """Handle one frame. Raises Http2Error; a fault of one stream ends that stream."""
         if self._header_block is not None and (kind, stream_id) != (frames.CONTINUATION, self._header_block.stream_id):
-            raise Http2Error(ErrorCode.PROTOCOL_ERROR, "another frame within a header block")
+            raise Http2Error(ErrorCode.PROTOCOL_ERROR, f"a frame of kind {kind} within a header block")
         try:
             if kind < len(self._handlers):
                 self._handlers[kind](flags, stream_id, payload)
@@ -150,15 +150,18 @@ class Http2Session:
         """Return an open stream; None if it has ended. Raises Http2Error if it never was."""
         stream = self.streams.get(stream_id)
         if stream is None and (stream_id > self.last_id or stream_id % 2 == 0):
-            raise Http2Error(ErrorCode.PROTOCOL_ERROR, "a frame of a stream that is not open")
+            raise Http2Error(ErrorCode.PROTOCOL_ERROR, f"a frame of stream {stream_id}, which is not open")
         return stream
 
     def _data(self, flags: int, stream_id: int, payload: bytes) -> None:
+        """Handle a DATA frame. Raises Http2Error beyond the window of the connection."""
         size = len(payload)
         stream = self._open_stream(stream_id)
         self._window -= size
         if self._window < 0:
-            raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR, "more bytes than the window of the connection")
+            raise Http2Error(
+                ErrorCode.FLOW_CONTROL_ERROR, f"{-self._window} bytes more than the window of the connection"
+            )
         if self._window < _CONNECTION_WINDOW // 2:
             self.send(window_update(0, _CONNECTION_WINDOW - self._window))
             self._window = _CONNECTION_WINDOW
@@ -174,10 +177,11 @@ class Http2Session:
             stream.receive_end()
 
     def _headers(self, flags: int, stream_id: int, payload: bytes) -> None:
+        """Handle a HEADERS frame. Raises Http2Error if it is damaged or too long."""
         payload = without_padding(flags, payload)
         if flags & frames.HAS_PRIORITY:
             if len(payload) < 5:
-                raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, "a priority is cut off")
+                raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, f"a priority is cut off after {len(payload)} bytes")
             payload = payload[5:]
         ends = bool(flags & frames.END_STREAM)
         if len(payload) > self._max_block_bytes:
@@ -188,9 +192,10 @@ class Http2Session:
             self._header_block = _HeaderBlock(stream_id, payload, ends_stream=ends)
 
     def _continuation(self, flags: int, stream_id: int, payload: bytes) -> None:
+        """Handle a CONTINUATION frame. Raises Http2Error if it continues nothing, or for too many bytes."""
         block = self._header_block
         if block is None:
-            raise Http2Error(ErrorCode.PROTOCOL_ERROR, "a continuation of no header block")
+            raise Http2Error(ErrorCode.PROTOCOL_ERROR, f"stream {stream_id} continues headers without a beginning")
         self._abuse.idle_frame()
         block.data += payload
         if len(block.data) > self._max_block_bytes:
@@ -200,11 +205,12 @@ class Http2Session:
             self._header_block_complete(stream_id, bytes(block.data), ends_stream=block.ends_stream)
 
     def _header_block_complete(self, stream_id: int, block: bytes, *, ends_stream: bool) -> None:
+        """Open a stream, or end it with trailers. Raises Http2Error or StreamError if it cannot be opened."""
         if stream_id <= self.last_id:
             self._trailers(stream_id, block, ends_stream=ends_stream)
             return
         if stream_id % 2 == 0:
-            raise Http2Error(ErrorCode.PROTOCOL_ERROR, "a client's streams have odd numbers")
+            raise Http2Error(ErrorCode.PROTOCOL_ERROR, f"got stream {stream_id}, expected an odd number")
         self.last_id = stream_id
         head = self._head(block)  # also of a stream that is refused: HPACK's table depends on it
         if self.refuses_streams:
@@ -232,6 +238,7 @@ class Http2Session:
         self._abuse.idle_frame(weight=len(block) // _UNCACHED_BYTES)
 
     def _trailers(self, stream_id: int, block: bytes, *, ends_stream: bool) -> None:
+        """Read the trailers of a stream. Raises StreamError if they do not end it."""
         stream = self._open_stream(stream_id)
         self._abuse.idle_frame()
         self._count_block(block)
@@ -239,7 +246,7 @@ class Http2Session:
         if stream is None:
             return
         if not ends_stream:
-            raise StreamError(ErrorCode.PROTOCOL_ERROR, "headers within a stream")
+            raise StreamError(ErrorCode.PROTOCOL_ERROR, f"headers within stream {stream_id}")
         stream.receive_end()
 
     def _rst_stream(self, _flags: int, stream_id: int, payload: bytes) -> None:

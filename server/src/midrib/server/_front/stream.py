@@ -107,7 +107,9 @@ class Http2Stream:
         """Take the payload of a DATA frame, which counts with `size` bytes. Raises StreamError beyond the window."""
         self.receive_window -= size
         if self.receive_window < 0:
-            raise StreamError(ErrorCode.FLOW_CONTROL_ERROR, "more bytes than the window of the stream")
+            raise StreamError(
+                ErrorCode.FLOW_CONTROL_ERROR, f"{-self.receive_window} bytes more than the window of the stream"
+            )
         self.assembler.feed(payload)
         if self._forward is not None:
             self._forward()
@@ -150,7 +152,9 @@ class Http2Stream:
         """Let more bytes be sent. Raises StreamError if the window becomes larger than HTTP/2 allows."""
         self.send_window += increment
         if self.send_window > LARGEST_WINDOW:
-            raise StreamError(ErrorCode.FLOW_CONTROL_ERROR, "the window of the stream is beyond 31 bits")
+            raise StreamError(
+                ErrorCode.FLOW_CONTROL_ERROR, f"the window of the stream, {self.send_window} bytes, is beyond 31 bits"
+            )
 
     # To the call
 
@@ -272,7 +276,7 @@ class Http2Stream:
         return (header_frames(self.id, response_head(), ends_stream=False),)
 
     def end(self, trailers: bytes) -> None:
-        """End the stream with trailers. A client that is still sending is told to stop."""
+        """End the stream with trailers. A client that is still sending is asked to stop."""
         if self.is_closed:
             return
         self._close()

@@ -66,11 +66,11 @@ class BackboneService(backbone_pb2_grpc.BackboneServiceServicer):
         return backbone_pb2.UnloadBackboneResponse()
 
     async def load(self, request: backbone_pb2.LoadBackboneRequest) -> tuple[CatalogueEntry, list[str]]:
-        """Load or plan what a request names, for every protocol.
+        """Load the backbone of a request, or plan to, for every protocol.
 
         Returns the entry, and the names of the idle backbones that were unloaded to make room. Raises
         PermissionDeniedError without admin rights, InvalidInputError for a backbone or an argument that only the
-        server's configuration may name, and what `Catalogue.load` raises.
+        server's configuration may name, and the errors of `Catalogue.load`.
         """
         self._require_admin("LoadBackbone")
         name = self._catalogue.canonical_name(request.name)
@@ -91,6 +91,7 @@ class BackboneService(backbone_pb2_grpc.BackboneServiceServicer):
         await self._catalogue.unload(name)
 
     def _require_admin(self, call: str) -> None:
+        """Raise PermissionDeniedError unless this port allows to change backbones."""
         if not self._admin:
             raise PermissionDeniedError(f"{call} is not allowed here: start the server with --admin, or an admin_port")
 
@@ -98,7 +99,7 @@ class BackboneService(backbone_pb2_grpc.BackboneServiceServicer):
         """Raise InvalidInputError for a name of a whole catalogue (timm, transformers), which would fetch any name."""
         if all(entry.key != name for entry in self._catalogue.registry.list(catalogues=False)):
             raise InvalidInputError(
-                f"{name!r} is of a catalogue that fetches what it is asked for: put it into the server's configuration",
+                f"{name!r} is of a catalogue that fetches any name: put it into the server's configuration",
                 field="name",
             )
 

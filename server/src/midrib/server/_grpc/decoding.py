@@ -67,7 +67,7 @@ class RequestLimits:
     small_bytes: the size of a request to a method without data: lists, health, loading.
     data_methods: paths of the methods whose requests may be larger.
     max_unread_s: how long an answer may wait to be read before its connection is closed.
-    has_tokens: whether callers are told apart by their tokens.
+    has_tokens: whether tokens distinguish the callers.
     """
 
     elements: ElementLimits

@@ -104,7 +104,9 @@ class EmbedStreamProtocol:
         if not shared:
             return self._call, item.input
         if item.HasField("input"):
-            raise InvalidInputError("the item has both `input` and `shared`, expected one of them", field="shared")
+            raise InvalidInputError(
+                f"item {item.id} has both `input` and `shared`, expected one of them", field="shared"
+            )
         return self._call, self._memory.input(item.id, item.shared)
 
     def answer(self, request_id: int, embedded: Embedded) -> bytes:
@@ -131,8 +133,8 @@ async def serve_embed_stream(
     """Serve an EmbedStream call to its end.
 
     memories: the shared memory of the server's streams; by default those of this call only.
-    Raises StreamProtocolError if the first message does not open the stream, and what `RequestEmbedder.open` and
-    `ItemStream.run` raise.
+    Raises StreamProtocolError if the first message does not open the stream, and the errors of `RequestEmbedder.open`
+    and `ItemStream.run`.
     """
     if isinstance(first, StreamItem) or first.WhichOneof("message") != "open":
         raise StreamProtocolError("the first message of a stream must be `open`, then come items")

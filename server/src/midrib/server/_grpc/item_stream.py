@@ -51,7 +51,7 @@ class StreamProtocol(Protocol[Request, Id]):
         """A function that makes the message that tells the client so; None if the status of the stream does."""
 
     def id_of(self, request: Request) -> Id:
-        """Return what identifies the answer of a request. Raises StreamProtocolError for a request out of place."""
+        """Return the id of the answer to a request. Raises StreamProtocolError for a request out of place."""
 
     async def read(self, request: Request) -> tuple[OpenCall, ItemInput]:
         """Return the call that a request belongs to, and its input. Raises MidribError if it is invalid."""
@@ -88,7 +88,7 @@ class ItemStream(Generic[Request, Id]):
         """Serve the stream to its end.
 
         Raises UnavailableError if the client reads no answers, or if the server stops and the protocol has no message
-        for that; and what reading or writing raises, once the accepted items are answered.
+        for that; and the errors of reading and writing, once the accepted items are answered.
         """
         reader = asyncio.create_task(self._read(requests))
         writer = asyncio.create_task(self._writer.run())
@@ -130,7 +130,7 @@ class ItemStream(Generic[Request, Id]):
             self.say(self._protocol.go_away(reason))
 
     def _cancel(self, *tasks: asyncio.Task[Any]) -> None:
-        """Cancel all work of the stream and release what its items hold."""
+        """Cancel all work of the stream and release the bytes of its items."""
         for task in (*tasks, *self._tasks):
             task.cancel()
         for outcome in list(self._outcomes):
@@ -183,6 +183,7 @@ class ItemStream(Generic[Request, Id]):
         task.add_done_callback(self._tasks.discard)
 
     def _check_id(self, request_id: Id) -> None:
+        """Raise DuplicateItemError if an item with this id is in flight."""
         if not self._protocol.in_order and request_id in self._ids:
             raise DuplicateItemError(f"item {request_id} is still in flight: use another id")
 

@@ -62,7 +62,7 @@ def grpc_server(settings: Settings, tokens: AccessTokens | None, tracing: Tracin
 def interceptors(
     settings: Settings, tokens: AccessTokens | None, tracing: Tracing | None = None
 ) -> list[grpc.aio.ServerInterceptor]:
-    """Return what every call passes first, in this order: traces, the access log, and the guard."""
+    """Return the interceptors of every call, in this order: traces, the access log, and the guard."""
     chain: list[grpc.aio.ServerInterceptor] = []
     if tracing is not None:
         from midrib.server._grpc.interceptors.tracing import TracingInterceptor

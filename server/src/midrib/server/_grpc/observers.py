@@ -61,7 +61,7 @@ async def _next(requests: AsyncIterator[Any]) -> Any:
 
 
 async def _until(stopping: asyncio.Event, work: Coroutine[Any, Any, Any]) -> Any:
-    """Return what the work returns; None if it is cancelled because the event is set first."""
+    """Return the result of the work; None if it is cancelled because the event is set first."""
     task = asyncio.ensure_future(work)
     stopped = asyncio.ensure_future(stopping.wait())
     try:

@@ -67,6 +67,7 @@ def _waiting(handler: Handler, receipt: Receipt) -> Handler:
     behaviour: Any = handler.unary_stream if handler.response_streaming else handler.unary_unary
 
     async def receive(_requests: Any, context: Context) -> None:
+        """Receive the request and answer it; a MidribError becomes the call's status."""
         try:
             request = await read_message(context, receipt)
             if request is grpc.aio.EOF:

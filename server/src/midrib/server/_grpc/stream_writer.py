@@ -67,7 +67,7 @@ class StreamWriter:
         self._answers.clear()
 
     async def run(self) -> None:
-        """Write answers until `close`; raises what writing raises."""
+        """Write answers until `close`; raises the errors of writing."""
         while self._expected or not self._closed:
             if not self._answers or self._answers[0].message is None:
                 self._changed.clear()

@@ -25,7 +25,7 @@ from midrib.wire import Array
 logger = logging.getLogger(__name__)
 
 _OPEN_FILES = Path("/dev/fd")
-# A stream is told by its status after max_unread_s. A connection carries other calls too: it is closed only later, if
+# A stream gets its status after max_unread_s. A connection carries other calls too: it is closed only later, if
 # its client does not read that status, or the answer of a unary call, either.
 _CONNECTION_FACTOR = 4
 # A smaller answer takes less memory than its call, whose number is limited: nothing waits until it is written.
@@ -101,7 +101,7 @@ def _close_connections_of(calls: Iterable[Context]) -> int:
 
 
 def release_once_written(context: Context, reservation: Reservation, answer: Array) -> None:
-    """Release what the item of a unary call holds once its answer is written, or its connection has ended.
+    """Release the bytes of a unary call's item once its answer is written, or its connection has ended.
 
     answer: [rows, ...]; it is released at once if this is small.
     """

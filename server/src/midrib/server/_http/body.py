@@ -99,7 +99,7 @@ def require_media_type(request: web.Request, expected: str) -> None:
 async def parse_fields(kind: type[FieldsT], body: bytes | bytearray) -> FieldsT:
     """Return the JSON object of a body as `kind`; a large body is read beside the event loop.
 
-    Raises what `loads` and `read_fields` raise.
+    Raises the errors of `loads` and `read_fields`.
     """
     return await off_loop(len(body), lambda: _read(kind, body))
 
@@ -196,6 +196,7 @@ def count_values(body: bytes | bytearray) -> tuple[int, int]:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON. Raises InvalidInputError for a repeated field, or too many."""
     if len(pairs) > _MAX_FIELDS:
         raise InvalidInputError(
             f"the body has an object of {len(pairs)} fields, expected at most {_MAX_FIELDS}: remove the unknown ones"
@@ -214,6 +215,7 @@ def _integer(digits: str) -> int:
 
 
 def _floating(digits: str) -> float:
+    """Return a float of JSON. Raises ValueError for an infinite one."""
     _check_digits(digits)
     number = float(digits)
     if math.isinf(number):
@@ -222,10 +224,12 @@ def _floating(digits: str) -> float:
 
 
 def _constant(name: str) -> float:
+    """Raise ValueError for NaN and Infinity, which JSON does not have."""
     raise ValueError(f"{name} is not a number in JSON")
 
 
 def _check_digits(digits: str) -> None:
+    """Raise ValueError for a number with too many digits."""
     if len(digits) > _MAX_DIGITS:
         raise ValueError(f"a number has {len(digits)} characters, at most {_MAX_DIGITS} are accepted")
 

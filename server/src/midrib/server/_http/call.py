@@ -82,7 +82,7 @@ class HttpCall:
         """Hold the bytes of requests while they are in flight, and those of their answer.
 
         row_bytes: the bytes of the answer for each row.
-        Raises what `hold` raises.
+        Raises the errors of `hold`.
         """
         rows = sum(_rows(request.input) for request in requests)
         size = sum(loaded.intake.size(request.input) for request in requests)
@@ -98,7 +98,7 @@ class HttpCall:
     async def embed(self, requests: Sequence[embedding_pb2.EmbedRequest]) -> CallAnswer:
         """Return the embedding of several requests for one backbone, computed at the same time and joined in order.
 
-        The caller holds their bytes already.  Raises what the first request to fail raised; the others are cancelled.
+        The caller holds their bytes already.  Raises the error of the first one that fails; the others are cancelled.
         """
         tasks = [asyncio.ensure_future(self._embedder.embed_reserved(request, self.caller)) for request in requests]
         try:

@@ -89,7 +89,7 @@ class Embeddings(AnswerFields):
 def embed_requests(body: EmbeddingsBody, loaded: Loaded, *, token_ids: bool) -> list[embedding_pb2.EmbedRequest]:
     """Return the same call as requests of Midrib's own protocol, one for each item. The input of the body is freed.
 
-    Raises what `split_input` raises.
+    Raises the errors of `split_input`.
     """
     options = embedding_pb2.Options(
         dtype=tensor_pb2.DATA_TYPE_FLOAT32,

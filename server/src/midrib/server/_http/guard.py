@@ -1,4 +1,4 @@
-"""The check of every HTTP request: which token it carries, and what that allows."""
+"""The check of every HTTP request: its token, and the rights of the token."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class HttpGuard:
         return path in _PAGES or (self._public_health and path in _HEALTH)
 
     def _check_session(self, request: web.Request) -> None:
-        """Abort a connection whose client was verified by a client CA that has been replaced since."""
+        """Abort a connection whose client was verified by a replaced client CA, and raise UnauthenticatedError."""
         transport = request.transport
         connection = transport and transport.get_extra_info("ssl_object")
         if transport and connection and self._tls and self._tls.outlives_client_ca(connection):

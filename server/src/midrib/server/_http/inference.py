@@ -159,6 +159,7 @@ def model_metadata(described: ServedDescription) -> dict[str, Any]:
 
 
 def _input(tensor: InferTensor) -> embedding_pb2.Input:
+    """Return the input message of a tensor. Raises InvalidInputError for another datatype or shape."""
     if tensor.datatype == "BYTES":
         entries = _flat(tensor.data)
         if tensor.name not in ("texts", "images") or not all(isinstance(entry, str) for entry in entries):
@@ -170,6 +171,7 @@ def _input(tensor: InferTensor) -> embedding_pb2.Input:
 
 
 def _array(tensor: InferTensor) -> Array:
+    """Return the array [rows, ...] of a tensor. Raises InvalidInputError for data that do not fit."""
     flat = _flat(tensor.data)
     # NumPy raises other errors for long dimensions beside one of 0.
     elements = math.prod(max(size, 1) for size in tensor.shape)

@@ -81,6 +81,7 @@ def image_input(encoded: Sequence[bytes]) -> embedding_pb2.Input:
 
 
 def _image(index: int, text: str) -> bytes:
+    """Return the bytes of an image. Raises InvalidInputError unless it is base64 in a data URL."""
     header, comma, data = text.rpartition(",")
     if comma and not (header.startswith("data:image/") and header.endswith(";base64")):
         raise _bad_image(index)
@@ -113,7 +114,7 @@ def _refused_token_ids() -> InvalidInputError:
 
 
 def _check_token_ids(rows: Sequence[list[int]], loaded: Loaded) -> None:
-    """Refuse the rows before they are padded: one long row beside many would be a huge tensor."""
+    """Raise a MidribError for rows that cannot be padded: a long row beside many would make a huge tensor."""
     described = loaded.served.description
     if not isinstance(described.input, TextInput):
         raise InputKindError(f"backbone {described.name!r} does not take token ids, because it does not take texts")

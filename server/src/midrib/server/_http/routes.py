@@ -69,7 +69,7 @@ class Routes:
         ]
 
     async def embeddings(self, request: web.Request) -> web.StreamResponse:
-        """CallAnswer OpenAI's embeddings call."""
+        """Answer OpenAI's embeddings call."""
         body = await self._fields(EmbeddingsBody, request)
         answer = await self._embed(body)
         return web.Response(
@@ -79,7 +79,7 @@ class Routes:
         )
 
     async def similarity(self, request: web.Request) -> web.StreamResponse:
-        """CallAnswer how similar sentences are, as text-embeddings-inference does."""
+        """Answer how similar sentences are, as text-embeddings-inference does."""
         body = await self._fields(SimilarityBody, request)
         answer = await self._embed(embeddings_body(body, body.model or self._only_model()))
         check_finite(answer)
@@ -96,7 +96,7 @@ class Routes:
         return await call.embed(requests)
 
     async def infer(self, request: web.Request) -> web.StreamResponse:
-        """CallAnswer the Open Inference Protocol's call."""
+        """Answer the Open Inference Protocol's call."""
         call = CURRENT_CALL.get()
         loaded = self._catalogue.entry(request.match_info["name"]).ready()
         described = loaded.served.description
@@ -107,6 +107,7 @@ class Routes:
         return web.Response(body=b"".join([part async for part in parts]), content_type="application/json")
 
     def _only_model(self) -> str:
+        """Return the only served backbone. Raises InvalidInputError unless there is exactly one."""
         if len(self._catalogue.entries) != 1:
             served = ", ".join(sorted(self._catalogue.entries)) or "none"
             raise InvalidInputError(f"model is absent, expected one of the served backbones: {served}", field="model")
@@ -119,26 +120,26 @@ class Routes:
         return await parse_fields(kind, await receive(request, call, limit=self._max_body_bytes))
 
     async def models(self, request: web.Request) -> web.Response:  # noqa: ARG002 - aiohttp's signature
-        """CallAnswer the list of served backbones, in OpenAI's form."""
+        """Answer the list of served backbones, in OpenAI's form."""
         entries = self._catalogue.entries
         names = {**{name: name for name in entries}, **self._catalogue.aliases}
         ready = [name for name in sorted(names) if names[name] in entries and entries[names[name]].state is State.READY]
         return web.json_response({"object": "list", "data": [_model_object(name) for name in ready]})
 
     async def model(self, request: web.Request) -> web.Response:
-        """CallAnswer one served backbone, in OpenAI's form."""
+        """Answer one served backbone, in OpenAI's form."""
         return web.json_response(_model_object(self._catalogue.entry(request.match_info["name"]).name))
 
     async def server_metadata(self, request: web.Request) -> web.Response:  # noqa: ARG002 - aiohttp's signature
-        """CallAnswer the name and the version of the server."""
+        """Answer the name and the version of the server."""
         return web.json_response({"name": "midrib", "version": server_version(), "extensions": []})
 
     async def live(self, request: web.Request) -> web.Response:  # noqa: ARG002 - aiohttp's signature
-        """CallAnswer that the process is alive."""
+        """Answer that the process is alive."""
         return web.json_response({"live": True})
 
     async def ready(self, request: web.Request) -> web.Response:  # noqa: ARG002 - aiohttp's signature
-        """CallAnswer whether everything is loaded and the server goes on."""
+        """Answer whether everything is loaded and the server does not stop."""
         ready = self._catalogue.ready
         return web.json_response({"ready": ready}, status=200 if ready else 503)
 
@@ -148,20 +149,20 @@ class Routes:
         return web.json_response({"name": described.name, "ready": True})
 
     async def model_metadata(self, request: web.Request) -> web.Response:
-        """CallAnswer the inputs and the output of a backbone."""
+        """Answer the inputs and the output of a backbone."""
         described = self._catalogue.entry(request.match_info["name"]).ready().served.description
         return web.json_response(model_metadata(described))
 
     async def openapi(self, request: web.Request) -> web.Response:  # noqa: ARG002 - aiohttp's signature
-        """CallAnswer the OpenAPI document of the port."""
+        """Answer the OpenAPI document of the port."""
         return web.json_response(self._openapi)
 
     async def docs(self, request: web.Request) -> web.Response:  # noqa: ARG002 - aiohttp's signature
-        """CallAnswer a page that shows the OpenAPI document."""
+        """Answer a page that shows the OpenAPI document."""
         return web.Response(text=docs_page(self._openapi), content_type="text/html", headers=_PAGE_HEADERS)
 
     async def healthz(self, request: web.Request) -> web.Response:  # noqa: ARG002 - aiohttp's signature
-        """CallAnswer 200 while the process is alive."""
+        """Answer 200 while the process is alive."""
         return web.Response(text="ok\n")
 
     async def readyz(self, request: web.Request) -> web.Response:  # noqa: ARG002 - aiohttp's signature

@@ -1,4 +1,4 @@
-"""The HTTP server, on another port than gRPC: it listens, and applies to each request what all requests share."""
+"""The HTTP server, on another port than gRPC: it listens, and applies the rules that all requests share."""
 
 from __future__ import annotations
 
@@ -103,6 +103,7 @@ class HttpServer:
         return app
 
     def _server(self) -> web.Server:
+        """Return aiohttp's server. Raises RuntimeError if it was not set up."""
         if self._runner.server is None:
             raise RuntimeError("aiohttp's runner was set up and has no server: report this as a bug of Midrib")
         return self._runner.server
@@ -160,6 +161,7 @@ class HttpServer:
 
 @web.middleware
 async def _within_time(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Run a call within its time. Raises DeadlineExceededError when the time is over."""
     seconds = _seconds(request)
     CURRENT_CALL.get().caller = _caller(request, seconds)
     try:

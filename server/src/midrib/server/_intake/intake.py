@@ -101,6 +101,7 @@ class Intake:
         return self.tensor(wire_tensor(source.tensor))
 
     async def _read_media(self, media: Media, prompt: str | None) -> Array:
+        """Return the prepared rows [rows, ...] of media. Raises InputKindError or InvalidInputError for others."""
         kind = media.kind
         takes = media_kind(self.backbone.input)
         if kind != takes:
@@ -122,13 +123,16 @@ class Intake:
         """Raise InvalidInputError if a call with a tensor has a prompt: token ids cannot be prompted."""
         if prompt is not None:
             raise InvalidInputError(
-                "options.prompt is for texts, the input is a tensor: send texts, or put the prompt before the texts "
-                "that you tokenize",
+                f"options.prompt is {prompt!r:.80}, and the input is a tensor: send texts, or put the prompt before "
+                "the texts that you tokenize",
                 field="options.prompt",
             )
 
     def size(self, item: embedding_pb2.Input | Media | WireTensor | Array) -> int:
-        """Return the bytes that an item holds while it is in flight, with its decoded media and its embedding."""
+        """Return the bytes that an item holds while it is in flight, with its decoded media and its embedding.
+
+        item: an input message, or a tensor [rows, ...] that is already read.
+        """
         return self._sizes.bytes_of(item)
 
     @property

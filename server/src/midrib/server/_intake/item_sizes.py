@@ -39,7 +39,10 @@ class ItemSizes:
         return elements * np.dtype(tensor.dtype).itemsize + self._embedding_bytes((self.limits.max_rows,))
 
     def bytes_of(self, item: embedding_pb2.Input | Media | WireTensor | Array) -> int:
-        """Return the bytes of an item: those that were sent, those of its decoded media, and those of its embedding."""
+        """Return the bytes of an item: those that were sent, those of its decoded media, and those of its embedding.
+
+        item: an input message, or a tensor [rows, ...] that is already read.
+        """
         if isinstance(item, np.ndarray):
             return item.nbytes + self._embedding_bytes(item.shape)
         if isinstance(item, WireTensor):

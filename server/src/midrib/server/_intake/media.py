@@ -61,6 +61,7 @@ class MediaPool:
         return _join_padded(parts)
 
     async def _run(self, decode: Callable[[], Array]) -> Array:
+        """Decode in the pool. Raises the error of the decoder; UnavailableError once the pool is closed."""
         stopped = UnavailableError("the server stopped before this item was decoded: try another")
         if self._closed:
             raise stopped
@@ -78,6 +79,7 @@ class MediaPool:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _check_length(self, index: int, chars: int) -> None:
+        """Raise LimitExceededError for a text that is too long."""
         if chars > self._max_text_chars:
             raise LimitExceededError(
                 f"texts[{index}] has {chars} characters or more, at most {self._max_text_chars} are taken: cut it, "
@@ -86,6 +88,7 @@ class MediaPool:
             )
 
     def _text(self, index: int, text: Any) -> str:
+        """Return a text. Raises InvalidInputError if it is not UTF-8."""
         if isinstance(text, str):
             return text
         try:
@@ -98,6 +101,7 @@ class MediaPool:
         return decoded
 
     def _decoded(self, backbone: Backbone, media: Media, start: int, stop: int, *, prompt: str | None) -> Array:
+        """Return decoded media. Raises MediaError with the index in the request."""
         items = list(enumerate(media.items[start:stop], start))
         try:
             if media.kind == "images":

@@ -19,12 +19,12 @@ class WireTensor:
     data: Buffer
 
     def decoded(self, field: str) -> Array:
-        """Return the array. field: its place in the request, for errors. Raises InvalidInputError if it is damaged."""
+        """Return the array [...]. field: its place in the request. Raises InvalidInputError if it is damaged."""
         return decode_tensor(self.message, field=field, data=self.data)
 
 
 def wire_tensor(message: tensor_pb2.Tensor) -> WireTensor:
-    """Return the tensor of a message that has its data."""
+    """Return the tensor [...] of a message that has its data."""
     return WireTensor(message, message.data)
 
 

@@ -20,7 +20,8 @@ def check_options(options: embedding_pb2.Options, num_features: int) -> None:
     """Raise InvalidInputError for options that no embedding of this width can satisfy."""
     if options.HasField("dtype") and options.dtype not in _OUTPUT_CODES:
         raise InvalidInputError(
-            "options.dtype must be float32, float16, bfloat16, float64, or int8 with a scale a row",
+            f"options.dtype is {options.dtype}, expected the code of float32, float16, bfloat16, float64, or "
+            "int8 with a scale a row",
             field="options.dtype",
         )
     if options.HasField("dimensions") and not 1 <= options.dimensions <= num_features:

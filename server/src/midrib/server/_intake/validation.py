@@ -13,7 +13,7 @@ from midrib.registry import ImageInput, InputSpec, TextInput
 from midrib.server._engine.buckets import elements, padded_shape
 from midrib.wire import InvalidInputError, LimitExceededError, is_floating
 
-# Layouts to remember: a client that sends ever new shapes must not fill the memory.
+# Layouts to remember: a client that sends new shapes all the time must not fill the memory.
 _REMEMBERED = 1024
 
 
@@ -67,6 +67,7 @@ def _check(limits: ItemLimits, dtype: np.dtype[Any], shape: tuple[int, ...], fie
 
 
 def _check_dtype(name: str, spec: InputSpec, dtype: np.dtype[Any], field: str) -> None:
+    """Raise InvalidInputError for a dtype that the backbone does not take."""
     expected = spec.tensor.dtype
     right = dtype.kind in "iu" if expected.startswith(("int", "uint")) else is_floating(dtype)
     if not right and not takes_pixels(spec, dtype):
@@ -78,6 +79,7 @@ def _check_dtype(name: str, spec: InputSpec, dtype: np.dtype[Any], field: str) -
 
 
 def _check_shape(name: str, spec: InputSpec, shape: tuple[int, ...], field: str) -> None:
+    """Raise InvalidInputError for a shape that the backbone does not take."""
     expected = spec.tensor.shape
     fits = len(shape) == len(expected) + 1 and all(
         size in (None, actual) for size, actual in zip(expected, shape[1:], strict=True)

@@ -46,7 +46,7 @@ class ValueCheck:
             self._check_finite(array, field)
 
     def _check_ids(self, array: Array, field: str) -> None:
-        """Refuse ids outside the vocabulary: on a GPU they would make the process unable to use the device."""
+        """Raise InvalidInputError for ids outside the vocabulary: a process cannot use its GPU after them."""
         first, last = self.ids
         last = np.iinfo(np.int64).max if last is None else last
         least, largest = int(array.min()), int(array.max())
@@ -58,6 +58,7 @@ class ValueCheck:
             )
 
     def _check_finite(self, array: Array, field: str) -> None:
+        """Raise InvalidInputError for NaN or infinite values in rows [rows, ...]."""
         bad = ~np.isfinite(array).reshape(len(array), -1).all(axis=1)
         if bad.any():
             raise InvalidInputError(

@@ -1,4 +1,4 @@
-"""Who uses a server, and what it refuses: counters for Prometheus, of all protocols. docs/metrics.md names them."""
+"""The users of a server, and its refusals: counters for Prometheus, of all protocols. docs/metrics.md names them."""
 
 from __future__ import annotations
 

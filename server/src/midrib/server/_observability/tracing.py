@@ -40,8 +40,8 @@ def tracing_for(provider: TracerProvider | None, environment: Mapping[str, str] 
         provider = provider or _provider_of_program() or (_provider_of(environment) if configured else None)
     except ModuleNotFoundError as error:
         raise ImportError(
-            "the OTEL_ variables ask for traces, and these need OpenTelemetry: pip install 'midrib-server[traces]', or "
-            "set OTEL_SDK_DISABLED=true"
+            f"the OTEL_ variables ask for traces, which need OpenTelemetry ({error}): pip install "
+            "'midrib-server[traces]', or set OTEL_SDK_DISABLED=true"
         ) from error
     return None if provider is None else Tracing(provider)
 
@@ -152,6 +152,7 @@ def _provider_of(environment: Mapping[str, str]) -> TracerProvider | None:
 
 
 def _exporter(name: str) -> Any:
+    """Return the exporter of traces. Raises ImportError if it is not installed."""
     matches = [*entry_points(group="opentelemetry_traces_exporter", name=name)]
     if not matches:
         raise ImportError(

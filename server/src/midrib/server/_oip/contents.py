@@ -98,7 +98,7 @@ def _check_place(data: InferData, tensor: InferTensor) -> None:
 
 
 def _code(tensor: InferTensor) -> tensor_pb2.DataType:
-    """Return the dtype of a tensor of numbers."""
+    """Return the dtype of a tensor of numbers. Raises InvalidInputError for another name or datatype."""
     if tensor.name != TENSOR_INPUT:
         raise InvalidInputError(
             f"input {tensor.name!r} is {tensor.datatype or 'without a datatype'}: a tensor goes by the name "
@@ -134,7 +134,10 @@ def _typed_numbers(data: InferData, tensor: InferTensor) -> Any:
 
 
 def _converted(tensor: InferTensor, elements: Any, code: int) -> Buffer:
-    """Return the bytes of typed contents in the tensor's datatype."""
+    """Return the bytes of typed contents in the tensor's datatype.
+
+    Raises InvalidInputError for elements that do not fit.
+    """
     if tensor.datatype not in _TYPED:
         raise InvalidInputError(
             f"{tensor.datatype} has no place in `contents`: send it in raw_input_contents", field="inputs[0].contents"
@@ -150,6 +153,7 @@ def _converted(tensor: InferTensor, elements: Any, code: int) -> Buffer:
 
 
 def _media(tensor: InferTensor, elements: Sequence[Buffer]) -> Media:
+    """Return media from a BYTES tensor. Raises InvalidInputError for another name."""
     if tensor.name == "images":
         return Media(tensor.name, elements)
     if tensor.name == "texts":
@@ -160,7 +164,10 @@ def _media(tensor: InferTensor, elements: Sequence[Buffer]) -> Media:
 
 
 def _elements(data: InferData, tensor: InferTensor, max_rows: int) -> Sequence[Buffer]:
-    """Return the elements of a BYTES tensor."""
+    """Return the elements of a BYTES tensor.
+
+    Raises InvalidInputError or LimitExceededError for another shape, or too many rows.
+    """
     shape = list(tensor.shape)
     count = math.prod(shape)
     if len(shape) not in (1, 2) or min(shape, default=0) < 0 or (len(shape) == 2 and shape[1] != 1):
@@ -178,7 +185,10 @@ def _elements(data: InferData, tensor: InferTensor, max_rows: int) -> Sequence[B
 
 
 def _split(data: Buffer, count: int) -> list[Buffer]:
-    """Return the elements of raw BYTES: each is its length, four bytes little-endian, and then its bytes."""
+    """Return the elements of raw BYTES: each is its length, four bytes little-endian, and then its bytes.
+
+    Raises InvalidInputError if an element is cut off.
+    """
     elements: list[Buffer] = []
     position = 0
     while position < len(data) and len(elements) <= count:
@@ -195,7 +205,10 @@ def _split(data: Buffer, count: int) -> list[Buffer]:
 
 
 def _text(index: int, element: Buffer) -> Buffer | str:
-    """Return a text; that of a large message is decoded later, in another thread."""
+    """Return a text; that of a large message is decoded later, in another thread.
+
+    Raises InvalidInputError if it is not UTF-8.
+    """
     if isinstance(element, memoryview):
         return element
     try:

@@ -35,7 +35,7 @@ async def open_request(embedder: RequestEmbedder, infer: InferCall, caller: Call
     """Return the call that a request makes, and its input.
 
     Raises InvalidInputError for a request that the protocol does not allow, UnsupportedError for a feature that this
-    server lacks, LimitExceededError for too many elements, and what `RequestEmbedder.open` raises.
+    server lacks, LimitExceededError for too many elements, and the errors of `RequestEmbedder.open`.
     """
     request, data = infer
     _check_outputs(request)
@@ -94,6 +94,7 @@ def _parameter(parameters: Mapping[str, InferParameter], name: str) -> Any:
 
 
 def _options(request: ModelInferRequest) -> embedding_pb2.Options:
+    """Return the options of a request. Raises InvalidInputError for an unknown parameter or dtype."""
     unknown = sorted(set(request.parameters) - set(_PARAMETERS))
     if unknown:
         raise InvalidInputError(
@@ -114,6 +115,7 @@ def _options(request: ModelInferRequest) -> embedding_pb2.Options:
 
 
 def _check_outputs(request: ModelInferRequest) -> None:
+    """Raise InvalidInputError for an unknown output, UnsupportedError for parameters of an output."""
     for output in request.outputs:
         if output.name != OUTPUT:
             raise InvalidInputError(

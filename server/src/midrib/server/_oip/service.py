@@ -120,6 +120,7 @@ class InferenceService:
 
 
 def _argument(name: str, value: oip.ModelRepositoryParameter) -> backbone_pb2.Argument:
+    """Return an argument of a loader. Raises InvalidInputError for another type."""
     kind = value.WhichOneof("parameter_choice")
     if kind == "bool_param":
         return backbone_pb2.Argument(bool_value=value.bool_param)

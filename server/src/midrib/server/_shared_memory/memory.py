@@ -51,11 +51,11 @@ class ClientMemory(mmap.mmap):
         weakref.finalize(self, os.close, descriptor)
 
     def offset_of(self, array: Array) -> int:
-        """Return the offset of the first byte of an array that lies in this memory."""
+        """Return the offset of the first byte of an array [...] that lies in this memory."""
         return _address(array) - self._start
 
     def view(self, offset: int, dtype: np.dtype[Any] | str, shape: Sequence[int]) -> Array:
-        """Return the bytes at an offset as an array. Raises TypeError if they are not in the memory."""
+        """Return the bytes at an offset as an array [*shape]. Raises TypeError if they are not in the memory."""
         array: Array = np.ndarray(shape, dtype, self, offset)
         return array
 
@@ -83,7 +83,7 @@ class ClientMemory(mmap.mmap):
 
 
 def client_memory(array: Array) -> ClientMemory | None:
-    """Return the memory in which an array lies; None for an array in memory of this process only."""
+    """Return the memory in which an array [...] lies; None for an array in memory of this process only."""
     base = array.base
     while base is not None and not isinstance(base, ClientMemory):
         base = getattr(base, "base", None)
@@ -106,13 +106,13 @@ def written_result(array: Array, rows: Array) -> Array:
 
 
 def same_elements(array: Array, other: Array) -> bool:
-    """Return whether two arrays are the same bytes of memory, in one layout."""
+    """Return whether two arrays [...] are the same bytes of memory, in one layout."""
     same_type = (array.dtype, array.shape, array.strides) == (other.dtype, other.shape, other.strides)
     return same_type and _address(array) == _address(other)
 
 
 def is_shared(array: Array) -> bool:
-    """Return whether an array lies in the memory of a segment."""
+    """Return whether an array [...] lies in the memory of a segment."""
     return client_memory(array) is not None
 
 

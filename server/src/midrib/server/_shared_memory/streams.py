@@ -117,7 +117,7 @@ class StreamMemory:
         self._places: dict[int, SharedItem] = {}
 
     def offered(self) -> SharedMemory | None:
-        """Return what a client needs to fetch the segment; None if it cannot use it, or the server shares no memory."""
+        """Return the offer with which a client fetches the segment; None if memory is not shared with this client."""
         socket = self._memories.socket() if self._asked else None
         if socket is None:
             return None
@@ -131,7 +131,7 @@ class StreamMemory:
         """
         if self._segment is None:
             raise InvalidInputError(
-                "the item lies in shared memory, which this stream does not have: send the input in the message",
+                f"item {item_id} lies in shared memory, which this stream does not have: send the input in the message",
                 field="shared",
             )
         self._segment.check(item.result_offset, item.result_bytes, field="shared.result_offset")
@@ -146,7 +146,10 @@ class StreamMemory:
         self._memories.accounting.stream_item(shared=shared)
 
     def write(self, item_id: int, rows: Array) -> SharedTensor | None:
-        """Write the embedding of an item where the item says; None if it is to be sent in a message."""
+        """Write the embedding [rows, num_features] of an item to the place that the item names.
+
+        Return where it lies; None if it is to be sent in a message.
+        """
         item = self._popped(item_id)
         return None if item is None or self._segment is None else self._segment.write(rows, item)
 

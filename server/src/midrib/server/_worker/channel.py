@@ -86,6 +86,7 @@ class Channel:
         return self._socket.fileno()
 
     def _check_announced(self, most: int) -> None:
+        """Raise ValueError for a message that is too long."""
         if len(self._received) < _LENGTH.size:
             return
         announced = _LENGTH.unpack_from(self._received)[0]
@@ -104,7 +105,7 @@ class Channel:
         return message
 
     def _fill(self) -> None:
-        """Receive some bytes."""
+        """Receive some bytes. Raises EOFError at the end of the channel."""
         try:
             chunk = self._receive_with_descriptors() if self._takes_descriptors else self._socket.recv(_CHUNK)
         except ConnectionError:

@@ -41,7 +41,7 @@ class ConnectionListener(Protocol):
     """Gets the events of a connection, on the event loop."""
 
     def on_result(self, part: Part, result: Sequence[Array] | Exception) -> None:
-        """Take the rows of a part, or the error of its pass."""
+        """Take the rows [rows, num_features] of each item of a part, or the error of its pass."""
         ...
 
     def on_unsent(self, part: Part) -> None:

@@ -52,7 +52,7 @@ class Running(Protocol):
     ready: bool
 
     def rows(self) -> Array:
-        """Wait for the rows; raises what the module raised. They may share the memory of the arrays."""
+        """Wait for the rows [rows, num_features], which may share the arrays' memory. Raises the module's error."""
         ...
 
 
@@ -60,7 +60,7 @@ class Bound(Protocol):
     """A pass over arrays that stay in one place, whose contents change from batch to batch."""
 
     def launch(self) -> Running:
-        """Start it; raises what the module raises."""
+        """Start it; raises the errors of the module."""
         ...
 
 
@@ -68,7 +68,7 @@ class Passes(Protocol):
     """The passes of a backbone that is ready to serve."""
 
     def bind(self, arrays: Arrays) -> Bound:
-        """Return a pass over these arrays."""
+        """Return a pass over these arrays [rows, ...]."""
         ...
 
     def measure_again(self, stop: Stop) -> WorkerPlan | None:
@@ -235,13 +235,17 @@ class _BoundPlace:
         self._reply = b""
 
     def write(self, rows: Array) -> bytes:
-        """Write the rows to their place; return the reply, without its number. Raises ValueError if they do not fit."""
+        """Write the rows [rows, num_features] to their place; return the reply, without its number.
+
+        Raises ValueError if they do not fit.
+        """
         if rows.shape != self._result.shape or rows.dtype != self._result.dtype:
             self._make_room(rows)
         self._result[...] = rows
         return self._reply
 
     def _make_room(self, rows: Array) -> None:
+        """Move the place for the rows [rows, num_features]. Raises ValueError if they do not fit."""
         if rows.nbytes > self.place.result_bytes:
             raise ValueError(f"the module returned {rows.dtype.name} {list(rows.shape)}, more than its batch can give")
         region = Region(self.place.result_offset, rows.dtype.name, rows.shape)
@@ -276,6 +280,6 @@ def _portable(error: Exception) -> Exception:
     with contextlib.suppress(Exception):
         pickled = pickle.dumps(error)
         if len(pickled) <= _MAX_ERROR_BYTES:
-            pickle.loads(pickled)  # noqa: S301 - what was just pickled
+            pickle.loads(pickled)  # noqa: S301 - pickled by this process
             return error
     return RuntimeError(f"{type(error).__name__}: {text_of(error)[:_MAX_ERROR_CHARS]}")

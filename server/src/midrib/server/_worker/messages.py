@@ -99,7 +99,7 @@ class BatchLocation:
 
     @classmethod
     def decode(cls, message: bytes) -> BatchLocation:
-        """Read what `encode` returned."""
+        """Read the bytes that `encode` returned."""
         buffer, count, *result = _PLACE.unpack_from(message)
         inputs, at = [], _PLACE.size
         for _ in range(count):
@@ -125,7 +125,7 @@ class MemoryChange:
 
     @classmethod
     def decode(cls, message: bytes) -> MemoryChange:
-        """Read what `encode` returned, without its number."""
+        """Read the bytes that `encode` returned, without their number."""
         return cls(*_MEMORY.unpack(message))
 
 

@@ -41,9 +41,9 @@ class BatchTooLongError(WorkerDiedError):
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """What a worker runs.
+    """The work of a worker process.
 
-    name: for messages.  entry: "module:function", which gets the request and returns what `loop.Hosted` describes.
+    name: for messages.  entry: "module:function", which gets the request and returns a `loop.Hosted`.
     request: made of JSON's types.  descriptors: of files that it inherits, under the same numbers.
     max_load_s: the most seconds for one request, to load or to prepare.
     """

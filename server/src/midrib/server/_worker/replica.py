@@ -58,7 +58,7 @@ class ReplicaGroup:
         return min(running, key=lambda replica: replica.load, default=None)
 
     def forget_listeners(self) -> None:
-        """Call nobody any more: the listeners lead back here, and a cycle keeps the shared memory until collected."""
+        """Drop the listeners, which refer to this object: a cycle would keep the shared memory until collected."""
         self.on_lost = self.on_change = lambda: None
 
 
@@ -94,7 +94,7 @@ class WorkerReplica:
         return len(self._waiting) + (self._connection.load if self._connection is not None else 0)
 
     async def start(self) -> None:
-        """Wait until the worker is ready; raises what preparing raised."""
+        """Wait until the worker is ready; raises the errors of the preparation."""
         ready = self._ready = await in_thread(self._prepare, f"preparing a worker of {self._name}")
         worker = await in_thread(ready.supervisor.worker, f"starting a worker of {self._name}")
         self.depth = ready.prepared.depth
@@ -103,7 +103,7 @@ class WorkerReplica:
         self._connect(ready, worker)
 
     def submit(self, batch: Sequence[Arrays]) -> asyncio.Future[BatchReport]:
-        """Run a batch; `depth` of them at most at a time.
+        """Run a batch of items, each of arrays [rows, ...]; at most `depth` batches at a time.
 
         The future raises UnavailableError if no worker can be started any more: the items may be run elsewhere.
         """
@@ -143,7 +143,7 @@ class WorkerReplica:
         await self._ended.wait()
 
     def on_result(self, part: Part, result: Sequence[Array] | Exception) -> None:
-        """Settle a part; one that failed is computed again in halves, down to single items."""
+        """Settle a part with rows [rows, num_features] for each item; compute a failed part again in halves."""
         if not isinstance(result, Exception):
             part.settle(result)
         elif part.single:

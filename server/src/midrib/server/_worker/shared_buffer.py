@@ -22,7 +22,7 @@ class Viewable(Protocol):
     """Memory of which a worker makes arrays."""
 
     def view(self, offset: int, dtype: str, shape: Sequence[int]) -> Array:
-        """Return the bytes at an offset as an array."""
+        """Return the bytes at an offset as an array [*shape]."""
         ...
 
 
@@ -39,7 +39,7 @@ class MappedMemory:
             os.close(descriptor)
 
     def view(self, offset: int, dtype: str, shape: Sequence[int]) -> Array:
-        """Return the bytes at an offset as an array. Raises TypeError if they are not in the memory."""
+        """Return the bytes at an offset as an array [*shape]. Raises TypeError if they are not in the memory."""
         return self._memory.view(offset, dtype, shape)
 
 
@@ -60,7 +60,7 @@ class SharedBuffer:
             os.ftruncate(self.descriptor, _whole_pages(size))
 
     def view(self, offset: int, dtype: str, shape: Sequence[int]) -> Array:
-        """Return the bytes at an offset as an array; maps the file again if it has grown."""
+        """Return the bytes at an offset as an array [*shape]; maps the file again if it has grown."""
         kind = np.dtype(dtype)
         end = offset + kind.itemsize * int(np.prod(shape, dtype=np.int64))
         if end > len(self._bytes):
@@ -68,7 +68,10 @@ class SharedBuffer:
         return self._bytes[offset:end].view(kind).reshape(shape)
 
     def _map_again(self, end: int) -> None:
-        """Map the bytes before `end`, and not the whole file: the other process may have made it larger than memory."""
+        """Map the bytes before `end`, and not the whole file: the other process may have made it larger than memory.
+
+        Raises ValueError beyond its end.
+        """
         size = os.fstat(self.descriptor).st_size
         if end > size:
             raise ValueError(f"{end} bytes of a shared buffer of {size} bytes were requested")
@@ -80,7 +83,7 @@ def _whole_pages(size: int) -> int:
 
 
 def lend(view: Array, on_release: Callable[[], object]) -> Array:
-    """Return a view of the same elements; call `on_release` once nothing refers to it or to a view of it.
+    """Return a view [...] of the same elements; call `on_release` once nothing refers to it or to a view of it.
 
     numpy's views refer to the array that owns the memory, or to the first array on a buffer. So this view is made from
     a buffer: the views of it refer to it, and not to the argument.
@@ -93,7 +96,7 @@ def lend(view: Array, on_release: Callable[[], object]) -> Array:
 def new_shared_buffer(*, may_be_sealed: bool = False) -> SharedBuffer:
     """Return an empty buffer whose descriptor a worker can inherit.
 
-    On Linux nobody can shrink it: this process would end with SIGBUS at its next access.
+    On Linux it cannot be made smaller: this process would end with SIGBUS at its next access.
     may_be_sealed: whether a worker may forbid further changes, such as writing.
     """
     if hasattr(os, "memfd_create"):

@@ -52,7 +52,7 @@ class StagedPlace:
         self._rows: Array = np.empty(0)
 
     def rows(self, reply: bytes) -> Array:
-        """Return a view of the rows that a reply is about. reply: without its number.
+        """Return a view of the rows [rows, num_features] that a reply is about. reply: without its number.
 
         Raises BatchFailedError if the module raised or if the rows have another shape, ValueError for another message.
         """
@@ -62,7 +62,7 @@ class StagedPlace:
         return self._rows
 
     def client_rows(self, memory: ClientMemory, reply: bytes) -> Array:
-        """Return a view of the rows in the client's memory. Raises as `rows` does."""
+        """Return a view of the rows [rows, num_features] in the client's memory. Raises as `rows` does."""
         return memory.view(*self._checked(reply))
 
     def _checked(self, reply: bytes) -> tuple[int, str, tuple[int, ...]]:
@@ -87,7 +87,7 @@ class BatchTransfer:
         self._places: dict[Hashable, StagedPlace] = {}
 
     def write(self, buffer: int, items: Sequence[Arrays]) -> StagedPlace:
-        """Write the arrays of a batch into a buffer, converted to the staged dtypes; pixels stay uint8.
+        """Write the arrays [rows, ...] of a batch into a buffer, converted to the staged dtypes; pixels stay uint8.
 
         Raises ValueError for arrays that do not fit together.
         """
@@ -104,14 +104,14 @@ class BatchTransfer:
         return staged
 
     def memory_of(self, items: Sequence[Arrays]) -> ClientMemory | None:
-        """Return the client's memory in which a batch lies as it would be staged; None if it must be copied."""
+        """Return the client's memory in which arrays [rows, ...] lie as they would be staged; None to copy them."""
         if len(items) != 1 or items[0][0].nbytes < _MIN_BYTES_IN_PLACE or not lie_staged(items[0], self._dtypes):
             return None
         memories = {client_memory(array) for array in items[0]}
         return memories.pop() if len(memories) == 1 else None
 
     def in_place(self, buffer: int, memory: ClientMemory, arrays: Arrays) -> StagedPlace:
-        """Return the place of a batch of one item that lies in a client's memory. arrays: those of the item.
+        """Return the place of a batch of one item in a client's memory. arrays: those of the item, [rows, ...].
 
         The rows go to the place in this memory that the client named for them, or to the buffer if it named none.
         """
@@ -127,7 +127,7 @@ class BatchTransfer:
         return self._places[key]
 
     def read(self, staged: StagedPlace, reply: bytes, items: Sequence[Arrays]) -> list[Array]:
-        """Return the rows of each item: views of one copy, because the next batch overwrites the buffer.
+        """Return the rows [rows, num_features] of each item, views of a copy: the next batch overwrites the buffer.
 
         reply: without its number.  Raises as `StagedPlace.rows` does.
         """

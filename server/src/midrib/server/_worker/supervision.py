@@ -56,7 +56,7 @@ class WorkerState:
 
 
 class SharedPlan:
-    """The compute plan of a device's replicas: the first one measures it, alone, and the others are told.
+    """The compute plan of a device's replicas: the first one measures it, alone, and the others get it.
 
     restarts: how many workers of the device were replaced.
     """
@@ -102,7 +102,7 @@ class Supervisor:
     def load(self) -> Any:
         """Start a worker and have it load; return its description.
 
-        Raises what the loader raised, WorkerDiedError if the process ended instead.
+        Raises the errors of the loader, WorkerDiedError if the process ended instead.
         """
         return self._start()[1]
 
@@ -163,6 +163,7 @@ class Supervisor:
             self._sleep(min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (self._short_lives - 2)))
 
     def _replaced(self) -> WorkerProcess:
+        """Return a new worker. Raises WorkerLostError if none starts."""
         failure: Exception | None = None
         for attempt, delay_s in enumerate((*_BACK_OFF_S, *_SHORTAGE_BACK_OFF_S)):
             if attempt >= len(_BACK_OFF_S) and not isinstance(failure, OSError):

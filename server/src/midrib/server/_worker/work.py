@@ -44,7 +44,7 @@ class Batch:
         return not self._missing
 
     def settle(self, first: int, results: Sequence[Array | Exception]) -> None:
-        """Take the results of some items, by the index of the first one; report when all are there."""
+        """Take the results [rows, num_features] of some items, from the index `first`; report when all are there."""
         self.results[first : first + len(results)] = results
         self._missing -= len(results)
         if self.complete and not self.done.done():
@@ -68,7 +68,7 @@ class Part:
 
     @property
     def items(self) -> Sequence[Arrays]:
-        """The arrays of its items."""
+        """The arrays [rows, ...] of its items."""
         if self.end - self.first == len(self.batch.items):
             return self.batch.items
         return self.batch.items[self.first : self.end]
@@ -79,7 +79,7 @@ class Part:
         return self.end - self.first == 1
 
     def settle(self, results: Sequence[Array | Exception]) -> None:
-        """Give its items their results."""
+        """Give its items their results [rows, num_features]."""
         self.batch.settle(self.first, results)
 
     def fail(self, error: Exception) -> None:

@@ -36,7 +36,7 @@ def is_average(name: str) -> bool:
 
 
 def unnamed_averages(content: object) -> list[Tensor] | None:
-    """Return averaged weights that a checkpoint keeps as a list, as diffusers and torch-ema do (`shadow_params`)."""
+    """Return averaged weights [...] that a checkpoint keeps as a list (`shadow_params` of diffusers and torch-ema)."""
     return next(_lists(content), None)
 
 
@@ -59,7 +59,7 @@ def _are_weights(value: object) -> bool:
 
 
 def with_averages(weights: Weights, averages: list[Tensor], source: str) -> dict[str, Tensor]:
-    """Return a state dict whose parameters are replaced by averages, which are in the order of the parameters.
+    """Return a state dict whose parameters [...] are replaced by averages, which are in the parameters' order.
 
     Buffers, such as those of batch normalisation, are not averaged and stay.
     source: the file, for the error.  Raises WeightsError unless there is one average per parameter, of the same shape:

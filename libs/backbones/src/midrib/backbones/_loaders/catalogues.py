@@ -76,6 +76,7 @@ def load_timm(
 
 
 def _require_one_size(size: object) -> None:
+    """Raise ContractError unless img_size is one number, or None."""
     if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
         raise ContractError(f"got img_size={size!r}, expected the height and width in pixels as one number")
 
@@ -83,7 +84,7 @@ def _require_one_size(size: object) -> None:
 class TimmPreset(NamedTuple):
     """A published image tower that timm carries.
 
-    options: arguments for timm that make the tower compute what its own project computes.
+    options: arguments for timm that make the tower compute the same as its project's code.
     """
 
     name: str
@@ -112,7 +113,10 @@ def load_timm_preset(
 
 
 def _created(name: str, pretrained: bool, checkpoint: str | Path | None, options: dict[str, Any]) -> Any:
-    """Return timm's model with the weights asked for, or random ones if neither hub nor checkpoint is."""
+    """Return timm's model with the requested weights, or with random ones if there are none.
+
+    Raises WeightsError if the weights cannot be fetched or read.
+    """
     timm = import_timm()
     if checkpoint is None and not pretrained:
         return timm.create_model(name, pretrained=False, **options)
@@ -199,6 +203,7 @@ def load_torchvision(
 
 
 def _fetch(name: str, weights: Any) -> dict[str, Any]:
+    """Return torchvision's weights [...] by name. Raises WeightsError if they cannot be fetched."""
     try:
         return dict(weights.get_state_dict(progress=False, check_hash=True, weights_only=True))
     except Exception as error:

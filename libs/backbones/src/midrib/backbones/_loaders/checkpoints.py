@@ -121,6 +121,7 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 
 def _content(path: Path) -> Any:
+    """Return the content of a checkpoint. Raises WeightsError if it is damaged."""
     import torch
     from safetensors.torch import load_file
 
@@ -243,7 +244,7 @@ def _knows_most(state: Collection[str], prefix: str, names: Collection[str]) -> 
 
 
 def _is_wrapped(state: Mapping[str, Any], prefix: str, names: Collection[str]) -> bool:
-    """Return whether a prefix stands before the network's weights: all of them, or half of the checkpoint's."""
+    """Return whether a prefix begins the names of the network's weights: all of them, or half of the checkpoint's."""
     if not state or any(name.startswith(prefix) for name in names):
         return False
     inside = {name.removeprefix(prefix) for name in state if name.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""Say what is wrong with a file that is not weights: a pointer, a web page, an archive, a cut or a foreign file."""
+"""Name the fault of a file that does not hold weights: a pointer, a web page, an archive, a cut or a foreign file."""
 
 from __future__ import annotations
 

@@ -110,6 +110,7 @@ def _kind(module: Any) -> str:
 
 
 def _require_known_modules(source: str, pipeline: Any) -> None:
+    """Raise WeightsError for a pipeline with other modules than the supported ones."""
     first, *steps = map(_kind, pipeline)
     allowed = {"Transformer": _AFTER_TOKENS, "StaticEmbedding": _AFTER_VECTORS}.get(first)
     if allowed is None:

@@ -32,6 +32,7 @@ def declared_input(config: Any) -> ImageInput | None:
 
 
 def _input_of(config: dict[str, Any], size: int | None) -> ImageInput:
+    """Return the input that timm's configuration declares. Raises ContractError if ImageInput cannot describe it."""
     height, width = config["input_size"][-2:] if size is None else (size, size)
     mode = config["crop_mode"] or "center"
     _require_known("interpolation", config["interpolation"], _INTERPOLATIONS)
@@ -51,5 +52,6 @@ def _input_of(config: dict[str, Any], size: int | None) -> ImageInput:
 
 
 def _require_known(setting: str, value: str, supported: tuple[str, ...]) -> None:
+    """Raise ContractError for a value that is not supported."""
     if value not in supported:
         raise ContractError(f"the model's {setting} is {value!r}, supported are {', '.join(supported)}")

@@ -38,7 +38,7 @@ def every_weight_loaded(source: str, *, strict: bool) -> Iterator[None]:
     original = builder.load_pretrained
 
     def load_and_check(model: Any, *args: Any, **kwargs: Any) -> None:
-        """Do what timm's function does, with the check."""
+        """Do the same as timm's function, with the check."""
         handle = model.register_load_state_dict_post_hook(check)
         try:
             original(model, *args, **kwargs)

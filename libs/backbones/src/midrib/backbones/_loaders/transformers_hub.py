@@ -105,6 +105,7 @@ def load_speech(
 
 
 def _require_text_encoder(source: str, config: Any) -> None:
+    """Raise WeightsError for a model that encodes neither text nor sound."""
     if not hasattr(config, "vocab_size") or not hasattr(config, "hidden_size"):
         raise WeightsError(
             f"{source} holds a model of type {config.model_type!r}, expected an encoder of text or of sound: "
@@ -113,6 +114,7 @@ def _require_text_encoder(source: str, config: Any) -> None:
 
 
 def _require_token_ids(source: str, model: Any) -> None:
+    """Raise WeightsError for a model whose main input is not token ids."""
     if model.main_input_name != "input_ids":
         raise WeightsError(
             f"{source} holds a model of type {model.config.model_type!r} that takes {model.main_input_name}, which is "

@@ -64,6 +64,7 @@ class _PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(3, width, kernel_size=patch, stride=patch)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return [rows, patches, width] for images [rows, 3, side, side]."""
         patches: Tensor = self.proj(images).flatten(2).transpose(1, 2)
         return patches
 
@@ -77,6 +78,7 @@ class _Block(nn.Module):
         self.mlp = _Mlp(width)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """Return tokens [rows, tokens, width] for tokens of the same shape."""
         tokens = tokens + self.attn(self.norm1(tokens))
         return tokens + self.mlp(self.norm2(tokens))  # type: ignore[no-any-return] # a module's call is untyped
 
@@ -106,5 +108,6 @@ class _Mlp(nn.Module):
         self.fc2 = nn.Linear(width * 4, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """Return tokens [rows, tokens, width] for tokens of the same shape."""
         out: Tensor = self.fc2(functional.gelu(self.fc1(tokens)))
         return out

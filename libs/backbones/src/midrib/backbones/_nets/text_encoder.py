@@ -47,6 +47,7 @@ class _TokenNetwork(nn.Module):
         """Return [rows, width] for vocabulary ids and mask, both [rows, tokens]; a row's mask may be empty."""
 
     def _check(self, ids: Tensor) -> None:
+        """Raise ValueError for ids [rows, tokens] outside the vocabulary, or for too many tokens."""
         last = self.vocabulary - 1
         least = FIRST_UNPOOLED - last if self.tokenizer.prompts.unpooled else TOKEN_ZERO
         if ids.shape[1] > self.input.max_tokens:

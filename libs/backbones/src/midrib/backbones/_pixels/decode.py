@@ -1,4 +1,4 @@
-"""Open encoded images and arrays, turn them upright, and note what Pillow does not apply itself."""
+"""Open encoded images and arrays, turn them upright, and note the properties that Pillow does not apply."""
 
 from __future__ import annotations
 
@@ -92,6 +92,7 @@ def _identified(data: bytes) -> Image.Image:
     """Open bytes with the reader of their format.
 
     `Image.open` is not used because it enforces its own limit of pixels, which is one global of the process.
+    Raises UnusableImageError for a damaged or rare file, UnidentifiedImageError for one of no known format.
     """
     Image.init()
     recognised: str | None = None
@@ -108,6 +109,7 @@ def _identified(data: bytes) -> Image.Image:
 
 
 def _decoded(image: Image.Image, max_pixels: int) -> Decoded:
+    """Return the decoded image. Raises DecompressionBombError if it has more than max_pixels."""
     if image.width * image.height > max_pixels:
         raise Image.DecompressionBombError
     properties = _properties(image)
@@ -157,6 +159,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _from_array(array: npt.NDArray[np.generic]) -> Image.Image:
+    """Return the image of an array. Raises UnusableImageError for another dtype or shape."""
     shaped = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
     if not shaped or 0 in array.shape:
         raise UnusableImageError(
@@ -172,5 +175,5 @@ def _from_array(array: npt.NDArray[np.generic]) -> Image.Image:
 
 
 def levels_of_16_bits(levels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """Return levels of 0..65535, of any shape, rounded to 0..255."""
+    """Return levels [...] of 0..65535 as levels [...] of 0..255, rounded."""
     return ((levels.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)

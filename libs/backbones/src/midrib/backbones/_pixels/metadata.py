@@ -50,6 +50,7 @@ def _is_intact(data: bytes, place: int, length: int) -> bool:
 
 
 def _jpeg_pixels(data: bytes) -> Iterator[bytes]:
+    """Yield the segments of a JPEG without its metadata. Raises IndexError if its markers are damaged."""
     place = len(_JPEG)
     while data[place + 1] != _START_OF_SCAN:
         if data[place] != 0xFF:

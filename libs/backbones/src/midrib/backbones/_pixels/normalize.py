@@ -1,4 +1,4 @@
-"""Scale and normalise pixels on the device where they lie. It does not import Pillow."""
+"""Scale and normalise pixels on the device that holds them. It does not import Pillow."""
 
 from __future__ import annotations
 

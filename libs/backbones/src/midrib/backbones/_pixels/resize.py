@@ -18,7 +18,7 @@ _REACH = 2
 
 
 def resize_and_crop(image: Image.Image, spec: ImageInput) -> Image.Image:
-    """Scale an RGB image as spec says, then keep its centre of height x width, padded where it is smaller.
+    """Scale an RGB image as spec says, then keep its centre of height x width, padded if it is smaller.
 
     The result has the same bytes as two calls, one that scales the whole image and one that crops it. Very long images,
     whose scaled size is over _WHOLE_PIXELS, are scaled in the kept part only, so that an image of 1 x 60000 costs as
@@ -94,6 +94,7 @@ def _padding(spec: ImageInput) -> tuple[int, int, int]:
 
 
 def _resampling(spec: ImageInput) -> Image.Resampling:
+    """Return PIL's filter of the input spec. Raises UnusableImageError for an unknown name."""
     try:
         return _RESAMPLING[spec.interpolation]
     except KeyError:

@@ -21,7 +21,9 @@ def to_rgb(decoded: Decoded) -> Image.Image:
     if decoded.unscaled is not None:
         raise UnusableImageError(f"got an image of {decoded.unscaled}, expected 8 or 16 unsigned bits: convert it")
     if image.mode == "F":
-        raise UnusableImageError("got an image of floating pixels, expected 8 or 16 bits per channel: convert it")
+        raise UnusableImageError(
+            f"got an image of floating pixels (mode {image.mode}), expected 8 or 16 bits per channel: convert it"
+        )
     if image.mode.startswith("I"):
         # Pillow's own conversion clips at 255, which turns nearly every 16-bit image white.
         return _grey_of_16_bits(decoded).convert("RGB")
@@ -36,9 +38,13 @@ def to_rgb(decoded: Decoded) -> Image.Image:
 
 
 def _grey_of_16_bits(decoded: Decoded) -> Image.Image:
+    """Return the image as 8-bit grey. Raises UnusableImageError for 32 bits per pixel."""
     pixels: npt.NDArray[np.integer] = np.asarray(decoded.image)
     if pixels.size and (pixels.min() < 0 or pixels.max() > _LARGEST_16_BIT):
-        raise UnusableImageError("got an image of 32 bits per pixel, expected 8 or 16 unsigned bits: convert it")
+        raise UnusableImageError(
+            f"got an image of 32 bits per pixel, {pixels.min()} to {pixels.max()}, expected 8 or 16 unsigned bits: "
+            "convert it"
+        )
     levels = pixels.astype(np.uint16)
     if decoded.white_is_zero:
         levels = _LARGEST_16_BIT - levels

@@ -85,7 +85,10 @@ class _Services(grpc.GenericRpcHandler):
 
 
 async def _through_ray(handler: Any, method: str, requests: AsyncIterator[bytes], context: Any) -> None:
-    """Have Ray count a call, and hand it to the replica, which writes the answer itself."""
+    """Have Ray count a call, and hand it to the replica, which writes the answer itself.
+
+    Raises RuntimeError if the method returns a message to Ray.
+    """
     CURRENT_CALL.set(IngressCall(method, context))
     async for _ in handler.stream_stream(requests, context):
         raise RuntimeError(f"{method} returned a message to Ray, expected that it writes all of them to its context")

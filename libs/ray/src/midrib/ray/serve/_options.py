@@ -59,6 +59,7 @@ class ServeOptions:
     ingress_cpus: float = 0.1
 
     def __post_init__(self) -> None:
+        """Raise ValueError for numbers of replicas that contradict each other."""
         if not 0 <= self.min_replicas <= self.max_replicas or not self.max_replicas:
             raise ValueError(
                 f"got {self.min_replicas} to {self.max_replicas} replicas, expected 0 <= min_replicas <= max_replicas "
@@ -73,7 +74,7 @@ def replica_settings(settings: Settings, options: ServeOptions) -> Settings:
             raise ValueError(f"got {name} = {getattr(settings, name)!r} for Ray Serve: {reason}")
     if settings.port == 0:
         raise ValueError(
-            "got port = 0 for Ray Serve, expected the port for its clients: Ray does not choose a free one"
+            f"got port = {settings.port} for Ray Serve, expected the port for its clients: Ray does not choose one"
         )
     if settings.tokens is None and not settings.insecure:
         raise ValueError(

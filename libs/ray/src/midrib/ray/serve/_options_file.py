@@ -39,6 +39,7 @@ def read_backbone_options(path: Path, defaults: ServeOptions) -> dict[str, Serve
 
 
 def _options(place: str, table: Mapping[str, Any], defaults: ServeOptions) -> ServeOptions:
+    """Return the options in a table. Raises ValueError for other types or unknown keys."""
     if not isinstance(table, dict):
         raise ValueError(f"{place} is {table!r}, expected a table of {', '.join(_KEYS)}")  # noqa: TRY004 - a bad file
     if unknown := sorted(set(table) - set(_KEYS)):

@@ -101,6 +101,7 @@ def _answer(path: str) -> Callable[..., AsyncIterator[Any]]:
     """Return a method that answers the current call. It yields nothing: the answers go to the call's context."""
 
     async def answer(_self: object, _requests: Any) -> AsyncIterator[Any]:
+        """Answer the current call. Raises RuntimeError if it came from a handle of Ray."""
         call, services = CURRENT_CALL.get(), hosted()
         if call is None or services is None:
             raise RuntimeError(f"{path} came from a handle of Ray: call the gRPC port of Serve instead")

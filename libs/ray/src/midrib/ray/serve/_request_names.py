@@ -38,7 +38,7 @@ def requested_name(method: str, message: bytes) -> str:
 
 
 def _field(message: bytes, number: int) -> bytes:
-    """Return the bytes of a field; empty bytes if the message lacks it."""
+    """Return the bytes of a field; empty if the message lacks it. Raises ValueError if it is cut off."""
     at = 0
     for _ in range(_MAX_FIELDS):
         if at >= len(message):
@@ -54,7 +54,7 @@ def _field(message: bytes, number: int) -> bytes:
 
 
 def _extent(message: bytes, at: int, *, kind: int) -> tuple[int, int]:
-    """Return the size of a field's content, and where it begins."""
+    """Return the size of a field's content, and where it begins. Raises ValueError for an unknown wire type."""
     if kind == _BYTES:
         return read_varint(message, at)
     if kind == _VARINT:

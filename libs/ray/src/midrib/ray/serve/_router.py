@@ -50,6 +50,7 @@ class BackboneRouter:
             await abort(context, error)
 
     async def _answer(self, method: str, context: Any) -> None:
+        """Answer a call. A MidribError, such as InvalidInputError without a request, becomes its status."""
         first, last = await context.read(), method.rpartition("/")[2]
         if first is grpc.aio.EOF:
             raise InvalidInputError("the call ended without a request: send one message")

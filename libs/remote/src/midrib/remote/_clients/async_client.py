@@ -93,7 +93,7 @@ class AsyncClient(ClientBase):
         progress: bool = False,
         **options: Unpack[StreamOptions],
     ) -> AsyncIterator[Array]:
-        """Return the features of each batch, in order, read only a little ahead; see `Client.embed_stream`."""
+        """Return the features [rows, num_features] of each batch, in order; see `Client.embed_stream`."""
         features, rate = feature_options(options, STREAM_OPTIONS), options.get("rate")
         results = self._results(name, features, (batch_rows(batch, kind, rate) async for batch in _each(batches)))
         return shown_async(results, batches) if progress else results

@@ -90,7 +90,7 @@ class Client(ClientBase):
 
         x: [rows, ...], the backbone's own input, or a sequence of texts; or one of images=, texts= and audio=.
         options: see `EmbedOptions`.
-        Raises a MidribError that says what to do.
+        Raises a MidribError, which names a remedy.
         """
         features = feature_options(options, EMBED_OPTIONS)
         rows = input_rows(x, options)
@@ -112,7 +112,9 @@ class Client(ClientBase):
         progress: bool = False,
         **options: Unpack[StreamOptions],
     ) -> Iterator[Array]:
-        """Return the features of each batch, in order; reads only a little ahead of its consumer (64 batches, 64 MB).
+        """Return the features [rows, num_features] of each batch, in order.
+
+        Reads ahead of its consumer by at most 64 batches and 64 MB.
 
         batches: each as `embed` takes it, of one kind: "tensor", "images", "texts" or "audio".
         progress: show a bar on stderr (by tqdm).  options: see `StreamOptions`.

@@ -117,7 +117,10 @@ def feature_options(options: EmbedOptions | StreamOptions, accepted: frozenset[s
 
 
 def input_rows(x: ArrayLike | None, options: EmbedOptions) -> Rows:
-    """Return the rows of the one input that was passed. Raises InvalidInputError for none, or for several."""
+    """Return the rows of the single input that was passed: x [rows, ...], or media in the options.
+
+    Raises InvalidInputError for no input, or for several.
+    """
     if x is not None and not options:
         return any_rows(x)
     media = {kind: options.get(kind) for kind in ("images", "texts", "audio")}

@@ -10,7 +10,7 @@ from midrib.wire import Array
 
 
 def shown(results: Generator[Array, None, None], batches: object) -> Iterator[Array]:
-    """Yield the same results, with a bar on stderr; it shows the total if the batches have a length."""
+    """Yield the same results [rows, num_features], with a bar on stderr; its total is the length of batches."""
     with closing(results), _bar(batches) as bar:
         for features in results:
             bar.update()
@@ -18,7 +18,7 @@ def shown(results: Generator[Array, None, None], batches: object) -> Iterator[Ar
 
 
 async def shown_async(results: AsyncGenerator[Array, None], batches: object) -> AsyncIterator[Array]:
-    """Yield the results of an asynchronous stream, as `shown` does."""
+    """Yield the results [rows, num_features] of an asynchronous stream, as `shown` does."""
     with _bar(batches) as bar:
         async with aclosing(results):
             async for features in results:
@@ -27,6 +27,7 @@ async def shown_async(results: AsyncGenerator[Array, None], batches: object) -> 
 
 
 def _bar(batches: object) -> Any:
+    """Return a bar on stderr. Raises ImportError without tqdm."""
     try:
         from tqdm.auto import tqdm  # type: ignore[import-untyped] # it has no types
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""The application `midrib` with the commands that talk to servers. Each imports what it needs when it runs."""
+"""The application `midrib` with the commands that talk to servers. Each imports its modules when it runs."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ app = typer.Typer(
 
 
 def _print_version(value: bool) -> None:
+    """Print the version, and raise typer.Exit to end the command."""
     number: str | None = None
     if value:
         with contextlib.suppress(PackageNotFoundError):
@@ -64,7 +65,7 @@ def list_backbones(
     catalogues: Annotated[
         bool, typer.Option("--all", help="Include every name of timm, transformers and other catalogues.")
     ] = False,
-    server: Annotated[str | None, typer.Option(help="List what the server at grpc://host:port serves.")] = None,
+    server: Annotated[str | None, typer.Option(help="List the backbones of the server at grpc://host:port.")] = None,
     imports: Imports = None,
     token: Token = None,
     roots: Roots = None,
@@ -152,7 +153,7 @@ def unload(
     timeout: Timeout = 600.0,
     as_json: Json = False,
 ) -> None:
-    """Have a server finish what it accepted for a backbone, and free it. Needs the admin scope."""
+    """Have a server finish the accepted items of a backbone, and free it. Needs the admin scope."""
     from midrib.remote._command import served
 
     served.unload(name, server, Access(token, roots, certificate, timeout), as_json=as_json)
@@ -180,7 +181,7 @@ def embed(
     dimensions: Annotated[int | None, typer.Option(min=1, help="Keep the first features only.")] = None,
     normalize: Annotated[bool, typer.Option("--normalize", help="Scale rows to unit length.")] = False,
     dtype: Annotated[str, typer.Option(help="float32 or float16.")] = "float32",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output of other inputs.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output made from other inputs.")] = False,
     ray: Cluster = None,
     imports: Imports = None,
     token: Token = None,
@@ -262,7 +263,7 @@ def doctor(
     timeout: Timeout = 5.0,
     as_json: Json = False,
 ) -> None:
-    """Check the connection to a served backbone step by step; each step has a verdict and a fix."""
+    """Check the connection to a backbone step by step; each has a verdict and a fix. Exits with 1 if a step fails."""
     typer.echo(f"checking {url} ...", err=True)
     from midrib.remote._command.examine import examine
 
@@ -291,7 +292,7 @@ def bench(
     timeout: Timeout = 30.0,
     as_json: Json = False,
 ) -> None:
-    """Measure the rows per second and the latency of one backbone, with inputs that all differ."""
+    """Measure rows per second and latency of a backbone; all inputs differ. Exits with 2 for wrong options."""
     from midrib.remote._command.bench import BenchPlan, run
 
     if load is None and cost_per_hour is not None:

@@ -70,7 +70,7 @@ class Measurement:
 def run(target: str, plan: BenchPlan, access: Access, *, imports: Sequence[str] | None, as_json: bool) -> None:
     """Measure a grpc:// URL, or a backbone that a server process serves for the measurement; print the figures.
 
-    target: a URL, or what `midrib serve` takes.  imports: modules that register backbones, for that server.
+    target: a URL, or an argument of `midrib serve`.  imports: modules that register backbones, for that server.
     Raises the MidribError of the first call that fails, RuntimeError if the server process does not start.
     """
     with contextlib.ExitStack() as stack:

@@ -87,7 +87,9 @@ def refuse_existing(out: str, inputs: Sequence[str], column: str, id_column: str
     with Downloads() as downloads:
         ids = {item.id for item in Sources(list(inputs), InputColumns(column, id_column), downloads).items()}
     if ids != _ids_of_output(out):
-        raise FileExistsError(f"{out} exists and is of other inputs: pass --overwrite to replace it, or another --out")
+        raise FileExistsError(
+            f"{out} exists and was made from other inputs: pass --overwrite to replace it, or another --out"
+        )
 
 
 def _ids_of_output(out: str) -> set[str]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from midrib.remote._clients.async_client import AsyncClient
     from midrib.remote._clients.client import Client
 
-# grpc is imported in the functions that connect, because listing what is registered here needs no connection.
+# grpc is imported in the functions that connect, because a list of this process's backbones needs no connection.
 
 Token = Annotated[str | None, typer.Option(envvar="MIDRIB_TOKEN", help="A bearer token.")]
 Roots = Annotated[Path | None, typer.Option("--tls-roots", help="A PEM file of the authorities to trust.")]
@@ -40,7 +40,7 @@ SERVER_OPTIONS: Final = {
 
 
 def refuse_options(context: typer.Context, options: Mapping[str, str], reason: str) -> None:
-    """Raise ValueError, with the reason, if one of the options stands on the command line, where it has no effect.
+    """Raise ValueError, with the reason, if one of the options is on the command line and has no effect there.
 
     options: their names by those of their parameters. A value from the environment is not refused.
     """

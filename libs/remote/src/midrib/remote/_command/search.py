@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Query:
-    """What to search for.
+    """The query of a search.
 
     text: a text, or the path of an image or a sound.  top: the number of rows to return.
     prompt: put before a text.  prompt_name: one of the backbone's prompts instead.  Both None: its default prompt.

@@ -105,7 +105,10 @@ def is_ip(host: str) -> bool:
 
 
 def _connections(query: str, address: str) -> int:
-    """Return the number of connections that an address's query asks for; 1 without a query."""
+    """Return the number of connections that an address's query asks for; 1 without a query.
+
+    Raises InvalidInputError for another query.
+    """
     if not query:
         return 1
     match = re.fullmatch(r"connections=(\d{1,3})", query)
@@ -118,6 +121,7 @@ def _connections(query: str, address: str) -> int:
 
 
 def _host_and_port(text: str, address: str) -> str:
+    """Return host and port of an address. Raises InvalidInputError if it is not host:port."""
     host, colon, port = text.strip().rpartition(":")
     if text.strip().endswith("]") or not colon:  # an IPv6 address without a port, or a bare name
         host, port = text.strip(), str(DEFAULT_PORT)

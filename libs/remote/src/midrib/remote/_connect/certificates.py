@@ -59,6 +59,6 @@ def read_certificates(tls: Tls) -> Certificates:
 
 
 def _signature(tls: Tls) -> _Signature:
-    """Return what changes when a file is replaced or written to."""
+    """Return a value that changes when a file is replaced or written to."""
     states = (Path(path).stat() for path in (tls.roots, tls.certificate, tls.key) if path is not None)
     return tuple((state.st_ino, state.st_mtime_ns, state.st_size) for state in states)

@@ -1,4 +1,4 @@
-"""The cause of a broken connection, found in gRPC's text, and what to do about it."""
+"""The cause of a broken connection, found in gRPC's text, and its remedy."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Cause:
     passing: bool = False
 
 
-# The first that matches is used, so narrow patterns stand before wide ones.
+# The first match is used, so narrow patterns come before wide ones.
 CAUSES: Final = (
     Cause(
         "certificate_verify_failed",
@@ -69,7 +69,7 @@ CAUSES: Final = (
         "(nginx: client_max_body_size 0)",
         passing=True,
     ),
-    Cause("http proxy", "PROXY", "a proxy stands before {address} and does not let it through: set no_proxy"),
+    Cause("http proxy", "PROXY", "a proxy before {address} does not let the call through: set no_proxy"),
     Cause(
         "http2 header with status|parsing http/2",
         "PROXY",

@@ -47,11 +47,11 @@ class StreamOwner(Protocol):
         ...
 
     def resume(self) -> None:
-        """Send what is queued; called in the parent after a fork."""
+        """Send the queued messages; called in the parent after a fork."""
         ...
 
     def forget(self) -> None:
-        """Drop what belongs to the parent's callers; called in a forked child."""
+        """Drop the calls of the parent process; called in a forked child."""
         ...
 
 

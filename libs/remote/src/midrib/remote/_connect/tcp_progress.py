@@ -32,7 +32,7 @@ async def while_progressing(
     """Return the result of a call to "ip:port" or "host:port".
 
     progressed: called with the seconds in which bytes passed.
-    Raises TimeoutError if for silence_s neither a result came nor bytes passed; and what the call raises.
+    Raises TimeoutError if for silence_s neither a result came nor bytes passed; and the errors of the call.
     """
     task = asyncio.ensure_future(call)
     exchanged, look_s, quiet_s = 0, silence_s / 2, 0.0

@@ -132,7 +132,7 @@ class EmbeddingStream:
         return None if message is grpc.aio.EOF else cast(bytes, message)
 
     async def finish(self) -> None:
-        """Tell the server that no more will be sent; reading goes on."""
+        """Tell the server that no more will be sent; reading continues."""
         with contextlib.suppress(Exception):
             await self._call.done_writing()
 
@@ -152,7 +152,7 @@ class EmbeddingStream:
         """Raise the CancelledError again, unless gRPC raised it because the call or its channel was cancelled."""
         task = asyncio.current_task()
         if task is not None and task.cancelling():
-            raise  # - called from an except clause
+            raise  # called from an except clause
 
 
 def _metadata(endpoint: Endpoint) -> list[tuple[str, str]]:

@@ -101,6 +101,7 @@ class UnaryCalls:
     async def _once(
         self, address: str, method: str, request: Message, response: type[_Response], deadline: asyncio.Timeout
     ) -> _Response:
+        """Call one machine once. Raises UnavailableError if it does not answer in time."""
         limit = _Limit(deadline, request.ByteSize())
         # A dead connection costs a third of the time, not all of it. Loading takes long without a sign of life.
         silence_s = limit.left_s if method in _SLOW else min(limit.left_s, max(1.0, self.timeout / 3))

@@ -161,6 +161,7 @@ def _lock(folder: Path, out: Path) -> int:
     """Create the folder and lock it for this run; return the descriptor that holds the lock.
 
     A run that has just ended may have deleted the folder meanwhile: then try again.
+    Raises InvalidInputError while another run holds it, or if the folder cannot be written.
     """
     while True:
         try:

@@ -80,7 +80,7 @@ def embed_files(
     dtype: of the stored features, "float32" or "float16".
     chunk_items: the most items per chunk; smaller chunks are used while the backbone is slow.
     on_progress: called after each chunk.  kwargs: the Client's; priority is "bulk" and timeout 600 s by default.
-    A run that was killed resumes where it stopped, with nothing lost or doubled: `<out>.parts` holds what is done.
+    A run that was killed resumes where it stopped, with nothing lost or doubled: `<out>.parts` holds the finished part.
     Rows that cannot be read, and items that cannot be embedded, are listed in `<out>.bad.jsonl`.
     Raises InvalidInputError if inputs or options are unusable or changed between runs, if the inputs hold no items, if
     another run writes the same output, or if every item is bad; RevisionMismatchError if the backbone changed;

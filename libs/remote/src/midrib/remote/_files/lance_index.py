@@ -49,7 +49,7 @@ def open_index(path: Path, features: Path) -> LanceIndex:
     try:
         import lancedb
     except ImportError as error:
-        raise ImportError("an index needs lancedb: pip install 'midrib-remote[lance]'") from error
+        raise ImportError(f"an index needs lancedb ({error}): pip install 'midrib-remote[lance]'") from error
     if not features.is_file():
         raise InvalidInputError(f"no file at {features}: check the path")
     database = lancedb.connect(path)
@@ -64,7 +64,7 @@ def open_index(path: Path, features: Path) -> LanceIndex:
 
 
 def _source(features: Path) -> str:
-    """Return what tells the present content of an output from an earlier one."""
+    """Return a value that differs between the present content of an output and an earlier one."""
     status = features.stat()
     return f"{features.name} {status.st_size} {status.st_mtime_ns}"
 

@@ -67,6 +67,7 @@ class Sources:
                 self._check_unchanged(files)
 
     def _media(self, files: list[InputFile]) -> Iterator[SourceItem]:
+        """Yield the media of a folder or file. Raises InvalidInputError if columns are to be kept."""
         for file in files:
             if self._columns.kept:
                 raise InvalidInputError(f"{file.name} has no columns to keep: keep columns of tables only")
@@ -75,6 +76,7 @@ class Sources:
             yield file_item(file)
 
     def _rows(self, source: InputFile) -> Iterator[SourceItem]:
+        """Yield the rows of a source. Raises InvalidInputError for an unknown kind of file, or a wrong encoding."""
         suffix = source.suffix
         if suffix in COMPRESSED_SUFFIXES:
             raise InvalidInputError(f"{source.name} is compressed: unpack it first")
@@ -119,6 +121,7 @@ class Sources:
                 yield item
 
     def _check_unchanged(self, source: InputFile) -> None:
+        """Raise InvalidInputError if the file changed while it was read."""
         if source.stamp() != self._stamps[source.name]:
             raise InvalidInputError(f"{source.name} changed while it was read: run again once it is complete")
 

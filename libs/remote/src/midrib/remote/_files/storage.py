@@ -123,6 +123,7 @@ def find_files(location: str | Path, suffixes: frozenset[str]) -> InputFile | li
 
 
 def _find_remote(url: str, suffixes: frozenset[str]) -> InputFile | list[InputFile]:
+    """Return the file or folder at a URL. Raises InvalidInputError if there is none."""
     filesystem, path = open_filesystem(url)
     with _opening(url):
         if filesystem.isfile(path):

@@ -110,7 +110,7 @@ def _as_text(value: Any) -> str:
 
 
 def _write_npy(path: Path, read: RowsReader, metadata: dict[str, str]) -> None:
-    """Write the features; ids, kept columns and revision stand beside them, as JSON."""
+    """Write the features; a JSON file beside them has the ids, the kept columns and the revision."""
     ids, features, kept = _joined(read)
 
     def write(unfinished: Path) -> None:
@@ -130,6 +130,7 @@ def _write_safetensors(path: Path, read: RowsReader, metadata: dict[str, str]) -
     texts = {**metadata, "ids": json.dumps(ids), **({"kept": plain_json(kept)} if kept else {})}
 
     def write(unfinished: Path) -> None:
+        """Write the file. Raises OSError if the disk refuses it."""
         try:
             save_file({"embedding": features}, unfinished, texts)
         except SafetensorError as error:  # its own type for errors of the disk

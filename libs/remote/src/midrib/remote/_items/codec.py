@@ -52,7 +52,7 @@ class TensorMemory(Protocol):
     """Memory that a server shares, in which results may lie."""
 
     def tensor(self, shared: embedding_pb2.SharedTensor) -> Array:
-        """Return a view of a tensor. Raises ValueError if it is not inside the memory."""
+        """Return a view of a tensor in its shape [rows, ...]. Raises ValueError if it is not inside the memory."""
         ...
 
 
@@ -98,9 +98,10 @@ def decode_result(data: bytes, memory: TensorMemory | None = None) -> Result | N
 
 
 def _read_result(data: bytes) -> Result:
+    """Return the result in a message as the server writes it. Raises ValueError for another layout."""
     size, at = read_varint(data, 1)
     if at + size != len(data):
-        raise ValueError("more than one field")
+        raise ValueError(f"a field of {size} bytes in a message of {len(data)}")
     item_id, outcome, timing = 0, None, Timing()
     while at < len(data):
         tag = data[at]
@@ -110,16 +111,16 @@ def _read_result(data: bytes) -> Result:
             continue
         end = at + value
         if end > len(data):
-            raise ValueError("truncated")
+            raise ValueError(f"a field ends at byte {end}, the message at {len(data)}")
         if tag == 0x12 and outcome is None:
             outcome = read_tensor(data, at, end)
         elif tag == 0x22:
             timing = _timing_from(embedding_pb2.Timing.FromString(data[at:end]))
         else:
-            raise ValueError("an error, or unknown")
+            raise ValueError(f"a field with the tag {tag}")
         at = end
     if outcome is None:
-        raise ValueError("no rows")
+        raise ValueError(f"no rows in {len(data)} bytes")
     return Result(item_id, outcome, timing)
 
 

@@ -42,7 +42,7 @@ def text_fields(texts: Sequence[str]) -> tuple[bytes, ...]:
     Raises InvalidInputError for a single string, and, with the index, for an item that is not valid text.
     """
     if isinstance(texts, str):
-        raise InvalidInputError("texts is one string, expected a sequence of them: pass [text]")
+        raise InvalidInputError(f"texts is {texts!r:.80}, expected a sequence of strings: pass [text]")
     return tuple(_field(_utf8(index, text)) for index, text in enumerate(texts))
 
 
@@ -73,6 +73,7 @@ def _field(content: bytes) -> bytes:
 
 
 def _utf8(index: int, text: object) -> bytes:
+    """Return the text in UTF-8. Raises InvalidInputError for a value that is not a text."""
     if not isinstance(text, str):
         raise InvalidInputError(f"texts[{index}] is {text!r:.80}, expected a string: leave it out, or convert it")
     try:
@@ -84,6 +85,7 @@ def _utf8(index: int, text: object) -> bytes:
 
 
 def _samples(index: int, clip: ArrayLike) -> Array:
+    """Return the samples of a clip. Raises InvalidInputError for another type or shape."""
     try:
         samples = np.asarray(clip)
     except ValueError as error:
@@ -109,6 +111,7 @@ def _signed(samples: Array) -> Array:
 
 
 def _encoded_image(index: int, image: ImageLike) -> bytes:
+    """Return an image as the bytes of a file. Raises InvalidInputError for another type, or a damaged image."""
     if isinstance(image, bytes | bytearray | memoryview):
         return bytes(image)
     if isinstance(image, str | Path):
@@ -130,6 +133,7 @@ def _encoded_image(index: int, image: ImageLike) -> bytes:
 
 
 def _from_array(index: int, array: Array) -> Image:
+    """Return the image of an array. Raises InvalidInputError for another dtype or shape."""
     from PIL import Image
 
     shaped = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
@@ -157,7 +161,10 @@ def _upright(image: Image) -> Image:
 
 
 def _rgb(index: int, image: Image) -> Image:
-    """Return the image as 8-bit RGB: transparency over white, 16 bits scaled to 8."""
+    """Return the image as 8-bit RGB: transparency over white, 16 bits scaled to 8.
+
+    Raises InvalidInputError for floats.
+    """
     from PIL import Image
 
     if image.mode == "F":

@@ -12,7 +12,7 @@ from midrib.remote._items.codec import encode_item, encode_media_item
 from midrib.remote._items.media import ImageLike, checked_rate, clip_fields, image_fields, text_fields
 from midrib.wire import Array, InvalidInputError, array_bytes, code_from_dtype, is_floating, varint
 
-_FLOAT32: Final = np.dtype(np.float32)  # - most arrays are, and need no conversion
+_FLOAT32: Final = np.dtype(np.float32)  # most arrays are, and need no conversion
 # Encoding copies the bytes once in any case. Copying larger rows this early would use memory for longer.
 _FROZEN_BYTES: Final = 16 << 10
 # The tags of Input.images, Input.texts and Input.audio.
@@ -115,8 +115,11 @@ def tensor_rows(x: ArrayLike, *, dtype: str | None = None) -> TensorRows:
 
 
 def _fit_to_travel(array: Array, dtype: str | None) -> Array:
+    """Return the array as the protocol sends it. Raises InvalidInputError for a scalar, or too many dimensions."""
     if array.ndim == 0:
-        raise InvalidInputError("input is a scalar, expected [rows, ...]: pass a batch, x[None] for one row")
+        raise InvalidInputError(
+            f"input is a scalar of {array.dtype}, expected [rows, ...]: pass a batch, x[None] for one row"
+        )
     if dtype is not None and is_floating(array.dtype):
         array = array.astype(dtype, copy=False)
     if array.ndim > 8:
@@ -156,7 +159,7 @@ def any_rows(x: Any) -> Rows:
     Raises InvalidInputError if numpy cannot make an array of x, or the array cannot travel.
     """
     if isinstance(x, str):
-        raise InvalidInputError("the input is one string, expected a batch: pass [text]")
+        raise InvalidInputError(f"the input is {x!r:.80}, expected a batch: pass [text]")
     if isinstance(x, list | tuple) and any(isinstance(value, str) for value in x):
         return text_rows(x)
     if isinstance(x, np.ndarray) and x.ndim == 1 and (x.dtype.kind == "U" or _holds_text(x)):

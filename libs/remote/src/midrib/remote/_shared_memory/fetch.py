@@ -28,7 +28,7 @@ async def fetch_segment(offer: SharedMemory) -> MappedSegment:
     """
     size_ok = 0 < offer.size_bytes <= _MAX_SEGMENT_BYTES
     if not (_NAME.fullmatch(offer.socket) and size_ok and len(offer.key) <= _MAX_KEY_BYTES):
-        raise OSError("the server's offer is invalid: is it a Midrib server?")
+        raise OSError(f"the server's offer is invalid ({offer.size_bytes} bytes): is it a Midrib server?")
     descriptor = await _fetch(offer)
     try:
         return MappedSegment(descriptor, offer.size_bytes)
@@ -37,20 +37,21 @@ async def fetch_segment(offer: SharedMemory) -> MappedSegment:
 
 
 async def _fetch(offer: SharedMemory) -> int:
+    """Return the segment's descriptor. Raises OSError if the server's memory cannot be shared."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK) as connection:
         try:
             connection.connect(f"\0{offer.socket}")
         except OSError as error:
-            raise OSError("the server runs on another machine, or in another container") from error
-        if peer_user(connection) != os.geteuid():
-            raise OSError("the server runs as another user")
+            raise OSError(f"the server runs on another machine, or in another container ({error.strerror})") from error
+        if (user := peer_user(connection)) != os.geteuid():
+            raise OSError(f"the server runs as another user, {user}")
         descriptors: list[int] = []
         with contextlib.suppress(ConnectionError):  # the server closed the connection
             connection.send(offer.key)
             await _readable(connection)
             _, descriptors, _, _ = socket.recv_fds(connection, 1, 1, socket.MSG_CMSG_CLOEXEC)
         if not descriptors:
-            raise OSError("the server has no memory left to share")
+            raise OSError(f"the server has no memory left to share, {offer.size_bytes} bytes are needed")
         return descriptors[0]
 
 

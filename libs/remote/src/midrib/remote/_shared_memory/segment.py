@@ -63,7 +63,10 @@ class MappedSegment:
             offset += size
 
     def tensor(self, shared: SharedTensor) -> Array:
-        """Return a view of a tensor that the server has written. Raises ValueError if it is not inside the segment."""
+        """Return a view [rows, ...] of a tensor that the server has written.
+
+        Raises ValueError if the tensor is not inside the segment.
+        """
         dtype, shape = dtype_from_code(shared.dtype), tuple(shared.shape)
         size = checked_size(shape, dtype.itemsize, field="result.shared.shape")
         if shared.offset + size > self.size_bytes:

@@ -163,7 +163,7 @@ class Message:
         return first.encode(item_id, following)
 
     def deliver(self, features: Array) -> None:
-        """Hand each part the features of its rows."""
+        """Hand each part the features [rows, num_features] of its rows."""
         start = 0
         for part in self.parts:
             stop = start + part.rows.count

@@ -101,6 +101,7 @@ class Exchange:
                 self._memory.close()
 
     async def _open(self) -> None:
+        """Open the stream. Raises UnavailableError, RevisionMismatchError or StreamProtocolError for other answers."""
         await self._stream.write(self._context.opening)
         data = await self._stream.read()
         if data is None:

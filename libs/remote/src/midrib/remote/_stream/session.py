@@ -35,13 +35,13 @@ class CallSession:
         self._connections = ConnectionGroup(self._context)
         self._wake_due = self._closing = False
         # The threads that have set `_wake_due` and not woken the loop yet. A signal handler may call just then, and its
-        # thread goes on only after that call.
+        # thread continues only after that call.
         self._waking: set[int] = set()
         register(self)
 
     @property
     def stage_times(self) -> StageTimes:
-        """Where the time of all items so far went."""
+        """The time that all items so far spent in each stage."""
         return self.results.totals.stage_times
 
     @property
@@ -78,7 +78,7 @@ class CallSession:
         return call.result()
 
     async def wait_async(self, call: StreamedCall, timeout: float) -> Array:
-        """Return the features of a call, as `wait` does, without blocking the caller's event loop."""
+        """Return the features [rows, num_features] of a call, as `wait` does, without blocking the event loop."""
         try:
             await finished(call, timeout)
         except TimeoutError:
@@ -100,7 +100,7 @@ class CallSession:
         self.results.end_delays()
 
     def resume(self) -> None:
-        """Send what is queued, on a new loop."""
+        """Send the queued messages, on a new loop."""
         self._wake_due = self._closing = False
         if self.queue:
             self._wake_soon()

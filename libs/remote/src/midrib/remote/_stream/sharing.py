@@ -55,7 +55,7 @@ class SharedMessages:
         return EmbedStreamRequest(item=Item(id=item_id, shared=item)).SerializeToString()
 
     def tensor(self, shared: SharedTensor) -> Array:
-        """Return a view of a result. Raises ValueError if it is not inside the segment."""
+        """Return a view of a result [rows, num_features]. Raises ValueError if it is not inside the segment."""
         return self._segment.tensor(shared)
 
     def free(self, item_id: int) -> None:

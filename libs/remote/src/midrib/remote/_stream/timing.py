@@ -1,4 +1,4 @@
-"""Where the time of remote items went, to show why a training step waits."""
+"""The time that remote items spend in each stage, to show why a training step waits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from midrib.remote._stream.call import Message
 
 @dataclass(frozen=True, slots=True)
 class StageTimes:
-    """Seconds summed over items, by where they were spent. The difference of two snapshots is the time of a step.
+    """Seconds summed over items, by stage. The difference of two snapshots is the time of a step.
 
     waiting_s: queued in this client.  encode_s: being encoded.  wire_s: between client and server, both directions.
     queue_s, compute_s: queued and computed on the server, by its clock.  hedged: messages that were sent to a second

@@ -26,21 +26,24 @@ class _Embed(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, embed: Embed, _: Gradient) -> Tensor:
+        """Return the features [rows, num_features] of rows x [rows, ...]."""
         return embed(x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Embed, Gradient], _: Tensor) -> None:
+        """Keep the rows [rows, ...] and the gradient function for the backward pass."""
         x, __, ctx.gradient = inputs
         ctx.save_for_backward(x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        """Return the gradient [rows, ...] of the rows for the gradient [rows, num_features] of their features."""
         (x,) = ctx.saved_tensors
         return _Gradient.apply(grad, x, ctx.gradient), None, None  # type: ignore[no-untyped-call] # torch's
 
     @staticmethod
     def jvp(_: Any, *__: Tensor | None) -> Tensor:
-        """Raise UnsupportedError: the server computes backward passes only."""
+        """Raise UnsupportedError for tangents [rows, ...]: the server computes backward passes only."""
         raise UnsupportedError(
             "a remote backbone has no forward-mode derivative: use torch.func.vjp or jacrev, or a local backbone",
             reason="FORWARD_MODE",
@@ -61,15 +64,16 @@ class _Gradient(torch.autograd.Function):
 
     @staticmethod
     def forward(grad: Tensor, x: Tensor, gradient: Gradient) -> Tensor:
+        """Return the gradient [rows, ...] of rows x [rows, ...] for grad [rows, num_features]."""
         return gradient(x, grad)
 
     @staticmethod
     def setup_context(_: Any, __: tuple[Tensor, Tensor, Gradient], ___: Tensor) -> None:
-        """Keep nothing, because a second derivative is not supported."""
+        """Keep no tensor [rows, ...], because a second derivative is not supported."""
 
     @staticmethod
     def backward(_: Any, *__: Tensor) -> Any:
-        """Raise UnsupportedError: the server computes first derivatives only."""
+        """Raise UnsupportedError for a gradient [rows, ...]: the server computes first derivatives only."""
         raise UnsupportedError(
             "a remote backbone has no second derivative: use a local one, or detach the first gradient",
             reason="DOUBLE_BACKWARD",

@@ -96,7 +96,7 @@ class RemoteBackbone(nn.Module):
 
     @property
     def stall(self) -> StageTimes:
-        """Where the time of all items so far went; the difference of two values is the time of a step."""
+        """The time that all items so far spent in each stage; the difference of two values is the time of a step."""
         return self.open().stage_times
 
     @torch.compiler.disable  # type: ignore[untyped-decorator] # torch does not type it
@@ -207,7 +207,7 @@ def open_url(url: str, **kwargs: Any) -> tuple[RemoteBackbone, int]:
 
 
 def to_numpy(x: Tensor) -> Array:
-    """Return the values of a tensor, which share its memory if it is on the CPU and contiguous."""
+    """Return the values of a tensor [...], which share its memory if it is on the CPU and contiguous."""
     x = x.detach().cpu().contiguous()
     if x.dtype == torch.bfloat16:  # numpy does not have it
         return x.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
@@ -216,7 +216,7 @@ def to_numpy(x: Tensor) -> Array:
 
 
 def from_numpy(array: Array) -> Tensor:
-    """Return the tensor over an array's memory."""
+    """Return a tensor [...] over the memory of an array of that shape."""
     if array.dtype == ml_dtypes.bfloat16:
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)

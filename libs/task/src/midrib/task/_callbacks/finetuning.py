@@ -60,6 +60,7 @@ class FrozenInEval(Callback):
 
 
 def _task(module: LightningModule) -> TaskBase:
+    """Return the module as a task. Raises TypeError for another module."""
     if not isinstance(module, TaskBase):
         raise TypeError(f"the Finetuning callback got a {type(module).__name__}, expected a midrib.task.Task")
     return module

@@ -18,7 +18,7 @@ class StageLog(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
         """Move this callback to the front, so that all others find the epoch's values in `trainer.callback_metrics`."""
-        undeclared = cast("Any", trainer)  # - its callbacks, which their connector sets
+        undeclared = cast("Any", trainer)  # its callbacks, which their connector sets
         undeclared.callbacks = [self, *(other for other in undeclared.callbacks if other is not self)]
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002

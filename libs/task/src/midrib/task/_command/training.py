@@ -125,6 +125,7 @@ def _is_served(options: TrainingOptions) -> bool:
 
 
 def _data(options: TrainingOptions, kind: Kind) -> DataModule:
+    """Return the data of the command line. Raises ValueError for fewer than two classes, or wrong options."""
     columns: TableOptions = {"val_split": options.val_split, "seed": options.seed, "batch_size": options.batch_size}
     if not options.data.is_dir():
         columns |= {"input": options.input, "label": options.label, "label_separator": options.label_separator}

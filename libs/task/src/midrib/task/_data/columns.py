@@ -56,6 +56,7 @@ def _label_column(table: Table, columns: Columns) -> str | tuple[str, ...] | Non
 
 
 def _inputs(table: Table, columns: Columns, label: ColumnLike, usual: Sequence[str]) -> Sequence[Any]:
+    """Return the inputs of the rows. Raises ValueError if the names of their columns must be passed."""
     labels = (label,) if isinstance(label, str) else tuple(label or ())
     rest = [name for name in table.columns if name not in labels]
     if isinstance(columns.input, str):
@@ -89,6 +90,7 @@ def _label(cell: Any, names: Sequence[str] | None, separator: str | None) -> Any
 
 
 def _flag(table: Table, column: str, cell: Any) -> bool:
+    """Return whether a cell is 1. Raises ValueError for another value than 0 or 1."""
     value = "" if is_missing(cell) else str(cell).strip().lower()
     if value not in _TRUE | _FALSE:
         raise ValueError(f"column {column!r} of {table.name} holds {cell!r}, expected 0 or 1 for each row")

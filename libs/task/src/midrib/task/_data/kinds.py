@@ -62,6 +62,7 @@ def _text(value: Any, _: Path) -> Any:
 
 
 def _numbers(value: Any, _: Path) -> Any:
+    """Return the value as numbers. Raises ValueError if it has others."""
     try:
         return np.asarray(value, np.float32)
     except (TypeError, ValueError) as error:
@@ -71,6 +72,7 @@ def _numbers(value: Any, _: Path) -> Any:
 
 
 def _check_text(source: Any) -> None:
+    """Raise ValueError for an empty text."""
     if not text_of(source).strip():
         raise ValueError("the text is empty")
 
@@ -81,6 +83,7 @@ def _check_clip(source: Any) -> object:
 
 
 def _check_numbers(source: Any) -> None:
+    """Raise ValueError for a row with a value that is not finite."""
     row = np.asarray(source)
     if not np.issubdtype(row.dtype, np.number) or not np.isfinite(row).all():
         raise ValueError(f"the row has a value that is not a finite number: {row.tolist()!r:.80}")

@@ -67,6 +67,7 @@ class DataModule(LightningDataModule):
     kind: ClassVar[Kind]
 
     def __init__(self, stages: Mapping[str, Samples], options: DataOptions) -> None:
+        """Check the options. Raises TypeError or ValueError for wrong options, or for a stage without rows."""
         super().__init__()
         if unknown := sorted(options.keys() - _Options.__dataclass_fields__.keys()):
             raise TypeError(

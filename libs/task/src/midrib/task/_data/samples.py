@@ -82,6 +82,7 @@ def label_of(value: Any) -> str | tuple[str, ...]:
 
 
 def _name(value: Any) -> str:
+    """Return the label. Raises ValueError if there is none."""
     value = value.item() if hasattr(value, "item") else value  # of numpy or torch
     if is_missing(value) or (isinstance(value, str) and not value.strip()):
         raise ValueError("it has no label")
@@ -120,5 +121,7 @@ def labelled(sources: Sequence[Any], labels: Sequence[Any] | None, names: Sequen
             reasons[row] = str(error)
             normal.append(None)
     if len({type(label) for label in normal if label is not None}) > 1:
-        raise ValueError("some rows have one label and others a list of them: give every row a list, or none")
+        raise ValueError(
+            f"some of {len(normal)} rows have one label and others a list of them: give every row a list, or none"
+        )
     return Samples(sources, normal, names).without(reasons)

@@ -82,7 +82,7 @@ def _csv_rows(path: Path, text: str, separator: str) -> list[tuple[str, list[str
         except StopIteration:
             return rows
         except csv.Error as error:
-            # A quote after which the row goes on for lines, until another row's quote, is not closed either.
+            # A quote is not closed either if the row continues over lines until the quote of another row.
             if _OPEN_QUOTE in str(error) or len(row_lines) > 1:
                 raise ValueError(f"{path}:{number + 1} is not CSV ({error}): is a quote never closed?") from error
             row = next(csv.reader(row_lines, delimiter=separator))  # stray quotes, which other programs read too
@@ -206,6 +206,7 @@ class LazyColumn(Sequence[Any]):
         return len(self._dataset)
 
     def __getitem__(self, row: Any) -> Any:
+        """Return a row. Raises IndexError behind the last one."""
         if row >= len(self):
             raise IndexError(row)
         return DatasetValue(self._dataset, row, self._name)
@@ -216,7 +217,10 @@ class LazyColumn(Sequence[Any]):
 
 
 def _from_records(path: Path, records: Iterable[tuple[str, Mapping[str, Any] | str]]) -> Table:
-    """Turn records into columns; a record that is a string is the reason why its row is left out."""
+    """Turn records into columns; a record that is a string is the reason why its row is left out.
+
+    Raises ValueError if no rows remain.
+    """
     rows: list[tuple[str, Mapping[str, Any]]] = []
     skipped: list[Skipped] = []
     for place, record in records:
@@ -225,7 +229,7 @@ def _from_records(path: Path, records: Iterable[tuple[str, Mapping[str, Any] | s
         else:
             rows.append((place, record))
     if not rows and not skipped:
-        raise ValueError(f"{path} is empty, expected a header and rows, or in JSON objects")
+        raise ValueError(f"{path} is empty, expected a header and rows, or JSON objects")
     if not rows:
         raise ValueError(f"{path} holds no rows: {skipped[0].row}: {skipped[0].reason}")
     names = dict.fromkeys(name for _, record in rows for name in record)

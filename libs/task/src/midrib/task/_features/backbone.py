@@ -68,7 +68,7 @@ def open_backbone(source: BackboneLike, kwargs: Mapping[str, Any] | None, regist
     """Open a name, a URL, a (module, num_features) pair, a loader, or the recipe in a checkpoint.
 
     An opened backbone is returned unchanged.
-    Raises UnknownKeyError for an unknown name, TypeError for any other form, and what the loader raises.
+    Raises UnknownKeyError for an unknown name, TypeError for any other form, and the errors of the loader.
     """
     arguments = dict(kwargs or {})
     if isinstance(source, OpenedBackbone):
@@ -112,6 +112,7 @@ def _from_name(key: str, kwargs: dict[str, Any], registry: AnyRegistry) -> Opene
 
 
 def _from_pair(pair: tuple[Any, ...], kwargs: dict[str, Any]) -> OpenedBackbone:
+    """Open a (module, num_features) pair. Raises TypeError for another pair, or with backbone_kwargs."""
     if kwargs:
         raise TypeError(f"backbone_kwargs={kwargs!r} are for a loader, and a (module, num_features) pair has none")
     if len(pair) != 2 or not isinstance(pair[0], nn.Module) or not isinstance(pair[1], int):
@@ -121,6 +122,7 @@ def _from_pair(pair: tuple[Any, ...], kwargs: dict[str, Any]) -> OpenedBackbone:
 
 
 def _opened(module: nn.Module, spec: InputSpec | None, recipe: BackboneRecipe) -> OpenedBackbone:
+    """Return the loaded backbone. Raises TypeError if it is not a module."""
     if not isinstance(module, nn.Module):
         raise TypeError(f"backbone {recipe.name!r} is a {type(module).__name__}, expected an nn.Module")
     spec = spec or getattr(module, "input", None)
@@ -130,7 +132,10 @@ def _opened(module: nn.Module, spec: InputSpec | None, recipe: BackboneRecipe) -
 
 
 def _from_recipe(recipe: BackboneRecipe, registry: AnyRegistry) -> OpenedBackbone:
-    """Open without weights and without the network: the checkpoint holds the weights, or the server does."""
+    """Open without weights and without the network: the checkpoint holds the weights, or the server does.
+
+    Raises ValueError without a name, RevisionError for another width.
+    """
     if recipe.name is None:
         raise ValueError(
             "this task's backbone was given as a module or a loader, which a checkpoint does not hold: pass it again, "
@@ -180,6 +185,7 @@ class DeferredBackbone(nn.Module):
         return takes_pixels(self.opened())
 
     def forward(self, inputs: Tensor) -> Tensor:
+        """Return the features [rows, num_features] of inputs [rows, ...]; opens the backbone first if necessary."""
         features: Tensor = self.opened()(inputs)
         return features
 

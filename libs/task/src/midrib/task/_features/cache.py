@@ -66,6 +66,7 @@ class FeatureCache:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, max_bytes: int = 4 << 30, shard_rows: int = 512) -> None:
+        """Open the cache. Raises ValueError for a limit below 1."""
         if max_bytes < 1 or shard_rows < 1:
             raise ValueError(
                 f"a feature cache needs max_bytes and shard_rows of at least 1, got max_bytes={max_bytes} and "
@@ -140,7 +141,10 @@ class _Revision:
         return rows
 
     def add(self, rows: dict[bytes, Tensor]) -> None:
-        """Keep features in memory, and write a shard when there are enough; a full cache keeps nothing."""
+        """Keep features [num_features] by digest in memory, and write a shard when there are enough.
+
+        A full cache keeps nothing.
+        """
         if self._cache.full:
             return
         self._pending.update(rows)
@@ -148,7 +152,7 @@ class _Revision:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is in memory as one shard; if that fails, warn and store nothing from then on."""
+        """Write the rows in memory as one shard; if that fails, warn and store nothing from then on."""
         if not self._pending:
             return
         rows, self._pending = self._pending, {}

@@ -43,6 +43,7 @@ class UpTo(nn.Module):
 
 
 def _stop(module: nn.Module, inputs: Any, output: Any) -> None:  # noqa: ARG001 (a hook's signature)
+    """Raise _LayerReached with the layer's output, which ends the pass."""
     raise _LayerReached(output)
 
 

@@ -112,13 +112,17 @@ def is_missing(value: Any) -> bool:
 
 
 def _present(item: Any) -> Any:
+    """Return the value. Raises ValueError for an empty one."""
     if is_missing(item):
         raise ValueError(_NO_VALUE)
     return item
 
 
 def _read_clip(path: Path) -> Clip:
-    """Read PCM in WAV with the standard library, and all else with soundfile."""
+    """Read PCM in WAV with the standard library, and all else with soundfile.
+
+    Raises ValueError for a file that cannot be read.
+    """
     if not path.is_file():
         raise ValueError(f"the file {str(path)!r} cannot be read: check the path")
     try:
@@ -146,6 +150,7 @@ def _pcm(data: bytes, width: int) -> npt.NDArray[Any]:
 
 
 def _read_with_soundfile(path: Path) -> Clip:
+    """Read a file of sound. Raises ValueError without soundfile, or if it cannot read the file."""
     try:
         import soundfile  # type: ignore[import-not-found, unused-ignore] # optional: not among our pins
     except ImportError as error:

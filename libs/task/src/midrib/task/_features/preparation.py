@@ -17,8 +17,8 @@ from midrib.backbones._images import MAX_PIXELS
 from midrib.backbones._pixels.decode import open_image
 from midrib.backbones._pixels.to_rgb import to_rgb
 from midrib.registry import AudioInput, ImageInput, InputSpec, TensorInput, TextInput
+from midrib.task._features.input_errors import as_numbers
 from midrib.task._features.media import clip_of, image_of, text_of
-from midrib.task._features.misfits import as_numbers
 
 Transform: TypeAlias = Callable[..., Any]
 
@@ -84,6 +84,7 @@ class Preparation:
         return text if self.transform is None else str(self.transform(text))
 
     def _read(self, index: int, item: Any) -> Any:
+        """Return a prepared item. Raises MediaError with the index of an item that cannot be read."""
         try:
             return self.read(item)
         except MediaError as error:

@@ -1,1 +1,1 @@
-"""What a task is made of: heads, losses, metrics, outputs, optimizers, schedulers and finetuning."""
+"""The parts of a task: heads, losses, metrics, outputs, optimizers, schedulers and finetuning."""

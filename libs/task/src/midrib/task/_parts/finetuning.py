@@ -46,6 +46,7 @@ def unfreeze_milestones(epoch: int, milestones: tuple[tuple[int, int], int]) -> 
     """Train the head alone; from the first epoch on the last n layers too; from the second everything.
 
     milestones: ((first, second), n).
+    Raises ValueError for other milestones.
     """
     try:
         (first, second), layers = milestones
@@ -63,6 +64,7 @@ def unfreeze_milestones(epoch: int, milestones: tuple[tuple[int, int], int]) -> 
 
 
 def _epoch(strategy: str, value: Any) -> int:
+    """Return the epoch. Raises ValueError for another value than a number of at least 0."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ValueError(f"finetuning {strategy!r} got {value!r}, expected an epoch, counted from 0")
     return value

@@ -31,9 +31,14 @@ class Losses(nn.Module):
         return len(self._functions)
 
     def forward(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Return each loss by its name, and their sum as "loss".  Raises ValueError without a loss."""
+        """Return each loss [] by its name, and their sum as "loss".
+
+        outputs, targets: [rows, ...], as the losses expect them.  Raises ValueError without a loss.
+        """
         if not self._functions:
-            raise ValueError("this task has loss_fn=None and so cannot train: pass loss_fn=...")
+            raise ValueError(
+                f"got {len(targets)} targets, and this task has loss_fn=None and so cannot train: pass loss_fn=..."
+            )
         losses = {name: loss(outputs, targets) for name, loss in self._functions.items()}
         if len(losses) == 1:
             return {"loss": next(iter(losses.values()))}
@@ -41,6 +46,7 @@ class Losses(nn.Module):
 
 
 def _named(losses: LossLike) -> Mapping[str, LossFunction]:
+    """Return the losses by name. Raises TypeError for a value that is not a function."""
     if losses is None:
         return {}
     if isinstance(losses, Mapping):

@@ -29,10 +29,12 @@ class RowMean(Metric):
         self.add_state("rows", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, mean: Tensor, rows: int) -> None:
+        """Count a batch: the mean [] of its rows, and their number."""
         self.total += mean.detach() * rows
         self.rows += rows
 
     def compute(self) -> Tensor:
+        """Return the mean [] over all rows."""
         return self.total / self.rows
 
 
@@ -44,6 +46,7 @@ class FunctionMetric(RowMean):
         self.function = function
 
     def update(self, predictions: Tensor, targets: Tensor) -> None:  # type: ignore[override] # torchmetrics' own takes anything
+        """Count a batch: predictions and targets [rows, ...], as the function expects them."""
         RowMean.update(self, self.function(predictions, targets), len(predictions))
 
 
@@ -73,7 +76,7 @@ class StageMetrics(nn.Module):
     def update(
         self, stage: str, losses: Mapping[str, Tensor], predictions: Tensor, targets: Tensor, *, loader: int = 0
     ) -> None:
-        """Count a batch: its losses by their names, and for the metrics its predictions and targets."""
+        """Count a batch: its losses [] by their names, and for the metrics its predictions and targets [rows, ...]."""
         key = f"{stage}_{loader}"
         if key not in self._counted:
             templates = cast("dict[str, Metric]", dict(self._given.items()))
@@ -86,7 +89,7 @@ class StageMetrics(nn.Module):
             metric.update(predictions, targets)  # type: ignore[operator] # a ModuleDict forgets types
 
     def take(self, stage: str) -> dict[str, Tensor]:
-        """Return the values of a stage by their logged names, the same on all ranks, and reset it."""
+        """Return the values [] of a stage by their logged names, the same on all ranks, and reset it."""
         counted = self._counted_in(stage)
         suffix = "/dataloader_idx_{}" if len(counted) > 1 else ""  # as Lightning names them
         values = {
@@ -119,6 +122,7 @@ def _named(metrics: MetricsLike) -> dict[str, Metric]:
 
 
 def _as_metric(name: str, metric: AnyMetric) -> Metric:
+    """Return the metric. Raises TypeError for a value that is neither a Metric nor a function."""
     if isinstance(metric, Metric):
         return metric
     if callable(metric) and not isinstance(metric, type):

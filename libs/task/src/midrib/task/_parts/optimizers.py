@@ -81,6 +81,7 @@ def build_optimizer(
 
 
 def _parsed(optimizer_like: OptimizerLike, registry: AnyRegistry) -> Spec:
+    """Return the optimizer's factory. Raises TypeError for an instance."""
     if isinstance(optimizer_like, Optimizer):
         raise TypeError(
             f"optimizer got an instance of {type(optimizer_like).__name__}, which is bound to other parameters: pass "

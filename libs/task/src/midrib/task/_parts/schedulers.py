@@ -106,6 +106,7 @@ class _Horizon:
         self._interval = interval
 
     def __int__(self) -> int:
+        """Return the length of the training. Raises ValueError if it is not known."""
         by_step = self._interval == "step"
         length: float | None = None
         if self._trainer is not None:

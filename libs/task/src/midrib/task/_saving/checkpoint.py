@@ -79,7 +79,7 @@ def _plain(value: Any) -> Any:
         return os.fspath(value)
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise TypeError(f"{type(value).__name__} has no plain form")
+    raise TypeError(f"got a value of type {type(value).__name__}, expected builtin types, lists and mappings")
 
 
 def record(task: TaskBase) -> dict[str, Any]:
@@ -131,9 +131,12 @@ def restore(cls: type[T], checkpoint: Mapping[str, Any], overrides: dict[str, An
 
 
 def _note(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """Return Midrib's part of a checkpoint. Raises CheckpointError for another format."""
     note: dict[str, Any] | None = checkpoint.get(KEY)
     if note is None:
-        raise CheckpointError("this checkpoint was not made by a midrib Task: load it by the class that made it")
+        raise CheckpointError(
+            f"this checkpoint was not made by a midrib Task, it holds {list(checkpoint)[:5]}: load it by its own class"
+        )
     if note["format"] != FORMAT:
         raise CheckpointError(
             f"this checkpoint has format {note['format']}, and this midrib-task reads {FORMAT}: install the version "

@@ -80,8 +80,8 @@ class Persistent(TaskBase):
     def to_remote(self, url: str, *, sample: Tensor | None = None, tolerance: float = 1e-3, **kwargs: Any) -> Self:
         """Let a server run the backbone from now on; the trained head stays.  Returns the task.
 
-        sample: a batch to compare embeddings on; by default example rows of the backbone's input.  tolerance: the
-        largest difference allowed.  kwargs: for the resolver.
+        sample: a batch [rows, ...] to compare embeddings on; by default example rows of the backbone's input.
+        tolerance: the largest difference allowed.  kwargs: for the resolver.
         Raises RevisionError if the server has another revision or gives other embeddings; the task is then unchanged.
         """
         return self._swap(url, kwargs, sample, tolerance)
@@ -91,7 +91,9 @@ class Persistent(TaskBase):
     ) -> Self:
         """Run the backbone in this process from now on; see to_remote.
 
-        backbone: a name, a pair or a loader; None takes the name in the remote one's URL.  kwargs: for the loader.
+        backbone: a name, a pair or a loader; None takes the name in the remote one's URL.
+        sample: a batch [rows, ...] to compare embeddings on.  kwargs: for the loader.
+        Raises RevisionError as to_remote does.
         """
         return self._swap(backbone or swap.name_in_url(self.recipe.name or ""), kwargs, sample, tolerance)
 

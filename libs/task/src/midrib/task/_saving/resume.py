@@ -32,12 +32,16 @@ def move(task: TaskBase, checkpoint: dict[str, Any]) -> None:
 
 
 def _replace(optimizer: dict[str, Any], heads: int, total: int, backbone_rate: float | None) -> None:
-    """Change the places of the parameters: the head's are first, and a frozen backbone's have no state."""
+    """Change the places of the parameters: the head's are first, and a frozen backbone's have no state.
+
+    Raises CheckpointError if the backbone has, or had, a learning rate.
+    """
     groups = optimizer["param_groups"]
     if len(groups) > 1 or backbone_rate is not None:
         raise CheckpointError(
-            "this training had, or has, a learning rate for its backbone, which moving would add or remove: resume "
-            "it in its former place, or start a training from load_from_checkpoint(path)"
+            f"this training had {len(groups)} groups of parameters, and the task has backbone_learning_rate="
+            f"{backbone_rate}: moving would add or remove a learning rate for its backbone, so resume it in its "
+            "former place, or start a training from load_from_checkpoint(path)"
         )
     groups[0]["params"] = list(range(total))
     optimizer["state"] = {place: state for place, state in optimizer["state"].items() if place < heads}

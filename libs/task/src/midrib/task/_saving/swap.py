@@ -19,13 +19,17 @@ from midrib.task._features.backbone import (
 
 
 def swap(task: TaskBase, source: Any, kwargs: dict[str, Any], sample: Tensor | None, tolerance: float) -> None:
-    """Replace the task's backbone by this one after checking that it is the same; see Persistent.to_remote."""
+    """Replace the task's backbone by another one after checking that it computes the same embeddings.
+
+    sample: a batch [rows, ...]; see `Persistent.to_remote`.  Raises RevisionError if they differ.
+    """
     opened = open_backbone(source, kwargs, task.backbones)
     _check_same(task, opened, sample, tolerance)
     task.attach(opened)
 
 
 def _check_same(task: TaskBase, other: OpenedBackbone, sample: Tensor | None, tolerance: float) -> None:
+    """Raise RevisionError if two backbones differ in revision, or in the embeddings of sample [rows, ...]."""
     spec = task.input or other.input
     name = str(other.recipe.name)
     check_revisions(name, revision_of(other.module, spec), "this task's backbone", revision_of(task.backbone, spec))

@@ -116,6 +116,7 @@ class ClassificationTask(Task):
         return encoded
 
     def _index(self, target: Any) -> int:
+        """Return the class index of a target. Raises ValueError for an unknown label."""
         if isinstance(target, str):
             if target not in self.labels:
                 raise ValueError(
@@ -145,6 +146,7 @@ def _accuracy(classes: int, multi_label: bool) -> MulticlassAccuracy | Multilabe
 
 
 def _count(num_classes: int | None, labels: Sequence[str] | None) -> int:
+    """Return the number of classes. Raises ValueError or TypeError for labels or numbers that do not fit."""
     if num_classes is None and labels is None:
         raise ValueError("a ClassificationTask needs num_classes=..., or labels=[...] with a name for each class")
     count = len(labels) if num_classes is None and labels is not None else num_classes
@@ -158,6 +160,7 @@ def _count(num_classes: int | None, labels: Sequence[str] | None) -> int:
 
 
 def _task(prediction: Prediction) -> ClassificationTask:
+    """Return the task of a prediction. Raises TypeError if it is not a ClassificationTask."""
     task = prediction.task
     if not isinstance(task, ClassificationTask):
         raise TypeError(f"got a {type(task).__name__}, expected a ClassificationTask: this output needs its classes")
@@ -191,7 +194,10 @@ def labels(prediction: Prediction) -> list[Any]:
 
 @ClassificationTask.outputs(name="top_k")
 def top_k(prediction: Prediction, k: int | None = None) -> list[list[tuple[str, float]]]:
-    """Return the k likeliest classes of each row, likeliest first: (name, probability).  k: by default 5 at most."""
+    """Return the k likeliest classes of each row, likeliest first: (name, probability).
+
+    k: by default 5 at most.  Raises ValueError for k outside 1 to num_classes.
+    """
     task = _task(prediction)
     count = min(_TOP, task.num_classes) if k is None else k
     if not 1 <= count <= task.num_classes:

@@ -17,7 +17,7 @@ from tqdm import tqdm  # type: ignore[import-untyped] # it has no types
 from midrib.task._base import TaskBase, to_device
 from midrib.task._data.locations import items_at
 from midrib.task._data.module import DataModule
-from midrib.task._features.misfits import explained
+from midrib.task._features.input_errors import explained
 from midrib.task._tasks.outputs import OutputLike, output_of
 
 _SHUFFLING = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
@@ -79,6 +79,7 @@ def _predicting(task: TaskBase) -> Iterator[None]:
 
 
 def _batches(task: TaskBase, data: Any, batch_size: int) -> Iterator[Any]:
+    """Return batches of any input. Raises ValueError for a batch_size below 1."""
     if batch_size < 1:
         raise ValueError(f"got batch_size={batch_size}, expected at least 1")
     batch = None
@@ -99,15 +100,17 @@ def _located(task: TaskBase, data: Any) -> Any:
 
 
 def _of_loader(task: TaskBase, loader: DataLoader[Any]) -> Iterator[Any]:
+    """Return the batches of a loader. Raises ValueError if it shuffles, or drops rows."""
     if isinstance(loader.sampler, _SHUFFLING) or loader.drop_last:
         raise ValueError(
-            "got a DataLoader that shuffles or drops its last rows, expected one that gives every row in order: make "
-            "it with shuffle=False, drop_last=False"
+            f"got a DataLoader with {type(loader.sampler).__name__} and drop_last={loader.drop_last}, expected one "
+            "that gives every row in order: make it with shuffle=False, drop_last=False"
         )
     return (inputs_of(task, batch) for batch in loader)
 
 
 def _of_items(task: TaskBase, items: Any, batch_size: int) -> Iterator[Any]:
+    """Return batches of a list of items. Raises TypeError for another type."""
     if isinstance(items, str | bytes) or not isinstance(items, Tensor | np.ndarray | Sequence):
         missing = f" {items!r:.80}, which is not an existing path" if isinstance(items, str) else ""
         raise TypeError(

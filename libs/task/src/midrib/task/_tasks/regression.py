@@ -45,7 +45,10 @@ class RegressionTask(Task):
         return outputs.squeeze(-1) if self.num_targets == 1 else outputs
 
     def split_batch(self, batch: Any) -> tuple[Any, Tensor]:
-        """Return the inputs, and the targets in the outputs' shape and type.  Raises ValueError for another shape."""
+        """Return the inputs, and the targets [rows] or [rows, num_targets] in the type of the outputs.
+
+        Raises ValueError for targets of another shape.
+        """
         inputs, targets = super().split_batch(batch)
         expected = (len(inputs),) if self.num_targets == 1 else (len(inputs), self.num_targets)
         if tuple(targets.shape) not in (expected, (len(inputs), self.num_targets)):

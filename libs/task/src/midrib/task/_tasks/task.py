@@ -13,13 +13,13 @@ from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import BaseFinetuning
 from torch import Tensor, nn
 
-from midrib.task._callbacks.cache_keeper import CacheKeeper
+from midrib.task._callbacks.cache_writer import FeatureCacheWriter
 from midrib.task._callbacks.finetuning import Finetuning, FrozenInEval, finetuning_of, has_lightnings
 from midrib.task._callbacks.stage_log import StageLog
 from midrib.task._features.backbone import BackboneLike, example_batch, in_floats, in_type_of, open_backbone
 from midrib.task._features.cache import FeatureCache
+from midrib.task._features.input_errors import explained
 from midrib.task._features.layers import UpTo
-from midrib.task._features.misfits import explained
 from midrib.task._parts.finetuning import StrategyLike, parse_strategy
 from midrib.task._parts.heads import HeadLike, build_head
 from midrib.task._parts.losses import Losses, LossLike
@@ -101,11 +101,14 @@ class Task(HasRegistries, Persistent):
     # Training
 
     def metric_inputs(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the arguments of the metrics: outputs and targets. Override it to turn outputs into probabilities."""
+        """Return the arguments of the metrics: outputs and targets, [rows, ...].
+
+        Override it to turn outputs into probabilities.
+        """
         return outputs, targets
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ARG002 (Lightning's signature)
-        """Return the summed loss of a batch; train_loss and the train metrics are logged at the epoch's end."""
+        """Return the summed loss [] of a batch; train_loss and the train metrics are logged at the epoch's end."""
         return self._step("train", batch)
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ARG002
@@ -133,7 +136,9 @@ class Task(HasRegistries, Persistent):
         """Return the optimizer over head and backbone, and the scheduler if the task has one."""
         backbone = dict(self.backbone.named_parameters(prefix="backbone"))
         head = [parameter for name, parameter in self.named_parameters() if name not in backbone]
-        if self._trainer is not None and has_lightnings(self._trainer):  # it adds what it unfreezes to the optimizer
+        if self._trainer is not None and has_lightnings(
+            self._trainer
+        ):  # it adds the layers that it unfreezes to the optimizer
             backbone = {name: parameter for name, parameter in backbone.items() if parameter.requires_grad}
         groups = parameter_groups(head, backbone.values(), self.backbone_learning_rate)
         optimizer = build_optimizer(self._optimizer, groups, self.learning_rate, registry=self.optimizers_registry)
@@ -153,7 +158,7 @@ class Task(HasRegistries, Persistent):
             callbacks += [self._finetuning_callback, FrozenInEval()]
         elif finetuning_of(self.trainer) is None:
             callbacks.append(Finetuning())
-        return callbacks if self.cache is None else [*callbacks, CacheKeeper(self.cache)]
+        return callbacks if self.cache is None else [*callbacks, FeatureCacheWriter(self.cache)]
 
     def finetune(
         self,

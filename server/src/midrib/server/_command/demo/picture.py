@@ -25,7 +25,9 @@ def save_maps(path: Path, maps: Mapping[str, NDArray[Any]], patches: Patches) ->
         from matplotlib.figure import Figure
         from matplotlib.patches import Patch
     except ImportError as error:
-        raise ImportError("the demo's picture needs matplotlib: pip install 'midrib-server[demo]'") from error
+        raise ImportError(
+            f"the demo's picture needs matplotlib ({error}): pip install 'midrib-server[demo]'"
+        ) from error
     figure = Figure(figsize=(5.6 * len(maps), 5.8), layout="constrained")
     for plot, (title, rows) in zip(np.atleast_1d(figure.subplots(1, len(maps))), maps.items(), strict=True):
         _draw(plot, rows, patches)

@@ -33,10 +33,13 @@ def load_textures() -> tuple[Patches, Patches]:
 
 
 def _photograph(name: str) -> NDArray[np.uint8]:
+    """Return a photograph. Raises ImportError without scikit-image."""
     try:
         from skimage import data
     except ImportError as error:
-        raise ImportError("the demo's photographs come with scikit-image: pip install 'midrib-server[demo]'") from error
+        raise ImportError(
+            f"the demo's photographs need scikit-image ({error}): pip install 'midrib-server[demo]'"
+        ) from error
     image: NDArray[Any] = getattr(data, name)()
     return np.stack([image] * 3, axis=-1) if image.ndim == 2 else image[..., :3]
 

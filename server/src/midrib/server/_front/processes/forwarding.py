@@ -59,7 +59,7 @@ class ForwardedCall:
     # From the client
 
     def _forward(self) -> None:
-        """Forward what has arrived."""
+        """Forward the bytes that have arrived."""
         if self._unpacking is not None or self._has_ended:
             return
         stream = self.stream

@@ -124,6 +124,7 @@ class Front:
         self.connections = decode_count(payload)
 
     def _open(self, number: int, payload: bytes) -> None:
+        """Note a new call. Raises ValueError if its number is open already."""
         if number in self._streams:
             raise ValueError(f"the call {number} is open already")
         peer, head = decode_open(payload)

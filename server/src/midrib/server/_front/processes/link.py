@@ -165,6 +165,7 @@ class Link:
             self._handlers[kind](call, payload)
 
     def _handle_received(self) -> None:
+        """Handle each complete record. Raises ValueError if one is announced that is too long."""
         at, end = 0, len(self._received)
         while end - at >= _HEAD.size and not self.is_closed:
             kind, call, size = _HEAD.unpack_from(self._received, at)

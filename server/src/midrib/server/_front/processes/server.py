@@ -78,7 +78,9 @@ class FrontProcesses:
             problem = f"the front processes did not start within {_START_S:g} s"
             raise RuntimeError(f"{problem}: free processor time, or set fronts to 1") from None
         if len(self.fronts) < self._number:
-            raise RuntimeError("a front process ended as it started: its error is in the log on stderr")
+            raise RuntimeError(
+                f"{self._number - len(self.fronts)} front processes ended as they started: the log on stderr says why"
+            )
 
     async def stop(self, grace: float) -> None:
         """Accept no connections, ask clients to go, and wait for calls for `grace` seconds; then end the rest."""

@@ -39,15 +39,19 @@ def _read_any_call(data: bytes) -> EmbedCall:
 
 
 def _read_tensor_call(data: Buffer) -> EmbedCall:
+    """Return the request and its tensor [rows, ...]. Raises ValueError for another layout."""
     start, at, end = _input_of_embed(data)
     if len(data) - (end - start) > _MAX_BESIDE_INPUT:
-        raise ValueError("too many bytes beside the input")
+        raise ValueError(f"{len(data) - (end - start)} bytes beside the input")
     tensor = _tensor_of_input(data, at, end)
     return EmbedCall(EmbedRequest.FromString(b"".join((data[:start], data[end:]))), tensor)
 
 
 def _input_of_embed(data: Buffer) -> tuple[int, int, int]:
-    """Return where the `input` field of an EmbedRequest begins, and where its message begins and ends."""
+    """Return where the `input` field of an EmbedRequest begins, and where its message begins and ends.
+
+    Raises ValueError for another layout.
+    """
     field: tuple[int, int, int] | None = None
     at = 0
     for _ in range(_MAX_FIELDS):
@@ -58,20 +62,21 @@ def _input_of_embed(data: Buffer) -> tuple[int, int, int]:
         if tag & 7 == 2:
             at += value
         if tag & 7 not in (0, 2) or tag > 0x7F:
-            raise ValueError("a field that the message has not")
+            raise ValueError(f"a field with the tag {tag}")
         if tag == 0x1A:
             if field is not None:
-                raise ValueError("two inputs, which are to be merged")
+                raise ValueError(f"a second input at byte {start}")
             field = start, at - value, at
     if field is None or at != len(data):
-        raise ValueError("no input, or cut off")
+        raise ValueError(f"no input in {len(data)} bytes, or cut off")
     return field
 
 
 def _read_item(data: Buffer) -> StreamItem | EmbedStreamRequest:
+    """Return the item of a stream. Raises ValueError for another layout."""
     size, at = _field(data, 0, 0x12)  # EmbedStreamRequest.item
     if at + size != len(data):
-        raise ValueError("more than an item")
+        raise ValueError(f"an item of {size} bytes in a message of {len(data)}")
     item_id = 0
     if data[at] == 0x08:
         item_id, at = read_varint(data, at + 1)
@@ -79,21 +84,25 @@ def _read_item(data: Buffer) -> StreamItem | EmbedStreamRequest:
         return EmbedStreamRequest.FromString(bytes(data))
     size, at = _field(data, at, 0x12)  # Item.input
     if at + size != len(data):
-        raise ValueError("more than an input")
+        raise ValueError(f"an input of {size} bytes in a message of {len(data)}")
     return StreamItem(item_id, _tensor_of_input(data, at, len(data)))
 
 
 def _tensor_of_input(data: Buffer, at: int, end: int) -> Array:
+    """Return the tensor [rows, ...] of an input. Raises ValueError for another layout."""
     size, at = _field(data, at, 0x0A)
     if at + size != end:
-        raise ValueError("more than a tensor")
+        raise ValueError(f"a tensor of {size} bytes in a message of {end - at}")
     return read_tensor(data, at, end)
 
 
 def _field(data: Buffer, at: int, tag: int) -> tuple[int, int]:
-    """Return the length of the field that begins at this byte, and where its content begins."""
+    """Return the length of the field that begins at this byte, and where its content begins.
+
+    Raises ValueError for another field.
+    """
     if data[at] != tag:
-        raise ValueError("another field")
+        raise ValueError(f"a field with the tag {data[at]}, expected {tag}")
     return read_varint(data, at + 1)
 
 

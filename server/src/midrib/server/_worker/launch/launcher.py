@@ -71,6 +71,7 @@ def _forker(key: tuple[int, str]) -> Forker:
 
 
 def _check(lost: Forker, key: tuple[int, str]) -> None:
+    """Raise ForkError if the process that forks cannot import the function."""
     if not lost.worked:
         _UNUSABLE.add(key)
         raise ForkError(f"{key[1]} cannot be imported by the process that forks")

@@ -37,7 +37,7 @@ def main(arguments: dict[str, Any]) -> None:
     """
     control, module = arguments["control"], arguments["module"]
     adopt_orphans()
-    with ending_with_parent():  # nobody reads the socket during the import, which may take seconds
+    with ending_with_parent():  # the socket is not read during the import, which may take seconds
         importlib.import_module(module)
     gc.collect()
     gc.freeze()  # the collector of a worker would write to the memory that all of them share
@@ -95,6 +95,7 @@ class _Zygote:
         return pid
 
     def _fork(self, request: dict[str, Any], descriptors: list[int]) -> int:
+        """Fork this process. Raises RuntimeError if it has several threads."""
         if (threads := len(os.listdir("/proc/self/task"))) != 1:
             raise RuntimeError(f"a process of {threads} threads cannot be forked safely")
         pid = os.fork()

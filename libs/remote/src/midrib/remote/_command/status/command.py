@@ -1,4 +1,4 @@
-"""The command `midrib status`. It imports what it needs when it runs."""
+"""The command `midrib status`. It imports its modules when it runs."""
 
 from __future__ import annotations
 

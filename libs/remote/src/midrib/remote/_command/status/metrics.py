@@ -70,6 +70,7 @@ class MetricsReader:
             raise self._failed(f"{error!s:.80}", _START) from error
 
     def _text(self) -> str:
+        """Return the body of a page. Raises ConnectionError if the server does not answer it."""
         token = self._access.token
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         request = urllib.request.Request(self._url, headers=headers)  # noqa: S310 - http(s) by construction
@@ -120,6 +121,7 @@ def parse(text: str) -> dict[str, dict[Labels, float]]:
 
 
 def _http_url(address: str, *, secure: bool) -> str:
+    """Return the URL of an HTTP port. Raises ValueError for another address."""
     scheme = match.group(1).lower() if (match := _SCHEME.match(address)) else ""
     if scheme not in ("", "http", "https"):
         raise ValueError(

@@ -36,6 +36,7 @@ def read_arrow(file: LocalFile, columns: InputColumns) -> Iterator[Record]:
 
 
 def _require_version_2(source: Any, name: str) -> None:
+    """Raise InvalidInputError for Feather of version 1."""
     if source.read(len(_FEATHER_1_MARK)) == _FEATHER_1_MARK:
         raise InvalidInputError(f"{name} is of version 1 of Feather, expected 2: write it again by pyarrow.feather")
     source.seek(0)

@@ -37,7 +37,7 @@ class InputColumns:
     def needed(self, names: Sequence[str], table: str) -> list[str]:
         """Return the columns to read of those that a table has.
 
-        Raises InvalidInputError if one of them is missing, or stands twice in the table.
+        Raises InvalidInputError if one of them is missing, or is twice in the table.
         """
         for name in (self.value, *self.kept):
             if name not in names:

@@ -17,7 +17,7 @@ from midrib.wire import InvalidInputError
 _SEPARATORS: Final = (",", ";", "\t", "|")
 # A quote that is still open after this many characters is taken for one that never closes.
 _LONGEST_ROW_CHARS: Final = 16 * 2**20
-# The line by which Excel is told the separator.
+# The line that tells Excel the separator.
 _EXCEL_SEPARATOR: Final = re.compile(r"sep=(.)\s*", re.IGNORECASE)
 _OPEN_QUOTE: Final = "unexpected end of data"  # the csv module's words for it
 
@@ -33,6 +33,7 @@ def read_csv(file: LocalFile, columns: InputColumns) -> Iterator[ReadRow]:
 
 
 def _rows(file: LocalFile, lines: _Lines, columns: InputColumns) -> Iterator[ReadRow]:
+    """Yield the rows of a table. Raises InvalidInputError if its header cannot be read."""
     first = next(lines, None)
     if first is None:
         return
@@ -77,7 +78,7 @@ def _csv_rows(lines: _Lines, separator: str) -> Iterator[list[str] | str]:
         except StopIteration:
             return
         except csv.Error as error:
-            # A quote after which the row goes on for lines, until another row's quote, is not closed either.
+            # A quote is not closed either if the row continues over lines until the quote of another row.
             if _OPEN_QUOTE in str(error) or len(lines.row) > 1:
                 lines.rewind(1)
                 yield "it opens a quote that is never closed"
@@ -100,6 +101,7 @@ class _Lines:
         return self
 
     def __next__(self) -> str:
+        """Return the next line. Raises csv.Error for a row so long that a quote must be open."""
         if self._chars > _LONGEST_ROW_CHARS:
             raise csv.Error(_OPEN_QUOTE)
         line = self._again.popleft() if self._again else next(self._lines)

@@ -61,6 +61,7 @@ def printable(text: str) -> str:
 
 
 def _encoding(file: LocalFile) -> str:
+    """Return the encoding of a file. Raises InvalidInputError if it is neither UTF-8 nor UTF-16."""
     with file.path.open("rb") as opened:
         sample = opened.read(_SAMPLE_BYTES)
     for mark, encoding in _MARKS:

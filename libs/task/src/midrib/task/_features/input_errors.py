@@ -31,8 +31,8 @@ def explained(spec: InputSpec | None, inputs: Any) -> Iterator[None]:
             raise
         if _LONE_ROW in str(error):
             raise ValueError(
-                "got a batch of 1 row, and batch norms need at least 2 to train: choose another batch_size, or "
-                "drop_last=True for the loader"
+                f"got a batch of 1 row, {list(inputs.shape)}, and batch norms need at least 2 to train: choose another "
+                "batch_size, or drop_last=True for the loader"
             ) from error
         if _fits(tuple(inputs.shape[1:]), spec):
             if spec.tensor.dtype.startswith("float") == inputs.is_floating_point():

@@ -11,7 +11,7 @@ from midrib.task._base import TaskBase
 from midrib.task._features.cache import FeatureCache
 
 
-class CacheKeeper(Callback):
+class FeatureCacheWriter(Callback):
     """Writes a task's cache at the end of each epoch, and warns if the cache finds nothing.
 
     It also tells the task when a stage begins and ends, so that weights are hashed once a stage and not at every batch.
