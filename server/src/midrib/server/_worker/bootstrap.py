@@ -26,29 +26,31 @@ from midrib.server._worker.shared_buffer import SharedBuffer
 PROCESS_NAME = "midrib-worker"
 
 
-def main(arguments: dict[str, Any]) -> None:
+def main(arguments: dict[str, Any], priority: LowPriority | None = None) -> None:
     """Run a worker until the server's process closes the channel, or dies.
 
     arguments: those of `Program.arguments`, and `parent`: the process with whose end the system kills this one. It is
     absent if another process has forked this one: that process kills it then.
+    priority: that of this process if it is low already.
     """
     try:
-        _run(arguments)
+        _run(arguments, priority)
     except BaseException:  # noqa: BLE001 - a signal handler of a module may raise anything, at any time
         traceback.print_exc()
         os._exit(1)
     os._exit(0)  # threads that a module has left running must not keep the process alive
 
 
-def _run(arguments: dict[str, Any]) -> None:
+def _run(arguments: dict[str, Any], priority: LowPriority | None) -> None:
     channel = Channel(socket.socket(fileno=arguments["channel"]), takes_descriptors=True)
     set_name(PROCESS_NAME)
     if "parent" in arguments:
         end_with_parent(arguments["parent"])
     adopt_orphans()  # so that the process that forks workers gets its daemons only after its end
     threading.Thread(target=_watch, args=(channel,), name="parent-watch", daemon=True).start()
-    priority = LowPriority(arguments["max_low_s"])
-    priority.begin()
+    if priority is None:
+        priority = LowPriority(arguments["max_low_s"])
+        priority.begin()
     faulthandler.enable()
     _keep_from_other_programs(channel, arguments["buffers"])
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)

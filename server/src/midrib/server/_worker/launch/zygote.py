@@ -23,6 +23,7 @@ import numpy as np
 
 from midrib.server._child_process import adopt_orphans, ending_with_parent
 from midrib.server._worker import bootstrap
+from midrib.server._worker.priority import LowPriority
 
 MESSAGE_BYTES = 1 << 12
 _MAX_DESCRIPTORS = 250
@@ -143,6 +144,8 @@ def _read(descriptor: int) -> dict[str, Any]:
 
 def _become_worker(request: dict[str, Any], descriptors: list[int]) -> None:
     """Give this process the group, files, environment, folder and random numbers of a fresh one; run the worker."""
+    priority = LowPriority(request["arguments"]["max_low_s"])
+    priority.begin()  # first: half of the time of a restart is spent before the worker's own code
     os.setpgid(0, 0)
     output, *files = descriptors
     os.dup2(output, 1)
@@ -155,7 +158,7 @@ def _become_worker(request: dict[str, Any], descriptors: list[int]) -> None:
         os.chdir(request["folder"])
     sys.path[:] = request["arguments"]["path"]
     np.random.seed()  # otherwise all workers would draw the same numbers
-    bootstrap.main(request["arguments"])
+    bootstrap.main(request["arguments"], priority)
 
 
 def _renumber(descriptors: list[int], numbers: list[int]) -> None:
