@@ -60,6 +60,7 @@ def end_soon_after_ctrl_c(clean: Callable[[], object] = lambda: None) -> None:
         os._exit(INTERRUPTED)
 
     def end_soon(*_: object) -> None:
+        """Raise KeyboardInterrupt; the process ends after a moment in any case."""
         atexit.register(end)  # the interpreter takes seconds to end with torch, and no thread runs meanwhile
         timer = threading.Timer(_CTRL_C_S, end)
         timer.daemon = True
