@@ -11,10 +11,10 @@ import pytest
 
 from midrib.server._engine.batch_limits import BatchLimits
 from midrib.server._engine.batcher import Batcher
-from midrib.server._engine.compute import Arrays
+from midrib.server._engine.compute import Arrays, BatchReport
 from midrib.server._engine.feeder import Feeder
 from midrib.server._engine.item import Item
-from midrib.server._engine.replica import BatchReport, Replica
+from midrib.server._engine.replica import Replica
 from midrib.wire import UnavailableError
 
 PAIRS = BatchLimits(max_rows=2, max_cost=10_000, max_queue_items=100, max_queue_cost=100_000)

@@ -11,8 +11,8 @@ import pytest
 from midrib.registry import Registry
 from midrib.server._catalogue.local import load_local
 from midrib.server._catalogue.processes import host_in_processes
-from midrib.server._engine.compute import WorkerPlan
-from midrib.server._engine.replica import BatchReport, BatchRunner, Replica
+from midrib.server._engine.compute import BatchReport, BatchRunner, WorkerPlan
+from midrib.server._engine.replica import Replica
 from midrib.server._settings import BackboneSettings, Settings
 from midrib.wire import Array
 

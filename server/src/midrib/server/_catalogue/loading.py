@@ -14,9 +14,8 @@ from midrib.backbones import Backbone
 from midrib.registry import AbstractRegistry, InputSpec, TextInput
 from midrib.server._catalogue.info import ServingInfo, batch_limits
 from midrib.server._catalogue.processes import NotImportableError, host_in_processes
-from midrib.server._engine.compute import Compute, WorkerPlan
+from midrib.server._engine.compute import BatchRunner, Compute, WorkerPlan
 from midrib.server._engine.description import ServedDescription
-from midrib.server._engine.replica import BatchRunner
 from midrib.server._engine.served_backbone import ServedBackbone
 from midrib.server._intake.intake import Intake
 from midrib.server._intake.media import MediaPool

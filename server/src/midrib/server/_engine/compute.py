@@ -1,12 +1,13 @@
-"""The interface between a replica and its device: a batch is staged, launched and finished."""
+"""The interfaces of a replica: to the engine, and to its device, where a batch is staged, launched and finished."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
-from midrib.wire import Array
+from midrib.wire import Array, UnavailableError
 
 Arrays: TypeAlias = tuple[Array, ...]
 # Called before every pass of a measurement: returns whether to stop, because a batch waits.
@@ -81,4 +82,61 @@ class Calibrated(Protocol):
 
     def use_plan(self, plan: WorkerPlan) -> None:
         """Compute by a plan from now on."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReport:
+    """The results of a batch: for each item its rows, [rows, ...], or its error.
+
+    staging_s: the seconds to stage it.  started, finished: when it computed, on time.monotonic.
+    """
+
+    results: Sequence[Array | Exception]
+    staging_s: float
+    started: float
+    finished: float
+
+
+class BatchRunner(Protocol):
+    """A replica, wherever it computes: a thread here, or a worker process."""
+
+    @property
+    def depth(self) -> int:
+        """How many batches it has use for at a time."""
+        ...
+
+    async def start(self) -> None:
+        """Wait until it is ready; raises the errors of the preparation."""
+        ...
+
+    def submit(self, batch: Sequence[Arrays]) -> asyncio.Future[BatchReport]:
+        """Run a batch of items, each of arrays [rows, ...]; at most `depth` batches at a time.
+
+        The future raises UnavailableError if the batch cannot be run.
+        """
+        ...
+
+    def change_plan(self, plan: WorkerPlan | None) -> asyncio.Future[WorkerPlan | None]:
+        """Use a compute plan, or measure it again if it is None; after the submitted batches.
+
+        A batch that is submitted meanwhile waits for one pass at most. The future gives the plan in use; None if the
+        measurement was stopped or disturbed.
+        """
+        ...
+
+    def stop_measuring(self) -> None:
+        """End a measurement after its present pass."""
+        ...
+
+    def abandon(self, error: UnavailableError) -> None:
+        """Fail the batches that it has, whose computation may never end."""
+        ...
+
+    def close(self) -> None:
+        """End after the batches that it has."""
+        ...
+
+    async def join(self) -> None:
+        """Wait until it has ended."""
         ...

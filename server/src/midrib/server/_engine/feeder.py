@@ -11,9 +11,9 @@ from math import inf
 from typing import TypeAlias
 
 from midrib.server._engine.batcher import Batcher
+from midrib.server._engine.compute import BatchReport, BatchRunner
 from midrib.server._engine.item import Item
 from midrib.server._engine.prefetch import PrefetchTimer
-from midrib.server._engine.replica import BatchReport, BatchRunner
 
 # Called with every batch that is done: its items, and the future of its report.
 OnDone: TypeAlias = Callable[[Sequence[Item], "asyncio.Future[BatchReport]"], None]

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from midrib.server._engine.compute import OutputError
+from midrib.server._engine.compute import BatchReport, OutputError
 from midrib.server._engine.description import ServedDescription
 from midrib.server._engine.item import Item, Outcome
-from midrib.server._engine.replica import BatchReport
 from midrib.server._errors import public_error, text_of
 from midrib.wire import Array
 

@@ -16,27 +16,14 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-from midrib.server._engine.compute import Arrays, Calibrated, Compute, Launched, Staged, WorkerPlan
+from midrib.server._engine.compute import Arrays, BatchReport, Calibrated, Compute, Launched, Staged, WorkerPlan
 from midrib.server._errors import ordinary_error
 from midrib.wire import Array, UnavailableError
 
 # The least bytes of a batch that another thread stages: to stage a smaller one takes less time than to wake a thread.
 _LARGE_BATCH_BYTES = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class BatchReport:
-    """The results of a batch: for each item its rows, [rows, ...], or its error.
-
-    staging_s: the seconds to stage it.  started, finished: when it computed, on time.monotonic.
-    """
-
-    results: Sequence[Array | Exception]
-    staging_s: float
-    started: float
-    finished: float
 
 
 @dataclass(slots=True, eq=False)
@@ -56,50 +43,6 @@ class _PlanJob:
 
     plan: WorkerPlan | None
     done: asyncio.Future[WorkerPlan | None]
-
-
-class BatchRunner(Protocol):
-    """A replica, wherever it computes: a thread here, or a worker process."""
-
-    @property
-    def depth(self) -> int:
-        """How many batches it has use for at a time."""
-        ...
-
-    async def start(self) -> None:
-        """Wait until it is ready; raises the errors of the preparation."""
-        ...
-
-    def submit(self, batch: Sequence[Arrays]) -> asyncio.Future[BatchReport]:
-        """Run a batch of items, each of arrays [rows, ...]; at most `depth` batches at a time.
-
-        The future raises UnavailableError if the batch cannot be run.
-        """
-        ...
-
-    def change_plan(self, plan: WorkerPlan | None) -> asyncio.Future[WorkerPlan | None]:
-        """Use a compute plan, or measure it again if it is None; after the submitted batches.
-
-        A batch that is submitted meanwhile waits for one pass at most. The future gives the plan in use; None if the
-        measurement was stopped or disturbed.
-        """
-        ...
-
-    def stop_measuring(self) -> None:
-        """End a measurement after its present pass."""
-        ...
-
-    def abandon(self, error: UnavailableError) -> None:
-        """Fail the batches that it has, whose computation may never end."""
-        ...
-
-    def close(self) -> None:
-        """End after the batches that it has."""
-        ...
-
-    async def join(self) -> None:
-        """Wait until it has ended."""
-        ...
 
 
 class Replica:

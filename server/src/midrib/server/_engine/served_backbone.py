@@ -10,12 +10,12 @@ from typing import TypeAlias
 
 from midrib.server._engine.batch_limits import BatchLimits
 from midrib.server._engine.batcher import Batcher
-from midrib.server._engine.compute import Compute, WorkerPlan
+from midrib.server._engine.compute import BatchReport, BatchRunner, Compute, WorkerPlan
 from midrib.server._engine.description import ServedDescription
 from midrib.server._engine.feeder import Feeder
 from midrib.server._engine.item import Item, Outcome
 from midrib.server._engine.outcomes import WorkTotals, outcomes_of
-from midrib.server._engine.replica import BatchReport, BatchRunner, Replica
+from midrib.server._engine.replica import Replica
 from midrib.wire import UnavailableError
 
 logger = logging.getLogger(__name__)

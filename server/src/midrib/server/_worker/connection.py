@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 from midrib.server._compute.joining import split_rows
 from midrib.server._engine.compute import WorkerPlan
@@ -21,7 +20,7 @@ from midrib.server._worker.messages import PLAN, decode_plan
 from midrib.server._worker.process import BatchTooLongError, WorkerDiedError, WorkerProcess
 from midrib.server._worker.shared_buffer import lend
 from midrib.server._worker.staging import BatchTransfer, StagedPlace
-from midrib.server._worker.work import Part
+from midrib.server._worker.work import ConnectionListener, Part
 from midrib.wire import Array
 
 # Bytes of a batch. The event loop copies a smaller one itself, which takes less than a millisecond; a larger one would
@@ -35,22 +34,6 @@ _MAX_LOOK_S = 1.0
 _MAX_UNMAPPINGS = 32
 _STAGING = ThreadPoolExecutor(2, thread_name_prefix="staging")
 _NUMBERS = itertools.count()
-
-
-class ConnectionListener(Protocol):
-    """Gets the events of a connection, on the event loop."""
-
-    def on_result(self, part: Part, result: Sequence[Array] | Exception) -> None:
-        """Take the rows [rows, num_features] of each item of a part, or the error of its pass."""
-        ...
-
-    def on_unsent(self, part: Part) -> None:
-        """Take back a part that was written after the worker had ended."""
-        ...
-
-    def on_end(self, parts: Sequence[Part], how: str, kind: type[WorkerDiedError]) -> None:
-        """Take the parts that the worker had, the oldest first. how: "" if the process ended unasked."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from midrib.server._engine.compute import Arrays, WorkerPlan
-from midrib.server._engine.replica import BatchReport
+from midrib.server._engine.compute import Arrays, BatchReport, WorkerPlan
 from midrib.server._foreign import in_thread
 from midrib.server._worker.connection import Limits, WorkerConnection
 from midrib.server._worker.messages import Prepared

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from midrib.server._engine.compute import Arrays
-from midrib.server._engine.replica import BatchReport
+from midrib.server._engine.compute import Arrays, BatchReport
+from midrib.server._worker.process import WorkerDiedError
 from midrib.wire import Array
 
 # An item is refused after this number of deaths of workers that computed nothing else.
@@ -95,3 +96,19 @@ class Part:
         """Yield each item as a part. deaths: the number that each is charged with."""
         for index in range(self.first, self.end):
             yield Part(self.batch, index, index + 1, deaths)
+
+
+class ConnectionListener(Protocol):
+    """Gets the events of a connection, on the event loop."""
+
+    def on_result(self, part: Part, result: Sequence[Array] | Exception) -> None:
+        """Take the rows [rows, num_features] of each item of a part, or the error of its pass."""
+        ...
+
+    def on_unsent(self, part: Part) -> None:
+        """Take back a part that was written after the worker had ended."""
+        ...
+
+    def on_end(self, parts: Sequence[Part], how: str, kind: type[WorkerDiedError]) -> None:
+        """Take the parts that the worker had, the oldest first. how: "" if the process ended unasked."""
+        ...

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
 
 import typer
@@ -21,6 +19,7 @@ from midrib.remote._command.options import (
     Server,
     Timeout,
     Token,
+    Version,
     refuse_options,
 )
 from midrib.remote._command.responsive import say_if_slow
@@ -32,19 +31,6 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-
-
-def _print_version(value: bool) -> None:
-    """Print the version, and raise typer.Exit to end the command."""
-    number: str | None = None
-    if value:
-        with contextlib.suppress(PackageNotFoundError):
-            number = version("midrib-remote")  # None for a checkout, which has metadata without a version
-        typer.echo(f"midrib {number or 'of a checkout, not installed as a wheel'}")
-        raise typer.Exit
-
-
-Version = Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")]
 
 
 @app.callback()

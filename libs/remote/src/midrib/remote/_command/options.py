@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -15,6 +17,18 @@ if TYPE_CHECKING:
 
 # grpc is imported in the functions that connect, because a list of this process's backbones needs no connection.
 
+
+def _print_version(value: bool) -> None:
+    """Print the version, and raise typer.Exit to end the command."""
+    number: str | None = None
+    if value:
+        with contextlib.suppress(PackageNotFoundError):
+            number = version("midrib-remote")  # None for a checkout, which has metadata without a version
+        typer.echo(f"midrib {number or 'of a checkout, not installed as a wheel'}")
+        raise typer.Exit
+
+
+Version = Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")]
 Token = Annotated[str | None, typer.Option(envvar="MIDRIB_TOKEN", help="A bearer token.")]
 Roots = Annotated[Path | None, typer.Option("--tls-roots", help="A PEM file of the authorities to trust.")]
 Certificate = Annotated[
