@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow as pa  # type: ignore[import-untyped] # it has no types
+import pyarrow.parquet as pq  # type: ignore[import-untyped] # it has no types
 from PIL import Image
 from run import Measured, cpu_s, row
 
@@ -186,7 +186,7 @@ def result(process: subprocess.Popen[str]) -> Measured:
     """Return the measurement that a process prints. Raises RuntimeError if it fails."""
     output, _ = process.communicate()
     if process.returncode:
-        raise RuntimeError(f"{process.args} ended with {process.returncode}: see its errors above")
+        raise RuntimeError(f"{process.args!r} ended with {process.returncode}: see its errors above")
     return Measured(**json.loads(output.splitlines()[-1]))
 
 
