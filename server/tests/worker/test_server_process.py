@@ -108,4 +108,4 @@ def test_it_listens_after_little_work(served: Served) -> None:
 
 def test_torch_is_imported_beside_it_from_the_beginning(served: Served) -> None:
     """The first load would wait for the import otherwise, which takes more than a second."""
-    assert ["_worker.launch.zygote" in command for command in served.children] == [True]
+    assert any("_worker.launch.zygote" in command for command in served.children)

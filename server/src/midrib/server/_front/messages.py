@@ -204,7 +204,7 @@ class Assembler:
                 is_more = bool(rest) or len(parts[-1]) == _STEP_BYTES
                 size += len(parts[-1])
                 if size > self._max_bytes:
-                    raise self._too_long("more bytes")
+                    raise self._too_long(f"at least {size} bytes")
         if not unpack.eof:
             raise MessageError(grpc.StatusCode.INTERNAL, f"a message of {self._encoding} is cut off")
         return b"".join(parts)  # releases the GIL, because all parts are bytes
