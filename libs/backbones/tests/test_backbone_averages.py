@@ -118,6 +118,15 @@ def test_a_list_of_averages_that_does_not_fit_is_an_error(tmp_path: Path, choose
         loaded(content, tmp_path / "w.pth", state.keys())
 
 
+def test_a_list_in_the_order_of_an_optimizer_is_an_error(tmp_path: Path) -> None:
+    """NeMo keeps the averages in the order of the groups: often those with weight decay, then those without."""
+    state = network().state_dict()
+    groups = {"state": {}, "param_groups": [{"params": [0, 4]}, {"params": [1, 2, 3, 5]}]}
+    optimizer = {"opt": groups, "ema": tuple(parameters(state))}
+    with pytest.raises(WeightsError, match="in the order of an optimizer with 2 groups of parameters: save"):
+        loaded({"state_dict": state, "optimizer_states": [optimizer]}, tmp_path / "w.pth", state.keys())
+
+
 def test_averages_under_other_names_are_an_error(tmp_path: Path) -> None:
     """Latent diffusion averages the parameters only, and removes the dots from their names."""
     state = network().state_dict()
@@ -132,6 +141,7 @@ def test_averages_under_other_names_are_an_error(tmp_path: Path) -> None:
     "beside",
     [
         pytest.param({"ema_losses": [torch.tensor(0.1)]}, id="losses"),
+        pytest.param({"ema_losses": [torch.ones(3)]}, id="losses-of-classes"),
         pytest.param({"ema_stats": {"mean": torch.ones(3)}}, id="statistics"),
         pytest.param({"ema_optimizer": {"exp_avg": network().state_dict()}}, id="optimizer"),
     ],
@@ -149,4 +159,14 @@ def test_a_container_that_holds_itself_is_an_error(tmp_path: Path) -> None:
     content["model"] = content
     torch.save(content, tmp_path / "w.pth")
     with pytest.raises(WeightsError, match="w.pth is not a checkpoint that can be read safely"):
+        read_state(tmp_path / "w.pth")
+
+
+def test_containers_that_hold_each_other_twice_are_an_error(tmp_path: Path) -> None:
+    """Forty small lists in a file would be a trillion in a search."""
+    content: list[Any] = []
+    for _ in range(40):
+        content = [content, content]
+    torch.save({"model": network().state_dict(), "history": content}, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match="w.pth is not a checkpoint that can be read safely .ValueError"):
         read_state(tmp_path / "w.pth")

@@ -73,5 +73,14 @@ def test_a_model_that_reads_padding_as_text_is_refused(tmp_path: Path) -> None:
 def test_a_model_that_needs_more_than_token_ids_is_an_error_of_the_weights(tmp_path: Path) -> None:
     """X-MOD has a part for each language, and must be told which."""
     saved(tmp_path, "Xmod", {**SIZES, "languages": ["en_XX", "de_DE"]})
-    with pytest.raises(WeightsError, match="cannot be loaded .*language"):
+    with pytest.raises(WeightsError, match="'xmod' that does not compute features of token ids .*language"):
+        load_backbone("transformers/any/model", checkpoint=tmp_path)
+
+
+@pytest.mark.parametrize("family", ["Qwen2"])
+def test_a_tokenizer_that_transformers_replaces_by_another_kind_is_refused(tmp_path: Path, family: str) -> None:
+    """For Qwen2 it makes a BPE of any tokenizer.json, which drops each word of a list of words."""
+    saved(tmp_path, family, {**SIZES, "num_key_value_heads": 2, "head_dim": 8})
+    message = "reads the tokenizer of .* as BPE, but its tokenizer.json holds WordLevel"
+    with pytest.raises(WeightsError, match=message):
         load_backbone("transformers/any/model", checkpoint=tmp_path)

@@ -116,6 +116,7 @@ def test_a_folder_of_tables_is_an_error(tmp_path: Path) -> None:
         read(tmp_path)
 
 
+NANOSECONDS: Any = pa.timestamp("ns")
 TIMES: list[Any] = [
     pytest.param(pa.array([1], pa.timestamp("ns")), "1970-01-01 00:00:00.000000001", id="nanoseconds"),
     pytest.param(pa.array([1000], pa.timestamp("ns")), datetime.datetime(1970, 1, 1, 0, 0, 0, 1), id="microseconds"),
@@ -124,6 +125,17 @@ TIMES: list[Any] = [
     pytest.param(pa.array([123456789], pa.time64("ns")), "00:00:00.123456789", id="time-of-day"),
     pytest.param(pa.array([1], pa.duration("ns")), "1", id="duration"),
     pytest.param(pa.array([5], pa.timestamp("us", "Mars/Base")), "5", id="unknown-zone"),
+    pytest.param(pa.array([[1]], pa.list_(NANOSECONDS)), ["1970-01-01 00:00:00.000000001"], id="in-a-list"),
+    pytest.param(
+        pa.array([{"at": 1, "by": "me"}], pa.struct([("at", NANOSECONDS), ("by", pa.string())])),
+        {"at": "1970-01-01 00:00:00.000000001", "by": "me"},
+        id="in-a-struct",
+    ),
+    pytest.param(
+        pa.array([[("at", 1)]], pa.map_(pa.string(), NANOSECONDS)),
+        [["at", "1970-01-01 00:00:00.000000001"]],
+        id="in-a-map",
+    ),
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import os
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,7 @@ def test_a_record_of_a_file_without_content_is_a_row_without_a_value(value: dict
         ),
         pytest.param("t.csv", b"\x1f\x8b\x08\0", "is compressed: unpack it first", id="gzip-named-csv"),
         pytest.param("t.csv.gz", b"\x1f\x8b\x08\0", "is compressed: unpack it first", id="gzip"),
+        pytest.param("t.txt", bz2.compress(b"leaves"), "is compressed: unpack it first", id="bzip2-named-txt"),
         pytest.param("t.jsonl.zst", b"\x28\xb5\x2f\xfd", "is compressed: unpack it first", id="zstandard"),
     ],
 )
@@ -170,6 +172,12 @@ def test_a_file_that_is_not_a_table_is_named(tmp_path: Path, name: str, content:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InvalidInputError, match=f"{name} {remedy}"):
         read(tmp_path / name)
+
+
+def test_a_text_that_begins_like_a_compressed_file_is_read(tmp_path: Path) -> None:
+    """The first letters of bzip2 are printable."""
+    (tmp_path / "t.txt").write_text("BZh1 is the mark of bzip2\n")
+    assert [item.value for item in read(tmp_path / "t.txt")] == ["BZh1 is the mark of bzip2"]
 
 
 def test_a_table_that_cannot_be_read_is_named(tmp_path: Path) -> None:

@@ -35,19 +35,39 @@ def is_average(name: str) -> bool:
     return not _WORDS.isdisjoint(words) and _OPTIMIZERS.isdisjoint(words)
 
 
-def unnamed_averages(content: object) -> list[Tensor] | None:
-    """Return averaged weights [...] that a checkpoint keeps as a list (`shadow_params` of diffusers and torch-ema)."""
-    return next(_lists(content), None)
+def unnamed_averages(content: object, least: float, source: str) -> list[Tensor] | None:
+    """Return averaged weights [...] that a checkpoint keeps as a list (`shadow_params` of diffusers and torch-ema).
+
+    least: shorter lists are other averages, such as of losses.  source: the file, for the error.
+    Raises WeightsError for a list in the order of an optimizer's groups of parameters, which is not the network's.
+    """
+    for holder, values in _lists(content):
+        if len(values) >= least:
+            _require_one_group(holder, source)
+            return values
+    return None
 
 
-def _lists(content: object) -> Iterator[list[Tensor]]:
+def _lists(content: object) -> Iterator[tuple[Mapping[str, Any], list[Tensor]]]:
+    """Yield the lists of averages in a tree of containers, each with the mapping that holds it."""
     if isinstance(content, Mapping):
         for name, value in content.items():
             if isinstance(name, str) and is_average(name) and _are_weights(value):
-                yield list(value)
+                yield content, list(value)
         yield from itertools.chain.from_iterable(map(_lists, content.values()))
     elif isinstance(content, list | tuple):
         yield from itertools.chain.from_iterable(_lists(value) for value in content if isinstance(value, Mapping))
+
+
+def _require_one_group(holder: Mapping[str, Any], source: str) -> None:
+    """Raise WeightsError if the mapping is the state of an optimizer with several groups, such as NeMo's."""
+    for state in (holder, *holder.values()):
+        groups = state.get("param_groups") if isinstance(state, Mapping) else None
+        if isinstance(groups, list | tuple) and len(groups) > 1:
+            raise WeightsError(
+                f"{source} holds averaged weights as a list without names, in the order of an optimizer with "
+                f"{len(groups)} groups of parameters: {_REMEDY}"
+            )
 
 
 def _are_weights(value: object) -> bool:

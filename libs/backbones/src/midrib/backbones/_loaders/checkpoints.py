@@ -40,6 +40,8 @@ _NUMBERS = (
     *(("uint", bits) for bits in (8, 16, 32, 64)),
     *(("float", bits) for bits in (16, 32, 64)),
 )
+# The containers of a checkpoint are searched one by one.
+_MOST_CONTAINERS = 10_000_000
 # torch's list of allowed classes belongs to the process: two threads must not restore it in turn.
 _ALLOWING = threading.Lock()
 # The list of the files over which save_pretrained divides large weights ends so: of safetensors, or of pickles.
@@ -137,10 +139,22 @@ def _content(path: Path) -> Any:
 
 
 def _require_tree(content: object) -> None:
-    """Raise RecursionError for containers that hold themselves: nothing that searches them would end."""
+    """Raise RecursionError for containers that hold themselves, ValueError for too many: no search would end.
+
+    A few containers count as billions if each holds the next one twice.
+    """
+    if (count := _places(content, {})) > _MOST_CONTAINERS:
+        raise ValueError(f"it holds {count} containers, expected at most {_MOST_CONTAINERS}")
+
+
+def _places(content: object, counted: dict[int, int]) -> int:
+    """Return the number of containers in a tree, each as often as it is held.  counted: the numbers, by identity."""
     inner = content.values() if isinstance(content, Mapping) else content if isinstance(content, list | tuple) else ()
-    for value in inner:
-        _require_tree(value)
+    containers = [value for value in inner if isinstance(value, Mapping | list | tuple)]
+    for value in containers:
+        if id(value) not in counted:
+            counted[id(value)] = _places(value, counted)
+    return 1 + sum(counted[id(value)] for value in containers)
 
 
 def _plain_values() -> list[Any]:
@@ -176,7 +190,7 @@ def unwrapped(state: Mapping[str, Any], names: Collection[str], *, source: str) 
     training, such as its head, and are left out.
     Raises WeightsError, naming source, if the checkpoint holds averaged weights that cannot be told by their names.
     """
-    averages = unnamed_averages(state)
+    averages = unnamed_averages(state, len(names) / 4, source)  # up to half of the names are of buffers
     while container := _container(state, names):
         state = state[container]
         averages = None if is_average(container) else averages

@@ -136,7 +136,8 @@ def base_of(source: str) -> str:
 def fast_tokenizer(source: str, tokenizer: Any, longest: int, prompts: Prompts) -> FastTokenizer:
     """Return a tokenizer of transformers as ours.
 
-    Raises WeightsError if it has no vocabulary, because its files are missing, or is written in Python.
+    Raises WeightsError if it has no vocabulary, because its files are missing, is written in Python, or is not of the
+    kind that its file says.
     """
     from midrib.backbones._texts import FastTokenizer
 
@@ -152,8 +153,39 @@ def fast_tokenizer(source: str, tokenizer: Any, longest: int, prompts: Prompts) 
         raise WeightsError(
             f"{source} has no tokenizer: add its files, such as tokenizer.json (tokenizer.save_pretrained(FOLDER))"
         )
+    _require_own_kind(source, backend)
     side = getattr(tokenizer, "truncation_side", "right")
     return FastTokenizer(backend, max_tokens=longest, prompts=prompts, truncation_side=side)
+
+
+def _require_own_kind(source: str, backend: Any) -> None:
+    """Raise WeightsError if transformers made a tokenizer of another kind than the one in source's tokenizer.json.
+
+    It does so for some types of models, such as a Qwen2 with a list of words: the tokenizer would drop every word.
+    """
+    from tokenizers import Tokenizer
+
+    file = _tokenizer_file(source)
+    if file is None:
+        return
+    with explained(source):
+        expected, actual = (type(words.model).__name__ for words in (Tokenizer.from_file(str(file)), backend))
+    if actual != expected:
+        raise WeightsError(
+            f"transformers reads the tokenizer of {source} as {actual}, but its tokenizer.json holds {expected}: "
+            "its token ids would be wrong, choose another model"
+        )
+
+
+def _tokenizer_file(source: str) -> Path | None:
+    """Return the tokenizer.json of a folder, or of the hub's cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if Path(source).is_dir():
+        file = Path(source) / "tokenizer.json"
+        return file if file.is_file() else None
+    cached = try_to_load_from_cache(source, "tokenizer.json")
+    return Path(cached) if isinstance(cached, str) else None
 
 
 def longest_text(config: Any, tokenizer: Any) -> int:
@@ -179,8 +211,16 @@ def require_mask_used(source: str, module: Any, kind: str) -> None:
     words = torch.arange(1, tokens + 1)[None].remainder(module.vocabulary).clamp(min=1)
     padded = torch.nn.functional.pad(words, (0, tokens))
     module.eval()
-    with explained(source), torch.inference_mode():
-        unpadded, with_padding = module(words), module(padded)
+    try:
+        with torch.inference_mode():
+            unpadded, with_padding = module(words), module(padded)
+    except Exception as error:
+        # Each model has its kind of error for inputs that it lacks.
+        reason = str(error).strip().partition("\n")[0]
+        raise WeightsError(
+            f"{source} holds a model of type {kind!r} that does not compute features of token ids "
+            f"({type(error).__name__}: {reason}): it is not supported, choose another model"
+        ) from error
     if float((unpadded - with_padding).abs().max()) > _PADDING_TOLERANCE * float(unpadded.abs().max()):
         raise WeightsError(
             f"{source} holds a model of type {kind!r} that reads padding as text, so that the vector of a text would "

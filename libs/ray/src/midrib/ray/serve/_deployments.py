@@ -62,14 +62,15 @@ def ingress_deployment(settings: Settings, options: ServeOptions, applications: 
 
     from midrib.ray.serve._replica import IngressReplica
 
-    digest = digest_of(dict(applications), asdict(options))
+    has_tokens = settings.tokens is not None
+    digest = digest_of(dict(applications), {**asdict(options), "has_tokens": has_tokens})
     deployment = serve.deployment(
         num_replicas=options.ingress_replicas,
         max_ongoing_requests=_MAX_ONGOING_REQUESTS,
         graceful_shutdown_timeout_s=_longest_drain_s(replica_settings(settings, options), options),
         ray_actor_options={"num_cpus": options.ingress_cpus},
     )(IngressReplica)
-    return deployment.bind(dict(applications), digest), digest
+    return deployment.bind(dict(applications), digest, has_tokens=has_tokens), digest
 
 
 def digest_of(*values: dict[str, Any]) -> str:

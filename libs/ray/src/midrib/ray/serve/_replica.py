@@ -81,13 +81,14 @@ class BehindIngressReplica(BackboneReplica):
 class IngressReplica:
     """Takes all calls if there are several deployments, and has `BackboneRouter` pass them on.
 
-    applications: of the backbones, by their names and aliases.  digest: of the deployment.
+    applications: of the backbones, by their names and aliases.  digest: of the deployment.  has_tokens: whether callers
+    need a token.
     """
 
-    def __init__(self, applications: dict[str, str], digest: str) -> None:
+    def __init__(self, applications: dict[str, str], digest: str, *, has_tokens: bool) -> None:
         check_environment()
         self._digest = digest
-        host_router(BackboneRouter(applications))
+        host_router(BackboneRouter(applications, has_tokens=has_tokens))
 
     async def digest(self) -> str:
         """Return the digest, by which `up` tells whether the deployment has changed."""

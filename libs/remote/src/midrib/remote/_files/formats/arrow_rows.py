@@ -36,7 +36,30 @@ def _values(column: Any) -> list[Any]:
         texts = column.cast(pa.large_binary()).to_pylist()
         return [text if text is None else text.decode(errors="surrogateescape") for text in texts]
     except (ValueError, OverflowError):
-        return [_value(scalar, text) for scalar, text in zip(column, _texts(column), strict=True)]
+        return _values_one_by_one(column)
+
+
+def _values_one_by_one(column: Any) -> list[Any]:
+    """Return the values of a column, of which Python's types cannot hold some. They may be inside structs or lists."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(column.type):
+        rows = zip(*map(_values, column.flatten()), strict=True)
+        names = [field.name for field in column.type]
+        return [
+            dict(zip(names, row, strict=True)) if scalar.is_valid else None
+            for scalar, row in zip(column, rows, strict=True)
+        ]
+    if pa.types.is_map(column.type):
+        return [_entries(scalar.values) if scalar.is_valid else None for scalar in column]
+    if any(is_list(column.type) for is_list in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)):
+        return [_values(scalar.values) if scalar.is_valid else None for scalar in column]
+    return [_value(scalar, text) for scalar, text in zip(column, _texts(column), strict=True)]
+
+
+def _entries(entries: Any) -> list[tuple[Any, ...]]:
+    """Return the pairs of a map, as pyarrow does."""
+    return list(zip(*map(_values, entries.flatten()), strict=True))
 
 
 def _value(scalar: Any, text: str | None) -> Any:
@@ -47,7 +70,9 @@ def _value(scalar: Any, text: str | None) -> Any:
     try:
         return scalar.as_py()
     except (ValueError, OverflowError):
-        return text if text is not None and not text.startswith("<value out of range") else str(scalar.value)
+        if text is not None and not text.startswith("<value out of range"):
+            return text
+        return str(scalar.value)
 
 
 def _texts(column: Any) -> list[str | None]:

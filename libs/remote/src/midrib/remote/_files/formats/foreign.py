@@ -9,10 +9,12 @@ from midrib.wire import InvalidInputError
 
 COMPRESSED_SUFFIXES: Final = frozenset({".gz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".lz4"})
 _ZIP: Final = b"PK\x03\x04"
+# The letters before the level could begin a text.
+_BZIP2: Final = tuple(b"BZh%d1AY&SY" % level for level in range(1, 10))
 _REMEDIES: Final = {
     b"version https://git-lfs": "is a Git LFS pointer: run `git lfs pull` where it was cloned",
     **dict.fromkeys(
-        (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf", _ZIP),
+        (b"\x1f\x8b", *_BZIP2, b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf", _ZIP),
         "is compressed: unpack it first",
     ),
 }

@@ -1,0 +1,51 @@
+"""Tokens on Ray Serve with a deployment for each backbone: the replicas know them, the ingress does not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from hashlib import sha256
+
+import pytest
+import tomli_w
+
+from libs.ray.tests.serve_load import NAME, rows
+from libs.ray.tests.serve_process import ServeProcess
+from midrib.remote import Client
+from midrib.wire import BackboneNotFoundError, UnauthenticatedError
+
+pytest.importorskip("ray.serve", reason="needs Ray Serve: build-support/ray makes an environment with it")
+
+TOKEN = "of a caller that may embed"
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServeProcess]:
+    """One backbone behind the ingress."""
+    folder = tmp_path_factory.mktemp("ray")
+    entry = {"name": "caller", "sha256": sha256(TOKEN.encode()).hexdigest(), "scopes": ["embed", "read"]}
+    (folder / "tokens.toml").write_text(tomli_w.dumps({"tokens": [entry]}))
+    (folder / "tables.toml").write_text(tomli_w.dumps({NAME: {"num_cpus": 0.1}}))
+    options = ["--backbone-options", str(folder / "tables.toml")]
+    process = ServeProcess(folder, {"seconds": 0.0, "scale": 2.0}, options, tokens=str(folder / "tokens.toml"))
+    try:
+        process.wait_until_ready()
+        yield process
+    finally:
+        process.stop()
+
+
+@pytest.mark.parametrize("name", [NAME, "test/embedding/another"])
+@pytest.mark.parametrize("token", [None, "a wrong one"])
+def test_a_caller_without_a_token_learns_no_name(served: ServeProcess, name: str, token: str | None) -> None:
+    """The error of an unknown name lists the names that are served."""
+    with Client(served.address, token=token) as client, pytest.raises(UnauthenticatedError, match="token") as caught:
+        client.embed(name, rows(1))
+    assert NAME not in str(caught.value)
+
+
+def test_a_token_is_passed_on(served: ServeProcess) -> None:
+    """Also with an unknown name."""
+    with Client(served.address, token=TOKEN) as client:
+        assert client.embed(NAME, rows(1)).tolist() == (2 * rows(1)).tolist()
+        with pytest.raises(BackboneNotFoundError, match="no backbone 'test/embedding/another' is served here"):
+            client.embed("test/embedding/another", rows(1))
