@@ -120,7 +120,8 @@ def test_a_large_infer_request_equals_that_of_the_library(
     kind: str, numbers: list[int], elements: list[bytes], raw: list[bytes]
 ) -> None:
     """Typed contents of every kind, BYTES and raw contents."""
-    contents: Any = {f"{kind}_contents": numbers, "bytes_contents": elements}
+    contents: Any = {f"{kind}_contents": numbers} if numbers else {"bytes_contents": elements}
+    elements = [] if numbers else elements
     tensor = ModelInferRequest.InferInputTensor(name="a", shape=[2], contents=InferTensorContents(**contents))
     request = ModelInferRequest(model_name="b", inputs=[tensor], raw_input_contents=raw)
     message, apart = read_large_infer(memoryview(request.SerializeToString()))
@@ -128,6 +129,24 @@ def test_a_large_infer_request_equals_that_of_the_library(
     typed = apart.floats.get(f"{kind}_contents", getattr(message.inputs[0].contents, f"{kind}_contents"))
     assert (list(typed), apart.elements, apart.raw) == (numbers, elements, raw)
     assert (message.model_name, message.inputs[0].name, list(message.inputs[0].shape)) == ("b", "a", [2])
+
+
+def test_elements_beside_those_of_the_datatype_are_refused() -> None:
+    """They would stay in memory with the elements that are used, without being counted."""
+    contents = InferTensorContents(fp32_contents=[0.0] * LONG, bytes_contents=[b"a"])
+    request = ModelInferRequest(inputs=[ModelInferRequest.InferInputTensor(contents=contents)])
+    with pytest.raises(InvalidInputError, match=r"the fields \[6, 8\], expected only that of its datatype"):
+        read_large_infer(memoryview(request.SerializeToString()))
+
+
+def test_numbers_in_both_packings_are_all_read() -> None:
+    """Protobuf allows each number to be packed or not."""
+    fields = b"".join(InferTensorContents(fp32_contents=[number]).SerializeToString() for number in (1.0, 3.0))
+    unpacked = b"\x35" + np.float32(2.0).tobytes()
+    tensor = b"\x2a" + bytes([len(fields) + 5]) + fields[:6] + unpacked + fields[6:]
+    message, apart = read_large_infer(memoryview(b"\x2a" + bytes([len(tensor)]) + tensor))
+    assert apart is not None
+    assert (apart.floats, list(message.inputs[0].contents.fp32_contents)) == ({}, [1.0, 2.0, 3.0])
 
 
 def test_many_typed_numbers_are_read_in_steps() -> None:
