@@ -144,7 +144,11 @@ class RequestEmbedder:
         intake.check_differentiable(rows)
         item = await call.accept((rows, intake.gradient(gradient, len(rows))))
         embedded = await item.embed()
-        features = await beside_loop(size, lambda: embedded.features.astype(rows.dtype, copy=False))
+        try:
+            features = await beside_loop(size, lambda: embedded.features.astype(rows.dtype, copy=False))
+        except BaseException:
+            item.release()
+            raise
         return embedded._replace(features=features), item.reservation
 
 
