@@ -29,7 +29,7 @@ from midrib.v1.embedding_pb2 import (
     Texts,
 )
 from midrib.v1.tensor_pb2 import Tensor
-from midrib.wire import InvalidInputError, LimitExceededError
+from midrib.wire import InvalidInputError, LimitExceededError, decode_tensor, encode_int8_rows
 
 EMBED = CODECS["/midrib.v1.EmbeddingService/Embed"]
 STREAM = CODECS["/midrib.v1.EmbeddingService/EmbedStream"]
@@ -40,7 +40,7 @@ tensors = st.builds(
     Tensor,
     dtype=st.integers(0, 9),
     shape=st.lists(st.integers(0, 300), max_size=3),
-    data=st.binary(max_size=40),
+    data=st.binary(min_size=2, max_size=40),
     row_scales=st.binary(max_size=8),
 )
 inputs = st.one_of(
@@ -158,12 +158,19 @@ def test_many_typed_numbers_are_read_in_steps() -> None:
     assert np.array_equal(np.array(message.inputs[0].contents.int64_contents), numbers)
 
 
+def test_many_rows_with_scales_are_read() -> None:
+    """A server may take more rows of int8 than have scales in 64 KiB."""
+    rows = encode_int8_rows(np.ones((20_000, 4), np.float32))
+    call = large(EMBED, EmbedRequest(input=Input(tensor=rows)))
+    np.testing.assert_array_equal(call.source.decoded("input.tensor"), decode_tensor(rows))
+
+
 @pytest.mark.parametrize(
     ("data", "error", "words"),
     [
         pytest.param(EmbedRequest(backbone="a" * LONG), LimitExceededError, "bytes beside its data", id="a name"),
         pytest.param(
-            EmbedRequest(input=Input(tensor=Tensor(row_scales=bytes(LONG)))), LimitExceededError, "Tensor", id="scales"
+            EmbedRequest(input=Input(tensor=Tensor(row_scales=bytes(LONG)))), InvalidInputError, "Tensor", id="scales"
         ),
     ],
 )
