@@ -218,7 +218,7 @@ class Assembler:
         return b"".join(parts)  # releases the GIL, because all parts are bytes
 
     def _too_long(self, size: str) -> MessageError:
-        message = f"a message has {size}, at most {self._max_bytes} are accepted"
+        message = f"a message has {size}, at most {self._max_bytes} are accepted: shorten or split it"
         return MessageError(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
 
 
