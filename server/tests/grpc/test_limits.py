@@ -44,7 +44,8 @@ def test_a_large_request_to_a_method_without_data_is_refused_with_a_reason(chann
     call: Any = channel.unary_unary("/midrib.v1.BackboneService/LoadBackbone")
     with pytest.raises(grpc.RpcError, match="100000 bytes, at most 65536 are accepted: shorten") as caught:
         call(bytes(100_000), timeout=10)
-    details = dict(caught.value.trailing_metadata())["grpc-status-details-bin"]
+    error: Any = caught.value
+    details = dict(error.trailing_metadata())["grpc-status-details-bin"]
     assert status_to_error(status_pb2.Status.FromString(details)).reason == "LIMIT_EXCEEDED"
 
 

@@ -51,7 +51,7 @@ def read_infer(data: bytes) -> InferCall:
 
 
 def read_large_infer(data: memoryview) -> InferCall:
-    """Return a request whose data are apart. Raises as `WireMessage`, also for more than one input, or field of data."""
+    """Return a request whose data are apart. Raises as `WireMessage`, also for two inputs, or two fields of data."""
     request = WireMessage(data, 0, len(data), "ModelInferRequest")
     message = ModelInferRequest.FromString(request.beside(_INPUTS, _RAW))
     apart = InferData([request.content(field) for field in request.sized(_RAW)], [], {})
