@@ -118,7 +118,7 @@ class RequestEmbedder:
     ) -> tuple[Embedded, Reservation]:
         """Do the same as `embed`, and return the item's reservation too: release it once the answer is written.
 
-        tensor: the input [rows, ...], if it is already read.
+        source: the input, if it was read apart from the request.
         """
         call = self.open(request, caller)
         item = await call.accept(request.input if source is None else source)
