@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from midrib.v1.embedding_pb2 import (
     Texts,
 )
 from midrib.v1.tensor_pb2 import Tensor
-from midrib.wire import InvalidInputError, LimitExceededError, decode_tensor, encode_int8_rows
+from midrib.wire import InvalidInputError, LimitExceededError, decode_tensor, encode_int8_rows, varint
 
 EMBED = CODECS["/midrib.v1.EmbeddingService/Embed"]
 STREAM = CODECS["/midrib.v1.EmbeddingService/EmbedStream"]
@@ -147,6 +148,20 @@ def test_numbers_in_both_packings_are_all_read() -> None:
     message, apart = read_large_infer(memoryview(b"\x2a" + bytes([len(tensor)]) + tensor))
     assert apart is not None
     assert (apart.floats, list(message.inputs[0].contents.fp32_contents)) == ({}, [1.0, 2.0, 3.0])
+
+
+def test_a_number_without_end_is_refused_at_its_first_step() -> None:
+    """Not after a look at each of its 32 MiB, which took seconds."""
+    endless = length_delimited(0x1A, b"\xff" * 2**25)
+    request = memoryview(length_delimited(0x2A, length_delimited(0x2A, endless)))
+    began = time.thread_time()
+    with pytest.raises(DecodeError, match="parsing"):
+        read_large_infer(request)
+    assert time.thread_time() - began < 1
+
+
+def length_delimited(tag: int, content: bytes) -> bytes:
+    return bytes((tag,)) + varint(len(content)) + content
 
 
 def test_many_typed_numbers_are_read_in_steps() -> None:

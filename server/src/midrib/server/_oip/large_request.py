@@ -23,6 +23,7 @@ _FLOATS: dict[int, tuple[str, np.dtype[Any]]] = {
 }
 # Numbers are given to protobuf's library in parts: it copies each part while it holds the GIL.
 _STEP_BYTES = 2**18
+_NUMBER_BYTES = 10  # the most of an integer; a longer one is malformed
 
 InferTensor = ModelInferRequest.InferInputTensor
 
@@ -98,7 +99,8 @@ def _merge_in_steps(wire: WireMessage, field: WireField, target: InferTensorCont
     tag, at = varint(field.number << 3 | 2), field.start
     while at < field.end:
         end = min(at + _STEP_BYTES, field.end)  # a multiple of the size of a float
-        while field.number not in _FLOATS and end < field.end and wire.data[end - 1] >= 0x80:
+        longest = end if field.number in _FLOATS else min(end + _NUMBER_BYTES, field.end)
+        while end < longest and wire.data[end - 1] >= 0x80:
             end += 1
         target.MergeFromString(b"".join((tag, varint(end - at), wire.data[at:end])))
         at = end
