@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import weakref
 from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
 
+from midrib.registry import Registry
 from midrib.server._admission.quotas import Quota
 from midrib.server._calls.embedder import Embedded, RequestEmbedder, StreamQuota
 from midrib.server._calls.requests import Caller
-from midrib.server.testing import RunningServer
+from midrib.server.testing import RunningServer, serving
 from midrib.v1 import embedding_pb2
 from midrib.wire import (
     BackboneNotFoundError,
@@ -196,3 +199,37 @@ def test_the_gradient_has_the_dtype_of_the_input(server: RunningServer, embedder
 
     features = server.run(steps(), timeout=20)
     assert (features.dtype, features.tolist()) == (np.float16, (2 * ROWS).tolist())
+
+
+class CancellingThreads(ThreadPoolExecutor):
+    """Threads that cancel a task as it begins its work number `cancels_at`."""
+
+    def __init__(self, cancels_at: int) -> None:
+        super().__init__()
+        self.task: asyncio.Task[Any]
+        self._rest = cancels_at
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+        self._rest -= 1
+        if not self._rest:
+            self.task.cancel()
+        return super().submit(fn, *args, **kwargs)
+
+
+@pytest.mark.parametrize("cancels_at", [1, 2, 3])
+def test_a_large_gradient_whose_caller_leaves_releases_its_bytes(test_registry: Registry, cancels_at: int) -> None:
+    """In each of its steps in a thread: reading, forming the gradient, and converting it to the dtype of the input."""
+    rows = np.ones((2**19, 2), np.float32)
+    request = embedding_pb2.BackwardRequest(
+        backbone="gate", input=encode_tensor(rows), grad_embedding=encode_tensor(rows)
+    )
+
+    async def steps(embedder: RequestEmbedder) -> tuple[bool, int]:
+        threads = CancellingThreads(cancels_at)
+        asyncio.get_running_loop().set_default_executor(threads)
+        threads.task = asyncio.create_task(embedder.gradient_held(request, CALLER))
+        await asyncio.wait({threads.task})
+        return threads.task.cancelled(), embedder.in_flight.held
+
+    with serving("gate", registry=test_registry, max_batch_rows=2**19) as server:
+        assert server.run(steps(server.server.embedder), timeout=20) == (True, 0)

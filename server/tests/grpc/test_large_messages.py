@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from midrib.v1.embedding_pb2 import (
     Texts,
 )
 from midrib.v1.tensor_pb2 import Tensor
-from midrib.wire import InvalidInputError, LimitExceededError
+from midrib.wire import InvalidInputError, LimitExceededError, decode_tensor, encode_int8_rows, varint
 
 EMBED = CODECS["/midrib.v1.EmbeddingService/Embed"]
 STREAM = CODECS["/midrib.v1.EmbeddingService/EmbedStream"]
@@ -40,7 +41,7 @@ tensors = st.builds(
     Tensor,
     dtype=st.integers(0, 9),
     shape=st.lists(st.integers(0, 300), max_size=3),
-    data=st.binary(max_size=40),
+    data=st.binary(min_size=2, max_size=40),
     row_scales=st.binary(max_size=8),
 )
 inputs = st.one_of(
@@ -120,7 +121,8 @@ def test_a_large_infer_request_equals_that_of_the_library(
     kind: str, numbers: list[int], elements: list[bytes], raw: list[bytes]
 ) -> None:
     """Typed contents of every kind, BYTES and raw contents."""
-    contents: Any = {f"{kind}_contents": numbers, "bytes_contents": elements}
+    contents: Any = {f"{kind}_contents": numbers} if numbers else {"bytes_contents": elements}
+    elements = [] if numbers else elements
     tensor = ModelInferRequest.InferInputTensor(name="a", shape=[2], contents=InferTensorContents(**contents))
     request = ModelInferRequest(model_name="b", inputs=[tensor], raw_input_contents=raw)
     message, apart = read_large_infer(memoryview(request.SerializeToString()))
@@ -128,6 +130,38 @@ def test_a_large_infer_request_equals_that_of_the_library(
     typed = apart.floats.get(f"{kind}_contents", getattr(message.inputs[0].contents, f"{kind}_contents"))
     assert (list(typed), apart.elements, apart.raw) == (numbers, elements, raw)
     assert (message.model_name, message.inputs[0].name, list(message.inputs[0].shape)) == ("b", "a", [2])
+
+
+def test_elements_beside_those_of_the_datatype_are_refused() -> None:
+    """They would stay in memory with the elements that are used, without being counted."""
+    contents = InferTensorContents(fp32_contents=[0.0] * LONG, bytes_contents=[b"a"])
+    request = ModelInferRequest(inputs=[ModelInferRequest.InferInputTensor(contents=contents)])
+    with pytest.raises(InvalidInputError, match=r"the fields \[6, 8\], expected only that of its datatype"):
+        read_large_infer(memoryview(request.SerializeToString()))
+
+
+def test_numbers_in_both_packings_are_all_read() -> None:
+    """Protobuf allows each number to be packed or not."""
+    fields = b"".join(InferTensorContents(fp32_contents=[number]).SerializeToString() for number in (1.0, 3.0))
+    unpacked = b"\x35" + np.float32(2.0).tobytes()
+    tensor = b"\x2a" + bytes([len(fields) + 5]) + fields[:6] + unpacked + fields[6:]
+    message, apart = read_large_infer(memoryview(b"\x2a" + bytes([len(tensor)]) + tensor))
+    assert apart is not None
+    assert (apart.floats, list(message.inputs[0].contents.fp32_contents)) == ({}, [1.0, 2.0, 3.0])
+
+
+def test_a_number_without_end_is_refused_at_its_first_step() -> None:
+    """Not after a look at each of its 32 MiB, which took seconds."""
+    endless = length_delimited(0x1A, b"\xff" * 2**25)
+    request = memoryview(length_delimited(0x2A, length_delimited(0x2A, endless)))
+    began = time.thread_time()
+    with pytest.raises(DecodeError, match="parsing"):
+        read_large_infer(request)
+    assert time.thread_time() - began < 1
+
+
+def length_delimited(tag: int, content: bytes) -> bytes:
+    return bytes((tag,)) + varint(len(content)) + content
 
 
 def test_many_typed_numbers_are_read_in_steps() -> None:
@@ -139,12 +173,19 @@ def test_many_typed_numbers_are_read_in_steps() -> None:
     assert np.array_equal(np.array(message.inputs[0].contents.int64_contents), numbers)
 
 
+def test_many_rows_with_scales_are_read() -> None:
+    """A server may take more rows of int8 than have scales in 64 KiB."""
+    rows = encode_int8_rows(np.ones((20_000, 4), np.float32))
+    call = large(EMBED, EmbedRequest(input=Input(tensor=rows)))
+    np.testing.assert_array_equal(call.source.decoded("input.tensor"), decode_tensor(rows))
+
+
 @pytest.mark.parametrize(
     ("data", "error", "words"),
     [
         pytest.param(EmbedRequest(backbone="a" * LONG), LimitExceededError, "bytes beside its data", id="a name"),
         pytest.param(
-            EmbedRequest(input=Input(tensor=Tensor(row_scales=bytes(LONG)))), LimitExceededError, "Tensor", id="scales"
+            EmbedRequest(input=Input(tensor=Tensor(row_scales=bytes(LONG)))), InvalidInputError, "Tensor", id="scales"
         ),
     ],
 )

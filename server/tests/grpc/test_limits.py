@@ -7,11 +7,12 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from google.rpc import status_pb2
 
 from midrib.registry import AbstractRegistry
 from midrib.server.testing import serving
 from midrib.v1 import embedding_pb2, embedding_pb2_grpc, tensor_pb2
-from midrib.wire import encode_tensor
+from midrib.wire import encode_tensor, status_to_error
 
 pytestmark = pytest.mark.usefixtures("front")
 
@@ -36,6 +37,16 @@ def test_a_message_over_the_limit_is_refused(test_registry: AbstractRegistry) ->
         stub: Any = embedding_pb2_grpc.EmbeddingServiceStub(channel)
         with pytest.raises(grpc.RpcError, match="RESOURCE_EXHAUSTED"):
             stub.Embed(embedding_pb2.EmbedRequest(backbone="linear", input=large), timeout=10)
+
+
+def test_a_large_request_to_a_method_without_data_is_refused_with_a_reason(channel: grpc.Channel) -> None:
+    """The same on each front, also on one that refuses it before it arrives."""
+    call: Any = channel.unary_unary("/midrib.v1.BackboneService/LoadBackbone")
+    with pytest.raises(grpc.RpcError, match="100000 bytes, at most 65536 are accepted: shorten") as caught:
+        call(bytes(100_000), timeout=10)
+    error: Any = caught.value
+    details = dict(error.trailing_metadata())["grpc-status-details-bin"]
+    assert status_to_error(status_pb2.Status.FromString(details)).reason == "LIMIT_EXCEEDED"
 
 
 @pytest.mark.parametrize(

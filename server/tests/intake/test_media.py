@@ -193,6 +193,13 @@ async def test_texts_of_several_parts_are_padded_to_the_longest(pool: MediaPool,
     assert rows.tolist() == [[1, 1], [1, 0]]
 
 
+async def test_texts_of_a_large_message_are_decoded_as_many_at_a_time_as_others(pool: MediaPool, scribe: Any) -> None:
+    """They are views of UTF-8, and each would else weigh as much as an image."""
+    encoded = Media("texts", [memoryview(b"a" * 100) for _ in range(2000)])
+    await pool.prepare(scribe, encoded)
+    assert scribe.parts == [2000]
+
+
 async def test_a_broken_image_is_named_by_its_place_in_the_item(pool: MediaPool, scribe: Any) -> None:
     """Not by its place in the part; the media after it are not decoded."""
     with pytest.raises(MediaError, match="item 9: is broken"):

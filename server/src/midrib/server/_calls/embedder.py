@@ -118,7 +118,7 @@ class RequestEmbedder:
     ) -> tuple[Embedded, Reservation]:
         """Do the same as `embed`, and return the item's reservation too: release it once the answer is written.
 
-        tensor: the input [rows, ...], if it is already read.
+        source: the input, if it was read apart from the request.
         """
         call = self.open(request, caller)
         item = await call.accept(request.input if source is None else source)
@@ -144,7 +144,11 @@ class RequestEmbedder:
         intake.check_differentiable(rows)
         item = await call.accept((rows, intake.gradient(gradient, len(rows))))
         embedded = await item.embed()
-        features = await beside_loop(size, lambda: embedded.features.astype(rows.dtype, copy=False))
+        try:
+            features = await beside_loop(size, lambda: embedded.features.astype(rows.dtype, copy=False))
+        except BaseException:
+            item.release()
+            raise
         return embedded._replace(features=features), item.reservation
 
 

@@ -14,6 +14,7 @@ from midrib.server._front.headers import Metadata, RequestHead, trailers
 from midrib.server._front.limits import FrameTime
 from midrib.server._front.messages import MessageError
 from midrib.server._large import Buffer
+from midrib.wire import LimitExceededError, error_to_status
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,14 @@ class CallStream(Protocol):
 
     def close_connection(self) -> None:
         """Close the connection of the stream without its last bytes."""
+
+
+def _details(fault: MessageError) -> Metadata:
+    """Return the details that tell clients the reason LIMIT_EXCEEDED of a message that is too long."""
+    if fault.code is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return ()
+    status = error_to_status(LimitExceededError(str(fault)))
+    return (("grpc-status-details-bin", status.SerializeToString()),)
 
 
 class CallContext:
@@ -103,7 +112,7 @@ class CallContext:
         try:
             data = await self._stream.read()
         except MessageError as fault:
-            await self.abort(fault.code, str(fault))
+            await self.abort(fault.code, str(fault), _details(fault))
         if data is None:
             return grpc.aio.EOF
         return data if self.parse is None else self.parse(data)

@@ -9,6 +9,7 @@ import zlib
 
 import grpc
 
+from midrib.server._front.frames import DEFAULT_WINDOW
 from midrib.server._large import LARGE_BYTES, Buffer
 
 PREFIX_BYTES = 5
@@ -32,7 +33,10 @@ class MessageError(Exception):
 
 
 class LargeBuffer:
-    """The memory of a large message of `size` bytes. Pages that are not filled take no memory."""
+    """The memory of a large message of `size` bytes. Pages that are not filled take no memory.
+
+    The first byte may fill a page of 2 MiB.
+    """
 
     __slots__ = ("_filled", "_view")
 
@@ -71,7 +75,8 @@ class LargeBuffer:
 class Assembler:
     """The messages of one stream, from the bytes of its DATA frames.
 
-    A large message is assembled in memory of its size. Other unread bytes are kept in one buffer.
+    A large message is assembled in memory of its size, once it has more bytes than a stream can send that is not read.
+    Other unread bytes are kept in one buffer.
 
     encoding: the compression of messages that are marked as compressed.
     max_bytes: of a message, packed and unpacked.
@@ -117,8 +122,11 @@ class Assembler:
         return int.from_bytes(self._buffer[1:PREFIX_BYTES], "big")
 
     def _begin_large(self) -> None:
-        """Assemble the next message in memory of its size if it is large and not complete."""
-        if self._ready is not None or len(self._buffer) < PREFIX_BYTES:
+        """Assemble the next message in memory of its size if it is large, and is being read.
+
+        Thousands of streams may wait to be read, and each may announce a large message.
+        """
+        if self._ready is not None or len(self._buffer) <= DEFAULT_WINDOW:
             return
         size = self._announced()
         if LARGE_BYTES < size <= self._max_bytes:
@@ -210,7 +218,7 @@ class Assembler:
         return b"".join(parts)  # releases the GIL, because all parts are bytes
 
     def _too_long(self, size: str) -> MessageError:
-        message = f"a message has {size}, at most {self._max_bytes} are accepted"
+        message = f"a message has {size}, at most {self._max_bytes} are accepted: shorten or split it"
         return MessageError(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
 
 

@@ -88,17 +88,13 @@ class Intake:
         Raises InputKindError for media that this backbone does not take, InvalidInputError for a broken or
         ill-shaped input, LimitExceededError for one that is too large.
         """
-        if isinstance(source, WireTensor):
-            self.check_promptless(prompt)
-            return await beside_loop(len(source.data), lambda: self.tensor(source))
+        if isinstance(source, embedding_pb2.Input):
+            source = _content(source)
         if isinstance(source, Media):
             return await self._read_media(source, prompt)
-        if (media := media_of(source)) is not None:
-            return await self._read_media(media, prompt)
-        if not source.HasField("tensor"):
-            raise InvalidInputError("the input is empty: set one of tensor, images, texts, audio", field="input")
         self.check_promptless(prompt)
-        return self.tensor(wire_tensor(source.tensor))
+        tensor = source
+        return await beside_loop(len(tensor.data), lambda: self.tensor(tensor))
 
     async def _read_media(self, media: Media, prompt: str | None) -> Array:
         """Return the prepared rows [rows, ...] of media. Raises InputKindError or InvalidInputError for others."""
@@ -181,3 +177,12 @@ class Intake:
         Pixels of uint8 and floats are in different buckets, because a batch has one dtype.
         """
         return self._validator.bucket(rows.shape, rows.dtype)
+
+
+def _content(message: embedding_pb2.Input) -> Media | WireTensor:
+    """Return the media or the tensor [rows, ...] of an input. Raises InvalidInputError if it has neither."""
+    if (media := media_of(message)) is not None:
+        return media
+    if not message.HasField("tensor"):
+        raise InvalidInputError("the input is empty: set one of tensor, images, texts, audio", field="input")
+    return wire_tensor(message.tensor)

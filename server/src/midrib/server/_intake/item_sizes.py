@@ -46,7 +46,7 @@ class ItemSizes:
         if isinstance(item, np.ndarray):
             return item.nbytes + self._embedding_bytes(item.shape)
         if isinstance(item, WireTensor):
-            return len(item.data) + self._embedding_bytes(item.message.shape)
+            return _sent_bytes(item) + self._embedding_bytes(item.message.shape)
         if isinstance(item, embedding_pb2.Input):
             sent, media = item.ByteSize(), media_of(item)
             if media is None:
@@ -64,4 +64,4 @@ class ItemSizes:
 
 
 def _sent_bytes(item: Any) -> int:
-    return len(item.data) if isinstance(item, WireTensor) else len(item)
+    return len(item.data) + len(item.message.row_scales) if isinstance(item, WireTensor) else len(item)

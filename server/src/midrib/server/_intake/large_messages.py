@@ -16,7 +16,8 @@ from midrib.wire import InvalidInputError, LimitExceededError, read_varint
 LARGE_MESSAGE_BYTES = 2**16
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_TENSOR_DATA = 3
+_TENSOR_DATA, _TENSOR_SCALES = 3, 4
+_SCALE_BYTES = 4
 _TENSOR, _IMAGES, _TEXTS, _AUDIO = 1, 2, 3, 4
 
 
@@ -95,11 +96,22 @@ def _fields(data: Buffer, at: int, end: int) -> Iterator[WireField]:
 
 
 def read_large_tensor(data: Buffer, start: int, end: int) -> WireTensor:
-    """Return the tensor in data[start:end]. Raises DecodeError, and as `WireMessage`."""
+    """Return the tensor in data[start:end]. Raises DecodeError, InvalidInputError for more scales than bytes of data.
+
+    Raises as `WireMessage` too.
+    """
     message = WireMessage(data, start, end, "Tensor")
-    field = message.only(_TENSOR_DATA)
-    head = tensor_pb2.Tensor.FromString(message.beside(_TENSOR_DATA))
-    return WireTensor(head, b"" if field is None else message.content(field))
+    head = tensor_pb2.Tensor.FromString(message.beside(_TENSOR_DATA, _TENSOR_SCALES))
+    content, scales = (
+        b"" if field is None else message.content(field) for field in map(message.only, (_TENSOR_DATA, _TENSOR_SCALES))
+    )
+    if len(scales) > _SCALE_BYTES * len(content):
+        raise InvalidInputError(
+            f"Tensor has {len(scales)} bytes of row_scales beside {len(content)} bytes of data: send four for each row",
+            field="row_scales",
+        )
+    head.row_scales = bytes(scales)
+    return WireTensor(head, content)
 
 
 def read_large_input(data: Buffer, start: int, end: int) -> WireTensor | Media | embedding_pb2.Input:

@@ -56,7 +56,7 @@ class MediaPool:
                 self._check_length(index, len(text) if isinstance(text, str) else len(text) // _MAX_CHAR_BYTES)
         parts = [
             await self._run(partial(self._decoded, backbone, media, start, stop, prompt=prompt))
-            for start, stop in _cuts([_weight(item) + len(prompt or "") for item in media.items])
+            for start, stop in _cuts([_weight(media.kind, item) + len(prompt or "") for item in media.items])
         ]
         return _join_padded(parts)
 
@@ -147,10 +147,10 @@ def prepared_elements(spec: InputSpec, media: Media) -> int:
     return count * math.ceil(longest * spec.rate / rate) if isinstance(spec, AudioInput) and rate > 0 < longest else 0
 
 
-def _weight(medium: Any) -> int:
+def _weight(kind: str, medium: Any) -> int:
     if isinstance(medium, WireTensor):
         return len(medium.data)
-    return len(medium) if isinstance(medium, str) else max(len(medium), _LEAST_IMAGE_WEIGHT)
+    return max(len(medium), _LEAST_IMAGE_WEIGHT) if kind == "images" else len(medium)
 
 
 def _cuts(weights: Sequence[int]) -> Iterator[tuple[int, int]]:

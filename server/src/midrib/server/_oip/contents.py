@@ -61,7 +61,7 @@ InferTensor: TypeAlias = ModelInferRequest.InferInputTensor
 
 
 async def read_input(request: ModelInferRequest, max_rows: int, data: InferData | None = None) -> ItemInput:
-    """Return the input of a request: an array [rows, ...], or a message with images or texts.
+    """Return the input of a request: an array [rows, ...], or images or texts.
 
     max_rows: how many BYTES elements are accepted.  data: those that lie apart from the request.
     Raises InvalidInputError for an input that the protocol does not allow, UnsupportedError for shared memory,

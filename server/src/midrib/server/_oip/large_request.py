@@ -12,7 +12,7 @@ from midrib.server._grpc.codecs.fast import written
 from midrib.server._grpc.decoding import Codec, never_fast
 from midrib.server._intake.large_messages import WireField, WireMessage
 from midrib.server._large import Buffer
-from midrib.wire import Array, varint
+from midrib.wire import Array, InvalidInputError, varint
 
 _INPUTS, _RAW = 5, 7
 _CONTENTS, _ELEMENTS = 5, 8
@@ -23,6 +23,7 @@ _FLOATS: dict[int, tuple[str, np.dtype[Any]]] = {
 }
 # Numbers are given to protobuf's library in parts: it copies each part while it holds the GIL.
 _STEP_BYTES = 2**18
+_NUMBER_BYTES = 10  # the most of an integer; a longer one is malformed
 
 InferTensor = ModelInferRequest.InferInputTensor
 
@@ -51,7 +52,7 @@ def read_infer(data: bytes) -> InferCall:
 
 
 def read_large_infer(data: memoryview) -> InferCall:
-    """Return a request whose data are apart. Raises as `WireMessage`, also for more than one input."""
+    """Return a request whose data are apart. Raises as `WireMessage`, also for two inputs, or two fields of data."""
     request = WireMessage(data, 0, len(data), "ModelInferRequest")
     message = ModelInferRequest.FromString(request.beside(_INPUTS, _RAW))
     apart = InferData([request.content(field) for field in request.sized(_RAW)], [], {})
@@ -66,11 +67,21 @@ def read_large_infer(data: memoryview) -> InferCall:
 
 
 def _read_contents(wire: WireMessage, target: InferTensorContents, apart: InferData) -> None:
+    """Read the elements of a tensor. Raises InvalidInputError if there are others beside those of its datatype.
+
+    They would stay in memory, without being counted, as long as a view of the message.
+    """
+    if len(numbers := sorted({field.number for field in wire.fields})) > 1:
+        raise InvalidInputError(
+            f"the contents of a large input have the fields {numbers}, expected only that of its datatype: send its "
+            "elements once",
+            field="inputs[0].contents",
+        )
     apart.elements.extend(wire.content(field) for field in wire.sized(_ELEMENTS))
     for field in wire.fields:
         if field.number == _ELEMENTS:
             continue
-        if field.number in _FLOATS and len(wire.sized(field.number)) == 1 and _fits(field):
+        if field.number in _FLOATS and len(wire.fields) == 1 and _fits(field):
             name, dtype = _FLOATS[field.number]
             apart.floats[name] = np.frombuffer(wire.content(field), dtype)
         elif field.is_sized:
@@ -88,7 +99,8 @@ def _merge_in_steps(wire: WireMessage, field: WireField, target: InferTensorCont
     tag, at = varint(field.number << 3 | 2), field.start
     while at < field.end:
         end = min(at + _STEP_BYTES, field.end)  # a multiple of the size of a float
-        while field.number not in _FLOATS and end < field.end and wire.data[end - 1] >= 0x80:
+        longest = end if field.number in _FLOATS else min(end + _NUMBER_BYTES, field.end)
+        while end < longest and wire.data[end - 1] >= 0x80:
             end += 1
         target.MergeFromString(b"".join((tag, varint(end - at), wire.data[at:end])))
         at = end
