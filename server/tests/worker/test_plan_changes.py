@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import Callable
 
 import numpy as np
@@ -92,3 +94,22 @@ async def test_closing_ends_a_measurement(build: Build) -> None:
     measuring = replica.change_plan(None)
     await end(replica)
     assert await asyncio.wait_for(measuring, 30) is None
+
+
+async def test_repeated_stops_do_not_fill_the_socket(misbehaving: Registry) -> None:
+    """A worker reads no message during a pass, which may take long. A batch would not fit behind hundreds of stops."""
+    workers = host_in_processes(BackboneSettings(name="slow"), SETTINGS, misbehaving).workers[0]
+    replica = workers.replica("test")
+    await replica.start()
+    assert workers.supervisor is not None
+    pid = workers.supervisor.state().pid
+    os.kill(pid, signal.SIGSTOP)
+    measuring = replica.change_plan(None)
+    for _ in range(1000):
+        replica.stop_measuring()
+    submitted = replica.submit(batch(2))
+    os.kill(pid, signal.SIGCONT)
+    assert is_doubled(await submitted, 2)
+    assert await asyncio.wait_for(measuring, 30) is None
+    assert workers.supervisor.state().pid == pid
+    await end(replica)
