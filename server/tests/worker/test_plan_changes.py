@@ -16,6 +16,7 @@ from midrib.server._catalogue.processes import host_in_processes
 from midrib.server._engine.compute import WorkerPlan
 from midrib.server._engine.replica import BatchReport, BatchRunner, Replica
 from midrib.server._settings import BackboneSettings, Settings
+from midrib.server._worker.messages import decode_plan
 from midrib.wire import Array
 
 Build = Callable[[str], BatchRunner]
@@ -113,3 +114,10 @@ async def test_repeated_stops_do_not_fill_the_socket(misbehaving: Registry) -> N
     assert await asyncio.wait_for(measuring, 30) is None
     assert workers.supervisor.state().pid == pid
     await end(replica)
+
+
+@pytest.mark.parametrize("content", [b"[]", b"{}", b'{"fields": 1, "text": "", "disturbed": false}', b"[" * 100_000])
+def test_a_damaged_plan_is_refused(content: bytes) -> None:
+    """The server ends the worker that has sent it; any other error would leave the worker's later replies unread."""
+    with pytest.raises(ValueError, match=f"{len(content)} bytes are not a compute plan"):
+        decode_plan(content)
