@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from torch import nn
+from torch import Tensor, nn
 
 from midrib.registry import Registry, TensorInput
 from midrib.server._calibration.other_load import OtherLoad
@@ -30,11 +31,27 @@ def load_same() -> tuple[nn.Module, int]:
     return nn.Identity(), 2
 
 
+class Failing(nn.Module):
+    """Fails from its first call on that follows `fails = True`."""
+
+    fails = False
+
+    def forward(self, rows: Tensor) -> Tensor:
+        if Failing.fails:
+            raise RuntimeError("the device is gone")
+        return rows
+
+
+@REGISTRY(name="failing", namespace="test/embedding", input=TensorInput((2,)))
+def load_failing() -> tuple[nn.Module, int]:
+    return Failing(), 2
+
+
 @asynccontextmanager
-async def disturbed(replicas: int = 1) -> AsyncIterator[Loaded]:
+async def disturbed(replicas: int = 1, name: str = "same") -> AsyncIterator[Loaded]:
     """A backbone that serves by a plan that was measured on a busy machine."""
     pool = MediaPool(SETTINGS)
-    loaded = load(BackboneSettings(name="same", replicas=replicas), SETTINGS, REGISTRY, pool)
+    loaded = load(BackboneSettings(name=name, replicas=replicas), SETTINGS, REGISTRY, pool)
     await loaded.served.start()
     (setup,) = loaded.plans
     assert isinstance(setup, DeviceSetup)
@@ -48,6 +65,11 @@ async def disturbed(replicas: int = 1) -> AsyncIterator[Loaded]:
 def quiet(tmp_path: Path) -> Callable[[], OtherLoad]:
     """No other process is known."""
     return lambda: OtherLoad(tmp_path / "absent")
+
+
+def while_disturbed(loaded: Loaded, serving: list[Loaded]) -> list[Loaded]:
+    """Return the backbones that serve while one of them is disturbed; then none."""
+    return serving if is_disturbed(loaded) else []
 
 
 def is_disturbed(loaded: Loaded) -> bool:
@@ -136,3 +158,15 @@ async def test_with_zero_seconds_nothing_is_measured_again() -> None:
         calibration.start()
         assert len(asyncio.all_tasks()) == 1 + len(loaded.served._feeders)
         assert is_disturbed(loaded)
+
+
+async def test_a_backbone_that_cannot_be_measured_delays_the_next_one_only_once(
+    quiet: Callable[[], OtherLoad], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of them is tried in its order."""
+    async with disturbed(name="failing") as failing, disturbed() as other:
+        monkeypatch.setattr(Failing, "fails", True)
+        serving = partial(while_disturbed, other, [failing, other])
+        await asyncio.wait_for(IdleCalibration(serving, lambda: False, IDLE_S, other_load=quiet).run(), 30)
+        assert is_disturbed(failing)
+        assert not is_disturbed(other)

@@ -98,6 +98,23 @@ def test_a_fast_command_says_nothing_more(capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().err == ""
 
 
+# Fills the pipe of its stdout, and has more to write.
+_UNREAD = """
+import contextlib, os, signal, sys
+from midrib.remote._command.responsive import end_soon_after_ctrl_c
+end_soon_after_ctrl_c()
+os.set_blocking(1, False)
+with contextlib.suppress(BlockingIOError):
+    while True:
+        os.write(1, bytes(4096))
+os.set_blocking(1, True)
+sys.stdout = open(1, "w", buffering=4096, closefd=False)
+print("more", end="")
+print("full", file=sys.stderr, flush=True)
+signal.pause()
+"""
+
+
 @pytest.mark.parametrize("handler", [signal.SIG_IGN, lambda *_: None], ids=["ignored", "handled"])
 def test_another_handler_of_ctrl_c_stays(handler: signal.Handlers) -> None:
     """That of `nohup`, or of a program that runs the command."""
@@ -110,3 +127,16 @@ def test_another_handler_of_ctrl_c_stays(handler: signal.Handlers) -> None:
     finally:
         signal.signal(signal.SIGINT, before)
     assert (inside, after) == (handler, handler)
+
+
+def test_ctrl_c_ends_a_command_whose_output_is_not_read() -> None:
+    """A pager stops reading when its page is full, and Ctrl-C does not end it."""
+    with subprocess.Popen([sys.executable, "-c", _UNREAD], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        try:
+            status = process.wait(10)
+        finally:
+            process.kill()
+    assert status in (130, -signal.SIGALRM)

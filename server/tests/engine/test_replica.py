@@ -11,7 +11,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
-from midrib.server._engine.compute import Arrays, Compute
+from midrib.server._engine.compute import Arrays, Compute, Stop, WorkerPlan
 from midrib.server._engine.replica import Replica
 from midrib.wire import Array, UnavailableError
 
@@ -119,6 +119,23 @@ async def test_a_lost_thread_fails_its_items_as_retriable() -> None:
     assert [type(outcome) for outcome in outcomes] == [UnavailableError, UnavailableError]
     with pytest.raises(UnavailableError, match="the replica that ran this item was lost"):
         await replica.submit([rows(1)])
+
+
+async def test_a_lost_thread_ends_a_measurement() -> None:
+    """And those that are requested afterwards: nothing computes here any more."""
+
+    class Dying(Simple):
+        def measure_again(self, stop: Stop) -> WorkerPlan | None:
+            raise SystemExit
+
+        def use_plan(self, plan: WorkerPlan) -> None:
+            """The plan stays."""
+
+    replica = Replica(lambda: Dying(doubling), name="test")
+    await replica.start()
+    with pytest.raises(UnavailableError, match="the replica that ran this item was lost"):
+        await asyncio.wait_for(replica.change_plan(None), 10)
+    assert await asyncio.wait_for(replica.change_plan(None), 10) is None
 
 
 class Steps:

@@ -20,6 +20,7 @@ from midrib.v1.embedding_pb2 import (
     Input,
     Item,
     Open,
+    Options,
     Result,
     SharedItem,
     SharedMemory,
@@ -34,10 +35,10 @@ KEY_S = 10.0
 class SharedStream:
     """A stream that asks for shared memory, driven message by message."""
 
-    def __init__(self, stub: Any, backbone: str) -> None:
+    def __init__(self, stub: Any, backbone: str, options: Options | None = None) -> None:
         self._requests: queue.SimpleQueue[EmbedStreamRequest | None] = queue.SimpleQueue()
         self.call = stub.EmbedStream(iter(self._requests.get, None), timeout=30)
-        self.send(EmbedStreamRequest(open=Open(backbone=backbone, shared_memory=True)))
+        self.send(EmbedStreamRequest(open=Open(backbone=backbone, options=options, shared_memory=True)))
         self.opened = next(self.call).opened
         self.descriptor = -1
         self.memory: mmap.mmap

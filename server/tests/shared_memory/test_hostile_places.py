@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import mmap
 import os
 import threading
@@ -13,10 +14,11 @@ import numpy as np
 import pytest
 
 from midrib.registry import Registry, TensorInput
+from midrib.server._shared_memory.streams import StreamMemory
 from midrib.server.testing import RunningServer, serving
-from midrib.v1.embedding_pb2 import EmbedStreamRequest, Input
+from midrib.v1.embedding_pb2 import EmbedStreamRequest, Input, Options
 from midrib.v1.embedding_pb2_grpc import EmbeddingServiceStub
-from midrib.v1.tensor_pb2 import DATA_TYPE_BOOL, DATA_TYPE_INT64, DATA_TYPE_UNSPECIFIED
+from midrib.v1.tensor_pb2 import DATA_TYPE_BOOL, DATA_TYPE_INT8, DATA_TYPE_INT64, DATA_TYPE_UNSPECIFIED
 from midrib.wire import encode_tensor, status_to_error
 from server.tests.conftest import load_gate
 from server.tests.shared_memory.hostile_client import (
@@ -102,6 +104,18 @@ def test_features_that_do_not_fit_come_in_the_message(stream: SharedStream) -> N
     stream.send(shared_item(1, offset=64, result_offset=128, result_bytes=7))
     assert features(stream.result()) == [[6, 8]]
     assert stream.memory[128:136] == bytes(8)
+
+
+def test_places_of_features_that_come_in_messages_are_forgotten(embedding: Any) -> None:
+    """Those of int8 always do. A stream may last for days, and later items may use the place."""
+    stream = SharedStream(embedding, "gate", Options(dtype=DATA_TYPE_INT8))
+    stream.fetch()
+    stream.write(64, rows_of(3, 4))
+    stream.send(shared_item(1, offset=64, result_offset=128, result_bytes=8))
+    assert stream.result().HasField("embedding")
+    memories = [memory for memory in gc.get_objects() if type(memory) is StreamMemory]
+    assert [memory._places for memory in memories if memory._segment is not None] == [{}]
+    stream.finish()
 
 
 @pytest.mark.parametrize("size", [0, 4096, SEGMENT - 1, SEGMENT + 1, 2 * SEGMENT])

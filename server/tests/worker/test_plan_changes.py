@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import Callable
 
 import numpy as np
@@ -14,6 +16,7 @@ from midrib.server._catalogue.processes import host_in_processes
 from midrib.server._engine.compute import BatchReport, BatchRunner, WorkerPlan
 from midrib.server._engine.replica import Replica
 from midrib.server._settings import BackboneSettings, Settings
+from midrib.server._worker.messages import decode_plan
 from midrib.wire import Array
 
 Build = Callable[[str], BatchRunner]
@@ -92,3 +95,29 @@ async def test_closing_ends_a_measurement(build: Build) -> None:
     measuring = replica.change_plan(None)
     await end(replica)
     assert await asyncio.wait_for(measuring, 30) is None
+
+
+async def test_repeated_stops_do_not_fill_the_socket(misbehaving: Registry) -> None:
+    """A worker reads no message during a pass, which may take long. A batch would not fit behind hundreds of stops."""
+    workers = host_in_processes(BackboneSettings(name="slow"), SETTINGS, misbehaving).workers[0]
+    replica = workers.replica("test")
+    await replica.start()
+    assert workers.supervisor is not None
+    pid = workers.supervisor.state().pid
+    os.kill(pid, signal.SIGSTOP)
+    measuring = replica.change_plan(None)
+    for _ in range(1000):
+        replica.stop_measuring()
+    submitted = replica.submit(batch(2))
+    os.kill(pid, signal.SIGCONT)
+    assert is_doubled(await submitted, 2)
+    assert await asyncio.wait_for(measuring, 30) is None
+    assert workers.supervisor.state().pid == pid
+    await end(replica)
+
+
+@pytest.mark.parametrize("content", [b"[]", b"{}", b'{"fields": 1, "text": "", "disturbed": false}', b"[" * 100_000])
+def test_a_damaged_plan_is_refused(content: bytes) -> None:
+    """The server ends the worker that has sent it; any other error would leave the worker's later replies unread."""
+    with pytest.raises(ValueError, match=f"{len(content)} bytes are not a compute plan"):
+        decode_plan(content)

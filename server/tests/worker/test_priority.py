@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,9 +58,10 @@ def test_a_worker_is_of_the_session_of_the_server(prioritised_of: ReplicaOf) -> 
     assert os.getsid(prioritised_of("policies").pid) == os.getsid(0)
 
 
-def test_a_load_that_takes_long_goes_on_at_normal_priority(prioritised_of: ReplicaOf) -> None:
-    """On a machine without a free core it would hardly advance."""
-    (row,) = prioritised_of("patient", max_load_s=60.0).run(ROW)
+@pytest.mark.parametrize("name", ["patient", "locking"])
+def test_a_load_that_takes_long_continues_at_normal_priority(prioritised_of: ReplicaOf, name: str) -> None:
+    """On a machine without a free core it would hardly advance. A call may keep Python's lock all the time."""
+    (row,) = prioritised_of(name, max_load_s=60.0).run(ROW)
     assert row.tolist() == [[1.0, 1.0]]
 
 
@@ -76,3 +78,12 @@ def test_the_end_without_a_beginning_changes_nothing() -> None:
     before = os.sched_getscheduler(0)
     LowPriority(600.0).end()
     assert os.sched_getscheduler(0) == before
+
+
+def test_a_system_that_does_not_list_the_children_of_threads_lists_all_threads(tmp_path: Path) -> None:
+    """All of them get normal priority: so do the others if one ends while they are listed."""
+    for task in ("7", "8", "9"):
+        (tmp_path / "7" / "task" / task).mkdir(parents=True)
+    (tmp_path / "7" / "task" / "8" / "children").write_text("17")
+    (tmp_path / "17" / "task" / "17").mkdir(parents=True)
+    assert sorted(priority._tasks(7, tmp_path)) == [7, 8, 9, 17]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import signal
 import sys
+import termios
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -52,6 +54,19 @@ def ending_with_parent() -> Iterator[None]:
 def adopt_orphans() -> None:
     """Make this process the parent of its descendants whose parents have ended, such as daemons. Linux only."""
     _control(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def leave_terminal() -> None:
+    """Give up the controlling terminal, such as the one of a server that was started in a shell.
+
+    Otherwise the system stops a process outside the terminal's foreground group when it asks for a password there.
+    """
+    with contextlib.suppress(OSError):  # this process does not have one
+        terminal = os.open("/dev/tty", os.O_RDWR)
+        try:
+            fcntl.ioctl(terminal, termios.TIOCNOTTY)
+        finally:
+            os.close(terminal)
 
 
 def _control(option: int, value: int | bytes) -> None:

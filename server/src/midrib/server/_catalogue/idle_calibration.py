@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +14,8 @@ from midrib.server._engine.compute import WorkerPlan
 
 logger = logging.getLogger(__name__)
 
-# How often a measurement is checked for items of other backbones, which it would slow down.
+# How often a measurement is checked for items of other backbones, which it would slow down. Nothing is checked more
+# often.
 _LOOK_S = 0.02
 # How often the server looks whether it was idle long enough, as a share of that time.
 _LOOKS = 5
@@ -50,11 +52,12 @@ class IdleCalibration:
             self._task.cancel()
 
     async def run(self) -> None:
-        """Measure until no plan is left that other processes disturbed."""
-        wait_s = self._idle_s
+        """Measure until no plan is left that other processes disturbed, one backbone after the other."""
+        wait_s, attempts = self._idle_s, itertools.count()
         while disturbed := [loaded for loaded in self._serving() if loaded.plan is not None and loaded.plan.disturbed]:
+            loaded = disturbed[next(attempts) % len(disturbed)]
             await self._until_idle(wait_s)
-            done = disturbed[0] in self._serving() and await self._measure(disturbed[0])
+            done = loaded in self._serving() and await self._measure(loaded)
             wait_s = self._idle_s if done else max(self._idle_s, min(2 * wait_s, _LONGEST_WAIT_S))
 
     async def _until_idle(self, seconds: float) -> None:
@@ -63,10 +66,10 @@ class IdleCalibration:
             pass
 
     async def _was_idle(self, seconds: float) -> bool:
-        """Return whether the server and the machine were idle for some seconds; at once if an item arrives."""
+        """Return whether the server and the machine were idle for some seconds; False soon after an item arrives."""
         end, accepted, other_load = time.monotonic() + seconds, self._accepted(), self._other_load()
         while (rest_s := end - time.monotonic()) > 0:
-            await asyncio.sleep(min(rest_s, seconds / _LOOKS))
+            await asyncio.sleep(max(_LOOK_S, min(rest_s, seconds / _LOOKS)))
             if not self._idle_since(accepted):
                 return False
         return not other_load.busy()
@@ -75,12 +78,14 @@ class IdleCalibration:
         """Measure a backbone's plan again; return whether that gave a result. Stop if another backbone gets an item."""
         accepted, before = self._accepted(), loaded.plan
         measuring = asyncio.ensure_future(loaded.served.measure_plan_again())
-        while not (await asyncio.wait({measuring}, timeout=_LOOK_S))[0]:
-            if not self._idle_since(accepted):
-                loaded.served.stop_measuring()
-            if loaded not in self._serving():  # its replica may have been lost
-                measuring.cancel()
-                return False
+        try:
+            while not (await asyncio.wait({measuring}, timeout=_LOOK_S))[0]:
+                if not self._idle_since(accepted):
+                    loaded.served.stop_measuring()
+                if loaded not in self._serving():  # its replica may have been lost
+                    return False
+        finally:
+            measuring.cancel()  # no effect on one that has ended
         return _take(loaded, measuring, before)
 
     def _accepted(self) -> int:

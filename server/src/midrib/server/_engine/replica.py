@@ -62,6 +62,7 @@ class Replica:
         self._loop: asyncio.AbstractEventLoop
         self._lost: BaseException | None = None
         self._submitted: set[_Job] = set()
+        self._plan_change: asyncio.Future[WorkerPlan | None] | None = None
         self._last_finished = 0.0
         self._stop_measuring = False
 
@@ -95,11 +96,17 @@ class Replica:
         return done
 
     def change_plan(self, plan: WorkerPlan | None) -> asyncio.Future[WorkerPlan | None]:
-        """Use a plan or measure it again, as `BatchRunner` says."""
+        """Use a plan or measure it again, as `BatchRunner` says; one at a time.
+
+        The future raises UnavailableError if the thread dies; its result is None if it has died before.
+        """
         self._stop_measuring = False
-        job = _PlanJob(plan, self._loop.create_future())
-        self._jobs.put(job)
-        return job.done
+        self._plan_change = done = self._loop.create_future()
+        if self._lost is None:
+            self._jobs.put(_PlanJob(plan, done))
+        else:
+            done.set_result(None)
+        return done
 
     def stop_measuring(self) -> None:
         """End a measurement after its present pass."""
@@ -203,6 +210,8 @@ class Replica:
         for job in self._submitted:
             _settle(job.done, lost)
         self._submitted.clear()
+        if self._plan_change is not None:
+            _settle(self._plan_change, lost)
         self.close()
         self._compute.close()  # ends a worker process that still computes
 

@@ -112,7 +112,11 @@ class EmbedStreamProtocol:
     def answer(self, request_id: int, embedded: Embedded) -> bytes:
         """Return the bytes of a response with a result."""
         options, timing = self._call.options, embedded.timing
-        shared = None if options.dtype == DATA_TYPE_INT8 else self._memory.write(request_id, embedded.features)
+        shared = None
+        if options.dtype == DATA_TYPE_INT8:
+            self._memory.forget(request_id)
+        else:
+            shared = self._memory.write(request_id, embedded.features)
         if shared is None:
             return write_result(request_id, embedded.features, options, timing)
         return EmbedStreamResponse(result=Result(id=request_id, shared=shared, timing=timing)).SerializeToString()

@@ -154,7 +154,7 @@ class StreamMemory:
         return None if item is None or self._segment is None else self._segment.write(rows, item)
 
     def forget(self, item_id: int) -> None:
-        """Forget the place of an item that has failed."""
+        """Forget the place of an item that has failed, or whose result is sent in a message."""
         self._popped(item_id)
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ import traceback
 from functools import partial
 from typing import Any
 
-from midrib.server._child_process import adopt_orphans, end_with_parent, set_name
+from midrib.server._child_process import adopt_orphans, end_with_parent, leave_terminal, set_name
 from midrib.server._worker import loop
 from midrib.server._worker.channel import Channel
 from midrib.server._worker.priority import LowPriority
@@ -46,6 +46,7 @@ def _run(arguments: dict[str, Any], priority: LowPriority | None) -> None:
     set_name(PROCESS_NAME)
     if "parent" in arguments:
         end_with_parent(arguments["parent"])
+    leave_terminal()
     adopt_orphans()  # so that the process that forks workers gets its daemons only after its end
     threading.Thread(target=_watch, args=(channel,), name="parent-watch", daemon=True).start()
     if priority is None:

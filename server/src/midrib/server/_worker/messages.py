@@ -137,13 +137,10 @@ def encode_plan(plan: WorkerPlan | None) -> bytes:
 def decode_plan(content: bytes) -> WorkerPlan | None:
     """Read what `encode_plan` returned, without its number. Raises ValueError for anything else."""
     try:
-        fields = json.loads(content)
-        return (
-            None
-            if fields is None
-            else WorkerPlan(dict(fields["fields"]), str(fields["text"]), bool(fields["disturbed"]))
-        )
-    except (TypeError, KeyError) as error:
+        if (fields := json.loads(content)) is None:
+            return None
+        return WorkerPlan(dict(fields["fields"]), str(fields["text"]), bool(fields["disturbed"]))
+    except (TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"{len(content)} bytes are not a compute plan: {error}") from error
 
 

@@ -96,10 +96,23 @@ def _is_low(task: int) -> bool:
         return False
 
 
-def _tasks(pid: int) -> Iterator[int]:
-    """Yield the threads of a process and of its descendants."""
+def _tasks(pid: int, processes: Path = Path("/proc")) -> Iterator[int]:
+    """Yield the threads of a process and of its descendants, which only some systems list.
+
+    processes: a folder as Linux's /proc.
+    """
+    folder = processes / str(pid) / "task"
+    tasks: list[str] = []
+    with contextlib.suppress(OSError):  # the process has ended
+        tasks = os.listdir(folder)
+    for task in tasks:
+        yield int(task)
+        for child in _children(folder / task):
+            yield from _tasks(child, processes)
+
+
+def _children(task: Path) -> list[int]:
+    """Return the processes that a thread has started; none if it has ended, or if the system does not list them."""
     with contextlib.suppress(OSError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            yield int(task.name)
-            for child in (task / "children").read_text().split():
-                yield from _tasks(int(child))
+        return [int(child) for child in (task / "children").read_text().split()]
+    return []

@@ -14,6 +14,7 @@ from typing import Any
 
 from midrib.server._engine.compute import WorkerPlan
 from midrib.server._shared_memory.memory import ClientMemory
+from midrib.server._worker import priority
 from midrib.server._worker.channel import Channel
 from midrib.server._worker.launch import LaunchedProcess, Program, launch
 from midrib.server._worker.messages import NUMBER, STOP_MEASURING, MemoryChange, encode_plan, split_number
@@ -65,6 +66,8 @@ class WorkerProcess:
         self._process, server_end = launch(Program(spec.entry, descriptors, spec.descriptors))
         self._channel = Channel(server_end)
         self._dead = False
+        self._measuring = False
+        self._low_until = time.monotonic() + priority.MAX_LOW_S
         self._end = weakref.finalize(self, _end, self._process, self._channel)
         self._output = WorkerOutput(spec.name, self._process.output)  # raises if no thread can be started
 
@@ -107,11 +110,17 @@ class WorkerProcess:
 
     def change_plan(self, plan: WorkerPlan | None) -> None:
         """Have the process use a compute plan, or measure it again if it is None; raises OSError if it is gone."""
+        self._measuring = plan is None
         self._channel.send(encode_plan(plan))
 
     def stop_measuring(self) -> None:
-        """End a measurement after its present pass; raises OSError if the process is gone."""
-        self._channel.send(STOP_MEASURING)
+        """End a measurement after its present pass; raises OSError if the process is gone.
+
+        Further calls do nothing: the process reads no message during a pass, and the socket would fill up.
+        """
+        if self._measuring:
+            self._measuring = False
+            self._channel.send(STOP_MEASURING)
 
     def replies(self) -> list[tuple[int, bytes]]:
         """Return the replies that have arrived, each with the number of its batch, without waiting.
@@ -150,6 +159,15 @@ class WorkerProcess:
             raise self.death(f"sent a reply that cannot be read ({type(error).__name__})") from error
         return failed, value
 
+    def _end_low_priority(self) -> None:
+        """Give the process normal priority after its time at low priority.
+
+        On a machine without a free core, the process cannot do so while a call of the loader keeps Python's lock.
+        """
+        if time.monotonic() >= self._low_until:
+            self._low_until = inf
+            priority.raise_priority(self.pid)
+
     def _next(self, end: float) -> bytes:
         """Return the next message; raises WorkerDiedError. end: on time.monotonic."""
         while not self._dead:
@@ -160,6 +178,7 @@ class WorkerProcess:
                     raise self.death(f"did not load within {self._max_load_s:g} s (max_load_s)") from None
                 if self.has_ended():
                     break
+                self._end_low_priority()
             except ValueError:
                 raise self.death("sent a damaged message") from None
             except (EOFError, OSError):

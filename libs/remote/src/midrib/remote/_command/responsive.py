@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 _SLOW_S = 0.7
 # Seconds that a command has to end after Ctrl-C. Libraries catch the exception, or are slow to stop.
 _CTRL_C_S = 0.7
+# Seconds to write the last output: the reader of a pipe, such as a pager, may have stopped reading.
+_FLUSH_S = 0.2
 INTERRUPTED = 130  # the exit status that shells give to a command ended by Ctrl-C
 
 
@@ -54,6 +56,7 @@ def end_soon_after_ctrl_c(clean: Callable[[], object] = lambda: None) -> None:
 
     def end() -> None:
         clean()
+        signal.setitimer(signal.ITIMER_REAL, _FLUSH_S)  # its SIGALRM ends the process
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):  # closed
                 stream.flush()
