@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import grpc
 import pytest
-from hpack import Decoder, Encoder
+from hpack import Decoder, Encoder, NeverIndexedHeaderTuple
 
 from midrib.server._front.frames import Http2Error, StreamError
 from midrib.server._front.headers import HeadDecoder, only_trailers, trailers
@@ -86,6 +86,19 @@ def test_equal_bytes_mean_other_headers_once_the_table_has_changed() -> None:
     assert decoder.head(indexes).metadata == decoder.head(indexes).metadata == (("x", "first"),)
     decoder.head(encoder.encode([*CALL, (b"x", b"second")]))
     assert decoder.cached(indexes) is None
+
+
+def test_trailers_that_change_the_table_change_the_headers_of_equal_bytes() -> None:
+    """A proxy that sends the calls of several users must not give one user's token to another."""
+    decoder, encoder = HeadDecoder(1000), Encoder()
+    call = [NeverIndexedHeaderTuple(*field) for field in CALL]
+    decoder.head(encoder.encode([*call, (b"authorization", b"Bearer first")]))
+    first = encoder.encode([*call, (b"authorization", b"Bearer first")])
+    assert decoder.head(first).metadata == (("authorization", "Bearer first"),)
+    decoder.fields(encoder.encode([(b"authorization", b"Bearer second")]))
+    assert encoder.encode([*call, (b"authorization", b"Bearer second")]) == first
+    assert decoder.cached(first) is None
+    assert decoder.head(first).metadata == (("authorization", "Bearer second"),)
 
 
 def test_a_block_that_resizes_the_table_is_read_each_time() -> None:

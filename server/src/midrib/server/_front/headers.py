@@ -71,9 +71,6 @@ class HeadDecoder:
         before = self._newest_entry()
         fields = self.fields(block)
         changed = self._newest_entry() is not before
-        if changed:
-            self._cache.clear()
-            self._cached_bytes = 0
         head = self._parsed(fields)
         resizes = block[0] & 0xE0 == 0x20  # an update of the table's size, which must not be skipped
         if not changed and not resizes and head.refusal is None:
@@ -88,15 +85,23 @@ class HeadDecoder:
         self._cache[block] = head
 
     def fields(self, block: bytes) -> list[tuple[bytes, bytes]]:
-        """Return names and values. Raises Http2Error for bytes that are not HPACK, or too many fields."""
+        """Return names and values of headers or trailers.
+
+        Raises Http2Error for bytes that are not HPACK, or too many fields.
+        """
         if _table_updates(block) > _MAX_TABLE_UPDATES:
             raise Http2Error(ErrorCode.COMPRESSION_ERROR, "too_many_table_updates")
+        before = self._newest_entry()
         try:
-            return list(self._decoder.decode(block, raw=True))
+            fields = list(self._decoder.decode(block, raw=True))
         except OversizedHeaderListError as error:
             raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, "headers_too_large") from error
         except (HPACKError, IndexError, ValueError) as error:
             raise Http2Error(ErrorCode.COMPRESSION_ERROR, "invalid_header_block") from error
+        if self._newest_entry() is not before:  # kept blocks may now mean other fields
+            self._cache.clear()
+            self._cached_bytes = 0
+        return fields
 
     def _newest_entry(self) -> object:
         entries = self._decoder.header_table.dynamic_entries
