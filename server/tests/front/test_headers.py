@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import grpc
 import pytest
 from hpack import Decoder, Encoder, NeverIndexedHeaderTuple
@@ -76,6 +78,15 @@ def test_headers_far_over_the_limit_end_the_connection() -> None:
     """They are not read to their end, so the next ones could not be read."""
     with pytest.raises(Http2Error, match="headers_too_large"):
         head((b"x", b"y" * 10_000))
+
+
+@pytest.mark.parametrize("first", [b"\xff", b"\x3f", b"\x00\x7f"], ids=["index", "table size", "length"])
+def test_a_number_of_many_bytes_is_refused_at_once(first: bytes) -> None:
+    """Versions of hpack before 4.2 add up such a number for half a second."""
+    start_s = time.thread_time()
+    with pytest.raises(Http2Error, match="invalid_header_block"):
+        HeadDecoder(16_384).head(first + b"\xff" * 65_000 + b"\x01")
+    assert time.thread_time() - start_s < 0.1
 
 
 def test_equal_bytes_mean_other_headers_once_the_table_has_changed() -> None:
