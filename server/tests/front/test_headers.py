@@ -80,6 +80,12 @@ def test_headers_far_over_the_limit_end_the_connection() -> None:
         head((b"x", b"y" * 10_000))
 
 
+def test_binary_values_that_a_proxy_has_joined_are_separated() -> None:
+    """As gRPC over HTTP/2 demands."""
+    read = HeadDecoder(1000).head(Encoder().encode([*CALL, (b"trace-bin", b"AAE=, AAI")]))
+    assert read.metadata == (("trace-bin", b"\x00\x01"), ("trace-bin", b"\x00\x02"))
+
+
 @pytest.mark.parametrize("first", [b"\xff", b"\x3f", b"\x00\x7f"], ids=["index", "table size", "length"])
 def test_a_number_of_many_bytes_is_refused_at_once(first: bytes) -> None:
     """Versions of hpack before 4.2 add up such a number for half a second."""
