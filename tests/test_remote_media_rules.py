@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -79,12 +80,34 @@ def keyed(seed: int) -> Image.Image:
     return image
 
 
+def opened(image: Image.Image, kind: str = "PNG", **options: Any) -> Image.Image:
+    """Return the image as Pillow opens it from a file."""
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return Image.open(io.BytesIO(file.getvalue()))
+
+
+def tagged(image: Image.Image, **info: Any) -> Image.Image:
+    """Return the image with properties as Pillow keeps them."""
+    image.info.update(info)
+    return image
+
+
 def of_mode(mode: str) -> Callable[[int], Image.Image]:
     return lambda seed: Image.fromarray(picture(seed, 4)).convert(mode)
 
 
 IMAGES: dict[str, Callable[[int], Image.Image]] = {
     **{mode: of_mode(mode) for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "RGBa", "CMYK", "YCbCr", "HSV", "PA")},
+    "La": lambda seed: of_mode("LA")(seed).convert("La"),
+    "I;16B": lambda seed: Image.frombytes("I;16B", (20, 24), picture(seed, dtype="u2").astype(">u2").tobytes()),
+    "broken-exif": lambda seed: tagged(of_mode("RGB")(seed), exif=b"broken"),
+    "grey-png-transparent": lambda seed: opened(of_mode("L")(seed), transparency=seed % 256),
+    "1-bit-png-transparent": lambda seed: opened(of_mode("1")(seed), transparency=seed % 2),
+    "16-bit-png-transparent": lambda seed: opened(Image.fromarray(picture(seed, dtype="u2") // 8192), transparency=3),
+    "16-bit-tiff-white-is-zero": lambda seed: opened(
+        Image.fromarray(picture(seed, dtype="u2")), "TIFF", tiffinfo={262: 0}
+    ),
     "I;16": lambda seed: Image.fromarray(picture(seed, dtype="u2")),
     "I": lambda seed: Image.fromarray(picture(seed, dtype="u2").astype("i4")),
     "exif": turned,
@@ -93,6 +116,7 @@ IMAGES: dict[str, Callable[[int], Image.Image]] = {
     "array-rgb": lambda seed: picture(seed, 3),
     "array-rgba": lambda seed: picture(seed, 4),
     "array-grey-16": lambda seed: picture(seed, dtype="u2"),
+    "array-big-endian": lambda seed: picture(seed, dtype="u2").astype(">u2"),
     "array-rgb-16": lambda seed: picture(seed, 3, dtype="u2"),
     "array-view": lambda seed: picture(seed, 3)[::-1, ::2],
 }
@@ -114,6 +138,10 @@ def test_an_image_has_the_features_that_it_has_in_process(
     "image",
     [
         pytest.param(Image.new("F", (8, 8)), id="F"),
+        pytest.param(Image.new("I", (8, 8), -1), id="negative"),
+        pytest.param(Image.new("I", (8, 8), 65536), id="32-bits"),
+        pytest.param(opened(Image.new("I", (8, 8)), "TIFF"), id="32-bit-tiff"),
+        pytest.param(Image.new("RGB", (0, 8)), id="no-pixels"),
         pytest.param(np.ones((8, 8), np.float32), id="floats"),
         pytest.param(np.ones((8, 8), bool), id="bool"),
         pytest.param(np.ones((3, 8, 8), np.uint8), id="channels-first"),
@@ -150,6 +178,7 @@ def test_a_clip_has_the_features_that_it_has_in_process(
     "clip",
     [
         pytest.param(np.ones(8, bool), id="bool"),
+        pytest.param(np.ones(8, "m8[s]"), id="spans-of-time"),
         pytest.param([1, 2, 3], id="integers-of-unknown-range"),
         pytest.param(np.ones((2, 2, 2)), id="three-dimensions"),
         pytest.param(np.ones(0), id="empty"),
@@ -169,3 +198,11 @@ def test_a_rate_that_is_not_a_number_of_samples_is_refused(client: Client, rate:
     """At once, by the client."""
     with pytest.raises(InvalidInputError, match="rate"):
         client.embed(PEAK, audio=[np.ones(8, np.float32)], rate=rate)
+
+
+def test_samples_beyond_float32_are_refused(client: Client, peak: Backbone) -> None:
+    """In process they became infinite features."""
+    with pytest.raises(MediaError, match="item 0: the clip holds NaN or infinite"):
+        peak.embed_audio([np.full(8, 1e300)], RATE)
+    with pytest.raises(InvalidInputError, match="NaN or infinite"):
+        client.embed(PEAK, audio=[np.full(8, 1e300)], rate=RATE)

@@ -24,8 +24,8 @@ MLP = "template/classification/mlp-128?num_features=4"
 class Process:
     """A `midrib serve --json`; its events are read one by one."""
 
-    def __init__(self, *arguments: str) -> None:
-        command = [*MIDRIB, "serve", *arguments, "--port", "0", "--json"]
+    def __init__(self, *arguments: str, closed: str = "") -> None:
+        command = ["sh", "-c", f'exec "$@" {closed}', "sh", *MIDRIB, "serve", *arguments, "--port", "0", "--json"]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
     def event(self) -> dict[str, Any]:
@@ -42,8 +42,8 @@ class Process:
 def serve() -> Iterator[Any]:
     started: list[Process] = []
 
-    def start(*arguments: str) -> Process:
-        started.append(Process(*arguments))
+    def start(*arguments: str, **options: str) -> Process:
+        started.append(Process(*arguments, **options))
         return started[-1]
 
     yield start
@@ -228,4 +228,13 @@ def test_a_server_whose_stdout_is_closed_goes_on(serve: Any) -> None:
     process.process.stdout.close()
     process.process.stdout = None  # nothing is left to read in the end
     rows = Client(address).embed("mlp-128", np.zeros((1, 4), np.float32))
+    assert (rows.shape, process.end(signal.SIGTERM)) == ((1, 128), 0)
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "<&-", "<&- 2>&-"])
+def test_a_server_starts_without_standard_streams(serve: Any, closed: str) -> None:
+    """Its workers need the number of stderr, and no socket gets it."""
+    process = serve(MLP, closed=closed)
+    process.event()
+    rows = Client(process.event()["address"]).embed("mlp-128", np.zeros((1, 4), np.float32))
     assert (rows.shape, process.end(signal.SIGTERM)) == ((1, 128), 0)

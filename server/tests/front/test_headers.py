@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 import grpc
 import pytest
-from hpack import Decoder, Encoder
+from hpack import Decoder, Encoder, NeverIndexedHeaderTuple
 
 from midrib.server._front.frames import Http2Error, StreamError
 from midrib.server._front.headers import HeadDecoder, only_trailers, trailers
@@ -78,6 +80,21 @@ def test_headers_far_over_the_limit_end_the_connection() -> None:
         head((b"x", b"y" * 10_000))
 
 
+def test_binary_values_that_a_proxy_has_joined_are_separated() -> None:
+    """As gRPC over HTTP/2 demands."""
+    read = HeadDecoder(1000).head(Encoder().encode([*CALL, (b"trace-bin", b"AAE=, AAI")]))
+    assert read.metadata == (("trace-bin", b"\x00\x01"), ("trace-bin", b"\x00\x02"))
+
+
+@pytest.mark.parametrize("first", [b"\xff", b"\x3f", b"\x00\x7f"], ids=["index", "table size", "length"])
+def test_a_number_of_many_bytes_is_refused_at_once(first: bytes) -> None:
+    """Versions of hpack before 4.2 add up such a number for half a second."""
+    start_s = time.thread_time()
+    with pytest.raises(Http2Error, match="invalid_header_block"):
+        HeadDecoder(16_384).head(first + b"\xff" * 65_000 + b"\x01")
+    assert time.thread_time() - start_s < 0.1
+
+
 def test_equal_bytes_mean_other_headers_once_the_table_has_changed() -> None:
     """A block of indexes is read again after a block that adds to HPACK's table."""
     decoder, encoder = HeadDecoder(1000), Encoder()
@@ -86,6 +103,19 @@ def test_equal_bytes_mean_other_headers_once_the_table_has_changed() -> None:
     assert decoder.head(indexes).metadata == decoder.head(indexes).metadata == (("x", "first"),)
     decoder.head(encoder.encode([*CALL, (b"x", b"second")]))
     assert decoder.cached(indexes) is None
+
+
+def test_trailers_that_change_the_table_change_the_headers_of_equal_bytes() -> None:
+    """A proxy that sends the calls of several users must not give one user's token to another."""
+    decoder, encoder = HeadDecoder(1000), Encoder()
+    call = [NeverIndexedHeaderTuple(*field) for field in CALL]
+    decoder.head(encoder.encode([*call, (b"authorization", b"Bearer first")]))
+    first = encoder.encode([*call, (b"authorization", b"Bearer first")])
+    assert decoder.head(first).metadata == (("authorization", "Bearer first"),)
+    decoder.fields(encoder.encode([(b"authorization", b"Bearer second")]))
+    assert encoder.encode([*call, (b"authorization", b"Bearer second")]) == first
+    assert decoder.cached(first) is None
+    assert decoder.head(first).metadata == (("authorization", "Bearer second"),)
 
 
 def test_a_block_that_resizes_the_table_is_read_each_time() -> None:

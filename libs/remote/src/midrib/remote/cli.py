@@ -16,6 +16,8 @@ from midrib.remote._command.responsive import ended_by_ctrl_c
 # neighbour a batch of a vision transformer took 316 ms with spinning threads and 105 ms with sleeping ones.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+_STDERR = 2
+
 if TYPE_CHECKING:
     import typer
 
@@ -46,14 +48,25 @@ def run(app: typer.Typer) -> None:
     """Run an application; an error of use is one sentence on stderr and exit status 1."""
     import typer
 
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by the shell: `midrib list >&-`
-            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - open until the process ends
+    _open_standard_streams()
     try:
         app(color=False if os.environ.get("NO_COLOR") else None)
     except (LookupError, ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
         typer.secho(f"midrib: {_sentence(error)}", fg=typer.colors.RED, err=True)
         sys.exit(1)
+
+
+def _open_standard_streams() -> None:
+    """Open the null device in place of the standard streams that the shell has closed, as by `midrib list >&-`.
+
+    Otherwise the next files and sockets would get their numbers, and worker processes would start without them.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        os.set_inheritable(number, True)
+    os.close(number)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - open until the process ends
 
 
 def _sentence(error: Exception) -> str:

@@ -71,9 +71,6 @@ class HeadDecoder:
         before = self._newest_entry()
         fields = self.fields(block)
         changed = self._newest_entry() is not before
-        if changed:
-            self._cache.clear()
-            self._cached_bytes = 0
         head = self._parsed(fields)
         resizes = block[0] & 0xE0 == 0x20  # an update of the table's size, which must not be skipped
         if not changed and not resizes and head.refusal is None:
@@ -88,15 +85,23 @@ class HeadDecoder:
         self._cache[block] = head
 
     def fields(self, block: bytes) -> list[tuple[bytes, bytes]]:
-        """Return names and values. Raises Http2Error for bytes that are not HPACK, or too many fields."""
+        """Return names and values of headers or trailers.
+
+        Raises Http2Error for bytes that are not HPACK, or too many fields.
+        """
         if _table_updates(block) > _MAX_TABLE_UPDATES:
             raise Http2Error(ErrorCode.COMPRESSION_ERROR, "too_many_table_updates")
+        before = self._newest_entry()
         try:
-            return list(self._decoder.decode(block, raw=True))
+            fields: list[tuple[bytes, bytes]] = list(self._decoder.decode(block, raw=True))
         except OversizedHeaderListError as error:
             raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, "headers_too_large") from error
         except (HPACKError, IndexError, ValueError) as error:
             raise Http2Error(ErrorCode.COMPRESSION_ERROR, "invalid_header_block") from error
+        if self._newest_entry() is not before:  # kept blocks may now mean other fields
+            self._cache.clear()
+            self._cached_bytes = 0
+        return fields
 
     def _newest_entry(self) -> object:
         entries = self._decoder.header_table.dynamic_entries
@@ -116,7 +121,7 @@ class HeadDecoder:
             return RequestHead(path, refusal=(grpc.StatusCode.RESOURCE_EXHAUSTED, message))
         return RequestHead(
             path,
-            tuple(_metadata(name, value) for name, value in regular if name not in _PROTOCOL_FIELDS),
+            tuple(pair for name, value in regular if name not in _PROTOCOL_FIELDS for pair in _metadata(name, value)),
             _timeout_s(protocol.get(b"grpc-timeout")),
             _text(protocol.get(b"grpc-encoding", b"identity")),
         )
@@ -157,14 +162,22 @@ def _has_control(value: bytes) -> bool:
     return b"\0" in value or b"\r" in value or b"\n" in value
 
 
-def _metadata(name: bytes, value: bytes) -> tuple[str, str | bytes]:
-    """Return a header field as metadata. Raises StreamError for a binary field that is not base64."""
+def _metadata(name: bytes, value: bytes) -> list[tuple[str, str | bytes]]:
+    """Return a header field as metadata: several pairs for binary values that a proxy has joined by commas.
+
+    Raises StreamError for a binary field that is not base64.
+    """
     if not name.endswith(b"-bin"):
-        return _text(name), _text(value)
+        return [(_text(name), _text(value))]
     try:
-        return _text(name), base64.b64decode(value + b"=" * (-len(value) % 4), validate=True)
+        return [(_text(name), _decoded(part.strip())) for part in value.split(b",")]
     except binascii.Error as error:
         raise StreamError(ErrorCode.PROTOCOL_ERROR, f"binary header field {name[:40]!r} is not base64") from error
+
+
+def _decoded(value: bytes) -> bytes:
+    """Return the bytes of base64 with or without padding. Raises binascii.Error for other text."""
+    return base64.b64decode(value + b"=" * (-len(value) % 4), validate=True)
 
 
 def _text(value: bytes) -> str:

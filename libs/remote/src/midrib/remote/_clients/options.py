@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from midrib.registry import TextInput, nearest
 from midrib.remote._connect.backbone_info import BackboneInfo
-from midrib.remote._items.media import ImageLike
+from midrib.remote._items.images import ImageLike
 from midrib.remote._items.rows import Rows, TensorRows, any_rows, audio_rows, image_rows, text_rows
 from midrib.remote._stream.request import StreamSpec
 from midrib.wire import InvalidInputError, UnsupportedError, code_from_dtype

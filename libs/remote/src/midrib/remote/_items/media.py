@@ -6,34 +6,30 @@ compares the features of both.
 
 from __future__ import annotations
 
-import io
 import operator
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from midrib.remote._items.images import ImageLike, encoded_image
 from midrib.wire import Array, InvalidInputError, encode_tensor, is_floating, varint
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-ImageLike: TypeAlias = "bytes | bytearray | memoryview | str | Path | Array | Image"
 _INTEGERS: Final = frozenset(map(np.dtype, ("i1", "u1", "i2", "i4", "i8")))
-_WHITE: Final = (255, 255, 255, 255)
 _MAX_INT64: Final = 2**63 - 1
 
 
 def image_fields(images: Sequence[ImageLike]) -> tuple[bytes, ...]:
     """Return one field per image: encoded files as they are, decoded pictures as PNG.
 
-    Raises InvalidInputError, with the index, for an item that is not an image; OSError for a file that cannot be read.
+    Raises InvalidInputError, with the index, for an item that is not a usable image; OSError for a file that cannot be
+    read.
     """
     if isinstance(images, bytes | bytearray | str | Path):
         raise InvalidInputError(f"images is one {type(images).__name__}, expected a sequence of images: pass [image]")
-    return tuple(_field(_encoded_image(index, image)) for index, image in enumerate(images))
+    return tuple(_field(encoded_image(index, image)) for index, image in enumerate(images))
 
 
 def text_fields(texts: Sequence[str]) -> tuple[bytes, ...]:
@@ -95,7 +91,8 @@ def _samples(index: int, clip: ArrayLike) -> Array:
             f"audio[{index}] has shape {list(samples.shape)}, expected [samples] or [samples, channels], not empty"
         )
     if is_floating(samples.dtype):
-        return samples.astype(np.float32, copy=False)
+        with np.errstate(over="ignore"):  # the server refuses infinite samples
+            return samples.astype(np.float32, copy=False)
     if isinstance(clip, list | tuple) or samples.dtype.kind not in "iu":
         kind = f"{type(clip).__name__} of integers" if isinstance(clip, list | tuple) else str(samples.dtype)
         raise InvalidInputError(f"audio[{index}] is a {kind}, expected a numpy array of floats or integers: convert it")
@@ -108,73 +105,3 @@ def _signed(samples: Array) -> Array:
     middle = native.dtype.type(1 << 8 * native.itemsize - 1)
     signed: Array = (native ^ middle).view(f"i{native.itemsize}")
     return signed
-
-
-def _encoded_image(index: int, image: ImageLike) -> bytes:
-    """Return an image as the bytes of a file. Raises InvalidInputError for another type, or a damaged image."""
-    if isinstance(image, bytes | bytearray | memoryview):
-        return bytes(image)
-    if isinstance(image, str | Path):
-        return Path(image).read_bytes()
-    from PIL.Image import Image
-
-    if not isinstance(image, np.ndarray | Image):
-        raise InvalidInputError(
-            f"images[{index}] is a {type(image).__name__}, expected bytes, a path, a PIL image or a numpy array"
-        )
-    decoded = _from_array(index, image) if isinstance(image, np.ndarray) else image
-    buffer = io.BytesIO()
-    try:
-        upright = _upright(decoded)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise InvalidInputError(f"images[{index}] cannot be decoded ({error}): open it again, whole") from error
-    _rgb(index, upright).save(buffer, "PNG", compress_level=1)  # lossless: the server reads these very pixels
-    return buffer.getvalue()
-
-
-def _from_array(index: int, array: Array) -> Image:
-    """Return the image of an array. Raises InvalidInputError for another dtype or shape."""
-    from PIL import Image
-
-    shaped = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
-    if not shaped or 0 in array.shape:
-        raise InvalidInputError(
-            f"images[{index}] has shape {list(array.shape)}, expected [height, width], [height, width, 3] or "
-            "[height, width, 4]"
-        )
-    if array.dtype == np.uint16:
-        array = (array.astype(np.uint32) * 255 + 32767) // 65535
-    elif array.dtype != np.uint8:
-        raise InvalidInputError(
-            f"images[{index}] is an array of {array.dtype}, expected uint8 or uint16: scale it to 0..255 and convert it"
-        )
-    return Image.fromarray(np.ascontiguousarray(array.astype(np.uint8)))
-
-
-def _upright(image: Image) -> Image:
-    """Return the image turned as its EXIF orientation says."""
-    from PIL import ImageOps
-
-    image.load()
-    turned: Image | None = ImageOps.exif_transpose(image)
-    return image if turned is None else turned
-
-
-def _rgb(index: int, image: Image) -> Image:
-    """Return the image as 8-bit RGB: transparency over white, 16 bits scaled to 8.
-
-    Raises InvalidInputError for floats.
-    """
-    from PIL import Image
-
-    if image.mode == "F":
-        raise InvalidInputError(
-            f"images[{index}] has floating pixels (mode F), expected 8 or 16 bits a channel: convert it"
-        )
-    if image.mode.startswith("I"):
-        levels = np.clip(np.asarray(image), 0, 65535).astype(np.uint16)
-        return _from_array(index, levels).convert("RGB")
-    if image.has_transparency_data:
-        page = Image.new("RGBA", image.size, _WHITE)
-        return Image.alpha_composite(page, image.convert("RGBA")).convert("RGB")
-    return image.convert("RGB")

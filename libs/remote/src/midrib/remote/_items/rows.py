@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from midrib.remote._items.codec import encode_item, encode_media_item
-from midrib.remote._items.media import ImageLike, checked_rate, clip_fields, image_fields, text_fields
+from midrib.remote._items.images import ImageLike
+from midrib.remote._items.media import checked_rate, clip_fields, image_fields, text_fields
 from midrib.wire import Array, InvalidInputError, array_bytes, code_from_dtype, is_floating, varint
 
 _FLOAT32: Final = np.dtype(np.float32)  # most arrays are, and need no conversion
