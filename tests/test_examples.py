@@ -22,12 +22,14 @@ Run: TypeAlias = Callable[..., str]
 
 
 @pytest.fixture()
-def run(child_environment: dict[str, str]) -> Run:
-    """A function that runs an example with arguments, and returns its output."""
+def run(child_environment: dict[str, str], tmp_path: Path) -> Run:
+    """A function that runs an example with arguments in an empty folder, and returns its output."""
 
     def output(name: str, *arguments: str) -> str:
         command = [sys.executable, str(EXAMPLES / name), *arguments]
-        done = subprocess.run(command, env=child_environment, capture_output=True, text=True, timeout=150, check=False)
+        done = subprocess.run(
+            command, env=child_environment, cwd=tmp_path, capture_output=True, text=True, timeout=150, check=False
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -55,6 +57,13 @@ def test_a_server_is_called_without_torch(run: Run) -> None:
 def test_a_users_backbone_is_used_by_name(run: Run) -> None:
     """The example registers it, checks its contract, and trains a head on it."""
     assert "test accuracy 1.000" in run("own_backbone.py")
+
+
+def test_the_first_data_are_pictures_and_texts(run: Run, tmp_path: Path) -> None:
+    """`midrib train` takes both; tests of the documents train on them."""
+    run("first_data.py")
+    assert {path.parent.name for path in tmp_path.glob("textures/*/*.png")} == {"brick", "grass", "gravel"}
+    assert (tmp_path / "texts.csv").read_text().startswith("text,kind")
 
 
 def test_a_notebook_goes_from_a_folder_to_a_head(run: Run, tmp_path: Path) -> None:

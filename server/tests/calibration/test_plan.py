@@ -171,7 +171,7 @@ def test_parallel_passes_are_chosen_if_they_are_faster(
     pools = [device_of(shared).parallel_passes for _ in range(2)]
     assert [pool is not None and pool.width for pool in pools] == [2, 2]
     assert pools[0] is not pools[1]
-    (message,) = caplog.messages  # on a busy machine it says so at its end
+    (message,) = (text for text in caplog.messages if "embedding/one" in text)  # a busy machine adds words
     assert message.startswith("backbone test/embedding/one computes with 1 thread a pass, or 2 passes side by side")
 
 
