@@ -136,8 +136,6 @@ export class EmbeddingMap {
     const places = floats(points);
     this.#columns = columns;
     const variance = shares.length ? `, ${shares.map((share) => `${(share * 100).toFixed(0)} %`).join(" and ")} of the variance` : "";
-    show(this.#status, h("p", { className: "soft", id: "drawn" }, `${places.length / 2} vectors of ${width} numbers by ${method.toUpperCase()}${variance}.`,
-      leftOut.length ? ` Left out, because they are too large: ${leftOut.join(", ")}.` : ""));
     const usable = columns.filter((column) => column.kind === "category" || column.kind === "number");
     show(this.#colour, h("option", { value: "" }, "none"), ...usable.map((column) => h("option", { value: column.name }, column.name)));
     this.#colour.value = usable.find((column) => column.kind === "category")?.name ?? "";
@@ -145,6 +143,8 @@ export class EmbeddingMap {
     this.#scatter ??= await this.#newScatter();
     this.#scatter.setPoints(places);
     this.#showColours();
+    show(this.#status, h("p", { className: "soft", id: "drawn" }, `${places.length / 2} vectors of ${width} numbers by ${method.toUpperCase()}${variance}.`,
+      leftOut.length ? ` Left out, because they are too large: ${leftOut.join(", ")}.` : ""));
     this.#plot.scrollIntoView({ block: "nearest" });
   }
 
