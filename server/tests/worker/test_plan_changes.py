@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 
 from midrib.registry import Registry
-from midrib.server._catalogue.local import load_local
 from midrib.server._catalogue.processes import host_in_processes
 from midrib.server._engine.compute import BatchReport, BatchRunner, WorkerPlan
-from midrib.server._engine.replica import Replica
 from midrib.server._settings import BackboneSettings, Settings
 from midrib.server._worker.messages import decode_plan
 from midrib.wire import Array
+from server.tests.worker.replicas import build_replica
 
 Build = Callable[[str], BatchRunner]
 SETTINGS = Settings(warm_up_s=0.2, threads=2, device="cpu", max_batch_rows=16)
@@ -27,15 +26,7 @@ PLAN = WorkerPlan({"threads": 1, "width": 2, "micro_batch_elements": 4}, "a plan
 @pytest.fixture(params=["thread", "process"])
 def build(request: pytest.FixtureRequest, misbehaving: Registry) -> Build:
     """Return a replica of one kind of a backbone, which is to be started."""
-
-    def in_thread(requested: BackboneSettings) -> BatchRunner:
-        return Replica(load_local(requested, SETTINGS, misbehaving).device_setups[0].prepare, name="test")
-
-    def in_process(requested: BackboneSettings) -> BatchRunner:
-        return host_in_processes(requested, SETTINGS, misbehaving).workers[0].replica("test")
-
-    kind = {"thread": in_thread, "process": in_process}[request.param]
-    return lambda name: kind(BackboneSettings(name=name))
+    return lambda name: build_replica(request.param, BackboneSettings(name=name), SETTINGS, misbehaving)
 
 
 def batch(rows: int) -> list[tuple[Array]]:

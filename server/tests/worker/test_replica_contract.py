@@ -9,12 +9,10 @@ import numpy as np
 import pytest
 
 from midrib.registry import Registry
-from midrib.server._catalogue.local import load_local
-from midrib.server._catalogue.processes import host_in_processes
 from midrib.server._engine.compute import Arrays, BatchReport, BatchRunner
-from midrib.server._engine.replica import Replica
 from midrib.server._settings import BackboneSettings, Settings
 from midrib.wire import UnavailableError
+from server.tests.worker.replicas import build_replica
 
 Build = Callable[[str, str], BatchRunner]
 SETTINGS = Settings(warm_up_s=0.0, threads=1)
@@ -25,14 +23,11 @@ TRIGGER = 666.0
 def build(request: pytest.FixtureRequest, misbehaving: Registry) -> Build:
     """Return a replica of one kind, which is to be started. Its arguments: a backbone and its fault."""
 
-    def in_thread(requested: BackboneSettings) -> BatchRunner:
-        return Replica(load_local(requested, SETTINGS, misbehaving).device_setups[0].prepare, name="test")
+    def built(name: str, fault: str) -> BatchRunner:
+        requested = BackboneSettings(name=name, arguments={"fault": fault} if fault else {})
+        return build_replica(request.param, requested, SETTINGS, misbehaving)
 
-    def in_process(requested: BackboneSettings) -> BatchRunner:
-        return host_in_processes(requested, SETTINGS, misbehaving).workers[0].replica("test")
-
-    kind = {"thread": in_thread, "process": in_process}[request.param]
-    return lambda name, fault: kind(BackboneSettings(name=name, arguments={"fault": fault} if fault else {}))
+    return built
 
 
 def rows(value: float, count: int = 1) -> Arrays:
