@@ -36,7 +36,7 @@ def clearly_faster(
     """Return the second plan if it is faster than the first one by 15 % in three of four trials, or else the first.
 
     use: has the replica compute by a plan.  rows: of a batch; single rows take about a third of the measured time.
-    Raises what the module raises, and MeasurementStoppedError.
+    Raises the errors of the module, and MeasurementStoppedError.
     """
     row, batch = (partial(forward, [(example_rows(forward.spec, count),)]) for count in (1, rows))
     use(plans[0])

@@ -87,7 +87,7 @@ class DeviceSetup:
         """Measure the plan of an idle replica again, and use the new one if it is clearly faster; on its thread.
 
         other_load: created now.  Returns False if the measurement was stopped or disturbed: the plan stays as it was.
-        Raises ParityError, after which the plan is as it was, and what the module raises.
+        Raises ParityError, after which the plan is as it was, and the errors of the module.
         """
         plan = self.plan
         if plan is None or not isinstance(forward.device, CpuDevice):
@@ -191,7 +191,7 @@ class CalibratedForward:
         self.depth, self.stage, self.close = forward.depth, forward.stage, forward.close
 
     def measure_again(self, stop: Stop) -> WorkerPlan | None:
-        """Measure the plan; None if that was stopped or disturbed. Raises what the module raises."""
+        """Measure the plan; None if that was stopped or disturbed. Raises the errors of the module."""
         done = self._setup.measure_again(self._forward, stop, OtherLoad())
         return self._setup.worker_plan if done else None
 

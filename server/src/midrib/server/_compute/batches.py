@@ -28,7 +28,7 @@ class Staging(Protocol):
 class StagedBatch:
     """A batch in its staging memory, which it holds until it is finished or has failed.
 
-    lengths: the rows of each item.  start: starts to compute it; raises what the module raises.
+    lengths: the rows of each item.  start: starts to compute it; raises the errors of the module.
     client_input: the input of the batch if it is one item of a client's memory, which also gets the rows.
     """
 

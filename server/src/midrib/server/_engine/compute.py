@@ -76,7 +76,7 @@ class Calibrated(Protocol):
     def measure_again(self, stop: Stop) -> WorkerPlan | None:
         """Measure the plan, and use the new one if it is clearly faster; return the plan in use.
 
-        Returns None if the measurement was stopped, or is not to be done. Raises what the module raises.
+        Returns None if the measurement was stopped, or is not to be done. Raises the errors of the module.
         """
         ...
 

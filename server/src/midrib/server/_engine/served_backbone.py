@@ -88,7 +88,7 @@ class ServedBackbone:
     async def measure_plan_again(self) -> WorkerPlan | None:
         """Measure the compute plan on the first replica, as `BatchRunner.change_plan` does, and use the result on all.
 
-        Returns the plan in use, None if the measurement was stopped or disturbed. Raises what the module raises.
+        Returns the plan in use, None if the measurement was stopped or disturbed. Raises the errors of the module.
         """
         first, *rest = self._replicas.values()
         plan = await first.change_plan(None)
