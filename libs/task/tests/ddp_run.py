@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed
 from pytorch_lightning import Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -66,6 +67,7 @@ def main(strategy: str, out: Path) -> None:
         "calls": getattr(backbone, "calls", 0),
     }
     out.with_suffix(f".{trainer.global_rank}").write_text(json.dumps(result))
+    torch.distributed.destroy_process_group()  # gloo's threads may otherwise abort the process at its end
 
 
 if __name__ == "__main__":
