@@ -19,29 +19,30 @@ from typing import Any
 from midrib.server._child_process import adopt_orphans, end_with_parent, leave_terminal, set_name
 from midrib.server._worker import loop
 from midrib.server._worker.channel import Channel
-from midrib.server._worker.priority import LowPriority
+from midrib.server._worker.priority import lower_priority
 from midrib.server._worker.shared_buffer import SharedBuffer
 
 # The name of a worker in `ps` and `top`.
 PROCESS_NAME = "midrib-worker"
 
 
-def main(arguments: dict[str, Any], priority: LowPriority | None = None) -> None:
+def main(arguments: dict[str, Any]) -> None:
     """Run a worker until the server's process closes the channel, or dies.
 
     arguments: those of `Program.arguments`, and `parent`: the process with whose end the system kills this one. It is
     absent if another process has forked this one: that process kills it then.
-    priority: that of this process if it is low already.
     """
     try:
-        _run(arguments, priority)
+        _run(arguments)
     except BaseException:  # noqa: BLE001 - a signal handler of a module may raise anything, at any time
         traceback.print_exc()
         os._exit(1)
     os._exit(0)  # threads that a module has left running must not keep the process alive
 
 
-def _run(arguments: dict[str, Any], priority: LowPriority | None) -> None:
+def _run(arguments: dict[str, Any]) -> None:
+    if arguments["low_priority"]:
+        lower_priority()
     channel = Channel(socket.socket(fileno=arguments["channel"]), takes_descriptors=True)
     set_name(PROCESS_NAME)
     if "parent" in arguments:
@@ -49,15 +50,12 @@ def _run(arguments: dict[str, Any], priority: LowPriority | None) -> None:
     leave_terminal()
     adopt_orphans()  # so that the process that forks workers gets its daemons only after its end
     threading.Thread(target=_watch, args=(channel,), name="parent-watch", daemon=True).start()
-    if priority is None:
-        priority = LowPriority(arguments["max_low_s"])
-        priority.begin()
     faulthandler.enable()
     _keep_from_other_programs(channel, arguments["buffers"])
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     buffers = [SharedBuffer(descriptor) for descriptor in arguments["buffers"]]
     with contextlib.suppress(EOFError, OSError):
-        loop.run(channel, buffers, partial(_call, arguments["entry"]), priority)
+        loop.run(channel, buffers, partial(_call, arguments["entry"]))
 
 
 def _call(entry: str, request: dict[str, Any]) -> Any:

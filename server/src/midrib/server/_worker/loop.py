@@ -31,7 +31,6 @@ from midrib.server._worker.messages import (
     decode_plan,
     encode_plan,
 )
-from midrib.server._worker.priority import LowPriority
 from midrib.server._worker.shared_buffer import MappedMemory, SharedBuffer, Viewable
 from midrib.wire import Array
 
@@ -97,15 +96,9 @@ class Hosted(Protocol):
         ...
 
 
-def run(
-    channel: Channel,
-    buffers: Sequence[SharedBuffer],
-    entry: Callable[[dict[str, Any]], Hosted],
-    priority: LowPriority,
-) -> None:
+def run(channel: Channel, buffers: Sequence[SharedBuffer], entry: Callable[[dict[str, Any]], Hosted]) -> None:
     """Answer two requests, then batches; returns after the first request that failed.
 
-    priority: low until the first batch; normal also for the measurement of a compute plan.
     Raises EOFError once the other end is closed.
     """
     request = json.loads(channel.receive())
@@ -114,12 +107,9 @@ def run(
         return
     channel.send(pickle.dumps((False, hosted.info)))
     plan = json.loads(channel.receive())
-    if plan is None:
-        priority.end()
     prepared = _attempt(channel, lambda: hosted.prepare(plan))
     if prepared is None:
         return
-    priority.end()
     passes, properties = prepared
     channel.send(pickle.dumps((False, properties)))
     _Batches(channel, buffers, passes).run()
