@@ -24,6 +24,8 @@ from midrib.server._worker.shared_buffer import SharedBuffer
 
 # The name of a worker in `ps` and `top`.
 PROCESS_NAME = "midrib-worker"
+# A module may replace the attribute of `os`.
+_exit = os._exit
 
 
 def main(arguments: dict[str, Any]) -> None:
@@ -36,8 +38,8 @@ def main(arguments: dict[str, Any]) -> None:
         _run(arguments)
     except BaseException:  # noqa: BLE001 - a signal handler of a module may raise anything, at any time
         traceback.print_exc()
-        os._exit(1)
-    os._exit(0)  # threads that a module has left running must not keep the process alive
+        _exit(1)
+    _exit(0)  # threads that a module has left running must not keep the process alive
 
 
 def _run(arguments: dict[str, Any]) -> None:
@@ -49,7 +51,7 @@ def _run(arguments: dict[str, Any]) -> None:
         end_with_parent(arguments["parent"])
     leave_terminal()
     adopt_orphans()  # so that the process that forks workers gets its daemons only after its end
-    threading.Thread(target=_watch, args=(channel,), name="parent-watch", daemon=True).start()
+    threading.Thread(target=_watch, args=(channel, os.getpid()), name="parent-watch", daemon=True).start()
     faulthandler.enable()
     _keep_from_other_programs(channel, arguments["buffers"])
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
@@ -75,9 +77,11 @@ def _keep_from_other_programs(channel: Channel, buffers: list[int]) -> None:
         os.set_inheritable(descriptor, False)
 
 
-def _watch(channel: Channel) -> None:
-    """End this process and those that it started when the other end of the channel is gone."""
+def _watch(channel: Channel, pid: int) -> None:
+    """End this process and its group when the other end of the channel is gone. pid: of this process."""
     poll = select.poll()
     poll.register(channel.fileno(), 0)  # a hang-up is always reported
     poll.poll()
-    os.killpg(0, signal.SIGKILL)
+    with contextlib.suppress(OSError):
+        os.killpg(pid, signal.SIGKILL)  # not its present group: a module may have joined that of the server
+    os.kill(pid, signal.SIGKILL)

@@ -42,6 +42,8 @@ _MAX_ERROR_BYTES = 1 << 16
 _REMEMBERED = 256
 # The exit status of a worker that cannot compute any more.
 BROKEN_STATUS = 70
+# A module may replace the attribute of `os`.
+_exit = os._exit
 _NO_BATCH = NUMBER.pack(NO_BATCH)
 
 
@@ -187,13 +189,13 @@ class _Batches:
         if len(self._places) >= _REMEMBERED:
             self._places.clear()
         place = BatchLocation.decode(message)
-        buffer = self._buffers[place.buffer]
+        buffer, result_buffer = self._buffers[place.buffer], self._buffers[place.result_buffer]
         try:
             arrays = tuple(buffer.view(region.offset, region.dtype, region.shape) for region in place.inputs)
-        except OSError as error:  # this process can get no memory, or no descriptor
+            bound = _BoundPlace(place, result_buffer, self._passes.bind(arrays))
+        except Exception as error:  # no memory, no descriptor, or a module that has replaced a function of a library
             _end_broken(error)
             raise
-        bound = _BoundPlace(place, self._buffers[place.result_buffer], self._passes.bind(arrays))
         self._places[message] = bound
         return bound
 
@@ -239,14 +241,18 @@ class _BoundPlace:
         if rows.nbytes > self.place.result_bytes:
             raise ValueError(f"the module returned {rows.dtype.name} {list(rows.shape)}, more than its batch can give")
         region = Region(self.place.result_offset, rows.dtype.name, rows.shape)
-        self._result = self._buffer.view(region.offset, region.dtype, region.shape)
-        self._reply = ROWS + region.encode()
+        try:
+            self._reply = ROWS + region.encode()
+            self._result = self._buffer.view(region.offset, region.dtype, region.shape)
+        except Exception as error:  # as in `_Batches._remember`
+            _end_broken(error)
+            raise
 
 
 def _end_broken(error: Exception) -> None:
     """Log the error and end this process. The server replaces it, and has its items computed again."""
     logger.error("the worker cannot compute any more:\n%s", _traced_text(error))
-    os._exit(BROKEN_STATUS)
+    _exit(BROKEN_STATUS)
 
 
 def _traced_text(error: Exception) -> str:

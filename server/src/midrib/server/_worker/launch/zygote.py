@@ -29,6 +29,8 @@ MESSAGE_BYTES = 1 << 12
 _MAX_DESCRIPTORS = 250
 # How often it looks whether the server's process still exists: a fork of that process may keep the socket open.
 _LOOK_S = 1.0
+# A module of a worker may replace the attribute of `os`; the worker would then go on as another one of this process.
+_exit = os._exit
 
 
 def main(arguments: dict[str, Any]) -> None:
@@ -116,7 +118,7 @@ class _Zygote:
                 _become_worker(request, descriptors)
             except BaseException:  # noqa: BLE001 - nothing of the other process's work may run here
                 traceback.print_exc()
-            os._exit(1)
+            _exit(1)
         self._children.add(pid)
         return pid
 
