@@ -87,12 +87,14 @@ class SharedPlan:
 class Supervisor:
     """The worker of one replica, and its successors.
 
+    starts_at: when the next one may start, on time.monotonic; 0 if it may start now.
     sleep: waits before another attempt to replace it.
     """
 
     def __init__(self, spec: WorkerSpec, plan: SharedPlan, *, sleep: Callable[[float], object] | None = None) -> None:
         self.name = spec.name
         self.restarts = 0
+        self.starts_at = 0.0
         self.buffers = [new_shared_buffer() for _ in range(_MAX_DEPTH + _SPARE_BUFFERS)]
         self._spec = spec
         self._plan = plan
@@ -165,10 +167,13 @@ class Supervisor:
 
     def _pause(self, delay_s: float) -> None:
         """Wait before a start, for `delay_s` or until the replica may start a worker again. Ends with `close`."""
-        limited_s = self._starts.take(time.monotonic())
+        now = time.monotonic()
+        limited_s = self._starts.take(now)
         if limited_s > delay_s:
             logger.warning("worker %s: its workers die too often: the next one starts in %.1f s", self.name, limited_s)
+        self.starts_at = now + max(delay_s, limited_s)
         self._sleep(max(delay_s, limited_s))
+        self.starts_at = 0.0
 
     def _replaced(self) -> WorkerProcess:
         """Return a new worker. Raises WorkerLostError if none starts."""
