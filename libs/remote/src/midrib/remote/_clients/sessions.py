@@ -7,6 +7,7 @@ from typing import Any, Final, Self
 from midrib.registry._unknown import check_keywords
 from midrib.remote._clients.options import FeatureOptions
 from midrib.remote._connect.address import TlsLike, endpoint_from
+from midrib.remote._connect.arguments import checked_text
 from midrib.remote._connect.backbone_calls import BackboneCalls
 from midrib.remote._connect.backbone_info import BackboneInfo
 from midrib.remote._stream.request import CallPolicy, Priority
@@ -28,6 +29,10 @@ class SessionCache:
         self._infos: dict[str, BackboneInfo] = {}
         self._sessions: dict[tuple[str, FeatureOptions], CallSession] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state without the sessions, which belong to this process."""
+        return {**self.__dict__, "_sessions": {}}
+
     def learn(self, name: str, info: BackboneInfo) -> None:
         """Remember a backbone, under the name that the caller uses."""
         self._infos[name] = info
@@ -39,7 +44,12 @@ class SessionCache:
         self._sessions = {key: session for key, session in list(self._sessions.items()) if key[0] != name}
 
     def get(self, name: str, options: FeatureOptions) -> CallSession | None:
-        """Return the session for a backbone; None if the backbone has not been described yet."""
+        """Return the session for a backbone; None if the backbone has not been described yet.
+
+        Raises InvalidInputError for a name that is not a string.
+        """
+        if not isinstance(name, str):
+            checked_text("name", name)
         session = self._sessions.get((name, options))
         if session is None and (info := self._infos.get(name)) is not None:
             session = session_for(self._servers.endpoint, options.spec(info), info, self._policy)
