@@ -17,8 +17,9 @@ from midrib.wire import InvalidInputError
 
 ADDRESS = "127.0.0.1:9"
 NAN, INFINITE = float("nan"), float("inf")
+BAD_SECONDS: list[Any] = [0, -1, NAN, INFINITE, 1e10, "5", None, True]
 CONSTRUCTOR: list[tuple[dict[str, Any], str]] = [
-    *[({"timeout": value}, "timeout is .*expected seconds") for value in (0, -1, NAN, INFINITE, 1e10, "5", None, True)],
+    *[({"timeout": value}, "timeout is .*expected seconds") for value in BAD_SECONDS],
     *[({"hedge_s": value}, "hedge_s is .*expected seconds") for value in (0, 1e-9, -1, NAN, INFINITE, "1")],
     *[({"token": value}, r"token.*strip\(\)") for value in ("a\n", " a", "a\nb", "\ud800", "\0")],
     ({"token": b"secret"}, "token is a bytes, expected a string"),
