@@ -20,6 +20,7 @@ from midrib.backbones._loaders.hub import (
     require_mask_used,
     source_of,
 )
+from midrib.backbones._loaders.hub_cache import require_intact
 from midrib.backbones._tokens import Prompts
 from midrib.backbones._torchvision import import_transformers
 from midrib.backbones._weights import require_fit
@@ -149,6 +150,7 @@ def _model(source: str, config: Any) -> Any:
     """Return the model with every weight loaded, converted to float32."""
     options = {"use_safetensors": True, "output_loading_info": True, "local_files_only": Path(source).is_dir()}
     model, report = auto("Model", source, config=config, **options)
+    require_intact(source)
     require_every_weight(source, model, report)
     return model.float()
 
