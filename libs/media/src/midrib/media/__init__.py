@@ -1,6 +1,7 @@
-"""Images of every kind as plain RGB pixels. Needs Pillow and numpy, but neither torch nor grpc."""
+"""Images of every kind as plain RGB pixels, and the files of folders. Needs Pillow and numpy, not torch or grpc."""
 
 from midrib.media._decode import FORMATS, Decoded, ImageMedia, UnusableImageError, open_image
+from midrib.media._folders import files_below, is_metadata_path
 from midrib.media._to_rgb import to_rgb
 
 __all__ = [
@@ -8,6 +9,8 @@ __all__ = [
     "FORMATS",
     "ImageMedia",
     "UnusableImageError",
+    "files_below",
+    "is_metadata_path",
     "open_image",
     "to_rgb",
 ]
