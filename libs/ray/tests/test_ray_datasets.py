@@ -77,6 +77,17 @@ def test_a_killed_worker_loses_and_doubles_no_row(cluster: None, tmp_path: Path)
     assert [(row["id"], list(row["embedding"])) for row in rows] == [(row, [2 * row, 2 * row]) for row in range(200)]
 
 
+def test_two_actors_share_a_table_that_ray_reads_as_one_block(cluster: None) -> None:
+    """Also if they reserve all CPUs of the cluster, so that none remains for the tasks that divide the block."""
+    dataset = ray.data.from_items([{"id": row, "x": [0.0]} for row in range(40)], override_num_blocks=1)
+    embedded = midrib.ray.embed(
+        dataset, "test/embedding/waiting", "x", batch_size=4, actors=2, imports=["waiting_backbone"]
+    )
+    rows = embedded.take_all()
+    assert sorted(row["id"] for row in rows) == list(range(40))
+    assert len({row["embedding"][0] for row in rows}) == 2  # process ids
+
+
 def test_map_batches_takes_the_class(cluster: None, server: RunningServer) -> None:
     """For pipelines that set Ray's options themselves."""
     embedded = ray.data.from_items([{"id": 1, "text": "a"}]).map_batches(

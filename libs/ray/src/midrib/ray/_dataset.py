@@ -30,6 +30,7 @@ def embed(
     dataset: of any source of Ray.  backbone, column, options: see `Embedder`.
     batch_size: the most rows that an actor embeds at once.
     actors: their number, or the least and the most.  resources: of an actor, such as {"num_cpus": 2, "num_gpus": 0.5}.
+    Several actors divide the dataset into blocks of `batch_size` rows, and the rows are in another order then.
     A row that cannot be embedded has a null embedding and the reason in "error"; it does not end the job.
     The schema's metadata holds the backbone and its revision. A served backbone is pinned to its present revision.
     Raises InvalidInputError for a column that does not exist, BackboneNotFoundError for a URL without such a backbone.
@@ -62,7 +63,8 @@ class Pool:
         from ray.data import ActorPoolStrategy
 
         least, most = (self.actors, self.actors) if isinstance(self.actors, int) else self.actors
-        return dataset.map_batches(
+        blocks = dataset if most == 1 else _divided(dataset, self.batch_size)
+        return blocks.map_batches(
             actor,
             fn_constructor_args=arguments,
             fn_constructor_kwargs=options,
@@ -72,6 +74,17 @@ class Pool:
             udf_modifying_row_count=udf_modifying_row_count,
             **self.resources,
         )
+
+
+def _divided(dataset: Dataset, rows: int) -> Dataset:
+    """Return the dataset in blocks of at most `rows` rows: an actor takes whole blocks.
+
+    Ray reads a Parquet file of less than 128 MiB as one block, and all other actors would stay idle.
+    """
+    divided = dataset.repartition(target_num_rows_per_block=rows)
+    # Each task that divides a block would reserve a CPU. The job would never start if the actors reserve all of them.
+    divided._logical_plan.dag.ray_remote_args["num_cpus"] = 0  # noqa: SLF001 - Ray has no public option for it
+    return divided
 
 
 def check_column(dataset: Dataset, column: str, options: Mapping[str, Any], id_column: str | None = None) -> None:
