@@ -105,3 +105,20 @@ def test_an_unknown_column_ends_before_anything_runs(cluster: None) -> None:
     """The error names the columns that exist."""
     with pytest.raises(InvalidInputError, match="no column 'y': it has id, x"):
         midrib.ray.embed(ray.data.from_arrow(pa.table({"id": [1], "x": [[1.0]]})), MLP, "y")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        pytest.param({"batch_size": 0}, InvalidInputError, "a batch has 0 rows, expected at least 1", id="rows"),
+        pytest.param({"actors": 0}, InvalidInputError, "actors is 0, expected a number", id="actors"),
+        pytest.param({"actors": (3, 1)}, InvalidInputError, r"actors is \(3, 1\), expected", id="bounds"),
+        pytest.param({"normalise": True}, TypeError, "got normalise for template/", id="unknown"),
+    ],
+)
+def test_wrong_options_end_before_anything_runs(
+    cluster: None, options: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    """In this process, not as an actor that dies."""
+    with pytest.raises(error, match=words):
+        midrib.ray.embed(ray.data.from_arrow(pa.table({"id": [1], "x": [[1.0]]})), MLP, "x", **options)
