@@ -1,10 +1,14 @@
 """Served backbones: `Client` (numpy) and `RemoteBackbone` (torch)."""
 
+from __future__ import annotations
+
 import importlib
 import warnings
-from typing import TYPE_CHECKING, Any, Final
 
+TYPE_CHECKING = False  # as of typing, whose import takes the command `midrib` a third of its start
 if TYPE_CHECKING:
+    from typing import Any, Final
+
     from midrib.remote._clients.async_client import AsyncClient
     from midrib.remote._clients.client import Client
     from midrib.remote._clients.options import EmbedOptions, StreamOptions

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from midrib.remote._command.names import import_modules, parse_backbone
-from midrib.remote._command.responsive import ended_by_ctrl_c
+from midrib.remote._command.responsive import INTERRUPTED, ended_by_ctrl_c
 
 # Read when torch is imported. Threads that spin while they wait take cores from threads that compute: beside a busy
 # neighbour a batch of a vision transformer took 316 ms with spinning threads and 105 ms with sleeping ones.
@@ -46,11 +46,15 @@ def application() -> typer.Typer:
 
 def run(app: typer.Typer) -> None:
     """Run an application; an error of use is one sentence on stderr and exit status 1."""
-    import typer
+    with ended_by_ctrl_c():
+        import typer
 
+        command = typer.main.get_command(app)
     _open_standard_streams()
     try:
-        app(color=False if os.environ.get("NO_COLOR") else None)
+        command(color=False if os.environ.get("NO_COLOR") else None)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
     except (LookupError, ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
         typer.secho(f"midrib: {_sentence(error)}", fg=typer.colors.RED, err=True)
         sys.exit(1)
