@@ -128,9 +128,9 @@ def test_tenants_are_shown_over_tls(tmp_path: Path) -> None:
     authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(certificate)
     authority.cert_pem.write_to_path(roots)
     (cut := tmp_path / "cut.pem").write_bytes(authority.cert_pem.bytes()[:200])
-    made = CliRunner().invoke(app, ["token", "team-a"])
-    secret, tokens = made.stdout.strip(), tmp_path / "tokens.toml"
-    tokens.write_text(made.stderr)
+    token = CliRunner().invoke(app, ["token", "team-a"])
+    secret, tokens = token.stdout.strip(), tmp_path / "tokens.toml"
+    tokens.write_text(token.stderr)
     settings: dict[str, Any] = {"tls_certificate": certificate, "tls_key": certificate, "tokens": tokens}
     with serving("identity", registry=REGISTRY, http_port=0, workers="thread", **settings) as running:
         with Client(running.address, token=secret, tls=Tls(roots)) as client:

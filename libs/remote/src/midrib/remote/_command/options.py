@@ -87,7 +87,7 @@ class Access:
                 raise ValueError(f"{option} {path} holds no certificate, expected a PEM file: check the path")
 
     def arguments(self) -> dict[str, Any]:
-        """Return the keyword arguments of a Client. Raises what `check_files` raises."""
+        """Return the keyword arguments of a Client. Raises the errors of `check_files`."""
         self.check_files()
         from midrib.remote._connect.address import Tls
 
