@@ -31,9 +31,13 @@ def main() -> None:
     with ended_by_ctrl_c():
         if importlib.util.find_spec("typer") is None or importlib.util.find_spec("rich") is None:
             sys.exit("midrib: the command needs typer and rich: pip install 'midrib-remote[cli]'")
+        app = application()
         if importlib.util.find_spec("midrib.server") is not None:
             importlib.import_module(_SERVER)  # adds its commands to the application
-        app = application()
+        else:
+            from midrib.remote._command.absent import add_absent_commands
+
+            add_absent_commands(app)
     run(app)
 
 
@@ -80,6 +84,8 @@ def _sentence(error: Exception) -> str:
             f"{'.'.join(map(str, detail['loc'])) or 'settings'}: {detail['msg'].removeprefix('Value error, ')}"
             for detail in details()
         )
+    if isinstance(error, PermissionError) and getattr(error, "reason", None) == "UNAUTHENTICATED":
+        return f"{error} (this command sends that of --token, or of MIDRIB_TOKEN)"
     return str(error)
 
 
