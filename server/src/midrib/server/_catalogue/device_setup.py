@@ -45,7 +45,8 @@ class WarmUpConfig:
 class DeviceSetup:
     """Sets up the replicas of one device, which share the module, and on a CPU the plan that the first one measured.
 
-    reload: loads the module again.  broken: the last module that could not compute any more.
+    reload: loads the module again; None if that is not possible.
+    broken: the last module that could not compute any more, for example because it has deleted its weights.
     plan: None until it is measured.  disturbed: whether other processes used the processors while it was measured.
     """
 

@@ -194,7 +194,7 @@ class Replica:
     def _report(self, job: _Job, results: Sequence[Array | Exception]) -> None:
         broken = self._broken() if any(isinstance(result, Exception) for result in results) else None
         if broken is not None and (len(results) > 1 or isinstance(broken, UnavailableError)):
-            raise broken  # some of the items, or all, are not the reason: they are retriable
+            raise broken  # other items than the one that broke the module are in the batch: they are retriable
         finished = time.monotonic()
         # A batch that was launched behind another began to compute when that one had ended.
         started = max(job.started, self._last_finished)
