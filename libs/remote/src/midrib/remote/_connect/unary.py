@@ -116,7 +116,7 @@ class UnaryCalls:
     async def _once(
         self, address: str, method: str, request: Message, response: type[_Response], deadline: asyncio.Timeout
     ) -> _Response:
-        """Call one machine once. Raises UnavailableError if it does not answer in time."""
+        """Call one machine once. Raises UnavailableError if it does not answer in time, and the server's errors."""
         limit = _Limit(deadline, request.ByteSize())
         # A dead connection costs a third of the time, not all of it. Loading takes long without a sign of life.
         silence_s = limit.left_s if method in _SLOW else min(limit.left_s, max(1.0, self.timeout / 3))
@@ -128,6 +128,10 @@ class UnaryCalls:
         except TimeoutError as error:  # DeadlineExceededError is one too
             current_runtime().drop(channel)
             raise UnavailableError(f"{address} is silent", reason="SILENT") from error
+        except MidribError as error:
+            if error.reason == "CONNECT_TIMEOUT":
+                current_runtime().allow_longer_connect(channel)
+            raise
         self._first = self.endpoint.addresses.index(address)  # call the server that answered first next time
         return result
 
