@@ -124,10 +124,13 @@ def _small_configs(model_type: str) -> Iterator[Any]:
     defaults = kind()
     accepted = {name for name in (*dir(defaults), *defaults.to_dict()) if not name.startswith("_")}
     special = _SPECIAL.get(model_type, {})
-    for left_out in ((), ("head_dim",), _LAYERS, (*_LAYERS, *_WIDTHS)):
+    for left_out in ((), ("head_dim",), _LAYERS, (*_LAYERS, *_WIDTHS), ("max_position_embeddings",)):
         sizes = {name: size for name, size in (_SIZES | special).items() if name in accepted and name not in left_out}
         with contextlib.suppress(Exception):
-            yield kind(**sizes)
+            config = kind(**sizes)
+            classes = MODEL_MAPPING_NAMES[model_type]  # several for Funnel: AutoModel takes the one that is named
+            config.architectures = [classes if isinstance(classes, str) else classes[0]]
+            yield config
 
 
 def _small_model(config: Any) -> Any:
