@@ -91,8 +91,8 @@ def test_text_that_is_not_utf8_is_named(tmp_path: Path, name: str, write: Write)
 def test_a_cut_file_is_an_error(tmp_path: Path, name: str, write: Write) -> None:
     """As it is after a download that failed."""
     write(table(), tmp_path / name)
-    whole = (tmp_path / name).read_bytes()
-    (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match=f"{name} cannot be read as (Arrow|Parquet)"):
         items_at(tmp_path / name, TextInput(8))
 
