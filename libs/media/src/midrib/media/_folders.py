@@ -44,4 +44,5 @@ def is_metadata_path(path: PurePath) -> bool:
 
 
 def _raise(error: OSError) -> NoReturn:
+    """Raise the error of a folder that os.walk would leave out: an OSError."""
     raise error
