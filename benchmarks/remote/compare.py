@@ -88,8 +88,8 @@ def training(servers: Callable[[], AbstractContextManager[str]], plans: Plans, b
     """
     yield "\n## A head over a frozen backbone (64 images, batches of 16)\n"
     yield "The steps are interleaved, on the same batches. Then each trains one epoch separately, with a DataLoader."
-    yield f"Remote is compared with the faster of the two best local plans, on {_STARTS} servers in sequence, because each"
-    yield "measures its own plan.\n"
+    yield f"Remote is compared with the faster of the two best local plans, on {_STARTS} servers in sequence, because"
+    yield "each measures its own plan.\n"
     yield "| server | backbone | where | pairs | ms a step | remote/local | s an epoch |"
     yield "|---|---|---|---|---|---|---|"
     torch.manual_seed(0)
