@@ -129,8 +129,8 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[RemoteStandIn]:
     point = SimpleNamespace(value="conftest:opened", module="conftest", dist=None, load=lambda: opened)
     real = metadata.entry_points
 
-    def entry_points(**wanted: Any) -> Any:
-        return [point] if wanted == {"group": "midrib.resolvers", "name": "standin"} else real(**wanted)
+    def entry_points(**selection: Any) -> Any:
+        return [point] if selection == {"group": "midrib.resolvers", "name": "standin"} else real(**selection)
 
     monkeypatch.setattr(metadata, "entry_points", entry_points)
     return answers

@@ -119,7 +119,7 @@ def test_a_users_own_registry_serves_names() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "error", "message"),
+    ("backbone", "error", "message"),
     [
         pytest.param("template/classification/mlp-12", UnknownKeyError, "mlp-128", id="a near name is suggested"),
         pytest.param(nn.Linear(2, 2), TypeError, r"expected .* a pair \(module, num_features\)", id="module alone"),
@@ -127,10 +127,10 @@ def test_a_users_own_registry_serves_names() -> None:
         pytest.param(3, TypeError, "got 3 of type int", id="a number"),
     ],
 )
-def test_a_wrong_backbone_says_what_is_accepted(given: Any, error: type[Exception], message: str) -> None:
+def test_a_wrong_backbone_says_what_is_accepted(backbone: Any, error: type[Exception], message: str) -> None:
     """Got, expected, do."""
     with pytest.raises(error, match=message):
-        Task(given, num_outputs=1)
+        Task(backbone, num_outputs=1)
 
 
 def test_a_pair_takes_no_backbone_kwargs(local: Pair) -> None:

@@ -113,9 +113,9 @@ async def serve(requests: list[tuple[int, int]]) -> None:
 
     async def request(flow: int, amount: int) -> int:
         share = quota.share(flow)
-        async with AsyncExitStack() as held:
+        async with AsyncExitStack() as cleanup:
             await share.acquire(amount)
-            held.callback(share.release, amount)
+            cleanup.callback(share.release, amount)
             assert quota.held <= max(LIMIT + LIMIT // 16, amount)
             await asyncio.sleep(0)
         return amount

@@ -127,9 +127,9 @@ def test_tenants_are_shown_over_tls(tmp_path: Path) -> None:
     certificate, roots = tmp_path / "server.pem", tmp_path / "roots.pem"
     authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(certificate)
     authority.cert_pem.write_to_path(roots)
-    made = CliRunner().invoke(app, ["token", "team-a"])
-    secret, tokens = made.stdout.strip(), tmp_path / "tokens.toml"
-    tokens.write_text(made.stderr)
+    result = CliRunner().invoke(app, ["token", "team-a"])
+    secret, tokens = result.stdout.strip(), tmp_path / "tokens.toml"
+    tokens.write_text(result.stderr)
     settings: dict[str, Any] = {"tls_certificate": certificate, "tls_key": certificate, "tokens": tokens}
     with serving("identity", registry=REGISTRY, http_port=0, workers="thread", **settings) as running:
         with Client(running.address, token=secret, tls=Tls(roots)) as client:
