@@ -95,7 +95,7 @@ def on_ray(backbone: str, files: list[str]) -> Measured:
 
 
 class CpuSamples:
-    """The processor time of all processes of this session, read again and again."""
+    """The processor time of all processes of this session, read repeatedly."""
 
     def __enter__(self) -> Self:
         """Start to read."""

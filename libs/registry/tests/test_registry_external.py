@@ -124,7 +124,7 @@ def test_a_model_that_breaks_what_its_catalogue_declares_is_told() -> None:
 
 
 def test_without_names_nothing_is_known_and_everything_may_be_tried() -> None:
-    """`in` and `len` claim nothing; get hands out a loader, and loading tells."""
+    """`in` and `len` know no name; get returns a loader, and only loading shows whether the model exists."""
     catalogue = ExternalRegistry(create, "open", prefix="open/", namespace="image")
     assert (len(catalogue), list(catalogue), "open/x" in catalogue) == (0, [], False)
     assert catalogue.load("open/x")[1] == 1

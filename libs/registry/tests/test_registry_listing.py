@@ -160,7 +160,7 @@ def test_a_description_is_frozen(registry: Registry) -> None:
     ],
 )
 def test_every_input_has_its_kind(registry: Registry, spec: Any, kind: dict[str, Any]) -> None:
-    """A reader in another language tells inputs apart by it."""
+    """Readers in other languages distinguish inputs by it."""
     registry(load_lite, name="x", input=spec)
     assert registry.describe("x").as_dict()["input"] == kind
 

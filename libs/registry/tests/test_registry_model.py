@@ -25,7 +25,7 @@ KEYS = st.sampled_from(["x", "y", "a/x", "b/x", "b/a/x", "a/y", "b/b/a/x", "a/b/
 
 @dataclass(frozen=True)
 class Loader:
-    """Its number tells registrations apart, after pickling too."""
+    """Its number distinguishes registrations, after pickling too."""
 
     number: int
 
@@ -134,7 +134,7 @@ class RegistryMachine(RuleBasedStateMachine):
 
     @invariant()
     def listings_agree(self) -> None:
-        """len, iteration, available_keys, list and `in` tell the same, in natural order."""
+        """len, iteration, available_keys, list and `in` agree, in natural order."""
         for registry, rows in zip(self.registries, self.rows, strict=True):
             keys = sorted((row.key for row in rows), key=natural)
             assert list(registry) == keys == [entry.key for entry in registry.list()]

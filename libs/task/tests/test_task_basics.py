@@ -42,7 +42,7 @@ def test_the_package_exports_exactly_its_public_list() -> None:
 
 
 def test_a_plain_trainer_trains_a_head(backbone: Pair, loader: DataLoader[Any], trainer: MakeTrainer) -> None:
-    """A task is a LightningModule: Trainer.fit is all it takes to tell the classes apart."""
+    """A task is a LightningModule: after Trainer.fit it separates the classes."""
     task = ClassificationTask(backbone, 3, learning_rate=0.05)
     trainer(max_epochs=15).fit(task, loader)
     results = trainer().test(task, loader, verbose=False)

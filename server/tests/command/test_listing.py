@@ -50,7 +50,7 @@ def test_list_shows_the_backbones_of_a_server(midrib: Any, server: RunningServer
     ],
 )
 def test_list_of_nothing_fails_and_says_so(midrib: Any, pattern: str, message: str) -> None:
-    """An empty table would not tell whether the command worked; a script sees the exit status."""
+    """An empty table would not show whether the command worked; a script sees the exit status."""
     done = midrib("list", pattern)
     assert (done.returncode, done.stdout, message in done.stderr) == (1, "", True)
 
@@ -140,7 +140,7 @@ def my_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @pytest.mark.parametrize("columns", ["60", "100", "140"])
 def test_names_are_never_cut(midrib: Any, my_module: str, monkeypatch: pytest.MonkeyPatch, columns: str) -> None:
-    """In a terminal of any width: the other columns are wrapped, or go on the next line."""
+    """In a terminal of any width: the other columns are wrapped, or are on the next line."""
     monkeypatch.setenv("COLUMNS", columns)
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     listed = midrib("list", "*longer-than*", "mlp-128", "--import", my_module)

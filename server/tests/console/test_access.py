@@ -151,12 +151,12 @@ def test_the_description_of_the_port_has_every_call_of_the_console(console_serve
 
 
 def test_a_server_without_the_console_does_not_describe_it(plain_server: RunningServer) -> None:
-    """Its calls are not there."""
+    """Its calls do not exist."""
     assert b"console" not in ask(plain_server, "/openapi.json").body
 
 
 def test_an_argument_without_a_default_is_listed_too() -> None:
-    """Otherwise the page could not load a backbone that needs it. None stands for the default; files stay out."""
+    """Otherwise the page could not load a backbone that needs it. None means the default; files are left out."""
     registry = Registry("with a required argument")
 
     @registry(name="wide", namespace="test/embedding", input=TensorInput((2,)))

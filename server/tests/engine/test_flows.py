@@ -49,7 +49,7 @@ async def test_waiting_items_of_one_flow_do_not_refuse_another() -> None:
 
 
 async def test_the_first_large_item_of_a_flow_is_queued_beside_many_small_ones() -> None:
-    """Otherwise it would wait for room that the small items of others take again and again."""
+    """Otherwise it would wait for room that the small items of others always take first."""
     batcher = Batcher(BatchLimits(max_rows=4, max_cost=100, max_queue_items=64, max_queue_cost=400))
     with suppress(OverloadedError):
         for _ in range(64):
