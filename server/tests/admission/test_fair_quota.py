@@ -84,7 +84,7 @@ async def test_requests_of_one_flow_are_admitted_in_order() -> None:
 
 
 async def test_a_request_that_leaves_lets_the_next_one_in() -> None:
-    """Whether it waited, or was admitted a moment ago."""
+    """A reservation that is cancelled holds nothing, whether it waited or was just admitted."""
     quota = FairQuota(LIMIT)
     share = fill(quota, "bulk")
     large, small = (asyncio.create_task(share.acquire(amount)) for amount in (100, 1))

@@ -31,7 +31,7 @@ class Clock:
 
 
 def test_a_rate_saves_up_one_second() -> None:
-    """Not more: a pause of ten seconds does not allow ten times the rate afterwards."""
+    """A pause of ten seconds does not allow ten times the rate afterwards."""
     clock = Clock()
     rate = Rate(10, what="requests", clock=clock)
     clock.now = 10

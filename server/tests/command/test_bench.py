@@ -74,7 +74,7 @@ def test_a_plan_is_a_line_below_the_table(
 
 
 def test_a_cost_without_a_plan_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """It would be ignored."""
+    """Otherwise the option would be ignored."""
     status, output = bench(monkeypatch, capsys, MLP, "--cost-per-hour", "2")
     assert (status, "--cost-per-hour needs --plan" in output.err) == (2, True)
 

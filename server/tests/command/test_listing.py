@@ -56,12 +56,12 @@ def test_list_of_nothing_fails_and_says_so(midrib: Any, pattern: str, message: s
 
 
 def test_list_of_nothing_is_an_empty_list_of_json(midrib: Any) -> None:
-    """A program reads it as any other answer."""
+    """A program reads it like any other answer."""
     assert json.loads(midrib("list", "no-such-*", "--json").stdout) == []
 
 
 def test_list_of_a_server_without_backbones_says_so(midrib: Any) -> None:
-    """It is not the pattern that is wrong."""
+    """The error does not blame the pattern."""
     with serving(admin=True) as server:
         done = midrib("list", "--server", f"grpc://{server.address}")
     assert (done.returncode, "has no backbones" in done.stderr) == (1, True)

@@ -81,7 +81,7 @@ def test_the_stream_of_events_needs_a_token(guarded_server: RunningServer) -> No
 
 
 def test_without_the_setting_admin_nobody_may_load(test_registry: Registry) -> None:
-    """The console opens no way that gRPC keeps closed."""
+    """The console allows nothing that gRPC refuses."""
     with serving("words", registry=test_registry, http_port=0, console=True) as running:
         reply = ask(running, "/console/api/load", body={"name": "linear"})
         session = ask(running, "/console/api/session").json

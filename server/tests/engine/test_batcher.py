@@ -56,7 +56,7 @@ async def test_take_waits_for_the_first_item() -> None:
 
 
 async def test_queued_items_leave_as_one_batch_in_order() -> None:
-    """So batches are larger under load."""
+    """Batches are therefore larger under load."""
     batcher = Batcher(ROOMY)
     items = [item() for _ in range(5)]
     for each in items:

@@ -115,7 +115,7 @@ def test_an_embed_is_read_as_protobuf_reads_it(request: EmbedRequest) -> None:
 @SLOW
 @given(embeds.map(EmbedRequest.SerializeToString).flatmap(changed))
 def test_bytes_that_are_no_usual_embed_are_read_as_protobuf_reads_them(data: bytes) -> None:
-    """Fields twice, in another order, cut off, unknown: the library has the last word."""
+    """For repeated, reordered, cut off or unknown fields, the library decides."""
     check_embed(data)
 
 

@@ -147,7 +147,7 @@ def test_an_array_is_counted_with_its_embedding(narrow: RunningServer) -> None:
 
 
 class Scribe:
-    """Stands for a backbone: one row for each medium, and a record of the parts."""
+    """A stand-in for a backbone: one row for each medium, and a record of the parts."""
 
     def __init__(self) -> None:
         self.parts: list[int] = []
@@ -194,7 +194,7 @@ async def test_texts_of_several_parts_are_padded_to_the_longest(pool: MediaPool,
 
 
 async def test_texts_of_a_large_message_are_decoded_as_many_at_a_time_as_others(pool: MediaPool, scribe: Any) -> None:
-    """They are views of UTF-8, and each would else weigh as much as an image."""
+    """They are views of UTF-8; otherwise each would count as much as an image."""
     encoded = Media("texts", [memoryview(b"a" * 100) for _ in range(2000)])
     await pool.prepare(scribe, encoded)
     assert scribe.parts == [2000]

@@ -107,7 +107,7 @@ def test_a_stream_waits_for_room(narrow: RunningServer, gate: Any) -> None:
 
 
 def test_a_server_going_away_answers_what_it_read(test_registry: Registry, gate: Any) -> None:
-    """Then it ends the stream as unavailable: this protocol has no other word for it."""
+    """Then it ends the stream with UNAVAILABLE, because this protocol has no message for it."""
     with serving("gate", registry=test_registry) as running, grpc.insecure_channel(running.address) as channel:
         talk = Conversation(channel, asking("a", 13, 1))
         assert gate.passing.wait(10)

@@ -105,7 +105,7 @@ def test_silent_connections_are_closed(stub: Any) -> None:
 
 
 def test_a_key_is_void_once_its_stream_has_ended(two_segments: RunningServer, stub: Any) -> None:
-    """Nobody could use that memory."""
+    """No client could use that memory."""
     ended = SharedStream(stub, "gate")
     ended.finish()
     assert descriptors(ended.offer, ended.offer.key) == []
