@@ -137,7 +137,7 @@ def test_the_autoscalers_scale_the_workload() -> None:
 
 
 def test_the_schema_has_every_value() -> None:
-    """And no others, so that a value with a wrong name is refused."""
+    """The schema has no other values, so that one with a wrong name is refused."""
     assert SCHEMA["additionalProperties"] is False
     assert sorted(SCHEMA["properties"]) == sorted([*VALUES, "global"])
     for name, value in VALUES.items():

@@ -66,7 +66,7 @@ def data(tmp_path: Path) -> Path:
 def test_a_command_trains_a_head(
     heads_server: RunningServer, data: Path, page: str, number: int, head: str, classes: int
 ) -> None:
-    """And writes it with its report."""
+    """The command writes the head with its report."""
     command = commands(page, "first_data.py")[number].replace("gpu-box:50051", heads_server.address)
     report = run(command, data, CHILD_ENVIRONMENT)
     assert f"{classes} classes" in report

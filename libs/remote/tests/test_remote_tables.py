@@ -89,7 +89,7 @@ def test_a_field_may_be_a_whole_document(tmp_path: Path) -> None:
 
 
 def test_a_quoted_field_may_have_lines(tmp_path: Path) -> None:
-    """And quotes, doubled; a stray quote is a character."""
+    """It may have doubled quotes too; a stray quote is a character."""
     (tmp_path / "t.csv").write_text('id,text\n1,"a\n""b"""\n2,"two" and more\n')
     assert [item.value for item in read(tmp_path / "t.csv")] == ['a\n"b"', "two and more"]
 

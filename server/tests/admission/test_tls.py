@@ -79,7 +79,7 @@ def tls_only(certificates: Certificates) -> dict[str, Any]:
 def test_tls_answers_whoever_trusts_its_certificate(
     certificates: Certificates, test_registry: AbstractRegistry
 ) -> None:
-    """And no client without a certificate."""
+    """A client without a certificate is refused too."""
     with serving("linear", registry=test_registry, **tls_only(certificates)) as running:
         with certificates.channel(running.address) as trusting:
             assert embed(trusting) == [1, 3]

@@ -255,7 +255,7 @@ def names(stub: Any) -> list[str]:
 
 
 def test_an_idle_backbone_leaves_for_one_that_needs_its_room(small: Any, test_registry: Registry) -> None:
-    """And the answer names it."""
+    """The answer names the unloaded backbone."""
     with test_registry.temporary():
         test_registry(load_second, name="second", namespace="test/embedding", input=TensorInput((2,)))
         small.LoadBackbone(load(), timeout=20)

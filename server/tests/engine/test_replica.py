@@ -122,7 +122,7 @@ async def test_a_lost_thread_fails_its_items_as_retriable() -> None:
 
 
 async def test_a_lost_thread_ends_a_measurement() -> None:
-    """And those that are requested afterwards: nothing computes here any more."""
+    """Later measurements end too, because nothing computes here any more."""
 
     class Dying(Simple):
         def measure_again(self, stop: Stop) -> WorkerPlan | None:

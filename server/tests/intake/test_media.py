@@ -220,7 +220,7 @@ async def test_media_of_a_caller_who_has_left_are_not_decoded(pool: MediaPool, s
 
 
 async def test_media_that_wait_when_the_server_stops_are_refused(pool: MediaPool, scribe: Any) -> None:
-    """And so are those that come later: neither a failure of the server nor a cancelled call. Parts that run end."""
+    """Later media are refused too, with UNAVAILABLE and not as a cancelled call. Parts that run are finished."""
     scribe.may_go_on.clear()
     waiting = [asyncio.create_task(pool.prepare(scribe, media_of_images(b"x"))) for _ in range(100)]
     await asyncio.to_thread(scribe.began.wait, 20)

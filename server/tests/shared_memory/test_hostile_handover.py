@@ -75,7 +75,7 @@ def test_a_stream_that_only_asks_costs_nothing(two_segments: RunningServer, stub
 
 @pytest.mark.parametrize("key", [b"", b"x", bytes(16), bytes(17), bytes(4096)])
 def test_a_wrong_key_gets_nothing(stub: Any, key: bytes) -> None:
-    """And the right one still works afterwards."""
+    """The right key still works afterwards."""
     stream = SharedStream(stub, "gate")
     assert descriptors(stream.offer, key) == []
     stream.fetch()
