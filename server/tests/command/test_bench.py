@@ -53,7 +53,7 @@ def test_the_table_has_a_line_for_each_concurrency(
 def test_a_plan_turns_the_measured_rate_into_replicas_and_cost(
     server: RunningServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of the best rate that was measured, 70 % are used."""
+    """A replica is planned at 70 % of the best measured rate."""
     options = ("--concurrency", "1", "--plan", "1000000", "--cost-per-hour", "2", "--json")
     status, output = bench(monkeypatch, capsys, server.url("test/embedding/linear"), *options)
     result = json.loads(output.out)

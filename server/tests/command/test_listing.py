@@ -32,7 +32,7 @@ def test_list_takes_wildcards_and_exclusions(midrib: Any) -> None:
 
 
 def test_list_shows_the_backbones_of_a_server(midrib: Any, server: RunningServer) -> None:
-    """In the same form as those of this process."""
+    """The listing has the same form as that of this process."""
     listed = midrib("list", "*linear", "--server", f"grpc://{server.address}", "--json")
     assert [entry["num_features"] for entry in json.loads(listed.stdout)] == [3]
 
@@ -180,13 +180,13 @@ def test_a_module_that_cannot_be_imported_is_one_sentence(
     ],
 )
 def test_describe_shows_the_tensors_that_a_backbone_takes(midrib: Any, name: str, words: str) -> None:
-    """In place of images and texts, with pixels."""
+    """It shows those that replace images and texts, pixels included."""
     assert words in midrib("describe", name).stdout
 
 
 @pytest.mark.parametrize("form", ["url", "option"])
 def test_describe_shows_a_backbone_of_a_server(midrib: Any, server: RunningServer, form: str) -> None:
-    """By its URL, or by --server."""
+    """The server is named by the URL, or by --server."""
     arguments = [server.url("test/embedding/linear")]
     if form == "option":
         arguments = ["test/embedding/linear", "--server", f"grpc://{server.address}"]

@@ -42,7 +42,7 @@ def test_a_file_needs_no_token_and_carries_the_policy(guarded_server: RunningSer
 
 
 def test_the_address_without_a_slash_leads_to_the_page(console_server: RunningServer) -> None:
-    """By a relative address, which also holds behind a proxy that adds a prefix."""
+    """The redirect is relative, so that it also works behind a proxy that adds a prefix."""
     reply = ask(console_server, "/console")
     assert (reply.status, reply.headers["Location"]) == (308, "console/")
 
@@ -99,7 +99,7 @@ def test_without_tokens_a_foreign_host_is_refused(console_server: RunningServer,
 
 @pytest.mark.parametrize("host", ["localhost", "localhost:8080", "127.0.0.1:1", "[::1]:8080", "[::1]"])
 def test_without_tokens_this_machine_is_accepted(console_server: RunningServer, host: str) -> None:
-    """By each of its names."""
+    """Each name of this machine is accepted."""
     assert ask(console_server, "/console/api/session", headers={"Host": host}).status == 200
 
 

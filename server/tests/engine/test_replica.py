@@ -73,7 +73,7 @@ async def test_every_item_gets_its_rows() -> None:
 
 
 async def test_the_event_loop_is_woken_once_for_each_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not once for each item."""
+    """It is not woken for each item."""
     replica = await started(doubling)
     loop = asyncio.get_running_loop()
     woken = Mock(side_effect=loop.call_soon_threadsafe)
@@ -221,7 +221,7 @@ async def test_a_batch_is_staged_while_another_computes() -> None:
 
 
 async def test_a_small_batch_is_staged_by_the_thread_that_computes() -> None:
-    """To wake another thread would take longer."""
+    """Waking another thread would take longer."""
     staged_by: list[str] = []
 
     class Noting(Simple):

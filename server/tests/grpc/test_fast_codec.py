@@ -159,7 +159,7 @@ def test_other_messages_of_a_stream_come_as_they_are() -> None:
 @SLOW
 @given(IDS, arrays().filter(lambda rows: rows.ndim == 2))
 def test_an_embedding_is_written_as_protobuf_writes_it(item_id: int, rows: Array) -> None:
-    """In a stream's response, and in that of a call."""
+    """This holds for a stream's response and for that of a call."""
     result = Result(id=item_id, embedding=encode_tensor(rows), timing=TIMING)
     assert write_result(item_id, rows, Options(), TIMING) == EmbedStreamResponse(result=result).SerializeToString()
     response = EmbedResponse(embedding=encode_tensor(rows), revision="abc", timing=TIMING)

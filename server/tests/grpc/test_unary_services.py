@@ -45,7 +45,7 @@ def test_embed_answers_rows_revision_and_timing(embedding: Any, backbones: Any) 
 
 @pytest.mark.parametrize("name", ["float32", "float16", "bfloat16"])
 def test_each_floating_type_goes_end_to_end(embedding: Any, name: str) -> None:
-    """In by the tensor's own type, out by the option."""
+    """The input has the tensor's type, the embedding that of the option."""
     options = embedding_pb2.Options(dtype=getattr(tensor_pb2, f"DATA_TYPE_{name.upper()}"))
     rows = ROWS.astype(decode_tensor(encode_tensor(ROWS)).dtype if name == "float32" else np.dtype(name))
     got = decode_tensor(embedding.Embed(request(rows, options=options), timeout=10).embedding)

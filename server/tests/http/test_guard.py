@@ -182,7 +182,7 @@ def test_with_a_certificate_http_is_https(encrypted: RunningServer, certified: C
 
 
 def test_a_renewed_certificate_is_taken_over(encrypted: RunningServer, certified: Certified) -> None:
-    """At the next connection, without a restart."""
+    """The next connection uses it, without a restart."""
     shown = []
     for _ in range(2):
         connection = over_tls(encrypted, certified.client())

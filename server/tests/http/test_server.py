@@ -54,7 +54,7 @@ def test_models_are_listed_in_openais_form(address: str) -> None:
 def test_an_unknown_name_or_path_is_refused_in_openais_shape(
     address: str, method: str, path: str, status: int, code: str
 ) -> None:
-    """Also if the router refuses."""
+    """Refusals of the router have this shape too."""
     received, text = get(address, path, method=method)
     assert (received, json.loads(text)["error"]["code"]) == (status, code)
 

@@ -180,7 +180,7 @@ def scribe() -> Any:
 
 
 async def test_images_are_decoded_a_few_at_a_time(pool: MediaPool, scribe: Any) -> None:
-    """Also if they are small; the rows keep their order."""
+    """Small images are divided too; the rows keep their order."""
     rows = await pool.prepare(scribe, media_of_images(*(b"x" * number for number in range(20)), b"y" * 2**19, b"z"))
     assert scribe.parts == [8, 8, 4, 1, 1]
     assert rows[:, 0].tolist() == [*range(20), 2**19, 1]
@@ -201,7 +201,7 @@ async def test_texts_of_a_large_message_are_decoded_as_many_at_a_time_as_others(
 
 
 async def test_a_broken_image_is_named_by_its_place_in_the_item(pool: MediaPool, scribe: Any) -> None:
-    """Not by its place in the part; the media after it are not decoded."""
+    """The place is not that in the part; the media after it are not decoded."""
     with pytest.raises(MediaError, match="item 9: is broken"):
         await pool.prepare(scribe, media_of_images(*[b"x"] * 9, b"broken", *[b"x"] * 20))
     assert scribe.parts == [8, 8]

@@ -53,7 +53,7 @@ def listener(response: oip.ModelStreamInferResponse) -> tuple[str, str, list[flo
 
 
 def test_answers_come_in_the_order_of_the_requests(channel: grpc.Channel, gate: Any) -> None:
-    """Of any models; a slow one delays those behind it, as with Triton."""
+    """The requests may be for any models; a slow one delays those behind it, as with Triton."""
     talk = Conversation(channel, asking("a", 13, 1), asking("b", 1, 2), asking("c", 1, 2, model="linear"))
     assert gate.passing.wait(10)
     gate.opened.set()
