@@ -15,6 +15,7 @@ import pytest
 
 from midrib.remote._shared_memory.fetch import fetch_segment
 from midrib.remote._shared_memory.segment import MappedSegment
+from midrib.remote._stream.sharing import SharedMessages
 from midrib.v1.embedding_pb2 import SharedMemory, SharedTensor
 from midrib.v1.tensor_pb2 import DATA_TYPE_FLOAT32
 from midrib.wire import InvalidInputError
@@ -43,6 +44,18 @@ def segment() -> Iterator[MappedSegment]:
     os.close(descriptor)
     yield mapped
     mapped.close()
+
+
+def test_two_large_messages_fit_a_segment() -> None:
+    """16 images of 3x224x224 are one part, because each part costs half a millisecond; the next part fits too."""
+    descriptor = sealed(24 << 20)
+    mapped = MappedSegment(descriptor, 24 << 20)
+    os.close(descriptor)
+    images_bytes, reply_row_bytes = 16 * 3 * 224 * 224 * 4, 8 * 1024
+    assert SharedMessages(mapped, reply_row_bytes).part_bytes >= images_bytes
+    places = [mapped.allocate(images_bytes + 16 * reply_row_bytes) for _ in range(2)]
+    mapped.close()
+    assert None not in places
 
 
 def test_places_do_not_overlap_and_are_used_again(segment: MappedSegment) -> None:

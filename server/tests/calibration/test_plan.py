@@ -219,3 +219,17 @@ def test_threads_are_chosen_by_single_rows_and_a_batch(each_s: float, rows: list
     module = Timed(each_s)
     choose_threads(Forward(module, PAIR), [1, 2], clock=lambda: module.now)
     assert sorted({shape[0] for shape in module.shapes}) == rows
+
+
+@pytest.mark.parametrize(
+    ("each_s", "batches"),
+    [
+        pytest.param(1e-3, 1, id="parallel passes compute the batch: it is only timed"),
+        pytest.param(1e-4, 1 + 2 * 16, id="the batch is too short to be divided: it is part of all trials"),
+    ],
+)
+def test_single_rows_choose_the_threads_beside_parallel_passes(each_s: float, batches: int) -> None:
+    """Parallel passes do not use these threads: by a batch, which gains less, two servers would choose differently."""
+    module = Timed(each_s)
+    choose_threads(Forward(module, PAIR), [1, 2], parallel=True, clock=lambda: module.now)
+    assert module.shapes.count((16, 2)) == batches

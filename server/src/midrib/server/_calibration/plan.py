@@ -25,7 +25,7 @@ from midrib.server._engine.buckets import elements
 Clock = Callable[[], float]
 
 _BATCH_S = 0.1
-# Threads are chosen by single rows and by a batch of at most this many rows, in this time.
+# Threads are chosen by single rows, or by them and a batch of at most this many rows, in this time.
 _THREAD_ROWS = 16
 _THREAD_SECONDS = 2.0
 # More threads must be faster by this share: on a machine that becomes busy they wait for each other, and a pass of two
@@ -57,31 +57,42 @@ class ComputePlan:
         return f"{self.threads} thread{'s' if self.threads > 1 else ''} a pass{beside}{most}"
 
 
-def choose_threads(forward: Forward, counts: Sequence[int], *, clock: Clock = time.perf_counter) -> int:
+def choose_threads(
+    forward: Forward, counts: Sequence[int], *, parallel: bool = False, clock: Clock = time.perf_counter
+) -> int:
     """Set the intra-op threads of this thread to the fastest of the counts, and return it.
 
-    counts: rising. Single rows and a batch have the same weight: the single rows take about as long as the batch.
-    Raises the errors of the module.
+    counts: rising.  parallel: whether batches may be computed by parallel passes, which do not use these threads.
+    Single rows decide if batches are computed so. Otherwise single rows and a batch have the same weight: the single
+    rows take about as long as the batch. Raises the errors of the module.
     """
-    lone = _pass(forward, 1)
     torch.set_num_threads(counts[0])
-    lone()  # the first pass also initialises: it is not measured
+    _pass(forward, 1)()  # the first pass also initialises: it is not measured
     if len(counts) == 1:
         return counts[0]
-    lone_s = _seconds(lone, clock)
-    rows = min(_THREAD_ROWS, max(1, int(_BATCH_S / lone_s)))
-    batch = _pass(forward, rows)
-    repeats = max(1, min(rows, round(seconds_of(batch, clock) / lone_s))) if rows > 1 else 0
+    passes = _thread_trial(forward, clock, parallel=parallel)
 
     def work(count: int) -> None:
         torch.set_num_threads(count)
-        batch()
-        for _ in range(repeats):
-            lone()
+        for compute in passes:
+            compute()
 
     chosen = fastest(counts, work, margin=_MORE_THREADS, seconds=_THREAD_SECONDS, clock=clock)
     torch.set_num_threads(chosen)
     return chosen
+
+
+def _thread_trial(forward: Forward, clock: Clock, *, parallel: bool) -> list[Callable[[], object]]:
+    """Return the passes by which thread counts are compared, as `choose_threads` says."""
+    lone = _pass(forward, 1)
+    lone_s = _seconds(lone, clock)
+    rows = min(_THREAD_ROWS, max(1, int(_BATCH_S / lone_s)))
+    if rows == 1:
+        return [lone]
+    batch = _pass(forward, rows)
+    batch_s = seconds_of(batch, clock)
+    singles = [lone] * max(1, min(rows, round(batch_s / lone_s)))
+    return singles if parallel and batch_s >= _SHORT_S else [batch, *singles]
 
 
 @dataclass(frozen=True)

@@ -243,7 +243,9 @@ class AcceptedItem:
         loaded = call.loaded
         source, self._source = self._source, None
         if isinstance(source, np.ndarray):
-            arrays: _Arrays = (await beside_loop(source.nbytes, lambda: self._checked(source)),)
+            # Without a check of the values only the layout is looked at, which is not worth a thread.
+            size = source.nbytes if loaded.intake.checks_values else 0
+            arrays: _Arrays = (await beside_loop(size, lambda: self._checked(source)),)
         else:
             arrays = await self._read(source)
         self._inputs = arrays[0]

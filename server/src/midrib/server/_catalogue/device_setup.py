@@ -168,13 +168,15 @@ class DeviceSetup:
 
     def _measure(self, forward: Forward, device: CpuDevice) -> ComputePlan:
         """Return the fastest plan; this thread and the device use it from now on."""
-        threads = choose_threads(forward, self.warm_up_config.threads)
         config, width = self.warm_up_config, 1
-        if self.config.strict or config.warm_up_s <= 0:  # in strict mode every row is computed alone
+        divides = not self.config.strict and config.warm_up_s > 0  # in strict mode every row is computed alone
+        # A compiled module is compiled for one number of threads.
+        parallel = divides and self.config.compile is None and not self.reference.reuses_memory
+        threads = choose_threads(forward, config.threads, parallel=parallel)
+        if not divides:
             return ComputePlan(threads)
         passes = PassCalibration(forward, device, config.limits, config.warm_up_s)
-        # A compiled module is compiled for one number of threads.
-        if self.config.compile is None and not self.reference.reuses_memory:
+        if parallel:
             width = passes.choose_width(max(config.threads))
         return ComputePlan(threads, width, passes.choose_micro_batch(width))
 

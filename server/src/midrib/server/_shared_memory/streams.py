@@ -16,7 +16,7 @@ from midrib.wire import Array, InvalidInputError, can_share_memory
 
 logger = logging.getLogger(__name__)
 
-# The size of a segment. It holds the few items of up to 6 MiB that a client has in flight.
+# The size of a segment. It holds the two items of up to 12 MiB that a client has in flight.
 _SEGMENT_BYTES = 24 << 20
 _PAGE = 4096
 
