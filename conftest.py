@@ -6,6 +6,7 @@ not a failure: Pants decides which files share a run.
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,18 @@ sys.path[:] = dict.fromkeys([str(ROOT / entry) for entry in sys.path] + [str(ROO
 for name in {"PEX_EXTRA_SYS_PATH", "__PEX_EXTRA_SYS_PATH__"} & set(os.environ):
     roots = os.environ[name].split(os.pathsep)
     os.environ[name] = os.pathsep.join(str(ROOT / root) for root in roots)
+
+
+@pytest.fixture(
+    scope="session", params=[("grpcio", 1), ("asyncio", 1), ("asyncio", 3)], ids=["grpcio", "asyncio", "3-fronts"]
+)
+def front(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The implementation of gRPC of the servers that a test starts, in their process or in three others."""
+    implementation, processes = request.param
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("MIDRIB_FRONT", implementation)
+        environment.setenv("MIDRIB_FRONTS", str(processes))
+        yield implementation
 
 
 _SKIPPED_FILES: list[str] = []

@@ -85,14 +85,14 @@ class ServerProcess:
 
 
 @pytest.fixture()
-def server_process(module_path: Path) -> Iterator[ServerProcess]:
+def server_process(front: str, module_path: Path) -> Iterator[ServerProcess]:
     server = ServerProcess()
     yield server
     server.end(signal.SIGKILL)
 
 
 @pytest.fixture()
-def server() -> Iterator[RunningServer]:
+def server(front: str) -> Iterator[RunningServer]:
     with serving("double", registry=REGISTRY, max_stream_bytes=2**20) as running:
         yield running
 

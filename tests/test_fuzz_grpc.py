@@ -17,7 +17,7 @@ FUZZ = settings(
 
 
 @pytest.fixture(scope="module")
-def subject() -> Iterator[Subject]:
+def subject(front: str) -> Iterator[Subject]:
     with subjected() as fuzzed:
         yield fuzzed
 

@@ -27,7 +27,7 @@ from tests.invalid_requests import (
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[RunningServer]:
+def server(front: str) -> Iterator[RunningServer]:
     with serving("double", "words", registry=REGISTRY, max_message_bytes=16 * 1024) as running:
         yield running
 

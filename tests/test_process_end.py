@@ -107,6 +107,7 @@ def test_a_thread_of_a_module_does_not_keep_the_process(server: tuple[subprocess
     assert status_after_sigterm(server[0]) == 0
 
 
+@pytest.mark.usefixtures("front")
 @pytest.mark.parametrize("server", ["hangs"], indirect=True)
 def test_an_open_health_watch_does_not_keep_the_process(server: tuple[subprocess.Popen[str], str]) -> None:
     """The stream ends with the server."""

@@ -87,6 +87,7 @@ class Proxy(TcpProxy):
         _shut(source, sink)
 
 
+@pytest.mark.usefixtures("front")
 def test_ten_thousand_items_through_a_harmful_network() -> None:
     """Connections are dropped, reset, truncated, delayed and swallowed: every item comes once, whole and in order."""
     with ExitStack() as stack:

@@ -26,6 +26,8 @@ from midrib.server.testing import RunningServer, serving
 from midrib.v1 import embedding_pb2, embedding_pb2_grpc
 from midrib.wire import decode_tensor, encode_tensor
 
+pytestmark = pytest.mark.usefixtures("front")
+
 REGISTRY = Registry("unread")
 MEBI = 2**20
 BIG = np.ones((1024, 2), np.float32)

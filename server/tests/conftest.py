@@ -97,18 +97,6 @@ def gate() -> Iterator[type[Gate]]:
     Gate.opened.set()
 
 
-@pytest.fixture(
-    scope="session", params=[("grpcio", 1), ("asyncio", 1), ("asyncio", 3)], ids=["grpcio", "asyncio", "3-fronts"]
-)
-def front(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The implementation of gRPC of the servers that a test starts, in their process or in three others."""
-    implementation, processes = request.param
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("MIDRIB_FRONT", implementation)
-        environment.setenv("MIDRIB_FRONTS", str(processes))
-        yield implementation
-
-
 @pytest.fixture(scope="session")
 def server() -> Iterator[RunningServer]:
     """Serves `gate` and `linear`."""

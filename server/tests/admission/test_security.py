@@ -49,7 +49,7 @@ def tenants(tmp_path: Path) -> Tenants:
 
 
 @pytest.fixture()
-def guarded(tenants: Tenants, test_registry: AbstractRegistry) -> Iterator[RunningServer]:
+def guarded(front: str, tenants: Tenants, test_registry: AbstractRegistry) -> Iterator[RunningServer]:
     with serving("gate", "linear", registry=test_registry, tokens=tenants.path, admin_port=0) as running:
         yield running
 

@@ -28,6 +28,7 @@ from server.tests.grpc.http2_frames import (
     END_STREAM,
     HEADERS,
     NO_FLAGS,
+    PADDED,
     PREFACE,
     RST_STREAM,
     SETTINGS,
@@ -176,6 +177,12 @@ async def test_a_client_may_grant_what_it_has_received(session: Http2Session) ->
         session.handle(WINDOW_UPDATE, NO_FLAGS, 1, struct.pack(">I", 2000))
         session.send(b"")
         await asyncio.sleep(0)
+
+
+async def test_padding_is_not_content(session: Http2Session) -> None:
+    """A call whose message never ends could receive it for ever."""
+    with pytest.raises(Http2Error, match="too_many_frames"):
+        handle_many(session, DATA, PADDED, 1, b"\xff" + bytes(255))
 
 
 async def test_trailers_count_by_their_size(session: Http2Session) -> None:

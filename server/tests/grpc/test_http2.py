@@ -145,6 +145,36 @@ def padding_beyond_its_frame() -> Iterator[bytes]:
     yield frame(HEADERS, END_HEADERS, 1, head()) + frame(DATA, PADDED, 1, b"\xff" + bytes(20))
 
 
+def padding_without_content() -> Iterator[bytes]:
+    yield frame(HEADERS, END_HEADERS, 1, head()) + frame(DATA, NO_FLAGS, 1, message(b"", declared=60_000))
+    for _ in range(200):
+        yield frame(DATA, PADDED, 1, b"\xff" + bytes(255)) * 100
+
+
+def tables_that_change_their_size() -> Iterator[bytes]:
+    """Each block of headers begins with hundreds of changes of HPACK's table."""
+    for stream in range(1, 2000, 2):
+        yield frame(HEADERS, END_HEADERS, stream, (b"\x20" + b"\x3f\xe1\x1f") * 300 + head())
+        yield frame(RST_STREAM, 0, stream, bytes(4))
+
+
+def resets_of_ended_streams() -> Iterator[bytes]:
+    yield frame(HEADERS, END_HEADERS | END_STREAM, 1, head())
+    for _ in range(50):
+        yield frame(RST_STREAM, NO_FLAGS, 1, bytes(4)) * 1000
+
+
+def empty_continuations() -> Iterator[bytes]:
+    yield frame(HEADERS, NO_FLAGS, 1, head())
+    for _ in range(50):
+        yield frame(CONTINUATION, NO_FLAGS, 1) * 1000
+
+
+def windows_of_the_connection() -> Iterator[bytes]:
+    for _ in range(50):
+        yield frame(WINDOW_UPDATE, NO_FLAGS, 0, struct.pack(">I", 1)) * 1000
+
+
 def frames_of_streams_that_never_were() -> Iterator[bytes]:
     yield frame(DATA, NO_FLAGS, 5, bytes(5)) + frame(RST_STREAM, NO_FLAGS, 9, bytes(4))
     yield frame(HEADERS, END_HEADERS, 2, head())
@@ -179,6 +209,11 @@ def no_http2() -> Iterator[bytes]:
         pytest.param(headers_that_never_end, id="headers that never end"),
         pytest.param(large_headers, id="large headers"),
         pytest.param(padding_beyond_its_frame, id="padding beyond its frame"),
+        pytest.param(padding_without_content, id="padding without content"),
+        pytest.param(tables_that_change_their_size, id="tables that change their size"),
+        pytest.param(resets_of_ended_streams, id="resets of ended streams"),
+        pytest.param(empty_continuations, id="empty continuations"),
+        pytest.param(windows_of_the_connection, id="windows of the connection"),
         pytest.param(frames_of_streams_that_never_were, id="frames of streams that never were"),
         pytest.param(frames_of_a_wrong_length, id="frames of a wrong length"),
         pytest.param(no_http2, id="no HTTP/2"),

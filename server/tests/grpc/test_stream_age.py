@@ -19,6 +19,8 @@ from server.tests.grpc.test_embed_stream import Conversation, item, opening, row
 from server.tests.oip.test_stream import Conversation as InferConversation
 from server.tests.oip.test_stream import asking
 
+pytestmark = pytest.mark.usefixtures("front")
+
 AGE_S = 0.1
 
 

@@ -12,6 +12,7 @@ from midrib.server._admission.tokens import Scope, new_token
 from midrib.server.testing import RunningServer, serving
 
 APP = "https://app.example.org"
+ORIGINS = (APP, "https://evil.example.org", "null")
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +63,17 @@ def test_pages_of_other_origins_may_not(cors_server: RunningServer, origin: str)
     """The answer says nothing about other origins, so a browser keeps it from the page."""
     assert headers(cors_server, "OPTIONS", "/v1/embeddings", preflight(origin)) == (401, {})
     assert headers(cors_server, "GET", "/healthz", {"Origin": origin}) == (200, {})
+
+
+@pytest.mark.parametrize(
+    "sent", [pytest.param({}, id="no origin"), *(pytest.param({"Origin": o}, id=o) for o in ORIGINS)]
+)
+def test_caches_keep_the_answers_of_origins_apart(cors_server: RunningServer, sent: dict[str, str]) -> None:
+    """Also the answers that no page may read: a cache would give them to a page that may."""
+    connection = http.client.HTTPConnection(str(cors_server.server.http_address), timeout=20)
+    connection.request("GET", "/healthz", headers=sent)
+    assert connection.getresponse().headers["Vary"] == "Origin"
+    connection.close()
 
 
 def test_without_the_setting_no_page_may(fresh_server: RunningServer) -> None:

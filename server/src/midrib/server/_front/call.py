@@ -56,6 +56,10 @@ class CallStream(Protocol):
         """Close the connection of the stream without its last bytes."""
 
 
+def ignore_refusal(_reason: str) -> None:
+    """Count nothing."""
+
+
 def _details(fault: MessageError) -> Metadata:
     """Return the details that tell clients the reason LIMIT_EXCEEDED of a message that is too long."""
     if fault.code is not grpc.StatusCode.RESOURCE_EXHAUSTED:
@@ -68,6 +72,7 @@ class CallContext:
     """The context of a call, in place of `grpc.aio.ServicerContext`.
 
     parse: reads a message of the client.  serialize: writes a message of the server; None for bytes as they are.
+    refused: called with the reason if the call ends before, or without, an error of its handler.
     """
 
     __slots__ = (
@@ -78,6 +83,7 @@ class CallContext:
         "_has_read",
         "_max_message_bytes",
         "_peer",
+        "_refused",
         "_stream",
         "_task",
         "_timer",
@@ -86,12 +92,20 @@ class CallContext:
         "serialize",
     )
 
-    def __init__(self, stream: CallStream, peer: str, *, max_message_bytes: int) -> None:
+    def __init__(
+        self,
+        stream: CallStream,
+        peer: str,
+        *,
+        max_message_bytes: int,
+        refused: Callable[[str], None] = ignore_refusal,
+    ) -> None:
         self.parse: Callable[[Any], Any] | None = None
         self.serialize: Callable[[Any], Buffer] | None = None
         self._stream = stream
         self._peer = peer
         self._max_message_bytes = max_message_bytes
+        self._refused = refused
         self._code: grpc.StatusCode | None = None
         self._details = ""
         self._has_read = False
@@ -112,7 +126,7 @@ class CallContext:
         try:
             data = await self._stream.read()
         except MessageError as fault:
-            await self.abort(fault.code, str(fault), _details(fault))
+            await self.refuse(fault.code, str(fault), _details(fault))
         if data is None:
             return grpc.aio.EOF
         return data if self.parse is None else self.parse(data)
@@ -121,7 +135,7 @@ class CallContext:
         """Send a message; returns once HTTP/2's flow control has let it go. Raises AbortError if it is too long."""
         data = message if self.serialize is None else self.serialize(message)
         if len(data) > self._max_message_bytes:
-            await self.abort(
+            await self.refuse(
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
                 f"the answer has {len(data)} bytes, a message carries at most {self._max_message_bytes}",
             )
@@ -133,6 +147,13 @@ class CallContext:
         """End the call with a status. Always raises AbortError."""
         self._code, self._details, self._trailing_metadata = code, details, tuple(trailing_metadata)
         raise grpc.aio.AbortError()
+
+    async def refuse(
+        self, code: grpc.StatusCode, details: str, trailing_metadata: Iterable[tuple[str, str | bytes]] = ()
+    ) -> NoReturn:
+        """Count a call that breaks a limit or a rule of gRPC, and end it. Always raises AbortError."""
+        self._refused("LIMIT_EXCEEDED" if code is grpc.StatusCode.RESOURCE_EXHAUSTED else code.name)
+        await self.abort(code, details, trailing_metadata)
 
     async def send_initial_metadata(self, _metadata: Any) -> None:
         """Send the headers of the answer now, without metadata of the server."""

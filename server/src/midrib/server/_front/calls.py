@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import grpc
 
-from midrib.server._front.call import CallContext, CallStream, Requests
+from midrib.server._front.call import CallContext, CallStream, Requests, ignore_refusal
 from midrib.server._front.headers import Metadata
 
 logger = logging.getLogger(__name__)
@@ -32,10 +32,18 @@ class Calls:
     """Serves calls by the handlers of services.
 
     max_message_bytes: of an answer.  interceptors: the outermost first.
+    refused: called with the reason of each call that ends without an error of its handler.
     """
 
-    def __init__(self, max_message_bytes: int, interceptors: Sequence[grpc.aio.ServerInterceptor] = ()) -> None:
+    def __init__(
+        self,
+        max_message_bytes: int,
+        interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+        *,
+        refused: Callable[[str], None] = ignore_refusal,
+    ) -> None:
         self._max_message_bytes = max_message_bytes
+        self._refused = refused
         self._services: list[grpc.GenericRpcHandler] = []
         self._running: dict[CallContext, None] = {}
         self._context: contextvars.Context
@@ -57,7 +65,7 @@ class Calls:
 
         peer: gRPC's name of the client's address.  ended: called once the handler has ended.
         """
-        call = CallContext(stream, peer, max_message_bytes=self._max_message_bytes)
+        call = CallContext(stream, peer, max_message_bytes=self._max_message_bytes, refused=self._refused)
         self._running[call] = None
         loop = asyncio.get_running_loop()
         task = loop.create_task(self._serve(call, stream), context=self._context.copy())
@@ -91,17 +99,17 @@ class Calls:
     async def _run(self, call: CallContext, stream: CallStream) -> None:
         head = stream.head
         if head.refusal is not None:
-            await call.abort(*head.refusal)
+            await call.refuse(*head.refusal)
         details = CallDetails(head.path, head.metadata)
         handler = await self._intercepted(details) if self._intercepts else self._handler(details)
         if handler is None:
-            await call.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+            await call.refuse(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
         call.parse, call.serialize = handler.request_deserializer, handler.response_serializer
         if handler.request_streaming:
             stream.read_ahead()
             request: Any = Requests(call)
         elif (request := await call.read()) is grpc.aio.EOF:
-            await call.abort(grpc.StatusCode.INVALID_ARGUMENT, "the call ended without a request: send one message")
+            await call.refuse(grpc.StatusCode.INVALID_ARGUMENT, "the call ended without a request: send one message")
         behave = _behaviour(handler)
         del handler
         if inspect.isasyncgenfunction(behave):

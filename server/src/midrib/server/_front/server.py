@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import grpc
 
+from midrib.server._front.call import ignore_refusal
 from midrib.server._front.calls import Calls
 from midrib.server._front.connection import Http2Connection
 from midrib.server._front.limits import FrontLimits
@@ -19,12 +20,18 @@ _LAST_S = 0.5
 class FrontServer:
     """The server. Its methods are those of `grpc.aio.Server` that Midrib's server calls.
 
-    interceptors: the outermost first.
+    interceptors: the outermost first.  refused: called with the reason of each call that no handler has answered.
     """
 
-    def __init__(self, limits: FrontLimits, interceptors: Sequence[grpc.aio.ServerInterceptor] = ()) -> None:
+    def __init__(
+        self,
+        limits: FrontLimits,
+        interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+        *,
+        refused: Callable[[str], None] = ignore_refusal,
+    ) -> None:
         self.limits = limits
-        self._calls = Calls(limits.max_message_bytes, interceptors)
+        self._calls = Calls(limits.max_message_bytes, interceptors, refused=refused)
         self._listener = PortListener()
         self.opened = self._listener.opened
         self.closed = self._listener.closed

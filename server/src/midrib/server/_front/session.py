@@ -26,7 +26,7 @@ _CONNECTION_WINDOW = 2**24
 _MAX_FRAME = 64 * 1024
 # Headers up to this multiple of their limit are read, so that their call alone is refused.
 _BLOCK_FACTOR = 4
-# A frame of DATA with fewer bytes counts as one without content.
+# A frame of DATA with fewer bytes beside its padding counts as one without content.
 _USUAL_DATA_BYTES = 64
 # Such a part of headers that are not in the decoder's cache counts as a frame without content.
 _UNCACHED_BYTES = 256
@@ -166,7 +166,7 @@ class Http2Session:
             self.send(window_update(0, _CONNECTION_WINDOW - self._window))
             self._window = _CONNECTION_WINDOW
         content = without_padding(flags, payload)
-        if size < _USUAL_DATA_BYTES and not flags & frames.END_STREAM:
+        if len(content) < _USUAL_DATA_BYTES and not flags & frames.END_STREAM:
             self._abuse.idle_frame()
         if stream is None:  # the server has ended it, and the frame was on its way
             return

@@ -26,11 +26,16 @@ async def abort(context: Context, error: Exception) -> NoReturn:
     """
     public = _cut(public_error(error, "the call failed"))
     _drop_tracebacks(error)
-    if (accounting := CURRENT_ACCOUNTING.get()) is not None:
-        accounting.refused("grpc", public.reason)
+    count_refusal(public.reason)
     status = error_to_status(public)
     details = ("grpc-status-details-bin", status.SerializeToString())
     await context.abort(_CODES[status.code], status.message, (details,))
+
+
+def count_refusal(reason: str) -> None:
+    """Count a call that ended in an error."""
+    if (accounting := CURRENT_ACCOUNTING.get()) is not None:
+        accounting.refused("grpc", reason)
 
 
 def _drop_tracebacks(error: BaseException | None) -> None:

@@ -16,6 +16,7 @@ from midrib.server._front.listener import tls_of
 from midrib.server._front.processes.server import FrontProcesses
 from midrib.server._front.server import FrontServer
 from midrib.server._grpc.decoding import RequestLimits
+from midrib.server._grpc.errors import count_refusal
 from midrib.server._grpc.guard import EMBEDDING_METHODS, Guard
 from midrib.server._settings import MEBI, Settings
 
@@ -142,8 +143,8 @@ def _front_server(settings: Settings, chain: list[grpc.aio.ServerInterceptor]) -
         data_methods=sorted(EMBEDDING_METHODS),
     )
     if settings.fronts > 1:
-        return FrontProcesses(limits, chain, number=settings.fronts)
-    return FrontServer(limits, chain)
+        return FrontProcesses(limits, chain, number=settings.fronts, refused=count_refusal)
+    return FrontServer(limits, chain, refused=count_refusal)
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:

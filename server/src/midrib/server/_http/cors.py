@@ -25,11 +25,15 @@ class Cors:
     @web.middleware
     async def allow(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Answer preflight requests of allowed origins, which carry no token, and mark other answers for them."""
+        response: web.StreamResponse
         origin = request.headers.get("Origin", "")
         if not origin or not self._origins & {origin, "*"}:
-            return await handler(request)
+            response = await handler(request)
+            if self._origins:
+                response.headers["Vary"] = "Origin"  # a cache must not give this answer to a page that may read it
+            return response
         if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
-            response: web.StreamResponse = web.Response(status=204)
+            response = web.Response(status=204)
             response.headers["Access-Control-Allow-Methods"] = "GET, POST"
             response.headers["Access-Control-Allow-Headers"] = _ALLOWED_HEADERS
             response.headers["Access-Control-Max-Age"] = _MAX_AGE_S

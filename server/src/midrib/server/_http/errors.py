@@ -10,6 +10,7 @@ import difflib
 import logging
 import math
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import Any
 
 from aiohttp import web
@@ -55,6 +56,11 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
     except Exception as error:  # noqa: BLE001 - the outer boundary: everything becomes a status
         public = public_error(error, "the call failed")
         return connect_error(public) if request.path.startswith(_CONNECT_PATHS) else error_response(public)
+
+
+def status_response(status: HTTPStatus, message: str) -> web.Response:
+    """Return the response for a status that only HTTP has."""
+    return _response(status.value, {"message": message, "param": None, "code": status.name}, {})
 
 
 def _message(request: web.Request, error: web.HTTPException) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import math
 import time
 from collections.abc import Sequence
+from functools import partial
 
 from aiohttp import web
 
@@ -17,9 +18,10 @@ from midrib.server._http.access_log import log_access
 from midrib.server._http.call import CURRENT_CALL, HttpCall
 from midrib.server._http.connections import LastRequests, send
 from midrib.server._http.cors import Cors
-from midrib.server._http.errors import Handler, errors_as_json, logger
+from midrib.server._http.errors import Handler, errors_as_json
 from midrib.server._http.guard import HttpGuard
 from midrib.server._http.openapi import Operation
+from midrib.server._http.protocol import HEADERS, HttpConnection
 from midrib.server._http.routes import Routes
 from midrib.server._settings import Settings
 from midrib.wire import DeadlineExceededError, InvalidInputError, MidribError
@@ -28,14 +30,10 @@ from midrib.wire import DeadlineExceededError, InvalidInputError, MidribError
 _LONGEST_S = 60.0
 # UMAP compiles for half a minute on a free core before it computes.
 _LONGEST_OF_PATH_S = {"/console/api/map": 600.0}
-# Browsers must not guess that an answer is a page. By default, aiohttp sends its version and Python's.
-_HEADERS = {"X-Content-Type-Options": "nosniff", "Server": "midrib"}
 _TIMEOUT_HEADER = "X-Request-Timeout"
 _CONNECT_TIMEOUT_HEADER = "Connect-Timeout-Ms"
 # How long a connection may send nothing before its first request, within the headers of one, and between two.
 _SILENT_S = 75.0
-# How many bytes of a body aiohttp parses in one step: in chunks of one byte, these take a few milliseconds.
-_READ_BYTES = 2**14
 
 
 class HttpServer:
@@ -63,6 +61,7 @@ class HttpServer:
         self._tokens = tokens
         self._connections = LastRequests(_SILENT_S)
         self._runner: web.AppRunner
+        self._listener: asyncio.Server
         self._janitor: asyncio.Task[None]
 
     async def start(self, host: str, port: int) -> None:
@@ -74,24 +73,27 @@ class HttpServer:
         context = None if tls is None else renewing_context(tls)
         self._runner = web.AppRunner(
             self._application(tls),
-            access_log=None,
-            logger=logger,
             handler_cancellation=True,  # if a caller hangs up, its items are cancelled
-            auto_decompress=False,
-            read_bufsize=_READ_BYTES,
             shutdown_timeout=self._settings.drain_grace_s,
         )
         await self._runner.setup()
+        loop = asyncio.get_running_loop()
         try:
-            await web.TCPSite(self._runner, host, port, ssl_context=context, reuse_address=True).start()
+            self._listener = await loop.create_server(self._connection, host, port, ssl=context, reuse_address=True)
         except OSError as error:
             await self._runner.cleanup()
             raise ConnectionError(
                 f"cannot listen on {host}:{port} for HTTP: is another server there? Choose another http_port, "
                 "or 0 for a free one"
             ) from error
-        self.port = self._runner.addresses[0][1]
+        self.port = self._listener.sockets[0].getsockname()[1]
         self._janitor = asyncio.create_task(self._connections.close_silent(self._server()))
+
+    def _connection(self) -> HttpConnection:
+        """Return the protocol of a new connection."""
+        return HttpConnection(
+            self._server(), partial(self._catalogue.accounting.refused, "http"), loop=asyncio.get_running_loop()
+        )
 
     def _application(self, tls: TlsFiles | None) -> web.Application:
         guard = HttpGuard(self._tokens, public_health=self._settings.public_health, tls=tls)
@@ -114,6 +116,7 @@ class HttpServer:
         server = self._runner.server
         if server is None:  # it was stopped before
             return
+        self._listener.close()
         cleanup = asyncio.ensure_future(self._runner.cleanup())
         await asyncio.wait({cleanup}, timeout=grace_s)
         for connection in server.connections:
@@ -144,7 +147,7 @@ class HttpServer:
             with self._connections.busy(request.protocol):
                 response = await handler(request)
                 if not response.prepared:
-                    response.headers.update(_HEADERS)
+                    response.headers.update(HEADERS)
                 await send(request, response, max_unread_s=self._settings.max_unread_s)
                 self._record(request, response, call, time.monotonic() - started)
                 return response

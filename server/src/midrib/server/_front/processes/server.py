@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import grpc
 
+from midrib.server._front.call import ignore_refusal
 from midrib.server._front.calls import Calls
 from midrib.server._front.limits import FrontLimits
 from midrib.server._front.listener import PortTls
@@ -32,19 +33,25 @@ class FrontProcesses:
     """The server. Its methods are those of `grpc.aio.Server` that Midrib's server calls.
 
     limits: of each connection.  interceptors: the outermost first.  number: of the processes.
+    refused: called with the reason of each call that no handler has answered.
     fronts: the running processes, by their numbers from 0.  restarts: the number of processes that were replaced.
     metrics: of the processes.
     """
 
     def __init__(
-        self, limits: FrontLimits, interceptors: Sequence[grpc.aio.ServerInterceptor] = (), *, number: int
+        self,
+        limits: FrontLimits,
+        interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+        *,
+        number: int,
+        refused: Callable[[str], None] = ignore_refusal,
     ) -> None:
         self.fronts: dict[int, Front] = {}
         self.restarts = 0
         self.metrics = FrontCollector(self.fronts, lambda: self.restarts)
         self._limits = limits
         self._number = number
-        self._calls = Calls(limits.max_message_bytes, interceptors)
+        self._calls = Calls(limits.max_message_bytes, interceptors, refused=refused)
         self._ports: list[FrontPort] = []
         self._log = ForwardedLog()
         self._delays_s: dict[int, float] = {}
