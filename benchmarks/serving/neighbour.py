@@ -1,8 +1,9 @@
 """Measure the latency of a backbone beside another one whose module misbehaves, for every fault of `faulty.py`.
 
 `python benchmarks/serving/neighbour.py` serves the MLP and a faulty backbone in worker processes. One caller asks for
-the MLP, in rounds with and without another caller whose rows, or loads, make the other module misbehave. It prints a
-table of p50 and p99 of the MLP, medians over the rounds. It takes about three minutes.
+the MLP: undisturbed, then beside another caller whose rows, or loads, make the other module misbehave every `--pause`
+seconds, then beside one that does so as often as the server answers it. It prints a table of p50 and p99 of the MLP,
+medians over the rounds. It takes about five minutes.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from midrib.wire import MidribError
 
 HERE = Path(__file__).parent
 _MAX_BATCH_S = 1.0
-_PAUSE_S = 0.2
+_SHORTEST_PAUSE_S = 0.2
 
 
 def main() -> None:
@@ -41,10 +42,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--pause", type=float, default=2.0, help="seconds between two faults, for the first ratio")
     parser.add_argument("--faults", nargs="*", choices=sorted(FAULTS), default=list(FAULTS))
     options = parser.parse_args()
     with _server() as address:
-        uvloop.run(_compare(address, options.faults, rounds=options.rounds, seconds=options.seconds))
+        uvloop.run(_compare(address, options))
 
 
 @contextmanager
@@ -64,24 +66,26 @@ def _server() -> Iterator[str]:
             process.send_signal(signal.SIGTERM)
 
 
-async def _compare(address: str, faults: list[str], *, rounds: int, seconds: float) -> None:
+async def _compare(address: str, options: argparse.Namespace) -> None:
     caller = CallerLoad(StubCaller, address, "mlp")
-    _print("| fault | p50 alone, ms | beside it | p99 alone, ms | beside it | ratio of p99 |")
-    _print("|---|---|---|---|---|---|")
-    for fault in faults:
+    every = f"a fault every {options.pause:g} s"
+    _print(f"| fault | p50, ms | p99, ms | p99, {every} | ratio | p99, as often as possible | ratio |")
+    _print("|---|---|---|---|---|---|---|")
+    for fault in options.faults:
         async with AsyncClient(address, timeout=60) as client:
             await client.load(KEY, replace=True, fault=fault)
-        undisturbed, disturbed = [], []
-        for _ in range(rounds):
-            undisturbed.append(sample(*await caller.run(Setting(1, 1), seconds), 1))
-            misbehaving = asyncio.create_task(_misbehave(address, fault))
-            disturbed.append(sample(*await caller.run(Setting(1, 1), seconds), 1))
-            misbehaving.cancel()
-            await asyncio.gather(misbehaving, return_exceptions=True)
-        _print(_line(fault, undisturbed, disturbed))
+        undisturbed, every_pause, often = [], [], []
+        for _ in range(options.rounds):
+            undisturbed.append(sample(*await caller.run(Setting(1, 1), options.seconds), 1))
+            for pause_s, samples in ((options.pause, every_pause), (_SHORTEST_PAUSE_S, often)):
+                misbehaving = asyncio.create_task(_misbehave(address, fault, pause_s))
+                samples.append(sample(*await caller.run(Setting(1, 1), options.seconds), 1))
+                misbehaving.cancel()
+                await asyncio.gather(misbehaving, return_exceptions=True)
+        _print(_line(fault, undisturbed, every_pause, often))
 
 
-async def _misbehave(address: str, fault: str) -> None:
+async def _misbehave(address: str, fault: str, pause_s: float) -> None:
     """Send the row, or ask for the load, that makes the other module misbehave, until cancelled."""
     async with AsyncClient(address, timeout=60) as client:
         while True:
@@ -90,16 +94,14 @@ async def _misbehave(address: str, fault: str) -> None:
                     await client.load(KEY, replace=True, fault=fault, dying=True)
                 else:
                     await client.embed(KEY, np.full((1, 2), TRIGGER, np.float32))
-            await asyncio.sleep(_PAUSE_S)
+            await asyncio.sleep(pause_s)
 
 
-def _line(fault: str, undisturbed: list[Sample], disturbed: list[Sample]) -> str:
-    p50s, p99s = (
-        [statistics.median(getattr(each, field) for each in samples) for samples in (undisturbed, disturbed)]
-        for field in ("p50_ms", "p99_ms")
-    )
-    cells = [f"{value:.2f}" for value in (*p50s, *p99s, p99s[1] / p99s[0])]
-    return f"| {fault} | {' | '.join(cells)} |"
+def _line(fault: str, undisturbed: list[Sample], *disturbed: list[Sample]) -> str:
+    p50_ms = statistics.median(each.p50_ms for each in undisturbed)
+    p99_ms, *p99s_ms = (statistics.median(each.p99_ms for each in samples) for samples in (undisturbed, *disturbed))
+    cells = [p50_ms, p99_ms, *(cell for value in p99s_ms for cell in (value, value / p99_ms))]
+    return f"| {fault} | {' | '.join(f'{cell:.2f}' for cell in cells)} |"
 
 
 def _print(line: str) -> None:

@@ -180,6 +180,21 @@ async def test_an_expired_item_never_reaches_a_device() -> None:
     assert batcher.counts.expired == 1
 
 
+async def test_an_item_whose_deadline_is_before_the_next_worker_is_refused() -> None:
+    """Its caller can try another server at once; items that can wait are queued."""
+    batcher = Batcher(ROOMY, clock=lambda: 100.0)
+    batcher.starts_at = lambda: 101.5
+    with pytest.raises(UnavailableError, match=r"the next one starts in 1\.5 s, after the call's deadline") as caught:
+        batcher.submit(item(deadline=101.0))
+    assert caught.value.retry_after == 1.5
+    with pytest.raises(UnavailableError, match="the next one starts in"):
+        await batcher.put(item(deadline=101.0))
+    patient, endless = item(deadline=102.0), item()
+    batcher.submit(patient)
+    batcher.submit(endless)
+    assert await batcher.take() == [patient, endless]
+
+
 async def test_queued_items_can_be_taken_after_closing() -> None:
     """Accepted items are computed; then `take` returns an empty batch."""
     batcher = Batcher(ROOMY)

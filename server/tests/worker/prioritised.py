@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +18,29 @@ from midrib.registry import Registry, TensorInput
 
 REGISTRY = Registry("prioritised")
 TRIGGER = 666.0
+
+
+@dataclass
+class Report:
+    """A worker that only has properties. Implements `midrib.server._worker.loop.Hosted`, as far as it is used."""
+
+    info: dict[str, int]
+
+
+_REPORT = Report({})
+
+
+def _note_policy() -> None:
+    _REPORT.info["at fork"] = os.sched_getscheduler(0)
+
+
+os.register_at_fork(before=_note_policy)
+
+
+def report(_request: dict[str, Any]) -> Report:
+    """Return the policies of the process that forked this one, and of this one."""
+    _REPORT.info["at load"] = os.sched_getscheduler(0)
+    return _REPORT
 
 
 class Policies(nn.Module):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -35,10 +36,10 @@ def die_until_lost(supervisor: Supervisor) -> None:
         supervisor.worker(was_idle=True)
 
 
-def test_workers_that_end_at_once_without_a_batch_are_started_after_longer_and_longer_pauses(
+def test_a_replica_whose_workers_end_at_once_is_lost_after_ten_of_them(
     workers: ReplicaWorkers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They end for a reason of the module: in the end the replica is lost, and the backbone is FAILED."""
+    """They have no batch, so the module is the reason: the backbone is FAILED then."""
     monkeypatch.setattr("midrib.server._worker.supervision._SHORT_LIFE_S", 600.0)
     pauses: list[float] = []
     supervisor = supervised(workers, pauses.append)
@@ -46,18 +47,37 @@ def test_workers_that_end_at_once_without_a_batch_are_started_after_longer_and_l
     with pytest.raises(WorkerLostError, match="10 workers of doubling in sequence ended without a batch"):
         die_until_lost(supervisor)
     supervisor.close()
-    assert [pause for pause in pauses if pause] == [0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0]
+    assert len(pauses) == 9
 
 
-def test_a_worker_that_dies_with_a_batch_is_replaced_without_a_pause(workers: ReplicaWorkers) -> None:
-    """The batch is the reason, and it is tried a limited number of times."""
+@pytest.mark.parametrize("was_idle", [True, False], ids=["idle", "with a batch"])
+def test_a_replica_starts_five_workers_at_once_and_further_ones_at_a_fixed_rate(
+    workers: ReplicaWorkers, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, was_idle: bool
+) -> None:
+    """Nobody waits in this test, so that each pause is one interval longer than the one before it."""
+    monkeypatch.setattr("midrib.server._worker.supervision._START_INTERVAL_S", 10_000.0)
     pauses: list[float] = []
     supervisor = supervised(workers, pauses.append)
-    for _ in range(4):
+    for _ in range(7):
         supervisor.worker().kill()
-        supervisor.worker(was_idle=False)
+        supervisor.worker(was_idle=was_idle)
     supervisor.close()
-    assert pauses == [0.0] * 4
+    assert [round(pause, -4) for pause in pauses] == [0.0] * 5 + [10_000.0, 20_000.0]
+    assert caplog.text.count("its workers die too often: the next one starts in") == 2
+
+
+def test_the_wait_for_a_start_ends_with_the_replica(workers: ReplicaWorkers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unload, or the end of the server, does not wait for it."""
+    monkeypatch.setattr("midrib.server._worker.supervision._START_BURST", 0)
+    monkeypatch.setattr("midrib.server._worker.supervision._START_INTERVAL_S", 10_000.0)
+    supervisor = Supervisor(workers.spec, SharedPlan())
+    supervisor.prepare()
+    supervisor.worker().kill()
+    with ThreadPoolExecutor(1) as pool:
+        replaced = pool.submit(supervisor.worker)
+        supervisor.close()
+        with pytest.raises(WorkerLostError, match="died and could not be replaced"):
+            replaced.result(60)
 
 
 def lowest_free_descriptor() -> int:

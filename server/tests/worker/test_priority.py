@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,7 +17,8 @@ import pytest
 
 from midrib.registry import Registry
 from midrib.server._worker import priority
-from midrib.server._worker.priority import LowPriority
+from midrib.server._worker.launch import forking
+from midrib.server._worker.process import WorkerProcess, WorkerSpec
 
 ReplicaOf = Callable[..., Any]
 TRIGGER = 666.0
@@ -24,13 +26,11 @@ ROW = (np.ones((1, 2), np.float32),)
 # As a user without the right to raise a priority: a thread that lowers its own keeps it.
 _UNPRIVILEGED = """
 import os, resource
-from midrib.server._worker.priority import LowPriority
+from midrib.server._worker.priority import can_lower
 resource.setrlimit(resource.RLIMIT_NICE, (0, 0))
 os.setgroups([])
 os.setuid(65534)
-priority = LowPriority(600.0)
-priority.begin()
-print(os.sched_getscheduler(0) == os.SCHED_OTHER)
+print(can_lower(), os.sched_getscheduler(0) == os.SCHED_OTHER)
 """
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a process without privileges keeps its priority")
@@ -41,6 +41,10 @@ def prioritised_of(replica_of: ReplicaOf, misbehaving: Registry) -> ReplicaOf:  
     """Start a replica of a backbone of prioritised.py."""
     registry: Registry = importlib.import_module("prioritised").REGISTRY
     return partial(replica_of, registry=registry)
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 @pytest.mark.parametrize("name", ["policies", "unprivileged"])
@@ -58,6 +62,37 @@ def test_a_worker_is_of_the_session_of_the_server(prioritised_of: ReplicaOf) -> 
     assert os.getsid(prioritised_of("policies").pid) == os.getsid(0)
 
 
+@pytest.mark.usefixtures("prioritised_of")
+def test_a_worker_is_forked_at_low_priority(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fork takes the kernel some milliseconds. The process that forks has normal priority before and after it."""
+    monkeypatch.setattr(forking, "_MAX_LOW_S", 600.0)
+    spec = WorkerSpec("test", "prioritised:report", {})
+    worker = WorkerProcess(spec, [])
+    policies = worker.call(spec.request).values()
+    assert (*policies, os.sched_getscheduler(parent(worker.pid))) == (os.SCHED_IDLE, os.SCHED_IDLE, os.SCHED_OTHER)
+    worker.kill()
+
+
+def test_a_fork_that_other_work_holds_up_goes_on_at_normal_priority(
+    prioritised_of: ReplicaOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The load of the forked worker begins at low priority nevertheless."""
+    forker = parent(prioritised_of("policies").pid)
+    policies: list[int] = []
+
+    def raise_and_continue(pid: int) -> None:
+        priority.raise_thread(pid)
+        policies.append(os.sched_getscheduler(pid))
+        os.kill(pid, signal.SIGCONT)
+
+    monkeypatch.setattr(forking, "raise_thread", raise_and_continue)
+    os.sched_setscheduler(forker, os.SCHED_IDLE, os.sched_param(0))
+    os.kill(forker, signal.SIGSTOP)
+    (at_load,) = prioritised_of("policies").run((np.full((1, 2), TRIGGER, np.float32),))
+    assert policies[0] == os.SCHED_OTHER
+    assert at_load[0].tolist() == [os.SCHED_IDLE, os.SCHED_OTHER, os.SCHED_OTHER, os.SCHED_OTHER]
+
+
 @pytest.mark.parametrize("name", ["patient", "locking"])
 def test_a_load_that_takes_long_continues_at_normal_priority(prioritised_of: ReplicaOf, name: str) -> None:
     """On a machine without a free core it would hardly advance. A call may keep Python's lock all the time."""
@@ -70,14 +105,7 @@ def test_a_process_that_cannot_return_keeps_its_priority() -> None:
     process = subprocess.run(
         [sys.executable, "-c", _UNPRIVILEGED], capture_output=True, text=True, check=True
     )  # - our own
-    assert process.stdout == "True\n"
-
-
-def test_the_end_without_a_beginning_changes_nothing() -> None:
-    """A worker that could not lower its priority ends the load in the same way."""
-    before = os.sched_getscheduler(0)
-    LowPriority(600.0).end()
-    assert os.sched_getscheduler(0) == before
+    assert process.stdout == "False True\n"
 
 
 def test_a_system_that_does_not_list_the_children_of_threads_lists_all_threads(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from typer.testing import CliRunner
@@ -19,6 +20,8 @@ from midrib.remote._command.status.metrics import MetricsReader
 from midrib.remote._command.status.report import BackboneStatus, status_of
 from midrib.server.cli import app
 from midrib.server.testing import RunningServer
+from midrib.v1 import embedding_pb2, embedding_pb2_grpc
+from midrib.wire import encode_tensor
 
 Serve = Callable[..., AbstractContextManager[RunningServer]]
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -77,6 +80,27 @@ def test_the_metrics_and_the_status_show_it(running: RunningServer, health: Any,
     assert next(changes).status == SERVING
     _, replaced = status(running)
     assert (replaced.restarts, [worker.running for worker in replaced.workers]) == (1, [True])
+
+
+def test_a_call_whose_deadline_is_before_the_next_start_is_unavailable(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another server may answer it. The first call may have been queued before the wait began."""
+    monkeypatch.setattr("midrib.server._worker.supervision._START_BURST", 0)
+    monkeypatch.setattr("midrib.server._worker.supervision._START_INTERVAL_S", 600.0)
+    request = embedding_pb2.EmbedRequest(
+        backbone="doubling", input=embedding_pb2.Input(tensor=encode_tensor(np.ones((1, 2), np.float32)))
+    )
+    with serve("doubling") as running, grpc.insecure_channel(running.address) as channel:
+        stub = embedding_pb2_grpc.EmbeddingServiceStub(channel)
+        kill_worker(running, "doubling")
+        with pytest.raises(grpc.RpcError, match="DEADLINE_EXCEEDED|UNAVAILABLE"):
+            stub.Embed(request, timeout=5)
+        with pytest.raises(
+            grpc.RpcError, match="the backbone's workers died too often: the next one starts in"
+        ) as caught:
+            stub.Embed(request, timeout=5)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
 def test_two_replicas_stay_healthy_while_one_is_replaced(serve: Serve) -> None:

@@ -128,6 +128,7 @@ def _listen(group: ReplicaGroup, served: ServedBackbone) -> None:
     group.on_lost = partial(_give_up, served)
     group.on_change = lambda: served.on_workers()
     served.has_workers = lambda: group.running() is not None
+    served.batcher.starts_at = group.starts_at
 
 
 def _give_up(served: ServedBackbone) -> None:

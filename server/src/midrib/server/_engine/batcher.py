@@ -30,11 +30,13 @@ class Batcher:
     """The queue of one served backbone, its waiting line, and the moment at which a batch leaves.
 
     when_full: functions to call when the queued items fill a batch.
+    starts_at: returns when a worker may start, on the clock; 0 if one runs or may start now.
     """
 
     def __init__(self, limits: BatchLimits, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.limits = limits
         self.when_full: set[Callable[[], None]] = set()
+        self.starts_at: Callable[[], float] = lambda: 0.0
         self.queue = ItemQueue(limits, self._admit_waiting, clock=clock)
         self._line = WaitingLine(self.queue)
         self._clock = clock
@@ -65,9 +67,10 @@ class Batcher:
     def submit(self, item: Item) -> None:
         """Queue an item whose caller cannot wait for room; `item.done` gets its outcome.
 
-        Raises OverloadedError if the flow's share of the queue is full, UnavailableError once closed.
+        Raises OverloadedError if the flow's share of the queue is full, UnavailableError once closed, or if no worker
+        starts before the item's deadline.
         """
-        self._check_open()
+        self._check_open(item)
         if not self.queue.may_queue(item):
             self._make_room(item)
         self._push(item)
@@ -75,9 +78,9 @@ class Batcher:
     async def put(self, item: Item) -> None:
         """Queue an item once there is room; items of one flow are queued in order.
 
-        Raises UnavailableError once closed.
+        Raises UnavailableError once closed, or if no worker starts before the item's deadline.
         """
-        self._check_open()
+        self._check_open(item)
         if self.queue.may_queue(item):
             self._push(item)
         else:
@@ -106,10 +109,17 @@ class Batcher:
         if error is not None:
             self.queue.fail_all(error)
 
-    def _check_open(self) -> None:
-        """Raise UnavailableError while the backbone is being unloaded."""
+    def _check_open(self, item: Item) -> None:
+        """Raise UnavailableError while the backbone is being unloaded, or without a worker until the deadline."""
         if self._closed:
             raise UnavailableError("the backbone is being unloaded: try again elsewhere")
+        if item.deadline is not None and (starts_at := self.starts_at()) > item.deadline:
+            wait_s = starts_at - self._clock()
+            raise UnavailableError(
+                f"the backbone's workers died too often: the next one starts in {wait_s:.1f} s, after the call's "
+                "deadline. Try another server",
+                retry_after=wait_s,
+            )
 
     def _make_room(self, item: Item) -> None:
         """Drop the expired items. Raises OverloadedError if there is still no room for the item."""

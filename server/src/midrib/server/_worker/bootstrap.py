@@ -19,45 +19,45 @@ from typing import Any
 from midrib.server._child_process import adopt_orphans, end_with_parent, leave_terminal, set_name
 from midrib.server._worker import loop
 from midrib.server._worker.channel import Channel
-from midrib.server._worker.priority import LowPriority
+from midrib.server._worker.priority import lower_priority
 from midrib.server._worker.shared_buffer import SharedBuffer
 
 # The name of a worker in `ps` and `top`.
 PROCESS_NAME = "midrib-worker"
+# A module may replace the attribute of `os`.
+_exit = os._exit
 
 
-def main(arguments: dict[str, Any], priority: LowPriority | None = None) -> None:
+def main(arguments: dict[str, Any]) -> None:
     """Run a worker until the server's process closes the channel, or dies.
 
     arguments: those of `Program.arguments`, and `parent`: the process with whose end the system kills this one. It is
     absent if another process has forked this one: that process kills it then.
-    priority: that of this process if it is low already.
     """
     try:
-        _run(arguments, priority)
+        _run(arguments)
     except BaseException:  # noqa: BLE001 - a signal handler of a module may raise anything, at any time
         traceback.print_exc()
-        os._exit(1)
-    os._exit(0)  # threads that a module has left running must not keep the process alive
+        _exit(1)
+    _exit(0)  # threads that a module has left running must not keep the process alive
 
 
-def _run(arguments: dict[str, Any], priority: LowPriority | None) -> None:
+def _run(arguments: dict[str, Any]) -> None:
+    if arguments["low_priority"]:
+        lower_priority()
     channel = Channel(socket.socket(fileno=arguments["channel"]), takes_descriptors=True)
     set_name(PROCESS_NAME)
     if "parent" in arguments:
         end_with_parent(arguments["parent"])
     leave_terminal()
     adopt_orphans()  # so that the process that forks workers gets its daemons only after its end
-    threading.Thread(target=_watch, args=(channel,), name="parent-watch", daemon=True).start()
-    if priority is None:
-        priority = LowPriority(arguments["max_low_s"])
-        priority.begin()
+    threading.Thread(target=_watch, args=(channel, os.getpid()), name="parent-watch", daemon=True).start()
     faulthandler.enable()
     _keep_from_other_programs(channel, arguments["buffers"])
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     buffers = [SharedBuffer(descriptor) for descriptor in arguments["buffers"]]
     with contextlib.suppress(EOFError, OSError):
-        loop.run(channel, buffers, partial(_call, arguments["entry"]), priority)
+        loop.run(channel, buffers, partial(_call, arguments["entry"]))
 
 
 def _call(entry: str, request: dict[str, Any]) -> Any:
@@ -77,9 +77,11 @@ def _keep_from_other_programs(channel: Channel, buffers: list[int]) -> None:
         os.set_inheritable(descriptor, False)
 
 
-def _watch(channel: Channel) -> None:
-    """End this process and those that it started when the other end of the channel is gone."""
+def _watch(channel: Channel, pid: int) -> None:
+    """End this process and its group when the other end of the channel is gone. pid: of this process."""
     poll = select.poll()
     poll.register(channel.fileno(), 0)  # a hang-up is always reported
     poll.poll()
-    os.killpg(0, signal.SIGKILL)
+    with contextlib.suppress(OSError):
+        os.killpg(pid, signal.SIGKILL)  # not its present group: a module may have joined that of the server
+    os.kill(pid, signal.SIGKILL)

@@ -31,7 +31,6 @@ from midrib.server._worker.messages import (
     decode_plan,
     encode_plan,
 )
-from midrib.server._worker.priority import LowPriority
 from midrib.server._worker.shared_buffer import MappedMemory, SharedBuffer, Viewable
 from midrib.wire import Array
 
@@ -43,6 +42,8 @@ _MAX_ERROR_BYTES = 1 << 16
 _REMEMBERED = 256
 # The exit status of a worker that cannot compute any more.
 BROKEN_STATUS = 70
+# A module may replace the attribute of `os`.
+_exit = os._exit
 _NO_BATCH = NUMBER.pack(NO_BATCH)
 
 
@@ -97,15 +98,9 @@ class Hosted(Protocol):
         ...
 
 
-def run(
-    channel: Channel,
-    buffers: Sequence[SharedBuffer],
-    entry: Callable[[dict[str, Any]], Hosted],
-    priority: LowPriority,
-) -> None:
+def run(channel: Channel, buffers: Sequence[SharedBuffer], entry: Callable[[dict[str, Any]], Hosted]) -> None:
     """Answer two requests, then batches; returns after the first request that failed.
 
-    priority: low until the first batch; normal also for the measurement of a compute plan.
     Raises EOFError once the other end is closed.
     """
     request = json.loads(channel.receive())
@@ -114,12 +109,9 @@ def run(
         return
     channel.send(pickle.dumps((False, hosted.info)))
     plan = json.loads(channel.receive())
-    if plan is None:
-        priority.end()
     prepared = _attempt(channel, lambda: hosted.prepare(plan))
     if prepared is None:
         return
-    priority.end()
     passes, properties = prepared
     channel.send(pickle.dumps((False, properties)))
     _Batches(channel, buffers, passes).run()
@@ -197,13 +189,13 @@ class _Batches:
         if len(self._places) >= _REMEMBERED:
             self._places.clear()
         place = BatchLocation.decode(message)
-        buffer = self._buffers[place.buffer]
+        buffer, result_buffer = self._buffers[place.buffer], self._buffers[place.result_buffer]
         try:
             arrays = tuple(buffer.view(region.offset, region.dtype, region.shape) for region in place.inputs)
-        except OSError as error:  # this process can get no memory, or no descriptor
+            bound = _BoundPlace(place, result_buffer, self._passes.bind(arrays))
+        except Exception as error:  # no memory, no descriptor, or a module that has replaced a function of a library
             _end_broken(error)
             raise
-        bound = _BoundPlace(place, self._buffers[place.result_buffer], self._passes.bind(arrays))
         self._places[message] = bound
         return bound
 
@@ -249,14 +241,18 @@ class _BoundPlace:
         if rows.nbytes > self.place.result_bytes:
             raise ValueError(f"the module returned {rows.dtype.name} {list(rows.shape)}, more than its batch can give")
         region = Region(self.place.result_offset, rows.dtype.name, rows.shape)
-        self._result = self._buffer.view(region.offset, region.dtype, region.shape)
-        self._reply = ROWS + region.encode()
+        try:
+            self._reply = ROWS + region.encode()
+            self._result = self._buffer.view(region.offset, region.dtype, region.shape)
+        except Exception as error:  # as in `_Batches._remember`
+            _end_broken(error)
+            raise
 
 
 def _end_broken(error: Exception) -> None:
     """Log the error and end this process. The server replaces it, and has its items computed again."""
     logger.error("the worker cannot compute any more:\n%s", _traced_text(error))
-    os._exit(BROKEN_STATUS)
+    _exit(BROKEN_STATUS)
 
 
 def _traced_text(error: Exception) -> str:

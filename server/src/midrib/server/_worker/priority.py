@@ -1,4 +1,10 @@
-"""The priority of a worker process: while it loads, it computes only on cores that no other thread needs."""
+"""The priority of processes that start: they compute only on cores that no serving thread needs.
+
+A process that starts beside a serving one would otherwise keep its core until the next tick of the scheduler, some
+milliseconds, each time the serving one wakes up. The server lowers priorities only if it can raise them again: Linux
+requires CAP_SYS_NICE or a limit RLIMIT_NICE of at least 20. The server raises them, because a process of low priority
+may hardly advance.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +13,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 # A load that other work delays for this time continues at normal priority.
@@ -15,66 +22,52 @@ MAX_LOW_S = 1.0
 _MAX_PASSES = 5
 
 
-class LowPriority:
-    """Lets the threads of all other processes run first, from `begin` until `end`, or for a limited time.
+@cache
+def can_lower() -> bool:
+    """Return whether the processes that this one starts may have low priority: whether it can raise it again.
 
-    A process that starts beside a serving one would otherwise keep its core until the next tick of the scheduler, some
-    milliseconds, each time the serving one wakes up. Has no effect if the system does not allow a return to normal
-    priority: Linux requires CAP_SYS_NICE or a limit RLIMIT_NICE of at least 20.
-
-    max_s: the limit.
+    Tried on a thread that ends then. False if this process was itself started at another priority than the usual one.
     """
-
-    def __init__(self, max_s: float) -> None:
-        self._timer = threading.Timer(max_s, self.end)
-        self._timer.daemon = True
-        self._low = False
-
-    def begin(self) -> None:
-        """Lower the priority of this thread, and of the threads and processes that it starts."""
-        if not _can_return():
-            return
-        self._low = True
-        self._timer.start()  # a thread started after the next line would have low priority
-        _set_policy(0, os.SCHED_IDLE)
-
-    def end(self) -> None:
-        """Give all threads of this process and of its descendants normal priority."""
-        self._timer.cancel()
-        if self._low:
-            _raise(os.getpid())
-            self._low = False
-
-
-def raise_priority(pid: int) -> None:
-    """Give all threads of a worker and of its descendants that have low priority a normal one.
-
-    A worker that is to be killed ends sooner then, if other work uses all cores. Has no effect if the server itself was
-    started at low priority.
-    """
-    if sys.platform == "linux" and os.sched_getscheduler(0) == os.SCHED_OTHER:
-        _raise(pid)
-
-
-def _raise(pid: int) -> None:
-    for _ in range(_MAX_PASSES):
-        low = [task for task in _tasks(pid) if _is_low(task)]
-        for task in low:
-            with contextlib.suppress(OSError):  # it has ended, or the process has given up its privileges
-                _set_policy(task, os.SCHED_OTHER)
-        if not low:
-            break
-
-
-def _can_return() -> bool:
-    """Return whether a thread of usual priority can lower it and return. Tried on a thread that ends then."""
-    if sys.platform != "linux" or os.sched_getscheduler(0) != os.SCHED_OTHER:
+    if sys.platform != "linux" or os.sched_getscheduler(0) != os.SCHED_OTHER or not Path("/proc/self/task").is_dir():
         return False
     returned = threading.Event()
     thread = threading.Thread(target=_lower_and_return, args=(returned,))
     thread.start()
     thread.join()
     return returned.is_set()
+
+
+def lower_priority() -> None:
+    """Let all other threads run before this one, and before the threads and processes that it starts.
+
+    Raises OSError if the system refuses it.
+    """
+    _set_policy(0, os.SCHED_IDLE)
+
+
+def raise_priority(pid: int) -> None:
+    """Give all threads of a process and of its descendants that have low priority a normal one.
+
+    A worker that is to be killed ends sooner then, if other work uses all cores. Has no effect if this server does not
+    lower priorities.
+    """
+    if can_lower():
+        _raise(pid)
+
+
+def raise_thread(task: int) -> None:
+    """Give a thread normal priority; 0 is this thread. The id of a process is that of its first thread."""
+    with contextlib.suppress(OSError):  # it has ended
+        _set_policy(task, os.SCHED_OTHER)
+
+
+def _raise(pid: int) -> None:
+    for _ in range(_MAX_PASSES):
+        low = [task for task in _tasks(pid) if _is_low(task)]
+        for task in low:
+            raise_thread(task)
+        if not low:
+            break
 
 
 def _lower_and_return(returned: threading.Event) -> None:

@@ -56,6 +56,10 @@ class ReplicaGroup:
         running = [replica for replica in self.replicas if replica.running]
         return min(running, key=lambda replica: replica.load, default=None)
 
+    def starts_at(self) -> float:
+        """Return when the first of them may start a worker, on time.monotonic; 0 if one runs or may start now."""
+        return min((replica.starts_at for replica in self.replicas), default=0.0)
+
     def forget_listeners(self) -> None:
         """Drop the listeners, which refer to this object: a cycle would keep the shared memory until collected."""
         self.on_lost = self.on_change = lambda: None
@@ -86,6 +90,11 @@ class WorkerReplica:
     def running(self) -> bool:
         """Whether its worker runs."""
         return self._connection is not None
+
+    @property
+    def starts_at(self) -> float:
+        """When its next worker may start, on time.monotonic; 0 if its worker runs, or may start now."""
+        return 0.0 if self.running or self._ready is None else self._ready.supervisor.starts_at
 
     @property
     def load(self) -> int:
@@ -209,7 +218,8 @@ class WorkerReplica:
         except Exception:
             self._waiting.extend(parts)  # to be failed, also those of other replicas
             raise
-        logger.warning("%s; items of its batch that are computed again: %d", death.explained(), _items(parts[:1]))
+        again = sum(part.end - part.first for part in parts[:1])
+        logger.warning("%s; items of its batch that are computed again: %d", death.explained(), again)
         self._blame(parts[:1], death)
         waiting, self._waiting = list(self._waiting), deque()
         self._place_all([*parts[1:], *waiting])  # the worker had not begun with these
@@ -275,10 +285,6 @@ class WorkerReplica:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _items(parts: Sequence[Part]) -> int:
-    return sum(part.end - part.first for part in parts)
 
 
 def _lost_error(reason: str) -> UnavailableError:

@@ -48,7 +48,7 @@ class StagedPlace:
         self.writes_to_client = place.result_buffer != buffer_index
         self._offset = place.result_offset
         self._buffer = buffer
-        self._reply = b""
+        self._reply: bytes | None = None
         self._rows: Array = np.empty(0)
 
     def rows(self, reply: bytes) -> Array:

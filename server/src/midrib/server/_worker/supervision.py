@@ -16,6 +16,7 @@ from midrib.server._worker.messages import Prepared
 from midrib.server._worker.priority import raise_priority
 from midrib.server._worker.process import WorkerProcess, WorkerSpec
 from midrib.server._worker.shared_buffer import new_shared_buffer
+from midrib.server._worker.token_bucket import TokenBucket
 
 logger = logging.getLogger(__name__)
 
@@ -28,10 +29,12 @@ _BACK_OFF_S = (0.0, 0.5, 2.0)
 # Seconds before further attempts if the system refused a descriptor or a process: clients may use up all descriptors
 # for some time.
 _SHORTAGE_BACK_OFF_S = (5.0, 10.0, 20.0, 30.0)
-# If a worker ends within this time without a batch, its own code is the reason. After several in sequence, each next
-# start waits longer.
+# Each start and each death of a worker takes the cores of the machine for some milliseconds, also from other backbones.
+# So a replica may start this number of workers at once, then one each time this number of seconds has passed.
+_START_BURST = 5
+_START_INTERVAL_S = 2.0
+# If several workers in sequence end within this time without a batch, their own code is the reason.
 _SHORT_LIFE_S = 1.0
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 5.0
 _MAX_SHORT_LIVES = 10
 
 
@@ -74,6 +77,8 @@ class SharedPlan:
     def prepare(self, worker: WorkerProcess) -> Prepared:
         """Prepare a worker; one at a time, because a second one beside it would spoil the measurement."""
         with self._measuring:
+            if self.plan is None:
+                raise_priority(worker.pid)
             prepared: Prepared = worker.call(None if self.plan is None else self.plan.fields)
             self.plan = self.plan or prepared.plan
         return prepared
@@ -82,12 +87,14 @@ class SharedPlan:
 class Supervisor:
     """The worker of one replica, and its successors.
 
+    starts_at: when the next one may start, on time.monotonic; 0 if it may start now.
     sleep: waits before another attempt to replace it.
     """
 
     def __init__(self, spec: WorkerSpec, plan: SharedPlan, *, sleep: Callable[[float], object] | None = None) -> None:
         self.name = spec.name
         self.restarts = 0
+        self.starts_at = 0.0
         self.buffers = [new_shared_buffer() for _ in range(_MAX_DEPTH + _SPARE_BUFFERS)]
         self._spec = spec
         self._plan = plan
@@ -97,6 +104,7 @@ class Supervisor:
         self._ready = False
         self._ready_since = 0.0
         self._short_lives = 0
+        self._starts = TokenBucket(_START_BURST, _START_INTERVAL_S)
         self._replacing = threading.Lock()
 
     def load(self) -> Any:
@@ -146,21 +154,26 @@ class Supervisor:
         return worker, worker.call(self._spec.request)
 
     def _mark_ready(self, worker: WorkerProcess) -> None:
-        raise_priority(worker.pid)  # the worker itself cannot if its loader has given up the privileges
+        raise_priority(worker.pid)
         self._ready = True
         self._ready_since = time.monotonic()
 
     def _count_life(self, *, was_idle: bool) -> None:
-        """Pause if several workers in sequence ended soon and without a batch.
-
-        Raises WorkerLostError after too many of them.
-        """
+        """Raise WorkerLostError if too many workers in sequence ended soon and without a batch."""
         short = was_idle and time.monotonic() - self._ready_since < _SHORT_LIFE_S
         self._short_lives = self._short_lives + 1 if short else 0
         if self._short_lives >= _MAX_SHORT_LIVES:
             raise WorkerLostError(f"{self._short_lives} workers of {self.name} in sequence ended without a batch")
-        if self._short_lives > 1:
-            self._sleep(min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (self._short_lives - 2)))
+
+    def _pause(self, delay_s: float) -> None:
+        """Wait before a start, for `delay_s` or until the replica may start a worker again. Ends with `close`."""
+        now = time.monotonic()
+        limited_s = self._starts.take(now)
+        if limited_s > delay_s:
+            logger.warning("worker %s: its workers die too often: the next one starts in %.1f s", self.name, limited_s)
+        self.starts_at = now + max(delay_s, limited_s)
+        self._sleep(max(delay_s, limited_s))
+        self.starts_at = 0.0
 
     def _replaced(self) -> WorkerProcess:
         """Return a new worker. Raises WorkerLostError if none starts."""
@@ -168,7 +181,7 @@ class Supervisor:
         for attempt, delay_s in enumerate((*_BACK_OFF_S, *_SHORTAGE_BACK_OFF_S)):
             if attempt >= len(_BACK_OFF_S) and not isinstance(failure, OSError):
                 break
-            self._sleep(delay_s)
+            self._pause(delay_s)
             if self._closed.is_set():
                 break
             self.restarts += 1

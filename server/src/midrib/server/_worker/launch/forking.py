@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Sequence
 from functools import partial
@@ -20,11 +21,13 @@ from typing import IO, Any
 from midrib.server._child_process import command
 from midrib.server._worker.launch import zygote
 from midrib.server._worker.launch.processes import Program, in_lasting_thread
-from midrib.server._worker.priority import raise_priority
+from midrib.server._worker.priority import can_lower, raise_priority, raise_thread
 
 # The first answer comes after the import of torch, which may take long from a cold disk.
 _FIRST_ANSWER_S = 120.0
 _ANSWER_S = 10.0
+# A process of low priority hardly advances while other work uses all cores: after this time its priority is raised.
+_MAX_LOW_S = 0.1
 # The end of a backbone, and of the server, waits for this.
 _REAP_S = 3.0
 _END_S = 10.0
@@ -104,10 +107,11 @@ class Forker:
     def _ask(self, request: dict[str, Any], descriptors: Sequence[int] = (), *, max_s: float | None = None) -> Any:
         """Return the answer to a request; end the process if it gives none in time. Raises ForkError."""
         with self._asking:
-            self._socket.settimeout((max_s or _ANSWER_S) if self.worked else _FIRST_ANSWER_S)
+            end = time.monotonic() + ((max_s or _ANSWER_S) if self.worked else _FIRST_ANSWER_S)
+            self._socket.settimeout(_MAX_LOW_S)
             try:
                 socket.send_fds(self._socket, [json.dumps(request).encode()], descriptors)
-                answer = json.loads(self._socket.recv(zygote.MESSAGE_BYTES))
+                answer = json.loads(self._receive(end))
             except (OSError, ValueError) as error:
                 self._process.kill()
                 self._process.wait()
@@ -116,6 +120,17 @@ class Forker:
         if "error" in answer:
             raise ForkError(f"the process that forks them failed: {answer['error']}")
         return answer["value"]
+
+    def _receive(self, end: float) -> bytes:
+        """Return the answer. Raises TimeoutError at `end`, on time.monotonic; OSError if the process has ended."""
+        while True:
+            try:
+                return self._socket.recv(zygote.MESSAGE_BYTES)
+            except TimeoutError:
+                if time.monotonic() >= end:
+                    raise
+                if can_lower():
+                    raise_thread(self._process.pid)
 
 
 def _folder() -> str:
@@ -135,8 +150,9 @@ def _file_of(request: dict[str, Any]) -> IO[bytes]:
 
 
 def _spawn(module: str, control: int) -> subprocess.Popen[bytes]:
+    arguments = {"control": control, "module": module, "low_priority": can_lower()}
     return subprocess.Popen(
-        command(zygote.__name__, {"control": control, "module": module}),  # noqa: S603 - this interpreter
+        command(zygote.__name__, arguments),  # noqa: S603 - this interpreter
         env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # numpy's BLAS would start threads at its import
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

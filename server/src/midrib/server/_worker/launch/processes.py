@@ -53,7 +53,7 @@ class Program:
             "entry": self.entry,
             "channel": channel,
             "buffers": list(self.buffers),
-            "max_low_s": priority.MAX_LOW_S,
+            "low_priority": priority.can_lower(),
         }
 
 

@@ -23,18 +23,20 @@ import numpy as np
 
 from midrib.server._child_process import adopt_orphans, ending_with_parent
 from midrib.server._worker import bootstrap
-from midrib.server._worker.priority import LowPriority
+from midrib.server._worker.priority import lower_priority, raise_thread
 
 MESSAGE_BYTES = 1 << 12
 _MAX_DESCRIPTORS = 250
 # How often it looks whether the server's process still exists: a fork of that process may keep the socket open.
 _LOOK_S = 1.0
+# A module of a worker may replace the attribute of `os`; the worker would then go on as another one of this process.
+_exit = os._exit
 
 
 def main(arguments: dict[str, Any]) -> None:
     """Import a module, then fork and reap workers until the other end of the socket is closed.
 
-    arguments: `module`, and `control`, the descriptor of the socket.
+    arguments: `module`; `control`, the descriptor of the socket; `low_priority`, whether it forks at low priority.
     """
     control, module = arguments["control"], arguments["module"]
     adopt_orphans()
@@ -42,7 +44,7 @@ def main(arguments: dict[str, Any]) -> None:
         importlib.import_module(module)
     gc.collect()
     gc.freeze()  # the collector of a worker would write to the memory that all of them share
-    zygote = _Zygote(socket.socket(fileno=control))
+    zygote = _Zygote(socket.socket(fileno=control), low_priority=arguments["low_priority"])
     try:
         zygote.run()
     finally:
@@ -51,10 +53,16 @@ def main(arguments: dict[str, Any]) -> None:
 
 
 class _Zygote:
-    """Answers requests, one at a time. control: the socket of the server's process."""
+    """Answers requests, one at a time.
 
-    def __init__(self, control: socket.socket) -> None:
+    control: the socket of the server's process.
+    low_priority: whether it forks at low priority. A fork takes some milliseconds in the kernel; otherwise a serving
+    thread may wait for its core all that time.
+    """
+
+    def __init__(self, control: socket.socket, *, low_priority: bool) -> None:
         self._control = control
+        self._low_priority = low_priority
         self._parent = os.getppid()
         self._children: set[int] = set()
 
@@ -89,14 +97,18 @@ class _Zygote:
     def _answer(self, request: dict[str, Any], descriptors: list[int]) -> int | None:
         if "reap" in request:
             return self._reap(request["reap"])
+        if self._low_priority:
+            lower_priority()
+        try:
+            return self._fork(descriptors)
+        finally:
+            if self._low_priority:
+                raise_thread(0)
+
+    def _fork(self, descriptors: list[int]) -> int:
+        """Fork this process. Raises RuntimeError if it has several threads."""
         request = _read(descriptors[0])
         os.close(descriptors.pop(0))  # the worker has no use for it
-        pid = self._fork(request, descriptors)
-        self._children.add(pid)
-        return pid
-
-    def _fork(self, request: dict[str, Any], descriptors: list[int]) -> int:
-        """Fork this process. Raises RuntimeError if it has several threads."""
         if (threads := len(os.listdir("/proc/self/task"))) != 1:
             raise RuntimeError(f"a process of {threads} threads cannot be forked safely")
         pid = os.fork()
@@ -106,7 +118,8 @@ class _Zygote:
                 _become_worker(request, descriptors)
             except BaseException:  # noqa: BLE001 - nothing of the other process's work may run here
                 traceback.print_exc()
-            os._exit(1)
+            _exit(1)
+        self._children.add(pid)
         return pid
 
     def _reap(self, pid: int) -> int | None:
@@ -144,8 +157,8 @@ def _read(descriptor: int) -> dict[str, Any]:
 
 def _become_worker(request: dict[str, Any], descriptors: list[int]) -> None:
     """Give this process the group, files, environment, folder and random numbers of a fresh one; run the worker."""
-    priority = LowPriority(request["arguments"]["max_low_s"])
-    priority.begin()  # first: half of the time of a restart is spent before the worker's own code
+    if request["arguments"]["low_priority"]:
+        lower_priority()  # first: half of the time of a restart is spent before the worker's own code
     os.setpgid(0, 0)
     output, *files = descriptors
     os.dup2(output, 1)
@@ -158,7 +171,7 @@ def _become_worker(request: dict[str, Any], descriptors: list[int]) -> None:
         os.chdir(request["folder"])
     sys.path[:] = request["arguments"]["path"]
     np.random.seed()  # otherwise all workers would draw the same numbers
-    bootstrap.main(request["arguments"], priority)
+    bootstrap.main(request["arguments"])
 
 
 def _renumber(descriptors: list[int], numbers: list[int]) -> None:
