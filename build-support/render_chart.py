@@ -25,7 +25,23 @@ REFUSED = {
     "settings: {tokens: /tokens.toml}": "tokens",
     "{replicas: -1}": "replicas",
     "replica: 3": "replica",
+    "tokens: null": "missing property 'tokens'",
+    "settings: {host: 127.0.0.1}": "use 0.0.0.0",
+    "settings: {port: 8080}": "both 8080",
+    "settings: {tls_key: /tls.key}": "name a secret in tls.secret",
+    "image: {digest: latest}": "/image/digest",
+    "podAnnotations: {number: 1}": "got number, want string",
+    "podLabels: {app.kubernetes.io/name: other}": "use another label",
+    "extraEnv: [{name: MIDRIB_PORT, value: '1'}]": "extraEnv sets MIDRIB_PORT a second time",
+    "extraVolumes: [{name: tokens, emptyDir: {}}]": "choose another name",
+    "extraVolumeMounts: [{name: none, mountPath: /x}]": "add it to extraVolumes",
+    "extraVolumeMounts: [{name: scratch, mountPath: /tmp}]": "choose another path",
+    "resources: {limits: {memory: 8GB}}": "/resources/limits/memory",
+    "autoscaling: {minReplicas: 9}": "autoscaling.minReplicas is 9",
+    "serviceMonitor: {enabled: true}": "serviceMonitor.tokenSecret",
 }
+# Names of releases, and the name of their Service: it begins with a letter, and has no dots and at most 63 characters.
+NAMES = {"midrib-2": "midrib-2", "team.a": "team-a-midrib", "1st": "midrib-1st", "a" * 53: "a" * 52}
 
 
 def rendered(chart: helm.Chart, values: dict[str, Any]) -> str:
@@ -59,11 +75,21 @@ def wrongly_accepted(chart: helm.Chart) -> list[str]:
     return wrong
 
 
+def wrong_names(chart: helm.Chart) -> list[str]:
+    """Return the releases whose Service has another name than expected."""
+    wrong = []
+    for release, expected in NAMES.items():
+        service = chart.render({}, name=release, namespace="inference")["midrib/templates/service.yaml"]
+        if f"\n  name: {expected}\n" not in service:
+            wrong.append(f"the Service of release {release} is not named {expected}: {service}")
+    return wrong
+
+
 def main() -> None:
     """Compare the manifests with those of deploy/helm/rendered, or write them."""
     problems = findings()
     with helm.Chart.load(CHART) as chart:
-        problems += wrongly_accepted(chart)
+        problems += [*wrongly_accepted(chart), *wrong_names(chart)]
         for path in sorted(CHART.glob("ci/*.yaml")):
             text = rendered(chart, helm.values_from_yaml(path.read_text()))
             target = RENDERED / path.name

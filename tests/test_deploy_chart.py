@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -31,7 +32,9 @@ class Release:
         self.workload = self.manifests.get("Deployment") or self.manifests["StatefulSet"]
         self.pod: Any = self.workload["spec"]["template"]["spec"]
         (self.container,) = self.pod["containers"]
-        self.variables = {variable["name"]: variable["value"] for variable in self.container["env"]}
+        # Kubernetes reads $$ as $.
+        values = {variable["name"]: variable.get("value", "") for variable in self.container["env"]}
+        self.variables = {name: value.replace("$$", "$") for name, value in values.items()}
 
 
 @pytest.fixture(params=RENDERED.values(), ids=list(RENDERED))
@@ -64,6 +67,24 @@ def test_tables_and_fractions_arrive_unchanged(monkeypatch: pytest.MonkeyPatch) 
     assert (first.dtype, first.aliases, second.arguments) == ("bfloat16", ("minilm",), {"num_features": 4})
     assert isinstance(second.arguments["num_features"], int)
     assert (settings.drain_grace_s, settings.max_in_flight_bytes) == (45.5, 268435456)
+
+
+def test_strings_arrive_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither YAML nor Kubernetes reads them as anything else."""
+    release = Release(RENDERED["strings"])
+    monkeypatch.setenv("MIDRIB_BACKBONES", release.variables["MIDRIB_BACKBONES"])
+    assert Settings().backbones[0].aliases == ("yes", "1", "a \"quoted\" 'name' of $(MIDRIB_HOST) and $$")
+    assert release.container["image"] == "team/midrib@sha256:" + "0123456789" * 6 + "0123"
+    assert [volume["secret"]["secretName"] for volume in release.pod["volumes"] if "secret" in volume] == ["123", "on"]
+
+
+def test_a_release_scales_by_its_own_pods() -> None:
+    """Another release in the namespace has other names."""
+    [trigger] = Release(RENDERED["strings"]).manifests["ScaledObject"]["spec"]["triggers"]
+    pattern = re.search(r'pod=~"([^"]+)"', trigger["metadata"]["query"])
+    assert pattern is not None
+    names = ["midrib-6d4cf56db6-x7k2p", "midrib-two-6d4cf56db6-x7k2p", "midrib-models-0-x"]
+    assert [bool(re.fullmatch(pattern[1], name)) for name in names] == [True, False, False]
 
 
 def test_a_pod_may_finish_accepted_work_before_it_is_killed(release: Release, settings: Settings) -> None:

@@ -2,8 +2,10 @@
 
 build-support/ray makes that environment. Each of two processes, with one thread, reads its half of a Parquet table and
 embeds it with `midrib.ray.Embedder`: without Ray, and as the two actors of a job of Ray Data. Loading is not measured.
-The rate is that of the wall clock, so it needs a quiet machine. The processor time per row is that of all processes,
-with Ray's own. Rounds of both are interleaved, because the speed of a shared machine drifts.
+The rate is that of the wall clock, so it needs a quiet machine. The processor time per row of the processes that embed
+holds at any load. Ray's other processes are listed in cores: they use processor time also while they wait, so that
+their milliseconds per row would depend on the rate. Rounds of both are interleaved, because the speed of a shared
+machine drifts.
 """
 
 from __future__ import annotations
@@ -20,32 +22,48 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped] # it has no types
 import pyarrow.parquet as pq  # type: ignore[import-untyped] # it has no types
 from PIL import Image
-from run import Measured, cpu_s, row
+from run import cpu_s
 
 from midrib.ray import Embedder
+from midrib.ray._dataset import Pool
 
 FOLDERS = [Path(__file__).parent, Path(__file__).parents[1] / "serving"]
 BATCH = 32
-BLOCKS = 16  # of the table on Ray: enough for both actors to end at the same time
 PROCESSES = 2
 WARM_SHARE = 0.25  # of the rows, which are embedded before the measurement
 IMAGES, TEXTS = "benchmark/embedding/vit-tiny-images", "text/embedding/all-minilm-l6-v2"
 ROWS = {IMAGES: 1024, TEXTS: 8192}
 
 
+class Measured(NamedTuple):
+    """The rows per second, the processor time of those processes that embed, and the cores that all others use."""
+
+    rows_per_s: float
+    cpu_ms: float
+    other_cores: float = 0.0
+
+
 class TimedEmbedder(Embedder):
-    """Embeds tables, and notes when it had each row: a column "done", in seconds of the machine's clock."""
+    """Embeds tables, with two columns about each batch.
+
+    done: when it was embedded, in seconds of the machine's clock.  cpu_ms: the processor time of this process per row.
+    """
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Return the embeddings and the times."""
+        """Return the embeddings with both columns."""
+        before_s = time.process_time()
         rows = super().__call__(table)
-        return rows.append_column("done", pa.array(np.full(len(rows), time.monotonic())))
+        cpu_ms = 1000 * (time.process_time() - before_s) / len(rows)
+        columns = {"done": time.monotonic(), "cpu_ms": cpu_ms}
+        for name, value in columns.items():
+            rows = rows.append_column(name, pa.array(np.full(len(rows), value)))
+        return rows
 
 
 def options(backbone: str) -> dict[str, Any]:
@@ -78,20 +96,25 @@ def on_ray(backbone: str, files: list[str]) -> Measured:
     # Each actor reserves one of Ray's CPUs, and the tasks that read the files need one too.
     ray.init("local", num_cpus=PROCESSES + 1, include_dashboard=False, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
-    table = ray.data.read_parquet(files, override_num_blocks=BLOCKS).map_batches(
-        TimedEmbedder,
-        fn_constructor_kwargs=options(backbone),
-        batch_format="pyarrow",
-        batch_size=BATCH,
-        compute=ray.data.ActorPoolStrategy(size=PROCESSES),
+    table = Pool(BATCH, PROCESSES).map(
+        ray.data.read_parquet(files), TimedEmbedder, udf_modifying_row_count=False, **options(backbone)
     )
     with CpuSamples() as samples:
         batches = list(table.iter_batches(batch_size=None, batch_format="pyarrow"))
     ray.shutdown()
-    done = np.sort(np.concatenate([batch.column("done").to_numpy() for batch in batches]))
+    done, cpu_ms = (np.concatenate([batch.column(name).to_numpy() for batch in batches]) for name in ("done", "cpu_ms"))
+    return measured_after_warm_up(done, cpu_ms, samples)
+
+
+def measured_after_warm_up(done: np.ndarray, cpu_ms: np.ndarray, samples: CpuSamples) -> Measured:
+    """Return the measurement of the rows after the first ones.  done, cpu_ms: see TimedEmbedder, [rows]."""
+    order = np.argsort(done)
     warm = int(len(done) * WARM_SHARE)
-    rows, (start, end) = len(done) - warm, (done[warm - 1], done[-1])
-    return Measured(rows / (end - start), 1000 * (samples.at(end) - samples.at(start)) / rows)
+    start, end = done[order[warm - 1]], done[order[-1]]
+    used_s = cpu_ms[order[warm:]].sum() / 1000
+    cores = (samples.at(end) - samples.at(start)) / (end - start)
+    rows = len(done) - warm
+    return Measured(rows / (end - start), 1000 * used_s / rows, float(cores - used_s / (end - start)))
 
 
 class CpuSamples:
@@ -117,7 +140,7 @@ class CpuSamples:
         return float(np.interp(moment, times, used_s))
 
     def _read(self) -> None:
-        while not self._stop.wait(0.2):
+        while not self._stop.wait(1.0):
             self._samples.append(self._sample())
 
     @staticmethod
@@ -151,13 +174,25 @@ def text(random: np.random.Generator) -> str:
 
 def measure(rounds: int, share: float) -> Iterator[str]:
     """Yield the lines of the table."""
-    yield "| backbone | single processes, rows/s | Ray Data, rows/s | ratio | CPU ms per row | Ray Data | ratio |"
-    yield "|---|---|---|---|---|---|---|"
+    yield "| backbone | processes, rows/s | Ray Data | ratio | CPU ms per row | Ray Data | ratio | others, cores |"
+    yield "|---|---|---|---|---|---|---|---|"
     with tempfile.TemporaryDirectory() as folder:
         for backbone in ROWS:
             files = write_table(Path(folder), backbone, int(share * ROWS[backbone]))
             pairs = [(singles(backbone, files), run("ray", backbone, files)) for _ in range(rounds)]
             yield row(backbone, pairs)
+
+
+def row(name: str, pairs: list[tuple[Measured, Measured]]) -> str:
+    """Return a line of the table: the medians of both sides, and of the pairs' ratios."""
+    single, ray = (
+        Measured(*(statistics.median(values) for values in zip(*side, strict=True)))
+        for side in zip(*pairs, strict=True)
+    )
+    rate = statistics.median(second.rows_per_s / first.rows_per_s for first, second in pairs)
+    cpu = statistics.median(first.cpu_ms / second.cpu_ms for first, second in pairs)
+    rates = f"{single.rows_per_s:,.0f} | {ray.rows_per_s:,.0f} | {rate:.3f}"
+    return f"| {name} | {rates} | {single.cpu_ms:.2f} | {ray.cpu_ms:.2f} | {cpu:.3f} | {ray.other_cores:.2f} |"
 
 
 def singles(backbone: str, files: list[str]) -> Measured:

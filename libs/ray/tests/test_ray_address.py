@@ -13,6 +13,7 @@ import pytest
 from libs.ray.tests.ray_program import RayProgram
 from libs.ray.tests.serve_load import NAME, rows
 from libs.ray.tests.serve_process import MIDRIB, RAY_PORTS, free_ports, ray_environment, write_settings
+from midrib.ray._connect import connect
 from midrib.remote import Client
 
 pytest.importorskip("ray.serve", reason="needs Ray Serve: build-support/ray makes an environment with it")
@@ -68,6 +69,14 @@ def test_a_cluster_with_another_token_is_an_error(address: str, variables: Mappi
     assert done.returncode == 1
     assert f"cannot join a Ray cluster at {address}" in done.stderr
     assert "RAY_AUTH_TOKEN_PATH" in done.stderr
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_an_address_without_a_cluster_is_an_error_at_once(scheme: str) -> None:
+    """Ray itself tries for minutes."""
+    address = f"{scheme}127.0.0.1:{free_ports(1)[0]}"
+    with pytest.raises(ConnectionError, match=f"cannot reach a Ray cluster at {address} "):
+        connect(address)
 
 
 @pytest.mark.parametrize("form", ["host and port", "auto"])

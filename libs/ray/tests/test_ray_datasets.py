@@ -77,6 +77,17 @@ def test_a_killed_worker_loses_and_doubles_no_row(cluster: None, tmp_path: Path)
     assert [(row["id"], list(row["embedding"])) for row in rows] == [(row, [2 * row, 2 * row]) for row in range(200)]
 
 
+def test_two_actors_share_a_table_that_ray_reads_as_one_block(cluster: None) -> None:
+    """Also if they reserve all CPUs of the cluster, so that none remains for the tasks that divide the block."""
+    dataset = ray.data.from_items([{"id": row, "x": [0.0]} for row in range(40)], override_num_blocks=1)
+    embedded = midrib.ray.embed(
+        dataset, "test/embedding/waiting", "x", batch_size=4, actors=2, imports=["waiting_backbone"]
+    )
+    rows = embedded.take_all()
+    assert sorted(row["id"] for row in rows) == list(range(40))
+    assert len({row["embedding"][0] for row in rows}) == 2  # process ids
+
+
 def test_map_batches_takes_the_class(cluster: None, server: RunningServer) -> None:
     """For pipelines that set Ray's options themselves."""
     embedded = ray.data.from_items([{"id": 1, "text": "a"}]).map_batches(
@@ -94,3 +105,20 @@ def test_an_unknown_column_ends_before_anything_runs(cluster: None) -> None:
     """The error names the columns that exist."""
     with pytest.raises(InvalidInputError, match="no column 'y': it has id, x"):
         midrib.ray.embed(ray.data.from_arrow(pa.table({"id": [1], "x": [[1.0]]})), MLP, "y")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        pytest.param({"batch_size": 0}, InvalidInputError, "a batch has 0 rows, expected at least 1", id="rows"),
+        pytest.param({"actors": 0}, InvalidInputError, "actors is 0, expected a number", id="actors"),
+        pytest.param({"actors": (3, 1)}, InvalidInputError, r"actors is \(3, 1\), expected", id="bounds"),
+        pytest.param({"normalise": True}, TypeError, "got normalise for template/", id="unknown"),
+    ],
+)
+def test_wrong_options_end_before_anything_runs(
+    cluster: None, options: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    """In this process, not as an actor that dies."""
+    with pytest.raises(error, match=words):
+        midrib.ray.embed(ray.data.from_arrow(pa.table({"id": [1], "x": [[1.0]]})), MLP, "x", **options)

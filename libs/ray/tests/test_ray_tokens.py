@@ -1,10 +1,12 @@
-"""Tokens on Ray Serve with a deployment for each backbone: the replicas know them, the ingress does not."""
+"""Tokens on Ray Serve with a deployment for each backbone: the ingress and the replicas check them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from hashlib import sha256
+from typing import Any
 
+import grpc
 import pytest
 import tomli_w
 
@@ -26,7 +28,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServeProcess]:
     (folder / "tokens.toml").write_text(tomli_w.dumps({"tokens": [entry]}))
     (folder / "tables.toml").write_text(tomli_w.dumps({NAME: {"num_cpus": 0.1}}))
     options = ["--backbone-options", str(folder / "tables.toml")]
-    process = ServeProcess(folder, {"seconds": 0.0, "scale": 2.0}, options, tokens=str(folder / "tokens.toml"))
+    settings = {"tokens": str(folder / "tokens.toml"), "public_health": False, "max_stream_age_s": 1.0}
+    process = ServeProcess(folder, {"seconds": 0.0, "scale": 2.0}, options, **settings)
     try:
         process.wait_until_ready()
         yield process
@@ -41,6 +44,25 @@ def test_a_caller_without_a_token_learns_no_name(served: ServeProcess, name: str
     with Client(served.address, token=token) as client, pytest.raises(UnauthenticatedError, match="token") as caught:
         client.embed(name, rows(1))
     assert NAME not in str(caught.value)
+
+
+def test_the_health_of_the_ingress_needs_a_token_too(served: ServeProcess) -> None:
+    """The setting `public_health` is off."""
+    with grpc.insecure_channel(served.address) as channel:
+        check: Any = channel.unary_unary("/grpc.health.v1.Health/Check")
+        with pytest.raises(grpc.RpcError, match="this server wants a token"):
+            check(b"", timeout=60)
+        assert check(b"", timeout=60, metadata=(("authorization", f"Bearer {TOKEN}"),))
+
+
+def test_a_watch_ends_after_the_age_of_a_stream(served: ServeProcess) -> None:
+    """Ray waits for the calls of a replica that leaves."""
+    with grpc.insecure_channel(served.address) as channel:
+        watch: Any = channel.unary_stream("/grpc.health.v1.Health/Watch")
+        states = watch(b"", timeout=60, metadata=(("authorization", f"Bearer {TOKEN}"),))
+        assert next(states)
+        with pytest.raises(grpc.RpcError, match="a Watch ends after 1 s"):
+            next(states)
 
 
 def test_a_token_is_passed_on(served: ServeProcess) -> None:

@@ -1,6 +1,8 @@
-{{/* The name of every resource: the release's, with "midrib" unless it contains that. */}}
+{{/* The name of every resource: the release's, with "midrib" unless it contains that. A Service's name has no dots, and
+     begins with a letter. */}}
 {{- define "midrib.name" -}}
-{{- $name := .Release.Name -}}
+{{- $name := .Release.Name | replace "." "-" -}}
+{{- if regexMatch "^[0-9]" $name }}{{ $name = printf "midrib-%s" $name }}{{ end -}}
 {{- if not (contains "midrib" $name) }}{{ $name = printf "%s-midrib" $name }}{{ end -}}
 {{- $name | trunc 52 | trimSuffix "-" -}}
 {{- end }}
@@ -8,23 +10,23 @@
 {{/* The labels that select this release's pods. */}}
 {{- define "midrib.selector" -}}
 app.kubernetes.io/name: midrib
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{/* The labels of every resource. */}}
 {{- define "midrib.labels" -}}
 {{ include "midrib.selector" . }}
-app.kubernetes.io/version: {{ .Values.image.tag | default .Chart.Version | quote }}
+app.kubernetes.io/version: {{ .Values.image.tag | default .Chart.Version | replace "+" "_" | trunc 63 | trimAll "-_." | quote }}
 helm.sh/chart: {{ printf "midrib-%s" .Chart.Version | replace "+" "_" }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 
 {{- define "midrib.serviceAccount" -}}
-{{- .Values.serviceAccount.name | default (ternary (include "midrib.name" .) "default" .Values.serviceAccount.create) -}}
+{{- .Values.serviceAccount.name | default (ternary (include "midrib.name" .) "default" .Values.serviceAccount.create) | quote -}}
 {{- end }}
 
 {{- define "midrib.claim" -}}
-{{- .Values.modelCache.existingClaim | default (printf "%s-models" (include "midrib.name" .)) -}}
+{{- .Values.modelCache.existingClaim | default (printf "%s-models" (include "midrib.name" .)) | quote -}}
 {{- end }}
 
 {{/* Whether a StatefulSet makes a claim for each pod. */}}
@@ -35,23 +37,24 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- define "midrib.claimSpec" -}}
 accessModes: [{{ .Values.modelCache.accessMode | default (ternary "ReadWriteOnce" "ReadWriteMany" (eq .Values.kind "StatefulSet")) }}]
 {{- with .Values.modelCache.storageClassName }}
-storageClassName: {{ . }}
+storageClassName: {{ . | quote }}
 {{- end }}
 resources:
   requests: {storage: {{ .Values.modelCache.size }}}
 {{- end }}
 
-{{/* The settings as variables; strings as they are, everything else as JSON. */}}
+{{/* The settings as variables; strings as they are, everything else as JSON. Kubernetes would expand $(NAME), and reads $$
+     as $. */}}
 {{- define "midrib.env" -}}
 {{- range $name, $value := .Values.settings }}
 {{- if not (kindIs "invalid" $value) }}
 - name: MIDRIB_{{ upper $name }}
-  value: {{ ternary $value (toJson $value) (kindIs "string" $value) | quote }}
+  value: {{ ternary $value (toJson $value) (kindIs "string" $value) | replace "$" "$$" | quote }}
 {{- end }}
 {{- end }}
 {{- if .Values.tokens.secret }}
 - name: MIDRIB_TOKENS
-  value: /etc/midrib/{{ .Values.tokens.key }}
+  value: {{ printf "/etc/midrib/%s" .Values.tokens.key | quote }}
 {{- end }}
 {{- if .Values.tls.secret }}
 - name: MIDRIB_TLS_CERTIFICATE
@@ -67,15 +70,5 @@ resources:
 httpGet: {path: /readyz, port: http, scheme: HTTPS}
 {{- else -}}
 grpc: {port: {{ .Values.settings.port }}}
-{{- end }}
-{{- end }}
-
-{{/* Fails for values with which the server does not start, or never becomes ready. */}}
-{{- define "midrib.check" -}}
-{{- if not (or .Values.tokens.secret .Values.tls.secret .Values.settings.insecure) }}
-{{- fail "tokens.secret and tls.secret are empty, so that anybody may call: set one of them, or settings.insecure=true" }}
-{{- end }}
-{{- if .Values.settings.tls_client_ca }}
-{{- fail (printf "settings.tls_client_ca is %q, but the kubelet's probes have no certificate: use tokens, or a mesh for mutual TLS" .Values.settings.tls_client_ca) }}
 {{- end }}
 {{- end }}

@@ -1,9 +1,9 @@
 {{- define "midrib.scheduling" -}}
 {{- with .Values.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- with .Values.gpu.runtimeClassName }}
-runtimeClassName: {{ . }}
+runtimeClassName: {{ . | quote }}
 {{- end }}
 {{- with .Values.nodeSelector }}
 nodeSelector: {{- toYaml . | nindent 2 }}
@@ -14,20 +14,31 @@ affinity: {{- toYaml . | nindent 2 }}
 {{- if or .Values.tolerations .Values.gpu.count }}
 tolerations:
   {{- if .Values.gpu.count }}
-  - {key: {{ .Values.gpu.resource }}, operator: Exists, effect: NoSchedule}
+  - {key: {{ .Values.gpu.resource | quote }}, operator: Exists, effect: NoSchedule}
   {{- end }}
   {{- with .Values.tolerations }}{{ toYaml . | nindent 2 }}{{ end }}
 {{- end }}
 {{- end }}
 
+{{- define "midrib.image" -}}
+{{- $repository := .Values.image.repository -}}
+{{- if .Values.image.digest }}{{ printf "%s@%s" $repository .Values.image.digest }}
+{{- else if contains "@" $repository }}{{ $repository }}
+{{- else }}{{ printf "%s:%s" $repository (.Values.image.tag | default .Chart.Version) }}{{ end -}}
+{{- end }}
+
 {{- define "midrib.container" -}}
-image: "{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.Version }}"
+image: {{ include "midrib.image" . | quote }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
 args: [serve]
 env:
   {{- include "midrib.env" . | trim | nindent 2 }}
+  {{- $extra := dict }}
+  {{- range .Values.extraEnv }}{{ $_ := set $extra .name true }}{{ end }}
+  {{- if not (hasKey $extra "HOME") }}
   - {name: HOME, value: /tmp}
-  {{- if .Values.modelCache.enabled }}
+  {{- end }}
+  {{- if and .Values.modelCache.enabled (not (hasKey $extra "HF_HOME")) }}
   - {name: HF_HOME, value: /models}
   {{- end }}
   {{- with .Values.extraEnv }}{{ toYaml . | nindent 2 }}{{ end }}
@@ -84,11 +95,11 @@ volumeMounts:
   emptyDir: {}
 {{- if .Values.tokens.secret }}
 - name: tokens
-  secret: {secretName: {{ .Values.tokens.secret }}}
+  secret: {secretName: {{ .Values.tokens.secret | quote }}}
 {{- end }}
 {{- if .Values.tls.secret }}
 - name: tls
-  secret: {secretName: {{ .Values.tls.secret }}}
+  secret: {secretName: {{ .Values.tls.secret | quote }}}
 {{- end }}
 {{- if and .Values.modelCache.enabled (not (include "midrib.claimPerPod" .)) }}
 - name: models

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
-from typing import Any
+from typing import Any, Final
+
+_REACHABLE_S: Final = 10.0
 
 
 def connect(address: str, **options: Any) -> None:
@@ -19,6 +21,7 @@ def connect(address: str, **options: Any) -> None:
     if address == "local":
         ray.init(address=address, **options)
         return
+    _check_reachable(address)
     if _is_local(address):
         _send_token()
     try:
@@ -27,6 +30,20 @@ def connect(address: str, **options: Any) -> None:
         raise ConnectionError(
             f"cannot join a Ray cluster at {address} ({error}): check the address with `ray status`. If the cluster "
             "expects a token, set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to the file of its token"
+        ) from error
+
+
+def _check_reachable(address: str) -> None:
+    """Raise ConnectionError if nothing listens at host:port or ray://host:port: `ray.init` tries for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdigit()):
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_REACHABLE_S).close()
+    except OSError as error:
+        raise ConnectionError(
+            f"cannot reach a Ray cluster at {address} ({error}): check the address with `ray status`, and start a "
+            "cluster with `ray start --head`"
         ) from error
 
 

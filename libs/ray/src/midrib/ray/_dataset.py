@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from midrib.ray._columns import ColumnOptions
-from midrib.ray._embedder import Embedder
+from midrib.ray._embedder import Embedder, check_client_options
 from midrib.remote._files.embedders import RemoteEmbedder
+from midrib.wire import InvalidInputError
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -30,6 +31,7 @@ def embed(
     dataset: of any source of Ray.  backbone, column, options: see `Embedder`.
     batch_size: the most rows that an actor embeds at once.
     actors: their number, or the least and the most.  resources: of an actor, such as {"num_cpus": 2, "num_gpus": 0.5}.
+    Several actors divide the dataset into blocks of `batch_size` rows, and the rows are in another order then.
     A row that cannot be embedded has a null embedding and the reason in "error"; it does not end the job.
     The schema's metadata holds the backbone and its revision. A served backbone is pinned to its present revision.
     Raises InvalidInputError for a column that does not exist, BackboneNotFoundError for a URL without such a backbone.
@@ -45,11 +47,23 @@ class Pool:
 
     batch_size: the most rows that an actor takes at once.  actors: their number, or the least and the most.
     resources: of an actor, in the words of `Dataset.map_batches`.
+    Raises InvalidInputError for fewer than one row or actor.
     """
 
     batch_size: int
     actors: int | tuple[int, int] = 1
     resources: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise InvalidInputError(f"a batch has {self.batch_size} rows, expected at least 1")
+        least, most = self._bounds()
+        if not 1 <= least <= most:
+            raise InvalidInputError(f"actors is {self.actors!r}, expected a number, or (least, most), from 1 up")
+
+    def _bounds(self) -> tuple[int, int]:
+        """Return the least and the largest number of actors."""
+        return (self.actors, self.actors) if isinstance(self.actors, int) else self.actors
 
     def map(
         self, dataset: Dataset, actor: type[Any], *arguments: Any, udf_modifying_row_count: bool, **options: Any
@@ -61,8 +75,9 @@ class Pool:
         """
         from ray.data import ActorPoolStrategy
 
-        least, most = (self.actors, self.actors) if isinstance(self.actors, int) else self.actors
-        return dataset.map_batches(
+        least, most = self._bounds()
+        blocks = dataset if most == 1 else _divided(dataset, self.batch_size)
+        return blocks.map_batches(
             actor,
             fn_constructor_args=arguments,
             fn_constructor_kwargs=options,
@@ -74,6 +89,17 @@ class Pool:
         )
 
 
+def _divided(dataset: Dataset, rows: int) -> Dataset:
+    """Return the dataset in blocks of at most `rows` rows: an actor takes whole blocks.
+
+    Ray reads a Parquet file of less than 128 MiB as one block, and all other actors would stay idle.
+    """
+    divided = dataset.repartition(target_num_rows_per_block=rows)
+    # Each task that divides a block would reserve a CPU. The job would never start if the actors reserve all of them.
+    divided._logical_plan.dag.ray_remote_args["num_cpus"] = 0  # noqa: SLF001 - Ray has no public option for it
+    return divided
+
+
 def check_column(dataset: Dataset, column: str, options: Mapping[str, Any], id_column: str | None = None) -> None:
     """Raise InvalidInputError if the dataset is known to lack a column that is needed."""
     names = dataset.columns(fetch_if_missing=False)
@@ -82,9 +108,13 @@ def check_column(dataset: Dataset, column: str, options: Mapping[str, Any], id_c
 
 
 def pinned(backbone: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of `Embedder`, with the present revision of a served backbone unless they have a revision."""
-    if "://" not in backbone or options.get("revision") is not None:
-        return dict(options)
+    """Return the options of `Embedder`, with the present revision of a served backbone unless they have a revision.
+
+    Raises TypeError for an option that neither `Embedder` nor, for a served backbone, the Client has.
+    """
     embedder_options = inspect.signature(Embedder).parameters
     client_options = {key: options[key] for key in options.keys() - embedder_options.keys()}
+    check_client_options(backbone, client_options)
+    if "://" not in backbone or options.get("revision") is not None:
+        return dict(options)
     return {**options, "revision": RemoteEmbedder(backbone, **client_options).revision}

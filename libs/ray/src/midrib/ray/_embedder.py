@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -102,17 +102,22 @@ class Embedder:
 def open_backbone(backbone: str, imports: Sequence[str], client_options: dict[str, Any]) -> OpenBackbone:
     """Connect to a served backbone, or load a registered one into this process.
 
-    Raises ImportError for a registered one if midrib-server is not installed.
+    Raises ImportError for a registered one if midrib-server is not installed, TypeError for an unknown option.
     """
+    check_client_options(backbone, client_options)
     if "://" in backbone:
         return RemoteEmbedder(backbone, **client_options)
-    if client_options:
-        raise TypeError(f"got {', '.join(sorted(client_options))} for {backbone}: only a grpc:// URL has such options")
     import_modules(imports)
     parsed = parse_backbone(backbone)
     module = server_module("_command.embed", f"backbone {backbone} in a Ray actor")
     embedder: OpenBackbone = module.LocalEmbedder(parsed["name"], parsed["arguments"])
     return embedder
+
+
+def check_client_options(backbone: str, client_options: Mapping[str, Any]) -> None:
+    """Raise TypeError if a backbone without a URL has options of the Client."""
+    if client_options and "://" not in backbone:
+        raise TypeError(f"got {', '.join(sorted(client_options))} for {backbone}: only a grpc:// URL has such options")
 
 
 def _lists(features: Array, errors: Sequence[str | None]) -> pa.Array:

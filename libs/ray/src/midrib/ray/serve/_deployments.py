@@ -62,15 +62,16 @@ def ingress_deployment(settings: Settings, options: ServeOptions, applications: 
 
     from midrib.ray.serve._replica import IngressReplica
 
-    has_tokens = settings.tokens is not None
-    digest = digest_of(dict(applications), {**asdict(options), "has_tokens": has_tokens})
+    single = replica_settings(settings, options)
+    fields = single.model_dump(mode="json", include={"tokens", "public_health", "max_stream_age_s"})
+    digest = digest_of(dict(applications), {**asdict(options), **fields})
     deployment = serve.deployment(
         num_replicas=options.ingress_replicas,
         max_ongoing_requests=_MAX_ONGOING_REQUESTS,
-        graceful_shutdown_timeout_s=_longest_drain_s(replica_settings(settings, options), options),
+        graceful_shutdown_timeout_s=_longest_drain_s(single, options),
         ray_actor_options={"num_cpus": options.ingress_cpus},
     )(IngressReplica)
-    return deployment.bind(dict(applications), digest, has_tokens=has_tokens), digest
+    return deployment.bind(dict(applications), digest, fields), digest
 
 
 def digest_of(*values: dict[str, Any]) -> str:

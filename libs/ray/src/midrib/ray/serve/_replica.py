@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
 
+from midrib.ray.serve._access import IngressAccess
 from midrib.ray.serve._ingress import CURRENT_CALL, METHODS, host, host_router, hosted
 from midrib.ray.serve._options import check_environment
 from midrib.ray.serve._router import BackboneRouter
+from midrib.ray.serve._watches import serve_watch
 from midrib.server import Server, Settings
 from midrib.server._observability.load import LoadMeter
 
@@ -24,6 +27,7 @@ class BackboneReplica:
 
     async def __init__(self, settings: dict[str, Any]) -> None:  # type: ignore[misc] # Ray waits for it
         check_environment()
+        self.longest_watch_s = float(settings["max_stream_age_s"])
         self._server = self._new_server(settings)
         await self._server.start()
         await self._server.load()
@@ -33,7 +37,11 @@ class BackboneReplica:
         return Server(Settings(**settings), new_grpc_server=host)
 
     async def check_health(self) -> None:
-        """Raise RuntimeError if a backbone cannot be served any more: Ray then replaces the replica."""
+        """Read the tokens again: Ray calls this every ten seconds, and no signal reaches a replica.
+
+        Raises RuntimeError if a backbone cannot be served any more: Ray then replaces the replica.
+        """
+        self._server.reload()
         if not self._server.catalogue.ready:
             states = {entry.name: entry.state.name for entry in self._server.catalogue.entries.values()}
             raise RuntimeError(f"expected that every backbone is ready, got {states}")
@@ -81,14 +89,21 @@ class BehindIngressReplica(BackboneReplica):
 class IngressReplica:
     """Takes all calls if there are several deployments, and has `BackboneRouter` pass them on.
 
-    applications: of the backbones, by their names and aliases.  digest: of the deployment.  has_tokens: whether callers
-    need a token.
+    applications: of the backbones, by their names and aliases.  digest: of the deployment.
+    settings: the fields of Settings, for the tokens, health and the age of streams.
     """
 
-    def __init__(self, applications: dict[str, str], digest: str, *, has_tokens: bool) -> None:
+    def __init__(self, applications: dict[str, str], digest: str, settings: dict[str, Any]) -> None:
         check_environment()
         self._digest = digest
-        host_router(BackboneRouter(applications, has_tokens=has_tokens))
+        self.longest_watch_s = float(settings["max_stream_age_s"])
+        tokens = settings["tokens"]
+        self._access = IngressAccess(None if tokens is None else Path(tokens), public_health=settings["public_health"])
+        host_router(BackboneRouter(applications, self._access))
+
+    async def check_health(self) -> None:
+        """Read the tokens again: Ray calls this every ten seconds, and no signal reaches a replica."""
+        self._access.reload()
 
     async def digest(self) -> str:
         """Return the digest, by which `up` tells whether the deployment has changed."""
@@ -101,13 +116,16 @@ class IngressReplica:
 def _answer(path: str) -> Callable[..., AsyncIterator[Any]]:
     """Return a method that answers the current call. It yields nothing: the answers go to the call's context."""
 
-    async def answer(_self: object, _requests: Any) -> AsyncIterator[Any]:
+    async def answer(self: BackboneReplica | IngressReplica, _requests: Any) -> AsyncIterator[Any]:
         """Answer the current call. Raises RuntimeError if it came from a handle of Ray."""
         call, services = CURRENT_CALL.get(), hosted()
         if call is None or services is None:
             raise RuntimeError(f"{path} came from a handle of Ray: call the gRPC port of Serve instead")
+        work = services.answer(call.method, call.context)
+        if call.method.endswith("/Watch"):
+            work = serve_watch(work, call.context, longest_s=self.longest_watch_s)
         with contextlib.suppress(grpc.aio.AbortError):  # the status is sent; Ray would log a failure of the replica
-            await services.answer(call.method, call.context)
+            await work
         return
         yield  # Ray expects an asynchronous generator of a method that streams
 

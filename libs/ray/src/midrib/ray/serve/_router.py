@@ -10,15 +10,15 @@ import grpc
 from grpc_health.v1 import health_pb2
 
 from midrib.oip.v2 import inference_pb2
+from midrib.ray.serve._access import IngressAccess
 from midrib.ray.serve._relay import Channels, relay, single_answer
 from midrib.ray.serve._request_names import requested_name
 from midrib.server._catalogue.names import not_served
 from midrib.server._grpc.errors import abort
-from midrib.wire import BackboneNotFoundError, InvalidInputError, MidribError, UnavailableError
+from midrib.wire import InvalidInputError, MidribError, UnavailableError
 
 # The answers of all deployments, one after the other, are one answer: each has a single repeated field.
 _OF_ALL = frozenset({"ListBackbones", "RepositoryIndex"})
-_LIST = "/midrib.v1.BackboneService/ListBackbones"
 # Calls about the service as a whole. Each deployment reports its state to Ray.
 _OF_INGRESS = {
     "Check": health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING),
@@ -33,11 +33,11 @@ class BackboneRouter:
 
     Ray chooses the replica, counts the call at it, and lets the call end before it ends the replica.
 
-    names: the application of each name and alias in the settings.  has_tokens: whether callers need a token.
+    names: the application of each name and alias in the settings.  access: which callers are admitted.
     """
 
-    def __init__(self, names: Mapping[str, str], *, has_tokens: bool = False) -> None:
-        self._has_tokens = has_tokens
+    def __init__(self, names: Mapping[str, str], access: IngressAccess) -> None:
+        self._access = access
         self._names = dict(names)
         self._applications = tuple(dict.fromkeys(names.values()))
         self._handles: dict[str, Any] = {}
@@ -47,25 +47,10 @@ class BackboneRouter:
     async def answer(self, method: str, context: Any) -> None:
         """Serve one call to its end.  method, context: as for `HostedServices`. Raises AbortError."""
         try:
+            self._access.check(method, context.invocation_metadata() or ())
             await self._answer(method, context)
-        except BackboneNotFoundError as error:
-            if self._has_tokens:
-                await self._authenticate(context)
-            await abort(context, error)
         except MidribError as error:
             await abort(context, error)
-
-    async def _authenticate(self, context: Any) -> None:
-        """Refuse a caller whose token no replica knows: the error of an unknown name lists the served ones.
-
-        Raises AbortError.
-        """
-        try:
-            await self._answer_of_one(self._applications[0], _LIST, b"", context)
-        except grpc.aio.AioRpcError as error:
-            # A token without the right to read lists is known.
-            if error.code() != grpc.StatusCode.PERMISSION_DENIED:
-                await context.abort(error.code(), error.details() or "", tuple(error.trailing_metadata() or ()))
 
     async def _answer(self, method: str, context: Any) -> None:
         """Answer a call. A MidribError, such as InvalidInputError without a request, becomes its status."""

@@ -1,0 +1,72 @@
+{{/* Fails for values with which the server does not start, or never becomes ready. The schema cannot explain these. */}}
+{{- define "midrib.check" -}}
+{{- if not (or .Values.tokens.secret .Values.tls.secret .Values.settings.insecure) }}
+{{- fail "tokens.secret and tls.secret are empty, so that anybody may call: set one of them, or settings.insecure=true" }}
+{{- end }}
+{{- include "midrib.checkSettings" .Values.settings }}
+{{- if gt (int .Values.autoscaling.minReplicas) (int .Values.autoscaling.maxReplicas) }}
+{{- fail (printf "autoscaling.minReplicas is %d, expected at most maxReplicas, which is %d" (int .Values.autoscaling.minReplicas) (int .Values.autoscaling.maxReplicas)) }}
+{{- end }}
+{{- if and .Values.serviceMonitor.enabled .Values.tokens.secret (not .Values.serviceMonitor.tokenSecret) }}
+{{- fail "serviceMonitor.tokenSecret is empty, but /metrics needs a token because tokens.secret is set: name a secret with a token of scope read" }}
+{{- end }}
+{{- range $label := list "app.kubernetes.io/name" "app.kubernetes.io/instance" }}
+{{- if hasKey ($.Values.podLabels | default dict) $label }}
+{{- fail (printf "podLabels sets %s, by which the Service selects the pods: use another label" $label) }}
+{{- end }}
+{{- end }}
+{{- include "midrib.checkVariables" . }}
+{{- include "midrib.checkVolumes" . }}
+{{- end }}
+
+{{/* Of the settings alone. */}}
+{{- define "midrib.checkSettings" -}}
+{{- if .tls_client_ca }}
+{{- fail (printf "settings.tls_client_ca is %q, but the kubelet's probes have no certificate: use tokens, or a mesh for mutual TLS" .tls_client_ca) }}
+{{- end }}
+{{- range $name, $value := dict "tokens" "tokens.secret" "tls_certificate" "tls.secret" "tls_key" "tls.secret" }}
+{{- if hasKey $ $name }}
+{{- fail (printf "settings.%s is the path of a file that the pod does not have: name a secret in %s" $name $value) }}
+{{- end }}
+{{- end }}
+{{- if has .host (list "localhost" "127.0.0.1" "::1") }}
+{{- fail (printf "settings.host is %q, but probes and clients call the pod's address: use 0.0.0.0" .host) }}
+{{- end }}
+{{- if eq (int .port) (int .http_port) }}
+{{- fail (printf "settings.port and settings.http_port are both %d, expected two ports" (int .port)) }}
+{{- end }}
+{{- end }}
+
+{{/* Kubernetes would use the last of two variables with the same name. */}}
+{{- define "midrib.checkVariables" -}}
+{{- $names := list }}
+{{- range include "midrib.env" . | fromYamlArray }}{{ $names = append $names .name }}{{ end }}
+{{- range .Values.extraEnv }}
+{{- if has .name $names }}
+{{- fail (printf "extraEnv sets %s a second time: remove it from extraEnv, or from settings, tokens or tls" .name) }}
+{{- end }}
+{{- $names = append $names .name }}
+{{- end }}
+{{- end }}
+
+{{/* Names and paths must be unique, and every mount needs its volume. */}}
+{{- define "midrib.checkVolumes" -}}
+{{- $volumes := list "scratch" "tokens" "tls" "models" }}
+{{- range .Values.extraVolumes }}
+{{- if has .name $volumes }}
+{{- fail (printf "extraVolumes has a volume %s, a name that is in use: choose another name than %s" .name (join ", " $volumes)) }}
+{{- end }}
+{{- $volumes = append $volumes .name }}
+{{- end }}
+{{- $paths := list "/tmp" "/etc/midrib" "/etc/midrib-tls" }}
+{{- if .Values.modelCache.enabled }}{{ $paths = append $paths "/models" }}{{ end }}
+{{- range .Values.extraVolumeMounts }}
+{{- if not (has .name $volumes) }}
+{{- fail (printf "extraVolumeMounts mounts the volume %s, which does not exist: add it to extraVolumes" .name) }}
+{{- end }}
+{{- if has .mountPath $paths }}
+{{- fail (printf "extraVolumeMounts mounts %s, which has a volume already: choose another path than %s" .mountPath (join ", " $paths)) }}
+{{- end }}
+{{- $paths = append $paths .mountPath }}
+{{- end }}
+{{- end }}
