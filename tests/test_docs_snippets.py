@@ -19,6 +19,7 @@ PAGES = [
     "docs/errors.md",
     "docs/remote.md",
     "docs/tutorials/flash-user.md",
+    "libs/media/README.md",
     "libs/wire/README.md",
     "server/README.md",
 ]

@@ -14,6 +14,7 @@ from tests.import_graph import import_circle, import_graph, imported_names, modu
 
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = {
+    "midrib.media": 1,
     "midrib.registry": 1,
     "midrib.v1": 1,
     "midrib.oip": 1,

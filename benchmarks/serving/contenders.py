@@ -16,7 +16,8 @@ from clients import Caller, HttpCaller, JsonCaller, MidribCaller, OpenAiCaller, 
 
 _HERE = Path(__file__).parent
 # The environments of the rivals do not contain Midrib: they load the models from the sources.
-_SOURCES = tuple(_HERE.parents[1] / part for part in ("libs/registry/src", "libs/backbones/src", "dist/codegen"))
+_LIBRARIES = ("libs/registry/src", "libs/media/src", "libs/backbones/src", "dist/codegen")
+_SOURCES = tuple(_HERE.parents[1] / part for part in _LIBRARIES)
 
 CallerMaker = Callable[[str, str, Sequence[Any]], Caller]
 

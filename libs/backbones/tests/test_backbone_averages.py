@@ -73,6 +73,79 @@ def test_named_averages_are_preferred(tmp_path: Path, layout: Any) -> None:
     assert all(torch.equal(got[name], state[name]) for name in state)
 
 
+def callback(state: dict[str, Tensor], count: int) -> dict[str, Any]:
+    """A checkpoint in the layout of Lightning's StochasticWeightAveraging."""
+    average = {"n_averaged": count, "average_model_state": prefixed(state, "model.")}
+    return {"state_dict": prefixed(zeros(state), "model."), "callbacks": {"StochasticWeightAveraging": average}}
+
+
+NESTED: list[Any] = [
+    pytest.param(lambda state: {"model": zeros(state), "extra_state": {"ema": state, "epoch": 3}}, id="fairseq"),
+    pytest.param(lambda state: callback(state, 2), id="lightning-swa"),
+    pytest.param(
+        lambda state: {
+            "state_dict": prefixed(zeros(state), "model."),
+            "callbacks": {"EMA": {"ema_state_dict": prefixed(state, "model.")}},
+        },
+        id="lightning-ema",
+    ),
+]
+
+
+@pytest.mark.parametrize("layout", NESTED)
+def test_averages_in_another_branch_are_preferred(tmp_path: Path, layout: Any) -> None:
+    """Callbacks and trainers keep them apart from the weights."""
+    state = nn.Linear(2, 3).state_dict()
+    got = loaded(layout(state), tmp_path / "w.pth", state.keys())
+    assert got.keys() == state.keys()
+    assert all(torch.equal(got[name], state[name]) for name in state)
+
+
+def test_a_callback_that_has_averaged_nothing_yet_is_left_out(tmp_path: Path) -> None:
+    """Its copy of the network is the one from before the training."""
+    state = nn.Linear(2, 3).state_dict()
+    got = loaded(callback(state, 0), tmp_path / "w.pth", state.keys())
+    assert not any(value.any() for value in got.values())
+
+
+def test_averages_without_measured_batch_normalisation_are_an_error(tmp_path: Path) -> None:
+    """Lightning measures it at the end of the training, and moves the averages into the state dict then."""
+    state = network().state_dict()
+    with pytest.raises(WeightsError, match="before the averaged network's batch normalisation was measured: save"):
+        loaded(callback(state, 2), tmp_path / "w.pth", state.keys())
+
+
+SWAPPED: list[Any] = [
+    pytest.param(
+        lambda state: {
+            "meta": {"mmengine_version": "0.10.4"},
+            "state_dict": prefixed(state, "backbone."),
+            "ema_state_dict": {"steps": torch.tensor(3), **prefixed(zeros(state), "module.backbone.")},
+        },
+        id="mmengine",
+    ),
+    pytest.param(
+        lambda state: {
+            "meta": {"mmcv_version": "1.7.1"},
+            "state_dict": {
+                **prefixed(state, "backbone."),
+                **{f"ema_backbone_{name.replace('.', '_')}": value * 0 for name, value in state.items()},
+            },
+        },
+        id="mmcv",
+    ),
+]
+
+
+@pytest.mark.parametrize("layout", SWAPPED)
+def test_the_averages_of_openmmlab_are_in_the_state_dict(tmp_path: Path, layout: Any) -> None:
+    """Its hooks swap both sets before they save: the one that is called EMA holds the last weights."""
+    state = network().state_dict()
+    got = loaded(layout(state), tmp_path / "w.pth", state.keys())
+    assert got.keys() == state.keys()
+    assert all(torch.equal(got[name], state[name]) for name in state)
+
+
 LISTS: list[Any] = [
     pytest.param(
         lambda state: {"model": zeros(state), "ema": {"decay": 0.9, "shadow_params": parameters(state)}}, id="torch-ema"

@@ -133,6 +133,14 @@ def mel_spectra(folder: Path) -> None:
     transformers.Wav2Vec2BertModel(transformers.Wav2Vec2BertConfig(**TINY)).save_pretrained(folder)
 
 
+def encoder_without_configuration(folder: Path) -> None:
+    sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    words = {"src_vocab_size": 9, "tgt_vocab_size": 9, "langs": ["en", "de"]}
+    transformers.FSMTModel(transformers.FSMTConfig(**sizes, **heads, **words)).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+
+
 def pickled(folder: Path) -> None:
     torch.save(bert(folder).state_dict(), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
@@ -164,6 +172,9 @@ def other_width(folder: Path) -> None:
         pytest.param(image_only, "a model of type 'vit', expected an encoder of text", id="images"),
         pytest.param(
             mel_spectra, "'wav2vec2-bert' that takes input_features, which is not supported", id="mel-spectra"
+        ),
+        pytest.param(
+            encoder_without_configuration, "'fsmt', whose encoder cannot be used without the rest", id="translation"
         ),
         pytest.param(lambda folder: None, "cannot be loaded", id="empty"),
     ],

@@ -144,3 +144,13 @@ def test_times_that_python_cannot_hold_are_kept_as_text(tmp_path: Path, values: 
     """pandas writes nanoseconds: they ended the run, and must not be rounded in silence."""
     parquet.write_table(pa.table({"text": ["one"], "time": values}), tmp_path / "t.parquet")
     assert [item.kept for item in read(tmp_path / "t.parquet", "time")] == [{"time": kept}]
+
+
+@pytest.mark.parametrize("kind", [pa.timestamp("ns"), pa.date32(), pa.duration("ns"), pa.time64("us")], ids=str)
+@pytest.mark.parametrize("write", [write_file, lambda path, table: parquet.write_table(table, path) or path])
+def test_a_column_of_times_is_not_embedded(tmp_path: Path, write: Any, kind: Any) -> None:
+    """Some of its values would be texts, such as 1 ns, and the others bad rows."""
+    suffix = "arrow" if write is write_file else "parquet"
+    path = write(tmp_path / f"a.{suffix}", pa.table({"text": pa.array([0, 1], kind)}))
+    with pytest.raises(InvalidInputError, match=f"column 'text' of .*a.{suffix} holds .*, expected texts, images"):
+        read(path)

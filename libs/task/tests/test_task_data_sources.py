@@ -211,19 +211,27 @@ def test_stray_quotes_are_text(tmp_path: Path) -> None:
     assert rows(data.stages["train"]) == [('a 5" pipe', "pipe"), ("red box", "box")]
 
 
+def test_columns_of_json_have_one_length(tmp_path: Path) -> None:
+    """A longer column would lose its last rows, or be moved against the labels."""
+    (tmp_path / "a.json").write_text('{"text": ["a fox", "a loaf"], "label": ["fox"]}')
+    with pytest.raises(ValueError, match=r"a.json has columns of different lengths, {'text': 2, 'label': 1}"):
+        TextData.from_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+def test_numbers_that_are_not_finite_are_not_texts(tmp_path: Path, number: str) -> None:
+    """The text "inf" would be trained on."""
+    (tmp_path / "a.jsonl").write_text(f'{{"text": {number}, "label": "x"}}\n{{"text": 7, "label": "y"}}\n')
+    with pytest.warns(UserWarning, match="a.jsonl:1: "):
+        data = TextData.from_json(tmp_path / "a.jsonl", val_split=0)
+    assert rows(data.stages["train"]) == [("7", "y")]
+
+
 def test_lines_of_json_are_divided_at_line_ends_only(tmp_path: Path) -> None:
     """JSON has other separators, such as U+2028, within strings."""
     (tmp_path / "a.jsonl").write_text('{"text": "a\u2028b\x85c", "label": "fox"}\r\n{"text": "d", "label": "fish"}\n')
     data = TextData.from_json(tmp_path / "a.jsonl", val_split=0)
     assert rows(data.stages["train"]) == [("a\u2028b\x85c", "fox"), ("d", "fish")]
-
-
-def test_parquet_that_is_not_utf8_is_named(tmp_path: Path) -> None:
-    """Programs that write Parquet do not check it."""
-    broken = pa.Array.from_buffers(pa.string(), 2, pa.array([b"a\xff", b"b"]).buffers())
-    parquet.write_table(pa.table({"text": broken, "label": ["x", "y"]}), tmp_path / "a.parquet")
-    with pytest.raises(ValueError, match=r"a\.parquet holds text that is not valid UTF-8"):
-        TextData.from_parquet(tmp_path / "a.parquet")
 
 
 @pytest.mark.parametrize("labels", [np.array([0, 1]), torch.tensor([0, 1]), list(torch.tensor([0, 1]))])

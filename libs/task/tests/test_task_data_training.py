@@ -218,6 +218,17 @@ def test_a_wav_that_is_cut_short_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_backbones")
+def test_a_wav_whose_outer_length_is_too_small_is_whole(tmp_path: Path) -> None:
+    """Programs that add a chunk of metadata forget to correct it."""
+    write_wav(tmp_path / "a.wav", np.full(80, 2**30), 8000, 2)
+    content = (tmp_path / "a.wav").read_bytes()
+    metadata = b"LIST" + (5).to_bytes(4, "little") + b"title\0"
+    (tmp_path / "a.wav").write_bytes(content[:36] + metadata + content[36:])
+    task = ClassificationTask("loudness", labels=["tone"])
+    assert task.embed([tmp_path / "a.wav"])[0, 0] == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.usefixtures("_backbones")
 def test_a_file_that_is_no_wav_says_what_it_needs(tmp_path: Path) -> None:
     """Other formats of sound need soundfile."""
     (tmp_path / "a.wav").write_bytes(b"RIFF")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -164,6 +165,33 @@ def test_rows_of_any_floating_type_are_predicted(local: Any, dtype: Any) -> None
     task, rows = ClassificationTask(local, 3), np.linspace(-1, 1, 32).reshape(4, 8)
     expected = task.predict(torch.from_numpy(rows).to(getattr(torch, np.dtype(dtype).name)).float(), output="logits")
     torch.testing.assert_close(task.predict(rows.astype(dtype), output="logits"), expected)
+
+
+LAYOUTS: dict[str, Callable[[Any], Any]] = {
+    "negative-strides": lambda rows: rows[::-1].copy()[::-1],
+    "columns-first": np.asfortranarray,
+    "big-endian": lambda rows: rows.astype(">f4"),
+    "big-endian-float64": lambda rows: rows.astype(">f8"),
+    "long-double": lambda rows: rows.astype(np.longdouble),
+    "bfloat16": lambda rows: rows.astype(ml_dtypes.bfloat16),
+    "read-only": lambda rows: np.frombuffer(rows.tobytes(), rows.dtype).reshape(rows.shape),
+}
+
+
+@pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_arrays_of_any_layout_are_predicted(local: Any, layout: Callable[[Any], Any]) -> None:
+    """As through a server, whose messages hold rows of one layout."""
+    task, rows = ClassificationTask(local, 3), np.arange(-16, 16, dtype=np.float32).reshape(4, 8)
+    expected = task.predict(torch.from_numpy(rows), output="logits")
+    torch.testing.assert_close(task.predict(layout(rows), output="logits"), expected)
+
+
+def test_masked_values_are_refused(local: Any) -> None:
+    """numpy drops the mask, and the values below it mean nothing."""
+    rows = np.ma.masked_greater(np.arange(8, dtype=np.float32).reshape(1, 8), 5)
+    with pytest.raises(ValueError, match="got an array with 2 masked values: fill them, or leave out their rows"):
+        ClassificationTask(local, 3).predict(rows)
 
 
 @pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor, nn
 
-    from midrib.backbones._pixels.decode import ImageMedia
+    from midrib.media import ImageMedia
 
 # torch and Pillow are imported in the functions that use them, because listing the catalogue needs neither.
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from midrib.backbones._pixels.decode import FORMATS, ImageMedia
 from midrib.backbones._pixels.normalize import normalized
 from midrib.backbones._pixels.prepare import MAX_PIXELS, image_pixels
 from midrib.backbones._pixels.resize import resize_and_crop
+from midrib.media import FORMATS, ImageMedia
 from midrib.registry import ImageInput
 
 __all__ = [

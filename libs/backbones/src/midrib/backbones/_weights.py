@@ -1,4 +1,4 @@
-"""Find weights in an installed package or on a hub, and load them completely.
+"""Find weights in an installed package, and load them completely.
 
 Random weights never replace missing ones: weights that cannot be found or do not fit are a WeightsError.
 """
@@ -113,22 +113,6 @@ def require_fit(network: str, source: str, differences: Mapping[str, Collection[
 
 def _first(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def hub_file(repository: str, filename: str) -> Path:
-    """Return the path of a file of the Hugging Face hub, downloaded or cached. Raises WeightsError if it cannot be."""
-    try:
-        from huggingface_hub import hf_hub_download
-    except ImportError as error:
-        raise WeightsError(f"fetching {repository} needs huggingface_hub: pip install huggingface_hub") from error
-    try:
-        return Path(hf_hub_download(repository, filename))
-    except Exception as error:
-        # The failures come from many libraries (HTTP, cache, tokens, disk) and mean the same to the caller.
-        raise WeightsError(
-            f"the weights of {repository} could not be fetched ({type(error).__name__}): "
-            f"check the network, or pass checkpoint=PATH with a copy of {filename}, or pretrained=False"
-        ) from error
 
 
 def _sha256(file: Path) -> str:

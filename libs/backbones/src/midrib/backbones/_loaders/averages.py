@@ -20,9 +20,13 @@ AVERAGED = (
     *("params_ema", "ema", "swa_state_dict", "swa_model", "swa_model_state_dict"),
 )
 # The words of such names in general.
-_WORDS = frozenset({"ema", "swa", "shadow", "averaged"})
+_WORDS = frozenset({"ema", "swa", "shadow", "average", "averaged"})
 _OPTIMIZERS = frozenset({"optim", "optimizer", "optimizers"})
 _BUFFERS = re.compile(r"(^|\.)(running_mean|running_var|num_batches_tracked)$")
+# The keys by which mmengine and mmcv name their version.
+_OPEN_MMLAB = frozenset({"mmengine_version", "mmcv_version"})
+# How many steps are in an average of Lightning's StochasticWeightAveraging.
+_COUNT = "n_averaged"
 _REMEDY = (
     "save the averaged weights by their names (copy them into the network, then save its state dict), or save a file "
     "with the last ones alone"
@@ -31,8 +35,65 @@ _REMEDY = (
 
 def is_average(name: str) -> bool:
     """Return whether the name of a container or of a weight's outermost module says that it holds averaged weights."""
-    words = re.split(r"[^a-z]+", name.partition(".")[0].lower())
-    return not _WORDS.isdisjoint(words) and _OPTIMIZERS.isdisjoint(words)
+    outermost = name.partition(".")[0]
+    return not _WORDS.isdisjoint(re.split(r"[^a-z]+", outermost.lower())) and not _is_optimizer(outermost)
+
+
+def named_tensors(value: object) -> int:
+    """Return the number of tensors that a mapping, and the mappings inside it, hold by their names."""
+    import torch
+
+    if not isinstance(value, Mapping):
+        return int(isinstance(value, torch.Tensor))
+    return sum(named_tensors(inner) for name, inner in value.items() if isinstance(name, str))
+
+
+def without_last_weights(state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a checkpoint of mmengine or mmcv without the weights that it calls averages; other checkpoints unchanged.
+
+    Their EMA hooks swap both sets before they save: the state dict holds the averages, and `ema_state_dict` (mmengine)
+    or buffers such as `ema_conv_weight` (mmcv) hold the last weights.
+    """
+    meta, weights = state.get("meta"), state.get("state_dict")
+    if not isinstance(meta, Mapping) or not isinstance(weights, Mapping):
+        return state
+    if _OPEN_MMLAB.isdisjoint(meta):
+        return state
+    rest = {name: value for name, value in weights.items() if not name.startswith("ema_")}
+    return {name: value for name, value in state.items() if not is_average(name)} | {"state_dict": rest}
+
+
+def nested_averages(state: Mapping[str, Any], least: float, source: str) -> Mapping[str, Any] | None:
+    """Return averaged weights by name that lie apart from the weights, such as in the state of a callback.
+
+    fairseq keeps them in `extra_state`; Lightning's StochasticWeightAveraging, and callbacks of other projects, in
+    `callbacks`.  least: fewer tensors are other averages.  source: the file, for the error.
+    Raises WeightsError for averages whose batch normalisation has not been measured yet.
+    """
+    branches = [value for name, value in state.items() if isinstance(value, Mapping) and not _is_optimizer(str(name))]
+    for branch in branches:
+        for name, value in branch.items():
+            if is_average(str(name)) and named_tensors(value) >= least and branch.get(_COUNT) != 0:
+                _require_measured(branch, value, source)
+                return dict(value)
+    return next(filter(None, (nested_averages(branch, least, source) for branch in branches)), None)
+
+
+def _require_measured(callback: Mapping[str, Any], averages: Mapping[str, Any], source: str) -> None:
+    """Raise WeightsError for averages of Lightning's StochasticWeightAveraging with batch normalisation.
+
+    It measures the statistics of the averaged network at the end of the training only, and moves all of it into the
+    state dict then.
+    """
+    if _COUNT in callback and any(_BUFFERS.search(name) for name in averages):
+        raise WeightsError(
+            f"{source} was saved while weights were being averaged (StochasticWeightAveraging), before the averaged "
+            "network's batch normalisation was measured: save a checkpoint after the training (trainer.save_checkpoint)"
+        )
+
+
+def _is_optimizer(name: str) -> bool:
+    return not _OPTIMIZERS.isdisjoint(re.split(r"[^a-z]+", name.lower()))
 
 
 def unnamed_averages(content: object, least: float, source: str) -> list[Tensor] | None:

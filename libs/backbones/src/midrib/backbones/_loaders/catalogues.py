@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from midrib.backbones._errors import WeightsError
 from midrib.backbones._loaders.checkpoints import read_state, unwrapped
+from midrib.backbones._loaders.hub_cache import require_intact
 from midrib.backbones._loaders.timm_input import declared_input
 from midrib.backbones._loaders.timm_input import timm_input as _timm_input
 from midrib.backbones._loaders.timm_weights import every_weight_loaded, is_head
@@ -124,12 +125,15 @@ def _created(name: str, pretrained: bool, checkpoint: str | Path | None, options
     source = f"timm/{name}" if checkpoint is None else str(checkpoint)
     try:
         with every_weight_loaded(source, strict=checkpoint is not None):
-            return timm.create_model(name, pretrained=True, **options, **overlay)
+            model = timm.create_model(name, pretrained=True, **options, **overlay)
+        if checkpoint is None:
+            require_intact(model.pretrained_cfg.get("hf_hub_id") or "")
     except WeightsError:
         raise
     except Exception as error:
         # The hub's failures come from many libraries; weights of another shape are a RuntimeError.
         raise WeightsError(_unavailable(f"timm/{name}", checkpoint, error)) from error
+    return model
 
 
 def _unwrapped_for(name: str, checkpoint: str | Path, options: dict[str, Any]) -> dict[str, Any]:

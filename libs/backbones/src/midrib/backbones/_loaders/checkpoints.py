@@ -15,9 +15,12 @@ from midrib.backbones._errors import WeightsError
 from midrib.backbones._loaders.averages import (
     AVERAGED,
     is_average,
+    named_tensors,
+    nested_averages,
     refuse_lost_averages,
     unnamed_averages,
     with_averages,
+    without_last_weights,
 )
 from midrib.backbones._loaders.file_kinds import damaged_member, looks_like, refused_class
 
@@ -190,7 +193,10 @@ def unwrapped(state: Mapping[str, Any], names: Collection[str], *, source: str) 
     training, such as its head, and are left out.
     Raises WeightsError, naming source, if the checkpoint holds averaged weights that cannot be told by their names.
     """
+    state = without_last_weights(state)
     averages = unnamed_averages(state, len(names) / 4, source)  # up to half of the names are of buffers
+    if not any(is_average(key) for key, value in state.items() if 2 * named_tensors(value) >= len(names)):
+        state = nested_averages(state, len(names) / 2, source) or state
     while container := _container(state, names):
         state = state[container]
         averages = None if is_average(container) else averages
@@ -206,7 +212,7 @@ def unwrapped(state: Mapping[str, Any], names: Collection[str], *, source: str) 
 
 def _container(state: Mapping[str, Any], names: Collection[str]) -> str | None:
     """Return the key that holds the weights: of averaged ones, a known key, or the only one that holds tensors."""
-    averaged = (key for key, value in state.items() if is_average(key) and 2 * _named_tensors(value) >= len(names))
+    averaged = (key for key, value in state.items() if is_average(key) and 2 * named_tensors(value) >= len(names))
     usual = next((key for key in _CONTAINERS if _holds_tensors(state.get(key))), None)
     if usual not in AVERAGED:
         usual = next((key for key in averaged if _holds_tensors(state[key])), usual)
@@ -214,13 +220,6 @@ def _container(state: Mapping[str, Any], names: Collection[str]) -> str | None:
         return usual
     holders = [key for key, value in state.items() if _holds_tensors(value)]
     return holders[0] if len(holders) == 1 else None
-
-
-def _named_tensors(value: object) -> int:
-    """Return the number of tensors that a mapping, and the mappings inside it, hold by their names."""
-    if not isinstance(value, Mapping):
-        return int(_is_tensor(value))
-    return sum(_named_tensors(inner) for name, inner in value.items() if isinstance(name, str))
 
 
 def _holds_tensors(value: object) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from midrib.backbones._errors import WeightsError
 from midrib.backbones._loaders.file_kinds import looks_like
+from midrib.backbones._loaders.hub_cache import damage, damaged_file
 from midrib.backbones._torchvision import import_transformers
 
 if TYPE_CHECKING:
@@ -68,7 +69,12 @@ def _remedy(source: str, problem: str) -> str:
 
 def _advice(source: str) -> str:
     if not Path(source).is_dir():
-        return "check the name and the network, or pass checkpoint=FOLDER with its files"
+        file = damaged_file(source)
+        return (
+            "check the name and the network, or pass checkpoint=FOLDER with its files"
+            if file is None
+            else damage(source, file)
+        )
     for file in sorted(Path(source).rglob("*")):
         hint = looks_like(file) if file.suffix in _WEIGHT_FILES and file.is_file() else None
         # A whole safetensors file is only said to be damaged if nothing else explains the error.

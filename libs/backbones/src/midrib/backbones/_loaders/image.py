@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from midrib.backbones._loaders.checkpoints import read_state, unwrapped
-from midrib.backbones._weights import PackagedFile, hub_file, load_strictly
+from midrib.backbones._loaders.hub_cache import hub_file
+from midrib.backbones._weights import PackagedFile, load_strictly
 from midrib.registry import ImageInput
 
 if TYPE_CHECKING:

@@ -19,6 +19,7 @@ from midrib.backbones._loaders.hub import (
     require_mask_used,
     source_of,
 )
+from midrib.backbones._loaders.hub_cache import require_intact
 from midrib.backbones._loaders.transformers_hub import require_every_weight
 from midrib.backbones._tokens import PromptChoice, Prompts, choose_prompt
 from midrib.backbones._torchvision import import_transformers
@@ -56,6 +57,7 @@ def load_sentence_transformers(
     with explained(source), _every_weight_loaded(source):
         pipeline = _opened(source, offline=checkpoint is not None)
         pipeline.float()
+    require_intact(source)
     _require_known_modules(source, pipeline)
     prompts = _prompts(name, pipeline, PromptChoice(prompt, prompt_name if prompt is None else None))
     with explained(source):

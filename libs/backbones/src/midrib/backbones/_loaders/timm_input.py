@@ -41,14 +41,23 @@ def _input_of(config: dict[str, Any], size: int | None) -> ImageInput:
         raise ContractError(f"the model takes {config['input_size'][0]} channels, expected 3: it takes no RGB images")
     return ImageInput(
         height,
-        tuple(config["mean"]),
-        tuple(config["std"]),
+        _per_channel("mean", config["mean"]),
+        _per_channel("std", config["std"]),
         config["interpolation"],
         config["crop_pct"],
         squash=mode == "squash",
         width=None if width == height else width,
         border=mode == "border",
     )
+
+
+def _per_channel(setting: str, values: Any) -> tuple[float, float, float]:
+    """Return a value for each channel; timm takes a single one for all. Raises ContractError for another number."""
+    listed = tuple(values) if isinstance(values, list | tuple) else (values,)
+    if len(listed) not in (1, 3):
+        raise ContractError(f"the model's {setting} is {values!r}, expected one number or three")
+    red, green, blue = listed if len(listed) > 1 else listed * 3
+    return red, green, blue
 
 
 def _require_known(setting: str, value: str, supported: tuple[str, ...]) -> None:

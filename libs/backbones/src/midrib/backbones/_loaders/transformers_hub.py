@@ -20,6 +20,7 @@ from midrib.backbones._loaders.hub import (
     require_mask_used,
     source_of,
 )
+from midrib.backbones._loaders.hub_cache import require_intact
 from midrib.backbones._tokens import Prompts
 from midrib.backbones._torchvision import import_transformers
 from midrib.backbones._weights import require_fit
@@ -125,19 +126,13 @@ def _require_token_ids(source: str, model: Any) -> None:
 def _text_backbone(
     source: str, model: Any, offline: bool, *, pooling: Pooling, normalize: bool, prompt: str
 ) -> tuple[nn.Module, int]:
-    from torch import nn
-
     from midrib.backbones._nets.text_encoder import TextEncoder
 
     _require_token_ids(source, model)
     # Of an adapter's folder, peft writes no tokenizer.
     has_tokenizer = any(Path(source).glob("tokenizer*")) or any(Path(source).glob("vocab*"))
     tokenizer = auto("Tokenizer", source if has_tokenizer else base_of(source), local_files_only=offline)
-    encoder = model.get_encoder() if _has_encoder_and_decoder(model) else model
-    if getattr(encoder, "pooler", None) is not None:
-        # The pooler is trained for another task, if it is trained at all; pooling is ours. Some models call it without
-        # asking whether it exists.
-        encoder.pooler = nn.Identity()
+    encoder = _encoder(source, model)
     longest = longest_text(model.config, tokenizer)
     tokens = fast_tokenizer(source, tokenizer, longest, Prompts(prompt))
     module = TextEncoder(encoder, tokens, max_tokens=longest, pooling=pooling, normalize=normalize)
@@ -145,10 +140,27 @@ def _text_backbone(
     return module, int(model.config.hidden_size)
 
 
+def _encoder(source: str, model: Any) -> Any:
+    """Return the part of a model that encodes, without its pooler. Raises WeightsError if it is not a whole model."""
+    from torch import nn
+
+    encoder = model.get_encoder() if _has_encoder_and_decoder(model) else model
+    if not hasattr(encoder, "config"):
+        raise WeightsError(
+            f"{source} holds a model of type {model.config.model_type!r}, whose encoder cannot be used without the "
+            "rest of the model: it is not supported, choose another model"
+        )
+    if getattr(encoder, "pooler", None) is not None:
+        # The pooler is trained for another task, if it is trained at all; pooling is ours. Some models call it always.
+        encoder.pooler = nn.Identity()
+    return encoder
+
+
 def _model(source: str, config: Any) -> Any:
     """Return the model with every weight loaded, converted to float32."""
     options = {"use_safetensors": True, "output_loading_info": True, "local_files_only": Path(source).is_dir()}
     model, report = auto("Model", source, config=config, **options)
+    require_intact(source)
     require_every_weight(source, model, report)
     return model.float()
 

@@ -12,9 +12,8 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from midrib.backbones._errors import MediaError
-from midrib.backbones._pixels.decode import FORMATS, ImageMedia, UnusableImageError, open_image
 from midrib.backbones._pixels.resize import resize_and_crop
-from midrib.backbones._pixels.to_rgb import to_rgb
+from midrib.media import FORMATS, ImageMedia, UnusableImageError, open_image, to_rgb
 from midrib.registry import ImageInput
 
 # The number of pixels from which Pillow warns of a decompression bomb. Larger images are refused.

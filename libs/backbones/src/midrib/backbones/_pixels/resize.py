@@ -6,7 +6,7 @@ import math
 
 from PIL import Image
 
-from midrib.backbones._pixels.decode import UnusableImageError
+from midrib.media import UnusableImageError
 from midrib.registry import ImageInput
 
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}

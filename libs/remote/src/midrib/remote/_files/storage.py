@@ -14,7 +14,6 @@ from typing import Any, Final, Self, TypeAlias
 
 from midrib.wire import InvalidInputError, UnavailableError
 
-_APPLE_DOUBLE: Final = "._"  # the metadata that macOS writes beside each file on other file systems
 _BUCKETS: Final = frozenset({"s3", "s3a", "gs", "gcs"})
 _PACKAGES: Final = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "hf": "hf"}
 
@@ -112,14 +111,25 @@ def find_files(location: str | Path, suffixes: frozenset[str]) -> InputFile | li
         return _find_remote(str(location), suffixes)
     path = Path(location)
     try:
-        if path.is_dir():
-            return [LocalFile(file, file.as_posix()) for file in _walk(path, suffixes)]
-        is_file = path.is_file()
+        is_folder, is_file = path.is_dir(), path.is_file()
     except OSError as error:
         raise InvalidInputError(f"no file or folder at {str(path)[:100]} ({error.strerror}): check the path") from error
+    if is_folder:
+        return _files_below(path, suffixes)
     if not is_file:
         raise InvalidInputError(f"no file or folder at {path}: check the path")
     return LocalFile(path, path.as_posix())
+
+
+def _files_below(folder: Path, suffixes: frozenset[str]) -> list[InputFile]:
+    """Return the files below a folder with one of the suffixes. Raises InvalidInputError if it cannot be read."""
+    from midrib.media import files_below
+
+    try:
+        files = files_below(folder)
+    except OSError as error:
+        raise InvalidInputError(f"{error.filename} cannot be read ({error.strerror}): check your rights") from error
+    return [LocalFile(file, file.as_posix()) for file in files if file.suffix.lower() in suffixes]
 
 
 def _find_remote(url: str, suffixes: frozenset[str]) -> InputFile | list[InputFile]:
@@ -131,26 +141,11 @@ def _find_remote(url: str, suffixes: frozenset[str]) -> InputFile | list[InputFi
         names = sorted(filesystem.find(path))
     if not names:
         raise InvalidInputError(f"no file or folder at {url}: check the URL")
-    files = [RemoteFile(filesystem, name, filesystem.unstrip_protocol(name)) for name in names]
-    return [file for file in files if file.suffix in suffixes and not _is_apple_double(file.path)]
+    from midrib.media import is_metadata_path
 
-
-def _walk(folder: Path, suffixes: frozenset[str]) -> list[Path]:
-    """Return the files below a folder, sorted; linked folders are followed, each of them once."""
-    paths: list[Path] = []
-    visited: set[str] = set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in visited:
-            folders.clear()
-            continue
-        visited.add(real)
-        paths += [Path(parent, name) for name in names if not _is_apple_double(name)]
-    return sorted(path for path in paths if path.suffix.lower() in suffixes)
-
-
-def _is_apple_double(path: str) -> bool:
-    return PurePosixPath(path).name.startswith(_APPLE_DOUBLE)
+    inside = [name for name in names if not is_metadata_path(PurePosixPath(name.removeprefix(path)))]
+    files = [RemoteFile(filesystem, name, filesystem.unstrip_protocol(name)) for name in inside]
+    return [file for file in files if file.suffix in suffixes]
 
 
 def open_filesystem(url: str) -> tuple[Any, str]:

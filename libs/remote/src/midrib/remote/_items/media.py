@@ -1,7 +1,7 @@
 """Images, texts and clips as the bytes of one protobuf field each, checked when the call is made.
 
-The rules equal those of `midrib.backbones`, which this library does not import because it needs torch; a property test
-compares the features of both.
+The rules equal those of `midrib.backbones`, which this library does not import because it needs torch. Images share
+the code in `midrib.media`; a property test compares the features of both.
 """
 
 from __future__ import annotations

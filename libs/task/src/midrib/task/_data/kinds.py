@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from midrib.backbones import MediaError
 from midrib.backbones._audio import audio_rows
 from midrib.backbones._images import prepare_images
 from midrib.registry import AudioInput, ImageInput, InputSpec, TensorInput, TextInput
-from midrib.task._features.media import clip_of, image_of, is_missing, text_of
+from midrib.task._features.media import clip_of, image_of, text_of
 
 _SMALL = ImageInput(8)
 _ANY_RATE = 16000
@@ -56,7 +57,7 @@ def _file_or_value(value: Any, folder: Path) -> Any:
 
 
 def _text(value: Any, _: Path) -> Any:
-    if isinstance(value, int | float) and not isinstance(value, bool) and not is_missing(value):
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return str(value)
     return value
 
@@ -103,7 +104,7 @@ TEXTS = Kind("texts", TextInput, frozenset({".txt"}), ("text", "sentence", "cont
 CLIPS = Kind(
     "audio",
     AudioInput,
-    frozenset({".wav", ".flac", ".ogg", ".mp3"}),
+    frozenset({".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif"}),
     ("audio", "file", "filename", "file_name", "path", "filepath", "audio_path"),
     _file_or_value,
     _check_clip,

@@ -7,13 +7,27 @@ from pathlib import Path
 from typing import Any
 
 from midrib.registry import InputSpec
+from midrib.task._data.arrow_tables import read_arrow, read_parquet
 from midrib.task._data.columns import Columns, samples_of
 from midrib.task._data.folders import list_files
 from midrib.task._data.kinds import CLIPS, IMAGES, ROWS, TEXTS, Kind, kind_of
 from midrib.task._data.module import DataModule
 from midrib.task._data.samples import Samples
 from midrib.task._data.sources import AudioData, ImageData, TableOptions, TabularData, TextData
-from midrib.task._data.tables import TABLE_SUFFIXES, read_table
+from midrib.task._data.tables import Table, read_csv, read_json
+
+_READERS: Mapping[str, Callable[[Path], Table]] = {
+    **dict.fromkeys((".csv", ".tsv"), read_csv),
+    **dict.fromkeys((".json", ".jsonl", ".ndjson"), read_json),
+    ".parquet": read_parquet,
+    **dict.fromkeys((".arrow", ".arrows", ".feather", ".ipc"), read_arrow),
+}
+_CONSTRUCTORS: Mapping[Callable[[Path], Table], str] = {
+    read_csv: "from_csv",
+    read_json: "from_json",
+    read_parquet: "from_parquet",
+    read_arrow: "from_arrow",
+}
 
 
 def items_at(path: str | Path, spec: InputSpec | None, columns: Columns | None = None) -> Samples:
@@ -25,8 +39,8 @@ def items_at(path: str | Path, spec: InputSpec | None, columns: Columns | None =
     kind, place = kind_of(spec), Path(path)
     if place.is_dir():
         samples = list_files(place, kind.suffixes)
-    elif place.suffix.lower() in TABLE_SUFFIXES:
-        table = read_table(place)
+    elif (read := _READERS.get(place.suffix.lower())) is not None:
+        table = read(place)
         samples = samples_of(table, columns or Columns(), kind.columns, has_labels=False)
         sources: list[Any] = [kind.source(value, table.folder) for value in samples.sources]
         samples = Samples(sources, samples.labels, samples.names, samples.skipped)
@@ -45,13 +59,6 @@ _MODULES: Mapping[str, type[Any]] = {
     CLIPS.name: AudioData,
     ROWS.name: TabularData,
 }
-_CONSTRUCTORS = {
-    ".csv": "from_csv",
-    ".tsv": "from_csv",
-    ".json": "from_json",
-    ".jsonl": "from_json",
-    ".parquet": "from_parquet",
-}
 _VALIDATION_FOLDERS = ("val", "valid", "validation")
 
 
@@ -62,14 +69,14 @@ def data_at(train: Path, kind: Kind, *, val: Path | None, test: Path | None, opt
     Raises ValueError if the path does not exist, or holds another kind of data.
     """
     if not train.is_dir():
-        name = _CONSTRUCTORS.get(train.suffix.lower())
-        if name is None or not train.is_file():
+        reader = _READERS.get(train.suffix.lower())
+        if reader is None or not train.is_file():
             raise ValueError(
-                f"{train} is not a folder with a folder for each class, nor a table ({', '.join(_CONSTRUCTORS)}): "
+                f"{train} is not a folder with a folder for each class, nor a table ({', '.join(_READERS)}): "
                 "check the path"
             )
-        read: Callable[..., DataModule] = getattr(_MODULES[kind.name], name)
-        return read(train, val, test, **options)
+        construct: Callable[..., DataModule] = getattr(_MODULES[kind.name], _CONSTRUCTORS[reader])
+        return construct(train, val, test, **options)
     if kind is ROWS:
         raise ValueError(f"{train} is a folder, and this backbone takes rows of numbers: pass a table")
     divided = _divided(train)

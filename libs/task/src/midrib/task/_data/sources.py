@@ -7,12 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeAlias, Unpack
 
+from midrib.task._data.arrow_tables import read_arrow, read_parquet
 from midrib.task._data.columns import ColumnLike, Columns, samples_of
 from midrib.task._data.folders import list_files, read_folder
 from midrib.task._data.kinds import CLIPS, IMAGES, ROWS, TEXTS, Kind
 from midrib.task._data.module import DataModule, DataOptions
 from midrib.task._data.samples import Samples, labelled
-from midrib.task._data.tables import Table, from_dataframe, from_hf_dataset, read_csv, read_json, read_parquet
+from midrib.task._data.tables import Table, from_dataframe, from_hf_dataset, read_csv, read_json
 
 PathLike: TypeAlias = str | Path
 # Items and their labels: sequences or arrays.
@@ -72,6 +73,18 @@ class _TableData(DataModule):
     ) -> Self:
         """Read Parquet files, which needs pyarrow."""
         return cls._from_tables(_on_path(read_parquet), (train, val, test, predict), options)
+
+    @classmethod
+    def from_arrow(
+        cls,
+        train: PathLike | None = None,
+        val: PathLike | None = None,
+        test: PathLike | None = None,
+        predict: PathLike | None = None,
+        **options: Unpack[TableOptions],
+    ) -> Self:
+        """Read files or streams of Arrow, also called Feather, which needs pyarrow."""
+        return cls._from_tables(_on_path(read_arrow), (train, val, test, predict), options)
 
     @classmethod
     def from_dataframe(

@@ -1,4 +1,4 @@
-"""Tables in CSV, JSON and Parquet files, data frames and Hugging Face datasets, as columns."""
+"""Tables in CSV and JSON files, data frames and Hugging Face datasets, as columns."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from typing import Any
 from midrib.task._data.samples import Skipped
 from midrib.task._features.media import decode_text, read_bytes
 
-TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".json", ".jsonl", ".parquet"})
 _SEPARATORS = ",;\t|"
 _OPEN_QUOTE = "unexpected end of data"  # the csv module's words
 
@@ -40,18 +39,6 @@ class Table:
         if name not in self.columns:
             raise ValueError(f"{self.name} has no column {name!r}: it has {', '.join(self.columns) or 'none'}")
         return self.columns[name]
-
-
-def read_table(path: Path) -> Table:
-    """Read a table; its suffix says its format.  Raises ValueError for a file that cannot be read."""
-    suffix = path.suffix.lower()
-    if suffix == ".parquet":
-        return read_parquet(path)
-    if suffix in (".json", ".jsonl"):
-        return read_json(path)
-    if suffix in (".csv", ".tsv"):
-        return read_csv(path)
-    raise ValueError(f"{path} is not a table: expected one of {', '.join(sorted(TABLE_SUFFIXES))}")
 
 
 def read_csv(path: Path) -> Table:
@@ -116,13 +103,21 @@ def read_json(path: Path) -> Table:
             raise ValueError(f"{path} cannot be read as JSON ({error}): write it again") from error
         content = None
     if isinstance(content, dict) and all(isinstance(column, list) for column in content.values()):
-        length = min(map(len, content.values()), default=0)
-        return Table(str(path), content, [f"{path}[{row}]" for row in range(length)], path.parent)
+        return _from_columns(path, content)
     if isinstance(content, list):
         return _from_records(path, ((f"{path}[{row}]", _object(value)) for row, value in enumerate(content)))
     # Not splitlines: it divides at characters that JSON has within strings, such as U+2028.
     lines = enumerate(io.StringIO(text, newline=None), 1)
     return _from_records(path, ((f"{path}:{number}", _line(line)) for number, line in lines if line.strip()))
+
+
+def _from_columns(path: Path, columns: Mapping[str, Sequence[Any]]) -> Table:
+    """Return columns as a table. Raises ValueError if their lengths differ."""
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"{path} has columns of different lengths, {lengths}: give each row a value in every column")
+    rows = max(lengths.values(), default=0)
+    return Table(str(path), columns, [f"{path}[{row}]" for row in range(rows)], path.parent)
 
 
 def _object(value: Any) -> Mapping[str, Any] | str:
@@ -136,23 +131,6 @@ def _line(line: str) -> Mapping[str, Any] | str:
         return "its JSON is nested too deeply"
     except ValueError as error:
         return f"it is not JSON: {error}"
-
-
-def read_parquet(path: Path) -> Table:
-    """Read Parquet.  Raises ValueError for a damaged file, and ImportError, with the install line, without pyarrow."""
-    try:
-        from pyarrow import ArrowException, parquet  # type: ignore[import-untyped] # it has no types
-    except ImportError as error:
-        raise ImportError(f"{path} needs pyarrow: pip install pyarrow") from error
-    read_bytes(path)
-    try:
-        table = parquet.ParquetFile(path).read()
-        columns = {name: table.column(name).to_pylist() for name in table.column_names}
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} holds text that is not valid UTF-8 ({error}): write it again") from error
-    except (ArrowException, OSError) as error:
-        raise ValueError(f"{path} cannot be read as Parquet ({error}): write it again") from error
-    return Table(str(path), columns, [f"{path}[{row}]" for row in range(table.num_rows)], path.parent)
 
 
 def from_dataframe(frame: Any) -> Table:

@@ -55,19 +55,35 @@ def _fits(row: tuple[int, ...], spec: InputSpec) -> bool:
 def as_numbers(items: Any, spec: InputSpec | None) -> Tensor:
     """Return rows of numbers as a tensor, [rows, ...].
 
-    Raises InputKindError for texts and other objects, ValueError for rows of several shapes.
+    Arrays of any layout and byte order are taken, as through a server; bfloat16 and long doubles become float32 and
+    float64.
+    Raises InputKindError for texts, times and other objects, ValueError for rows of several shapes and masked values.
     """
     takes = f"this backbone takes {in_words(spec)}" if spec is not None else "this backbone declares no input"
     try:
         rows = np.asarray(items)
     except ValueError as error:
         raise ValueError(f"got rows of several shapes, and {takes}: give every row the same shape") from error
-    if rows.dtype.kind in "OUSV":
+    if np.ma.is_masked(items):
+        raise ValueError(
+            f"got an array with {int(np.sum(items.mask))} masked values: fill them, or leave out their rows"
+        )
+    rows = _native(rows)
+    if rows.dtype.kind in "OUSVMm":
         first = items[0] if isinstance(items, Sequence) and len(items) else rows.dtype
         raise InputKindError(
             f"got {first!r:.60} of type {type(first).__name__}, and {takes}: pass arrays of numbers{_remedy(spec)}"
         )
-    return torch.as_tensor(rows)
+    return torch.as_tensor(np.ascontiguousarray(rows))
+
+
+def _native(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return an array [rows, ...] in a type that torch takes; types that it has no counterpart of are unchanged."""
+    if rows.dtype.name == "bfloat16":
+        return rows.astype(np.float32)
+    if rows.dtype == np.longdouble:
+        return rows.astype(np.float64)
+    return rows.astype(rows.dtype.newbyteorder("="), copy=False)
 
 
 def _remedy(spec: InputSpec | None) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import codecs
+import io
+import struct
 import wave
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -126,7 +128,7 @@ def _read_clip(path: Path) -> Clip:
     if not path.is_file():
         raise ValueError(f"the file {str(path)!r} cannot be read: check the path")
     try:
-        with wave.open(str(path)) as file:
+        with wave.open(io.BytesIO(_with_its_length(path.read_bytes()))) as file:
             channels, width, rate, frames = file.getparams()[:4]
             data = file.readframes(frames)
     except (wave.Error, EOFError):
@@ -136,6 +138,13 @@ def _read_clip(path: Path) -> Clip:
         raise ValueError(f"{path} is cut short, {length - len(data)} bytes of its samples are missing: copy it again")
     samples = _pcm(data, width)
     return Clip(samples[: len(samples) // channels * channels].reshape(-1, channels), rate)
+
+
+def _with_its_length(content: bytes) -> bytes:
+    """Return a WAV file whose outer header has the file's length: programs that add chunks forget to correct it."""
+    if not content.startswith(b"RIFF"):
+        return content
+    return content[:4] + struct.pack("<I", min(max(0, len(content) - 8), 2**32 - 1)) + content[8:]
 
 
 def _pcm(data: bytes, width: int) -> npt.NDArray[Any]:

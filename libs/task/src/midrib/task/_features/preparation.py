@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from midrib.backbones import Backbone, MediaError, Tokenizer
 from midrib.backbones._images import MAX_PIXELS
-from midrib.backbones._pixels.decode import open_image
-from midrib.backbones._pixels.to_rgb import to_rgb
+from midrib.media import open_image, to_rgb
 from midrib.registry import AudioInput, ImageInput, InputSpec, TensorInput, TextInput
 from midrib.task._features.input_errors import as_numbers
 from midrib.task._features.media import clip_of, image_of, text_of

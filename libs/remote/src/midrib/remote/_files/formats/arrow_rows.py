@@ -19,6 +19,15 @@ def require_pyarrow(name: str) -> None:
         raise InvalidInputError(f"{name} needs pyarrow: pip install 'midrib-remote[parquet]'")
 
 
+def refuse_times(schema: Any, column: str, name: str) -> None:
+    """Raise InvalidInputError if the column of the values holds times: some of them Python could read as texts only."""
+    from pyarrow import types  # type: ignore[import-untyped] # it has no types
+
+    kind = schema.field(column).type
+    if types.is_temporal(kind):
+        raise InvalidInputError(f"column {column!r} of {name} holds {kind}, expected texts, images or sounds")
+
+
 def batch_rows(batch: Any) -> Iterator[Record]:
     """Yield the rows of a batch. Bytes that are not UTF-8 become lone surrogates, which spoil only their own row."""
     for start in range(0, batch.num_rows, _ROWS_PER_PART):
@@ -28,7 +37,7 @@ def batch_rows(batch: Any) -> Iterator[Record]:
 
 
 def _values(column: Any) -> list[Any]:
-    import pyarrow as pa  # type: ignore[import-untyped] # it has no types
+    import pyarrow as pa
 
     try:
         return list(column.to_pylist())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from midrib.remote._files.formats.arrow_rows import batch_rows, require_pyarrow
+from midrib.remote._files.formats.arrow_rows import batch_rows, refuse_times, require_pyarrow
 from midrib.remote._files.formats.columns import InputColumns, Record
 from midrib.remote._files.storage import LocalFile
 from midrib.wire import InvalidInputError
@@ -25,10 +25,11 @@ def read_arrow(file: LocalFile, columns: InputColumns) -> Iterator[Record]:
     try:
         with OSFile(str(file.path)) as source:
             _require_version_2(source, file.name)
-            names = _reader(source).schema.names
-            needed = columns.needed(names, file.name)
+            schema = _reader(source).schema
+            needed = columns.needed(schema.names, file.name)
+            refuse_times(schema, columns.value, file.name)
             source.seek(0)
-            for batch in _batches(_reader(source, [names.index(name) for name in needed])):
+            for batch in _batches(_reader(source, [schema.names.index(name) for name in needed])):
                 _require_valid(batch)
                 yield from batch_rows(batch)
     except (ArrowException, OSError) as error:

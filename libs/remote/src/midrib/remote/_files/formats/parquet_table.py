@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from midrib.remote._files.formats.arrow_rows import batch_rows, require_pyarrow
+from midrib.remote._files.formats.arrow_rows import batch_rows, refuse_times, require_pyarrow
 from midrib.remote._files.formats.columns import InputColumns, Record
 from midrib.remote._files.storage import LocalFile
 from midrib.wire import InvalidInputError
@@ -21,6 +21,7 @@ def read_parquet(file: LocalFile, columns: InputColumns) -> Iterator[Record]:
     try:
         with parquet.ParquetFile(file.path) as table:
             needed = columns.needed(table.schema_arrow.names, file.name)
+            refuse_times(table.schema_arrow, columns.value, file.name)
             for batch in table.iter_batches(columns=needed):
                 yield from batch_rows(batch)
     except (ArrowException, OSError) as error:

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from midrib.backbones._pixels.decode import Decoded, UnusableImageError, levels_of_16_bits
+from midrib.media._decode import Decoded, UnusableImageError, levels_of_16_bits
 
 _WHITE = (255, 255, 255, 255)
 _LARGEST_16_BIT = 65535
@@ -15,9 +15,12 @@ _LARGEST_16_BIT = 65535
 def to_rgb(decoded: Decoded) -> Image.Image:
     """Return the image in mode RGB: transparency over white, 16 bits scaled to 8, colour profiles not applied.
 
-    Raises UnusableImageError for pixels whose scale is unknown: floating, signed, or of 32 bits.
+    Raises UnusableImageError for an image without pixels, and for pixels whose scale is unknown: floating, signed, or
+    of 32 bits.
     """
     image = decoded.image
+    if 0 in image.size:
+        raise UnusableImageError(f"got an image of {image.width} x {image.height}, which has no pixels: leave it out")
     if decoded.unscaled is not None:
         raise UnusableImageError(f"got an image of {decoded.unscaled}, expected 8 or 16 unsigned bits: convert it")
     if image.mode == "F":
@@ -40,7 +43,7 @@ def to_rgb(decoded: Decoded) -> Image.Image:
 def _grey_of_16_bits(decoded: Decoded) -> Image.Image:
     """Return the image as 8-bit grey. Raises UnusableImageError for 32 bits per pixel."""
     pixels: npt.NDArray[np.integer] = np.asarray(decoded.image)
-    if pixels.size and (pixels.min() < 0 or pixels.max() > _LARGEST_16_BIT):
+    if pixels.min() < 0 or pixels.max() > _LARGEST_16_BIT:
         raise UnusableImageError(
             f"got an image of 32 bits per pixel, {pixels.min()} to {pixels.max()}, expected 8 or 16 unsigned bits: "
             "convert it"

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from midrib.backbones._pixels.metadata import without_metadata
+from midrib.media._metadata import without_metadata
 
 ImageMedia: TypeAlias = bytes | Image.Image | npt.NDArray[np.generic]
 
@@ -59,8 +59,10 @@ class Decoded:
     unscaled: str | None = None
 
 
-def open_image(image: ImageMedia, max_pixels: int) -> Decoded:
+def open_image(image: ImageMedia, max_pixels: int | None = None) -> Decoded:
     """Decode bytes, a PIL image or an array.
+
+    max_pixels: the limit for an encoded or opened image, checked before it is decoded; None for no limit.
 
     Raises UnusableImageError for other types and for kinds of a known format that Pillow does not read,
     DecompressionBombError for more than max_pixels, UnidentifiedImageError for bytes of no known format, and Pillow's
@@ -75,7 +77,7 @@ def open_image(image: ImageMedia, max_pixels: int) -> Decoded:
     raise UnusableImageError(f"got {type(image).__name__}, expected bytes, a PIL image or a numpy array")
 
 
-def _decoded_bytes(data: bytes, max_pixels: int) -> Decoded:
+def _decoded_bytes(data: bytes, max_pixels: int | None) -> Decoded:
     try:
         return _decoded(_identified(data), max_pixels)
     except Image.DecompressionBombError:
@@ -108,9 +110,9 @@ def _identified(data: bytes) -> Image.Image:
     raise UnusableImageError(f"got a {recognised} file that is damaged or of a rare kind: send it again as PNG or JPEG")
 
 
-def _decoded(image: Image.Image, max_pixels: int) -> Decoded:
+def _decoded(image: Image.Image, max_pixels: int | None) -> Decoded:
     """Return the decoded image. Raises DecompressionBombError if it has more than max_pixels."""
-    if image.width * image.height > max_pixels:
+    if max_pixels is not None and image.width * image.height > max_pixels:
         raise Image.DecompressionBombError
     properties = _properties(image)
     if _raw_mode(image) == "RGB;16B" and "transparency" in image.info:

@@ -1,0 +1,47 @@
+"""The files of a folder that people mean as data."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path, PurePath
+from typing import NoReturn
+
+# What programs write beside data: macOS `._` files and archives' __MACOSX, Windows' lists of previews.
+_METADATA_FOLDER = "__macosx"
+_METADATA_FILES = frozenset({"thumbs.db", "desktop.ini"})
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Return the regular files below a folder, and links that lead nowhere, sorted by their paths.
+
+    Hidden files and folders, and those that systems write beside data, are left out, as are pipes and sockets. Linked
+    folders are followed unless they lead to a folder that they lie in.
+    Raises OSError, with its path, for a folder that cannot be read.
+    """
+    files: list[Path] = []
+    chains: dict[str, frozenset[str]] = {}
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=_raise):
+        chain = chains.get(os.path.dirname(place), frozenset())  # noqa: PTH120 (the names of os.walk)
+        real = os.path.realpath(place)
+        if real in chain:
+            folders.clear()
+            continue
+        chains[place] = chain | {real}
+        folders[:] = [name for name in folders if not is_metadata(name)]
+        files += [Path(place, name) for name in names if not is_metadata(name)]
+    return sorted(file for file in files if file.is_file() or not file.exists())
+
+
+def is_metadata(name: str) -> bool:
+    """Return whether a file or folder of that name is hidden, or written by a system beside data."""
+    lower = name.lower()
+    return name.startswith(".") or lower == _METADATA_FOLDER or lower in _METADATA_FILES
+
+
+def is_metadata_path(path: PurePath) -> bool:
+    """Return whether any part of a relative path is of that kind."""
+    return any(map(is_metadata, path.parts))
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error
