@@ -91,7 +91,7 @@ LAYERS: dict[str, dict[str, list[str]]] = {
         "_command": _COMMAND,
         # `midrib token` makes a token without a server; `midrib serve` starts the process that forks workers first.
         "cli": [*_COMMAND, "_command", "_admission.tokens", "_catalogue.processes"],
-        "__main__": ["cli"],
+        "__main__": [],
         "": ["_settings", "_load_settings", "_server"],
     },
     "midrib.remote": {
@@ -106,6 +106,7 @@ LAYERS: dict[str, dict[str, list[str]]] = {
         "lightning": ["_connect", "_stream", "_clients", "_torch"],
         "testing": [],
         "_command": ["_connect", "_stream", "_clients", "_torch", "_files", "_doctor"],
+        "__main__": ["cli"],
         "cli": ["_command"],
         "": ["_connect", "_stream", "_clients", "_torch", "_files", "_doctor"],
     },

@@ -127,6 +127,15 @@ def test_a_token_of_the_environment_is_no_option(midrib: Any, tmp_path: Path, mo
     assert midrib("embed", str(rows), "--backbone", MLP, "--out", str(out)).returncode == 0
 
 
+def test_an_output_whose_folder_cannot_be_created_is_one_sentence(midrib: Any, tmp_path: Path) -> None:
+    """/proc lets nobody create a file, and says that the path does not exist; the command waited for ever."""
+    rows = tmp_path / "rows.npy"
+    np.save(rows, np.ones((3, 4), np.float32))
+    done = midrib("embed", str(rows), "--backbone", MLP, "--out", "/proc/midrib.npy")
+    assert done.returncode == 1
+    assert "cannot write output /proc/midrib.npy" in done.stderr
+
+
 SLOW_MODULE = """
 import time
 from torch import nn

@@ -57,6 +57,33 @@ def test_ctrl_c_ends_the_import_of_torch(tmp_path: Path, arguments: list[str], s
     assert (process.returncode, rest) == (-signal.SIGINT, "")
 
 
+# Presses Ctrl-C when the command imports a module.
+_INTERRUPTED_IMPORT = """
+import os, signal, sys
+module = sys.argv[1]
+class Interrupt:
+    @staticmethod
+    def find_spec(name, *_):
+        if name == module:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupt)
+from midrib.remote.__main__ import main
+sys.argv = ["midrib", "list"]
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    "module", ["midrib.remote.cli", "typer", "midrib.remote._command.app", "midrib.remote._command.listing"]
+)
+def test_ctrl_c_ends_the_start_of_the_command(module: str) -> None:
+    """Without a traceback, also in the first tenth of a second."""
+    command = [sys.executable, "-c", _INTERRUPTED_IMPORT, module]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert process.returncode in (130, -signal.SIGINT)
+    assert (process.stdout, process.stderr.strip()) in (("", ""), ("", "Aborted."))
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [

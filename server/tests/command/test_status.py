@@ -127,9 +127,10 @@ def test_tenants_are_shown_over_tls(tmp_path: Path) -> None:
     certificate, roots = tmp_path / "server.pem", tmp_path / "roots.pem"
     authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(certificate)
     authority.cert_pem.write_to_path(roots)
-    result = CliRunner().invoke(app, ["token", "team-a"])
-    secret, tokens = result.stdout.strip(), tmp_path / "tokens.toml"
-    tokens.write_text(result.stderr)
+    (cut := tmp_path / "cut.pem").write_bytes(authority.cert_pem.bytes()[:200])
+    token = CliRunner().invoke(app, ["token", "team-a"])
+    secret, tokens = token.stdout.strip(), tmp_path / "tokens.toml"
+    tokens.write_text(token.stderr)
     settings: dict[str, Any] = {"tls_certificate": certificate, "tls_key": certificate, "tokens": tokens}
     with serving("identity", registry=REGISTRY, http_port=0, workers="thread", **settings) as running:
         with Client(running.address, token=secret, tls=Tls(roots)) as client:
@@ -137,7 +138,7 @@ def test_tenants_are_shown_over_tls(tmp_path: Path) -> None:
         access = ("--token", secret, "--tls-roots", str(roots))
         shown = json.loads(invoke(str(running.server.http_address), *access, "--json").stdout)
         refused = invoke(str(running.server.http_address), *access[:2], "--tls-roots", str(tmp_path / "absent.pem"))
-        damaged = invoke(str(running.server.http_address), *access[:2], "--tls-roots", str(tokens))
+        damaged = invoke(str(running.server.http_address), *access[:2], "--tls-roots", str(cut))
     assert [(tenant["name"], tenant["rows"]) for tenant in shown["tenants"]] == [("team-a", 1)]
     assert "absent.pem" in str(refused.exception)
     assert "check --tls-roots and --tls-certificate" in str(damaged.exception)

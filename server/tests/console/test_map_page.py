@@ -37,6 +37,14 @@ POINT = f"""() => {{
   const mean = (axis) => coloured.reduce((sum, place) => sum + place[axis], 0) / coloured.length;
   return [mean(0) / devicePixelRatio, mean(1) / devicePixelRatio];
 }}"""
+# Each frame takes a tenth of a second longer.
+SLOW_FRAMES = """
+const frame = window.requestAnimationFrame.bind(window);
+window.requestAnimationFrame = (draw) => frame(() => setTimeout(() => draw(performance.now()), 100));
+"""
+# Moves the map until `window.pressing` is cleared.
+PRESS_RIGHT = """() => { window.pressing = setInterval(() => document.querySelector('#map canvas')
+  .dispatchEvent(new KeyboardEvent('keydown', { key: 'ArrowRight' })), 50); }"""
 COLOURED = f"() => ({PIXELS})().data.filter((value, at) => at % 4 === 3 && value).length"
 
 
@@ -125,6 +133,23 @@ def test_as_many_points_as_a_file_may_have_are_drawn(tab: Tab) -> None:
     point_at(page, middle)
     page.wait_for_selector("#map .tooltip:visible")
     assert re.fullmatch("row [0-9]+", page.locator("#map .tooltip").inner_text())
+    assert tab.errors == []
+
+
+def test_fewer_points_are_drawn_while_a_slow_map_moves(tab: Tab) -> None:
+    """A sample of them if a frame takes long, as of 100,000 points without a GPU; all of them once it rests."""
+    tab.page.add_init_script(SLOW_FRAMES)
+    rows = np.random.default_rng(0).normal(size=(12_000, 2)).astype(np.float32)
+    np.save(content := io.BytesIO(), rows)
+    page = tab.open("map")
+    page.wait_for_selector("#connection.good")
+    page.set_input_files("#file", {"name": "x.npy", "mimeType": "a/b", "buffer": content.getvalue()})
+    page.wait_for_selector("#map canvas[data-points='12000']")
+    page.locator("#map canvas").focus()
+    page.evaluate(PRESS_RIGHT)
+    page.wait_for_selector("#map canvas[data-points='2000']")
+    page.evaluate("() => clearInterval(window.pressing)")
+    page.wait_for_selector("#map canvas[data-points='12000']")
     assert tab.errors == []
 
 

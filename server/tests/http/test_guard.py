@@ -18,7 +18,7 @@ from midrib.server._admission.tokens import Scope, new_token
 from midrib.server.testing import RunningServer, serving
 
 PATHS = [
-    *["/v1/embeddings", "/v1/models", "/v1/models/words", "/similarity", "/metrics", "/docs", "/openapi.json"],
+    *["/v1/embeddings", "/v1/models", "/v1/models/words", "/similarity", "/metrics", "/openapi.json"],
     *["/v2", "/v2/models/words", "/v2/models/words/infer", "/nothing"],
 ]
 BODY = json.dumps({"model": "words", "input": "good morning"})
@@ -63,6 +63,16 @@ def dial(running: RunningServer) -> http.client.HTTPConnection:
 def test_no_path_is_answered_without_a_token(guarded: RunningServer, path: str) -> None:
     """Not even a path that does not exist is answered."""
     assert ask(dial(guarded), path) == (401, "UNAUTHENTICATED")
+
+
+def test_the_page_of_paths_is_public(guarded: RunningServer) -> None:
+    """A browser sends no token; the page names no backbone and no version."""
+    connection = dial(guarded)
+    connection.request("GET", "/docs")
+    answer = connection.getresponse()
+    page = answer.read().decode()
+    connection.close()
+    assert (answer.status, "POST /v1/embeddings" in page, "words" in page) == (200, True, False)
 
 
 def test_health_is_public_if_the_settings_say_so(guarded: RunningServer) -> None:

@@ -1,5 +1,5 @@
 """`python -m midrib.server` is the command `midrib`."""
 
-from midrib.server.cli import main
+from midrib.remote.__main__ import main
 
 main()

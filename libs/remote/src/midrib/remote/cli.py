@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from midrib.remote._command.names import import_modules, parse_backbone
-from midrib.remote._command.responsive import ended_by_ctrl_c
+from midrib.remote._command.responsive import INTERRUPTED, ended_by_ctrl_c
 
 # Read when torch is imported. Threads that spin while they wait take cores from threads that compute: beside a busy
 # neighbour a batch of a vision transformer took 316 ms with spinning threads and 105 ms with sleeping ones.
@@ -31,9 +31,13 @@ def main() -> None:
     with ended_by_ctrl_c():
         if importlib.util.find_spec("typer") is None or importlib.util.find_spec("rich") is None:
             sys.exit("midrib: the command needs typer and rich: pip install 'midrib-remote[cli]'")
+        app = application()
         if importlib.util.find_spec("midrib.server") is not None:
             importlib.import_module(_SERVER)  # adds its commands to the application
-        app = application()
+        else:
+            from midrib.remote._command.absent import add_absent_commands
+
+            add_absent_commands(app)
     run(app)
 
 
@@ -46,11 +50,15 @@ def application() -> typer.Typer:
 
 def run(app: typer.Typer) -> None:
     """Run an application; an error of use is one sentence on stderr and exit status 1."""
-    import typer
+    with ended_by_ctrl_c():
+        import typer
 
+        command = typer.main.get_command(app)
     _open_standard_streams()
     try:
-        app(color=False if os.environ.get("NO_COLOR") else None)
+        command(color=False if os.environ.get("NO_COLOR") else None)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
     except (LookupError, ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
         typer.secho(f"midrib: {_sentence(error)}", fg=typer.colors.RED, err=True)
         sys.exit(1)
@@ -76,6 +84,8 @@ def _sentence(error: Exception) -> str:
             f"{'.'.join(map(str, detail['loc'])) or 'settings'}: {detail['msg'].removeprefix('Value error, ')}"
             for detail in details()
         )
+    if isinstance(error, PermissionError) and getattr(error, "reason", None) == "UNAUTHENTICATED":
+        return f"{error} (this command sends that of --token, or of MIDRIB_TOKEN)"
     return str(error)
 
 

@@ -85,9 +85,9 @@ async def _serve(settings: Settings, reporter: _Reporter, watchdog: ExitWatchdog
         stop = _stop_signal()
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, server.reload)
         addresses = {"address": server.address, "http": server.http_address}
-        reporter.report(
-            "loading", f"listening on {' and http://'.join(filter(None, addresses.values()))}, loading ...", **addresses
-        )
+        http = f" and {'http' if settings.tls_certificate is None else 'https'}://{server.http_address}"
+        places = server.address + (http if server.http_address else "")
+        reporter.report("loading", f"listening on {places}, loading ...", **addresses)
         loading = asyncio.create_task(server.load())
         stopping = asyncio.create_task(stop.wait())
         with logs.without_sentences() if settings.log_format == "text" else contextlib.nullcontext():
@@ -141,10 +141,11 @@ def _stop_signal() -> asyncio.Event:
 
 def _announce(server: Server, reporter: _Reporter, seconds: float) -> None:
     served = []
+    scheme = "grpc" if server.settings.tls_certificate is None else "grpcs"
     for entry in server.catalogue.entries.values():
         loaded = entry.ready()
         described, plan = loaded.served.description, loaded.plan
-        url = f"grpc://{server.address}/{described.name}"
+        url = f"{scheme}://{server.address}/{described.name}"
         fields = {"url": url, "revision": described.revision, "num_features": described.num_features}
         served.append({**fields, "plan": None if plan is None else plan.fields})
         reporter.report(

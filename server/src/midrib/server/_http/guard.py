@@ -14,8 +14,8 @@ _HEALTH = ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")
 _CONNECT_EMBED = "/midrib.v1.EmbeddingService/Embed"
 _EMBEDDING = ("/v1/embeddings", "/similarity", "/console/api/map", _INFER, _CONNECT_EMBED)
 _ADMIN = ("/console/api/load", "/console/api/unload")
-# The files of the console hold no data, and its page must load before it can ask for a token.
-_PAGES = ("/console", "/console/", "/console/files/{name}")
+# Pages without data, for browsers, which send no token: the console's page asks for one, /docs is the same everywhere.
+_PAGES = ("/console", "/console/", "/console/files/{name}", "/docs")
 
 
 class HttpGuard:

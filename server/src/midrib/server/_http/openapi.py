@@ -176,14 +176,17 @@ def openapi_document(*, tokens: bool, console: Sequence[Operation] = ()) -> dict
 
 
 def docs_page(document: dict[str, Any]) -> str:
-    """Return a page that shows an OpenAPI document; it loads nothing else."""
+    """Return a page that shows an OpenAPI document; it loads nothing else.
+
+    It is public, and names neither backbones nor the version of the server.
+    """
     sections = [
         f"<h2><code>{method.upper()} {html.escape(path)}</code></h2><p>{html.escape(operation['summary'])}</p>"
         + _body_html(operation, document)
         for path, operations in document["paths"].items()
         for method, operation in operations.items()
     ]
-    return _PAGE.format(version=html.escape(document["info"]["version"]), sections="\n".join(sections))
+    return _PAGE.format(sections="\n".join(sections))
 
 
 def _operation(operation: Operation) -> dict[str, Any]:
@@ -253,7 +256,7 @@ body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem aut
 table {{ border-collapse: collapse; }}
 td, th {{ border: 1px solid #ccc; padding: .2rem .6rem; text-align: left; vertical-align: top; }}
 </style>
-<h1>Midrib {version} over HTTP</h1>
+<h1>Midrib over HTTP</h1>
 <p>The same description for programs: <a href="openapi.json">openapi.json</a>. Calls that need a token send it as
 <code>Authorization: Bearer TOKEN</code>.</p>
 {sections}

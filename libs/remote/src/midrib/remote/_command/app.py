@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -34,8 +35,10 @@ app = typer.Typer(
 
 
 @app.callback()
-def options(*, _version: Version = False) -> None:
+def options(context: typer.Context, *, _version: Version = False) -> None:
     """Pretrained backbones behind many small heads: in process, or served over gRPC."""
+    if context.invoked_subcommand != "serve":
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # read at import; our errors have the reason already
 
 
 @app.command(name="list")
@@ -230,15 +233,20 @@ def search(
     """Show the rows of embedded files that are nearest to a text or a file, by the cosine of their features."""
     from midrib.remote._command import search as searching
 
-    _refuse_unused(context, backbone or "the backbone")
+    _refuse_unused(context, backbone)
     access = Access(token, roots, certificate, timeout)
     request = searching.Query(query, prompt, prompt_name, top, index)
     searching.search(features, request, backbone, access, imports=imports, as_json=as_json)
 
 
-def _refuse_unused(context: typer.Context, backbone: str) -> None:
-    """Raise ValueError for options that have no effect on a backbone of a server, or on one of this process."""
-    if "://" in backbone:
+def _refuse_unused(context: typer.Context, backbone: str | None) -> None:
+    """Raise ValueError for options that have no effect on a backbone of a server, or on one of this process.
+
+    backbone: None for the one that the output names, which is loaded into this process.
+    """
+    if backbone is None:
+        refuse_options(context, SERVER_OPTIONS, "name the server too, by --backbone grpc://host:port/NAME")
+    elif "://" in backbone:
         refuse_options(context, {"imports": "--import"}, f"{backbone} is loaded by its server")
     else:
         refuse_options(context, SERVER_OPTIONS, f"{backbone} is loaded into this process, not called on a server")
@@ -256,7 +264,7 @@ def doctor(
 ) -> None:
     """Check each step of the connection to a backbone, with a verdict and a fix. Exits with 1 if a step fails."""
     typer.echo(f"checking {url} ...", err=True)
-    from midrib.remote._command.examine import examine
+    from midrib.remote._command.served import examine
 
     if not examine(url, Access(token, roots, certificate, timeout), as_json=as_json):
         raise typer.Exit(1)

@@ -76,8 +76,19 @@ class Access:
     certificate: Path | None
     timeout: float
 
+    def check_files(self) -> None:
+        """Raise FileNotFoundError for a PEM file that does not exist, ValueError for one without a certificate."""
+        for option, path in (("--tls-roots", self.roots), ("--tls-certificate", self.certificate)):
+            if path is None:
+                continue
+            if not path.is_file():
+                raise FileNotFoundError(f"{option} {path} is not a file: check the path")
+            if b"CERTIFICATE-----" not in path.read_bytes():
+                raise ValueError(f"{option} {path} holds no certificate, expected a PEM file: check the path")
+
     def arguments(self) -> dict[str, Any]:
-        """Return the keyword arguments of a Client."""
+        """Return the keyword arguments of a Client. Raises the errors of `check_files`."""
+        self.check_files()
         from midrib.remote._connect.address import Tls
 
         tls = None if self.roots is None and self.certificate is None else Tls(self.roots, self.certificate)

@@ -1,4 +1,4 @@
-"""`midrib describe`, `midrib load` and `midrib unload`: one backbone, here or on a server."""
+"""`midrib describe`, `load`, `unload` and `doctor`: one backbone, here or on a server."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from midrib.remote._connect.address import split_url
 if TYPE_CHECKING:
     from midrib.registry import InputSpec
     from midrib.remote._connect.backbone_info import BackboneInfo
+    from midrib.remote._doctor.network import Verdict
 
 
 def describe_local(name: str, *, as_json: bool) -> None:
@@ -70,6 +71,20 @@ def unload(name: str, server: str, access: Access, *, as_json: bool) -> None:
     typer.echo(json.dumps({"unloaded": name}) if as_json else f"unloaded {name}")
 
 
+def examine(url: str, access: Access, *, as_json: bool) -> bool:
+    """Print the verdicts on the connection to a served backbone; return whether all of them are good."""
+    from midrib.remote._doctor.checks import verdicts_on
+
+    verdicts = []
+    for verdict in verdicts_on(url, **access.arguments()):
+        verdicts.append(verdict)
+        if not as_json:
+            _print_verdict(verdict)
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(verdict) for verdict in verdicts], indent=2))
+    return all(verdict.ok for verdict in verdicts)
+
+
 def _print_info(info: BackboneInfo, *, as_json: bool) -> None:
     fields = {**dataclasses.asdict(info), "input": None}
     if info.input is not None:
@@ -94,3 +109,10 @@ def _in_words(spec: InputSpec | None, *, pixels: bool) -> str:
         return in_words(spec)
     tensors = [spec.tensor, spec.pixels] if isinstance(spec, ImageInput) and pixels else [spec.tensor]
     return f"{in_words(spec)}, or a tensor: {' or '.join(map(in_words, tensors))}"
+
+
+def _print_verdict(verdict: Verdict) -> None:
+    mark = typer.style("ok  ", fg="green") if verdict.ok else typer.style("FAIL", fg="red")
+    typer.echo(f"{mark}  {verdict.check:<12}  {verdict.detail}")
+    if verdict.fix:
+        typer.echo(f"      {'':<12}  -> {verdict.fix}")

@@ -32,7 +32,8 @@ CAUSES: Final = (
     Cause(
         "certificate_verify_failed",
         "TLS_FAILED",
-        "the certificate of {address} is not signed by the authorities trusted here: pass tls=<its roots.pem>",
+        "the certificate of {address} is not signed by the authorities trusted here: pass tls=<its roots.pem>, "
+        "or --tls-roots to the command",
     ),
     Cause(
         "hostname verification|match found for server name",

@@ -165,12 +165,11 @@ def _lock(folder: Path, out: Path) -> int:
     """
     while True:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(folder, os.O_RDONLY)
-        except FileNotFoundError:
-            continue
+            descriptor = _open_folder(folder)
         except OSError as error:
             raise InvalidInputError(f"cannot write output {out} ({error.strerror}): choose another folder") from error
+        if descriptor is None:
+            continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -179,6 +178,18 @@ def _lock(folder: Path, out: Path) -> int:
         if folder.exists() and os.path.samestat(os.fstat(descriptor), folder.stat()):
             return descriptor
         os.close(descriptor)
+
+
+def _open_folder(folder: Path) -> int | None:
+    """Create a folder if it does not exist, and return its descriptor; None if it was deleted meanwhile.
+
+    Raises OSError if it cannot be created, as in /proc.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        return os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
 
 
 def _damaged(file: Path, error: Exception) -> InvalidInputError:

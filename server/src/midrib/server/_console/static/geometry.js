@@ -23,3 +23,14 @@ export function contains(corners, x, y) {
   }
   return inside;
 }
+
+/** Return 0 to length - 1 in an order whose first numbers are spread evenly over all, a sample of rows in any order. */
+export function spread(length) {
+  let stride = Math.max(Math.round(length * 0.618), 1); // the golden ratio
+  while (divisor(stride, length) !== 1) stride += 1;
+  return Uint32Array.from({ length }, (_, at) => (at * stride) % length);
+}
+
+function divisor(a, b) {
+  return b ? divisor(b, a % b) : a;
+}

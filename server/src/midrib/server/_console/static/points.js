@@ -27,10 +27,10 @@ void main() {
 }`;
 
 /** data: a number of points as `length`, and `attributes` with the arrays getPosition and getColour.
- *  diameter: in CSS pixels. */
+ *  diameter: in CSS pixels.  shown: the number of points to draw, from the first. */
 export class Points extends Layer {
   static layerName = "Points";
-  static defaultProps = { diameter: 7, getPosition: { type: "accessor" }, getColour: { type: "accessor" } };
+  static defaultProps = { diameter: 7, shown: Infinity, getPosition: { type: "accessor" }, getColour: { type: "accessor" } };
 
   initializeState() {
     const attributes = this.getAttributeManager();
@@ -47,7 +47,7 @@ export class Points extends Layer {
 
   draw() {
     const { model } = this.state;
-    model.setVertexCount(this.getNumInstances());
+    model.setVertexCount(Math.min(this.getNumInstances(), this.props.shown));
     model.shaderInputs.setProps({ points: { diameter: this.props.diameter } });
     model.draw(this.context.renderPass);
   }

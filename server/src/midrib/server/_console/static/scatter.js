@@ -1,7 +1,8 @@
 // Points drawn by deck.gl: drag to move, wheel to zoom, hover, lasso. The keyboard does the same.
 
 import { svg } from "./dom.js";
-import { contains, unit } from "./geometry.js";
+import { contains, spread, unit } from "./geometry.js";
+import { Motion } from "./motion.js";
 import { Points } from "./points.js";
 import { Deck, OrthographicView } from "./vendor/deck/deck.js";
 
@@ -18,6 +19,9 @@ export class Scatter {
   #canvas;
   #deck;
   #points = new Float32Array();
+  #order = []; // the index of each drawn point, in an order whose first points are a sample
+  #motion = new Motion((shown) => this.#show(shown));
+  #data = { length: 0 };
   #extent = [1, 1];
   #colours = [];
   #selected = new Set();
@@ -36,7 +40,8 @@ export class Scatter {
     this.lassoMode = false;
     this.#deck = new Deck({
       canvas, views: VIEW, viewState: this.#view, pickingRadius: HOVER_PIXELS, getCursor: () => "crosshair",
-      onViewStateChange: ({ viewState: { target, zoom } }) => this.#look({ target, zoom }), onHover: ({ index }) => this.#hover(index),
+      onViewStateChange: ({ viewState: { target, zoom } }) => this.#look({ target, zoom }), 
+      onHover: ({ index }) => this.#hover(this.#order[index] ?? -1),
     });
     const area = canvas.parentElement; // its listeners run before those of deck.gl, which would move the points during a lasso
     area.addEventListener("pointerdown", (event) => this.#down(event), { capture: true });
@@ -49,6 +54,7 @@ export class Scatter {
   /** Show other points.  points: x and y of each, one after the other. */
   setPoints(points) {
     [this.#points, this.#extent] = unit(points);
+    this.#order = spread(this.#points.length / 2);
     this.#hovered = -1;
     this.select([]);
     this.fit();
@@ -77,6 +83,7 @@ export class Scatter {
     this.#view = view;
     this.#deck.setProps({ viewState: view });
     this.#hover(-1);
+    this.#motion.step(this.#data.length);
   }
 
   #viewport() {
@@ -93,14 +100,21 @@ export class Scatter {
   }
 
   #colour() {
-    const length = this.#points.length / 2;
-    const colours = new Uint8Array(4 * length);
-    for (let index = 0; index < length; index += 1) {
-      colours.set(this.#colours[index] ?? DEFAULT_COLOUR, 4 * index);
-      colours[4 * index + 3] = this.#selected.size && !this.#selected.has(index) ? WEAK : STRONG;
-    }
-    const attributes = { getPosition: { value: this.#points, size: 2 }, getColour: { value: colours, size: 4, normalized: true } };
-    this.#deck.setProps({ layers: [new Points({ id: "points", data: { length, attributes }, diameter: this.#diameter(), pickable: true })] });
+    const length = this.#order.length;
+    const [positions, colours] = [new Float32Array(2 * length), new Uint8Array(4 * length)];
+    this.#order.forEach((index, at) => {
+      positions.set(this.#point(index), 2 * at);
+      colours.set(this.#colours[index] ?? DEFAULT_COLOUR, 4 * at);
+      colours[4 * at + 3] = this.#selected.size && !this.#selected.has(index) ? WEAK : STRONG;
+    });
+    const attributes = { getPosition: { value: positions, size: 2 }, getColour: { value: colours, size: 4, normalized: true } };
+    this.#data = { length, attributes };
+    this.#show(length);
+  }
+
+  #show(shown) {
+    this.#canvas.dataset.points = shown;
+    this.#deck.setProps({ layers: [new Points({ id: "points", data: this.#data, diameter: this.#diameter(), pickable: true, shown })] });
   }
 
   #down(event) {

@@ -46,14 +46,13 @@ class MetricsReader:
     """Read /metrics of one server.
 
     address: of its HTTP port; without a scheme, https if TLS files are given and http otherwise.
-    Raises ValueError for an address of another protocol, FileNotFoundError for a TLS file that does not exist.
+    Raises ValueError for an address of another protocol or a TLS file without a certificate, FileNotFoundError for one
+    that does not exist.
     """
 
     def __init__(self, address: str, access: Access) -> None:
         self._access = access
-        for option, path in (("--tls-roots", access.roots), ("--tls-certificate", access.certificate)):
-            if path is not None and not path.is_file():
-                raise FileNotFoundError(f"{option} {path} is not a file: check the path")
+        access.check_files()
         self._url = f"{_http_url(address, secure=access.roots is not None or access.certificate is not None)}/metrics"
 
     @property
@@ -80,7 +79,8 @@ class MetricsReader:
                 return str(reply.read().decode())
         except HTTPException as error:
             raise ConnectionError(
-                f"{self._url} is not answered in HTTP: give the HTTP port of the server, not its gRPC port"
+                f"{self._url} is not answered in HTTP: give the HTTP port of the server, not its gRPC port, and write "
+                "https:// if it has a certificate"
             ) from error
         except HTTPError as error:
             with error:
