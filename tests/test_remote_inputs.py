@@ -94,12 +94,27 @@ def test_an_item_that_is_not_a_string_is_named(texts_server: RunningServer, text
         pytest.param(np.zeros((1, WIDTH), "f4"), "got a ndarray, expected a tensor", id="array"),
         pytest.param(torch.zeros(1, WIDTH).to_sparse(), "to_dense", id="sparse"),
         pytest.param("a leaf", r"pass \[text\]", id="one-string"),
+        pytest.param(torch.zeros(1, WIDTH, device="meta"), "holds no values", id="meta"),
+        pytest.param(torch.zeros(1, WIDTH).to(torch.float8_e4m3fn), r"cannot travel.*x\.float\(\)", id="float8"),
     ],
 )
 def test_an_input_that_is_not_a_batch_is_refused(backbone: RemoteBackbone, x: Any, said: str) -> None:
     """With the type that came, and the one expected."""
     with pytest.raises(InvalidInputError, match=said):
         backbone(x)
+
+
+@pytest.mark.filterwarnings("ignore:.*nested tensors is in prototype stage:UserWarning")
+def test_a_nested_tensor_is_refused(backbone: RemoteBackbone) -> None:
+    """It has no rows of one shape."""
+    with pytest.raises(InvalidInputError, match="nested, expected a dense one"):
+        backbone(torch.nested.nested_tensor([torch.zeros(WIDTH)]))
+
+
+def test_a_view_that_negates_its_memory_is_sent_as_it_reads(backbone: RemoteBackbone) -> None:
+    """Such as the imaginary part of a conjugate: numpy cannot read its memory."""
+    x = torch.randn(2, WIDTH, dtype=torch.complex64)
+    torch.testing.assert_close(backbone(x.conj().imag), backbone(-x.imag))
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated:DeprecationWarning")

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -22,6 +23,7 @@ from midrib.remote.testing import serving
 from midrib.server._settings import Settings
 from midrib.wire import Array, RevisionMismatchError
 from tests.tcp_proxy import TcpProxy, start
+from tests.test_remote_security import Files
 
 NAME = "test/liveness/scale"
 WIDTH = 64 << 10
@@ -56,11 +58,15 @@ def rows(value: float, count: int = 1) -> Array:
 
 
 class Proxy(TcpProxy):
-    """A TCP proxy. passes: decides for each chunk of a connection (its number) whether it is handed on."""
+    """A TCP proxy.
+
+    passes: decides for each chunk of a connection (its number) whether it is handed on.  delay_s: of each chunk.
+    """
 
     def __init__(self, target: str) -> None:
         self.passes: Callable[[int], bool] = lambda number: True
         self.bytes_per_s = float("inf")
+        self.delay_s = 0.0
         super().__init__(target)
 
     def handle(self, near: socket.socket) -> None:
@@ -73,7 +79,7 @@ class Proxy(TcpProxy):
         with source, sink:
             try:
                 while data := source.recv(1 << 14):
-                    threading.Event().wait(len(data) / self.bytes_per_s if uploads else 0)
+                    threading.Event().wait(self.delay_s + (len(data) / self.bytes_per_s if uploads else 0))
                     if self.passes(number):
                         sink.sendall(data)
             except OSError:
@@ -132,6 +138,20 @@ def test_a_dead_connection_is_replaced_for_every_client_of_the_process() -> None
         for thread in threads:
             thread.join()
         assert answers == [5.0] * 3
+
+
+def test_a_path_with_a_long_round_trip_is_connected_under_tls(tmp_path: Path) -> None:
+    """The first attempt has one second, less than the handshake takes at 0.6 s a round trip; later ones have more."""
+    files = Files(tmp_path)
+    with ExitStack() as stack:
+        settings = {"tls_certificate": files.server, "tls_key": files.server}
+        server = stack.enter_context(serving(NAME, registry=new_registry(), **settings))
+        proxy = stack.enter_context(closing(Proxy(server.address)))
+        proxy.delay_s = 0.3
+        client = stack.enter_context(Client(proxy.address, timeout=60.0, tls=files.roots))
+        assert client.describe(NAME).num_features == 2
+        proxy.delay_s = 0.0
+        assert client.embed(NAME, rows(3))[0, 0] == 3
 
 
 def test_an_upload_slower_than_a_third_of_the_timeout_is_sent_once() -> None:

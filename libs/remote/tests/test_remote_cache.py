@@ -118,3 +118,38 @@ def test_a_locked_file_costs_the_calls_of_that_time(tmp_path: Path, monkeypatch:
 def test_a_lock_is_waited_for_five_seconds_at_most() -> None:
     """A training step must not wait longer for a cache."""
     assert cache_module._LOCK_WAIT_S <= 5
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [None, 5, "x" * 8, b"1", b"\xff" * 16, b"\0" * 8],
+    ids=["null", "number", "text", "short", "other-values", "without-check-sum"],
+)
+def test_a_damaged_row_is_computed_again(tmp_path: Path, stored: object) -> None:
+    """It is neither an error nor given out: SQLite does not notice that a value has changed."""
+    cache = FeatureFile(tmp_path / "c.db", "revision", "float32", 2)
+    cache.features(rows(1, 2), Counting())
+    with closing(sqlite3.connect(tmp_path / "c.db")) as database, database:
+        database.execute("UPDATE features SET features = ?", (stored,))
+    compute = Counting()
+    assert cache.features(rows(1, 2), compute).tolist() == [[1, 2], [2, 4]]
+    assert cache.features(rows(1, 2), compute).tolist() == [[1, 2], [2, 4]]
+    assert compute.asked == [[1.0, 2.0]]
+
+
+def test_a_bit_that_flips_on_the_disk_gives_no_wrong_row(tmp_path: Path) -> None:
+    """Every bit of the row's first feature, wherever the file holds it."""
+    path = tmp_path / "c.db"
+    cache = FeatureFile(path, "revision", "float32", 2)
+    cache.features(rows(3), Counting())
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    data = path.read_bytes()
+    at = data.rindex(np.array([3, 6], "f4").tobytes())
+    for bit in range(32):
+        damaged = bytearray(data)
+        damaged[at + bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        assert FeatureFile(path, "revision", "float32", 2).features(rows(3), Counting()).tolist() == [[3, 6]]
+        path.with_name("c.db-wal").unlink(missing_ok=True)
+        path.with_name("c.db-shm").unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Self, Unpack
@@ -21,11 +20,10 @@ from midrib.remote._clients.options import (
     input_rows,
 )
 from midrib.remote._clients.progress import shown
-from midrib.remote._clients.sessions import AHEAD_BYTES, AHEAD_ITEMS, MAX_REVISION_CHANGES, ClientBase
+from midrib.remote._clients.sessions import MAX_REVISION_CHANGES, ClientBase, ReadAhead
 from midrib.remote._connect.backbone_calls import Argument
 from midrib.remote._connect.backbone_info import BackboneInfo
 from midrib.remote._items.rows import Rows
-from midrib.remote._stream.call import StreamedCall
 from midrib.remote._stream.session import CallSession
 from midrib.wire import Array, RevisionMismatchError
 
@@ -125,21 +123,31 @@ class Client(ClientBase):
         return shown(results, batches) if progress else results
 
     def _results(self, name: str, options: FeatureOptions, batches: Iterable[Rows]) -> Generator[Array, None, None]:
-        session = self._session(name, options)
-        ahead: deque[StreamedCall] = deque()
-        ahead_bytes = 0
+        ahead = ReadAhead(self._session(name, options), options)
         try:
             for rows in batches:
-                ahead.append(session.submit(rows))
-                ahead_bytes += ahead[-1].rows.nbytes
-                while ahead and (len(ahead) >= AHEAD_ITEMS or ahead_bytes > AHEAD_BYTES or ahead[0].done):
-                    ahead_bytes -= ahead[0].rows.nbytes
-                    yield session.wait(ahead.popleft(), self._servers.timeout)
-            while ahead:
-                yield session.wait(ahead.popleft(), self._servers.timeout)
+                ahead.submit(rows)
+                while ahead.ready:
+                    yield self._next(name, options, ahead)
+            while ahead.calls:
+                yield self._next(name, options, ahead)
         finally:
-            for call in ahead:
-                call.leave()
+            ahead.leave()
+
+    def _next(self, name: str, options: FeatureOptions, ahead: ReadAhead) -> Array:
+        """Return the next features of a stream; before the first, follow the server to another revision."""
+        while True:
+            try:
+                features = ahead.session.wait(ahead.calls[0], self._servers.timeout)
+            except RevisionMismatchError:
+                if options.revision is None:
+                    self._sessions.forget(name)
+                if not ahead.may_follow():
+                    raise
+                ahead.call_again(self._session(name, options))
+            else:
+                ahead.pop_answered()
+                return features
 
     def _session(self, name: str, options: FeatureOptions) -> CallSession:
         while (session := self._sessions.get(name, options)) is None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypedDict
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypedDict, get_args
 
 from numpy.typing import ArrayLike
 
 from midrib.registry import TextInput, nearest
+from midrib.remote._connect.arguments import checked_count, checked_text
 from midrib.remote._connect.backbone_info import BackboneInfo
 from midrib.remote._items.images import ImageLike
 from midrib.remote._items.rows import Rows, TensorRows, any_rows, audio_rows, image_rows, text_rows
@@ -91,13 +92,15 @@ def _check_prompt(info: BackboneInfo, prompt: str | None, name: str | None) -> N
 
 STREAM_OPTIONS: Final = StreamOptions.__optional_keys__
 EMBED_OPTIONS: Final = EmbedOptions.__optional_keys__
+_MAX_DIMENSIONS: Final = 2**31 - 1
 _DEFAULTS: Final = FeatureOptions()
 
 
 def feature_options(options: EmbedOptions | StreamOptions, accepted: frozenset[str]) -> FeatureOptions:
     """Return the options that select the features.
 
-    accepted: the names of the options that the method takes. Raises TypeError for another one.
+    accepted: the names of the options that the method takes. Raises TypeError for another one, and InvalidInputError
+    for a value that an option cannot have.
     """
     if not options:
         return _DEFAULTS
@@ -106,14 +109,30 @@ def feature_options(options: EmbedOptions | StreamOptions, accepted: frozenset[s
         near = nearest(unknown, sorted(accepted))
         advice = f": did you mean {near[0]!r}?" if near else f", expected one of {', '.join(sorted(accepted))}"
         raise TypeError(f"got an unexpected argument {unknown!r}{advice}")
+    dimensions, normalize = options.get("dimensions"), options.get("normalize", False)
+    if normalize not in (False, True, None):
+        raise InvalidInputError(f"normalize is {normalize!r:.40}, expected True or False")
     return FeatureOptions(
-        options.get("dtype"),
-        options.get("normalize", False),
-        options.get("dimensions"),
-        options.get("revision"),
-        options.get("prompt"),
-        options.get("prompt_name"),
+        _checked_dtype(options.get("dtype")),
+        bool(normalize),
+        None if dimensions is None else checked_count("dimensions", dimensions, _MAX_DIMENSIONS),
+        _text_or_none("revision", options.get("revision")),
+        _text_or_none("prompt", options.get("prompt")),
+        _text_or_none("prompt_name", options.get("prompt_name")),
     )
+
+
+def _text_or_none(name: str, value: object) -> str | None:
+    return None if value is None else checked_text(name, value)
+
+
+def _checked_dtype(dtype: Any) -> str | None:
+    """Return the name of a type, or None for the backbone's. Raises InvalidInputError for one that cannot travel."""
+    if dtype is None:
+        return None
+    name = dtype if isinstance(dtype, str) else str(getattr(dtype, "__name__", dtype))
+    code_from_dtype(checked_text("dtype", name))
+    return name
 
 
 def input_rows(x: ArrayLike | None, options: EmbedOptions) -> Rows:
@@ -141,7 +160,12 @@ def media_rows(kind: str, media: Any, rate: int | None) -> Rows:
 
 
 def batch_rows(batch: Any, kind: Kind, rate: int | None) -> Rows:
-    """Return the rows of one batch of a stream, copied: the iterable may fill the same memory again."""
+    """Return the rows of one batch of a stream, copied: the iterable may fill the same memory again.
+
+    Raises InvalidInputError for an unknown kind, and for a batch that cannot travel.
+    """
+    if kind not in (kinds := get_args(Kind)):
+        raise InvalidInputError(f"kind is {kind!r:.40}, expected one of {', '.join(kinds)}")
     if kind != "tensor":
         return media_rows(kind, batch, rate)
     rows = any_rows(batch)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any, Final, Self
 
 from midrib.registry._unknown import check_keywords
 from midrib.remote._clients.options import FeatureOptions
 from midrib.remote._connect.address import TlsLike, endpoint_from
+from midrib.remote._connect.arguments import checked_text
 from midrib.remote._connect.backbone_calls import BackboneCalls
 from midrib.remote._connect.backbone_info import BackboneInfo
+from midrib.remote._items.rows import Rows
+from midrib.remote._stream.call import StreamedCall
 from midrib.remote._stream.request import CallPolicy, Priority
 from midrib.remote._stream.session import CallSession, session_for
 
@@ -28,6 +32,10 @@ class SessionCache:
         self._infos: dict[str, BackboneInfo] = {}
         self._sessions: dict[tuple[str, FeatureOptions], CallSession] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state without the sessions, which belong to this process."""
+        return {**self.__dict__, "_sessions": {}}
+
     def learn(self, name: str, info: BackboneInfo) -> None:
         """Remember a backbone, under the name that the caller uses."""
         self._infos[name] = info
@@ -39,7 +47,12 @@ class SessionCache:
         self._sessions = {key: session for key, session in list(self._sessions.items()) if key[0] != name}
 
     def get(self, name: str, options: FeatureOptions) -> CallSession | None:
-        """Return the session for a backbone; None if the backbone has not been described yet."""
+        """Return the session for a backbone; None if the backbone has not been described yet.
+
+        Raises InvalidInputError for a name that is not a string.
+        """
+        if not isinstance(name, str):
+            checked_text("name", name)
         session = self._sessions.get((name, options))
         if session is None and (info := self._infos.get(name)) is not None:
             session = session_for(self._servers.endpoint, options.spec(info), info, self._policy)
@@ -50,6 +63,51 @@ class SessionCache:
         """End all streams; later calls open them again."""
         for session in list(self._sessions.values()):
             session.close()
+
+
+class ReadAhead:
+    """The calls of a stream that are under way, oldest first.
+
+    session: of the revision that all its results have.
+    """
+
+    def __init__(self, session: CallSession, options: FeatureOptions) -> None:
+        self.session = session
+        self.calls: deque[StreamedCall] = deque()
+        self._changes_left = MAX_REVISION_CHANGES if options.revision is None else 0
+        self._bytes = 0
+
+    @property
+    def ready(self) -> bool:
+        """Whether the oldest call is done, or to be waited for before another one is made."""
+        calls = self.calls
+        return bool(calls) and (len(calls) >= AHEAD_ITEMS or self._bytes > AHEAD_BYTES or calls[0].done)
+
+    def submit(self, rows: Rows) -> None:
+        """Call with the rows of the next batch."""
+        self.calls.append(self.session.submit(rows))
+        self._bytes += rows.nbytes
+
+    def pop_answered(self) -> None:
+        """Forget the oldest call, whose result came. From now on, all others have its revision."""
+        self._bytes -= self.calls.popleft().rows.nbytes
+        self._changes_left = 0
+
+    def may_follow(self) -> bool:
+        """Return whether all calls may be made again, with another revision; count that."""
+        self._changes_left -= 1
+        return self._changes_left >= 0
+
+    def call_again(self, session: CallSession) -> None:
+        """Make all calls again, with the revision of another session."""
+        self.leave()
+        self.session = session
+        self.calls = deque(session.submit(call.rows) for call in self.calls)
+
+    def leave(self) -> None:
+        """Abandon all calls."""
+        for call in self.calls:
+            call.leave()
 
 
 class ClientBase:

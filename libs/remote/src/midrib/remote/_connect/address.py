@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeAlias
 
+from midrib.remote._connect.arguments import checked_text, checked_token
 from midrib.wire import InvalidInputError
 
 DEFAULT_PORT: Final = 50051
@@ -61,9 +62,10 @@ def endpoint_from(address: str, *, token: str | None = None, tls: TlsLike = None
 
     token: sent as a bearer token; $MIDRIB_TOKEN by default.  tls: True for the system's roots, the path of a PEM file
     of root certificates, or a `Tls`; the scheme decides by default.
-    Raises InvalidInputError if the address cannot be parsed, FileNotFoundError for a missing file.
+    Raises InvalidInputError if the address cannot be parsed or the token cannot be sent, FileNotFoundError for a
+    missing file.
     """
-    scheme, _, rest = address.rpartition("://")
+    scheme, _, rest = checked_text("address", address).rpartition("://")
     hosts, _, query = rest.partition("?")
     if scheme and scheme not in _SCHEMES:
         raise InvalidInputError(f"address {address!r} has scheme {scheme!r}: use grpc://host:port, or grpcs:// for TLS")
@@ -71,15 +73,24 @@ def endpoint_from(address: str, *, token: str | None = None, tls: TlsLike = None
         raise InvalidInputError(f"address {address!r} asks for TLS and tls=False forbids it: use grpc://")
     addresses = tuple(_host_and_port(host, address) for host in hosts.rstrip("/").split(","))
     token = token or os.environ.get("MIDRIB_TOKEN")
+    token = checked_token(token) if token else None
     connections = _connections(query, address)
     tls = _SCHEMES.get(scheme, False) if tls is None else tls
     if not tls:
         return Endpoint(addresses, token, connections=connections)
-    files = tls if isinstance(tls, Tls) else Tls() if tls is True else Tls(tls)
+    files = _tls_files(tls)
     for path in (files.roots, files.certificate, files.key):
         if path is not None:
             Path(path).stat()
     return Endpoint(addresses, token, files, connections)
+
+
+def _tls_files(tls: TlsLike) -> Tls:
+    if tls is True:
+        return Tls()
+    if not isinstance(tls, Tls | str | Path):
+        raise InvalidInputError(f"tls is {tls!r:.40}, expected True, the path of a PEM file of roots, or a Tls")
+    return tls if isinstance(tls, Tls) else Tls(tls)
 
 
 def split_url(url: str) -> tuple[str, str]:
@@ -87,7 +98,7 @@ def split_url(url: str) -> tuple[str, str]:
 
     A query belongs to the address. Raises InvalidInputError if the address or the name is missing.
     """
-    path, question_mark, query = url.partition("?")
+    path, question_mark, query = checked_text("url", url).partition("?")
     scheme, separator, rest = path.partition("://")
     hosts, _, name = rest.partition("/")
     if not (separator and hosts and name.strip("/")):
@@ -129,6 +140,7 @@ def _host_and_port(text: str, address: str) -> str:
         raise InvalidInputError(
             f"address {address!r} also names a backbone: write {text.partition('/')[0]!r}, and pass the name to embed"
         )
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536 or "/" in host:
+    is_port = port.isascii() and port.isdecimal() and 0 < int(port) < 65536
+    if not host or not is_port or not host.isprintable() or set("/ @") & set(host):
         raise InvalidInputError(f"address {address!r} is not host:port: write gpu-box:{DEFAULT_PORT}")
     return f"{host}:{port}"

@@ -8,12 +8,14 @@ import time
 from collections.abc import Iterable
 from typing import Final, TypeAlias
 
+from midrib.remote._connect.arguments import checked_text
 from midrib.remote._connect.backbone_info import BackboneInfo, info_from
 from midrib.remote._connect.unary import BACKBONES, UnaryCalls
 from midrib.v1 import backbone_pb2, embedding_pb2
-from midrib.wire import Array, BackboneLoadingError, decode_tensor, encode_tensor
+from midrib.wire import Array, BackboneLoadingError, InvalidInputError, decode_tensor, encode_tensor
 
 Argument: TypeAlias = str | int | float | bool
+_ARGUMENT_FIELDS: Final = {bool: "bool_value", int: "int_value", float: "double_value"}
 _LOADING: Final = "loading"
 _LOADING_POLL_S: Final = 0.2
 _log = logging.getLogger("midrib.remote")
@@ -78,7 +80,7 @@ class BackboneCalls(UnaryCalls):
 
     async def describe(self, name: str) -> BackboneInfo:
         """Return the description of a backbone in its present state."""
-        request = backbone_pb2.GetBackboneRequest(name=name)
+        request = backbone_pb2.GetBackboneRequest(name=checked_text("name", name))
         response = await self.invoke(f"{BACKBONES}/GetBackbone", request, backbone_pb2.GetBackboneResponse)
         return info_from(response.backbone)
 
@@ -92,17 +94,22 @@ class BackboneCalls(UnaryCalls):
         """Have a registered backbone loaded and warmed up, and return its description. Needs the admin scope.
 
         replace: whether a backbone that serves the name with other arguments may be replaced, for every client.
+        Raises InvalidInputError for an argument of another type.
         """
-        request = backbone_pb2.LoadBackboneRequest(name=name, replace=replace)
+        request = backbone_pb2.LoadBackboneRequest(name=checked_text("name", name), replace=bool(replace))
         for key, value in arguments.items():
-            kind = {bool: "bool_value", int: "int_value", float: "double_value"}.get(type(value), "string_value")
-            setattr(request.arguments[key], kind, value)
+            try:
+                setattr(request.arguments[key], _ARGUMENT_FIELDS.get(type(value), "string_value"), value)
+            except (TypeError, ValueError) as error:
+                raise InvalidInputError(
+                    f"{key} is {value!r:.80}, expected a string, a number of at most 64 bits, or a bool ({error})"
+                ) from None
         response = await self.invoke(f"{BACKBONES}/LoadBackbone", request, backbone_pb2.LoadBackboneResponse)
         return info_from(response.backbone)
 
     async def unload(self, name: str) -> None:
         """Have a backbone finish its work and be freed. Needs the admin scope."""
-        request = backbone_pb2.UnloadBackboneRequest(name=name)
+        request = backbone_pb2.UnloadBackboneRequest(name=checked_text("name", name))
         await self.invoke(f"{BACKBONES}/UnloadBackbone", request, backbone_pb2.UnloadBackboneResponse)
 
     async def backward(self, name: str, revision: str, rows: Array, grad_embedding: Array) -> Array:

@@ -47,7 +47,9 @@ CAUSES: Final = (
         "TLS with {address} failed: check grpcs://, tls= and the server's certificate",
     ),
     Cause(
-        "handshake timed out|timed out before receiving settings|connect(ion)? timed? ?out|tcp handshaker shutdown",
+        # "Endpoint closing": this client's time for the connection was up during the TLS handshake.
+        r"handshake read failed \(endpoint closing|handshake timed out|timed out before receiving settings"
+        "|connect(ion)? timed? ?out|tcp handshaker shutdown",
         "CONNECT_TIMEOUT",
         "{address} did not complete the connection in time: the next attempt takes longer",
     ),

@@ -30,7 +30,7 @@ async def resolve_all(address: str) -> list[str]:
         return []
     try:
         entries = await asyncio.to_thread(getaddrinfo, host, int(port), type=socket.SOCK_STREAM)
-    except OSError:
+    except (OSError, UnicodeError):  # UnicodeError: a label is empty, or too long
         return []  # gRPC's attempt to connect gives the reason
     ipv4 = sorted({str(entry[4][0]) for entry in entries if entry[0] == socket.AF_INET})
     ipv6 = sorted({f"[{entry[4][0]}]" for entry in entries if entry[0] == socket.AF_INET6})

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import concurrent.futures
-import contextlib
 import gc
 import os
 import threading
 import time
 import weakref
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
@@ -23,7 +22,8 @@ import grpc
 
 from midrib.remote._connect.address import Endpoint
 from midrib.remote._connect.certificates import Certificates, CertificateStore
-from midrib.remote._connect.transport import open_channel
+from midrib.remote._connect.outcome import LoopCall
+from midrib.remote._connect.transport import new_loop, open_channel
 from midrib.wire import UnavailableError
 
 _T = TypeVar("_T")
@@ -32,6 +32,9 @@ _GRPC_THREADS: Final = ("grpc_", "event_engine", "lifeguard", "resolver-exec")
 # Seconds that a fork waits for gRPC's threads. If another part of the process uses gRPC they stay: a child cannot call.
 _THREADS_END_S: Final = 0.5
 _CLOSING_S: Final = 5.0
+# Seconds in which gRPC reports the end of cancelled calls to their loop: it cannot do so after the loop has closed, and
+# its threads stay until then.
+_CANCELLED_S: Final = 0.02
 # Seconds for one attempt to connect: few, so that a restarted machine is found soon, and more after each time-out.
 _CONNECT_S: Final = 1.0
 _MAX_CONNECT_S: Final = 20.0
@@ -78,12 +81,14 @@ class Runtime:
     """The loop, its thread and its channels. Get it by `runtime()`."""
 
     def __init__(self) -> None:
-        self.loop = _new_loop()
-        self.loop.set_exception_handler(_ignore_shared_poller)
+        self.loop = new_loop()
         self._channels: dict[_Key, _Open] = {}
         self._certificates = CertificateStore()
         self._connect_s: dict[_Key, float] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        self._accepts = True
+        self._calls: set[LoopCall[Any]] = set()
+        self._start_lock = threading.RLock()  # a signal handler may start work while its thread holds the lock
         self._thread = threading.Thread(target=self._run, name="midrib-remote", daemon=True)
         self._thread.start()
 
@@ -128,9 +133,19 @@ class Runtime:
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
 
-    def start(self, work: Coroutine[Any, Any, _T]) -> concurrent.futures.Future[_T]:
-        """Run a coroutine on the loop, from any thread."""
-        return asyncio.run_coroutine_threadsafe(work, self.loop)
+    def start(self, work: Coroutine[Any, Any, _T]) -> LoopCall[_T]:
+        """Run a coroutine on the loop, from any thread. It is abandoned if the loop closes first, or is closing."""
+        call = LoopCall(work, self.loop)
+        with self._start_lock:
+            accepts = self._accepts
+            if accepts:
+                self._calls.add(call)
+                self.soon(call.begin)
+        if not accepts:
+            work.close()
+            call.leave()
+        call.when_done(partial(self._calls.discard, call))
+        return call
 
     def soon(self, callback: Callable[[], object]) -> None:
         """Run a callback in the loop's next iteration, from any thread."""
@@ -140,23 +155,30 @@ class Runtime:
         """End the streams, the channels, the loop and its thread."""
         if threading.current_thread() is self._thread:
             return
-        with contextlib.suppress(TimeoutError):  # a loop that hangs must not delay a fork or an exit for longer
-            self.start(self._close()).result(_CLOSING_S)
-        self.loop.call_soon_threadsafe(self.loop.stop)
+        with self._start_lock:  # all work that was accepted is on the loop now, and `_close` cancels it
+            self._accepts = False
+        closing = LoopCall(self._close(), self.loop)
+        self.soon(closing.begin)
+        closing.wait(_CLOSING_S)  # a loop that hangs must not delay a fork or an exit for longer
+        self.soon(self.loop.stop)
         self._thread.join(_CLOSING_S)
+        for call in list(self._calls):  # of a loop that hangs
+            call.leave()
         if not self._thread.is_alive():
             self.loop.close()
 
     async def _close(self) -> None:
         for owner in _owners():
             await owner.close_streams()
-        for current in self._channels.values():
-            await current.channel.close()
-        self._channels.clear()
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for current in self._channels.values():
+            await current.channel.close()
+        self._channels.clear()
+        if tasks:
+            await asyncio.sleep(_CANCELLED_S)
 
     def _run(self) -> None:
         _on_loop.runtime = self
@@ -267,21 +289,6 @@ def _after_in_child() -> None:
     _after_fork()
     for owner in _owners():
         owner.forget()
-
-
-def _new_loop() -> asyncio.AbstractEventLoop:
-    try:
-        import uvloop
-    except ImportError:  # it is optional, and not for Windows: a quarter fewer messages a second
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
-
-
-def _ignore_shared_poller(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Ignore that gRPC wakes every loop of the process for each event, and that only the first finds it."""
-    if isinstance(context.get("exception"), BlockingIOError):
-        return
-    loop.default_exception_handler(context)
 
 
 atexit.register(_exit)

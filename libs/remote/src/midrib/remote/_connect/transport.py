@@ -48,6 +48,25 @@ _HTTP_STATUS: Final = "received http2 header with status"
 _Response = TypeVar("_Response", bound=Message)
 
 
+def new_loop() -> asyncio.AbstractEventLoop:
+    """Return an event loop for channels, of uvloop if it is installed."""
+    try:
+        import uvloop
+    except ImportError:  # it is optional, and not for Windows: a quarter fewer messages a second
+        loop = asyncio.new_event_loop()
+    else:
+        loop = uvloop.new_event_loop()
+    loop.set_exception_handler(_ignore_shared_poller)
+    return loop
+
+
+def _ignore_shared_poller(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Ignore that gRPC wakes every loop of the process for each event, and that only the first finds it."""
+    if isinstance(context.get("exception"), BlockingIOError):
+        return
+    loop.default_exception_handler(context)
+
+
 def open_channel(
     address: str,
     certificates: Certificates | None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import time
 from collections.abc import Callable, Coroutine
@@ -12,6 +13,7 @@ from typing import Any, Final, TypeVar
 from google.protobuf.message import Message
 
 from midrib.remote._connect.address import Endpoint
+from midrib.remote._connect.arguments import checked_seconds
 from midrib.remote._connect.diagnosis import UNREACHABLE
 from midrib.remote._connect.event_loop import current_runtime, runtime
 from midrib.remote._connect.retries import attempts, retriable
@@ -25,6 +27,22 @@ BACKBONES: Final = "/midrib.v1.BackboneService"
 _SLOW: Final = {f"{BACKBONES}/LoadBackbone", f"{BACKBONES}/UnloadBackbone"}
 _Response = TypeVar("_Response", bound=Message)
 _T = TypeVar("_T")
+
+
+def run_on_loop(work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+    """Run a coroutine on the runtime's loop, from any other thread, and return its result.
+
+    Runs it again on the next loop if the loop closes for a fork. Raises the coroutine's errors.
+    """
+    while True:
+        call = runtime().start(work())
+        try:
+            call.wait()
+        except BaseException:  # Ctrl-C, or an error of a signal handler
+            call.leave()
+            raise
+        with contextlib.suppress(CancelledError):
+            return call.result()
 
 
 class _Limit:
@@ -48,28 +66,25 @@ class _Limit:
 
 
 class UnaryCalls:
-    """Unary calls, awaited on the runtime's loop; `run` and `run_async` start them from other threads and loops."""
+    """Unary calls, awaited on the runtime's loop; `run` and `run_async` start them from other threads and loops.
+
+    timeout: seconds that a call may take. Raises InvalidInputError for one that is not a positive number.
+    """
 
     def __init__(self, endpoint: Endpoint, timeout: float) -> None:
         self.endpoint = endpoint
-        self.timeout = timeout
+        self.timeout = checked_seconds("timeout", timeout)
         self._first = 0
 
     def run(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
         """Run one of the calls from a thread without an event loop, and return its result."""
-        while True:
-            future = runtime().start(work())
-            try:
-                return future.result()
-            except CancelledError:
-                continue  # the loop closed for a fork: call again on the next loop
-            except BaseException:
-                future.cancel()
-                raise
+        return run_on_loop(work)
 
     async def run_async(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
         """Run one of the calls from another event loop, and return its result."""
-        return await asyncio.wrap_future(runtime().start(work()))
+        while True:
+            with contextlib.suppress(CancelledError):  # of this process's loop, which closed for a fork: call again
+                return await runtime().start(work()).result_async()
 
     async def invoke(self, method: str, request: Message, response: type[_Response]) -> _Response:
         """Make any call, by its path "/package.Service/Method": to one address after the other until one answers.
@@ -101,7 +116,7 @@ class UnaryCalls:
     async def _once(
         self, address: str, method: str, request: Message, response: type[_Response], deadline: asyncio.Timeout
     ) -> _Response:
-        """Call one machine once. Raises UnavailableError if it does not answer in time."""
+        """Call one machine once. Raises UnavailableError if it does not answer in time, and the server's errors."""
         limit = _Limit(deadline, request.ByteSize())
         # A dead connection costs a third of the time, not all of it. Loading takes long without a sign of life.
         silence_s = limit.left_s if method in _SLOW else min(limit.left_s, max(1.0, self.timeout / 3))
@@ -113,6 +128,10 @@ class UnaryCalls:
         except TimeoutError as error:  # DeadlineExceededError is one too
             current_runtime().drop(channel)
             raise UnavailableError(f"{address} is silent", reason="SILENT") from error
+        except MidribError as error:
+            if error.reason == "CONNECT_TIMEOUT":
+                current_runtime().allow_longer_connect(channel)
+            raise
         self._first = self.endpoint.addresses.index(address)  # call the server that answered first next time
         return result
 

@@ -7,9 +7,9 @@ the code in `midrib.media`; a property test compares the features of both.
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -29,7 +29,7 @@ def image_fields(images: Sequence[ImageLike]) -> tuple[bytes, ...]:
     """
     if isinstance(images, bytes | bytearray | str | Path):
         raise InvalidInputError(f"images is one {type(images).__name__}, expected a sequence of images: pass [image]")
-    return tuple(_field(encoded_image(index, image)) for index, image in enumerate(images))
+    return tuple(_field(_image(index, image)) for index, image in _items("images", images))
 
 
 def text_fields(texts: Sequence[str]) -> tuple[bytes, ...]:
@@ -39,7 +39,7 @@ def text_fields(texts: Sequence[str]) -> tuple[bytes, ...]:
     """
     if isinstance(texts, str):
         raise InvalidInputError(f"texts is {texts!r:.80}, expected a sequence of strings: pass [text]")
-    return tuple(_field(_utf8(index, text)) for index, text in enumerate(texts))
+    return tuple(_field(_utf8(index, text)) for index, text in _items("texts", texts))
 
 
 def clip_fields(clips: Sequence[ArrayLike]) -> tuple[bytes, ...]:
@@ -47,7 +47,9 @@ def clip_fields(clips: Sequence[ArrayLike]) -> tuple[bytes, ...]:
 
     Raises InvalidInputError, with the index, for an item that is not a clip.
     """
-    return tuple(_field(encode_tensor(_samples(index, clip)).SerializeToString()) for index, clip in enumerate(clips))
+    return tuple(
+        _field(encode_tensor(_samples(index, clip)).SerializeToString()) for index, clip in _items("audio", clips)
+    )
 
 
 def checked_rate(rate: object) -> int:
@@ -63,6 +65,26 @@ def checked_rate(rate: object) -> int:
     return samples_per_s
 
 
+def _items(kind: str, values: Iterable[Any]) -> Iterable[tuple[int, Any]]:
+    """Return items with their indices. Raises InvalidInputError for a value that is not an ordered collection."""
+    try:
+        if not isinstance(values, Mapping | set | frozenset):
+            return enumerate(values)
+    except TypeError:  # not iterable
+        pass
+    raise InvalidInputError(f"{kind} is a {type(values).__name__}, expected a sequence: pass a list of {kind}")
+
+
+def _image(index: int, image: ImageLike) -> bytes:
+    """Return an image as the bytes of a file. Raises InvalidInputError also for a path that cannot exist."""
+    if not isinstance(image, str | Path):
+        return encoded_image(index, image)
+    try:
+        return Path(image).read_bytes()
+    except ValueError as error:  # a NUL, or characters that the file system cannot have
+        raise InvalidInputError(f"images[{index}] is {str(image)!r:.80}, not a path ({error}): pass a path") from None
+
+
 def _field(content: bytes) -> bytes:
     """Return field 1 of a message, of type bytes, string or message."""
     return b"\x0a" + varint(len(content)) + content
@@ -73,7 +95,7 @@ def _utf8(index: int, text: object) -> bytes:
     if not isinstance(text, str):
         raise InvalidInputError(f"texts[{index}] is {text!r:.80}, expected a string: leave it out, or convert it")
     try:
-        return text.encode()
+        return str.encode(text)
     except UnicodeEncodeError as error:
         raise InvalidInputError(
             f"texts[{index}] is not valid Unicode at character {error.start}: decode its file with the right encoding"
@@ -84,7 +106,7 @@ def _samples(index: int, clip: ArrayLike) -> Array:
     """Return the samples of a clip. Raises InvalidInputError for another type or shape."""
     try:
         samples = np.asarray(clip)
-    except ValueError as error:
+    except (ValueError, TypeError, RuntimeError) as error:  # RuntimeError: torch's, for a tensor that requires grad
         raise InvalidInputError(f"audio[{index}] is not an array of samples ({error}): pass [samples]") from None
     if samples.ndim not in (1, 2) or samples.size == 0:
         raise InvalidInputError(

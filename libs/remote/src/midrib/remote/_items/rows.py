@@ -106,7 +106,7 @@ def tensor_rows(x: ArrayLike, *, dtype: str | None = None) -> TensorRows:
     """
     try:
         array = np.asarray(x)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RuntimeError) as error:  # RuntimeError: torch's, for a tensor that requires grad
         raise InvalidInputError(
             f"numpy cannot make an array of this {type(x).__name__} ({error}): pass an array [rows, ...]"
         ) from None
@@ -117,6 +117,10 @@ def tensor_rows(x: ArrayLike, *, dtype: str | None = None) -> TensorRows:
 
 def _fit_to_travel(array: Array, dtype: str | None) -> Array:
     """Return the array as the protocol sends it. Raises InvalidInputError for a scalar, or too many dimensions."""
+    if array.ndim == 0 and array.dtype == object:
+        raise InvalidInputError(
+            f"input is a {type(array.item()).__name__}, expected an array [rows, ...]: pass np.stack(...) of its rows"
+        )
     if array.ndim == 0:
         raise InvalidInputError(
             f"input is a scalar of {array.dtype}, expected [rows, ...]: pass a batch, x[None] for one row"

@@ -2,62 +2,29 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 
+from midrib.remote._connect.outcome import Outcome
 from midrib.remote._items.rows import Rows
 from midrib.wire import Array, MidribError
 
-_ABANDONED: Final = CancelledError()  # no caller is left to see it
 
+class StreamedCall(Outcome[Array]):
+    """The rows of one call and the features that come back, [rows, num_features], writable.
 
-class StreamedCall:
-    """The rows of one call and the features that come back.
-
-    A `concurrent.futures.Future` would cost more than everything else that a small call does.
-    done: answered, failed, or abandoned by its caller.
+    done: answered, failed, or abandoned by its caller; its rows are not sent any more.
     """
 
-    __slots__ = ("rows", "done", "_outcome", "_wakers", "_missing_rows", "_features", "_lock")
+    __slots__ = ("rows", "_missing_rows", "_features")
 
     def __init__(self, rows: Rows) -> None:
+        super().__init__()
         self.rows = rows
-        self.done = False
-        self._outcome: Array | BaseException = _ABANDONED
-        self._wakers: list[Callable[[], object]] = []
         self._missing_rows = rows.count
         self._features: Array | None = None
-        self._lock = threading.Lock()
-
-    def leave(self) -> None:
-        """Abandon the call: its caller stopped waiting. Its rows are not sent any more."""
-        self._end(_ABANDONED)
-
-    def when_done(self, waker: Callable[[], object]) -> None:
-        """Have waker called once, by the thread that ends this call; at once if the call is done."""
-        self._wakers.append(waker)
-        self._wake()
-
-    def wait(self, timeout: float) -> bool:
-        """Block until the call is done. Return False after timeout seconds."""
-        if self.done:
-            return True
-        latch = threading.Lock()
-        latch.acquire()
-        self.when_done(latch.release)
-        return latch.acquire(timeout=max(0.0, timeout))
-
-    def result(self) -> Array:
-        """Return the features of a call that is done, [rows, num_features], writable. Raises its error."""
-        outcome = self._outcome
-        if isinstance(outcome, BaseException):
-            raise outcome
-        return outcome
 
     def deliver(self, start: int, features: Array) -> None:
         """Accept the features of the rows from start on, [some rows, num_features]; on the loop only."""
@@ -77,25 +44,6 @@ class StreamedCall:
     def fail(self, error: MidribError) -> None:
         """End the call with an error."""
         self._end(error)
-
-    def _end(self, outcome: Array | BaseException) -> None:
-        with self._lock:
-            self._set(outcome)
-        self._wake()
-
-    def _set(self, outcome: Array | BaseException) -> None:
-        if not self.done:  # else abandoned, or failed by another part
-            self._outcome = outcome
-            self.done = True
-
-    def _wake(self) -> None:
-        """Call the wakers if the call is done; each is called by the one thread that removes it from the list."""
-        while self.done and self._wakers:
-            try:
-                waker = self._wakers.pop()
-            except IndexError:
-                return  # another thread got the last one
-            waker()
 
 
 class MessageRows:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import Final, Literal, TypeAlias, get_args
 
+from midrib.remote._connect.arguments import checked_count, checked_seconds
 from midrib.v1 import embedding_pb2, tensor_pb2
 from midrib.wire import InvalidInputError
 
 Priority: TypeAlias = Literal["interactive", "training", "bulk"]
+_LEAST_HEDGE_S: Final = 1e-3
+_MAX_WINDOW: Final = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class CallPolicy:
     an unanswered item is sent to a second server as well; None for never.  priority: the share of a busy device.
     shared_memory: whether rows go through shared memory: None for if the server runs on this machine, True to fail if
     that is not possible.
-    Raises InvalidInputError for an unknown priority.
+    Raises InvalidInputError for a value that is not among these.
     """
 
     timeout: float
@@ -65,3 +68,10 @@ class CallPolicy:
     def __post_init__(self) -> None:
         if self.priority not in (priorities := get_args(Priority)):
             raise InvalidInputError(f"priority is {self.priority!r}, expected one of {', '.join(priorities)}")
+        checked_seconds("timeout", self.timeout)
+        if self.hedge_s is not None:
+            checked_seconds("hedge_s", self.hedge_s, least=_LEAST_HEDGE_S)
+        if self.window is not None:
+            checked_count("window", self.window, _MAX_WINDOW)
+        if self.shared_memory not in (None, True, False):
+            raise InvalidInputError(f"shared_memory is {self.shared_memory!r}, expected True, False or None")

@@ -10,6 +10,7 @@ from typing import NoReturn
 from midrib.remote._connect.address import Endpoint
 from midrib.remote._connect.backbone_info import BackboneInfo
 from midrib.remote._connect.event_loop import register, runtime
+from midrib.remote._connect.unary import run_on_loop
 from midrib.remote._items.rows import Rows
 from midrib.remote._stream.call import StreamedCall
 from midrib.remote._stream.connections import ConnectionGroup
@@ -91,7 +92,7 @@ class CallSession:
 
     def close(self) -> None:
         """End the streams now; later calls open them again. From any thread but the loop's."""
-        runtime().start(self._end_streams()).result()
+        run_on_loop(self._end_streams)
 
     async def close_streams(self) -> None:
         """End the streams for a fork or at exit; calls without a result stay queued until `resume`."""
@@ -125,6 +126,9 @@ class CallSession:
             runtime().soon(self._wake)
         except RuntimeError:  # the loop has just closed for a fork: `resume` follows
             self._wake_due = False
+        except BaseException:  # Ctrl-C: the next call wakes the loop
+            self._wake_due = False
+            raise
         finally:
             self._waking.discard(thread)
 

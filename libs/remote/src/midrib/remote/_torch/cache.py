@@ -19,6 +19,7 @@ _SCHEMA: Final = (
     "CREATE TABLE IF NOT EXISTS features (function BLOB, row BLOB, features BLOB, PRIMARY KEY (function, row)) "
     "WITHOUT ROWID"
 )
+_CHECK_SUM_BYTES: Final = 8
 _ROWS_PER_QUERY: Final = 500  # SQLite limits the variables of a query
 # Seconds that a call waits for another process's lock; and that later calls wait while the lock stays.
 _LOCK_WAIT_S: Final = 5.0
@@ -30,7 +31,8 @@ class FeatureFile:
     """A SQLite file of rows, keyed by the function (revision and options) and the digest of each input row.
 
     Several processes may share it, DataLoader workers included. A row that was being written when its process was
-    killed is either complete or missing. The features equal the server's to the bit.
+    killed is either complete or missing. The features equal the server's to the bit: a row whose check sum is wrong is
+    computed again.
     Raises InvalidInputError if the file's directory does not exist.
     """
 
@@ -58,7 +60,7 @@ class FeatureFile:
         if missing:
             computed = compute(rows[list(missing.values())])
             features.update(zip(missing, computed, strict=True))
-            values = [(self._function, digest, features[digest].tobytes()) for digest in missing]
+            values = [(self._function, digest, _stored(digest, features[digest])) for digest in missing]
             if stored is not None:  # else another process locks the file, or it cannot be used
                 self._attempt(lambda database: _insert(database, values))
         return np.stack([features[digest] for digest in digests])
@@ -75,7 +77,7 @@ class FeatureFile:
             # One connection per call: SQLite's belong to one thread and do not survive a fork.
             with closing(self._open()) as database, database:
                 result = work(database)
-        except (sqlite3.Error, OSError, ValueError) as error:
+        except (sqlite3.Error, OSError, ValueError, TypeError) as error:
             self._note(error)
             return None
         self._lock_wait_s = _LOCK_WAIT_S
@@ -103,8 +105,9 @@ class FeatureFile:
             marks = ",".join("?" * len(queried))
             query = f"SELECT row, features FROM features WHERE function = ? AND row IN ({marks})"  # noqa: S608
             for digest, data in database.execute(query, [self._function, *queried]):
-                if len(data) == self._num_features * self._dtype.itemsize:  # else the row is damaged
-                    features[digest] = np.frombuffer(data, self._dtype)
+                values = _values(digest, data)
+                if values is not None and len(values) == self._num_features * self._dtype.itemsize:
+                    features[digest] = np.frombuffer(values, self._dtype)
         return features
 
     def _open(self) -> sqlite3.Connection:
@@ -117,6 +120,25 @@ class FeatureFile:
 
 def _insert(database: sqlite3.Connection, values: Sequence[tuple[bytes, bytes, bytes]]) -> None:
     database.executemany("INSERT OR REPLACE INTO features VALUES (?, ?, ?)", values)
+
+
+def _stored(digest: bytes, features: Array) -> bytes:
+    """Return the bytes of one row of features [num_features], and behind them their check sum."""
+    values: bytes = features.tobytes()
+    return values + _check_sum(digest, values)
+
+
+def _values(digest: bytes, data: object) -> bytes | None:
+    """Return the bytes of features without their check sum; None if the file is damaged there."""
+    if not isinstance(data, bytes):
+        return None
+    values = data[:-_CHECK_SUM_BYTES]
+    return values if data[-_CHECK_SUM_BYTES:] == _check_sum(digest, values) else None
+
+
+def _check_sum(digest: bytes, values: bytes) -> bytes:
+    """Return the check sum of a row's features. SQLite notices damage to its own structures only."""
+    return hashlib.blake2b(values, key=digest, digest_size=_CHECK_SUM_BYTES).digest()
 
 
 def _digest(row: Array) -> bytes:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from midrib.registry import ImageInput, InputSpec
 from midrib.remote._clients.options import FeatureOptions
 from midrib.remote._connect.address import TlsLike, endpoint_from, split_url
+from midrib.remote._connect.arguments import checked_text
 from midrib.remote._connect.backbone_calls import BackboneCalls
 from midrib.remote._items.rows import Rows, TensorRows, tensor_rows, text_rows
 from midrib.remote._stream.request import CallPolicy, Priority
@@ -47,7 +48,8 @@ class RemoteBackbone(nn.Module):
     "int8" sends the features in a byte each, and leaves the inputs unchanged.
     cache: a file that stores the features of each row, so that a second epoch makes no calls; processes may share it.
     token, tls, hedge_s, priority, shared_memory: as for `Client`.
-    Raises UnavailableError if no server answers, BackboneNotFoundError, BackboneLoadingError, RevisionMismatchError.
+    Raises UnavailableError if no server answers, BackboneNotFoundError, BackboneLoadingError, RevisionMismatchError;
+    InvalidInputError for an argument that is not among these.
     """
 
     is_remote = True
@@ -72,7 +74,10 @@ class RemoteBackbone(nn.Module):
         shared_memory: bool | None = None,
     ) -> None:
         super().__init__()
-        address, self.name = split_url(url) if isinstance(url, str) else url
+        address, self.name = url if isinstance(url, tuple) and len(url) == 2 else split_url(url)
+        if revision is not None:
+            checked_text("revision", revision)
+        self._policy = CallPolicy(timeout, window, hedge_s, priority, shared_memory)
         if dtype is not None and dtype != "int8" and not is_floating(np.dtype(dtype)):
             raise InvalidInputError(f"dtype is {dtype!r}, expected a floating type such as 'float16', or 'int8'")
         self._servers = BackboneCalls(endpoint_from(address, token=token, tls=tls), timeout)
@@ -87,7 +92,6 @@ class RemoteBackbone(nn.Module):
         self.takes_pixels = self._info.takes_pixels
         self.revision = self._info.revision
         self.timeout = timeout
-        self._policy = CallPolicy(timeout, window, hedge_s, priority, shared_memory)
         self._dtype = dtype
         self._session: CallSession | None = None
         function = f"{self.revision}/int8" if dtype == "int8" else self.revision
@@ -115,8 +119,8 @@ class RemoteBackbone(nn.Module):
             if not isinstance(x, list | tuple) or not all(isinstance(text, str) for text in x):
                 raise InvalidInputError(_refusal(x))
             return from_numpy(self._request(text_rows(x))).to(dtype=getattr(torch, self._info.compute_dtype))
-        if x.layout is not torch.strided:
-            raise InvalidInputError(f"got a tensor of layout {x.layout}, expected a dense one: pass x.to_dense()")
+        if advice := _advice_if_unreadable(x):
+            raise InvalidInputError(f"got a tensor {advice}")
         if x.dtype == torch.uint8 and isinstance(self.input, ImageInput) and not self.takes_pixels:
             raise InvalidInputError(
                 f"got pixels of uint8, and the server of {self.name} takes {self.input.tensor.dtype} only, because its "
@@ -197,6 +201,17 @@ def _refusal(x: object) -> str:
     return f"got a {type(x).__name__}, expected a tensor [rows, ...] or a list of strings: pass torch.stack(...) of it"
 
 
+def _advice_if_unreadable(x: Tensor) -> str:
+    """Return which kind of tensor cannot be sent, and its remedy; "" for a dense tensor that holds values."""
+    if x.is_nested:
+        return "that is nested, expected a dense one [rows, ...]: pass its tensors one at a time, or padded"
+    if x.layout is not torch.strided:
+        return f"of layout {x.layout}, expected a dense one: pass x.to_dense()"
+    if x.is_meta:
+        return "on the device meta, which holds no values: pass one on a CPU or an accelerator"
+    return "of quantized values, expected plain ones: pass x.dequantize()" if x.is_quantized else ""
+
+
 def open_url(url: str, **kwargs: Any) -> tuple[RemoteBackbone, int]:
     """Return the backbone of a grpc:// or grpcs:// name, and its num_features; the registry calls this.
 
@@ -207,11 +222,17 @@ def open_url(url: str, **kwargs: Any) -> tuple[RemoteBackbone, int]:
 
 
 def to_numpy(x: Tensor) -> Array:
-    """Return the values of a tensor [...], which share its memory if it is on the CPU and contiguous."""
-    x = x.detach().cpu().contiguous()
+    """Return the values of a tensor [...], which share its memory if it is on the CPU and contiguous.
+
+    Raises InvalidInputError for an element type that numpy does not have.
+    """
+    x = x.detach().cpu().resolve_conj().resolve_neg().contiguous()
     if x.dtype == torch.bfloat16:  # numpy does not have it
         return x.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-    array: Array = x.numpy()
+    try:
+        array: Array = x.numpy()
+    except TypeError as error:
+        raise InvalidInputError(f"got a tensor of {x.dtype}, which cannot travel ({error}): pass x.float()") from None
     return array
 
 
