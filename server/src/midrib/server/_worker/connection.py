@@ -15,9 +15,8 @@ from midrib.server._compute.joining import split_rows
 from midrib.server._engine.compute import WorkerPlan
 from midrib.server._errors import ordinary_error
 from midrib.server._shared_memory.memory import client_memory
-from midrib.server._worker.mapped_memories import MappedMemories
 from midrib.server._worker.messages import PLAN, decode_plan
-from midrib.server._worker.process import BatchTooLongError, WorkerDiedError, WorkerProcess
+from midrib.server._worker.process import BatchTooLongError, MappedMemories, WorkerDiedError, WorkerProcess
 from midrib.server._worker.shared_buffer import lend
 from midrib.server._worker.staging import BatchTransfer, StagedPlace
 from midrib.server._worker.work import ConnectionListener, Part
