@@ -46,15 +46,15 @@ def visible(file: Path) -> dict[str, Function]:
 
 def runs_over_fronts(file: Path, test: str) -> bool:
     """Return whether a test asks for a fixture of all fronts, directly or by another fixture."""
-    known, waiting, met = visible(file), [test], set[str]()
+    by_name, waiting, met = visible(file), [test], set[str]()
     while waiting:
         name = waiting.pop()
-        if name in met or name not in known:
+        if name in met or name not in by_name:
             continue
-        if known[name].is_of_fronts:
+        if by_name[name].is_of_fronts:
             return True
         met.add(name)
-        waiting += known[name].uses
+        waiting += by_name[name].uses
     return False
 
 
