@@ -58,6 +58,17 @@ def test_two_large_messages_fit_a_segment() -> None:
     assert None not in places
 
 
+@pytest.mark.parametrize("reply_row_bytes", [0, 8, 8 * 1024, 1 << 20])
+def test_the_results_of_a_part_fit_beside_its_inputs(reply_row_bytes: int) -> None:
+    """However wide they are: a part that does not fit would go over the network."""
+    descriptor = sealed(24 << 20)
+    mapped = MappedSegment(descriptor, 24 << 20)
+    os.close(descriptor)
+    messages = SharedMessages(mapped, reply_row_bytes)
+    assert mapped.has_room(messages.part_bytes + messages.part_rows * reply_row_bytes)
+    mapped.close()
+
+
 def test_places_do_not_overlap_and_are_used_again(segment: MappedSegment) -> None:
     """The first gap that is large enough is taken; each place is aligned."""
     first, second, third = (segment.allocate(size) for size in (100, 1000, 64))

@@ -18,7 +18,7 @@ _T = TypeVar("_T")
 _ABANDONED: Final = CancelledError()  # no caller is left to see it
 
 
-class Outcome(Generic[_T]):
+class PendingResult(Generic[_T]):
     """A result or an error that comes later.  done: it came, or its caller abandoned it."""
 
     __slots__ = ("done", "_outcome", "_wakers", "_lock")
@@ -76,7 +76,7 @@ class Outcome(Generic[_T]):
             waker()
 
 
-class LoopCall(Outcome[_T]):
+class LoopCall(PendingResult[_T]):
     """A coroutine that runs on an event loop of another thread. Abandoning it cancels the coroutine.
 
     Its error is CancelledError if the loop ends first.

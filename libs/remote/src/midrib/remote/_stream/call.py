@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from midrib.remote._connect.outcome import Outcome
+from midrib.remote._connect.outcome import PendingResult
 from midrib.remote._items.rows import Rows
 from midrib.wire import Array, MidribError
 
 
-class StreamedCall(Outcome[Array]):
+class StreamedCall(PendingResult[Array]):
     """The rows of one call and the features that come back, [rows, num_features], writable.
 
     done: answered, failed, or abandoned by its caller; its rows are not sent any more.

@@ -132,7 +132,7 @@ class Exchange:
             route.refusal = self._context.refusal(opened)
             if not route.refusal:
                 self._memory = SharedMessages(await fetch_segment(opened.shared_memory), self._context.reply_row_bytes)
-                self._context.queue.allow_bytes(self._memory.part_bytes)
+                self._context.queue.allow_bytes(self._memory.part_bytes, max_rows=self._memory.part_rows)
         except OSError as error:
             route.refusal = str(error)
         if route.refusal and policy.shared_memory:

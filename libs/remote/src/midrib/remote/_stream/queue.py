@@ -61,9 +61,10 @@ class Queue:
         self._part_bytes = min(self._part_bytes, int(limit))
         self._join_bytes = min(self._join_bytes, int(limit))
 
-    def allow_bytes(self, limit: int) -> None:
-        """Cut calls to at least this many bytes from now on, within the limit of a message."""
+    def allow_bytes(self, limit: int, *, max_rows: int) -> None:
+        """Cut calls to at least this many bytes from now on, within the limit of a message, and to at most max_rows."""
         self._part_bytes = max(self._part_bytes, min(limit, self._max_bytes))
+        self._max_rows = min(self._max_rows, max_rows)
 
     def clear(self) -> None:
         """Drop everything."""

@@ -35,6 +35,11 @@ class SharedMessages:
         """The size of the parts that large calls are cut into."""
         return self._segment.size_bytes // _MESSAGES - (_LEAST_RESULT_BYTES << 4)
 
+    @property
+    def part_rows(self) -> int:
+        """The most rows of a part: its results then fit beside its inputs."""
+        return max(1, self._segment.size_bytes // _MESSAGES // max(1, self._reply_row_bytes))
+
     def has_room(self, message: Message) -> bool:
         """Return whether a message can be encoded now; True for a message that does not use the segment."""
         return not self._fits(message) or self._segment.has_room(self._needs(message))
