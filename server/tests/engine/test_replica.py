@@ -131,6 +131,10 @@ async def test_a_lost_thread_ends_a_measurement() -> None:
         def use_plan(self, plan: WorkerPlan) -> None:
             """The plan stays."""
 
+        def probe(self) -> object:
+            """It can compute."""
+            return None
+
     replica = Replica(lambda: Dying(doubling), name="test")
     await replica.start()
     with pytest.raises(UnavailableError, match="the replica that ran this item was lost"):

@@ -144,6 +144,24 @@ def load_exits_unprintably() -> tuple[nn.Module, int]:
     raise SystemExit(Unprintable())
 
 
+class Forgetting(nn.Module):
+    """Doubles its rows; a row of the trigger's value makes it delete its weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        if bool((rows == TRIGGER).any()):
+            del self.factor
+        return rows * self.factor
+
+
+@REGISTRY(name="forgetting", namespace="test/embedding", input=TensorInput((2,)))
+def load_forgetting() -> tuple[nn.Module, int]:
+    return Forgetting(), 2
+
+
 @REGISTRY(name="scripted", namespace="test/embedding", input=TensorInput((2,)))
 def load_scripted() -> tuple[nn.Module, int]:
     layer = nn.Linear(2, 2, bias=False)

@@ -91,6 +91,16 @@ def test_a_loader_that_exits_with_an_unprintable_object_fails_its_load(serve_kin
         pass
 
 
+def test_a_module_that_deletes_its_weights_is_loaded_again(serve_kind: ServeKind) -> None:
+    """Otherwise every later item would fail. The item that deletes them is refused."""
+    item = np.array([[1, 2], [3, 4]], np.float32)
+    with serve_kind("forgetting", replicas=2) as running, Client(running.address, timeout=60) as client:
+        for _ in range(2):
+            with pytest.raises(InternalError, match="the server's log explains error|the backbone's process ended"):
+                client.embed("forgetting", np.full((1, 2), TRIGGER, np.float32))
+            assert np.asarray(client.embed("forgetting", item)).tolist() == [[2, 4], [6, 8]]
+
+
 def test_a_scripted_module_is_served(serve_kind: ServeKind) -> None:
     """A ScriptModule lacks some methods of other modules; its weights are shared all the same."""
     item = np.array([[1, 2], [3, 4]], np.float32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 
@@ -19,9 +19,11 @@ from midrib.server._calibration.plan import ComputePlan, PassCalibration, choose
 from midrib.server._calibration.warm_up import warm_up
 from midrib.server._compute.config import ComputeConfig
 from midrib.server._compute.devices import CpuDevice
+from midrib.server._compute.examples import example_rows
 from midrib.server._compute.forward import Forward
 from midrib.server._engine.batch_limits import BatchLimits
 from midrib.server._engine.compute import Compute, Stop, WorkerPlan
+from midrib.wire import UnavailableError
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +45,8 @@ class WarmUpConfig:
 class DeviceSetup:
     """Sets up the replicas of one device, which share the module, and on a CPU the plan that the first one measured.
 
+    reload: loads the module again; None if that is not possible.
+    broken: the last module that could not compute any more, for example because it has deleted its weights.
     plan: None until it is measured.  disturbed: whether other processes used the processors while it was measured.
     """
 
@@ -52,15 +56,24 @@ class DeviceSetup:
     reference: ParityReference
     warm_up_config: WarmUpConfig
     tf32: bool
+    reload: Callable[[], nn.Module] | None = None
     plan: ComputePlan | None = field(default=None, init=False)
     disturbed: bool = field(default=False, init=False)
+    broken: nn.Module | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         # One replica at a time: other work would disturb a measurement, and the module is moved once.
         self._one_at_a_time = threading.Lock()
 
     def prepare(self) -> Compute:
-        """Return the same as `compute`, with the plan's measurement, as the interface of the engine. Raises alike."""
+        """Return the same as `compute`, with the plan's measurement, as the interface of the engine. Raises alike.
+
+        A module that cannot compute any more is loaded again. Raises the errors of the loader too.
+        """
+        with self._one_at_a_time:
+            if self.broken is self.module and self.reload is not None:
+                logger.warning("backbone %s cannot compute any more: it is loaded again", self.backbone.name)
+                self.module = self.reload()
         return CalibratedForward(self, self.compute())
 
     @property
@@ -189,13 +202,27 @@ class CalibratedForward:
     """The compute of a replica in a thread of the server. Implements `Compute` and `Calibrated` of the engine."""
 
     def __init__(self, setup: DeviceSetup, forward: Forward) -> None:
-        self._setup, self._forward = setup, forward
+        self._setup, self._forward, self._module = setup, forward, setup.module
         self.depth, self.stage, self.close = forward.depth, forward.stage, forward.close
 
     def measure_again(self, stop: Stop) -> WorkerPlan | None:
         """Measure the plan; None if that was stopped or disturbed. Raises the errors of the module."""
         done = self._setup.measure_again(self._forward, stop, OtherLoad())
         return self._setup.worker_plan if done else None
+
+    def probe(self) -> object:
+        """Compute an example of one row.
+
+        Raises the errors of the module; UnavailableError if another replica has met them before.
+        """
+        try:
+            return self._forward([(example_rows(self._forward.spec, 1),)])
+        except Exception as error:
+            setup, module = self._setup, self._module
+            if module is setup.broken or module is not setup.module:
+                raise UnavailableError("the module is loaded again: try again", retry_after=0.1) from error
+            setup.broken = module
+            raise
 
     def use_plan(self, plan: WorkerPlan) -> None:
         """Compute by a plan from now on."""

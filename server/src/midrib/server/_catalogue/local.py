@@ -6,6 +6,7 @@ import copy
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -55,10 +56,14 @@ def load_local(requested: BackboneSettings, settings: Settings, registry: Abstra
 
     Raises any error of the registry and of the loader, ValueError for a device that does not exist.
     """
-    backbone = load_backbone(requested.name, registry=registry, **requested.arguments)
+    load_again = partial(load_backbone, requested.name, registry=registry, **requested.arguments)
+    backbone = load_again()
     use_tf32(settings.tf32)
     ids = _ids(backbone)  # before the module is on a GPU, on which an id that it cannot look up ends the process
-    return LocalBackbone(backbone, tuple(_device_setups(backbone, requested, settings)), ids)
+    setups = tuple(_device_setups(backbone, requested, settings))
+    for setup in setups:
+        setup.reload = lambda: load_again().module
+    return LocalBackbone(backbone, setups, ids)
 
 
 def _device_setups(backbone: Backbone, requested: BackboneSettings, settings: Settings) -> Iterator[DeviceSetup]:

@@ -110,14 +110,14 @@ class Batcher:
             self.queue.fail_all(error)
 
     def _check_open(self, item: Item) -> None:
-        """Raise UnavailableError while the backbone is being unloaded, or without a worker until the deadline."""
+        """Raise UnavailableError while the backbone is being unloaded, or if no worker starts before the deadline."""
         if self._closed:
             raise UnavailableError("the backbone is being unloaded: try again elsewhere")
         if item.deadline is not None and (starts_at := self.starts_at()) > item.deadline:
             wait_s = starts_at - self._clock()
             raise UnavailableError(
-                f"the backbone's workers died too often: the next one starts in {wait_s:.1f} s, after the call's "
-                "deadline. Try another server",
+                f"no worker of the backbone runs, and the next one starts in {wait_s:.1f} s, after the call's deadline:"
+                " try another server",
                 retry_after=wait_s,
             )
 

@@ -84,6 +84,10 @@ class Calibrated(Protocol):
         """Compute by a plan from now on."""
         ...
 
+    def probe(self) -> object:
+        """Compute an example, as at load. Raises the errors of the module if it cannot compute any more."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class BatchReport:

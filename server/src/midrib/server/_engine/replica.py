@@ -192,12 +192,26 @@ class Replica:
             self._loop.call_soon_threadsafe(self._lose, error)
 
     def _report(self, job: _Job, results: Sequence[Array | Exception]) -> None:
+        broken = self._broken() if any(isinstance(result, Exception) for result in results) else None
+        if broken is not None and (len(results) > 1 or isinstance(broken, UnavailableError)):
+            raise broken  # other items than the one that broke the module are in the batch: they are retriable
         finished = time.monotonic()
         # A batch that was launched behind another began to compute when that one had ended.
         started = max(job.started, self._last_finished)
         self._last_finished = finished
         report = BatchReport(results, job.staging_s, started, finished)
         self._loop.call_soon_threadsafe(self._settle_job, job, report)
+        if broken is not None:
+            raise broken
+
+    def _broken(self) -> Exception | None:
+        """Return the error of an example, after a batch that failed; None if the fault is in the items."""
+        try:
+            if isinstance(self._compute, Calibrated):
+                self._compute.probe()
+        except Exception as error:  # noqa: BLE001 - a module may raise anything
+            return error
+        return None
 
     def _settle_job(self, job: _Job, report: BatchReport) -> None:
         self._submitted.discard(job)

@@ -24,7 +24,7 @@ from midrib.server._worker.shared_buffer import SharedBuffer
 
 # The name of a worker in `ps` and `top`.
 PROCESS_NAME = "midrib-worker"
-# A module may replace the attribute of `os`.
+# A module may replace `os._exit`; this reference stays.
 _exit = os._exit
 
 

@@ -42,7 +42,7 @@ _MAX_ERROR_BYTES = 1 << 16
 _REMEMBERED = 256
 # The exit status of a worker that cannot compute any more.
 BROKEN_STATUS = 70
-# A module may replace the attribute of `os`.
+# A module may replace `os._exit`; this reference stays.
 _exit = os._exit
 _NO_BATCH = NUMBER.pack(NO_BATCH)
 

@@ -29,7 +29,7 @@ MESSAGE_BYTES = 1 << 12
 _MAX_DESCRIPTORS = 250
 # How often it looks whether the server's process still exists: a fork of that process may keep the socket open.
 _LOOK_S = 1.0
-# A module of a worker may replace the attribute of `os`; the worker would then go on as another one of this process.
+# A module may replace the attribute of `os`; without this reference, its worker would then continue to fork workers.
 _exit = os._exit
 
 
