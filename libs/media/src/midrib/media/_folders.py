@@ -1,4 +1,4 @@
-"""The files of a folder that people mean as data."""
+"""List the files of a folder that are data, without what systems and programs write beside them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from pathlib import Path, PurePath
 from typing import NoReturn
 
-# What programs write beside data: macOS `._` files and archives' __MACOSX, Windows' lists of previews.
+# The folder in archives that macOS writes, and the lists of previews and settings that Windows writes.
 _METADATA_FOLDER = "__macosx"
 _METADATA_FILES = frozenset({"thumbs.db", "desktop.ini"})
 

@@ -141,7 +141,10 @@ def _text_backbone(
 
 
 def _encoder(source: str, model: Any) -> Any:
-    """Return the part of a model that encodes, without its pooler. Raises WeightsError if it is not a whole model."""
+    """Return the part of a model that encodes, without its pooler.
+
+    Raises WeightsError if that part has no configuration, as FSMT's: it is not a model of transformers then.
+    """
     from torch import nn
 
     encoder = model.get_encoder() if _has_encoder_and_decoder(model) else model
