@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from libs.ray.tests import serve_backbone  # noqa: F401 - registers the backbone of the plain server
-from libs.ray.tests.serve_load import NAME, Load, rows
+from libs.ray.tests.serve_load import NAME, ROWS, Load, rows
 from libs.ray.tests.serve_process import ServeProcess
 from midrib.oip.v2 import inference_pb2
 from midrib.remote import Client, RemoteBackbone
@@ -127,6 +127,16 @@ def test_a_killed_controller_costs_no_answer(served: ServeProcess) -> None:
     served.until(lambda _replicas: bool(served.controllers()) and victim not in served.controllers())
     load.wait_for(ITEMS)
     assert load.stop() >= ITEMS
+
+
+def test_a_revision_that_does_not_load_leaves_the_replicas(served: ServeProcess) -> None:
+    """Each call is answered meanwhile, and afterwards; the command says that the file is not served."""
+    load = Load(served.address, callers=2, pause_s=0.05)
+    served.replace_by_failing({"nonsense": 1.0})
+    load.wait_for(ROWS)
+    assert load.stop() > 0
+    with Client(served.address, timeout=60) as client:
+        assert client.embed(NAME, rows(1)).tolist() == (2 * rows(1)).tolist()
 
 
 def test_another_revision_replaces_the_first(served: ServeProcess) -> None:

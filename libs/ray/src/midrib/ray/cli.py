@@ -98,7 +98,10 @@ def _serve(
 
 
 def _until_end(serve: Callable[[], None]) -> None:
-    """Return after SIGTERM or SIGINT. After each SIGHUP, serve the changed file; the replicas stay if that fails."""
+    """Return after SIGTERM or SIGINT. After each SIGHUP, serve the changed file.
+
+    If that fails, the replicas stay; only on a cluster without room for one more may the last one be gone.
+    """
     signals: queue.SimpleQueue[int] = queue.SimpleQueue()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda received, _frame: signals.put(received))
@@ -106,4 +109,4 @@ def _until_end(serve: Callable[[], None]) -> None:
         try:
             serve()
         except (LookupError, ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
-            typer.secho(f"midrib: the replicas stay as they are: {error}", fg=typer.colors.RED, err=True)
+            typer.secho(f"midrib: the changed file is not served: {error}", fg=typer.colors.RED, err=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from hashlib import sha256
@@ -13,6 +14,8 @@ from midrib.server import Settings
 
 # Serve counts a stream as one ongoing request. The limits of our server are lower and answer with a reason.
 _MAX_ONGOING_REQUESTS = 100_000
+# Of the replicas, rounded up: how many a change starts before it ends old ones.
+_SURGE_PERCENT = 20
 # The longest life of a stream, in ages: the streams that were opened last end after the drain.
 _LONGEST_AGE = 1.2
 
@@ -89,6 +92,7 @@ def _deployment(replica: type, *, settings: Settings, options: ServeOptions) -> 
     return serve.deployment(
         max_ongoing_requests=_MAX_ONGOING_REQUESTS,
         graceful_shutdown_timeout_s=_longest_drain_s(settings, options),
+        max_surge_percent=_SURGE_PERCENT if _has_room(options) else 0,
         ray_actor_options={
             "num_cpus": options.num_cpus,
             "num_gpus": options.num_gpus,
@@ -98,6 +102,21 @@ def _deployment(replica: type, *, settings: Settings, options: ServeOptions) -> 
         **(groups if options.placement_group_bundles else {}),
         **_replicas(options),
     )(replica)
+
+
+def _has_room(options: ServeOptions) -> bool:
+    """Return whether the cluster has room for one replica more.
+
+    Then a change starts a replica before it ends an old one, which stays if the new one does not load. Without room the
+    new replica would wait for ever.
+    """
+    import ray
+
+    single = {"CPU": options.num_cpus, "GPU": options.num_gpus}
+    free, needed = ray.available_resources(), Counter[str]()
+    for bundle in options.placement_group_bundles or (single,):
+        needed.update(bundle)
+    return all(free.get(name, 0.0) >= amount for name, amount in needed.items())
 
 
 def _longest_drain_s(settings: Settings, options: ServeOptions) -> float:

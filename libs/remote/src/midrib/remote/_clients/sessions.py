@@ -19,8 +19,9 @@ from midrib.remote._stream.session import CallSession, session_for
 # How far a stream reads ahead of its consumer.
 AHEAD_ITEMS: Final = 64
 AHEAD_BYTES: Final = 64 << 20
-# The changes of revision that one call follows: each server of a rolling upgrade may have another.
-MAX_REVISION_CHANGES: Final = 3
+# The changes of revision that one call follows. During a rolling upgrade two revisions are behind one address, and a
+# proxy may send the description and the stream of a call to different ones: up to half of the attempts fail.
+MAX_REVISION_CHANGES: Final = 30
 
 
 class SessionCache:

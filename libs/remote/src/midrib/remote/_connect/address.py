@@ -86,6 +86,7 @@ def endpoint_from(address: str, *, token: str | None = None, tls: TlsLike = None
 
 
 def _tls_files(tls: TlsLike) -> Tls:
+    """Return the files of a TLS argument. Raises InvalidInputError for any other value."""
     if tls is True:
         return Tls()
     if not isinstance(tls, Tls | str | Path):
