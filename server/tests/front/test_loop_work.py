@@ -119,7 +119,7 @@ def bytes_of(argument: Any) -> int:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RunningServer]:
-    settings = {"front": "asyncio", "fronts": 1, "max_batch_elements": 2**24}
+    settings: dict[str, Any] = {"front": "asyncio", "fronts": 1, "max_batch_elements": 2**24}
     with serving("mean", "wide", "picture", registry=REGISTRY, **settings) as running:
         yield running
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from midrib.media._metadata import without_metadata
+from midrib.media._metadata import without_long_texts, without_metadata
 
 ImageMedia: TypeAlias = bytes | Image.Image | npt.NDArray[np.generic]
 
@@ -69,7 +69,7 @@ def open_image(image: ImageMedia, max_pixels: int | None = None) -> Decoded:
     own errors for damaged ones.
     """
     if isinstance(image, bytes | bytearray | memoryview):
-        return _decoded_bytes(bytes(image), max_pixels)
+        return _decoded_bytes(without_long_texts(bytes(image)), max_pixels)
     if isinstance(image, np.ndarray):
         return _decoded(_from_array(image), max_pixels)
     if isinstance(image, Image.Image):

@@ -10,6 +10,9 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
 # The chunks that define a PNG's pixels. Source: the PNG specification, section 5.6.
 _PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+_PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+# Pillow decodes the texts of a PNG while it holds the interpreter's lock (the GIL): a few milliseconds for this many.
+_FEW_BYTES = 2**20
 # JPEG segments by marker: APP1 to APP13, APP15 and comments hold metadata. APP0 (JFIF) and APP14 (Adobe) define the
 # colours and are kept if they are whole: their lengths in bytes, by marker.
 _JPEG_METADATA = {*range(0xE1, 0xEE), 0xEF, 0xFE}
@@ -27,6 +30,21 @@ def without_metadata(data: bytes) -> bytes | None:
     except (struct.error, IndexError):
         pass
     return None
+
+
+def without_long_texts(data: bytes) -> bytes:
+    """Return a PNG without its texts if it has more than a mebibyte; any other data as they are."""
+    if len(data) <= _FEW_BYTES or not data.startswith(_PNG):
+        return data
+    view, place = memoryview(data), len(_PNG)
+    parts = [view[:place]]
+    while place + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, place)
+        if kind not in _PNG_TEXTS:
+            parts.append(view[place : place + 12 + length])
+        place += 12 + length
+    parts.append(view[place:])
+    return data if sum(map(len, parts)) == len(data) else b"".join(parts)
 
 
 def _png_pixels(data: bytes) -> Iterator[bytes]:

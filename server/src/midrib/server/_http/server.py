@@ -16,12 +16,11 @@ from midrib.server._calls.embedder import RequestEmbedder
 from midrib.server._calls.requests import Caller
 from midrib.server._http.access_log import log_access
 from midrib.server._http.call import CURRENT_CALL, HttpCall
-from midrib.server._http.connections import LastRequests, send
+from midrib.server._http.connections import HEADERS, HttpConnection, LastRequests, send
 from midrib.server._http.cors import Cors
 from midrib.server._http.errors import Handler, errors_as_json
 from midrib.server._http.guard import HttpGuard
 from midrib.server._http.openapi import Operation
-from midrib.server._http.protocol import HEADERS, HttpConnection
 from midrib.server._http.routes import Routes
 from midrib.server._settings import Settings
 from midrib.wire import DeadlineExceededError, InvalidInputError, MidribError
