@@ -44,5 +44,5 @@ def is_metadata_path(path: PurePath) -> bool:
 
 
 def _raise(error: OSError) -> NoReturn:
-    """Raise the OSError of a folder that cannot be read."""
+    """Raise the error of a folder that os.walk would leave out: an OSError."""
     raise error
