@@ -59,7 +59,7 @@ class Pool:
             raise InvalidInputError(f"a batch has {self.batch_size} rows, expected at least 1")
         least, most = self._bounds()
         if not 1 <= least <= most:
-            raise InvalidInputError(f"actors is {self.actors!r}, expected a number, or (least, most), from 1 up")
+            raise InvalidInputError(f"actors is {self.actors!r}, expected a number of at least 1, or (least, most)")
 
     def _bounds(self) -> tuple[int, int]:
         """Return the least and the largest number of actors."""

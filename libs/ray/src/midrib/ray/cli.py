@@ -100,7 +100,7 @@ def _serve(
 def _until_end(serve: Callable[[], None]) -> None:
     """Return after SIGTERM or SIGINT. After each SIGHUP, serve the changed file.
 
-    If that fails, the replicas stay; only on a cluster without room for one more may the last one be gone.
+    If it does not load, the replicas stay. On a cluster without room for one more, the last one may have ended before.
     """
     signals: queue.SimpleQueue[int] = queue.SimpleQueue()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
