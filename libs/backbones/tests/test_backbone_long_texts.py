@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from midrib.backbones._pixels.decode import open_image
+from midrib.media import open_image
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8)
 LONG = "x" * 2**21
