@@ -1,4 +1,4 @@
-"""Calls that Ctrl-C, a fork or another process meets at any step."""
+"""Calls during which Ctrl-C or a fork happens, at any step; and clients that are copied to another process."""
 
 from __future__ import annotations
 
@@ -136,8 +136,8 @@ def test_a_client_that_was_used_can_be_copied(server: RunningServer, copied: Cal
         np.testing.assert_allclose(copied(client).embed(NAME, X), want, atol=1e-6)
 
 
-def test_a_stale_thread_does_not_hold_up_another_interpreter_exit(server: RunningServer) -> None:
-    """Daemon threads that call for ever end with the process."""
+def test_daemon_threads_that_call_do_not_delay_the_exit(server: RunningServer) -> None:
+    """They end with the process, in silence."""
     done = run(f"""
 import threading
 import numpy as np

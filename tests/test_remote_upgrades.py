@@ -32,8 +32,8 @@ def test_a_stream_follows_an_upgrade_that_it_did_not_see(upgrade: tuple[str, Cal
         assert [float(features[0, 0]) for features in client.embed_stream(NAME, [rows(3)] * 5)] == [6.0] * 5
 
 
-async def test_so_does_an_asynchronous_stream(upgrade: tuple[str, Callable[[], None]]) -> None:
-    """In the same order, whatever was sent before."""
+async def test_an_asynchronous_stream_follows_as_well(upgrade: tuple[str, Callable[[], None]]) -> None:
+    """Its results are in the order of its batches."""
     address, end_older = upgrade
     client = AsyncClient(address, timeout=20.0)
     assert (await client.embed(NAME, rows(3)))[0, 0] == 3

@@ -86,7 +86,7 @@ def endpoint_from(address: str, *, token: str | None = None, tls: TlsLike = None
 
 
 def _tls_files(tls: TlsLike) -> Tls:
-    """Return the files of a TLS argument. Raises InvalidInputError for any other value."""
+    """Return the files of a TLS connection. Raises InvalidInputError for another type of argument."""
     if tls is True:
         return Tls()
     if not isinstance(tls, Tls | str | Path):

@@ -22,7 +22,7 @@ import grpc
 
 from midrib.remote._connect.address import Endpoint
 from midrib.remote._connect.certificates import Certificates, CertificateStore
-from midrib.remote._connect.outcome import LoopCall
+from midrib.remote._connect.pending_result import LoopCall
 from midrib.remote._connect.transport import new_loop, open_channel
 from midrib.wire import UnavailableError
 

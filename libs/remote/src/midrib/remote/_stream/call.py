@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from midrib.remote._connect.outcome import PendingResult
+from midrib.remote._connect.pending_result import PendingResult
 from midrib.remote._items.rows import Rows
 from midrib.wire import Array, MidribError
 

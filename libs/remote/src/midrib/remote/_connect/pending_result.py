@@ -1,8 +1,8 @@
 """The outcome of work that the runtime's thread does for a caller on another thread or event loop.
 
-A `concurrent.futures.Future` cannot be used: Ctrl-C inside its condition, whose code is Python, leaves the lock taken,
-and the runtime's thread would wait for it for ever. Locks of C, as here, are released. It would also cost more than
-everything else that a small call does.
+A `concurrent.futures.Future` does not survive Ctrl-C: its condition is written in Python, and an interrupt between two
+of its steps leaves the lock locked. The runtime's thread would then wait for that lock forever. `threading.Lock`, which
+is written in C, does not have this fault. A Future would also cost more than everything else that a small call does.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _ABANDONED: Final = CancelledError()  # no caller is left to see it
 
 
 class PendingResult(Generic[_T]):
-    """A result or an error that comes later.  done: it came, or its caller abandoned it."""
+    """A result or an error that comes later.  done: it has come, or the caller abandoned it."""
 
     __slots__ = ("done", "_outcome", "_wakers", "_lock")
 
@@ -39,7 +39,7 @@ class PendingResult(Generic[_T]):
         self._wake()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Block until it is done. Return False after timeout seconds; None waits for ever."""
+        """Block until it is done. Return False after timeout seconds; None waits without limit."""
         if self.done:
             return True
         latch = threading.Lock()
@@ -48,7 +48,7 @@ class PendingResult(Generic[_T]):
         return latch.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
 
     def result(self) -> _T:
-        """Return the result of what is done. Raises its error; CancelledError if it was abandoned."""
+        """Return the result, once `done`. Raises the error, if it failed; CancelledError if it was abandoned."""
         outcome = self._outcome
         if outcome is _ABANDONED:
             raise CancelledError  # a new one, because a raised error keeps the frames that it passed
