@@ -84,7 +84,7 @@ def test_systemd_and_kubernetes_wait_longer_than_the_server_drains(
 
 
 def test_ports_are_those_of_the_settings(settings: Settings, manifests: dict[str, Any], pod: Any) -> None:
-    """In the container, the service, the probes and the image."""
+    """This holds for the container, the service, the probes and the image."""
     (container,) = pod["containers"]
     ports = {"grpc": settings.port, "http": settings.http_port}
     assert {port["name"]: port["containerPort"] for port in container["ports"]} == ports

@@ -94,7 +94,7 @@ def test_a_pod_may_finish_accepted_work_before_it_is_killed(release: Release, se
 
 
 def test_ports_are_those_of_the_settings(release: Release, settings: Settings) -> None:
-    """In the container and in the service."""
+    """This holds for the container and the service."""
     ports = {"grpc": settings.port, "http": settings.http_port}
     assert {port["name"]: port["containerPort"] for port in release.container["ports"]} == ports
     assert {port["name"]: port["port"] for port in release.manifests["Service"]["spec"]["ports"]} == ports
@@ -158,7 +158,7 @@ def test_the_autoscalers_scale_the_workload() -> None:
 
 
 def test_the_schema_has_every_value() -> None:
-    """And no others, so that a value with a wrong name is refused."""
+    """The schema has no other values, so that one with a wrong name is refused."""
     assert SCHEMA["additionalProperties"] is False
     assert sorted(SCHEMA["properties"]) == sorted([*VALUES, "global"])
     for name, value in VALUES.items():

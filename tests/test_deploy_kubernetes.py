@@ -53,7 +53,7 @@ def test_the_autoscaler_reads_a_metric_that_the_server_has() -> None:
 
 
 def test_the_network_policy_opens_the_ports_of_the_settings(settings: Settings) -> None:
-    """To callers both, to the monitoring namespace the HTTP port."""
+    """Callers reach both ports, and the monitoring namespace reaches the HTTP port."""
     policy = documents(DEPLOY / "components/network-policy/network-policy.yaml")["NetworkPolicy"]
     opened = [{port["port"] for port in rule["ports"]} for rule in policy["spec"]["ingress"]]
     assert opened == [{settings.port, settings.http_port}, {settings.http_port}]

@@ -83,7 +83,7 @@ def test_every_alert_says_what_happened_and_what_to_do() -> None:
     ],
 )
 def test_prometheus_accepts_the_alerts(arguments: list[str]) -> None:
-    """By its own tool, with the series of prometheus-alerts.test.yaml."""
+    """Its own tool checks them, with the series of prometheus-alerts.test.yaml."""
     subprocess.run(["promtool", *arguments], cwd=FOLDER, check=True, capture_output=True, timeout=60)
 
 

@@ -94,7 +94,7 @@ def embed_in_stream(address: str, token: str) -> None:
 def test_an_embedding_passes_the_stations_of_the_page_in_order(
     embed: Callable[[str, str], None], answering: str, entered: EnteredModules, tmp_path: Path
 ) -> None:
-    """At most nine modules, each of which hands the embedding to the next one."""
+    """There are at most nine modules, each of which hands the embedding to the next one."""
     secret, entry = new_token("tester", [Scope.READ, Scope.EMBED])
     tokens = tmp_path / "tokens.toml"
     tokens.write_text(entry)

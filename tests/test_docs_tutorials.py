@@ -58,7 +58,7 @@ def run(code: str, folder: Path, environment: dict[str, str]) -> str:
 
 
 def test_the_tutorial_for_data_engineers_runs(tmp_path: Path, environment: dict[str, str]) -> None:
-    """In process, and then with the server that it names."""
+    """It runs in process, and then with the server that it names."""
     with serving(BACKBONE) as server:
         code = script("data-engineer.md").replace("localhost:50051", server.address)
         run(code, tmp_path, environment)

@@ -99,7 +99,7 @@ def server(front: str) -> Iterator[RunningServer]:
 
 @pytest.fixture()
 def admin() -> Iterator[RunningServer]:
-    """A server that serves nothing yet, and may be told to."""
+    """A server that serves nothing yet, and lets clients load backbones."""
     with serving(registry=REGISTRY, admin=True) as running:
         yield running
 

@@ -253,5 +253,5 @@ def test_any_request_gets_a_status(subject: Subject, post: Post) -> None:
 @FUZZ
 @given(said=spoken())
 def test_any_bytes_get_http_or_nothing(subject: Subject, said: bytes) -> None:
-    """Also bytes that are not HTTP."""
+    """The bytes may be other than HTTP."""
     subject.check_spoken(said)

@@ -49,7 +49,7 @@ def channel(server: RunningServer) -> Iterator[grpc.Channel]:
     ],
 )
 def test_bytes_that_are_no_message_are_an_invalid_argument(channel: grpc.Channel, method: str) -> None:
-    """Not UNKNOWN with a parser's exception in its details."""
+    """The status is not UNKNOWN with a parser's exception in its details."""
     with pytest.raises(grpc.RpcError, match="could not parse the request") as caught:
         call(channel, method, GARBAGE)
     assert (caught.value.code(), refusal(caught.value).reason) == (INVALID, "INVALID_INPUT")

@@ -123,7 +123,7 @@ def test_http_gives_the_librarys_vectors(running: RunningServer, reference: Any,
 def test_an_input_type_chooses_as_the_library_does(
     running: RunningServer, reference: Any, input_type: str, method: str
 ) -> None:
-    """Of queries and of documents, as `encode_query` and `encode_document`."""
+    """Queries and documents get the prompts of `encode_query` and `encode_document`."""
     assert_equal(vectors(running, input_type=input_type), getattr(reference, method)(TEXTS))
 
 

@@ -64,7 +64,7 @@ async def test_equal_inputs_in_flight_have_separate_results(server: RunningServe
 
 
 async def test_a_cancelled_call_leaves_the_client_usable(server: RunningServer) -> None:
-    """Cancelling a task ends its call and nobody else's."""
+    """Cancelling a task ends its call and no other."""
     async with AsyncClient(server.address) as client:
         await client.describe(NAME)
         task = asyncio.create_task(client.embed(NAME, rows(1)))

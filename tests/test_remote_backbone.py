@@ -82,7 +82,7 @@ def test_a_smaller_wire_type_stays_within_its_rounding(
 
 
 def test_int8_features_are_off_by_a_254th_of_their_rows_largest(server: RunningServer, local: nn.Module) -> None:
-    """And take a quarter of the bytes on their way back, but for a scale a row."""
+    """The features take a quarter of the bytes, plus a scale per row."""
     x = torch.randn(64, WIDTH)
     int8, plain = (RemoteBackbone(server.url(NAME), dtype=dtype) for dtype in ("int8", None))
     before = [backbone.stall for backbone in (int8, plain)]

@@ -64,7 +64,7 @@ def test_any_number_of_rows_equals_the_local_backbone(client: Client, count: int
 
 
 def test_many_callers_get_their_own_rows(client: Client) -> None:
-    """Small concurrent calls travel together, and nobody gets a neighbour's features."""
+    """Small concurrent calls share messages, and each gets its own features."""
     inputs = [rows(1) for _ in range(64)]
     outputs: dict[int, Array] = {}
     threads = [
@@ -217,7 +217,7 @@ def test_clients_work_without_torch(server: RunningServer) -> None:
 
 
 def test_one_input_is_expected(client: Client) -> None:
-    """None, or two of them, is a mistake that is told before any call."""
+    """None, or two of them, is an error before any call."""
     with pytest.raises(InvalidInputError, match="got nothing, expected one input"):
         client.embed(NAME)
     with pytest.raises(InvalidInputError, match="got x and texts"):

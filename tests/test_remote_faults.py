@@ -170,7 +170,7 @@ def test_a_dead_address_is_left_out(free_port: int) -> None:
 
 
 def test_the_error_names_a_server_that_left() -> None:
-    """A call that waited in vain for it to come back says that nobody is there, not that time was short."""
+    """A call that waited in vain for the server reports that no server answers, not that the timeout was short."""
     with serving(NAME, registry=new_registry()) as server:
         client = Client(server.address, timeout=2.0)
         client.embed(NAME, rows(1))

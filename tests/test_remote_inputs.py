@@ -78,7 +78,7 @@ def test_a_remote_backbone_takes_strings(texts_server: RunningServer) -> None:
 
 @pytest.mark.parametrize("texts", [["a", None], [None, "a"][::-1], ["a", 3], ["a", ["b"]]], ids=str)
 def test_an_item_that_is_not_a_string_is_named(texts_server: RunningServer, texts: Any) -> None:
-    """By its index, in the client and in the module."""
+    """The client and the module give its index."""
     with Client(texts_server.address) as client:
         for call in (partial(client.embed, TEXTS, texts=texts), partial(client.embed, TEXTS, texts)):
             with pytest.raises(InvalidInputError, match=r"texts\[1\] is .*expected a string"):

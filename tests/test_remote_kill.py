@@ -1,4 +1,4 @@
-"""`embed_files` in a process that is killed, again and again: nothing lost, nothing doubled."""
+"""`embed_files` in a process that is killed repeatedly: no row is lost or doubled."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from midrib.remote.testing import serving
 NAME = "template/classification/mlp-128"
 CHUNK = 64
 ROWS = 10 * CHUNK - 7
-# After each chunk it says so, and waits until it is told to go on.
+# After each chunk it prints a line, and waits for permission to continue.
 RUN = f"""
 import sys
 from midrib.remote import embed_files

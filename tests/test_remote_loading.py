@@ -21,7 +21,7 @@ READY, SLOW = "test/loading/ready", "test/loading/slow"
 
 
 class Loading:
-    """A backbone whose loader waits until the test lets it go on."""
+    """A backbone whose loader waits until the test lets it continue."""
 
     def __init__(self) -> None:
         self.may_end = threading.Event()

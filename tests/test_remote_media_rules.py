@@ -195,7 +195,7 @@ def test_a_clip_refused_in_process_is_refused_by_the_client(client: Client, peak
 
 @pytest.mark.parametrize("rate", [16000.0, "16000", 0, -1, 2**63, None], ids=str)
 def test_a_rate_that_is_not_a_number_of_samples_is_refused(client: Client, rate: Any) -> None:
-    """At once, by the client."""
+    """The client refuses it at once."""
     with pytest.raises(InvalidInputError, match="rate"):
         client.embed(PEAK, audio=[np.ones(8, np.float32)], rate=rate)
 

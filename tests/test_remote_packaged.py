@@ -83,6 +83,6 @@ def test_any_neighbours_leave_a_row_as_it_is(server: RunningServer, name: str, r
 def test_a_smaller_wire_type_stays_within_its_bound(
     server: RunningServer, name: str, rows: Tensor, want: Tensor, dtype: str, bound: float
 ) -> None:
-    """Of each row's largest feature."""
+    """The bound is a share of each row's largest feature."""
     got = RemoteBackbone(server.url(name), dtype=dtype, timeout=60.0)(rows).float()
     assert bool(((got - want).abs() <= bound * want.abs().amax(1, keepdim=True)).all())

@@ -1,4 +1,4 @@
-"""A proxy that has no server for a moment: its refusals are waited out. Real proxies run in benchmarks/proxies."""
+"""A proxy that has no server for a moment: calls wait while it refuses them. Real proxies run in benchmarks/proxies."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ def test_the_doctor_passes_mutual_tls(mutual: RunningServer, files: Files) -> No
 
 
 def test_the_doctor_knows_an_untrusted_certificate(secure: RunningServer, files: Files) -> None:
-    """And how to trust it."""
+    """The fix says how to trust the certificate."""
     verdict = last(secure, files.others)
     assert (verdict.check, verdict.ok, "--tls-roots" in verdict.fix) == ("tls", False, True)
 

@@ -113,7 +113,7 @@ def test_many_threads_get_their_own_rows(server: RunningServer) -> None:
 
 
 async def test_an_async_client_shares_memory(server: RunningServer) -> None:
-    """By itself, and with an error if it insists and cannot."""
+    """It does so by default, and raises an error if it must and cannot."""
     async with AsyncClient(server.address, shared_memory=True) as client:
         np.testing.assert_array_equal(await client.embed(NAME, rows(64)), rows(64)[:, : WIDTH // 2] * 3)
 

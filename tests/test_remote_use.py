@@ -174,7 +174,7 @@ def test_the_doctor_tells_slow_from_refused() -> None:
 
 
 def test_the_doctor_goes_on_if_one_address_answers(server: RunningServer) -> None:
-    """Each address has its verdicts; a dead one beside it is told and left out."""
+    """Each address has its verdicts; a dead one is reported and left out."""
     verdicts = doctor(f"grpc://127.0.0.1:9,{server.address}/{NAME}")
     assert [verdict.check for verdict in verdicts if not verdict.ok] == ["tcp"]
     assert verdicts[-1].check == "bandwidth"

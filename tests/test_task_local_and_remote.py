@@ -80,7 +80,7 @@ class Suite(TaskTester):
         assert results[0]["test_accuracy"] > 0.9
 
     def test_its_features_equal_those_of_the_backbone(self) -> None:
-        """In order, for any number of rows, in this process and on the server."""
+        """They are in order, for any number of rows, in this process and on the server."""
         expected = load_seeded()[0].eval()(ROWS).detach().numpy()
         np.testing.assert_allclose(self.make_task().embed(ROWS, batch_size=7), expected, atol=1e-5)
 

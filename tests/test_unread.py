@@ -133,9 +133,9 @@ def test_it_does_not_keep_others_out(method: str, make: Callable[[int], bytes]) 
         grpc.insecure_channel(server.address, options=OTHER_CONNECTION) as other,
         closing(Deaf(channel, method, make)) as stream,
     ):
-        held = held_after_calls(other, server)
-        next(size for size in held if size > MEBI // 2)
-        next(size for size in held if size == 0)
+        held_bytes = held_after_calls(other, server)
+        next(size for size in held_bytes if size > MEBI // 2)
+        next(size for size in held_bytes if size == 0)
         with pytest.raises(grpc.RpcError, match="no result of this stream was read for 2 s"):
             list(stream.call)
 

@@ -61,7 +61,7 @@ def test_all_packages_have_one_version() -> None:
 
 
 def test_a_version_is_set_everywhere(checkout: Path) -> None:
-    """By one command, before the tag."""
+    """One command sets it, before the tag."""
     SCRIPT.set_version(checkout, "1.10.3")
     assert set(SCRIPT.versions(checkout).values()) == {"1.10.3"}
 

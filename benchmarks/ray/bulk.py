@@ -118,7 +118,7 @@ def measured_after_warm_up(done: np.ndarray, cpu_ms: np.ndarray, samples: CpuSam
 
 
 class CpuSamples:
-    """The processor time of all processes of this session, read again and again."""
+    """The processor time of all processes of this session, read repeatedly."""
 
     def __enter__(self) -> Self:
         """Start to read."""

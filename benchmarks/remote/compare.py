@@ -87,9 +87,9 @@ def training(servers: Callable[[], AbstractContextManager[str]], plans: Plans, b
     servers: starts a server and returns its address. There are several, because each measures how to compute.
     """
     yield "\n## A head over a frozen backbone (64 images, batches of 16)\n"
-    yield "The steps are interleaved, on the same batches; then each trains one epoch separately, by a DataLoader."
-    yield f"Remote is compared with the faster of local's two best plans, on {_STARTS} servers in sequence: each"
-    yield "has measured how to compute.\n"
+    yield "The steps are interleaved, on the same batches. Then each trains one epoch separately, with a DataLoader."
+    yield f"Remote is compared with the faster of the two best local plans, on {_STARTS} servers in sequence, because"
+    yield "each measures its own plan.\n"
     yield "| server | backbone | where | pairs | ms a step | remote/local | s an epoch |"
     yield "|---|---|---|---|---|---|---|"
     torch.manual_seed(0)

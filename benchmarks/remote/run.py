@@ -151,12 +151,12 @@ def main() -> None:
 
 def _machine() -> Iterator[str]:
     yield f"{CORES} cores ({platform.machine()}), Python {platform.python_version()}, torch {torch.__version__}."
-    yield "Client and server (`midrib serve`, its defaults) share the cores; the local backbone runs with the threads"
-    yield "and the rows at a time that are fastest for it, one pass after the other, as a module is called; the server"
-    yield "may run passes side by side. Command: `python benchmarks/remote/run.py`."
+    yield "Client and server (`midrib serve` with its defaults) share the cores. The local backbone runs with the"
+    yield "threads and the rows at a time that are fastest for it, one pass after the other, as a module is called."
+    yield "The server may run passes in parallel. Command: `python benchmarks/remote/run.py`."
     yield f"Remote and local are measured alternately (one call, or the calls that fit {1e3 * FIGURE_S:.0f} ms): ms are"
     yield "medians, and remote/local is the median of the ratios of pairs, which may differ from the ratio of the"
-    yield "medians: the machine's speed drifts, and other processes share it."
+    yield "medians, because the speed of the machine changes and other processes share it."
     yield f"Load of the machine before it (1 minute): {os.getloadavg()[0]:.1f}.\n"
 
 

@@ -1,6 +1,6 @@
 """Shared memory against the network on one machine: `python benchmarks/remote/shared_memory.py` writes the table.
 
-One caller calls again and again. The contenders are measured alternately, three calls each in a round, in random order.
+One caller calls repeatedly. The contenders are measured alternately, three calls each in a round, in random order.
 The echo is a gRPC stream (grpc.aio on uvloop at both ends) of the same bytes in each direction; it computes nothing.
 """
 

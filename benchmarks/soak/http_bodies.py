@@ -1,4 +1,4 @@
-"""How long one awkward HTTP body keeps a server from others: `python benchmarks/soak/http_bodies.py`.
+"""How long one costly HTTP body delays other calls of a server: `python benchmarks/soak/http_bodies.py`.
 
 For each kind of body: its answer, and the slowest answers of /healthz meanwhile, beside those without such a body.
 """

@@ -187,7 +187,7 @@ def test_a_swap_under_load_never_mixes_two_revisions(serve: Serve) -> None:
 
 
 def test_rows_that_do_not_fit_into_the_device_are_answered_in_halves(serve: Serve) -> None:
-    """Out of memory is the server's affair as long as halves fit; beyond that it is that item's error alone."""
+    """If a batch does not fit into memory, the server halves it; an item whose half does not fit fails alone."""
     with serve("small", warm_up_s=0) as running, grpc.insecure_channel(running.address) as channel:
         fits = stub_of(channel).Embed(request(1, 4, backbone="small"), timeout=10)
         with pytest.raises(grpc.RpcError, match="the server's log explains error") as caught:
@@ -198,7 +198,7 @@ def test_rows_that_do_not_fit_into_the_device_are_answered_in_halves(serve: Serv
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf], ids=["nan", "inf", "-inf"])
 def test_values_that_are_not_finite_are_refused_where_the_backbone_says_so(serve: Serve, value: float) -> None:
-    """By its registration, `finite=True`; that item alone, with the row."""
+    """The registration has `finite=True`; only that item fails, and the error names the row."""
     bad = request(0, 3, backbone="clean")
     array = np.zeros((3, 2), np.float32)
     array[1, 1] = value

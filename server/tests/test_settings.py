@@ -69,7 +69,7 @@ def test_the_printed_config_gives_the_same_settings(config: Path, tmp_path: Path
     ],
 )
 def test_a_wrong_setting_is_refused(flags: dict[str, Any], words: str) -> None:
-    """Nothing is guessed, nothing is ignored."""
+    """No value is guessed or ignored."""
     with pytest.raises(ValueError, match=words):
         load_settings(**flags)
 
@@ -86,7 +86,7 @@ def test_a_wrong_setting_is_refused(flags: dict[str, Any], words: str) -> None:
     ],
 )
 def test_an_open_address_can_be_meant(flags: dict[str, Any]) -> None:
-    """--insecure says so; or something asks who calls."""
+    """It needs `--insecure`, or a check of the callers."""
     assert load_settings(host="0.0.0.0", **flags).host == "0.0.0.0"
 
 
@@ -97,7 +97,7 @@ def test_the_loopback_needs_no_protection(host: str) -> None:
 
 
 def test_a_missing_config_file_is_said(tmp_path: Path) -> None:
-    """A misspelt path must not mean defaults."""
+    """A misspelt path must not lead to the defaults."""
     with pytest.raises(FileNotFoundError, match="no config file at"):
         load_settings(tmp_path / "missing.toml")
 

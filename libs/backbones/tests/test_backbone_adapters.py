@@ -75,10 +75,10 @@ def test_an_adapters_own_tokenizer_is_used(folder: Path) -> None:
 def test_a_pipeline_with_an_adapter_gives_the_librarys_vectors(tmp_path: Path) -> None:
     """`SentenceTransformer.add_adapter`, saved and loaded."""
     modules = sentence_transformers.sentence_transformer.modules
-    made = sentence_transformers.SentenceTransformer(modules=[encoder(tmp_path), modules.Pooling(16)], device="cpu")
-    made.add_adapter(lora())
-    made.save(str(tmp_path / "pipeline"))
-    assert difference(loaded(tmp_path).embed_texts(TEXTS).numpy(), made.encode(TEXTS)) <= 1e-5
+    pipeline = sentence_transformers.SentenceTransformer(modules=[encoder(tmp_path), modules.Pooling(16)], device="cpu")
+    pipeline.add_adapter(lora())
+    pipeline.save(str(tmp_path / "pipeline"))
+    assert difference(loaded(tmp_path).embed_texts(TEXTS).numpy(), pipeline.encode(TEXTS)) <= 1e-5
 
 
 def test_an_adapter_that_lacks_a_weight_is_refused(folder: Path) -> None:

@@ -108,9 +108,9 @@ def voices() -> Backbone:
 def test_a_clip_embeds_the_same_beside_a_longer_one(voices: Backbone) -> None:
     """Padding does not change the features."""
     short, long = tone(16000, 200, 1.0), tone(16000, 300, 3.0)
-    alone = voices.embed_audio([short], 16000)
+    single = voices.embed_audio([short], 16000)
     beside = voices.embed_audio([long, short], 16000)
-    assert torch.allclose(alone[0], beside[1], atol=1e-5)
+    assert torch.allclose(single[0], beside[1], atol=1e-5)
 
 
 def test_silence_embeds_to_something_finite(voices: Backbone) -> None:

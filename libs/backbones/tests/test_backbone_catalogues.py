@@ -82,8 +82,10 @@ def family_examples() -> list[str]:
         return ["timm/resnet18", "torchvision/resnet18"]
     timm = import_timm()
     first = [timm.list_models(module=module)[:1] for module in timm.list_modules()]
-    theirs = "alexnet convnext_tiny densenet121 efficientnet_b0 maxvit_t mnasnet0_5 swin_v2_t vgg11 vit_b_16".split()
-    return [f"timm/{name}" for names in first for name in names] + [f"torchvision/{name}" for name in theirs]
+    torchvision_names = (
+        "alexnet convnext_tiny densenet121 efficientnet_b0 maxvit_t mnasnet0_5 swin_v2_t vgg11 vit_b_16".split()
+    )
+    return [f"timm/{name}" for names in first for name in names] + [f"torchvision/{name}" for name in torchvision_names]
 
 
 @needs_both

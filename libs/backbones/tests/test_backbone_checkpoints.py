@@ -113,7 +113,7 @@ def test_a_prefix_of_the_networks_own_stays() -> None:
 
 
 def test_of_two_unknown_containers_none_is_opened() -> None:
-    """A generator and a discriminator: nobody can say which one is the backbone."""
+    """Of a generator and a discriminator, it is unknown which is the backbone."""
     assert unwrapped({"g": {"weight": torch.ones(1)}, "d": {"weight": torch.ones(1)}}, ["weight"], source="w.pth") == {}
 
 

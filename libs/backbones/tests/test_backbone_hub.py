@@ -236,28 +236,31 @@ def pipeline(folder: Path, *, dense: bool = False) -> Any:
     steps = [first, modules.Pooling(16, pooling_mode="cls")]
     if dense:
         steps.append(modules.Dense(16, 6))
-    made = sentence_transformers.SentenceTransformer(
+    model = sentence_transformers.SentenceTransformer(
         modules=[*steps, modules.Normalize()], prompts={"query": "query: ", "passage": "passage: "}, device="cpu"
     )
-    made.save(str(folder / "pipeline"))
-    return made
+    model.save(str(folder / "pipeline"))
+    return model
 
 
 @pytest.mark.parametrize("dense", [False, True], ids=["pooled", "projected"])
 def test_a_pipeline_equals_the_librarys(tmp_path: Path, dense: bool) -> None:
     """Pooling, projection and normalisation are those of the pipeline."""
-    made = pipeline(tmp_path, dense=dense)
+    library_model = pipeline(tmp_path, dense=dense)
     backbone = load_sentences(tmp_path)
     assert backbone.num_features == (6 if dense else 16)
-    assert float(np.abs(backbone.embed_texts(TEXTS).numpy() - made.encode(TEXTS)).max()) <= 1e-5
+    assert float(np.abs(backbone.embed_texts(TEXTS).numpy() - library_model.encode(TEXTS)).max()) <= 1e-5
     assert_conforms("sentence-transformers/any", checkpoint=tmp_path / "pipeline")
 
 
 def test_a_pipelines_own_prompt_is_put_before_each_text(tmp_path: Path) -> None:
     """The features equal the library's with prompt_name, and the revision depends on the prompt."""
-    made = pipeline(tmp_path)
+    library_model = pipeline(tmp_path)
     backbone = load_sentences(tmp_path, prompt_name="query")
-    assert float(np.abs(backbone.embed_texts(TEXTS).numpy() - made.encode(TEXTS, prompt_name="query")).max()) <= 1e-5
+    assert (
+        float(np.abs(backbone.embed_texts(TEXTS).numpy() - library_model.encode(TEXTS, prompt_name="query")).max())
+        <= 1e-5
+    )
     assert backbone.revision() != load_sentences(tmp_path, prompt_name="passage").revision()
 
 
@@ -280,10 +283,12 @@ def test_a_static_pipeline_equals_the_librarys(tmp_path: Path) -> None:
     from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
 
     static = StaticEmbedding(bert_tokenizer().backend_tokenizer, embedding_dim=8)
-    made = sentence_transformers.SentenceTransformer(modules=[static, Normalize()], device="cpu")
-    made.save(str(tmp_path / "pipeline"))
+    library_model = sentence_transformers.SentenceTransformer(modules=[static, Normalize()], device="cpu")
+    library_model.save(str(tmp_path / "pipeline"))
     texts = TEXTS[:2]
-    assert float(np.abs(load_sentences(tmp_path).embed_texts(texts).numpy() - made.encode(texts)).max()) <= 1e-6
+    assert (
+        float(np.abs(load_sentences(tmp_path).embed_texts(texts).numpy() - library_model.encode(texts)).max()) <= 1e-6
+    )
 
 
 def load_sentences(folder: Path, **kwargs: Any) -> Backbone:

@@ -99,8 +99,8 @@ def lfs_pointer(folder: Path) -> None:
 
 def cut_short(folder: Path) -> None:
     bert(folder)
-    whole = (folder / "model.safetensors").read_bytes()
-    (folder / "model.safetensors").write_bytes(whole[:-100])
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(content[:-100])
 
 
 def error_page(folder: Path) -> None:

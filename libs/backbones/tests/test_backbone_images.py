@@ -201,16 +201,16 @@ def photograph(name: str = "chelsea") -> Image.Image:
 def test_a_squashed_image_is_resized_whole(size: tuple[int, int]) -> None:
     """The whole image is resized to a square, as in SigLIP's pipeline."""
     image = photograph().resize(size)
-    ours = resize_and_crop(image, ImageInput(32, crop=1.0, squash=True))
-    assert np.array_equal(np.asarray(ours), np.asarray(image.resize((32, 32), Image.Resampling.BICUBIC)))
+    resized = resize_and_crop(image, ImageInput(32, crop=1.0, squash=True))
+    assert np.array_equal(np.asarray(resized), np.asarray(image.resize((32, 32), Image.Resampling.BICUBIC)))
 
 
 def test_a_squashed_image_may_be_cropped() -> None:
     """The centre of the image resized to floor(size / crop)."""
     image = photograph()
     two_steps = image.resize((40, 40), Image.Resampling.BICUBIC).crop((4, 4, 36, 36))
-    ours = resize_and_crop(image, ImageInput(32, crop=0.8, squash=True))
-    assert np.array_equal(np.asarray(ours), np.asarray(two_steps))
+    resized = resize_and_crop(image, ImageInput(32, crop=0.8, squash=True))
+    assert np.array_equal(np.asarray(resized), np.asarray(two_steps))
 
 
 @settings(max_examples=60, deadline=None)
@@ -232,8 +232,8 @@ def test_any_shape_is_resized_as_by_the_reference(width: int, height: int, crop:
 def test_a_very_long_image_is_resized_within_a_level_of_the_reference(size: tuple[int, int], crop: float) -> None:
     """Only its kept part is computed."""
     image = noise(*size, seed=0)
-    ours = np.asarray(resize_and_crop(image, ImageInput(224, crop=crop)), dtype=np.int16)
-    assert int(np.abs(ours - reference(image, ImageInput(224, crop=crop))).max()) <= 1
+    resized = np.asarray(resize_and_crop(image, ImageInput(224, crop=crop)), dtype=np.int16)
+    assert int(np.abs(resized - reference(image, ImageInput(224, crop=crop))).max()) <= 1
 
 
 def noise(width: int, height: int, seed: int) -> Image.Image:

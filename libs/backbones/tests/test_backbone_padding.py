@@ -71,7 +71,7 @@ def test_a_model_that_reads_padding_as_text_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_model_that_needs_more_than_token_ids_is_an_error_of_the_weights(tmp_path: Path) -> None:
-    """X-MOD has a part for each language, and must be told which."""
+    """X-MOD has a part for each language, and needs the language as an input."""
     saved(tmp_path, "Xmod", {**SIZES, "languages": ["en_XX", "de_DE"]})
     with pytest.raises(WeightsError, match="'xmod' that does not compute features of token ids .*language"):
         load_backbone("transformers/any/model", checkpoint=tmp_path)

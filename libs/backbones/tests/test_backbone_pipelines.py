@@ -65,9 +65,9 @@ def table() -> Any:
 
 
 def saved(folder: Path, steps: Steps, options: dict[str, Any]) -> Any:
-    made = sentence_transformers.SentenceTransformer(modules=steps(folder), device="cpu", **options)
-    made.save(str(folder / "pipeline"))
-    return made
+    model = sentence_transformers.SentenceTransformer(modules=steps(folder), device="cpu", **options)
+    model.save(str(folder / "pipeline"))
+    return model
 
 
 def loaded(folder: Path, **options: Any) -> Backbone:
@@ -122,8 +122,8 @@ def test_a_pipeline_gives_the_librarys_vectors(tmp_path: Path, steps: Steps, opt
 def test_a_long_text_of_a_table_is_summed_in_the_librarys_order(tmp_path: Path) -> None:
     """In another order, the rounding of 7,000 tokens differs by more than 1e-5."""
     text = " ".join(f"a {word}" for word in WORDS[4:11]) * 500
-    made = saved(tmp_path, lambda folder: [table()], {})
-    library = made.encode([text, "a leaf"])
+    model = saved(tmp_path, lambda folder: [table()], {})
+    library = model.encode([text, "a leaf"])
     assert float(np.abs(loaded(tmp_path).embed_texts([text, "a leaf"]).numpy() - library).max()) <= 1e-7
 
 
@@ -140,8 +140,8 @@ def test_a_pipeline_may_weigh_the_layers(tmp_path: Path) -> None:
         weighted = modules.WeightedLayerPooling(16, num_hidden_layers=2, layer_start=1)
         return [hidden_states(folder), weighted, pooling()]
 
-    made = saved(tmp_path, steps, {})
-    assert float(np.abs(loaded(tmp_path).embed_texts(TEXTS).numpy() - made.encode(TEXTS)).max()) <= 1e-5
+    model = saved(tmp_path, steps, {})
+    assert float(np.abs(loaded(tmp_path).embed_texts(TEXTS).numpy() - model.encode(TEXTS)).max()) <= 1e-5
 
 
 @pytest.mark.parametrize(
@@ -184,8 +184,8 @@ def test_settings_that_change_the_vectors_change_the_revision(tmp_path: Path, fi
 
 def test_half_precision_files_are_computed_in_float32(tmp_path: Path) -> None:
     """Published pipelines are often stored in float16."""
-    made = sentence_transformers.SentenceTransformer(modules=pooled("mean")(tmp_path), device="cpu")
-    made.half().save(str(tmp_path / "pipeline"))
+    model = sentence_transformers.SentenceTransformer(modules=pooled("mean")(tmp_path), device="cpu")
+    model.half().save(str(tmp_path / "pipeline"))
     assert str(loaded(tmp_path).embed_texts(TEXTS).dtype) == "torch.float32"
 
 

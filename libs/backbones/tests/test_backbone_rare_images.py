@@ -48,8 +48,8 @@ def chunk(kind: bytes, body: bytes, *, intact: bool = True) -> bytes:
 
 def png(*extra: bytes, image: Image.Image | None = None) -> bytes:
     """A PNG with chunks behind its header."""
-    whole = encoded(Image.fromarray(PHOTO) if image is None else image)
-    return whole[:33] + b"".join(extra) + whole[33:]
+    content = encoded(Image.fromarray(PHOTO) if image is None else image)
+    return content[:33] + b"".join(extra) + content[33:]
 
 
 def grey_png(bits: int, levels_of_it: list[int], transparent: int) -> bytes:
@@ -155,11 +155,11 @@ def test_a_pngs_broken_metadata_does_not_matter(extra: bytes) -> None:
 @pytest.mark.parametrize("kind", [b"IHDR", b"IDAT", b"IEND"])
 def test_a_wrong_checksum_of_good_pixels_does_not_matter(kind: bytes) -> None:
     """The decompressor finds damage of the pixels itself."""
-    whole = bytearray(png())
-    start = whole.index(kind)
-    (length,) = struct.unpack_from(">I", whole, start - 4)
-    whole[start + 4 + length : start + 8 + length] = bytes(4)
-    assert np.array_equal(levels(bytes(whole)), PHOTO)
+    content = bytearray(png())
+    start = content.index(kind)
+    (length,) = struct.unpack_from(">I", content, start - 4)
+    content[start + 4 + length : start + 8 + length] = bytes(4)
+    assert np.array_equal(levels(bytes(content)), PHOTO)
 
 
 def test_the_orientation_survives_other_broken_metadata() -> None:
@@ -191,8 +191,8 @@ def segment(marker: int, body: bytes) -> bytes:
 @pytest.mark.filterwarnings("ignore:Image appears to be a malformed MPO file:UserWarning")
 def test_a_jpegs_broken_metadata_does_not_matter(extra: bytes) -> None:
     """The pixels are those of the same file without it."""
-    whole = encoded(Image.fromarray(PHOTO), "JPEG", quality=95)
-    assert np.array_equal(levels(whole[:2] + extra + whole[2:]), levels(whole))
+    content = encoded(Image.fromarray(PHOTO), "JPEG", quality=95)
+    assert np.array_equal(levels(content[:2] + extra + content[2:]), levels(content))
 
 
 @pytest.mark.parametrize("kind", ["WEBP", "TIFF"])

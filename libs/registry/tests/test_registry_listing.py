@@ -25,12 +25,14 @@ def load_lite(pretrained: bool = True) -> tuple[Any, int]:
 @pytest.fixture()
 def registry() -> Registry:
     """Five entries in three namespaces."""
-    made = Registry("backbones")
+    backbones = Registry("backbones")
     for name in ("mlp-10", "mlp-2", "Mlp-3"):
-        made(lambda: (abs, 1), name=name, namespace="template")
-    made(load_lite, name="lite0", namespace="image/classification", input=ImageInput(224), num_features=1280, depth=3)
-    made(functools.partial(load_lite), name="vit", namespace="text", providers=["us", "them"], license="MIT")
-    return made
+        backbones(lambda: (abs, 1), name=name, namespace="template")
+    backbones(
+        load_lite, name="lite0", namespace="image/classification", input=ImageInput(224), num_features=1280, depth=3
+    )
+    backbones(functools.partial(load_lite), name="vit", namespace="text", providers=["us", "them"], license="MIT")
+    return backbones
 
 
 def test_keys_come_in_natural_order(registry: Registry) -> None:
@@ -158,7 +160,7 @@ def test_a_description_is_frozen(registry: Registry) -> None:
     ],
 )
 def test_every_input_has_its_kind(registry: Registry, spec: Any, kind: dict[str, Any]) -> None:
-    """A reader in another language tells inputs apart by it."""
+    """Readers in other languages distinguish inputs by it."""
     registry(load_lite, name="x", input=spec)
     assert registry.describe("x").as_dict()["input"] == kind
 

@@ -171,7 +171,7 @@ def test_a_url_is_opened_by_the_resolver_of_its_scheme(registry: Registry, url: 
 
 @pytest.mark.usefixtures("_echo_scheme")
 def test_a_url_is_never_known_to_be_there(registry: Registry) -> None:
-    """Only opening it can tell, so `in` does not claim it."""
+    """Only opening it shows whether it exists, so `in` is False."""
     assert "echo://host" not in registry
 
 
@@ -187,7 +187,7 @@ def test_a_grpc_url_without_its_package_gives_the_install_line(registry: Registr
 
 @pytest.mark.usefixtures("_echo_scheme")
 def test_a_url_of_an_unknown_scheme_says_who_could_open_it(registry: Registry) -> None:
-    """There may be such a package, but we know of none."""
+    """Such a package may exist, but its name is unknown."""
     with pytest.raises(UnknownKeyError, match=r"scheme 's3', which no installed package opens: .* midrib\.resolvers"):
         registry.load("s3://bucket/x")
 

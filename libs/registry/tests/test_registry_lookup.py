@@ -79,7 +79,7 @@ def test_whoever_wants_one_entry_is_told_of_several(registry: Registry, method: 
 
 
 def test_metadata_chooses(registry: Registry) -> None:
-    """Any declared value tells entries apart; namespace=None means the one without."""
+    """Any declared value distinguishes entries; namespace=None means the entry without a namespace."""
     registry(load_a, name="x")
     registry(load_b, name="x", namespace="text", providers=("us", "them"), depth=3)
     assert registry.get("x", namespace=None) is load_a

@@ -25,7 +25,7 @@ KEYS = st.sampled_from(["x", "y", "a/x", "b/x", "b/a/x", "a/y", "b/b/a/x", "a/b/
 
 @dataclass(frozen=True)
 class Loader:
-    """Its number tells registrations apart, after pickling too."""
+    """Its number distinguishes registrations, after pickling too."""
 
     number: int
 
@@ -105,13 +105,13 @@ class RegistryMachine(RuleBasedStateMachine):
     def get(self, key: str, tags: dict[str, Any]) -> None:
         """The left registry answers if it can; all matches, left to right, where not strict."""
         both = self.registries[0] + self.registries[1]
-        found = [matching(rows, key, tags) for rows in self.rows]
-        first = found[0] or found[1]
+        matches = [matching(rows, key, tags) for rows in self.rows]
+        first = matches[0] or matches[1]
         if not first:
             with pytest.raises(UnknownKeyError, match="is not in"):
                 both.get(key, strict=False, **tags)
         else:
-            assert both.get(key, strict=False, **tags) == found[0] + found[1]
+            assert both.get(key, strict=False, **tags) == matches[0] + matches[1]
         if len(first) == 1:
             assert both.get(key, **tags) == first[0]
             assert both.get(key, with_metadata=True, **tags).load() == (abs, first[0].number)
@@ -134,7 +134,7 @@ class RegistryMachine(RuleBasedStateMachine):
 
     @invariant()
     def listings_agree(self) -> None:
-        """len, iteration, available_keys, list and `in` tell the same, in natural order."""
+        """len, iteration, available_keys, list and `in` agree, in natural order."""
         for registry, rows in zip(self.registries, self.rows, strict=True):
             keys = sorted((row.key for row in rows), key=natural)
             assert list(registry) == keys == [entry.key for entry in registry.list()]
@@ -168,6 +168,6 @@ def test_natural_order_is_an_order(orders: tuple[list[str], list[str]]) -> None:
 
 
 @given(st.integers(0, 10**20), st.integers(0, 10**20))
-def test_natural_order_is_that_of_the_numbers(one: int, other: int) -> None:
+def test_natural_order_is_that_of_the_numbers(left: int, right: int) -> None:
     """A number within a key counts as a number."""
-    assert (natural(f"mlp-{one}") < natural(f"mlp-{other}")) == (one < other)
+    assert (natural(f"mlp-{left}") < natural(f"mlp-{right}")) == (left < right)

@@ -67,7 +67,7 @@ def test_a_registrys_copy_is_a_registry_of_its_own(duplicate: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("registry", "key", "found"),
+    ("registry", "key", "expected"),
     [
         pytest.param(REGISTRY, "partial", (["image/decorated", "partial"], 7), id="registry"),
         pytest.param(CATALOGUE, "5", (["5", "7"], 5), id="catalogue"),
@@ -75,11 +75,11 @@ def test_a_registrys_copy_is_a_registry_of_its_own(duplicate: Any) -> None:
     ],
 )
 def test_a_registry_works_in_another_process(
-    registry: AbstractRegistry, key: str, found: tuple[list[str], int]
+    registry: AbstractRegistry, key: str, expected: tuple[list[str], int]
 ) -> None:
     """In a process that shares nothing with this one, it loads the same backbones."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        assert pool.apply(load_from, (registry, key)) == found
+        assert pool.apply(load_from, (registry, key)) == expected
 
 
 def test_what_cannot_be_pickled_is_the_loaders_fault() -> None:

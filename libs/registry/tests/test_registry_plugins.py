@@ -27,9 +27,9 @@ def add(registry):
 @pytest.fixture()
 def registry() -> Registry:
     """A registry with one entry, and with plugins of the group midrib.test."""
-    made = Registry("backbones", plugins="midrib.test")
-    made(abs, name="builtin")
-    return made
+    backbones = Registry("backbones", plugins="midrib.test")
+    backbones(abs, name="builtin")
+    return backbones
 
 
 @pytest.mark.parametrize(
@@ -187,18 +187,18 @@ def test_many_first_look_ups_load_a_plugin_once_and_all_see_it(
     """No thread is answered before the plugins are there."""
     install_package("plug_once", _ADDS.format(name="x"), "plug_once:add")
     start = threading.Barrier(8)
-    seen: list[bool] = []
+    is_listed: list[bool] = []
 
     def look_up() -> None:
         start.wait()
-        seen.append("plugged/x" in registry)
+        is_listed.append("plugged/x" in registry)
 
     threads = [threading.Thread(target=look_up) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert seen == [True] * 8
+    assert is_listed == [True] * 8
     assert registry.plugin_failures == ()
 
 

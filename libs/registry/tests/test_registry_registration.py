@@ -109,7 +109,7 @@ def test_a_duplicate_is_a_value_error(registry: Registry) -> None:
     ],
 )
 def test_one_identity_is_registered_once(registry: Registry, second: dict[str, Any]) -> None:
-    """The key and the free metadata are the identity; descriptions do not tell entries apart."""
+    """The key and the free metadata are the identity; descriptions do not distinguish entries."""
     registry(load_plain, name="x", namespace="a", deprecated_aliases="old")
     with pytest.raises(DuplicateKeyError, match="is already in"):
         registry(load_other, **second)

@@ -64,7 +64,7 @@ def test_a_reading_that_fails_for_a_passing_reason_is_repeated(tls: Tls, caplog:
 
 
 def test_files_that_were_never_readable_are_an_error(tmp_path: Path) -> None:
-    """There is nothing to go on with."""
+    """There is nothing to resume."""
     with pytest.raises(FileNotFoundError, match=r"roots\.pem"):
         CertificateStore().current(Tls(tmp_path / "roots.pem"))
 

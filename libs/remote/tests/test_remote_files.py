@@ -132,7 +132,7 @@ def test_a_column_of_bytes_holds_images(tmp_path: Path) -> None:
 def test_a_kill_while_the_chunks_are_removed_leaves_none(
     tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The output is whole by then, and the next run finds no half of a folder to go on from."""
+    """The output is complete by then, and the next run finds no incomplete folder to resume from."""
     out = tmp_path / "out.npy"
 
     def killed(folder: Path, *, ignore_errors: bool = False) -> None:

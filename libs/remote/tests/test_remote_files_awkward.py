@@ -203,7 +203,7 @@ def test_an_output_below_a_file_is_refused_at_once(tmp_path: Path, out: str) -> 
 
 
 def test_the_list_of_bad_items_of_an_earlier_run_goes(tmp_path: Path) -> None:
-    """It would tell of items that are fine now."""
+    """It would list items that are good now."""
     path, listing = tmp_path / "t.jsonl", tmp_path / "out.npy.bad.jsonl"
     path.write_text('{"text": "a"}\n{"text": null}\n')
     embed_files(Lengths(), [path], tmp_path / "out.npy")

@@ -1,4 +1,4 @@
-"""Buckets by the schemes of S3 and Google Cloud Storage; a file system in memory stands for the stores.
+"""Buckets by the schemes of S3 and Google Cloud Storage; a file system in memory replaces the stores.
 
 Real servers of both protocols are in test_remote_files_s3.py and test_remote_files_gcs.py.
 """

@@ -1,4 +1,4 @@
-"""Inputs and outputs behind URLs: fsspec's memory file system stands for a bucket."""
+"""Inputs and outputs behind URLs: fsspec's memory file system replaces a bucket."""
 
 from __future__ import annotations
 

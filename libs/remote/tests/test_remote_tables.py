@@ -89,7 +89,7 @@ def test_a_field_may_be_a_whole_document(tmp_path: Path) -> None:
 
 
 def test_a_quoted_field_may_have_lines(tmp_path: Path) -> None:
-    """And quotes, doubled; a stray quote is a character."""
+    """It may have doubled quotes too; a stray quote is a character."""
     (tmp_path / "t.csv").write_text('id,text\n1,"a\n""b"""\n2,"two" and more\n')
     assert [item.value for item in read(tmp_path / "t.csv")] == ['a\n"b"', "two and more"]
 
@@ -194,7 +194,7 @@ def test_a_path_that_is_too_long_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_number_of_too_many_digits_is_a_bad_row(tmp_path: Path) -> None:
-    """Its error does not tell the user to change Python's limit."""
+    """Its error does not advise the user to change Python's limit."""
     (tmp_path / "t.jsonl").write_text('{"text": ' + "9" * 5000 + '}\n{"text": "b"}\n')
     assert [item.error for item in read(tmp_path / "t.jsonl")] == [
         "it is not read: it holds a number of more than 4300 digits",

@@ -46,7 +46,7 @@ class RemoteStandIn(nn.Module):
     def __init__(self, served: nn.Module, revision: str = "r" * 64) -> None:
         super().__init__()
         self.revision = revision
-        self._served = [served.eval()]  # in a list: a server's modules are nobody's children
+        self._served = [served.eval()]  # in a list: a module in a server is not a child of another module
         self.calls = 0
         self.asked_for_gradients = 0
 
@@ -85,7 +85,7 @@ def backbone(request: pytest.FixtureRequest) -> tuple[nn.Module, int]:
 
 @pytest.fixture()
 def dataset() -> TensorDataset:
-    """48 rows of three classes that a linear head can tell apart."""
+    """48 rows of three classes that a linear head can separate."""
     generator = torch.Generator().manual_seed(1)
     targets = torch.arange(48) % NUM_CLASSES
     inputs = torch.randn(48, WIDTH_IN, generator=generator)
@@ -129,8 +129,8 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[RemoteStandIn]:
     point = SimpleNamespace(value="conftest:opened", module="conftest", dist=None, load=lambda: opened)
     real = metadata.entry_points
 
-    def entry_points(**wanted: Any) -> Any:
-        return [point] if wanted == {"group": "midrib.resolvers", "name": "standin"} else real(**wanted)
+    def entry_points(**selection: Any) -> Any:
+        return [point] if selection == {"group": "midrib.resolvers", "name": "standin"} else real(**selection)
 
     monkeypatch.setattr(metadata, "entry_points", entry_points)
     return answers

@@ -42,7 +42,7 @@ def test_the_package_exports_exactly_its_public_list() -> None:
 
 
 def test_a_plain_trainer_trains_a_head(backbone: Pair, loader: DataLoader[Any], trainer: MakeTrainer) -> None:
-    """A task is a LightningModule: Trainer.fit is all it takes to tell the classes apart."""
+    """A task is a LightningModule: after Trainer.fit it separates the classes."""
     task = ClassificationTask(backbone, 3, learning_rate=0.05)
     trainer(max_epochs=15).fit(task, loader)
     results = trainer().test(task, loader, verbose=False)
@@ -119,7 +119,7 @@ def test_a_users_own_registry_serves_names() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "error", "message"),
+    ("backbone", "error", "message"),
     [
         pytest.param("template/classification/mlp-12", UnknownKeyError, "mlp-128", id="a near name is suggested"),
         pytest.param(nn.Linear(2, 2), TypeError, r"expected .* a pair \(module, num_features\)", id="module alone"),
@@ -127,10 +127,10 @@ def test_a_users_own_registry_serves_names() -> None:
         pytest.param(3, TypeError, "got 3 of type int", id="a number"),
     ],
 )
-def test_a_wrong_backbone_says_what_is_accepted(given: Any, error: type[Exception], message: str) -> None:
+def test_a_wrong_backbone_says_what_is_accepted(backbone: Any, error: type[Exception], message: str) -> None:
     """Got, expected, do."""
     with pytest.raises(error, match=message):
-        Task(given, num_outputs=1)
+        Task(backbone, num_outputs=1)
 
 
 def test_a_pair_takes_no_backbone_kwargs(local: Pair) -> None:

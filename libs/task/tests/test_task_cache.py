@@ -118,16 +118,16 @@ def test_a_cache_is_invisible(
 ) -> None:
     """For any batches and any shard size, the rows are the backbone's own, and each is asked for once."""
     cache = FeatureCache(tmp_path_factory.mktemp("cache"), shard_rows=shard_rows)
-    asked: list[float] = []
+    computed: list[float] = []
 
     def compute(inputs: Tensor) -> Tensor:
-        asked.extend(inputs[:, 0].tolist())
+        computed.extend(inputs[:, 0].tolist())
         return inputs * 2
 
     for batch in batches:
         inputs = torch.tensor(batch, dtype=torch.float32).unsqueeze(1)
         assert torch.equal(cache.features("rev", inputs, compute), inputs * 2)
-    assert len(asked) == len(set(asked))
+    assert len(computed) == len(set(computed))
 
 
 def test_revisions_do_not_mix(tmp_path: Path) -> None:
@@ -153,10 +153,10 @@ def test_an_empty_batch_has_no_features(tmp_path: Path) -> None:
 
 def test_two_caches_share_a_folder(tmp_path: Path) -> None:
     """One finds the rows that the other has written, even after it looked for them in vain."""
-    one, two, compute = FeatureCache(tmp_path, shard_rows=1), FeatureCache(tmp_path), Counted()
-    two.features("rev", ROWS[:1], compute)
-    one.features("rev", ROWS[1:], compute)
-    two.features("rev", ROWS[1:], compute)
+    writer, reader, compute = FeatureCache(tmp_path, shard_rows=1), FeatureCache(tmp_path), Counted()
+    reader.features("rev", ROWS[:1], compute)
+    writer.features("rev", ROWS[1:], compute)
+    reader.features("rev", ROWS[1:], compute)
     assert compute.rows == [1, 3]
 
 

@@ -63,19 +63,19 @@ def test_a_checkpoint_holds_the_backbones_recipe(task: ClassificationTask, save:
 
 def test_loading_asks_for_no_pretrained_weights(save: Callable[[Task], Path]) -> None:
     """The weights are in the checkpoint; a loader that could fetch some gets pretrained=False."""
-    asked: list[bool] = []
+    requests: list[bool] = []
 
     class Mine(ClassificationTask):
         pass
 
     def load(pretrained: bool = True) -> Pair:
-        asked.append(pretrained)
+        requests.append(pretrained)
         return nn.Linear(8, 4), 4
 
     Mine.backbones(load, name="fetched", input=TensorInput((8,)))
     path = save(Mine("fetched", 2))
     Mine.load_from_checkpoint(path)
-    assert asked == [True, False]
+    assert requests == [True, False]
 
 
 def test_loading_a_remote_task_opens_no_connection(

@@ -83,16 +83,16 @@ def test_train_bn_lets_batch_norms_train_and_nothing_else(
         pytest.param(lambda epoch: epoch, [[], ["4"], ["1", "4"], STATEFUL], id="a function"),
     ],
 )
-@pytest.mark.parametrize("way", ["task", "finetune", "callback"])
+@pytest.mark.parametrize("place", ["task", "finetune", "callback"])
 def test_a_strategy_says_what_trains_in_each_epoch(
-    local: Pair, loader: DataLoader[Any], trainer: MakeTrainer, strategy: Any, expected: list[Any], way: str
+    local: Pair, loader: DataLoader[Any], trainer: MakeTrainer, strategy: Any, expected: list[Any], place: str
 ) -> None:
     """The same, whether it is said to the task, to finetune, or to the Trainer."""
     watch = Watch()
-    at_trainer = [Finetuning(strategy)] * (way == "callback")
-    task = ClassificationTask(local, 3, finetuning=strategy if way == "task" else "freeze")
+    at_trainer = [Finetuning(strategy)] * (place == "callback")
+    task = ClassificationTask(local, 3, finetuning=strategy if place == "task" else "freeze")
     fitting = trainer(max_epochs=4, callbacks=[watch, *at_trainer])
-    task.finetune(fitting, loader, strategy=strategy if way == "finetune" else None)
+    task.finetune(fitting, loader, strategy=strategy if place == "finetune" else None)
     assert watch.seen == expected
 
 

@@ -94,9 +94,9 @@ def test_targets_of_every_form_are_counted_right(targets: object) -> None:
     """A perfect head has accuracy 1 for indices, labels and class probabilities."""
     task = ClassificationTask((nn.Identity(), 3), 3, labels=["a", "b", "c"], head=nn.Identity())
     task.test_step((torch.eye(3) * 10, targets), 0)
-    taken = task.metrics.take("test")
-    assert taken["test_accuracy"] == 1.0
-    assert taken["test_loss"] < 0.8
+    values = task.metrics.take("test")
+    assert values["test_accuracy"] == 1.0
+    assert values["test_loss"] < 0.8
 
 
 def test_soft_targets_of_several_labels_are_counted_from_one_half() -> None:

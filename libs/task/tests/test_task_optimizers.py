@@ -22,8 +22,8 @@ MakeTrainer = Callable[..., Trainer]
 
 
 def optimizer_of(task: ClassificationTask) -> Optimizer:
-    made: Optimizer = task.configure_optimizers()
-    return made
+    optimizer: Optimizer = task.configure_optimizers()
+    return optimizer
 
 
 def scheduler_of(task: ClassificationTask, trainer: Trainer, loader: DataLoader[Any]) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def scheduler_of(task: ClassificationTask, trainer: Trainer, loader: DataLoader[
 
 
 @pytest.mark.parametrize(
-    ("given", "kind", "options"),
+    ("optimizer_like", "kind", "options"),
     [
         pytest.param("sgd", SGD, {"lr": 0.5}, id="name"),
         pytest.param("AdaGrad", Adagrad, {"lr": 0.5}, id="name in any case"),
@@ -47,15 +47,17 @@ def scheduler_of(task: ClassificationTask, trainer: Trainer, loader: DataLoader[
         pytest.param(["sgd", {"momentum": 0.9}], SGD, {"momentum": 0.9}, id="a list, as YAML has it"),
     ],
 )
-def test_an_optimizer_comes_in_many_forms(local: Pair, given: Any, kind: type, options: dict[str, float]) -> None:
+def test_an_optimizer_comes_in_many_forms(
+    local: Pair, optimizer_like: Any, kind: type, options: dict[str, float]
+) -> None:
     """By name, class or callable, with or without arguments; learning_rate fills in the rate."""
-    optimizer = optimizer_of(ClassificationTask(local, 3, optimizer=given, learning_rate=0.5))
+    optimizer = optimizer_of(ClassificationTask(local, 3, optimizer=optimizer_like, learning_rate=0.5))
     assert type(optimizer) is kind
     assert {name: optimizer.defaults[name] for name in options} == options
 
 
 @pytest.mark.parametrize(
-    ("given", "error", "message"),
+    ("optimizer_like", "error", "message"),
     [
         pytest.param("adamm", UnknownKeyError, "adam", id="unknown name"),
         pytest.param(3, TypeError, "optimizer got 3 of type int, expected a name", id="a number"),
@@ -68,10 +70,12 @@ def test_an_optimizer_comes_in_many_forms(local: Pair, given: Any, kind: type, o
         ),
     ],
 )
-def test_a_wrong_optimizer_says_what_is_accepted(local: Pair, given: Any, error: type[Exception], message: str) -> None:
+def test_a_wrong_optimizer_says_what_is_accepted(
+    local: Pair, optimizer_like: Any, error: type[Exception], message: str
+) -> None:
     """Got, expected, do."""
     with pytest.raises(error, match=message):
-        optimizer_of(ClassificationTask(local, 3, optimizer=given))
+        optimizer_of(ClassificationTask(local, 3, optimizer=optimizer_like))
 
 
 def test_the_users_dictionaries_stay_as_they_were(local: Pair, loader: DataLoader[Any], trainer: MakeTrainer) -> None:
@@ -97,7 +101,7 @@ def test_the_backbone_may_have_a_rate_of_its_own(local: Pair) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "kind", "interval"),
+    ("scheduler_like", "kind", "interval"),
     [
         pytest.param(("StepLR", {"step_size": 1}), StepLR, "epoch", id="name and arguments"),
         pytest.param((StepLR, {"step_size": 1}, {"interval": "step"}), StepLR, "step", id="with a lightning_config"),
@@ -110,13 +114,15 @@ def test_the_backbone_may_have_a_rate_of_its_own(local: Pair) -> None:
     ],
 )
 def test_a_scheduler_comes_in_many_forms(
-    local: Pair, loader: DataLoader[Any], trainer: MakeTrainer, given: Any, kind: type | None, interval: str
+    local: Pair, loader: DataLoader[Any], trainer: MakeTrainer, scheduler_like: Any, kind: type | None, interval: str
 ) -> None:
     """The training's length is filled in for schedulers that need it."""
-    task = ClassificationTask(local, 3, optimizer=("sgd", {"momentum": 0.9}), learning_rate=0.1, lr_scheduler=given)
-    made = scheduler_of(task, trainer(), loader)
-    assert made["interval"] == interval
-    assert kind is None or type(made["scheduler"]) is kind
+    task = ClassificationTask(
+        local, 3, optimizer=("sgd", {"momentum": 0.9}), learning_rate=0.1, lr_scheduler=scheduler_like
+    )
+    scheduler = scheduler_of(task, trainer(), loader)
+    assert scheduler["interval"] == interval
+    assert kind is None or type(scheduler["scheduler"]) is kind
 
 
 def test_a_scheduler_is_told_the_number_of_steps(local: Pair, loader: DataLoader[Any], trainer: MakeTrainer) -> None:
@@ -144,7 +150,7 @@ def test_a_warm_up_may_be_a_share_of_the_training(local: Pair, loader: DataLoade
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("scheduler_like", "message"),
     [
         pytest.param(("steplr", {}, {}, {}), r"or \(name or callable, kwargs, lightning_config\)", id="four parts"),
         pytest.param(lambda optimizer: None, "made NoneType, expected an LRScheduler", id="makes nothing"),
@@ -152,11 +158,11 @@ def test_a_warm_up_may_be_a_share_of_the_training(local: Pair, loader: DataLoade
     ],
 )
 def test_a_wrong_scheduler_says_what_is_accepted(
-    local: Pair, loader: DataLoader[Any], trainer: MakeTrainer, given: Any, message: str
+    local: Pair, loader: DataLoader[Any], trainer: MakeTrainer, scheduler_like: Any, message: str
 ) -> None:
     """Got, expected, do."""
     with pytest.raises(TypeError, match=message):
-        trainer().fit(ClassificationTask(local, 3, lr_scheduler=given), loader)
+        trainer().fit(ClassificationTask(local, 3, lr_scheduler=scheduler_like), loader)
 
 
 @pytest.mark.parametrize("part", ["optimizer", "lr_scheduler"])
@@ -169,8 +175,8 @@ def test_an_unknown_name_fails_at_construction(local: Pair, part: str) -> None:
 
 def test_a_scheduler_that_needs_no_length_needs_no_trainer(local: Pair) -> None:
     """configure_optimizers works outside of a fit."""
-    made: Any = ClassificationTask(local, 3, lr_scheduler=("steplr", {"step_size": 1})).configure_optimizers()
-    assert isinstance(made["lr_scheduler"]["scheduler"], StepLR)
+    configured: Any = ClassificationTask(local, 3, lr_scheduler=("steplr", {"step_size": 1})).configure_optimizers()
+    assert isinstance(configured["lr_scheduler"]["scheduler"], StepLR)
 
 
 def test_a_scheduler_recipe_may_return_lightnings_dictionary(

@@ -78,7 +78,7 @@ def test_predicting_leaves_the_task_in_its_mode(backbone: Pair) -> None:
     "options", [pytest.param({"shuffle": True}, id="shuffle"), pytest.param({"drop_last": True}, id="drop_last")]
 )
 def test_a_loader_that_loses_the_order_is_refused(backbone: Pair, options: dict[str, Any]) -> None:
-    """Nobody could tell which row is whose."""
+    """The rows could not be assigned to items."""
     loader = DataLoader(TensorDataset(torch.randn(4, 8)), batch_size=3, **options)
     with pytest.raises(ValueError, match="make it with shuffle=False, drop_last=False"):
         ClassificationTask(backbone, 3).embed(loader)

@@ -38,10 +38,10 @@ def ranks(strategy: str, folder: Path) -> list[dict[str, Any]]:
 
 def test_two_ranks_share_what_was_unfrozen_on_the_way(tmp_path: Path) -> None:
     """After unfreezing, the backbone's gradients are averaged over ranks as the head's are."""
-    one, two = ranks("freeze_unfreeze", tmp_path)
-    assert one["weights"] == two["weights"]
-    assert one["losses"] == pytest.approx(two["losses"])
-    torch.testing.assert_close(torch.tensor(one["weights"]), in_one_process(), rtol=1e-4, atol=1e-5)
+    first, second = ranks("freeze_unfreeze", tmp_path)
+    assert first["weights"] == second["weights"]
+    assert first["losses"] == pytest.approx(second["losses"])
+    torch.testing.assert_close(torch.tensor(first["weights"]), in_one_process(), rtol=1e-4, atol=1e-5)
 
 
 def in_one_process() -> torch.Tensor:
@@ -66,16 +66,16 @@ def in_one_process() -> torch.Tensor:
 
 def test_each_rank_is_a_client_of_its_own(tmp_path: Path) -> None:
     """Over a remote backbone both ranks train the same head, each asking for its own rows."""
-    one, two = ranks("remote", tmp_path)
-    assert one["weights"] == two["weights"]
-    assert (one["calls"], two["calls"]) == (26, 26)
+    first, second = ranks("remote", tmp_path)
+    assert first["weights"] == second["weights"]
+    assert (first["calls"], second["calls"]) == (26, 26)
 
 
 def test_ranks_share_one_cache(tmp_path: Path) -> None:
     """Each rank computes its rows of the first epoch; rows of later epochs may be in the other rank's cache."""
-    one, two = ranks("cached", tmp_path)
-    assert one["weights"] == two["weights"]
-    assert (one["calls"], two["calls"]) == (4, 4)
+    first, second = ranks("cached", tmp_path)
+    assert first["weights"] == second["weights"]
+    assert (first["calls"], second["calls"]) == (4, 4)
 
 
 def test_fast_dev_run_goes_once_through_everything(

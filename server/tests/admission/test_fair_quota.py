@@ -35,7 +35,7 @@ def test_one_flow_alone_reaches_the_limit() -> None:
 
 
 def test_another_flow_finds_room_beside_it() -> None:
-    """Also if requests of the first one wait."""
+    """The room is there even while requests of the first flow wait."""
     quota = FairQuota(LIMIT)
     fill(quota, "bulk")
     quota.share("interactive").acquire_nowait(5)
@@ -84,7 +84,7 @@ async def test_requests_of_one_flow_are_admitted_in_order() -> None:
 
 
 async def test_a_request_that_leaves_lets_the_next_one_in() -> None:
-    """Whether it waited, or was admitted a moment ago."""
+    """A reservation that is cancelled holds nothing, whether it waited or was just admitted."""
     quota = FairQuota(LIMIT)
     share = fill(quota, "bulk")
     large, small = (asyncio.create_task(share.acquire(amount)) for amount in (100, 1))
@@ -113,9 +113,9 @@ async def serve(requests: list[tuple[int, int]]) -> None:
 
     async def request(flow: int, amount: int) -> int:
         share = quota.share(flow)
-        async with AsyncExitStack() as held:
+        async with AsyncExitStack() as cleanup:
             await share.acquire(amount)
-            held.callback(share.release, amount)
+            cleanup.callback(share.release, amount)
             assert quota.held <= max(LIMIT + LIMIT // 16, amount)
             await asyncio.sleep(0)
         return amount

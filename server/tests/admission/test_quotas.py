@@ -37,14 +37,14 @@ async def test_waiters_come_in_order() -> None:
 
 
 async def test_what_is_larger_than_the_limit_goes_alone() -> None:
-    """Else it would wait for ever."""
+    """Otherwise it would wait forever."""
     quota = Quota(10)
     await asyncio.wait_for(quota.acquire(25), 1)
     assert quota.held == 25
 
 
 async def test_a_waiter_who_leaves_gives_its_bytes_back() -> None:
-    """Whether it left before its turn or at it."""
+    """It makes no difference whether it leaves before its turn or at it."""
     quota = Quota(10)
     quota.acquire_nowait(10)
     before, at_turn = (asyncio.create_task(quota.acquire(4)) for _ in range(2))

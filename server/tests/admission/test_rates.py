@@ -31,7 +31,7 @@ class Clock:
 
 
 def test_a_rate_saves_up_one_second() -> None:
-    """Not more: a pause of ten seconds does not allow ten times the rate afterwards."""
+    """A pause of ten seconds does not allow ten times the rate afterwards."""
     clock = Clock()
     rate = Rate(10, what="requests", clock=clock)
     clock.now = 10
@@ -119,10 +119,10 @@ def test_a_call_that_the_quotas_refuse_uses_nothing_of_the_rate(tmp_path: Path, 
     with serving("words", registry=test_registry, http_port=0, tokens=path, max_in_flight_bytes=100_000) as running:
         # Room for the body, but not for the decoded item and its answer.
         quota = running.server.embedder.in_flight
-        others = quota.share("others")
-        running.run(others.acquire(quota.room - 50))
+        other_share = quota.share("others")
+        running.run(other_share.acquire(quota.room - 50))
         refused = Answer(running.server.http_address, body, headers=authorized)
-        others.release(quota.room - 50)
+        other_share.release(quota.room - 50)
         second = Answer(running.server.http_address, body, headers=authorized)
     assert (refused.status, second.status) == (429, 200), refused.json
     assert "bytes are in flight" in refused.json["error"]["message"]

@@ -102,7 +102,7 @@ def test_no_service_answers_without_a_token(opened: grpc.Channel) -> None:
 def test_health_is_public_unless_it_is_not(
     opened: grpc.Channel, tenants: Tenants, test_registry: AbstractRegistry
 ) -> None:
-    """A load balancer has no token; who wants it closed says so."""
+    """A load balancer has no token; `public_health = false` closes it."""
     sent = health_pb2.HealthCheckRequest()
     stub: Any = health_pb2_grpc.HealthStub(opened)
     assert stub.Check(sent, timeout=10).status == health_pb2.HealthCheckResponse.SERVING
@@ -121,7 +121,7 @@ def test_health_is_public_unless_it_is_not(
     ids=["nothing", "empty", "other scheme", "unknown", "long"],
 )
 def test_a_wrong_token_is_refused(opened: grpc.Channel, header: str) -> None:
-    """Whatever is wrong with it, nothing of it comes back."""
+    """No error repeats any part of a wrong token."""
     stub: Any = embedding_pb2_grpc.EmbeddingServiceStub(opened)
     with pytest.raises(grpc.RpcError, match="token") as caught:
         stub.Embed(EMBED, timeout=10, metadata=[("authorization", header)])
@@ -145,7 +145,7 @@ def test_a_scope_allows_its_calls_and_no_others(opened: grpc.Channel, tenants: T
 
 
 def test_loading_sits_on_an_address_of_its_own(guarded: RunningServer, opened: grpc.Channel, tenants: Tenants) -> None:
-    """Even an admin loads nothing on the main port; and the admin port wants the token too."""
+    """Even an admin loads nothing on the main port, and the admin port requires the token too."""
     seed = {"seed": backbone_pb2.Argument(int_value=5)}
     sent = backbone_pb2.LoadBackboneRequest(name="linear", arguments=seed, replace=True)
     main_port: Any = backbone_pb2_grpc.BackboneServiceStub(opened)
@@ -160,7 +160,7 @@ def test_loading_sits_on_an_address_of_its_own(guarded: RunningServer, opened: g
 
 
 def test_tokens_are_rotated_by_a_reload(guarded: RunningServer, opened: grpc.Channel, tenants: Tenants) -> None:
-    """The old one is refused, the new one is taken."""
+    """The old one is refused, the new one is accepted."""
     renewed, entry = new_token("trainer", [Scope.EMBED])
     tenants.path.write_text(entry)
     guarded.server.reload()
@@ -177,7 +177,7 @@ def test_half_a_token_file_changes_nothing(
     caplog: pytest.LogCaptureFixture,
     kept: int,
 ) -> None:
-    """It is logged, and who had a token has it still."""
+    """The error is logged, and the present tokens stay valid."""
     tenants.path.write_text(tenants.path.read_text()[:kept])
     guarded.server.reload()
     assert "the present tokens stay in force" in caplog.text
@@ -187,7 +187,7 @@ def test_half_a_token_file_changes_nothing(
 def test_a_withdrawn_token_ends_its_open_streams(
     guarded: RunningServer, opened: grpc.Channel, tenants: Tenants
 ) -> None:
-    """At their next item."""
+    """They end at their next item."""
     messages = queue.SimpleQueue[embedding_pb2.EmbedStreamRequest]()
     stub: Any = embedding_pb2_grpc.EmbeddingServiceStub(opened)
     stream = stub.EmbedStream(iter(messages.get, None), timeout=20, metadata=bearer(tenants.trainer))
@@ -234,14 +234,14 @@ def test_one_tenant_cannot_take_anothers_room(opened: grpc.Channel, tenants: Ten
 
 
 def test_a_token_is_stored_as_its_hash_only(tenants: Tenants) -> None:
-    """Whoever reads the file cannot call."""
+    """The file has only hashes, so that nobody can call with its content."""
     assert all(secret not in tenants.path.read_text() for secret in (tenants.reader, tenants.trainer, tenants.admin))
 
 
 def test_a_token_is_compared_with_every_hash_in_constant_time(
     tenants: Tenants, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither how much of it is right nor whose it is shows in the time taken."""
+    """The time of the check depends neither on the right part of a token nor on its holder."""
     compared: list[str] = []
 
     def compare_digest(token_digest: str, digest: str) -> bool:
@@ -277,7 +277,7 @@ def test_the_command_makes_a_token_that_works(
 def test_secrets_are_not_in_the_printed_config(
     tenants: Tenants, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Only where they lie."""
+    """The printed settings have only the paths of the secrets."""
     monkeypatch.setenv("MIDRIB_TOKENS", str(tenants.path))
     monkeypatch.setattr(sys, "argv", ["midrib", "serve", "mlp-128", "--print-config"])
     with pytest.raises(SystemExit, match="0"):

@@ -79,7 +79,7 @@ def tls_only(certificates: Certificates) -> dict[str, Any]:
 def test_tls_answers_whoever_trusts_its_certificate(
     certificates: Certificates, test_registry: AbstractRegistry
 ) -> None:
-    """And no client without a certificate."""
+    """A client without a certificate is refused too."""
     with serving("linear", registry=test_registry, **tls_only(certificates)) as running:
         with certificates.channel(running.address) as trusting:
             assert embed(trusting) == [1, 3]
@@ -124,7 +124,7 @@ class BothPorts:
         self._certificates = certificates
 
     def answers(self, client_certificate: trustme.LeafCert | None = None) -> list[bool]:
-        """Whether a client that trusts the authority of now, and shows its own certificate, is served."""
+        """Return whether a client that trusts the present authority, and shows a certificate, is served."""
         return [self._by_grpc(client_certificate), self._by_http(client_certificate)]
 
     def _by_grpc(self, client_certificate: trustme.LeafCert | None) -> bool:
@@ -185,7 +185,7 @@ SPOILT = [
 def test_a_certificate_stays_until_there_is_a_good_one(
     encrypted: BothPorts, certificates: Certificates, caplog: pytest.LogCaptureFixture, spoil: Any
 ) -> None:
-    """Wrong files are logged, once a port and not at every handshake; whole ones are taken over thereafter."""
+    """Wrong files are logged once per port, not at every handshake; correct files are used afterwards."""
     spoil(certificates.files)
     assert [encrypted.answers(), encrypted.answers()] == [[True, True]] * 2
     logged = [record.message for record in caplog.records if record.name == "midrib.server._admission.tls"]

@@ -90,7 +90,7 @@ def test_a_slow_backbone_is_measured_once(other: float, chosen: str) -> None:
 
 @pytest.mark.parametrize("seconds", [0.1, 0.5, 2.0, 5.0])
 def test_measuring_takes_at_most_three_times_its_time(seconds: float) -> None:
-    """And one trial of each candidate before it."""
+    """One trial of each candidate is measured in addition."""
     machine = Machine({"a": 0.1, "b": 0.08})
     machine.choose(seconds=seconds)
     assert machine.now <= 3 * seconds + 0.18

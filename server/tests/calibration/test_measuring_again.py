@@ -171,7 +171,7 @@ def test_a_plan_that_must_not_change_is_not_said_to_be_disturbed(
 
 
 def test_a_plan_measured_on_a_busy_machine_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the words that `midrib serve`, `midrib status` and the metrics show."""
+    """The text of the plan, which `midrib serve`, `midrib status` and the metrics show, has the words."""
     monkeypatch.setattr(OtherLoad, "busy", lambda _self: True)
     measured = measured_setup(0.01, [1]).worker_plan
     assert measured is not None

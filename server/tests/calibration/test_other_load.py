@@ -37,7 +37,7 @@ def stat(tmp_path: Path) -> Path:
     ],
 )
 def test_the_time_of_other_processes_counts(stat: Path, used_s: int, own_s: int, share: float, busy: bool) -> None:
-    """Of ten seconds of the processor, without those of this process."""
+    """The share is of ten seconds of the processor, without those of this process."""
     process_s = iter([50.0, *[50.0 + own_s] * 2])
     other_load = OtherLoad(stat, own_s=lambda: next(process_s))
     stat.write_text(

@@ -136,7 +136,7 @@ def test_a_pass_of_one_row_is_not_split(measured: Measured) -> None:
 def test_the_number_of_parallel_passes_is_measured(
     measured: Measured, each_s: float, candidates: list[tuple[int, ...]]
 ) -> None:
-    """Of those numbers that the threads allow."""
+    """The candidates are the numbers that the threads allow."""
     passes_of(Timed(each_s)).choose_width(4)
     assert measured == candidates
 

@@ -86,12 +86,12 @@ def test_the_items_of_one_backbone_hold_a_few_of_its_largest_at_most(
 
     async def steps() -> int:
         quota = embedder.quota_of(embedder.catalogue.entry("gate").ready())
-        others = quota.share("others")
-        others.acquire_nowait(quota.room)
+        other_share = quota.share("others")
+        other_share.acquire_nowait(quota.room)
         try:
             await embedder.open(OPEN, CALLER).accept(ROWS)
         finally:
-            others.release(quota.room)
+            other_share.release(quota.room)
         return quota.limit
 
     with pytest.raises(OverloadedError, match=r"bytes of backbone '.*gate' are in flight"):
@@ -134,11 +134,11 @@ def test_a_call_without_room_is_refused_at_once(server: RunningServer, embedder:
         call = embedder.open(OPEN, CALLER)
         await call.accept(ROWS, StreamQuota(Quota(8), Quota(2**20)))
 
-    room, others = embedder.in_flight.room, embedder.in_flight.share("others")
-    others.acquire_nowait(room)
+    room, other_share = embedder.in_flight.room, embedder.in_flight.share("others")
+    other_share.acquire_nowait(room)
     with pytest.raises(OverloadedError, match=f"{room} bytes are in flight and {ITEM_BYTES} more"):
         server.run(steps(), timeout=20)
-    others.release(room)
+    other_share.release(room)
     assert embedder.in_flight.held == 0
 
 

@@ -67,7 +67,7 @@ def test_rows_of_one_shape_are_warmed_up_to_the_largest_batch() -> None:
 
 
 def test_warming_up_has_its_time() -> None:
-    """None is none: the server is ready at once."""
+    """With 0 seconds nothing is warmed up, and the server is ready at once."""
     assert warm_up(Forward(Seen(), TensorInput((2,))), LIMITS, 0.0) == 0
 
 
@@ -108,7 +108,7 @@ def test_a_module_whose_rows_depend_on_their_company_is_not_served(module: nn.Mo
 
 
 def test_strict_makes_such_a_module_servable() -> None:
-    """Every row goes alone, so it has no company."""
+    """Every row is computed alone, so no other row can change it."""
     assert setup(Centred(), strict=True).prepare().depth == 2
 
 
@@ -136,7 +136,7 @@ def test_a_compiled_module_gives_the_rows_of_the_plain_one() -> None:
 
 
 def test_a_compile_backend_that_does_not_exist_is_said() -> None:
-    """At load, with those that do."""
+    """The load fails, and the error names the backends that exist."""
     with pytest.raises(Exception, match="(?i)invalid backend.*nonsense"):
         setup(nn.Linear(2, 2), compile="nonsense").prepare()
 
@@ -145,6 +145,6 @@ def test_replicas_of_one_device_share_the_weights(test_registry: Registry) -> No
     """Two threads, one module; both answer."""
     with serving({"name": "linear", "replicas": 2}, registry=test_registry) as running:
         served = running.server.catalogue.entry("linear").ready().served
-        compute_factories = served._compute_factories  # whose module it is shows nowhere else
+        compute_factories = served._compute_factories  # no other attribute shows the module
         assert len(compute_factories) == 2
-        assert compute_factories[0].__self__ is compute_factories[1].__self__  # type: ignore[attr-defined] # a seat's own method
+        assert compute_factories[0].__self__ is compute_factories[1].__self__  # type: ignore[attr-defined] # of `DeviceSetup`

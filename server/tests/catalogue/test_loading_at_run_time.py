@@ -114,7 +114,7 @@ def test_an_argument_that_is_not_plain_is_refused(
 
 
 def test_a_missing_argument_is_named() -> None:
-    """The error is the caller's to act on, so it is not hidden in the log."""
+    """The caller must act on the error, so it is not hidden in the log."""
     registry = Registry("required")
 
     @registry(name="sized", namespace="test/embedding", input=TensorInput((2,)))
@@ -145,7 +145,7 @@ def test_a_name_of_a_whole_catalogue_is_refused() -> None:
 
 
 def test_an_unregistered_name_is_not_found(stubs: tuple[Any, Any]) -> None:
-    """The registry's own near names come along."""
+    """The error has the registry's nearest names."""
     with pytest.raises(grpc.RpcError, match="linear") as caught:
         stubs[0].LoadBackbone(backbone_pb2.LoadBackboneRequest(name="liner"), timeout=10)
     assert caught.value.code() is Code.NOT_FOUND
@@ -255,7 +255,7 @@ def names(stub: Any) -> list[str]:
 
 
 def test_an_idle_backbone_leaves_for_one_that_needs_its_room(small: Any, test_registry: Registry) -> None:
-    """And the answer names it."""
+    """The answer names the unloaded backbone."""
     with test_registry.temporary():
         test_registry(load_second, name="second", namespace="test/embedding", input=TensorInput((2,)))
         small.LoadBackbone(load(), timeout=20)

@@ -58,7 +58,7 @@ async def state_after_cancelled_load(running: RunningServer) -> State:
 
 
 def test_a_load_whose_caller_leaves_ends_ready(admin: RunningServer) -> None:
-    """It used to be LOADING for ever."""
+    """The load ends without its caller, and does not stay LOADING."""
     assert admin.run(state_after_cancelled_load(admin)) is State.READY
 
 
@@ -74,7 +74,7 @@ async def state_after_load_during_unload(running: RunningServer) -> State:
 
 
 def test_a_load_during_an_unload_is_served(admin: RunningServer) -> None:
-    """It used to say READY and was not found afterwards."""
+    """The load waits for the unload, and serves afterwards."""
     assert admin.run(state_after_load_during_unload(admin)) is State.READY
 
 

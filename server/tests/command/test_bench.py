@@ -53,7 +53,7 @@ def test_the_table_has_a_line_for_each_concurrency(
 def test_a_plan_turns_the_measured_rate_into_replicas_and_cost(
     server: RunningServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of the best rate that was measured, 70 % are used."""
+    """A replica is planned at 70 % of the best measured rate."""
     options = ("--concurrency", "1", "--plan", "1000000", "--cost-per-hour", "2", "--json")
     status, output = bench(monkeypatch, capsys, server.url("test/embedding/linear"), *options)
     result = json.loads(output.out)
@@ -74,7 +74,7 @@ def test_a_plan_is_a_line_below_the_table(
 
 
 def test_a_cost_without_a_plan_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """It would be ignored."""
+    """Otherwise the option would be ignored."""
     status, output = bench(monkeypatch, capsys, MLP, "--cost-per-hour", "2")
     assert (status, "--cost-per-hour needs --plan" in output.err) == (2, True)
 

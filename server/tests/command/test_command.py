@@ -69,7 +69,7 @@ def load_freeze_count():
 
 
 def test_loaded_modules_are_not_collected_again(serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Visiting all objects of torch and of the backbones stopped the event loop for 300 ms, again and again."""
+    """Visiting all objects of torch and of the backbones stopped the event loop for 300 ms repeatedly."""
     (tmp_path / "counting_backbones.py").write_text(FREEZE_COUNT)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
     process = serve("freeze-count", "--import", "counting_backbones")

@@ -58,7 +58,7 @@ def test_doctor_tells_slow_from_refused(midrib: Any) -> None:
     [(True, "MB/s through shared memory"), (False, "shared memory is not used: the server offers none")],
 )
 def test_doctor_says_whether_memory_is_shared(midrib: Any, shared_memory: bool, words: str) -> None:
-    """Neither is a failure."""
+    """Neither answer is a failure."""
     with serving({"name": "mlp-128", "arguments": {"num_features": 784}}, shared_memory=shared_memory) as server:
         done = midrib("doctor", server.url("template/classification/mlp-128"))
     assert (done.returncode, words in done.stdout) == (0, True)

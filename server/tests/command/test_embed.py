@@ -68,7 +68,7 @@ def test_an_array_of_another_shape_is_a_bad_item(midrib: Any, tmp_path: Path) ->
 
 
 def test_embed_through_a_server_gives_the_servers_rows(midrib: Any, tmp_path: Path) -> None:
-    """The same command, another backbone string."""
+    """Only the backbone in the command differs."""
     rows, out = tmp_path / "rows.npy", tmp_path / "embeddings.npy"
     np.save(rows, np.ones((3, 4), np.float32))
     with serving({"name": "mlp-128", "arguments": {"num_features": 4}}) as server, Client(server.address) as client:

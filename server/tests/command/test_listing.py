@@ -32,7 +32,7 @@ def test_list_takes_wildcards_and_exclusions(midrib: Any) -> None:
 
 
 def test_list_shows_the_backbones_of_a_server(midrib: Any, server: RunningServer) -> None:
-    """In the same form as those of this process."""
+    """The listing has the same form as that of this process."""
     listed = midrib("list", "*linear", "--server", f"grpc://{server.address}", "--json")
     assert [entry["num_features"] for entry in json.loads(listed.stdout)] == [3]
 
@@ -50,18 +50,18 @@ def test_list_shows_the_backbones_of_a_server(midrib: Any, server: RunningServer
     ],
 )
 def test_list_of_nothing_fails_and_says_so(midrib: Any, pattern: str, message: str) -> None:
-    """An empty table would not tell whether the command worked; a script sees the exit status."""
+    """An empty table would not show whether the command worked; a script sees the exit status."""
     done = midrib("list", pattern)
     assert (done.returncode, done.stdout, message in done.stderr) == (1, "", True)
 
 
 def test_list_of_nothing_is_an_empty_list_of_json(midrib: Any) -> None:
-    """A program reads it as any other answer."""
+    """A program reads it like any other answer."""
     assert json.loads(midrib("list", "no-such-*", "--json").stdout) == []
 
 
 def test_list_of_a_server_without_backbones_says_so(midrib: Any) -> None:
-    """It is not the pattern that is wrong."""
+    """The error does not blame the pattern."""
     with serving(admin=True) as server:
         done = midrib("list", "--server", f"grpc://{server.address}")
     assert (done.returncode, "has no backbones" in done.stderr) == (1, True)
@@ -140,7 +140,7 @@ def my_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @pytest.mark.parametrize("columns", ["60", "100", "140"])
 def test_names_are_never_cut(midrib: Any, my_module: str, monkeypatch: pytest.MonkeyPatch, columns: str) -> None:
-    """In a terminal of any width: the other columns are wrapped, or go on the next line."""
+    """In a terminal of any width: the other columns are wrapped, or are on the next line."""
     monkeypatch.setenv("COLUMNS", columns)
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     listed = midrib("list", "*longer-than*", "mlp-128", "--import", my_module)
@@ -180,13 +180,13 @@ def test_a_module_that_cannot_be_imported_is_one_sentence(
     ],
 )
 def test_describe_shows_the_tensors_that_a_backbone_takes(midrib: Any, name: str, words: str) -> None:
-    """In place of images and texts, with pixels."""
+    """It shows those that replace images and texts, pixels included."""
     assert words in midrib("describe", name).stdout
 
 
 @pytest.mark.parametrize("form", ["url", "option"])
 def test_describe_shows_a_backbone_of_a_server(midrib: Any, server: RunningServer, form: str) -> None:
-    """By its URL, or by --server."""
+    """The server is named by the URL, or by --server."""
     arguments = [server.url("test/embedding/linear")]
     if form == "option":
         arguments = ["test/embedding/linear", "--server", f"grpc://{server.address}"]

@@ -36,7 +36,7 @@ async def returns_at(process: Process, watch: MemoryWatch, mebibytes: int) -> bo
 
 
 async def test_freed_memory_is_returned_while_the_process_has_grown() -> None:
-    """By more than 16 MiB, until the growth is below 8 MiB."""
+    """This begins at a growth of 16 MiB, and ends when the growth is below 8 MiB."""
     process = Process(100)
     with closing(MemoryWatch(process.resident)) as watch:
         decisions = [await returns_at(process, watch, size) for size in (110, 120, 110, 105, 110)]

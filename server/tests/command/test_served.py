@@ -59,7 +59,7 @@ def test_what_cannot_be_loaded_is_one_sentence(
 @pytest.mark.parametrize("command", [["serve"], ["bench", "--seconds", "0.1"]], ids=["serve", "bench"])
 @pytest.mark.parametrize("name", ["mlp-128?num_features=4&typo=1", "mlp-128?=4"], ids=["misspelt", "without a name"])
 def test_wrong_arguments_are_one_sentence_from_every_process(command: list[str], name: str) -> None:
-    """Also from the log of the server and of its workers."""
+    """The logs of the server and of its workers have one sentence too."""
     started = [sys.executable, "-m", "midrib.server.cli", command[0], name, *command[1:]]
     done = subprocess.run(started, capture_output=True, text=True, timeout=120)
     assert (done.returncode, "Traceback" in done.stderr) == (1, False)

@@ -18,7 +18,7 @@ DOCTOR = [*COMMAND, "doctor", "grpc://127.0.0.1:9/a/b"]
     [pytest.param({"NO_COLOR": "1"}, False, id="NO_COLOR"), pytest.param({"NO_COLOR": ""}, True, id="default")],
 )
 def test_colours_may_be_turned_off(environment: dict[str, str], colours: bool) -> None:
-    """By the usual variable; an empty one says nothing."""
+    """The usual variable switches them off; an empty one has no effect."""
     controller, terminal = pty.openpty()
     subprocess.run(DOCTOR, stdout=terminal, env={**os.environ, **environment}, timeout=60, check=False)
     os.close(terminal)

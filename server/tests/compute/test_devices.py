@@ -53,7 +53,7 @@ def rows_of(count: int) -> np.ndarray:
 @settings(deadline=None)
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=6), st.integers(1, 10))
 def test_the_rows_are_those_of_a_whole_batch(items: list[int], micro_batch: int) -> None:
-    """Also if an item is divided between two micro-batches."""
+    """An item may be divided between two micro-batches."""
     module, batch = Passes(), [(rows_of(count),) for count in items]
     expected, rows = in_micro_batches(module, None)(batch), in_micro_batches(module, 2 * micro_batch)(batch)
     assert [rows.shape for rows in rows] == [(count, WIDTH) for count in items]

@@ -59,7 +59,7 @@ def test_the_rows_of_a_module_that_returns_its_input_are_copied() -> None:
 
 
 def test_texts_of_unequal_length_are_padded_with_zeros() -> None:
-    """Even if a longer batch has just used the buffer."""
+    """The padding is 0 even if a longer batch has just used the buffer."""
     run = forward(CountTokens(), TextInput(8))
     run([(np.full((4, 8), 7),)])
     assert [rows.tolist() for rows in run([(np.array([[5, 5]]),), (np.array([[5, 5, 5, 0]]),)])] == [[[2.0]], [[3.0]]]

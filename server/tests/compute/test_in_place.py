@@ -96,7 +96,7 @@ def test_rows_of_a_module_that_returns_its_input_are_copied() -> None:
 
 
 def test_a_module_that_writes_to_its_input_gets_copies() -> None:
-    """From the second batch on: a batch may be computed again, after a worker has died."""
+    """This applies from the second batch on, because a batch may be computed again after a worker has died."""
     forward = Forward(DoubleItsInput(), PAIRS)
     rows = shared(ones(1, 2))
     answers = [forward([(rows,)])[0].tolist() for _ in range(3)]

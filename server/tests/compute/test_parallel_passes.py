@@ -68,7 +68,7 @@ def rows_of(count: int) -> np.ndarray:
 @settings(deadline=None)
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=6), st.integers(1, 4), st.integers(1, 10))
 def test_the_rows_are_those_of_a_whole_batch(items: list[int], width: int, micro_batch: int) -> None:
-    """In their order, whichever thread computed them."""
+    """The rows are in order, whichever thread computed them."""
     module, batch = Passes(), [(rows_of(count),) for count in items]
     expected = Forward(module, PAIR, ComputeConfig(dtype="float64"))(batch)
     rows = parallel(module, width, rows=micro_batch)(batch)

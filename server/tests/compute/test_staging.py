@@ -25,7 +25,7 @@ def test_a_buffer_is_used_again() -> None:
 
 
 def test_rows_of_unequal_length_are_padded_with_zeros() -> None:
-    """Also if the buffer held a larger batch before."""
+    """The padding is 0 even if the buffer held a larger batch before."""
     staging = buffer()
     staging.fill(0, [np.full((2, 3), 7.0)])
     assert staging.fill(0, [np.ones((1, 1)), np.ones((1, 3))]).tolist() == [[1, 0, 0], [1, 1, 1]]

@@ -83,7 +83,7 @@ def test_backbones_are_listed_and_described_as_by_grpc(
 def test_a_refusal_has_the_code_and_the_reason_of_grpc(
     address: str | None, body: dict[str, Any] | bytes, media: str, expected: tuple[int, str, str]
 ) -> None:
-    """In Connect's form: the details are the messages of google.rpc."""
+    """The error has Connect's form: the details are the messages of google.rpc."""
     data = body if isinstance(body, bytes) else embedding_pb2.EmbedRequest(**body).SerializeToString()
     reply = call(address, EMBED, data, media=media)
     [info, *_] = reply.json["details"]

@@ -42,7 +42,7 @@ def test_a_file_needs_no_token_and_carries_the_policy(guarded_server: RunningSer
 
 
 def test_the_address_without_a_slash_leads_to_the_page(console_server: RunningServer) -> None:
-    """By a relative address, which also holds behind a proxy that adds a prefix."""
+    """The redirect is relative, so that it also works behind a proxy that adds a prefix."""
     reply = ask(console_server, "/console")
     assert (reply.status, reply.headers["Location"]) == (308, "console/")
 
@@ -81,7 +81,7 @@ def test_the_stream_of_events_needs_a_token(guarded_server: RunningServer) -> No
 
 
 def test_without_the_setting_admin_nobody_may_load(test_registry: Registry) -> None:
-    """The console opens no way that gRPC keeps closed."""
+    """The console allows nothing that gRPC refuses."""
     with serving("words", registry=test_registry, http_port=0, console=True) as running:
         reply = ask(running, "/console/api/load", body={"name": "linear"})
         session = ask(running, "/console/api/session").json
@@ -99,7 +99,7 @@ def test_without_tokens_a_foreign_host_is_refused(console_server: RunningServer,
 
 @pytest.mark.parametrize("host", ["localhost", "localhost:8080", "127.0.0.1:1", "[::1]:8080", "[::1]"])
 def test_without_tokens_this_machine_is_accepted(console_server: RunningServer, host: str) -> None:
-    """By each of its names."""
+    """Each name of this machine is accepted."""
     assert ask(console_server, "/console/api/session", headers={"Host": host}).status == 200
 
 
@@ -151,12 +151,12 @@ def test_the_description_of_the_port_has_every_call_of_the_console(console_serve
 
 
 def test_a_server_without_the_console_does_not_describe_it(plain_server: RunningServer) -> None:
-    """Its calls are not there."""
+    """Its calls do not exist."""
     assert b"console" not in ask(plain_server, "/openapi.json").body
 
 
 def test_an_argument_without_a_default_is_listed_too() -> None:
-    """Otherwise the page could not load a backbone that needs it. None stands for the default; files stay out."""
+    """Otherwise the page could not load a backbone that needs it. None means the default; files are left out."""
     registry = Registry("with a required argument")
 
     @registry(name="wide", namespace="test/embedding", input=TensorInput((2,)))

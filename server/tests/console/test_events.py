@@ -40,7 +40,7 @@ class Stream:
 
 
 def test_an_event_has_the_load_of_the_last_seconds(guarded_server: RunningServer, tokens: Any) -> None:
-    """Of each backbone and each token: rows per second, the queue, quantiles."""
+    """It has the rows per second, the queue and the quantiles of each backbone and each token."""
     token = tokens[0]["all"]
     with closing(Stream(guarded_server, token)) as stream:
         first = stream.next()
@@ -56,7 +56,7 @@ def test_an_event_has_the_load_of_the_last_seconds(guarded_server: RunningServer
 
 
 def test_a_refused_call_shows(console_server: RunningServer) -> None:
-    """By its reason and its protocol."""
+    """The overview has its reason and its protocol."""
     ask(console_server, "/v1/models/nothing")
     with closing(Stream(console_server)) as stream:
         refusals = stream.next()["refusals"]
@@ -67,7 +67,7 @@ def test_a_refused_call_shows(console_server: RunningServer) -> None:
 def test_the_number_of_streams_is_bounded(
     guarded_server: RunningServer, tokens: Any, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
-    """Of all callers, and of one token."""
+    """There is a limit for all callers, and one for each token."""
     monkeypatch.setattr(events, limit, 1)
     token = tokens[0]["all"]
     with closing(Stream(guarded_server, token)) as stream:
@@ -125,7 +125,7 @@ def team(tmp_path: Path) -> tuple[str, str, Path]:
 def test_a_team_sees_its_load_and_limits_but_no_other_token(
     team: tuple[str, str, Path], test_registry: Registry
 ) -> None:
-    """Neither in the console nor in the metrics; an administrator sees all."""
+    """This holds for the console and for the metrics; an administrator sees all."""
     token, admin, path = team
     with serving("words", registry=test_registry, http_port=0, console=True, tokens=path) as running:
         for sender in (token, admin):

@@ -156,7 +156,7 @@ def test_fewer_points_are_drawn_while_a_slow_map_moves(tab: Tab) -> None:
 def test_a_browser_without_webgl_says_that_the_map_needs_it(
     chromium: Callable[..., Any], console_server: RunningServer
 ) -> None:
-    """And names what to do."""
+    """The error names a remedy."""
     browser = chromium(args=["--no-sandbox", "--disable-3d-apis"])
     page = send(Tab(browser.new_page(), console_server), "a", "b", "c")
     assert "WebGL2" in page.locator("#map [role=alert]").inner_text()

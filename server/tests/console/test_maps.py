@@ -68,7 +68,7 @@ def parquet(vectors: Array, columns: dict[str, Any]) -> bytes:
     ],
 )
 def test_a_file_has_its_vectors_and_columns(kind: str, data: bytes) -> None:
-    """In the order of its rows."""
+    """They are in the order of the file's rows."""
     read = read_table(kind, data)
     np.testing.assert_allclose(read.vectors, VECTORS, rtol=1e-5)
     assert dict(read.columns) == {"id": IDS, "kind": ["a", "b"] * 15}
@@ -198,7 +198,7 @@ def test_the_server_answers_why_a_file_cannot_be_drawn(console_server: RunningSe
 
 
 def test_umap_draws_a_file(external_python: Callable[[str], Path]) -> None:
-    """By the real umap-learn, in the process and with the limits of the server."""
+    """The real umap-learn draws it, in the process and with the limits of the server."""
     python = external_python("umap-learn")
     path = [*map(str, python.parents[1].glob("lib/*/site-packages")), *sys.path]
     command = [str(python), "-c", _PROGRAM, json.dumps(path), "npy", "umap"]

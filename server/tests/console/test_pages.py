@@ -58,7 +58,7 @@ def send_texts(page: Any, prefix: str, button: str) -> None:
 
 
 def test_the_playground_embeds_texts_and_finds_the_nearest(tab: Tab) -> None:
-    """Of four texts, each has three others, the nearest first."""
+    """Each of four texts has three others, the nearest first."""
     page = tab.open("playground")
     send_texts(page, "playground", "#embed")
     page.wait_for_selector("#playground meter")
@@ -132,7 +132,7 @@ def test_a_refused_load_says_why(tab: Tab) -> None:
 
 
 def test_the_map_draws_texts_and_shows_one_on_hover(tab: Tab) -> None:
-    """By the pointer and by the keyboard."""
+    """The pointer and the keyboard both select a point."""
     page = tab.open("map")
     send_texts(page, "map", "#draw")
     page.wait_for_selector("#drawn")
@@ -191,7 +191,7 @@ def test_a_file_is_drawn_coloured_and_exported_by_a_lasso(tab: Tab, tmp_path: Pa
 
 
 def test_a_broken_file_says_why(tab: Tab) -> None:
-    """In the words of the server."""
+    """The page shows the message of the server."""
     page = tab.open("map")
     page.wait_for_selector("#connection.good")
     page.set_input_files("#file", {"name": "x.npy", "mimeType": "application/octet-stream", "buffer": b"nothing"})

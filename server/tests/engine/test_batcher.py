@@ -56,7 +56,7 @@ async def test_take_waits_for_the_first_item() -> None:
 
 
 async def test_queued_items_leave_as_one_batch_in_order() -> None:
-    """So batches are larger under load."""
+    """Batches are therefore larger under load."""
     batcher = Batcher(ROOMY)
     items = [item() for _ in range(5)]
     for each in items:
@@ -72,7 +72,7 @@ async def test_queued_items_leave_as_one_batch_in_order() -> None:
     ],
 )
 async def test_a_batch_keeps_its_limits(limits: BatchLimits, sizes: list[int]) -> None:
-    """Of rows and of cost."""
+    """It keeps the limits on rows and on cost."""
     batcher = Batcher(limits)
     for _ in range(3):
         batcher.submit(item(rows=2, cost=10))

@@ -49,7 +49,7 @@ async def test_waiting_items_of_one_flow_do_not_refuse_another() -> None:
 
 
 async def test_the_first_large_item_of_a_flow_is_queued_beside_many_small_ones() -> None:
-    """Otherwise it would wait for room that the small items of others take again and again."""
+    """Otherwise it would wait for room that the small items of others always take first."""
     batcher = Batcher(BatchLimits(max_rows=4, max_cost=100, max_queue_items=64, max_queue_cost=400))
     with suppress(OverloadedError):
         for _ in range(64):
@@ -60,7 +60,7 @@ async def test_the_first_large_item_of_a_flow_is_queued_beside_many_small_ones()
 
 
 async def test_an_item_whose_caller_leaves_gives_its_room_to_the_next_at_once() -> None:
-    """Also while no device takes a batch."""
+    """The next item is queued even while no device takes a batch."""
     batcher = Batcher(BatchLimits(max_rows=1, max_cost=10, max_queue_items=1, max_queue_cost=100))
     gone, staying = item(), item()
     batcher.submit(gone)
@@ -95,7 +95,7 @@ async def test_flows_that_have_ended_are_forgotten_while_the_queue_never_empties
 
 
 async def test_items_that_leave_in_thousands_leave_no_entries_behind() -> None:
-    """Also while the device hangs."""
+    """The entries go even while the device hangs."""
     batcher = Batcher(BatchLimits(max_rows=1, max_cost=10, max_queue_items=10, max_queue_cost=1000))
     batcher.submit(item())
     for _ in range(2000):

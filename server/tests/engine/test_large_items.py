@@ -138,7 +138,7 @@ async def test_an_item_that_fits_into_a_batch_is_not_cut() -> None:
     ],
 )
 def test_a_batch_computes_for_a_quarter_of_a_second(batches: list[tuple[int, float]], rows: int) -> None:
-    """As far as earlier batches tell: four rows are always computed together."""
+    """By the estimate of earlier batches; four rows are always computed together."""
     budget = BatchBudget(BatchLimits(max_rows=1000, max_cost=10_000, max_queue_items=1, max_queue_cost=1))
     for cost, compute_s in batches:
         budget.add(cost, compute_s)

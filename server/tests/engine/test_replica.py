@@ -73,7 +73,7 @@ async def test_every_item_gets_its_rows() -> None:
 
 
 async def test_the_event_loop_is_woken_once_for_each_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not once for each item."""
+    """It is not woken for each item."""
     replica = await started(doubling)
     loop = asyncio.get_running_loop()
     woken = Mock(side_effect=loop.call_soon_threadsafe)
@@ -122,7 +122,7 @@ async def test_a_lost_thread_fails_its_items_as_retriable() -> None:
 
 
 async def test_a_lost_thread_ends_a_measurement() -> None:
-    """And those that are requested afterwards: nothing computes here any more."""
+    """Later measurements end too, because nothing computes here any more."""
 
     class Dying(Simple):
         def measure_again(self, stop: Stop) -> WorkerPlan | None:
@@ -225,7 +225,7 @@ async def test_a_batch_is_staged_while_another_computes() -> None:
 
 
 async def test_a_small_batch_is_staged_by_the_thread_that_computes() -> None:
-    """To wake another thread would take longer."""
+    """Waking another thread would take longer."""
     staged_by: list[str] = []
 
     class Noting(Simple):

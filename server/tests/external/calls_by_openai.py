@@ -17,7 +17,7 @@ WORDS = "text/embedding/words"
 
 
 def rows(answer: Any) -> list[list[float]]:
-    return [one.embedding for one in answer.data]
+    return [item.embedding for item in answer.data]
 
 
 def refusal(call: Any, **arguments: Any) -> list[Any]:

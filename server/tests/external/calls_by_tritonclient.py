@@ -52,10 +52,10 @@ def asked(client: Any) -> dict[str, Any]:
         "ready": [client.is_server_live(), client.is_server_ready(), client.is_model_ready(LINEAR)],
         "not ready": client.is_model_ready("nothing"),
         "server": client.get_server_metadata(as_json=True)["name"],
-        "inputs": [[one["name"], one["datatype"]] for one in metadata["inputs"]],
+        "inputs": [[entry["name"], entry["datatype"]] for entry in metadata["inputs"]],
         "max_batch_size": configuration["max_batch_size"],
         "counted": int(statistics["inference_count"]) > 0,
-        "index": [one["name"] for one in client.get_model_repository_index(as_json=True)["models"]],
+        "index": [entry["name"] for entry in client.get_model_repository_index(as_json=True)["models"]],
     }
 
 

@@ -40,9 +40,9 @@ def main() -> None:
     data_type = model_config_pb2.DataType
     if dict(data_type.items()) != dict(inference_pb2.DataType.items()):
         sys.stdout.write("DataType\n")
-    (ours,) = inference_pb2.DESCRIPTOR.services_by_name.values()
-    methods = service_pb2.DESCRIPTOR.services_by_name[ours.name].methods_by_name
-    for method in ours.methods:
+    (service,) = inference_pb2.DESCRIPTOR.services_by_name.values()
+    methods = service_pb2.DESCRIPTOR.services_by_name[service.name].methods_by_name
+    for method in service.methods:
         same = methods[method.name]
         if [same.input_type.name, same.output_type.name] != [method.input_type.name, method.output_type.name]:
             sys.stdout.write(f"{method.full_name}\n")

@@ -47,7 +47,7 @@ async def test_messages_do_not_depend_on_the_frames(size: int) -> None:
     [pytest.param("gzip", gzip.compress, id="gzip"), pytest.param("deflate", zlib.compress, id="deflate")],
 )
 async def test_a_compressed_message_is_unpacked(encoding: str, pack: object) -> None:
-    """Also a large one."""
+    """Large messages are unpacked too."""
     sent = [b"x" * 10, bytes(range(256)) * 40]
     assert callable(pack)
     assert await messages(Assembler(encoding, 20_000), *(packed(pack(part)) for part in sent)) == sent
@@ -65,7 +65,7 @@ async def test_a_compressed_message_is_unpacked(encoding: str, pack: object) -> 
     ],
 )
 async def test_a_message_is_refused_with_a_status(encoding: str, payload: bytes, code: str, words: str) -> None:
-    """By its length before it has arrived."""
+    """A length beyond the limit is refused before the message has arrived."""
     with pytest.raises(MessageError, match=words) as caught:
         await messages(Assembler(encoding, 1000), payload)
     assert caught.value.code is grpc.StatusCode[code]

@@ -109,7 +109,7 @@ def test_a_call_that_its_client_leaves_is_a_line(
 
 
 def test_without_the_setting_nothing_is_logged(test_registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
-    """Also if the log shows every level."""
+    """Nothing is logged without it, even if the log shows every level."""
     caplog.set_level(logging.DEBUG)
     with serving("words", registry=test_registry) as running:
         embed(running, "words", metadata=[])

@@ -135,7 +135,7 @@ def test_a_fault_of_the_stream_ends_it(
 
 
 def test_a_stream_without_messages_ends_quietly(embedding: Any) -> None:
-    """Nothing was asked."""
+    """Without an item no result is sent."""
     assert list(embedding.EmbedStream(iter([]), timeout=10)) == []
 
 

@@ -115,7 +115,7 @@ def test_an_embed_is_read_as_protobuf_reads_it(request: EmbedRequest) -> None:
 @SLOW
 @given(embeds.map(EmbedRequest.SerializeToString).flatmap(changed))
 def test_bytes_that_are_no_usual_embed_are_read_as_protobuf_reads_them(data: bytes) -> None:
-    """Fields twice, in another order, cut off, unknown: the library has the last word."""
+    """For repeated, reordered, cut off or unknown fields, the library decides."""
     check_embed(data)
 
 
@@ -159,7 +159,7 @@ def test_other_messages_of_a_stream_come_as_they_are() -> None:
 @SLOW
 @given(IDS, arrays().filter(lambda rows: rows.ndim == 2))
 def test_an_embedding_is_written_as_protobuf_writes_it(item_id: int, rows: Array) -> None:
-    """In a stream's response, and in that of a call."""
+    """This holds for a stream's response and for that of a call."""
     result = Result(id=item_id, embedding=encode_tensor(rows), timing=TIMING)
     assert write_result(item_id, rows, Options(), TIMING) == EmbedStreamResponse(result=result).SerializeToString()
     response = EmbedResponse(embedding=encode_tensor(rows), revision="abc", timing=TIMING)

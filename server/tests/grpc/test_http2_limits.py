@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("front")
 
 
 def test_more_calls_than_a_connection_may_hold_are_refused(connection: Connection) -> None:
-    """Those that go too far, and not the connection."""
+    """Only the calls beyond the limit are refused; the connection stays."""
     connection.send(frame(HEADERS, END_HEADERS, stream, head()) for stream in range(1, 41, 2))
     assert connection.until(RST_STREAM, payload=struct.pack(">I", 11))  # ENHANCE_YOUR_CALM
     connection.send([LAST_PING])
@@ -38,7 +38,7 @@ def test_more_calls_than_a_connection_may_hold_are_refused(connection: Connectio
 
 
 def test_a_call_that_sends_half_a_message_ends_at_its_deadline(connection: Connection) -> None:
-    """Whoever sets none holds a call of its connection, and nothing else."""
+    """A call without a deadline uses a call of its connection, and nothing else."""
     half = frame(DATA, NO_FLAGS, 1, b"\0\0\0\0\x10x")
     connection.send([frame(HEADERS, END_HEADERS, 1, head((b"grpc-timeout", b"50m"))) + half])
     assert connection.until(RST_STREAM)

@@ -151,7 +151,7 @@ def test_numbers_in_both_packings_are_all_read() -> None:
 
 
 def test_a_number_without_end_is_refused_at_its_first_step() -> None:
-    """Not after a look at each of its 32 MiB, which took seconds."""
+    """Reading each of its 32 MiB took seconds."""
     endless = length_delimited(0x1A, b"\xff" * 2**25)
     request = memoryview(length_delimited(0x2A, length_delimited(0x2A, endless)))
     began = time.thread_time()

@@ -28,7 +28,7 @@ def test_headers_over_the_limit_are_refused(channel: grpc.Channel) -> None:
 
 
 def test_a_message_over_the_limit_is_refused(test_registry: AbstractRegistry) -> None:
-    """By its length, before it is held."""
+    """Its length is checked before it is held."""
     large = embedding_pb2.Input(tensor=encode_tensor(np.ones((4000, 2), np.float32)))
     with (
         serving("linear", registry=test_registry, max_message_bytes=4096) as running,

@@ -45,7 +45,7 @@ def test_embed_answers_rows_revision_and_timing(embedding: Any, backbones: Any) 
 
 @pytest.mark.parametrize("name", ["float32", "float16", "bfloat16"])
 def test_each_floating_type_goes_end_to_end(embedding: Any, name: str) -> None:
-    """In by the tensor's own type, out by the option."""
+    """The input has the tensor's type, the embedding that of the option."""
     options = embedding_pb2.Options(dtype=getattr(tensor_pb2, f"DATA_TYPE_{name.upper()}"))
     rows = ROWS.astype(decode_tensor(encode_tensor(ROWS)).dtype if name == "float32" else np.dtype(name))
     got = decode_tensor(embedding.Embed(request(rows, options=options), timeout=10).embedding)
@@ -53,7 +53,7 @@ def test_each_floating_type_goes_end_to_end(embedding: Any, name: str) -> None:
 
 
 def test_truncation_comes_before_normalisation(embedding: Any) -> None:
-    """So that a truncated row has unit length too."""
+    """The features are truncated first, so that a truncated row has unit length too."""
     options = embedding_pb2.Options(dimensions=1, normalize=True)
     answer = embedding.Embed(request(options=options), timeout=10)
     assert decode_tensor(answer.embedding).tolist() == [[1], [1], [1]]
@@ -73,7 +73,7 @@ def test_backward_gives_the_input_gradient(embedding: Any) -> None:
 
 
 def test_a_list_is_ordered_by_name(backbones: Any) -> None:
-    """And has the values that a client needs for a call."""
+    """It has the values that a client needs for a call."""
     listed = backbones.ListBackbones(backbone_pb2.ListBackbonesRequest(), timeout=10).backbones
     assert [(described.name, described.num_features, list(described.input.tensor.shape)) for described in listed] == [
         ("test/embedding/gate", 2, [2]),
@@ -189,7 +189,7 @@ def test_an_unforeseen_fault_is_an_id_and_no_detail(embedding: Any, caplog: pyte
 
 
 def test_a_deadline_ends_a_call(embedding: Any, gate: Any) -> None:
-    """Nothing hangs on a busy device."""
+    """A call to a busy device does not hang."""
     with pytest.raises(grpc.RpcError, match="DEADLINE_EXCEEDED"):
         embedding.Embed(request(np.full((1, 2), 13, np.float32)), timeout=0.2)
 

@@ -44,7 +44,7 @@ def metrics(running: RunningServer, token: str) -> list[str]:
 
 
 def test_rows_and_items_are_counted_for_each_token(counted_server: RunningServer, token_file: tuple[str, Path]) -> None:
-    """Of all protocols together."""
+    """The counters add up all protocols."""
     token, _ = token_file
     headers = {**JSON, "Authorization": f"Bearer {token}"}
     Answer(counted_server.server.http_address, {"model": "words", "input": ["a", "b", "c"]}, headers=headers)
@@ -76,7 +76,7 @@ def test_refusals_are_counted_by_protocol_and_reason(
 
 
 def test_the_process_is_measured(counted_server: RunningServer, token_file: tuple[str, Path]) -> None:
-    """By the names that every Prometheus client uses."""
+    """The names are those of every Prometheus client."""
     names = {line.split()[0] for line in metrics(counted_server, token_file[0])}
     assert {"process_resident_memory_bytes", "process_cpu_seconds_total", "process_open_fds"} <= names
 

@@ -64,8 +64,8 @@ def test_a_failed_part_ends_the_others(fresh_server: RunningServer, monkeypatch:
 def test_a_call_without_room_says_when_to_try_again(fresh_server: RunningServer) -> None:
     """429, after which OpenAI's clients wait and send the call again."""
     quota = fresh_server.server.embedder.in_flight
-    others = quota.share("others")
-    others.acquire_nowait(quota.room)
+    other_share = quota.share("others")
+    other_share.acquire_nowait(quota.room)
     answer = Answer(fresh_server.server.http_address, {"model": "words", "input": "x"})
     assert (answer.error, answer.headers["Retry-After"]) == ((429, "rate_limit_error", None, "OVERLOADED"), "1")
 

@@ -61,7 +61,7 @@ def dial(running: RunningServer) -> http.client.HTTPConnection:
 
 @pytest.mark.parametrize("path", [pytest.param(path, id=path) for path in PATHS])
 def test_no_path_is_answered_without_a_token(guarded: RunningServer, path: str) -> None:
-    """Not even one that does not exist."""
+    """Not even a path that does not exist is answered."""
     assert ask(dial(guarded), path) == (401, "UNAUTHENTICATED")
 
 
@@ -185,14 +185,14 @@ def encrypted(certified: Certified, test_registry: AbstractRegistry) -> Iterator
 
 
 def test_with_a_certificate_http_is_https(encrypted: RunningServer, certified: Certified) -> None:
-    """And plain text is not answered."""
+    """HTTP without TLS is not answered."""
     assert ask(over_tls(encrypted, certified.client()), "/v1/embeddings") == (200, None)
     with pytest.raises((http.client.HTTPException, OSError), match=r"closed|reset|HTTP"):
         ask(dial(encrypted), "/healthz")
 
 
 def test_a_renewed_certificate_is_taken_over(encrypted: RunningServer, certified: Certified) -> None:
-    """At the next connection, without a restart."""
+    """The next connection uses it, without a restart."""
     shown = []
     for _ in range(2):
         connection = over_tls(encrypted, certified.client())

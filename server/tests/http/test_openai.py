@@ -67,17 +67,17 @@ def by_grpc(media_server: RunningServer) -> Callable[..., Any]:
 def test_openai_receives_the_rows_that_midribs_own_stub_receives(
     received: Any, by_grpc: Any, name: str, message: embedding_pb2.Input, options: dict[str, Any]
 ) -> None:
-    """To the bit, in each form of input and both encodings."""
+    """The rows are equal to the bit, in each form of input and both encodings."""
     assert received["embedded"][name] == by_grpc(message, **options)
 
 
 def test_calls_side_by_side_get_the_same(received: Any, by_grpc: Any) -> None:
-    """By the asynchronous client."""
+    """The asynchronous client makes them."""
     assert received["asynchronously"] == [by_grpc(TEXTS, normalize=True)] * 20
 
 
 def test_usage_and_models_are_read(received: Any) -> None:
-    """By the package's own types."""
+    """The package's own types hold them."""
     assert (received["embedded"]["tokens"], received["model"]) == (5, "text/embedding/words")
     assert received["models"] == ["image/embedding/picture", "test/embedding/linear", "text/embedding/words"]
 

@@ -35,7 +35,7 @@ def document(address: str) -> Any:
 
 
 def test_every_route_is_described(document: Any, media_server: RunningServer) -> None:
-    """And nothing that is not there."""
+    """The document lists no route that does not exist."""
     routes = Routes(media_server.server.embedder).all()
     served = {(route.method, route.path.replace(":.+", "")) for route in routes}
     described = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}

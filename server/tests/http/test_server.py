@@ -54,7 +54,7 @@ def test_models_are_listed_in_openais_form(address: str) -> None:
 def test_an_unknown_name_or_path_is_refused_in_openais_shape(
     address: str, method: str, path: str, status: int, code: str
 ) -> None:
-    """Also if the router refuses."""
+    """Refusals of the router have this shape too."""
     received, text = get(address, path, method=method)
     assert (received, json.loads(text)["error"]["code"]) == (status, code)
 
@@ -93,7 +93,7 @@ def test_without_a_port_there_is_no_http(server: RunningServer) -> None:
 
 
 async def test_a_taken_port_is_named(media_server: RunningServer) -> None:
-    """And the error says what to do."""
+    """The error says what to do."""
     running = media_server.server._http
     assert running is not None
     with pytest.raises(ConnectionError, match=f"{running.port} for HTTP: is another server there"):
@@ -103,7 +103,7 @@ async def test_a_taken_port_is_named(media_server: RunningServer) -> None:
 def test_without_the_library_the_error_says_what_to_install(
     test_registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The extra; or no port."""
+    """The error says to install the extra, or to leave out the port."""
     monkeypatch.setitem(sys.modules, "midrib.server._http.server", None)
     with (
         pytest.raises(ImportError, match=r"pip install 'midrib-server\[http\]', or leave http_port out"),

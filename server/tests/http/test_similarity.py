@@ -35,6 +35,6 @@ def test_sentences_are_compared_by_their_cosine(fresh_server: RunningServer) -> 
     ],
 )
 def test_a_bad_call_is_refused(address: str, body: Any, error: Any) -> None:
-    """In the shape of every other error."""
+    """The error has the form of every other error."""
     status, _, field, code = Answer(address, body, path="/similarity").error
     assert (status, field, code) == error

@@ -147,7 +147,7 @@ def test_an_array_is_counted_with_its_embedding(narrow: RunningServer) -> None:
 
 
 class Scribe:
-    """Stands for a backbone: one row for each medium, and a record of the parts."""
+    """A stand-in for a backbone: one row for each medium, and a record of the parts."""
 
     def __init__(self) -> None:
         self.parts: list[int] = []
@@ -180,7 +180,7 @@ def scribe() -> Any:
 
 
 async def test_images_are_decoded_a_few_at_a_time(pool: MediaPool, scribe: Any) -> None:
-    """Also if they are small; the rows keep their order."""
+    """Small images are divided too; the rows keep their order."""
     rows = await pool.prepare(scribe, media_of_images(*(b"x" * number for number in range(20)), b"y" * 2**19, b"z"))
     assert scribe.parts == [8, 8, 4, 1, 1]
     assert rows[:, 0].tolist() == [*range(20), 2**19, 1]
@@ -194,14 +194,14 @@ async def test_texts_of_several_parts_are_padded_to_the_longest(pool: MediaPool,
 
 
 async def test_texts_of_a_large_message_are_decoded_as_many_at_a_time_as_others(pool: MediaPool, scribe: Any) -> None:
-    """They are views of UTF-8, and each would else weigh as much as an image."""
+    """They are views of UTF-8; otherwise each would count as much as an image."""
     encoded = Media("texts", [memoryview(b"a" * 100) for _ in range(2000)])
     await pool.prepare(scribe, encoded)
     assert scribe.parts == [2000]
 
 
 async def test_a_broken_image_is_named_by_its_place_in_the_item(pool: MediaPool, scribe: Any) -> None:
-    """Not by its place in the part; the media after it are not decoded."""
+    """The place is not that in the part; the media after it are not decoded."""
     with pytest.raises(MediaError, match="item 9: is broken"):
         await pool.prepare(scribe, media_of_images(*[b"x"] * 9, b"broken", *[b"x"] * 20))
     assert scribe.parts == [8, 8]
@@ -220,7 +220,7 @@ async def test_media_of_a_caller_who_has_left_are_not_decoded(pool: MediaPool, s
 
 
 async def test_media_that_wait_when_the_server_stops_are_refused(pool: MediaPool, scribe: Any) -> None:
-    """And so are those that come later: neither a failure of the server nor a cancelled call. Parts that run end."""
+    """Later media are refused too, with UNAVAILABLE and not as a cancelled call. Parts that run are finished."""
     scribe.may_go_on.clear()
     waiting = [asyncio.create_task(pool.prepare(scribe, media_of_images(b"x"))) for _ in range(100)]
     await asyncio.to_thread(scribe.began.wait, 20)

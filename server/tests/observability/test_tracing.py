@@ -136,7 +136,7 @@ def test_the_variables_choose_the_exporter() -> None:
     ],
 )
 def test_no_traces_unless_they_are_asked_for(environment: dict[str, str]) -> None:
-    """By the usual variables."""
+    """The usual variables of OpenTelemetry turn them on."""
     assert tracing_for(None, environment) is None
 
 

@@ -13,7 +13,7 @@ from server.tests.oip.oip_client import Inference
 
 @pytest.fixture(scope="module")
 def inference(channel: grpc.Channel) -> Inference:
-    """Of the server of `gate` and `linear`."""
+    """A client of the server of `gate` and `linear`."""
     return Inference(channel)
 
 
@@ -25,5 +25,5 @@ def media_channel(media_server: RunningServer) -> Iterator[grpc.Channel]:
 
 @pytest.fixture(scope="module")
 def media(media_channel: grpc.Channel) -> Inference:
-    """Of the server of `picture` and `words`."""
+    """A client of the server of `picture` and `words`."""
     return Inference(media_channel)

@@ -36,7 +36,7 @@ from server.tests.oip.oip_client import (
     ],
 )
 def test_raw_tensors_go_end_to_end_in_each_floating_type(inference: Inference, datatype: str, dtype: Any) -> None:
-    """In by the input's datatype, out by the parameter."""
+    """The input has the datatype of the tensor, the output that of the parameter."""
     request = raw(ROWS.astype(dtype), datatype, id="7", parameters={"dtype": option(string_param=datatype)})
     answer = inference.ModelInfer(request, timeout=10)
     assert rows(answer, dtype) == (ROWS * 2).tolist()

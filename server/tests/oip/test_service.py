@@ -39,12 +39,12 @@ def test_live_and_ready(inference: Inference) -> None:
     ],
 )
 def test_a_model_is_ready_or_not(inference: Inference, name: str, version: str, ready: bool) -> None:
-    """A question, so never an error."""
+    """The answer is false, never an error."""
     assert inference.ModelReady(oip.ModelReadyRequest(name=name, version=version), timeout=10).ready is ready
 
 
 def test_the_server_names_itself(inference: Inference) -> None:
-    """And its extensions beside inference."""
+    """The answer has the extensions too."""
     listener = inference.ServerMetadata(oip.ServerMetadataRequest(), timeout=10)
     assert listener.name == "midrib"
     assert list(listener.extensions) == ["model_configuration", "model_repository", "parameters", "statistics"]

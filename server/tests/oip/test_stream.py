@@ -53,7 +53,7 @@ def listener(response: oip.ModelStreamInferResponse) -> tuple[str, str, list[flo
 
 
 def test_answers_come_in_the_order_of_the_requests(channel: grpc.Channel, gate: Any) -> None:
-    """Of any models; a slow one delays those behind it, as with Triton."""
+    """The requests may be for any models; a slow one delays those behind it, as with Triton."""
     talk = Conversation(channel, asking("a", 13, 1), asking("b", 1, 2), asking("c", 1, 2, model="linear"))
     assert gate.passing.wait(10)
     gate.opened.set()
@@ -107,7 +107,7 @@ def test_a_stream_waits_for_room(narrow: RunningServer, gate: Any) -> None:
 
 
 def test_a_server_going_away_answers_what_it_read(test_registry: Registry, gate: Any) -> None:
-    """Then it ends the stream as unavailable: this protocol has no other word for it."""
+    """Then it ends the stream with UNAVAILABLE, because this protocol has no message for it."""
     with serving("gate", registry=test_registry) as running, grpc.insecure_channel(running.address) as channel:
         talk = Conversation(channel, asking("a", 13, 1))
         assert gate.passing.wait(10)

@@ -93,14 +93,14 @@ def stub_answers(media_server: RunningServer) -> Callable[..., Any]:
 def test_tensors_are_answered_as_by_midribs_own_stub(
     got: Any, stub_answers: Any, name: str, call: dict[str, Any]
 ) -> None:
-    """To the bit, in each floating type."""
+    """The answers are equal to the bit, in each floating type."""
     assert got["inferred"][name] == stub_answers("linear", **call)
 
 
 def test_token_ids_texts_and_images_are_answered_as_by_midribs_own_stub(
     got: Any, stub_answers: Any, picture: Path
 ) -> None:
-    """To the bit."""
+    """The answers are equal to the bit."""
     texts = embedding_pb2.Texts(texts=["good morning", "la bonne nuit"])
     images = embedding_pb2.Images(encoded=[picture.read_bytes()])
     expected = {
@@ -112,7 +112,7 @@ def test_token_ids_texts_and_images_are_answered_as_by_midribs_own_stub(
 
 
 def test_the_asynchronous_calls_answer_the_same(got: Any, stub_answers: Any) -> None:
-    """By call-back, and twenty side by side by asyncio."""
+    """The calls are made with call-backs, and twenty at a time with asyncio."""
     assert got["called back"] == stub_answers("linear", tensor=encode_tensor(ROWS))
     assert got["asynchronously"]["together"] == [
         stub_answers("linear", tensor=encode_tensor(ROWS + np.float32(number))) for number in range(20)
@@ -120,7 +120,7 @@ def test_the_asynchronous_calls_answer_the_same(got: Any, stub_answers: Any) -> 
 
 
 def test_a_stream_answers_in_order_and_one_bad_request_spoils_only_itself(got: Any, stub_answers: Any) -> None:
-    """By the threaded client and by asyncio."""
+    """This holds for the threaded client and for asyncio."""
     rows = [np.full((1, 2), number, np.float32) for number in range(20)]
     expected = [stub_answers("linear", tensor=encode_tensor(row)) for row in rows]
     assert got["asynchronously"]["stream"] == expected
@@ -143,7 +143,7 @@ def test_the_server_tells_what_tritonclient_asks(got: Any) -> None:
 
 
 def test_an_admin_loads_and_unloads_models(got: Any, stub_answers: Any) -> None:
-    """By name only: neither a configuration nor a file is taken."""
+    """Models are loaded by name only: neither a configuration nor a file is accepted."""
     administered = got["administered"]
     assert administered["ready"] == [False, True, False]
     assert administered["used"] == stub_answers("linear", tensor=encode_tensor(ROWS))

@@ -75,7 +75,7 @@ def test_a_stream_that_only_asks_costs_nothing(two_segments: RunningServer, stub
 
 @pytest.mark.parametrize("key", [b"", b"x", bytes(16), bytes(17), bytes(4096)])
 def test_a_wrong_key_gets_nothing(stub: Any, key: bytes) -> None:
-    """And the right one still works afterwards."""
+    """The right key still works afterwards."""
     stream = SharedStream(stub, "gate")
     assert descriptors(stream.offer, key) == []
     stream.fetch()
@@ -105,7 +105,7 @@ def test_silent_connections_are_closed(stub: Any) -> None:
 
 
 def test_a_key_is_void_once_its_stream_has_ended(two_segments: RunningServer, stub: Any) -> None:
-    """Nobody could use that memory."""
+    """No client could use that memory."""
     ended = SharedStream(stub, "gate")
     ended.finish()
     assert descriptors(ended.offer, ended.offer.key) == []

@@ -120,7 +120,7 @@ def test_places_of_features_that_come_in_messages_are_forgotten(embedding: Any) 
 
 @pytest.mark.parametrize("size", [0, 4096, SEGMENT - 1, SEGMENT + 1, 2 * SEGMENT])
 def test_the_segment_keeps_its_size(stream: SharedStream, size: int) -> None:
-    """It is sealed: else reading it could end the server with SIGBUS."""
+    """It is sealed: otherwise reading it could end the server with SIGBUS."""
     with pytest.raises(PermissionError, match="not permitted"):
         os.ftruncate(stream.descriptor, size)
 

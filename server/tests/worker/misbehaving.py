@@ -50,12 +50,12 @@ def raise_base() -> None:
 
 
 def hang() -> None:
-    """Compute for ever."""
+    """Compute forever."""
     time.sleep(3600)
 
 
 def print_without_end() -> None:
-    """Write more than anybody reads."""
+    """Write more than is read."""
     while True:
         print("x" * 1000)  # noqa: T201 - the fault under test
 

@@ -66,7 +66,7 @@ def test_other_batches_are_copied(replica_of: ReplicaOf, items: list[Array]) -> 
 
 
 def test_the_worker_unmaps_the_memory_of_clients_that_have_gone(replica_of: ReplicaOf) -> None:
-    """Neither memory nor descriptors are left of many clients."""
+    """Many clients leave neither memory nor descriptors behind."""
     replica = replica_of("doubling")
     pid = replica.pid
     for value in range(40):
@@ -152,7 +152,7 @@ def channels() -> Iterator[tuple[Channel, Channel]]:
 
 
 def test_a_descriptor_comes_with_its_message(channels: tuple[Channel, Channel]) -> None:
-    """Also between others, and with a message of many bytes."""
+    """It comes between other messages too, and with a message of many bytes."""
     server, worker = channels
     readable, writable = os.pipe()
     server.send(b"before")

@@ -104,7 +104,7 @@ def test_features_in_place_are_not_copied_again(segment: SealedSegment) -> None:
 
 
 def test_the_memory_is_unmapped_although_its_places_were_used(run: Run) -> None:
-    """Neither a worker's places nor the answers keep it."""
+    """Neither a worker's places nor the answers keep the memory."""
     segment = SealedSegment(SIZE + RESULT_BYTES)
     unmapped: list[bool] = []
     run(rows_with_result(segment))

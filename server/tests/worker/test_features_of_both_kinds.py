@@ -45,7 +45,7 @@ def test_strict_mode_gives_the_same_bits_alone_and_in_a_batch(serve_kind: ServeK
 
 
 def test_a_compiled_module_gives_the_rows_of_the_module(serve_kind: ServeKind) -> None:
-    """By a backend that needs no C compiler."""
+    """The backend of the test needs no C compiler."""
     with (
         serve_kind({"name": "doubling", "compile": "eager"}) as running,
         Client(running.address, timeout=60) as client,

@@ -119,7 +119,7 @@ def test_without_forks_a_worker_is_an_interpreter(replica_of: ReplicaOf, monkeyp
 
 
 def test_a_module_that_no_process_can_import_is_an_error_of_the_worker() -> None:
-    """The process that forks ends with the error; an interpreter then tells it in its last lines."""
+    """The process that forks ends with the error; an interpreter then shows it in its last lines."""
     worker = WorkerProcess(WorkerSpec("test", "no_such_module:entry", {}), [])
     with pytest.raises(ModuleNotFoundError, match="no_such_module"):
         worker.call({})

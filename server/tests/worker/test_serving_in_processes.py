@@ -63,7 +63,7 @@ def either(request: pytest.FixtureRequest, serve: Serve) -> Iterator[RunningServ
 
 
 def test_rows_of_any_number_are_those_of_the_module(either: RunningServer, embed: Embed, misbehaving: Registry) -> None:
-    """From one row to more than a buffer has held before."""
+    """The numbers range from one row to more than a buffer has held before."""
     module, _ = misbehaving.get("layer")()
     inputs = [np.random.default_rng(count).standard_normal((count, 2)).astype(np.float32) for count in (1, 7, 1000, 2)]
     embedded = embed(either, *(embedding_pb2.Input(tensor=encode_tensor(array)) for array in inputs), backbone="layer")

@@ -25,7 +25,7 @@ def test_it_holds_each_batch_and_never_shrinks(batches: list[tuple[int, int]]) -
 
 
 def test_growing_keeps_what_was_written() -> None:
-    """Also in a view that was made before."""
+    """A view that was made before shows it too."""
     buffer = new_shared_buffer()
     buffer.grow(100)
     early = buffer.view(0, "uint8", (100,))

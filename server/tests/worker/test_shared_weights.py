@@ -74,7 +74,7 @@ def test_other_weights_than_the_first_time_are_refused(memory: int, other: nn.Mo
 
 
 def test_replicas_of_random_weights_give_the_same_rows(serve: Serve, embed: Embed) -> None:
-    """The loader makes other weights in every process, and the name of a revision stands for one function."""
+    """The loader makes other weights in every process, but a revision names one function."""
     ones = embedding_pb2.Input(tensor=encode_tensor(np.ones((1, 2), np.float32)))
     with serve("random", replicas=2, max_batch_rows=1) as running:
         rows = [np.asarray(outcome).tolist() for outcome in embed(running, *[ones] * 64, backbone="random")]

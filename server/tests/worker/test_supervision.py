@@ -74,7 +74,7 @@ def test_a_module_that_calls_exit_spoils_only_its_item_and_leaves_the_worker(rep
 
 
 def test_rows_of_a_wrong_width_are_an_error_of_their_item(replica_of: ReplicaOf) -> None:
-    """A module that loses columns never answers with somebody else's."""
+    """A module that loses columns never answers with those of another caller."""
     results = replica_of("narrow").run(rows(1), rows(TRIGGER))
     assert shown(results) == ["[[1.0, 1.0]]", "BatchFailedError"]
     assert isinstance(results[1], BatchFailedError)

@@ -143,14 +143,14 @@ class Settings(BaseSettings):
 
     On a CPU a load may spend the same time again on measuring how many passes run in parallel, and once more on the
     size of a micro-batch; on a busy machine up to three times as long. With 0 and a number of `threads` nothing is
-    measured, so that every load computes alike: whole batches, one pass at a time.
+    measured, so that the plan is the same after every load: whole batches, one pass at a time.
     """
     recalibrate_after_idle_s: float = Field(default=10.0, ge=0)
-    """Seconds without any item after which a plan is measured again that a load measured on a busy machine.
+    """Seconds without any item after which a CPU's compute plan is measured again if the load found the machine busy.
 
-    A CPU's threads, parallel passes and micro-batches are meant. The new plan is used if it is clearly faster. An item
-    that arrives ends the measurement and waits for one pass at most. With 0, in strict mode, with `compile`, or with
-    `warm_up_s = 0`, the plan of the load stays.
+    The plan is the number of threads, of parallel passes, and the size of micro-batches. A new plan is used if it is
+    clearly faster. An item that arrives ends the measurement and waits for one pass at most. With 0, in strict mode,
+    with `compile`, or with `warm_up_s = 0`, the first plan stays.
     """
     max_message_bytes: int = Field(default=64 * MEBI, ge=1024)
     """The largest message, in bytes, in either direction."""

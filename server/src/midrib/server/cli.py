@@ -94,7 +94,7 @@ def make_token(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )
 def on_ray(context: typer.Context) -> None:
-    """Serve backbones on a Ray cluster; `midrib ray --help` has the commands. Exits with 1 without midrib-ray."""
+    """Serve backbones on a Ray cluster: see `midrib ray --help`. Exits with 1 if midrib-ray is not installed."""
     try:
         commands = importlib.import_module("midrib.ray.cli")
     except ModuleNotFoundError as error:

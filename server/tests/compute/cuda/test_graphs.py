@@ -41,7 +41,7 @@ def test_a_graph_gives_the_rows_of_the_module(rows: int) -> None:
 
 @pytest.mark.parametrize(("rows", "replays"), [(3, (1, 0)), (4, (1, 0)), (5, (0, 1)), (9, (0, 0))])
 def test_the_smallest_graph_that_is_large_enough_runs(rows: int, replays: tuple[int, int]) -> None:
-    """Of those for four and for eight rows; the module itself for more."""
+    """There are graphs for four and for eight rows; the module itself runs more."""
     forward, captured = capturing(module(), 8, 4)
     forward([(np.ones((rows, 4), np.float32),)])
     assert (captured[4].graph.replays, captured[8].graph.replays) == replays
@@ -55,7 +55,7 @@ class Largest(nn.Module):
 
 
 def test_rows_of_zeros_fill_a_graph_up() -> None:
-    """Not those of the batch before, whose values may be anything."""
+    """The rows of the batch before, whose values may be anything, do not fill it."""
     forward, captured = capturing(Largest(), 4)
     forward([(np.full((4, 4), 9.0, np.float32),)])
     forward([(np.ones((1, 4), np.float32),)])

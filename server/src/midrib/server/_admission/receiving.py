@@ -1,6 +1,6 @@
 """How many requests of unknown size may be received at the same time.
 
-gRPC tells the size of a request only once the whole request is in memory. The memory that requests take before their
+gRPC reports the size of a request only when the whole request is in memory. The memory that requests take before their
 admission is therefore bounded by their number: at most `max_message_bytes` for each.
 """
 
@@ -24,7 +24,7 @@ _SERVER_LIMITS = (12, 8)
 # Under pressure, a request that has not arrived after this time is given up, so that others are received.
 _LATE_S = 10.0
 _LONGEST_WAIT_S = 30.0
-# Requests that began to wait together are refused apart, after this part of the longest wait at least.
+# The shortest wait, as a share of the longest: requests that began to wait together are refused at different times.
 _SHORTEST_WAIT = 0.7
 # Further requests of a pool are refused at once: each that waits keeps the first bytes of its message.
 _MAX_WAITING = 4096
@@ -89,7 +89,7 @@ class Receipt:
     """One request, or the next message of a stream, from when it may be received until it is admitted.
 
     since: when it was first allowed to be received, of time.monotonic.
-    given_up: set when others need its place; its call should end. It is there once `enter` has returned.
+    given_up: set when others need its place; its call should end. It exists once `enter` has returned.
     """
 
     __slots__ = ("_entered", "_pools", "given_up", "since")

@@ -21,7 +21,7 @@ _HOPELESS = 20.0
 # A candidate must be faster in this share of the trials. Of two equally fast ones on a busy machine, one is so by
 # chance in a few of a thousand loads.
 _CONFIDENCE = 0.75
-# By a single trial a candidate must be faster by this share: two loads on a busy machine differ as much.
+# If only one trial was made, a candidate must be faster by this share: two loads on a busy machine differ as much.
 _SINGLE_TRIAL_MARGIN = 0.3
 
 

@@ -31,7 +31,7 @@ class OwnMemory:
             self._file = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
 
     def resident_bytes(self) -> int:
-        """Return the resident memory, without memory that other processes share; 0 if the system does not tell."""
+        """Return the resident memory, without memory that other processes share; 0 if it is unknown."""
         if self._file < 0:
             return 0
         _, resident, shared, *_ = os.pread(self._file, _STATM_BYTES, 0).split()

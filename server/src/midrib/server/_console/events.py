@@ -43,7 +43,7 @@ class Events:
         self._catalogue = embedder.catalogue
         self._interval_s = interval_s
         self._open: Counter[Hashable] = Counter()
-        # All streams share them, so that the values go on when a page opens its next stream.
+        # All streams share them, so that a page gets the same values when it opens its next stream.
         self._readings: deque[Reading] = deque()
         self._overview: dict[str, Any] = {}
 

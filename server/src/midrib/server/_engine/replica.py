@@ -192,6 +192,7 @@ class Replica:
             self._loop.call_soon_threadsafe(self._lose, error)
 
     def _report(self, job: _Job, results: Sequence[Array | Exception]) -> None:
+        """Report the results of a batch. Raises the error that ends the thread if the module is broken."""
         broken = self._broken() if any(isinstance(result, Exception) for result in results) else None
         if broken is not None and (len(results) > 1 or isinstance(broken, UnavailableError)):
             raise broken  # other items than the one that broke the module are in the batch: they are retriable

@@ -48,7 +48,7 @@ class WaitingLine:
         return queued
 
     def fail_all(self, error: Exception) -> None:
-        """Fail the items that wait, and let their callers go on."""
+        """Fail the items that wait, so that their callers continue."""
         for flow in self._flows.values():
             for admitted, item in flow.waiting.items():
                 fail(item, error)

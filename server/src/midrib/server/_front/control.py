@@ -134,7 +134,7 @@ class Control:
         raise Http2Error(ErrorCode.PROTOCOL_ERROR, "a client cannot push")
 
     def goaway(self, _flags: int, _stream_id: int, _payload: bytes) -> None:
-        """Do nothing: a client that goes ends its calls and its connection."""
+        """Do nothing: a client that leaves ends its calls and its connection."""
         self._abuse.idle_frame()
 
 

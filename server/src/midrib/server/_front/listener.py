@@ -84,7 +84,7 @@ class PortListener:
             self._idle.set()
 
     def drain(self) -> None:
-        """Accept no connections, and ask clients to go."""
+        """Accept no connections, and ask clients to leave (GOAWAY)."""
         self._is_draining = True
         for server in self._servers:
             server.close()

@@ -9,7 +9,7 @@ from typing import Any
 def peer_name(address: Any) -> str:
     """Return the name of a socket's address, "ipv4:127.0.0.1:50051" or "ipv6:[::1]:50051"; "unknown" if it is not IP.
 
-    gRPC percent-encodes the brackets where it tells a service.
+    gRPC percent-encodes the brackets in the name that a service sees.
     """
     if not isinstance(address, tuple) or len(address) < 2:
         return "unknown"

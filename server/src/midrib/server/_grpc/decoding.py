@@ -78,7 +78,7 @@ class RequestLimits:
 
 
 class _Refused(NamedTuple):
-    """Stands for a message that is refused: gRPC parses before our code runs, and has no status for a failure there."""
+    """The placeholder of a refused message: gRPC parses before our code runs, and has no status for a failure there."""
 
     error: MidribError
 

@@ -92,7 +92,7 @@ class LastRequests:
         return [connection for connection, since in self._silent_since.items() if now - since > self._limit_s]
 
     async def close_silent(self, server: web.Server) -> None:
-        """Close silent connections again and again, until cancelled."""
+        """Close silent connections repeatedly, until cancelled."""
         while True:
             await asyncio.sleep(self._limit_s / 4)
             for connection in self.silent(server.connections):

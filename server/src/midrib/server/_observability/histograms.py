@@ -51,7 +51,7 @@ class Histogram(Collector):
         self._buckets: dict[str, Buckets] = {}
 
     def of(self, backbone: str) -> Buckets:
-        """Return the numbers of a backbone; they go on after it has been loaded again."""
+        """Return the numbers of a backbone, which are kept when it is loaded again."""
         return self._buckets.setdefault(backbone, Buckets(self._bounds))
 
     def collect(self) -> Iterable[Metric]:

@@ -1,4 +1,4 @@
-"""How busy a server is: the numbers by which replicas are added and removed."""
+"""The load of a server: the numbers by which Ray Serve adds and removes replicas."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Load(NamedTuple):
 
 
 class LoadMeter:
-    """Reads the load of a server again and again.
+    """Reads the load of a server repeatedly.
 
     served: returns the backbones that serve now.  clock: in seconds.
     """

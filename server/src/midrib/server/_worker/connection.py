@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import itertools
 import time
-import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,9 +14,9 @@ from functools import partial
 from midrib.server._compute.joining import split_rows
 from midrib.server._engine.compute import WorkerPlan
 from midrib.server._errors import ordinary_error
-from midrib.server._shared_memory.memory import ClientMemory, client_memory
+from midrib.server._shared_memory.memory import client_memory
 from midrib.server._worker.messages import PLAN, decode_plan
-from midrib.server._worker.process import BatchTooLongError, WorkerDiedError, WorkerProcess
+from midrib.server._worker.process import BatchTooLongError, MappedMemories, WorkerDiedError, WorkerProcess
 from midrib.server._worker.shared_buffer import lend
 from midrib.server._worker.staging import BatchTransfer, StagedPlace
 from midrib.server._worker.work import ConnectionListener, Part
@@ -29,9 +28,6 @@ _LARGE = 1 << 22
 # Bytes of rows. More are sent from the shared buffer, without a copy.
 _LENT = 1 << 16
 _MAX_LOOK_S = 1.0
-# The memories that a worker is asked to unmap before it replies. A channel holds fewer than 300 messages, and a batch
-# that cannot be sent because it is full would look like the end of the worker.
-_MAX_UNMAPPINGS = 32
 _STAGING = ThreadPoolExecutor(2, thread_name_prefix="staging")
 _NUMBERS = itertools.count()
 
@@ -74,9 +70,7 @@ class WorkerConnection:
         self._listener = listener
         self._loop = asyncio.get_running_loop()
         self._flights: dict[int, _Flight] = {}
-        self._memories: dict[int, weakref.finalize[..., ClientMemory]] = {}
-        self._unmapped: list[int] = []
-        self._unmappings = 0
+        self._memories = MappedMemories(worker, self._end)
         self._staging = 0
         self._plan_change: asyncio.Future[WorkerPlan | None] = self._loop.create_future()
         self._last_reply = 0.0
@@ -101,7 +95,7 @@ class WorkerConnection:
         self._staging += 1
         items = part.items
         memory = self._transfer.memory_of(items)
-        if memory is not None and self._mapped(memory):
+        if memory is not None and self._memories.map(memory):
             self._write(part, buffer, lambda: self._transfer.in_place(buffer, memory, items[0]))
             return
         if sum(array.nbytes for arrays in items for array in arrays) < _LARGE:
@@ -132,8 +126,7 @@ class WorkerConnection:
         if not self._open:
             return []
         self._open = False
-        for unmapping in self._memories.values():
-            unmapping.detach()
+        self._memories.close()
         self._loop.remove_reader(self._fileno)
         self._timer.cancel()
         self._settle_plan(None)
@@ -141,34 +134,6 @@ class WorkerConnection:
         self._flights.clear()
         self._free += [flight.staged.buffer_index for flight in flights]
         return [flight.part for flight in flights]
-
-    def _mapped(self, memory: ClientMemory) -> bool:
-        """Return whether the worker maps a client's memory. The first call sends it the descriptor."""
-        if memory.number not in self._memories:
-            try:
-                self.worker.map_memory(memory)
-            except OSError:  # too many descriptors are on their way, or the worker is gone: then the batch's send fails
-                return False
-            self._memories[memory.number] = memory.when_unmapped(partial(self._unmap, memory.number))
-        return True
-
-    def _unmap(self, number: int) -> None:
-        if self._memories.pop(number, None) is not None:
-            self._unmapped.append(number)
-            self._send_unmapped()
-
-    def _worker_has_read(self) -> None:
-        """Note that the worker has read all messages: it may be sent further unmappings."""
-        self._unmappings = 0
-        self._send_unmapped()
-
-    def _send_unmapped(self) -> None:
-        try:
-            while self._unmapped and self._unmappings < _MAX_UNMAPPINGS and self._open:
-                self._unmappings += 1
-                self.worker.unmap_memory(self._unmapped.pop())
-        except OSError:
-            self._end()
 
     def _write(self, part: Part, buffer: int, write: Callable[[], StagedPlace]) -> None:
         began = time.monotonic()
@@ -235,7 +200,7 @@ class WorkerConnection:
             self._free.append(flight.staged.buffer_index)
             result = error
         self._listener.on_result(flight.part, result)
-        self._worker_has_read()
+        self._memories.worker_has_read()
 
     def _on_plan(self, reply: bytes) -> None:
         try:
@@ -281,7 +246,7 @@ class WorkerConnection:
         else:
             self._timer = self._loop.call_later(self._look_s, self._look)
             if oldest is None:
-                self._worker_has_read()
+                self._memories.worker_has_read()
 
     def _end(self, how: str = "", kind: type[WorkerDiedError] = WorkerDiedError) -> None:
         if self._open:

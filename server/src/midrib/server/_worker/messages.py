@@ -1,7 +1,7 @@
 """The messages of a batch: fixed fields, because a worker's memory may be damaged and pickles would run code.
 
 A request is the batch's number and its place in shared memory; a reply is the number and the rows, or an error. Both
-ends keep the views of a place under its bytes, because the same few places are used again and again.
+ends keep the views of a place under its bytes, because the same few places are used repeatedly.
 """
 
 from __future__ import annotations

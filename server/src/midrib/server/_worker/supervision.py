@@ -50,7 +50,7 @@ class WorkerState:
     pid: int
 
     def memory_bytes(self) -> int:
-        """Return the resident memory; 0 if the system does not tell."""
+        """Return the resident memory; 0 if it is unknown."""
         try:
             pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         except OSError:

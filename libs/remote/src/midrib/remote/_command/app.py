@@ -62,7 +62,7 @@ def list_backbones(
     timeout: Timeout = 30.0,
     as_json: Json = False,
 ) -> None:
-    """List the backbones that are registered, or that a server serves, without loading any. Exits with 1 for none."""
+    """List the registered backbones, or those of a server, without loading them. Exits with 1 if nothing matches."""
     with say_if_slow("reading the registry ..." if server is None else f"asking {server} ..."):
         from midrib.remote._command.listing import local_registry, no_match, print_list, server_registry
         from midrib.remote._command.names import import_modules, refuse_urls
@@ -100,7 +100,7 @@ def describe(
     timeout: Timeout = 30.0,
     as_json: Json = False,
 ) -> None:
-    """Describe one backbone: input, features, licence; of a registered one also its signature and its source file."""
+    """Describe a backbone: input, features, licence; if it is registered here, also its signature and source file."""
     from midrib.remote._command.names import import_modules
     from midrib.remote._command.served import describe_local, describe_served
 
@@ -122,7 +122,9 @@ def load(
     roots: Roots = None,
     certificate: Certificate = None,
     timeout: Timeout = 600.0,
-    replace: Annotated[bool, typer.Option("--replace", help="Replace the name's backbone of other arguments.")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace a backbone that is served with other arguments.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Have a server load a registered backbone, with arguments that clients may set. Needs the admin scope."""
@@ -163,11 +165,12 @@ def embed(
     column: Annotated[str, typer.Option(help="The column of a table that holds the texts or encoded media.")] = "text",
     id_column: Annotated[str, typer.Option(help="The column of a table that names its rows.")] = "id",
     keep: Annotated[
-        list[str] | None, typer.Option(help="Columns of a table to copy to the output, divided by commas; repeatable.")
+        list[str] | None,
+        typer.Option(help="Columns of a table to copy to the output, separated by commas; repeatable."),
     ] = None,
     prompt: Prompt = None,
     prompt_name: PromptName = None,
-    dimensions: Annotated[int | None, typer.Option(min=1, help="Keep the first features only.")] = None,
+    dimensions: Annotated[int | None, typer.Option(min=1, help="Keep only the first features of each row.")] = None,
     normalize: Annotated[bool, typer.Option("--normalize", help="Scale rows to unit length.")] = False,
     dtype: Annotated[str, typer.Option(help="float32 or float16.")] = "float32",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output made from other inputs.")] = False,
@@ -176,10 +179,12 @@ def embed(
     token: Token = None,
     roots: Roots = None,
     certificate: Certificate = None,
-    timeout: Annotated[float, typer.Option(min=0.01, help="Seconds that a server has for a chunk of items.")] = 600.0,
+    timeout: Annotated[
+        float, typer.Option(min=0.01, help="Seconds that a server may take for a chunk of items.")
+    ] = 600.0,
     as_json: Json = False,
 ) -> None:
-    """Embed files into one file, with ids and the revision. The same command again resumes a run that was ended."""
+    """Embed files into one file, with ids and the revision. Repeat the command to resume an interrupted run."""
     from midrib.remote._command import embed as embedding
 
     _refuse_unused(context, backbone)
@@ -257,7 +262,7 @@ def doctor(
     timeout: Timeout = 5.0,
     as_json: Json = False,
 ) -> None:
-    """Check the connection to a backbone step by step; each has a verdict and a fix. Exits with 1 if a step fails."""
+    """Check each step of the connection to a backbone, with a verdict and a fix. Exits with 1 if a step fails."""
     typer.echo(f"checking {url} ...", err=True)
     from midrib.remote._command.served import examine
 

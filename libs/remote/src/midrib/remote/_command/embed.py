@@ -105,7 +105,7 @@ def _ids_of_output(out: str) -> set[str]:
 
 
 def _say_what_is_left(out: str) -> None:
-    """Say on stderr which folder a failed run has left, if it has."""
+    """Print on stderr the folder that a failed run has left, if there is one."""
     from midrib.remote._files.storage import output_at
 
     folder = output_at(out).path.with_name(f"{output_at(out).path.name}.parts")
@@ -148,7 +148,7 @@ def _in_thread(work: Callable[[], Progress]) -> Progress:
 
 
 def _leave(out: str) -> NoReturn:
-    """Say how to resume, and end the process without waiting for calls that still run."""
+    """Print how to resume, and end the process without waiting for calls that still run."""
     typer.echo(f"interrupted: run the same command again to resume {out} from the chunks that are done", err=True)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -173,7 +173,7 @@ class _ProgressLine:
             typer.echo(text, err=True)
 
     def begin(self) -> None:
-        """Say that the backbone is loaded, and measure the rate from now on."""
+        """Show that the backbone is loaded, and measure the rate from now on."""
         self._began = time.monotonic()
         self.show("embedding ...")
 

@@ -18,7 +18,7 @@ class Cause:
     """A kind of failure.
 
     pattern: of the lower-cased text.  message: with {address}; gRPC's text is added to it.
-    passing: it may end without anybody's doing, so that a call tries again until its deadline.
+    passing: it may end by waiting, so a call tries again until its deadline.
     """
 
     pattern: str

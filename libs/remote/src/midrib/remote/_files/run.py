@@ -100,7 +100,7 @@ def _chunked(items: Iterator[SourceItem], size: ChunkSize) -> Iterator[list[Sour
 
 
 def _embed(embedder: ValueEmbedder, items: list[SourceItem], options: OutputOptions) -> Chunk:
-    """Embed items; if that fails, halve them again and again, so that only the bad ones are left out."""
+    """Embed items; if that fails, halve them repeatedly, so that only the bad ones are left out."""
     if items[0].error is not None:
         return _bad(items, options.width(embedder), [str(item.error) for item in items])
     try:

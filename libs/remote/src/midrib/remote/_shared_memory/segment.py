@@ -43,7 +43,7 @@ class MappedSegment:
         return offset
 
     def _gap(self, size: int) -> int | None:
-        """Return the first offset with `size` free bytes: the same pages are used again and again."""
+        """Return the first offset with `size` free bytes: the same pages are used repeatedly."""
         start = 0
         for offset, used in self._used:
             if offset - start >= size:

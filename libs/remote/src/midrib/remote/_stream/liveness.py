@@ -81,7 +81,7 @@ class SilenceWatchdog:
         self._stream.cancel()
 
     def _buffered_upload_s(self) -> float:
-        """Return the seconds that a proxy may take to hand on the bytes in flight, at most one more stall."""
+        """Return the seconds that a proxy may take to forward the bytes in flight, at most one more stall."""
         return min(self._stall_s, self._in_flight.size() / _SLOW_BYTES_PER_S)
 
     def _longest_transfer_s(self) -> float:

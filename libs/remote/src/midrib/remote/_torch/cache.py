@@ -61,7 +61,7 @@ class FeatureFile:
             computed = compute(rows[list(missing.values())])
             features.update(zip(missing, computed, strict=True))
             values = [(self._function, digest, _stored(digest, features[digest])) for digest in missing]
-            if stored is not None:  # else the file is in use by another process, or of no use
+            if stored is not None:  # else another process locks the file, or it cannot be used
                 self._attempt(lambda database: _insert(database, values))
         return np.stack([features[digest] for digest in digests])
 

@@ -42,7 +42,7 @@ class FrontCollector(Collector):
 
 
 def processor_s(pid: int) -> float:
-    """Return the seconds of processor time that a process has used; 0 if the system does not tell. Linux."""
+    """Return the seconds of processor time that a process has used; 0 if they are unknown. Linux."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

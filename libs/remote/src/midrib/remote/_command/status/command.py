@@ -15,7 +15,7 @@ def status(
     ] = "127.0.0.1:8080",
     *,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Show it live until Ctrl-C; with --json, a line each.")
+        bool, typer.Option("--watch", help="Update the display until Ctrl-C; with --json, print a line per update.")
     ] = False,
     interval: Annotated[float, typer.Option(min=0.05, help="Seconds over which rates are measured.")] = 1.0,
     token: Token = None,
