@@ -235,6 +235,7 @@ class MappedMemories:
     def close(self) -> None:
         """Forget the memories: the worker has ended, or will."""
         self._open = False
+        self._on_lost = lambda: None  # a cycle with its owner would keep the buffers until collected
         for unmapping in self._memories.values():
             unmapping.detach()
 
