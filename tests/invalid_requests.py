@@ -51,15 +51,14 @@ def load_words() -> tuple[nn.Module, int]:
 
 
 class Fragile(nn.Module):
-    """Doubles until a row of -13s comes: then neither this thread nor any other can run it."""
+    """Doubles until a row of -13s comes: then the device is gone, for all threads and for modules loaded later."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.broken = False
+    device_is_gone = False
 
     def forward(self, rows: Tensor) -> Tensor:
-        self.broken = self.broken or bool((rows == -13).any())
-        if self.broken:
+        if (rows == -13).any():
+            Fragile.device_is_gone = True
+        if Fragile.device_is_gone:
             raise RuntimeError("the device is gone")
         return rows * 2
 

@@ -20,7 +20,7 @@ NAN, INFINITE = float("nan"), float("inf")
 BAD_SECONDS: list[Any] = [0, -1, NAN, INFINITE, 1e10, "5", None, True]
 CONSTRUCTOR: list[tuple[dict[str, Any], str]] = [
     *[({"timeout": value}, "timeout is .*expected seconds") for value in BAD_SECONDS],
-    *[({"hedge_s": value}, "hedge_s is .*expected seconds") for value in [*BAD_SECONDS[:-2], 1e-9]],
+    *[({"hedge_s": value}, "hedge_s is .*expected seconds") for value in BAD_SECONDS[:-2]],
     *[({"token": value}, r"token.*strip\(\)") for value in ("a\n", " a", "a\nb", "\ud800", "\0")],
     ({"token": b"secret"}, "token is a bytes, expected a string"),
     ({"priority": []}, "priority is .*expected one of interactive"),

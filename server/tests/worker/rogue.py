@@ -147,6 +147,12 @@ def signal_self(number: int) -> Callable[[], None]:
     return lambda: os.kill(os.getpid(), number)
 
 
+def hang_up() -> None:
+    """Send this process SIGHUP, which it ignores if it was started by nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGHUP)
+
+
 class Mode(torch.overrides.TorchFunctionMode):
     """Makes every function of torch fail."""
 
@@ -191,7 +197,7 @@ MISDEEDS: dict[str, Callable[[], object]] = {
     "profiling signal": partial(signal.setitimer, signal.ITIMER_PROF, 0.001, 0.001),
     "SIGTERM": signal_self(signal.SIGTERM),
     "SIGINT": signal_self(signal.SIGINT),
-    "SIGHUP": signal_self(signal.SIGHUP),
+    "SIGHUP": hang_up,
     "SIGPIPE": signal_self(signal.SIGPIPE),
     "SIGABRT": signal_self(signal.SIGABRT),
     "SIGCHLD ignored": partial(signal.signal, signal.SIGCHLD, signal.SIG_IGN),

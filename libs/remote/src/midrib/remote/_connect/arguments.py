@@ -13,16 +13,10 @@ from midrib.wire import InvalidInputError
 MAX_SECONDS: Final = 365 * 86400.0
 
 
-def checked_seconds(name: str, value: Any, *, least: float = 0.0) -> float:
-    """Return a duration in seconds. Raises InvalidInputError unless it is above `least` and at most a year."""
-    if (
-        not isinstance(value, float | int | np.floating | np.integer)
-        or not least < value <= MAX_SECONDS
-        or value is True
-    ):
-        raise InvalidInputError(
-            f"{name} is {value!r:.40}, expected seconds above {least:g} and at most {MAX_SECONDS:.0f}: pass {name}=30.0"
-        )
+def checked_seconds(name: str, value: Any) -> float:
+    """Return a duration in seconds. Raises InvalidInputError unless it is above 0 and at most a year."""
+    if not isinstance(value, float | int | np.floating | np.integer) or not 0 < value <= MAX_SECONDS or value is True:
+        raise InvalidInputError(f"{name} is {value!r:.40}, expected seconds above 0 and at most {MAX_SECONDS:.0f}")
     return float(value)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Final
 
 from midrib.remote._connect.balance import by_load
 from midrib.remote._connect.diagnosis import UNREACHABLE
@@ -12,6 +13,9 @@ from midrib.remote._stream.call import Message
 from midrib.remote._stream.connection import StreamConnection
 from midrib.remote._stream.context import SessionContext
 from midrib.wire import MidribError, RevisionMismatchError, UnavailableError
+
+# Seconds between two looks for items to send to another server.
+_LEAST_PAUSE_S: Final = 1e-3
 
 
 class ConnectionGroup:
@@ -121,7 +125,7 @@ class ConnectionGroup:
             new.wake()
 
     def _schedule_hedging(self, hedge_s: float) -> None:
-        self._hedging = asyncio.get_running_loop().call_later(hedge_s / 4, self._hedge, hedge_s)
+        self._hedging = asyncio.get_running_loop().call_later(max(hedge_s / 4, _LEAST_PAUSE_S), self._hedge, hedge_s)
 
     def _hedge(self, hedge_s: float) -> None:
         """Send messages that wait for their result since hedge_s to another server as well."""

@@ -10,7 +10,6 @@ from midrib.v1 import embedding_pb2, tensor_pb2
 from midrib.wire import InvalidInputError
 
 Priority: TypeAlias = Literal["interactive", "training", "bulk"]
-_LEAST_HEDGE_S: Final = 1e-3
 _MAX_WINDOW: Final = 1 << 16
 
 
@@ -70,7 +69,7 @@ class CallPolicy:
             raise InvalidInputError(f"priority is {self.priority!r}, expected one of {', '.join(priorities)}")
         checked_seconds("timeout", self.timeout)
         if self.hedge_s is not None:
-            checked_seconds("hedge_s", self.hedge_s, least=_LEAST_HEDGE_S)
+            checked_seconds("hedge_s", self.hedge_s)
         if self.window is not None:
             checked_count("window", self.window, _MAX_WINDOW)
         if self.shared_memory not in (None, True, False):
