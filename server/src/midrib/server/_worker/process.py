@@ -234,6 +234,7 @@ class MappedMemories:
     def close(self) -> None:
         """Forget the memories: the worker has ended, or will."""
         self._open = False
+        self._on_lost = lambda: None  # a method of the owner of this object: the cycle would keep both until collected
         for unmapping in self._memories.values():
             unmapping.detach()
 
