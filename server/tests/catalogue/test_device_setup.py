@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,6 +31,17 @@ def _threads_as_before() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+class Fragile(nn.Module):
+    """Returns its rows until it is broken."""
+
+    broken = False
+
+    def forward(self, rows: Tensor) -> Tensor:
+        if self.broken:
+            raise RuntimeError("this module is broken")
+        return rows + 0
 
 
 def setup(module: nn.Module, spec: InputSpec = PAIR, **config: Any) -> DeviceSetup:
@@ -148,3 +160,19 @@ def test_replicas_of_one_device_share_the_weights(test_registry: Registry) -> No
         compute_factories = served._compute_factories  # no other attribute shows the module
         assert len(compute_factories) == 2
         assert compute_factories[0].__self__ is compute_factories[1].__self__  # type: ignore[attr-defined] # of `DeviceSetup`
+
+
+def test_a_module_that_is_loaded_again_is_freed_when_it_has_broken_too() -> None:
+    """Otherwise its weights would stay in memory beside those of its successor."""
+    device_setup = setup(Fragile())
+    device_setup.reload = Fragile
+    freed: list[bool] = []
+    for _ in range(2):
+        compute = device_setup.prepare()
+        weakref.finalize(device_setup.module, freed.append, True)
+        device_setup.module.broken = True
+        with pytest.raises(RuntimeError, match="this module is broken"):
+            compute.probe()
+    del compute
+    device_setup.prepare()
+    assert freed == [True]
