@@ -16,7 +16,7 @@ from midrib.backbones import Backbone
 from midrib.registry import InputSpec, Registry, TensorInput, TextInput
 from midrib.server._calibration.parity import PARITY_BOUND, ParityError, parity_reference
 from midrib.server._calibration.warm_up import usual_batches, warm_up
-from midrib.server._catalogue.device_setup import DeviceSetup, WarmUpConfig
+from midrib.server._catalogue.device_setup import CalibratedForward, DeviceSetup, WarmUpConfig
 from midrib.server._compute.config import ComputeConfig
 from midrib.server._compute.forward import Forward
 from midrib.server._engine.batch_limits import BatchLimits
@@ -169,10 +169,13 @@ def test_a_module_that_is_loaded_again_is_freed_when_it_has_broken_too() -> None
     freed: list[bool] = []
     for _ in range(2):
         compute = device_setup.prepare()
-        weakref.finalize(device_setup.module, freed.append, True)
-        device_setup.module.broken = True
+        module = device_setup.module
+        assert isinstance(module, Fragile)
+        assert isinstance(compute, CalibratedForward)
+        module.broken = True
+        weakref.finalize(module, freed.append, True)
         with pytest.raises(RuntimeError, match="this module is broken"):
             compute.probe()
-    del compute
+    del compute, module
     device_setup.prepare()
     assert freed == [True]
