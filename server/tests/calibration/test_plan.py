@@ -34,16 +34,16 @@ def _threads_as_before() -> Iterator[None]:
 
 
 class Timed(nn.Module):
-    """Records the shape of every pass, which takes `each_s` seconds a row by the clock that it moves."""
+    """Records the shape of every pass, which takes `each_s` seconds a row, or a pass, by the clock that it moves."""
 
-    def __init__(self, each_s: float = 1e-3) -> None:
+    def __init__(self, each_s: float = 1e-3, *, by_rows: bool = True) -> None:
         super().__init__()
         self.shapes: list[tuple[int, ...]] = []
-        self.now, self._each_s = 0.0, each_s
+        self.now, self._each_s, self._by_rows = 0.0, each_s, by_rows
 
     def forward(self, rows: Tensor) -> Tensor:
         self.shapes.append(tuple(rows.shape))
-        self.now += len(rows) * self._each_s
+        self.now += (len(rows) if self._by_rows else 1) * self._each_s
         return rows[:, :2].float()
 
 
@@ -149,6 +149,31 @@ def test_other_work_does_not_change_the_size_of_a_batch(measured: Measured) -> N
     idle_s = iter(range(1000))
     passes = PassCalibration(forward, forward.device, LIMITS, 2.0, lambda: module.now, lambda: 1e-3 * next(idle_s))
     assert (passes.rows, passes.choose_width(4), measured) == (64, 1, [])
+
+
+@pytest.mark.parametrize(
+    ("each_s", "rows"),
+    [
+        pytest.param(2.0, 1, id="one row"),
+        pytest.param(0.05, 20, id="as many as take a second"),
+    ],
+)
+def test_a_module_that_waits_is_measured_by_short_batches(each_s: float, rows: int) -> None:
+    """Its passes take no processor time, so that batches sized by that alone would take minutes."""
+    module = Timed(each_s)
+    forward = Forward(module, PAIR)
+    assert isinstance(forward.device, CpuDevice)
+    assert PassCalibration(forward, forward.device, LIMITS, 2.0, lambda: module.now, lambda: 0.0).rows == rows
+
+
+def test_micro_batches_of_passes_that_all_take_equally_long_are_not_measured(measured: Measured) -> None:
+    """Each pass takes 50 ms, so that 16 rows at a time are slower than 20, and fewer are hopeless."""
+    module = Timed(0.05, by_rows=False)
+    forward = Forward(module, PAIR)
+    assert isinstance(forward.device, CpuDevice)
+    passes = PassCalibration(forward, forward.device, LIMITS, 2.0, lambda: module.now, lambda: 0.0)
+    passes.choose_micro_batch(1)
+    assert measured == [(20, 16)]
 
 
 def test_the_replicas_of_a_device_measure_once(monkeypatch: pytest.MonkeyPatch, measured: Measured) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ from midrib.backbones import Backbone
 from midrib.registry import InputSpec, Registry, TensorInput, TextInput
 from midrib.server._calibration.parity import PARITY_BOUND, ParityError, parity_reference
 from midrib.server._calibration.warm_up import usual_batches, warm_up
-from midrib.server._catalogue.device_setup import DeviceSetup, WarmUpConfig
+from midrib.server._catalogue.device_setup import CalibratedForward, DeviceSetup, WarmUpConfig
 from midrib.server._compute.config import ComputeConfig
 from midrib.server._compute.forward import Forward
 from midrib.server._engine.batch_limits import BatchLimits
@@ -30,6 +31,17 @@ def _threads_as_before() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+class Fragile(nn.Module):
+    """Returns its rows until it is broken."""
+
+    broken = False
+
+    def forward(self, rows: Tensor) -> Tensor:
+        if self.broken:
+            raise RuntimeError("this module is broken")
+        return rows + 0
 
 
 def setup(module: nn.Module, spec: InputSpec = PAIR, **config: Any) -> DeviceSetup:
@@ -148,3 +160,22 @@ def test_replicas_of_one_device_share_the_weights(test_registry: Registry) -> No
         compute_factories = served._compute_factories  # no other attribute shows the module
         assert len(compute_factories) == 2
         assert compute_factories[0].__self__ is compute_factories[1].__self__  # type: ignore[attr-defined] # of `DeviceSetup`
+
+
+def test_a_module_that_is_loaded_again_is_freed_when_it_has_broken_too() -> None:
+    """Otherwise its weights would stay in memory beside those of its successor."""
+    device_setup = setup(Fragile())
+    device_setup.reload = Fragile
+    freed: list[bool] = []
+    for _ in range(2):
+        compute = device_setup.prepare()
+        module = device_setup.module
+        assert isinstance(module, Fragile)
+        assert isinstance(compute, CalibratedForward)
+        module.broken = True
+        weakref.finalize(module, freed.append, True)
+        with pytest.raises(RuntimeError, match="this module is broken"):
+            compute.probe()
+    del compute, module
+    device_setup.prepare()
+    assert freed == [True]

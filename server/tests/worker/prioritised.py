@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from midrib.registry import Registry, TensorInput
+from midrib.server._worker.priority import lower_priority
 
 REGISTRY = Registry("prioritised")
 TRIGGER = 666.0
@@ -78,6 +79,16 @@ def load_patient() -> tuple[nn.Module, int]:
     """Compute until this thread has normal priority."""
     while os.sched_getscheduler(0) != os.SCHED_OTHER:
         pass
+    return nn.Identity(), 2
+
+
+@REGISTRY(name="late", namespace="test/embedding", input=TensorInput((2,)))
+def load_late() -> tuple[nn.Module, int]:
+    """Lower the priority once more after it was raised, like a process that other work holds up in its first steps."""
+    for _ in range(2):
+        lower_priority()
+        while os.sched_getscheduler(0) != os.SCHED_OTHER:
+            pass
     return nn.Identity(), 2
 
 

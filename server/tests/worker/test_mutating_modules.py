@@ -101,6 +101,14 @@ def test_a_module_that_deletes_its_weights_is_loaded_again(serve_kind: ServeKind
             assert np.asarray(client.embed("forgetting", item)).tolist() == [[2, 4], [6, 8]]
 
 
+def test_no_item_finds_the_replica_lost_that_an_earlier_item_has_broken(serve_kind: ServeKind, embed: Embed) -> None:
+    """Its module is loaded again at once. These callers do not try again."""
+    inputs = [embedding_pb2.Input(tensor=encode_tensor(np.full((1, 2), value, np.float32))) for value in (TRIGGER, 1.0)]
+    with serve_kind("forgetting") as running:
+        outcomes = [embed(running, message, backbone="forgetting")[0] for message in inputs]
+    assert [np.asarray(outcome).tolist() for outcome in outcomes] == ["INTERNAL", [[2, 2]]]
+
+
 def test_a_scripted_module_is_served(serve_kind: ServeKind) -> None:
     """A ScriptModule lacks some methods of other modules; its weights are shared all the same."""
     item = np.array([[1, 2], [3, 4]], np.float32)

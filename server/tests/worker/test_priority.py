@@ -93,7 +93,7 @@ def test_a_fork_that_other_work_holds_up_goes_on_at_normal_priority(
     assert at_load[0].tolist() == [os.SCHED_IDLE, os.SCHED_OTHER, os.SCHED_OTHER, os.SCHED_OTHER]
 
 
-@pytest.mark.parametrize("name", ["patient", "locking"])
+@pytest.mark.parametrize("name", ["patient", "locking", "late"])
 def test_a_load_that_takes_long_continues_at_normal_priority(prioritised_of: ReplicaOf, name: str) -> None:
     """On a machine without a free core it would hardly advance. A call may keep Python's lock all the time."""
     (row,) = prioritised_of(name, max_load_s=60.0).run(ROW)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from collections.abc import Iterator
@@ -37,14 +38,18 @@ def without_long_texts(data: bytes) -> bytes:
     if len(data) <= _FEW_BYTES or not data.startswith(_PNG):
         return data
     view, place = memoryview(data), len(_PNG)
-    parts = [view[:place]]
+    begin, kept = 0, io.BytesIO()  # not a list of parts: a file may have millions of them
     while place + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, place)
-        if kind not in _PNG_TEXTS:
-            parts.append(view[place : place + 12 + length])
-        place += 12 + length
-    parts.append(view[place:])
-    return data if sum(map(len, parts)) == len(data) else b"".join(parts)
+        end = place + 12 + length
+        if kind in _PNG_TEXTS:
+            kept.write(view[begin:place])
+            begin = end
+        place = end
+    if begin == 0:
+        return data
+    kept.write(view[begin:])
+    return kept.getvalue()
 
 
 def _png_pixels(data: bytes) -> Iterator[bytes]:

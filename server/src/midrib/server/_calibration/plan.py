@@ -25,6 +25,9 @@ from midrib.server._engine.buckets import elements
 Clock = Callable[[], float]
 
 _BATCH_S = 0.1
+# A batch that takes little processor time may take this time at most: a module may wait, for example for another
+# process. Ten times as long, because other work slows a batch down too.
+_LONGEST_BATCH_S = 10 * _BATCH_S
 # Threads are chosen by single rows, or by them and a batch of at most this many rows, in this time.
 _THREAD_ROWS = 16
 _THREAD_SECONDS = 2.0
@@ -35,6 +38,9 @@ _MORE_THREADS = 0.25
 _FEWER_PASSES = 0.25
 # Micro-batches must be faster than whole batches by this share: more passes cost more of the interpreter's time.
 _MICRO_BATCHES = 0.2
+# A pass of some rows takes at least about as long as a single row. Micro-batches that must therefore be slower than the
+# whole batch by more than this factor are not measured: a module that always takes a second would need minutes.
+_SLOWER = 2.0
 # Do not split passes shorter than this: every extra pass competes with the event loop for the interpreter lock.
 _SHORT_S = 5e-3
 
@@ -113,9 +119,16 @@ class PassCalibration:
 
     @cached_property
     def rows(self) -> int:
-        """The rows of a batch of a tenth of a second, within the limits; at least 1."""
-        lone_s = _seconds(_pass(self.forward, 1), self.size_clock)
-        return max(1, min(self.limits.rows_of(self.row_elements), int(_BATCH_S / lone_s)))
+        """The rows of a batch of a tenth of a second, by `clock` of a second at most, within the limits; at least 1."""
+        most = min(self.limits.rows_of(self.row_elements), int(_LONGEST_BATCH_S / self._lone_s))
+        if most <= 1:
+            return 1
+        return max(1, min(most, int(_BATCH_S / _seconds(_pass(self.forward, 1), self.size_clock))))
+
+    @cached_property
+    def _lone_s(self) -> float:
+        """The seconds of a pass of one row."""
+        return _seconds(_pass(self.forward, 1), self.clock)
 
     @cached_property
     def row_elements(self) -> int:
@@ -151,7 +164,8 @@ class PassCalibration:
             return None
         batch = _pass(self.forward, self.rows)
         batch_s = _seconds(batch, self.clock)
-        sizes = [size for size in powers_up_to(share)[-2::-1] if batch_s * size / share >= _SHORT_S]
+        shortest_s = max(_SHORT_S, self._lone_s / _SLOWER)
+        sizes = [size for size in powers_up_to(share)[-2::-1] if batch_s * size / share >= shortest_s]
 
         def work(size: int) -> None:
             self.device.micro_batch_elements = size * self.row_elements

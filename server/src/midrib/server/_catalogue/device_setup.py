@@ -73,7 +73,7 @@ class DeviceSetup:
         with self._one_at_a_time:
             if self.broken is self.module and self.reload is not None:
                 logger.warning("backbone %s cannot compute any more: it is loaded again", self.backbone.name)
-                self.module = self.reload()
+                self.module, self.broken = self.reload(), None
         return CalibratedForward(self, self.compute())
 
     @property

@@ -94,12 +94,14 @@ class BatchReport:
     """The results of a batch: for each item its rows, [rows, ...], or its error.
 
     staging_s: the seconds to stage it.  started, finished: when it computed, on time.monotonic.
+    lost: the error of further batches, if this one has broken the replica.
     """
 
     results: Sequence[Array | Exception]
     staging_s: float
     started: float
     finished: float
+    lost: UnavailableError | None = None
 
 
 class BatchRunner(Protocol):

@@ -42,7 +42,7 @@ class Feeder:
                 del batch  # nothing here may keep its memory
                 await self._until_needed()
             while self._running:
-                await self._running.popleft()
+                _check_not_lost(await self._running.popleft())
         finally:
             self._batcher.when_full.discard(self._wake.set)
 
@@ -56,7 +56,7 @@ class Feeder:
                     return
             await self._until_woken(wait_s)
             while self._running and self._running[0].done():
-                self._running.popleft().result()
+                _check_not_lost(self._running.popleft().result())
 
     async def _until_woken(self, wait_s: float) -> None:
         """Wait until a batch is done, the queue is full, or `wait_s` seconds have passed."""
@@ -78,3 +78,9 @@ class Feeder:
         if done.exception() is None:
             report = done.result()
             self._timer.finished(staging_s=report.staging_s, compute_s=report.finished - report.started)
+
+
+def _check_not_lost(report: BatchReport) -> None:
+    """Raise the UnavailableError of a replica that was lost with this batch: it gets no further batch."""
+    if report.lost is not None:
+        raise report.lost

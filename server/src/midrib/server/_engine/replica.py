@@ -200,7 +200,8 @@ class Replica:
         # A batch that was launched behind another began to compute when that one had ended.
         started = max(job.started, self._last_finished)
         self._last_finished = finished
-        report = BatchReport(results, job.staging_s, started, finished)
+        lost = None if broken is None else _lost_error(broken)
+        report = BatchReport(results, job.staging_s, started, finished, lost)
         self._loop.call_soon_threadsafe(self._settle_job, job, report)
         if broken is not None:
             raise broken

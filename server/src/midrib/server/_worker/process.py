@@ -166,10 +166,9 @@ class WorkerProcess:
     def _end_low_priority(self) -> None:
         """Give the process normal priority after its time at low priority.
 
-        On a machine without a free core, the process cannot do so while a call of the loader keeps Python's lock.
+        At each later call again: if other work uses all cores, the process may lower its own priority only now.
         """
         if time.monotonic() >= self._low_until:
-            self._low_until = inf
             priority.raise_priority(self.pid)
 
     def _next(self, end: float) -> bytes:

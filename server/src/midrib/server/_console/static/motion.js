@@ -12,7 +12,7 @@ export class Motion {
   #rest = null;
   #measures = false;
 
-  /** show(count): draws the first points. */
+  /** show(count): draws the first points, all of them if the count is Infinity. */
   constructor(show) {
     this.#show = show;
   }
@@ -21,7 +21,7 @@ export class Motion {
   step(total) {
     if (!total) return;
     if (total !== this.#total) [this.#total, this.#limit] = [total, Infinity];
-    this.#draw(Math.min(this.#limit, total));
+    this.#draw(this.#limit);
     if (this.#rest !== null) this.#measure(); // not the first step, whose frame may compile the shaders
     clearTimeout(this.#rest);
     this.#rest = setTimeout(() => this.#end(), REST_MS);
@@ -42,7 +42,7 @@ export class Motion {
 
   #end() {
     this.#rest = null;
-    this.#draw(this.#total);
+    this.#draw(Infinity); // all of them: the map may show other points by now
   }
 
   #draw(count) {

@@ -40,7 +40,7 @@ export class Scatter {
     this.lassoMode = false;
     this.#deck = new Deck({
       canvas, views: VIEW, viewState: this.#view, pickingRadius: HOVER_PIXELS, getCursor: () => "crosshair",
-      onViewStateChange: ({ viewState: { target, zoom } }) => this.#look({ target, zoom }), 
+      onViewStateChange: ({ viewState: { target, zoom } }) => this.#look({ target, zoom }),
       onHover: ({ index }) => this.#hover(this.#order[index] ?? -1),
     });
     const area = canvas.parentElement; // its listeners run before those of deck.gl, which would move the points during a lasso
@@ -113,7 +113,7 @@ export class Scatter {
   }
 
   #show(shown) {
-    this.#canvas.dataset.points = shown;
+    this.#canvas.dataset.points = Math.min(shown, this.#data.length);
     this.#deck.setProps({ layers: [new Points({ id: "points", data: this.#data, diameter: this.#diameter(), pickable: true, shown })] });
   }
 
