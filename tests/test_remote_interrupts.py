@@ -1,4 +1,4 @@
-"""Calls during which Ctrl-C or a fork happens, at any step; and clients that are copied to another process."""
+"""Calls during Ctrl-C, a fork or a lack of files; and clients that are copied to another process."""
 
 from __future__ import annotations
 
@@ -134,6 +134,29 @@ def test_a_client_that_was_used_can_be_copied(server: RunningServer, copied: Cal
     with Client(server.address, timeout=30.0) as client:
         want = client.embed(NAME, X)
         np.testing.assert_allclose(copied(client).embed(NAME, X), want, atol=1e-6)
+
+
+def test_a_process_without_a_free_file_gets_an_error(server: RunningServer) -> None:
+    """Before, the call tried to start an event loop for ever. It succeeds once there are files again."""
+    done = run(f"""
+import os, resource
+from midrib.remote import Client
+from midrib.wire import UnavailableError
+
+client = Client({server.address!r}, timeout=30.0)
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+next_free = os.open("/", os.O_RDONLY)
+os.close(next_free)
+resource.setrlimit(resource.RLIMIT_NOFILE, (next_free, hard))
+try:
+    client.list()
+except UnavailableError as error:
+    print(error)
+resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+print(len(client.list()))
+""")
+    assert (done.returncode, done.stdout.splitlines()[1:]) == (0, ["1"]), done.stderr
+    assert "Too many open files" in done.stdout
 
 
 def test_daemon_threads_that_call_do_not_delay_the_exit(server: RunningServer) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from midrib.remote import AsyncClient, Client
+from midrib.remote import AsyncClient, Client, RemoteBackbone
 from midrib.remote._clients.options import EMBED_OPTIONS, batch_rows, feature_options
 from midrib.remote._items.rows import any_rows, audio_rows, image_rows, text_rows
 from midrib.wire import InvalidInputError
@@ -26,6 +27,7 @@ CONSTRUCTOR: list[tuple[dict[str, Any], str]] = [
     ({"priority": []}, "priority is .*expected one of interactive"),
     ({"shared_memory": "yes"}, "shared_memory is 'yes', expected True, False or None"),
     ({"tls": 5}, "tls is 5, expected True, the path"),
+    ({"tls": ""}, "tls is '', expected True, the path"),
 ]
 BAD_DTYPES: list[Any] = [5, [1], {}, "int3", "\ud800", ""]
 OPTIONS: list[tuple[dict[str, Any], str]] = [
@@ -36,6 +38,16 @@ OPTIONS: list[tuple[dict[str, Any], str]] = [
     *[({name: [1]}, f"{name} is .*expected a string") for name in ("revision", "prompt", "prompt_name")],
     *[({name: "\ud800"}, f"{name} is .*not valid Unicode") for name in ("revision", "prompt", "prompt_name")],
 ]
+
+
+class RootsFile:
+    """A path of another class than pathlib's.  path: of the file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __fspath__(self) -> str:
+        return str(self.path)
 
 
 class NoArray:
@@ -153,6 +165,25 @@ def test_a_clip_that_numpy_cannot_read(clip: Any) -> None:
 def test_a_text_of_a_derived_class() -> None:
     """Its characters count, not its methods."""
     assert text_rows([OddText("a")]).nbytes == text_rows(["a"]).nbytes
+
+
+@pytest.mark.parametrize("dtype", ["f2", np.float16, np.dtype(">f2"), np.str_("float16"), torch.float16], ids=repr)
+def test_an_element_type_of_numpy_or_torch_counts_by_its_name(dtype: Any) -> None:
+    """All callers of one function then share a stream."""
+    assert feature_options({"dtype": dtype}, EMBED_OPTIONS).dtype == "float16"
+
+
+@pytest.mark.parametrize("dtype", [*BAD_DTYPES, "int64", torch.complex64], ids=repr)
+def test_a_module_takes_floating_types_only(dtype: Any) -> None:
+    """It says so before it connects."""
+    with pytest.raises(InvalidInputError, match="dtype"):
+        RemoteBackbone(f"grpc://{ADDRESS}/some/name", dtype=dtype)
+
+
+def test_roots_may_be_any_path(tmp_path: Path) -> None:
+    """Such as those of pytest's older fixtures."""
+    (tmp_path / "roots.pem").touch()
+    assert repr(Client(ADDRESS, tls=RootsFile(tmp_path / "roots.pem"))) == f"Client('grpcs://{ADDRESS}')"
 
 
 @pytest.mark.parametrize("client", [Client, AsyncClient])

@@ -89,3 +89,13 @@ def _race(pool: ThreadPoolExecutor, ends: list[Callable[[StreamedCall], None]]) 
     with contextlib.suppress(InternalError, CancelledError):
         np.testing.assert_array_equal(call.result(), FEATURES)
     return [len(early), len(late)]
+
+
+def test_calls_that_fail_together_raise_an_error_each() -> None:
+    """A shared one would keep the inputs of all callers: a raised error keeps the frames that it passed."""
+    error = InternalError("broken", reason="BROKEN")
+    for call in (a_call(), a_call()):
+        call.fail(error)
+        with pytest.raises(InternalError, match="broken") as caught:
+            waited(call)
+        assert (caught.value.reason, error.__traceback__) == ("BROKEN", None)

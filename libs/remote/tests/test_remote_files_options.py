@@ -18,7 +18,7 @@ from safetensors import safe_open
 from midrib.remote import embed_files
 from midrib.remote._files.chunks import ChunkStore
 from midrib.remote._files.storage import output_at
-from midrib.wire import Array, InvalidInputError, UnavailableError
+from midrib.wire import Array, InvalidInputError, PermissionDeniedError
 
 PLAIN = {"backbone": "test/ramp", "revision": "r1", "prompt": ""}
 NAMED = {**PLAIN, "prompt_name": "query"}
@@ -35,6 +35,22 @@ class Ramp:
     def __call__(self, kind: str, values: list[Any]) -> Array:
         self.values += values
         return np.array([[3, 4, len(str(value))] for value in values], np.float32)
+
+
+class RefusedAfter(Ramp):
+    """Embeds some calls, and refuses the later ones as a server refuses a token without the scope."""
+
+    concurrency = 1
+
+    def __init__(self, calls: int) -> None:
+        super().__init__()
+        self.calls_left = calls
+
+    def __call__(self, kind: str, values: list[Any]) -> Array:
+        self.calls_left -= 1
+        if self.calls_left < 0:
+            raise PermissionDeniedError("the token lacks the scope embed")
+        return super().__call__(kind, values)
 
 
 @pytest.fixture()
@@ -169,15 +185,8 @@ def test_a_prompt_is_for_texts_only(tmp_path: Path) -> None:
 )
 def test_a_run_resumes_only_with_the_same_options(tmp_path: Path, table: Path, options: dict[str, Any]) -> None:
     """One output has one kind of features."""
-
-    class Failing(Ramp):
-        revision = "r1"
-
-        def __call__(self, kind: str, values: list[Any]) -> Array:
-            raise UnavailableError("the server is gone")
-
-    with pytest.raises(UnavailableError, match="gone"):
-        embed_files(Failing(), [table], tmp_path / "out.npy")
+    with pytest.raises(PermissionDeniedError, match="lacks the scope"):
+        embed_files(RefusedAfter(1), [table], tmp_path / "out.npy", chunk_items=1)
     with pytest.raises(InvalidInputError, match=f"begun with another {next(iter(options))}"):
         embed_files(Ramp(), [table], tmp_path / "out.npy", **options)
 
@@ -189,3 +198,13 @@ def test_an_option_of_one_run_only_is_refused(tmp_path: Path, first: dict[str, s
         store.begin(first)
         with pytest.raises(InvalidInputError, match="was begun with another prompt_name: use the same to resume"):
             store.begin(second)
+
+
+@pytest.mark.parametrize(("calls", "left"), [(0, []), (1, ["00000000.npz", "recipe.json"])], ids=["none", "some"])
+def test_a_failed_run_leaves_a_folder_only_for_finished_chunks(tmp_path: Path, calls: int, left: list[str]) -> None:
+    """A folder without chunks would be taken for work that can be resumed."""
+    (tmp_path / "t.txt").write_text("a\nb\n")
+    with pytest.raises(PermissionDeniedError, match="lacks the scope"):
+        embed_files(RefusedAfter(calls), [tmp_path / "t.txt"], tmp_path / "out.npy", chunk_items=1)
+    assert sorted(path.name for path in (tmp_path / "out.npy.parts").glob("*")) == left
+    assert (tmp_path / "out.npy.parts").exists() == bool(left)

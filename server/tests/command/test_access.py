@@ -55,6 +55,22 @@ def test_a_wrong_tls_file_is_named(
     assert words in done.stderr
 
 
+def test_roots_may_come_from_a_pipe(tmp_path: Path) -> None:
+    """The shell makes one for `--tls-roots <(...)`; a check of its content would leave nothing to the connection."""
+    authority = trustme.CA()
+    path = tmp_path / "server.pem"
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(path)
+    read_end, write_end = os.pipe()
+    os.write(write_end, authority.cert_pem.bytes())
+    os.close(write_end)
+    with serving(MLP, tls_certificate=path, tls_key=path) as running:
+        command = [sys.executable, "-m", "midrib.remote", "list", "--server", f"grpcs://{running.address}"]
+        roots = ["--tls-roots", f"/dev/fd/{read_end}"]
+        done = subprocess.run([*command, *roots], capture_output=True, text=True, pass_fds=[read_end], check=False)
+    os.close(read_end)
+    assert (done.returncode, "mlp-128" in done.stdout) == (0, True), done.stderr
+
+
 def test_an_untrusted_certificate_is_one_sentence(certified: dict[str, Any]) -> None:
     """gRPC's C++ code writes a line for each attempt to connect unless its variable says no."""
     with serving(MLP, **certified) as running:

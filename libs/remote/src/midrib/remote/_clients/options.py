@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypedDict, get_ar
 from numpy.typing import ArrayLike
 
 from midrib.registry import TextInput, nearest
-from midrib.remote._connect.arguments import checked_count, checked_text
+from midrib.remote._connect.arguments import checked_count, checked_dtype, checked_text
 from midrib.remote._connect.backbone_info import BackboneInfo
 from midrib.remote._items.images import ImageLike
 from midrib.remote._items.rows import Rows, TensorRows, any_rows, audio_rows, image_rows, text_rows
@@ -113,7 +113,7 @@ def feature_options(options: EmbedOptions | StreamOptions, accepted: frozenset[s
     if normalize not in (False, True, None):
         raise InvalidInputError(f"normalize is {normalize!r:.40}, expected True or False")
     return FeatureOptions(
-        _checked_dtype(options.get("dtype")),
+        None if (dtype := options.get("dtype")) is None else checked_dtype(dtype),
         bool(normalize),
         None if dimensions is None else checked_count("dimensions", dimensions, _MAX_DIMENSIONS),
         _text_or_none("revision", options.get("revision")),
@@ -124,15 +124,6 @@ def feature_options(options: EmbedOptions | StreamOptions, accepted: frozenset[s
 
 def _text_or_none(name: str, value: object) -> str | None:
     return None if value is None else checked_text(name, value)
-
-
-def _checked_dtype(dtype: Any) -> str | None:
-    """Return the name of a type, or None for the backbone's. Raises InvalidInputError for one that cannot travel."""
-    if dtype is None:
-        return None
-    name = dtype if isinstance(dtype, str) else str(getattr(dtype, "__name__", dtype))
-    code_from_dtype(checked_text("dtype", name))
-    return name
 
 
 def input_rows(x: ArrayLike | None, options: EmbedOptions) -> Rows:

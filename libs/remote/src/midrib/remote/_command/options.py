@@ -81,9 +81,10 @@ class Access:
         for option, path in (("--tls-roots", self.roots), ("--tls-certificate", self.certificate)):
             if path is None:
                 continue
-            if not path.is_file():
+            if path.is_dir() or not path.exists():
                 raise FileNotFoundError(f"{option} {path} is not a file: check the path")
-            if b"CERTIFICATE-----" not in path.read_bytes():
+            # A pipe, such as the shell's <(...), can be read only once.
+            if path.is_file() and b"CERTIFICATE-----" not in path.read_bytes():
                 raise ValueError(f"{option} {path} holds no certificate, expected a PEM file: check the path")
 
     def arguments(self) -> dict[str, Any]:

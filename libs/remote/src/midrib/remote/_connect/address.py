@@ -36,7 +36,7 @@ class Tls:
 
 
 # True: TLS with the system's roots. A path: a file of roots. None: the address's scheme decides.
-TlsLike: TypeAlias = bool | str | Path | Tls | None
+TlsLike: TypeAlias = bool | str | os.PathLike[str] | Tls | None
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def endpoint_from(address: str, *, token: str | None = None, tls: TlsLike = None
     token = checked_token(token) if token else None
     connections = _connections(query, address)
     tls = _SCHEMES.get(scheme, False) if tls is None else tls
-    if not tls:
+    if not tls and tls != "":
         return Endpoint(addresses, token, connections=connections)
     files = _tls_files(tls)
     for path in (files.roots, files.certificate, files.key):
@@ -86,12 +86,14 @@ def endpoint_from(address: str, *, token: str | None = None, tls: TlsLike = None
 
 
 def _tls_files(tls: TlsLike) -> Tls:
-    """Return the files of a TLS connection. Raises InvalidInputError for another type of argument."""
+    """Return the files of a TLS connection. Raises InvalidInputError for an empty path, or another type of argument."""
+    if isinstance(tls, Tls):
+        return tls
     if tls is True:
         return Tls()
-    if not isinstance(tls, Tls | str | Path):
+    if not isinstance(tls, str | os.PathLike) or tls == "":
         raise InvalidInputError(f"tls is {tls!r:.40}, expected True, the path of a PEM file of roots, or a Tls")
-    return tls if isinstance(tls, Tls) else Tls(tls)
+    return Tls(Path(tls))
 
 
 def split_url(url: str) -> tuple[str, str]:

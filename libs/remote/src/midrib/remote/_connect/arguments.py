@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from midrib.wire import InvalidInputError
+from midrib.wire import InvalidInputError, code_from_dtype
 
 # A year: threads and event loops cannot wait for arbitrarily long.
 MAX_SECONDS: Final = 365 * 86400.0
@@ -42,6 +42,16 @@ def checked_text(name: str, value: Any) -> str:
             f"{name} is {value!r:.40}, which is not valid Unicode at character {error.start}"
         ) from None
     return value
+
+
+def checked_dtype(dtype: Any) -> str:
+    """Return the name of an element type, given as a name or a type of numpy or torch.
+
+    Raises InvalidInputError for one that cannot travel.
+    """
+    name = dtype if isinstance(dtype, str) else str(getattr(dtype, "__name__", dtype)).removeprefix("torch.")
+    code_from_dtype(checked_text("dtype", name))
+    return str(np.dtype(name).name)
 
 
 def checked_token(token: Any) -> str:

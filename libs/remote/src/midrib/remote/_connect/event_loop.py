@@ -15,7 +15,6 @@ import time
 import weakref
 from collections.abc import Callable, Coroutine
 from functools import partial
-from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import grpc
@@ -23,12 +22,10 @@ import grpc
 from midrib.remote._connect.address import Endpoint
 from midrib.remote._connect.certificates import Certificates, CertificateStore
 from midrib.remote._connect.pending_result import LoopCall
-from midrib.remote._connect.transport import new_loop, open_channel
+from midrib.remote._connect.transport import grpc_threads, new_loop, open_channel
 from midrib.wire import UnavailableError
 
 _T = TypeVar("_T")
-# The names of gRPC's threads begin with these.
-_GRPC_THREADS: Final = ("grpc_", "event_engine", "lifeguard", "resolver-exec")
 # Seconds that a fork waits for gRPC's threads. If another part of the process uses gRPC they stay: a child cannot call.
 _THREADS_END_S: Final = 0.5
 _CLOSING_S: Final = 5.0
@@ -198,7 +195,8 @@ _stream_owners: weakref.WeakSet[StreamOwner] = weakref.WeakSet()
 def runtime() -> Runtime:
     """Return this process's runtime, started if need be.
 
-    Raises UnavailableError once the interpreter exits, and in a signal handler that interrupts a fork.
+    Raises UnavailableError once the interpreter exits, in a signal handler that interrupts a fork, and if the process
+    may not open the files of a loop; RuntimeError if it may not start a thread.
     """
     while (running := _current) is None:
         if _exiting:
@@ -206,17 +204,24 @@ def runtime() -> Runtime:
         if _forking_thread == threading.get_ident():
             raise UnavailableError("this thread is forking the process: make no calls from a signal handler meanwhile")
         # In another thread, because a signal handler may interrupt this one at any step, and start a runtime too.
-        starter = threading.Thread(target=_start)
+        failures: list[Exception] = []
+        starter = threading.Thread(target=_start, args=(failures,))
         starter.start()
         starter.join()
+        if failures:
+            raise UnavailableError(f"cannot start an event loop ({failures[0]}): close files, or end threads")
     return running
 
 
-def _start() -> None:
+def _start(failures: list[Exception]) -> None:
+    """Start the runtime, or append the reason why that is not possible."""
     global _current
     with _lock:
         if _current is None and not _exiting:
-            _current = Runtime()
+            try:
+                _current = Runtime()
+            except (OSError, RuntimeError) as error:
+                failures.append(error)
 
 
 def current_runtime() -> Runtime:
@@ -258,19 +263,8 @@ def _before_fork() -> None:
     _close_current()
     gc.collect()  # gRPC's objects sit in cycles, and its threads end with the last of them
     until = time.monotonic() + _THREADS_END_S
-    while _grpc_threads() and time.monotonic() < until:
+    while grpc_threads() and time.monotonic() < until:
         time.sleep(0.001)
-
-
-def _grpc_threads() -> list[str]:
-    """Return the names of gRPC's threads, which Python does not list; empty on systems other than Linux."""
-    names = []
-    for task in Path("/proc/self/task").glob("*/comm"):
-        try:
-            names.append(task.read_text())
-        except OSError:
-            continue  # ended meanwhile
-    return [name for name in names if name.startswith(_GRPC_THREADS)]
 
 
 def _after_fork() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 import grpc
@@ -45,6 +46,8 @@ _BROKEN = {
 }
 # gRPC's text for an HTTP status other than 200, which no gRPC server sends. For 404 it reports UNIMPLEMENTED.
 _HTTP_STATUS: Final = "received http2 header with status"
+# The names of gRPC's threads begin with these.
+_GRPC_THREADS: Final = ("grpc_", "event_engine", "lifeguard", "resolver-exec")
 _Response = TypeVar("_Response", bound=Message)
 
 
@@ -65,6 +68,17 @@ def _ignore_shared_poller(loop: asyncio.AbstractEventLoop, context: dict[str, An
     if isinstance(context.get("exception"), BlockingIOError):
         return
     loop.default_exception_handler(context)
+
+
+def grpc_threads() -> list[str]:
+    """Return the names of gRPC's threads, which Python does not list; empty on systems other than Linux."""
+    names = []
+    for task in Path("/proc/self/task").glob("*/comm"):
+        try:
+            names.append(task.read_text())
+        except OSError:
+            continue  # ended meanwhile
+    return [name for name in names if name.startswith(_GRPC_THREADS)]
 
 
 def open_channel(
@@ -107,7 +121,10 @@ async def call(
     response: type[_Response],
     timeout: float,
 ) -> _Response:
-    """Make one unary call. Raises the server's MidribError, or UnavailableError if no server answers."""
+    """Make one unary call.
+
+    Raises the server's MidribError, or UnavailableError if no server answers or the channel is closed meanwhile.
+    """
     unary = channel.unary_unary(
         method, request_serializer=type(request).SerializeToString, response_deserializer=response.FromString
     )
@@ -115,6 +132,9 @@ async def call(
         return await unary(request, timeout=timeout, metadata=_metadata(endpoint))
     except grpc.aio.AioRpcError as error:
         raise _error(error.code(), error.details(), error.trailing_metadata(), address) from error
+    except asyncio.CancelledError:
+        _raise_if_task_cancelled()
+        raise UnavailableError(f"{address} was silent in another call of this channel", reason="SILENT") from None
 
 
 class EmbeddingStream:
@@ -135,7 +155,7 @@ class EmbeddingStream:
         except Exception:  # noqa: BLE001 - see the class
             return False
         except asyncio.CancelledError:
-            self._raise_if_task_cancelled()
+            _raise_if_task_cancelled()
             return False
         return True
 
@@ -146,7 +166,7 @@ class EmbeddingStream:
         except Exception:  # noqa: BLE001 - see the class
             return None
         except asyncio.CancelledError:
-            self._raise_if_task_cancelled()
+            _raise_if_task_cancelled()
             return None
         return None if message is grpc.aio.EOF else cast(bytes, message)
 
@@ -167,11 +187,12 @@ class EmbeddingStream:
         self._cancelled = True
         self._call.cancel()
 
-    def _raise_if_task_cancelled(self) -> None:
-        """Raise the CancelledError again, unless gRPC raised it because the call or its channel was cancelled."""
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise  # called from an except clause
+
+def _raise_if_task_cancelled() -> None:
+    """Raise the CancelledError again, unless gRPC raised it because the call or its channel was cancelled."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise  # called from an except clause
 
 
 def _metadata(endpoint: Endpoint) -> list[tuple[str, str]]:

@@ -47,13 +47,16 @@ class ChunkStore:
     def __init__(self, output: Output) -> None:
         self.output = output
         self.folder = output.path.with_name(output.path.name + ".parts")
+        self._recipe_path = self.folder / "recipe.json"
         self._recipe: dict[str, str] = {}
         self._lock = _lock(self.folder, output.path)
         self._count = len(self._files())
 
     def close(self) -> None:
-        """Unlock the folder for other runs; delete it if it is empty."""
+        """Unlock the folder for other runs; delete it if it holds no chunk."""
         with contextlib.suppress(OSError):
+            if not self._count:
+                self._recipe_path.unlink(missing_ok=True)
             self.folder.rmdir()
         os.close(self._lock)
 
@@ -65,7 +68,7 @@ class ChunkStore:
         another backbone or revision.
         """
         self._recipe = recipe
-        path = self.folder / "recipe.json"
+        path = self._recipe_path
         if not path.exists():
             write_whole(path, lambda unfinished: unfinished.write_text(json.dumps(recipe)))
             return

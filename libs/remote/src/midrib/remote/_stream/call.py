@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,8 +43,8 @@ class StreamedCall(PendingResult[Array]):
             self._end(self._features)
 
     def fail(self, error: MidribError) -> None:
-        """End the call with an error."""
-        self._end(error)
+        """End the call with a copy of an error, because each raised error keeps the frames that it passed."""
+        self._end(copy(error))
 
 
 class MessageRows:

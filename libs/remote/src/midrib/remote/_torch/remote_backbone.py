@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from midrib.registry import ImageInput, InputSpec
 from midrib.remote._clients.options import FeatureOptions
 from midrib.remote._connect.address import TlsLike, endpoint_from, split_url
-from midrib.remote._connect.arguments import checked_text
+from midrib.remote._connect.arguments import checked_dtype, checked_text
 from midrib.remote._connect.backbone_calls import BackboneCalls
 from midrib.remote._items.rows import Rows, TensorRows, tensor_rows, text_rows
 from midrib.remote._stream.request import CallPolicy, Priority
@@ -74,11 +74,12 @@ class RemoteBackbone(nn.Module):
         shared_memory: bool | None = None,
     ) -> None:
         super().__init__()
-        address, self.name = url if isinstance(url, tuple) and len(url) == 2 else split_url(url)
+        address, self.name = url if isinstance(url, tuple | list) and len(url) == 2 else split_url(url)
         if revision is not None:
             checked_text("revision", revision)
         self._policy = CallPolicy(timeout, window, hedge_s, priority, shared_memory)
-        if dtype is not None and dtype != "int8" and not is_floating(np.dtype(dtype)):
+        dtype = None if dtype is None else checked_dtype(dtype)
+        if dtype not in (None, "int8") and not is_floating(np.dtype(dtype)):
             raise InvalidInputError(f"dtype is {dtype!r}, expected a floating type such as 'float16', or 'int8'")
         self._servers = BackboneCalls(endpoint_from(address, token=token, tls=tls), timeout)
         self._info = self._servers.run(lambda: self._servers.describe_pinned(self.name, revision))
