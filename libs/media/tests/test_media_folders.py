@@ -34,6 +34,13 @@ def test_hidden_files_and_those_of_systems_are_left_out(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a.png"]
 
 
+@pytest.mark.parametrize("name", ["lost+found", "$RECYCLE.BIN", "System Volume Information"])
+def test_the_folders_of_a_volume_are_left_out(tmp_path: Path, name: str) -> None:
+    """A dataset at the top of a volume has one that only root may read."""
+    make(tmp_path, "a.png", f"{name}/b.png")
+    assert names(tmp_path) == ["a.png"]
+
+
 @pytest.mark.parametrize("path", [".git/a", "a/.b", "__MACOSX/a", "a/Thumbs.db"])
 def test_a_path_in_a_store_is_hidden_by_any_part(path: str) -> None:
     """Stores have no folders to leave out."""

@@ -6,8 +6,9 @@ import os
 from pathlib import Path, PurePath
 from typing import NoReturn
 
-# The folder in archives that macOS writes, and the lists of previews and settings that Windows writes.
-_METADATA_FOLDER = "__macosx"
+# The folder that macOS writes into archives; those at the top of a volume, which may be unreadable; and the lists of
+# previews and settings that Windows writes.
+_METADATA_FOLDERS = frozenset({"__macosx", "lost+found", "$recycle.bin", "system volume information"})
 _METADATA_FILES = frozenset({"thumbs.db", "desktop.ini"})
 
 
@@ -35,7 +36,7 @@ def files_below(folder: Path) -> list[Path]:
 def is_metadata(name: str) -> bool:
     """Return whether a file or folder of that name is hidden, or written by a system beside data."""
     lower = name.lower()
-    return name.startswith(".") or lower == _METADATA_FOLDER or lower in _METADATA_FILES
+    return name.startswith(".") or lower in _METADATA_FOLDERS or lower in _METADATA_FILES
 
 
 def is_metadata_path(path: PurePath) -> bool:
