@@ -40,11 +40,14 @@ def is_average(name: str) -> bool:
 
 
 def named_tensors(value: object) -> int:
-    """Return the number of tensors that a mapping, and the mappings inside it, hold by their names."""
+    """Return the number of tensors that a mapping, and the mappings inside it, hold by their names.
+
+    Tensors without an axis are not counted: programs also average losses and metrics.
+    """
     import torch
 
     if not isinstance(value, Mapping):
-        return int(isinstance(value, torch.Tensor))
+        return int(isinstance(value, torch.Tensor) and value.ndim > 0)
     return sum(named_tensors(inner) for name, inner in value.items() if isinstance(name, str))
 
 
@@ -73,7 +76,9 @@ def nested_averages(state: Mapping[str, Any], least: float, source: str) -> Mapp
     branches = [value for name, value in state.items() if isinstance(value, Mapping) and not _is_optimizer(str(name))]
     for branch in branches:
         for name, value in branch.items():
-            if is_average(str(name)) and named_tensors(value) >= least and branch.get(_COUNT) != 0:
+            if not isinstance(value, Mapping) or not is_average(str(name)) or named_tensors(value) < least:
+                continue
+            if branch.get(_COUNT) != 0:
                 _require_measured(branch, value, source)
                 return dict(value)
     return next(filter(None, (nested_averages(branch, least, source) for branch in branches)), None)
