@@ -47,9 +47,9 @@ def test_broken_json_is_named(tmp_path: Path, text: str, message: str) -> None:
         TabularData.from_json(path)
 
 
-@pytest.mark.parametrize("name", ["texts.csv", "texts.csv.gz", "texts.jsonl.gz"])
+@pytest.mark.parametrize("name", ["texts.csv", "texts.csv.gz", "texts.jsonl.gz", "texts.arrow", "texts.parquet"])
 def test_a_compressed_table_is_named(tmp_path: Path, name: str) -> None:
-    """Training, predicting and `midrib embed` say the same."""
+    """Training, predicting and `midrib embed` say the same, also of a file without the suffix."""
     path = tmp_path / name
     path.write_bytes(gzip.compress(b"text,label\na fox,animal\n"))
     with pytest.raises(ValueError, match=f"{name} is compressed: unpack it first"):

@@ -84,21 +84,19 @@ def clip_of(item: Any, rate: int) -> Clip:
 
 
 def read_bytes(path: str | Path) -> bytes:
-    """Return the content of a file.  Raises ValueError if it cannot be read."""
+    """Return the content of a file.  Raises ValueError if it cannot be read, or is compressed."""
     try:
-        return Path(path).read_bytes()
+        content = Path(path).read_bytes()
     except (OSError, ValueError) as error:  # a ValueError: the path holds a NUL byte
         problem = getattr(error, "strerror", None) or str(error)
         raise ValueError(f"the file {str(path)!r} cannot be read ({problem}): check the path") from error
+    if content.startswith(_COMPRESSED) or _BZIP2.match(content):
+        raise ValueError(f"{path} is compressed: unpack it first")
+    return content
 
 
 def decode_text(data: bytes, path: Path) -> str:
-    """Return text in UTF-8, or in UTF-16 or UTF-32 with a byte order mark.
-
-    Raises ValueError for other encodings and for compressed data.
-    """
-    if data.startswith(_COMPRESSED) or _BZIP2.match(data):
-        raise ValueError(f"{path} is compressed: unpack it first")
+    """Return text in UTF-8, or in UTF-16 or UTF-32 with a byte order mark.  Raises ValueError for other encodings."""
     encoding = next((name for mark, name in _MARKS if data.startswith(mark)), None) or _unmarked(data)
     try:
         return data.decode(encoding)
