@@ -56,6 +56,27 @@ def test_two_links_to_one_folder_both_count(tmp_path: Path) -> None:
     assert names(tmp_path) == ["bird/1", "cat/1", "dog/1"]
 
 
+def test_many_folders_that_link_each_other_are_an_error(tmp_path: Path) -> None:
+    """Ten of them have ten million paths."""
+    folders = [tmp_path / str(number) for number in range(10)]
+    for folder in folders:
+        folder.mkdir()
+        for target in folders:
+            (folder / f"to-{target.name}").symlink_to(target)
+    with pytest.raises(OSError, match="more than 5 linked folders, each inside the one before"):
+        files_below(tmp_path)
+
+
+def test_links_inside_links_are_followed(tmp_path: Path) -> None:
+    """Up to five."""
+    make(tmp_path, "5/file")
+    for number in range(5):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "next").symlink_to(tmp_path / str(number + 1))
+    (tmp_path / "start").symlink_to(tmp_path / "1")
+    assert "start/next/next/next/next/file" in names(tmp_path)
+
+
 def test_links_to_a_folder_above_end(tmp_path: Path) -> None:
     """Also over two folders that link each other."""
     make(tmp_path, "a/1", "b/2")
