@@ -42,7 +42,7 @@ REFUSED = {
     "autoscaling: {minReplicas: 9}": "autoscaling.minReplicas is 9",
     "serviceMonitor: {enabled: true}": "serviceMonitor.tokenSecret",
 }
-# Values that must be accepted: names and paths of the chart's volumes that are not in use, and rare forms of quantities.
+# Values that must be accepted: names and paths of volumes that the chart does not use then, and rare quantities.
 ALLOWED = (
     "{extraVolumes: [{name: models, emptyDir: {}}], extraVolumeMounts: [{name: models, mountPath: /models}]}",
     "resources: {limits: {memory: 8388608Ki, cpu: 1e1}, requests: {cpu: .5}}",

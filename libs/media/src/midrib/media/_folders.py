@@ -20,7 +20,7 @@ def files_below(folder: Path) -> list[Path]:
 
     Hidden files and folders, and those that systems write beside data, are left out, as are pipes and sockets. Linked
     folders are followed unless they lead to a folder that they lie in.
-    Raises OSError, with its path, for a folder that cannot be read, and for a link inside five others.
+    Raises OSError, with its path, for a folder that cannot be read, and for links more than five deep.
     """
     files: list[Path] = []
     above: dict[str, tuple[frozenset[str], int]] = {}
@@ -30,7 +30,7 @@ def files_below(folder: Path) -> list[Path]:
         if real in chain:
             folders.clear()
             continue
-        links += os.path.islink(place) or not chain
+        links += Path(place).is_symlink() or not chain
         if links > _MAX_LINKS:
             raise OSError(errno.ELOOP, f"more than {_MAX_LINKS} linked folders, each inside the one before", place)
         above[place] = (chain | {real}, links)
