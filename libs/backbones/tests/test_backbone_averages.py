@@ -146,6 +146,13 @@ def test_the_averages_of_openmmlab_are_in_the_state_dict(tmp_path: Path, layout:
     assert all(torch.equal(got[name], state[name]) for name in state)
 
 
+def test_a_module_of_openmmlab_may_be_named_like_an_average(tmp_path: Path) -> None:
+    """The names of mmcv's averages have no dots."""
+    state = prefixed(nn.Linear(2, 3).state_dict(), "ema_attention.")
+    got = loaded({"meta": {"mmcv_version": "1.7.1"}, "state_dict": state}, tmp_path / "w.pth", state.keys())
+    assert got.keys() == state.keys()
+
+
 LISTS: list[Any] = [
     pytest.param(
         lambda state: {"model": zeros(state), "ema": {"decay": 0.9, "shadow_params": parameters(state)}}, id="torch-ema"

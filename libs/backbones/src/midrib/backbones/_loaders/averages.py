@@ -55,14 +55,14 @@ def without_last_weights(state: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a checkpoint of mmengine or mmcv without the weights that it calls averages; other checkpoints unchanged.
 
     Their EMA hooks swap both sets before they save: the state dict holds the averages, and `ema_state_dict` (mmengine)
-    or buffers such as `ema_conv_weight` (mmcv) hold the last weights.
+    or buffers such as `ema_conv_weight` (mmcv), whose names have no dots, hold the last weights.
     """
     meta, weights = state.get("meta"), state.get("state_dict")
     if not isinstance(meta, Mapping) or not isinstance(weights, Mapping):
         return state
     if _OPEN_MMLAB.isdisjoint(meta):
         return state
-    rest = {name: value for name, value in weights.items() if not name.startswith("ema_")}
+    rest = {name: value for name, value in weights.items() if not (name.startswith("ema_") and "." not in name)}
     return {name: value for name, value in state.items() if not is_average(name)} | {"state_dict": rest}
 
 
