@@ -37,9 +37,16 @@ REFUSED = {
     "extraVolumeMounts: [{name: none, mountPath: /x}]": "add it to extraVolumes",
     "extraVolumeMounts: [{name: scratch, mountPath: /tmp}]": "choose another path",
     "resources: {limits: {memory: 8GB}}": "/resources/limits/memory",
+    "resources: {limits: {memory: 8ki}}": "/resources/limits/memory",
+    "extraVolumeMounts: [{name: models, mountPath: /x}]": "add it to extraVolumes",
     "autoscaling: {minReplicas: 9}": "autoscaling.minReplicas is 9",
     "serviceMonitor: {enabled: true}": "serviceMonitor.tokenSecret",
 }
+# Values that must be accepted: names and paths of volumes that the chart does not use then, and rare quantities.
+ALLOWED = (
+    "{extraVolumes: [{name: models, emptyDir: {}}], extraVolumeMounts: [{name: models, mountPath: /models}]}",
+    "resources: {limits: {memory: 8388608Ki, cpu: 1e1}, requests: {cpu: .5}}",
+)
 # Names of releases, and the name of their Service: it begins with a letter, and has no dots and at most 63 characters.
 NAMES = {"midrib-2": "midrib-2", "team.a": "team-a-midrib", "1st": "midrib-1st", "a" * 53: "a" * 52}
 
@@ -75,6 +82,17 @@ def wrongly_accepted(chart: helm.Chart) -> list[str]:
     return wrong
 
 
+def wrongly_refused(chart: helm.Chart) -> list[str]:
+    """Return the values that the chart should accept and does not, with its error."""
+    wrong = []
+    for text in ALLOWED:
+        try:
+            rendered(chart, helm.values_from_yaml(text))
+        except helm.HelmError as error:
+            wrong.append(f"`{text}` is refused: {error}")
+    return wrong
+
+
 def wrong_names(chart: helm.Chart) -> list[str]:
     """Return the releases whose Service has another name than expected."""
     wrong = []
@@ -89,7 +107,7 @@ def main() -> None:
     """Compare the manifests with those of deploy/helm/rendered, or write them."""
     problems = findings()
     with helm.Chart.load(CHART) as chart:
-        problems += [*wrongly_accepted(chart), *wrong_names(chart)]
+        problems += [*wrongly_accepted(chart), *wrongly_refused(chart), *wrong_names(chart)]
         for path in sorted(CHART.glob("ci/*.yaml")):
             text = rendered(chart, helm.values_from_yaml(path.read_text()))
             target = RENDERED / path.name

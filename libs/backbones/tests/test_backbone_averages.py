@@ -146,6 +146,13 @@ def test_the_averages_of_openmmlab_are_in_the_state_dict(tmp_path: Path, layout:
     assert all(torch.equal(got[name], state[name]) for name in state)
 
 
+def test_a_module_of_openmmlab_may_be_named_like_an_average(tmp_path: Path) -> None:
+    """The names of mmcv's averages have no dots."""
+    state = prefixed(nn.Linear(2, 3).state_dict(), "ema_attention.")
+    got = loaded({"meta": {"mmcv_version": "1.7.1"}, "state_dict": state}, tmp_path / "w.pth", state.keys())
+    assert got.keys() == state.keys()
+
+
 LISTS: list[Any] = [
     pytest.param(
         lambda state: {"model": zeros(state), "ema": {"decay": 0.9, "shadow_params": parameters(state)}}, id="torch-ema"
@@ -216,6 +223,7 @@ def test_averages_under_other_names_are_an_error(tmp_path: Path) -> None:
         pytest.param({"ema_losses": [torch.tensor(0.1)]}, id="losses"),
         pytest.param({"ema_losses": [torch.ones(3)]}, id="losses-of-classes"),
         pytest.param({"ema_stats": {"mean": torch.ones(3)}}, id="statistics"),
+        pytest.param({"metrics": {"average": {name: torch.tensor(0.1) for name in "abcdefgh"}}}, id="metrics"),
         pytest.param({"ema_optimizer": {"exp_avg": network().state_dict()}}, id="optimizer"),
     ],
 )
@@ -223,6 +231,15 @@ def test_other_averages_are_not_taken_for_weights(tmp_path: Path, beside: dict[s
     """Programs average other numbers too."""
     state = network().state_dict()
     got = loaded({"model": state, **beside}, tmp_path / "w.pth", state.keys())
+    assert all(torch.equal(got[name], state[name]) for name in state)
+
+
+@pytest.mark.parametrize("factor", [torch.tensor(0.9), torch.ones(3)], ids=["number", "values"])
+def test_the_factor_of_an_average_is_not_taken_for_weights(tmp_path: Path, factor: Tensor) -> None:
+    """It is one tensor, and so is half of a network of two."""
+    state = {"weight": torch.ones(2, 2), "bias": torch.ones(2)}
+    content = {"state_dict": {**state, "ema_decay": factor}, "callbacks": {"Meter": {"ema_decay": factor}}}
+    got = loaded(content, tmp_path / "w.pth", state.keys())
     assert all(torch.equal(got[name], state[name]) for name in state)
 
 

@@ -97,11 +97,39 @@ def test_an_unchanged_file_is_read_once(snapshot: Path) -> None:
     assert hub_cache._has_its_digest.cache_info().misses == before
 
 
-@pytest.mark.parametrize("name", ["flax_model.msgpack", "pytorch_model.bin"])
+def test_a_pickle_in_another_folder_than_safetensors_is_checked(snapshot: Path) -> None:
+    """sentence-transformers keeps the weights of each module in a folder of its name."""
+    (snapshot / "2_Dense").mkdir()
+    blob = snapshot.parents[1] / "blobs" / ("a" * 64)
+    blob.write_bytes(b"other weights")
+    (snapshot / "2_Dense" / "pytorch_model.bin").symlink_to(blob)
+    with pytest.raises(WeightsError, match="2_Dense/pytorch_model.bin of the hub's cache.* is damaged"):
+        hub_cache.require_intact(REPOSITORY)
+
+
+def test_a_blob_may_be_a_link_into_other_storage(snapshot: Path, tmp_path: Path) -> None:
+    """Its name there is another digest, such as of the storage's own kind."""
+    blob = snapshot.parents[1] / "blobs" / (snapshot / "model.safetensors").resolve().name
+    blob.rename(tmp_path / ("b" * 64))
+    blob.symlink_to(tmp_path / ("b" * 64))
+    assert hub_cache.damaged_file(REPOSITORY) is None
+    flip_a_bit(snapshot / "model.safetensors")
+    assert hub_cache.damaged_file(REPOSITORY) == snapshot / "model.safetensors"
+
+
+def test_a_file_that_cannot_be_read_is_left_to_its_reader(snapshot: Path) -> None:
+    """A file that no loader needs must not end the load."""
+    blob = snapshot.parents[1] / "blobs" / ("c" * 64)
+    blob.symlink_to("/proc/self/mem")  # its first byte cannot be read
+    (snapshot / "notes.txt").symlink_to(blob)
+    assert hub_cache.damaged_file(REPOSITORY) is None
+
+
+@pytest.mark.parametrize("name", ["flax_model.msgpack", "pytorch_model.bin", "openvino/openvino_model.bin"])
 def test_weights_that_are_not_read_are_not_checked(snapshot: Path, name: str) -> None:
     """Beside safetensors, the weights of other frameworks and pickles lie unread."""
     blob = snapshot.parents[1] / "blobs" / ("a" * 64)
     blob.write_bytes(b"other weights")
+    (snapshot / name).parent.mkdir(exist_ok=True)
     (snapshot / name).symlink_to(blob)
-    hub_cache.require_intact(REPOSITORY)
     assert hub_cache.damaged_file(REPOSITORY) is None

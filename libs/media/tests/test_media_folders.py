@@ -34,6 +34,13 @@ def test_hidden_files_and_those_of_systems_are_left_out(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a.png"]
 
 
+@pytest.mark.parametrize("name", ["lost+found", "$RECYCLE.BIN", "System Volume Information"])
+def test_the_folders_of_a_volume_are_left_out(tmp_path: Path, name: str) -> None:
+    """A dataset at the top of a volume has one that only root may read."""
+    make(tmp_path, "a.png", f"{name}/b.png")
+    assert names(tmp_path) == ["a.png"]
+
+
 @pytest.mark.parametrize("path", [".git/a", "a/.b", "__MACOSX/a", "a/Thumbs.db"])
 def test_a_path_in_a_store_is_hidden_by_any_part(path: str) -> None:
     """Stores have no folders to leave out."""
@@ -47,6 +54,27 @@ def test_two_links_to_one_folder_both_count(tmp_path: Path) -> None:
     (tmp_path / "bird").symlink_to(tmp_path / "cat")
     (tmp_path / "dog").symlink_to(tmp_path / "cat")
     assert names(tmp_path) == ["bird/1", "cat/1", "dog/1"]
+
+
+def test_many_folders_that_link_each_other_are_an_error(tmp_path: Path) -> None:
+    """Ten of them have ten million paths."""
+    folders = [tmp_path / str(number) for number in range(10)]
+    for folder in folders:
+        folder.mkdir()
+        for target in folders:
+            (folder / f"to-{target.name}").symlink_to(target)
+    with pytest.raises(OSError, match="more than 5 linked folders, each inside the one before"):
+        files_below(tmp_path)
+
+
+def test_links_inside_links_are_followed(tmp_path: Path) -> None:
+    """Up to five."""
+    make(tmp_path, "5/file")
+    for number in range(5):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "next").symlink_to(tmp_path / str(number + 1))
+    (tmp_path / "start").symlink_to(tmp_path / "1")
+    assert "start/next/next/next/next/file" in names(tmp_path)
 
 
 def test_links_to_a_folder_above_end(tmp_path: Path) -> None:

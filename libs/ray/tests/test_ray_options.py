@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from midrib.oip.v2 import inference_pb2
+from midrib.ray._dataset import _divided
 from midrib.ray.serve import ServeOptions, read_backbone_options, up
 from midrib.ray.serve._request_names import requested_name
 from midrib.server import BackboneSettings, Settings
@@ -94,3 +95,17 @@ def test_options_of_a_backbone_that_is_not_served_are_refused() -> None:
     settings = Settings(backbones=(BackboneSettings(name="a/b/c"),), insecure=True)
     with pytest.raises(ValueError, match="got options for the backbones a/b/x, expected some of the settings' a/b/c"):
         up(settings, backbone_options={"a/b/x": ServeOptions()})
+
+
+class DatasetOfAnotherRay:
+    """A dataset whose plan cannot be found where Ray 2.60 has it."""
+
+    def repartition(self, target_num_rows_per_block: int) -> DatasetOfAnotherRay:
+        """Return another dataset, in blocks of at most that many rows."""
+        return DatasetOfAnotherRay()
+
+
+def test_another_version_of_ray_keeps_its_blocks() -> None:
+    """Blocks that are divided by tasks with a CPU each could wait for ever."""
+    dataset: Any = DatasetOfAnotherRay()
+    assert _divided(dataset, 4) is dataset

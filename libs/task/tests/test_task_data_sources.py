@@ -227,6 +227,13 @@ def test_numbers_that_are_not_finite_are_not_texts(tmp_path: Path, number: str) 
     assert rows(data.stages["train"]) == [("7", "y")]
 
 
+def test_a_number_of_any_size_is_a_text(tmp_path: Path) -> None:
+    """JSON has whole numbers that no float can hold."""
+    (tmp_path / "a.json").write_text(f'[{{"text": 1{"0" * 400}, "label": "x"}}]')
+    data = TextData.from_json(tmp_path / "a.json", val_split=0)
+    assert rows(data.stages["train"]) == [("1" + "0" * 400, "x")]
+
+
 def test_lines_of_json_are_divided_at_line_ends_only(tmp_path: Path) -> None:
     """JSON has other separators, such as U+2028, within strings."""
     (tmp_path / "a.jsonl").write_text('{"text": "a\u2028b\x85c", "label": "fox"}\r\n{"text": "d", "label": "fish"}\n')

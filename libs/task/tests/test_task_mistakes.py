@@ -40,6 +40,12 @@ def test_a_wrong_argument_is_named(arguments: dict[str, Any], message: str) -> N
         ClassificationTask("mlp-128", **arguments, backbone_kwargs={"num_features": 4})
 
 
+def test_a_label_that_occurs_twice_is_named() -> None:
+    """Its second class would never be a target."""
+    with pytest.raises(ValueError, match="got 'a' several times in labels: give each class its own name"):
+        ClassificationTask("mlp-128", labels=["a", "b", "a"], backbone_kwargs={"num_features": 4})
+
+
 @pytest.mark.parametrize("rate", [-1, float("nan"), float("inf")])
 def test_a_learning_rate_is_a_number_of_at_least_0(rate: float) -> None:
     """The error is at construction, not at the first step."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from midrib.registry import TextInput
 from midrib.task import ClassificationTask, TabularData
 from midrib.task._command.training import HEAD, TrainingOptions, check_out, train
+from midrib.task._data.kinds import TEXTS
+from midrib.task._data.locations import data_at, items_at
 
 QUIET: dict[str, Any] = {"accelerator": "cpu", "enable_progress_bar": False}
 
@@ -41,6 +45,31 @@ def test_broken_json_is_named(tmp_path: Path, text: str, message: str) -> None:
     path.write_text(text)
     with pytest.raises(ValueError, match=message):
         TabularData.from_json(path)
+
+
+@pytest.mark.parametrize("name", ["texts.csv", "texts.csv.gz", "texts.jsonl.gz", "texts.arrow", "texts.parquet"])
+def test_a_compressed_table_is_named(tmp_path: Path, name: str) -> None:
+    """Training, predicting and `midrib embed` say the same, also of a file without the suffix."""
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(b"text,label\na fox,animal\n"))
+    with pytest.raises(ValueError, match=f"{name} is compressed: unpack it first"):
+        data_at(path, TEXTS, val=None, test=None, options={})
+    with pytest.raises(ValueError, match=f"{name} is compressed: unpack it first"):
+        items_at(path, TextInput(16))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        pytest.param({"val_split": "x"}, "val_split got 'x' of type str, expected a number between 0 and 1", id="text"),
+        pytest.param({"seed": 0.5}, "seed got 0.5 of type float, expected a whole number", id="seed"),
+        pytest.param({"batch_size": "8"}, "batch_size got '8' of type str, expected a whole number", id="batch"),
+    ],
+)
+def test_an_option_that_is_not_a_number_is_named(options: dict[str, Any], message: str) -> None:
+    """An error of Python's comparison would not say which."""
+    with pytest.raises(TypeError, match=message):
+        TabularData.from_arrays(([[0.0], [1.0]], ["a", "b"]), **options)
 
 
 def test_a_last_batch_of_one_row_is_left_out() -> None:

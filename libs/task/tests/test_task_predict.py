@@ -187,11 +187,18 @@ def test_arrays_of_any_layout_are_predicted(local: Any, layout: Callable[[Any], 
     torch.testing.assert_close(task.predict(layout(rows), output="logits"), expected)
 
 
-def test_masked_values_are_refused(local: Any) -> None:
+@pytest.mark.parametrize("form", [np.ma.array, list], ids=["array", "rows"])
+def test_masked_values_are_refused(local: Any, form: Callable[[Any], Any]) -> None:
     """numpy drops the mask, and the values below it mean nothing."""
     rows = np.ma.masked_greater(np.arange(8, dtype=np.float32).reshape(1, 8), 5)
-    with pytest.raises(ValueError, match="got an array with 2 masked values: fill them, or leave out their rows"):
-        ClassificationTask(local, 3).predict(rows)
+    with pytest.raises(ValueError, match="got 2 masked values: fill them, or leave out their rows"):
+        ClassificationTask(local, 3).predict(form(rows))
+
+
+def test_a_row_of_reversed_order_is_predicted(local: Any) -> None:
+    """numpy calls a reversed axis of length 1 contiguous, and torch refuses its stride."""
+    task, rows = ClassificationTask(local, 3), np.arange(8, dtype=np.float32).reshape(1, 8)
+    torch.testing.assert_close(task.predict(rows[::-1]), task.predict(rows))
 
 
 @pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])

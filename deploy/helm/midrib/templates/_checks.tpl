@@ -51,15 +51,17 @@
 
 {{/* Names and paths must be unique, and every mount needs its volume. */}}
 {{- define "midrib.checkVolumes" -}}
-{{- $volumes := list "scratch" "tokens" "tls" "models" }}
+{{- $volumes := list "scratch" }}
+{{- $paths := list "/tmp" }}
+{{- if .Values.tokens.secret }}{{ $volumes = append $volumes "tokens" }}{{ $paths = append $paths "/etc/midrib" }}{{ end }}
+{{- if .Values.tls.secret }}{{ $volumes = append $volumes "tls" }}{{ $paths = append $paths "/etc/midrib-tls" }}{{ end }}
+{{- if .Values.modelCache.enabled }}{{ $volumes = append $volumes "models" }}{{ $paths = append $paths "/models" }}{{ end }}
 {{- range .Values.extraVolumes }}
 {{- if has .name $volumes }}
 {{- fail (printf "extraVolumes has a volume %s, a name that is in use: choose another name than %s" .name (join ", " $volumes)) }}
 {{- end }}
 {{- $volumes = append $volumes .name }}
 {{- end }}
-{{- $paths := list "/tmp" "/etc/midrib" "/etc/midrib-tls" }}
-{{- if .Values.modelCache.enabled }}{{ $paths = append $paths "/models" }}{{ end }}
 {{- range .Values.extraVolumeMounts }}
 {{- if not (has .name $volumes) }}
 {{- fail (printf "extraVolumeMounts mounts the volume %s, which does not exist: add it to extraVolumes" .name) }}

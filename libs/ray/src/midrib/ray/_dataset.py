@@ -96,7 +96,10 @@ def _divided(dataset: Dataset, rows: int) -> Dataset:
     """
     divided = dataset.repartition(target_num_rows_per_block=rows)
     # Each task that divides a block would reserve a CPU. The job would never start if the actors reserve all of them.
-    divided._logical_plan.dag.ray_remote_args["num_cpus"] = 0  # noqa: SLF001 - Ray has no public option for it
+    try:
+        divided._logical_plan.dag.ray_remote_args["num_cpus"] = 0  # noqa: SLF001 - Ray has no public option for it
+    except (AttributeError, TypeError):  # another version of Ray: a job that starts is better than one that is divided
+        return dataset
     return divided
 
 

@@ -40,11 +40,14 @@ def is_average(name: str) -> bool:
 
 
 def named_tensors(value: object) -> int:
-    """Return the number of tensors that a mapping, and the mappings inside it, hold by their names."""
+    """Return the number of tensors that a mapping, and the mappings inside it, hold by their names.
+
+    Tensors without an axis are not counted: programs also average losses and metrics.
+    """
     import torch
 
     if not isinstance(value, Mapping):
-        return int(isinstance(value, torch.Tensor))
+        return int(isinstance(value, torch.Tensor) and value.ndim > 0)
     return sum(named_tensors(inner) for name, inner in value.items() if isinstance(name, str))
 
 
@@ -52,14 +55,14 @@ def without_last_weights(state: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a checkpoint of mmengine or mmcv without the weights that it calls averages; other checkpoints unchanged.
 
     Their EMA hooks swap both sets before they save: the state dict holds the averages, and `ema_state_dict` (mmengine)
-    or buffers such as `ema_conv_weight` (mmcv) hold the last weights.
+    or buffers such as `ema_conv_weight` (mmcv), whose names have no dots, hold the last weights.
     """
     meta, weights = state.get("meta"), state.get("state_dict")
     if not isinstance(meta, Mapping) or not isinstance(weights, Mapping):
         return state
     if _OPEN_MMLAB.isdisjoint(meta):
         return state
-    rest = {name: value for name, value in weights.items() if not name.startswith("ema_")}
+    rest = {name: value for name, value in weights.items() if not (name.startswith("ema_") and "." not in name)}
     return {name: value for name, value in state.items() if not is_average(name)} | {"state_dict": rest}
 
 
@@ -73,7 +76,9 @@ def nested_averages(state: Mapping[str, Any], least: float, source: str) -> Mapp
     branches = [value for name, value in state.items() if isinstance(value, Mapping) and not _is_optimizer(str(name))]
     for branch in branches:
         for name, value in branch.items():
-            if is_average(str(name)) and named_tensors(value) >= least and branch.get(_COUNT) != 0:
+            if not isinstance(value, Mapping) or not is_average(str(name)) or named_tensors(value) < least:
+                continue
+            if branch.get(_COUNT) != 0:
                 _require_measured(branch, value, source)
                 return dict(value)
     return next(filter(None, (nested_averages(branch, least, source) for branch in branches)), None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
 _CHUNK: Final = 1 << 20
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _SHA1: Final = re.compile(r"[0-9a-f]{40}")
-# Weights that are not read: of other frameworks, and pickles beside safetensors.
-_OTHER_FRAMEWORKS: Final = (".h5", ".msgpack", ".onnx", ".ot")
+# Weights that are not read: of other frameworks, and pickles in the folder of safetensors.
+_OTHER_FRAMEWORKS: Final = (".h5", ".msgpack", ".onnx", ".onnx_data", ".ot")
+_OPENVINO: Final = "openvino_"
 _PICKLES: Final = (".bin", ".ckpt", ".pt", ".pth")
 
 
@@ -54,7 +56,7 @@ def hub_file(repository: str, filename: str) -> Path:
 
 def require_file_intact(repository: str, file: Path) -> None:
     """Raise WeightsError if a file of the cache has another content than its name says."""
-    if not _is_intact(file.resolve()):
+    if not _is_intact(file):
         raise WeightsError(damage(repository, file))
 
 
@@ -62,16 +64,22 @@ def damage(repository: str, file: Path) -> str:
     """Return the text of the error for a damaged file."""
     return (
         f"{file} of the hub's cache, for {repository}, is damaged: its content has another digest than its name says. "
-        f"Delete {file.resolve()}, so that it is downloaded again"
+        f"Delete {_blob(file)}, so that it is downloaded again"
     )
 
 
 def damaged_file(repository: str) -> Path | None:
     """Return the first cached file of a repository whose content has changed; None if all are intact."""
     files = [*_snapshot_files(repository)]
-    has_safetensors = any(file.suffix == ".safetensors" for file in files)
-    unread = (*_OTHER_FRAMEWORKS, *(_PICKLES if has_safetensors else ()))
-    return next((file for file in files if file.suffix not in unread and not _is_intact(file.resolve())), None)
+    with_safetensors = {file.parent for file in files if file.suffix == ".safetensors"}
+    read = (
+        file
+        for file in files
+        if file.suffix not in _OTHER_FRAMEWORKS
+        and not file.name.startswith(_OPENVINO)
+        and not (file.suffix in _PICKLES and file.parent in with_safetensors)
+    )
+    return next((file for file in read if not _is_intact(file)), None)
 
 
 def _snapshot_files(repository: str) -> Iterator[Path]:
@@ -86,9 +94,23 @@ def _snapshot_files(repository: str) -> Iterator[Path]:
     yield from sorted(path for path in (folder / "snapshots" / commit).rglob("*") if path.is_file())
 
 
-def _is_intact(blob: Path) -> bool:
-    status = blob.stat()
-    return _has_its_digest(blob, (status.st_ino, status.st_size, status.st_mtime_ns))
+def _blob(file: Path) -> Path:
+    """Return the file to which a link of the cache leads: one step, because a blob may be a link into other storage.
+
+    Raises OSError if the link cannot be read.
+    """
+    if not file.is_symlink():
+        return file
+    return Path(os.path.normpath(file.parent.resolve() / file.readlink()))
+
+
+def _is_intact(file: Path) -> bool:
+    """Return whether a file has its digest; also for files that cannot be read, which are errors when they are used."""
+    try:
+        blob, status = _blob(file), file.stat()
+        return _has_its_digest(blob, (status.st_ino, status.st_size, status.st_mtime_ns))
+    except OSError:
+        return True
 
 
 @functools.lru_cache(maxsize=1024)

@@ -128,7 +128,9 @@ def _files_below(folder: Path, suffixes: frozenset[str]) -> list[InputFile]:
     try:
         files = files_below(folder)
     except OSError as error:
-        raise InvalidInputError(f"{error.filename} cannot be read ({error.strerror}): check your rights") from error
+        raise InvalidInputError(
+            f"{error.filename} cannot be read ({error.strerror}): check your rights and links"
+        ) from error
     return [LocalFile(file, file.as_posix()) for file in files if file.suffix.lower() in suffixes]
 
 

@@ -57,7 +57,11 @@ def _file_or_value(value: Any, folder: Path) -> Any:
 
 
 def _text(value: Any, _: Path) -> Any:
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+    if (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and (isinstance(value, int) or math.isfinite(value))
+    ):
         return str(value)
     return value
 

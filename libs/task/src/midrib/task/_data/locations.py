@@ -15,6 +15,7 @@ from midrib.task._data.module import DataModule
 from midrib.task._data.samples import Samples
 from midrib.task._data.sources import AudioData, ImageData, TableOptions, TabularData, TextData
 from midrib.task._data.tables import Table, read_csv, read_json
+from midrib.task._features.media import refuse_compressed
 
 _READERS: Mapping[str, Callable[[Path], Table]] = {
     **dict.fromkeys((".csv", ".tsv"), read_csv),
@@ -45,6 +46,7 @@ def items_at(path: str | Path, spec: InputSpec | None, columns: Columns | None =
         sources: list[Any] = [kind.source(value, table.folder) for value in samples.sources]
         samples = Samples(sources, samples.labels, samples.names, samples.skipped)
     elif place.is_file():
+        refuse_compressed(place)
         samples = Samples([place], [None], [str(place)])
     else:
         raise ValueError(f"no file or folder at {place}: check the path")
@@ -69,6 +71,7 @@ def data_at(train: Path, kind: Kind, *, val: Path | None, test: Path | None, opt
     Raises ValueError if the path does not exist, or holds another kind of data.
     """
     if not train.is_dir():
+        refuse_compressed(train)
         reader = _READERS.get(train.suffix.lower())
         if reader is None or not train.is_file():
             raise ValueError(

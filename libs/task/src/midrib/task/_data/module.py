@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral, Real
 from typing import Any, ClassVar, TypedDict
 
 import numpy as np
@@ -24,6 +25,13 @@ from midrib.task._features.preparation import Preparation, Transform
 
 _SHOWN = 3
 _SLOW_S = 2.0
+# The options that are numbers: name, type, and the type in words. val_split may also be None, which is as 0.
+_NUMBERS = (
+    ("val_split", (Real, type(None)), "number between 0 and 1"),
+    ("seed", (Integral,), "whole number"),
+    ("batch_size", (Integral,), "whole number"),
+    ("num_workers", (Integral,), "whole number"),
+)
 
 
 class DataOptions(TypedDict, total=False):
@@ -55,6 +63,15 @@ class _Options:
     eval_transform: Transform | None = None
     check: bool = True
 
+    def __post_init__(self) -> None:
+        """Raise TypeError for an option that is not a number, ValueError for a batch of less than one row."""
+        for name, kind, expected in _NUMBERS:
+            value = getattr(self, name)
+            if not isinstance(value, kind):
+                raise TypeError(f"{name} got {value!r} of type {type(value).__name__}, expected a {expected}")
+        if self.batch_size < 1:
+            raise ValueError(f"got batch_size={self.batch_size}, expected at least 1")
+
 
 class DataModule(LightningDataModule):
     """Rows with labels, for each stage that has data.
@@ -75,8 +92,6 @@ class DataModule(LightningDataModule):
                 f"{', '.join(_Options.__dataclass_fields__)}"
             )
         self.options = _Options(**options)
-        if self.options.batch_size < 1:
-            raise ValueError(f"got batch_size={self.options.batch_size}, expected at least 1")
         checked = {stage: self._checked(samples) for stage, samples in stages.items()}
         self.skipped: tuple[Skipped, ...] = tuple(row for samples in checked.values() for row in samples.skipped)
         if not checked or not all(map(len, checked.values())):

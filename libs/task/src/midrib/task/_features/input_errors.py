@@ -64,17 +64,30 @@ def as_numbers(items: Any, spec: InputSpec | None) -> Tensor:
         rows = np.asarray(items)
     except ValueError as error:
         raise ValueError(f"got rows of several shapes, and {takes}: give every row the same shape") from error
-    if np.ma.is_masked(items):
-        raise ValueError(
-            f"got an array with {int(np.sum(items.mask))} masked values: fill them, or leave out their rows"
-        )
+    if masked := _masked_values(items):
+        raise ValueError(f"got {masked} masked values: fill them, or leave out their rows")
     rows = _native(rows)
     if rows.dtype.kind in "OUSVMm":
         first = items[0] if isinstance(items, Sequence) and len(items) else rows.dtype
         raise InputKindError(
             f"got {first!r:.60} of type {type(first).__name__}, and {takes}: pass arrays of numbers{_remedy(spec)}"
         )
-    return torch.as_tensor(np.ascontiguousarray(rows))
+    return torch.as_tensor(_without_negative_strides(rows))
+
+
+def _masked_values(items: Any) -> int:
+    """Return the number of values that masks hide, in an array [rows, ...] or in a sequence of rows."""
+    rows = items if isinstance(items, Sequence) and not isinstance(items, str) else [items]
+    return sum(int(np.sum(np.ma.getmaskarray(row))) for row in rows if isinstance(row, np.ma.MaskedArray))
+
+
+def _without_negative_strides(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return an array [rows, ...] in the order of its elements, which torch needs.
+
+    numpy also calls a reversed axis of length 1 contiguous.
+    """
+    rows = np.asarray(rows, order="C")
+    return rows.copy() if any(stride < 0 for stride in rows.strides) else rows
 
 
 def _native(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -83,6 +96,8 @@ def _native(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         return rows.astype(np.float32)
     if rows.dtype == np.longdouble:
         return rows.astype(np.float64)
+    if rows.dtype == np.clongdouble:
+        return rows.astype(np.complex128)
     return rows.astype(rows.dtype.newbyteorder("="), copy=False)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import re
 import struct
 import wave
 from collections.abc import Mapping
@@ -22,6 +23,10 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
     (codecs.BOM_UTF8, "utf-8-sig"),
 )
+# The files' first bytes: of gzip, xz, zstandard, 7-Zip and zip.
+_COMPRESSED = (b"\x1f\x8b", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf", b"PK\x03\x04")
+_BZIP2 = re.compile(rb"BZh[1-9]1AY&SY")
+_COMPRESSED_SUFFIXES = frozenset({".gz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".lz4"})
 _NO_VALUE = "it has no value"
 # Programs that write WAV into a pipe do not know its length: they write 0, 0xFFFFFFFF or about 2**31.
 _UNKNOWN_LENGTH = 0x7FFF0000
@@ -79,12 +84,15 @@ def clip_of(item: Any, rate: int) -> Clip:
 
 
 def read_bytes(path: str | Path) -> bytes:
-    """Return the content of a file.  Raises ValueError if it cannot be read."""
+    """Return the content of a file.  Raises ValueError if it cannot be read, or is compressed."""
     try:
-        return Path(path).read_bytes()
+        content = Path(path).read_bytes()
     except (OSError, ValueError) as error:  # a ValueError: the path holds a NUL byte
         problem = getattr(error, "strerror", None) or str(error)
         raise ValueError(f"the file {str(path)!r} cannot be read ({problem}): check the path") from error
+    if content.startswith(_COMPRESSED) or _BZIP2.match(content):
+        raise ValueError(f"{path} is compressed: unpack it first")
+    return content
 
 
 def decode_text(data: bytes, path: Path) -> str:
@@ -94,6 +102,12 @@ def decode_text(data: bytes, path: Path) -> str:
         return data.decode(encoding)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not valid {encoding.upper()}: save it with the encoding UTF-8") from error
+
+
+def refuse_compressed(path: Path) -> None:
+    """Raise ValueError if the path's suffix is that of a compressed file."""
+    if path.suffix.lower() in _COMPRESSED_SUFFIXES:
+        raise ValueError(f"{path} is compressed: unpack it first")
 
 
 def _unmarked(data: bytes) -> str:

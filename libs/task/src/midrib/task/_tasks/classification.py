@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -156,6 +157,8 @@ def _count(num_classes: int | None, labels: Sequence[str] | None) -> int:
         raise TypeError(f"got labels={labels!r}, expected a list with the name of each class")
     if labels is not None and len(labels) != count:
         raise ValueError(f"got {len(labels)} labels for num_classes={count}: give one label for each class")
+    if labels is not None and (twice := [label for label, times in Counter(labels).items() if times > 1]):
+        raise ValueError(f"got {', '.join(map(repr, twice))} several times in labels: give each class its own name")
     return count
 
 
