@@ -21,7 +21,7 @@ TIMEOUT_S, CALLS = 3.0, 2
 OFFSET_S = TIMEOUT_S / 6
 
 
-class Silent(grpc.GenericRpcHandler):  # type: ignore[misc] # grpc has no types
+class Silent(grpc.GenericRpcHandler):
     """A handler of all methods that answers none before it is released."""
 
     def __init__(self) -> None:
