@@ -159,6 +159,32 @@ print(len(client.list()))
     assert "Too many open files" in done.stdout
 
 
+def test_a_call_that_could_not_begin_is_not_made_later(server: RunningServer) -> None:
+    """Its rows would stay in memory until the next call, and the server would compute them for nobody."""
+    done = run(f"""
+import os, resource
+import numpy as np
+from midrib.remote import Client
+from midrib.wire import UnavailableError
+
+client = Client({server.address!r}, timeout=30.0)
+client.embed({NAME!r}, np.ones((3, 8), np.float32))
+if os.fork() == 0:  # this closes the event loop
+    os._exit(0)
+os.wait()
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+next_free = os.open("/", os.O_RDONLY)
+os.close(next_free)
+resource.setrlimit(resource.RLIMIT_NOFILE, (next_free, hard))
+try:
+    client.embed({NAME!r}, np.ones((3, 8), np.float32))
+except UnavailableError:
+    [session] = client._sessions._sessions.values()
+    print(session.queue.busy())
+""")
+    assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
+
+
 def test_daemon_threads_that_call_do_not_delay_the_exit(server: RunningServer) -> None:
     """They end with the process, in silence."""
     done = run(f"""

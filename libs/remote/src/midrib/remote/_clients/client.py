@@ -29,7 +29,7 @@ from midrib.wire import Array, RevisionMismatchError
 
 
 class Client(ClientBase):
-    """Calls Midrib servers; safe to use from any thread, and after a fork.
+    """Calls Midrib servers; safe to use from any thread, and after a fork. A pickle of it contains the token.
 
     address: "host:port", several separated by commas (balanced, with fail-over), or a grpc:// or grpcs:// URL.
     Followed by ?connections=4 it is called over four connections, which a proxy may spread over several servers.

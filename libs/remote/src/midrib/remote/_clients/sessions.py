@@ -34,7 +34,7 @@ class SessionCache:
         self._sessions: dict[tuple[str, FeatureOptions], CallSession] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the state without the sessions, which belong to this process."""
+        """Return the state without the sessions, which belong to this process. It contains the token."""
         return {**self.__dict__, "_sessions": {}}
 
     def learn(self, name: str, info: BackboneInfo) -> None:

@@ -53,13 +53,18 @@ class CallSession:
     def submit(self, rows: Rows) -> StreamedCall:
         """Queue a call, from any thread; the caller then waits for it, or leaves it.
 
-        Raises LimitExceededError if a single row exceeds the server's message limit.
+        Raises LimitExceededError if a single row exceeds the server's message limit, UnavailableError if the event loop
+        cannot start.
         """
         rows.freeze()
         call = StreamedCall(rows)
         self.queue.add(call)
         if not self._wake_due or threading.get_ident() in self._waking:
-            self._wake_soon()
+            try:
+                self._wake_soon()
+            except BaseException:
+                call.leave()
+                raise
         return call
 
     def wait(self, call: StreamedCall, timeout: float) -> Array:
