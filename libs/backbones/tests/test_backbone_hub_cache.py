@@ -125,6 +125,13 @@ def test_a_file_that_cannot_be_read_is_left_to_its_reader(snapshot: Path) -> Non
     assert hub_cache.damaged_file(REPOSITORY) is None
 
 
+@pytest.mark.parametrize("content", [b"\xff\xfe", b""], ids=["not text", "empty"])
+def test_a_damaged_name_of_the_version_is_left_to_the_hub(snapshot: Path, content: bytes) -> None:
+    """It fetches the version again, or says that it cannot."""
+    (snapshot.parents[1] / "refs" / "main").write_bytes(content)
+    assert hub_cache.damaged_file(REPOSITORY) is None
+
+
 @pytest.mark.parametrize("name", ["flax_model.msgpack", "pytorch_model.bin", "openvino/openvino_model.bin"])
 def test_weights_that_are_not_read_are_not_checked(snapshot: Path, name: str) -> None:
     """Beside safetensors, the weights of other frameworks and pickles lie unread."""

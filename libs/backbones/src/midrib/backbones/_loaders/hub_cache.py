@@ -89,7 +89,7 @@ def _snapshot_files(repository: str) -> Iterator[Path]:
     folder = Path(HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
     try:
         commit = (folder / "refs" / "main").read_text(encoding="utf-8").strip()
-    except OSError:
+    except (OSError, ValueError):  # a ValueError: the name holds a NUL byte, or the file is not text
         return
     yield from sorted(path for path in (folder / "snapshots" / commit).rglob("*") if path.is_file())
 
