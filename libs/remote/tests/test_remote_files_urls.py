@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,20 +15,22 @@ import numpy as np
 import pytest
 
 from midrib.remote import embed_files
-from midrib.wire import Array, InvalidInputError, UnavailableError
+from midrib.wire import Array, InvalidInputError, PermissionDeniedError, UnavailableError
 
 
 class Lengths:
-    """Embeds a text or bytes as its length."""
+    """Embeds a text or bytes as its length; only so many calls, one after the other, if a number is given."""
 
     name, revision, num_features = "test/lengths", "r1", 1
+    concurrency = 1
 
-    def __init__(self, *, fail: bool = False) -> None:
-        self._fail = fail
+    def __init__(self, calls: float = math.inf) -> None:
+        self._calls_left = calls
 
     def __call__(self, kind: str, values: list[Any]) -> Array:
-        if self._fail:
-            raise UnavailableError("the server is gone")
+        self._calls_left -= 1
+        if self._calls_left < 0:
+            raise PermissionDeniedError("the token lacks the scope embed")
         return np.array([[len(value)] for value in values], np.float32)
 
 
@@ -79,12 +82,12 @@ def test_an_output_behind_a_url_is_copied_there(bucket: Any, tmp_path: Path) -> 
 
 def test_a_run_with_urls_resumes(bucket: Any, tmp_path: Path) -> None:
     """Its chunks are in the cache folder; a changed input is found."""
-    bucket.pipe("/data/t.txt", b"ab\n")
-    with pytest.raises(UnavailableError, match="gone"):
-        embed_files(Lengths(fail=True), ["memory://data/t.txt"], "memory://data/out.npy")
+    bucket.pipe("/data/t.txt", b"ab\nc\n")
+    with pytest.raises(PermissionDeniedError, match="lacks the scope"):
+        embed_files(Lengths(calls=1), ["memory://data/t.txt"], "memory://data/out.npy", chunk_items=1)
     with pytest.raises(InvalidInputError, match="begun with another dtype"):
         embed_files(Lengths(), ["memory://data/t.txt"], "memory://data/out.npy", dtype="float16")
-    assert embed_files(Lengths(), ["memory://data/t.txt"], "memory://data/out.npy").done == 1
+    assert embed_files(Lengths(), ["memory://data/t.txt"], "memory://data/out.npy").done == 2
 
 
 def test_a_table_that_changes_behind_its_url_is_refused(bucket: Any, tmp_path: Path) -> None:
