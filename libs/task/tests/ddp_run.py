@@ -6,6 +6,7 @@ usage: ddp_run.py STRATEGY OUT
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,8 @@ def main(strategy: str, out: Path) -> None:
         "calls": getattr(backbone, "calls", 0),
     }
     out.with_suffix(f".{trainer.global_rank}").write_text(json.dumps(result))
-    torch.distributed.destroy_process_group()  # gloo's threads may otherwise abort the process at its end
+    torch.distributed.barrier()  # both have written
+    os._exit(0)  # gloo's threads abort the end of the interpreter about once in sixty runs
 
 
 if __name__ == "__main__":
