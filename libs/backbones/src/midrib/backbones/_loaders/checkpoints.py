@@ -195,7 +195,7 @@ def unwrapped(state: Mapping[str, Any], names: Collection[str], *, source: str) 
     """
     state = without_last_weights(state)
     averages = unnamed_averages(state, len(names) / 4, source)  # up to half of the names are of buffers
-    if not any(is_average(key) for key, value in state.items() if 2 * named_tensors(value) >= len(names)):
+    if not _averages(state, names):
         state = nested_averages(state, len(names) / 2, source) or state
     while container := _container(state, names):
         state = state[container]
@@ -210,12 +210,16 @@ def unwrapped(state: Mapping[str, Any], names: Collection[str], *, source: str) 
     return bare
 
 
+def _averages(state: Mapping[str, Any], names: Collection[str]) -> list[str]:
+    """Return the keys that hold averages of at least half as many tensors as there are names: others are of losses."""
+    return [key for key, value in state.items() if 2 * named_tensors(value) >= len(names) and is_average(key)]
+
+
 def _container(state: Mapping[str, Any], names: Collection[str]) -> str | None:
     """Return the key that holds the weights: of averaged ones, a known key, or the only one that holds tensors."""
-    averaged = (key for key, value in state.items() if is_average(key) and 2 * named_tensors(value) >= len(names))
     usual = next((key for key in _CONTAINERS if _holds_tensors(state.get(key))), None)
     if usual not in AVERAGED:
-        usual = next((key for key in averaged if _holds_tensors(state[key])), usual)
+        usual = next((key for key in _averages(state, names) if _holds_tensors(state[key])), usual)
     if usual is not None or any(map(_is_tensor, state.values())):
         return usual
     holders = [key for key, value in state.items() if _holds_tensors(value)]

@@ -22,6 +22,7 @@ from midrib.remote._command.options import (
     Token,
     Version,
     refuse_options,
+    refuse_unused,
 )
 from midrib.remote._command.responsive import say_if_slow
 from midrib.remote._command.status.command import status
@@ -187,7 +188,7 @@ def embed(
     """Embed files into one file, with ids and the revision. Repeat the command to resume an interrupted run."""
     from midrib.remote._command import embed as embedding
 
-    _refuse_unused(context, backbone)
+    refuse_unused(context, backbone)
     if not overwrite:
         embedding.refuse_existing(out, inputs, column, id_column)
     embedding.embed(
@@ -233,23 +234,10 @@ def search(
     """Show the rows of embedded files that are nearest to a text or a file, by the cosine of their features."""
     from midrib.remote._command import search as searching
 
-    _refuse_unused(context, backbone)
+    refuse_unused(context, backbone)
     access = Access(token, roots, certificate, timeout)
     request = searching.Query(query, prompt, prompt_name, top, index)
     searching.search(features, request, backbone, access, imports=imports, as_json=as_json)
-
-
-def _refuse_unused(context: typer.Context, backbone: str | None) -> None:
-    """Raise ValueError for options that have no effect on a backbone of a server, or on one of this process.
-
-    backbone: None for the one that the output names, which is loaded into this process.
-    """
-    if backbone is None:
-        refuse_options(context, SERVER_OPTIONS, "name the server too, by --backbone grpc://host:port/NAME")
-    elif "://" in backbone:
-        refuse_options(context, {"imports": "--import"}, f"{backbone} is loaded by its server")
-    else:
-        refuse_options(context, SERVER_OPTIONS, f"{backbone} is loaded into this process, not called on a server")
 
 
 @app.command()

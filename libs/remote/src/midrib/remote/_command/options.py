@@ -63,6 +63,19 @@ def refuse_options(context: typer.Context, options: Mapping[str, str], reason: s
             raise ValueError(f"{option} has no effect: {reason}")
 
 
+def refuse_unused(context: typer.Context, backbone: str | None) -> None:
+    """Raise ValueError for options that have no effect on a backbone of a server, or on one of this process.
+
+    backbone: None for the one that the output names, which is loaded into this process.
+    """
+    if backbone is None:
+        refuse_options(context, SERVER_OPTIONS, "name the server too, by --backbone grpc://host:port/NAME")
+    elif "://" in backbone:
+        refuse_options(context, {"imports": "--import"}, f"{backbone} is loaded by its server")
+    else:
+        refuse_options(context, SERVER_OPTIONS, f"{backbone} is loaded into this process, not called on a server")
+
+
 @dataclass(frozen=True)
 class Access:
     """How to reach a server.

@@ -20,11 +20,11 @@ def read_parquet(path: Path) -> Table:
     without pyarrow.
     """
     _require_pyarrow(path)
-    from pyarrow import ArrowException, parquet  # type: ignore[import-untyped] # it has no types
+    from pyarrow import ArrowException, BufferReader, parquet  # type: ignore[import-untyped] # it has no types
 
-    read_bytes(path)
+    content = read_bytes(path)
     try:
-        table = parquet.ParquetFile(path).read()
+        table = parquet.ParquetFile(BufferReader(content)).read()
     except (ArrowException, OSError) as error:
         raise ValueError(f"{path} cannot be read as Parquet ({error}): write it again") from error
     return _table(path, table)
