@@ -107,10 +107,10 @@ class CpuDevice:
 
         They have equal numbers of rows, within one: a small last one would cost nearly as much as a full one.
         """
-        count = 1
-        if self.micro_batch_elements is not None and len(rows):
-            count = -(-len(rows) // max(1, self.micro_batch_elements // max(1, rows[0].numel())))
-        return max(1, min(len(rows), -(-count // width) * width))
+        count, length = 1, rows.shape[0]
+        if self.micro_batch_elements is not None and length:
+            count = -(-length // max(1, self.micro_batch_elements // max(1, rows.numel() // length)))
+        return max(1, min(length, -(-count // width) * width))
 
 
 class CudaDevice:

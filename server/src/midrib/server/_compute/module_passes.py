@@ -12,7 +12,7 @@ from midrib.registry import ImageInput, InputSpec
 from midrib.server._compute.config import ComputeConfig
 from midrib.server._compute.cuda_graphs import Graphs
 from midrib.server._compute.devices import Run
-from midrib.server._compute.output import checked, no_exit
+from midrib.server._compute.output import checked, without_exit
 
 
 class ModulePasses:
@@ -74,8 +74,8 @@ class ModulePasses:
 
     def _gradient(self, inputs: Sequence[Tensor]) -> Tensor:
         leaf = inputs[0].clone().requires_grad_()
-        with no_exit(), torch.enable_grad():
-            (gradient,) = torch.autograd.grad(self._module(leaf), leaf, inputs[1])
+        with torch.enable_grad():
+            (gradient,) = without_exit(lambda: torch.autograd.grad(self._module(leaf), leaf, inputs[1]))
         return gradient
 
 
