@@ -6,7 +6,7 @@ A thread that copies 60 MiB in one call holds the interpreter's lock (the GIL) f
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias, TypeVar
 
 Buffer: TypeAlias = bytes | memoryview
@@ -22,8 +22,10 @@ async def beside_loop(size: int, call: Callable[[], T]) -> T:
     return call() if size <= LARGE_BYTES else await asyncio.to_thread(call)
 
 
-def joined(parts: Iterable[Buffer]) -> bytes:
+def joined(parts: Sequence[Buffer]) -> bytes:
     """Return all parts as one `bytes`. Large parts are copied in steps; call it in a thread for many bytes."""
+    if sum(map(len, parts)) <= _STEP_BYTES:
+        return b"".join(parts)
     return b"".join(piece for part in parts for piece in _pieces(part))  # releases the GIL: all pieces are bytes
 
 

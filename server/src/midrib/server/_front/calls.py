@@ -110,9 +110,9 @@ class Calls:
             request: Any = Requests(call)
         elif (request := await call.read()) is grpc.aio.EOF:
             await call.refuse(grpc.StatusCode.INVALID_ARGUMENT, "the call ended without a request: send one message")
-        behave = _behaviour(handler)
+        behave, is_streaming = _behaviour(handler), handler.response_streaming
         del handler
-        if inspect.isasyncgenfunction(behave):
+        if is_streaming and inspect.isasyncgenfunction(behave):
             async for response in behave(request, call):
                 await call.write(response)
             return
