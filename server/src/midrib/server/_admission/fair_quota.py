@@ -8,6 +8,7 @@ Source: Choudhury & Hahne, "Dynamic queue length thresholds for shared-memory pa
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Hashable
 from typing import Final
 from weakref import WeakValueDictionary
@@ -16,6 +17,8 @@ from midrib.server._admission.quotas import Room
 
 # The multiple of the free room that one flow may hold.
 _SHARE: Final = 16
+# Shares that are kept after their last use: most calls come from a flow that has called recently.
+_RECENT: Final = 64
 
 
 class FairQuota:
@@ -30,6 +33,7 @@ class FairQuota:
         self.what = what
         self.held = 0
         self._shares: WeakValueDictionary[Hashable, Share] = WeakValueDictionary()
+        self._recent: deque[Share] = deque(maxlen=_RECENT)
         self._waiting: dict[Share, None] = {}
         self._next: Share | None = None  # of the flows that wait, the one that holds least
 
@@ -43,6 +47,7 @@ class FairQuota:
         share = self._shares.get(flow)
         if share is None:
             share = self._shares[flow] = Share(self)
+            self._recent.append(share)
         return share
 
     def may_hold(self, share: Share, amount: int) -> bool:
