@@ -2,6 +2,7 @@
 
 build-support/ray makes that environment. Each of two processes, with one thread, reads its half of a Parquet table and
 embeds it with `midrib.ray.Embedder`: without Ray, and as the two actors of a job of Ray Data. Loading is not measured.
+With `--actors 1`, one of each on two cores leaves a core to Ray's other processes and to the job's own.
 The rate is that of the wall clock, so it needs a quiet machine. The processor time per row of the processes that embed
 holds at any load. Ray's other processes are listed in cores: they use processor time also while they wait, so that
 their milliseconds per row would depend on the rate. Rounds of both are interleaved, because the speed of a shared
@@ -35,7 +36,7 @@ from midrib.ray._dataset import Pool
 
 FOLDERS = [Path(__file__).parent, Path(__file__).parents[1] / "serving"]
 BATCH = 32
-PROCESSES = 2
+FILES_EACH = 2  # of a process
 WARM_SHARE = 0.25  # of the rows, which are embedded before the measurement
 IMAGES, TEXTS = "benchmark/embedding/vit-tiny-images", "text/embedding/all-minilm-l6-v2"
 ROWS = {IMAGES: 1024, TEXTS: 8192}
@@ -90,13 +91,14 @@ def batches(file: str) -> Iterator[pa.Table]:
 
 
 def on_ray(backbone: str, files: list[str]) -> Measured:
-    """Embed files by the actors of a job."""
+    """Embed files by the actors of a job: one for two files."""
     import ray
 
+    actors = len(files) // FILES_EACH
     # Each actor reserves one of Ray's CPUs, and the tasks that read the files need one too.
-    ray.init("local", num_cpus=PROCESSES + 1, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=actors + 1, include_dashboard=False, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
-    table = Pool(BATCH, PROCESSES).map(
+    table = Pool(BATCH, actors).map(
         ray.data.read_parquet(files), TimedEmbedder, udf_modifying_row_count=False, **options(backbone)
     )
     with CpuSamples() as samples:
@@ -148,11 +150,11 @@ class CpuSamples:
         return time.monotonic(), cpu_s({os.getsid(0)})
 
 
-def write_table(folder: Path, backbone: str, rows: int) -> list[str]:
-    """Write the table in two files for each process, and return their paths."""
+def write_table(folder: Path, backbone: str, rows: int, processes: int) -> list[str]:
+    """Write the table in `FILES_EACH` files for each process, and return their paths."""
     random = np.random.default_rng(0)
     values = [image(random) if backbone == IMAGES else text(random) for _ in range(256)]
-    count = 2 * PROCESSES
+    count = FILES_EACH * processes
     paths = [str(folder / f"{backbone.rpartition('/')[2]}-{number}.parquet") for number in range(count)]
     for path in paths:
         column = [values[number % len(values)] for number in range(rows // count)]
@@ -172,13 +174,13 @@ def text(random: np.random.Generator) -> str:
     return " ".join(random.choice(["river", "stone", "quiet", "seven", "garden", "window"], 16))
 
 
-def measure(rounds: int, share: float) -> Iterator[str]:
-    """Yield the lines of the table."""
+def measure(rounds: int, share: float, processes: int) -> Iterator[str]:
+    """Yield the lines of the table: of as many processes as actors."""
     yield "| backbone | processes, rows/s | Ray Data | ratio | CPU ms per row | Ray Data | ratio | others, cores |"
     yield "|---|---|---|---|---|---|---|---|"
     with tempfile.TemporaryDirectory() as folder:
         for backbone in ROWS:
-            files = write_table(Path(folder), backbone, int(share * ROWS[backbone]))
+            files = write_table(Path(folder), backbone, int(share * ROWS[backbone]), processes)
             pairs = [(singles(backbone, files), run("ray", backbone, files)) for _ in range(rounds)]
             yield row(backbone, pairs)
 
@@ -197,18 +199,18 @@ def row(name: str, pairs: list[tuple[Measured, Measured]]) -> str:
 
 def singles(backbone: str, files: list[str]) -> Measured:
     """Return the sum of the rates of the single processes, and their mean processor time."""
-    parts = [files[number::PROCESSES] for number in range(PROCESSES)]
-    running = [start("single", backbone, part) for part in parts]
+    parts = [files[start : start + FILES_EACH] for start in range(0, len(files), FILES_EACH)]
+    running = [begin("single", backbone, part) for part in parts]
     measured = [result(process) for process in running]
     return Measured(sum(each.rows_per_s for each in measured), statistics.mean(each.cpu_ms for each in measured))
 
 
 def run(mode: str, backbone: str, files: list[str]) -> Measured:
     """Return the measurement of a process."""
-    return result(start(mode, backbone, files))
+    return result(begin(mode, backbone, files))
 
 
-def start(mode: str, backbone: str, files: list[str]) -> subprocess.Popen[str]:
+def begin(mode: str, backbone: str, files: list[str]) -> subprocess.Popen[str]:
     """Start this program for one measurement, as a session."""
     path = os.pathsep.join([*map(str, FOLDERS), *(folder for folder in sys.path if folder)])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
@@ -230,6 +232,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--share", type=float, default=1.0, help="of the rows, for a machine that other work shares")
+    parser.add_argument("--actors", type=int, default=2, help="their number, and that of the single processes")
     parser.add_argument("--mode", choices=["single", "ray"], help=argparse.SUPPRESS)
     parser.add_argument("job", nargs="*", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -238,7 +241,7 @@ def main() -> None:
         measured = (single if arguments.mode == "single" else on_ray)(backbone, files)
         sys.stdout.write(json.dumps(measured._asdict()) + "\n")
         return
-    for line in measure(arguments.rounds, arguments.share):
+    for line in measure(arguments.rounds, arguments.share, arguments.actors):
         sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
 

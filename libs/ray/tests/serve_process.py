@@ -55,12 +55,13 @@ class ServeProcess:
         self._program.process.send_signal(signal.SIGHUP)
         self.wait_until_ready()
 
-    def replace_by_failing(self, arguments: dict[str, float]) -> None:
-        """Serve the backbone with arguments that it refuses; return once the command says so. Raises TimeoutError."""
+    def replace_by_failing(self, arguments: dict[str, float]) -> str:
+        """Serve the backbone with arguments that it refuses; return the command's error. Raises TimeoutError."""
         self._configure(arguments)
         self._program.process.send_signal(signal.SIGHUP)
-        log = self._folder / "log"
-        self.until(lambda _replicas: "midrib: the changed file is not served" in log.read_text())
+        log, error = self._folder / "log", "midrib: the changed file is not served"
+        self.until(lambda _replicas: error in log.read_text())
+        return next(line for line in log.read_text().splitlines() if error in line)
 
     def replicas(self) -> list[int]:
         """Return the process ids of the replicas."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped] # it has no types
@@ -15,8 +16,9 @@ import soundfile
 from PIL import Image
 from torch import Tensor, nn
 
+from midrib.backbones import BACKBONES
 from midrib.ray import Embedder
-from midrib.registry import AudioInput, ImageInput, Registry
+from midrib.registry import AudioInput, ImageInput, Registry, TensorInput
 from midrib.remote import embed_files
 from midrib.server.testing import RunningServer, serving
 from midrib.wire import InvalidInputError, RevisionMismatchError
@@ -192,3 +194,26 @@ def test_a_column_named_like_the_output_is_refused() -> None:
     """It would be overwritten."""
     with pytest.raises(InvalidInputError, match="cannot copy column 'error': .* rename it"):
         Embedder(MLP, "x")(ROWS.rename_columns(["id", "x", "error"]))
+
+
+class RecordsItsThread(nn.Module):
+    """Returns its rows. threads: those that computed."""
+
+    threads: ClassVar[list[threading.Thread]] = []
+
+    def forward(self, rows: Tensor) -> Tensor:
+        self.threads.append(threading.current_thread())
+        return rows
+
+
+@BACKBONES(name="threads", namespace="test/embedding", input=TensorInput((2,)), num_features=2)
+def load_threads() -> tuple[nn.Module, int]:
+    return RecordsItsThread(), 2
+
+
+def test_a_backbone_of_the_actor_computes_in_the_actors_thread() -> None:
+    """A new thread for each batch would not find the memory of the last pass, and have the kernel clear other pages."""
+    embedder = Embedder("test/embedding/threads", "x")
+    RecordsItsThread.threads.clear()
+    embedder(ROWS.slice(0, 1))
+    assert set(RecordsItsThread.threads) == {threading.current_thread()}

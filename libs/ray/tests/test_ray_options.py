@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from libs.ray.tests.serve_process import RAY_PORTS, free_ports
 from midrib.oip.v2 import inference_pb2
 from midrib.ray._dataset import _divided
 from midrib.ray.serve import ServeOptions, read_backbone_options, up
 from midrib.ray.serve._request_names import requested_name
+from midrib.ray.serve._up import _check_ports
 from midrib.server import BackboneSettings, Settings
 from midrib.v1 import backbone_pb2, embedding_pb2, tensor_pb2
 from midrib.wire import InvalidInputError
@@ -95,6 +98,18 @@ def test_options_of_a_backbone_that_is_not_served_are_refused() -> None:
     settings = Settings(backbones=(BackboneSettings(name="a/b/c"),), insecure=True)
     with pytest.raises(ValueError, match="got options for the backbones a/b/x, expected some of the settings' a/b/c"):
         up(settings, backbone_options={"a/b/x": ServeOptions()})
+
+
+@pytest.mark.parametrize("variable", ["RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT"])
+def test_a_port_that_is_in_use_is_an_error_before_ray_starts(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second `midrib ray up` on a machine would otherwise fail after a minute, in HAProxy."""
+    port, http_port, *ports = free_ports(2 + len(RAY_PORTS))
+    for name, other in zip(RAY_PORTS, ports, strict=True):
+        monkeypatch.setenv(name, str(other))
+    with socket.create_server(("", 0)) as used:
+        monkeypatch.setenv(variable, str(used.getsockname()[1]))
+        with pytest.raises(RuntimeError, match=f"cannot listen on port .* in use.*or set another {variable}"):
+            _check_ports(Settings(port=port), ServeOptions(http_port=http_port))
 
 
 class DatasetOfAnotherRay:

@@ -48,6 +48,12 @@ def test_answers_equal_those_of_a_plain_server(served: ServeProcess) -> None:
     assert answer.tobytes() == expected.tobytes()
 
 
+def test_replicas_and_their_ingress_have_the_priority_of_a_plain_server(served: ServeProcess) -> None:
+    """By default Ray lowers that of its workers, so that other processes of the node would delay calls."""
+    processes = [*served.replicas(), *served.ingresses()]
+    assert {os.getpriority(os.PRIO_PROCESS, process) for process in processes} == {os.getpriority(os.PRIO_PROCESS, 0)}
+
+
 def test_a_remote_backbone_has_gradients(served: ServeProcess) -> None:
     """Backward is a unary call."""
     import torch
@@ -130,9 +136,9 @@ def test_a_killed_controller_costs_no_answer(served: ServeProcess) -> None:
 
 
 def test_a_revision_that_does_not_load_leaves_the_replicas(served: ServeProcess) -> None:
-    """Each call is answered meanwhile, and afterwards; the command says that the file is not served."""
+    """Each call is answered meanwhile, and afterwards; the command says why the file is not served."""
     load = Load(served.address, callers=2, pause_s=0.05)
-    served.replace_by_failing({"nonsense": 1.0})
+    assert "nonsense" in served.replace_by_failing({"nonsense": 1.0})
     load.wait_for(ROWS)
     assert load.stop() > 0
     with Client(served.address, timeout=60) as client:

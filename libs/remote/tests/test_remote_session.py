@@ -68,6 +68,14 @@ def take(session: CallSession) -> Message:
     return message
 
 
+def test_the_queue_is_divided_among_messages(session: CallSession) -> None:
+    """Each server gets a part of the calls; without a number one message takes all of them."""
+    for start in range(7):
+        session.submit(tensor_rows(rows(1, start=start)))
+    parts = [len(message.parts) for message in map(session.queue.take, (3, 2)) if message is not None]
+    assert (parts, taken(session)) == ([3, 2], [2])
+
+
 def answer(session: CallSession, outcome: Array | MidribError) -> Message:
     message = take(session)
     session.results.settle(message, Result(1, outcome, Timing()))

@@ -15,7 +15,7 @@ from midrib.remote._files.embedders import OutputOptions, RemoteEmbedder, with_p
 from midrib.remote._files.embedders import ValueEmbedder as OpenBackbone
 from midrib.remote._files.items import SourceItem
 from midrib.remote._files.prompts import ChosenPrompt
-from midrib.remote._files.run import ChunkSize, embed_in_order
+from midrib.remote._files.run import ChunkSize, embed_in_order, embed_in_this_thread
 from midrib.wire import Array, RevisionMismatchError
 
 
@@ -70,7 +70,8 @@ class Embedder:
         features = np.zeros((table.num_rows, self._width), self._options.dtype)
         errors: list[str | None] = [None] * table.num_rows
         items = self._items(table.column(self._columns.value))
-        for chunk in embed_in_order(self._backbone, items, ChunkSize(max(1, table.num_rows)), self._options):
+        chunks = embed_in_order if isinstance(self._backbone, RemoteEmbedder) else embed_in_this_thread
+        for chunk in chunks(self._backbone, items, ChunkSize(max(1, table.num_rows)), self._options):
             features[[int(row) for row in chunk.ids]] = chunk.features
             for row, error in chunk.bad:
                 errors[int(row)] = error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from midrib.ray.serve._deployments import deployment_of_all, deployment_of_one, ingress_deployment
@@ -18,12 +18,14 @@ def run_applications(
 ) -> None:
     """Serve the settings; return once all replicas answer. Applications of earlier settings end.
 
+    Raises RuntimeError, with the error of a replica, if the replicas cannot start.
     backbone_options: as for `up`.
     """
     from ray import serve
 
     if backbone_options is None:
-        serve.run(deployment_of_all(settings, options), name=options.name)
+        deployment = deployment_of_all(settings, options)
+        _start(lambda: serve.run(deployment, name=options.name), [options.name])
         _delete_all_but(set(), options.name)
         return
     applications = {}
@@ -55,7 +57,27 @@ def _run_changed(deployments: Mapping[str, tuple[Any, str]], *, ingress: str) ->
         if _running_digest(name) != digest
     ]
     if changed:
-        serve.run_many(changed)
+        _start(lambda: serve.run_many(changed), [target.name for target in changed])
+
+
+def _start(run: Callable[[], object], names: Collection[str]) -> None:
+    """Run applications. Raises RuntimeError with the error of a replica that cannot start: Ray's does not name it."""
+    try:
+        run()
+    except RuntimeError as error:
+        if not (reasons := _failures(names)):
+            raise
+        raise RuntimeError(f"the replicas cannot start: {'; '.join(reasons)}") from error
+
+
+def _failures(names: Collection[str]) -> list[str]:
+    """Return the last line of the error of each deployment that failed."""
+    from ray import serve
+
+    applications = [status for name, status in serve.status().applications.items() if name in names]
+    messages = [deployment.message for status in applications for deployment in status.deployments.values()]
+    errors = [message.partition("Error:\n")[2].strip() for message in messages]
+    return [error.splitlines()[-1] for error in errors if error]
 
 
 def _running_digest(name: str) -> str | None:

@@ -94,11 +94,13 @@ def replica_settings(settings: Settings, options: ServeOptions) -> Settings:
 
 
 def serve_environment(settings: Settings, options: ServeOptions) -> dict[str, str]:
-    """Return the variables that Ray Serve reads at its start, on every node. Those of this process take precedence."""
+    """Return the variables that Ray and Ray Serve read at their start. Those of this process take precedence."""
     folder = Path(gettempdir()) / f"midrib-ray-{settings.port}"
     variables = {
         **_REQUIRED,
         APPLICATION: options.name,
+        # Ray would run replicas and HAProxy at niceness 15, so that any other process of the node takes their cores.
+        "RAY_worker_niceness": "0",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(options.drain_s),
         "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),

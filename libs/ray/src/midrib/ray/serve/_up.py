@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,13 @@ from midrib.ray.serve._options import ServeOptions, serve_environment
 from midrib.server import Settings
 
 _SERVICES = "midrib.ray.serve._ingress.add_services"
+# Ray's variables and their defaults: of HAProxy, and of the proxies that answer while there is no replica.
+_PORTS = {
+    "RAY_SERVE_HAPROXY_STATS_PORT": 8404,
+    "RAY_SERVE_HAPROXY_METRICS_PORT": 9101,
+    "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": 8500,
+    "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": 9500,
+}
 
 
 def up(
@@ -30,9 +38,9 @@ def up(
     address: of the cluster to join, as for `ray.init`; by default this process starts a Ray on this machine.
     ray_options: of `ray.init`.
     Raises ValueError for settings that cannot hold on Ray, ConnectionError if no cluster can be joined at the address,
-    RuntimeError if the replicas cannot be started, for example because Ray Serve runs already, with another port or
-    without the variables of this function. Call it again with other settings to replace the replicas one after the
-    other.
+    RuntimeError if the replicas cannot be started, for example because a port is in use, or because Ray Serve runs
+    already, with another port or without the variables of this function. Call it again with other settings to replace
+    the replicas one after the other.
     """
     options = options or ServeOptions()
     check_options(settings, options, backbone_options)
@@ -42,6 +50,8 @@ def up(
     from ray import serve
 
     if not ray.is_initialized():
+        if address in (None, "local"):
+            _check_ports(settings, options)
         connect(address or "local", runtime_env={"env_vars": environment}, **ray_options)
     serve.start(
         http_options={"host": settings.host, "port": options.http_port},
@@ -54,6 +64,20 @@ def up(
     _check_ingress(settings)
     run_applications(settings, options, backbone_options)
     return f"{settings.host}:{settings.port}"
+
+
+def _check_ports(settings: Settings, options: ServeOptions) -> None:
+    """Raise RuntimeError if another process listens on a port of Ray Serve: Ray would fail after a minute."""
+    ports = {"port in the settings": settings.port, "--http-port": options.http_port}
+    ports |= {name: int(os.environ.get(name) or default) for name, default in _PORTS.items()}
+    for name, port in ports.items():
+        try:
+            socket.create_server(("", port)).close()
+        except OSError as error:
+            raise RuntimeError(
+                f"cannot listen on port {port} ({error}): end the other process, such as another `midrib ray up`, or "
+                f"set another {name}"
+            ) from error
 
 
 def _check_ingress(settings: Settings) -> None:

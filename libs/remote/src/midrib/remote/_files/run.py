@@ -71,6 +71,17 @@ def embed_in_order(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
+def embed_in_this_thread(
+    embedder: ValueEmbedder, items: Iterator[SourceItem], size: ChunkSize, options: OutputOptions
+) -> Iterator[Chunk]:
+    """Yield the chunks in order, without digests.
+
+    For a backbone of this process that is called repeatedly: the memory of one thread's pass serves the next pass.
+    """
+    for chunk in _chunked(items, size):
+        yield _embed(embedder, chunk, options)
+
+
 def digest_of(items: Sequence[SourceItem]) -> str:
     """Return a digest of the items' ids and values; of a file, its size and time of change."""
     digest = hashlib.sha256()

@@ -30,7 +30,7 @@ class StreamConnection:
     machine_index: which of the machines behind the address's name, if it has several.
     machines: the number of machines behind that name when it was last looked up.
     changed: called after a failure, and after `machines` changed.  failing: returns how many of the session's
-    connections have failed and try again.
+    connections have failed and try again.  all_slots: returns the sum of their `slots`.
     """
 
     def __init__(
@@ -41,6 +41,7 @@ class StreamConnection:
         *,
         number: int = 0,
         failing: Callable[[], int] = lambda: 1,
+        all_slots: Callable[[], int] = lambda: 1,
         machine_index: int = 0,
     ) -> None:
         self.address = address
@@ -51,6 +52,7 @@ class StreamConnection:
         self._context = context
         self._changed = changed
         self._failing = failing
+        self._all_slots = all_slots
         self._window = StreamWindow(context.policy.window)
         self._exchange: Exchange | None = None
         self._task: asyncio.Task[None] | None = None
@@ -75,6 +77,11 @@ class StreamConnection:
     def busy(self) -> int:
         """The number of items in flight."""
         return 0 if self._exchange is None else len(self._exchange.in_flight)
+
+    @property
+    def slots(self) -> int:
+        """How many messages its server can use now, see `StreamWindow.slots`."""
+        return self._window.slots(self.busy) if self.healthy else 0
 
     def wake(self, *, even_if_refused: bool = False) -> bool:
         """Look for work in the queue, and open a stream if there is none. Return False while the server is left out."""
@@ -136,7 +143,9 @@ class StreamConnection:
         """Open a stream and keep it until it ends. Raises the MidribError that ended it, unless results had come."""
         channel, target = await self._channel()
         stream = EmbeddingStream(channel, target, self._context.endpoint)
-        exchange = self._exchange = Exchange(self._context, stream, self._window, target=target, address=self.address)
+        exchange = self._exchange = Exchange(
+            self._context, stream, self._window, target=target, address=self.address, slots=self._all_slots
+        )
         try:
             error = await exchange.run()
         except MidribError as refusal:

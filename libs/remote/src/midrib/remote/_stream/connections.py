@@ -92,11 +92,16 @@ class ConnectionGroup:
             self._on_change,
             number=number,
             failing=self._count_failing,
+            all_slots=self._count_slots,
             machine_index=machine_index,
         )
 
     def _count_failing(self) -> int:
         return sum(connection.alive and connection.failure is not None for connection in self._connections)
+
+    def _count_slots(self) -> int:
+        """Return how many messages should divide the queue, so that each server has some of it; 1 for one server."""
+        return sum(connection.slots for connection in self._connections) if len(self._connections) > 1 else 1
 
     def _on_change(self, connection: StreamConnection) -> None:
         self._add_machines(connection)

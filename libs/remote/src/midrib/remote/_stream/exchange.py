@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from midrib.remote._connect.transport import EmbeddingStream
 from midrib.remote._items.codec import Result, Timing, decode_result
@@ -33,17 +33,26 @@ class Exchange:
     """Sends the session's messages over one stream and settles their results. On the event loop only.
 
     target: "ip:port" of the server.  address: the server's name, for error messages.
+    slots: returns how many messages all streams of the session can use now.
     opened: the server accepted the stream.  answered: at least one result came.
     """
 
     def __init__(
-        self, context: SessionContext, stream: EmbeddingStream, window: StreamWindow, *, target: str, address: str
+        self,
+        context: SessionContext,
+        stream: EmbeddingStream,
+        window: StreamWindow,
+        *,
+        target: str,
+        address: str,
+        slots: Callable[[], int] = lambda: 1,
     ) -> None:
         self.opened = self.answered = False
         self.in_flight = MessagesInFlight()
         self._context = context
         self._stream = stream
         self._window = window
+        self._slots = slots
         self._address = address
         self._watchdog = SilenceWatchdog(
             stream, target, self.in_flight, stall_s=context.stall_s, reply_row_bytes=context.reply_row_bytes
@@ -165,7 +174,7 @@ class Exchange:
         while not self._draining:
             if not self._first:
                 room = self._window.room(len(self.in_flight), backlog=queue.backlog())
-                message = queue.take() if room else None
+                message = queue.take(max(1, self._slots())) if room else None
                 if message is None:
                     return
                 self._first.append(message)

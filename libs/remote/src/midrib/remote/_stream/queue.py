@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Iterable
@@ -70,14 +71,18 @@ class Queue:
         """Drop everything."""
         self._parts = deque()
 
-    def take(self) -> Message | None:
-        """Return the next message: the oldest part that a caller waits for, joined with small ones like it."""
+    def take(self, messages: int = 1) -> Message | None:
+        """Return the next message: the oldest part that a caller waits for, joined with small ones like it.
+
+        messages: among how many messages, this one included, the queue is divided.
+        """
+        most = math.ceil(len(self._parts) / messages)
         first = self.take_one()
         if first is None:
             return None
         parts, count, size = [first], first.rows.count, first.rows.nbytes
         key, queued = first.rows.key, self._parts
-        while not first.separate and size <= self._join_bytes // 2 and queued:
+        while len(parts) < most and not first.separate and size <= self._join_bytes // 2 and queued:
             other = queued[0]
             rows = other.rows
             count += rows.count

@@ -113,8 +113,15 @@ class StreamWindow:
 
     def room(self, in_flight: int, *, backlog: bool) -> bool:
         """Return whether another item may be sent. backlog: enough is queued to fill it, so waiting gains nothing."""
-        few = 1 if self._network_bound > 0.5 else _FEW
-        return in_flight < (self.size if backlog else min(few, self.size))
+        return in_flight < (self.size if backlog else self._few)
+
+    def slots(self, in_flight: int) -> int:
+        """Return how many messages the device can use now, to compute without a pause; 0 if the network is slower."""
+        return 0 if self._network_bound > 0.5 else max(0, self._few - in_flight)
+
+    @property
+    def _few(self) -> int:
+        return min(1 if self._network_bound > 0.5 else _FEW, self.size)
 
     def observe(self, timing: Timing, *, network_s: float, limited: bool) -> None:
         """Learn from one result. network_s: seconds outside the server. limited: others waited here for room."""
