@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +13,9 @@ import trustme
 
 from midrib.remote import Client, Tls, Verdict, doctor
 from midrib.remote.testing import RunningServer, serving
-from midrib.wire import InvalidInputError, UnauthenticatedError, UnavailableError
+from midrib.wire import InvalidInputError, LimitExceededError, UnauthenticatedError, UnavailableError
 
-MLP = {"name": "template/classification/mlp-128", "arguments": {"num_features": 8}}
+MLP: dict[str, Any] = {"name": "template/classification/mlp-128", "arguments": {"num_features": 8}}
 
 
 class Files:
@@ -114,6 +115,17 @@ def test_a_missing_or_wrong_token_is_refused_at_once(tmp_path: Path, token: str 
 def last(server: RunningServer, tls: Tls | Path | None) -> Verdict:
     """The last verdict of the doctor."""
     return doctor(server.url(str(MLP["name"])), timeout=3.0, tls=tls)[-1]
+
+
+@pytest.mark.usefixtures("front")
+@pytest.mark.parametrize("characters", [20_000, 100_000])
+def test_a_token_that_is_too_long_is_refused_at_once(characters: int) -> None:
+    """The server ends a connection whose headers are far too large; another connection would not help."""
+    with serving(MLP) as server, Client(server.address, token="x" * characters) as client:
+        with pytest.raises(LimitExceededError, match="refused the headers of a call, which hold the token"):
+            names(client)
+        with pytest.raises(LimitExceededError, match="max_metadata_bytes"):
+            client.embed(MLP["name"], np.ones((1, 8), np.float32))
 
 
 def test_the_doctor_passes_mutual_tls(mutual: RunningServer, files: Files) -> None:

@@ -49,6 +49,12 @@ def test_bytes_pil_and_array_give_the_same_row() -> None:
     assert torch.equal(rows[0], rows[2])
 
 
+def test_one_picture_that_is_not_in_a_list_is_refused() -> None:
+    """Its rows would be read as grey pictures of width 3; a client refuses it too."""
+    with pytest.raises(MediaError, match=r"shape \[20, 30, 3\].*for one picture pass images=\[array\]"):
+        prepare_images(np.zeros((20, 30, 3), np.uint8), PLAIN)  # type: ignore[arg-type] # the mistake
+
+
 def test_no_images_give_an_empty_batch() -> None:
     """An empty list gives an empty batch of the right trailing shape."""
     assert prepare_images([], PLAIN).shape == (0, 3, 4, 4)

@@ -144,6 +144,20 @@ def test_media_that_are_not_a_sequence(kind: str, rows: Callable[[Any], object],
         rows(values)
 
 
+@pytest.mark.parametrize("channels", [3, 4])
+def test_one_picture_that_is_not_in_a_list(channels: int) -> None:
+    """Its rows would be read as grey pictures, of width 3."""
+    picture = np.zeros((20, 30, channels), np.uint8)
+    with pytest.raises(InvalidInputError, match=rf"shape \[20, 30, {channels}\].*pass images=\[array\]"):
+        image_rows(picture)  # type: ignore[arg-type] # the mistake itself
+
+
+@pytest.mark.parametrize("shape", [(5, 30, 20), (5, 30, 20, 3)], ids=["grey", "RGB"])
+def test_an_array_of_pictures(shape: tuple[int, ...]) -> None:
+    """Its first dimension counts them."""
+    assert image_rows(np.zeros(shape, np.uint8)).count == 5  # type: ignore[arg-type] # sequences of images
+
+
 @pytest.mark.parametrize("path", ["\0", "\ud800"], ids=repr)
 def test_an_image_path_that_cannot_exist(path: str) -> None:
     """The index is named."""

@@ -49,6 +49,12 @@ def test_a_picture_is_searched_by_a_picture(midrib: Any, media_server: RunningSe
     assert json.loads(done.stdout)[0]["id"].endswith("red.png")
 
 
+def test_a_long_text_that_ends_like_a_file_is_a_text(midrib: Any, notes: Path) -> None:
+    """No file system has names of more than 255 bytes."""
+    done = midrib("search", str(notes), "a sleeping kitten " * 20 + "cat.jpg", "--top", "1", "--json")
+    assert json.loads(done.stdout)[0]["id"] == "n2"
+
+
 def test_rows_of_another_backbone_are_refused(midrib: Any, notes: Path) -> None:
     """Features of two functions cannot be compared."""
     done = midrib("search", str(notes), "a cat", "--backbone", "text/embedding/all-minilm-l6-v2")

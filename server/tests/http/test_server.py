@@ -7,7 +7,9 @@ import http.client
 import json
 import socket
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -30,6 +32,23 @@ def get(address: str | None, path: str, *, method: str = "GET") -> tuple[int, st
     text = response.read().decode()
     connection.close()
     return response.status, text
+
+
+def test_many_connections_wait_while_the_server_is_busy(media_server: RunningServer, address: str) -> None:
+    """As on the gRPC port: a burst of clients is not refused while the event loop does something else."""
+    host, _, port = address.rpartition(":")
+    is_over = threading.Event()
+
+    async def busy() -> None:
+        is_over.wait(60)
+
+    blocked = media_server.start(busy())
+    with ExitStack() as stack:
+        stack.callback(is_over.set)
+        for _ in range(300):
+            stack.enter_context(socket.create_connection((host, int(port)), timeout=10))
+    blocked.result(60)
+    assert get(address, "/healthz")[0] == 200
 
 
 def test_models_are_listed_in_openais_form(address: str) -> None:

@@ -27,6 +27,8 @@ REGION = Request.InferInputTensor(
 )
 CLASSES = Request.InferRequestedOutputTensor(name="embedding", parameters={"classification": option(int64_param=3)})
 TWO_RAW = Request(model_name="gate", inputs=[tensor("FP32", [1, 2])], raw_input_contents=[b"12345678"] * 2)
+# Their product has 434,000 bits: the event loop needs a quarter of a second for it.
+LONG_SHAPE = [2**62] * 7000
 BOTH = Request(
     model_name="gate", inputs=[tensor("FP32", [1, 2], fp32_contents=[1, 2])], raw_input_contents=[b"12345678"]
 )
@@ -79,6 +81,20 @@ BOTH = Request(
             "INVALID_INPUT",
             "no dimension may be negative",
             id="negative shape",
+        ),
+        pytest.param(
+            Request(model_name="gate", inputs=[tensor("BYTES", LONG_SHAPE, name="texts")]),
+            Code.INVALID_ARGUMENT,
+            "INVALID_INPUT",
+            "has 7000 dimensions, at most 8",
+            id="dimensions of BYTES",
+        ),
+        pytest.param(
+            Request(model_name="gate", inputs=[tensor("UINT64", LONG_SHAPE)]),
+            Code.INVALID_ARGUMENT,
+            "INVALID_INPUT",
+            "has 7000 dimensions, at most 8",
+            id="dimensions, before everything else",
         ),
         pytest.param(
             Request(model_name="gate", inputs=[tensor("FP16", [1, 2], fp32_contents=[1, 2])]),

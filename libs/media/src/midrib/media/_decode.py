@@ -45,6 +45,18 @@ class UnusableImageError(ValueError):
     """An image that one of our own rules refuses; its text is the answer."""
 
 
+def check_pictures(images: object) -> None:
+    """Raise UnusableImageError for one array [height, width, 3 or 4]: its rows would be read as grey pictures."""
+    if not isinstance(images, np.ndarray) or images.ndim != 3:
+        return
+    channels = images.shape[2]
+    if channels in (3, 4) and min(images.shape[:2]) > channels:
+        raise UnusableImageError(
+            f"images is one array of shape {list(images.shape)}, expected a list of images, or an array [images, "
+            "height, width, 3]: for one picture pass images=[array]"
+        )
+
+
 @dataclass(frozen=True)
 class Decoded:
     """A decoded, upright image, with the properties that Pillow leaves to its caller.

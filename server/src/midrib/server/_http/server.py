@@ -25,6 +25,8 @@ from midrib.server._http.routes import Routes
 from midrib.server._settings import Settings
 from midrib.wire import DeadlineExceededError, InvalidInputError, MidribError
 
+# The connections that may wait to be accepted, as many as on the gRPC port. net.core.somaxconn limits it too.
+_BACKLOG = 4096
 # HTTP has no deadlines. Calls that take longer are given up, the time to receive their bodies included.
 _LONGEST_S = 60.0
 # UMAP compiles for half a minute on a free core before it computes.
@@ -78,7 +80,9 @@ class HttpServer:
         await self._runner.setup()
         loop = asyncio.get_running_loop()
         try:
-            self._listener = await loop.create_server(self._connection, host, port, ssl=context, reuse_address=True)
+            self._listener = await loop.create_server(
+                self._connection, host, port, ssl=context, reuse_address=True, backlog=_BACKLOG
+            )
         except OSError as error:
             await self._runner.cleanup()
             raise ConnectionError(

@@ -76,6 +76,7 @@ async def read_input(request: ModelInferRequest, max_rows: int, data: InferData 
     tensor = request.inputs[0]
     data = data or InferData(list(request.raw_input_contents), list(tensor.contents.bytes_contents), {})
     _check_place(data, tensor)
+    _check_rank(tensor)
     if tensor.datatype == BYTES:
         return _media(tensor, _elements(data, tensor, max_rows))
     code = _code(tensor)
@@ -94,6 +95,15 @@ def _check_place(data: InferData, tensor: InferTensor) -> None:
         raise InvalidInputError(
             f"the request has {raw} raw contents beside 1 input: send its elements once, raw or typed",
             field="raw_input_contents",
+        )
+
+
+def _check_rank(tensor: InferTensor) -> None:
+    """Raise InvalidInputError for too many dimensions: multiplying thousands of large ones takes hundreds of ms."""
+    if len(tensor.shape) > _MAX_RANK:
+        raise InvalidInputError(
+            f"inputs[0].shape has {len(tensor.shape)} dimensions, at most {_MAX_RANK} are allowed",
+            field="inputs[0].shape",
         )
 
 

@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from midrib.backbones._errors import MediaError
 from midrib.backbones._pixels.resize import resize_and_crop
-from midrib.media import FORMATS, ImageMedia, UnusableImageError, open_image, to_rgb
+from midrib.media import FORMATS, ImageMedia, UnusableImageError, check_pictures, open_image, to_rgb
 from midrib.registry import ImageInput
 
 # The number of pixels from which Pillow warns of a decompression bomb. Larger images are refused.
@@ -28,8 +28,13 @@ def image_pixels(
     images: encoded bytes (JPEG, PNG, WebP, GIF, BMP, TIFF, PPM, AVIF), PIL images, or arrays of uint8 or uint16 shaped
     [height, width], [height, width, 3] (RGB) or [height, width, 4] (RGBA).
     max_pixels: the limit for one image, checked before it is decoded.
-    Raises MediaError, with the item's index, for the first image that is none of these or cannot be decoded.
+    Raises MediaError, with the item's index, for the first image that is none of these or cannot be decoded, and for
+    one picture that is not in a list.
     """
+    try:
+        check_pictures(images)
+    except UnusableImageError as error:
+        raise MediaError(0, str(error)) from None
     pixels = np.empty((len(images), 3, spec.size, spec.width or spec.size), np.uint8)
     for index, image in enumerate(images):
         pixels[index] = _row(index, image, spec, max_pixels).transpose(2, 0, 1)

@@ -21,7 +21,7 @@ from midrib.remote._clients.options import (
     input_rows,
 )
 from midrib.remote._clients.progress import shown_async
-from midrib.remote._clients.sessions import MAX_REVISION_CHANGES, ClientBase, ReadAhead
+from midrib.remote._clients.sessions import ClientBase, ReadAhead
 from midrib.remote._connect.backbone_calls import Argument
 from midrib.remote._connect.backbone_info import BackboneInfo
 from midrib.remote._items.rows import Rows
@@ -73,14 +73,16 @@ class AsyncClient(ClientBase):
         """Return the features of a batch, [rows, num_features]; see `Client.embed`."""
         features = feature_options(options, EMBED_OPTIONS)
         rows = input_rows(x, options)
-        for _ in range(MAX_REVISION_CHANGES if features.revision is None else 0):
+        changes = self._changes(features)
+        while True:
             session = self._sessions.get(name, features) or await self._session(name, features)
             try:
                 return await session.wait_async(session.submit(rows), self._servers.timeout)
             except RevisionMismatchError:
-                self._sessions.forget(name)
-        session = self._sessions.get(name, features) or await self._session(name, features)
-        return await session.wait_async(session.submit(rows), self._servers.timeout)
+                if (pause_s := changes.next_pause_s()) is None:
+                    raise
+                self._sessions.forget(name)  # follow the server, with all rows of one revision
+                await asyncio.sleep(pause_s)
 
     def embed_stream(
         self,
@@ -99,7 +101,7 @@ class AsyncClient(ClientBase):
     async def _results(
         self, name: str, options: FeatureOptions, batches: AsyncIterable[Rows]
     ) -> AsyncGenerator[Array, None]:
-        ahead = ReadAhead(await self._session(name, options), options)
+        ahead = ReadAhead(await self._session(name, options), self._changes(options))
         try:
             async for rows in batches:
                 ahead.submit(rows)
@@ -118,8 +120,9 @@ class AsyncClient(ClientBase):
             except RevisionMismatchError:
                 if options.revision is None:
                     self._sessions.forget(name)
-                if not ahead.may_follow():
+                if (pause_s := ahead.changes.next_pause_s()) is None:
                     raise
+                await asyncio.sleep(pause_s)
                 ahead.call_again(await self._session(name, options))
             else:
                 ahead.pop_answered()

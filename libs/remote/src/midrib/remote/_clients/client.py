@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Self, Unpack
@@ -20,7 +21,7 @@ from midrib.remote._clients.options import (
     input_rows,
 )
 from midrib.remote._clients.progress import shown
-from midrib.remote._clients.sessions import MAX_REVISION_CHANGES, ClientBase, ReadAhead
+from midrib.remote._clients.sessions import ClientBase, ReadAhead
 from midrib.remote._connect.backbone_calls import Argument
 from midrib.remote._connect.backbone_info import BackboneInfo
 from midrib.remote._items.rows import Rows
@@ -92,14 +93,16 @@ class Client(ClientBase):
         """
         features = feature_options(options, EMBED_OPTIONS)
         rows = input_rows(x, options)
-        for _ in range(MAX_REVISION_CHANGES if features.revision is None else 0):
+        changes = self._changes(features)
+        while True:
             session = self._session(name, features)
             try:
                 return session.wait(session.submit(rows), self._servers.timeout)
             except RevisionMismatchError:
+                if (pause_s := changes.next_pause_s()) is None:
+                    raise
                 self._sessions.forget(name)  # follow the server, with all rows of one revision
-        session = self._session(name, features)
-        return session.wait(session.submit(rows), self._servers.timeout)
+                time.sleep(pause_s)
 
     def embed_stream(
         self,
@@ -123,7 +126,7 @@ class Client(ClientBase):
         return shown(results, batches) if progress else results
 
     def _results(self, name: str, options: FeatureOptions, batches: Iterable[Rows]) -> Generator[Array, None, None]:
-        ahead = ReadAhead(self._session(name, options), options)
+        ahead = ReadAhead(self._session(name, options), self._changes(options))
         try:
             for rows in batches:
                 ahead.submit(rows)
@@ -142,8 +145,9 @@ class Client(ClientBase):
             except RevisionMismatchError:
                 if options.revision is None:
                     self._sessions.forget(name)
-                if not ahead.may_follow():
+                if (pause_s := ahead.changes.next_pause_s()) is None:
                     raise
+                time.sleep(pause_s)
                 ahead.call_again(self._session(name, options))
             else:
                 ahead.pop_answered()

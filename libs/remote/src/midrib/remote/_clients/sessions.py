@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from typing import Any, Final, Self
 
@@ -11,6 +12,7 @@ from midrib.remote._connect.address import TlsLike, endpoint_from
 from midrib.remote._connect.arguments import checked_text
 from midrib.remote._connect.backbone_calls import BackboneCalls
 from midrib.remote._connect.backbone_info import BackboneInfo
+from midrib.remote._connect.retries import wait_s
 from midrib.remote._items.rows import Rows
 from midrib.remote._stream.call import StreamedCall
 from midrib.remote._stream.request import CallPolicy, Priority
@@ -21,7 +23,7 @@ AHEAD_ITEMS: Final = 64
 AHEAD_BYTES: Final = 64 << 20
 # The changes of revision that one call follows. During a rolling upgrade two revisions are behind one address, and a
 # proxy may send the description and the stream of a call to different ones: up to half of the attempts fail.
-MAX_REVISION_CHANGES: Final = 30
+_MAX_REVISION_CHANGES: Final = 30
 
 
 class SessionCache:
@@ -66,16 +68,46 @@ class SessionCache:
             session.close()
 
 
+class RevisionChanges:
+    """The changes of revision that one call follows.
+
+    follows: whether the caller pinned no revision.
+    timeout: seconds after the first change in which further ones are followed.
+    """
+
+    def __init__(self, *, follows: bool, timeout: float) -> None:
+        self._changes = 0
+        self._limit = _MAX_REVISION_CHANGES if follows else 0
+        self._timeout = timeout
+        self._end_s = 0.0
+
+    def next_pause_s(self) -> float | None:
+        """Count a change, and return the seconds to wait before the next attempt; None if the call must fail.
+
+        The first is followed at once. Later ones are probably of servers whose revisions alternate.
+        """
+        self._changes += 1
+        if self._changes == 1:
+            self._end_s = time.monotonic() + self._timeout
+        pause_s = 0.0 if self._changes == 1 else wait_s(None, self._changes - 1)
+        is_over = self._changes > self._limit or time.monotonic() + pause_s > self._end_s
+        return None if is_over else pause_s
+
+    def end(self) -> None:
+        """Follow no further change, because the caller has a result."""
+        self._limit = 0
+
+
 class ReadAhead:
     """The calls of a stream that are under way, oldest first.
 
-    session: of the revision that all its results have.
+    session: of the revision that all its results have.  changes: those that the stream follows.
     """
 
-    def __init__(self, session: CallSession, options: FeatureOptions) -> None:
+    def __init__(self, session: CallSession, changes: RevisionChanges) -> None:
         self.session = session
+        self.changes = changes
         self.calls: deque[StreamedCall] = deque()
-        self._changes_left = MAX_REVISION_CHANGES if options.revision is None else 0
         self._bytes = 0
 
     @property
@@ -92,12 +124,7 @@ class ReadAhead:
     def pop_answered(self) -> None:
         """Forget the oldest call, whose result came. From now on, all others have its revision."""
         self._bytes -= self.calls.popleft().rows.nbytes
-        self._changes_left = 0
-
-    def may_follow(self) -> bool:
-        """Return whether all calls may be made again, with another revision; count that."""
-        self._changes_left -= 1
-        return self._changes_left >= 0
+        self.changes.end()
 
     def call_again(self, session: CallSession) -> None:
         """Make all calls again, with the revision of another session."""
@@ -136,3 +163,6 @@ class ClientBase:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self._servers.endpoint)!r})"
+
+    def _changes(self, options: FeatureOptions) -> RevisionChanges:
+        return RevisionChanges(follows=options.revision is None, timeout=self._servers.timeout)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -94,7 +95,7 @@ def nearest(rows: EmbeddedRows | LanceIndex, query: Array, top: int) -> list[Mat
 
 def _embed(embedder: ValueEmbedder, query: Query) -> Array:
     path = Path(query.text)
-    if path.suffix.lower() in MEDIA_SUFFIXES and path.is_file():
+    if path.suffix.lower() in MEDIA_SUFFIXES and os.path.isfile(path):  # noqa: PTH113 - is_file raises for long names
         item = file_item(LocalFile(path, path.as_posix()))
     else:
         item = SourceItem("query", "texts", query.text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
@@ -46,6 +47,8 @@ _BROKEN = {
 }
 # gRPC's text for an HTTP status other than 200, which no gRPC server sends. For 404 it reports UNIMPLEMENTED.
 _HTTP_STATUS: Final = "received http2 header with status"
+# The texts of refused headers: Midrib's for a call and for a connection, grpcio's, and the HTTP status of a proxy.
+_LARGE_HEADERS: Final = re.compile(r"headers have \d+ bytes|headers_too_large|metadata size exceeds|status:? 431\b")
 # The names of gRPC's threads begin with these.
 _GRPC_THREADS: Final = ("grpc_", "event_engine", "lifeguard", "resolver-exec")
 _Response = TypeVar("_Response", bound=Message)
@@ -208,6 +211,11 @@ def _error(code: grpc.StatusCode, details: str | None, trailing: Any, address: s
         return UnavailableError(f"{address} ended the stream: open another", reason="STREAM_ENDED")
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return DeadlineExceededError(f"{address} did not answer in time: raise timeout=")
+    if _LARGE_HEADERS.search(text):
+        return LimitExceededError(
+            f"{address} refused the headers of a call, which hold the token ({text}): check that the token is not "
+            "another file's text, or raise the server's max_metadata_bytes"
+        )
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return LimitExceededError(f"{address}: {text}: send fewer rows at a time")
     if code in _BROKEN or (code is grpc.StatusCode.UNIMPLEMENTED and _HTTP_STATUS in text.lower()):

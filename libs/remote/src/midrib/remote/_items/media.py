@@ -25,11 +25,23 @@ def image_fields(images: Sequence[ImageLike]) -> tuple[bytes, ...]:
     """Return one field per image: encoded files as they are, decoded pictures as PNG.
 
     Raises InvalidInputError, with the index, for an item that is not a usable image; OSError for a file that cannot be
-    read.
+    read. An array [height, width, 3] is refused: it would be as many grey pictures of width 3.
     """
     if isinstance(images, bytes | bytearray | str | Path):
         raise InvalidInputError(f"images is one {type(images).__name__}, expected a sequence of images: pass [image]")
+    if isinstance(images, np.ndarray):
+        _check_pictures(images)
     return tuple(_field(_image(index, image)) for index, image in _items("images", images))
+
+
+def _check_pictures(images: Array) -> None:
+    """Raise InvalidInputError for an array that is probably one picture, [height, width, 3]."""
+    from midrib.media import UnusableImageError, check_pictures
+
+    try:
+        check_pictures(images)
+    except UnusableImageError as error:
+        raise InvalidInputError(str(error)) from None
 
 
 def text_fields(texts: Sequence[str]) -> tuple[bytes, ...]:
