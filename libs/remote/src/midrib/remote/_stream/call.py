@@ -85,6 +85,7 @@ def split(part: MessageRows, max_rows: int, max_bytes: int) -> Iterator[MessageR
 class Message:
     """Parts that travel as one item.
 
+    rows, input_bytes: the number of rows of all parts, and their bytes.
     size, reply_size: the bytes of the item and of its result.  hedged: this is the copy that is sent to a
     second server.  copied: such a copy of this message was sent.  shared: the rows travel through shared memory.
     """
@@ -100,11 +101,7 @@ class Message:
 
     def __post_init__(self) -> None:
         self.rows = sum(part.rows.count for part in self.parts)
-
-    @property
-    def input_bytes(self) -> int:
-        """The bytes of all rows."""
-        return sum(part.rows.nbytes for part in self.parts)
+        self.input_bytes = sum(part.rows.nbytes for part in self.parts)
 
     def encode(self, item_id: int) -> bytes:
         """Return the bytes of the item."""
