@@ -40,6 +40,26 @@ def test_a_wrong_argument_is_named(arguments: dict[str, Any], message: str) -> N
         ClassificationTask("mlp-128", **arguments, backbone_kwargs={"num_features": 4})
 
 
+@pytest.mark.parametrize("argument", ["loss_fn", "metrics"])
+def test_the_name_of_a_loss_or_metric_is_refused(argument: str) -> None:
+    """Losses and metrics are functions; a name is not read letter by letter."""
+    with pytest.raises(TypeError, match=f"{argument} has 'str', which is 'accuracy' of type str, expected a"):
+        ClassificationTask("mlp-128", 2, backbone_kwargs={"num_features": 4}, **{argument: "accuracy"})
+
+
+@pytest.mark.parametrize("targets", [torch.tensor([0, 2]), torch.tensor([[0], [1]])], ids=["too-large", "column"])
+def test_targets_that_are_no_classes_are_named(task: ClassificationTask, targets: torch.Tensor) -> None:
+    """The sentence has the indices and the shapes that cross entropy takes; torch's error is its cause."""
+    with pytest.raises(ValueError, match=r"no classes .*, expected indices \[batch\] from 0 to 1, or prob"):
+        task.training_step((torch.zeros(2, 4), targets), 0)
+
+
+def test_a_path_is_no_data_module() -> None:
+    """The error names the constructors of data modules."""
+    with pytest.raises(TypeError, match=r"got data='textures' of type str, .* ImageData\.from_folder"):
+        ClassificationTask.from_data("mlp-128", "textures")  # type: ignore[arg-type] # wrong on purpose
+
+
 def test_a_label_that_occurs_twice_is_named() -> None:
     """Its second class would never be a target."""
     with pytest.raises(ValueError, match="got 'a' several times in labels: give each class its own name"):

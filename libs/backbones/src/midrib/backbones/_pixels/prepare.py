@@ -28,8 +28,11 @@ def image_pixels(
     images: encoded bytes (JPEG, PNG, WebP, GIF, BMP, TIFF, PPM, AVIF), PIL images, or arrays of uint8 or uint16 shaped
     [height, width], [height, width, 3] (RGB) or [height, width, 4] (RGBA).
     max_pixels: the limit for one image, checked before it is decoded.
-    Raises MediaError, with the item's index, for the first image that is none of these or cannot be decoded.
+    Raises MediaError, with the item's index, for the first image that is none of these or cannot be decoded; TypeError
+    for one image in place of a list.
     """
+    if isinstance(images, str | bytes | Image.Image):
+        raise TypeError(f"got one {type(images).__name__}, expected a list of images: pass [image]")
     pixels = np.empty((len(images), 3, spec.size, spec.width or spec.size), np.uint8)
     for index, image in enumerate(images):
         pixels[index] = _row(index, image, spec, max_pixels).transpose(2, 0, 1)
