@@ -35,7 +35,7 @@ def task() -> ClassificationTask:
     ],
 )
 def test_a_wrong_argument_is_named(arguments: dict[str, Any], message: str) -> None:
-    """With the nearest name, or the value that is expected."""
+    """The error suggests the nearest name, or shows the value that is expected."""
     with pytest.raises(TypeError, match=message):
         ClassificationTask("mlp-128", **arguments, backbone_kwargs={"num_features": 4})
 
@@ -100,13 +100,13 @@ def test_rows_of_another_shape_are_named(task: ClassificationTask, call: str, ro
 
 @pytest.mark.parametrize("kind", [torch.int64, torch.bool, torch.complex64], ids=str)
 def test_rows_of_other_numbers_are_named(task: ClassificationTask, kind: torch.dtype) -> None:
-    """In place of torch's "mat1 and mat2 must have the same dtype"."""
+    """The error replaces torch's "mat1 and mat2 must have the same dtype"."""
     with pytest.raises(ValueError, match=rf"got inputs of {str(kind)[6:]}, expected float32: convert them"):
         task.predict(torch.zeros(3, 4, dtype=kind))
 
 
 def test_rows_of_another_shape_are_named_in_training(task: ClassificationTask) -> None:
-    """As in predict."""
+    """Training raises the same error as predict."""
     with pytest.raises(ValueError, match=r"got inputs of shape \[3, 5\], expected rows of float32 \[4\]"):
         task.training_step((torch.zeros(3, 5), torch.zeros(3, dtype=torch.long)), 0)
 
