@@ -43,8 +43,9 @@ def test_a_wrong_argument_is_named(arguments: dict[str, Any], message: str) -> N
 @pytest.mark.parametrize("argument", ["loss_fn", "metrics"])
 def test_the_name_of_a_loss_or_metric_is_refused(argument: str) -> None:
     """Losses and metrics are functions; a name is not read letter by letter."""
+    options: dict[str, Any] = {argument: "accuracy"}
     with pytest.raises(TypeError, match=f"{argument} has 'str', which is 'accuracy' of type str, expected a"):
-        ClassificationTask("mlp-128", 2, backbone_kwargs={"num_features": 4}, **{argument: "accuracy"})
+        ClassificationTask("mlp-128", 2, backbone_kwargs={"num_features": 4}, **options)
 
 
 @pytest.mark.parametrize("targets", [torch.tensor([0, 2]), torch.tensor([[0], [1]])], ids=["too-large", "column"])
