@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from midrib.backbones import BACKBONES
 from midrib.registry import Registry, TensorInput
 from midrib.remote import Client, RemoteBackbone
 from midrib.remote.testing import RunningServer, serving
@@ -90,8 +91,8 @@ def test_an_item_that_is_not_a_string_is_named(texts_server: RunningServer, text
 @pytest.mark.parametrize(
     ("x", "said"),
     [
-        pytest.param([torch.zeros(WIDTH)], "got a list, expected a tensor", id="list"),
-        pytest.param(np.zeros((1, WIDTH), "f4"), "got a ndarray, expected a tensor", id="array"),
+        pytest.param([torch.zeros(WIDTH)], r"got list, expected a tensor .*: pass torch.stack\(x\)", id="list"),
+        pytest.param(np.zeros((1, WIDTH), "f4"), r"got ndarray, expected a tensor .*torch.as_tensor\(x\)", id="array"),
         pytest.param(torch.zeros(1, WIDTH).to_sparse(), "to_dense", id="sparse"),
         pytest.param("a leaf", r"pass \[text\]", id="one-string"),
         pytest.param(torch.zeros(1, WIDTH, device="meta"), "holds no values", id="meta"),
@@ -102,6 +103,18 @@ def test_an_input_that_is_not_a_batch_is_refused(backbone: RemoteBackbone, x: An
     """With the type that came, and the one expected."""
     with pytest.raises(InvalidInputError, match=said):
         backbone(x)
+
+
+def test_one_string_in_place_of_a_list_of_texts_is_refused(texts_server: RunningServer) -> None:
+    """A string is also a sequence of strings, and its letters would be embedded."""
+    with pytest.raises(InvalidInputError, match=r"pass \[text\]"):
+        RemoteBackbone(texts_server.url(TEXTS)).embed_texts("a leaf")
+
+
+def test_an_argument_of_the_loader_is_refused_for_a_url(server: RunningServer) -> None:
+    """The server has loaded the backbone: the error says where its arguments are set."""
+    with pytest.raises(TypeError, match="unexpected argument 'num_features': .* midrib serve 'namespace/name"):
+        BACKBONES.load(server.url(NUMBERS), num_features=8)
 
 
 @pytest.mark.filterwarnings("ignore:.*nested tensors is in prototype stage:UserWarning")

@@ -57,7 +57,7 @@ def difference(left: Any, right: Any) -> float:
 
 
 def test_an_adapters_vectors_are_those_of_peft(folder: Path) -> None:
-    """Also after `merge_and_unload`; the base model's differ."""
+    """The vectors equal PEFT's, also after `merge_and_unload`, and differ from the base model's."""
     model = peft.PeftModel.from_pretrained(base(folder), folder / "adapter")
     expected = mean_vectors(folder, model)
     assert difference(adapted(folder), expected) <= 1e-5

@@ -228,7 +228,7 @@ def test_averages_under_other_names_are_an_error(tmp_path: Path) -> None:
     ],
 )
 def test_other_averages_are_not_taken_for_weights(tmp_path: Path, beside: dict[str, Any]) -> None:
-    """Programs average other numbers too."""
+    """Averages of other numbers in a checkpoint are ignored."""
     state = network().state_dict()
     got = loaded({"model": state, **beside}, tmp_path / "w.pth", state.keys())
     assert all(torch.equal(got[name], state[name]) for name in state)

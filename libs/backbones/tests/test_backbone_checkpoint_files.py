@@ -46,7 +46,7 @@ def test_weights_in_several_files_are_read_by_their_index(tmp_path: Path) -> Non
 
 
 def test_a_missing_file_of_several_is_named(tmp_path: Path) -> None:
-    """Its weights would be random."""
+    """Without the error, the weights of the missing file would be random."""
     index = sharded(tmp_path)
     (tmp_path / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(WeightsError, match="no checkpoint at .*model-00002-of-00002.safetensors"):
@@ -173,7 +173,7 @@ def test_the_remedy_fits_the_kind_of_the_file(tmp_path: Path, write: Callable[[P
     ],
 )
 def test_a_location_that_cannot_be_read_is_an_error_of_the_weights(location: Any, message: str) -> None:
-    """Not the operating system's own."""
+    """The error is a WeightsError, not the operating system's."""
     with pytest.raises(WeightsError, match=message):
         read_state(location)
 
@@ -250,7 +250,7 @@ def test_an_index_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
 
 
 def test_an_index_that_names_an_index_is_an_error(tmp_path: Path) -> None:
-    """It could name itself."""
+    """An index could name itself, so nested ones are refused."""
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"a": index.name}}))
     with pytest.raises(WeightsError, match="names another index in place of files of weights"):

@@ -170,7 +170,7 @@ def test_a_file_that_is_not_weights_is_named_with_its_kind(
 
 
 def test_safetensors_that_are_cut_short_are_named(tmp_path: Path) -> None:
-    """An interrupted download."""
+    """The error names the file of an interrupted download."""
     (tmp_path / "file.safetensors").write_bytes(save(network().state_dict())[:-8])
     with pytest.raises(WeightsError, match="file.safetensors is not a checkpoint .*damaged or cut short"):
         read_state(tmp_path / "file.safetensors")

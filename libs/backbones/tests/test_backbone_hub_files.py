@@ -198,7 +198,7 @@ def test_a_folder_that_is_no_encoder_is_named(tmp_path: Path, make: Any, message
 def test_code_that_comes_with_a_model_is_not_run(
     tmp_path: Path, file: str, change: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor is anybody asked whether to run it."""
+    """The code is refused, and the user is not asked whether to run it."""
     bert(tmp_path)
     mark = tmp_path / "ran"
     (tmp_path / "own.py").write_text(THEIR_CODE.format(mark=str(mark)))

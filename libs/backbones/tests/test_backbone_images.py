@@ -170,7 +170,8 @@ NOISE = Image.fromarray(np.random.default_rng(1).integers(0, 256, (64, 64, 3), d
         ),
         pytest.param(np.zeros((0, 8, 3), np.uint8), r"shape \(0, 8, 3\)", id="empty-array"),
         pytest.param(Image.new("F", (8, 8)), "floating pixels", id="float-image"),
-        pytest.param("cat.jpg", "got str, expected bytes, a PIL image or a numpy array", id="a-path"),
+        pytest.param("cat.jpg", "got the path 'cat.jpg', .*: pass Path.*read_bytes", id="a-path"),
+        pytest.param(7, "got int, expected bytes, a PIL image or a numpy array", id="a-number"),
     ],
 )
 def test_an_unusable_image_is_an_error_of_that_item(media: object, message: str) -> None:
@@ -178,6 +179,13 @@ def test_an_unusable_image_is_an_error_of_that_item(media: object, message: str)
     with pytest.raises(MediaError, match=f"item 1: .*{message}") as caught:
         prepare_images([solid(RED), media], PLAIN)  # type: ignore[list-item] # wrong on purpose
     assert caught.value.index == 1
+
+
+@pytest.mark.parametrize("image", [solid(RED), encoded(NOISE), "cat.jpg"], ids=["image", "bytes", "path"])
+def test_one_image_in_place_of_a_list_is_refused(image: object) -> None:
+    """The bytes of a file are not read as a list of numbers."""
+    with pytest.raises(TypeError, match=r"got one .*, expected a list of images: pass \[image\]"):
+        prepare_images(image, PLAIN)  # type: ignore[arg-type] # wrong on purpose
 
 
 def reference(image: Image.Image, spec: ImageInput) -> npt.NDArray[np.int16]:

@@ -152,7 +152,7 @@ def test_a_pipeline_may_weigh_the_layers(tmp_path: Path) -> None:
     ],
 )
 def test_a_module_that_is_not_supported_is_named(tmp_path: Path, steps: Steps, module: str) -> None:
-    """It is never left out."""
+    """The pipeline is refused; the module is never left out."""
     saved(tmp_path, steps, {})
     with pytest.raises(WeightsError, match=rf"pipeline (starts with|has) the module {module}"):
         loaded(tmp_path)

@@ -197,7 +197,7 @@ def test_a_jpegs_broken_metadata_does_not_matter(extra: bytes) -> None:
 
 @pytest.mark.parametrize("kind", ["WEBP", "TIFF"])
 def test_broken_exif_of_other_formats_does_not_matter(kind: str) -> None:
-    """As for PNG and JPEG."""
+    """Broken EXIF or a broken colour profile is ignored, as in PNG and JPEG."""
     options: dict[str, Any] = {"exif": b"Exif\0\0noise", "lossless": True} if kind == "WEBP" else {"icc_profile": b"no"}
     assert np.array_equal(levels(encoded(Image.fromarray(PHOTO), kind, **options)), PHOTO)
 
@@ -213,7 +213,7 @@ def test_a_limit_above_the_default_is_honoured(kind: str) -> None:
 
 @pytest.mark.skipif(not features.check("avif"), reason="this Pillow is built without AVIF")
 def test_avif_is_read() -> None:
-    """Where Pillow has its decoder."""
+    """AVIF is read if Pillow has its decoder."""
     picture = Image.new("RGB", (16, 16), (200, 100, 50))
     assert np.abs(levels(encoded(picture, "AVIF", quality=100)) - np.asarray(picture)).max() <= 3
 
@@ -274,11 +274,11 @@ def test_a_file_of_a_known_format_that_cannot_be_read_is_named(image: bytes, kin
 
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_arrays_of_16_bits_may_have_any_byte_order(order: str) -> None:
-    """As they are read from files of other machines."""
+    """Both byte orders give the same pixels."""
     assert np.abs(levels((PHOTO.astype(np.uint16) * 257).astype(f"{order}u2")) - PHOTO).max() <= 1
 
 
 def test_premultiplied_grey_lies_over_white() -> None:
-    """As grey with plain transparency does."""
+    """Transparent pixels become white, as for grey with plain transparency."""
     image = Image.merge("LA", [Image.fromarray(RAMP), Image.new("L", (16, 16), 128)])
     assert np.abs(levels(image.convert("La")) - levels(image)).max() <= 2

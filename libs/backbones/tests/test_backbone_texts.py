@@ -52,6 +52,12 @@ def test_an_unusable_text_is_an_error_of_that_item(minilm: Backbone, text: objec
     assert caught.value.index == 1
 
 
+def test_one_string_in_place_of_a_list_is_refused(minilm: Backbone) -> None:
+    """A string is also a sequence of strings, and its letters would be embedded."""
+    with pytest.raises(TypeError, match=r"got the string 'hello', expected a list of texts: pass \[text\]"):
+        minilm.embed_texts("hello")
+
+
 def test_no_texts_give_no_rows(minilm: Backbone) -> None:
     """An empty list gives an empty batch."""
     assert minilm.embed_texts([]).shape == (0, 384)

@@ -188,7 +188,7 @@ def test_a_grpc_url_without_its_package_gives_the_install_line(registry: Registr
 @pytest.mark.usefixtures("_echo_scheme")
 def test_a_url_of_an_unknown_scheme_says_who_could_open_it(registry: Registry) -> None:
     """Such a package may exist, but its name is unknown."""
-    with pytest.raises(UnknownKeyError, match=r"scheme 's3', which no installed package opens: .* midrib\.resolvers"):
+    with pytest.raises(UnknownKeyError, match=r"scheme 's3', .*: write grpc://host:port/.*, or .* midrib\.resolvers"):
         registry.load("s3://bucket/x")
 
 

@@ -117,6 +117,14 @@ def test_an_unknown_key_is_a_sentence_with_near_names(registry: Registry) -> Non
     )
 
 
+def test_an_unknown_key_of_a_small_registry_lists_the_names(registry: Registry) -> None:
+    """A registry of at most 20 names, such as that of the optimizers, fits into the sentence."""
+    registry(load_a, name="adam")
+    registry(load_a, name="sgd", namespace="plain")
+    with pytest.raises(UnknownKeyError, match=r"'zzz' is not in .*; it has adam, sgd$"):
+        registry.get("zzz")
+
+
 def test_an_unknown_key_like_no_other_says_how_to_list(registry: Registry) -> None:
     """Where nothing is near, there is still something to do."""
     with pytest.raises(UnknownKeyError, match=r"'zzz' is not in .*; its available_keys\(\) lists every name$"):

@@ -42,7 +42,7 @@ def test_an_item_is_written_as_protobuf_writes_it(item_id: int, array: Array, cu
 @settings(deadline=None)
 @given(item_id=IDS, texts=st.lists(st.text()))
 def test_texts_are_written_as_protobuf_writes_them(item_id: int, texts: list[str]) -> None:
-    """The bytes are the library's."""
+    """The codec writes the same bytes as protobuf's library."""
     texts_input = embedding_pb2.Input(texts=embedding_pb2.Texts(texts=texts))
     assert text_rows(texts).encode(item_id, []) == _item(item_id, texts_input)
 
@@ -50,7 +50,7 @@ def test_texts_are_written_as_protobuf_writes_them(item_id: int, texts: list[str
 @settings(deadline=None)
 @given(item_id=IDS, images=st.lists(st.binary()))
 def test_images_are_written_as_protobuf_writes_them(item_id: int, images: list[bytes]) -> None:
-    """The bytes are the library's."""
+    """The codec writes the same bytes as protobuf's library."""
     images_input = embedding_pb2.Input(images=embedding_pb2.Images(encoded=images))
     assert image_rows(images).encode(item_id, []) == _item(item_id, images_input)
 
@@ -58,7 +58,7 @@ def test_images_are_written_as_protobuf_writes_them(item_id: int, images: list[b
 @settings(deadline=None)
 @given(item_id=IDS, clips=st.lists(npst.arrays("<i2", st.integers(1, 9))), rate=st.integers(1, 2**63 - 1))
 def test_clips_are_written_as_protobuf_writes_them(item_id: int, clips: list[Array], rate: int) -> None:
-    """The bytes are the library's."""
+    """The codec writes the same bytes as protobuf's library."""
     encoded = [encode_tensor(clip) for clip in clips]
     audio_input = embedding_pb2.Input(audio=embedding_pb2.AudioClips(clips=encoded, rate=rate))
     assert audio_rows(clips, rate).encode(item_id, []) == _item(item_id, audio_input)

@@ -114,7 +114,7 @@ def test_bad_items_are_kept_aside(tmp_path: Path) -> None:
     ],
 )
 def test_rows_that_cannot_be_read_are_kept_aside(tmp_path: Path, name: str, content: bytes, bad: str) -> None:
-    """They end no run either."""
+    """Unreadable rows are listed as bad, and the run goes on."""
     (tmp_path / name).write_bytes(content)
     assert embed_files(Lengths(), [tmp_path / name], tmp_path / "out.npy") == Progress(2, 1, 0, 2)
     assert np.load(tmp_path / "out.npy")[:, 0].tolist() == [2]
@@ -122,7 +122,7 @@ def test_rows_that_cannot_be_read_are_kept_aside(tmp_path: Path, name: str, cont
 
 
 def test_a_column_of_bytes_holds_images(tmp_path: Path) -> None:
-    """As data sets on disk keep them."""
+    """Encoded images in a column are embedded, as in data sets on disk."""
     pq = pa.table({"id": ["a"], "image": pa.array([b"PNG"], pa.binary()), "label": [1]})
     parquet.write_table(pq, tmp_path / "t.parquet")
     (item,) = read(tmp_path / "t.parquet", column="image")
@@ -180,7 +180,7 @@ def test_tables_name_their_rows(tmp_path: Path, name: str, content: str) -> None
 
 
 def test_parquet_is_read_as_well_as_written(tmp_path: Path, texts: Path) -> None:
-    """By the column that is asked for."""
+    """The texts come from the column that the caller names."""
     embed_files(Lengths(), [texts], tmp_path / "out.parquet")
     items = read(tmp_path / "out.parquet", column="id")
     assert items[3].value == f"{texts.as_posix()}:3"
@@ -209,7 +209,7 @@ def test_arrays_give_their_rows(tmp_path: Path) -> None:
     ],
 )
 def test_unusable_inputs_are_told(tmp_path: Path, name: str, said: str) -> None:
-    """With the kinds that can be used."""
+    """The error lists the kinds of inputs that can be used."""
     (tmp_path / "x.doc").touch()
     (tmp_path / "x.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InvalidInputError, match=said):
@@ -217,7 +217,7 @@ def test_unusable_inputs_are_told(tmp_path: Path, name: str, said: str) -> None:
 
 
 def test_an_unknown_output_is_told_at_once(tmp_path: Path, texts: Path) -> None:
-    """Before anything is embedded."""
+    """The error comes before anything is embedded."""
     with pytest.raises(InvalidInputError, match=r"end it in \.parquet, \.npy, \.safetensors"):
         embed_files(Lengths(), [texts], tmp_path / "out.doc")
 
@@ -267,7 +267,7 @@ def test_two_runs_cannot_write_one_output(tmp_path: Path, texts: Path) -> None:
 
 
 def test_a_run_whose_items_are_all_bad_fails(tmp_path: Path) -> None:
-    """With the first reason; the list of bad items is written, and no output."""
+    """The error is that of the first item; the list of bad items is written, and no output."""
     path = tmp_path / "texts.txt"
     path.write_text("bad\nbad\n")
     with pytest.raises(InvalidInputError, match=r"all 2 items were refused.*texts\.txt:0: no good text"):

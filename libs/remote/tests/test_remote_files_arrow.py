@@ -56,7 +56,7 @@ def write_feather(path: Path) -> Path:
     ],
 )
 def test_the_rows_of_arrow_are_those_of_parquet(tmp_path: Path, write: Callable[[Path], Path], name: str) -> None:
-    """With ids and kept columns."""
+    """Both formats give the same ids, texts and kept columns."""
     parquet.write_table(TABLE, tmp_path / "t.parquet")
     assert read(write(tmp_path / name), "number") == read(tmp_path / "t.parquet", "number")
     assert [item.kept for item in read(tmp_path / name, "number")] == [{"number": 1}, {"number": 2}, {"number": 3}]
@@ -102,7 +102,7 @@ def test_damaged_arrow_is_an_error(tmp_path: Path, write: Callable[[Path], Path]
 
 
 def test_a_text_that_is_not_utf8_spoils_only_its_row(tmp_path: Path) -> None:
-    """As in Parquet."""
+    """The row is listed as bad and the others are embedded, as for Parquet."""
     offsets = pa.py_buffer(np.array([0, 3, 5, 8], np.int32))
     texts = pa.Array.from_buffers(pa.string(), 3, [None, offsets, pa.py_buffer(b"abc\xff\xfeghi")])
     items = read(write_file(tmp_path / "t.arrow", pa.table({"text": texts})))

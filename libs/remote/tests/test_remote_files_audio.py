@@ -72,7 +72,7 @@ def test_a_folder_of_sound_is_embedded(tmp_path: Path, folder: Path) -> None:
     ],
 )
 def test_a_file_that_is_no_sound_is_a_bad_item(tmp_path: Path, folder: Path, content: bytes, error: str) -> None:
-    """The others are embedded."""
+    """The file is listed as bad, and the others are embedded."""
     (folder / "b.flac").write_bytes(content)
     progress = embed_files(Loudness(), [folder], tmp_path / "out.npy")
     (line,) = (tmp_path / "out.npy.bad.jsonl").read_text().splitlines()
@@ -81,7 +81,7 @@ def test_a_file_that_is_no_sound_is_a_bad_item(tmp_path: Path, folder: Path, con
 
 
 def test_a_column_may_hold_sound(tmp_path: Path) -> None:
-    """As bytes, or as Hugging Face's {bytes, path}."""
+    """A column holds the bytes of files, or Hugging Face's {bytes, path}."""
     plain = pa.table({"sound": pa.array([encoded(0.5, 8000)], pa.binary())})
     parquet.write_table(plain, tmp_path / "a.parquet")
     dataset = pa.table({"sound": [{"bytes": encoded(0.25, 8000), "path": "x.wav"}]})
@@ -92,7 +92,7 @@ def test_a_column_may_hold_sound(tmp_path: Path) -> None:
 
 
 def test_without_soundfile_the_extra_is_named(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before the backbone loads, for files and for columns of sound."""
+    """The error comes before the backbone loads, for files and for columns of sound."""
     monkeypatch.setitem(sys.modules, "soundfile", None)
     with pytest.raises(InvalidInputError, match=r"a\.wav needs soundfile: pip install 'midrib-remote\[audio\]'"):
         embed_files(Loudness(), [folder], tmp_path / "out.npy")

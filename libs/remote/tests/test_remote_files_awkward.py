@@ -41,7 +41,7 @@ def ids_of(out: Path) -> list[str]:
     ],
 )
 def test_inputs_without_items_are_refused(tmp_path: Path, name: str, content: bytes) -> None:
-    """Before the backbone loads, and no folder of chunks stays."""
+    """The error comes before the backbone loads, and no folder of chunks is left."""
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InvalidInputError, match="the inputs hold no items"):
         embed_files(Lengths, [tmp_path / name], tmp_path / "out.npy")
@@ -65,7 +65,7 @@ def test_an_infinite_number_is_a_bad_row(tmp_path: Path) -> None:
 
 
 def test_a_header_with_spaces_is_shown_in_quotes(tmp_path: Path) -> None:
-    """So that the user sees why the column is not found."""
+    """The quotes show the user why the column is not found."""
     (tmp_path / "t.csv").write_text(" text ,id\nab,1\n")
     with pytest.raises(InvalidInputError, match="no column 'text': it has ' text ', 'id'"):
         embed_files(Lengths(), [tmp_path / "t.csv"], tmp_path / "out.npy")
@@ -91,14 +91,14 @@ def test_a_damaged_binary_file_is_named(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
 def test_wide_encodings_are_recognised_without_a_mark(tmp_path: Path, encoding: str) -> None:
-    """By the bytes that are NUL."""
+    """The positions of NUL bytes tell UTF-16 and UTF-32 apart."""
     (tmp_path / "t.csv").write_bytes("id;text\r\n1;a cät\r\n".encode(encoding))
     embed_files(Lengths(), [tmp_path / "t.csv"], tmp_path / "out.npy")
     assert (ids_of(tmp_path / "out.npy"), np.load(tmp_path / "out.npy").tolist()) == (["1"], [[5]])
 
 
 def test_a_nul_in_a_text_file_is_a_character(tmp_path: Path) -> None:
-    """Exports of databases hold some."""
+    """A NUL does not end a text, because exports of databases contain some."""
     (tmp_path / "t.csv").write_bytes(b"id,text\n1,a\0b\n2,cd\n")
     embed_files(Lengths(), [tmp_path / "t.csv"], tmp_path / "out.npy")
     assert np.load(tmp_path / "out.npy").tolist() == [[3], [2]]
@@ -135,7 +135,7 @@ def test_ids_of_any_type_are_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_ids_of_any_length_are_kept(tmp_path: Path) -> None:
-    """Also one of megabytes beside short ones, and one that ends in a NUL."""
+    """An id of megabytes beside short ones, and one that ends in a NUL, are unchanged."""
     ids = ["x" * 10_000_000, "a\0", *map(str, range(200))]
     (tmp_path / "t.jsonl").write_text("".join(json.dumps({"id": item_id, "text": "a"}) + "\n" for item_id in ids))
     embed_files(Lengths(), [tmp_path / "t.jsonl"], tmp_path / "out.npy")
@@ -143,14 +143,14 @@ def test_ids_of_any_length_are_kept(tmp_path: Path) -> None:
 
 
 def test_repeated_ids_keep_all_their_rows(tmp_path: Path) -> None:
-    """In the inputs' order."""
+    """Rows with the same id stay in the order of the inputs."""
     (tmp_path / "t.csv").write_text("id,text\na,x\na,yy\n")
     assert embed_files(Lengths(), [tmp_path / "t.csv"], tmp_path / "out.npy") == Progress(2, 0, 0, 2)
     assert (ids_of(tmp_path / "out.npy"), np.load(tmp_path / "out.npy").tolist()) == (["a", "a"], [[1], [2]])
 
 
 def test_a_row_may_lack_the_column_that_others_have(tmp_path: Path) -> None:
-    """Also the first one: it is a bad row, not a wrong column."""
+    """A row without the column is a bad row, even if it is the first; the column name is not wrong."""
     (tmp_path / "t.jsonl").write_text('{"id": 1}\n{"id": 2, "text": "b"}\n')
     assert embed_files(Lengths(), [tmp_path / "t.jsonl"], tmp_path / "out.npy") == Progress(2, 1, 0, 2)
 
@@ -192,7 +192,7 @@ def test_a_folder_that_grows_while_it_is_read_is_refused(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("out", ["file.txt/out.npy", "file.txt/deeper/out.npy"])
 def test_an_output_below_a_file_is_refused_at_once(tmp_path: Path, out: str) -> None:
-    """Before the backbone loads."""
+    """The error comes before the backbone loads."""
 
     def load() -> Lengths:
         raise AssertionError("loaded too early")

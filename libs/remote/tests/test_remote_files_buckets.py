@@ -92,7 +92,7 @@ def test_a_run_does_not_resume_after_an_object_was_replaced(bucket: str, tmp_pat
 
 
 def test_a_bucket_that_does_not_exist_is_named_before_the_backbone_loads(bucket: str, tmp_path: Path) -> None:
-    """Not after all items were embedded."""
+    """The error does not wait until all items are embedded."""
     (tmp_path / "t.txt").write_text("abc\n")
     url = bucket.replace("data-bucket", "nowhere/o.npy")
     with pytest.raises(InvalidInputError, match=f"output {url}: bucket .*nowhere' does not exist, create it"):
@@ -100,6 +100,6 @@ def test_a_bucket_that_does_not_exist_is_named_before_the_backbone_loads(bucket:
 
 
 def test_an_object_that_does_not_exist_is_named(bucket: str, tmp_path: Path) -> None:
-    """By its URL."""
+    """The error shows the URL of the object."""
     with pytest.raises(InvalidInputError, match=f"no file or folder at {bucket}/none.csv"):
         embed_files(Lengths(), [f"{bucket}/none.csv"], tmp_path / "out.npy")

@@ -61,7 +61,7 @@ def test_an_output_is_copied_into_the_bucket(bucket: Any, tmp_path: Path) -> Non
 
 @pytest.mark.usefixtures("bucket")
 def test_a_bucket_that_does_not_exist_is_named_before_the_backbone_loads(tmp_path: Path) -> None:
-    """Not after all items were embedded."""
+    """The error does not wait until all items are embedded."""
     (tmp_path / "t.txt").write_text("abc\n")
     with pytest.raises(
         InvalidInputError, match="output gs://nowhere/o.npy: bucket 'nowhere' does not exist, create it"
@@ -71,6 +71,6 @@ def test_a_bucket_that_does_not_exist_is_named_before_the_backbone_loads(tmp_pat
 
 @pytest.mark.usefixtures("bucket")
 def test_an_object_that_does_not_exist_is_named(tmp_path: Path) -> None:
-    """By its URL."""
+    """The error shows the URL of the object."""
     with pytest.raises(InvalidInputError, match="no file or folder at gs://data-bucket/none.csv"):
         embed_files(Lengths(), ["gs://data-bucket/none.csv"], tmp_path / "out.npy")

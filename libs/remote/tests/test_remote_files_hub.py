@@ -82,7 +82,7 @@ def test_a_table_of_a_data_set_is_read(tmp_path: Path, url: str, lengths: list[l
 
 @pytest.mark.usefixtures("_hub")
 def test_a_data_set_that_does_not_exist_is_named(tmp_path: Path) -> None:
-    """Before anything is embedded."""
+    """The error comes before anything is embedded."""
     url = "hf://datasets/owner/other/t.csv"
     with pytest.raises(InvalidInputError, match=f"no file.* at {url}: check the URL"):
         embed_files(Lengths(), [url], tmp_path / "out.npy")

@@ -77,7 +77,7 @@ def test_kept_columns_stay_beside_their_rows(tmp_path: Path, table: Path) -> Non
 
 
 def test_kept_columns_are_json_beside_other_outputs(tmp_path: Path, table: Path) -> None:
-    """In the file beside .npy, and in the metadata of .safetensors."""
+    """They are in the file beside .npy, and in the metadata of .safetensors."""
     embed_files(Ramp(), [table], tmp_path / "out.npy", keep=["label"])
     embed_files(Ramp(), [table], tmp_path / "out.safetensors", keep=["label"])
     with safe_open(tmp_path / "out.safetensors", "np") as file:
@@ -97,7 +97,7 @@ def test_kept_columns_are_json_beside_other_outputs(tmp_path: Path, table: Path)
     ],
 )
 def test_kept_columns_of_parquet_keep_their_values(tmp_path: Path, values: list[Any], kind: Any) -> None:
-    """Also those that JSON has no type for."""
+    """Values that JSON has no type for are kept too."""
     source = pa.table({"text": ["a", "b"], "kept": pa.array(values, kind)})
     parquet.write_table(source, tmp_path / "t.parquet")
     embed_files(Ramp(), [tmp_path / "t.parquet"], tmp_path / "out.parquet", keep=["kept"], chunk_items=1)
@@ -125,7 +125,7 @@ def test_kept_values_of_several_types_are_text(tmp_path: Path) -> None:
 def test_columns_that_cannot_be_kept_are_refused(
     tmp_path: Path, name: str, content: str, keep: list[str], message: str
 ) -> None:
-    """Before anything is embedded."""
+    """The error comes before anything is embedded."""
     (tmp_path / name).write_text(content)
     embedder = Ramp()
     with pytest.raises(InvalidInputError, match=message):
@@ -134,7 +134,7 @@ def test_columns_that_cannot_be_kept_are_refused(
 
 
 def test_features_are_cut_then_scaled_then_converted(tmp_path: Path, table: Path) -> None:
-    """As a server does it."""
+    """The order of the steps is that of a server."""
     out = tmp_path / "out.npy"
     embed_files(Ramp(), [table], out, dimensions=2, normalize=True, dtype="float16")
     features = np.load(out)
@@ -149,7 +149,7 @@ def test_float16_is_stored_as_such_in_parquet(tmp_path: Path, table: Path) -> No
 
 
 def test_a_prompt_is_put_before_each_text(tmp_path: Path, table: Path) -> None:
-    """Many text backbones want one."""
+    """The embedder receives texts that start with the prompt."""
     embedder = Ramp()
     embed_files(embedder, [table], tmp_path / "out.npy", prompt="query: ")
     assert embedder.values == ["query: ab", "query: c"]
@@ -166,7 +166,7 @@ def test_a_prompt_is_put_before_each_text(tmp_path: Path, table: Path) -> None:
 def test_options_that_no_features_can_have_are_refused(
     tmp_path: Path, table: Path, options: dict[str, Any], message: str
 ) -> None:
-    """Before anything is embedded."""
+    """The error comes before anything is embedded."""
     with pytest.raises(InvalidInputError, match=message):
         embed_files(Ramp(), [table], tmp_path / "out.npy", **options)
 

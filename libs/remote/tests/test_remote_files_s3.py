@@ -88,14 +88,14 @@ def test_a_run_notices_another_object(bucket: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("url", ["s3://data-bucket/nothing.csv", "s3://no-such-bucket/t.csv"])
 def test_a_missing_object_or_bucket_is_named(bucket: Any, tmp_path: Path, url: str) -> None:
-    """Before anything is embedded."""
+    """The error comes before anything is embedded."""
     with pytest.raises(InvalidInputError, match=f"no file.* at {url}: check the URL"):
         embed_files(Lengths(), [url], tmp_path / "out.npy")
 
 
 @pytest.mark.usefixtures("bucket")
 def test_a_bucket_that_does_not_exist_is_named_before_the_backbone_loads(tmp_path: Path) -> None:
-    """Not after all items were embedded."""
+    """The error does not wait until all items are embedded."""
     (tmp_path / "t.txt").write_text("abc\n")
     with pytest.raises(
         InvalidInputError, match="output s3://nowhere/o.npy: bucket 'nowhere' does not exist, create it"

@@ -65,14 +65,14 @@ def test_a_folder_behind_a_url_gives_its_images_in_order(bucket: Any, tmp_path: 
 
 
 def test_a_local_url_is_a_local_file(bucket: Any, tmp_path: Path) -> None:
-    """By fsspec, as the others."""
+    """fsspec opens file:// URLs as it opens the others."""
     (tmp_path / "t.txt").write_text("abc\n")
     embed_files(Lengths(), [f"file://{tmp_path}/t.txt"], f"file://{tmp_path}/out.npy")
     assert np.load(tmp_path / "out.npy").tolist() == [[3]]
 
 
 def test_an_output_behind_a_url_is_copied_there(bucket: Any, tmp_path: Path) -> None:
-    """With the files beside it; nothing stays in the cache."""
+    """The files beside the output are copied too, and nothing stays in the cache."""
     (tmp_path / "t.jsonl").write_text('{"text": "abc"}\n{"text": null}\n')
     embed_files(Lengths(), [tmp_path / "t.jsonl"], "memory://data/out.npy")
     assert sorted(bucket.find("/data")) == ["/data/out.npy", "/data/out.npy.bad.jsonl", "/data/out.npy.json"]
@@ -91,7 +91,7 @@ def test_a_run_with_urls_resumes(bucket: Any, tmp_path: Path) -> None:
 
 
 def test_a_table_that_changes_behind_its_url_is_refused(bucket: Any, tmp_path: Path) -> None:
-    """As a local one."""
+    """A remote table that changes during a run is refused as a local one is."""
     bucket.pipe("/data/t.txt", b"ab\n")
 
     def change() -> Lengths:
@@ -115,7 +115,7 @@ def test_a_table_that_changes_behind_its_url_is_refused(bucket: Any, tmp_path: P
 def test_a_url_that_cannot_be_opened_is_one_sentence(
     bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, message: str, side: str
 ) -> None:
-    """Before the backbone loads; no folder is made of its name."""
+    """The error comes before the backbone loads, and no folder with the URL's name is made."""
     for package in ("s3fs", "gcsfs"):
         monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.chdir(tmp_path)

@@ -74,7 +74,7 @@ def test_clips_are_sent_as_they_were_at_the_call() -> None:
     ],
 )
 def test_input_that_cannot_travel_is_refused_at_once(make: object, said: str) -> None:
-    """Before any call, with a sentence that says what to do."""
+    """The error comes before any call, and says what to do."""
     assert callable(make)
     with pytest.raises(InvalidInputError, match=said):
         make()

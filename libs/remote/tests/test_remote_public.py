@@ -35,14 +35,14 @@ def test_the_public_list_is_this() -> None:
 
 @pytest.mark.parametrize(("old", "new"), [("Embedder", "ValueEmbedder"), ("Stall", "StageTimes")])
 def test_a_name_of_an_earlier_version_is_its_new_name(old: str, new: str) -> None:
-    """With a warning that says which."""
+    """The old name works, with a warning that gives the new one."""
     with pytest.warns(DeprecationWarning, match=f"^midrib.remote.{old} is now {new}$"):
         assert getattr(midrib.remote, old) is getattr(midrib.remote, new)
 
 
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
 def test_a_misspelt_argument_of_a_client_is_named(kind: Any) -> None:
-    """With the nearest name."""
+    """The error suggests the nearest name."""
     with pytest.raises(TypeError, match=f"^{kind.__name__} got an unexpected argument 'tokn': did you mean 'token'"):
         kind("localhost:1", tokn="secret")
 

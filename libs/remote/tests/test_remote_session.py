@@ -152,7 +152,7 @@ def test_items_of_a_broken_stream_are_sent_first(session: CallSession) -> None:
 
 
 async def test_an_overloaded_server_is_called_again(session: CallSession, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the time that it named, and not before."""
+    """The client waits for the time that the server named before it calls again."""
     later: list[tuple[float, Callable[..., None], list[object]]] = []
     loop = asyncio.get_running_loop()
     monkeypatch.setattr(loop, "call_later", lambda delay, call, *args: later.append((delay, call, list(args))))

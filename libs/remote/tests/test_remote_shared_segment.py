@@ -78,7 +78,7 @@ def test_places_do_not_overlap_and_are_used_again(segment: MappedSegment) -> Non
 
 
 def test_a_full_segment_has_no_place(segment: MappedSegment) -> None:
-    """Until one is given back."""
+    """There is room again once a place is released."""
     assert segment.allocate(SIZE) == 0
     assert (segment.has_room(1), segment.allocate(1)) == (False, None)
     segment.free(0)
@@ -102,7 +102,7 @@ def test_a_result_outside_the_segment_is_refused(segment: MappedSegment, offset:
 
 
 def test_a_result_of_a_negative_shape_is_refused(segment: MappedSegment) -> None:
-    """As in a message."""
+    """Shapes in shared memory are checked as those in messages are."""
     with pytest.raises(InvalidInputError, match="no dimension may be negative"):
         segment.tensor(SharedTensor(dtype=DATA_TYPE_FLOAT32, shape=[-1]))
 

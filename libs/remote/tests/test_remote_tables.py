@@ -31,7 +31,7 @@ def read(*inputs: Path) -> list[SourceItem]:
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
 @pytest.mark.parametrize(("name", "content"), [("t.csv", CSV), ("t.jsonl", JSONL)], ids=["csv", "jsonl"])
 def test_a_table_has_the_same_rows_in_every_encoding(tmp_path: Path, name: str, content: str, encoding: str) -> None:
-    """With and without a byte order mark, and with the line ends of Windows."""
+    """Byte order marks and the line ends of Windows do not change the rows."""
     (tmp_path / name).write_bytes(content.replace("\n", "\r\n").encode(encoding))
     items = read(tmp_path / name)
     assert [(item.id, item.value, item.error) for item in items] == [
@@ -168,7 +168,7 @@ def test_a_record_of_a_file_without_content_is_a_row_without_a_value(value: dict
     ],
 )
 def test_a_file_that_is_not_a_table_is_named(tmp_path: Path, name: str, content: bytes, remedy: str) -> None:
-    """Not as a table whose rows are all bad."""
+    """The error names the file; it is not read as a table whose rows are all bad."""
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InvalidInputError, match=f"{name} {remedy}"):
         read(tmp_path / name)
@@ -210,7 +210,7 @@ def test_an_empty_id_is_not_a_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", ["complex64", "U1", "datetime64[s]"])
 def test_an_array_of_other_values_than_numbers_is_refused(tmp_path: Path, dtype: str) -> None:
-    """Before the backbone loads."""
+    """The error comes before the backbone loads."""
     np.save(tmp_path / "t.npy", np.zeros((2, 3), dtype))
     with pytest.raises(InvalidInputError, match=r"t\.npy has dtype .*, expected real numbers: convert it"):
         read(tmp_path / "t.npy")

@@ -85,7 +85,7 @@ async def test_a_deadline_comes_though_nothing_else_happens() -> None:
 
 
 async def test_the_end_of_a_call_wakes_all_who_wait() -> None:
-    """From another thread, each once."""
+    """A call that ends in another thread wakes each waiter once."""
     call = a_call()
     waiting = [asyncio.create_task(finished(call, 60)) for _ in range(3)]
     await asyncio.sleep(0)
@@ -94,7 +94,7 @@ async def test_the_end_of_a_call_wakes_all_who_wait() -> None:
 
 
 async def test_a_cancelled_wait_keeps_no_reference_to_its_call() -> None:
-    """Long before its deadline."""
+    """The reference is dropped at once, not at the deadline."""
     x = np.ones((1, 2), "f4")
     waiting = asyncio.create_task(finished(StreamedCall(tensor_rows(x)), 3600))
     await asyncio.sleep(0)

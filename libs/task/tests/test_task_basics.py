@@ -128,7 +128,7 @@ def test_a_users_own_registry_serves_names() -> None:
     ],
 )
 def test_a_wrong_backbone_says_what_is_accepted(backbone: Any, error: type[Exception], message: str) -> None:
-    """Got, expected, do."""
+    """The error shows the value and what is accepted."""
     with pytest.raises(error, match=message):
         Task(backbone, num_outputs=1)
 

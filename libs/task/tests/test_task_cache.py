@@ -263,7 +263,7 @@ def test_a_cache_travels_to_other_processes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("options", [{"max_bytes": 0}, {"shard_rows": 0}])
 def test_a_cache_without_room_is_refused(tmp_path: Path, options: dict[str, int]) -> None:
-    """Got, expected."""
+    """The error says that max_bytes and shard_rows must be at least 1."""
     with pytest.raises(ValueError, match="needs max_bytes and shard_rows of at least 1"):
         FeatureCache(tmp_path, **options)
 

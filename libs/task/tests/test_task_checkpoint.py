@@ -127,7 +127,7 @@ def test_a_damaged_backbone_is_refused(task: ClassificationTask, save: Callable[
 
 
 def test_a_token_is_never_saved(served: list[Any], remote: Pair, save: Callable[[Task], Path]) -> None:
-    """Neither in the recipe nor in the hyper-parameters; it is given again."""
+    """Neither the recipe nor the hyper-parameters hold it; the caller passes it again."""
     served.append(remote[0])
     path = save(ClassificationTask("standin://host:1/a/b", 2, backbone_kwargs={"token": "hush", "window": 4}))
     assert b"hush" not in path.read_bytes()
@@ -158,7 +158,7 @@ def test_numpys_numbers_are_kept(local: Pair) -> None:
 
 
 def test_the_outermost_classs_arguments_are_kept(local: Pair) -> None:
-    """As the caller wrote them, not as a class passes them to its parent."""
+    """The arguments are kept as the caller wrote them, not as a class passes them to its parent."""
     assert dict(ClassificationTask(local, 2, learning_rate=0.5).hparams) == {"num_classes": 2, "learning_rate": 0.5}
 
 
@@ -176,7 +176,7 @@ def test_another_classs_checkpoint_is_named(task: ClassificationTask, save: Call
     ],
 )
 def test_a_foreign_checkpoint_is_refused(tmp_path: Path, note: Any, message: str) -> None:
-    """Before anything is built from it."""
+    """The error comes before anything is built from the checkpoint."""
     torch.save({"state_dict": {}, "midrib": note}, tmp_path / "foreign.ckpt")
     with pytest.raises(CheckpointError, match=message):
         Task.load_from_checkpoint(tmp_path / "foreign.ckpt")

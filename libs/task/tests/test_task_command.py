@@ -158,7 +158,7 @@ def test_a_head_is_not_overwritten(trained: Path, textures: Path) -> None:
 
 
 def test_predict_needs_an_exported_head(tmp_path: Path) -> None:
-    """Another file is named."""
+    """The error names a file that is not an exported head."""
     (tmp_path / "head.safetensors").write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match="head.safetensors is not"):
         next(predict(tmp_path / "head.safetensors", [tmp_path]))

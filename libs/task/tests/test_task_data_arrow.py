@@ -89,7 +89,7 @@ def test_text_that_is_not_utf8_is_named(tmp_path: Path, name: str, write: Write)
 
 @pytest.mark.parametrize(("name", "write"), FORMATS)
 def test_a_cut_file_is_an_error(tmp_path: Path, name: str, write: Write) -> None:
-    """As it is after a download that failed."""
+    """A file that ends early, as after a failed download, is not read as a shorter table."""
     write(table(), tmp_path / name)
     content = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(content[: len(content) // 2])
@@ -99,7 +99,7 @@ def test_a_cut_file_is_an_error(tmp_path: Path, name: str, write: Write) -> None
 
 @pytest.mark.parametrize("write", [write_file, write_stream, parquet.write_table])
 def test_two_columns_of_one_name_are_an_error(tmp_path: Path, write: Write) -> None:
-    """Which one is meant is unknown; the formats allow it."""
+    """The formats allow two columns of one name, and the caller's choice is unknown."""
     suffix = "parquet" if write is parquet.write_table else "arrow"
     twice = pa.Table.from_arrays([pa.array(TEXT), pa.array(LABEL)], names=["text", "text"])
     write(twice, tmp_path / f"a.{suffix}")

@@ -125,7 +125,7 @@ def test_every_table_gives_the_same_rows(
     ],
 )
 def test_a_bad_row_is_left_out(tmp_path: Path, text: str, reason: str) -> None:
-    """The others are used."""
+    """The other rows are used."""
     (tmp_path / "a.csv").write_text(text + "a fish,fish\n")
     with pytest.warns(UserWarning, match=f"a.csv:2: {reason}"):
         data = TextData.from_csv(tmp_path / "a.csv")
@@ -155,7 +155,7 @@ def test_a_table_that_cannot_be_read_is_named(tmp_path: Path, content: bytes, me
 
 
 def test_paths_in_a_table_start_from_its_folder(tmp_path: Path) -> None:
-    """As data sets are shared: a table beside the images."""
+    """A table beside its images may name them by relative paths."""
     write_images(tmp_path, "images/1.png")
     (tmp_path / "a.csv").write_text("image,label\nimages/1.png,3\n")
     data = ImageData.from_csv(tmp_path / "a.csv")
@@ -170,7 +170,7 @@ def test_paths_in_a_table_start_from_its_folder(tmp_path: Path) -> None:
     ],
 )
 def test_a_row_may_have_several_labels(tmp_path: Path, options: dict[str, Any]) -> None:
-    """In one cell, or in a column for each."""
+    """The labels are in one cell, or in a column for each."""
     (tmp_path / "a.csv").write_text("text,tags,red,round\napple,red|round,1,1\nbrick,red,1,0\nsky,,0,0\n")
     data = TextData.from_csv(tmp_path / "a.csv", **options)
     assert data.multi_label
@@ -261,6 +261,6 @@ def test_arrays_of_another_form_are_refused(data: Any, message: str) -> None:
 
 
 def test_an_unknown_option_is_named() -> None:
-    """With the options that exist."""
+    """The error lists the options that exist."""
     with pytest.raises(TypeError, match="TextData got the options batchsize, expected among .*batch_size"):
         TextData.from_arrays((["a"], ["x"]), batchsize=3)  # type: ignore[call-arg] # the error of this test

@@ -57,7 +57,7 @@ def test_a_freeze_holds_every_byte_still(
 
 
 def test_no_freeze_trains_everything(local: Pair, loader: DataLoader[Any], trainer: MakeTrainer) -> None:
-    """Weights and statistics alike."""
+    """Weights and the statistics of batch norms both change."""
     before = state_of(local[0])
     trainer().fit(ClassificationTask(local, 3, finetuning="no_freeze", learning_rate=0.1), loader)
     assert changed(before, local[0]) == set(STATEFUL)
@@ -169,7 +169,7 @@ def test_a_partly_frozen_batch_norm_keeps_its_statistics(local: Pair) -> None:
 
 
 def test_a_frozen_backbone_answers_the_same_twice(local: Pair) -> None:
-    """In train mode too, for it is a function."""
+    """In train mode too, a frozen backbone gives the same features for the same batch."""
     task, rows = ClassificationTask(local, 3).train(), torch.randn(4, 8)
     assert torch.equal(task.features(rows), task.features(rows))
 
@@ -192,7 +192,7 @@ def test_a_remote_backbone_cannot_be_unfrozen(remote: Pair, options: dict[str, A
 def test_finetune_cannot_unfreeze_a_remote_backbone(
     remote: Pair, loader: DataLoader[Any], trainer: MakeTrainer
 ) -> None:
-    """Nor can the Trainer's callback; the task keeps its former finetuning."""
+    """`finetune` and the Trainer's callback refuse it, and the task keeps its former finetuning."""
     task = ClassificationTask(remote, 3)
     with pytest.raises(ValueError, match=r"or task.to_local\(\) first"):
         task.finetune(trainer(), loader, strategy="no_freeze")
@@ -215,7 +215,7 @@ def test_finetune_cannot_unfreeze_a_remote_backbone(
 def test_a_wrong_strategy_says_what_is_accepted(
     local: Pair, strategy: Any, error: type[Exception], message: str
 ) -> None:
-    """Got, expected, do."""
+    """The error shows the value and what is accepted."""
     with pytest.raises(error, match=message):
         ClassificationTask(local, 3, finetuning=strategy)
 
@@ -236,7 +236,7 @@ class Plain(LightningModule):
 
 @given(count=st.integers(0, 5))
 def test_the_last_layers_train_and_no_other(count: int) -> None:
-    """For any number of layers: exactly the last ones."""
+    """For any number of layers, exactly the last ones train."""
     layers = nn.Sequential(*(nn.Linear(2, 2) for _ in range(4)))
     ClassificationTask((layers, 2), 2, finetuning=lambda epoch: count)
     trains = [all(p.requires_grad for p in layer.parameters()) for layer in layers]

@@ -56,7 +56,7 @@ def test_the_cosine_head_sees_directions_only() -> None:
     ],
 )
 def test_a_wrong_head_says_what_is_accepted(head: Any, outputs: Any, error: type[Exception], message: str) -> None:
-    """Got, expected, do."""
+    """The error shows the value and what is accepted."""
     with pytest.raises(error, match=message):
         Task((nn.Identity(), 8), num_outputs=outputs, head=head)
 
@@ -140,6 +140,6 @@ def test_multi_label_trains_on_zeros_and_ones(backbone: Pair, trainer: MakeTrain
     ],
 )
 def test_the_number_of_classes_is_checked(local: Pair, options: dict[str, Any], message: str) -> None:
-    """Got, expected, do."""
+    """The error shows the value and what is accepted."""
     with pytest.raises(ValueError, match=message):
         ClassificationTask(local, **options)

@@ -23,7 +23,7 @@ def test_one_target_has_no_axis_of_its_own(shape: tuple[int, ...]) -> None:
 
 
 def test_targets_of_another_shape_are_refused() -> None:
-    """Got, expected."""
+    """The error shows the shape that was given and the one that is expected."""
     with pytest.raises(ValueError, match=r"got targets of shape \[4, 3\], expected \[4, 2\]"):
         RegressionTask((nn.Identity(), 8), 2).split_batch((ROWS, torch.zeros(4, 3)))
 
@@ -57,7 +57,7 @@ def test_an_embedder_leaves_the_task_as_it_was(local: Pair) -> None:
 
 
 def test_an_unknown_layer_is_named_with_those_there_are(local: Pair) -> None:
-    """Got, expected."""
+    """The error shows the name that was given and the layers that exist."""
     with pytest.raises(ValueError, match=r"got layer 'neck', expected one of \['backbone', 'backbone.0', .*'head'\]"):
         ClassificationTask(local, 3).as_embedder("neck")
 

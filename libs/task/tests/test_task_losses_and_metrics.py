@@ -52,14 +52,14 @@ class Scaled(nn.Module):
 
 
 def test_a_loss_with_state_trains_with_the_head(backbone: Pair, loader: DataLoader[Any], trainer: MakeTrainer) -> None:
-    """Its parameters are the task's."""
+    """The parameters of the loss are parameters of the task."""
     loss = Scaled()
     trainer().fit(ClassificationTask(backbone, 3, loss_fn=loss, learning_rate=0.1), loader)
     assert loss.scale.item() != 1.0
 
 
 def test_a_task_without_a_loss_cannot_train(backbone: Pair, loader: DataLoader[Any], trainer: MakeTrainer) -> None:
-    """But it can do all else."""
+    """Only training raises an error; prediction works."""
     task = Task(backbone, num_outputs=3)
     assert task.predict(ROWS).shape == (4, 3)
     with pytest.raises(ValueError, match="loss_fn=None and so cannot train: pass loss_fn"):
@@ -184,7 +184,7 @@ def lambda_mean(predictions: Tensor, targets: Tensor) -> Tensor:
 def test_wrong_losses_and_metrics_say_what_is_accepted(
     local: Pair, options: dict[str, Any], error: type[Exception], message: str
 ) -> None:
-    """Got, expected, do."""
+    """The error shows the value and what is accepted."""
     with pytest.raises(error, match=message):
         ClassificationTask(local, 3, **options)
 

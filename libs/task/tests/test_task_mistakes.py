@@ -35,9 +35,30 @@ def task() -> ClassificationTask:
     ],
 )
 def test_a_wrong_argument_is_named(arguments: dict[str, Any], message: str) -> None:
-    """With the nearest name, or the value that is expected."""
+    """The error suggests the nearest name, or shows the value that is expected."""
     with pytest.raises(TypeError, match=message):
         ClassificationTask("mlp-128", **arguments, backbone_kwargs={"num_features": 4})
+
+
+@pytest.mark.parametrize("argument", ["loss_fn", "metrics"])
+def test_the_name_of_a_loss_or_metric_is_refused(argument: str) -> None:
+    """Losses and metrics are functions; a name is not read letter by letter."""
+    options: dict[str, Any] = {argument: "accuracy"}
+    with pytest.raises(TypeError, match=f"{argument} has 'str', which is 'accuracy' of type str, expected a"):
+        ClassificationTask("mlp-128", 2, backbone_kwargs={"num_features": 4}, **options)
+
+
+@pytest.mark.parametrize("targets", [torch.tensor([0, 2]), torch.tensor([[0], [1]])], ids=["too-large", "column"])
+def test_targets_that_are_no_classes_are_named(task: ClassificationTask, targets: torch.Tensor) -> None:
+    """The sentence has the indices and the shapes that cross entropy takes; torch's error is its cause."""
+    with pytest.raises(ValueError, match=r"no classes .*, expected indices \[batch\] from 0 to 1, or prob"):
+        task.training_step((torch.zeros(2, 4), targets), 0)
+
+
+def test_a_path_is_no_data_module() -> None:
+    """The error names the constructors of data modules."""
+    with pytest.raises(TypeError, match=r"got data='textures' of type str, .* ImageData\.from_folder"):
+        ClassificationTask.from_data("mlp-128", "textures")  # type: ignore[arg-type] # wrong on purpose
 
 
 def test_a_label_that_occurs_twice_is_named() -> None:
@@ -80,13 +101,13 @@ def test_rows_of_another_shape_are_named(task: ClassificationTask, call: str, ro
 
 @pytest.mark.parametrize("kind", [torch.int64, torch.bool, torch.complex64], ids=str)
 def test_rows_of_other_numbers_are_named(task: ClassificationTask, kind: torch.dtype) -> None:
-    """In place of torch's "mat1 and mat2 must have the same dtype"."""
+    """The error replaces torch's "mat1 and mat2 must have the same dtype"."""
     with pytest.raises(ValueError, match=rf"got inputs of {str(kind)[6:]}, expected float32: convert them"):
         task.predict(torch.zeros(3, 4, dtype=kind))
 
 
 def test_rows_of_another_shape_are_named_in_training(task: ClassificationTask) -> None:
-    """As in predict."""
+    """Training raises the same error as predict."""
     with pytest.raises(ValueError, match=r"got inputs of shape \[3, 5\], expected rows of float32 \[4\]"):
         task.training_step((torch.zeros(3, 5), torch.zeros(3, dtype=torch.long)), 0)
 

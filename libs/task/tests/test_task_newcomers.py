@@ -96,7 +96,7 @@ def test_options_that_the_trainer_refuses_are_explained(table: Path, tmp_path: P
 
 
 def test_the_loaders_arguments_reach_it(table: Path, tmp_path: Path) -> None:
-    """As in 'name?argument=value', which all commands take."""
+    """backbone_kwargs are passed to the loader, as 'name?argument=value' is in the commands."""
     options = TrainingOptions("mlp-128", table, tmp_path / "out", epochs=1, trainer=QUIET)
     with pytest.raises(ValueError, match="got inputs of shape"):
         train(TrainingOptions(**{**vars(options), "backbone_kwargs": {"num_features": 7}}))
@@ -112,7 +112,7 @@ def test_the_loaders_arguments_reach_it(table: Path, tmp_path: Path) -> None:
     ],
 )
 def test_the_folder_for_the_head_is_checked_first(tmp_path: Path, out: str, error: type[OSError]) -> None:
-    """Also for a user to whom every folder seems writable."""
+    """An unusable folder is an error, also for a user who may write to every folder; the check creates nothing."""
     (tmp_path / "file").touch()
     (tmp_path / "done").mkdir()
     (tmp_path / "done" / HEAD).touch()

@@ -73,7 +73,7 @@ def test_an_optimizer_comes_in_many_forms(
 def test_a_wrong_optimizer_says_what_is_accepted(
     local: Pair, optimizer_like: Any, error: type[Exception], message: str
 ) -> None:
-    """Got, expected, do."""
+    """The error shows the value and what is accepted."""
     with pytest.raises(error, match=message):
         optimizer_of(ClassificationTask(local, 3, optimizer=optimizer_like))
 
@@ -160,7 +160,7 @@ def test_a_warm_up_may_be_a_share_of_the_training(local: Pair, loader: DataLoade
 def test_a_wrong_scheduler_says_what_is_accepted(
     local: Pair, loader: DataLoader[Any], trainer: MakeTrainer, scheduler_like: Any, message: str
 ) -> None:
-    """Got, expected, do."""
+    """The error shows the value and what is accepted."""
     with pytest.raises(TypeError, match=message):
         trainer().fit(ClassificationTask(local, 3, lr_scheduler=scheduler_like), loader)
 

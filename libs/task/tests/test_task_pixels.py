@@ -63,7 +63,7 @@ def test_pixels_give_the_features_of_floats_to_the_bit() -> None:
 def test_a_training_on_pixels_ends_with_the_weights_of_one_on_floats(
     trainer: MakeTrainer, options: dict[str, Any]
 ) -> None:
-    """Whether the backbone is frozen or trains."""
+    """The weights are equal whether the backbone is frozen or trains."""
     tasks = [make_task(**options), make_task(**options)]
     for task, rows in zip(tasks, (PIXELS, tasks[0].prepare(IMAGES)), strict=True):
         trainer(max_epochs=2).fit(task, DataLoader(TensorDataset(rows, TARGETS), batch_size=3))

@@ -62,7 +62,7 @@ def test_embed_returns_one_float_array(backbone: Pair) -> None:
 
 
 def test_embed_shows_its_progress(backbone: Pair, capsys: pytest.CaptureFixture[str]) -> None:
-    """In rows, on the error stream."""
+    """The progress bar counts rows, on the error stream."""
     ClassificationTask(backbone, 3).embed(torch.randn(5, 8), progress=True)
     assert "5/5" in capsys.readouterr().err
 
@@ -97,7 +97,7 @@ def test_a_loader_that_loses_the_order_is_refused(backbone: Pair, options: dict[
 def test_wrong_data_says_what_is_accepted(
     backbone: Pair, data: Any, options: dict[str, Any], error: type[Exception], message: str
 ) -> None:
-    """Got, expected."""
+    """The error shows the value that was given and the kinds that are accepted."""
     with pytest.raises(error, match=message):
         ClassificationTask(backbone, 3).predict(data, **options)
 
@@ -181,7 +181,7 @@ LAYOUTS: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 def test_arrays_of_any_layout_are_predicted(local: Any, layout: Callable[[Any], Any]) -> None:
-    """As through a server, whose messages hold rows of one layout."""
+    """Arrays of any memory layout give the same predictions, as through a server."""
     task, rows = ClassificationTask(local, 3), np.arange(-16, 16, dtype=np.float32).reshape(4, 8)
     expected = task.predict(torch.from_numpy(rows), output="logits")
     torch.testing.assert_close(task.predict(layout(rows), output="logits"), expected)

@@ -35,7 +35,7 @@ def test_what_a_subclass_registers_no_other_class_sees(kind: str) -> None:
 
 
 def test_a_subclass_inherits_what_its_parent_registered() -> None:
-    """As a class inherits all else."""
+    """Look-ups in a subclass also find the entries of its parent."""
 
     class Parent(ClassificationTask):
         pass
@@ -103,7 +103,7 @@ def test_a_subclass_inherits_what_is_registered_later() -> None:
     "kind", ["backbones", "heads", "outputs", "optimizers_registry", "lr_schedulers_registry", "finetuning_strategies"]
 )
 def test_every_task_inherits_what_is_registered_on_task(kind: str) -> None:
-    """Also entries that are registered after its class was defined."""
+    """Entries that are registered after the class was defined are inherited too."""
     registry = getattr(Task, kind)
     with registry.temporary():
         registry(lambda *_: None, name="late")

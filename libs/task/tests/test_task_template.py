@@ -14,7 +14,7 @@ from midrib.task.template import TemplateData, TemplateSKLearnClassifier
 
 
 def test_it_learns_the_irises(trainer: Callable[..., Trainer]) -> None:
-    """From scikit-learn's bunch to nine of ten right."""
+    """A task made from scikit-learn's bunch gets nine of ten right."""
     seed_everything(0, verbose=False)
     data = TemplateData.from_sklearn(train=load_iris(), test=load_iris(), batch_size=30)
     task = TemplateSKLearnClassifier(data.num_features, data.num_classes, learning_rate=0.02)
@@ -37,6 +37,6 @@ def test_any_backbone_will_do() -> None:
     ],
 )
 def test_wrong_data_says_what_is_expected(rows: tuple[np.ndarray, np.ndarray] | None, message: str) -> None:
-    """Got, expected."""
+    """The error shows the value that was given and what is expected."""
     with pytest.raises(ValueError, match=message):
         TemplateData(rows)

@@ -169,8 +169,11 @@ class Backbone:
         A remote backbone's texts are tokenized on the server, which truncates them: truncate=False is a ContractError.
         The other arguments and errors are those of `prepare_texts`.
         """
+        from midrib.backbones._texts import refuse_one_string
+
         if self._remote and truncate:
             self._spec(TextInput)
+            refuse_one_string(texts)
             return self._embed_remotely(list(texts), prompt, prompt_name)
         return self.embed(self.prepare_texts(texts, truncate=truncate, prompt=prompt, prompt_name=prompt_name))
 

@@ -6,6 +6,7 @@ import contextlib
 import io
 import struct
 from dataclasses import dataclass
+from os import PathLike
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -86,6 +87,8 @@ def open_image(image: ImageMedia, max_pixels: int | None = None) -> Decoded:
         return _decoded(_from_array(image), max_pixels)
     if isinstance(image, Image.Image):
         return _decoded(image, max_pixels)
+    if isinstance(image, str | PathLike):
+        raise UnusableImageError(f"got the path {str(image)!r:.200}, expected an image: pass Path(...).read_bytes()")
     raise UnusableImageError(f"got {type(image).__name__}, expected bytes, a PIL image or a numpy array")
 
 

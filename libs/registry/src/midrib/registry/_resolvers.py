@@ -49,4 +49,7 @@ def _loaded(point: EntryPoint) -> Callable[..., Any]:
 def _advice(url: str, scheme: str) -> str:
     if package := _KNOWN_PACKAGES.get(scheme):
         return f"{url!r} needs the resolver for {scheme}://, not installed here: pip install {package}"
-    return f"{url!r} has the scheme {scheme!r}, which no installed package opens: a package adds it by {GROUP}"
+    return (
+        f"{url!r} has the scheme {scheme!r}, which no installed package opens: write grpc://host:port/namespace/name "
+        f"for a server of Midrib, or install a package that adds {scheme}:// by the entry point {GROUP}"
+    )

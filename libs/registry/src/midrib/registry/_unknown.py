@@ -12,6 +12,7 @@ from midrib.registry._errors import UnknownKeyError
 from midrib.registry._plugins import PluginFailure
 
 _MOST_NEAR: Final = 3
+_MOST_LISTED: Final = 20
 # A shorter word is in too many names to suggest one.
 _SHORTEST_WORD: Final = 3
 
@@ -50,9 +51,15 @@ def _advice(registry: Searchable, key: str) -> Iterator[str]:
     if near := nearest(key, registry.nearby(key)):
         yield f"did you mean {' or '.join(map(repr, near))}?"
     elif not line:
-        yield "its available_keys() lists every name"
+        yield _names(registry.nearby(key))
     if (prefixes := registry.prefixes()) and (subject := _needs_prefix(key, registry)):
         yield f"{subject} needs its prefix: {', '.join(prefixes)}"
+
+
+def _names(keys: Iterable[str]) -> str:
+    """Return the names of a small registry, or else how to list them."""
+    names = _without_namespaces(sorted(set(keys)))
+    return f"it has {', '.join(names)}" if 0 < len(names) <= _MOST_LISTED else "its available_keys() lists every name"
 
 
 def _needs_prefix(key: str, registry: Searchable) -> str:

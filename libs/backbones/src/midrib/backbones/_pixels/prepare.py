@@ -29,8 +29,10 @@ def image_pixels(
     [height, width], [height, width, 3] (RGB) or [height, width, 4] (RGBA).
     max_pixels: the limit for one image, checked before it is decoded.
     Raises MediaError, with the item's index, for the first image that is none of these or cannot be decoded, and for
-    one picture that is not in a list.
+    an array that holds one picture; TypeError for one image in place of a list.
     """
+    if isinstance(images, str | bytes | Image.Image):
+        raise TypeError(f"got one {type(images).__name__}, expected a list of images: pass [image]")
     try:
         check_pictures(images)
     except UnusableImageError as error:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from midrib.registry import ImageInput, InputSpec
+from midrib.registry._unknown import check_keywords
 from midrib.remote._clients.options import FeatureOptions
 from midrib.remote._connect.address import TlsLike, endpoint_from, split_url
 from midrib.remote._connect.arguments import checked_dtype, checked_text
@@ -137,7 +138,7 @@ class RemoteBackbone(nn.Module):
         server is older than prompts, and a call's MidribError.
         """
         if prompt is None and prompt_name is None:
-            return cast("Tensor", self(list(texts)))
+            return cast("Tensor", self(texts if isinstance(texts, str) else list(texts)))
         options = FeatureOptions(self._dtype, revision=self.revision, prompt=prompt, prompt_name=prompt_name)
         session = session_for(self._servers.endpoint, options.spec(self._info), self._info, self._policy)
         rows = session.wait(session.submit(text_rows(texts)), self.timeout)
@@ -199,7 +200,9 @@ def _refusal(x: object) -> str:
     if isinstance(x, list | tuple) and any(isinstance(text, str) for text in x):
         index, item = next((i, item) for i, item in enumerate(x) if not isinstance(item, str))
         return f"texts[{index}] is {item!r:.80}, expected a string: leave it out, or convert it"
-    return f"got a {type(x).__name__}, expected a tensor [rows, ...] or a list of strings: pass torch.stack(...) of it"
+    tensors = isinstance(x, list | tuple) and all(isinstance(row, Tensor) for row in x)
+    remedy = "torch.stack(x)" if tensors else "torch.as_tensor(x)"
+    return f"got {type(x).__name__}, expected a tensor [rows, ...] or a list of strings: pass {remedy}"
 
 
 def _advice_if_unreadable(x: Tensor) -> str:
@@ -216,8 +219,14 @@ def _advice_if_unreadable(x: Tensor) -> str:
 def open_url(url: str, **kwargs: Any) -> tuple[RemoteBackbone, int]:
     """Return the backbone of a grpc:// or grpcs:// name, and its num_features; the registry calls this.
 
-    kwargs: RemoteBackbone's arguments. Raises its errors.
+    kwargs: RemoteBackbone's arguments. Raises its errors, and TypeError for other arguments.
     """
+    try:
+        check_keywords(RemoteBackbone, kwargs)
+    except TypeError as error:
+        raise TypeError(
+            f"{error}; a loader's arguments are set on the server, as in midrib serve 'namespace/name?argument=value'"
+        ) from None
     backbone = RemoteBackbone(url, **kwargs)
     return backbone, backbone.num_features
 

@@ -52,7 +52,9 @@ def _named(losses: LossLike) -> Mapping[str, LossFunction]:
     if isinstance(losses, Mapping):
         named = losses
     else:
-        named = unique_names("loss_fn", losses if isinstance(losses, Sequence) else [losses])
+        named = unique_names(
+            "loss_fn", [losses] if isinstance(losses, str) or not isinstance(losses, Sequence) else losses
+        )
     for name, loss in named.items():
         if not callable(loss):
             raise TypeError(

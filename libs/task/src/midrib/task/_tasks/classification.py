@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Self
@@ -22,6 +23,7 @@ from midrib.task._tasks.task import Task
 
 _THRESHOLD = 0.5
 _TOP = 5
+_TARGET_ERROR = re.compile(r"Target -?\d+ is out of bounds|0D or 1D target tensor expected")  # of cross entropy
 
 
 def _binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -72,8 +74,13 @@ class ClassificationTask(Task):
         """Return a task with the classes of a data module, which is connected to it.
 
         task_kwargs: ClassificationTask's.  For rows of numbers, the width of a row reaches a backbone that needs it.
-        Raises ValueError if the data has no labels, TypeError if the backbone takes another kind of data.
+        Raises ValueError if the data has no labels, TypeError if it is no data module or does not fit the backbone.
         """
+        if not isinstance(data, DataModule):
+            raise TypeError(
+                f"got data={data!r:.80} of type {type(data).__name__}, expected a data module, such as "
+                "ImageData.from_folder(...) or TextData.from_csv(...)"
+            )
         if not data.labels:
             raise ValueError(f"{data} has no labels: a task needs training data")
         if data.width is not None and isinstance(backbone, str) and takes_width(backbone, cls.backbones):
@@ -99,6 +106,18 @@ class ClassificationTask(Task):
         if targets.dim() == 2 and targets.shape[1] == self.num_classes:  # class probabilities, such as one-hot rows
             return inputs, targets.to(self.dtype)
         return inputs, _class_indices(targets) if targets.dim() == 1 and self.num_classes > 1 else targets
+
+    def _step(self, stage: str, batch: Any, loader: int = 0) -> Tensor:
+        try:
+            return super()._step(stage, batch, loader)
+        except (IndexError, RuntimeError) as error:
+            if not _TARGET_ERROR.match(str(error)):
+                raise
+            raise ValueError(
+                f"got targets that are no classes of this task ({error}), expected indices [batch] from 0 to "
+                f"{self.num_classes - 1}, or probabilities [batch, {self.num_classes}]: convert them, or pass "
+                "num_classes=... or labels=[...] for all classes"
+            ) from error
 
     def metric_inputs(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return probabilities and integer targets: of class probabilities [batch, num_classes] the likeliest class."""
