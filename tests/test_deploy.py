@@ -90,7 +90,7 @@ def test_ports_are_those_of_the_settings(settings: Settings, manifests: dict[str
     assert {port["name"]: port["containerPort"] for port in container["ports"]} == ports
     assert {port["name"]: port["port"] for port in manifests["Service"]["spec"]["ports"]} == ports
     assert container["startupProbe"]["grpc"] == container["readinessProbe"]["grpc"] == {"port": settings.port}
-    assert container["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": settings.http_port}
+    assert container["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "http"}
     assert f"EXPOSE {settings.port} {settings.http_port}\n" in (DEPLOY / "Dockerfile").read_text()
 
 

@@ -109,6 +109,13 @@ def test_the_probes_speak_tls_if_the_server_does(release: Release, settings: Set
     assert release.container["livenessProbe"]["httpGet"].get("scheme") == ("HTTPS" if secure else None)
 
 
+@pytest.mark.parametrize(("name", "scheme"), [("default", None), ("strings", "https")])
+def test_prometheus_scrapes_by_https_if_the_server_has_tls(name: str, scheme: str | None) -> None:
+    """By the annotations of the pod."""
+    annotations = Release(RENDERED[name]).workload["spec"]["template"]["metadata"]["annotations"]
+    assert annotations.get("prometheus.io/scheme") == scheme
+
+
 def test_the_files_of_the_settings_are_mounted(release: Release, settings: Settings) -> None:
     """The folders of the tokens and of the certificate are volumes, read-only."""
     files = [file for file in (settings.tokens, settings.tls_certificate, settings.tls_key) if file is not None]

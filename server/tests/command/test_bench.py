@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from midrib.registry import AudioInput, InputSpec, TensorInput, TextInput
+from midrib.remote._command.capacity import capacity_for
 from midrib.remote._command.payloads import PayloadSource
 from midrib.server.cli import main
 from midrib.server.testing import RunningServer
@@ -70,7 +71,36 @@ def test_a_plan_is_a_line_below_the_table(
     """It names the load, the replicas and the rate on which they rest."""
     options = ("--concurrency", "1", "--plan", "0.5")
     _, output = bench(monkeypatch, capsys, server.url("test/embedding/linear"), *options)
-    assert output.out.splitlines()[-1].startswith("0.5 rows/s need 1 replicas of ")
+    assert output.out.splitlines()[-1].startswith("0.5 rows/s need 1 replica of ")
+
+
+def test_a_large_load_is_printed_in_rows() -> None:
+    """Neither the load nor the rate has an exponent."""
+    expected = "1,234,567 rows/s need 142 replicas of 12,500 rows/s, each at most 70% busy"
+    assert str(capacity_for(1234567, 12500)) == expected
+
+
+@pytest.mark.parametrize("option", ["--plan", "--cost-per-hour", "--seconds"])
+def test_an_infinite_number_is_refused(
+    option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before the measurement: no plan follows from it, and `--seconds inf` would never end."""
+    monkeypatch.setattr("sys.argv", ["midrib", "bench", MLP, "--plan", "1", option, "inf"])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert f"{option} is inf, expected a finite number" in capsys.readouterr().err
+
+
+OUT_OF_RANGE = [("--plan", "0"), ("--plan", "nan"), ("--plan", "-1"), ("--plan", "x"), ("--cost-per-hour", "-2")]
+
+
+@pytest.mark.parametrize(("option", "value"), OUT_OF_RANGE)
+def test_a_load_or_a_cost_out_of_range_is_refused(
+    option: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A load of zero needs no replicas, and a price is not negative."""
+    status, output = bench(monkeypatch, capsys, MLP, "--plan", "1", option, value)
+    assert (status, f"Invalid value for '{option}'" in output.err) == (2, True)
 
 
 def test_a_cost_without_a_plan_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

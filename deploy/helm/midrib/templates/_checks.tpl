@@ -32,6 +32,12 @@
 {{- if has .host (list "localhost" "127.0.0.1" "::1") }}
 {{- fail (printf "settings.host is %q, but probes and clients call the pod's address: use 0.0.0.0" .host) }}
 {{- end }}
+{{- if not .backbones }}
+{{- fail "settings.backbones is empty, so that the server does not start: name a backbone" }}
+{{- end }}
+{{- if eq (toString .public_health) "false" }}
+{{- fail "settings.public_health is false, but the kubelet's probes have no token: remove it" }}
+{{- end }}
 {{- if eq (int .port) (int .http_port) }}
 {{- fail (printf "settings.port and settings.http_port are both %d, expected two ports" (int .port)) }}
 {{- end }}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Annotated
 
@@ -284,6 +285,9 @@ def bench(
 
     if load is None and cost_per_hour is not None:
         raise typer.BadParameter("--cost-per-hour needs --plan: name the rows per second to answer")
+    for name, value in (("--seconds", seconds), ("--plan", load), ("--cost-per-hour", cost_per_hour)):
+        if value is not None and not math.isfinite(value):
+            raise typer.BadParameter(f"{name} is {value}, expected a finite number")
     plan = BenchPlan(rows, tuple(concurrency or (1, 16, 64)), seconds, load, cost_per_hour)
     run(target, plan, Access(token, roots, certificate, timeout), imports=imports, as_json=as_json)
 

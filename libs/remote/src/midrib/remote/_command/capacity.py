@@ -28,8 +28,8 @@ class Capacity:
 
     def __str__(self) -> str:
         text = (
-            f"{self.load_rows_per_s:,.5g} rows/s need {self.replicas} replicas of "
-            f"{self.replica_rows_per_s:,.5g} rows/s, each at most {_UTILIZATION:.0%} busy"
+            f"{_rate(self.load_rows_per_s)} rows/s need {self.replicas} replica{'s' if self.replicas > 1 else ''} of "
+            f"{_rate(self.replica_rows_per_s)} rows/s, each at most {_UTILIZATION:.0%} busy"
         )
         if self.cost_per_hour is None:
             return text
@@ -46,3 +46,8 @@ def capacity_for(load: float, rate: float, replica_cost: float | None = None) ->
         return Capacity(load, rate, replicas)
     cost = replicas * replica_cost
     return Capacity(load, rate, replicas, cost, cost * _ROWS / (3600 * load))
+
+
+def _rate(rows_per_s: float) -> str:
+    """Return a rate without an exponent: whole rows from 1,000 on, five digits below."""
+    return f"{rows_per_s:,.0f}" if rows_per_s >= 1000 else f"{rows_per_s:.5g}"
