@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from midrib.registry import Registry, TensorInput
 from midrib.remote import AsyncClient
+from midrib.remote._stream.window import StreamWindow
 from midrib.remote.testing import serving
 
 NAME = "test/numbers/waiting"
@@ -60,3 +61,13 @@ async def test_calls_at_once_are_divided_between_the_servers(
         answers = await asyncio.gather(*(client.embed(NAME, x=row) for row in rows))
     assert np.array_equal(answers, rows)
     assert [event.is_set() for event in reached] == [True, True]
+
+
+async def test_a_lone_call_counts_no_room_of_the_servers(addresses: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All connections look at the queue at each call, and each of them would ask all others."""
+    counted: list[int] = []
+    monkeypatch.setattr(StreamWindow, "slots", lambda _window, in_flight: counted.append(in_flight) or 1)
+    async with AsyncClient(addresses) as client:
+        row = np.ones((1, 2), np.float32)
+        assert np.array_equal(await client.embed(NAME, x=row), row)
+    assert counted == []

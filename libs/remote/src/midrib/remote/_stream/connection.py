@@ -30,7 +30,7 @@ class StreamConnection:
     machine_index: which of the machines behind the address's name, if it has several.
     machines: the number of machines behind that name when it was last looked up.
     changed: called after a failure, and after `machines` changed.  failing: returns how many of the session's
-    connections have failed and try again.  all_slots: returns the sum of their `slots`.
+    connections have failed and try again.  all_slots: returns the sum of their `slots`, at least 1.
     """
 
     def __init__(

@@ -33,7 +33,7 @@ class Exchange:
     """Sends the session's messages over one stream and settles their results. On the event loop only.
 
     target: "ip:port" of the server.  address: the server's name, for error messages.
-    slots: returns how many messages all streams of the session can use now.
+    slots: returns among how many messages the queue is divided now, at least 1.
     opened: the server accepted the stream.  answered: at least one result came.
     """
 
@@ -174,7 +174,7 @@ class Exchange:
         while not self._draining:
             if not self._first:
                 room = self._window.room(len(self.in_flight), backlog=queue.backlog())
-                message = queue.take(max(1, self._slots())) if room else None
+                message = queue.take(self._slots()) if room else None
                 if message is None:
                     return
                 self._first.append(message)
