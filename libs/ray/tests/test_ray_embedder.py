@@ -20,6 +20,7 @@ from midrib.backbones import BACKBONES
 from midrib.ray import Embedder
 from midrib.registry import AudioInput, ImageInput, Registry, TensorInput
 from midrib.remote import embed_files
+from midrib.remote._files.run import ChunkSize
 from midrib.server.testing import RunningServer, serving
 from midrib.wire import InvalidInputError, RevisionMismatchError
 
@@ -197,11 +198,13 @@ def test_a_column_named_like_the_output_is_refused() -> None:
 
 
 class RecordsItsThread(nn.Module):
-    """Returns its rows. threads: those that computed."""
+    """Returns its rows. threads: those that computed.  batches: the numbers of rows."""
 
     threads: ClassVar[list[threading.Thread]] = []
+    batches: ClassVar[list[int]] = []
 
     def forward(self, rows: Tensor) -> Tensor:
+        self.batches.append(len(rows))
         self.threads.append(threading.current_thread())
         return rows
 
@@ -217,3 +220,13 @@ def test_a_backbone_of_the_actor_computes_in_the_actors_thread() -> None:
     RecordsItsThread.threads.clear()
     embedder(ROWS.slice(0, 1))
     assert set(RecordsItsThread.threads) == {threading.current_thread()}
+
+
+def test_a_fast_backbone_of_the_actor_computes_larger_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows of a pass are doubled while it takes less than two seconds, up to all rows of the table."""
+    adapt = ChunkSize.adapt
+    monkeypatch.setattr(ChunkSize, "adapt", lambda size, _seconds: adapt(size, 0.0))
+    embedder = Embedder("test/embedding/threads", "x")
+    RecordsItsThread.batches.clear()
+    embedder(pa.table({"x": [[0.0, 0.0]] * 448}))
+    assert RecordsItsThread.batches == [64, 128, 256]

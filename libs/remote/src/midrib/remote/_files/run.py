@@ -55,10 +55,7 @@ def embed_in_order(
     ahead: deque[Future[Chunk]] = deque()
 
     def embed(chunk: list[SourceItem]) -> Chunk:
-        began = time.monotonic()
-        embedded = _embed(embedder, chunk, options)
-        size.adapt(time.monotonic() - began)
-        return dataclasses.replace(embedded, digest=digest_of(chunk))
+        return dataclasses.replace(_embed_timed(embedder, chunk, size, options), digest=digest_of(chunk))
 
     try:
         for chunk in _chunked(items, size):
@@ -79,7 +76,7 @@ def embed_in_this_thread(
     For a backbone of this process that is called repeatedly: the memory of one thread's pass serves the next pass.
     """
     for chunk in _chunked(items, size):
-        yield _embed(embedder, chunk, options)
+        yield _embed_timed(embedder, chunk, size, options)
 
 
 def digest_of(items: Sequence[SourceItem]) -> str:
@@ -108,6 +105,14 @@ def _chunked(items: Iterator[SourceItem], size: ChunkSize) -> Iterator[list[Sour
     for _, alike in itertools.groupby(items, key=likeness):
         while chunk := list(itertools.islice(alike, size.items)):
             yield chunk
+
+
+def _embed_timed(embedder: ValueEmbedder, items: list[SourceItem], size: ChunkSize, options: OutputOptions) -> Chunk:
+    """Embed items, and adapt the size of the next chunks to their time."""
+    began = time.monotonic()
+    chunk = _embed(embedder, items, options)
+    size.adapt(time.monotonic() - began)
+    return chunk
 
 
 def _embed(embedder: ValueEmbedder, items: list[SourceItem], options: OutputOptions) -> Chunk:
