@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -181,7 +182,11 @@ def test_an_unusable_image_is_an_error_of_that_item(media: object, message: str)
     assert caught.value.index == 1
 
 
-@pytest.mark.parametrize("image", [solid(RED), encoded(NOISE), "cat.jpg"], ids=["image", "bytes", "path"])
+@pytest.mark.parametrize(
+    "image",
+    [solid(RED), encoded(NOISE), bytearray(encoded(NOISE)), "cat.jpg", Path("cat.jpg")],
+    ids=lambda image: type(image).__name__,
+)
 def test_one_image_in_place_of_a_list_is_refused(image: object) -> None:
     """The bytes of a file are not read as a list of numbers."""
     with pytest.raises(TypeError, match=r"got one .*, expected a list of images: pass \[image\]"):

@@ -6,6 +6,7 @@ A server's process decodes images while its workers compute, so this module does
 from __future__ import annotations
 
 from collections.abc import Sequence
+from os import PathLike
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +32,7 @@ def image_pixels(
     Raises MediaError, with the item's index, for the first image that is none of these or cannot be decoded, and for
     an array that holds one picture; TypeError for one image in place of a list.
     """
-    if isinstance(images, str | bytes | Image.Image):
+    if isinstance(images, str | PathLike | bytes | bytearray | Image.Image):
         raise TypeError(f"got one {type(images).__name__}, expected a list of images: pass [image]")
     try:
         check_pictures(images)
