@@ -66,7 +66,12 @@ async def test_calls_at_once_are_divided_between_the_servers(
 async def test_a_lone_call_counts_no_room_of_the_servers(addresses: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """All connections look at the queue at each call, and each of them would ask all others."""
     counted: list[int] = []
-    monkeypatch.setattr(StreamWindow, "slots", lambda _window, in_flight: counted.append(in_flight) or 1)
+
+    def count(_window: StreamWindow, in_flight: int) -> int:
+        counted.append(in_flight)
+        return 1
+
+    monkeypatch.setattr(StreamWindow, "slots", count)
     async with AsyncClient(addresses) as client:
         row = np.ones((1, 2), np.float32)
         assert np.array_equal(await client.embed(NAME, x=row), row)
