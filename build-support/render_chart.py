@@ -42,6 +42,7 @@ REFUSED = {
     "resources: {limits: {memory: 8GB}}": "/resources/limits/memory",
     "resources: {limits: {memory: 8ki}}": "/resources/limits/memory",
     "extraVolumeMounts: [{name: models, mountPath: /x}]": "add it to extraVolumes",
+    "podDisruptionBudget: {maxUnavailable: 200%}": "/podDisruptionBudget/maxUnavailable",
     "autoscaling: {minReplicas: 9}": "autoscaling.minReplicas is 9",
     "serviceMonitor: {enabled: true}": "serviceMonitor.tokenSecret",
 }

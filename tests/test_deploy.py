@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import json
+import os
 import re
 import shlex
 import shutil
@@ -15,6 +16,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+import trustme
 import yaml  # type: ignore[import-untyped]  # has no types, nor are there any among our tools
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -26,6 +28,7 @@ from midrib.server.testing import serving
 from midrib.wire import UnauthenticatedError
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
+DOCKERFILE = DEPLOY / "Dockerfile"
 COMMAND = ["serve", "--config", "/etc/midrib/midrib.toml"]
 ALL = health_pb2.HealthCheckRequest(service="")
 
@@ -91,14 +94,42 @@ def test_ports_are_those_of_the_settings(settings: Settings, manifests: dict[str
     assert {port["name"]: port["port"] for port in manifests["Service"]["spec"]["ports"]} == ports
     assert container["startupProbe"]["grpc"] == container["readinessProbe"]["grpc"] == {"port": settings.port}
     assert container["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "http"}
-    assert f"EXPOSE {settings.port} {settings.http_port}\n" in (DEPLOY / "Dockerfile").read_text()
+    assert f"EXPOSE {settings.port} {settings.http_port}\n" in DOCKERFILE.read_text()
 
 
 def test_the_image_the_unit_and_the_pod_run_the_same_command(unit: configparser.ConfigParser, pod: Any) -> None:
     """Each reads the settings file from the same path."""
-    (image_command,) = re.findall(r"^CMD (.*)", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
+    (image_command,) = re.findall(r"^CMD (.*)", DOCKERFILE.read_text(), re.MULTILINE)
     assert pod["containers"][0]["args"] == json.loads(image_command) == COMMAND
     assert shlex.split(unit["Service"]["ExecStart"])[1:] == COMMAND
+
+
+@pytest.fixture()
+def tls(tmp_path: Path) -> dict[str, Any]:
+    """The settings of a server with a certificate of a CA that nothing else trusts."""
+    files = {"tls_certificate": tmp_path / "tls.crt", "tls_key": tmp_path / "tls.key"}
+    certificate = trustme.CA().issue_cert("midrib")
+    certificate.cert_chain_pems[0].write_to_path(files["tls_certificate"])
+    certificate.private_key_pem.write_to_path(files["tls_key"])
+    return files
+
+
+def healthy(port: int) -> bool:
+    """Return whether the image's health check passes, with another port."""
+    (command,) = re.findall(r"^HEALTHCHECK .*\n  CMD (.*)", DOCKERFILE.read_text(), re.MULTILINE)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    arguments = json.loads(command.replace("8080", str(port)))
+    return subprocess.run(arguments, env={**os.environ, "PATH": path}, timeout=60, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_the_health_check_of_the_image_finds_a_ready_server(scheme: str, tls: dict[str, Any]) -> None:
+    """With and without TLS; it fails once the server has stopped."""
+    backbone = {"name": "template/classification/mlp-128", "arguments": {"num_features": 4}}
+    with serving(backbone, http_port=0, **(tls if scheme == "https" else {})) as server:
+        port = int(str(server.server.http_address).rpartition(":")[2])
+        assert healthy(port)
+    assert not healthy(port)
 
 
 def test_the_command_takes_these_arguments() -> None:

@@ -116,6 +116,13 @@ def test_prometheus_scrapes_by_https_if_the_server_has_tls(name: str, scheme: st
     assert annotations.get("prometheus.io/scheme") == scheme
 
 
+def test_the_operator_trusts_the_certificate_of_the_server() -> None:
+    """It is in every TLS secret; a ca.crt is only in those of cert-manager."""
+    (endpoint,) = Release(RENDERED["everything"]).manifests["ServiceMonitor"]["spec"]["endpoints"]
+    trusted = {"ca": {"secret": {"name": "midrib-tls", "key": "tls.crt"}}, "serverName": "midrib"}
+    assert (endpoint["scheme"], endpoint["tlsConfig"]) == ("https", trusted)
+
+
 def test_the_files_of_the_settings_are_mounted(release: Release, settings: Settings) -> None:
     """The folders of the tokens and of the certificate are volumes, read-only."""
     files = [file for file in (settings.tokens, settings.tls_certificate, settings.tls_key) if file is not None]

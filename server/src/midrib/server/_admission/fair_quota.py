@@ -17,7 +17,7 @@ from midrib.server._admission.quotas import Room
 
 # The multiple of the free room that one flow may hold.
 _SHARE: Final = 16
-# Shares that are kept after their last use: most calls come from a flow that has called recently.
+# The shares that were made last are kept while nothing uses them: most calls come from a flow that has called recently.
 _RECENT: Final = 64
 
 
