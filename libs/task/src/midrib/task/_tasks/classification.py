@@ -108,6 +108,7 @@ class ClassificationTask(Task):
         return inputs, _class_indices(targets) if targets.dim() == 1 and self.num_classes > 1 else targets
 
     def _step(self, stage: str, batch: Any, loader: int = 0) -> Tensor:
+        """Return the loss of a batch. Raises ValueError for targets outside the classes, which torch does not name."""
         try:
             return super()._step(stage, batch, loader)
         except (IndexError, RuntimeError) as error:
