@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import weakref
 from contextlib import AsyncExitStack
 
 import pytest
@@ -41,15 +40,6 @@ def test_another_flow_finds_room_beside_it() -> None:
     fill(quota, "bulk")
     quota.share("interactive").acquire_nowait(5)
     assert quota.held == LIMIT + 5
-
-
-def test_the_share_of_an_idle_flow_is_kept_until_many_others_have_come() -> None:
-    """A client may use any number of flows, and those that are kept are bounded."""
-    quota = FairQuota(LIMIT)
-    idle = weakref.ref(quota.share("idle"))
-    assert idle() is not None
-    list(map(quota.share, range(64)))
-    assert idle() is None
 
 
 async def test_flows_that_wait_get_equal_shares() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -81,6 +82,25 @@ async def ask(loaded: Loaded) -> None:
     item = Item((np.ones((1, 2), np.float32),), bucket="a", cost=2)
     loaded.served.batcher.submit(item)
     await item.done
+
+
+async def test_the_wait_for_an_idle_machine_keeps_no_backbone(quiet: Callable[[], OtherLoad]) -> None:
+    """A backbone that is unloaded meanwhile frees its weights at once, not when the wait ends."""
+    pool = MediaPool(SETTINGS)
+    serving = [load(BackboneSettings(name="same"), SETTINGS, REGISTRY, pool)]
+    await serving[0].served.start()
+    (setup,) = serving[0].plans
+    assert isinstance(setup, DeviceSetup)
+    setup.disturbed = True
+    unloaded = weakref.ref(serving[0])
+    running = asyncio.create_task(IdleCalibration(lambda: serving, lambda: False, 3600.0, other_load=quiet).run())
+    await asyncio.sleep(0)
+    await serving[0].served.drain()
+    serving.clear()
+    assert not running.done()
+    assert unloaded() is None
+    running.cancel()
+    pool.close()
 
 
 @pytest.mark.parametrize("replicas", [1, 2])

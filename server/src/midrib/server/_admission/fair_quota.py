@@ -8,7 +8,6 @@ Source: Choudhury & Hahne, "Dynamic queue length thresholds for shared-memory pa
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Hashable
 from typing import Final
 from weakref import WeakValueDictionary
@@ -17,8 +16,6 @@ from midrib.server._admission.quotas import Room
 
 # The multiple of the free room that one flow may hold.
 _SHARE: Final = 16
-# The shares that were made last are kept while nothing uses them: most calls come from a flow that has called recently.
-_RECENT: Final = 64
 
 
 class FairQuota:
@@ -33,7 +30,6 @@ class FairQuota:
         self.what = what
         self.held = 0
         self._shares: WeakValueDictionary[Hashable, Share] = WeakValueDictionary()
-        self._recent: deque[Share] = deque(maxlen=_RECENT)
         self._waiting: dict[Share, None] = {}
         self._next: Share | None = None  # of the flows that wait, the one that holds least
 
@@ -47,7 +43,6 @@ class FairQuota:
         share = self._shares.get(flow)
         if share is None:
             share = self._shares[flow] = Share(self)
-            self._recent.append(share)
         return share
 
     def may_hold(self, share: Share, amount: int) -> bool:

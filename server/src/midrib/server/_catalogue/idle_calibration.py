@@ -54,11 +54,18 @@ class IdleCalibration:
     async def run(self) -> None:
         """Measure until no plan is left that other processes disturbed, one backbone after the other."""
         wait_s, attempts = self._idle_s, itertools.count()
-        while disturbed := [loaded for loaded in self._serving() if loaded.plan is not None and loaded.plan.disturbed]:
-            loaded = disturbed[next(attempts) % len(disturbed)]
-            await self._until_idle(wait_s)
-            done = loaded in self._serving() and await self._measure(loaded)
+        while self._disturbed():
+            await self._until_idle(wait_s)  # keeps no backbone: one that is unloaded meanwhile frees its memory
+            done = await self._measure_one(next(attempts))
             wait_s = self._idle_s if done else max(self._idle_s, min(2 * wait_s, _LONGEST_WAIT_S))
+
+    async def _measure_one(self, attempt: int) -> bool:
+        """Measure the next of the disturbed backbones, in turn; return whether that gave a result."""
+        disturbed = self._disturbed()
+        return bool(disturbed) and await self._measure(disturbed[attempt % len(disturbed)])
+
+    def _disturbed(self) -> list[Loaded]:
+        return [loaded for loaded in self._serving() if loaded.plan is not None and loaded.plan.disturbed]
 
     async def _until_idle(self, seconds: float) -> None:
         """Wait until no backbone has had an item, and other processes have used few processors, for some seconds."""
