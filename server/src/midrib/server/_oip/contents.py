@@ -128,7 +128,7 @@ def _numbers(data: InferData, tensor: InferTensor, typed: Any, code: tensor_pb2.
     """Return a tensor of numbers [rows, ...]. typed: its typed contents."""
     content = data.raw[0] if data.raw else _converted(tensor, typed, code)
     dtype, shape = dtype_from_code(code), tuple(tensor.shape)
-    is_plain = dtype != np.bool_ and 0 < len(shape) <= _MAX_RANK and min(shape) > 0
+    is_plain = dtype != np.bool_ and min(shape, default=0) > 0
     if is_plain and len(content) == math.prod(shape) * dtype.itemsize:
         return np.frombuffer(content, dtype).reshape(shape)
     # Checks the bytes of a bool, and says why shape and bytes do not agree.

@@ -88,8 +88,9 @@ class RevisionChanges:
         """
         self._changes += 1
         if self._changes == 1:
-            self._end_s = time.monotonic() + self._timeout
-        pause_s = 0.0 if self._changes == 1 else wait_s(None, self._changes - 1)
+            pause_s, self._end_s = 0.0, time.monotonic() + self._timeout
+        else:
+            pause_s = wait_s(None, self._changes - 1)
         is_over = self._changes > self._limit or time.monotonic() + pause_s > self._end_s
         return None if is_over else pause_s
 

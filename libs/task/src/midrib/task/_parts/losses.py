@@ -49,12 +49,7 @@ def _named(losses: LossLike) -> Mapping[str, LossFunction]:
     """Return the losses by name. Raises TypeError for a value that is not a function."""
     if losses is None:
         return {}
-    if isinstance(losses, Mapping):
-        named = losses
-    else:
-        named = unique_names(
-            "loss_fn", [losses] if isinstance(losses, str) or not isinstance(losses, Sequence) else losses
-        )
+    named = losses if isinstance(losses, Mapping) else unique_names("loss_fn", losses)
     for name, loss in named.items():
         if not callable(loss):
             raise TypeError(

@@ -117,9 +117,7 @@ def _named(metrics: MetricsLike) -> dict[str, Metric]:
     if isinstance(metrics, Mapping | MetricCollection):
         named: Mapping[str, AnyMetric] = dict(metrics.items())
     else:
-        named = unique_names(
-            "metrics", [metrics] if isinstance(metrics, str) or not isinstance(metrics, Sequence) else metrics
-        )
+        named = unique_names("metrics", metrics)
     return {name: _as_metric(name, metric) for name, metric in named.items()}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import TypeVar, cast
 
 _T = TypeVar("_T")
 _TASK_PREFIX = re.compile(r"^(Multiclass|Multilabel|Binary)(?=[A-Z])")
@@ -23,10 +23,11 @@ def name_of(thing: object) -> str:
     return snake_case(_TASK_PREFIX.sub("", getattr(thing, "__name__", type(thing).__name__)))
 
 
-def unique_names(part: str, values: Sequence[_T]) -> dict[str, _T]:
-    """Name each value after its function or class.  Raises ValueError if two have the same name."""
+def unique_names(part: str, values: _T | Sequence[_T]) -> dict[str, _T]:
+    """Name one value, or each of several, after its function or class.  Raises ValueError for two of the same name."""
+    several = isinstance(values, Sequence) and not isinstance(values, str)  # a string is a value of the wrong type
     named: dict[str, _T] = {}
-    for thing in values:
+    for thing in cast("Sequence[_T]", values if several else [values]):
         name = name_of(thing)
         if name in named:
             raise ValueError(
