@@ -20,6 +20,24 @@ from midrib.server._grpc.hosted import HostedServices
 from midrib.wire import BackboneNotFoundError, InvalidInputError, MidribError, UnauthenticatedError
 
 
+class NamesItsPeerWhileItRuns:
+    """A context of grpcio, but that it raises where grpcio ends the process: asked for the peer of an ended call."""
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+        self.runs = True
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    def peer(self) -> str:
+        assert self.runs, "peer() of a call that has ended"
+        return str(self._context.peer())
+
+    def add_done_callback(self, callback: Any) -> None:
+        self._context.add_done_callback(lambda _context: callback(self))
+
+
 class Host(grpc.GenericRpcHandler):
     """Accepts every call as raw bytes, and has the services answer it."""
 
@@ -32,7 +50,11 @@ class Host(grpc.GenericRpcHandler):
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
         async def answer(_requests: Any, context: Any) -> None:
-            await self.services.answer(handler_call_details.method, context)
+            checked = NamesItsPeerWhileItRuns(context)
+            try:
+                await self.services.answer(handler_call_details.method, checked)
+            finally:
+                checked.runs = False
 
         return grpc.stream_stream_rpc_method_handler(answer)
 
@@ -70,6 +92,14 @@ async def test_answers_are_those_of_a_server(address: str) -> None:
         streamed = await asyncio.to_thread(client.embed, "gate", rows(1, 2))
         (listed,) = await asyncio.to_thread(client.list)
     assert (streamed.tolist(), listed.name) == ([[2, 4]], "test/embedding/gate")
+
+
+async def test_the_access_log_names_the_peer(address: str, caplog: pytest.LogCaptureFixture) -> None:
+    """It is read while the call runs: grpcio ends the process that asks for it later."""
+    with Client(address, token=SECRET) as client:
+        await asyncio.to_thread(client.list)
+    (peer,) = {getattr(record, "peer", None) for record in caplog.records if hasattr(record, "peer")}
+    assert str(peer).startswith("ipv4:127.0.0.1:")
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ class Context(Protocol):
         """End the call with a status. Always raises AbortError."""
 
     def peer(self) -> str:
-        """Return gRPC's name of the client's address."""
+        """Return gRPC's name of the client's address. Only while the call runs: later, grpcio ends the process."""
 
     def time_remaining(self) -> float | None:
         """Return the seconds until the deadline; None if the client waits without limit."""

@@ -12,9 +12,9 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 from urllib.parse import unquote
 
 from midrib.server._admission.quotas import Reservation
@@ -48,18 +48,18 @@ class UnreadCalls:
 
     def __init__(self, max_unread_s: float) -> None:
         self._seconds = _CONNECTION_FACTOR * max_unread_s
-        self._since: dict[Context, float] = {}
+        self._watched: dict[Context, _Unread] = {}
         self._check: asyncio.TimerHandle | None = None
 
     def watch(self, context: Context) -> None:
         """Close the connection of a call unless its answer is written in time. Call it as the handler ends."""
-        self._since[context] = time.monotonic()
+        self._watched[context] = _Unread(time.monotonic(), context.peer())
         context.add_done_callback(self._written)
         if self._check is None:
             self._schedule()
 
     def _written(self, context: Context) -> None:
-        self._since.pop(context, None)
+        self._watched.pop(context, None)
 
     def _schedule(self) -> None:
         self._check = asyncio.get_running_loop().call_later(self._seconds / 16, self._close_late)
@@ -68,15 +68,22 @@ class UnreadCalls:
         """Close the connections of calls that are late; look again later while calls are watched."""
         self._check = None
         latest = time.monotonic() - self._seconds
-        late = [context for context, since in self._since.items() if since <= latest]
+        late = {context: unread.peer for context, unread in self._watched.items() if unread.since <= latest}
         if late:
             logger.warning(
                 "close %d connections: their clients read no answer for %g s",
                 _close_connections_of(late),
                 self._seconds,
             )
-        if self._since:
+        if self._watched:
             self._schedule()
+
+
+class _Unread(NamedTuple):
+    """A call that has ended: the time.monotonic() of its end, and gRPC's name of the client's address."""
+
+    since: float
+    peer: str
 
 
 @runtime_checkable
@@ -87,17 +94,13 @@ class _ClosesConnection(Protocol):
         """Close the client's connection, and with it all its calls."""
 
 
-def _close_connections_of(calls: Iterable[Context]) -> int:
-    """Close the connections of calls; return their number."""
-    peers: set[str] = set()
-    closed_peers: set[str] = set()
-    for context in calls:
-        if isinstance(context, _ClosesConnection):
-            context.close_connection()
-            closed_peers.add(context.peer())
-        else:
-            peers.add(context.peer())
-    return len(closed_peers) + (close_connections(peers) if peers else 0)
+def _close_connections_of(peers: Mapping[Context, str]) -> int:
+    """Close the connections of calls, each with its peer; return their number."""
+    closing = {context: peer for context, peer in peers.items() if isinstance(context, _ClosesConnection)}
+    for context in closing:
+        context.close_connection()
+    others = set(peers.values()) - set(closing.values())
+    return len(set(closing.values())) + (close_connections(others) if others else 0)
 
 
 def release_once_written(context: Context, reservation: Reservation, answer: Array) -> None:

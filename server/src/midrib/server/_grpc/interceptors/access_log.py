@@ -56,6 +56,7 @@ class _LoggedCall:
         self._method = method[:_LONGEST_METHOD]
         self._started = time.monotonic()
         self._token = ""
+        self._peer = ""
         self.answered = False
         self.sent_bytes = 0
 
@@ -64,6 +65,7 @@ class _LoggedCall:
         _CURRENT.set(self)
         tenant = CURRENT_TENANT.get()
         self._token = "" if tenant is None else tenant.name
+        self._peer = context.peer()
         context.add_done_callback(self._ended)
 
     def _ended(self, context: Context) -> None:
@@ -78,7 +80,7 @@ class _LoggedCall:
             "seconds": round(seconds, 6),
             "bytes": self.sent_bytes,
             "token": self._token,
-            "peer": context.peer(),
+            "peer": self._peer,
         }
         logger.info("%r %s %.1f ms", self._method, status, seconds * 1e3, extra=fields)
 
