@@ -74,11 +74,11 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Measured:
     return measurements
 
 
-def passes_of(module: Timed, spec: InputSpec = PAIR) -> PassCalibration:
+def passes_of(module: Timed, spec: InputSpec = PAIR, *, threads: int = 1) -> PassCalibration:
     forward = Forward(module, spec)
     assert isinstance(forward.device, CpuDevice)
     return PassCalibration(
-        forward, forward.device, LIMITS, 2.0, clock=lambda: module.now, size_clock=lambda: module.now
+        forward, forward.device, LIMITS, threads, 2.0, clock=lambda: module.now, size_clock=lambda: module.now
     )
 
 
@@ -128,8 +128,9 @@ def test_a_pass_of_one_row_is_not_split(measured: Measured) -> None:
     ("each_s", "candidates"),
     [
         pytest.param(1e-3, [(4, 2, 1)], id="the most passes are preferred"),
-        pytest.param(0.03, [(2, 1)], id="as many as there are rows"),
-        pytest.param(0.2, [], id="one row"),
+        pytest.param(0.06, [(4, 2, 1)], id="a row for each pass, though a tenth of a second holds one row"),
+        pytest.param(0.4, [(2, 1)], id="as many as there are rows in a second"),
+        pytest.param(0.6, [], id="one row in a second"),
         pytest.param(1e-6, [], id="a batch too short to hand over"),
     ],
 )
@@ -137,7 +138,7 @@ def test_the_number_of_parallel_passes_is_measured(
     measured: Measured, each_s: float, candidates: list[tuple[int, ...]]
 ) -> None:
     """The candidates are the numbers that the threads allow."""
-    passes_of(Timed(each_s)).choose_width(4)
+    passes_of(Timed(each_s), threads=4).choose_width()
     assert measured == candidates
 
 
@@ -147,8 +148,8 @@ def test_other_work_does_not_change_the_size_of_a_batch(measured: Measured) -> N
     forward = Forward(module, PAIR)
     assert isinstance(forward.device, CpuDevice)
     idle_s = iter(range(1000))
-    passes = PassCalibration(forward, forward.device, LIMITS, 2.0, lambda: module.now, lambda: 1e-3 * next(idle_s))
-    assert (passes.rows, passes.choose_width(4), measured) == (64, 1, [])
+    passes = PassCalibration(forward, forward.device, LIMITS, 4, 2.0, lambda: module.now, lambda: 1e-3 * next(idle_s))
+    assert (passes.rows, passes.choose_width(), measured) == (64, 1, [])
 
 
 @pytest.mark.parametrize(
@@ -163,7 +164,7 @@ def test_a_module_that_waits_is_measured_by_short_batches(each_s: float, rows: i
     module = Timed(each_s)
     forward = Forward(module, PAIR)
     assert isinstance(forward.device, CpuDevice)
-    assert PassCalibration(forward, forward.device, LIMITS, 2.0, lambda: module.now, lambda: 0.0).rows == rows
+    assert PassCalibration(forward, forward.device, LIMITS, 1, 2.0, lambda: module.now, lambda: 0.0).rows == rows
 
 
 def test_micro_batches_of_passes_that_all_take_equally_long_are_not_measured(measured: Measured) -> None:
@@ -171,7 +172,7 @@ def test_micro_batches_of_passes_that_all_take_equally_long_are_not_measured(mea
     module = Timed(0.05, by_rows=False)
     forward = Forward(module, PAIR)
     assert isinstance(forward.device, CpuDevice)
-    passes = PassCalibration(forward, forward.device, LIMITS, 2.0, lambda: module.now, lambda: 0.0)
+    passes = PassCalibration(forward, forward.device, LIMITS, 1, 2.0, lambda: module.now, lambda: 0.0)
     passes.choose_micro_batch(1)
     assert measured == [(20, 16)]
 

@@ -105,7 +105,8 @@ def _thread_trial(forward: Forward, clock: Clock, *, parallel: bool) -> list[Cal
 class PassCalibration:
     """Measures how a CPU divides a batch fastest, and sets up the device for that. Raises the errors of the module.
 
-    forward, device: of one replica.  limits: of a batch.  seconds: the time for each of the two measurements.
+    forward, device: of one replica.  limits: of a batch.  threads: of all passes together.
+    seconds: the time for each of the two measurements.
     size_clock: for the sizes of batches and passes. By default it counts the processor time of this thread, so that
     other work on the machine does not change them.
     """
@@ -113,17 +114,21 @@ class PassCalibration:
     forward: Forward
     device: CpuDevice
     limits: BatchLimits
+    threads: int
     seconds: float
     clock: Clock = time.perf_counter
     size_clock: Clock = time.thread_time
 
     @cached_property
     def rows(self) -> int:
-        """The rows of a batch of a tenth of a second, by `clock` of a second at most, within the limits; at least 1."""
+        """The rows of a batch of a tenth of a second, but one for each thread, by `clock` of a second at most.
+
+        A backbone whose rows are slow needs parallel passes most. Within the limits; at least 1.
+        """
         most = min(self.limits.rows_of(self.row_elements), int(_LONGEST_BATCH_S / self._lone_s))
         if most <= 1:
             return 1
-        return max(1, min(most, int(_BATCH_S / _seconds(_pass(self.forward, 1), self.size_clock))))
+        return min(most, max(self.threads, int(_BATCH_S / _seconds(_pass(self.forward, 1), self.size_clock))))
 
     @cached_property
     def _lone_s(self) -> float:
@@ -135,16 +140,13 @@ class PassCalibration:
         """The elements of a row."""
         return elements(example_rows(self.forward.spec, 1).shape)
 
-    def choose_width(self, threads: int) -> int:
-        """Return the number of parallel passes that compute a batch fastest.
-
-        threads: of all passes together.
-        """
+    def choose_width(self) -> int:
+        """Return the number of parallel passes that compute a batch fastest."""
         batch = _pass(self.forward, self.rows)
-        widths = [width for width in powers_up_to(threads) if width <= self.rows]
+        widths = [width for width in powers_up_to(self.threads) if width <= self.rows]
         if len(widths) == 1 or _seconds(batch, self.size_clock) < _SHORT_S:
             return 1
-        passes = {width: parallel_passes_for(width, threads) for width in widths}
+        passes = {width: parallel_passes_for(width, self.threads) for width in widths}
 
         def work(width: int) -> None:
             self.device.parallel_passes = passes[width]

@@ -143,7 +143,7 @@ class DeviceSetup:
         if measured == plan:
             return plan
         config = self.warm_up_config
-        rows = PassCalibration(forward, device, config.limits, config.warm_up_s).rows
+        rows = self._passes(forward, device).rows
         return clearly_faster(forward, (plan, measured), use, rows=rows, seconds=config.warm_up_s)
 
     def _replace(self, forward: Forward, plan: ComputePlan, faster: ComputePlan) -> None:
@@ -188,10 +188,14 @@ class DeviceSetup:
         threads = choose_threads(forward, config.threads, parallel=parallel)
         if not divides:
             return ComputePlan(threads)
-        passes = PassCalibration(forward, device, config.limits, config.warm_up_s)
+        passes = self._passes(forward, device)
         if parallel:
-            width = passes.choose_width(max(config.threads))
+            width = passes.choose_width()
         return ComputePlan(threads, width, passes.choose_micro_batch(width))
+
+    def _passes(self, forward: Forward, device: CpuDevice) -> PassCalibration:
+        config = self.warm_up_config
+        return PassCalibration(forward, device, config.limits, max(config.threads), config.warm_up_s)
 
     def _bound(self) -> float:
         on_gpu = self.config.device.startswith("cuda")
