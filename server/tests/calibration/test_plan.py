@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -138,8 +139,24 @@ def test_the_number_of_parallel_passes_is_measured(
     measured: Measured, each_s: float, candidates: list[tuple[int, ...]]
 ) -> None:
     """The candidates are the numbers that the threads allow."""
-    passes_of(Timed(each_s), threads=4).choose_width()
+    passes_of(Timed(each_s), threads=4).choose_width(1)
     assert measured == candidates
+
+
+@pytest.mark.parametrize(
+    ("lone_threads", "max_rows", "width"),
+    [
+        pytest.param(1, 64, 4, id="a row is fastest by one thread"),
+        pytest.param(4, 64, 1, id="a row is fastest by all threads"),
+        pytest.param(1, 1, 1, id="a batch has only one row"),
+    ],
+)
+def test_passes_of_rows_too_slow_to_be_measured_have_the_threads_of_a_row(
+    measured: Measured, lone_threads: int, max_rows: int, width: int
+) -> None:
+    """On a busy machine, a row of 60 ms may take more than half of a second."""
+    passes = replace(passes_of(Timed(0.6), threads=4), limits=replace(LIMITS, max_rows=max_rows))
+    assert (passes.choose_width(lone_threads), measured) == (width, [])
 
 
 def test_other_work_does_not_change_the_size_of_a_batch(measured: Measured) -> None:
@@ -149,7 +166,7 @@ def test_other_work_does_not_change_the_size_of_a_batch(measured: Measured) -> N
     assert isinstance(forward.device, CpuDevice)
     idle_s = iter(range(1000))
     passes = PassCalibration(forward, forward.device, LIMITS, 4, 2.0, lambda: module.now, lambda: 1e-3 * next(idle_s))
-    assert (passes.rows, passes.choose_width(), measured) == (64, 1, [])
+    assert (passes.rows, passes.choose_width(1), measured) == (64, 1, [])
 
 
 @pytest.mark.parametrize(

@@ -125,10 +125,15 @@ class PassCalibration:
 
         A backbone whose rows are slow needs parallel passes most. Within the limits; at least 1.
         """
-        most = min(self.limits.rows_of(self.row_elements), int(_LONGEST_BATCH_S / self._lone_s))
+        most = min(self._allowed_rows, int(_LONGEST_BATCH_S / self._lone_s))
         if most <= 1:
             return 1
         return min(most, max(self.threads, int(_BATCH_S / _seconds(_pass(self.forward, 1), self.size_clock))))
+
+    @property
+    def _allowed_rows(self) -> int:
+        """The rows that the limits allow in a batch."""
+        return self.limits.rows_of(self.row_elements)
 
     @cached_property
     def _lone_s(self) -> float:
@@ -140,11 +145,21 @@ class PassCalibration:
         """The elements of a row."""
         return elements(example_rows(self.forward.spec, 1).shape)
 
-    def choose_width(self) -> int:
-        """Return the number of parallel passes that compute a batch fastest."""
-        batch = _pass(self.forward, self.rows)
+    def choose_width(self, lone_threads: int) -> int:
+        """Return the number of parallel passes that compute a batch fastest.
+
+        lone_threads: the fastest number for a single row.  Each pass has as many if a row is too slow to measure two.
+        """
         widths = [width for width in powers_up_to(self.threads) if width <= self.rows]
-        if len(widths) == 1 or _seconds(batch, self.size_clock) < _SHORT_S:
+        if len(widths) > 1:
+            return self._fastest_width(widths)
+        width = self.threads // lone_threads if self._allowed_rows > 1 else 1
+        self.device.parallel_passes = parallel_passes_for(width, self.threads)
+        return width
+
+    def _fastest_width(self, widths: Sequence[int]) -> int:
+        batch = _pass(self.forward, self.rows)
+        if _seconds(batch, self.size_clock) < _SHORT_S:
             return 1
         passes = {width: parallel_passes_for(width, self.threads) for width in widths}
 

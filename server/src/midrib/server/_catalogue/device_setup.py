@@ -190,7 +190,7 @@ class DeviceSetup:
             return ComputePlan(threads)
         passes = self._passes(forward, device)
         if parallel:
-            width = passes.choose_width()
+            width = passes.choose_width(threads)
         return ComputePlan(threads, width, passes.choose_micro_batch(width))
 
     def _passes(self, forward: Forward, device: CpuDevice) -> PassCalibration:
