@@ -251,11 +251,6 @@ class Http2Stream:
                 writer.set_result(None)
         self._writers.clear()
 
-    def begin(self) -> None:
-        """Send the headers of the answer now."""
-        if not self.is_closed:
-            self._sender.send(*self._beginning())
-
     def _beginning(self) -> tuple[bytes, ...]:
         if self._began:
             return ()
