@@ -60,7 +60,7 @@ def test_a_model_is_loaded_by_its_name_here(catalogue: ExternalRegistry, key: st
         pytest.param("text/lib/resnet18", False, id="another namespace"),
     ],
 )
-def test_in_is_honest(catalogue: ExternalRegistry, key: str, there: bool) -> None:
+def test_in_agrees_with_get(catalogue: ExternalRegistry, key: str, there: bool) -> None:
     """`in` is true exactly for the keys that `get` finds."""
     assert (key in catalogue) is there
 

@@ -78,7 +78,7 @@ def test_whoever_wants_one_entry_is_told_of_several(registry: Registry, method: 
         getattr(registry, method)("x")
 
 
-def test_metadata_chooses(registry: Registry) -> None:
+def test_metadata_selects_one_of_several_entries(registry: Registry) -> None:
     """Any declared value distinguishes entries; namespace=None means the entry without a namespace."""
     registry(load_a, name="x")
     registry(load_b, name="x", namespace="text", providers=("us", "them"), depth=3)
@@ -191,7 +191,7 @@ def test_an_old_name_warns_once_and_leads_to_the_new_one(registry: Registry, key
     """The warning names the new key, and the user's own line; the second time there is none."""
     registry(load_a, name="warned-new", namespace="image", deprecated_aliases="warned-old")
     with pytest.warns(
-        DeprecationWarning, match=f"'{key}' is an old name and will go: use 'image/warned-new'"
+        DeprecationWarning, match=f"'{key}' is an old name and will be removed: use 'image/warned-new'"
     ) as caught:
         assert registry.get(key) is load_a
     assert caught[0].filename == __file__

@@ -131,7 +131,7 @@ def test_one_name_may_have_several_identities(registry: Registry, second: dict[s
     assert len(registry) == 2
 
 
-def test_override_really_replaces(registry: Registry) -> None:
+def test_override_replaces_the_whole_entry(registry: Registry) -> None:
     """Nothing of the first entry is left: not its loader, its description, nor its aliases."""
     registry(load_plain, name="x", license="MIT", aliases="other")
     registry(load_other, name="x", override=True)

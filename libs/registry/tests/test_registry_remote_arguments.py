@@ -50,7 +50,7 @@ def test_without_a_declaration_numbers_are_remote(argument: str, value: object, 
         pytest.param([], "width", 3, False, id="declared empty"),
     ],
 )
-def test_a_declaration_is_complete(declared: Any, argument: str, value: object, is_remote: bool) -> None:
+def test_a_declaration_replaces_the_default(declared: Any, argument: str, value: object, is_remote: bool) -> None:
     """Only the declared arguments are remote, strings included."""
     assert entry(remote_arguments=declared).is_remote(argument, value) is is_remote
 
@@ -73,7 +73,7 @@ def test_an_argument_that_can_name_a_file_cannot_be_declared(loader: Callable[..
 
 def test_an_argument_that_the_loader_lacks_cannot_be_declared() -> None:
     """The error lists the loader's arguments."""
-    with pytest.raises(ValueError, match="its loader has: width, kind, checkpoint, source"):
+    with pytest.raises(ValueError, match="parameters of its loader: width, kind, checkpoint, source"):
         entry(remote_arguments=["wdith"])
 
 

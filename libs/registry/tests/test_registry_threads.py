@@ -38,7 +38,7 @@ def together(work: Callable[[int], None], threads: int = _THREADS) -> None:
         start.wait()
         try:
             work(number)
-        except BaseException as error:  # noqa: BLE001 (told below, in the test's own thread)
+        except BaseException as error:  # noqa: BLE001 (raised below, in the test's thread)
             errors.append(error)
 
     running = [threading.Thread(target=run, args=(number,)) for number in range(threads)]
@@ -95,7 +95,7 @@ def test_a_reader_never_sees_half_an_override() -> None:
         while not written.is_set():
             assert list(registry) == ["x"] if number % 2 else registry.get("y") is load
 
-    together(work, threads=3)  # more, asking without pause, leave the writer few turns
+    together(work, threads=3)  # with more readers, the writer would rarely run
 
 
 def test_registering_and_removing_interleave() -> None:
@@ -124,4 +124,5 @@ def test_an_old_name_warns_one_thread() -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         together(work)
-    assert [str(warning.message) for warning in caught] == ["'old-among-threads' is an old name and will go: use 'new'"]
+    messages = [str(warning.message) for warning in caught]
+    assert messages == ["'old-among-threads' is an old name and will be removed: use 'new'"]

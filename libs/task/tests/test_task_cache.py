@@ -113,10 +113,10 @@ def test_only_new_rows_are_computed(tmp_path: Path) -> None:
 
 @settings(deadline=None, max_examples=30)
 @given(batches=st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=8), max_size=8), shard_rows=st.integers(1, 9))
-def test_a_cache_is_invisible(
+def test_a_cache_returns_the_backbones_rows(
     tmp_path_factory: pytest.TempPathFactory, batches: list[list[int]], shard_rows: int
 ) -> None:
-    """For any batches and any shard size, the rows are the backbone's own, and each is asked for once."""
+    """For any batches and any shard size, the rows are those of the backbone, and each is computed once."""
     cache = FeatureCache(tmp_path_factory.mktemp("cache"), shard_rows=shard_rows)
     computed: list[float] = []
 

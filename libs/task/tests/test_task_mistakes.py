@@ -27,7 +27,7 @@ def task() -> ClassificationTask:
             {"num_classes": 2, "learning_rat": 1}, "'learning_rat': did you mean 'learning_rate'", id="of Task"
         ),
         pytest.param(
-            {"num_classes": 2, "zzz": 1}, "unexpected argument 'zzz': expected backbone, num_cl", id="unknown"
+            {"num_classes": 2, "zzz": 1}, "unexpected argument 'zzz': expected one of backbone, num_cl", id="unknown"
         ),
         pytest.param({"num_classes": 2, "learning_rate": "0.1"}, "learning_rate got '0.1' of type str", id="text"),
         pytest.param({"labels": "ab"}, "got labels='ab', expected a list with the name of each class", id="labels"),
@@ -49,9 +49,9 @@ def test_the_name_of_a_loss_or_metric_is_refused(argument: str) -> None:
 
 
 @pytest.mark.parametrize("targets", [torch.tensor([0, 2]), torch.tensor([[0], [1]])], ids=["too-large", "column"])
-def test_targets_that_are_no_classes_are_named(task: ClassificationTask, targets: torch.Tensor) -> None:
+def test_targets_that_are_not_classes_are_named(task: ClassificationTask, targets: torch.Tensor) -> None:
     """The sentence has the indices and the shapes that cross entropy takes; torch's error is its cause."""
-    with pytest.raises(ValueError, match=r"no classes .*, expected indices \[batch\] from 0 to 1, or prob"):
+    with pytest.raises(ValueError, match=r"not classes .*, expected indices \[batch\] from 0 to 1, or prob"):
         task.training_step((torch.zeros(2, 4), targets), 0)
 
 
@@ -63,7 +63,7 @@ def test_a_path_is_no_data_module() -> None:
 
 def test_a_label_that_occurs_twice_is_named() -> None:
     """Its second class would never be a target."""
-    with pytest.raises(ValueError, match="got 'a' several times in labels: give each class its own name"):
+    with pytest.raises(ValueError, match="got 'a' several times in labels: give each class another name"):
         ClassificationTask("mlp-128", labels=["a", "b", "a"], backbone_kwargs={"num_features": 4})
 
 

@@ -22,7 +22,7 @@ def test_it_learns_the_irises(trainer: Callable[..., Trainer]) -> None:
     assert trainer().test(task, datamodule=data, verbose=False)[0]["test_accuracy"] > 0.9
 
 
-def test_any_backbone_will_do() -> None:
+def test_the_template_takes_any_backbone() -> None:
     """A pair brings its own width, and stays frozen as with any task."""
     task = TemplateSKLearnClassifier(8, 3, backbone=(nn.Linear(8, 4), 4))
     assert (task.num_features, task.backbone_is_frozen) == (4, True)

@@ -143,18 +143,23 @@ def test_an_event_loop_that_is_closed_is_freed() -> None:
 
 
 @pytest.fixture()
-async def session() -> AsyncIterator[Http2Session]:
-    """A session with two streams: number 1 is open, number 3 has ended."""
+async def sender() -> AsyncIterator[Sender]:
     ends = socket.socketpair()
     transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=ends[0])
+    yield Sender(transport)
+    transport.abort()
+    ends[1].close()
+
+
+@pytest.fixture()
+def session(sender: Sender) -> Http2Session:
+    """A session with two streams: number 1 is open, number 3 has ended."""
     abuse = AbuseCounter(LIMITS, lambda: 0.0)
-    session = Http2Session(LIMITS, Sender(transport), abuse, start=lambda _: None, ponged=lambda: None)
+    session = Http2Session(LIMITS, sender, abuse, start=lambda _: None, ponged=lambda: None)
     session.handle(HEADERS, END_HEADERS, 1, head())
     session.handle(HEADERS, END_HEADERS, 3, head())
     session.handle(RST_STREAM, NO_FLAGS, 3, bytes(4))
-    yield session
-    transport.abort()
-    ends[1].close()
+    return session
 
 
 def handle_many(session: Http2Session, *parts: Any, times: int = 10_000) -> None:
@@ -169,13 +174,13 @@ async def test_windows_grow_by_as_much_as_was_sent(session: Http2Session, stream
         handle_many(session, WINDOW_UPDATE, NO_FLAGS, stream, struct.pack(">I", 2000))
 
 
-async def test_a_client_may_grant_what_it_has_received(session: Http2Session) -> None:
+async def test_a_client_may_grant_what_it_has_received(session: Http2Session, sender: Sender) -> None:
     """However much that is."""
     for _ in range(10_000):
-        assert session.send_at_once(session.streams[1], 2000)
+        assert sender.send_at_once(session.streams[1], 2000)
         session.handle(WINDOW_UPDATE, NO_FLAGS, 0, struct.pack(">I", 2000))
         session.handle(WINDOW_UPDATE, NO_FLAGS, 1, struct.pack(">I", 2000))
-        session.send(b"")
+        sender.send(b"")
         await asyncio.sleep(0)
 
 

@@ -89,13 +89,15 @@ async def test_a_connection_that_opens_during_the_drain_is_drained() -> None:
 async def test_a_call_that_waits_for_room_ends_with_its_connection() -> None:
     """The front process would keep it and its connection: the engine's record of its end has arrived already."""
     server = FrontServer(LIMITS)
+    await server.start()
     ends = socket.socketpair()
     with ends[1]:
         transport, connection = await asyncio.get_running_loop().create_connection(
             partial(Http2Connection, server), sock=ends[0]
         )
         connection.pause_writing()
-        waiting = asyncio.ensure_future(connection.session.writable())
+        connection.session.handle(*next(calls(1)))
+        waiting = asyncio.ensure_future(connection.session.streams[1].written())
         await asyncio.sleep(0)
         transport.abort()
         await asyncio.wait_for(waiting, 5)

@@ -41,8 +41,8 @@ class Encoder:
     """A served text backbone, for code that calls `SentenceTransformer.encode`. Safe to use from any thread.
 
     url: grpc://host:port/namespace/name, or grpcs:// for TLS.
-    prompts: texts to put before the input, by name, beside those of the model. Backbones that were trained with prompts
-    and do not name them need them: those of the E5 family take `{"query": "query: ", "document": "passage: "}`.
+    prompts: texts to put before the input, by name; they extend those of the model. Pass them for a backbone that was
+    trained with prompts but does not name them, such as `{"query": "query: ", "document": "passage: "}` for E5.
     truncate_dim: keep only the first features.
     options: those of `midrib.remote.Client`, such as `token`, `timeout` and `priority`.
     Raises InvalidInputError for a URL that does not name a backbone. The first call connects.
@@ -61,14 +61,15 @@ class Encoder:
         """Return the features of texts, float32: [rows, num_features], or [num_features] for a single text.
 
         options: see `EncodeOptions`.
-        Raises InvalidInputError for an unknown prompt_name, and the errors of the server.
+        Raises TypeError for unknown options, InvalidInputError for an unknown prompt_name, and errors of the server.
         """
         if unknown := options.keys() - EncodeOptions.__optional_keys__:
             expected = ", ".join(sorted(EncodeOptions.__optional_keys__))
             raise TypeError(f"encode got unexpected arguments {sorted(unknown)}, expected some of {expected}")
-        single = isinstance(sentences, str)
-        features = self._embed([sentences] if isinstance(sentences, str) else list(sentences), options)
-        features = features[0] if single else features
+        if isinstance(sentences, str):
+            features = self._embed([sentences], options)[0]
+        else:
+            features = self._embed(list(sentences), options)
         if not options.get("convert_to_tensor"):
             return features
         import torch  # most users of this class have no torch

@@ -30,8 +30,8 @@ def embed(
 
     dataset: of any source of Ray.  backbone, column, options: see `Embedder`.
     batch_size: the most rows that an actor embeds at once.
-    actors: their number, or the least and the most.  resources: of an actor, such as {"num_cpus": 2, "num_gpus": 0.5}.
-    Several actors divide the dataset into blocks of `batch_size` rows, and the rows are in another order then.
+    actors: their number, or the least and the most. For several, the dataset is divided into blocks of `batch_size`
+    rows, and the order of the rows changes.  resources: of an actor, such as {"num_cpus": 2, "num_gpus": 0.5}.
     A row that cannot be embedded has a null embedding and the reason in "error"; it does not end the job.
     The schema's metadata holds the backbone and its revision. A served backbone is pinned to its present revision.
     Raises InvalidInputError for a column that does not exist, BackboneNotFoundError for a URL without such a backbone.

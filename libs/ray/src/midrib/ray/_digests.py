@@ -1,4 +1,4 @@
-"""Digests of a table's rows, by which a later job knows the rows that are finished."""
+"""Digests of a table's rows, which tell a later job the rows that are finished."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ import pyarrow as pa  # type: ignore[import-untyped] # it has no types
 from midrib.ray._values import column_values
 from midrib.wire import Array
 
-# 128 bits as hexadecimal text. NumPy's byte strings drop zero bytes at their end, so the digest itself would not do.
+# 128 bits as hexadecimal text: NumPy's byte strings would drop zero bytes at the end of the digest itself.
 DIGEST: Final = np.dtype("S32")
 
 
 def row_digests(table: pa.Table, value: str, copied: Sequence[str]) -> Array:
     """Return a digest of each row, [rows].
 
-    value: the column to embed.  copied: the columns of the output, the ids among them. Of a path, the file's content is
-    not part of the digest.
+    value: the column to embed; the digest of a path does not cover the content of its file.
+    copied: the columns of the output, the ids among them.
     """
-    beside = table.select(copied).to_pylist()
     values = column_values(table.column(value))
-    digests = [_digest(embedded, row) for embedded, row in zip(values, beside, strict=True)]
+    rows = table.select(copied).to_pylist()
+    digests = [_digest(embedded, row) for embedded, row in zip(values, rows, strict=True)]
     return np.array(digests, DIGEST)
 
 
-def _digest(value: Any, beside: dict[str, Any]) -> bytes:
-    digest = hashlib.blake2b(repr({name: _exact(entry) for name, entry in beside.items()}).encode(), digest_size=16)
+def _digest(value: Any, copied: dict[str, Any]) -> bytes:
+    digest = hashlib.blake2b(repr({name: _exact(entry) for name, entry in copied.items()}).encode(), digest_size=16)
     digest.update(value if isinstance(value, bytes) else repr(_exact(value)).encode())
     return digest.hexdigest().encode()
 

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, TypeAlias
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped] # it has no types
 
-from midrib.remote._files.items import SourceItem, SourceKind, value_item
+from midrib.remote._files.items import SourceItem, value_item
 from midrib.remote._files.storage import LocalFile
 from midrib.wire import Array
 
@@ -71,13 +71,13 @@ def _item(row: str, value: Any, kind: Kind | None) -> SourceItem:
 
 
 def _array_item(row: str, array: Array, kind: Kind | None) -> SourceItem:
-    if kind in (None, "tensor"):
+    if kind is None or kind == "tensor":
         if array.dtype == object:
             return SourceItem(row, "tensor", None, "the list holds nulls or objects, expected numbers only")
         return SourceItem(row, "tensor", array)
     if kind == "images":
         return _picture_item(row, array)
-    return SourceItem(row, _known(kind), None, f"the value is an array, expected {kind}: pass encoded files or paths")
+    return SourceItem(row, kind, None, f"the value is an array, expected {kind}: pass encoded files or paths")
 
 
 def _picture_item(row: str, pixels: Array) -> SourceItem:
@@ -95,7 +95,3 @@ def _picture_item(row: str, pixels: Array) -> SourceItem:
             row, "images", None, f"the picture is {list(pixels.shape)}, expected 1 to 4 channels: {error}"
         )
     return SourceItem(row, "images", buffer.getvalue())
-
-
-def _known(kind: Kind | None) -> SourceKind:
-    return kind or "tensor"

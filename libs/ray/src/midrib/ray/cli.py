@@ -100,7 +100,7 @@ def _serve(
 def _until_end(serve: Callable[[], None]) -> None:
     """Return after SIGTERM or SIGINT. After each SIGHUP, serve the changed file.
 
-    If it does not load, the replicas stay. On a cluster without room for one more, the last one may have ended before.
+    If it does not load, the replicas stay; but without room for one more in the cluster, the last one may have ended.
     """
     signals: queue.SimpleQueue[int] = queue.SimpleQueue()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

@@ -17,10 +17,10 @@ _PLAIN_TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "str": (str,),
     "None": (type(None),),
 }
-# Raised inside one of these libraries, such an error is about a value that the loader passed on unchecked.
-_COMPUTING_LIBRARIES: Final = frozenset({"torch", "numpy"})
+# An error of these types that one of these libraries raises is about an argument that the loader passed on unchecked.
 _VALUE_ERRORS: Final = (TypeError, ValueError, RuntimeError, IndexError, OverflowError)
-_LONGEST_REASON: Final = 200
+_COMPUTING_LIBRARIES: Final = frozenset({"torch", "numpy"})
+_MAX_REASON_CHARS: Final = 200
 _QUOTES: Final = "'"
 
 
@@ -127,14 +127,14 @@ def in_text(signature: inspect.Signature) -> str:
 
 
 def _fits(value: object, parameter: inspect.Parameter) -> bool:
-    """Return whether a value has the annotated type; True for an annotation that names other than plain types."""
+    """Return whether a value has the annotated type; True if the annotation is not made of plain types."""
     if parameter.annotation is parameter.empty:
         return True
     names = inspect.formatannotation(parameter.annotation).strip(_QUOTES).split(" | ")
     accepted = tuple(kind for name in names for kind in _PLAIN_TYPES.get(name, ()))
     if not accepted or not set(names) <= _PLAIN_TYPES.keys():
         return True
-    # A bool is an int in Python, but it is not a number of features. numpy's numbers are as good as Python's.
+    # A bool is an int in Python, but it is not a number of features. numpy's integers are accepted too.
     if isinstance(value, bool):
         return bool in accepted
     return isinstance(value, accepted) or (int in accepted and hasattr(value, "__index__"))
@@ -150,7 +150,7 @@ def _library_of(error: BaseException) -> str:
 
 def _unusable(entry: Loadable, kwargs: Mapping[str, Any], error: Exception) -> LoaderArgumentError:
     arguments = ", ".join(f"{name}={value!r:.80}" for name, value in kwargs.items())
-    reason = " ".join(str(error).split())[:_LONGEST_REASON]
+    reason = " ".join(str(error).split())[:_MAX_REASON_CHARS]
     return LoaderArgumentError(
         f"backbone {entry.key!r} cannot be built with {arguments} ({type(error).__name__}: {reason}): check these "
         f"values; its loader takes {in_text(inspect.signature(entry.fn))}"
@@ -166,7 +166,7 @@ def _hint(name: str, signature: inspect.Signature) -> str:
 
 
 def _check_returned(entry: Loadable, returned: object, kwargs: Mapping[str, Any]) -> tuple[Any, int]:
-    """Return the module and its width. Raises ContractError for other values, or for another width than declared."""
+    """Return the module and its width. Raises ContractError for other values, or if the declared width differs."""
     if not isinstance(returned, tuple) or len(returned) != 2:
         raise ContractError(f"the loader of {entry.key!r} returned {_shown(returned)}, expected (module, num_features)")
     module, width = returned
@@ -187,9 +187,9 @@ def _check_returned(entry: Loadable, returned: object, kwargs: Mapping[str, Any]
 
 
 def _are_parameters(loader: Callable[..., Any], names: Iterable[str]) -> bool:
-    """Return whether a loader names all these arguments.
+    """Return whether all these arguments are parameters of a loader.
 
-    One that it passes on by **options, such as timm's num_classes, may change the declared width.
+    An argument that it only passes on through **options, such as timm's num_classes, may change the declared width.
     """
     try:
         parameters = inspect.signature(loader).parameters

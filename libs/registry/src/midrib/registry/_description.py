@@ -40,7 +40,7 @@ class Description:
     metadata: Mapping[str, Any]
 
     def as_dict(self) -> dict[str, Any]:
-        """The same as JSON's own types; an input spec carries its "kind"."""
+        """Return the fields in JSON's types; an input spec gets a "kind"."""
         return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
 
@@ -61,12 +61,12 @@ class Explanation(Description):
 
 
 def describe(entry: Entry) -> Description:
-    """The declarations of the entry, and whether it can be loaded here."""
+    """Return the declarations of the entry, and whether it can be loaded here."""
     return Description(**_described(entry))
 
 
 def explain(entry: Entry, shadowed: Iterable[Entry]) -> Explanation:
-    """The description, and where the entry comes from."""
+    """Return the description, and where the entry comes from."""
     package, version = entry.place.installed()
     return Explanation(
         **_described(entry),

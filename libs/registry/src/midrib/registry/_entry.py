@@ -31,7 +31,7 @@ DECLARED = (
     "install",
     "remote_arguments",
 )
-# The old names that have been warned of in this process.
+# The old names for which this process has warned, each with the key of its entry.
 _warned: dict[tuple[str, str], object] = {}
 
 
@@ -81,10 +81,7 @@ class Entry:
         return {name: value for name, value in declared.items() if value not in (None, ())} | dict(self.tags)
 
     def __getitem__(self, field: str) -> Any:
-        """entry["fn"], entry["name"], entry["metadata"]: how Lightning Flash's users read an entry.
-
-        Raises KeyError for another field.
-        """
+        """Return "fn", "name" or "metadata", as users of Lightning Flash read an entry. Raises KeyError for others."""
         if field not in ("fn", "name", "metadata"):
             raise KeyError(field)
         return getattr(self, field)
@@ -92,8 +89,9 @@ class Entry:
     def fits(self, criteria: Mapping[str, Any]) -> bool:
         """Return whether the entry declares all of these.
 
-        None means not declared; one of several providers is enough.  An entry that declares no `pretrained` offers
-        weights if its loader takes that argument, and one without a `family` belongs to those that its name spells.
+        criteria: values by keyword; None if it may not be declared. For `providers`, any provider of the entry.
+        An entry that does not declare `pretrained` fits if its loader takes that argument, and one that does not
+        declare `family` fits if its name contains the words of the family.
         """
         declared = self.metadata
         return all(
@@ -115,7 +113,7 @@ class Entry:
         """Return whether a client of a server may set an argument of the loader to this value.
 
         It may set the arguments that the registration declares as `remote_arguments`; by default numbers and bools.
-        An argument that can name a file is never a client's.
+        It may never set an argument that can name a file.
         """
         is_declared = not isinstance(value, str) if self.remote_arguments is None else argument in self.remote_arguments
         return is_declared and is_remote_argument(self.fn, argument)
@@ -123,11 +121,11 @@ class Entry:
     def warn_if_deprecated(self, key: str) -> None:
         """Warn, once in this process, that the key is an old name of this entry."""
         old = {*self.deprecated_aliases, *map(self._within, self.deprecated_aliases)}
-        turn = object()
+        marker = object()
         # setdefault is atomic: of several threads, one warns.
-        if key in old and _warned.setdefault((key, self.key), turn) is turn:
-            message = f"{key!r} is an old name and will go: use {self.key!r}"
-            # The line to change is the user's, whichever of our libraries it came through.
+        if key in old and _warned.setdefault((key, self.key), marker) is marker:
+            message = f"{key!r} is an old name and will be removed: use {self.key!r}"
+            # The warning names the user's line, also if another library of ours made the call.
             _, distance = caller_frame("midrib")
             warnings.warn(message, DeprecationWarning, stacklevel=distance + 1)
 

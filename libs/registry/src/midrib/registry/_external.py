@@ -17,7 +17,7 @@ class ExternalRegistry(AbstractRegistry):
     """The entries of a catalogue, made on demand: loading one calls getter(model, **kwargs).
 
     getter: takes the name of a model in the catalogue, and the caller's arguments; returns (module, num_features).
-    name: the catalogue's, in error messages.
+    name: shown in error messages.
     names: lists the names in the catalogue, at every look-up; a mapping adds the declarations of each model. Without
     names, no key is known to be in the catalogue (`in` is False, `len` is 0), but get() returns a loader for any key,
     and only loading shows whether the model exists.
@@ -59,7 +59,7 @@ class ExternalRegistry(AbstractRegistry):
         return filter(selection.takes, self._listed() if selection.catalogues else ())
 
     def nearby(self, key: str) -> Keys:
-        # A key without our prefix is not a mistyped name of ours, and listing the names could take seconds.
+        # A key without the prefix is not a mistyped name of this catalogue, and listing the names could take seconds.
         entries = self._listed() if self.prefix in key else ()
         return [spelling for entry in entries for spelling in (entry.key, entry.name)]
 

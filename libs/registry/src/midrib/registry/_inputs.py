@@ -51,7 +51,7 @@ class ImageInput:
 
     @property
     def pixels(self) -> TensorInput:
-        """The tensor that it takes as well, and normalises on its device: [3, height, width], uint8, RGB of 0..255."""
+        """The other tensor that it takes, and normalises on its device: [3, height, width], uint8, RGB of 0..255."""
         return TensorInput((3, self.size, self.width or self.size), "uint8")
 
 

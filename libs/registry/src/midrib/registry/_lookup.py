@@ -31,14 +31,14 @@ class AbstractRegistry(ABC):
 
     @abstractmethod
     def layers(self, key: str, **metadata: Any) -> Iterator[Entries]:
-        """Yield the entries of this key, one group per registry, left to right, no group empty."""
+        """Yield the entries of this key: a group for each registry that has any, left to right."""
 
     @abstractmethod
     def entries(self, selection: Selection) -> Iterator[Entry]:
         """Yield the entries that the selection takes, in any order."""
 
     def open_layers(self, key: str, **metadata: Any) -> Iterator[Entries]:  # noqa: ARG002 (only a catalogue has any)
-        """Yield entries that may exist: of catalogues that cannot list their names, which are therefore last."""
+        """Yield entries of catalogues that cannot list their names: searched last, because any key may exist there."""
         return iter(())
 
     def nearby(self, key: str) -> Keys:  # noqa: ARG002 (a catalogue looks at it)
@@ -55,7 +55,7 @@ class AbstractRegistry(ABC):
 
     @property
     def plugin_failures(self) -> tuple[PluginFailure, ...]:
-        """Return the plugins that could not be loaded, each with its reason."""
+        """The plugins that could not be loaded, each with its reason."""
         return ()
 
     def refresh(self) -> None:
@@ -82,7 +82,7 @@ class AbstractRegistry(ABC):
         with_metadata: the whole Entry, instead of its loader.
         strict: one match, or an error; False: a list of all matches, left to right.
         metadata: declarations that the entry must have; namespace=None picks the entry without a namespace.
-        Raises UnknownKeyError, AmbiguousKeyError (both are KeyError); warns once of a deprecated name.
+        Raises UnknownKeyError or AmbiguousKeyError, which are KeyErrors. Warns once for each deprecated name.
         """
         matches = self._found(key, metadata, strict=strict)
         for entry in matches:
@@ -93,7 +93,8 @@ class AbstractRegistry(ABC):
     def load(self, key: str, /, **kwargs: Any) -> tuple[Any, int]:
         """Call the loader that the key leads to, and return its (module, num_features), checked.
 
-        Raises the errors of get, MissingLibraryError, TypeError for wrong arguments, ContractError for another result.
+        Raises the errors of get, MissingLibraryError, LoaderArgumentError (a TypeError) for arguments that do not fit,
+        and ContractError for another result.
         """
         return self.get(key, with_metadata=True).load(**kwargs)
 
@@ -148,7 +149,7 @@ class AbstractRegistry(ABC):
         return html_table(str(self), ("name", "input", "num_features", "licence", "needs"), rows)
 
     def _check_metadata(self, metadata: dict[str, Any]) -> None:
-        """Raise UnknownKeyError for a metadata name that no entry declares."""
+        """Raise TypeError for a metadata name that no entry declares."""
         if metadata.keys() <= _KNOWN_METADATA:
             return
         declared = _KNOWN_METADATA | {name for entry in self.entries(Selection()) for name, _ in entry.tags}
@@ -223,7 +224,7 @@ class ConcatRegistry(Registering, AbstractRegistry):
         self.name = "+".join(part.name for part in self.registries)
 
     def __str__(self) -> str:
-        # A catalogue is named by its prefix, and an empty registry of a subclass has no name to offer.
+        # Catalogues, which a user knows by their prefixes, and empty registries of subclasses would not help a reader.
         searched = [part for part in self.registries if next(part.entries(Selection(catalogues=False)), None)]
         names = dict.fromkeys(repr(part.name) for part in searched or self.registries[:1])
         return f"the {'registry' if len(names) == 1 else 'registries'} {', '.join(names)}"
@@ -253,13 +254,13 @@ class ConcatRegistry(Registering, AbstractRegistry):
         return (layer for part in self.registries for layer in part.open_layers(key, **metadata))
 
     def entries(self, selection: Selection) -> Iterator[Entry]:
-        """Yield the entries that can be reached: one further left hides those of its identity further right."""
-        by_key: dict[str, list[Entry]] = {}
+        """Yield the entries that can be reached: an entry hides those of the same identity further right."""
+        shown: dict[str, list[Any]] = {}  # the metadata of the entries of each key
         for part in self.registries:
-            fresh = [e for e in part.entries(selection) if all(e.tags != s.tags for s in by_key.get(e.key, ()))]
-            for entry in fresh:
-                by_key.setdefault(entry.key, []).append(entry)
-            yield from fresh
+            visible = [entry for entry in part.entries(selection) if entry.tags not in shown.get(entry.key, ())]
+            for entry in visible:
+                shown.setdefault(entry.key, []).append(entry.tags)
+            yield from visible
 
     def nearby(self, key: str) -> Keys:
         return [near for part in self.registries for near in part.nearby(key)]
@@ -287,7 +288,7 @@ class ConcatRegistry(Registering, AbstractRegistry):
 
 
 def closest(key: str, entries: Iterable[Entry]) -> Entries:
-    """Return the entries of the key; one whose namespace/name is the key wins over one whose bare name is."""
+    """Return the entries of the key; those whose namespace/name equals the key, if any, and else by bare name."""
     matches = tuple(entry for entry in entries if key in entry.names or key in entry.claims)
     return tuple(entry for entry in matches if entry.namespace and key in entry.claims) or matches
 

@@ -47,7 +47,7 @@ class Plugins:
         self._loaded: set[tuple[str, str, str | None]] = set()
         self._stale = group is not None
         self._busy = False
-        # Not the registry's own: while we wait for another thread's import, that thread may register.
+        # Not the lock of the registry: while this thread waits for an import of another thread, that one may register.
         self._lock = threading.RLock()
 
     def discover(self, adopt: Adopt) -> None:

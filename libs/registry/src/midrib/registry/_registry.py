@@ -20,7 +20,7 @@ from midrib.registry._unknown import unknown_key
 class Registry(Registering, AbstractRegistry):
     """Map names to loaders with their declarations. It is thread-safe, and can be pickled if its loaders can.
 
-    name: in error messages.
+    name: shown in error messages.
     plugins: the entry-point group through which other packages add to it, searched at the first look-up.
     """
 

@@ -26,12 +26,13 @@ def check_remote_arguments(key: str, loader: Callable[..., Any], names: Iterable
     for name in names:
         if name not in parameters:
             raise ValueError(
-                f"{key!r} declares remote_arguments {name!r}, its loader has: {', '.join(parameters) or 'none'}"
+                f"{key!r} declares remote_arguments {name!r}, expected parameters of its loader: "
+                f"{', '.join(parameters) or 'it has none'}"
             )
         if _names_a_file(parameters[name]):
             raise ValueError(
-                f"{key!r} declares remote_arguments {name!r}, which can name a file of the server: leave it out, only "
-                "the server's own configuration may set it"
+                f"{key!r} declares remote_arguments {name!r}, which can name a file of the server: leave it out, "
+                "because only the server's configuration may set it"
             )
 
 

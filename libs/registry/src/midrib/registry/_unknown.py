@@ -1,10 +1,10 @@
-"""The error for an unknown key, with the advice that helps to find the right one."""
+"""The errors for unknown names (keys, metadata and keywords), with advice that helps to find the right one."""
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, Protocol
 
 from midrib.registry._entry import Entry
@@ -13,12 +13,12 @@ from midrib.registry._plugins import PluginFailure
 
 _MOST_NEAR: Final = 3
 _MOST_LISTED: Final = 20
-# A shorter word is in too many names to suggest one.
+# Too many names contain a shorter word to suggest one of them.
 _SHORTEST_WORD: Final = 3
 
 
 class Searchable(Protocol):
-    """The methods of a registry that the advice is made from."""
+    """The methods of a registry from which the advice is made."""
 
     def layers(self, key: str, **metadata: Any) -> Iterator[tuple[Entry, ...]]: ...
     def nearby(self, key: str) -> list[str]: ...
@@ -33,7 +33,8 @@ def unknown_key(registry: Searchable, key: str, metadata: dict[str, Any]) -> Unk
     entries = [entry for layer in registry.layers(key) for entry in layer]
     criteria = "".join(f" with {name}={value!r}" for name, value in metadata.items())
     advice = [_other_metadata(entries)] if entries else _advice(registry, key)
-    return UnknownKeyError("; ".join([f"{key!r} is not in {registry}{criteria}", *advice, *_failed_plugins(registry)]))
+    failed = [f"the plugin {failure}" for failure in registry.plugin_failures]
+    return UnknownKeyError("; ".join([f"{key!r} is not in {registry}{criteria}", *advice, *failed]))
 
 
 def _other_metadata(entries: list[Entry]) -> str:
@@ -77,31 +78,7 @@ def _needs_prefix(key: str, registry: Searchable) -> str:
 
 def unknown_metadata(registry: object, key: str, declared: Iterable[str]) -> TypeError:
     """Return the error for a metadata key that no entry of the registry declares."""
-    names = sorted(declared)
-    near = nearest(key, names)
-    advice = f"did you mean {' or '.join(map(repr, near))}?" if near else f"expected one of {', '.join(names)}"
-    return TypeError(f"no entry of {registry} declares {key!r}; {advice}")
-
-
-def nearest(key: str, keys: Iterable[str]) -> list[str]:
-    """Return at most three names: those that contain the key, or else those that are spelt like it, in any case."""
-    import difflib
-
-    spellings = {name.casefold(): name for name in reversed(list(keys))}
-    word = _squeezed(key)
-    if len(word) >= _SHORTEST_WORD and (names := [name for name in spellings.values() if word in _squeezed(name)]):
-        return _without_namespaces(sorted(names, key=len))[:_MOST_NEAR]
-    return [spellings[near] for near in difflib.get_close_matches(key.casefold(), list(spellings), n=_MOST_NEAR)]
-
-
-def _without_namespaces(names: list[str]) -> list[str]:
-    """Return the names without those that repeat another one after a namespace."""
-    return [name for name in names if not any(name.endswith(f"/{other}") for other in names)]
-
-
-def _squeezed(name: str) -> str:
-    """Return a name in lower case without punctuation, so that "all_MiniLM" is found in "all-minilm-l6-v2"."""
-    return re.sub(r"[\W_]+", "", name.casefold())
+    return TypeError(f"no entry of {registry} declares {key!r}; {suggestion(key, sorted(declared))}")
 
 
 def check_keywords(cls: type, keywords: Iterable[str]) -> None:
@@ -121,10 +98,31 @@ def check_keywords(cls: type, keywords: Iterable[str]) -> None:
             break
     for name in keywords:
         if name not in accepted:
-            near = nearest(name, accepted)
-            advice = f"did you mean {' or '.join(map(repr, near))}?" if near else f"expected {', '.join(accepted)}"
-            raise TypeError(f"{cls.__name__} got an unexpected argument {name!r}: {advice}")
+            raise TypeError(f"{cls.__name__} got an unexpected argument {name!r}: {suggestion(name, accepted)}")
 
 
-def _failed_plugins(registry: Searchable) -> list[str]:
-    return [f"the plugin {failure}" for failure in registry.plugin_failures]
+def suggestion(name: str, expected: Sequence[str]) -> str:
+    """Return "did you mean ...?" with the nearest of the expected names, or all of them if none is near."""
+    near = nearest(name, expected)
+    return f"did you mean {' or '.join(map(repr, near))}?" if near else f"expected one of {', '.join(expected)}"
+
+
+def nearest(key: str, keys: Iterable[str]) -> list[str]:
+    """Return at most three names: those that contain the key, or else those spelt like it. Case is ignored."""
+    import difflib
+
+    spellings = {name.casefold(): name for name in reversed(list(keys))}
+    word = _squeezed(key)
+    if len(word) >= _SHORTEST_WORD and (names := [name for name in spellings.values() if word in _squeezed(name)]):
+        return _without_namespaces(sorted(names, key=len))[:_MOST_NEAR]
+    return [spellings[near] for near in difflib.get_close_matches(key.casefold(), list(spellings), n=_MOST_NEAR)]
+
+
+def _without_namespaces(names: list[str]) -> list[str]:
+    """Return the names without those that repeat another one after a namespace."""
+    return [name for name in names if not any(name.endswith(f"/{other}") for other in names)]
+
+
+def _squeezed(name: str) -> str:
+    """Return a name in lower case without punctuation, so that "all_MiniLM" is found in "all-minilm-l6-v2"."""
+    return re.sub(r"[\W_]+", "", name.casefold())

@@ -1,4 +1,4 @@
-"""Import torchvision before torchmetrics does, because its CUDA build fails beside a CPU torch unless we import it."""
+"""Import torchvision before torchmetrics does: only our import makes its CUDA build work with a CPU build of torch."""
 
 from importlib.util import find_spec
 

@@ -58,7 +58,7 @@ class TaskTester(ABC):
         return DataLoader(TensorDataset(*self.make_batch()), batch_size=2)
 
     def restore(self, path: Path) -> Task:
-        """Return the task in a checkpoint; override it to pass again the arguments that no checkpoint holds."""
+        """Return the task in a checkpoint. Override it to pass the arguments that a checkpoint cannot hold."""
         return type(self.make_task()).load_from_checkpoint(path)
 
     def test_forward_gives_a_row_for_each_item(self) -> None:

@@ -42,21 +42,21 @@ def array_bytes(array: Array) -> memoryview:
 def read_tensor(data: bytes | memoryview, at: int, end: int) -> Array:
     """Return the array of the Tensor message in the bytes at:end of data, as a read-only view in its shape [...].
 
-    Raises IndexError or ValueError if the message is not laid out as `tensor_head` does it.
+    Raises IndexError or ValueError if the message is not laid out as `tensor_head` lays it out.
     """
     if data[at] != 0x08 or data[at + 2] != 0x12:
-        raise ValueError(f"neither element type nor shape stand first: got the tags {data[at]} and {data[at + 2]}")
+        raise ValueError(f"got the tags {data[at]} and {data[at + 2]}, expected the element type, then the shape")
     stop = at + 4 + data[at + 3]
     dtype, shape, size = _layout(data[at + 1], bytes(data[at + 4 : stop]))
     if not size:
         if stop != end:
-            raise ValueError(f"{end - stop} bytes in an empty tensor")
+            raise ValueError(f"got {end - stop} bytes after the shape of an empty tensor, expected none")
         return np.empty(shape, dtype)
     if data[stop] != 0x1A:
-        raise ValueError(f"no data after the shape: got the tag {data[stop]}")
+        raise ValueError(f"got the tag {data[stop]} after the shape, expected the data")
     announced, start = read_varint(data, stop + 1)
     if announced != size or start + size != end or end > len(data):
-        raise ValueError(f"bytes and shape differ: got {announced} bytes, the shape takes {size}")
+        raise ValueError(f"got {announced} bytes, expected {size} for the shape, up to the end of the message")
     return np.ndarray(shape, dtype, data, start)
 
 

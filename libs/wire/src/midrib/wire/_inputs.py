@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import cast
 
 from midrib.registry import AudioInput, ImageInput, InputSpec, TensorInput, TextInput
@@ -62,5 +63,5 @@ def decode_input_spec(message: backbone_pb2.InputSpec) -> InputSpec:
     return TensorInput(shape, dtype_from_code(message.tensor.dtype, field="input.dtype").name)
 
 
-def _triple(values: object) -> tuple[float, float, float]:
-    return cast("tuple[float, float, float]", tuple(cast("list[float]", values)))
+def _triple(values: Iterable[float]) -> tuple[float, float, float]:
+    return cast("tuple[float, float, float]", tuple(values))

@@ -1,4 +1,4 @@
-"""The rules of shared memory that both of its ends follow. Standard library only."""
+"""The rules of shared memory that the client and the server follow. Standard library only."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def can_share_memory() -> bool:
 
 
 def aligned(size_bytes: int) -> int:
-    """Return a size, rounded up to a multiple of the alignment."""
+    """Return a size in bytes, rounded up to a multiple of the alignment."""
     return -(-size_bytes // SHARED_ALIGNMENT) * SHARED_ALIGNMENT
 
 
 def peer_user(connection: socket.socket) -> int:
-    """Return the user of the process at the other end of a Unix socket, as the kernel knows it."""
+    """Return the id of the user whose process is at the other end of a Unix socket, by the kernel's record."""
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     _, user, _ = _CREDENTIALS.unpack(credentials)
     return int(user)

@@ -14,11 +14,11 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from midrib.wire import _errors
 from midrib.wire._errors import MidribError
 
-DOMAIN: Final = "midrib"
+_DOMAIN: Final = "midrib"
 
 _FAMILY = [kind for kind in vars(_errors).values() if isinstance(kind, type) and issubclass(kind, MidribError)]
 _BY_REASON = {kind.default_reason: kind for kind in _FAMILY}
-# For statuses that Midrib did not make, such as a proxy's, which have a code only.
+# For statuses with a code only, which Midrib did not make, such as those of a proxy.
 _BY_CODE: dict[int, type[MidribError]] = {
     code_pb2.INVALID_ARGUMENT: _errors.InvalidInputError,
     code_pb2.OUT_OF_RANGE: _errors.InvalidInputError,
@@ -38,7 +38,7 @@ _BY_CODE: dict[int, type[MidribError]] = {
 def error_to_status(error: MidribError) -> status_pb2.Status:
     """Return the status of an error: its code, its message and its details."""
     status = status_pb2.Status(code=error.code, message=error.message)
-    details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)]
+    details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=_DOMAIN)]
     if error.retry_after is not None:
         retry = error_details_pb2.RetryInfo()
         retry.retry_delay.FromTimedelta(timedelta(seconds=error.retry_after))
@@ -59,7 +59,7 @@ def status_to_error(status: status_pb2.Status) -> MidribError:
     for detail in status.details:
         for message in (info, retry, request):
             detail.Unpack(message)  # does nothing for a detail of another type
-    kind = _BY_REASON.get(info.reason) if info.domain == DOMAIN else None
+    kind = _BY_REASON.get(info.reason) if info.domain == _DOMAIN else None
     if kind is None or kind.code != status.code:
         kind = _BY_CODE.get(status.code, MidribError)
     return kind(

@@ -15,7 +15,7 @@ from midrib.wire._errors import InvalidInputError
 
 Array: TypeAlias = NDArray[Any]
 
-MAX_RANK = 8
+_MAX_RANK = 8
 _MAX_BYTES = 2**63 - 1
 
 _DTYPES: dict[int, np.dtype[Any]] = {
@@ -63,7 +63,7 @@ def code_from_dtype(dtype: str | np.dtype[Any] | type) -> tensor_pb2.DataType:
 
 
 def is_floating(dtype: np.dtype[Any]) -> bool:
-    """Return whether an element type is floating, bfloat16 included, which numpy does not count as such."""
+    """Return whether an element type is floating. bfloat16 is, although numpy does not count it."""
     return dtype.kind == "f" or dtype.name == "bfloat16"
 
 
@@ -72,9 +72,9 @@ def encode_tensor(array: Array) -> tensor_pb2.Tensor:
 
     Raises InvalidInputError for an element type or a rank that the wire does not have.
     """
-    if array.ndim > MAX_RANK:
+    if array.ndim > _MAX_RANK:
         raise InvalidInputError(
-            f"array has {array.ndim} dimensions, at most {MAX_RANK} can travel: reshape it", field="shape"
+            f"array has {array.ndim} dimensions, at most {_MAX_RANK} can travel: reshape it", field="shape"
         )
     code = code_from_dtype(array.dtype)
     little = array if sys.byteorder == "little" and array.dtype.isnative else array.astype(_DTYPES[code])
@@ -102,7 +102,7 @@ def decode_tensor(
     """Return the array [...] of a message: a read-only view of its bytes, or a float32 copy if its rows have scales.
 
     field: the place of the tensor in its request, for the error.
-    data: the bytes of the array, if the message lacks them because they were read apart.
+    data: the bytes of the array, if they were read separately and the message lacks them.
     Raises InvalidInputError, naming the field, if dtype, shape and bytes do not agree.
     """
     dtype = dtype_from_code(message.dtype, field=f"{field}.dtype")
@@ -130,7 +130,7 @@ def _scaled(rows: Array, data: bytes, field: str) -> Array:
     if rows.dtype != np.int8 or rows.ndim != 2 or len(data) != 4 * len(rows):
         raise InvalidInputError(
             f"{field}.row_scales has {len(data)} bytes beside {rows.dtype.name} {list(rows.shape)}: "
-            "send four a row, with int8 [rows, width] only",
+            "send four bytes for each row, and only with int8 [rows, width]",
             field=f"{field}.row_scales",
         )
     with np.errstate(invalid="ignore"):
@@ -140,8 +140,8 @@ def _scaled(rows: Array, data: bytes, field: str) -> Array:
 
 def checked_size(shape: tuple[int, ...], itemsize: int, *, field: str) -> int:
     """Return the number of bytes that a shape takes. Raises InvalidInputError for an impossible shape."""
-    if len(shape) > MAX_RANK:
-        raise InvalidInputError(f"{field} has {len(shape)} dimensions, at most {MAX_RANK} are allowed", field=field)
+    if len(shape) > _MAX_RANK:
+        raise InvalidInputError(f"{field} has {len(shape)} dimensions, at most {_MAX_RANK} are allowed", field=field)
     if any(size < 0 for size in shape):
         raise InvalidInputError(f"{field} is {list(shape)}: no dimension may be negative", field=field)
     # Zeros are left out: [0, 2**62, 2**62] is empty, yet no array library can hold its shape.

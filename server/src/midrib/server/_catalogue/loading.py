@@ -61,7 +61,7 @@ class Loaded:
         """Have workers that are started from now on compute by a plan."""
         for shared in self.plans:
             if isinstance(shared, SharedPlan):
-                shared.plan = plan
+                shared.worker_plan = plan
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# A batch is as large as the device computes in this time. A device runs one batch after the other, so this is how long
-# an item waits at most for a batch that computes; staging and handing over a batch cost about a hundredth of it.
+# A batch has as many rows as the device computes in this time. A device runs one batch after the other, so this is the
+# longest that an item waits for a batch that computes. Staging and handing over a batch cost about a hundredth of it.
 _MAX_BATCH_S = 0.25
-# But never smaller than this: devices compute several rows at a time faster than one after the other.
+# A batch may always have this number of rows: devices compute several rows at a time faster than one after the other.
 _MIN_ROWS = 4
-# Rows of a batch before any was measured: small batches are soon done by a slow backbone too.
+# The rows of a batch before any was measured: a slow backbone also finishes small batches soon.
 _UNMEASURED_ROWS = 16
-# The weight that earlier batches keep with each further one: the speed follows the last ten or so.
+# The weight that earlier batches keep after each further one: the speed follows about the last ten.
 _KEPT = 0.8
 
 
@@ -37,7 +37,7 @@ class BatchLimits:
 class BatchBudget:
     """The size of the next batch: within the limits, and within the time that one batch may compute.
 
-    So callers do not wait for the thousand rows of another caller, who may have left.
+    So callers do not wait for a thousand rows of another caller, who may have left.
     """
 
     def __init__(self, limits: BatchLimits) -> None:
@@ -56,7 +56,7 @@ class BatchBudget:
             self._timely_cost = min(self._limits.max_cost, int(_MAX_BATCH_S * self._cost / self._seconds))
 
     def seconds_of(self, cost: int) -> float:
-        """Return how long a device computes this cost, by the recent batches; 0 before the first batch."""
+        """Return the seconds that a device needs for this cost, by the recent batches; 0 before the first one."""
         return cost * self._seconds / self._cost if self._cost else 0.0
 
     def is_full(self, rows: int, cost: int) -> bool:

@@ -152,7 +152,7 @@ class Batcher:
                 listener()
 
     async def _gather(self) -> None:
-        """Under load let items that arrive now join; while they are few, wait for those of the next moment too."""
+        """Under load, let items that arrive now join the batch; while they are few, wait a little for more."""
         if not self._loaded and self.queue.items == 1:
             return
         before = -1

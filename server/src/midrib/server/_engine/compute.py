@@ -109,7 +109,7 @@ class BatchRunner(Protocol):
 
     @property
     def depth(self) -> int:
-        """How many batches it has use for at a time."""
+        """The number of batches that may be submitted at a time."""
         ...
 
     async def start(self) -> None:

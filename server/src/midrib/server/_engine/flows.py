@@ -23,7 +23,7 @@ from midrib.server._engine.item import Item
 # The multiple of the free room that one flow may fill.
 _SHARE = 16
 ROOM = 1 + 1 / _SHARE
-"""The room of a queue, of its limit: a sixteenth is left to further flows when one flow reaches the limit."""
+"""The room of a queue, as a multiple of its limit: one flow alone may fill the limit, further flows the rest."""
 # The number of idle flows to remember. If new flows arrive faster than items leave, the virtual time does not advance,
 # so idle flows that are not yet paid for would otherwise grow without bound.
 _MAX_IDLE_FLOWS = 256
@@ -111,7 +111,7 @@ class Flows:
             flow.paid = 0.0
 
     def _forget_idle(self) -> None:
-        """Drop flows that a new flow equals: nothing queued, nothing waiting, all of it paid for. Then the oldest."""
+        """Drop the flows without queued, waiting or unpaid items, which equal new ones; then the oldest idle ones."""
         used = {key: flow for key, flow in self._flows.items() if flow.items or flow.waiting}
         unpaid = [(key, flow) for key, flow in self._flows.items() if flow.paid > self._virtual_time]
         self._flows = {**dict([each for each in unpaid if each[0] not in used][-_MAX_IDLE_FLOWS:]), **used}

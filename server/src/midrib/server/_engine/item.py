@@ -82,7 +82,7 @@ class Item:
     arrays: one for an embedding ([rows, ...]), two for a gradient (the input and the embedding's gradient).
     bucket: items of one bucket may share a batch.  cost: rows x elements, padding included.
     flow: the client; a busy device is shared between flows.
-    deadline: on the batcher's clock; no caller waits for the item after it.
+    deadline, arrived: on the batcher's clock. No caller waits for the item after its deadline.
     trace: the span of its call; None if nothing is traced.  rows: the number of rows.
     queued: whether it is in the queue of a batcher.  parts: of an item larger than a batch, once the first is taken.
     """
@@ -111,7 +111,7 @@ class Item:
     def cut(self, rows: int) -> Item:
         """Return an item of the first `rows` rows, [rows, ...]; this one keeps the others.
 
-        This item is done once all items that were cut from it are, and nothing is left of it.
+        This item is done once it has no rows left, and all items that were cut from it are done.
         """
         self.parts = self.parts or Parts(self.done)
         arrays, cost = tuple(array[:rows] for array in self.arrays), self.cost * rows // self.rows
@@ -119,6 +119,16 @@ class Item:
         self.rows -= rows
         self.cost -= cost
         return replace(self, arrays=arrays, cost=cost, done=self.parts.add(last=not self.rows))
+
+
+def settle(future: asyncio.Future[Any], result: object) -> None:
+    """Set the result of a future, or its exception, unless it is done because its caller has left."""
+    if future.done():
+        return
+    if isinstance(result, BaseException):
+        future.set_exception(result)
+    else:
+        future.set_result(result)
 
 
 @dataclass

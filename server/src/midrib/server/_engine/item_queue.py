@@ -12,7 +12,7 @@ from math import inf
 
 from midrib.server._engine.batch_limits import BatchBudget, BatchLimits
 from midrib.server._engine.flows import ROOM, Flow, Flows
-from midrib.server._engine.item import BatcherCounts, Item, Outcome
+from midrib.server._engine.item import BatcherCounts, Item, Outcome, settle
 from midrib.wire import DeadlineExceededError
 
 # Rebuild the heaps when more items than this, and more than are queued, have left without being taken.
@@ -48,7 +48,7 @@ class ItemQueue:
         return self.budget.is_full(self.rows, self.cost)
 
     def may_queue(self, item: Item) -> bool:
-        """Return whether an item may be queued now: its flow has room, and none of its items waits for it."""
+        """Return whether an item may be queued now: its flow has room, and no earlier item of the flow waits for it."""
         flow = self.flows.of(item)
         return not flow.waiting and self.has_room(item, flow)
 
@@ -115,7 +115,7 @@ class ItemQueue:
         """Drop all queued items; each is done with the error."""
         for item in self._queued():
             self._leave(item)
-            fail(item, error)
+            settle(item.done, error)
 
     def _next_bucket(self) -> Hashable:
         """Return the bucket of the item that leaves next; None if nothing is queued."""
@@ -206,12 +206,6 @@ class ItemQueue:
             return False
         if item.deadline is not None and self._clock() >= item.deadline:
             self.counts.expired += 1
-            fail(item, DeadlineExceededError("the deadline passed while the item waited for a device"))
+            settle(item.done, DeadlineExceededError("the deadline passed while the item waited for a device"))
             return False
         return True
-
-
-def fail(item: Item, error: Exception) -> None:
-    """Give an item an error as its outcome, unless its caller has left."""
-    if not item.done.done():
-        item.done.set_exception(error)

@@ -44,12 +44,12 @@ class PrefetchTimer:
             averages[size] = average + _SMOOTHING * (seconds - average)
 
     def next_in_s(self, *, full: bool) -> float:
-        """Return the seconds until the next batch is to be taken; infinite for not before the device is free.
+        """Return the seconds until the next batch should be taken; infinity to wait until the device is free.
 
         Call it only while a batch runs. full: whether the queued items fill a batch, which waiting cannot make larger.
         """
         last = self._running[-1]
         lead = _HANDOVER_S + _STAGING_SAFETY * self._staging_s.get(last, 0.0)
-        if self._compute_s.get(last, 0.0) <= lead:  # too short to hit a moment within it
+        if self._compute_s.get(last, 0.0) <= lead:  # too short to aim at a moment before its end
             return 0.0 if full else inf
         return self._free_at - lead - self._clock()

@@ -16,13 +16,13 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 from midrib.server._engine.compute import Arrays, BatchReport, Calibrated, Compute, Launched, Staged, WorkerPlan
+from midrib.server._engine.item import settle
 from midrib.server._errors import ordinary_error
 from midrib.wire import Array, UnavailableError
 
-# The least bytes of a batch that another thread stages: to stage a smaller one takes less time than to wake a thread.
+# The fewest bytes of a batch that another thread stages: staging a smaller one takes less time than waking a thread.
 _LARGE_BATCH_BYTES = 1 << 20
 
 
@@ -128,9 +128,9 @@ class Replica:
         try:
             self._compute = self._prepare()
         except BaseException as error:  # noqa: BLE001 - `start` raises it
-            self._loop.call_soon_threadsafe(_settle, self._ready, ordinary_error(error, "preparing the replica"))
+            self._loop.call_soon_threadsafe(settle, self._ready, ordinary_error(error, "preparing the replica"))
             return
-        self._loop.call_soon_threadsafe(_settle, self._ready, None)
+        self._loop.call_soon_threadsafe(settle, self._ready, None)
         try:
             while (job := self._jobs.get()) is not None:
                 if isinstance(job, _PlanJob):
@@ -155,7 +155,7 @@ class Replica:
                     self._compute.use_plan(job.plan)
         except Exception as error:  # noqa: BLE001 - a module may raise anything
             result = error
-        self._loop.call_soon_threadsafe(_settle, job.done, result)
+        self._loop.call_soon_threadsafe(settle, job.done, result)
 
     def _stage(self, job: _Job) -> Staged:
         began = time.monotonic()
@@ -217,22 +217,22 @@ class Replica:
 
     def _settle_job(self, job: _Job, report: BatchReport) -> None:
         self._submitted.discard(job)
-        _settle(job.done, report)
+        settle(job.done, report)
 
     def _lose(self, error: BaseException) -> None:
         """Fail all submitted batches as retriable, because nothing computes here any more; on the event loop."""
         self._lost = error
         lost = error if isinstance(error, UnavailableError) else _lost_error(error)
         for job in self._submitted:
-            _settle(job.done, lost)
+            settle(job.done, lost)
         self._submitted.clear()
         if self._plan_change is not None:
-            _settle(self._plan_change, lost)
+            settle(self._plan_change, lost)
         self.close()
         self._compute.close()  # ends a worker process that still computes
 
 
-def run_or_split(compute: Compute, batch: Sequence[Arrays]) -> list[Array | Exception]:
+def _run_or_split(compute: Compute, batch: Sequence[Arrays]) -> list[Array | Exception]:
     """Return the rows [rows, num_features] or the error of each item.
 
     A failing batch is halved until the failing items are found.
@@ -248,7 +248,7 @@ def _run_halves(compute: Compute, batch: Sequence[Arrays], error: Exception) -> 
     if len(batch) == 1:
         return [error]
     middle = len(batch) // 2
-    return run_or_split(compute, batch[:middle]) + run_or_split(compute, batch[middle:])
+    return _run_or_split(compute, batch[:middle]) + _run_or_split(compute, batch[middle:])
 
 
 def _size(batch: Sequence[Arrays]) -> int:
@@ -259,12 +259,3 @@ def _lost_error(error: BaseException) -> UnavailableError:
     return UnavailableError(
         f"the replica that ran this item was lost ({type(error).__name__}): try again", retry_after=0.1
     )
-
-
-def _settle(future: asyncio.Future[Any], result: object) -> None:
-    if future.done():
-        return
-    if isinstance(result, BaseException):
-        future.set_exception(result)
-    else:
-        future.set_result(result)

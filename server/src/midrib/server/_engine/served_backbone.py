@@ -13,7 +13,7 @@ from midrib.server._engine.batcher import Batcher
 from midrib.server._engine.compute import BatchReport, BatchRunner, Compute, WorkerPlan
 from midrib.server._engine.description import ServedDescription
 from midrib.server._engine.feeder import Feeder
-from midrib.server._engine.item import Item, Outcome
+from midrib.server._engine.item import Item, Outcome, settle
 from midrib.server._engine.outcomes import WorkTotals, outcomes_of
 from midrib.server._engine.replica import Replica
 from midrib.wire import UnavailableError
@@ -54,7 +54,6 @@ class ServedBackbone:
         self.worker_restarts: Callable[[], int] = lambda: 0
         self.has_workers: Callable[[], bool] = lambda: True
         self.on_workers: Callable[[], None] = lambda: None
-        self._compute_factories = compute_factories
         self._replica_factories: list[Callable[[str], BatchRunner]] = [
             *(partial(_in_thread, factory) for factory in compute_factories),
             *replica_factories,
@@ -149,7 +148,9 @@ class ServedBackbone:
                 await replica.join()
                 return
             try:
-                self._replicas[index] = await self._replace(index)
+                replica = self._replica(index)
+                await replica.start()
+                self._replicas[index] = replica
             except Exception:
                 logger.exception("backbone %s: replica %d could not be replaced", self.description.name, index)
                 self._give_up()
@@ -160,7 +161,7 @@ class ServedBackbone:
         if isinstance(lost := done.exception(), Exception):
             self.totals.add([lost] * len(batch), 0.0)
             for item in batch:
-                _settle(item, lost)
+                settle(item.done, lost)
             return
         report = done.result()
         compute_s = report.finished - report.started
@@ -170,7 +171,7 @@ class ServedBackbone:
         if self.totals.failed == failed:
             self.batcher.queue.budget.add(sum(item.cost for item in batch), compute_s)
         for item, outcome in zip(batch, outcomes, strict=True):
-            _settle(item, outcome)
+            settle(item.done, outcome)
         for listener in self.on_batch:
             listener(batch, outcomes, compute_s)
 
@@ -180,20 +181,6 @@ class ServedBackbone:
             self.abort(UnavailableError("the replicas were lost and could not be replaced: try another server"))
             self.on_lost()
 
-    async def _replace(self, index: int) -> BatchRunner:
-        replica = self._replica(index)
-        await replica.start()
-        return replica
-
 
 def _in_thread(factory: Callable[[], Compute], name: str) -> BatchRunner:
     return Replica(factory, name=name)
-
-
-def _settle(item: Item, outcome: Outcome | Exception) -> None:
-    if item.done.done():
-        return
-    if isinstance(outcome, Outcome):
-        item.done.set_result(outcome)
-    else:
-        item.done.set_exception(outcome)

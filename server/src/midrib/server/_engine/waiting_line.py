@@ -7,8 +7,8 @@ from collections import OrderedDict
 from collections.abc import Hashable
 
 from midrib.server._engine.flows import ROOM, Flow
-from midrib.server._engine.item import Item
-from midrib.server._engine.item_queue import ItemQueue, fail
+from midrib.server._engine.item import Item, settle
+from midrib.server._engine.item_queue import ItemQueue
 
 
 class WaitingLine:
@@ -51,7 +51,6 @@ class WaitingLine:
         """Fail the items that wait, so that their callers continue."""
         for flow in self._flows.values():
             for admitted, item in flow.waiting.items():
-                fail(item, error)
-                if not admitted.done():
-                    admitted.set_result(None)
+                settle(item.done, error)
+                settle(admitted, None)
         self._flows.clear()

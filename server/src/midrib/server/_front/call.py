@@ -43,9 +43,6 @@ class CallStream(Protocol):
     async def write(self, message: Buffer) -> None:
         """Send a message; returns once flow control has let it go. Does nothing once the stream is closed."""
 
-    def begin(self) -> None:
-        """Send the headers of the answer now."""
-
     async def finish(self, trailers: bytes) -> None:
         """End the stream with trailers after all messages; returns once they are sent, or the stream is closed."""
 
@@ -72,7 +69,7 @@ class CallContext:
     """The context of a call, in place of `grpc.aio.ServicerContext`.
 
     parse: reads a message of the client.  serialize: writes a message of the server; None for bytes as they are.
-    refused: called with the reason if the call ends before, or without, an error of its handler.
+    refused: called with the reason if a limit or a rule of gRPC ends the call.
     """
 
     __slots__ = (
@@ -154,10 +151,6 @@ class CallContext:
         """Count a call that breaks a limit or a rule of gRPC, and end it. Always raises AbortError."""
         self._refused("LIMIT_EXCEEDED" if code is grpc.StatusCode.RESOURCE_EXHAUSTED else code.name)
         await self.abort(code, details, trailing_metadata)
-
-    async def send_initial_metadata(self, _metadata: Any) -> None:
-        """Send the headers of the answer now, without metadata of the server."""
-        self._stream.begin()
 
     def set_code(self, code: grpc.StatusCode) -> None:
         """Set the code of the status that ends the call."""

@@ -32,7 +32,7 @@ class Calls:
     """Serves calls by the handlers of services.
 
     max_message_bytes: of an answer.  interceptors: the outermost first.
-    refused: called with the reason of each call that ends without an error of its handler.
+    refused: called with the reason of each call that a limit or a rule of gRPC ends.
     """
 
     def __init__(

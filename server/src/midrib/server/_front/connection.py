@@ -131,23 +131,20 @@ class Http2Connection(asyncio.Protocol):
         self._close_if_drained()
 
     def drain(self, reason: bytes) -> None:
-        """Ask the client to open another connection. Its calls end first, also those that cross the request."""
+        """Ask the client to open another connection. The calls of this one end first, also those on their way."""
         if self._is_draining or self._is_closing:
             return
         self._is_draining = True
-        self.session.send(go_away(LARGEST_STREAM_ID, ErrorCode.NO_ERROR, reason), frame(PING, 0, 0, bytes(8)))
+        self._sender.send(go_away(LARGEST_STREAM_ID, ErrorCode.NO_ERROR, reason), frame(PING, 0, 0, bytes(8)))
         self._later(_PONG_S, self._ponged)
 
     def close(self, code: ErrorCode, reason: bytes) -> None:
         """End the connection and its calls now."""
         if self._is_closing:
             return
-        self.session.send(go_away(self.session.last_id, code, reason))
-        self._sender.flush()
-        self._is_closing = True
-        self._transport.close()
+        self._sender.send(go_away(self.session.last_id, code, reason))
+        self._close_transport()
         self.session.lost()
-        self._later(_LAST_BYTES_S, self._transport.abort)
 
     def abort(self) -> None:
         """Close the connection without its last bytes."""
@@ -237,15 +234,18 @@ class Http2Connection(asyncio.Protocol):
         """Refuse further streams: the client has read GOAWAY before it answered the ping."""
         if self._is_draining and not self._is_closing and not self.session.refuses_streams:
             self.session.refuses_streams = True
-            self.session.send(go_away(self.session.last_id, ErrorCode.NO_ERROR, b""))
+            self._sender.send(go_away(self.session.last_id, ErrorCode.NO_ERROR, b""))
             self._close_if_drained()
 
     def _close_if_drained(self) -> None:
         if self.session.refuses_streams and not self.session.active and not self._is_closing:
-            self._sender.flush()
-            self._is_closing = True
-            self._transport.close()
-            self._later(_LAST_BYTES_S, self._transport.abort)
+            self._close_transport()
+
+    def _close_transport(self) -> None:
+        self._sender.flush()
+        self._is_closing = True
+        self._transport.close()
+        self._later(_LAST_BYTES_S, self._transport.abort)
 
 
 def _set_options(connection: socket.socket | None) -> None:

@@ -15,7 +15,7 @@ from midrib.server._front.frames import ErrorCode, Http2Error
 # Frames without content (settings, pings, empty DATA) that a client may send, beyond a few for each message.
 _MAX_IDLE_FRAMES = 2000
 _FRAMES_PER_MESSAGE = 32
-# A client may cancel many calls at once, but not for long more calls than the server answers.
+# A client may cancel many calls at once, but in the long run not more calls than the server answers.
 _MIN_RESETS = 2000
 _MAX_PING_STRIKES = 2
 # The frames of all connections may take this long in one iteration of the event loop. A call that they start runs in
@@ -30,10 +30,9 @@ class FrontLimits:
 
     max_message_bytes: of a message, unpacked, in either direction.  max_metadata_bytes: of the headers of one call.
     max_streams: concurrent calls.  idle_s: seconds without a call after which the connection is closed.
-    age_s: seconds after which the client is asked to open another connection; its calls then have `age_grace_s`.
-    None: never.
-    min_ping_interval_s: seconds between two pings.
-    small_methods_bytes: of a message to any method except `data_methods`; None: they have no other limit.
+    age_s: seconds after which the client is asked to open another connection; None: never.
+    age_grace_s: seconds that its calls then have.  min_ping_interval_s: seconds between two pings.
+    small_methods_bytes: of a message to any method except `data_methods`; None: as for those.
     """
 
     max_message_bytes: int

@@ -75,7 +75,7 @@ class LargeBuffer:
 class Assembler:
     """The messages of one stream, from the bytes of its DATA frames.
 
-    A large message is assembled in memory of its size, once it has more bytes than a stream can send that is not read.
+    A large message is assembled in memory of its size once more of it has arrived than an unread stream can send.
     Other unread bytes are kept in one buffer.
 
     encoding: the compression of messages that are marked as compressed.
@@ -142,13 +142,13 @@ class Assembler:
 
     @property
     def is_packed(self) -> bool:
-        """Whether the next message, of which nothing is missing, is compressed."""
+        """Whether the next message, which must be complete, is compressed."""
         if self._large is not None:
             return self._is_large_packed
         return self._ready is None and bool(self._buffer[0])
 
     async def take(self) -> Buffer:
-        """Return the next message, of which nothing is missing. Raises MessageError if it is refused, or cleared."""
+        """Return the next message, which must be complete. Raises MessageError if it is refused, or cleared."""
         if self.missing:
             raise MessageError(grpc.StatusCode.CANCELLED, "the stream has ended")
         is_packed = self.is_packed
@@ -160,7 +160,7 @@ class Assembler:
         return await asyncio.to_thread(self._unpacked, message)
 
     def take_as_sent(self) -> Buffer:
-        """Return the next message, of which nothing is missing, without unpacking it.
+        """Return the next message, which must be complete, without unpacking it.
 
         Raises MessageError if it is too long.
         """

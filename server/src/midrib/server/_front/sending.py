@@ -14,11 +14,10 @@ from midrib.server._front.frames import (
     Http2Error,
     data_frames,
 )
-from midrib.server._front.stream import Http2Stream
 
 # DATA waits while the transport holds this many bytes that the client's machine has not taken.
 TRANSPORT_BYTES = 256 * 1024
-# Frames without content, such as answers to pings, that may wait meanwhile. A client that causes more reads nothing.
+# The frames without content, such as answers to pings, that may also wait. A client that causes more reads nothing.
 _MAX_WAITING_FRAMES = 10_000
 # The bytes that a stream sends before the next waiting stream sends.
 _SHARE_BYTES = 64 * 1024
@@ -40,6 +39,23 @@ class Transport(Protocol):
         """Close the connection without its last bytes."""
 
 
+class SendingStream(Protocol):
+    """The part of a stream that sends.
+
+    send_window: the bytes that it may still send.  pending: those that wait for flow control; None if there are none.
+    """
+
+    id: int
+    send_window: int
+    pending: memoryview | None
+
+    def next_part(self) -> memoryview | None:
+        """Return the bytes that follow the pending ones of the same message; None if there are none."""
+
+    def sent(self, rest: memoryview | None) -> None:
+        """Note the bytes that are still pending; None if all are sent."""
+
+
 class Sender:
     """Sends frames, and holds DATA back. All parts of one iteration of the event loop are written together.
 
@@ -59,7 +75,7 @@ class Sender:
         self._data_bytes = 0  # of the parts
         self._is_scheduled = False
         self._may_pump = self._pumps_later = False
-        self._waiting: dict[Http2Stream, None] = {}
+        self._waiting: dict[SendingStream, None] = {}
         self._waiting_frames = 0
         self._paused_calls: list[asyncio.Future[None]] = []
 
@@ -69,10 +85,6 @@ class Sender:
             call: asyncio.Future[None] = self._loop.create_future()
             self._paused_calls.append(call)
             await call
-
-    def has_room(self) -> bool:
-        """Return whether the transport is not full."""
-        return not self.is_paused
 
     def resume(self) -> None:
         """Send the waiting DATA: the transport has room again."""
@@ -107,7 +119,7 @@ class Sender:
         if self._waiting_frames > _MAX_WAITING_FRAMES:
             raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, "answers_not_read")
 
-    def send_at_once(self, stream: Http2Stream, size: int) -> bool:
+    def send_at_once(self, stream: SendingStream, size: int) -> bool:
         """Reserve `size` bytes of both windows if the DATA can be sent now; return whether it can."""
         if self.is_paused or self._waiting or self._data_bytes > TRANSPORT_BYTES:
             return False
@@ -118,7 +130,7 @@ class Sender:
         stream.send_window -= size
         return True
 
-    def send_later(self, stream: Http2Stream) -> None:
+    def send_later(self, stream: SendingStream) -> None:
         """Send the pending bytes of a stream as flow control allows."""
         self._waiting[stream] = None
         self.pump()
@@ -175,7 +187,7 @@ class Sender:
         if not self.is_paused:
             self.pump()
 
-    def _send_part(self, stream: Http2Stream) -> bool:
+    def _send_part(self, stream: SendingStream) -> bool:
         """Send a part of a stream's pending bytes; return whether there was anything to send."""
         pending = stream.pending
         if pending is None:
@@ -194,6 +206,6 @@ class Sender:
         stream.sent(rest)
         return True
 
-    def forget(self, stream: Http2Stream) -> None:
+    def forget(self, stream: SendingStream) -> None:
         """Send nothing more of a stream."""
         self._waiting.pop(stream, None)

@@ -20,7 +20,8 @@ _LAST_S = 0.5
 class FrontServer:
     """The server. Its methods are those of `grpc.aio.Server` that Midrib's server calls.
 
-    interceptors: the outermost first.  refused: called with the reason of each call that no handler has answered.
+    interceptors: the outermost first.
+    refused: called with the reason of each call that a limit or a rule of gRPC ends.
     """
 
     def __init__(

@@ -21,14 +21,14 @@ from midrib.server._front.limits import AbuseCounter, FrontLimits
 from midrib.server._front.sending import Sender
 from midrib.server._front.stream import Http2Stream
 
-# Of the whole connection. It is given back as bytes arrive: the window of each stream bounds the bytes that it keeps.
+# The window of a connection grows again as bytes arrive: the windows of its streams limit the bytes that are kept.
 _CONNECTION_WINDOW = 2**24
 _MAX_FRAME = 64 * 1024
 # Headers up to this multiple of their limit are read, so that their call alone is refused.
 _BLOCK_FACTOR = 4
 # A frame of DATA with fewer bytes beside its padding counts as one without content.
 _USUAL_DATA_BYTES = 64
-# Such a part of headers that are not in the decoder's cache counts as a frame without content.
+# Each part of this size of headers that are not in the decoder's cache counts as a frame without content.
 _UNCACHED_BYTES = 256
 
 
@@ -65,12 +65,6 @@ class Http2Session:
         self._control = Control(sender, abuse, self.streams, open_stream=self._open_stream, ponged=ponged)
         self._header_block: _HeaderBlock | None = None
         self._handlers = self._frame_handlers()
-        self.send = sender.send
-        self.send_at_once = sender.send_at_once
-        self.send_later = sender.send_later
-        self.writable = sender.writable
-        self.has_room = sender.has_room
-        self.abort = sender.abort
         self.progress = abuse.progress
 
     def _frame_handlers(self) -> tuple[Callable[[int, int, bytes], None], ...]:
@@ -90,7 +84,7 @@ class Http2Session:
 
     def greet(self) -> None:
         """Send the server's settings."""
-        self.send(
+        self._sender.send(
             frames.settings_frame(
                 {
                     Setting.MAX_CONCURRENT_STREAMS: self._limits.max_streams,
@@ -137,7 +131,7 @@ class Http2Session:
     def _fail(self, stream_id: int, fault: StreamError) -> None:
         self._abuse.idle_frame()
         self._sender.check_read()
-        self.send(reset(stream_id, fault.code))
+        self._sender.send(reset(stream_id, fault.code))
         if (stream := self.streams.get(stream_id)) is not None:
             self._drop(stream)
 
@@ -163,7 +157,7 @@ class Http2Session:
                 ErrorCode.FLOW_CONTROL_ERROR, f"{-self._window} bytes more than the window of the connection"
             )
         if self._window < _CONNECTION_WINDOW // 2:
-            self.send(window_update(0, _CONNECTION_WINDOW - self._window))
+            self._sender.send(window_update(0, _CONNECTION_WINDOW - self._window))
             self._window = _CONNECTION_WINDOW
         content = without_padding(flags, payload)
         if len(content) < _USUAL_DATA_BYTES and not flags & frames.END_STREAM:
@@ -218,7 +212,9 @@ class Http2Session:
         if self.active >= self._limits.max_streams:
             raise StreamError(ErrorCode.ENHANCE_YOUR_CALM, "more streams than the settings allow")
         self._sender.check_read()  # a call whose deadline passes is answered although the transport is full
-        stream = Http2Stream(stream_id, head, self, max_message_bytes=self._limits.message_bytes(head.path))
+        stream = Http2Stream(
+            stream_id, head, self._sender, self, max_message_bytes=self._limits.message_bytes(head.path)
+        )
         stream.send_window = self._control.client_stream_window
         self.streams[stream_id] = stream
         if ends_stream:

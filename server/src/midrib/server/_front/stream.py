@@ -19,6 +19,7 @@ from midrib.server._front.frames import (
 )
 from midrib.server._front.headers import RequestHead, only_trailers, response_head
 from midrib.server._front.messages import PREFIX_BYTES, Assembler, prefixed
+from midrib.server._front.sending import Sender
 from midrib.server._large import Buffer
 
 # The bytes that a stream of messages may send while it is not being read. A unary call sends only its message.
@@ -28,25 +29,7 @@ _JOINED_BYTES = 2**14
 
 
 class StreamParent(Protocol):
-    """The part of a connection that its streams use."""
-
-    def send(self, *parts: bytes | memoryview) -> None:
-        """Send frames that are not subject to flow control."""
-
-    def send_at_once(self, stream: Http2Stream, size: int) -> bool:
-        """Reserve `size` bytes of both windows if the DATA can be sent now; return whether it can."""
-
-    def send_later(self, stream: Http2Stream) -> None:
-        """Send the pending bytes of a stream as flow control allows; `sent` is called after each part."""
-
-    async def writable(self) -> None:
-        """Return once the transport has room."""
-
-    def has_room(self) -> bool:
-        """Return whether the transport has room."""
-
-    def abort(self) -> None:
-        """Close the connection without its last bytes."""
+    """The part of a connection that its streams report to."""
 
     def progress(self) -> None:
         """Note that a message has been received or is being sent."""
@@ -68,9 +51,10 @@ class Http2Stream:
         "_ahead_bytes",
         "_began",
         "_forward",
-        "_owner",
+        "_parent",
         "_reader",
         "_rest",
+        "_sender",
         "_writers",
         "assembler",
         "client_ended",
@@ -83,7 +67,9 @@ class Http2Stream:
         "send_window",
     )
 
-    def __init__(self, stream_id: int, head: RequestHead, owner: StreamParent, *, max_message_bytes: int) -> None:
+    def __init__(
+        self, stream_id: int, head: RequestHead, sender: Sender, parent: StreamParent, *, max_message_bytes: int
+    ) -> None:
         self.id = stream_id
         self.head = head
         self.is_closed = False
@@ -91,7 +77,8 @@ class Http2Stream:
         self.receive_window = DEFAULT_WINDOW
         self.send_window = DEFAULT_WINDOW
         self.pending: memoryview | None = None
-        self._owner = owner
+        self._sender = sender
+        self._parent = parent
         self.assembler = Assembler(head.encoding, max_message_bytes)
         self._ahead_bytes = DEFAULT_WINDOW
         self.client_ended = False
@@ -184,7 +171,7 @@ class Http2Stream:
 
     def progress(self) -> None:
         """Note that a message has been received."""
-        self._owner.progress()
+        self._parent.progress()
 
     def _wake(self) -> None:
         if self._reader is not None and not self._reader.done():
@@ -195,7 +182,7 @@ class Http2Stream:
         needed = self.assembler.missing
         target = min(needed + self._ahead_bytes, LARGEST_WINDOW)
         if self.receive_window < max(needed, target // 2):
-            self._owner.send(window_update(self.id, target - self.receive_window))
+            self._sender.send(window_update(self.id, target - self.receive_window))
             self.receive_window = target
 
     # To the client
@@ -206,19 +193,19 @@ class Http2Stream:
             await self.drained()
         if self.is_closed or self.write_at_once(message):
             return
-        self._owner.send(*self._beginning())
+        self._sender.send(*self._beginning())
         self._rest = memoryview(message)[_JOINED_BYTES:]
         self.pending = memoryview(b"".join((prefixed(message), message[:_JOINED_BYTES])))
-        self._owner.send_later(self)
+        self._sender.send_later(self)
         await self.drained()
 
     def write_at_once(self, message: Buffer) -> bool:
         """Send a message if flow control lets it go now, and no other waits; return whether it is sent."""
-        self._owner.progress()
+        self._parent.progress()
         size = PREFIX_BYTES + len(message)
-        if self.pending is not None or not self._owner.send_at_once(self, size):
+        if self.pending is not None or not self._sender.send_at_once(self, size):
             return False
-        self._owner.send(*self._beginning(), frame_head(size, DATA, 0, self.id), prefixed(message), message)
+        self._sender.send(*self._beginning(), frame_head(size, DATA, 0, self.id), prefixed(message), message)
         return True
 
     async def drained(self) -> None:
@@ -232,7 +219,7 @@ class Http2Stream:
         """Return once all messages are sent and the transport has room for a status, or the stream is closed."""
         await self.drained()
         if not self.is_closed:
-            await self._owner.writable()
+            await self._sender.writable()
 
     async def finish(self, trailers: bytes) -> None:
         """End the stream with trailers after all messages; returns once they are sent, or the stream is closed."""
@@ -241,11 +228,11 @@ class Http2Stream:
 
     def can_end(self) -> bool:
         """Return whether all messages are sent and the transport has room for a status."""
-        return self.pending is None and self._owner.has_room()
+        return self.pending is None and not self._sender.is_paused
 
     def close_connection(self) -> None:
         """Close the connection of the stream without its last bytes."""
-        self._owner.abort()
+        self._sender.abort()
 
     def sent(self, rest: memoryview | None) -> None:
         """Note the bytes that are still pending; None if all are sent."""
@@ -264,11 +251,6 @@ class Http2Stream:
                 writer.set_result(None)
         self._writers.clear()
 
-    def begin(self) -> None:
-        """Send the headers of the answer now."""
-        if not self.is_closed:
-            self._owner.send(*self._beginning())
-
     def _beginning(self) -> tuple[bytes, ...]:
         if self._began:
             return ()
@@ -281,7 +263,7 @@ class Http2Stream:
             return
         self._close()
         block = trailers if self._began else only_trailers(self.head.http_status, trailers)
-        self._owner.send(header_frames(self.id, block, ends_stream=True))
+        self._sender.send(header_frames(self.id, block, ends_stream=True))
         if not self.client_ended:
-            self._owner.send(reset(self.id, ErrorCode.NO_ERROR))
-        self._owner.ended(self)
+            self._sender.send(reset(self.id, ErrorCode.NO_ERROR))
+        self._parent.ended(self)

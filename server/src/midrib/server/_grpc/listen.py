@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import grpc
 from prometheus_client.registry import Collector
@@ -34,19 +33,6 @@ _MAX_SMALL_REQUEST_BYTES = 64 * 1024
 # Calls that wait for the event loop to accept them. gRPC cancels the calls beyond it, 1,000 by default, without a
 # status that a client may retry. Each keeps its headers, up to 90 kB of memory, also once its client has left.
 _MAX_PENDING_CALLS = 8192
-
-
-class GrpcServer(Protocol):
-    """The part of `grpc.aio.Server` that is used here. Every front has it, so that no service knows its front."""
-
-    def add_generic_rpc_handlers(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
-        """Serve the methods of these services."""
-
-    async def start(self) -> None:
-        """Accept connections."""
-
-    async def stop(self, grace: float) -> object:
-        """Accept no new calls, and end those that run after `grace` seconds."""
 
 
 AnyServer: TypeAlias = grpc.aio.Server | FrontServer | FrontProcesses

@@ -31,8 +31,8 @@ _exit = os._exit
 def main(arguments: dict[str, Any]) -> None:
     """Run a worker until the server's process closes the channel, or dies.
 
-    arguments: those of `Program.arguments`, and `parent`: the process with whose end the system kills this one. It is
-    absent if another process has forked this one: that process kills it then.
+    arguments: those of `Program.arguments`, and `parent`: the process whose end makes the system kill this one. It is
+    absent if another process has forked this one, and kills it.
     """
     try:
         _run(arguments)

@@ -13,6 +13,7 @@ from functools import partial
 
 from midrib.server._compute.joining import split_rows
 from midrib.server._engine.compute import WorkerPlan
+from midrib.server._engine.item import settle
 from midrib.server._errors import ordinary_error
 from midrib.server._shared_memory.memory import client_memory
 from midrib.server._worker.messages import PLAN, decode_plan
@@ -22,19 +23,18 @@ from midrib.server._worker.staging import BatchTransfer, StagedPlace
 from midrib.server._worker.work import ConnectionListener, Part
 from midrib.wire import Array
 
-# Bytes of a batch. The event loop copies a smaller one itself, which takes less than a millisecond; a larger one would
-# hold up other calls.
-_LARGE = 1 << 22
-# Bytes of rows. More are sent from the shared buffer, without a copy.
-_LENT = 1 << 16
+# The event loop copies a smaller batch itself, in less than a millisecond; a larger one would delay other calls.
+_LARGE_BATCH_BYTES = 1 << 22
+# Rows of this number of bytes or more are sent from the shared buffer, without a copy.
+_LENT_BYTES = 1 << 16
 _MAX_LOOK_S = 1.0
 _STAGING = ThreadPoolExecutor(2, thread_name_prefix="staging")
 _NUMBERS = itertools.count()
 
 
 @dataclass(frozen=True)
-class Limits:
-    """depth: batches that the worker has use for at a time.  max_batch_s: the most seconds that one may compute."""
+class WorkerLimits:
+    """depth: the most batches that the worker has at a time.  max_batch_s: the most seconds that one may compute."""
 
     depth: int
     max_batch_s: float
@@ -60,7 +60,7 @@ class WorkerConnection:
         worker: WorkerProcess,
         transfer: BatchTransfer,
         free: list[int],
-        limits: Limits,
+        limits: WorkerLimits,
         listener: ConnectionListener,
     ) -> None:
         self.worker = worker
@@ -98,7 +98,7 @@ class WorkerConnection:
         if memory is not None and self._memories.map(memory):
             self._write(part, buffer, lambda: self._transfer.in_place(buffer, memory, items[0]))
             return
-        if sum(array.nbytes for arrays in items for array in arrays) < _LARGE:
+        if sum(array.nbytes for arrays in items for array in arrays) < _LARGE_BATCH_BYTES:
             self._write(part, buffer, lambda: self._transfer.write(buffer, items))
             return
         written = self._loop.run_in_executor(_STAGING, self._transfer.write, buffer, items)
@@ -129,7 +129,7 @@ class WorkerConnection:
         self._memories.close()
         self._loop.remove_reader(self._fileno)
         self._timer.cancel()
-        self._settle_plan(None)
+        settle(self._plan_change, None)
         flights = list(self._flights.values())
         self._flights.clear()
         self._free += [flight.staged.buffer_index for flight in flights]
@@ -204,13 +204,9 @@ class WorkerConnection:
 
     def _on_plan(self, reply: bytes) -> None:
         try:
-            self._settle_plan(decode_plan(reply))
+            settle(self._plan_change, decode_plan(reply))
         except ValueError:
             self._end("sent a damaged message")
-
-    def _settle_plan(self, plan: WorkerPlan | None) -> None:
-        if not self._plan_change.done():
-            self._plan_change.set_result(plan)
 
     def _rows(self, flight: _Flight, reply: bytes) -> list[Array]:
         """Return the rows of each item, which the next batch does not overwrite; free the buffer.
@@ -225,7 +221,7 @@ class WorkerConnection:
             self._free.append(staged.buffer_index)
             return [rows]
         rows = staged.rows(reply)
-        if rows.nbytes >= _LENT and len(self._free) + self.load >= self._limits.depth:
+        if rows.nbytes >= _LENT_BYTES and len(self._free) + self.load >= self._limits.depth:
             lent = lend(rows, partial(self._free.append, staged.buffer_index))
             return split_rows(lent, [len(arrays[0]) for arrays in items])
         copies = self._transfer.read(staged, reply, items)

@@ -31,7 +31,7 @@ _MAX_DIMENSIONS = 32
 class Prepared:
     """The properties of a worker that is ready for batches.
 
-    depth: batches that it has use for at a time.  dtypes: of the arrays of an item, staged.
+    depth: the batches that it should have at a time.  dtypes: of the arrays of an item, staged.
     width: of a row of the result.  batch_s: seconds that the largest batch may take, as estimated.
     plan: the compute plan; None on a GPU.
     """
@@ -58,7 +58,7 @@ class Region:
 
     @classmethod
     def decode(cls, message: bytes, at: int = 0) -> tuple[Region, int]:
-        """Read the fields at an offset of a message; return them, and the offset of the byte behind them.
+        """Read the fields at an offset of a message; return them, and the offset of the byte after them.
 
         Raises ValueError for anything else.
         """

@@ -16,10 +16,10 @@ _CHUNK = 1 << 16
 _TAIL_BYTES = 4096
 _MAX_LINES = 20
 _MAX_LINE_CHARS = 2000
-# In this time at most _MAX_LINES are logged; the others are counted.
+# At most _MAX_LINES are logged in this time; the others are counted.
 _LOG_EVERY_S = 0.05
-# A worker that prints without end is held back by its full pipe: nothing is read for this time after a large chunk. A
-# module may so print 1.3 MB a second before it has to wait, and its lines do not delay the event loop.
+# Nothing is read for this time after a large chunk, so that a full pipe slows down a worker that prints without end. A
+# module may print 1.3 MB a second before it has to wait, and its lines do not delay the event loop.
 _PAUSE_S = 0.05
 _LARGE_CHUNK = 1 << 13
 

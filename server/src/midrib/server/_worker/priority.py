@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-# A load that other work delays for this time continues at normal priority.
+# A load that is not finished after this time continues at normal priority.
 MAX_LOW_S = 1.0
 # A thread may start another one while the list of threads is read.
 _MAX_PASSES = 5

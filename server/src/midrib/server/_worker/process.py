@@ -23,7 +23,7 @@ from midrib.server._worker.output import WorkerOutput
 from midrib.server._worker.shared_buffer import SharedBuffer
 from midrib.wire import InternalError
 
-# How often a wait looks whether the process still runs: its end of the channel may be open in a process it forked.
+# How often a wait checks whether the process still runs: its end of the channel may be open in a process it forked.
 _LOOK_S = 1.0
 # The memories that a worker is asked to unmap before it replies. A channel holds fewer than 300 messages, and a batch
 # that cannot be sent because it is full would look like the end of the worker.

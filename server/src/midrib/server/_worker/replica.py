@@ -19,7 +19,7 @@ from typing import Any
 
 from midrib.server._engine.compute import Arrays, BatchReport, WorkerPlan
 from midrib.server._foreign import in_thread
-from midrib.server._worker.connection import Limits, WorkerConnection
+from midrib.server._worker.connection import WorkerConnection, WorkerLimits
 from midrib.server._worker.messages import Prepared
 from midrib.server._worker.process import BatchTooLongError, WorkerDiedError, WorkerProcess
 from midrib.server._worker.staging import BatchTransfer
@@ -173,7 +173,7 @@ class WorkerReplica:
 
     def _connect(self, ready: ReadyWorker, worker: WorkerProcess) -> None:
         transfer = BatchTransfer(ready.supervisor.buffers, ready.prepared)
-        limits = Limits(self.depth, ready.max_batch_s)
+        limits = WorkerLimits(self.depth, ready.max_batch_s)
         self._connection = WorkerConnection(worker, transfer, self._free, limits, self)
         self._send_waiting()
 

@@ -20,9 +20,9 @@ from midrib.server._worker.token_bucket import TokenBucket
 
 logger = logging.getLogger(__name__)
 
-# The most batches that a worker has use for: one is copied in, one computes, one is copied out.
+# The most batches that a worker has at a time: one is copied in, one computes, one is copied out.
 _MAX_DEPTH = 3
-# Buffers whose rows are being sent, while the worker has all the batches that it has use for.
+# Further buffers, whose rows are being sent while the worker has that number of batches.
 _SPARE_BUFFERS = 2
 # Seconds before each attempt to replace a dead worker.
 _BACK_OFF_S = (0.0, 0.5, 2.0)
@@ -61,26 +61,22 @@ class WorkerState:
 class SharedPlan:
     """The compute plan of a device's replicas: the first one measures it, alone, and the others get it.
 
-    restarts: how many workers of the device were replaced.
+    worker_plan: None until it is measured.  restarts: how many workers of the device were replaced.
     """
 
     def __init__(self) -> None:
-        self.plan: WorkerPlan | None = None
+        self.worker_plan: WorkerPlan | None = None
         self.restarts = 0
         self._measuring = threading.Lock()
-
-    @property
-    def worker_plan(self) -> WorkerPlan | None:
-        """The plan; None until it is measured."""
-        return self.plan
 
     def prepare(self, worker: WorkerProcess) -> Prepared:
         """Prepare a worker; one at a time, because a second one beside it would spoil the measurement."""
         with self._measuring:
-            if self.plan is None:
+            plan = self.worker_plan
+            if plan is None:
                 raise_priority(worker.pid)
-            prepared: Prepared = worker.call(None if self.plan is None else self.plan.fields)
-            self.plan = self.plan or prepared.plan
+            prepared: Prepared = worker.call(None if plan is None else plan.fields)
+            self.worker_plan = plan or prepared.plan
         return prepared
 
 

@@ -1,4 +1,4 @@
-"""A limit on how often something happens: some times at once, then at a fixed rate."""
+"""A limit on how often something happens: a number of times at once, then at a fixed rate."""
 
 from __future__ import annotations
 

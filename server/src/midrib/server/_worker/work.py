@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from midrib.server._engine.compute import Arrays, BatchReport
+from midrib.server._engine.item import settle
 from midrib.server._worker.process import WorkerDiedError
 from midrib.wire import Array
 
@@ -54,8 +55,7 @@ class Batch:
 
     def fail(self, error: Exception) -> None:
         """Report that the batch was not computed; later results are dropped."""
-        if not self.done.done():
-            self.done.set_exception(error)
+        settle(self.done, error)
 
 
 @dataclass(slots=True, eq=False)

@@ -1,4 +1,4 @@
-"""Which callers an ingress admits: those that the replicas behind it admit."""
+"""The callers that an ingress admits: the same as the replicas behind it."""
 
 from __future__ import annotations
 

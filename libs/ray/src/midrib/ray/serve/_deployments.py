@@ -14,9 +14,9 @@ from midrib.server import Settings
 
 # Serve counts a stream as one ongoing request. The limits of our server are lower and answer with a reason.
 _MAX_ONGOING_REQUESTS = 100_000
-# Of the replicas, rounded up: how many a change starts before it ends old ones.
+# The share of the replicas, rounded up, that a change starts before it ends old ones.
 _SURGE_PERCENT = 20
-# The longest life of a stream, in ages: the streams that were opened last end after the drain.
+# The longest life of a stream, as a multiple of `max_stream_age_s`, which varies by 20 % between streams.
 _LONGEST_AGE = 1.2
 
 
@@ -105,10 +105,10 @@ def _deployment(replica: type, *, settings: Settings, options: ServeOptions) -> 
 
 
 def _has_room(options: ServeOptions) -> bool:
-    """Return whether the cluster has room for one replica more.
+    """Return whether the cluster has room for one more replica.
 
-    Then a change starts a replica before it ends an old one, which stays if the new one does not load. Without room the
-    new replica would wait for ever.
+    With room, a change starts a replica before it ends an old one, which stays if the new one does not load. Without
+    room, the new replica would wait for ever.
     """
     import ray
 
@@ -120,7 +120,7 @@ def _has_room(options: ServeOptions) -> bool:
 
 
 def _longest_drain_s(settings: Settings, options: ServeOptions) -> float:
-    """Return the seconds that a replica which leaves may need for its streams."""
+    """Return the most seconds that a leaving replica needs to end its streams."""
     return options.drain_s + _LONGEST_AGE * (settings.max_stream_age_s or 0.0) + settings.drain_grace_s
 
 

@@ -56,7 +56,7 @@ def host_router(router: BackboneRouter) -> None:
 
 
 def hosted() -> HostedServices | BackboneRouter | None:
-    """Return what answers the calls of this process; None without a replica, such as in the proxy of Ray."""
+    """Return the services or the router of this process; None without a replica, such as in the proxy of Ray."""
     return _HOSTED[0] if _HOSTED else None
 
 

@@ -82,7 +82,7 @@ class BehindIngressReplica(BackboneReplica):
         return {"address": self._server.address}
 
     async def names(self) -> list[str]:
-        """Return the names by which requests ask for the backbones."""
+        """Return the names and aliases of the backbones."""
         return [*self._server.catalogue.entries, *self._server.catalogue.aliases]
 
 

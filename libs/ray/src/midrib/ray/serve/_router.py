@@ -17,7 +17,7 @@ from midrib.server._catalogue.names import not_served
 from midrib.server._grpc.errors import abort
 from midrib.wire import InvalidInputError, MidribError, UnavailableError
 
-# The answers of all deployments, one after the other, are one answer: each has a single repeated field.
+# The bytes of the answers of all deployments, joined, are one answer: its only field is a repeated one.
 _OF_ALL = frozenset({"ListBackbones", "RepositoryIndex"})
 # Calls about the service as a whole. Each deployment reports its state to Ray.
 _OF_INGRESS = {

@@ -38,9 +38,9 @@ def up(
     address: of the cluster to join, as for `ray.init`; by default this process starts a Ray on this machine.
     ray_options: of `ray.init`.
     Raises ValueError for settings that cannot hold on Ray, ConnectionError if no cluster can be joined at the address,
-    RuntimeError if the replicas cannot be started, for example because a port is in use, or because Ray Serve runs
-    already, with another port or without the variables of this function. Call it again with other settings to replace
-    the replicas one after the other.
+    RuntimeError if the replicas cannot be started, for example because a port is in use, or because Ray Serve already
+    runs with another port or without the variables of this function.
+    Call it again with other settings to replace the replicas one after the other.
     """
     options = options or ServeOptions()
     check_options(settings, options, backbone_options)

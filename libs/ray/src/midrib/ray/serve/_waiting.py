@@ -1,4 +1,4 @@
-"""A call that no replica can take: it shows Ray that a replica is due, also if there are none."""
+"""Calls that no replica can take: they make Ray start a replica, also if none runs."""
 
 from __future__ import annotations
 

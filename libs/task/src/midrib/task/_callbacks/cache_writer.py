@@ -14,7 +14,7 @@ from midrib.task._features.cache import FeatureCache
 class FeatureCacheWriter(Callback):
     """Writes a task's cache at the end of each epoch, and warns if the cache finds nothing.
 
-    It also tells the task when a stage begins and ends, so that weights are hashed once a stage and not at every batch.
+    It also calls the task when a stage begins and ends, so that weights are hashed once a stage and not at every batch.
     """
 
     def __init__(self, cache: FeatureCache) -> None:
@@ -53,9 +53,8 @@ class FeatureCacheWriter(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Write the features of the epoch; after the second, warn if the cache found none of its rows."""
         self._cache.flush()
-        trainer.strategy.barrier(
-            "feature cache"
-        )  # otherwise a faster rank computes the features that a slower one is about to write
+        # Otherwise a faster rank computes the features that a slower one is about to write.
+        trainer.strategy.barrier("feature cache")
         if trainer.current_epoch == 1 and not self._hits_of_epoch and not self._cache.full and self._cache.misses:
             warnings.warn(
                 f"the feature cache {self._cache.path} found none of epoch 1's rows: inputs that are augmented at "

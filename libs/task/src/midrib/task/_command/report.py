@@ -1,4 +1,4 @@
-"""How well a head does: accuracy, confusion between the classes, and the worst mistakes."""
+"""The evaluation of a head: accuracy, confusion between the classes, and the worst mistakes."""
 
 from __future__ import annotations
 

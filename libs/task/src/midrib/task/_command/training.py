@@ -80,7 +80,7 @@ def train(options: TrainingOptions) -> Report:
     """
     check_out(options.out)
     cli = TrainingCLI(options.arguments(), _defaults(options))
-    # A served backbone is connected to once: its kind of data is needed first.
+    # Opened before the data, because the data is read by its kind of input. The task uses the same connection.
     served = open_backbone(options.backbone, None, ClassificationTask.backbones) if _is_served(options) else None
     data = _data(options, _kind(options.backbone) if served is None else kind_of(served.input))
     seed_everything(options.seed, verbose=False)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from midrib.task._data.tables import Table
+from midrib.task._data.tables import Table, require_distinct
 from midrib.task._features.media import read_bytes
 
 _FILE_MARK = b"ARROW1"
@@ -60,16 +60,14 @@ def _require_pyarrow(path: Path) -> None:
 
 
 def _table(path: Path, table: Any) -> Table:
-    """Return the columns. Raises ValueError if two have one name."""
-    names = list(table.column_names)
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"{path} has several columns {', '.join(map(repr, twice))}: give each a name")
+    """Return the columns. Raises ValueError if two have the same name."""
+    require_distinct(path, table.column_names)
     places = [f"{path}[{row}]" for row in range(table.num_rows)]
     return Table(str(path), _ArrowColumns(path, table), places, path.parent)
 
 
 class _ArrowColumns(Mapping[str, Sequence[Any]]):
-    """The columns of an Arrow table by name: a column that is not used need not be readable."""
+    """The columns of an Arrow table by name, read on demand: damage in a column that is not used does no harm."""
 
     def __init__(self, path: Path, table: Any) -> None:
         self._path = path
@@ -106,7 +104,7 @@ class _ArrowColumns(Mapping[str, Sequence[Any]]):
 
 
 def _require_valid(column: Any) -> None:
-    """Raise ArrowInvalid for damaged offsets. Texts are looked at as bytes: UTF-8 has its own error."""
+    """Raise ArrowInvalid for damaged offsets. Texts are checked as bytes, because invalid UTF-8 has another error."""
     import pyarrow as pa
 
     texts = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()}

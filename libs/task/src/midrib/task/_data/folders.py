@@ -42,7 +42,7 @@ def list_files(folder: Path, suffixes: Collection[str]) -> Samples:
     try:
         paths = files_below(folder)
     except OSError as error:
-        raise ValueError(f"{error.filename} cannot be read ({error.strerror}): check your rights and links") from error
+        raise ValueError(f"{error.filename} cannot be read ({error.strerror}): check its permissions") from error
     chosen = [path for path in paths if path.suffix.lower() in suffixes]
     skipped = tuple(
         Skipped(str(path), f"it is a {path.suffix or 'file without a suffix'}, expected {_kinds(suffixes)}")

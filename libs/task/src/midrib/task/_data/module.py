@@ -16,16 +16,17 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm  # type: ignore[import-untyped] # it has no types
 
 from midrib.registry._place import caller_frame
+from midrib.registry._selection import natural
 from midrib.task._base import TaskBase
 from midrib.task._data.kinds import ROWS, Kind, kind_of
-from midrib.task._data.samples import Label, Samples, Skipped, natural
+from midrib.task._data.samples import Label, Samples, Skipped
 from midrib.task._data.splits import stratified_split
 from midrib.task._data.tables import DatasetValue
 from midrib.task._features.preparation import Preparation, Transform
 
 _SHOWN = 3
 _SLOW_S = 2.0
-# The options that are numbers: name, type, and the type in words. val_split may also be None, which is as 0.
+# The options that are numbers: name, type, and the type in words. A val_split of None counts as 0.
 _NUMBERS = (
     ("val_split", (Real, type(None)), "number between 0 and 1"),
     ("seed", (Integral,), "whole number"),
@@ -103,7 +104,7 @@ class DataModule(LightningDataModule):
         self.multi_label = any(isinstance(label, tuple) for part in self.stages.values() for label in part.labels)
         self._preparation: Callable[[Transform | None], Preparation] | None = None
         _report(self.skipped, sum(map(len, checked.values())))
-        # Only for the stages there are: Lightning calls each loader that it finds, and warns of an empty one.
+        # Only for stages with data: Lightning calls each loader that it finds, and warns of an empty one.
         for stage in self.stages:
             setattr(self, f"{stage}_dataloader", partial(self.loader, stage))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from midrib.registry._selection import natural
 from midrib.task._features.media import is_missing
 
 # A class name; several for multi-label data; None for rows to predict.
@@ -91,12 +91,6 @@ def _name(value: Any) -> str:
     return str(value).strip()
 
 
-def natural(name: str) -> tuple[list[Any], str]:
-    """Return a sort key that puts "class 2" before "class 10"."""
-    parts = re.split(r"(\d+)", name)
-    return [int(part) if odd % 2 else part.casefold() for odd, part in enumerate(parts)], name
-
-
 def labelled(sources: Sequence[Any], labels: Sequence[Any] | None, names: Sequence[str]) -> Samples:
     """Join sources with raw labels; rows without a label are left out.  labels: None for rows to predict.
 
@@ -112,16 +106,22 @@ def labelled(sources: Sequence[Any], labels: Sequence[Any] | None, names: Sequen
     labels = labels.tolist() if hasattr(labels, "tolist") else labels
     if len(labels) != len(sources):
         raise ValueError(f"got {len(sources)} rows and {len(labels)} labels, expected a label for each row")
-    reasons: dict[int, str] = {}
-    normal: list[Label] = []
-    for row, value in enumerate(labels):
-        try:
-            normal.append(label_of(value))
-        except ValueError as error:
-            reasons[row] = str(error)
-            normal.append(None)
+    normal, reasons = _normal(labels)
     if len({type(label) for label in normal if label is not None}) > 1:
         raise ValueError(
             f"some of {len(normal)} rows have one label and others a list of them: give every row a list, or none"
         )
     return Samples(sources, normal, names).without(reasons)
+
+
+def _normal(values: Sequence[Any]) -> tuple[list[Label], dict[int, str]]:
+    """Return the label of each row, None if it has none, and by the indices of those rows the reasons."""
+    labels: list[Label] = []
+    reasons: dict[int, str] = {}
+    for row, value in enumerate(values):
+        try:
+            labels.append(label_of(value))
+        except ValueError as error:
+            labels.append(None)
+            reasons[row] = str(error)
+    return labels, reasons

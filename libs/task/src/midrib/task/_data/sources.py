@@ -207,7 +207,7 @@ def _rows(kind: Kind, read: Callable[[Any], Table], columns: Columns, data: Any,
 
 
 def _sourced(kind: Kind, samples: Samples, folder: Path) -> Samples:
-    """Turn the values of a table into sources; rows of which that fails are left out."""
+    """Turn the values of a table into sources; rows for which this fails are left out."""
     sources: list[Any] = []
     reasons: dict[int, str] = {}
     for row, value in enumerate(samples.sources):

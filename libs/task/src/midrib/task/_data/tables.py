@@ -52,9 +52,14 @@ def read_csv(path: Path) -> Table:
     separator = "\t" if path.suffix.lower() == ".tsv" else max(_SEPARATORS, key=first.count)
     header, *rows = _csv_rows(path, text, separator) or [("", [""])]
     names = [name.strip() for name in header[1]]
+    require_distinct(path, names)
+    return _from_records(path, ((place, _record(names, row, separator)) for place, row in rows))
+
+
+def require_distinct(path: Path, names: Sequence[str]) -> None:
+    """Raise ValueError if two columns have the same name."""
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{path} has several columns {', '.join(map(repr, twice))}: give each a name")
-    return _from_records(path, ((place, _record(names, row, separator)) for place, row in rows))
 
 
 def _csv_rows(path: Path, text: str, separator: str) -> list[tuple[str, list[str]]]:
@@ -69,7 +74,7 @@ def _csv_rows(path: Path, text: str, separator: str) -> list[tuple[str, list[str
         except StopIteration:
             return rows
         except csv.Error as error:
-            # A quote is not closed either if the row continues over lines until the quote of another row.
+            # If the row continues over several lines, until the quote of another row, its quote is not closed either.
             if _OPEN_QUOTE in str(error) or len(row_lines) > 1:
                 raise ValueError(f"{path}:{number + 1} is not CSV ({error}): is a quote never closed?") from error
             row = next(csv.reader(row_lines, delimiter=separator))  # stray quotes, which other programs read too
@@ -184,7 +189,7 @@ class LazyColumn(Sequence[Any]):
         return len(self._dataset)
 
     def __getitem__(self, row: Any) -> Any:
-        """Return a row. Raises IndexError behind the last one."""
+        """Return a row. Raises IndexError after the last one."""
         if row >= len(self):
             raise IndexError(row)
         return DatasetValue(self._dataset, row, self._name)

@@ -155,7 +155,7 @@ def _from_recipe(recipe: BackboneRecipe, registry: AnyRegistry) -> OpenedBackbon
 
 
 class DeferredBackbone(nn.Module):
-    """A remote backbone out of a checkpoint: opened at its first use, so that loading needs no network."""
+    """A remote backbone from a checkpoint: opened at its first use, so that loading needs no network."""
 
     is_remote = True
 
@@ -233,7 +233,7 @@ def takes_pixels(module: nn.Module) -> bool:
 def in_floats(rows: Any, spec: InputSpec | None) -> Any:
     """Return pixels [batch, 3, height, width], uint8, normalised as an image backbone's input says.
 
-    All other inputs are unchanged, also integers of a backbone that does not declare that it takes images.
+    All other inputs are unchanged, also integers for a backbone that does not declare an image input.
     """
     if isinstance(spec, ImageInput) and isinstance(rows, Tensor) and rows.dtype == torch.uint8:
         return normalized(rows, spec)
@@ -255,7 +255,7 @@ def in_type_of(rows: Any, module: nn.Module) -> Any:
 
 
 def fingerprint(module: nn.Module) -> tuple[int, ...]:
-    """Return a checksum of every tensor of the module's state; about 1 ms a MB."""
+    """Return a checksum of every tensor of the module's state, which takes about 1 ms for each megabyte."""
     return tuple(map(_checksum, module.state_dict().values()))
 
 

@@ -48,21 +48,20 @@ def _digest(row: Tensor) -> bytes:
     return digest.digest()
 
 
-def _some(inputs: Inputs, rows: list[int]) -> Inputs:
+def _selected(inputs: Inputs, rows: list[int]) -> Inputs:
     return inputs[rows] if isinstance(inputs, Tensor) else [inputs[row] for row in rows]
 
 
 class FeatureCache:
     """A folder of features, keyed by the revision that made them and the digest of their input.
 
+    Correct only if equal inputs have equal features, as with a frozen backbone in eval mode. Inputs that are augmented
+    at random never repeat, and only fill the disk.
     path: the folder; processes may share it.  max_bytes: the limit of the folder; when it is reached, shards of other
     revisions are removed, oldest first, and after that nothing more is stored (evicting rows of this revision would
     remove those that the next epoch needs first).  shard_rows: rows in memory before they are written as one
     safetensors file.
-
-    Correct only if equal inputs have equal features, as with a frozen backbone in eval mode. Inputs that are augmented
-    at random never repeat, and only fill the disk.  hits, misses: the numbers of rows found and computed so far.
-    full: whether nothing more is stored.
+    hits, misses: the numbers of rows found and computed so far.  full: whether nothing more is stored.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, max_bytes: int = 4 << 30, shard_rows: int = 512) -> None:
@@ -93,7 +92,7 @@ class FeatureCache:
         features = store.find(digests)
         new = {digest: row for row, digest in enumerate(digests) if digest not in features}
         if new:
-            computed = compute(_some(inputs, list(new.values())))
+            computed = compute(_selected(inputs, list(new.values())))
             features.update(zip(new, computed.detach().cpu(), strict=True))
             store.add({digest: features[digest] for digest in new})
         self.hits += len(digests) - len(new)

@@ -21,7 +21,7 @@ _TORCH_ERRORS = (RuntimeError, IndexError, ValueError)
 def explained(spec: InputSpec | None, inputs: Any) -> Iterator[None]:
     """Raise ValueError in place of an error of torch for inputs, [rows, ...], of another shape or kind of numbers.
 
-    Inputs that the backbone computes are not checked: many networks take more shapes than they declare.
+    Inputs are not checked in advance, because many networks take more shapes than they declare.
     """
     try:
         yield
@@ -91,7 +91,7 @@ def _without_negative_strides(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any
 
 
 def _native(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Return an array [rows, ...] in a type that torch takes; types that it has no counterpart of are unchanged."""
+    """Return an array [rows, ...] in a type that torch takes; unchanged if torch has no such type."""
     if rows.dtype.name == "bfloat16":
         return rows.astype(np.float32)
     if rows.dtype == np.longdouble:

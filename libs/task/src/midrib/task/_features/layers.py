@@ -16,7 +16,7 @@ class _LayerReached(Exception):  # noqa: N818 (a signal, not an error)
 
 
 class UpTo(nn.Module):
-    """A module that returns the output of one of its layers and computes nothing behind it.
+    """A module that returns the output of one of its layers and computes nothing after it.
 
     Returns [batch, width]: outputs [batch, tokens, width] are averaged over the tokens, feature maps
     [batch, channels, height, width] over the positions.  If a layer is called several times, the first call counts.
@@ -36,7 +36,7 @@ class UpTo(nn.Module):
         except _LayerReached as reached:
             output = reached.output
         else:
-            raise RuntimeError(f"layer {self._layer!r} was not called for an input, so it has no output: name another")
+            raise RuntimeError(f"the forward pass did not call layer {self._layer!r}: choose another layer")
         finally:
             hook.remove()
         return _pooled(output[0] if isinstance(output, tuple) else output)

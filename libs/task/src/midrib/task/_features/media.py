@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-# By length: the mark of UTF-32 begins with that of UTF-16.
+# The longest first, because the mark of UTF-32 begins with that of UTF-16.
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -23,7 +23,7 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
     (codecs.BOM_UTF8, "utf-8-sig"),
 )
-# The files' first bytes: of gzip, xz, zstandard, 7-Zip and zip.
+# The first bytes of files by gzip, xz, zstandard, 7-Zip and zip.
 _COMPRESSED = (b"\x1f\x8b", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf", b"PK\x03\x04")
 _BZIP2 = re.compile(rb"BZh[1-9]1AY&SY")
 _COMPRESSED_SUFFIXES = frozenset({".gz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".lz4"})
@@ -111,6 +111,7 @@ def refuse_compressed(path: Path) -> None:
 
 
 def _unmarked(data: bytes) -> str:
+    """Return the encoding of text without a mark: in UTF-16, every other byte of most texts is zero."""
     even, odd = data[0::2].count(0), data[1::2].count(0)
     if max(even, odd) <= len(data) // 8 or min(even, odd) > max(even, odd) // 8:
         return "utf-8"

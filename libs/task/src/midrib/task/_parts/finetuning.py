@@ -43,7 +43,7 @@ def freeze_unfreeze(epoch: int, unfreeze_epoch: int) -> int:
 
 @FINETUNING_STRATEGIES(name="unfreeze_milestones")
 def unfreeze_milestones(epoch: int, milestones: tuple[tuple[int, int], int]) -> int:
-    """Train the head alone; from the first epoch on the last n layers too; from the second everything.
+    """Train the head alone; from epoch `first` on also the last n layers; from epoch `second` on everything.
 
     milestones: ((first, second), n).
     Raises ValueError for other milestones.
@@ -133,7 +133,7 @@ class LayerFreezer:
 
 
 def _trains(layer: nn.Module) -> bool:
-    """Return whether somebody else, such as a callback of Lightning's, has unfrozen a layer."""
+    """Return whether other code, such as a callback of Lightning's, has unfrozen a layer."""
     return any(parameter.requires_grad for parameter in layer.parameters(recurse=False))
 
 

@@ -65,7 +65,7 @@ class _Counted(nn.Module):
 class StageMetrics(nn.Module):
     """The mean of every loss and a copy of every metric, for each stage and each of its loaders.
 
-    So a stage does not count the rows of another stage, nor a validation set those of another set.
+    So no stage counts the rows of another one, and no validation set those of another set.
     """
 
     def __init__(self, metrics: MetricsLike) -> None:

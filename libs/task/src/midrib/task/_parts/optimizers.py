@@ -26,10 +26,10 @@ for _name in torch.optim.__all__:
 def parameter_groups(
     head: Iterable[nn.Parameter], backbone: Iterable[nn.Parameter], backbone_learning_rate: float | None
 ) -> list[dict[str, Any]]:
-    """Return one group, or two if the backbone has its own learning rate.
+    """Return one group, or two if the backbone has another learning rate.
 
-    The backbone's parameters are included from the start, frozen or not: an optimizer skips parameters without a
-    gradient, and so unfreezing does not change the groups that a scheduler or a checkpoint refers to.
+    The backbone's parameters are included from the start, also if they are frozen: an optimizer skips parameters
+    without a gradient, so unfreezing does not change the groups that a scheduler or a checkpoint refers to.
     """
     head_parameters, backbone_parameters = list(head), list(backbone)
     if backbone_learning_rate is None or not backbone_parameters:

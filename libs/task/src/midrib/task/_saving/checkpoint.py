@@ -29,7 +29,7 @@ from midrib.task._features.backbone import (
 KEY = "midrib"
 FORMAT = "0.1"
 _PREFIX = "backbone."
-# They say where a task runs, and are not part of it.
+# These arguments depend on the machine that a task runs on.
 _NEVER_KEPT = ("cache",)
 _SECRETS = ("token",)
 
@@ -105,9 +105,10 @@ def check(task: TaskBase, checkpoint: Mapping[str, Any]) -> None:
 
 
 def restore(cls: type[T], checkpoint: Mapping[str, Any], overrides: dict[str, Any], *, strict: bool) -> T:
-    """Return the task in a checkpoint.  overrides: arguments that replace the saved ones, or that none is saved of.
+    """Return the task in a checkpoint.  overrides: arguments that replace the saved ones, or that were not saved.
 
-    Raises CheckpointError if one of the latter is missing, RevisionError if the backbone differs from the saved one.
+    Raises CheckpointError if an argument that was not saved is missing, RevisionError if the backbone differs from the
+    saved one.
     """
     note = _note(checkpoint)
     missing = [name for name in note["not_kept"] if name not in overrides and name != "backbone"]

@@ -12,7 +12,7 @@ _PREFIX = "backbone."
 
 
 def move(task: TaskBase, checkpoint: dict[str, Any]) -> None:
-    """Make a checkpoint with the weights of a local backbone one of the same remote backbone, or the reverse.
+    """Change a checkpoint of a local backbone into one of the same backbone on a server, or the reverse.
 
     The backbone's weights, and their places in the optimizer, are removed from the checkpoint, or added to it.
     Raises RevisionError if they are different backbones, CheckpointError if the backbone has its own learning rate.

@@ -74,7 +74,7 @@ class ClassificationTask(Task):
         """Return a task with the classes of a data module, which is connected to it.
 
         task_kwargs: ClassificationTask's.  For rows of numbers, the width of a row reaches a backbone that needs it.
-        Raises ValueError if the data has no labels, TypeError if it is no data module or does not fit the backbone.
+        Raises ValueError if the data has no labels, TypeError if it is not a data module or does not fit the backbone.
         """
         if not isinstance(data, DataModule):
             raise TypeError(
@@ -115,13 +115,13 @@ class ClassificationTask(Task):
             if not _TARGET_ERROR.match(str(error)):
                 raise
             raise ValueError(
-                f"got targets that are no classes of this task ({error}), expected indices [batch] from 0 to "
+                f"got targets that are not classes of this task ({error}), expected indices [batch] from 0 to "
                 f"{self.num_classes - 1}, or probabilities [batch, {self.num_classes}]: convert them, or pass "
                 "num_classes=... or labels=[...] for all classes"
             ) from error
 
     def metric_inputs(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Return probabilities and integer targets: of class probabilities [batch, num_classes] the likeliest class."""
+        """Return probabilities and integer targets; targets [batch, num_classes] become the likeliest class."""
         if self.multi_label:
             return self.probabilities(outputs), (targets >= _THRESHOLD).long()
         if targets.dim() == 2 and targets.shape[1] == self.num_classes > 1:
@@ -150,7 +150,7 @@ class ClassificationTask(Task):
 
 
 def _class_indices(targets: Tensor) -> Tensor:
-    """Return class indices [batch] as int64, also of floating ones.  Raises ValueError unless they are whole."""
+    """Return class indices [batch], which may be floats, as int64.  Raises ValueError unless they are whole."""
     if targets.is_floating_point() and not bool((targets == targets.round()).all()):
         raise ValueError(
             f"got targets of {targets.dtype}, such as {targets[targets != targets.round()][0].item():.4g}, expected "
@@ -178,7 +178,7 @@ def _count(num_classes: int | None, labels: Sequence[str] | None) -> int:
     if labels is not None and len(labels) != count:
         raise ValueError(f"got {len(labels)} labels for num_classes={count}: give one label for each class")
     if labels is not None and (twice := [label for label, times in Counter(labels).items() if times > 1]):
-        raise ValueError(f"got {', '.join(map(repr, twice))} several times in labels: give each class its own name")
+        raise ValueError(f"got {', '.join(map(repr, twice))} several times in labels: give each class another name")
     return count
 
 

@@ -16,7 +16,7 @@ _KINDS = ("backbones", "heads", "outputs", "optimizers_registry", "lr_schedulers
 
 
 class HasRegistries:
-    """Names for the parts of a task. Every class has its registries, which are searched before those of its parent."""
+    """Names for the parts of a task. Every class has registries, which are searched before those of its parent."""
 
     backbones: ClassVar[AnyRegistry] = BACKBONES
     heads: ClassVar[AnyRegistry] = HEADS

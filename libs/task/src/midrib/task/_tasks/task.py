@@ -136,9 +136,8 @@ class Task(HasRegistries, Persistent):
         """Return the optimizer over head and backbone, and the scheduler if the task has one."""
         backbone = dict(self.backbone.named_parameters(prefix="backbone"))
         head = [parameter for name, parameter in self.named_parameters() if name not in backbone]
-        if self._trainer is not None and has_lightnings(
-            self._trainer
-        ):  # it adds the layers that it unfreezes to the optimizer
+        # A finetuning callback of Lightning's adds the layers that it unfreezes to the optimizer.
+        if self._trainer is not None and has_lightnings(self._trainer):
             backbone = {name: parameter for name, parameter in backbone.items() if parameter.requires_grad}
         groups = parameter_groups(head, backbone.values(), self.backbone_learning_rate)
         optimizer = build_optimizer(self._optimizer, groups, self.learning_rate, registry=self.optimizers_registry)

@@ -17,7 +17,7 @@ class ForwardedCall:
     """One call.
 
     Complete messages go to the engine at once. The windows of HTTP/2 grow only while the engine reads, so that it
-    never has more of a call than a server in one process.
+    never holds more bytes of a call than a server in one process would.
     ended: called once the handler of the call has ended.
     """
 

@@ -25,7 +25,7 @@ from midrib.server._front.processes.records import (
 )
 from midrib.server._front.processes.remote_stream import RemoteStream
 
-# Beside a message or the headers of a call, of which a record of a front process has one.
+# The bytes of a record of a front process beside the message, or the headers of a call, in it.
 _RECORD_BYTES = 64 * 1024
 # A call whose headers have four times the limit is refused by the engine. JSON writes each byte with up to six.
 BYTES_PER_METADATA_BYTE = 32

@@ -105,7 +105,6 @@ class ForwardingFront:
             forward(lambda call, _: call.stream.close_connection()),
             forward(lambda call, payload: call.read(decode_count(payload))),
             forward(lambda call, _: call.stream.read_ahead()),
-            forward(lambda call, _: call.stream.begin()),
             forward(self._write),
             forward(ForwardedCall.finish),
             forward(lambda call, payload: call.stream.end(payload)),

@@ -48,9 +48,9 @@ class FromEngine(IntEnum):
     DRAIN: accept no connections, and end when the last one has ended.  CLOSE: end all connections.
     ABORT: end the connection of a call without its last bytes.
     READ: receive the next message, of any size; the payload is the number of messages that have arrived.
-    READ_AHEAD: let the client send further messages of the call.  BEGIN: send the headers of the answer.
-    MESSAGE: of the server.  FINISH: end the call with trailers after all messages; its handler has ended.
-    END: end it with trailers now.  HANDLER_ENDED: the handler of a call has ended without FINISH.
+    READ_AHEAD: let the client send further messages of the call.  MESSAGE: of the server.
+    FINISH: end the call with trailers after all messages; its handler has ended.  END: end it with trailers now.
+    HANDLER_ENDED: the handler of a call has ended without FINISH.
     """
 
     DRAIN = 0
@@ -58,11 +58,10 @@ class FromEngine(IntEnum):
     ABORT = 2
     READ = 3
     READ_AHEAD = 4
-    BEGIN = 5
-    MESSAGE = 6
-    FINISH = 7
-    END = 8
-    HANDLER_ENDED = 9
+    MESSAGE = 5
+    FINISH = 6
+    END = 7
+    HANDLER_ENDED = 8
 
 
 def encode_count(count: int) -> bytes:

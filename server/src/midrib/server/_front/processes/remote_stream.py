@@ -12,7 +12,7 @@ from midrib.server._front.processes.link import Link
 from midrib.server._front.processes.records import FromEngine, encode_count
 from midrib.server._large import Buffer
 
-# The bytes of answers of one call that may wait for flow control in the front process without holding their item.
+# The bytes of a call's answers that may wait for flow control in the front process; `write` waits if there are more.
 _UNCOUNTED_BYTES = 4096
 
 
@@ -124,10 +124,6 @@ class RemoteStream:
         self._unsent_bytes += len(message)
         while self._unsent_bytes > _UNCOUNTED_BYTES and not self.is_closed:
             await self._change()
-
-    def begin(self) -> None:
-        """Send the headers of the answer now."""
-        self._link.send(FromEngine.BEGIN, self._number)
 
     async def finish(self, trailers: bytes) -> None:
         """End the stream with trailers after all messages; returns once they are sent, or the stream is closed."""

@@ -33,7 +33,7 @@ class FrontProcesses:
     """The server. Its methods are those of `grpc.aio.Server` that Midrib's server calls.
 
     limits: of each connection.  interceptors: the outermost first.  number: of the processes.
-    refused: called with the reason of each call that no handler has answered.
+    refused: called with the reason of each call that a limit or a rule of gRPC ends.
     fronts: the running processes, by their numbers from 0.  restarts: the number of processes that were replaced.
     metrics: of the processes.
     """

@@ -117,7 +117,7 @@ def in_lasting_thread(start: Callable[[], T]) -> T:
 
 @cache
 def _lasting_thread(pid: int) -> ThreadPoolExecutor:
-    """Return the thread of a process: a fork of the process has a cache with the thread, but not the thread."""
+    """Return the thread of this process. By its id: a fork inherits the cache, but not the thread."""
     return ThreadPoolExecutor(1, thread_name_prefix=f"worker-spawner-{pid}")
 
 

@@ -27,9 +27,9 @@ from midrib.server._worker.priority import lower_priority, raise_thread
 
 MESSAGE_BYTES = 1 << 12
 _MAX_DESCRIPTORS = 250
-# How often it looks whether the server's process still exists: a fork of that process may keep the socket open.
+# How often it checks whether the server's process still exists: a fork of that process may keep the socket open.
 _LOOK_S = 1.0
-# A module may replace the attribute of `os`; without this reference, its worker would then continue to fork workers.
+# A module may replace `os._exit`. Without this reference, a worker whose module did would continue to fork workers.
 _exit = os._exit
 
 
