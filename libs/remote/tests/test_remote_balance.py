@@ -83,3 +83,9 @@ def test_a_server_decides_when_it_is_asked_again() -> None:
     """Its retry_after holds for any number of lost servers."""
     waits = [wait_s(OverloadedError("full", retry_after=0.2), 20, 16) for _ in range(500)]
     assert 0.2 <= min(waits) <= max(waits) <= 0.3
+
+
+@pytest.mark.parametrize("retry_after", [0.0, 1e-6])
+def test_a_server_that_wants_the_next_attempt_at_once_is_not_flooded(retry_after: float) -> None:
+    """Attempts without a pause used a whole core of the client."""
+    assert min(wait_s(OverloadedError("full", retry_after=retry_after)) for _ in range(100)) >= 0.05

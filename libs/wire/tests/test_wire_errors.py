@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 
 import pytest
+from google.protobuf import duration_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from midrib import wire
@@ -85,3 +86,28 @@ def test_a_reason_of_another_code_is_not_believed() -> None:
     status = error_to_status(wire.OverloadedError("full"))
     status.code = code_pb2.INTERNAL
     assert type(status_to_error(status)) is wire.InternalError
+
+
+@pytest.mark.parametrize(
+    ("seconds", "nanos", "retry_after"), [(-5, 0, 0.0), (2, 500_000_000, 2.5), (2**62, 0, None), (-(2**62), 0, 0.0)]
+)
+def test_a_time_to_retry_that_nobody_can_wait_is_none(seconds: int, nanos: int, retry_after: float | None) -> None:
+    """Timers do not take every number that the message has."""
+    status = status_pb2.Status(code=code_pb2.UNAVAILABLE)
+    delay = duration_pb2.Duration(seconds=seconds, nanos=nanos)
+    status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+    assert status_to_error(status).retry_after == retry_after
+
+
+def test_details_that_cannot_be_read_are_left_out() -> None:
+    """The code and the text still say what happened."""
+    status = status_pb2.Status(code=code_pb2.UNAVAILABLE, message="later")
+    status.details.add().Pack(error_details_pb2.ErrorInfo())
+    status.details[0].value = b"\xff"
+    error = status_to_error(status)
+    assert (type(error), error.message) == (wire.UnavailableError, "later")
+
+
+def test_a_status_without_a_text_becomes_an_error_with_one() -> None:
+    """An empty message tells nobody anything."""
+    assert status_to_error(status_pb2.Status(code=code_pb2.UNKNOWN)).message.endswith("the code 2")

@@ -8,15 +8,18 @@ import json
 import socket
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
 
 from midrib.registry import Registry
 from midrib.server import Server, Settings
-from midrib.server._http.connections import LastRequests
+from midrib.server._http.connections import LastRequests, send
 from midrib.server._http.routes import Routes
 from midrib.server._http.server import HttpServer
 from midrib.server._settings import BackboneSettings
@@ -172,11 +175,44 @@ def test_a_silent_connection_is_closed(impatient: RunningServer, sent: bytes) ->
         assert connection.recv(65536) == b""
 
 
+class Opened:
+    """Stands for a connection."""
+
+
+class LeftByItsClient(asyncio.Transport):
+    """A TLS transport of uvloop in the moment between the end of its connection and `connection_lost`."""
+
+    def is_closing(self) -> bool:
+        return True
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        raise AttributeError("'NoneType' object has no attribute 'pause_writing'")  # uvloop logs it
+
+
+async def test_nothing_is_sent_to_a_client_that_has_just_left() -> None:
+    """uvloop would log an error with a traceback for each such client."""
+    request = make_mocked_request("GET", "/healthz", transport=LeftByItsClient())
+    response = web.Response(text="alive")
+    await send(request, response, max_unread_s=20)
+    assert not response.prepared
+
+
+def test_a_closed_connection_is_not_kept() -> None:
+    """A client may open one for each request, thousands within the time after which silence is noticed."""
+    connections = LastRequests(10)
+    connection = Opened()
+    with connections.busy(connection):
+        pass
+    closed = weakref.ref(connection)
+    del connection
+    assert closed() is None
+
+
 def test_a_connection_is_silent_between_its_requests_only() -> None:
     """Before the first and after each; a slow request is not silence."""
     now = [0.0]
     connections = LastRequests(10, clock=lambda: now[0])
-    first, second = object(), object()
+    first, second = Opened(), Opened()
     silent = [connections.silent([first])]
     now[0] = 11
     silent.append(connections.silent([first, second]))

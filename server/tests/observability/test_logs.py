@@ -10,6 +10,7 @@ import pytest
 
 from midrib.server import load_settings
 from midrib.server._errors import public_error
+from midrib.server._front.processes.logs import ForwardedLog, ForwardingHandler
 from midrib.server._observability.logs import JsonFormatter, TextFormatter
 
 
@@ -25,6 +26,19 @@ def test_an_error_is_one_json_line_under_the_id_that_its_caller_got(caplog: pyte
     assert shown.message.endswith(line["error_id"])
     assert "RuntimeError: secret\ndetail" in line["exception"]
     assert "\n" not in JsonFormatter().format(caplog.records[0])
+
+
+@pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter()], ids=["json", "text"])
+def test_an_error_of_a_front_process_has_its_traceback(
+    caplog: pytest.LogCaptureFixture, formatter: logging.Formatter
+) -> None:
+    """In both forms of the log: without it, "the changed TLS files cannot be used" says no reason."""
+    sent: list[bytes] = []
+    error = OSError("half a file")
+    record = logging.LogRecord("midrib", logging.ERROR, "", 0, "no certificate", (), (OSError, error, None))
+    ForwardingHandler(sent.append).emit(record)
+    ForwardedLog().write(0, sent[0])
+    assert "OSError: half a file" in formatter.format(caplog.records[0])
 
 
 def test_a_line_has_its_time_in_utc() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
+from unittest.mock import ANY
 
 import grpc
 import pytest
@@ -15,6 +17,8 @@ from midrib.registry import Registry
 from midrib.server._admission.tokens import Tenant, TokenEntry
 from midrib.server._observability.accounting import Accounting
 from midrib.server._settings import Settings
+from midrib.server._shared_memory import streams
+from midrib.server._shared_memory.segment import SealedSegment
 from midrib.server._shared_memory.streams import StreamMemories
 from midrib.server.testing import RunningServer, serving
 from midrib.v1.embedding_pb2_grpc import EmbeddingServiceStub
@@ -121,6 +125,38 @@ async def test_a_token_has_at_most_its_bytes_in_flight() -> None:
     )
     segments = [memories.new_segment(tenant) for tenant in (narrow, narrow, wide, wide)]
     assert [segment is not None for segment in segments] == [True, False, True, True]
+
+
+def no_descriptor(*_: object) -> NoReturn:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+def test_a_segment_that_cannot_be_handed_over_is_freed(
+    two_segments: RunningServer, stub: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server has no descriptor left for it: the stream uses messages, and its memory is free for others."""
+    stream = SharedStream(stub, "gate")
+    with monkeypatch.context() as patched:
+        patched.setattr(SealedSegment, "hand_over", no_descriptor)
+        assert descriptors(stream.offer, stream.offer.key) == []
+    stream.send(sent_item(1, rows_of(1, 2)))
+    assert features(stream.result()) == [[2, 4]]
+    until(two_segments, lambda: shared_bytes(two_segments) == 0)
+    stream.finish()
+
+
+def test_memory_is_shared_once_the_socket_can_be_opened(
+    two_segments: RunningServer, stub: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A process without a free descriptor at the first streams is no server without shared memory; it says so once."""
+    with monkeypatch.context() as patched:
+        patched.setattr(streams, "HandoverSocket", no_descriptor)
+        early = [SharedStream(stub, "gate") for _ in range(2)]
+    late = SharedStream(stub, "gate")
+    assert [stream.opened.HasField("shared_memory") for stream in (*early, late)] == [False, False, True]
+    assert [record.message for record in caplog.records if "socket could not be opened" in record.message] == [ANY]
+    for stream in (*early, late):
+        stream.finish()
 
 
 def asked(stream: SharedStream) -> None:

@@ -21,6 +21,7 @@ from midrib.server._calls.embedder import RequestEmbedder
 from midrib.server._catalogue.catalogue import Catalogue
 from midrib.server._catalogue.entry import CatalogueEntry
 from midrib.server._catalogue.processes import start_forking
+from midrib.server._descriptors import DescriptorWatch
 from midrib.server._foreign import in_thread
 from midrib.server._grpc.backbone_service import BackboneService
 from midrib.server._grpc.codecs.fast import CODECS
@@ -94,6 +95,7 @@ class Server:
         self._admin: AnyServer | None = None
         self._admin_port = 0
         self._http: HttpServer | None = None
+        self._descriptors: DescriptorWatch | None = None
 
     @property
     def address(self) -> str:
@@ -137,6 +139,7 @@ class Server:
             raise
 
     async def _listen(self) -> None:
+        self._descriptors = DescriptorWatch()
         self.port = add_port(self._grpc, self.settings, self.address)
         await self._grpc.start()
         if (metrics := metrics_of(self._grpc)) is not None:
@@ -198,6 +201,8 @@ class Server:
 
     async def _stop_ports(self, grace: float) -> None:
         """Stop all ports at the same time: one after the other, each would take the whole grace."""
+        if self._descriptors is not None:
+            self._descriptors.close()
         ports = (self._http, self._admin, self._grpc)
         await asyncio.gather(*(port.stop(grace) for port in ports if port is not None))
 

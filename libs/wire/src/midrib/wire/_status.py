@@ -5,16 +5,18 @@ Source: https://google.aip.dev/193 (the error model) and google/rpc/error_detail
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import timedelta
 from typing import Final
 
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from midrib.wire import _errors
 from midrib.wire._errors import MidribError
 
 _DOMAIN: Final = "midrib"
+_LONGEST_DELAY_S: Final = 366 * 24 * 3600
 
 _FAMILY = [kind for kind in vars(_errors).values() if isinstance(kind, type) and issubclass(kind, MidribError)]
 _BY_REASON = {kind.default_reason: kind for kind in _FAMILY}
@@ -52,19 +54,31 @@ def error_to_status(error: MidribError) -> status_pb2.Status:
 
 
 def status_to_error(status: status_pb2.Status) -> MidribError:
-    """Return the error of a status, by its reason, or by its code if the reason is unknown."""
+    """Return the error of a status, by its reason, or by its code if the reason is unknown.
+
+    A detail that cannot be read is left out.
+    """
     info = error_details_pb2.ErrorInfo()
     retry = error_details_pb2.RetryInfo()
     request = error_details_pb2.BadRequest()
     for detail in status.details:
         for message in (info, retry, request):
-            detail.Unpack(message)  # does nothing for a detail of another type
+            with suppress(DecodeError):
+                detail.Unpack(message)  # does nothing for a detail of another type
     kind = _BY_REASON.get(info.reason) if info.domain == _DOMAIN else None
     if kind is None or kind.code != status.code:
         kind = _BY_CODE.get(status.code, MidribError)
     return kind(
-        status.message,
+        status.message or f"the server gave no reason, only the code {status.code}",
         reason=info.reason or None,
-        retry_after=(retry.retry_delay.ToTimedelta().total_seconds() if retry.HasField("retry_delay") else None),
+        retry_after=_retry_after_s(retry),
         field=request.field_violations[0].field if request.field_violations else None,
     )
+
+
+def _retry_after_s(retry: error_details_pb2.RetryInfo) -> float | None:
+    """Return the seconds of a detail, at least 0; None if it has none, or more than a year."""
+    delay = retry.retry_delay
+    if not retry.HasField("retry_delay") or delay.seconds > _LONGEST_DELAY_S:
+        return None
+    return max(0.0, delay.seconds + delay.nanos * 1e-9)

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from midrib.server._admission.tls import TlsFiles, renewing_context
+from midrib.server._descriptors import ACCEPTED_AT_ONCE, let_wait
 from midrib.server._front.connection import Http2Connection, Owner
 from midrib.server._front.frames import ErrorCode
 
@@ -63,8 +64,9 @@ class PortListener:
             context = None if tls is None else tls.context
             handshake_s = None if context is None else _HANDSHAKE_S
             server = await loop.create_server(
-                make, sock=listening, ssl=context, backlog=_BACKLOG, ssl_handshake_timeout=handshake_s
+                make, sock=listening, ssl=context, backlog=ACCEPTED_AT_ONCE, ssl_handshake_timeout=handshake_s
             )
+            let_wait(server, _BACKLOG)
             self._servers.append(server)
 
     def __len__(self) -> int:

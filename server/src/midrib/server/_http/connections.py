@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from aiohttp import web
 
@@ -31,7 +32,7 @@ class HttpConnection(web.RequestHandler):
     server: of the application.  refused: called with the reason of each early refusal.
     """
 
-    __slots__ = ("_refused",)
+    __slots__ = ("__weakref__", "_refused")
 
     def __init__(self, server: web.Server, refused: Callable[[str], None], **options: Any) -> None:
         options |= {"access_log": None, "logger": logger, "auto_decompress": False, "read_bufsize": _READ_BYTES}
@@ -74,7 +75,8 @@ class LastRequests:
     def __init__(self, limit_s: float, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._limit_s = limit_s
         self._clock = clock
-        self._silent_since: dict[object, float] = {}
+        # Weak: a client that opens a connection for each request leaves thousands of closed ones within the limit.
+        self._silent_since: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
 
     @contextmanager
     def busy(self, connection: object) -> Iterator[None]:
@@ -88,8 +90,8 @@ class LastRequests:
     def silent(self, connections: Iterable[object]) -> list[object]:
         """Return the connections that have been silent for too long. A new connection is silent from now on."""
         now = self._clock()
-        self._silent_since = {connection: self._silent_since.get(connection, now) for connection in connections}
-        return [connection for connection, since in self._silent_since.items() if now - since > self._limit_s]
+        since = {connection: self._silent_since.setdefault(connection, now) for connection in connections}
+        return [connection for connection in since if now - since[connection] > self._limit_s]
 
     async def close_silent(self, server: web.Server) -> None:
         """Close silent connections repeatedly, until cancelled."""
@@ -105,7 +107,8 @@ async def send(request: web.Request, response: web.StreamResponse, *, max_unread
 
     A client that reads nothing for max_unread_s loses its connection; one that reads slowly does not.
     """
-    if request.transport is None:
+    if request.transport is None or request.transport.is_closing():
+        # The client has left. uvloop would log an error for a TLS connection whose end the handler has not learnt yet.
         return
     # With a limit of 0, sending waits until nothing is buffered in this process.
     request.transport.set_write_buffer_limits(high=0)

@@ -14,6 +14,7 @@ from midrib.server._admission.tls import TlsFiles, renewing_context
 from midrib.server._admission.tokens import CURRENT_TENANT, AccessTokens
 from midrib.server._calls.embedder import RequestEmbedder
 from midrib.server._calls.requests import Caller
+from midrib.server._descriptors import ACCEPTED_AT_ONCE, let_wait
 from midrib.server._http.access_log import log_access
 from midrib.server._http.call import CURRENT_CALL, HttpCall
 from midrib.server._http.connections import HEADERS, HttpConnection, LastRequests, send
@@ -25,7 +26,7 @@ from midrib.server._http.routes import Routes
 from midrib.server._settings import Settings
 from midrib.wire import DeadlineExceededError, InvalidInputError, MidribError
 
-# The connections that may wait to be accepted, as many as on the gRPC port. net.core.somaxconn limits it too.
+# The connections that may wait to be accepted, as many as on the gRPC port.
 _BACKLOG = 4096
 # HTTP has no deadlines. Calls that take longer are given up, the time to receive their bodies included.
 _LONGEST_S = 60.0
@@ -81,7 +82,7 @@ class HttpServer:
         loop = asyncio.get_running_loop()
         try:
             self._listener = await loop.create_server(
-                self._connection, host, port, ssl=context, reuse_address=True, backlog=_BACKLOG
+                self._connection, host, port, ssl=context, reuse_address=True, backlog=ACCEPTED_AT_ONCE
             )
         except OSError as error:
             await self._runner.cleanup()
@@ -89,6 +90,7 @@ class HttpServer:
                 f"cannot listen on {host}:{port} for HTTP: is another server there? Choose another http_port, "
                 "or 0 for a free one"
             ) from error
+        let_wait(self._listener, _BACKLOG)
         self.port = self._listener.sockets[0].getsockname()[1]
         self._janitor = asyncio.create_task(self._connections.close_silent(self._server()))
 

@@ -42,6 +42,7 @@ class StreamMemories:
         self.accounting = accounting
         self._limits = memory_limits(settings)
         self._socket: HandoverSocket | None = None
+        self._has_failed = False
         self._held: dict[str | None, int] = {}
 
     def of_stream(self, tenant: Tenant | None, *, requested: bool, copies: bool) -> StreamMemory:
@@ -59,13 +60,14 @@ class StreamMemories:
         self._socket, self._limits = None, MemoryLimits(0, 0)
 
     def socket(self) -> HandoverSocket | None:
-        """Return the socket, opened at the first call; None if the server shares no memory."""
+        """Return the socket, opened at the first call; None if the server shares no memory, or cannot open it now."""
         if self._limits.segment and self._socket is None:
             try:
                 self._socket = HandoverSocket()
-            except OSError as error:
-                logger.warning("no memory is shared with clients, because a socket could not be opened: %s", error)
-                self._limits = MemoryLimits(0, 0)
+            except OSError as error:  # it may pass: no descriptor is left
+                if not self._has_failed:
+                    logger.warning("a stream shares no memory, because a socket could not be opened: %s", error)
+                self._has_failed = True
         return self._socket
 
     def withdraw(self, key: bytes) -> None:
@@ -171,6 +173,10 @@ class StreamMemory:
         return item
 
     def _take(self) -> int | None:
-        """Make the segment, and return its descriptor for the client."""
-        self._segment = self._memories.new_segment(self._tenant)
-        return None if self._segment is None else self._segment.hand_over()
+        """Make the segment, and return its descriptor for the client. Raises OSError, and has none, if none is left."""
+        segment = self._memories.new_segment(self._tenant)
+        if segment is None:
+            return None
+        descriptor = segment.hand_over()
+        self._segment = segment
+        return descriptor

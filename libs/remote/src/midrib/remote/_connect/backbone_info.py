@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from midrib.registry import InputSpec
 from midrib.v1 import backbone_pb2, tensor_pb2
-from midrib.wire import BackboneLoadingError, decode_input_spec, dtype_from_code
+from midrib.wire import BackboneLoadingError, UnsupportedError, decode_input_spec, dtype_from_code
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,16 @@ class BackboneInfo:
 
 
 def info_from(message: backbone_pb2.Backbone) -> BackboneInfo:
-    """Return the description that a message carries."""
+    """Return the description that a message carries. Raises UnsupportedError if it has a type that is unknown here."""
+    try:
+        return _info(message)
+    except ValueError as error:
+        raise UnsupportedError(
+            f"the server's description of {message.name!r:.200} cannot be read ({error}): update this client"
+        ) from error
+
+
+def _info(message: backbone_pb2.Backbone) -> BackboneInfo:
     state = backbone_pb2.BackboneState.Name(message.state).removeprefix("BACKBONE_STATE_").lower()
     compute = dtype_from_code(message.compute_dtype).name if message.compute_dtype else ""
     return BackboneInfo(

@@ -36,7 +36,8 @@ def retriable(error: BaseException) -> bool:
 
 
 def wait_s(error: BaseException | None, failures: int = 1, failing: int = 1) -> float:
-    """Return the seconds until the next attempt: the server's retry_after, or longer with each failure.
+    """Return the seconds until the next attempt: the server's retry_after, if that is not too soon, or longer with each
+    failure.
 
     failing: how many servers the client tries again at present. On average it waits longer for each of them, so that it
     makes no more attempts a second than with one server: otherwise thousands of clients that lost a whole fleet would
@@ -47,4 +48,4 @@ def wait_s(error: BaseException | None, failures: int = 1, failing: int = 1) -> 
     if delay_s is None:
         delay_s = min(_MAX_DELAY_S, _FIRST_DELAY_S * 2.0 ** min(failures - 1, 10))
         return delay_s * _RANDOM.uniform(1.0, 2.5 * max(1, failing) - 1.0)
-    return delay_s * _RANDOM.uniform(1.0, 1.5)
+    return max(_FIRST_DELAY_S, delay_s) * _RANDOM.uniform(1.0, 1.5)

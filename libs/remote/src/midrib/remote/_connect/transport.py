@@ -9,13 +9,20 @@ from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 import grpc
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.rpc import status_pb2
 
 from midrib.remote._connect.address import Endpoint
 from midrib.remote._connect.certificates import Certificates
 from midrib.remote._connect.diagnosis import broken
-from midrib.wire import DeadlineExceededError, LimitExceededError, MidribError, UnavailableError, status_to_error
+from midrib.wire import (
+    DeadlineExceededError,
+    InternalError,
+    LimitExceededError,
+    MidribError,
+    UnavailableError,
+    status_to_error,
+)
 
 EMBED_STREAM: Final = "/midrib.v1.EmbeddingService/EmbedStream"
 # Seconds between pings, far above the least that servers permit (5 s by default).
@@ -126,18 +133,22 @@ async def call(
 ) -> _Response:
     """Make one unary call.
 
-    Raises the server's MidribError, or UnavailableError if no server answers or the channel is closed meanwhile.
+    Raises the server's MidribError, UnavailableError if no server answers or the channel is closed meanwhile, and
+    InternalError for an answer that is not the response.
     """
     unary = channel.unary_unary(
         method, request_serializer=type(request).SerializeToString, response_deserializer=response.FromString
     )
     try:
-        return await unary(request, timeout=timeout, metadata=_metadata(endpoint))
+        answer = await unary(request, timeout=timeout, metadata=_metadata(endpoint))
     except grpc.aio.AioRpcError as error:
         raise _error(error.code(), error.details(), error.trailing_metadata(), address) from error
     except asyncio.CancelledError:
         _raise_if_task_cancelled()
         raise UnavailableError(f"{address} was silent in another call of this channel", reason="SILENT") from None
+    if answer is None:  # gRPC could not parse it
+        raise InternalError(f"{address} answered {method} with something else: is it a Midrib server?")
+    return answer
 
 
 class EmbeddingStream:
@@ -205,7 +216,8 @@ def _metadata(endpoint: Endpoint) -> list[tuple[str, str]]:
 def _error(code: grpc.StatusCode, details: str | None, trailing: Any, address: str) -> MidribError:
     for key, value in trailing or ():
         if key == _STATUS_KEY:
-            return status_to_error(status_pb2.Status.FromString(value))
+            with contextlib.suppress(DecodeError):  # not of a Midrib server: the code says enough
+                return status_to_error(status_pb2.Status.FromString(value))
     text = details or code.name
     if code is grpc.StatusCode.OK:
         return UnavailableError(f"{address} ended the stream: open another", reason="STREAM_ENDED")

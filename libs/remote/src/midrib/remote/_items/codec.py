@@ -7,11 +7,12 @@ by the library. An item of 600 KB costs one copy here and three in the library.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from google.protobuf.message import DecodeError
 from google.rpc import status_pb2
 
 from midrib.v1 import embedding_pb2
@@ -84,17 +85,26 @@ def _input_head(dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[bytes, in
 
 
 def decode_result(data: bytes, memory: TensorMemory | None = None) -> Result | None:
-    """Return the result in a stream response; None if the response is not a result.
+    """Return the result in a stream response; None if the bytes are not a result.
 
-    memory: of the stream.  The features, [rows, num_features], are a view of data or of the memory.
+    memory: of the stream.  The features, [rows, num_features], are a view of data or of the memory. The outcome is an
+    InternalError if they cannot be read.
     """
     if not data or data[0] != 0x12:  # EmbedStreamResponse.result
         return None
     try:
         return _read_result(data)
-    except (IndexError, ValueError):  # laid out differently, which protobuf allows
-        response = embedding_pb2.EmbedStreamResponse.FromString(data)
-        return _result_from(response.result, memory) if response.HasField("result") else None
+    except (DecodeError, IndexError, ValueError):  # laid out differently, which protobuf allows
+        response = parsed_response(data)
+    return _result_from(response.result, memory) if response is not None and response.HasField("result") else None
+
+
+def parsed_response(data: bytes) -> embedding_pb2.EmbedStreamResponse | None:
+    """Return the stream response in bytes; None if they are something else."""
+    try:
+        return embedding_pb2.EmbedStreamResponse.FromString(data)
+    except DecodeError:
+        return None
 
 
 def _read_result(data: bytes) -> Result:
@@ -127,24 +137,31 @@ def _read_result(data: bytes) -> Result:
 def _result_from(result: embedding_pb2.Result, memory: TensorMemory | None) -> Result:
     outcome: Array | MidribError
     if result.HasField("shared"):
-        outcome = _shared(result.shared, memory)
+        outcome = _features(partial(_shared, result.shared, memory))
         shared_bytes = 0 if isinstance(outcome, MidribError) else outcome.nbytes
         return Result(result.id, outcome, _timing_from(result.timing), shared_bytes)
     if result.WhichOneof("outcome") == "embedding":
-        outcome = decode_tensor(result.embedding, field="result.embedding")
+        outcome = _features(partial(decode_tensor, result.embedding, field="result.embedding"))
+    elif result.HasField("error"):
+        outcome = status_to_error(status_pb2.Status.FromString(result.error.SerializeToString()))
     else:
-        status = status_pb2.Status.FromString(result.error.SerializeToString())
-        outcome = status_to_error(status)
+        outcome = InternalError("a result has neither rows nor an error: this is a fault of the server")
     return Result(result.id, outcome, _timing_from(result.timing))
 
 
-def _shared(tensor: embedding_pb2.SharedTensor, memory: TensorMemory | None) -> Array | MidribError:
-    if memory is None:
-        return InternalError("a result lies in shared memory that this stream does not have: the server is at fault")
+def _features(read: Callable[[], Array]) -> Array | MidribError:
+    """Return the features [rows, num_features] of a result, or the error of a server that sent something else."""
     try:
-        return memory.tensor(tensor)
+        return read()
     except ValueError as error:
-        return InternalError(f"a result lies outside the shared memory ({error}): the server is at fault")
+        return InternalError(f"a result cannot be read ({error}): this is a fault of the server")
+
+
+def _shared(tensor: embedding_pb2.SharedTensor, memory: TensorMemory | None) -> Array:
+    """Return a tensor [rows, ...]. Raises ValueError if it does not lie in the memory of the stream."""
+    if memory is None:
+        raise ValueError("it lies in shared memory, which this stream does not have")
+    return memory.tensor(tensor)
 
 
 def _timing_from(timing: embedding_pb2.Timing) -> Timing:

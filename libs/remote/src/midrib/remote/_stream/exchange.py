@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from midrib.remote._connect.transport import EmbeddingStream
-from midrib.remote._items.codec import Result, Timing, decode_result
+from midrib.remote._items.codec import Result, Timing, decode_result, parsed_response
 from midrib.remote._shared_memory.fetch import fetch_segment
 from midrib.remote._stream.call import Message
 from midrib.remote._stream.context import SessionContext
@@ -115,7 +115,7 @@ class Exchange:
         data = await self._stream.read()
         if data is None:
             raise await self._stream.error()
-        response = embedding_pb2.EmbedStreamResponse.FromString(data)
+        response = self._response(data)
         if response.HasField("go_away"):
             raise UnavailableError(f"{self._address} is draining: {response.go_away.reason}", reason="DRAINING")
         if not response.HasField("opened"):
@@ -206,8 +206,17 @@ class Exchange:
             result = decode_result(data, self._memory)
             if result is not None:
                 self._settle(result, len(data))
-            elif embedding_pb2.EmbedStreamResponse.FromString(data).HasField("go_away"):
+            elif self._response(data).HasField("go_away"):
                 await self._finish()
+
+    def _response(self, data: bytes) -> embedding_pb2.EmbedStreamResponse:
+        """Return a response that is not a result. Raises InternalError for other bytes."""
+        if (response := parsed_response(data)) is None:
+            raise InternalError(
+                f"{self._address} answered with {len(data)} bytes that are no message of this call: is it a Midrib "
+                "server?"
+            )
+        return response
 
     async def _finish(self) -> None:
         """Send no more on this stream; it ends once the server has answered its items."""

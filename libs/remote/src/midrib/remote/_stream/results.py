@@ -11,18 +11,19 @@ from midrib.remote._items.codec import Result
 from midrib.remote._stream.call import Message, MessageRows
 from midrib.remote._stream.queue import Queue
 from midrib.remote._stream.timing import TimeTotals
-from midrib.wire import InternalError, MidribError
+from midrib.wire import InternalError, MidribError, is_floating
 
 
 class Results:
     """Settles the messages of a session. On the event loop only.
 
-    wake: called after parts were queued again, to have them sent.
+    width: of a row of features.  wake: called after parts were queued again, to have them sent.
     """
 
-    def __init__(self, name: str, queue: Queue, wake: Callable[[], None]) -> None:
+    def __init__(self, name: str, width: int, queue: Queue, wake: Callable[[], None]) -> None:
         self.totals = TimeTotals()
         self._name = name
+        self._width = width
         self._queue = queue
         self._wake = wake
         self._delayed: list[MessageRows] = []
@@ -32,9 +33,11 @@ class Results:
         outcome = result.outcome
         if isinstance(outcome, MidribError):
             self._fail(message.parts, outcome)
-        elif outcome.ndim != 2 or len(outcome) != message.rows:
-            shape = list(outcome.shape)
-            text = f"{self._name} answered {message.rows} rows with shape {shape}: this is a fault of the server"
+        elif outcome.shape != (message.rows, self._width) or not is_floating(outcome.dtype):
+            text = (
+                f"{self._name} answered {message.rows} rows with {outcome.dtype} of shape {list(outcome.shape)}, "
+                f"expected floating-point numbers of shape {[message.rows, self._width]}: this is a fault of the server"
+            )
             self._fail(message.parts, InternalError(text))
         else:
             message.deliver(outcome)

@@ -30,7 +30,7 @@ class CallSession:
 
     def __init__(self, endpoint: Endpoint, spec: StreamSpec, info: BackboneInfo, policy: CallPolicy) -> None:
         self.queue = Queue(info)
-        self.results = Results(spec.name, self.queue, self._wake)
+        self.results = Results(spec.name, spec.dimensions or info.num_features, self.queue, self._wake)
         reply_row_bytes = _MAX_FEATURE_BYTES * info.num_features
         self._context = SessionContext(endpoint, spec, policy, self.queue, self.results, reply_row_bytes)
         self._connections = ConnectionGroup(self._context)

@@ -18,6 +18,7 @@ import uvloop
 
 from midrib.server._admission.tls import TlsFiles
 from midrib.server._child_process import end_with_parent, set_name
+from midrib.server._descriptors import DescriptorWatch
 from midrib.server._front.connection import Http2Connection
 from midrib.server._front.limits import FrontLimits
 from midrib.server._front.listener import PortListener, tls_of
@@ -89,6 +90,7 @@ class ForwardingFront:
         """Accept connections until the engine ends this process, or is gone."""
         self._link.start(self._handlers(), self._engine_is_gone)
         await self.listener.start(self)
+        DescriptorWatch()
         self._link.send(FromFront.READY, 0)
         await self._ended.wait()
         self._link.flush()
