@@ -29,19 +29,25 @@ def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
     return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload
 
 
-def refusal(stream: int, status: int) -> bytes:
+def html(status: int) -> bytes:
     """Return the headers of an answer in HTML: literal fields with the names 8 and 31 of HPACK's table."""
-    fields = b"\x48\x03" + str(status).encode() + b"\x5f\x09text/html"
-    return frame(HEADERS, END_OF_STREAM_AND_HEADERS, stream, fields)
+    return b"\x48\x03" + str(status).encode() + b"\x5f\x09text/html"
+
+
+# The answer of Ray Serve's HAProxy while it knows no application: a gRPC status, without the details of a server.
+NO_APPLICATION = (
+    b"\x88\x5f\x10application/grpc\x40\x0bgrpc-status\x015\x40\x0cgrpc-message\x6d"
+    b"Application metadata not set. Ping /ray.serve.RayServeAPIService/ListApplications for available applications."
+)
 
 
 class Proxy(TcpProxy):
-    """An HTTP/2 proxy that answers every call with a status until it `has_server`; then it passes bytes on."""
+    """An HTTP/2 proxy that answers every call with these headers until it `has_server`; then it passes bytes on."""
 
-    def __init__(self, target: str, status: int) -> None:
+    def __init__(self, target: str, headers: bytes) -> None:
         self.has_server = threading.Event()
         self.refused = threading.Event()
-        self._status = status
+        self._headers = headers
         super().__init__(target)
 
     def handle(self, near: socket.socket) -> None:
@@ -57,7 +63,8 @@ class Proxy(TcpProxy):
             while len(head := frames.read(9)) == 9:
                 frames.read(int.from_bytes(head[:3], "big"))
                 if head[3] == HEADERS:
-                    connection.sendall(refusal(int.from_bytes(head[5:], "big"), self._status))
+                    stream = int.from_bytes(head[5:], "big")
+                    connection.sendall(frame(HEADERS, END_OF_STREAM_AND_HEADERS, stream, self._headers))
                     self.refused.set()
                 if self.has_server.is_set():
                     connection.sendall(frame(GOAWAY, 0, 0, bytes(8)))
@@ -78,11 +85,11 @@ EMBED = pytest.param(lambda address: Client(address, timeout=30.0).embed(NAME, X
 CALLS = [EMBED, pytest.param(module, id="module")]
 
 
-def check_waited_for(server: RunningServer, call: Callable[[str], Any], *, status: int, after_s: float) -> None:
-    """Check a call through a proxy that answers every call with a status for some seconds."""
+def check_waited_for(server: RunningServer, call: Callable[[str], Any], *, headers: bytes, after_s: float) -> None:
+    """Check a call through a proxy that answers every call with these headers for some seconds."""
     with ExitStack() as stack:
         expected = stack.enter_context(Client(server.address)).embed(NAME, X)
-        proxy = stack.enter_context(closing(Proxy(server.address, status)))
+        proxy = stack.enter_context(closing(Proxy(server.address, headers)))
         timer = threading.Timer(after_s, proxy.has_server.set)
         stack.callback(timer.join)
         timer.start()
@@ -94,10 +101,18 @@ def check_waited_for(server: RunningServer, call: Callable[[str], Any], *, statu
 @pytest.mark.parametrize("call", CALLS)
 def test_a_proxy_without_a_server_is_waited_for(server: RunningServer, status: int, call: Callable[[str], Any]) -> None:
     """For longer than the five seconds after which a wrong address is an error."""
-    check_waited_for(server, call, status=status, after_s=6.0)
+    check_waited_for(server, call, headers=html(status), after_s=6.0)
 
 
 @pytest.mark.parametrize("call", CALLS)
 def test_a_proxy_that_has_no_routes_yet_is_waited_for(server: RunningServer, call: Callable[[str], Any]) -> None:
     """Traefik answers 404 from the start of its listener until it has read its routes."""
-    check_waited_for(server, call, status=404, after_s=1.0)
+    check_waited_for(server, call, headers=html(404), after_s=1.0)
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_an_ingress_of_ray_that_knows_no_application_yet_is_waited_for(
+    server: RunningServer, call: Callable[[str], Any]
+) -> None:
+    """HAProxy does so if it starts while Ray starts the controller of Serve again."""
+    check_waited_for(server, call, headers=NO_APPLICATION, after_s=6.0)

@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -77,6 +78,18 @@ def test_an_address_without_a_cluster_is_an_error_at_once(scheme: str) -> None:
     address = f"{scheme}127.0.0.1:{free_ports(1)[0]}"
     with pytest.raises(ConnectionError, match=f"cannot reach a Ray cluster at {address} "):
         connect(address)
+
+
+def test_a_ray_that_does_not_start_in_time_is_an_error_of_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray raises a bare Exception, which the command would print as a traceback."""
+    import ray
+
+    def time_out(**_options: Any) -> None:
+        raise Exception("The current node timed out during startup.")  # noqa: TRY002 - as Ray does
+
+    monkeypatch.setattr(ray, "init", time_out)
+    with pytest.raises(ConnectionError, match="cannot start a Ray on this machine .*timed out during startup"):
+        connect("local")
 
 
 @pytest.mark.parametrize("form", ["host and port", "auto"])

@@ -48,8 +48,12 @@ class Deployments:
         files = [str(folder / "midrib.toml"), str(folder / "tables.toml")]
         command = [sys.executable, program, *files, str(http_port)]
         self.program = RayProgram(command, folder / "log", ray_environment(ports))
-        self.ready = self.program.event("ready")
-        self.address = self.ready["address"]
+        self.address = f"127.0.0.1:{port}"
+        self.groups: list[Any] = []
+
+    def wait_until_ready(self) -> None:
+        """Return once clients are answered. Raises RuntimeError, with the log, if the program ends before."""
+        self.groups = self.program.event("ready")["groups"]
 
     def write(self, *, scale: float) -> None:
         """Write the settings.  scale: of the backbone that multiplies."""
@@ -77,6 +81,7 @@ def deployments(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment
     """Five backbones on two logical GPUs: three of half a GPU, one whose replicas have a quarter each, one without."""
     served = Deployments(tmp_path_factory.mktemp("ray"))
     try:
+        served.wait_until_ready()
         yield served
     finally:
         served.program.stop()
@@ -94,7 +99,7 @@ def test_each_deployment_has_its_share_of_the_gpus(deployments: Deployments) -> 
         places = [place(client, name) for name in PLACES]
     assert [{process} for process, _ in places] == [deployments.replicas(name) for name in PLACES]
     assert sorted(Counter(gpu for _, gpu in places).values()) == [1, 2]
-    assert deployments.ready["groups"] == [{"0": SHARE}]
+    assert deployments.groups == [{"0": SHARE}]
 
 
 def test_calls_reach_the_deployment_of_their_backbone(deployments: Deployments) -> None:
@@ -199,7 +204,7 @@ def test_another_revision_of_one_backbone(deployments: Deployments) -> None:
         deployments.write(scale=3.0)
         deployments.program.enter()
         assert place(client, PLACES[0]) == before[0]
-        deployments.program.event("ready")
+        deployments.wait_until_ready()
         for _ in iter(lambda: client.embed(NAME, np.ones((1, 2), np.float32))[0, 0], 3.0):
             pass
         assert [place(client, name) for name in PLACES] == before

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from hashlib import sha256
 from pathlib import Path
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import grpc
@@ -40,9 +41,16 @@ def tokens(tmp_path: Path) -> Path:
 
 
 @asynccontextmanager
-async def routing(tokens: Path, *, public_health: bool = False) -> AsyncIterator[grpc.aio.Channel]:
-    """Yield a connection to a gRPC server whose calls a router answers. No backbone is behind it."""
-    router = BackboneRouter({"a/b/c": "midrib.a.b.c"}, IngressAccess(tokens, public_health=public_health))
+async def routing(
+    tokens: Path, *, public_health: bool = False, handles: Mapping[str, Any] = MappingProxyType({})
+) -> AsyncIterator[grpc.aio.Channel]:
+    """Yield a connection to a gRPC server whose calls a router answers. No backbone is behind it.
+
+    handles: Ray's, of the applications.
+    """
+    names = {f"a/b/{application}": application for application in handles or ("c",)}
+    router = BackboneRouter(names, IngressAccess(tokens, public_health=public_health))
+    router._handles.update(handles)  # Ray makes them in a process that it has started
 
     class Services(grpc.GenericRpcHandler):
         def service(self, details: grpc.HandlerCallDetails) -> Any:
@@ -59,6 +67,29 @@ async def routing(tokens: Path, *, public_health: bool = False) -> AsyncIterator
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield channel
     await server.stop(None)
+
+
+class NoReplica:
+    """Ray's handle of an application whose replica does not start.  left: set once nobody waits for it."""
+
+    def __init__(self) -> None:
+        self.left = asyncio.Event()
+
+    @asynccontextmanager
+    async def choose_replica(self) -> AsyncIterator[Any]:
+        try:
+            await asyncio.Event().wait()
+            yield
+        finally:
+            self.left.set()
+
+
+class EndedReplica:
+    """Ray's handle of an application whose replica has just ended."""
+
+    @asynccontextmanager
+    async def choose_replica(self) -> AsyncIterator[Any]:
+        yield SimpleNamespace(replica_metadata={"address": "127.0.0.1:1"})  # nothing listens there
 
 
 async def unary(channel: grpc.aio.Channel, method: str, headers: Any = ()) -> bytes:
@@ -106,6 +137,16 @@ async def test_an_error_of_the_watch_stays_what_it_is(tokens: Path) -> None:
 
     with pytest.raises(TimeoutError, match="of the work"):
         await serve_watch(fail(), None, longest_s=60)
+
+
+async def test_a_list_that_fails_waits_for_no_other_deployment(tokens: Path) -> None:
+    """A replica that starts later would get headers that grpcio has freed, with the token of any other caller."""
+    starting = NoReplica()
+    async with routing(tokens, handles={"starting": starting, "ended": EndedReplica()}) as channel:
+        with pytest.raises(grpc.aio.AioRpcError, match="failed to connect") as caught:
+            await unary(channel, "/midrib.v1.BackboneService/ListBackbones", BEARER)
+        await asyncio.wait_for(starting.left.wait(), 10)
+    assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
 
 
 def test_a_withdrawn_token_is_refused_after_the_file_is_read_again(tokens: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from libs.ray.tests.serve_process import RAY_PORTS, free_ports
 from midrib.oip.v2 import inference_pb2
 from midrib.ray._dataset import _divided
+from midrib.ray.cli import _until_end
 from midrib.ray.serve import ServeOptions, read_backbone_options, up
 from midrib.ray.serve._request_names import requested_name
 from midrib.ray.serve._up import _check_ports
@@ -110,6 +112,27 @@ def test_a_port_that_is_in_use_is_an_error_before_ray_starts(variable: str, monk
         monkeypatch.setenv(variable, str(used.getsockname()[1]))
         with pytest.raises(RuntimeError, match=f"cannot listen on port .* in use.*or set another {variable}"):
             _check_ports(Settings(port=port), ServeOptions(http_port=http_port))
+
+
+def test_an_error_of_ray_does_not_end_the_replicas(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The errors of Ray, as of a controller that has just ended, derive from Exception only. SIGTERM still ends."""
+
+    class RayActorError(Exception):
+        pass
+
+    def send_signals(number: int, handler: Any) -> None:
+        if number == signal.SIGHUP:  # the last of the handlers is set
+            handler(signal.SIGHUP, None)
+            handler(signal.SIGTERM, None)
+
+    def fail() -> None:
+        raise RayActorError("the controller is unavailable")
+
+    monkeypatch.setattr(signal, "signal", send_signals)
+    _until_end(fail)
+    assert "the changed file is not served: the controller is unavailable" in capsys.readouterr().err
 
 
 class DatasetOfAnotherRay:

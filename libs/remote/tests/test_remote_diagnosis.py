@@ -78,10 +78,16 @@ def test_the_error_of_a_broken_connection_names_its_cause(text: str, reason: str
     assert text in str(error)
 
 
-@pytest.mark.parametrize("status", [429, 502, 503, 504])
-def test_a_proxys_passing_refusal_does_not_mean_that_nobody_is_there(status: int) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(f"Received http2 header with status: {status}" for status in (429, 502, 503, 504)),
+        "Application metadata not set. Ping /ray.serve.RayServeAPIService/ListApplications for available applications.",
+    ],
+)
+def test_a_proxys_passing_refusal_does_not_mean_that_nobody_is_there(text: str) -> None:
     """The call is made again until its deadline."""
-    error = broken(f"Received http2 header with status: {status}", "gpu-box:1")
+    error = broken(text, "gpu-box:1")
     assert error.reason == "PROXY_BUSY"
     assert error.reason not in UNREACHABLE
 

@@ -14,12 +14,13 @@ def connect(address: str, **options: Any) -> None:
     address: "auto", host:port, ray://host:port, or "local", which starts a Ray on this machine.
     options: of `ray.init`.
     `ray start` of Ray 2.60 expects the token of its user, which `ray.init` sends only to "auto". This function also
-    sends it to addresses of this machine. Raises ConnectionError if no cluster answers, or if it expects another token.
+    sends it to addresses of this machine. Raises ConnectionError if no cluster answers, if it expects another token, or
+    if a Ray on this machine does not start in time.
     """
     import ray
 
     if address == "local":
-        ray.init(address=address, **options)
+        _start_local(options)
         return
     _check_reachable(address)
     if _is_local(address):
@@ -30,6 +31,21 @@ def connect(address: str, **options: Any) -> None:
         raise ConnectionError(
             f"cannot join a Ray cluster at {address} ({error}): check the address with `ray status`. If the cluster "
             "expects a token, set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to the file of its token"
+        ) from error
+
+
+def _start_local(options: dict[str, Any]) -> None:
+    """Start a Ray on this machine. Raises ConnectionError if its processes do not answer within Ray's 30 seconds."""
+    import ray
+
+    try:
+        ray.init(address="local", **options)
+    except Exception as error:
+        if type(error) is not Exception:  # Ray raises this class itself for its processes
+            raise
+        raise ConnectionError(
+            f"cannot start a Ray on this machine ({error}) Try again once other processes leave it memory and cores; "
+            "its logs are in /tmp/ray/session_latest/logs"
         ) from error
 
 

@@ -108,5 +108,5 @@ def _until_end(serve: Callable[[], None]) -> None:
     while signals.get() == signal.SIGHUP:
         try:
             serve()
-        except (LookupError, ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
+        except Exception as error:  # noqa: BLE001 - also Ray's own: the end of this process would end the replicas
             typer.secho(f"midrib: the changed file is not served: {error}", fg=typer.colors.RED, err=True)

@@ -9,7 +9,10 @@ import grpc
 
 
 class Context(Protocol):
-    """The part of `grpc.aio.ServicerContext` that services and interceptors use."""
+    """The part of `grpc.aio.ServicerContext` that services and interceptors use.
+
+    grpcio frees the call, with its headers, once its task has ended: no other task may use it later.
+    """
 
     async def read(self) -> Any:
         """Return the next message of the client, or `grpc.aio.EOF` if it has sent all."""

@@ -78,13 +78,19 @@ class BackboneRouter:
 
     async def _answer_of_all(self, method: str, request: bytes, context: Any) -> bytes:
         """Return the answers of a replica of each deployment, as one message."""
+        # Each waits for a replica. None may read the context once the call has ended: grpcio has freed its headers.
+        answers = [
+            asyncio.ensure_future(self._answer_of_one(application, method, request, context))
+            for application in self._applications
+        ]
         try:
-            answers = await asyncio.gather(
-                *(self._answer_of_one(application, method, request, context) for application in self._applications)
-            )
+            parts = await asyncio.gather(*answers)
         except grpc.aio.AioRpcError as error:
             await context.abort(error.code(), error.details() or "", tuple(error.trailing_metadata() or ()))
-        return b"".join(answers)
+        finally:
+            for answer in answers:
+                answer.cancel()
+        return b"".join(parts)
 
     async def _answer_of_one(self, application: str, method: str, request: bytes, context: Any) -> bytes:
         handle = await self._handle(application)
@@ -94,10 +100,10 @@ class BackboneRouter:
 
     async def _handle(self, application: str) -> Any:
         """Return Ray's handle of an application. Raises UnavailableError if it is not deployed yet."""
-        from ray import serve
-        from ray.serve.exceptions import RayServeException
-
         if application not in self._handles:
+            from ray import serve
+            from ray.serve.exceptions import RayServeException
+
             try:
                 self._handles[application] = await asyncio.to_thread(serve.get_app_handle, application)
             except RayServeException as error:

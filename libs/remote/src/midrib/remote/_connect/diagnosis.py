@@ -9,6 +9,8 @@ from typing import Final
 
 from midrib.wire import UnavailableError
 
+# In the text of Ray Serve's ingress for a call that it can pass to no application. The status is NOT_FOUND.
+RAY_INGRESS: Final = "/ray.serve.rayserveapiservice/"
 # The variables that gRPC reads, in its order.
 _PROXIES: Final = ("grpc_proxy", "https_proxy", "http_proxy")
 
@@ -58,6 +60,12 @@ CAUSES: Final = (
         r"status:? (408|425|429|502|503|504)\b",
         "PROXY_BUSY",
         "the proxy at {address} reaches no server, or has no room for another call",
+        passing=True,
+    ),
+    Cause(
+        RAY_INGRESS,
+        "PROXY_BUSY",
+        "the ingress of Ray Serve at {address} knows no replica yet, or serves several applications",
         passing=True,
     ),
     Cause(

@@ -14,7 +14,7 @@ from google.rpc import status_pb2
 
 from midrib.remote._connect.address import Endpoint
 from midrib.remote._connect.certificates import Certificates
-from midrib.remote._connect.diagnosis import broken
+from midrib.remote._connect.diagnosis import RAY_INGRESS, broken
 from midrib.wire import (
     DeadlineExceededError,
     InternalError,
@@ -52,8 +52,11 @@ _BROKEN = {
     grpc.StatusCode.UNKNOWN,
     grpc.StatusCode.DATA_LOSS,
 }
-# gRPC's text for an HTTP status other than 200, which no gRPC server sends. For 404 it reports UNIMPLEMENTED.
-_HTTP_STATUS: Final = "received http2 header with status"
+# Other statuses, with words of their text, that no server sends: gRPC reports UNIMPLEMENTED for the HTTP status 404.
+_REFUSED_BY_PROXY: Final = (
+    (grpc.StatusCode.UNIMPLEMENTED, "received http2 header with status"),
+    (grpc.StatusCode.NOT_FOUND, RAY_INGRESS),
+)
 # The texts of refused headers: Midrib's for a call and for a connection, grpcio's, and the HTTP status of a proxy.
 _LARGE_HEADERS: Final = re.compile(r"headers have \d+ bytes|headers_too_large|metadata size exceeds|status:? 431\b")
 # The names of gRPC's threads begin with these.
@@ -230,6 +233,6 @@ def _error(code: grpc.StatusCode, details: str | None, trailing: Any, address: s
         )
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return LimitExceededError(f"{address}: {text}: send fewer rows at a time")
-    if code in _BROKEN or (code is grpc.StatusCode.UNIMPLEMENTED and _HTTP_STATUS in text.lower()):
+    if code in _BROKEN or any(code is other and words in text.lower() for other, words in _REFUSED_BY_PROXY):
         return broken(text, address)
     return status_to_error(status_pb2.Status(code=code.value[0], message=f"{address}: {text}"))
