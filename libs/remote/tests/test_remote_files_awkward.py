@@ -25,6 +25,13 @@ class Lengths:
         return np.array([[len(str(value))] for value in values], np.float32)
 
 
+class FileSizes(Lengths):
+    """Embeds a file as its size."""
+
+    def __call__(self, kind: str, values: list[Any]) -> Array:
+        return np.array([[len(path.read_bytes())] for path in values], np.float32)
+
+
 def ids_of(out: Path) -> list[str]:
     ids: list[str] = json.loads(out.with_name(out.name + ".json").read_text())["ids"]
     return ids
@@ -231,6 +238,29 @@ def test_a_pipe_is_no_input(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "t.txt")
     with pytest.raises(InvalidInputError, match="no file or folder at"):
         embed_files(Lengths(), [tmp_path / "t.txt"], tmp_path / "out.npy")
+
+
+def test_a_path_to_a_pipe_is_a_bad_row(tmp_path: Path) -> None:
+    """To read it would wait for ever. A missing file costs its row too."""
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "good.png").write_bytes(b"a picture")
+    names = ("pipe.png", "missing.png", "good.png")
+    rows = [json.dumps({"id": name, "text": {"path": str(tmp_path / name)}}) for name in names]
+    (tmp_path / "t.jsonl").write_text("\n".join(rows))
+    embed_files(FileSizes(), [tmp_path / "t.jsonl"], tmp_path / "out.npy")
+    assert (ids_of(tmp_path / "out.npy"), np.load(tmp_path / "out.npy").tolist()) == (["good.png"], [[9]])
+    assert f"no file at {tmp_path}/pipe.png" in (tmp_path / "out.npy.bad.jsonl").read_text()
+
+
+@pytest.mark.parametrize("link", [False, True], ids=["itself", "a link"])
+def test_an_output_that_is_an_input_is_refused(tmp_path: Path, link: bool) -> None:
+    """The run would replace the data by their features."""
+    np.save(tmp_path / "t.npy", np.ones((2, 3), np.float32))
+    out = tmp_path / ("link.npy" if link else "t.npy")
+    os.link(tmp_path / "t.npy", tmp_path / "link.npy")
+    with pytest.raises(InvalidInputError, match=r"output .*t\.npy is one of the inputs: name another file"):
+        embed_files(Lengths(), [tmp_path / "t.npy"], out)
+    assert np.load(tmp_path / "t.npy").shape == (2, 3)
 
 
 @pytest.mark.parametrize(
