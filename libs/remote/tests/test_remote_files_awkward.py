@@ -252,17 +252,6 @@ def test_a_path_to_a_pipe_is_a_bad_row(tmp_path: Path) -> None:
     assert f"no file at {tmp_path}/pipe.png" in (tmp_path / "out.npy.bad.jsonl").read_text()
 
 
-@pytest.mark.parametrize("link", [False, True], ids=["itself", "a link"])
-def test_an_output_that_is_an_input_is_refused(tmp_path: Path, link: bool) -> None:
-    """The run would replace the data by their features."""
-    np.save(tmp_path / "t.npy", np.ones((2, 3), np.float32))
-    out = tmp_path / ("link.npy" if link else "t.npy")
-    os.link(tmp_path / "t.npy", tmp_path / "link.npy")
-    with pytest.raises(InvalidInputError, match=r"output .*t\.npy is one of the inputs: name another file"):
-        embed_files(Lengths(), [tmp_path / "t.npy"], out)
-    assert np.load(tmp_path / "t.npy").shape == (2, 3)
-
-
 @pytest.mark.parametrize(
     "header",
     [
