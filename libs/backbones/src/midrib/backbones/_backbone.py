@@ -144,12 +144,14 @@ class Backbone:
 
         Floating rows of any precision are converted to the module's, as a server does it. Image backbones also take
         pixels of uint8, [rows, 3, height, width], and normalise them. No rows give no rows.
-        Raises ContractError if the module does not return one row for each.
+        Raises ContractError if the module does not return one row for each, TypeError for other types than tensors.
         """
         import torch
 
         from midrib.backbones._contract import as_module_input, device_of
 
+        if not isinstance(batch, torch.Tensor):
+            raise TypeError(f"got a {type(batch).__name__}, expected a tensor [rows, ...]: pass torch.as_tensor(rows)")
         if not len(batch):
             # Many networks cannot reshape an empty batch, and the result is known.
             return torch.zeros(0, self.num_features)
