@@ -94,7 +94,7 @@ def test_an_unusable_clip_is_an_error_of_that_item(clip: object, message: str) -
 
 def test_a_rate_must_be_positive() -> None:
     """A rate of 0 is refused for the whole call."""
-    with pytest.raises(ValueError, match="got a rate of 0, expected samples per second"):
+    with pytest.raises(ValueError, match="got a rate of 0, expected a whole number of samples per second"):
         audio_rows([], 0, AT_16K)
 
 

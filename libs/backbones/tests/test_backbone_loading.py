@@ -104,6 +104,22 @@ def test_a_module_that_is_not_a_backbone_is_refused(registry: Registry, answer: 
         load_backbone("bad", registry=registry)
 
 
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        pytest.param(nn.Linear, "returned <class .* of type type as its module", id="a class"),
+        pytest.param(len, "returned <built-in function len> of type .* as its module", id="a function"),
+        pytest.param(nn.Linear(3, 4, device="meta"), "the weight 'weight', which is on the meta device", id="meta"),
+        pytest.param(nn.LazyLinear(4), "the weight 'weight', which is uninitialized", id="lazy"),
+    ],
+)
+def test_a_module_without_weights_is_refused(registry: Registry, module: object, message: str) -> None:
+    """The error names the backbone and the weight."""
+    registry(lambda: (module, 4), name="bad", input=TensorInput((3,)))
+    with pytest.raises(ContractError, match=f"backbone 'bad' .*{message}"):
+        load_backbone("bad", registry=registry)
+
+
 def test_a_module_that_cannot_take_its_declared_input_is_refused_at_load(registry: Registry) -> None:
     """A wrong declaration is found when loading, not at the first request."""
     registry(lambda: (nn.Linear(8, 4), 4), name="bad", input=TensorInput((3,)))

@@ -70,6 +70,8 @@ def test_a_decorator_gives_the_function_back_unchanged(registry: Registry) -> No
         pytest.param({"fn": abs, "name": "grpc://a"}, ValueError, r"no '://'", id="URL as a name"),
         pytest.param({"fn": abs, "name": "a/"}, ValueError, r"no slash or blank at its ends", id="slash at the end"),
         pytest.param({"fn": abs, "namespace": ""}, ValueError, r"got the name ''", id="empty namespace"),
+        pytest.param({"fn": abs, "name": "a\nb"}, ValueError, r"a name .* is printable", id="line end in a name"),
+        pytest.param({"fn": abs, "aliases": ("\ud800",)}, ValueError, r"is printable", id="lone surrogate"),
         pytest.param({"fn": abs, "aliases": (1,)}, TypeError, r"a name must be a str, got 1", id="alias not a str"),
         pytest.param({"fn": abs, "num_features": 0}, ValueError, r"num_features=0: .* positive int", id="no width"),
         pytest.param({"fn": abs, "num_features": True}, ValueError, r"num_features=True", id="width a bool"),

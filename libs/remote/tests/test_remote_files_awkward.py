@@ -25,6 +25,13 @@ class Lengths:
         return np.array([[len(str(value))] for value in values], np.float32)
 
 
+class FileSizes(Lengths):
+    """Embeds a file as its size."""
+
+    def __call__(self, kind: str, values: list[Any]) -> Array:
+        return np.array([[len(path.read_bytes())] for path in values], np.float32)
+
+
 def ids_of(out: Path) -> list[str]:
     ids: list[str] = json.loads(out.with_name(out.name + ".json").read_text())["ids"]
     return ids
@@ -231,6 +238,18 @@ def test_a_pipe_is_no_input(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "t.txt")
     with pytest.raises(InvalidInputError, match="no file or folder at"):
         embed_files(Lengths(), [tmp_path / "t.txt"], tmp_path / "out.npy")
+
+
+def test_a_path_to_a_pipe_is_a_bad_row(tmp_path: Path) -> None:
+    """To read it would wait for ever. A missing file costs its row too."""
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "good.png").write_bytes(b"a picture")
+    names = ("pipe.png", "missing.png", "good.png")
+    rows = [json.dumps({"id": name, "text": {"path": str(tmp_path / name)}}) for name in names]
+    (tmp_path / "t.jsonl").write_text("\n".join(rows))
+    embed_files(FileSizes(), [tmp_path / "t.jsonl"], tmp_path / "out.npy")
+    assert (ids_of(tmp_path / "out.npy"), np.load(tmp_path / "out.npy").tolist()) == (["good.png"], [[9]])
+    assert f"no file at {tmp_path}/pipe.png" in (tmp_path / "out.npy.bad.jsonl").read_text()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from midrib.task import ImageData, TabularData, TextData
+from midrib.task._features.media import image_of
 
 TEXTS = ["a red fox", "a fish", "two foxes", "many fish"]
 LABELS = ["fox", "fish", "fox", "fish"]
@@ -264,3 +266,10 @@ def test_an_unknown_option_is_named() -> None:
     """The error lists the options that exist."""
     with pytest.raises(TypeError, match="TextData got the options batchsize, expected among .*batch_size"):
         TextData.from_arrays((["a"], ["x"]), batchsize=3)  # type: ignore[call-arg] # the error of this test
+
+
+def test_a_pipe_is_no_image(tmp_path: Path) -> None:
+    """To read it would wait for ever."""
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ValueError, match=r"pipe\.png' is a pipe"):
+        image_of(tmp_path / "pipe.png")

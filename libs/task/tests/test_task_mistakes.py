@@ -31,6 +31,10 @@ def task() -> ClassificationTask:
         ),
         pytest.param({"num_classes": 2, "learning_rate": "0.1"}, "learning_rate got '0.1' of type str", id="text"),
         pytest.param({"labels": "ab"}, "got labels='ab', expected a list with the name of each class", id="labels"),
+        pytest.param({"labels": {"a", "b"}}, r"got labels=\{.*\}, expected a list with the name", id="set"),
+        pytest.param({"labels": {0: "a", 1: "b"}}, r"got labels=\{0: 'a'.*, expected a list with the name", id="dict"),
+        pytest.param({"labels": [1, 2]}, r"got labels=\[1, 2\], expected a list with the name of each", id="numbers"),
+        pytest.param({"labels": iter("ab")}, "got labels=<str_.*>, expected a list with the name of", id="iterator"),
         pytest.param({"num_classes": 2, "backbone_learning_rate": True}, "got True of type bool", id="bool"),
     ],
 )
@@ -65,6 +69,28 @@ def test_a_label_that_occurs_twice_is_named() -> None:
     """Its second class would never be a target."""
     with pytest.raises(ValueError, match="got 'a' several times in labels: give each class another name"):
         ClassificationTask("mlp-128", labels=["a", "b", "a"], backbone_kwargs={"num_features": 4})
+
+
+def test_no_labels_are_an_error() -> None:
+    """The error names the argument that was passed."""
+    with pytest.raises(ValueError, match=r"got labels=\[\], expected a list with the name of each class"):
+        ClassificationTask("mlp-128", labels=[], backbone_kwargs={"num_features": 4})
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        pytest.param(torch.tensor([[-1, 1], [1, -1]]), r"of shape \[2, 2\], from -1 to 1", id="minus one and one"),
+        pytest.param(torch.tensor([[0, 255], [255, 0]]), r"of shape \[2, 2\], from 0 to 255", id="bytes"),
+        pytest.param(torch.full((2, 2), float("nan")), r"of shape \[2, 2\], from nan to nan", id="NaN"),
+        pytest.param(torch.tensor([0, 1]), r"of shape \[2\], from 0 to 1", id="indices"),
+    ],
+)
+def test_multi_label_targets_are_between_zero_and_one(targets: torch.Tensor, message: str) -> None:
+    """torch's loss takes all values, so that the training would lead nowhere."""
+    task = ClassificationTask("mlp-128", 2, multi_label=True, backbone_kwargs={"num_features": 4})
+    with pytest.raises(ValueError, match=rf"got multi-label targets {message}, expected zeros and ones \[2, 2\]"):
+        task.training_step((torch.zeros(2, 4), targets), 0)
 
 
 @pytest.mark.parametrize("rate", [-1, float("nan"), float("inf")])

@@ -46,6 +46,18 @@ def test_embed_refuses_to_replace_an_output_of_other_inputs(midrib: Any, tmp_pat
     assert (midrib(*arguments).returncode, np.load(out).shape) == (1, (3, 128))
 
 
+def test_embed_refuses_to_replace_an_output_of_another_backbone(midrib: Any, tmp_path: Path) -> None:
+    """The inputs are the same; --overwrite replaces it."""
+    rows, out = tmp_path / "rows.npy", tmp_path / "embeddings.npy"
+    np.save(rows, np.ones((3, 4), np.float32))
+    assert midrib("embed", str(rows), "--backbone", MLP, "--out", str(out)).returncode == 0
+    other = ["embed", str(rows), "--backbone", MLP.replace("128", "128-256"), "--out", str(out)]
+    done = midrib(*other)
+    assert (done.returncode, np.load(out).shape) == (1, (3, 128))
+    assert f"{out} exists and was made by template/classification/mlp-128: pass --overwrite" in done.stderr
+    assert (midrib(*other, "--overwrite").returncode, np.load(out).shape) == (0, (3, 256))
+
+
 def test_a_failed_run_says_what_it_has_left(midrib: Any, tmp_path: Path) -> None:
     """The folder of finished chunks is where the next run resumes."""
     rows, out = tmp_path / "rows.npy", tmp_path / "embeddings.npy"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from midrib.backbones._errors import MediaError
+from midrib.backbones._errors import MediaError, as_list
 from midrib.registry import AudioInput
 
 MAX_CHANNELS = 8
@@ -32,13 +33,17 @@ def audio_rows(clips: Sequence[npt.NDArray[np.generic]], rate: int, spec: AudioI
     every width are scaled by their full range to -1..1; floats are taken as they are.
     rate: samples per second of the clips.
     Raises MediaError, with the item's index, for a clip that is none of these, empty or not finite, and for a rate
-    that is not positive or whose common divisor with spec.rate is so small that the filters would be huge.
+    that is not a positive whole number, or whose common divisor with spec.rate is so small that the filters would be
+    huge. Raises TypeError for clips that are not in a sequence.
     """
-    if rate <= 0 or rate * spec.rate > _LARGEST_RATIO * math.gcd(rate, spec.rate) ** 2:
+    positive = isinstance(rate, Integral) and rate > 0
+    if not positive or rate * spec.rate > _LARGEST_RATIO * math.gcd(rate, spec.rate) ** 2:
         raise MediaError(
-            0, f"got a rate of {rate}, expected samples per second, such as 8000, 16000, 44100 or 48000: resample it"
+            0,
+            f"got a rate of {rate!r}, expected a whole number of samples per second, such as 16000 or 44100: "
+            "resample it",
         )
-    rows = [resample(_mono(i, clip), rate, spec.rate) for i, clip in enumerate(clips)]
+    rows = [resample(_mono(i, clip), rate, spec.rate) for i, clip in enumerate(as_list("clip", clips))]
     batch = np.zeros((len(rows), max((len(row) for row in rows), default=1)), np.float32)
     for target, row in zip(batch, rows, strict=True):
         target[: len(row)] = row

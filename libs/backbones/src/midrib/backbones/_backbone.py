@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from midrib.backbones._errors import InputKindError
+from midrib.backbones._errors import InputKindError, as_list
 from midrib.backbones._tokens import PromptChoice, Prompts, Tokenizer, choose_prompt, prompts_of
 from midrib.registry import AbstractRegistry, AudioInput, ContractError, ImageInput, InputSpec, TextInput, in_words
 
@@ -144,18 +144,27 @@ class Backbone:
 
         Floating rows of any precision are converted to the module's, as a server does it. Image backbones also take
         pixels of uint8, [rows, 3, height, width], and normalise them. No rows give no rows.
+        Raises ContractError if the module does not return one row for each, TypeError for other types than tensors.
         """
         import torch
 
         from midrib.backbones._contract import as_module_input, device_of
 
+        if not isinstance(batch, torch.Tensor):
+            raise TypeError(f"got a {type(batch).__name__}, expected a tensor [rows, ...]: pass torch.as_tensor(rows)")
         if not len(batch):
             # Many networks cannot reshape an empty batch, and the result is known.
             return torch.zeros(0, self.num_features)
         with torch.inference_mode():
             rows = as_module_input(self.module, self.input, batch.to(device_of(self.module)))
             features: Tensor = self.module(rows)
-        return features
+        if tuple(features.shape) != (len(batch), self.num_features):
+            raise ContractError(
+                f"backbone {self.name!r} returned {list(features.shape)} for {len(batch)} rows, expected "
+                f"{[len(batch), self.num_features]}: return one row of num_features for each"
+            )
+        # A head can train on the copy, which a tensor of inference mode forbids, and it shares nothing with the batch.
+        return features.clone()
 
     def embed_images(self, images: Sequence[ImageMedia]) -> Tensor:
         """Embed images: `embed(prepare_pixels(images))`, [rows, num_features]."""
@@ -169,12 +178,9 @@ class Backbone:
         A remote backbone's texts are tokenized on the server, which truncates them: truncate=False is a ContractError.
         The other arguments and errors are those of `prepare_texts`.
         """
-        from midrib.backbones._texts import refuse_one_string
-
         if self._remote and truncate:
             self._spec(TextInput)
-            refuse_one_string(texts)
-            return self._embed_remotely(list(texts), prompt, prompt_name)
+            return self._embed_remotely(as_list("text", texts), prompt, prompt_name)
         return self.embed(self.prepare_texts(texts, truncate=truncate, prompt=prompt, prompt_name=prompt_name))
 
     def _embed_remotely(self, texts: list[str], prompt: str | None, prompt_name: str | None) -> Tensor:
@@ -226,11 +232,12 @@ def load_backbone(key: str, *, registry: AbstractRegistry | None = None, **kwarg
     if the loaded module is not a backbone.
     """
     from midrib.backbones._catalogue import BACKBONES
-    from midrib.backbones._contract import check_output, settle_input
+    from midrib.backbones._contract import check_module, check_output, settle_input
     from midrib.backbones._weights import refuse_diverged
 
     entry = (BACKBONES if registry is None else registry).get(key, with_metadata=True)
     module, num_features = entry.load(**kwargs)
+    check_module(entry.key, module)
     module.eval()
     refuse_diverged(module, repr(entry.key))
     spec = settle_input(entry.key, module, entry.input)

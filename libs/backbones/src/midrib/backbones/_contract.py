@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -9,6 +11,21 @@ from midrib.backbones._pixels.normalize import normalized
 from midrib.registry import AudioInput, ContractError, ImageInput, InputSpec, TensorInput, TextInput
 
 _OPEN_LENGTH = 16
+
+
+def check_module(name: str, module: object) -> None:
+    """Raise ContractError for an object that is not a torch module, or a module whose weights have no values yet."""
+    if not isinstance(module, nn.Module):
+        raise ContractError(
+            f"the loader of backbone {name!r} returned {module!r:.80} of type {type(module).__name__} as its module, "
+            "expected a torch.nn.Module: wrap it in one"
+        )
+    for weight, value in itertools.chain(module.named_parameters(), module.named_buffers()):
+        if nn.parameter.is_lazy(value) or value.is_meta:
+            kind = "uninitialized" if nn.parameter.is_lazy(value) else "on the meta device"
+            raise ContractError(
+                f"backbone {name!r} has the weight {weight!r}, which is {kind}, expected values: set them in the loader"
+            )
 
 
 def settle_input(name: str, module: nn.Module, registered: InputSpec | None) -> InputSpec:

@@ -1,6 +1,13 @@
-"""Errors of loading and using a backbone."""
+"""Errors of loading and using a backbone, and the check of a call's items."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
+from os import PathLike
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class MediaError(ValueError):
@@ -24,3 +31,22 @@ class InputKindError(TypeError):
 
 class WeightsError(RuntimeError):
     """Weights that cannot be found, read or fitted. They are never replaced by random ones."""
+
+
+def as_list(kind: str, items: Iterable[T]) -> list[T]:
+    """Return the items of a call as a list, also those of an array, a column or a generator.
+
+    kind: of one item, such as "text".
+    Raises TypeError for one item in place of a list, and for sets and mappings: their order, or their keys, would be
+    embedded.
+    """
+    single = isinstance(items, str | bytes | bytearray | memoryview | PathLike)
+    if not single and not isinstance(items, Mapping | AbstractSet):
+        try:
+            return list(items)
+        except TypeError:  # it cannot be iterated
+            pass
+    raise TypeError(
+        f"got {items!r:.60} of type {type(items).__name__}, expected a list of {kind}s: pass a list, for one {kind} "
+        f"[{kind}]"
+    )

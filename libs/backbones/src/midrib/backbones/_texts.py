@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import numpy.typing as npt
 
-from midrib.backbones._errors import MediaError
+from midrib.backbones._errors import MediaError, as_list
 from midrib.backbones._tokens import (
     FIRST_UNPOOLED,
     PADDING,
@@ -89,10 +89,10 @@ def token_ids(
 
     truncate: cut texts longer than max_tokens; if False, they are an error.
     prompt: put before each text in place of the tokenizer's default.
-    Raises MediaError, with the item's index, for an item that is not a valid string, or too long; TypeError for one
-    string in place of a list.
+    Raises MediaError, with the item's index, for an item that is not a valid string, or too long; TypeError for texts
+    that are not in a sequence.
     """
-    refuse_one_string(texts)
+    texts = as_list("text", texts)
     for index, text in enumerate(texts):
         _check(index, text)
     rows = _tokenized(texts, tokenizer, prompt) if texts else []
@@ -106,12 +106,6 @@ def token_ids(
         unpooled = getattr(row, "unpooled", 0)  # tokenizers of users may return other classes
         target[:unpooled] = FIRST_UNPOOLED - numbers[:unpooled]
     return ids
-
-
-def refuse_one_string(texts: object) -> None:
-    """Raise TypeError for one string in place of a list: it would be embedded letter by letter."""
-    if isinstance(texts, str):
-        raise TypeError(f"got the string {texts!r:.60}, expected a list of texts: pass [text]")
 
 
 def _tokenized(texts: Sequence[str], tokenizer: Tokenizer, prompt: str | None) -> list[Tokens]:

@@ -54,7 +54,7 @@ class PromptChoice:
     """The prompt of one call.
 
     text: put before each text.  name: of one of the backbone's prompts, in place of a text.
-    Both None: the backbone's default prompt. Raises ValueError if both are set.
+    Both None: the backbone's default prompt. Raises ValueError if both are set, TypeError for a text of another type.
     """
 
     text: str | None = None
@@ -63,6 +63,8 @@ class PromptChoice:
     def __post_init__(self) -> None:
         if self.text is not None and self.name is not None:
             raise ValueError(f"got prompt={self.text!r} and prompt_name={self.name!r}, expected at most one: drop one")
+        if not isinstance(self.text, str | None):
+            raise TypeError(f"got prompt={self.text!r} of type {type(self.text).__name__}, expected a string")
 
 
 @runtime_checkable

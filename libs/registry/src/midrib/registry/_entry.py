@@ -232,10 +232,10 @@ def _check_name(name: object) -> None:
     """Raise TypeError or ValueError for a value that cannot name an entry."""
     if not isinstance(name, str):
         raise TypeError(f"a name must be a str, got {name!r} of type {type(name).__name__}")
-    if not name or "://" in name or name != name.strip("/ \t\n"):
+    if not name.isprintable() or not name or "://" in name or name != name.strip("/ "):
         raise ValueError(
-            f"got the name {name!r}: a name is not empty, has no slash or blank at its ends, and no '://' (a URL is "
-            "opened, not registered)"
+            f"got the name {name!r}: a name is not empty, is printable, has no slash or blank at its ends, and no "
+            "'://' (a URL is opened, not registered)"
         )
 
 

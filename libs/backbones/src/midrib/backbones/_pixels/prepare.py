@@ -6,13 +6,12 @@ A server's process decodes images while its workers compute, so this module does
 from __future__ import annotations
 
 from collections.abc import Sequence
-from os import PathLike
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from midrib.backbones._errors import MediaError
+from midrib.backbones._errors import MediaError, as_list
 from midrib.backbones._pixels.resize import resize_and_crop
 from midrib.media import FORMATS, ImageMedia, UnusableImageError, check_pictures, open_image, to_rgb
 from midrib.registry import ImageInput
@@ -30,14 +29,13 @@ def image_pixels(
     [height, width], [height, width, 3] (RGB) or [height, width, 4] (RGBA).
     max_pixels: the limit for one image, checked before it is decoded.
     Raises MediaError, with the item's index, for the first image that is none of these or cannot be decoded, and for
-    an array that holds one picture; TypeError for one image in place of a list.
+    an array that holds one picture; TypeError for images that are not in a sequence.
     """
-    if isinstance(images, str | PathLike | bytes | bytearray | Image.Image):
-        raise TypeError(f"got one {type(images).__name__}, expected a list of images: pass [image]")
     try:
         check_pictures(images)
     except UnusableImageError as error:
         raise MediaError(0, str(error)) from None
+    images = as_list("image", images)
     pixels = np.empty((len(images), 3, spec.size, spec.width or spec.size), np.uint8)
     for index, image in enumerate(images):
         pixels[index] = _row(index, image, spec, max_pixels).transpose(2, 0, 1)

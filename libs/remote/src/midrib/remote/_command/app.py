@@ -175,7 +175,9 @@ def embed(
     dimensions: Annotated[int | None, typer.Option(min=1, help="Keep only the first features of each row.")] = None,
     normalize: Annotated[bool, typer.Option("--normalize", help="Scale rows to unit length.")] = False,
     dtype: Annotated[str, typer.Option(help="float32 or float16.")] = "float32",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output made from other inputs.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an output of other inputs or another backbone.")
+    ] = False,
     ray: Cluster = None,
     imports: Imports = None,
     token: Token = None,
@@ -200,6 +202,7 @@ def embed(
         imports=imports,
         as_json=as_json,
         cluster=ray,
+        overwrite=overwrite,
         column=column,
         id_column=id_column,
         keep=[name for names in keep or () for name in names.split(",")],

@@ -34,12 +34,14 @@ def embed(
     imports: Sequence[str] | None,
     as_json: bool,
     cluster: str | None = None,
+    overwrite: bool = False,
     **options: Any,
 ) -> None:
     """Embed files through a server (grpc://...), or with a registered backbone in this process.
 
     options: those of `embed_files`.  imports: modules that register backbones of this process.
     cluster: the address of a Ray cluster, whose actors embed in place of this process.
+    overwrite: replace an output of another backbone; by default that is a FileExistsError.
     """
     progress, stack = _ProgressLine(), contextlib.ExitStack()
     progress.show("reading the inputs ...")
@@ -55,6 +57,8 @@ def embed(
             embedder = load_embedder(backbone, access, imports)
         else:
             embedder = stack.enter_context(cluster_embedder(cluster, backbone, access, imports))
+        if not overwrite:
+            _refuse_other_backbone(out, embedder)
         progress.begin()
         return embedder
 
@@ -89,6 +93,23 @@ def refuse_existing(out: str, inputs: Sequence[str], column: str, id_column: str
     if ids != _ids_of_output(out):
         raise FileExistsError(
             f"{out} exists and was made from other inputs: pass --overwrite to replace it, or another --out"
+        )
+
+
+def _refuse_other_backbone(out: str, embedder: ValueEmbedder) -> None:
+    """Raise FileExistsError if a local output exists and was made by another backbone.
+
+    Another revision of the same backbone is replaced, because the same command may be run again.
+    """
+    from midrib.remote._files.output_reader import read_output
+    from midrib.remote._files.storage import is_url
+
+    if is_url(out) or not Path(out).exists():
+        return
+    existing = read_output(Path(out))
+    if existing.backbone != embedder.name:
+        raise FileExistsError(
+            f"{out} exists and was made by {existing.backbone}: pass --overwrite to replace it, or another --out"
         )
 
 

@@ -17,7 +17,7 @@ from midrib.remote._files.items import SourceItem
 from midrib.remote._files.prompts import ChosenPrompt
 from midrib.remote._files.run import ChunkSize, digest_of, embed_in_order
 from midrib.remote._files.sources import Sources
-from midrib.remote._files.storage import Downloads, output_at
+from midrib.remote._files.storage import Downloads, Output, output_at
 from midrib.remote._files.writers import check_output
 from midrib.wire import InvalidInputError
 
@@ -83,17 +83,18 @@ def embed_files(
     A run that was killed resumes where it stopped, with nothing lost or doubled: `<out>.parts` holds the finished part.
     Rows that cannot be read, and items that cannot be embedded, are listed in `<out>.bad.jsonl`.
     Raises InvalidInputError if inputs or options are unusable or changed between runs, if the inputs hold no items, if
-    another run writes the same output, or if every item is bad; RevisionMismatchError if the backbone changed;
-    UnavailableError if a URL cannot be read or written; OSError if the output cannot be written.
+    the output is one of them, if another run writes the same output, or if every item is bad; RevisionMismatchError if
+    the backbone changed; UnavailableError if a URL cannot be read or written; OSError if the output cannot be written.
     """
     columns = InputColumns(column, id_column, tuple(keep))
     options = OutputOptions(dimensions, normalize, dtype)
     prompts = ChosenPrompt(prompt, prompt_name)
-    output = output_at(out)
+    output, inputs = output_at(out), list(inputs)
+    _refuse_input(output, inputs)
     check_output(output)
     output.check_bucket()
     with Downloads() as downloads, closing(ChunkStore(output)) as store:
-        sources = Sources(list(inputs), columns, downloads)
+        sources = Sources(inputs, columns, downloads)
         total = _count(sources, prompts)
         embedder = with_prompt(embedder_from(backbone, kwargs), prompt, prompt_name)
         options.width(embedder)  # before any item is embedded
@@ -108,6 +109,13 @@ def embed_files(
         progress.check_complete()
         store.finish()
     return progress
+
+
+def _refuse_input(output: Output, inputs: Iterable[str | Path]) -> None:
+    """Raise InvalidInputError if the output would replace one of the inputs."""
+    for location in inputs:
+        if output.is_at(location):
+            raise InvalidInputError(f"output {location} is one of the inputs: name another file")
 
 
 def _count(sources: Sources, prompt: ChosenPrompt) -> int:

@@ -13,6 +13,7 @@ from midrib.remote._files.formats.audio_file import AUDIO_SUFFIXES, decode_clip,
 from midrib.remote._files.formats.columns import InputColumns, Record
 from midrib.remote._files.formats.encodings import is_utf8, printable
 from midrib.remote._files.storage import InputFile, LocalFile, RemoteFile
+from midrib.wire import InvalidInputError
 
 SourceKind: TypeAlias = Literal["images", "texts", "audio", "tensor"]
 _NOT_UTF8: Final = "the text is not valid UTF-8: save its file with encoding UTF-8"
@@ -37,12 +38,14 @@ class SourceItem:
     def load(self) -> Any:
         """Return the value as a ValueEmbedder takes it: bytes or a path for an image, AudioSamples for a sound.
 
-        Raises InvalidInputError for sound that cannot be decoded, OSError or UnavailableError for a file that cannot
-        be read.
+        Raises InvalidInputError for sound that cannot be decoded and for a path that is not a file, OSError or
+        UnavailableError for a file that cannot be read.
         """
         if isinstance(self.value, RemoteFile):
             encoded = self.value.read_bytes()
             return decode_clip(encoded) if self.kind == "audio" else encoded
+        if isinstance(self.value, LocalFile) and not self.value.path.is_file():  # to read a pipe would wait for ever
+            raise InvalidInputError(f"no file at {self.value.name}: check the path")
         if self.kind == "audio":
             return decode_clip(self.value if isinstance(self.value, bytes) else self.value.path.read_bytes())
         return self.value.path if isinstance(self.value, LocalFile) else self.value

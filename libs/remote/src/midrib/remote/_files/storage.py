@@ -193,6 +193,15 @@ class Output:
     path: Path
     url: str | None = None
 
+    def is_at(self, location: str | Path) -> bool:
+        """Return whether a location, such as an input, is that of the output; links are followed."""
+        if self.url is not None or is_url(location):
+            return self.url == location
+        try:
+            return self.path.samefile(location)
+        except (OSError, ValueError):  # one of them does not exist
+            return False
+
     def check_bucket(self) -> None:
         """Raise InvalidInputError if the URL's bucket does not exist, UnavailableError if the store does not answer."""
         if self.url is None or self.url.partition("://")[0] not in _BUCKETS:

@@ -112,14 +112,16 @@ def _as_text(value: Any) -> str:
 def _write_npy(path: Path, read: RowsReader, metadata: dict[str, str]) -> None:
     """Write the features; a JSON file beside them has the ids, the kept columns and the revision."""
     ids, features, kept = _joined(read)
+    beside = path.with_name(path.name + ".json")
 
     def write(unfinished: Path) -> None:
         with unfinished.open("wb") as file:
             np.save(file, features)
+        beside.unlink(missing_ok=True)  # the ids never name the rows of another array, also after a kill
 
-    beside = plain_json({**metadata, "ids": ids, **({"kept": kept} if kept else {})})
-    write_whole(path.with_name(path.name + ".json"), lambda unfinished: unfinished.write_text(beside))
+    text = plain_json({**metadata, "ids": ids, **({"kept": kept} if kept else {})})
     write_whole(path, write)
+    write_whole(beside, lambda unfinished: unfinished.write_text(text))
 
 
 def _write_safetensors(path: Path, read: RowsReader, metadata: dict[str, str]) -> None:

@@ -218,8 +218,8 @@ class _Revision:
                 recorded = (file.metadata() or {}).get(_CHECKSUM)
         except FileNotFoundError:  # another process made room
             return None
-        except SafetensorError as error:
-            warnings.warn(f"the feature cache leaves out {shard}, which is damaged: {error}", stacklevel=2)
+        except (SafetensorError, OSError) as error:
+            warnings.warn(f"the feature cache leaves out {shard}, which cannot be read: {error}", stacklevel=2)
             return None
         if recorded is not None and recorded != str(_checksum(stored, features)):
             warnings.warn(f"the feature cache leaves out {shard}, which is damaged: its checksum differs", stacklevel=2)

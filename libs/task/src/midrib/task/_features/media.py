@@ -51,7 +51,11 @@ def image_of(item: Any) -> Any:
     """
     if isinstance(item, Mapping) and item.keys() & {"bytes", "path"}:
         item = item.get("bytes") or item.get("path")
-    return read_bytes(item) if isinstance(item, str | Path) else _present(item)
+    if isinstance(item, str | Path):
+        if Path(item).is_fifo():  # to read it would wait for ever
+            raise ValueError(f"the file {str(item)!r} is a pipe: save what it gives as a file")
+        return read_bytes(item)
+    return _present(item)
 
 
 def text_of(item: Any) -> str:

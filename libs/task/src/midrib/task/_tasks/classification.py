@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, Self
 
 import numpy as np
@@ -27,6 +28,13 @@ _TARGET_ERROR = re.compile(r"Target -?\d+ is out of bounds|0D or 1D target tenso
 
 
 def _binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the loss of targets [batch, classes]. Raises ValueError for values outside 0 to 1, which torch takes."""
+    if targets.shape != logits.shape or not bool(((targets >= 0) & (targets <= 1)).all()):
+        values = f", from {targets.min()} to {targets.max()}" if targets.numel() else ""
+        raise ValueError(
+            f"got multi-label targets of shape {list(targets.shape)}{values}, expected zeros and ones "
+            f"{list(logits.shape)}: convert them, or pass a loss_fn for others"
+        )
     return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype))
 
 
@@ -170,16 +178,25 @@ def _count(num_classes: int | None, labels: Sequence[str] | None) -> int:
     """Return the number of classes. Raises ValueError or TypeError for labels or numbers that do not fit."""
     if num_classes is None and labels is None:
         raise ValueError("a ClassificationTask needs num_classes=..., or labels=[...] with a name for each class")
+    if labels is not None:
+        _check_labels(labels)
     count = len(labels) if num_classes is None and labels is not None else num_classes
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise ValueError(f"got num_classes={count!r}, expected a whole number of at least 1")
-    if isinstance(labels, str):
-        raise TypeError(f"got labels={labels!r}, expected a list with the name of each class")
     if labels is not None and len(labels) != count:
         raise ValueError(f"got {len(labels)} labels for num_classes={count}: give one label for each class")
-    if labels is not None and (twice := [label for label, times in Counter(labels).items() if times > 1]):
-        raise ValueError(f"got {', '.join(map(repr, twice))} several times in labels: give each class another name")
     return count
+
+
+def _check_labels(labels: object) -> None:
+    """Raise TypeError or ValueError unless these are names in an order that is the same in every process."""
+    is_list = isinstance(labels, Collection) and not isinstance(labels, str | Mapping | AbstractSet)
+    if not is_list or not all(isinstance(label, str) for label in labels):  # type: ignore[attr-defined] # a Collection
+        raise TypeError(f"got labels={labels!r:.80}, expected a list with the name of each class, a str")
+    if not (names := Counter(labels)):  # type: ignore[call-overload] # as above
+        raise ValueError(f"got labels={labels!r}, expected a list with the name of each class")
+    if twice := [label for label, times in names.items() if times > 1]:
+        raise ValueError(f"got {', '.join(map(repr, twice))} several times in labels: give each class another name")
 
 
 def _task(prediction: Prediction) -> ClassificationTask:
