@@ -93,6 +93,7 @@ def token_ids(
     string in place of a list.
     """
     refuse_one_string(texts)
+    texts = list(texts)  # an array or a column of a data frame is neither true nor false
     for index, text in enumerate(texts):
         _check(index, text)
     rows = _tokenized(texts, tokenizer, prompt) if texts else []
