@@ -1,7 +1,7 @@
 """Train a head here on a backbone that runs on a server. A local backbone would differ in its name only.
 
 midrib serve image/classification/efficientnet-lite0               # in another terminal, or on the machine with the GPU
-python examples/head_on_remote_backbone.py grpc://127.0.0.1:50051/image/classification/efficientnet-lite0
+python examples/head_on_remote_backbone.py [grpc://HOST:50051/image/classification/efficientnet-lite0]
 """
 
 # ruff: noqa: T201 - a program that prints
@@ -32,7 +32,7 @@ def drawing(shape: str) -> Image.Image:
     return picture
 
 
-def main(url: str) -> None:
+def main(url: str = "grpc://127.0.0.1:50051/image/classification/efficientnet-lite0") -> None:
     """Train the head, and print how many new drawings it recognises."""
     seed_everything(0, verbose=False)
     task = ClassificationTask(backbone=url, labels=SHAPES, learning_rate=0.01)

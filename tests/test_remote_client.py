@@ -88,6 +88,13 @@ def test_an_unknown_option_is_refused(client: Client) -> None:
         client.embed_stream(NAME, [rows(1)], **options)
 
 
+def test_an_argument_of_the_client_is_refused_by_its_methods(client: Client) -> None:
+    """The error says where it belongs."""
+    options: dict[str, Any] = {"timeout": 5.0}
+    with pytest.raises(TypeError, match=r"'timeout': it belongs to the client, for all its calls: Client"):
+        client.embed(NAME, rows(1), **options)
+
+
 def test_a_stream_comes_back_in_order(client: Client) -> None:
     """One result a batch, each where its batch stood; an input that is reused in place changes nothing."""
     buffer = np.zeros((3, WIDTH), np.float32)

@@ -105,6 +105,14 @@ def test_an_input_that_is_not_a_batch_is_refused(backbone: RemoteBackbone, x: An
         backbone(x)
 
 
+def test_images_in_place_of_a_tensor_are_refused() -> None:
+    """The module takes tensors; the error says which method prepares images."""
+    with serving({"name": "efficientnet-lite0", "arguments": {"pretrained": False}}) as server:
+        backbone = RemoteBackbone(server.url("efficientnet-lite0"))
+        with pytest.raises(InvalidInputError, match=r"got list, .*: pass images to .*\.embed_images"):
+            backbone([np.zeros((4, 4, 3), np.uint8)])
+
+
 def test_one_string_in_place_of_a_list_of_texts_is_refused(texts_server: RunningServer) -> None:
     """A string is also a sequence of strings, and its letters would be embedded."""
     with pytest.raises(InvalidInputError, match=r"pass \[text\]"):

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from midrib.remote._command.options import START, USE
 from midrib.remote._command.responsive import end_soon_after_ctrl_c, ended_by_ctrl_c
 from midrib.remote.cli import application, parse_backbone, run
 from midrib.server._command import heads
@@ -17,17 +18,17 @@ app = application()
 BackboneNames = Annotated[
     list[str] | None,
     typer.Argument(
-        help="A backbone to serve: 'namespace/name', or 'namespace/name?argument=value' with loader arguments."
+        help="Backbones to serve: 'namespace/name', or 'namespace/name?argument=value' with loader arguments."
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
-@app.command()
+@app.command(rich_help_panel=START)
 def serve(  # a flag is a parameter
     backbones: BackboneNames = None,
     *,
-    config: Annotated[Path | None, typer.Option(help="A TOML file with the same settings.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A TOML file of settings: see --print-config.")] = None,
     host: Annotated[str | None, typer.Option(help="The address to listen on; default 127.0.0.1.")] = None,
     port: Annotated[int | None, typer.Option(help="The gRPC port; 0 takes a free one; default 50051.")] = None,
     http_port: Annotated[int | None, typer.Option(help="The HTTP port; 0 takes a free one; default: no HTTP.")] = None,
@@ -35,12 +36,12 @@ def serve(  # a flag is a parameter
     dtype: Annotated[str | None, typer.Option(help="The type to compute in; default float32.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads per CPU replica; default: measured at load.")] = None,
     imports: Annotated[list[str] | None, typer.Option("--import", help="A module that registers backbones.")] = None,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Allow an address beyond the loopback.")] = False,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Let anyone call, without TLS and tokens.")] = False,
     admin: Annotated[bool, typer.Option("--admin", help="Allow clients to load and unload backbones.")] = False,
-    print_config: Annotated[bool, typer.Option("--print-config", help="Show the effective settings.")] = False,
+    print_config: Annotated[bool, typer.Option("--print-config", help="Print the settings, and end.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Serve backbones over gRPC until SIGTERM or Ctrl-C."""
+    """Serve backbones over gRPC, and over HTTP with --http-port, until SIGTERM or Ctrl-C."""
     from midrib.server._command.configuration import render_config
     from midrib.server._load_settings import load_settings
 
@@ -69,15 +70,18 @@ def serve(  # a flag is a parameter
     serving.run(settings, as_json=as_json)
 
 
-@app.command(name="token")
+@app.command(name="token", rich_help_panel=START)
 def make_token(
-    name: Annotated[str, typer.Argument(help="The name of its holder.")],
+    name: Annotated[str, typer.Argument(help="The user of the token, such as team-a.")],
     scope: Annotated[
         list[str] | None,
-        typer.Option(help="read, embed or admin; may be repeated; default: read and embed."),
+        typer.Option(help="read, embed or admin; repeatable; default: read and embed."),
     ] = None,
 ) -> None:
-    """Print a new token to stdout, and its entry for the token file to stderr. Exits with 1 for a wrong scope."""
+    """Print a new token to stdout, and its entry for the token file to stderr.
+
+    Exits with 1 for a wrong scope.
+    """
     from midrib.server._admission.tokens import Scope, new_token
 
     scopes = scope or ["read", "embed"]
@@ -90,11 +94,15 @@ def make_token(
 
 @app.command(
     name="ray",
+    rich_help_panel=START,
     add_help_option=False,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )
 def on_ray(context: typer.Context) -> None:
-    """Serve backbones on a Ray cluster: see `midrib ray --help`. Exits with 1 if midrib-ray is not installed."""
+    """Serve backbones on a Ray cluster: see `midrib ray --help`.
+
+    Exits with 1 if midrib-ray is not installed.
+    """
     try:
         commands = importlib.import_module("midrib.ray.cli")
     except ModuleNotFoundError as error:
@@ -102,11 +110,12 @@ def on_ray(context: typer.Context) -> None:
     commands.app(context.args, prog_name="midrib ray")
 
 
-app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(heads.train)
-app.command()(heads.predict)
+_pass_to_lightning = {"allow_extra_args": True, "ignore_unknown_options": True}
+app.command(rich_help_panel=USE, context_settings=_pass_to_lightning)(heads.train)
+app.command(rich_help_panel=USE)(heads.predict)
 
 
-@app.command()
+@app.command(rich_help_panel=USE)
 def demo(
     out: Annotated[Path, typer.Option(help="The file to save the picture to.")] = Path("midrib-demo.png"),
     epochs: Annotated[int, typer.Option(min=1, help="Epochs per training.")] = 3,

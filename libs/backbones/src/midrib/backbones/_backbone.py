@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from midrib.backbones._errors import InputKindError, as_list
 from midrib.backbones._tokens import PromptChoice, Prompts, Tokenizer, choose_prompt, prompts_of
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from midrib.media import ImageMedia
 
+    Batch: TypeAlias = Tensor | npt.NDArray[np.generic] | Sequence[ImageMedia] | Sequence[str]
+
 # torch and Pillow are imported in the functions that use them, because listing the catalogue needs neither.
 
 _Spec = TypeVar("_Spec", ImageInput, TextInput, AudioInput)
@@ -26,6 +28,7 @@ _Spec = TypeVar("_Spec", ImageInput, TextInput, AudioInput)
 class Backbone:
     """A module in eval mode that turns a batch of inputs into one row of num_features per item.
 
+    Calling it is `embed`: without gradients. `module` computes with gradients.
     name: the key under which it is registered.  module: maps [rows, …] to [rows, num_features], floating.
     input: the kind of input it takes, and its preprocessing. A text backbone's module has a `tokenizer`.
     """
@@ -139,32 +142,47 @@ class Backbone:
 
         return audio_rows(clips, rate, self._spec(AudioInput))
 
-    def embed(self, batch: Tensor) -> Tensor:
-        """Run a prepared batch [rows, …]: [rows, num_features], without gradients, on the module's device.
+    def embed(self, batch: Batch) -> Tensor:
+        """Embed a batch, without gradients: [rows, num_features], on the module's device.
 
-        Floating rows of any precision are converted to the module's, as a server does it. Image backbones also take
-        pixels of uint8, [rows, 3, height, width], and normalise them. No rows give no rows.
-        Raises ContractError if the module does not return one row for each, TypeError for other types than tensors.
+        batch: a tensor or array [rows, …] as the module takes it, or a sequence of images or texts, as `embed_images`
+        and `embed_texts` take them. Floating rows of any precision are converted to the module's, as a server does it.
+        Image backbones also take pixels of uint8, [rows, 3, height, width], and normalise them. No rows give no rows.
+        Raises InputKindError for a sequence if this takes neither images nor texts, ContractError if the module does
+        not return one row for each.
         """
         import torch
 
-        from midrib.backbones._contract import as_module_input, device_of
+        from midrib.backbones._contract import as_module_input, as_tensor, device_of
 
-        if not isinstance(batch, torch.Tensor):
-            raise TypeError(f"got a {type(batch).__name__}, expected a tensor [rows, ...]: pass torch.as_tensor(rows)")
-        if not len(batch):
+        if (tensor := as_tensor(batch, self.input)) is None:
+            return self._embed_media(batch)
+        if not len(tensor):
             # Many networks cannot reshape an empty batch, and the result is known.
             return torch.zeros(0, self.num_features)
-        with torch.inference_mode():
-            rows = as_module_input(self.module, self.input, batch.to(device_of(self.module)))
+        # Not inference_mode, whose tensors no head can train on.
+        with torch.no_grad():
+            rows = as_module_input(self.module, self.input, tensor.to(device_of(self.module)))
             features: Tensor = self.module(rows)
-        if tuple(features.shape) != (len(batch), self.num_features):
+        if tuple(features.shape) != (len(tensor), self.num_features):
             raise ContractError(
-                f"backbone {self.name!r} returned {list(features.shape)} for {len(batch)} rows, expected "
-                f"{[len(batch), self.num_features]}: return one row of num_features for each"
+                f"backbone {self.name!r} returned {list(features.shape)} for {len(tensor)} rows, expected "
+                f"{[len(tensor), self.num_features]}: return one row of num_features for each"
             )
-        # A head can train on the copy, which a tensor of inference mode forbids, and it shares nothing with the batch.
-        return features.clone()
+        return features.clone()  # a module may return its input
+
+    __call__ = embed
+
+    def _embed_media(self, media: Any) -> Tensor:
+        """Embed a sequence of the media that the input declares: [rows, num_features]."""
+        if isinstance(self.input, ImageInput):
+            return self.embed_images(media)
+        if isinstance(self.input, TextInput):
+            return self.embed_texts(media)
+        advice = "embed_audio(clips, rate)" if isinstance(self.input, AudioInput) else "a tensor or array [rows, …]"
+        raise InputKindError(
+            f"backbone {self.name!r} takes {in_words(self.input)}, got {type(media).__name__}: pass {advice}"
+        )
 
     def embed_images(self, images: Sequence[ImageMedia]) -> Tensor:
         """Embed images: `embed(prepare_pixels(images))`, [rows, num_features]."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -99,6 +100,18 @@ def _length(spec: InputSpec) -> int:
     if isinstance(spec, AudioInput):
         return spec.rate
     return min(spec.max_tokens, 8) if isinstance(spec, TextInput) else _OPEN_LENGTH
+
+
+def as_tensor(batch: object, spec: InputSpec) -> Tensor | None:
+    """Return a tensor or an array [rows, ...] as a tensor; None for anything else, and for arrays of texts or images.
+
+    An array of images is [rows, height, width, 3]; the module takes [rows, 3, height, width].
+    """
+    if not isinstance(batch, np.ndarray):
+        return batch if isinstance(batch, Tensor) else None
+    if batch.dtype.kind not in "biuf" or (isinstance(spec, ImageInput) and batch.shape[1:2] != (3,)):
+        return None
+    return torch.from_numpy(np.require(batch, requirements="W"))  # torch warns about read-only arrays
 
 
 def as_module_input(module: nn.Module, spec: InputSpec, batch: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from midrib.ray.serve import ServeOptions
     from midrib.server import Settings
 
-app = typer.Typer(name="ray", help="Serve backbones on a Ray cluster.", no_args_is_help=True)
+app = typer.Typer(name="ray", no_args_is_help=True, add_completion=False)
 
 
 @app.callback()
@@ -32,20 +32,20 @@ def up(
         str | None,
         typer.Option(help="The Ray cluster to join, such as auto; default: a Ray on this machine until Ctrl-C."),
     ] = None,
-    min_replicas: Annotated[int, typer.Option(min=0, help="The smallest number; 0: none without calls.")] = 1,
-    max_replicas: Annotated[int | None, typer.Option(min=1, help="The largest; default: --min-replicas.")] = None,
+    min_replicas: Annotated[int, typer.Option(min=0, help="The fewest replicas; 0: none while nobody calls.")] = 1,
+    max_replicas: Annotated[int | None, typer.Option(min=1, help="The most replicas; default: --min-replicas.")] = None,
     cpus: Annotated[float, typer.Option(min=0.0, help="CPUs that a replica reserves.")] = 1.0,
     gpus: Annotated[float, typer.Option(min=0.0, help="GPUs that a replica reserves, such as 0.5.")] = 0.0,
-    upscale_delay_s: Annotated[float, typer.Option(min=0.0, help="Seconds of high load before replicas come.")] = 5.0,
-    downscale_delay_s: Annotated[float, typer.Option(min=0.0, help="Seconds of low load before some leave.")] = 60.0,
+    upscale_delay_s: Annotated[float, typer.Option(min=0.0, help="Seconds of high load before replicas start.")] = 5.0,
+    downscale_delay_s: Annotated[float, typer.Option(min=0.0, help="Seconds of low load before replicas stop.")] = 60.0,
     backbone_options: Annotated[
         Path | None,
         typer.Option(
-            help="A TOML file with a table of options for each backbone, such as num_gpus: each is a deployment then."
+            help="A TOML file with options for each backbone, such as num_gpus: each is then a separate deployment."
         ),
     ] = None,
     drain_s: Annotated[
-        float, typer.Option(min=0.0, help="Seconds that a leaving replica still answers new calls.")
+        float, typer.Option(min=0.0, help="Seconds in which a replica that stops answers new calls.")
     ] = 15.0,
     http_port: Annotated[int, typer.Option(min=1, max=65535, help="The port of Ray Serve's HTTP ingress.")] = 8000,
     insecure: Annotated[bool, typer.Option("--insecure", help="Allow calls without tokens.")] = False,

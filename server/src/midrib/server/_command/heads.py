@@ -102,7 +102,7 @@ def train(
 
 
 def predict(
-    head: Annotated[Path, typer.Argument(help="The head.safetensors that `midrib train` wrote.")],
+    head: Annotated[Path, typer.Argument(help="The folder that `midrib train` wrote, or its head.safetensors.")],
     inputs: Annotated[list[Path], typer.Argument(help="Files, folders or tables.")],
     *,
     column: Annotated[str | None, typer.Option(help="A table's column of inputs; default: its usual names.")] = None,
@@ -110,7 +110,10 @@ def predict(
     batch_size: _Rows = 32,
     as_json: _Json = False,
 ) -> None:
-    """Predict labels with a trained head, a line for each file or row. Exits with 1 if one of them cannot be read."""
+    """Predict labels with a trained head, a line for each file or row.
+
+    Exits with 1 if one of them cannot be read.
+    """
     head = head / "head.safetensors" if head.is_dir() else head
     _check_paths(head, *inputs)
     with ended_by_ctrl_c():

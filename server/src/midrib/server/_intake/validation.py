@@ -86,8 +86,9 @@ def _check_shape(name: str, spec: InputSpec, shape: tuple[int, ...], field: str)
     )
     if not fits:
         takes = ", ".join("any" if size is None else str(size) for size in expected)
+        advice = ": send pictures of any size as images, not as a tensor" if isinstance(spec, ImageInput) else ""
         raise InvalidInputError(
-            f"{field} has shape {list(shape)}, backbone {name!r} takes [rows, {takes}]",
+            f"{field} has shape {list(shape)}, backbone {name!r} takes [rows, {takes}]{advice}",
             field=f"{field}.shape",
         )
     if isinstance(spec, TextInput) and shape[1] > spec.max_tokens:

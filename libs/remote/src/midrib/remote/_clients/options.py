@@ -92,6 +92,7 @@ def _check_prompt(info: BackboneInfo, prompt: str | None, name: str | None) -> N
 
 STREAM_OPTIONS: Final = StreamOptions.__optional_keys__
 EMBED_OPTIONS: Final = EmbedOptions.__optional_keys__
+_CLIENT_ARGUMENTS: Final = {"timeout", "token", "tls", "hedge_s", "priority", "shared_memory"}
 _MAX_DIMENSIONS: Final = 2**31 - 1
 _DEFAULTS: Final = FeatureOptions()
 
@@ -105,10 +106,7 @@ def feature_options(options: EmbedOptions | StreamOptions, accepted: frozenset[s
     if not options:
         return _DEFAULTS
     if not options.keys() <= accepted:
-        unknown = next(name for name in options if name not in accepted)
-        near = nearest(unknown, sorted(accepted))
-        advice = f": did you mean {near[0]!r}?" if near else f", expected one of {', '.join(sorted(accepted))}"
-        raise TypeError(f"got an unexpected argument {unknown!r}{advice}")
+        raise _unexpected(next(name for name in options if name not in accepted), accepted)
     dimensions, normalize = options.get("dimensions"), options.get("normalize", False)
     if normalize not in (False, True, None):
         raise InvalidInputError(f"normalize is {normalize!r:.40}, expected True or False")
@@ -120,6 +118,17 @@ def feature_options(options: EmbedOptions | StreamOptions, accepted: frozenset[s
         _text_or_none("prompt", options.get("prompt")),
         _text_or_none("prompt_name", options.get("prompt_name")),
     )
+
+
+def _unexpected(name: str, accepted: frozenset[str]) -> TypeError:
+    """Return the error for an argument that a method does not take, with the place or the name that is meant."""
+    if name in _CLIENT_ARGUMENTS:
+        advice = f"it belongs to the client, for all its calls: Client(address, {name}=...)"
+    elif near := nearest(name, sorted(accepted)):
+        advice = f"did you mean {near[0]!r}?"
+    else:
+        advice = f"expected one of {', '.join(sorted(accepted))}"
+    return TypeError(f"got an unexpected argument {name!r}: {advice}")
 
 
 def _text_or_none(name: str, value: object) -> str | None:

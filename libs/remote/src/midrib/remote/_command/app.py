@@ -9,14 +9,24 @@ from typing import Annotated
 import typer
 
 from midrib.remote._command.options import (
+    MANAGE,
     SERVER_OPTIONS,
+    USE,
     Access,
+    Catalogues,
     Certificate,
+    ChunkTimeout,
     Cluster,
+    Concurrency,
+    CostPerHour,
     Imports,
     Json,
+    Keep,
+    Namespace,
+    Plan,
     Prompt,
     PromptName,
+    Replace,
     Roots,
     Server,
     Timeout,
@@ -30,7 +40,6 @@ from midrib.remote._command.status.command import status
 
 app = typer.Typer(
     name="midrib",
-    help="Pretrained backbones behind many small heads: in process, or served over gRPC.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -38,12 +47,12 @@ app = typer.Typer(
 
 @app.callback()
 def options(context: typer.Context, *, _version: Version = False) -> None:
-    """Pretrained backbones behind many small heads: in process, or served over gRPC."""
+    """Embed images, texts, sounds and numbers with pretrained backbones, here or on a server."""
     if context.invoked_subcommand != "serve":
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # read at import; our errors have the reason already
 
 
-@app.command(name="list")
+@app.command(name="list", rich_help_panel=USE)
 def list_backbones(
     context: typer.Context,
     patterns: Annotated[
@@ -52,10 +61,8 @@ def list_backbones(
     ] = None,
     *,
     exclude: Annotated[list[str] | None, typer.Option(help="A wildcard to leave out; may be repeated.")] = None,
-    namespace: Annotated[str | None, typer.Option(help="Only this data_type/task_type.")] = None,
-    catalogues: Annotated[
-        bool, typer.Option("--all", help="Include every name of timm, transformers and other catalogues.")
-    ] = False,
+    namespace: Namespace = None,
+    catalogues: Catalogues = False,
     server: Annotated[str | None, typer.Option(help="List the backbones of the server at grpc://host:port.")] = None,
     imports: Imports = None,
     token: Token = None,
@@ -64,7 +71,10 @@ def list_backbones(
     timeout: Timeout = 30.0,
     as_json: Json = False,
 ) -> None:
-    """List the registered backbones, or those of a server, without loading them. Exits with 1 if nothing matches."""
+    """List the registered backbones, or those of a server, without loading them.
+
+    Exits with 1 if nothing matches.
+    """
     with say_if_slow("reading the registry ..." if server is None else f"asking {server} ..."):
         from midrib.remote._command.listing import local_registry, no_match, print_list, server_registry
         from midrib.remote._command.names import import_modules, refuse_urls
@@ -84,7 +94,7 @@ def list_backbones(
         raise no_match(registry, patterns or (), catalogues=catalogues)
 
 
-@app.command()
+@app.command(rich_help_panel=USE)
 def describe(
     context: typer.Context,
     name: Annotated[
@@ -115,7 +125,7 @@ def describe(
         describe_served(name, server, Access(token, roots, certificate, timeout), as_json=as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=MANAGE)
 def load(
     backbone: Annotated[str, typer.Argument(help="'namespace/name', or 'namespace/name?argument=value'.")],
     *,
@@ -124,9 +134,7 @@ def load(
     roots: Roots = None,
     certificate: Certificate = None,
     timeout: Timeout = 600.0,
-    replace: Annotated[
-        bool, typer.Option("--replace", help="Replace a backbone that is served with other arguments.")
-    ] = False,
+    replace: Replace = False,
     as_json: Json = False,
 ) -> None:
     """Have a server load a registered backbone, with arguments that clients may set. Needs the admin scope."""
@@ -135,7 +143,7 @@ def load(
     served.load(backbone, server, Access(token, roots, certificate, timeout), replace=replace, as_json=as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=MANAGE)
 def unload(
     name: Annotated[str, typer.Argument(help="namespace/name.")],
     *,
@@ -152,7 +160,7 @@ def unload(
     served.unload(name, server, Access(token, roots, certificate, timeout), as_json=as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=USE)
 def embed(
     context: typer.Context,
     inputs: Annotated[
@@ -166,10 +174,7 @@ def embed(
     out: Annotated[str, typer.Option(help=".parquet, .npy or .safetensors; a path or a URL.")],
     column: Annotated[str, typer.Option(help="The column of a table that holds the texts or encoded media.")] = "text",
     id_column: Annotated[str, typer.Option(help="The column of a table that names its rows.")] = "id",
-    keep: Annotated[
-        list[str] | None,
-        typer.Option(help="Columns of a table to copy to the output, separated by commas; repeatable."),
-    ] = None,
+    keep: Keep = None,
     prompt: Prompt = None,
     prompt_name: PromptName = None,
     dimensions: Annotated[int | None, typer.Option(min=1, help="Keep only the first features of each row.")] = None,
@@ -183,9 +188,7 @@ def embed(
     token: Token = None,
     roots: Roots = None,
     certificate: Certificate = None,
-    timeout: Annotated[
-        float, typer.Option(min=0.01, help="Seconds that a server may take for a chunk of items.")
-    ] = 600.0,
+    timeout: ChunkTimeout = 600.0,
     as_json: Json = False,
 ) -> None:
     """Embed files into one file, with ids and the revision. Repeat the command to resume an interrupted run."""
@@ -214,7 +217,7 @@ def embed(
     )
 
 
-@app.command()
+@app.command(rich_help_panel=USE)
 def search(
     context: typer.Context,
     features: Annotated[str, typer.Argument(help="An output of `midrib embed`: .parquet, .npy or .safetensors.")],
@@ -244,7 +247,7 @@ def search(
     searching.search(features, request, backbone, access, imports=imports, as_json=as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=MANAGE)
 def doctor(
     url: Annotated[str, typer.Argument(help="grpc://host:port/namespace/name")],
     *,
@@ -254,7 +257,10 @@ def doctor(
     timeout: Timeout = 5.0,
     as_json: Json = False,
 ) -> None:
-    """Check each step of the connection to a backbone, with a verdict and a fix. Exits with 1 if a step fails."""
+    """Check each step of the connection to a backbone, with a verdict and a fix.
+
+    Exits with 1 if a step fails.
+    """
     typer.echo(f"checking {url} ...", err=True)
     from midrib.remote._command.served import examine
 
@@ -262,7 +268,7 @@ def doctor(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(rich_help_panel=MANAGE)
 def bench(
     target: Annotated[
         str,
@@ -270,12 +276,10 @@ def bench(
     ],
     *,
     rows: Annotated[int, typer.Option(min=1, help="Rows per call.")] = 1,
-    concurrency: Annotated[list[int] | None, typer.Option(min=1, help="Callers; repeatable; default: 1,16,64.")] = None,
+    concurrency: Concurrency = None,
     seconds: Annotated[float, typer.Option(min=0.01, help="Seconds per measurement.")] = 3.0,
-    load: Annotated[
-        float | None, typer.Option("--plan", min=0.001, help="Rows per second to answer: print the replicas for them.")
-    ] = None,
-    cost_per_hour: Annotated[float | None, typer.Option(min=0.0, help="Of one replica, for --plan.")] = None,
+    load: Plan = None,
+    cost_per_hour: CostPerHour = None,
     imports: Imports = None,
     token: Token = None,
     roots: Roots = None,
@@ -283,7 +287,7 @@ def bench(
     timeout: Timeout = 30.0,
     as_json: Json = False,
 ) -> None:
-    """Measure rows per second and latency of a backbone; all inputs differ. Exits with 2 for wrong options."""
+    """Measure rows per second and latency of a backbone. Exits with 2 for wrong options."""
     from midrib.remote._command.bench import BenchPlan, run
 
     if load is None and cost_per_hour is not None:
@@ -295,4 +299,4 @@ def bench(
     run(target, plan, Access(token, roots, certificate, timeout), imports=imports, as_json=as_json)
 
 
-app.command()(status)
+app.command(rich_help_panel=MANAGE)(status)

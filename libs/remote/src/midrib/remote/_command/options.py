@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
 # grpc is imported in the functions that connect, because a list of this process's backbones needs no connection.
 
+# The groups of commands in the help.
+USE: Final = "Use backbones"
+MANAGE: Final = "Manage a running server"
+START: Final = "Start a server"
+
 
 def _print_version(value: bool) -> None:
     """Print the version, and raise typer.Exit to end the command."""
@@ -29,7 +34,7 @@ def _print_version(value: bool) -> None:
 
 
 Version = Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")]
-Token = Annotated[str | None, typer.Option(envvar="MIDRIB_TOKEN", help="A bearer token.")]
+Token = Annotated[str | None, typer.Option(envvar="MIDRIB_TOKEN", help="The token, if the server needs one.")]
 Roots = Annotated[Path | None, typer.Option("--tls-roots", help="A PEM file of the authorities to trust.")]
 Certificate = Annotated[
     Path | None, typer.Option("--tls-certificate", help="A PEM file with the client's certificate and key.")
@@ -40,9 +45,27 @@ Cluster = Annotated[
 Timeout = Annotated[float, typer.Option(min=0.01, help="Seconds that each call to a server may take.")]
 Imports = Annotated[list[str] | None, typer.Option("--import", help="A module that registers backbones; repeatable.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Namespace = Annotated[str | None, typer.Option(help="Only names in this namespace, such as image/classification.")]
 Server = Annotated[str, typer.Option(help="The server, grpc://host:port.")]
 Prompt = Annotated[str | None, typer.Option(help="Put before each text, such as 'query: '; '' for none.")]
 PromptName = Annotated[str | None, typer.Option(help="Put one of the backbone's prompts before each text: 'query'.")]
+Keep = Annotated[
+    list[str] | None,
+    typer.Option(help="Columns of a table to copy to the output, separated by commas; repeatable."),
+]
+Catalogues = Annotated[
+    bool, typer.Option("--all", help="Include every name of timm, transformers and other catalogues.")
+]
+Replace = Annotated[bool, typer.Option("--replace", help="Replace a backbone that is served with other arguments.")]
+ChunkTimeout = Annotated[float, typer.Option(min=0.01, help="Seconds that a server may take for a chunk of items.")]
+Concurrency = Annotated[
+    list[int] | None, typer.Option(min=1, help="Concurrent callers; repeatable; default: 1, 16 and 64.")
+]
+Plan = Annotated[
+    float | None,
+    typer.Option("--plan", min=0.001, help="Rows per second to answer: print the number of servers for them."),
+]
+CostPerHour = Annotated[float | None, typer.Option(min=0.0, help="The cost of one server per hour, for --plan.")]
 
 # The options above that only calls to a server use, by the names of their parameters.
 SERVER_OPTIONS: Final = {

@@ -119,7 +119,7 @@ class RemoteBackbone(nn.Module):
             )
         if not isinstance(x, Tensor):
             if not isinstance(x, list | tuple) or not all(isinstance(text, str) for text in x):
-                raise InvalidInputError(_refusal(x))
+                raise InvalidInputError(_refusal(x, self.input))
             return from_numpy(self._request(text_rows(x))).to(dtype=getattr(torch, self._info.compute_dtype))
         if advice := _advice_if_unreadable(x):
             raise InvalidInputError(f"got a tensor {advice}")
@@ -194,7 +194,8 @@ def _has_proxy(x: object) -> bool:
     return isinstance(x, Tensor) and get_proxy_mode() is not None
 
 
-def _refusal(x: object) -> str:
+def _refusal(x: object, spec: InputSpec) -> str:
+    """Return why something that is no tensor cannot be sent, and its remedy."""
     if isinstance(x, str):
         return "got one string, expected a batch: pass [text]"
     if isinstance(x, list | tuple) and any(isinstance(text, str) for text in x):
@@ -202,6 +203,8 @@ def _refusal(x: object) -> str:
         return f"texts[{index}] is {item!r:.80}, expected a string: leave it out, or convert it"
     tensors = isinstance(x, list | tuple) and all(isinstance(row, Tensor) for row in x)
     remedy = "torch.stack(x)" if tensors else "torch.as_tensor(x)"
+    if isinstance(spec, ImageInput) and isinstance(x, list | tuple) and not tensors:
+        remedy = "images to midrib.backbones.load_backbone(url).embed_images"
     return f"got {type(x).__name__}, expected a tensor [rows, ...] or a list of strings: pass {remedy}"
 
 
