@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import queue
 from collections.abc import AsyncIterator
+from logging.handlers import QueueHandler
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from midrib.remote import Client
 from midrib.server import BackboneSettings, Server, Settings
 from midrib.server._admission.tokens import Scope, new_token
 from midrib.server._grpc.hosted import HostedServices
+from midrib.server._grpc.interceptors import access_log
 from midrib.wire import BackboneNotFoundError, InvalidInputError, MidribError, UnauthenticatedError
 
 
@@ -94,12 +98,16 @@ async def test_answers_are_those_of_a_server(address: str) -> None:
     assert (streamed.tolist(), listed.name) == ([[2, 4]], "test/embedding/gate")
 
 
-async def test_the_access_log_names_the_peer(address: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_access_log_names_the_peer(address: str) -> None:
     """It is read while the call runs: grpcio ends the process that asks for it later."""
+    lines: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
+    handler = QueueHandler(lines)
+    access_log.logger.addHandler(handler)
     with Client(address, token=SECRET) as client:
         await asyncio.to_thread(client.list)
-    (peer,) = {getattr(record, "peer", None) for record in caplog.records if hasattr(record, "peer")}
-    assert str(peer).startswith("ipv4:127.0.0.1:")
+    line = await asyncio.to_thread(lines.get, timeout=20)
+    access_log.logger.removeHandler(handler)
+    assert line.__dict__["peer"].startswith("ipv4:127.0.0.1:")
 
 
 @pytest.mark.parametrize(
