@@ -91,18 +91,19 @@ def decode_result(data: bytes, memory: TensorMemory | None = None) -> Result | N
     if not data or data[0] != 0x12:  # EmbedStreamResponse.result
         return None
     try:
-        return _read_result(data)
+        return _read_result(data, memory)
     except (IndexError, ValueError):  # laid out differently, which protobuf allows
         response = embedding_pb2.EmbedStreamResponse.FromString(data)
         return _result_from(response.result, memory) if response.HasField("result") else None
 
 
-def _read_result(data: bytes) -> Result:
+def _read_result(data: bytes, memory: TensorMemory | None) -> Result:
     """Return the result in a message as the server writes it. Raises ValueError for another layout."""
     size, at = read_varint(data, 1)
     if at + size != len(data):
         raise ValueError(f"a field of {size} bytes in a message of {len(data)}")
-    item_id, outcome, timing = 0, None, Timing()
+    item_id, timing, shared_bytes = 0, Timing(), 0
+    outcome: Array | MidribError | None = None
     while at < len(data):
         tag = data[at]
         value, at = read_varint(data, at + 1)
@@ -116,19 +117,20 @@ def _read_result(data: bytes) -> Result:
             outcome = read_tensor(data, at, end)
         elif tag == 0x22:
             timing = _timing_from(embedding_pb2.Timing.FromString(data[at:end]))
+        elif tag == 0x2A and outcome is None:
+            outcome, shared_bytes = _shared(embedding_pb2.SharedTensor.FromString(data[at:end]), memory)
         else:
             raise ValueError(f"a field with the tag {tag}")
         at = end
     if outcome is None:
         raise ValueError(f"no rows in {len(data)} bytes")
-    return Result(item_id, outcome, timing)
+    return Result(item_id, outcome, timing, shared_bytes)
 
 
 def _result_from(result: embedding_pb2.Result, memory: TensorMemory | None) -> Result:
     outcome: Array | MidribError
     if result.HasField("shared"):
-        outcome = _shared(result.shared, memory)
-        shared_bytes = 0 if isinstance(outcome, MidribError) else outcome.nbytes
+        outcome, shared_bytes = _shared(result.shared, memory)
         return Result(result.id, outcome, _timing_from(result.timing), shared_bytes)
     if result.WhichOneof("outcome") == "embedding":
         outcome = decode_tensor(result.embedding, field="result.embedding")
@@ -138,13 +140,16 @@ def _result_from(result: embedding_pb2.Result, memory: TensorMemory | None) -> R
     return Result(result.id, outcome, _timing_from(result.timing))
 
 
-def _shared(tensor: embedding_pb2.SharedTensor, memory: TensorMemory | None) -> Array | MidribError:
+def _shared(tensor: embedding_pb2.SharedTensor, memory: TensorMemory | None) -> tuple[Array | MidribError, int]:
+    """Return the features [rows, num_features] or the error of a result in shared memory, and the size of features."""
     if memory is None:
-        return InternalError("a result lies in shared memory that this stream does not have: the server is at fault")
+        text = "a result lies in shared memory that this stream does not have: the server is at fault"
+        return InternalError(text), 0
     try:
-        return memory.tensor(tensor)
+        features = memory.tensor(tensor)
     except ValueError as error:
-        return InternalError(f"a result lies outside the shared memory ({error}): the server is at fault")
+        return InternalError(f"a result lies outside the shared memory ({error}): the server is at fault"), 0
+    return features, features.nbytes
 
 
 def _timing_from(timing: embedding_pb2.Timing) -> Timing:
