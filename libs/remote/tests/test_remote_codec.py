@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as npst
 from midrib.remote._items.codec import Result, Timing, decode_result, encode_item
 from midrib.remote._items.rows import audio_rows, image_rows, text_rows
 from midrib.v1 import embedding_pb2
-from midrib.wire import Array, InvalidInputError, MidribError, encode_tensor, error_to_status
+from midrib.wire import Array, InternalError, InvalidInputError, MidribError, encode_tensor, error_to_status
 
 IDS = st.integers(0, 2**64 - 1)
 DTYPES = st.sampled_from(["<f4", "<f2", "<f8", "i1", "u1", "<i8", "bfloat16"])
@@ -107,6 +107,42 @@ def test_an_error_becomes_the_exception_that_it_names() -> None:
 def test_a_message_that_is_not_a_result_is_none(message: embedding_pb2.EmbedStreamResponse) -> None:
     """Other responses are left to the library."""
     assert decode_result(message.SerializeToString()) is None
+
+
+class SharedRows:
+    """Shared memory with room for one row of two features."""
+
+    def tensor(self, shared: embedding_pb2.SharedTensor) -> Array:
+        if shared.offset:
+            raise ValueError("not inside")
+        return np.ones((1, 2), np.float32)
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["usual", "id-last"])
+def test_a_result_in_shared_memory_is_a_view_of_it(order: int) -> None:
+    """In the usual layout of its message, and in any other."""
+    got = decode_result(_shared_result(0, order), SharedRows())
+    assert got is not None
+    assert isinstance(got.outcome, np.ndarray)
+    assert got.outcome.tolist() == [[1.0, 1.0]]
+    assert (got.id, got.timing.total_s, got.shared_bytes) == (3, 1.0, 8)
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["usual", "id-last"])
+@pytest.mark.parametrize(("memory", "offset"), [(None, 0), (SharedRows(), 64)], ids=["no-memory", "outside"])
+def test_a_wrong_place_fails_its_item_only(memory: SharedRows | None, offset: int, order: int) -> None:
+    """The server is at fault, and the stream goes on."""
+    got = decode_result(_shared_result(offset, order), memory)
+    assert got is not None
+    assert (got.id, type(got.outcome), got.shared_bytes) == (3, InternalError, 0)
+
+
+def _shared_result(offset: int, order: int) -> bytes:
+    """Return a response, with the id first (1) or last (-1): protobuf allows any order."""
+    timing = embedding_pb2.Timing(total=Duration(seconds=1))
+    result = embedding_pb2.Result(shared=embedding_pb2.SharedTensor(offset=offset), timing=timing)
+    content = b"".join([b"\x08\x03", result.SerializeToString()][::order])
+    return b"\x12" + bytes([len(content)]) + content
 
 
 def _decoded(data: bytes) -> Result:

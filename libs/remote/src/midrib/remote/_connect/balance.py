@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
 
@@ -22,11 +22,13 @@ _C = TypeVar("_C", bound=Connected)
 _RANDOM = random.SystemRandom()
 
 
-def by_load(connections: Iterable[_C]) -> list[_C]:
+def by_load(connections: Sequence[_C]) -> list[_C]:
     """Return connections in the order in which they may take an item: those with the fewest items in flight first.
 
     Equals are in random order. In a fixed order, clients with one item at a time would all use the same server.
     """
+    if len(connections) < 2:  # most clients have one connection, and call this for each call
+        return list(connections)
     return sorted(connections, key=lambda connection: (connection.busy, _RANDOM.random()))
 
 

@@ -93,7 +93,7 @@ def decode_result(data: bytes, memory: TensorMemory | None = None) -> Result | N
     if not data or data[0] != 0x12:  # EmbedStreamResponse.result
         return None
     try:
-        return _read_result(data)
+        return _read_result(data, memory)
     except (DecodeError, IndexError, ValueError):  # laid out differently, which protobuf allows
         response = parsed_response(data)
     return _result_from(response.result, memory) if response is not None and response.HasField("result") else None
@@ -107,12 +107,13 @@ def parsed_response(data: bytes) -> embedding_pb2.EmbedStreamResponse | None:
         return None
 
 
-def _read_result(data: bytes) -> Result:
+def _read_result(data: bytes, memory: TensorMemory | None) -> Result:
     """Return the result in a message as the server writes it. Raises ValueError for another layout."""
     size, at = read_varint(data, 1)
     if at + size != len(data):
         raise ValueError(f"a field of {size} bytes in a message of {len(data)}")
-    item_id, outcome, timing = 0, None, Timing()
+    item_id, timing, shared_bytes = 0, Timing(), 0
+    outcome: Array | MidribError | None = None
     while at < len(data):
         tag = data[at]
         value, at = read_varint(data, at + 1)
@@ -126,19 +127,20 @@ def _read_result(data: bytes) -> Result:
             outcome = read_tensor(data, at, end)
         elif tag == 0x22:
             timing = _timing_from(embedding_pb2.Timing.FromString(data[at:end]))
+        elif tag == 0x2A and outcome is None:
+            outcome, shared_bytes = _shared(embedding_pb2.SharedTensor.FromString(data[at:end]), memory)
         else:
             raise ValueError(f"a field with the tag {tag}")
         at = end
     if outcome is None:
         raise ValueError(f"no rows in {len(data)} bytes")
-    return Result(item_id, outcome, timing)
+    return Result(item_id, outcome, timing, shared_bytes)
 
 
 def _result_from(result: embedding_pb2.Result, memory: TensorMemory | None) -> Result:
     outcome: Array | MidribError
     if result.HasField("shared"):
-        outcome = _features(partial(_shared, result.shared, memory))
-        shared_bytes = 0 if isinstance(outcome, MidribError) else outcome.nbytes
+        outcome, shared_bytes = _shared(result.shared, memory)
         return Result(result.id, outcome, _timing_from(result.timing), shared_bytes)
     if result.WhichOneof("outcome") == "embedding":
         outcome = _features(partial(decode_tensor, result.embedding, field="result.embedding"))
@@ -157,7 +159,13 @@ def _features(read: Callable[[], Array]) -> Array | MidribError:
         return InternalError(f"a result cannot be read ({error}): this is a fault of the server")
 
 
-def _shared(tensor: embedding_pb2.SharedTensor, memory: TensorMemory | None) -> Array:
+def _shared(tensor: embedding_pb2.SharedTensor, memory: TensorMemory | None) -> tuple[Array | MidribError, int]:
+    """Return the features [rows, num_features] or the error of a result in shared memory, and the size of features."""
+    outcome = _features(partial(_view, tensor, memory))
+    return outcome, 0 if isinstance(outcome, MidribError) else outcome.nbytes
+
+
+def _view(tensor: embedding_pb2.SharedTensor, memory: TensorMemory | None) -> Array:
     """Return a tensor [rows, ...]. Raises ValueError if it does not lie in the memory of the stream."""
     if memory is None:
         raise ValueError("it lies in shared memory, which this stream does not have")

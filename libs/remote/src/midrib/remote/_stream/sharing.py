@@ -7,7 +7,7 @@ from typing import Final
 from midrib.remote._items.rows import TensorRows
 from midrib.remote._shared_memory.segment import MappedSegment
 from midrib.remote._stream.call import Message
-from midrib.v1.embedding_pb2 import EmbedStreamRequest, Item, SharedItem, SharedTensor
+from midrib.v1.embedding_pb2 import EmbedStreamRequest, SharedTensor
 from midrib.wire import Array, aligned, code_from_dtype
 
 # Smaller inputs and results travel in messages: a place in shared memory costs as much as sending them.
@@ -42,24 +42,28 @@ class SharedMessages:
 
     def has_room(self, message: Message) -> bool:
         """Return whether a message can be encoded now; True for a message that does not use the segment."""
-        return not self._fits(message) or self._segment.has_room(self._needs(message))
+        size = self._place_bytes(message)
+        return not size or self._segment.has_room(size)
 
     def encode(self, message: Message, item_id: int) -> bytes | None:
         """Write the rows of a message into the segment and return the item; None for a message that does not use it."""
-        offset = self._segment.allocate(self._needs(message)) if self._fits(message) else None
+        size = self._place_bytes(message)
+        offset = self._segment.allocate(size) if size else None
         if offset is None:
             return None
         self._offsets[item_id] = offset
         rows = [part.rows for part in message.parts if isinstance(part.rows, TensorRows)]  # all are, or none
         self._segment.write(offset, [tensor.data() for tensor in rows])
         array = rows[0].array
-        item = SharedItem()
+        request = EmbedStreamRequest()
+        request.item.id = item_id
+        item = request.item.shared
         item.input.dtype, item.input.offset = code_from_dtype(array.dtype), offset
         item.input.shape[:] = (message.rows, *array.shape[1:])
         item.result_bytes = self._result_bytes(message)
         if item.result_bytes:
             item.result_offset = offset + aligned(message.input_bytes)
-        return EmbedStreamRequest(item=Item(id=item_id, shared=item)).SerializeToString()
+        return request.SerializeToString()
 
     def tensor(self, shared: SharedTensor) -> Array:
         """Return a view of a result [rows, num_features]. Raises ValueError if it is not inside the segment."""
@@ -75,15 +79,16 @@ class SharedMessages:
         """Unmap the memory."""
         self._segment.close()
 
-    def _fits(self, message: Message) -> bool:
-        """Return whether a message uses the segment: its rows are those of a large tensor, and fit."""
-        rows = message.parts[0].rows
-        if message.input_bytes < _LEAST_INPUT_BYTES or not isinstance(rows, TensorRows):
-            return False
-        return rows.array.dtype.kind != "b" and self._needs(message) <= self._segment.size_bytes
+    def _place_bytes(self, message: Message) -> int:
+        """Return the size of a message's place in the segment, for its rows and its result; 0 if it does not use it.
 
-    def _needs(self, message: Message) -> int:
-        return aligned(message.input_bytes) + self._result_bytes(message)
+        The rows of a large tensor use the segment if they fit.
+        """
+        rows = message.parts[0].rows
+        if message.input_bytes < _LEAST_INPUT_BYTES or not isinstance(rows, TensorRows) or rows.array.dtype.kind == "b":
+            return 0
+        size = aligned(message.input_bytes) + self._result_bytes(message)
+        return size if size <= self._segment.size_bytes else 0
 
     def _result_bytes(self, message: Message) -> int:
         size = message.rows * self._reply_row_bytes
