@@ -58,7 +58,7 @@ LAYERS: dict[str, dict[str, list[str]]] = {
         "_descriptors": [],
         "_settings": [],
         "_load_settings": ["_settings", "_field_errors"],
-        "_errors": [],
+        "_errors": ["_descriptors"],
         "_large": [],
         "_foreign": ["_errors"],
         "_engine": ["_errors"],

@@ -50,7 +50,7 @@ def rows(array: Array) -> Callable[[int], bytes]:
     return lambda item_id: result(item_id, embedding=encode_tensor(array))
 
 
-def tensor(dtype: int, shape: tuple[int, ...], data: bytes = b"", **fields: Any) -> Callable[[int], bytes]:
+def tensor(dtype: Any, shape: tuple[int, ...], data: bytes = b"", **fields: Any) -> Callable[[int], bytes]:
     return lambda item_id: result(item_id, embedding=Tensor(dtype=dtype, shape=shape, data=data, **fields))
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
+import os
 import resource
 import socket
 from collections.abc import Iterator
@@ -15,6 +17,8 @@ import pytest
 from midrib.registry import Registry
 from midrib.server import Server, Settings, _descriptors
 from midrib.server._descriptors import DescriptorWatch
+from midrib.server._errors import public_error
+from midrib.wire import OverloadedError
 
 CLIENTS = 20
 
@@ -85,3 +89,10 @@ async def test_connections_without_a_descriptor_cost_one_line(test_registry: Reg
             client.settimeout(20)
             assert await asyncio.to_thread(client.recv, 1)
     await server.stop(0.0)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+def test_a_call_that_finds_no_descriptor_may_be_made_again(caplog: pytest.LogCaptureFixture, number: int) -> None:
+    """Each such call was an internal error with a traceback in the log."""
+    public = public_error(OSError(number, os.strerror(number)), "the call failed")
+    assert (type(public), public.retry_after, caplog.records) == (OverloadedError, 1.0, [])

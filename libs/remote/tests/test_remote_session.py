@@ -171,7 +171,7 @@ def test_an_answer_of_other_rows_is_a_fault(session: CallSession, shape: tuple[i
     """Rows are never guessed to belong to someone."""
     call = session.submit(tensor_rows(rows(1)))
     answer(session, np.ones(shape, "f4"))
-    with pytest.raises(InternalError, match="answered 1 rows with shape"):
+    with pytest.raises(InternalError, match="answered 1 rows with float32 of shape"):
         call.result()
 
 

@@ -17,8 +17,10 @@ logger = logging.getLogger(__name__)
 ACCEPTED_AT_ONCE = 1
 """The backlog for `create_server`: asyncio tries to accept as many connections at once."""
 
+NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
+"""The errors of a process, or of a machine, without a free file descriptor."""
+
 _LOOK_S = 2.0
-_EXHAUSTED = (errno.EMFILE, errno.ENFILE)
 
 
 class DescriptorWatch:
@@ -50,7 +52,7 @@ def _is_left() -> bool:
     try:
         os.close(os.open(os.devnull, os.O_RDONLY))
     except OSError as error:
-        return error.errno not in _EXHAUSTED
+        return error.errno not in NO_DESCRIPTOR
     return True
 
 

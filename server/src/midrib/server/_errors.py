@@ -14,10 +14,12 @@ from midrib.registry import (
     MissingLibraryError,
     UnknownKeyError,
 )
-from midrib.wire import InternalError, MidribError
+from midrib.server._descriptors import NO_DESCRIPTOR
+from midrib.wire import InternalError, MidribError, OverloadedError
 
 logger = logging.getLogger(__name__)
 
+_DESCRIPTOR_S = 1.0
 _SELF_EXPLANATORY = (
     AmbiguousKeyError,
     ContractError,
@@ -31,10 +33,14 @@ _SELF_EXPLANATORY = (
 def public_error(error: Exception, what: str) -> MidribError:
     """Return an error that a caller may see: the error itself, or an InternalError in place of an unforeseen one.
 
+    A process without a free file descriptor is an OverloadedError, because it passes: `_descriptors` logs it once.
     what: the failure in words, for the caller and the log. The log has the unforeseen error under the same id.
     """
     if isinstance(error, MidribError):
         return error
+    if isinstance(error, OSError) and error.errno in NO_DESCRIPTOR:
+        text = f"{what}: the server has no file descriptor left: try again, and raise the limit of its process"
+        return OverloadedError(text, retry_after=_DESCRIPTOR_S)
     error_id = uuid.uuid4().hex[:12]
     text = text_of(error)
     logger.error("error %s: %s: %s", error_id, what, text, exc_info=traced(error), extra={"error_id": error_id})
