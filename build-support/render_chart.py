@@ -45,11 +45,28 @@ REFUSED = {
     "podDisruptionBudget: {maxUnavailable: 200%}": "/podDisruptionBudget/maxUnavailable",
     "autoscaling: {minReplicas: 9}": "autoscaling.minReplicas is 9",
     "serviceMonitor: {enabled: true}": "serviceMonitor.tokenSecret",
+    "serviceMonitor: {labels: {app.kubernetes.io/name: x}}": "use another label",
+    "tokens: {secret: My Secret}": "/tokens/secret",
+    "image: {repository: a b}": "/image/repository",
+    "replicas: 2147483648": "/replicas",
+    "autoscaling: {scaleDownSeconds: 3601}": "/autoscaling/scaleDownSeconds",
+    "topologySpread: {keys: [a, a]}": "/topologySpread/keys",
+    "podLabels: {a b: x}": "at '/podLabels'",
+    "podLabels: {team: a b}": "/podLabels/team",
+    "extraEnv: [{name: A=B}]": "/extraEnv/0/name",
+    "tolerations: [{operator: In}]": "/tolerations/0/operator",
+    "resources: {limits: {cpu: -1}}": "/resources/limits/cpu",
+    "resources: {limits: {memory: 1Gi}}": "resources.requests.memory is 4Gi, expected at most",
+    "resources: {requests: {cpu: 1500m}, limits: {cpu: 1}}": "resources.requests.cpu is 1500m",
+    "settings: {host: 127.0.0.2}": "use 0.0.0.0",
+    "settings: {admin_port: 8080}": "settings.admin_port is 8080",
 }
 # Values that must be accepted: names and paths of volumes that the chart does not use then, and rare quantities.
 ALLOWED = (
     "{extraVolumes: [{name: models, emptyDir: {}}], extraVolumeMounts: [{name: models, mountPath: /models}]}",
     "resources: {limits: {memory: 8388608Ki, cpu: 1e1}, requests: {cpu: .5}}",
+    "resources: {limits: {memory: 4.3G, cpu: 2000m}, requests: {memory: 4Gi, cpu: 2}}",
+    "tokens: {secret: team-a.tokens}",
 )
 # Names of releases, and the name of their Service: it begins with a letter, and has no dots and at most 63 characters.
 NAMES = {"midrib-2": "midrib-2", "team.a": "team-a-midrib", "1st": "midrib-1st", "a" * 53: "a" * 52}

@@ -132,6 +132,13 @@ def test_the_health_check_of_the_image_finds_a_ready_server(scheme: str, tls: di
     assert not healthy(port)
 
 
+def test_the_image_is_built_on_a_fixed_base() -> None:
+    """By its digest, which a build argument replaces, and with the Python that the pins are for."""
+    text = DOCKERFILE.read_text()
+    assert re.findall(r"^ARG BASE=python:(3\.11)\.\d+-slim-\w+@sha256:[0-9a-f]{64}$", text, re.MULTILINE) == ["3.11"]
+    assert re.findall("^FROM (.*)", text, re.MULTILINE) == ["${BASE}"]
+
+
 def test_the_command_takes_these_arguments() -> None:
     """`midrib serve` accepts the command, here with the settings file of this folder."""
     command = [sys.executable, "-m", "midrib.server.cli", "serve", "--config", str(DEPLOY / "midrib.toml")]

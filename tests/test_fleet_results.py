@@ -10,7 +10,7 @@ FLEET = Path(__file__).parents[1] / "benchmarks/fleet"
 
 
 def test_the_simulation_had_the_present_rules() -> None:
-    """Changed constants of the client need another run of benchmarks/fleet/run.py, which writes the plots again."""
+    """Changed rules of the client need another run of benchmarks/fleet/run.py, which writes the plots again."""
     rules = runpy.run_path(str(FLEET / "rules.py"))["rules"]()
     assert rules
     assert json.loads((FLEET / "results.json").read_text())["rules"] == rules

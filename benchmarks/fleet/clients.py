@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,11 +24,12 @@ _REFUSED: Final = UnavailableError("connection refused")
 class Rules:
     """The client's rules. By default those of `midrib.remote`.
 
-    order: the connections in the order in which they may take an item.  choose: a client's replicas.
-    wait_s: the seconds until the next attempt.
+    order: the connections in the order in which they may take an item.  divide: among how many messages the queue is
+    divided.  choose: a client's replicas.  wait_s: the seconds until the next attempt.
     """
 
     order: Callable[[list[Any]], list[Any]] = balance.by_load
+    divide: Callable[[list[Any], int], int] = balance.count_slots
     choose: Callable[[list[str], int, str], list[str]] = balance.choose_machines
     wait_s: Callable[..., float] = retries.wait_s
     hedge_s: float | None = None
@@ -74,6 +76,11 @@ class Client:
         """Have every connection look for work, as `ConnectionGroup.wake` does."""
         for connection in self.fleet.rules.order(self._connections):
             connection.wake()
+
+    def most(self) -> int:
+        """Return how many of the queued requests the next message may have."""
+        queued = len(self.queue)
+        return math.ceil(queued / self.fleet.rules.divide(self._connections, queued))
 
     def failing(self) -> int:
         """Return how many of its replicas the client tries again at present."""
@@ -124,6 +131,11 @@ class Connection:
     def busy(self) -> int:
         """The number of messages in flight."""
         return len(self.in_flight)
+
+    @property
+    def slots(self) -> int:
+        """How many messages its replica can use now."""
+        return self.window.slots(self.busy) if self._alive and not self._failed else 0
 
     def wake(self) -> None:
         """Take work, and open a stream if there is none."""
@@ -204,4 +216,4 @@ class Connection:
     def _pull(self) -> None:
         queue = self.client.queue
         while self.opened and queue and self.window.room(self.busy, backlog=len(queue) > _MOST_ROWS):
-            self.send([queue.popleft() for _ in range(min(len(queue), _MOST_ROWS))])
+            self.send([queue.popleft() for _ in range(min(self.client.most(), _MOST_ROWS))])

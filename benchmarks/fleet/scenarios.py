@@ -119,9 +119,10 @@ def _old_wait_s(error: BaseException | None, failures: int = 1, failing: int = 1
     return retries.wait_s(error, failures, min(failing, 1))
 
 
-# The rules before this benchmark: the first replicas in a fixed order, and a back-off for each connection.
-FIXED: Final = Rules(order=list, choose=lambda machines, most, _: machines[:most])
-EACH: Final = Rules(wait_s=_old_wait_s)
+# The rules before this benchmark: the first replicas in a fixed order, and a back-off for each connection. One message
+# took the whole queue.
+FIXED: Final = Rules(order=list, divide=lambda *_: 1, choose=lambda machines, most, _: machines[:most])
+EACH: Final = Rules(divide=lambda *_: 1, wait_s=_old_wait_s)
 SCENARIOS: Final = {
     "steady": Scenario("steady load"),
     "fixed": Scenario("0.5 % of the load, replicas in a fixed order (before)", load=0.005, rules=FIXED),

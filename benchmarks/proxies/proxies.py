@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from setup import ROOT, Process, free_port
 
-SETTINGS: Final = ("snippet", "defaults", "tls")
+SETTINGS: Final = ("snippet", "defaults", "tls", "small")
 _NGINX: Final = """
 worker_processes 1;
 daemon off;
@@ -38,6 +38,7 @@ class _Kind(NamedTuple):
 
     blocks: the names of its blocks in docs/scale.md.  command: with {folder}, which holds the blocks as files.
     not_default: patterns of the settings that differ from the proxy's defaults, and the defaults.
+    small: patterns of the snippet, and their replacements: four streams on a connection, and time-outs of two seconds.
     tls: the text that TLS replaces, and its replacement, which stands in docs/scale.md as well.
     """
 
@@ -45,6 +46,7 @@ class _Kind(NamedTuple):
     command: tuple[str, ...]
     version: tuple[str, ...]
     not_default: dict[str, str]
+    small: dict[str, str]
     tls: dict[str, str]
 
 
@@ -54,6 +56,7 @@ _KINDS: Final = {
         ("nginx", "-c", "{folder}/nginx"),
         ("nginx", "-v"),
         {r" *(client_max_body_size|client_body_timeout|grpc_\w+_timeout).*\n": ""},
+        {r"timeout 1h": "timeout 2s", r"(client_max_body_size)": r"http2_max_concurrent_streams 4;\n    \1"},
         {
             "listen 50051 http2;": "listen 50051 ssl http2;\n"
             "    ssl_certificate /etc/midrib-tls/tls.crt;\n"
@@ -66,6 +69,10 @@ _KINDS: Final = {
         ("haproxy", "-v"),
         # HAProxy has no default time-outs: these are Debian's.
         {r"timeout (client|server) 1h": r"timeout \1 50s", r" *option redispatch.*\n": ""},
+        {
+            r"timeout (client|server) 1h": r"timeout \1 2s",
+            r"\Adefaults": "global\n    tune.h2.max-concurrent-streams 4\ndefaults",
+        },
         {"bind :50051 proto h2": "bind :50051 ssl crt /etc/midrib-tls/tls.pem alpn h2"},
     ),
     "envoy": _Kind(
@@ -73,6 +80,7 @@ _KINDS: Final = {
         ("envoy", "-c", "{folder}/envoy.yaml", "--use-dynamic-base-id", "--log-level", "error", "--concurrency", "2"),
         ("envoy", "--version"),
         {r" *(stream_idle_timeout|common_lb_config|timeout: 0s).*\n": ""},
+        {r"( *)(stream_idle_timeout:) 3600s": r"\1\2 2s\n\1http2_protocol_options: {max_concurrent_streams: 4}"},
         {"      filter_chains:\n        - filters:\n": """\
       filter_chains:
         - transport_socket:
@@ -92,6 +100,7 @@ _KINDS: Final = {
         ("traefik", "--configFile={folder}/traefik.yaml"),
         ("traefik", "version"),
         {r" *transport:\n *respondingTimeouts.*\n": ""},
+        {r"( *)(transport:)": r"\1http2: {maxConcurrentStreams: 4}\n\1\2", r"readTimeout: 0": "readTimeout: 2s"},
         {"http:\n  routers:\n    midrib: {rule: PathPrefix(`/`), service: midrib}\n": """\
 tls:
   certificates:
@@ -125,7 +134,8 @@ def make_certificate(folder: Path) -> None:
 class Proxy(Process):
     """A proxy in front of servers, given by their addresses.
 
-    settings: "snippet" for that of docs/scale.md, "defaults" without its settings, "tls" for TLS at the proxy.
+    settings: "snippet" for that of docs/scale.md, "defaults" without its settings, "tls" for TLS at the proxy, "small"
+    for few streams and short time-outs.
     """
 
     def __init__(self, name: str, servers: list[str], settings: str, folder: Path) -> None:
@@ -176,6 +186,12 @@ def _defaults(kind: _Kind, text: str) -> str:
     return text
 
 
+def _small(kind: _Kind, text: str) -> str:
+    for pattern, replacement in kind.small.items():
+        text = re.sub(pattern, replacement, text)
+    return text
+
+
 def _tls(kind: _Kind, text: str) -> str:
     page = (ROOT / "docs" / "scale.md").read_text()
     for before, after in kind.tls.items():
@@ -189,7 +205,12 @@ def _snippet(_: _Kind, text: str) -> str:
     return text
 
 
-_MAKERS: Final[dict[str, Callable[[_Kind, str], str]]] = {"snippet": _snippet, "defaults": _defaults, "tls": _tls}
+_MAKERS: Final[dict[str, Callable[[_Kind, str], str]]] = {
+    "snippet": _snippet,
+    "defaults": _defaults,
+    "tls": _tls,
+    "small": _small,
+}
 
 
 def _block(name: str) -> str:

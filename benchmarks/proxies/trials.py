@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
-import torch
 from proxies import Proxy
 from setup import MLP, Server
+from training import Training
 
-from midrib.remote import AsyncClient, Client, RemoteBackbone
+from midrib.remote import AsyncClient, Client
 from midrib.wire import MidribError
 
 TIMEOUT_S: Final = 60.0  # three servers load one after the other before the last trial ends
@@ -56,17 +56,22 @@ class Trials:
             self._expected = client.embed(MLP, self._rows)
 
     def run(self, settings: str) -> Iterator[tuple[str, Outcome]]:
-        """Yield each trial's name and outcome; fewer trials with TLS."""
+        """Yield each trial's name and outcome; fewer trials with TLS and with small limits."""
         yield "100 unary calls", self._unary()
         yield f"{_AT_ONCE} unary calls at once", asyncio.run(self._at_once())
         yield "a stream of 300 batches (60 MB)", self._stream()
         yield "5 calls of 16,384 rows (51 MB)", self._large()
-        yield "100 steps of a training, with gradients", self._training()
-        if settings != "tls":
+        yield "100 steps of a training, with gradients", self._train(range(100))
+        yield "5 steps of a training, with pauses of 3 s", self._train(_pauses(5, 3.0))
+        if settings in ("snippet", "defaults"):
             yield from self._long()
         yield f"{CALLERS} callers, a server drains and returns", self._callers(self._drain)
+        yield "a training, a server drains and returns", self._train_during(self._drain)
         yield f"{CALLERS} callers, the proxy restarts", self._callers(self._restart_proxy)
-        if settings != "tls":
+        yield "a training, the proxy restarts", self._train_during(self._restart_proxy)
+        yield "a training, a server runs a tenth of the time", self._train_during(self._slow_down)
+        yield "a training, all servers are gone for 5 s", self._train_during(self._restart_servers)
+        if settings in ("snippet", "defaults"):
             yield f"{CALLERS} callers, a server runs a tenth of the time", self._callers(self._slow_down)
             yield f"{CALLERS} callers, all servers are gone for 5 s", self._callers(self._restart_servers)
 
@@ -109,25 +114,24 @@ class Trials:
                 outcome.count(lambda: bool(np.allclose(client.embed(MLP, rows), expected, atol=1e-5)))
         return outcome
 
-    def _training(self) -> Outcome:
-        """Train a layer in front of the backbone and one behind it; a step is wrong if its loss is not finite."""
+    def _train(self, steps: Iterable[object]) -> Outcome:
+        """Train; a step is wrong if its loss is not that of the same training at a server."""
         outcome = Outcome()
-        scheme = "" if "://" in self._proxy.address else "grpc://"
-        backbone = RemoteBackbone(f"{scheme}{self._proxy.address}/{MLP}", timeout=TIMEOUT_S, tls=self._proxy.roots)
-        model = torch.nn.Sequential(torch.nn.Linear(784, 784), backbone, torch.nn.Linear(backbone.num_features, 2))
-        optimizer = torch.optim.SGD(model.parameters(), 0.01)
-        x, y = torch.from_numpy(self._rows), torch.arange(len(self._rows)) % 2
-
-        def step() -> bool:
-            optimizer.zero_grad()
-            loss = torch.nn.functional.cross_entropy(model(x), y)
-            loss.backward()  # type: ignore[no-untyped-call]  # torch does not type it
-            optimizer.step()
-            return bool(loss.isfinite())
-
-        for _ in range(100):
-            outcome.count(step)
+        training = Training(self._proxy.address, self._rows, timeout=TIMEOUT_S, roots=self._proxy.roots)
+        for _ in steps:
+            outcome.count(training.step)
+        outcome.wrong = training.differing(Training(self._servers[1].address, self._rows, timeout=TIMEOUT_S))
         return outcome
+
+    def _train_during(self, disturb: Callable[[], None]) -> Outcome:
+        done = threading.Event()
+        with ThreadPoolExecutor() as pool:
+            steps = pool.submit(self._train, iter(lambda: done.wait(0.01), True))
+            time.sleep(1)
+            disturb()
+            time.sleep(3)
+            done.set()
+            return steps.result()
 
     def _long(self) -> Iterator[tuple[str, Outcome]]:
         with ThreadPoolExecutor() as pool:
@@ -198,3 +202,10 @@ class Trials:
     def _client(self, connections: int = 1) -> Client:
         address = f"{self._proxy.address}?connections={connections}"
         return Client(address, timeout=TIMEOUT_S, tls=self._proxy.roots)
+
+
+def _pauses(steps: int, pause_s: float) -> Iterator[int]:
+    """Yield the numbers of the steps, with a pause after each."""
+    for step in range(steps):
+        yield step
+        time.sleep(pause_s)

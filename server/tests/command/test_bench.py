@@ -80,15 +80,25 @@ def test_a_large_load_is_printed_in_rows() -> None:
     assert str(capacity_for(1234567, 12500)) == expected
 
 
+@pytest.mark.parametrize(
+    ("price", "text"),
+    [(0.0015, "0.003 an hour, 8.33e-07 for"), (0.0, "0 an hour, 0 for"), (1e6, "2,000,000.00 an hour, 555.56 for")],
+)
+def test_prices_are_printed_with_their_digits(price: float, text: str) -> None:
+    """A small one is not zero, and a large one has no exponent."""
+    assert text in str(capacity_for(1e6, 714286, price))
+
+
+@pytest.mark.parametrize("value", ["inf", "1e308"])
 @pytest.mark.parametrize("option", ["--plan", "--cost-per-hour", "--seconds"])
-def test_an_infinite_number_is_refused(
-    option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_an_endless_number_is_refused(
+    option: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Before the measurement: no plan follows from it, and `--seconds inf` would never end."""
-    monkeypatch.setattr("sys.argv", ["midrib", "bench", MLP, "--plan", "1", option, "inf"])
+    """Before the measurement: the replicas for it cannot be counted, and `--seconds inf` would never end."""
+    monkeypatch.setattr("sys.argv", ["midrib", "bench", MLP, "--plan", "1", option, value])
     with pytest.raises(SystemExit, match="2"):
         main()
-    assert f"{option} is inf, expected a finite number" in capsys.readouterr().err
+    assert f"Invalid value for '{option}'" in capsys.readouterr().err
 
 
 OUT_OF_RANGE = [("--plan", "0"), ("--plan", "nan"), ("--plan", "-1"), ("--plan", "x"), ("--cost-per-hour", "-2")]

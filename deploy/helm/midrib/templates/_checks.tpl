@@ -15,8 +15,34 @@
 {{- fail (printf "podLabels sets %s, by which the Service selects the pods: use another label" $label) }}
 {{- end }}
 {{- end }}
+{{- range $label, $_ := include "midrib.labels" . | fromYaml }}
+{{- if hasKey ($.Values.serviceMonitor.labels | default dict) $label }}
+{{- fail (printf "serviceMonitor.labels sets %s, which the chart sets: use another label" $label) }}
+{{- end }}
+{{- end }}
+{{- include "midrib.checkResources" .Values.resources }}
 {{- include "midrib.checkVariables" . }}
 {{- include "midrib.checkVolumes" . }}
+{{- end }}
+
+{{/* Kubernetes makes no pod that requests more than its limit. */}}
+{{- define "midrib.checkResources" -}}
+{{- range $name, $limit := .limits }}
+{{- $request := get ($.requests | default dict) $name }}
+{{- if gt (include "midrib.quantity" $request | float64) (include "midrib.quantity" $limit | float64) }}
+{{- fail (printf "resources.requests.%s is %v, expected at most resources.limits.%s, which is %v" $name $request $name $limit) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The number of a quantity such as 8Gi, .5 or 500m. */}}
+{{- define "midrib.quantity" -}}
+{{- $number := regexFind "^[0-9.]+([eE][+-]?[0-9]+)?" (toString .) }}
+{{- $factors := dict "n" 1e-9 "u" 1e-6 "m" 1e-3 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "E" 1e18 }}
+{{- range $index, $suffix := list "Ki" "Mi" "Gi" "Ti" "Pi" "Ei" }}
+{{- $_ := set $factors $suffix (printf "0x1p%d" (mul 10 (add 1 $index)) | float64) }}
+{{- end }}
+{{- mulf ($number | float64) (get $factors (trimPrefix $number (toString .)) | default 1.0) }}
 {{- end }}
 
 {{/* Of the settings alone. */}}
@@ -29,7 +55,7 @@
 {{- fail (printf "settings.%s is the path of a file that the pod does not have: name a secret in %s" $name $value) }}
 {{- end }}
 {{- end }}
-{{- if has .host (list "localhost" "127.0.0.1" "::1") }}
+{{- if or (has .host (list "localhost" "::1")) (hasPrefix "127." .host) }}
 {{- fail (printf "settings.host is %q, but probes and clients call the pod's address: use 0.0.0.0" .host) }}
 {{- end }}
 {{- if not .backbones }}
@@ -40,6 +66,9 @@
 {{- end }}
 {{- if eq (int .port) (int .http_port) }}
 {{- fail (printf "settings.port and settings.http_port are both %d, expected two ports" (int .port)) }}
+{{- end }}
+{{- if has (int .admin_port) (list (int .port) (int .http_port)) }}
+{{- fail (printf "settings.admin_port is %d, expected another port than settings.port and settings.http_port" (int .admin_port)) }}
 {{- end }}
 {{- end }}
 

@@ -33,7 +33,8 @@ class Capacity:
         )
         if self.cost_per_hour is None:
             return text
-        return f"{text}: {self.cost_per_hour:,.2f} an hour, {self.cost_per_million_rows:,.4g} for a million rows"
+        per_million = _price(self.cost_per_million_rows or 0.0)
+        return f"{text}: {_price(self.cost_per_hour)} an hour, {per_million} for a million rows"
 
 
 def capacity_for(load: float, rate: float, replica_cost: float | None = None) -> Capacity:
@@ -51,3 +52,8 @@ def capacity_for(load: float, rate: float, replica_cost: float | None = None) ->
 def _rate(rows_per_s: float) -> str:
     """Return a rate without an exponent: whole rows from 1,000 on, five digits below."""
     return f"{rows_per_s:,.0f}" if rows_per_s >= 1000 else f"{rows_per_s:.5g}"
+
+
+def _price(price: float) -> str:
+    """Return a price with cents from 1 on, and with three digits below."""
+    return f"{price:,.2f}" if price >= 1 else f"{price:.3g}"

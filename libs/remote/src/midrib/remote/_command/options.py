@@ -63,9 +63,13 @@ Concurrency = Annotated[
 ]
 Plan = Annotated[
     float | None,
-    typer.Option("--plan", min=0.001, help="Rows per second to answer: print the number of servers for them."),
+    typer.Option(
+        "--plan", min=0.001, max=1e12, help="Rows per second to answer: print the number of servers for them."
+    ),
 ]
-CostPerHour = Annotated[float | None, typer.Option(min=0.0, help="The cost of one server per hour, for --plan.")]
+CostPerHour = Annotated[
+    float | None, typer.Option(min=0.0, max=1e9, help="The cost of one server per hour, for --plan.")
+]
 
 # The options above that only calls to a server use, by the names of their parameters.
 SERVER_OPTIONS: Final = {

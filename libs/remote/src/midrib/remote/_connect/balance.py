@@ -17,6 +17,15 @@ class Connected(Protocol):
         ...
 
 
+class Receiving(Protocol):
+    """A connection whose server may have room."""
+
+    @property
+    def slots(self) -> int:
+        """How many messages its server can use now."""
+        ...
+
+
 _C = TypeVar("_C", bound=Connected)
 # The system's: users seed the one of the module `random`, and a fork copies any other.
 _RANDOM = random.SystemRandom()
@@ -30,6 +39,18 @@ def by_load(connections: Sequence[_C]) -> list[_C]:
     if len(connections) < 2:  # most clients have one connection, and call this for each call
         return list(connections)
     return sorted(connections, key=lambda connection: (connection.busy, _RANDOM.random()))
+
+
+def count_slots(connections: Sequence[Receiving], queued: int) -> int:
+    """Return how many messages should divide the queue, so that each server has some of it; 1 for one server.
+
+    At each call, every connection looks at the queue: a queue of at most one part needs no count of all of them.
+
+    queued: the parts in the queue.
+    """
+    if len(connections) <= 1 or queued <= 1:
+        return 1
+    return max(1, sum(connection.slots for connection in connections))
 
 
 def choose_machines(machines: Sequence[str], most: int, client: str) -> list[str]:

@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import Final
 
-from midrib.remote._connect.balance import by_load
+from midrib.remote._connect.balance import by_load, count_slots
 from midrib.remote._connect.diagnosis import UNREACHABLE
 from midrib.remote._connect.retries import retriable
 from midrib.remote._stream.call import Message
@@ -100,13 +100,7 @@ class ConnectionGroup:
         return sum(connection.alive and connection.failure is not None for connection in self._connections)
 
     def _count_slots(self) -> int:
-        """Return how many messages should divide the queue, so that each server has some of it; 1 for one server.
-
-        At each call, every connection looks at the queue: a queue of at most one part needs no count of all of them.
-        """
-        if len(self._connections) <= 1 or len(self._context.queue) <= 1:
-            return 1
-        return max(1, sum(connection.slots for connection in self._connections))
+        return count_slots(self._connections, len(self._context.queue))
 
     def _on_change(self, connection: StreamConnection) -> None:
         self._add_machines(connection)
