@@ -3,7 +3,8 @@
 build-support/ray makes that environment. Two servers with one thread each, for ViT-Tiny and MiniLM: `midrib serve`,
 whose addresses the client knows, and the replicas of `midrib ray up` behind HAProxy. The client is `midrib bench`, on
 the same cores. Rounds of both are interleaved, because the speed of a shared machine drifts. The rates need a quiet
-machine. The processor time per row is that of all processes of the servers, with HAProxy's and Ray's.
+machine. The processor time per row is that of the servers or replicas, and of HAProxy. Ray's other processes use
+processor time also while no call comes, so they are listed apart, as cores.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Container, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -34,11 +36,26 @@ LONG_CHECKS = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60", "RAY_SERVE_PROXY_H
 CONNECTIONS = "?connections=6"
 
 
+# The command lines of the processes that a call passes have one of these.
+ON_THE_WAY = ("midrib.server.cli serve", "ray::ServeReplica", "haproxy -db")
+
+
 class Measured(NamedTuple):
-    """The rows per second, and the milliseconds of processor time per row of the servers' processes."""
+    """The rows per second, the milliseconds of processor time per row of the processes that a call passes.
+
+    other_cores: that the other processes of the servers use, which are Ray's.
+    """
 
     rows_per_s: float
     cpu_ms: float
+    other_cores: float
+
+
+class Used(NamedTuple):
+    """Processor time in seconds, of the processes that a call passes and of the others."""
+
+    on_the_way_s: float
+    other_s: float
 
 
 @dataclass(frozen=True)
@@ -53,10 +70,12 @@ class Target:
         """Measure 16 callers of 8 rows each."""
         url = f"grpc://{self.addresses}/{name}{self.query}"
         command = [*MIDRIB, "bench", url, "--rows", "8", "--concurrency", "16", "--seconds", str(seconds), "--json"]
-        before_s = cpu_s(self.sessions)
+        began_s, before = time.monotonic(), used(self.sessions)
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment())  # noqa: S603
+        took_s, after = time.monotonic() - began_s, used(self.sessions)
         rate = float(json.loads(done.stdout)["measured"][0]["rows_per_s"])
-        return Measured(rate, 1000 * (cpu_s(self.sessions) - before_s) / (rate * seconds))
+        cpu_ms = 1000 * (after.on_the_way_s - before.on_the_way_s) / (rate * seconds)
+        return Measured(rate, cpu_ms, (after.other_s - before.other_s) / took_s)
 
 
 def measure(rounds: int, seconds: float) -> Iterator[str]:
@@ -67,8 +86,8 @@ def measure(rounds: int, seconds: float) -> Iterator[str]:
         replicas = ["--min-replicas", "2", "--max-replicas", "2", "--cpus", "1", "--http-port", str(free_port())]
         address, session = stack.enter_context(running("ray up", free_port(), "--insecure", *replicas))
         ray = Target(address, (session,), CONNECTIONS)
-        yield "| backbone | two servers, rows/s | Ray Serve, rows/s | ratio | CPU ms per row | Ray Serve | ratio |"
-        yield "|---|---|---|---|---|---|---|"
+        yield "| backbone | servers, rows/s | Ray Serve | ratio | CPU ms per row | Ray Serve | ratio | others, cores |"
+        yield "|---|---|---|---|---|---|---|---|"
         for name in BACKBONES:
             pairs = [(plain.measure(name, seconds), ray.measure(name, seconds)) for _ in range(rounds)]
             yield row(name, pairs)
@@ -81,20 +100,23 @@ def row(name: str, pairs: list[tuple[Measured, Measured]]) -> str:
     )
     rate = statistics.median(second.rows_per_s / first.rows_per_s for first, second in pairs)
     cpu = statistics.median(first.cpu_ms / second.cpu_ms for first, second in pairs)
-    return f"| {name} | {plain[0]:,.0f} | {ray[0]:,.0f} | {rate:.3f} | {plain[1]:.2f} | {ray[1]:.2f} | {cpu:.3f} |"
+    rates = f"{plain[0]:,.0f} | {ray[0]:,.0f} | {rate:.3f}"
+    return f"| {name} | {rates} | {plain[1]:.2f} | {ray[1]:.2f} | {cpu:.3f} | {ray[2]:.2f} |"
 
 
-def cpu_s(sessions: Container[int]) -> float:
-    """Return the processor time of all processes of these sessions, in seconds."""
-    ticks = 0
+def used(sessions: Container[int]) -> Used:
+    """Return the processor time of all processes of these sessions."""
+    ticks = {True: 0, False: 0}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = path.read_text().rpartition(")")[2].split()
+            title = path.with_name("cmdline").read_bytes().replace(b"\0", b" ").decode()
         except (FileNotFoundError, ProcessLookupError):
             continue
         if int(fields[3]) in sessions:
-            ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
+            ticks[any(words in title for words in ON_THE_WAY)] += int(fields[11]) + int(fields[12])
+    hertz = os.sysconf("SC_CLK_TCK")
+    return Used(ticks[True] / hertz, ticks[False] / hertz)
 
 
 @contextmanager
