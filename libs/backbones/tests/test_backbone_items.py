@@ -90,12 +90,6 @@ def test_a_prompt_is_a_string() -> None:
         TEXTS.embed_texts(["a"], prompt=3)  # type: ignore[arg-type] # the mistake
 
 
-def test_a_batch_is_a_tensor() -> None:
-    """The error says how to make one."""
-    with pytest.raises(TypeError, match=r"got a ndarray, expected a tensor .*: pass torch\.as_tensor\(rows\)"):
-        NUMBERS.embed(np.ones((2, 3), np.float32))  # type: ignore[arg-type] # the mistake
-
-
 class FirstRows(nn.Module):
     """Returns the first two rows only."""
 

@@ -174,7 +174,7 @@ class Backbone:
     __call__ = embed
 
     def _embed_media(self, media: Any) -> Tensor:
-        """Embed a sequence of the media that the input declares: [rows, num_features]."""
+        """Embed a sequence of the media that the input declares: [rows, num_features]. Raises as `embed` does."""
         if isinstance(self.input, ImageInput):
             return self.embed_images(media)
         if isinstance(self.input, TextInput):
