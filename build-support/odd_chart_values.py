@@ -151,9 +151,8 @@ def main() -> None:
     values = bases()
     chosen = cases(values)
     if "all" not in sys.argv:
-        chosen = random.Random(_SEED).sample(  # noqa: S311 - a choice of cases
-            chosen, min(len(chosen), int([*sys.argv, _CASES][1]))
-        )
+        count = int(sys.argv[1]) if sys.argv[1:] else _CASES
+        chosen = random.Random(_SEED).sample(chosen, min(len(chosen), count))  # noqa: S311 - a choice of cases
     with helm.Chart.load(CHART) as chart:
         checker = Checker(chart, values)
         wrong = [answer for case in chosen if (answer := checker.check(case))]
