@@ -194,8 +194,7 @@ def embed(
     from midrib.remote._command import embed as embedding
 
     refuse_unused(context, backbone)
-    if not overwrite:
-        embedding.refuse_existing(out, inputs, column, id_column)
+    made_by = None if overwrite else embedding.backbone_of_output(out, inputs, column, id_column)
     embedding.embed(
         backbone,
         inputs,
@@ -204,7 +203,7 @@ def embed(
         imports=imports,
         as_json=as_json,
         cluster=ray,
-        overwrite=overwrite,
+        made_by=made_by,
         column=column,
         id_column=id_column,
         keep=[name for names in keep or () for name in names.split(",")],

@@ -34,14 +34,15 @@ def embed(
     imports: Sequence[str] | None,
     as_json: bool,
     cluster: str | None = None,
-    overwrite: bool = False,
+    made_by: str | None = None,
     **options: Any,
 ) -> None:
     """Embed files through a server (grpc://...), or with a registered backbone in this process.
 
     options: those of `embed_files`.  imports: modules that register backbones of this process.
     cluster: the address of a Ray cluster, whose actors embed in place of this process.
-    overwrite: replace an output of another backbone; by default that is a FileExistsError.
+    made_by: the backbone of the output that is replaced; None if there is none, or any may be replaced.
+    Raises FileExistsError if it is another backbone, and the errors of `embed_files`.
     """
     progress, stack = _ProgressLine(), contextlib.ExitStack()
     progress.show("reading the inputs ...")
@@ -52,13 +53,16 @@ def embed(
         return embed_files(make, inputs, out, on_progress=progress.update, **options)
 
     def make() -> ValueEmbedder:
+        """Return the embedder. Raises FileExistsError if another backbone has made the output."""
         progress.show(f"{'connecting to' if '://' in backbone else 'loading'} {backbone} ...")
         if cluster is None:
             embedder = load_embedder(backbone, access, imports)
         else:
             embedder = stack.enter_context(cluster_embedder(cluster, backbone, access, imports))
-        if not overwrite:
-            _refuse_other_backbone(out, embedder)
+        if made_by not in (None, embedder.name):
+            raise FileExistsError(
+                f"{out} exists and was made by {made_by}: pass --overwrite to replace it, or another --out"
+            )
         progress.begin()
         return embedder
 
@@ -77,52 +81,41 @@ def embed(
     _print_result(out, done, as_json=as_json)
 
 
-def refuse_existing(out: str, inputs: Sequence[str], column: str, id_column: str) -> None:
-    """Raise FileExistsError if a local output exists and holds other items than the inputs.
+def backbone_of_output(out: str, inputs: Sequence[str], column: str, id_column: str) -> str | None:
+    """Return the name of the backbone that made a local output; None if there is none.
 
-    The same command may be run again.
+    Raises FileExistsError if it holds other items than the inputs. The same command may be run again.
     """
     from midrib.remote._files.formats.columns import InputColumns
     from midrib.remote._files.sources import Sources
     from midrib.remote._files.storage import Downloads, is_url
 
     if is_url(out) or not Path(out).exists():
-        return
+        return None
     with Downloads() as downloads:
         ids = {item.id for item in Sources(list(inputs), InputColumns(column, id_column), downloads).items()}
-    if ids != _ids_of_output(out):
+    backbone, earlier_ids = _backbone_and_ids(out)
+    if ids != earlier_ids:
         raise FileExistsError(
             f"{out} exists and was made from other inputs: pass --overwrite to replace it, or another --out"
         )
+    return backbone
 
 
-def _refuse_other_backbone(out: str, embedder: ValueEmbedder) -> None:
-    """Raise FileExistsError if a local output exists and was made by another backbone.
+def _backbone_and_ids(out: str) -> tuple[str | None, set[str]]:
+    """Return the backbone of an output and the ids of its items, bad ones included.
 
-    Another revision of the same backbone is replaced, because the same command may be run again.
+    None and no ids if it is not an output of `midrib embed`.
     """
-    from midrib.remote._files.output_reader import read_output
-    from midrib.remote._files.storage import is_url
-
-    if is_url(out) or not Path(out).exists():
-        return
-    existing = read_output(Path(out))
-    if existing.backbone != embedder.name:
-        raise FileExistsError(
-            f"{out} exists and was made by {existing.backbone}: pass --overwrite to replace it, or another --out"
-        )
-
-
-def _ids_of_output(out: str) -> set[str]:
-    """Return the ids of the items in an output, bad ones included; none if it is not an output of `midrib embed`."""
     from midrib.remote._files.output_reader import read_output
 
     bad = Path(f"{out}.bad.jsonl")
     try:
         lines = bad.read_text(encoding="utf-8").splitlines() if bad.exists() else []
-        return {*read_output(Path(out)).ids, *(json.loads(line)["id"] for line in lines)}
+        rows = read_output(Path(out))
+        return rows.backbone, {*rows.ids, *(json.loads(line)["id"] for line in lines)}
     except (ValueError, KeyError, OSError):
-        return set()
+        return None, set()
 
 
 def _say_what_is_left(out: str) -> None:
