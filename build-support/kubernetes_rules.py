@@ -40,9 +40,7 @@ def _metadata(node: Any, path: str) -> Iterator[str]:
     metadata = node.get("metadata", {})
     if not _NAME.fullmatch(metadata.get("name", "x")):
         yield f"{path}.name is {metadata['name']!r}"
-    for name, value in (metadata.get("labels") or {}).items():
-        if not (_QUALIFIED.fullmatch(str(name)) and isinstance(value, str) and _VALUE.fullmatch(value)):
-            yield f"{path}.labels has {name!r}: {value!r}"
+    yield from (f"{path}.labels has {problem}" for problem in _of_labels(metadata.get("labels")))
     for name, value in (metadata.get("annotations") or {}).items():
         if not (_QUALIFIED.fullmatch(str(name).lower()) and isinstance(value, str)):
             yield f"{path}.annotations has {name!r}: {value!r}"

@@ -96,11 +96,15 @@ class _ClosesConnection(Protocol):
 
 def _close_connections_of(peers: Mapping[Context, str]) -> int:
     """Close the connections of calls, each with its peer; return their number."""
-    closing = {context: peer for context, peer in peers.items() if isinstance(context, _ClosesConnection)}
-    for context in closing:
-        context.close_connection()
-    others = set(peers.values()) - set(closing.values())
-    return len(set(closing.values())) + (close_connections(others) if others else 0)
+    closed: set[str] = set()
+    others: set[str] = set()
+    for context, peer in peers.items():
+        if isinstance(context, _ClosesConnection):
+            context.close_connection()
+            closed.add(peer)
+        else:
+            others.add(peer)
+    return len(closed) + (close_connections(others) if others else 0)
 
 
 def release_once_written(context: Context, reservation: Reservation, answer: Array) -> None:

@@ -188,12 +188,12 @@ def _count(num_classes: int | None, labels: Sequence[str] | None) -> int:
     return count
 
 
-def _check_labels(labels: object) -> None:
+def _check_labels(labels: Collection[str]) -> None:
     """Raise TypeError or ValueError unless these are names in an order that is the same in every process."""
     is_list = isinstance(labels, Collection) and not isinstance(labels, str | Mapping | AbstractSet)
-    if not is_list or not all(isinstance(label, str) for label in labels):  # type: ignore[attr-defined] # a Collection
+    if not is_list or not all(isinstance(label, str) for label in labels):
         raise TypeError(f"got labels={labels!r:.80}, expected a list with the name of each class, a str")
-    if not (names := Counter(labels)):  # type: ignore[call-overload] # as above
+    if not (names := Counter(labels)):
         raise ValueError(f"got labels={labels!r}, expected a list with the name of each class")
     if twice := [label for label, times in names.items() if times > 1]:
         raise ValueError(f"got {', '.join(map(repr, twice))} several times in labels: give each class another name")
