@@ -93,8 +93,7 @@ class AbstractRegistry(ABC):
     def load(self, key: str, /, **kwargs: Any) -> tuple[Any, int]:
         """Call the loader that the key leads to, and return its (module, num_features), checked.
 
-        Raises the errors of get, MissingLibraryError, LoaderArgumentError (a TypeError) for arguments that do not fit,
-        and ContractError for another result.
+        Raises the errors of get, MissingLibraryError, LoaderArgumentError, and ContractError for another result.
         """
         return self.get(key, with_metadata=True).load(**kwargs)
 

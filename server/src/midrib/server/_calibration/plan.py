@@ -1,6 +1,7 @@
 """The compute plan of a backbone on a CPU: threads, parallel passes and micro-batches, by measurement.
 
-The batches measured here compute for a tenth of a second: longer ones are not faster for each row, and the load waits.
+The batches measured here compute for a tenth of a second, because longer ones are not faster for each row, and the load
+waits; but they have a row for each thread.
 """
 
 from __future__ import annotations

@@ -36,8 +36,7 @@ def retriable(error: BaseException) -> bool:
 
 
 def wait_s(error: BaseException | None, failures: int = 1, failing: int = 1) -> float:
-    """Return the seconds until the next attempt: the server's retry_after, if that is not too soon, or longer with each
-    failure.
+    """Return the seconds until the next attempt: at least the server's retry_after, or longer with each failure.
 
     failing: how many servers the client tries again at present. On average it waits longer for each of them, so that it
     makes no more attempts a second than with one server: otherwise thousands of clients that lost a whole fleet would
