@@ -1,16 +1,20 @@
 """Renders the Helm chart with each file of its ci folder: build-support/render_chart.py [--write].
 
 It needs `helm-python-sdk`, which carries Helm's own code; build-support/check-deploy installs it. The manifests must be
-those of deploy/helm/rendered, which the tests read; --write writes them there. Helm's linter must find nothing.
+those of deploy/helm/rendered, which the tests read; --write writes them there. Helm's linter must find nothing. The
+command `helm` must agree if it is installed: check-deploy has that of Helm 3, the library is Helm 4.
 """
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import helm_python as helm  # type: ignore[import-not-found]  # pants: no-infer-dep - only check-deploy has it
+import yaml  # type: ignore[import-untyped]  # it has no types
 
 CHART = Path(__file__).resolve().parents[1] / "deploy" / "helm" / "midrib"
 RENDERED = CHART.parent / "rendered"
@@ -124,10 +128,32 @@ def wrong_names(chart: helm.Chart) -> list[str]:
     return wrong
 
 
+def differences(command: str, chart: helm.Chart) -> list[str]:
+    """Return what the command `helm` finds or renders that the library does not."""
+    problems = []
+    for path in sorted(CHART.glob("ci/*.yaml")):
+        options = [str(CHART), "--namespace", "inference", "--values", str(path)]
+        for arguments in (["lint", "--strict", *options], ["template", "midrib", *options]):
+            done = subprocess.run([command, *arguments], capture_output=True, text=True)
+            if done.returncode:
+                problems.append(f"helm {arguments[0]} {path.name}: {done.stderr or done.stdout}")
+        expected = rendered(chart, helm.values_from_yaml(path.read_text()))
+        if resources(done.stdout.replace(chart.version, "0.0.0")) != resources(expected):
+            problems.append(f"helm template renders other manifests for {path.name} than the library of Helm")
+    return problems
+
+
+def resources(text: str) -> list[Any]:
+    """Return the resources of manifests, in the order of their kinds."""
+    return sorted(filter(None, yaml.safe_load_all(text)), key=lambda resource: (resource["kind"], str(resource)))
+
+
 def main() -> None:
     """Compare the manifests with those of deploy/helm/rendered, or write them."""
     problems = findings()
+    command = shutil.which("helm")
     with helm.Chart.load(CHART) as chart:
+        problems += differences(command, chart) if command else []
         problems += [*wrongly_accepted(chart), *wrongly_refused(chart), *wrong_names(chart)]
         for path in sorted(CHART.glob("ci/*.yaml")):
             text = rendered(chart, helm.values_from_yaml(path.read_text()))
@@ -138,7 +164,8 @@ def main() -> None:
                 problems.append(f"{target} is out of date: run build-support/check-deploy --write")
     if problems:
         raise SystemExit("\n".join(problems))
-    print(f"Helm {helm.helm_sdk_version()}: the chart is linted and rendered")
+    also = ", and the command agrees" if command else ""
+    print(f"Helm {helm.helm_sdk_version()}: the chart is linted and rendered{also}")
 
 
 if __name__ == "__main__":
