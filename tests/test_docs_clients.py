@@ -53,8 +53,8 @@ def secure_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Ru
     authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(folder / "server.pem"))
     digest = hashlib.sha256(TOKEN.encode()).hexdigest()
     (folder / "tokens.toml").write_text(f'[[tokens]]\nname = "me"\nsha256 = "{digest}"\nscopes = ["read", "embed"]\n')
-    files = {"tls_certificate": folder / "server.pem", "tls_key": folder / "server.pem"}
-    with serving(*SERVED, **files, tokens=folder / "tokens.toml") as running:
+    certificate, tokens = folder / "server.pem", folder / "tokens.toml"
+    with serving(*SERVED, tls_certificate=certificate, tls_key=certificate, tokens=tokens) as running:
         yield running, folder / "roots.pem"
 
 
