@@ -96,7 +96,7 @@ def test_an_item_that_is_not_a_string_is_named(texts_server: RunningServer, text
         pytest.param(torch.zeros(1, WIDTH).to_sparse(), "to_dense", id="sparse"),
         pytest.param("a leaf", r"pass \[text\]", id="one-string"),
         pytest.param(torch.zeros(1, WIDTH, device="meta"), "holds no values", id="meta"),
-        pytest.param(torch.zeros(1, WIDTH).to(torch.float8_e4m3fn), r"cannot travel.*x\.float\(\)", id="float8"),
+        pytest.param(torch.zeros(1, WIDTH).to(torch.float8_e4m3fn), r"cannot be sent.*x\.float\(\)", id="float8"),
     ],
 )
 def test_an_input_that_is_not_a_batch_is_refused(backbone: RemoteBackbone, x: Any, said: str) -> None:

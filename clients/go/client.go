@@ -35,6 +35,17 @@ func Dial(address string, options ...grpc.DialOption) (*Client, error) {
 	}, nil
 }
 
+// Token returns the option of Dial that sends a token with every call. grpc sends it over TLS only.
+func Token(secret string) grpc.DialOption { return grpc.WithPerRPCCredentials(bearer(secret)) }
+
+type bearer string
+
+func (b bearer) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
+	return map[string]string{"authorization": "Bearer " + string(b)}, nil
+}
+
+func (b bearer) RequireTransportSecurity() bool { return true }
+
 // Close closes the connection.
 func (c *Client) Close() error { return c.connection.Close() }
 

@@ -12,7 +12,15 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 )
 
-// Error is the refusal of a call, or of one item of a stream. Branch on its Reason, such as "BACKBONE_NOT_FOUND".
+// codeNames are the names of the codes in google.rpc.Code, as in every other client: grpc for Go spells them otherwise.
+var codeNames = [...]string{
+	"OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
+	"PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED",
+	"INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED",
+}
+
+// Error is the refusal of a call, or of one item of a stream. Branch on its Reason, such as "BACKBONE_NOT_FOUND", or
+// the name of the code, such as "DEADLINE_EXCEEDED", if no server of Midrib answered.
 type Error struct {
 	Code    codes.Code
 	Reason  string
@@ -34,10 +42,17 @@ func Reason(err error) string {
 	return ""
 }
 
+func codeName(code codes.Code) string {
+	if int(code) < len(codeNames) {
+		return codeNames[code]
+	}
+	return "UNKNOWN"
+}
+
 // ErrorFromStatus returns the error that a status carries.
 func ErrorFromStatus(status *rpc.Status) *Error {
 	code := codes.Code(status.GetCode())
-	refused := &Error{Code: code, Reason: code.String(), Message: status.GetMessage()}
+	refused := &Error{Code: code, Reason: codeName(code), Message: status.GetMessage()}
 	for _, detail := range status.GetDetails() {
 		refused.read(detail)
 	}

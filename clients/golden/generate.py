@@ -11,6 +11,7 @@ from pathlib import Path
 
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
+from google.rpc.code_pb2 import UNAVAILABLE
 from google.rpc.status_pb2 import Status
 
 from clients.golden.calls import embeddings, gradients, refusals
@@ -46,7 +47,7 @@ def files() -> dict[str, list[tuple[str, ...]]]:
             *((name, array.dtype.name, *_numbers(array), _tensor(array)) for name, array in tensors()),
             ("int8 with scales", "int8", *_numbers(SCALED_NUMBERS), _tensor(SCALED)),
         ],
-        "statuses.tsv": [(name, *_status(error)) for name, error in _ERRORS.items()],
+        "statuses.tsv": [*((name, *_status(error)) for name, error in _ERRORS.items()), _WITHOUT_DETAILS],
         "embeddings.tsv": [(name, _hex(request), _tensor(want)) for name, request, want in embeddings()],
         "gradients.tsv": [(name, _hex(request), _tensor(want)) for name, request, want in gradients()],
         "refusals.tsv": [(name, _hex(request), str(want.code), want.reason) for name, request, want in refusals()],
@@ -91,6 +92,18 @@ def _status(error: MidribError) -> tuple[str, ...]:
     status: Status = error_to_status(error)
     retry = "" if error.retry_after is None else str(error.retry_after)
     return str(error.code), error.reason, error.field or "", retry, error.message, _hex(status)
+
+
+# As of a proxy, or of gRPC itself: the reason is the name of the code.
+_WITHOUT_DETAILS = (
+    "without details",
+    str(UNAVAILABLE),
+    "UNAVAILABLE",
+    "",
+    "",
+    "no server",
+    _hex(Status(code=UNAVAILABLE, message="no server")),
+)
 
 
 if __name__ == "__main__":

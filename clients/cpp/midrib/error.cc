@@ -1,9 +1,21 @@
 #include "midrib/error.h"
 
+#include <array>
+
 #include "google/rpc/error_details.pb.h"
 
 namespace midrib {
 namespace {
+
+// The names of the codes in google.rpc.Code.
+constexpr std::array kCodeNames = {
+    "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
+    "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED",
+    "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED"};
+
+const char* CodeName(int code) {
+  return code >= 0 && static_cast<std::size_t>(code) < kCodeNames.size() ? kCodeNames[code] : "UNKNOWN";
+}
 
 google::rpc::Status Details(const grpc::Status& status) {
   google::rpc::Status details;
@@ -17,7 +29,9 @@ google::rpc::Status Details(const grpc::Status& status) {
 }  // namespace
 
 Error::Error(const google::rpc::Status& status)
-    : std::runtime_error(status.message()), code_(static_cast<grpc::StatusCode>(status.code())) {
+    : std::runtime_error(status.message()),
+      code_(static_cast<grpc::StatusCode>(status.code())),
+      reason_(CodeName(status.code())) {
   google::rpc::ErrorInfo info;
   google::rpc::RetryInfo retry;
   google::rpc::BadRequest request;

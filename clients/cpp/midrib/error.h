@@ -11,11 +11,11 @@
 
 namespace midrib {
 
-// How a call, or one item of a stream, was refused. Branch on reason(), such as "BACKBONE_NOT_FOUND".
+// How a call, or one item of a stream, was refused. Branch on reason(), such as "BACKBONE_NOT_FOUND", or the name of the
+// code, such as "DEADLINE_EXCEEDED", if no server of Midrib answered.
 class Error : public std::runtime_error {
  public:
   explicit Error(const google::rpc::Status& status);
-  // The reason is "UNKNOWN" for a status without details of Midrib.
   explicit Error(const grpc::Status& status);
 
   grpc::StatusCode code() const { return code_; }
@@ -27,7 +27,7 @@ class Error : public std::runtime_error {
 
  private:
   grpc::StatusCode code_;
-  std::string reason_ = "UNKNOWN";
+  std::string reason_;
   std::string field_;
   std::optional<std::chrono::nanoseconds> retry_after_;
 };

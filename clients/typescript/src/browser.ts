@@ -148,7 +148,10 @@ function secondsOf(retryAfter: string | null): number | undefined {
 }
 
 async function inputOf(input: BrowserInput): Promise<Input> {
-  if ("texts" in input) return Input.fromPartial({ kind: { $case: "texts", value: { texts: [...input.texts] } } });
+  if ("texts" in input) {
+    if (typeof input.texts === "string") throw new TypeError("texts is a string, expected an array: pass [text]");
+    return Input.fromPartial({ kind: { $case: "texts", value: { texts: [...input.texts] } } });
+  }
   const encoded = await Promise.all(input.images.map(encodedImage));
   return Input.fromPartial({ kind: { $case: "images", value: { encoded } } });
 }

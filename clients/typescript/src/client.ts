@@ -137,9 +137,20 @@ async function send(
   for await (const input of inputs) {
     if (call.destroyed) return;
     const room = call.write({ message: { $case: "item", value: { id: id++, input, shared: undefined } } });
-    if (!room) await new Promise((resolve) => call.once("drain", resolve).once("close", resolve));
+    if (!room) await drained(call);
   }
   call.end();
+}
+
+/** Waits until a call takes more, or has ended. */
+function drained(call: EmbedCall): Promise<void> {
+  return new Promise((resolve) => {
+    const done = () => {
+      call.off("drain", done).off("close", done);
+      resolve();
+    };
+    call.on("drain", done).on("close", done);
+  });
 }
 
 function streamResult({ id, outcome }: Result): StreamResult {

@@ -13,7 +13,10 @@ export interface Embedding {
 
 /** The message of an input. */
 export function inputOf(input: PlainInput): Input {
-  if ("texts" in input) return { kind: { $case: "texts", value: { texts: [...input.texts] } } };
+  if ("texts" in input) {
+    if (typeof input.texts === "string") throw new TypeError("texts is a string, expected an array: pass [text]");
+    return { kind: { $case: "texts", value: { texts: [...input.texts] } } };
+  }
   if ("images" in input) {
     const encoded = input.images.map((image) => Buffer.from(image));
     return { kind: { $case: "images", value: { encoded } } };

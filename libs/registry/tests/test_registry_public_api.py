@@ -47,6 +47,7 @@ def test_the_package_exports_exactly_its_list() -> None:
         "UnknownKeyError",
         "in_words",
         "nearest",
+        "suggestion",
     ]
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import typing
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from pydantic import BaseModel, ValidationError
+
+from midrib.registry import suggestion
 
 _MAX_SHOWN: Final = 60
 _MAX_PLACE: Final = 100
@@ -98,9 +99,7 @@ def shown(value: object) -> str:
 
 
 def _unknown(name: str, place: str, model: type[BaseModel]) -> str:
-    near = difflib.get_close_matches(name[:_MAX_PLACE], model.model_fields, n=1)
-    advice = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(model.model_fields)}"
-    return f"{place} is unknown: {advice}"
+    return f"{place} is unknown: {suggestion(name[:_MAX_PLACE], list(model.model_fields))}"
 
 
 def _model_at(model: type[BaseModel], path: tuple[str | int, ...]) -> type[BaseModel]:

@@ -18,7 +18,7 @@ from midrib.registry._inputs import AudioInput, ImageInput, InputSpec, TensorInp
 from midrib.registry._lookup import AbstractRegistry, ConcatRegistry
 from midrib.registry._plugins import PluginFailure
 from midrib.registry._registry import Registry
-from midrib.registry._unknown import nearest
+from midrib.registry._unknown import nearest, suggestion
 
 if TYPE_CHECKING:
     from midrib.registry._description import Description, Explanation
@@ -49,6 +49,7 @@ __all__ = [
     "UnknownKeyError",
     "in_words",
     "nearest",
+    "suggestion",
 ]
 
 

@@ -58,7 +58,7 @@ def code_from_dtype(dtype: str | np.dtype[Any] | type) -> tensor_pb2.DataType:
         except TypeError:
             code = None
     if code is None:
-        raise InvalidInputError(f"dtype {dtype!s} cannot travel: convert to one of {_NAMES}", field="dtype")
+        raise InvalidInputError(f"dtype is {dtype!s}, expected one of {_NAMES}: convert it", field="dtype")
     return cast(tensor_pb2.DataType, code)
 
 

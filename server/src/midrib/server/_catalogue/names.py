@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection
 
+from midrib.registry import nearest
 from midrib.wire import BackboneNotFoundError
 
 LONGEST_NAME = 200
@@ -17,11 +17,9 @@ def not_served(name: str, served: Collection[str]) -> BackboneNotFoundError:
     """
     if len(name) > LONGEST_NAME:  # comparing it with every name would hold the event loop
         return BackboneNotFoundError(f"no backbone {name[:LONGEST_NAME] + '...'!r} is served here")
-    spellings = {spelling: key for key in served for spelling in (key, key.rpartition("/")[2])}
-    near = {spellings[match] for match in difflib.get_close_matches(name, spellings, cutoff=0.5)}
-    hint = (
-        f"did you mean {' or '.join(sorted(near))}?"
-        if near
-        else f"served here: {', '.join(sorted(served)) or 'nothing'}"
-    )
+    keys: dict[str, list[str]] = {}
+    for key in sorted(served):
+        keys.setdefault(key.rpartition("/")[2], []).append(key)
+    near = [key for word in nearest(name.rpartition("/")[2], keys) for key in keys[word]]
+    hint = f"did you mean {' or '.join(near)}?" if near else f"served here: {', '.join(sorted(served)) or 'nothing'}"
     return BackboneNotFoundError(f"no backbone {name!r} is served here; {hint}")

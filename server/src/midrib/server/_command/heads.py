@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import json
 import logging
@@ -16,6 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
+from midrib.registry import nearest
 from midrib.remote._command.responsive import end_soon_after_ctrl_c, ended_by_ctrl_c
 from midrib.remote.cli import import_modules, parse_backbone
 
@@ -141,7 +141,7 @@ def _check_lightning_options(context: typer.Context) -> None:
         is_number = name[1:2].isdigit()  # the value of the option before it, as in --trainer.devices -1
         if name.startswith("-") and not is_number and not name.startswith(_LIGHTNING_OPTIONS):
             options = [option for parameter in context.command.params for option in parameter.opts]
-            near = " or ".join(difflib.get_close_matches(name, options)) or "one of those that --help shows"
+            near = " or ".join(nearest(name, options)) or "one of those that --help shows"
             raise typer.BadParameter(f"{name} is not an option of this command: did you mean {near}?")
     if context.args and not context.args[0].startswith("-"):
         raise typer.BadParameter(f"got the argument {context.args[0]!r}: pass the data with --data")

@@ -7,7 +7,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypedDict, get_ar
 
 from numpy.typing import ArrayLike
 
-from midrib.registry import TextInput, nearest
+from midrib.registry import TextInput, suggestion
 from midrib.remote._connect.arguments import checked_count, checked_dtype, checked_text
 from midrib.remote._connect.backbone_info import BackboneInfo
 from midrib.remote._items.images import ImageLike
@@ -124,10 +124,8 @@ def _unexpected(name: str, accepted: frozenset[str]) -> TypeError:
     """Return the error for an argument that a method does not take, with the place or the name that is meant."""
     if name in _CLIENT_ARGUMENTS:
         advice = f"it belongs to the client, for all its calls: Client(address, {name}=...)"
-    elif near := nearest(name, sorted(accepted)):
-        advice = f"did you mean {near[0]!r}?"
     else:
-        advice = f"expected one of {', '.join(sorted(accepted))}"
+        advice = suggestion(name, sorted(accepted))
     return TypeError(f"got an unexpected argument {name!r}: {advice}")
 
 
@@ -162,7 +160,7 @@ def media_rows(kind: str, media: Any, rate: int | None) -> Rows:
 def batch_rows(batch: Any, kind: Kind, rate: int | None) -> Rows:
     """Return the rows of one batch of a stream, copied: the iterable may fill the same memory again.
 
-    Raises InvalidInputError for an unknown kind, and for a batch that cannot travel.
+    Raises InvalidInputError for an unknown kind, and for a batch that cannot be sent.
     """
     if kind not in (kinds := get_args(Kind)):
         raise InvalidInputError(f"kind is {kind!r:.40}, expected one of {', '.join(kinds)}")

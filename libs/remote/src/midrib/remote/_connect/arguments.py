@@ -47,7 +47,7 @@ def checked_text(name: str, value: Any) -> str:
 def checked_dtype(dtype: Any) -> str:
     """Return the name of an element type, given as a name or a type of numpy or torch.
 
-    Raises InvalidInputError for one that cannot travel.
+    Raises InvalidInputError for one that cannot be sent.
     """
     name = dtype if isinstance(dtype, str) else str(getattr(dtype, "__name__", dtype)).removeprefix("torch.")
     code_from_dtype(checked_text("dtype", name))

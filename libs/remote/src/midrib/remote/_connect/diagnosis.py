@@ -95,7 +95,8 @@ CAUSES: Final = (
     Cause(
         "connect.*(refused|failed)",
         "NO_SERVER",
-        "no server answers at {address}: start one with `midrib serve`, or check the address",
+        "no server answers at {address}: start one with `midrib serve`, check the address, or use grpcs:// if the "
+        "server has TLS",
     ),
 )
 # Reasons that seldom end by waiting: no server can be reached.

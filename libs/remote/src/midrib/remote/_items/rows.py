@@ -102,7 +102,7 @@ class MediaRows:
 def tensor_rows(x: ArrayLike, *, dtype: str | None = None) -> TensorRows:
     """Return rows of anything numpy takes, shaped [rows, ...]; floating ones as dtype if it is given.
 
-    Raises InvalidInputError for a scalar or an element type that cannot travel.
+    Raises InvalidInputError for a scalar or an element type that cannot be sent.
     """
     try:
         array = np.asarray(x)
@@ -161,7 +161,7 @@ def audio_rows(clips: Sequence[ArrayLike], rate: object) -> MediaRows:
 def any_rows(x: Any) -> Rows:
     """Return rows of an array [rows, ...], or of texts if x is a sequence of strings.
 
-    Raises InvalidInputError if numpy cannot make an array of x, or the array cannot travel.
+    Raises InvalidInputError if numpy cannot make an array of x, or the array cannot be sent.
     """
     if isinstance(x, str):
         raise InvalidInputError(f"the input is {x!r:.80}, expected a batch: pass [text]")

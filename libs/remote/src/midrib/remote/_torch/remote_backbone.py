@@ -245,7 +245,7 @@ def to_numpy(x: Tensor) -> Array:
     try:
         array: Array = x.numpy()
     except TypeError as error:
-        raise InvalidInputError(f"got a tensor of {x.dtype}, which cannot travel ({error}): pass x.float()") from None
+        raise InvalidInputError(f"got a tensor of {x.dtype}, which cannot be sent ({error}): pass x.float()") from None
     return array
 
 
