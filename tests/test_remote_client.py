@@ -16,6 +16,7 @@ from torch import nn
 
 from midrib.registry import Registry, TensorInput
 from midrib.remote import Client, RemoteBackbone, embed_files
+from midrib.remote._connect import unary
 from midrib.server.testing import RunningServer, serving
 from midrib.wire import (
     Array,
@@ -255,3 +256,12 @@ def test_a_missing_server_is_a_clear_error_soon() -> None:
         pytest.raises(UnavailableError, match="no server answers at 127.0.0.1:9.*midrib serve"),
     ):
         client.list()
+
+
+def test_each_address_is_tried_before_a_missing_server_is_an_error(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if the first ones take all of the time in which an unreachable server is waited for."""
+    monkeypatch.setattr(unary, "CONNECT_S", 0.0)
+    with Client(f"127.0.0.1:9,127.0.0.1:19,{server.address}", timeout=60.0) as client:
+        assert client.list()

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 import torch
 import trustme
 
 from midrib.remote import RemoteBackbone
 from midrib.remote._connect import dns
+from midrib.remote._connect.address import Endpoint
+from midrib.remote._connect.event_loop import current_runtime
+from midrib.remote._connect.unary import run_on_loop
 from midrib.remote.testing import serving
 from tests.twice_backbone import NAME, ROWS, Twice, new_registry
 
@@ -59,3 +64,32 @@ async def test_an_ip_address_is_one_machine(address: str) -> None:
 async def test_records_are_each_named_once_and_in_order() -> None:
     """So that each stream has another machine."""
     assert await dns.resolve_all("gpu-boxes:5") == ["127.0.0.1:5", "127.0.0.2:5"]
+
+
+async def test_a_name_that_dns_does_not_answer_delays_no_other_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many of its look-ups wait; an exit does not wait for them either."""
+    answers = threading.Event()
+
+    def look_up(host: str, port: int, **_: Any) -> list[Any]:
+        assert host == "localhost" or answers.wait(60)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{n}", port)) for n in (1, 2)]
+
+    monkeypatch.setattr(dns, "getaddrinfo", look_up)
+    silent = [asyncio.ensure_future(dns.resolve_all(f"silent-{n}:5")) for n in range(50)]
+    assert await asyncio.wait_for(dns.resolve_all("localhost:5"), 30) == ["127.0.0.1:5", "127.0.0.2:5"]
+    assert all(thread.daemon for thread in threading.enumerate() if thread.name == "midrib-dns")
+    answers.set()
+    await asyncio.gather(*silent)
+
+
+def test_the_channels_to_machines_that_left_a_name_are_closed() -> None:
+    """Those to the machines of its last records stay."""
+
+    async def states() -> list[grpc.ChannelConnectivity]:
+        endpoint = Endpoint(("fleet:5",))
+        channels = [current_runtime().channel(f"127.0.0.{n}:5", endpoint, "fleet") for n in range(1, 101)]
+        await asyncio.gather(*current_runtime()._closing)  # - in their own tasks
+        return [channel.get_state() for channel in channels]
+
+    closed = [state is grpc.ChannelConnectivity.SHUTDOWN for state in run_on_loop(states)]
+    assert closed == [True] * (100 - 2 * dns.MAX_MACHINES) + [False] * (2 * dns.MAX_MACHINES)

@@ -34,6 +34,8 @@ def test_an_address_names_every_server(text: str, addresses: tuple[str, ...]) ->
         pytest.param("a:0", "not host:port", id="port-zero"),
         pytest.param("a:1,,b:2", "not host:port", id="empty-host"),
         pytest.param("", "not host:port", id="empty"),
+        pytest.param("::1", r"write an IPv6 address as \[::1\]:50051", id="ipv6 without brackets"),
+        pytest.param("fe80::1:5", "several colons", id="ipv6 and a port without brackets"),
         pytest.param("a:1?connections=0", "'connections=0', expected connections=1 to 64", id="no-connections"),
         pytest.param("a:1?connections=65", "expected connections=1 to 64", id="too-many-connections"),
         pytest.param("a:1?connections=two", "expected connections=1 to 64", id="connections-word"),

@@ -7,9 +7,11 @@ import http.client
 import os
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -19,6 +21,7 @@ import trustme
 
 from midrib.registry import AbstractRegistry
 from midrib.server import Settings
+from midrib.server._admission import tls
 from midrib.server._admission.tls import TlsFiles
 from midrib.server._grpc.listen import add_port, grpc_server
 from midrib.server.testing import RunningServer, serving
@@ -255,6 +258,21 @@ def test_a_session_does_not_outlive_the_authority_that_let_it_in(
         resumed.append(visits.resumed())
         resumed.append(visits.resumed())
     assert resumed == reused
+
+
+def test_a_session_does_not_outlive_its_authority_if_the_clock_is_set_back(
+    certificates: Certificates, test_registry: AbstractRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sessions have the time of the system's clock: that of an old session may lie ahead of it."""
+    context = ssl.create_default_context(cadata=certificates.roots.decode())
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    certificates.client.configure_cert(context)
+    with serving("linear", registry=test_registry, http_port=0, **certificates.files) as running:
+        visits = Visits(str(running.server.http_address), context)
+        assert [visits.resumed(), visits.resumed()] == [False, True]
+        monkeypatch.setattr(tls, "time", SimpleNamespace(time=lambda: time.time() - 3600))
+        trustme.CA().cert_pem.write_to_path(certificates.files["tls_client_ca"])
+        assert visits.resumed() is None
 
 
 class Visits:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 
 from midrib.remote._command.absent import add_absent_commands
 from midrib.server._admission.tokens import Scope, new_token
+from midrib.server._command.server_process import server_process
 from midrib.server.testing import serving
 
 NAME = "template/classification/mlp-128"
@@ -80,6 +82,20 @@ def test_an_untrusted_certificate_is_one_sentence(certified: dict[str, Any]) -> 
     [sentence] = [line for line in done.stderr.splitlines() if not line.startswith("asking ")]
     assert "is not signed by the authorities trusted here" in sentence
     assert "--tls-roots" in sentence
+
+
+@pytest.mark.parametrize("front", ["asyncio", "grpcio"])
+def test_a_server_does_not_log_failed_handshakes(
+    certified: dict[str, Any], front: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Anyone on the network could fill the log with them."""
+    files = {f"MIDRIB_{name.upper()}": str(path) for name, path in certified.items()}
+    with server_process(f"{NAME}?num_features=4", MIDRIB_FRONT=front, **files) as process:
+        host, _, port = process.url.removeprefix("grpcs://").partition("/")[0].partition(":")
+        with socket.create_connection((host, int(port)), timeout=20) as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            connection.recv(100)
+    assert capfd.readouterr().err == ""
 
 
 def test_a_command_without_a_token_says_how_to_pass_one(midrib: Any, tmp_path: Path) -> None:

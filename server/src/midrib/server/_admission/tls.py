@@ -26,7 +26,7 @@ class TlsFiles:
     def __init__(self, certificate: Path, key: Path, client_ca: Path | None) -> None:
         self.certificate, self.key, self.client_ca = certificate, key, client_ca
         self._last_state = self._failed_state = self._state()
-        self._client_ca_since = 0.0
+        self._client_ca_since = self._newest_session_s = 0.0
 
     def context(self) -> ssl.SSLContext:
         """Read the files and return a context.
@@ -68,7 +68,8 @@ class TlsFiles:
             self._failed_state = state
             return None
         if state[-1] != self._last_state[-1]:
-            self._client_ca_since = time.time()
+            # Sessions have the times of the system's clock, which may have been set back.
+            self._client_ca_since = max(time.time(), self._newest_session_s)
         self._last_state = self._failed_state = state
         return renewed
 
@@ -79,9 +80,12 @@ class TlsFiles:
         Python cannot switch that off. If the connection is aborted, OpenSSL forgets its session.
         """
         session = connection.session
-        if self.client_ca is None or session is None or not connection.session_reused:
+        if self.client_ca is None or session is None:
             return False
-        return session.time <= self._client_ca_since
+        if connection.session_reused:
+            return session.time <= self._client_ca_since
+        self._newest_session_s = max(self._newest_session_s, session.time)
+        return False
 
     def _state(self) -> list[tuple[int, int, int] | None]:
         return [_stamp(file) for file in (self.certificate, self.key, self.client_ca) if file is not None]

@@ -47,8 +47,8 @@ app = typer.Typer(
 @app.callback()
 def options(context: typer.Context, *, _version: Version = False) -> None:
     """Embed images, texts, sounds and numbers with pretrained backbones, here or on a server."""
-    if context.invoked_subcommand != "serve":
-        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # read at import; our errors have the reason already
+    # Read at import. Our errors have the reason already; but a server would log each failed TLS handshake.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR" if context.invoked_subcommand == "serve" else "NONE")
 
 
 @app.command(name="list", rich_help_panel=USE)

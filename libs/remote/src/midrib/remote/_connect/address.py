@@ -143,6 +143,10 @@ def _host_and_port(text: str, address: str) -> str:
         raise InvalidInputError(
             f"address {address!r} also names a backbone: write {text.partition('/')[0]!r}, and pass the name to embed"
         )
+    if ":" in host and not re.fullmatch(r"\[[^][]+\]", host):
+        raise InvalidInputError(
+            f"address {address!r} has several colons: write an IPv6 address as [::1]:{DEFAULT_PORT}"
+        )
     is_port = port.isascii() and port.isdecimal() and 0 < int(port) < 65536
     if not host or not is_port or not host.isprintable() or set("/ @") & set(host):
         raise InvalidInputError(f"address {address!r} is not host:port: write gpu-box:{DEFAULT_PORT}")

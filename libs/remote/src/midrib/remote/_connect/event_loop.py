@@ -21,6 +21,7 @@ import grpc
 
 from midrib.remote._connect.address import Endpoint
 from midrib.remote._connect.certificates import Certificates, CertificateStore
+from midrib.remote._connect.dns import MAX_MACHINES
 from midrib.remote._connect.pending_result import LoopCall
 from midrib.remote._connect.transport import grpc_threads, new_loop, open_channel
 from midrib.wire import UnavailableError
@@ -35,8 +36,8 @@ _CANCELLED_S: Final = 0.02
 # Seconds for one attempt to connect: few, so that a restarted machine is found soon, and more after each time-out.
 _CONNECT_S: Final = 1.0
 _MAX_CONNECT_S: Final = 20.0
-# Calls on a channel whose certificates were renewed have this long to finish.
-_RENEWED_S: Final = 60.0
+# Calls have this long to finish on a channel whose certificates were renewed, or that is the oldest of many.
+_FINISH_S: Final = 60.0
 
 
 class StreamOwner(Protocol):
@@ -98,14 +99,22 @@ class Runtime:
         """
         key = _Key(address, endpoint, name, number)
         certificates = None if endpoint.tls is None else self._certificates.current(endpoint.tls)
-        current = self._channels.get(key)
-        if current is not None and current.certificates == certificates:
-            return current.channel
-        if current is not None:  # its calls may finish
-            self._close_later(current.channel, _RENEWED_S)
-        channel = open_channel(address, certificates, name, connect_s=self._connect_s.get(key, _CONNECT_S))
-        self._channels[key] = _Open(channel, certificates)
-        return channel
+        current = self._channels.pop(key, None)
+        if current is None or current.certificates != certificates:
+            if current is not None:  # its calls may finish
+                self._close_later(current.channel, _FINISH_S)
+            channel = open_channel(address, certificates, name, connect_s=self._connect_s.get(key, _CONNECT_S))
+            current = _Open(channel, certificates)
+        self._channels[key] = current  # the last: the dict is in the order of use
+        self._close_oldest(key)
+        return current.channel
+
+    def _close_oldest(self, key: _Key) -> None:
+        """Close the channels to earlier machines of a name, whose records change: gRPC would reconnect each forever."""
+        siblings = [other for other in self._channels if other[1:] == key[1:]] if key.name else []
+        for oldest in siblings[: -2 * MAX_MACHINES]:
+            self._connect_s.pop(oldest, None)
+            self._close_later(self._channels.pop(oldest).channel, _FINISH_S)
 
     def drop(self, channel: grpc.aio.Channel) -> None:
         """Close a channel whose connection is dead; the next call opens another. On the loop only.

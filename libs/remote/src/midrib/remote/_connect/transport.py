@@ -35,6 +35,8 @@ _OPTIONS = [
     # A restarted server is found again within a second, not after gRPC's default of up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # DNS that does not answer is an error soon, not after gRPC's default of two minutes.
+    ("grpc.dns_ares_query_timeout", 5000),
     # Pings find a connection that died while it was idle: a NAT or a firewall forgot it.
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from concurrent.futures import CancelledError
 from typing import Any, Final, TypeVar
 
@@ -96,11 +96,13 @@ class UnaryCalls:
         began = time.monotonic()
         last: MidribError | None = None
         addresses = itertools.cycle(self._rotated())
+        untried = set(self.endpoint.addresses)
         try:
             async with asyncio.timeout(self.timeout) as deadline:
-                async for attempt in attempts(lambda error: self._worthwhile(error, began)):
+                async for attempt in attempts(lambda error: self._worthwhile(error, began, untried)):
                     with attempt:
                         address = next(addresses)
+                        untried.discard(address)
                         try:
                             return await self._once(address, method, request, response, deadline)
                         except MidribError as error:
@@ -118,8 +120,10 @@ class UnaryCalls:
     ) -> _Response:
         """Call one machine once. Raises UnavailableError if it does not answer in time, and the server's errors."""
         limit = _Limit(deadline, request.ByteSize())
-        # A dead connection costs a third of the time, not all of it. Loading takes long without a sign of life.
-        silence_s = limit.left_s if method in _SLOW else min(limit.left_s, max(1.0, self.timeout / 3))
+        # A dead connection costs a third of the time or less, so that each address can be tried. Loading takes long
+        # without a sign of life.
+        share_s = max(1.0, self.timeout / (2 + len(self.endpoint.addresses)))
+        silence_s = limit.left_s if method in _SLOW else min(limit.left_s, share_s)
         channel = current_runtime().channel(address, self.endpoint)
         path = method if method.startswith("/") else f"/midrib.v1.{method}"
         unary = call(channel, address, self.endpoint, path, request, response, limit.longest_s)
@@ -143,10 +147,10 @@ class UnaryCalls:
         addresses = self.endpoint.addresses
         return addresses[self._first :] + addresses[: self._first]
 
-    def _worthwhile(self, error: BaseException, began: float) -> bool:
+    def _worthwhile(self, error: BaseException, began: float, untried: Collection[str]) -> bool:
         if not isinstance(error, MidribError) or not retriable(error):
             return False
-        return error.reason not in UNREACHABLE or time.monotonic() - began <= CONNECT_S
+        return bool(untried) or error.reason not in UNREACHABLE or time.monotonic() - began <= CONNECT_S
 
     def _late(self, method: str, last: MidribError | None) -> DeadlineExceededError:
         why = f" ({last})" if last is not None else ""
