@@ -148,13 +148,15 @@ def held_after_calls(channel: grpc.Channel, server: RunningServer) -> Iterator[i
 
 
 OPEN_SAME = embedding_pb2.EmbedStreamRequest(open=embedding_pb2.Open(backbone="same")).SerializeToString()
+# The server's process imports this too: torch, which takes seconds to import, is for the worker.
 OTHER_PROCESS = """
-from torch import nn
 from midrib.backbones import BACKBONES
 from midrib.registry import TensorInput
 
 @BACKBONES(name="same", namespace="test/embedding", input=TensorInput((1024,)))
 def load_same():
+    from torch import nn
+
     return nn.Identity(), 1024
 """
 
