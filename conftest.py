@@ -6,7 +6,7 @@ not a failure: Pants decides which files share a run.
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -31,6 +31,16 @@ def front(request: pytest.FixtureRequest) -> Iterator[str]:
         environment.setenv("MIDRIB_FRONT", implementation)
         environment.setenv("MIDRIB_FRONTS", str(processes))
         yield implementation
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Function) -> Generator[None, object, object]:
+    """Start the servers of a test without `front` by the default: the fixture's variables last until the next one."""
+    with pytest.MonkeyPatch.context() as environment:
+        if "front" not in item.fixturenames:
+            environment.delenv("MIDRIB_FRONT", raising=False)
+            environment.delenv("MIDRIB_FRONTS", raising=False)
+        return (yield)
 
 
 _SKIPPED_FILES: list[str] = []

@@ -24,18 +24,19 @@ from midrib.v1 import embedding_pb2, embedding_pb2_grpc
 from midrib.wire import Array, decode_tensor, encode_tensor
 
 NAME = "test/embedding/double"
+# The server's process imports this too: torch, which takes seconds to import, is for the worker.
 OTHER_PROCESS = """
-from torch import nn
 from midrib.backbones import BACKBONES
 from midrib.registry import TensorInput
 
-
-class Double(nn.Module):
-    def forward(self, rows):
-        return rows * 2
-
 @BACKBONES(name="double", namespace="test/embedding", input=TensorInput((2,)))
 def load_double():
+    from torch import nn
+
+    class Double(nn.Module):
+        def forward(self, rows):
+            return rows * 2
+
     return Double(), 2
 """
 REGISTRY = Registry("faults")

@@ -20,7 +20,8 @@ def test_pinned_clients_stay_with_the_old_revision_until_its_last_server_leaves(
     with serving(SERVED) as new:
         with serving(SERVED) as old:
             pinned = RemoteBackbone(old.url(NAME))
-            trainer = RemoteBackbone(f"grpc://{new.address},{old.address}/{NAME}", revision=pinned.revision)
+            url = f"grpc://{new.address},{old.address}/{NAME}"
+            trainer = RemoteBackbone(url, revision=pinned.revision, timeout=10.0)  # the error comes when it is over
             torch.testing.assert_close(trainer(ROWS), pinned(ROWS))
             torch.testing.assert_close(trainer(ROWS), pinned(ROWS))
         with pytest.raises(RevisionMismatchError, match="connect again to accept the new one"):

@@ -19,21 +19,23 @@ from midrib.v1 import embedding_pb2, embedding_pb2_grpc
 from midrib.wire import encode_tensor
 
 GRACE_S = 1
+# The server's process imports this too: torch, which takes seconds to import, is for the worker.
 MODULE = """
 import threading, time
-from torch import nn
 from midrib.backbones import BACKBONES
 from midrib.registry import TensorInput
 
-class Hangs(nn.Module):
-    def forward(self, rows):
-        if bool((rows == 13).any()):
-            print("hanging", flush=True)
-            time.sleep(600)
-        return rows
-
 @BACKBONES(name="hangs", namespace="test/embedding", input=TensorInput((2,)))
 def load_hangs(thread: bool = False):
+    from torch import nn
+
+    class Hangs(nn.Module):
+        def forward(self, rows):
+            if bool((rows == 13).any()):
+                print("hanging", flush=True)
+                time.sleep(600)
+            return rows
+
     if thread:
         threading.Thread(target=time.sleep, args=(600,)).start()
     return Hangs(), 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from typing import Any
 
@@ -81,38 +82,40 @@ def module(address: str) -> Any:
     return RemoteBackbone(f"grpc://{address}/{NAME}", timeout=30.0)(torch.from_numpy(X)).numpy()
 
 
-EMBED = pytest.param(lambda address: Client(address, timeout=30.0).embed(NAME, X), id="embed")
-CALLS = [EMBED, pytest.param(module, id="module")]
+def embed(address: str) -> Any:
+    return Client(address, timeout=30.0).embed(NAME, X)
 
 
-def check_waited_for(server: RunningServer, call: Callable[[str], Any], *, headers: bytes, after_s: float) -> None:
-    """Check a call through a proxy that answers every call with these headers for some seconds."""
+CALLS: list[Callable[[str], Any]] = [embed, module]
+
+
+def check_waited_for(server: RunningServer, *, headers: bytes, after_s: float) -> None:
+    """Check calls, at the same time, through proxies that answer every call with these headers for some seconds."""
     with ExitStack() as stack:
         expected = stack.enter_context(Client(server.address)).embed(NAME, X)
-        proxy = stack.enter_context(closing(Proxy(server.address, headers)))
-        timer = threading.Timer(after_s, proxy.has_server.set)
-        stack.callback(timer.join)
-        timer.start()
-        np.testing.assert_allclose(call(proxy.address), expected, atol=1e-6)
-        assert proxy.refused.is_set()
+        proxies = [stack.enter_context(closing(Proxy(server.address, headers))) for _ in CALLS]
+        timers = [threading.Timer(after_s, proxy.has_server.set) for proxy in proxies]
+        threads = stack.enter_context(ThreadPoolExecutor())
+        answers = [threads.submit(call, proxy.address) for call, proxy in zip(CALLS, proxies, strict=True)]
+        for timer in timers:
+            timer.start()
+            stack.callback(timer.join)
+        for answer, proxy in zip(answers, proxies, strict=True):
+            np.testing.assert_allclose(answer.result(), expected, atol=1e-6)
+            assert proxy.refused.is_set()
 
 
 @pytest.mark.parametrize("status", [502, 503])
-@pytest.mark.parametrize("call", CALLS)
-def test_a_proxy_without_a_server_is_waited_for(server: RunningServer, status: int, call: Callable[[str], Any]) -> None:
+def test_a_proxy_without_a_server_is_waited_for(server: RunningServer, status: int) -> None:
     """For longer than the five seconds after which a wrong address is an error."""
-    check_waited_for(server, call, headers=html(status), after_s=6.0)
+    check_waited_for(server, headers=html(status), after_s=6.0)
 
 
-@pytest.mark.parametrize("call", CALLS)
-def test_a_proxy_that_has_no_routes_yet_is_waited_for(server: RunningServer, call: Callable[[str], Any]) -> None:
+def test_a_proxy_that_has_no_routes_yet_is_waited_for(server: RunningServer) -> None:
     """Traefik answers 404 from the start of its listener until it has read its routes."""
-    check_waited_for(server, call, headers=html(404), after_s=1.0)
+    check_waited_for(server, headers=html(404), after_s=1.0)
 
 
-@pytest.mark.parametrize("call", CALLS)
-def test_an_ingress_of_ray_that_knows_no_application_yet_is_waited_for(
-    server: RunningServer, call: Callable[[str], Any]
-) -> None:
+def test_an_ingress_of_ray_that_knows_no_application_yet_is_waited_for(server: RunningServer) -> None:
     """HAProxy does so if it starts while Ray starts the controller of Serve again."""
-    check_waited_for(server, call, headers=NO_APPLICATION, after_s=6.0)
+    check_waited_for(server, headers=NO_APPLICATION, after_s=6.0)

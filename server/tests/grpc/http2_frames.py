@@ -68,10 +68,16 @@ class Connection:
                 self._socket.sendall(part)
 
     def frames(self) -> Iterator[tuple[int, int, bytes]]:
-        """Yield kind, flags and payload of the server's frames, until it closes the connection."""
+        """Yield kind, flags and payload of the server's frames, until it closes the connection; answer its pings.
+
+        A server of grpcio that ages or stops waits 20 s for the answer to one before it closes.
+        """
         with contextlib.suppress(ConnectionError):
             while len(start := self._reader.read(9)) == 9:
-                yield start[3], start[4], self._reader.read(int.from_bytes(start[:3], "big"))
+                kind, flags, payload = start[3], start[4], self._reader.read(int.from_bytes(start[:3], "big"))
+                if kind == PING and not flags & ACK:
+                    self.send([frame(PING, ACK, 0, payload)])
+                yield kind, flags, payload
 
     def until(self, kind: int, *, flags: int = NO_FLAGS, payload: bytes = b"") -> bool:
         """Return whether such a frame came before the server closed the connection."""
