@@ -20,6 +20,7 @@ from midrib.task._saving.checkpoint import CheckpointError
 pytestmark = [
     pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning"),
+    pytest.mark.filterwarnings("ignore:TypedStorage is deprecated:UserWarning"),
 ]
 ROWS = torch.linspace(-1, 1, 20).reshape(5, 4)
 
