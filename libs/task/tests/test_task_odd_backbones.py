@@ -97,7 +97,7 @@ def test_features_of_a_quantised_backbone_are_cached(tmp_path: Path) -> None:
 
 def test_a_task_over_a_quantised_backbone_is_saved_and_loaded(tmp_path: Path) -> None:
     """The packed weights are those of the checkpoint."""
-    task = ClassificationTask((quantised(), 8), 3, learning_rate=0.1, cache=str(tmp_path / "features"))
+    task = ClassificationTask((quantised(), 8), 3, learning_rate=0.1)
     trainer = Trainer(max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False)
     trainer.fit(task, DataLoader(TensorDataset(ROWS, torch.arange(5) % 3), batch_size=2))
     trainer.save_checkpoint(tmp_path / "task.ckpt")
