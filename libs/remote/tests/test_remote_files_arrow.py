@@ -154,3 +154,44 @@ def test_a_column_of_times_is_not_embedded(tmp_path: Path, write: Any, kind: Any
     path = write(tmp_path / f"a.{suffix}", pa.table({"text": pa.array([0, 1], kind)}))
     with pytest.raises(InvalidInputError, match=f"column 'text' of .*a.{suffix} holds .*, expected texts, images"):
         read(path)
+
+
+NOT_UTF8 = pa.array([b"\xffone", b"two"])
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        pytest.param(NOT_UTF8.view(pa.string()), id="string"),
+        pytest.param(NOT_UTF8.cast(pa.binary_view()).view(pa.string_view()), id="string view"),
+        pytest.param(pa.DictionaryArray.from_arrays(pa.array([0, 1]), NOT_UTF8.view(pa.string())), id="dictionary"),
+    ],
+)
+def test_a_text_that_is_not_utf8_spoils_its_own_row_in_every_layout(tmp_path: Path, texts: Any) -> None:
+    """The run goes on with the other rows."""
+    items = read(write_file(tmp_path / "t.arrow", pa.table({"text": texts})))
+    assert [item.error is None for item in items] == [False, True]
+    assert items[1].value == "two"
+
+
+def test_a_path_that_is_not_utf8_spoils_its_own_row(tmp_path: Path) -> None:
+    """It is inside of Hugging Face's {bytes, path}."""
+    images = pa.StructArray.from_arrays([pa.array([b"\xff\xd8", None]), NOT_UTF8.view(pa.string())], ["bytes", "path"])
+    items = read(write_file(tmp_path / "t.arrow", pa.table({"text": images})))
+    assert (items[0].value, getattr(items[1].value, "name", None)) == (b"\xff\xd8", "two")
+
+
+def test_a_path_with_a_nul_spoils_its_own_row(tmp_path: Path) -> None:
+    """Python's file functions raise ValueError for it, not OSError."""
+    images = pa.table({"text": [{"bytes": None, "path": "a\0b.png"}]})
+    (item,) = read(write_file(tmp_path / "t.arrow", images))
+    assert "null" in item.value.stamp()
+    with pytest.raises(InvalidInputError, match="no file at a.b.png: check the path"):
+        item.load()
+
+
+def test_of_many_columns_the_most_similar_are_shown(tmp_path: Path) -> None:
+    """A list of ten thousand names hides the one that was meant."""
+    table = pa.table({**{f"c{number}": [1] for number in range(10_000)}, "texts": ["one"]})
+    with pytest.raises(InvalidInputError, match=r"no column 'text': it has 'texts', 'c0', .*'c48' and 9951 others$"):
+        read(write_file(tmp_path / "t.arrow", table))

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pyarrow import parquet  # type: ignore[import-untyped] # it has no types
 
 from midrib.remote import embed_files
+from midrib.remote._files import writers
 from midrib.wire import Array, InvalidInputError
 
 
@@ -45,3 +47,43 @@ def test_ids_never_name_the_rows_of_another_array(tmp_path: Path, full: str, lef
     with pytest.raises(OSError, match="cannot write"):
         embed_files(Lengths(), [path], tmp_path / "out.npy")
     assert [item_id for file in tmp_path.glob(beside.name) for item_id in json.loads(file.read_text())["ids"]] == left
+
+
+@pytest.mark.parametrize("name", ["out.parquet", "out.npy", "out.safetensors"])
+def test_the_bytes_of_an_output_do_not_depend_on_its_chunks(tmp_path: Path, name: str) -> None:
+    """A run that was killed and resumed has other chunks than an undisturbed one."""
+    table = tmp_path / "t.csv"
+    table.write_text("id,text,kind\n" + "".join(f"{row},{'x' * (row % 97 + 1)},{row % 7}\n" for row in range(600)))
+    outputs = []
+    for chunk_items in (7, 64, 600):
+        embed_files(Lengths(), [table], tmp_path / name, keep=["kind"], chunk_items=chunk_items)
+        outputs.append((tmp_path / name).read_bytes())
+        (tmp_path / name).unlink()
+    assert outputs[0] == outputs[1] == outputs[2]
+
+
+def test_rows_are_joined_in_large_groups_of_parquet(tmp_path: Path) -> None:
+    """Readers are slow on a file of many small groups."""
+    (tmp_path / "t.txt").write_text("one\n" * 3000)
+    embed_files(Lengths(), [tmp_path / "t.txt"], tmp_path / "out.parquet", chunk_items=10)
+    assert parquet.ParquetFile(tmp_path / "out.parquet").num_row_groups == 1
+
+
+def test_groups_of_parquet_are_limited_in_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group is held in memory."""
+    monkeypatch.setattr(writers, "_GROUP_BYTES", 1)
+    (tmp_path / "t.txt").write_text("one\n" * 600)
+    embed_files(Lengths(), [tmp_path / "t.txt"], tmp_path / "out.parquet")
+    metadata = parquet.ParquetFile(tmp_path / "out.parquet").metadata
+    assert [metadata.row_group(group).num_rows for group in range(3)] == [256, 256, 88]
+
+
+def test_safetensors_refuses_a_header_that_nobody_can_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The finished chunks become a Parquet file instead."""
+    monkeypatch.setattr(writers, "_MAX_HEADER_BYTES", 100)
+    (tmp_path / "t.txt").write_text("one\ntwo\n")
+    with pytest.raises(InvalidInputError, match="rename out.safetensors.parts to out.parquet.parts, and run again"):
+        embed_files(Lengths(), [tmp_path / "t.txt"], tmp_path / "out.safetensors")
+    (tmp_path / "out.safetensors.parts").rename(tmp_path / "out.parquet.parts")
+    embed_files(Lengths(), [tmp_path / "t.txt"], tmp_path / "out.parquet")
+    assert parquet.read_table(tmp_path / "out.parquet").num_rows == 2

@@ -26,7 +26,8 @@ def revision(module: nn.Module, spec: InputSpec, dtype: str) -> str:
     and, if the module has them, `module.settings`: values that change the answer without being weights (pooling,
     prompt, tokenizer).
     The digest is the same on every little-endian machine and in every process. It reads each byte once.
-    Raises TypeError if state or settings hold a value that JSON cannot write.
+    Quantised modules keep their weights in packed parameters; those count with their levels, scales and zero points.
+    Raises TypeError if state or settings hold a value that is neither a tensor nor one that JSON can write.
     """
     digest = hashlib.sha256()
     head = {
@@ -34,7 +35,7 @@ def revision(module: nn.Module, spec: InputSpec, dtype: str) -> str:
         "dtype": dtype,
         "settings": getattr(module, "settings", {}),
     }
-    digest.update(_line(head))
+    digest.update(canonical_line(head))
     state = module.state_dict()
     for name in sorted(state):
         _add(digest, name, state[name])
@@ -52,25 +53,52 @@ def _preprocessing(spec: InputSpec) -> list[int]:
 
 
 def _add(digest: hashlib._Hash, name: str, value: Tensor | object) -> None:
-    if not isinstance(value, Tensor):
-        digest.update(_line([name, value]))
+    if not isinstance(value, Tensor) or value.is_quantized:
+        digest.update(canonical_line([name, value]))
         return
-    tensor = value.detach().cpu().contiguous()
-    digest.update(_line([name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]))
-    # Bytes, not values: bfloat16 has no numpy type. A tensor without elements has no bytes to view.
-    if tensor.numel():
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    digest.update(canonical_line([name, *_kind(value)]))
+    if value.numel():
+        digest.update(_bytes(value))
 
 
-def _line(value: object) -> bytes:
-    """Return canonical JSON and a line end, so that different lists of lines never join into the same bytes."""
+def _kind(tensor: Tensor) -> list[object]:
+    return [str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    """Return the bytes of a tensor with elements: bytes, not values, because bfloat16 has no numpy type."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def canonical_line(value: object) -> bytes:
+    """Return canonical JSON and a line end, so that different lists of lines never join into the same bytes.
+
+    A tensor counts with its dtype, shape and the digest of its bytes.
+    Raises TypeError for a value that is neither a tensor nor one that JSON can write.
+    """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain).encode() + b"\n"
 
 
 def _plain(value: object) -> object:
-    """Return a mapping as a dict, which JSON can write. Raises TypeError for any other value."""
+    """Return a value in a form that JSON can write. Raises TypeError if there is none."""
     if isinstance(value, Mapping):
         return dict(value)
+    if isinstance(value, Tensor):
+        return _plain_tensor(value)
+    if isinstance(value, torch.dtype):
+        return str(value).removeprefix("torch.")
+    if isinstance(value, torch.ScriptObject):  # the packed parameters of quantised layers
+        return value.__getstate__()
     raise TypeError(
-        f"got {type(value).__name__} in a backbone's state or settings, expected values that JSON can write"
+        f"got {type(value).__name__} in a backbone's state or settings, expected tensors or values that JSON can write"
     )
+
+
+def _plain_tensor(tensor: Tensor) -> object:
+    if not tensor.is_quantized:
+        return [*_kind(tensor), hashlib.sha256(_bytes(tensor) if tensor.numel() else b"").hexdigest()]
+    if tensor.qscheme() in (torch.per_tensor_affine, torch.per_tensor_symmetric):
+        scales: list[object] = [tensor.q_scale(), tensor.q_zero_point()]
+    else:
+        scales = [tensor.q_per_channel_scales(), tensor.q_per_channel_zero_points(), tensor.q_per_channel_axis()]
+    return [*_kind(tensor), tensor.int_repr(), *scales]

@@ -22,9 +22,11 @@ from midrib.task._features.backbone import (
     in_type_of,
     is_remote,
     revision_of,
+    state_of,
     takes_pixels,
 )
 from midrib.task._features.cache import FeatureCache, Inputs
+from midrib.task._features.contract import checked_features
 from midrib.task._features.preparation import Preparation, Transform
 from midrib.task._parts.finetuning import LayerFreezer, Strategy, StrategyLike, parse_strategy
 from midrib.task._parts.metrics import StageMetrics
@@ -105,8 +107,8 @@ class TaskBase(LightningModule):
         by_server = is_remote(self.backbone) and takes_pixels(self.backbone)
         if isinstance(batch, Tensor) and batch.dtype == torch.uint8 and not by_server:
             batch = in_type_of(in_floats(batch, self.input), self.backbone)
-        features: Tensor = self.backbone(batch)
-        return features
+        features = self.backbone(batch)
+        return features if _is_graph_being_made() else checked_features(features, len(batch), self.num_features)
 
     @property
     def num_features(self) -> int:
@@ -154,8 +156,7 @@ class TaskBase(LightningModule):
     def _current_revision(self) -> str:
         if not self._stage_is_running:
             return self.revision
-        tensors = self.backbone.state_dict().values()
-        state = tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)  # noqa: SLF001 (torch's only count)
+        state = tuple(map(state_of, self.backbone.state_dict().values()))
         if self._stage_revision is None or self._stage_revision[0] != state:
             self._stage_revision = (state, self.revision)
         return self._stage_revision[1]
@@ -247,12 +248,13 @@ def to_device(task: LightningModule, inputs: Any) -> Any:
 
 
 def _is_empty(inputs: Inputs) -> bool:
-    # A graph is made for any number of rows.
-    return not (torch.compiler.is_compiling() or _is_tracing()) and len(inputs) == 0
+    return not _is_graph_being_made() and len(inputs) == 0
 
 
-def _is_tracing() -> bool:
-    return torch._C._get_tracing_state() is not None  # noqa: SLF001 (torch.jit.is_tracing, which has no types)
+def _is_graph_being_made() -> bool:
+    """Return whether the pass is compiled or traced; its graph is made for any number of rows."""
+    # torch.jit.is_tracing has no types
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None  # noqa: SLF001
 
 
 def _requires_gradient(inputs: Inputs) -> bool:

@@ -36,6 +36,8 @@ class LocalFile:
             stat = self.path.stat()
         except OSError as error:
             return repr(error.errno)
+        except ValueError as error:  # a name with a NUL, from a table
+            return str(error)
         return repr((stat.st_size, stat.st_mtime_ns))
 
 

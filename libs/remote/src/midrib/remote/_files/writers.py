@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,10 @@ class OutputRows:
     features: Array
     kept: Mapping[str, list[Any]]
 
+
+_BLOCK_ROWS: Final = 256
+_GROUP_BYTES: Final = 16 * 2**20
+_MAX_HEADER_BYTES: Final = 100_000_000  # the limit of the safetensors library
 
 # Each call reads the rows again, from disk.
 RowsReader: TypeAlias = Callable[[], Iterator[OutputRows]]
@@ -58,22 +63,54 @@ def _write_parquet(path: Path, read: RowsReader, metadata: dict[str, str]) -> No
 
     kept = _kept_types(read)
 
+    def table_of(rows: OutputRows) -> Any:
+        flat = pa.array(np.ascontiguousarray(rows.features).reshape(-1))
+        columns = {
+            "id": pa.array(rows.ids, pa.string()),
+            **{name: _kept_array(rows.kept[name], kind) for name, kind in kept.items()},
+            "embedding": pa.FixedSizeListArray.from_arrays(flat, rows.features.shape[1]),
+        }
+        return pa.table(columns, metadata={f"midrib.{key}": value for key, value in metadata.items()})
+
     def write(unfinished: Path) -> None:
         writer: Any = None
-        for rows in read():
-            flat = pa.array(np.ascontiguousarray(rows.features).reshape(-1))
-            columns = {
-                "id": pa.array(rows.ids, pa.string()),
-                **{name: _kept_array(rows.kept[name], kind) for name, kind in kept.items()},
-                "embedding": pa.FixedSizeListArray.from_arrays(flat, rows.features.shape[1]),
-            }
-            table = pa.table(columns)
-            table = table.replace_schema_metadata({f"midrib.{key}": value for key, value in metadata.items()})
-            writer = writer or parquet.ParquetWriter(unfinished, table.schema)
-            writer.write_table(table)
+        for group in _row_groups(map(table_of, read())):
+            writer = writer or parquet.ParquetWriter(unfinished, group.schema)
+            writer.write_table(group)
         writer.close()
 
     write_whole(path, write)
+
+
+def _row_groups(tables: Iterator[Any]) -> Iterator[Any]:
+    """Yield the rows in groups of about _GROUP_BYTES, which depend on the rows alone.
+
+    The size of a chunk depends on time: the file of a run that was killed and resumed has the bytes of any other.
+    """
+    import pyarrow as pa
+
+    group: list[Any] = []
+    for block in _blocks(tables):
+        group.append(block)
+        if sum(table.nbytes for table in group) >= _GROUP_BYTES:
+            yield pa.concat_tables(group).combine_chunks()
+            group = []
+    if group:
+        yield pa.concat_tables(group).combine_chunks()
+
+
+def _blocks(tables: Iterator[Any]) -> Iterator[Any]:
+    """Yield the rows in blocks of _BLOCK_ROWS; the last one may have fewer."""
+    import pyarrow as pa
+
+    waiting: Any = None
+    for table in tables:
+        waiting = table if waiting is None else pa.concat_tables([waiting, table])
+        while len(waiting) >= _BLOCK_ROWS:
+            yield waiting.slice(0, _BLOCK_ROWS).combine_chunks()
+            waiting = waiting.slice(_BLOCK_ROWS)
+    if len(waiting):
+        yield waiting.combine_chunks()
 
 
 def _kept_types(read: RowsReader) -> dict[str, Any]:
@@ -125,18 +162,32 @@ def _write_npy(path: Path, read: RowsReader, metadata: dict[str, str]) -> None:
 
 
 def _write_safetensors(path: Path, read: RowsReader, metadata: dict[str, str]) -> None:
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
+    """Write the features, with all else in the header.
 
+    The library's own writer puts the header's texts in another order each time.
+    Source of the layout: the README of github.com/huggingface/safetensors, section Format.
+    Raises InvalidInputError for more ids and kept values than the library reads.
+    """
     ids, features, kept = _joined(read)
     texts = {**metadata, "ids": json.dumps(ids), **({"kept": plain_json(kept)} if kept else {})}
+    embedding = {
+        "dtype": f"F{8 * features.itemsize}",
+        "shape": list(features.shape),
+        "data_offsets": [0, features.nbytes],
+    }
+    header = json.dumps({"__metadata__": texts, "embedding": embedding}).encode()
+    header += b" " * (-len(header) % 8)
+    if len(header) > _MAX_HEADER_BYTES:
+        raise InvalidInputError(
+            f"output {path} would have {len(header):,} bytes of ids and kept values, and safetensors holds at most "
+            f"{_MAX_HEADER_BYTES:,}: rename {path.name}.parts to {path.stem}.parquet.parts, and run again with --out "
+            f"{path.stem}.parquet"
+        )
 
     def write(unfinished: Path) -> None:
-        """Write the file. Raises OSError if the disk refuses it."""
-        try:
-            save_file({"embedding": features}, unfinished, texts)
-        except SafetensorError as error:  # its own type for errors of the disk
-            raise OSError(str(error)) from error
+        with unfinished.open("wb") as file:
+            file.write(struct.pack("<Q", len(header)) + header)
+            file.write(np.ascontiguousarray(features).data)
 
     write_whole(path, write)
 

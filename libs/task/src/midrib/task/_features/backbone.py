@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from midrib.backbones import Backbone, load_backbone
 from midrib.backbones._contract import example_rows
 from midrib.backbones._pixels.normalize import normalized
+from midrib.backbones._revision import canonical_line
 from midrib.registry import ImageInput, InputSpec, Registry, TensorInput
 from midrib.task._parts.specs import AnyRegistry
 
@@ -255,12 +256,22 @@ def in_type_of(rows: Any, module: nn.Module) -> Any:
 
 
 def fingerprint(module: nn.Module) -> tuple[int, ...]:
-    """Return a checksum of every tensor of the module's state, which takes about 1 ms for each megabyte."""
+    """Return a checksum of every value of the module's state, which takes about 1 ms for each megabyte."""
     return tuple(map(_checksum, module.state_dict().values()))
 
 
-def _checksum(tensor: Tensor) -> int:
-    return zlib.crc32(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+def state_of(value: object) -> object:
+    """Return a value that changes if torch counts a write to a tensor of a module's state.
+
+    Other values, such as the packed parameters of quantised layers, have no such count: the checksum of them.
+    """
+    return (value.data_ptr(), value._version) if isinstance(value, Tensor) else _checksum(value)  # noqa: SLF001
+
+
+def _checksum(value: object) -> int:
+    if not isinstance(value, Tensor) or value.is_quantized:
+        return zlib.crc32(canonical_line(value))
+    return zlib.crc32(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
 def _versions(libraries: tuple[str, ...]) -> dict[str, str]:

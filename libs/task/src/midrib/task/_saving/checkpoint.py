@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from midrib.backbones._loaders.file_kinds import damaged_member
 from midrib.task._base import TaskBase
@@ -151,7 +153,10 @@ def _load_state(task: TaskBase, saved: Mapping[str, Any], strict: bool) -> None:
     state = {name: value for name, value in saved.items() if not name.startswith(_PREFIX)}
     saved_backbone = {name: value for name, value in saved.items() if name.startswith(_PREFIX)}
     backbone = {f"{_PREFIX}{name}": value for name, value in task.backbone.state_dict().items()}
-    task.load_state_dict(state | (saved_backbone if saved_backbone and backbone else backbone), strict=strict)
+    loaded = OrderedDict(state | (saved_backbone if saved_backbone and backbone else backbone))
+    if hasattr(saved, "_metadata"):  # torch's versions of the modules, by which quantised layers read their state
+        loaded._metadata = {**task.state_dict()._metadata, **saved._metadata}  # type: ignore[attr-defined] # noqa: SLF001
+    task.load_state_dict(loaded, strict=strict)
 
 
 def _check_weights(task: TaskBase, recorded: str | None, saved: Mapping[str, Any]) -> None:
@@ -159,16 +164,31 @@ def _check_weights(task: TaskBase, recorded: str | None, saved: Mapping[str, Any
         return
     state = task.backbone.state_dict()
     # Weights of another precision have another revision, so there is nothing to compare.
-    if any(f"{_PREFIX}{name}" in saved and saved[f"{_PREFIX}{name}"].dtype != state[name].dtype for name in state):
+    if any(f"{_PREFIX}{name}" in saved and _kind(saved[f"{_PREFIX}{name}"]) != _kind(state[name]) for name in state):
         return
     check_revisions(str(task.recipe.name), revision_of(task.backbone, task.input), "the checkpoint", recorded)
 
 
+def _kind(value: object) -> object:
+    """Return the dtype of a tensor, the type of another value, such as the packed parameters of quantised layers."""
+    return value.dtype if isinstance(value, Tensor) else type(value)
+
+
 def export(task: TaskBase, path: str | os.PathLike[str]) -> None:
-    """Write the task as one safetensors file, its arguments and recipe in the header."""
+    """Write the task as one safetensors file, its arguments and recipe in the header.
+
+    Raises CheckpointError if its state holds other values than tensors, as that of quantised layers does.
+    """
     header = {"note": record(task), "hyper_parameters": dict(task.hparams)}
-    state = {name: value.detach().cpu().clone().contiguous() for name, value in task.state_dict().items()}
-    save_file(state, path, metadata={KEY: json.dumps(header)})
+    state = task.state_dict()
+    for name, value in state.items():
+        if not isinstance(value, Tensor) or value.is_quantized:
+            raise CheckpointError(
+                f"cannot export {name!r}, a {type(value).__name__} of a quantised layer: export the task before its "
+                "backbone is quantised, or save a Trainer's checkpoint"
+            )
+    tensors = {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}
+    save_file(tensors, path, metadata={KEY: json.dumps(header)})
 
 
 def read_export(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from typing import Any, TypeAlias
 
 from torch import Tensor
 
-from midrib.registry import Registry
+from midrib.registry import ContractError, Registry
 from midrib.task._base import TaskBase
 from midrib.task._parts.specs import parse
 
@@ -51,6 +51,17 @@ def embeddings(prediction: Prediction) -> Tensor:
 
 
 def output_of(task: TaskBase, inputs: Any, output: OutputLike) -> Any:
-    """Return the rows of one batch: a tensor, or a list if rows are not numbers."""
+    """Return the rows of one batch: a tensor, or a list if rows are not numbers.
+
+    Raises ContractError if the output has more or fewer rows than the batch, because each would be another item's.
+    """
     spec = parse("output", output, task.outputs)
-    return spec.factory(Prediction(task, inputs), **spec.kwargs)
+    rows = spec.factory(Prediction(task, inputs), **spec.kwargs)
+    count = len(rows) if isinstance(rows, Sized) and not (isinstance(rows, Tensor) and rows.ndim == 0) else None
+    if isinstance(inputs, Tensor | list | tuple) and count != len(inputs):
+        shape = f"a tensor {list(rows.shape)}" if isinstance(rows, Tensor) else f"a {type(rows).__name__} of {count}"
+        raise ContractError(
+            f"output {output!r:.80} returned {shape} for a batch of {len(inputs)}, expected {len(inputs)} rows: return "
+            "one row per item, from the output and from the task's forward"
+        )
+    return rows

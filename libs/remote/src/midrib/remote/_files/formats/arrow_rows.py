@@ -42,6 +42,8 @@ def _values(column: Any) -> list[Any]:
     try:
         return list(column.to_pylist())
     except UnicodeDecodeError:
+        if pa.types.is_struct(column.type):
+            return _values_one_by_one(column)
         texts = column.cast(pa.large_binary()).to_pylist()
         return [text if text is None else text.decode(errors="surrogateescape") for text in texts]
     except (ValueError, OverflowError):

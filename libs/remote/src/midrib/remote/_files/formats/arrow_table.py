@@ -66,9 +66,18 @@ def _require_valid(batch: Any) -> None:
 
     Texts are looked at as bytes: one that is not UTF-8 is the error of its row alone.
     """
-    import pyarrow as pa
-
-    texts = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()}
     for column in batch.columns:
         column.validate()  # before the conversion, which trusts the sizes
-        (column.cast(texts[column.type]) if column.type in texts else column).validate(full=True)
+        _texts_as_bytes(column).validate(full=True)
+
+
+def _texts_as_bytes(column: Any) -> Any:
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(column.type):
+        return pa.DictionaryArray.from_arrays(column.indices, _texts_as_bytes(column.dictionary))
+    if pa.types.is_struct(column.type):
+        fields = [_texts_as_bytes(column.field(number)) for number in range(column.type.num_fields)]
+        return pa.StructArray.from_arrays(fields, [field.name for field in column.type])
+    kinds = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary(), pa.string_view(): pa.binary_view()}
+    return column.cast(kinds[column.type]) if column.type in kinds else column

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -12,6 +13,7 @@ from midrib.wire import InvalidInputError
 Record: TypeAlias = dict[str, Any]
 ReadRow: TypeAlias = Record | str
 _OUTPUT: Final = ("id", "embedding")
+_SHOWN_COLUMNS: Final = 50
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,18 @@ class InputColumns:
         """
         for name in (self.value, *self.kept):
             if name not in names:
-                existing = ", ".join(map(repr, names)) or "none"
-                raise InvalidInputError(f"{table} has no column {name!r}: it has {existing}")
+                raise InvalidInputError(f"{table} has no column {name!r}: it has {_shown(name, names)}")
         needed = [name for name in dict.fromkeys((self.id, self.value, *self.kept)) if name in names]
         for name in needed:
             if names.count(name) > 1:
                 raise InvalidInputError(f"{table} has {names.count(name)} columns {name!r}: rename all but one of them")
         return needed
+
+
+def _shown(name: str, names: Sequence[str]) -> str:
+    """Return the columns of a table, the most similar ones first if it has many."""
+    if len(names) <= _SHOWN_COLUMNS:
+        return ", ".join(map(repr, names)) or "none"
+    similar = difflib.get_close_matches(name, dict.fromkeys(names), _SHOWN_COLUMNS)
+    shown = list(dict.fromkeys([*similar, *names]))[:_SHOWN_COLUMNS]
+    return f"{', '.join(map(repr, shown))} and {len(names) - len(shown)} others"
