@@ -68,7 +68,7 @@ class Engine:
         async def call_repeatedly() -> None:
             for batch in batches:
                 embedded = await self._running.server.embedder.embed(
-                    self._request, Caller(flow="benchmark", waits_for_room=True), tensor=batch
+                    self._request, Caller(flow="benchmark", waits_for_room=True), source=batch
                 )
                 results.append(embedded.features)
 

@@ -80,7 +80,7 @@ def _percentiles(outcome: Outcome, begins: float, ends: float) -> list[float]:
     if not len(latencies):
         return []
     values: Array = 1000 * np.percentile(np.minimum(latencies, _TIMEOUT_S), [50, 99])
-    return values.round().tolist()
+    return [float(value) for value in values.round()]
 
 
 def table(figures: dict[str, dict[str, Any]]) -> str:

@@ -1,6 +1,6 @@
 """Compare our features with those of transformers for every model type that AutoModel of the installed version knows.
 
-    python -m benchmarks.parity.model_types [TYPE ...] > benchmarks/parity/model_types.md
+    python benchmarks/parity/model_types.py [TYPE ...] > benchmarks/parity/model_types.md
 
 Each type is tried in a forked process, as a folder with a small random model and a tokenizer of whole words. Exit
 status 1 if the features of a type differ from the library's.
@@ -21,10 +21,10 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
+from families import WORDS, tokenizer
 from numpy.typing import NDArray
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
-from benchmarks.parity.families import WORDS, tokenizer
 from midrib.backbones import WeightsError, load_backbone
 from midrib.registry import ContractError, TextInput
 
@@ -234,7 +234,7 @@ def main(chosen: Sequence[str]) -> int:
     transformers.utils.logging.set_verbosity_error()
     torch.set_num_threads(1)
     _write("# Every model type of transformers\n")
-    _write("Made by `python -m benchmarks.parity.model_types`; [README.md](README.md) explains it.\n")
+    _write("Made by `python benchmarks/parity/model_types.py`; [README.md](README.md) explains it.\n")
     _write("| type | outcome | largest difference, as a share of the largest feature, or the error |\n|---|---|---|")
     counts: Counter[str] = Counter()
     for name in chosen or model_types():

@@ -1,6 +1,6 @@
 """Compare our features with those of the libraries that define the backbones, over awkward inputs.
 
-    python -m benchmarks.parity.run [PART_OF_A_NAME ...]
+    python benchmarks/parity/run.py [PART_OF_A_NAME ...]
 
 prints the table of README.md; exit status 1 if a difference is larger than allowed.
 """
@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from media import make_clips, make_images, make_texts
+from subjects import Subject, subjects
 from torch import Tensor
 
-from benchmarks.parity.media import make_clips, make_images, make_texts
-from benchmarks.parity.subjects import Subject, subjects
 from midrib.registry import ImageInput
 
 # Very long pictures are scaled in their kept part only, where a value may be rounded to the other side.

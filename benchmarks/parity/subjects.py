@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import torch
+from families import sound_model, text_model, tokenizer, whisper
+from media import as_mono, decoded
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.parity.families import sound_model, text_model, tokenizer, whisper
-from benchmarks.parity.media import as_mono, decoded
 from midrib.backbones import Backbone, load_backbone
 from midrib.backbones._torchvision import import_timm, import_torchvision
 from midrib.registry import ImageInput

@@ -29,7 +29,7 @@ import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped] # it has no types
 import pyarrow.parquet as pq  # type: ignore[import-untyped] # it has no types
 from PIL import Image
-from run import cpu_s
+from run import used
 
 from midrib.ray import Embedder
 from midrib.ray._dataset import Pool
@@ -147,7 +147,7 @@ class CpuSamples:
 
     @staticmethod
     def _sample() -> tuple[float, float]:
-        return time.monotonic(), cpu_s({os.getsid(0)})
+        return time.monotonic(), sum(used({os.getsid(0)}))
 
 
 def write_table(folder: Path, backbone: str, rows: int, processes: int) -> list[str]:

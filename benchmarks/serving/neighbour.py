@@ -74,7 +74,9 @@ async def _compare(address: str, options: argparse.Namespace) -> None:
     for fault in options.faults:
         async with AsyncClient(address, timeout=60) as client:
             await client.load(KEY, replace=True, fault=fault)
-        undisturbed, every_pause, often = [], [], []
+        undisturbed: list[Sample] = []
+        every_pause: list[Sample] = []
+        often: list[Sample] = []
         for _ in range(options.rounds):
             undisturbed.append(sample(*await caller.run(Setting(1, 1), options.seconds), 1))
             for pause_s, samples in ((options.pause, every_pause), (_SHORTEST_PAUSE_S, often)):

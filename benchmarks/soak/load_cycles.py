@@ -9,6 +9,7 @@ import argparse
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 from midrib.remote import Client
 from midrib.server.testing import serving
@@ -23,7 +24,7 @@ def main() -> None:
     parser.add_argument("--cycles", type=int, default=1000)
     parser.add_argument("--every", type=int, default=50, help="Cycles between two lines.")
     options = parser.parse_args()
-    settings = {"workers": "process", "admin": True, "warm_up_s": 0.0}
+    settings: dict[str, Any] = {"workers": "process", "admin": True, "warm_up_s": 0.0}
     with serving(**settings) as running, Client(running.address, timeout=120) as client:
         for cycle in range(1, options.cycles + 1):
             client.load(NAME, num_features=4)

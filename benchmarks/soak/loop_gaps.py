@@ -34,7 +34,7 @@ _FRONTS: dict[str, dict[str, Any]] = {
     'front = "grpcio"': {"front": "grpcio", "fronts": 1},
 }
 _ECHO = "grpc.aio alone"
-_LIMITS = {"max_batch_elements": 2**24, "max_in_flight_bytes": 2**30, "max_load_s": 60}
+_LIMITS: dict[str, Any] = {"max_batch_elements": 2**24, "max_in_flight_bytes": 2**30, "max_load_s": 60}
 
 
 class Subject(NamedTuple):

@@ -25,7 +25,7 @@ class Echo(grpc.GenericRpcHandler):
         async def unary(request: bytes, context: object) -> bytes:  # noqa: ARG001
             return request[:stop]
 
-        async def stream(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
+        async def stream(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
             async for request in requests:
                 await context.write(request[:stop])
 

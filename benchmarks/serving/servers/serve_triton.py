@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from pytriton.triton import Triton, TritonConfig
 from works import FEATURES, SHAPES
 
 
-def infer(model: Model) -> Callable[..., Any]:
+def infer(model: Model) -> Any:
     """The function that Triton calls with a batch."""
 
     @batch
