@@ -6,6 +6,7 @@ import json
 import logging
 import queue
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from midrib.server._admission.tokens import Scope, new_token
 from midrib.server._observability.logs import JsonFormatter
 from midrib.server.testing import RunningServer, serving
 from midrib.v1 import embedding_pb2, embedding_pb2_grpc
+from server.tests.grpc.http2_frames import END_HEADERS, END_STREAM, HEADERS, Connection, frame, head
 
 pytestmark = pytest.mark.usefixtures("front")
 
@@ -58,6 +60,18 @@ def settings(tmp_path: Path) -> dict[str, Any]:
     path = tmp_path / "tokens.toml"
     path.write_text(ENTRY)
     return {"tokens": path, "access_log": True}
+
+
+def test_a_token_with_a_wrong_byte_is_refused_and_not_logged(
+    settings: dict[str, Any], test_registry: Registry, caplog: pytest.LogCaptureFixture
+) -> None:
+    """grpcio would log the header, and anyone could fill the log."""
+    value = b"Bearer " + TOKEN.encode() + b"\xff"
+    with serving("words", registry=test_registry, **settings) as running, closing(Connection(running.address)) as raw:
+        raw.send([frame(HEADERS, END_HEADERS | END_STREAM, 1, head((b"authorization", value)))])
+        assert raw.until(HEADERS, flags=END_STREAM)
+    assert [line["status"] for line in lines(caplog)] == ["UNAUTHENTICATED"]
+    assert TOKEN not in caplog.text
 
 
 def test_each_call_is_a_line(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, TypeAlias
 
 import grpc
@@ -43,7 +44,13 @@ def grpc_server(settings: Settings, tokens: AccessTokens | None, tracing: Tracin
     chain = interceptors(settings, tokens, tracing)
     if settings.front == "asyncio":
         return _front_server(settings, chain)
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_quotes_no_header)
     return grpc.aio.server(interceptors=chain, options=_options(settings))
+
+
+def _quotes_no_header(record: logging.LogRecord) -> bool:
+    """Return False for grpcio's record of a header that is not UTF-8: it quotes the value, which may be a token."""
+    return not str(record.msg).startswith("Invalid encoding")
 
 
 def interceptors(
