@@ -12,6 +12,7 @@ from torch import nn
 from midrib.backbones import Backbone
 from midrib.registry import TensorInput
 
+quantize_dynamic: Any = torch.ao.quantization.quantize_dynamic  # it has no types
 # torch recommends torchao instead; modules that were quantised by its own functions remain.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated:DeprecationWarning"),
@@ -23,13 +24,13 @@ def linear(bias: float = 0.0, dtype: torch.dtype = torch.qint8) -> nn.Module:
     layer = nn.Linear(4, 8)
     nn.init.constant_(layer.weight, 0.5)
     nn.init.constant_(layer.bias, bias)
-    quantised: nn.Module = torch.ao.quantization.quantize_dynamic(nn.Sequential(layer), {nn.Linear}, dtype)
+    quantised: nn.Module = quantize_dynamic(nn.Sequential(layer), {nn.Linear}, dtype)
     return quantised
 
 
 def recurrent() -> nn.Module:
     torch.manual_seed(0)
-    quantised: nn.Module = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.LSTM(4, 8)), {nn.LSTM})
+    quantised: nn.Module = quantize_dynamic(nn.Sequential(nn.LSTM(4, 8)), {nn.LSTM})
     return quantised
 
 

@@ -16,6 +16,7 @@ from midrib.registry import ContractError
 from midrib.task import ClassificationTask
 from midrib.task._saving.checkpoint import CheckpointError
 
+quantize_dynamic: Any = torch.ao.quantization.quantize_dynamic  # it has no types
 # torch recommends torchao instead; modules that were quantised by its own functions remain.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated:DeprecationWarning"),
@@ -38,7 +39,7 @@ class Returning(nn.Module):
 
 def quantised(seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
-    module: nn.Module = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(4, 8)), {nn.Linear})
+    module: nn.Module = quantize_dynamic(nn.Sequential(nn.Linear(4, 8)), {nn.Linear})
     return module
 
 
