@@ -66,10 +66,11 @@ def data(tmp_path: Path) -> Path:
 def test_a_command_trains_a_head(
     heads_server: RunningServer, data: Path, page: str, number: int, head: str, classes: int
 ) -> None:
-    """The command writes the head with its report."""
+    """The command writes the head with its report, and says how to use it."""
     command = commands(page, "first_data.py")[number].replace("gpu-box:50051", heads_server.address)
     report = run(command, data, CHILD_ENVIRONMENT)
     assert f"{classes} classes" in report
+    assert f"midrib predict {head} FILE" in report
     assert (data / head / "head.safetensors").exists()
 
 

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import logging
 import os
+import shlex
 import shutil
 import tempfile
 import warnings
@@ -98,7 +99,8 @@ def train(
         trainer={"enable_progress_bar": not as_json},
     )
     report = train_head(options)
-    typer.echo(json.dumps(asdict(report)) if as_json else f"{report.summary()}\nwritten to {out}")
+    use = f"written to {out}; to use it: midrib predict {shlex.quote(str(out))} FILE"
+    typer.echo(json.dumps(asdict(report)) if as_json else f"{report.summary()}\n{use}")
 
 
 def predict(
