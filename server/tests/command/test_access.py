@@ -84,13 +84,11 @@ def test_an_untrusted_certificate_is_one_sentence(certified: dict[str, Any]) -> 
     assert "--tls-roots" in sentence
 
 
-@pytest.mark.parametrize("front", ["asyncio", "grpcio"])
-def test_a_server_does_not_log_failed_handshakes(
-    certified: dict[str, Any], front: str, capfd: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.usefixtures("front")
+def test_a_server_does_not_log_failed_handshakes(certified: dict[str, Any], capfd: pytest.CaptureFixture[str]) -> None:
     """Anyone on the network could fill the log with them."""
     files = {f"MIDRIB_{name.upper()}": str(path) for name, path in certified.items()}
-    with server_process(f"{NAME}?num_features=4", MIDRIB_FRONT=front, **files) as process:
+    with server_process(f"{NAME}?num_features=4", **files) as process:
         host, _, port = process.url.removeprefix("grpcs://").partition("/")[0].partition(":")
         with socket.create_connection((host, int(port)), timeout=20) as connection:
             connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
