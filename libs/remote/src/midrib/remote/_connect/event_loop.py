@@ -100,14 +100,15 @@ class Runtime:
         key = _Key(address, endpoint, name, number)
         certificates = None if endpoint.tls is None else self._certificates.current(endpoint.tls)
         current = self._channels.pop(key, None)
-        if current is None or current.certificates != certificates:
-            if current is not None:  # its calls may finish
-                self._close_later(current.channel, _FINISH_S)
-            channel = open_channel(address, certificates, name, connect_s=self._connect_s.get(key, _CONNECT_S))
-            current = _Open(channel, certificates)
-        self._channels[key] = current  # the last: the dict is in the order of use
+        if current is not None and current.certificates == certificates:
+            self._channels[key] = current  # the last: the dict is in the order of use
+            return current.channel
+        if current is not None:  # its calls may finish
+            self._close_later(current.channel, _FINISH_S)
+        channel = open_channel(address, certificates, name, connect_s=self._connect_s.get(key, _CONNECT_S))
+        self._channels[key] = _Open(channel, certificates)
         self._close_oldest(key)
-        return current.channel
+        return channel
 
     def _close_oldest(self, key: _Key) -> None:
         """Close the channels to earlier machines of a name, whose records change: gRPC would reconnect each forever."""
