@@ -90,11 +90,13 @@ def _row_groups(tables: Iterator[Any]) -> Iterator[Any]:
     import pyarrow as pa
 
     group: list[Any] = []
+    size = 0
     for block in _blocks(tables):
         group.append(block)
-        if sum(table.nbytes for table in group) >= _GROUP_BYTES:
+        size += block.nbytes
+        if size >= _GROUP_BYTES:
             yield pa.concat_tables(group).combine_chunks()
-            group = []
+            group, size = [], 0
     if group:
         yield pa.concat_tables(group).combine_chunks()
 
