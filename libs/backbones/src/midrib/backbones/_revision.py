@@ -58,15 +58,15 @@ def _add(digest: hashlib._Hash, name: str, value: Tensor | object) -> None:
         return
     digest.update(canonical_line([name, *_kind(value)]))
     if value.numel():
-        digest.update(_bytes(value))
+        digest.update(tensor_bytes(value))
 
 
 def _kind(tensor: Tensor) -> list[object]:
     return [str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]
 
 
-def _bytes(tensor: Tensor) -> memoryview:
-    """Return the bytes of a tensor with elements: bytes, not values, because bfloat16 has no numpy type."""
+def tensor_bytes(tensor: Tensor) -> memoryview:
+    """Return the bytes of a tensor [...] of at least one element: not values, because bfloat16 has no numpy type."""
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
@@ -96,7 +96,7 @@ def _plain(value: object) -> object:
 
 def _plain_tensor(tensor: Tensor) -> object:
     if not tensor.is_quantized:
-        return [*_kind(tensor), hashlib.sha256(_bytes(tensor) if tensor.numel() else b"").hexdigest()]
+        return [*_kind(tensor), hashlib.sha256(tensor_bytes(tensor) if tensor.numel() else b"").hexdigest()]
     if tensor.qscheme() in (torch.per_tensor_affine, torch.per_tensor_symmetric):
         scales: list[object] = [tensor.q_scale(), tensor.q_zero_point()]
     else:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from midrib.backbones import Backbone, load_backbone
 from midrib.backbones._contract import example_rows
 from midrib.backbones._pixels.normalize import normalized
-from midrib.backbones._revision import canonical_line
+from midrib.backbones._revision import canonical_line, tensor_bytes
 from midrib.registry import ImageInput, InputSpec, Registry, TensorInput
 from midrib.task._parts.specs import AnyRegistry
 
@@ -271,7 +271,7 @@ def state_of(value: object) -> object:
 def _checksum(value: object) -> int:
     if not isinstance(value, Tensor) or value.is_quantized:
         return zlib.crc32(canonical_line(value))
-    return zlib.crc32(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return zlib.crc32(tensor_bytes(value))
 
 
 def _versions(libraries: tuple[str, ...]) -> dict[str, str]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
+from midrib.registry import nearest
 from midrib.wire import InvalidInputError
 
 # A row as {column: value}, or the reason why it cannot be read.
@@ -55,6 +55,5 @@ def _shown(name: str, names: Sequence[str]) -> str:
     """Return the columns of a table, the most similar ones first if it has many."""
     if len(names) <= _SHOWN_COLUMNS:
         return ", ".join(map(repr, names)) or "none"
-    similar = difflib.get_close_matches(name, dict.fromkeys(names), _SHOWN_COLUMNS)
-    shown = list(dict.fromkeys([*similar, *names]))[:_SHOWN_COLUMNS]
+    shown = list(dict.fromkeys([*nearest(name, names), *names]))[:_SHOWN_COLUMNS]
     return f"{', '.join(map(repr, shown))} and {len(names) - len(shown)} others"
