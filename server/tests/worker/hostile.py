@@ -96,6 +96,17 @@ def leave_daemon(file: str) -> None:
         time.sleep(0.01)
 
 
+def fork_late(file: str) -> None:
+    """Leave a fork that writes its id to a file, and returns once the file is gone."""
+    if os.fork() == 0:
+        Path(file).write_text(str(os.getpid()))
+        while Path(file).exists():
+            time.sleep(0.01)
+        return
+    while not (Path(file).exists() and Path(file).read_text()):
+        time.sleep(0.01)
+
+
 class Breaking(Doubling):
     """Doubles its rows until a pass has broken it: then every pass fails, as after an illegal access on a GPU."""
 
@@ -137,6 +148,11 @@ def load_hostile(misuse: str) -> tuple[nn.Module, int]:
 @REGISTRY(name="daemon", namespace="test/embedding", input=TensorInput((2,)))
 def load_daemon(file: str) -> tuple[nn.Module, int]:
     return Doubling(partial(leave_daemon, file)), 2
+
+
+@REGISTRY(name="late-fork", namespace="test/embedding", input=TensorInput((2,)))
+def load_late_fork(file: str) -> tuple[nn.Module, int]:
+    return Doubling(partial(fork_late, file)), 2
 
 
 @REGISTRY(name="breaking", namespace="test/embedding", input=TensorInput((2,)))

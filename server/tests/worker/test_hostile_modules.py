@@ -39,6 +39,13 @@ def first_values(results: list[Array | Exception]) -> list[float | str]:
     return [float(result[0, 0]) if isinstance(result, np.ndarray) else type(result).__name__ for result in results]
 
 
+def shared_memory(pid: int) -> list[Path]:
+    """Return the memory that a worker shares with the server, as files."""
+    files = [path for path in Path(f"/proc/{pid}/fd").iterdir() if "midrib-batch" in str(path.readlink())]
+    assert files
+    return files
+
+
 @pytest.mark.parametrize(
     "misuse", ["closes-output", "ignores-signals", "prints-binary", "recurses-little", "grows-files"]
 )
@@ -66,6 +73,26 @@ def test_a_fork_that_leaves_the_module_sends_no_reply(hostile_of: ReplicaOf) -> 
     assert first_values(replica.run(rows(1), rows(TRIGGER), rows(2))) == [2, 2 * TRIGGER, 4]
     assert first_values(replica.run(rows(3))) == [6]
     assert (replica.pid, replica.restarts) == (pid, 0)
+
+
+def test_a_fork_that_leaves_the_module_later_does_not_write_over_a_later_batch(
+    hostile_of: ReplicaOf, tmp_path: Path
+) -> None:
+    """Its rows would go to the place that this batch has in the shared memory by then."""
+    pid = tmp_path / "pid"
+    replica = hostile_of("late-fork", {"file": str(pid)})
+    assert first_values(replica.run(rows(TRIGGER))) == [2 * TRIGGER]
+    forked = os.pidfd_open(int(pid.read_text()))
+    later = np.full(64, 3.0, np.float32).tobytes()
+    shared = shared_memory(replica.pid)
+    for memory in shared:
+        with memory.open("r+b") as file:  # it cannot be cut off first
+            file.write(later)
+    pid.unlink()
+    select.select([forked], [], [])  # readable once it has ended
+    os.close(forked)
+    assert [memory.read_bytes()[: len(later)] for memory in shared] == [later] * len(shared)
+    assert first_values(replica.run(rows(3))) == [6]
 
 
 @pytest.mark.parametrize("misuse", ["forks", "prints-much"])

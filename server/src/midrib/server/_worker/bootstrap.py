@@ -69,7 +69,7 @@ def _call(entry: str, request: dict[str, Any]) -> Any:
 def _keep_from_other_programs(channel: Channel, buffers: list[int]) -> None:
     """Close the channel in a fork that a module makes, and the channel and the buffers in a program that it runs.
 
-    A fork that returns from the module's code would send the server a second reply to the same request. A program that
+    A fork that returns from the module's code would answer the same request again: the loop ends it. A program that
     replaces this one would keep the channel open, so that the server would wait for it until the time limit.
     """
     os.register_at_fork(after_in_child=channel.close)

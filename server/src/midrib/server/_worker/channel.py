@@ -81,6 +81,11 @@ class Channel:
         """Close this end."""
         self._socket.close()
 
+    @property
+    def closed(self) -> bool:
+        """Whether this end is closed."""
+        return self._socket.fileno() < 0
+
     def fileno(self) -> int:
         """Return the descriptor of this end."""
         return self._socket.fileno()
