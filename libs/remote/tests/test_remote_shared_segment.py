@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import os
+import resource
 import secrets
 import socket
 import sys
@@ -137,6 +139,55 @@ async def test_a_socket_that_is_not_here_means_another_machine() -> None:
     offer = SharedMemory(socket=f"midrib-{secrets.token_hex(16)}", key=b"k", size_bytes=SIZE)
     with pytest.raises(OSError, match="on another machine"):
         await fetch_segment(offer)
+
+
+@pytest.fixture()
+def use_up_descriptors() -> Iterator[Callable[[], None]]:
+    """Lower the limit of this process so that it can open no more descriptors."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def lower() -> None:
+        lowest_free = os.open(os.devnull, os.O_RDONLY)
+        os.close(lowest_free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, before[1]))
+
+    yield lower
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+async def test_a_client_that_cannot_receive_a_descriptor_names_itself(use_up_descriptors: Callable[[], None]) -> None:
+    """The server has handed its memory over, so the limit of this process is the cause."""
+    offer = SharedMemory(socket=f"midrib-{secrets.token_hex(16)}", key=b"k", size_bytes=SIZE)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
+        listening.bind(f"\0{offer.socket}")
+        listening.listen()
+        fetching = asyncio.ensure_future(fetch_segment(offer))
+        await asyncio.sleep(0)
+        connection, _ = listening.accept()
+        with connection:
+            socket.send_fds(connection, [b"\0"], [descriptor := sealed()])
+            os.close(descriptor)
+            use_up_descriptors()
+            with pytest.raises(OSError, match="this process has no file descriptor left"):
+                await fetching
+
+
+async def test_a_client_that_cannot_open_a_socket_names_itself(use_up_descriptors: Callable[[], None]) -> None:
+    """A socket is its first descriptor."""
+    use_up_descriptors()
+    with pytest.raises(OSError, match="this process has no file descriptor left"):
+        await fetch_segment(SharedMemory(socket=f"midrib-{secrets.token_hex(16)}", key=b"k", size_bytes=SIZE))
+
+
+async def test_a_socket_to_which_too_many_connect_is_on_this_machine() -> None:
+    """Its queue is full; the message does not speak of another machine."""
+    offer = SharedMemory(socket=f"midrib-{secrets.token_hex(16)}", key=b"k", size_bytes=SIZE)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening, contextlib.ExitStack() as waiting:
+        listening.bind(f"\0{offer.socket}")
+        listening.listen(0)
+        waiting.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)).connect(f"\0{offer.socket}")
+        with pytest.raises(OSError, match="too many other clients"):
+            await fetch_segment(offer)
 
 
 async def test_a_server_that_hands_over_nothing_has_no_memory_left() -> None:

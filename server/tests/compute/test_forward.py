@@ -138,6 +138,21 @@ def test_rows_that_do_not_fit_in_halves_either_are_an_error() -> None:
         forward(Small(), TensorInput((1,)))([(np.ones((5, 1), np.float32),)])
 
 
+class SmallInPlace(Small):
+    """Adds 1 to its input before it finds the memory full."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return super().forward(rows.add_(1))
+
+
+def test_rows_that_do_not_fit_are_not_run_again_once_the_module_has_changed_them() -> None:
+    """The second run would add 1 again, and its rows would be wrong."""
+    module = forward(SmallInPlace(), TensorInput((1,)))
+    assert module([(f32([1], [2]),)])[0].tolist() == [[4], [6]]
+    with pytest.raises(torch.OutOfMemoryError, match="out of memory"):
+        module([(f32([1], [2], [3], [4]),)])
+
+
 class Broken(nn.Module):
     """Changes its output by a function whenever a row of the batch holds 13."""
 

@@ -82,6 +82,65 @@ def load_reusing() -> tuple[nn.Module, int]:
     return Reusing(), 2
 
 
+class Remembering(nn.Module):
+    """Doubles its rows; returns the rows of an earlier pass again if it has kept the same input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._passes: list[tuple[Tensor, Tensor]] = []
+
+    def forward(self, rows: Tensor) -> Tensor:
+        for kept, doubled in self._passes:
+            if torch.equal(kept, rows):
+                return doubled
+        self._passes.append((rows, rows * 2))
+        return self._passes[-1][1]
+
+
+@REGISTRY(name="remembering", namespace="test/embedding", input=TensorInput((2,)))
+def load_remembering() -> tuple[nn.Module, int]:
+    return Remembering(), 2
+
+
+class WritingLater(nn.Module):
+    """Doubles its rows; a thread clears its input while the next pass runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kept: Tensor | None = None
+
+    def forward(self, rows: Tensor) -> Tensor:
+        if self._kept is not None:
+            writing = threading.Thread(target=clear, args=(self._kept,))
+            writing.start()
+            writing.join()
+        self._kept = rows
+        return rows * 2
+
+
+@torch.inference_mode()
+def clear(rows: Tensor) -> None:
+    """Set all elements to 0."""
+    rows.zero_()
+
+
+@REGISTRY(name="writing-later", namespace="test/embedding", input=TensorInput((2,)))
+def load_writing_later() -> tuple[nn.Module, int]:
+    return WritingLater(), 2
+
+
+class Normalizing(nn.Module):
+    """Subtracts 1 from its rows in place, and doubles them."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return rows.sub_(1).mul_(2)
+
+
+@REGISTRY(name="normalizing", namespace="test/embedding", input=TensorInput((2,)))
+def load_normalizing() -> tuple[nn.Module, int]:
+    return Normalizing(), 2
+
+
 class Tokens(NamedTuple):
     ids: list[int]
     truncated: bool

@@ -59,6 +59,21 @@ def test_a_module_may_return_the_same_memory_every_time(serve_kind: ServeKind, e
     assert wrong == []
 
 
+@pytest.mark.parametrize("name", ["remembering", "writing-later"])
+def test_a_module_may_keep_its_inputs(serve_kind: ServeKind, name: str) -> None:
+    """Their memory is not used again: a cache would find every later batch in it, and a thread would write over it."""
+    items = [np.full((2, 2), value, np.float32) for value in range(1, 9)]
+    with serve_kind(name) as running, Client(running.address) as client:
+        rows = [np.asarray(client.embed(name, item)).tolist() for item in items]
+    assert rows == [(2 * item).tolist() for item in items]
+
+
+def test_a_module_may_change_its_input_in_every_pass(serve_kind: ServeKind) -> None:
+    """It is loaded: the comparison at load gives the module and the engine the same inputs."""
+    with serve_kind("normalizing") as running, Client(running.address) as client:
+        assert np.asarray(client.embed("normalizing", np.array([[1, 2]], np.float32))).tolist() == [[0, 2]]
+
+
 def test_a_tokenizer_that_cannot_be_pickled_has_its_backbone_in_a_thread(
     serve_kind: ServeKind, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -34,11 +35,13 @@ class ParityReference:
     """Inputs of one row each, [1, ...], and their rows by the loaded module, [inputs, num_features], float64.
 
     reuses_memory: whether the module returns all rows in the same memory, so that its passes cannot run in parallel.
+    keeps_inputs: whether something still refers to an input after its pass, such as a cache or a thread of the module.
     """
 
     inputs: Sequence[Array]
     rows: Array
     reuses_memory: bool = False
+    keeps_inputs: bool = False
 
 
 def parity_reference(backbone: Backbone) -> ParityReference:
@@ -55,13 +58,17 @@ def parity_reference(backbone: Backbone) -> ParityReference:
     ]
     if isinstance(backbone.input, ImageInput):
         inputs.append(example_pixels(backbone.input))
-    outputs, copies = [], []
+    outputs, copies, given = [], [], []
     with torch.inference_mode():
-        for row in inputs:
+        for row in map(np.copy, inputs):  # a module may write to its input
+            given.append(weakref.ref(row))
             outputs.append(backbone.module(_floats(row, backbone)))
             copies.append(outputs[-1].clone())
     addresses = {output.untyped_storage().data_ptr() for output in outputs}
-    return ParityReference(inputs, torch.cat(copies).double().numpy(), reuses_memory=len(addresses) < len(outputs))
+    reuses_memory = len(addresses) < len(outputs)
+    del row, outputs  # an output may be a view of its input
+    keeps_inputs = any(reference() is not None for reference in given)
+    return ParityReference(inputs, torch.cat(copies).double().numpy(), reuses_memory, keeps_inputs)
 
 
 def _floats(row: Array, backbone: Backbone) -> Tensor:

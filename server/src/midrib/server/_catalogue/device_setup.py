@@ -90,6 +90,7 @@ class DeviceSetup:
         with self._one_at_a_time:
             forward = Forward(self.module, self.backbone.input, self.config, num_features=self.backbone.num_features)
             if isinstance(forward.device, CpuDevice):
+                forward.device.copies_inputs = self.reference.keeps_inputs
                 plan = self._tune(forward, forward.device)
                 limits = replace(limits, max_cost=(plan.micro_batch_elements or limits.max_cost) * plan.width)
             warm_up(forward, limits, self.warm_up_config.warm_up_s)

@@ -75,6 +75,7 @@ class CpuDevice:
 
     micro_batch_elements: rows x elements of one pass, at most; None for whole batches.
     parallel_passes: the pool that computes passes in parallel; if None, or for few rows, they run one by one.
+    copies_inputs: whether a pass gets a copy of its inputs, because the module keeps them: their memory is used again.
     """
 
     depth = 2
@@ -84,6 +85,7 @@ class CpuDevice:
         self._dtype = dtype
         self.micro_batch_elements: int | None = None
         self.parallel_passes: ParallelPasses | None = None
+        self.copies_inputs = False
 
     def launch(self, staged: Sequence[Tensor], run: Run) -> Pending:
         """Compute a batch of tensors [rows, ...] in micro-batches. Raises the errors of `run`."""
@@ -99,7 +101,7 @@ class CpuDevice:
         return ReadyRows(torch.cat([work().clone() for work in works] if pool is None else pool.run(works)))
 
     def _computed(self, tensors: Sequence[Tensor], run: Run) -> Tensor:
-        rows = run([_as_computed(tensor, self._dtype) for tensor in tensors])
+        rows = run([_as_computed(tensor, self._dtype, copies=self.copies_inputs) for tensor in tensors])
         return rows.detach() if rows.requires_grad else rows
 
     def _micro_batches(self, rows: Tensor, width: int) -> int:
@@ -175,9 +177,14 @@ class RowsInFlight:
         return self._rows
 
 
-def _as_computed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a tensor in the compute dtype if it is floating; converted on its device, after it was copied there."""
-    return tensor.to(dtype) if tensor.dtype != dtype and tensor.is_floating_point() else tensor
+def _as_computed(tensor: Tensor, dtype: torch.dtype, *, copies: bool = False) -> Tensor:
+    """Return a tensor in the compute dtype if it is floating; converted on its device, after it was copied there.
+
+    copies: whether to return other memory also if there is nothing to convert.
+    """
+    if tensor.dtype != dtype and tensor.is_floating_point():
+        return tensor.to(dtype)
+    return tensor.clone() if copies else tensor
 
 
 def _stream(device: torch.device) -> torch.cuda.Stream:

@@ -45,7 +45,9 @@ class ModulePasses:
             batch = self._floats(inputs[0])
             if self.graphs is not None and (rows := self.graphs.replay(batch)) is not None:
                 return rows
-            return _within_memory([batch], lambda tensors: self._embed(tensors[0]))
+            return _within_memory(
+                inputs, lambda tensors: self._embed(batch if tensors is inputs else self._floats(tensors[0]))
+            )
 
     def embed_alone(self, inputs: Sequence[Tensor]) -> Tensor:
         """Return the embedding of one row, [1, ...] to [1, num_features], by the module itself. Raises as `embed`."""
@@ -80,11 +82,14 @@ class ModulePasses:
 
 
 def _within_memory(inputs: Sequence[Tensor], run: Run) -> Tensor:
-    """Return the rows that `run` computes; a batch that does not fit into memory is run in two halves, once."""
+    """Return the rows that `run` computes; a batch that does not fit into memory is run in two halves, once.
+
+    Raises the error of the first run if that has written to the inputs: a second one would compute wrong rows.
+    """
     try:
         return run(inputs)
     except (torch.OutOfMemoryError, MemoryError):
-        if len(inputs[0]) < 2:
+        if len(inputs[0]) < 2 or any(tensor._version for tensor in inputs):  # noqa: SLF001 - torch's count of writes
             raise
     # Outside the handler: the traceback would keep the failed attempt's memory alive.
     torch.cuda.empty_cache()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import re
 import socket
@@ -24,16 +25,21 @@ async def fetch_segment(offer: SharedMemory) -> MappedSegment:
     """Return the segment that a server offers.
 
     Raises OSError, with the cause, if the server runs on another machine, in another container or as another user, if
-    it has no memory left to share, or if the offer is invalid.
+    it has no memory left to share, if this process has no descriptor left, or if the offer is invalid.
     """
     size_ok = 0 < offer.size_bytes <= _MAX_SEGMENT_BYTES
     if not (_NAME.fullmatch(offer.socket) and size_ok and len(offer.key) <= _MAX_KEY_BYTES):
         raise OSError(f"the server's offer is invalid ({offer.size_bytes} bytes): is it a Midrib server?")
-    descriptor = await _fetch(offer)
     try:
-        return MappedSegment(descriptor, offer.size_bytes)
-    finally:
-        os.close(descriptor)
+        descriptor = await _fetch(offer)
+        try:
+            return MappedSegment(descriptor, offer.size_bytes)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise OSError("this process has no file descriptor left: close files, or raise its limit") from error
+        raise
 
 
 async def _fetch(offer: SharedMemory) -> int:
@@ -41,6 +47,8 @@ async def _fetch(offer: SharedMemory) -> int:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK) as connection:
         try:
             connection.connect(f"\0{offer.socket}")
+        except BlockingIOError as error:
+            raise OSError("too many other clients are connecting to the server's memory now") from error
         except OSError as error:
             raise OSError(f"the server runs on another machine, or in another container ({error.strerror})") from error
         if (user := peer_user(connection)) != os.geteuid():
@@ -49,7 +57,9 @@ async def _fetch(offer: SharedMemory) -> int:
         with contextlib.suppress(ConnectionError):  # the server closed the connection
             connection.send(offer.key)
             await _readable(connection)
-            _, descriptors, _, _ = socket.recv_fds(connection, 1, 1, socket.MSG_CMSG_CLOEXEC)
+            _, descriptors, flags, _ = socket.recv_fds(connection, 1, 1, socket.MSG_CMSG_CLOEXEC)
+            if flags & socket.MSG_CTRUNC:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         if not descriptors:
             raise OSError(f"the server has no memory left to share, {offer.size_bytes} bytes are needed")
         return descriptors[0]
