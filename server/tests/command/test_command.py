@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -90,6 +91,31 @@ def test_serve_says_what_it_serves_and_stops_cleanly(serve: Any, number: signal.
     assert sorted(served["plan"]) == ["micro_batch_elements", "threads", "width"]
     assert process.end(number) == 0
     assert [process.event()["event"] for _ in range(2)] == ["draining", "stopped"]
+
+
+def test_the_backbone_that_is_loading_is_named_on_stderr() -> None:
+    """Of several; each again when it is ready. A load takes seconds to minutes."""
+    other = "template/classification/mlp-128-256?num_features=4"
+    process = subprocess.Popen(
+        [*MIDRIB, "serve", MLP, other, "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    lines = iter(process.stdout or ())
+    assert any(line.startswith("ready after") for line in lines)
+    process.terminate()
+    stderr = process.communicate(timeout=60)[1]
+    assert re.sub(r"[\d.]+ s", "N s", stderr).splitlines() == [
+        "loading 1 of 2: template/classification/mlp-128 ...",
+        "ready   1 of 2: template/classification/mlp-128, after N s",
+        "loading 2 of 2: template/classification/mlp-128-256 ...",
+        "ready   2 of 2: template/classification/mlp-128-256, after N s",
+    ]
+
+
+def test_programs_get_no_lines_about_loading(serve: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    """With --json the events on stdout are the whole output."""
+    process = serve(MLP, "template/classification/mlp-128-256?num_features=4")
+    assert [process.event()["event"] for _ in range(2)] == ["loading", "ready"]
+    assert capfd.readouterr().err == ""
 
 
 def test_serve_reads_a_toml_file_and_imports_your_own_backbones(

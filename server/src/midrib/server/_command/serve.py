@@ -14,13 +14,14 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import uvloop
 
 from midrib.backbones import keep_freed_memory
 from midrib.server._command.memory_watch import MemoryWatch
 from midrib.server._command.watchdog import ExitWatchdog
+from midrib.server._engine.description import State
 from midrib.server._observability import logs
 from midrib.server._server import Server
 from midrib.server._settings import Settings
@@ -88,7 +89,8 @@ async def _serve(settings: Settings, reporter: _Reporter, watchdog: ExitWatchdog
         http = f" and {'http' if settings.tls_certificate is None else 'https'}://{server.http_address}"
         places = server.address + (http if server.http_address else "")
         reporter.report("loading", f"listening on {places}, loading ...", **addresses)
-        loading = asyncio.create_task(server.load())
+        progress = _LoadProgress(settings, shown=not reporter.as_json)
+        loading = asyncio.create_task(server.load(on_progress=progress.show))
         stopping = asyncio.create_task(stop.wait())
         with logs.without_sentences() if settings.log_format == "text" else contextlib.nullcontext():
             await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -163,19 +165,42 @@ class _Reporter:
     """
 
     def __init__(self, *, as_json: bool) -> None:
-        self._as_json = as_json
+        self.as_json = as_json
 
     def report(self, event: str | None, sentence: str, **fields: Any) -> None:
-        if not self._as_json:
-            _print(sentence)
+        if not self.as_json:
+            _print(sentence, sys.stdout)
         elif event is not None:
-            _print(json.dumps({"event": event, **fields}))
+            _print(json.dumps({"event": event, **fields}), sys.stdout)
 
 
-def _print(line: str) -> None:
+class _LoadProgress:
+    """Print on stderr which of several backbones is loading, and which are ready.
+
+    shown: False prints nothing. Nor is anything printed for a single backbone, or among log lines in JSON.
+    """
+
+    def __init__(self, settings: Settings, *, shown: bool) -> None:
+        self._names = [requested.name for requested in settings.backbones]
+        self._shown = shown and len(self._names) > 1 and settings.log_format == "text"
+        self._began = time.monotonic()
+
+    def show(self, index: int, state: State) -> None:
+        """Print a line for a backbone, by its index in the settings."""
+        place = f"{index + 1} of {len(self._names)}: {self._names[index]}"
+        if state is State.LOADING:
+            self._began = time.monotonic()
+            line = f"loading {place} ..."
+        else:
+            line = f"ready   {place}, after {time.monotonic() - self._began:.1f} s"
+        if self._shown:
+            _print(line, sys.stderr)
+
+
+def _print(line: str, stream: TextIO) -> None:
     try:
-        print(line, flush=True)  # noqa: T201 - the command's own output
+        print(line, file=stream, flush=True)  # - the command's own output
     except (OSError, ValueError) as error:
-        logger.warning("stdout cannot be written (%s): the server continues without it", error)
+        logger.warning("%s cannot be written (%s): the server continues without it", stream.name, error)
         # At exit the interpreter would flush the buffered output again, fail, and change its exit status.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
