@@ -1,9 +1,10 @@
 """For every run of tests, by plain pytest or by Pants.
 
 Imports survive a change of directory and reach children. A run of files that are all skipped, each with its reason, is
-not a failure: Pants decides which files share a run.
+not a failure: Pants decides which files share a run. Hypothesis measures no time: other work may use the processor.
 """
 
+import contextlib
 import os
 import sys
 from collections.abc import Generator, Iterator
@@ -19,6 +20,12 @@ sys.path[:] = dict.fromkeys([str(ROOT / entry) for entry in sys.path] + [str(ROO
 for name in {"PEX_EXTRA_SYS_PATH", "__PEX_EXTRA_SYS_PATH__"} & set(os.environ):
     roots = os.environ[name].split(os.pathsep)
     os.environ[name] = os.pathsep.join(str(ROOT / root) for root in roots)
+
+with contextlib.suppress(ImportError):  # the clients of other projects are tested without it
+    from hypothesis import HealthCheck, settings
+
+    settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("untimed")
 
 
 @pytest.fixture(

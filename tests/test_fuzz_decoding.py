@@ -28,9 +28,7 @@ from midrib.server._oip.contents import read_input
 from midrib.v1 import backbone_pb2, tensor_pb2
 from midrib.wire import MidribError, decode_input_spec, decode_tensor, status_to_error
 
-FUZZ = settings(
-    max_examples=100, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
-)
+FUZZ = settings(max_examples=100, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 # An int64 in a message takes a byte at least, and eight in an array; a Python object as the parser makes it, some more.
 _WORTH = 100
 _FLOOR = 2**20

@@ -11,9 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from tests.fuzz_messages import Call, Conversation, calls, conversations
 from tests.fuzz_subject import Subject, subjected
 
-FUZZ = settings(
-    max_examples=150, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
-)
+FUZZ = settings(max_examples=150, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")

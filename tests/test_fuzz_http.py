@@ -23,9 +23,7 @@ from midrib.registry import Registry, TensorInput, TextInput
 from midrib.server.testing import RunningServer, serving
 
 REGISTRY = Registry("http fuzz")
-FUZZ = settings(
-    max_examples=150, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
-)
+FUZZ = settings(max_examples=150, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 JSON = {"Content-Type": "application/json"}
 POISON = 105  # beyond the ids that the server warms up with
 

@@ -22,7 +22,7 @@ from midrib.wire import InvalidInputError
 
 PIXELS, PEAK = "test/media/pixels", "test/media/peak"
 SIZE, RATE = 16, 8000
-FEW = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 class Peak(nn.Module):

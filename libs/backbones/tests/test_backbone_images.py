@@ -232,7 +232,7 @@ def test_a_squashed_image_may_be_cropped() -> None:
     assert np.array_equal(np.asarray(resized), np.asarray(two_steps))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     width=st.integers(1, 300),
     height=st.integers(1, 300),

@@ -152,7 +152,7 @@ class RegistryMachine(RuleBasedStateMachine):
         assert list(both) == sorted((row.key for row in [*left, *right] if row not in hidden), key=natural)
 
 
-RegistryMachine.TestCase.settings = settings(max_examples=50, stateful_step_count=25, deadline=None)
+RegistryMachine.TestCase.settings = settings(max_examples=50, stateful_step_count=25)
 TestRegistryLaws = RegistryMachine.TestCase
 
 

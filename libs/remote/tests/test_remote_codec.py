@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import status_pb2
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
@@ -28,7 +28,6 @@ def arrays(draw: st.DrawFn) -> Array:
     return filled.reshape(shape).astype(draw(DTYPES))
 
 
-@settings(deadline=None)
 @given(item_id=IDS, array=arrays(), cuts=st.integers(0, 5))
 def test_an_item_is_written_as_protobuf_writes_it(item_id: int, array: Array, cuts: int) -> None:
     """Whatever the rows, and however many pieces they come in, the bytes are the library's."""
@@ -39,7 +38,6 @@ def test_an_item_is_written_as_protobuf_writes_it(item_id: int, array: Array, cu
     assert encode_item(item_id, array.dtype, array.shape, pieces) == message.SerializeToString()
 
 
-@settings(deadline=None)
 @given(item_id=IDS, texts=st.lists(st.text()))
 def test_texts_are_written_as_protobuf_writes_them(item_id: int, texts: list[str]) -> None:
     """The codec writes the same bytes as protobuf's library."""
@@ -47,7 +45,6 @@ def test_texts_are_written_as_protobuf_writes_them(item_id: int, texts: list[str
     assert text_rows(texts).encode(item_id, []) == _item(item_id, texts_input)
 
 
-@settings(deadline=None)
 @given(item_id=IDS, images=st.lists(st.binary()))
 def test_images_are_written_as_protobuf_writes_them(item_id: int, images: list[bytes]) -> None:
     """The codec writes the same bytes as protobuf's library."""
@@ -55,7 +52,6 @@ def test_images_are_written_as_protobuf_writes_them(item_id: int, images: list[b
     assert image_rows(images).encode(item_id, []) == _item(item_id, images_input)
 
 
-@settings(deadline=None)
 @given(item_id=IDS, clips=st.lists(npst.arrays("<i2", st.integers(1, 9))), rate=st.integers(1, 2**63 - 1))
 def test_clips_are_written_as_protobuf_writes_them(item_id: int, clips: list[Array], rate: int) -> None:
     """The codec writes the same bytes as protobuf's library."""
@@ -64,7 +60,6 @@ def test_clips_are_written_as_protobuf_writes_them(item_id: int, clips: list[Arr
     assert audio_rows(clips, rate).encode(item_id, []) == _item(item_id, audio_input)
 
 
-@settings(deadline=None)
 @given(item_id=IDS, array=arrays(), nanos=st.integers(0, 999_999_999))
 def test_a_result_is_read_as_protobuf_reads_it(item_id: int, array: Array, nanos: int) -> None:
     """Id, rows and timing come back as they were written."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from midrib.remote._items.codec import Timing
@@ -14,7 +14,6 @@ from midrib.remote._stream.window import ByteBudget, StreamWindow
 from midrib.wire import InternalError, InvalidInputError
 
 
-@settings(deadline=None)
 @given(count=st.integers(1, 300), max_rows=st.integers(1, 64), max_bytes=st.integers(1, 4000), data=st.data())
 def test_any_split_gives_every_row_once_and_in_order(
     count: int, max_rows: int, max_bytes: int, data: st.DataObject

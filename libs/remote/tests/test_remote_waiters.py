@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from midrib.remote._items.rows import tensor_rows
@@ -54,7 +54,6 @@ def a_call() -> StreamedCall:
     return StreamedCall(tensor_rows(np.ones((1, 2), "f4")))
 
 
-@settings(deadline=None)
 @given(steps=st.lists(st.tuples(st.integers(0, 7), st.booleans()), max_size=30), data=st.data())
 def test_exactly_the_waiters_whose_time_is_up_are_ended(steps: list[tuple[int, bool]], data: st.DataObject) -> None:
     """Waiters come and go meanwhile; there is at most one timer, and no reference to a waiter that has left."""

@@ -1,6 +1,6 @@
-"""Two processes on two CPUs train one task; run by test_task_trainer.py, for each rank is its own process.
+"""Two processes on two CPUs train tasks; run by test_task_trainer.py, because each rank is a process of its own.
 
-usage: ddp_run.py STRATEGY OUT
+usage: ddp_run.py FOLDER
 """
 
 from __future__ import annotations
@@ -38,15 +38,11 @@ class Remote(nn.Module):
         return features
 
 
-def main(strategy: str, out: Path) -> None:
+def train(way: str, folder: Path) -> None:
+    """Train one task, and write the result of this rank to a file."""
     torch.manual_seed(0)
-    backbone: Any = nn.Sequential(nn.Linear(8, 16), nn.Tanh()) if strategy == "freeze_unfreeze" else Remote()
-    ways: dict[str, dict[str, Any]] = {
-        "freeze_unfreeze": {"finetuning": ("freeze_unfreeze", 1)},
-        "remote": {},
-        "cached": {"cache": str(out.with_suffix(".cache"))},
-    }
-    task = ClassificationTask((backbone, 16), 3, optimizer="sgd", learning_rate=0.1, **ways[strategy])
+    backbone: Any = nn.Sequential(nn.Linear(8, 16), nn.Tanh()) if way == "freeze_unfreeze" else Remote()
+    task = ClassificationTask((backbone, 16), 3, optimizer="sgd", learning_rate=0.1, **options(way, folder))
     targets = torch.arange(48) % 3
     inputs = torch.randn(48, 8, generator=torch.Generator().manual_seed(1)) + targets.unsqueeze(1)
     loader = DataLoader(TensorDataset(inputs, targets), batch_size=6)
@@ -60,17 +56,32 @@ def main(strategy: str, out: Path) -> None:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(task, loader, None if strategy == "cached" else loader)
+    trainer.fit(task, loader, None if way == "cached" else loader)
     trained = torch.cat([parameter.detach().reshape(-1) for parameter in task.parameters()])
     result = {
         "weights": trained.tolist(),
         "losses": {name: float(value) for name, value in trainer.callback_metrics.items()},
         "calls": getattr(backbone, "calls", 0),
     }
-    out.with_suffix(f".{trainer.global_rank}").write_text(json.dumps(result))
+    (folder / f"{way}.{trainer.global_rank}").write_text(json.dumps(result))
+
+
+def options(way: str, folder: Path) -> dict[str, Any]:
+    """Return the options of a task."""
+    ways: dict[str, dict[str, Any]] = {
+        "freeze_unfreeze": {"finetuning": ("freeze_unfreeze", 1)},
+        "remote": {},
+        "cached": {"cache": str(folder / "cache")},
+    }
+    return ways[way]
+
+
+def main(folder: Path) -> None:
+    for way in ("freeze_unfreeze", "remote", "cached"):
+        train(way, folder)
     torch.distributed.barrier()  # both have written
     os._exit(0)  # gloo's threads abort the end of the interpreter about once in sixty runs
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(Path(sys.argv[1]))

@@ -111,7 +111,7 @@ def test_only_new_rows_are_computed(tmp_path: Path) -> None:
     assert (cache.hits, cache.misses) == (3, 3)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(batches=st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=8), max_size=8), shard_rows=st.integers(1, 9))
 def test_a_cache_returns_the_backbones_rows(
     tmp_path_factory: pytest.TempPathFactory, batches: list[list[int]], shard_rows: int

@@ -28,7 +28,7 @@ def list_of_mappings(rows: Tensor) -> Any:
     return [{"input": row} for row in rows]
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(rows=st.integers(0, 20), batch_size=st.integers(1, 8))
 def test_rows_come_in_order_for_any_batching(rows: int, batch_size: int) -> None:
     """One row for each item, with every batch size."""

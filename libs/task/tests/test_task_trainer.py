@@ -25,20 +25,25 @@ Pair = tuple[nn.Module, int]
 MakeTrainer = Callable[..., Trainer]
 
 
-def ranks(strategy: str, folder: Path) -> list[dict[str, Any]]:
-    """The results of each of two ranks."""
+Ranks = Callable[[str], list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Ranks:
+    """Return the results of each of two ranks, which train in all ways one after the other."""
+    folder = tmp_path_factory.mktemp("ranks")
     script = Path(__file__).with_name("ddp_run.py")
     path = os.pathsep.join(filter(None, sys.path))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, "MASTER_ADDR": "127.0.0.1"}
-    command = [sys.executable, str(script), strategy, str(folder / "rank")]
+    command = [sys.executable, str(script), str(folder)]
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert ran.returncode == 0, ran.stderr[-3000:]
-    return [json.loads((folder / f"rank.{rank}").read_text()) for rank in (0, 1)]
+    return lambda way: [json.loads((folder / f"{way}.{rank}").read_text()) for rank in (0, 1)]
 
 
-def test_two_ranks_share_what_was_unfrozen_on_the_way(tmp_path: Path) -> None:
+def test_two_ranks_share_what_was_unfrozen_on_the_way(ranks: Ranks) -> None:
     """After unfreezing, the backbone's gradients are averaged over ranks as the head's are."""
-    first, second = ranks("freeze_unfreeze", tmp_path)
+    first, second = ranks("freeze_unfreeze")
     assert first["weights"] == second["weights"]
     assert first["losses"] == pytest.approx(second["losses"])
     torch.testing.assert_close(torch.tensor(first["weights"]), in_one_process(), rtol=1e-4, atol=1e-5)
@@ -64,16 +69,16 @@ def in_one_process() -> torch.Tensor:
     return torch.cat([parameter.detach().reshape(-1) for parameter in task.parameters()])
 
 
-def test_each_rank_is_a_client_of_its_own(tmp_path: Path) -> None:
+def test_each_rank_is_a_client_of_its_own(ranks: Ranks) -> None:
     """Over a remote backbone both ranks train the same head, each asking for its own rows."""
-    first, second = ranks("remote", tmp_path)
+    first, second = ranks("remote")
     assert first["weights"] == second["weights"]
     assert (first["calls"], second["calls"]) == (26, 26)
 
 
-def test_ranks_share_one_cache(tmp_path: Path) -> None:
+def test_ranks_share_one_cache(ranks: Ranks) -> None:
     """Each rank computes its rows of the first epoch; rows of later epochs may be in the other rank's cache."""
-    first, second = ranks("cached", tmp_path)
+    first, second = ranks("cached")
     assert first["weights"] == second["weights"]
     assert (first["calls"], second["calls"]) == (4, 4)
 

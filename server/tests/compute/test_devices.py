@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -50,7 +50,6 @@ def rows_of(count: int) -> np.ndarray:
     return np.random.default_rng(count).standard_normal((count, 2), np.float32)
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=6), st.integers(1, 10))
 def test_the_rows_are_those_of_a_whole_batch(items: list[int], micro_batch: int) -> None:
     """An item may be divided between two micro-batches."""
@@ -60,7 +59,6 @@ def test_the_rows_are_those_of_a_whole_batch(items: list[int], micro_batch: int)
     np.testing.assert_allclose(np.concatenate(rows), np.concatenate(expected), atol=1e-6)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 40), st.integers(1, 10))
 def test_micro_batches_differ_by_one_row_at_most_and_have_the_size_that_is_set(rows: int, micro_batch: int) -> None:
     """A last one of a single row would cost nearly as much as a full one."""
@@ -86,7 +84,6 @@ def test_a_micro_batch_holds_more_texts_if_they_are_shorter(tokens: int, passes:
     assert module.rows == passes
 
 
-@settings(deadline=None)
 @given(st.integers(1, 12), st.integers(1, 5))
 def test_gradients_are_those_of_a_whole_batch(rows: int, micro_batch: int) -> None:
     """They are computed in the same micro-batches."""

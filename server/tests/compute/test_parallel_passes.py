@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -65,7 +65,6 @@ def rows_of(count: int) -> np.ndarray:
     return np.random.default_rng(count).standard_normal((count, 2), np.float32)
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=6), st.integers(1, 4), st.integers(1, 10))
 def test_the_rows_are_those_of_a_whole_batch(items: list[int], width: int, micro_batch: int) -> None:
     """The rows are in order, whichever thread computed them."""
@@ -75,7 +74,6 @@ def test_the_rows_are_those_of_a_whole_batch(items: list[int], width: int, micro
     np.testing.assert_allclose(np.concatenate(rows), np.concatenate(expected), rtol=1e-12)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 12), st.integers(1, 4), st.integers(1, 5))
 def test_gradients_are_those_of_a_whole_batch(rows: int, width: int, micro_batch: int) -> None:
     """They are computed in the same micro-batches."""

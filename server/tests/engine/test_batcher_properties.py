@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from midrib.server._engine.batch_limits import BatchLimits
@@ -29,7 +29,6 @@ actions = st.lists(
 
 
 @given(actions)
-@settings(deadline=None)
 def test_no_row_is_lost_doubled_or_overtaken(script: list[tuple[str, str, int, str]]) -> None:
     """Every item ends, no row leaves twice, and the items of a flow that fit a batch keep their order."""
     asyncio.run(_play(script))

@@ -39,7 +39,7 @@ IDS = st.integers(0, 2**64 - 1)
 DTYPES = st.sampled_from(["<f4", "<f2", "<f8", "i1", "<i8", "bfloat16"])
 TIMING = Timing(queue=Duration(nanos=5), compute=Duration(seconds=1), total=Duration(seconds=1, nanos=7))
 ROWS = np.arange(6, dtype=np.float32).reshape(2, 3)
-SLOW = settings(deadline=None, max_examples=200)
+SLOW = settings(max_examples=200)
 
 
 @st.composite
