@@ -36,7 +36,7 @@ def ranks(strategy: str, folder: Path) -> list[dict[str, Any]]:
     return [json.loads((folder / f"rank.{rank}").read_text()) for rank in (0, 1)]
 
 
-def test_two_ranks_share_what_was_unfrozen_on_the_way(tmp_path: Path) -> None:
+def test_two_ranks_average_the_gradients_of_unfrozen_layers(tmp_path: Path) -> None:
     """After unfreezing, the backbone's gradients are averaged over ranks as the head's are."""
     first, second = ranks("freeze_unfreeze", tmp_path)
     assert first["weights"] == second["weights"]

@@ -79,7 +79,7 @@ def test_loaded_modules_are_not_collected_again(serve: Any, tmp_path: Path, monk
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-def test_serve_says_what_it_serves_and_stops_cleanly(serve: Any, number: signal.Signals) -> None:
+def test_serve_prints_its_state_and_stops_cleanly(serve: Any, number: signal.Signals) -> None:
     """Loading, ready with every URL, draining, stopped; exit status 0."""
     process = serve(MLP)
     loading, ready = process.event(), process.event()
@@ -92,7 +92,7 @@ def test_serve_says_what_it_serves_and_stops_cleanly(serve: Any, number: signal.
     assert [process.event()["event"] for _ in range(2)] == ["draining", "stopped"]
 
 
-def test_serve_reads_a_toml_file_and_imports_your_own_backbones(
+def test_serve_reads_a_toml_file_and_imports_the_modules_that_it_names(
     serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file names the module, which registers the backbone that is served."""
