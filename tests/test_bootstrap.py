@@ -37,7 +37,7 @@ def launcher(folder: Path, *, version: str) -> Path:
 
 
 def test_the_stock_launcher_is_used_if_it_runs_our_version(bootstrap: ModuleType, tmp_path: Path) -> None:
-    """Then nothing is installed."""
+    """In that case nothing is installed."""
     program = launcher(tmp_path, version=bootstrap.PANTS)
     assert bootstrap.stock_launcher() == program
 
@@ -48,7 +48,7 @@ def test_a_launcher_of_another_version_is_not_used(bootstrap: ModuleType, tmp_pa
     assert bootstrap.stock_launcher() is None
 
 
-def test_our_own_script_is_not_the_stock_launcher(bootstrap: ModuleType, tmp_path: Path) -> None:
+def test_the_checkouts_script_is_not_the_stock_launcher(bootstrap: ModuleType, tmp_path: Path) -> None:
     """With the checkout on the PATH it would call itself endlessly."""
     (tmp_path / "pants").symlink_to(ROOT / "pants")
     assert bootstrap.stock_launcher() is None

@@ -55,7 +55,7 @@ def test_every_metric_of_the_dashboard_and_the_alerts_is_exported(exported: str,
     assert names <= families
 
 
-def test_the_dashboard_has_what_grafana_needs() -> None:
+def test_grafana_accepts_the_dashboard() -> None:
     """Each panel has another number and another place, and asks the chosen data source."""
     panels: list[Any] = DASHBOARD["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
@@ -68,7 +68,7 @@ def test_the_dashboard_has_what_grafana_needs() -> None:
     assert [variable["name"] for variable in DASHBOARD["templating"]["list"]] == ["datasource", "backbone"]
 
 
-def test_every_alert_says_what_happened_and_what_to_do() -> None:
+def test_every_alert_names_the_event_and_the_next_step() -> None:
     """Those who are woken by it read nothing else at first."""
     assert all(set(rule["annotations"]) == {"summary", "description"} for rule in RULES)
     assert {rule["labels"]["severity"] for rule in RULES} == {"critical", "warning"}

@@ -182,7 +182,7 @@ def test_every_subpackage_is_in_the_table(library: str) -> None:
 
 
 @pytest.mark.parametrize("library", LAYERS)
-def test_a_subpackage_imports_only_what_the_table_allows(library: str) -> None:
+def test_a_subpackage_imports_only_those_in_the_table(library: str) -> None:
     """Imports between the subpackages of a library go one way."""
     wrong = [
         f"{module} imports {target}"

@@ -121,7 +121,7 @@ STRUCTURED = (TENSORS | INFERS).map(lambda message: bytes(message.SerializeToStr
 @example(data=b"[" * 100_000)
 @example(data=b"\x0a" * 100_000)
 def test_any_bytes_are_read_or_refused(read: Callable[[bytes], object], data: bytes) -> None:
-    """Random bytes, deep nesting."""
+    """The bytes are random, or nest messages deeply."""
     check_read(read, data)
 
 

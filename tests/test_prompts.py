@@ -148,7 +148,7 @@ def test_token_zero_is_a_token_over_http(running: RunningServer, reference: Any)
     ],
 )
 def test_http_refuses_a_prompt_that_does_not_fit(running: RunningServer, fields: dict[str, Any], message: str) -> None:
-    """It is never ignored."""
+    """A prompt is never ignored."""
     with pytest.raises(urllib.error.HTTPError, match="400") as caught:
         vectors(running, **fields)
     assert message in json.load(caught.value)["error"]["message"]

@@ -47,7 +47,7 @@ async def test_concurrent_tasks_get_their_own_rows(server: RunningServer) -> Non
 
 
 async def test_a_bad_row_fails_only_its_own_caller(server: RunningServer) -> None:
-    """Rows of another shape never travel together, and their error reaches who sent them."""
+    """Rows of different shapes are never joined, so that only the caller who sent the row gets the error."""
     good, bad = rows(1), np.zeros((1, WIDTH + 1), np.float32)
     async with AsyncClient(server.address) as client:
         outcomes = await asyncio.gather(*(client.embed(NAME, x) for x in (good, bad, good)), return_exceptions=True)
@@ -91,8 +91,8 @@ async def test_a_stream_comes_back_in_order(server: RunningServer, asynchronous:
     np.testing.assert_allclose(np.concatenate(got), local(np.concatenate(batches)), atol=1e-5)
 
 
-async def test_a_bar_shows_how_far_a_stream_is(server: RunningServer, capsys: pytest.CaptureFixture[str]) -> None:
-    """As the synchronous client's does."""
+async def test_a_progress_bar_is_shown_on_request(server: RunningServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is the bar of the synchronous client."""
     async with AsyncClient(server.address) as client:
         got = [features async for features in client.embed_stream(NAME, [rows(2)] * 5, progress=True)]
     assert (len(got), "5/5" in capsys.readouterr().err) == (5, True)

@@ -90,7 +90,7 @@ def test_an_unknown_option_is_refused(client: Client) -> None:
 
 
 def test_an_argument_of_the_client_is_refused_by_its_methods(client: Client) -> None:
-    """The error says where it belongs."""
+    """The error says that it is an argument of the client."""
     options: dict[str, Any] = {"timeout": 5.0}
     with pytest.raises(TypeError, match=r"'timeout': it belongs to the client, for all its calls: Client"):
         client.embed(NAME, rows(1), **options)
@@ -111,7 +111,7 @@ def test_a_stream_comes_back_in_order(client: Client) -> None:
 
 
 def test_a_stream_reads_only_a_little_ahead(client: Client) -> None:
-    """A slow consumer holds its source back: at most 64 batches are read before they are needed."""
+    """At most 64 batches are read before a slow consumer needs them."""
     produced: list[int] = []
 
     def source() -> Iterator[Array]:
@@ -125,8 +125,8 @@ def test_a_stream_reads_only_a_little_ahead(client: Client) -> None:
     stream.close()  # type: ignore[attr-defined] # it is a generator
 
 
-def test_a_bar_shows_how_far_a_stream_is(client: Client, capsys: pytest.CaptureFixture[str]) -> None:
-    """Only where it is asked for, on stderr, with the number of batches where that is known."""
+def test_a_progress_bar_is_shown_on_request(client: Client, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is on stderr, with the number of batches if that is known."""
     batches = [rows(2) for _ in range(5)]
     plain = list(client.embed_stream(NAME, batches))
     assert capsys.readouterr() == ("", "")
@@ -153,7 +153,7 @@ def test_int8_features_come_as_float32(client: Client) -> None:
 
 
 def test_a_priority_travels_with_every_item(server: RunningServer, tmp_path: Path) -> None:
-    """A client's, a backbone's; files are bulk by default."""
+    """A client's or a backbone's priority is sent; files are bulk by default."""
     priorities: list[str] = []
     served = server.server.catalogue.entry(NAME).ready().served
     served.on_batch.append(lambda batch, *_: priorities.extend(item.priority.name for item in batch))
@@ -164,8 +164,8 @@ def test_a_priority_travels_with_every_item(server: RunningServer, tmp_path: Pat
     assert priorities == ["TRAINING", "BULK", "BULK"]
 
 
-def test_a_priority_that_there_is_not_is_refused(server: RunningServer) -> None:
-    """Before any call, with those that there are."""
+def test_an_unknown_priority_is_refused(server: RunningServer) -> None:
+    """The error comes before any call, and lists the priorities."""
     wrong: Any = "urgent"
     with pytest.raises(InvalidInputError, match="priority is 'urgent', expected one of interactive, training, bulk"):
         Client(server.address, priority=wrong)
@@ -190,8 +190,8 @@ def test_a_wrong_shape_is_the_callers_error(client: Client) -> None:
         client.embed(NAME, np.zeros((2, WIDTH + 1), np.float32))
 
 
-def test_a_bad_call_does_not_spoil_its_neighbours(client: Client) -> None:
-    """Where joined rows fail, each part is sent again alone."""
+def test_a_call_that_fails_does_not_fail_joined_calls(client: Client) -> None:
+    """If joined rows fail, each part is sent again alone."""
     x = rows(1)
     bad = np.full((1, WIDTH), np.nan, np.float32)
     good_and_bad = [client.embed_stream(NAME, iter([x])), client.embed_stream(NAME, iter([bad]))]
@@ -218,14 +218,14 @@ with Client(address) as client:
 
 
 def test_clients_work_without_torch(server: RunningServer) -> None:
-    """Both of them, with every kind of call: none imports it."""
+    """Neither client imports it, whatever is called."""
     command = [sys.executable, "-c", WITHOUT_TORCH, server.address, NAME]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.stdout.strip(), done.stderr) == ("3 1", "")
 
 
 def test_one_input_is_expected(client: Client) -> None:
-    """None, or two of them, is an error before any call."""
+    """No input, or several, is an error before any call."""
     with pytest.raises(InvalidInputError, match="got nothing, expected one input"):
         client.embed(NAME)
     with pytest.raises(InvalidInputError, match="got x and texts"):
@@ -233,7 +233,7 @@ def test_one_input_is_expected(client: Client) -> None:
 
 
 def test_an_administrator_loads_and_unloads() -> None:
-    """Where the server allows it; the argument's type travels."""
+    """A server with `admin` allows it; the arguments keep their types."""
     name = "template/classification/mlp-128"
     with serving(admin=True) as server, Client(server.address) as client:
         info = client.load(name, num_features=5)
@@ -261,7 +261,7 @@ def test_a_missing_server_is_a_clear_error_soon() -> None:
 def test_each_address_is_tried_before_a_missing_server_is_an_error(
     server: RunningServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also if the first ones take all of the time in which an unreachable server is waited for."""
+    """This holds even if the first addresses take all the time that an unreachable server is given."""
     monkeypatch.setattr(unary, "CONNECT_S", 0.0)
     with Client(f"127.0.0.1:9,127.0.0.1:19,{server.address}", timeout=60.0) as client:
         assert client.list()

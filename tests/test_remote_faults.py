@@ -178,8 +178,8 @@ def test_the_error_names_a_server_that_left() -> None:
         client.embed(NAME, rows(2))
 
 
-async def test_an_async_client_tells_it_alike() -> None:
-    """The same error, awaited."""
+async def test_an_async_client_raises_the_same_error() -> None:
+    """The error is raised by awaiting the call."""
     with serving(NAME, registry=new_registry()) as server:
         client = AsyncClient(server.address, timeout=2.0)
         await client.embed(NAME, rows(1))

@@ -45,8 +45,8 @@ def server() -> Iterator[RunningServer]:
             yield server
 
 
-def test_texts(server: RunningServer) -> None:
-    """The server tokenizes."""
+def test_texts_are_tokenized_by_the_server(server: RunningServer) -> None:
+    """A backbone by URL embeds texts like a local one."""
     texts = ["a leaf", "the midrib of a leaf", ""]
     rows = load_backbone(server.url(TEXTS)).embed_texts(texts)
     torch.testing.assert_close(rows, load_backbone(TEXTS).embed_texts(texts))
@@ -59,8 +59,8 @@ def test_audio(server: RunningServer) -> None:
     torch.testing.assert_close(rows, load_backbone(AUDIO).embed_audio(clips, 8_000))
 
 
-def test_images(server: RunningServer) -> None:
-    """Arrays of pixels."""
+def test_images_are_embedded_as_pixels(server: RunningServer) -> None:
+    """A backbone by URL embeds arrays of pixels like a local one."""
     images = [np.full((40, 50, 3), value, np.uint8) for value in (10, 200)]
     rows = load_backbone(server.url(IMAGES)).embed_images(images)
     torch.testing.assert_close(rows, load_backbone(IMAGES).embed_images(images))

@@ -79,8 +79,8 @@ def test_to_and_half(model: Model, x: Tensor, expected: Tensor) -> None:
     same(model.to("cpu", torch.bfloat16)(x.bfloat16()), expected, 5e-2)
 
 
-def test_half(model: Model, x: Tensor, expected: Tensor) -> None:
-    """float16 in, float16 out."""
+def test_float16_rows_give_float16_features(model: Model, x: Tensor, expected: Tensor) -> None:
+    """The features have the type of the input."""
     same(model.half()(x.half()), expected, 5e-3)
 
 
@@ -123,8 +123,8 @@ def test_the_child_has_no_parameters_because_the_server_has_them(server: Running
     assert backbone.to("cpu").half().requires_grad_() is backbone
 
 
-def test_repr_names_the_child(model: Model) -> None:
-    """The parent prints."""
+def test_a_parents_repr_names_the_backbone(model: Model) -> None:
+    """torch lists it as a child of the module that holds it."""
     assert "(backbone): " in repr(model)
 
 

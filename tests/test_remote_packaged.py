@@ -62,7 +62,7 @@ def same(got: Tensor, want: Tensor) -> None:
 def test_any_split_gives_the_same_rows(
     server: RunningServer, name: str, rows: Tensor, want: Tensor, sizes: list[int]
 ) -> None:
-    """One call or many."""
+    """The rows are equal in one call and in many."""
     remote = RemoteBackbone(server.url(name), timeout=60.0)
     same(torch.cat([remote(part) for part in torch.split(rows, sizes)]), want)
 

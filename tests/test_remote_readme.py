@@ -12,7 +12,7 @@ NAME = "template/classification/mlp-128"
 
 
 def test_the_readmes_example_runs() -> None:
-    """Only the address differs."""
+    """Only the address of the server differs."""
     (code,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     with serving({"name": NAME, "arguments": {"num_features": 8}}) as server:
         exec(compile(code.replace("localhost:50051", server.address), str(README), "exec"), {})

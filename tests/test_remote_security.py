@@ -84,7 +84,7 @@ def test_the_error_of_a_plain_client_names_tls(secure: RunningServer) -> None:
 
 
 def test_the_error_of_a_tls_client_names_the_plain_server(plain: RunningServer, files: Files) -> None:
-    """The other way round."""
+    """A client with TLS learns that the server has none."""
     with pytest.raises(UnavailableError, match="does not speak TLS: use grpc://"):
         Client(plain.address, tls=files.roots, timeout=1.5).list()
 
@@ -96,7 +96,7 @@ def test_the_error_names_an_unknown_authority(secure: RunningServer, files: File
 
 
 def test_a_key_without_its_certificate_is_refused() -> None:
-    """Before any call."""
+    """The error comes before any call."""
     with pytest.raises(InvalidInputError, match="without its certificate: pass certificate="):
         Tls(key="key.pem")
 
@@ -141,13 +141,13 @@ def test_the_doctor_knows_an_untrusted_certificate(secure: RunningServer, files:
 
 
 def test_the_doctor_knows_a_server_without_tls(plain: RunningServer, files: Files) -> None:
-    """Where TLS was asked for."""
+    """Its verdict says so if the client uses TLS."""
     verdict = last(plain, files.roots)
     assert (verdict.check, verdict.ok, "use grpc://" in verdict.fix) == ("tls", False, True)
 
 
-def test_the_doctor_knows_a_server_that_wants_tls(secure: RunningServer) -> None:
-    """Where it was not asked for."""
+def test_the_doctor_knows_a_server_that_requires_tls(secure: RunningServer) -> None:
+    """Its verdict says so if the client does not use TLS."""
     verdict = last(secure, None)
     assert (verdict.check, verdict.ok, "grpcs://" in verdict.fix) == ("grpc", False, True)
 

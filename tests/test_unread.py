@@ -220,8 +220,8 @@ def test_a_flood_of_them_costs_the_limit_and_a_little_for_each(process: tuple[st
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads a process's memory in Linux's /proc")
-def test_a_silent_stream_keeps_nothing_of_what_it_sent(process: tuple[str, Path]) -> None:
-    """Neither its items nor its results: a hundred streams, each of which had 1 MiB embedded."""
+def test_a_silent_stream_keeps_neither_items_nor_results(process: tuple[str, Path]) -> None:
+    """A hundred streams have each had 1 MiB embedded, and none of it stays in memory."""
     address, folder = process
     asyncio.run(ask_once_each(address, 1))
     before = resident_mebi(folder, "VmRSS")

@@ -118,7 +118,7 @@ def test_encoded_images_give_the_features_of_pixels(stub: Any, local: Backbone) 
 
 
 def test_no_pixels_give_no_rows(stub: Any) -> None:
-    """As no floats do."""
+    """An array of no images has no rows, as one of floats."""
     assert embed(stub, PIXELS[:0]).shape == (0, 60)
 
 

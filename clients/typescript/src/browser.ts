@@ -7,6 +7,9 @@ import { BadRequest, ErrorInfo, RetryInfo } from "./generated/browser/google/rpc
 import { ListBackbonesRequest, ListBackbonesResponse } from "./generated/browser/midrib/v1/backbone.js";
 import { EmbedRequest, EmbedResponse, Input } from "./generated/browser/midrib/v1/embedding.js";
 import { DataType } from "./generated/browser/midrib/v1/tensor.js";
+import { type Embedding, rowsOf, textList } from "./shared.js";
+
+export { type Embedding };
 
 /** The input: texts, or encoded images (a file of an <input>, bytes, or a data URL). */
 export type BrowserInput = { texts: readonly string[] } | { images: readonly (Blob | Uint8Array | string)[] };
@@ -22,12 +25,6 @@ export interface BrowserOptions {
   promptName?: string;
   /** Ends the call. */
   signal?: AbortSignal;
-}
-
-/** One row of features for each input, and the revision of the backbone that computed them. */
-export interface Embedding {
-  rows: Float32Array[];
-  revision: string;
 }
 
 /** The refusal of a call. Branch on `reason`, such as "BACKBONE_NOT_FOUND". */
@@ -64,11 +61,11 @@ const LIST: Method<ListBackbonesRequest, ListBackbonesResponse> = {
   response: ListBackbonesResponse,
 };
 
-/** Talks to the HTTP port of one Midrib server. Every method rejects with a MidribHttpError. */
+/** Calls one Midrib server over HTTP. Every method rejects with a MidribHttpError. */
 export class BrowserClient {
   private readonly base: string;
 
-  /** url: of the HTTP port, such as "https://embeddings.example.org". token: sent as a bearer token. */
+  /** url: the HTTP port, such as "https://embeddings.example.org". token: sent as a bearer token. */
   constructor(
     url: string,
     private readonly token?: string,
@@ -89,8 +86,8 @@ export class BrowserClient {
       },
     });
     const { embedding, revision } = await this.call(EMBED, request, signal);
-    const [, width = 0n] = embedding?.shape ?? [];
-    return { rows: rowsOf(embedding?.data ?? new Uint8Array(), Number(width)), revision };
+    const [count = 0, width = 0] = embedding?.shape.map(Number) ?? [];
+    return { rows: rowsOf(floatsOf(embedding?.data ?? new Uint8Array()), count, width), revision };
   }
 
   /** The names of the served backbones. */
@@ -149,8 +146,7 @@ function secondsOf(retryAfter: string | null): number | undefined {
 
 async function inputOf(input: BrowserInput): Promise<Input> {
   if ("texts" in input) {
-    if (typeof input.texts === "string") throw new TypeError("texts is a string, expected an array: pass [text]");
-    return Input.fromPartial({ kind: { $case: "texts", value: { texts: [...input.texts] } } });
+    return Input.fromPartial({ kind: { $case: "texts", value: { texts: textList(input.texts) } } });
   }
   const encoded = await Promise.all(input.images.map(encodedImage));
   return Input.fromPartial({ kind: { $case: "images", value: { encoded } } });
@@ -165,9 +161,7 @@ function bytesOf(base64: string): Uint8Array {
   return Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
 }
 
-/** Little-endian float32, which is the order of bytes of every device with a browser. */
-function rowsOf(data: Uint8Array, width: number): Float32Array[] {
-  const values = new Float32Array(data.slice().buffer);
-  const count = width === 0 ? 0 : values.length / width;
-  return Array.from({ length: count }, (_, row) => values.subarray(row * width, (row + 1) * width));
+/** The numbers of float32 in little-endian order, which is the order of every device with a browser. */
+function floatsOf(data: Uint8Array): Float32Array {
+  return new Float32Array(data.slice().buffer);
 }

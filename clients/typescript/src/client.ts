@@ -14,7 +14,8 @@ import {
   Options,
   Result,
 } from "./generated/midrib/v1/embedding.js";
-import { type Embedding, embeddingOf, inputOf, type PlainInput } from "./inputs.js";
+import { embeddingOf, inputOf, type PlainInput } from "./inputs.js";
+import { type Embedding } from "./shared.js";
 import { Tensor } from "./generated/midrib/v1/tensor.js";
 
 const MAX_MESSAGE_BYTES = 64 * 2 ** 20;
@@ -30,7 +31,7 @@ export class Client {
   private readonly backbones: BackboneServiceClient;
   private readonly embeddings: EmbeddingServiceClient;
 
-  /** address: "host:port". security: grpc-js's, such as `credentials.createSsl()`. timeoutMs: of a unary call. */
+  /** address: "host:port". security: grpc-js's, such as `credentials.createSsl()`. timeoutMs: for each unary call. */
   constructor(
     address: string,
     security: ChannelCredentials = credentials.createInsecure(),

@@ -1,5 +1,6 @@
 export { Client, type StreamResult } from "./client.js";
-export { type Embedding, inputOf, type PlainInput } from "./inputs.js";
+export { inputOf, type PlainInput } from "./inputs.js";
+export { type Embedding } from "./shared.js";
 export { MidribError, errorFromStatus } from "./errors.js";
 export { floats, integers, numbers } from "./tensor.js";
 export { Backbone } from "./generated/midrib/v1/backbone.js";

@@ -1,21 +1,15 @@
 import { EmbedResponse, Input } from "./generated/midrib/v1/embedding.js";
 import { Tensor } from "./generated/midrib/v1/tensor.js";
+import { type Embedding, rowsOf, textList } from "./shared.js";
 import { numbers } from "./tensor.js";
 
 /** The input: texts, encoded images, or a tensor as the backbone takes it. */
 export type PlainInput = { texts: readonly string[] } | { images: readonly Uint8Array[] } | { tensor: Tensor };
 
-/** One row of features for each input, and the revision of the backbone that computed them. */
-export interface Embedding {
-  rows: Float32Array[];
-  revision: string;
-}
-
 /** The message of an input. */
 export function inputOf(input: PlainInput): Input {
   if ("texts" in input) {
-    if (typeof input.texts === "string") throw new TypeError("texts is a string, expected an array: pass [text]");
-    return { kind: { $case: "texts", value: { texts: [...input.texts] } } };
+    return { kind: { $case: "texts", value: { texts: textList(input.texts) } } };
   }
   if ("images" in input) {
     const encoded = input.images.map((image) => Buffer.from(image));
@@ -30,8 +24,6 @@ export function embeddingOf({ embedding, revision }: EmbedResponse): Embedding {
     throw new RangeError(`the embedding has shape [${embedding?.shape}], expected [rows, features]`);
   }
   const values = Float32Array.from(numbers(embedding));
-  const width = Number(embedding.shape[1]);
-  const count = Number(embedding.shape[0]);
-  const rows = Array.from({ length: count }, (_, row) => values.subarray(row * width, (row + 1) * width));
-  return { rows, revision };
+  const [count, width] = embedding.shape.map(Number);
+  return { rows: rowsOf(values, count!, width!), revision };
 }

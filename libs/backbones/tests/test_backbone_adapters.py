@@ -65,15 +65,15 @@ def test_an_adapters_vectors_are_those_of_peft(folder: Path) -> None:
     assert difference(expected, mean_vectors(folder, base(folder))) > 1e-2
 
 
-def test_an_adapters_own_tokenizer_is_used(folder: Path) -> None:
-    """If its folder has one; else the base model's, as above."""
+def test_the_tokenizer_in_an_adapters_folder_is_used(folder: Path) -> None:
+    """If the folder has no tokenizer, the base model's is used."""
     before = adapted(folder)
     tokenizer(folder).save_pretrained(folder / "adapter")
     assert difference(adapted(folder), before) == 0
 
 
 def test_a_pipeline_with_an_adapter_gives_the_librarys_vectors(tmp_path: Path) -> None:
-    """`SentenceTransformer.add_adapter`, saved and loaded."""
+    """The pipeline was made by `SentenceTransformer.add_adapter`, saved and loaded."""
     modules = sentence_transformers.sentence_transformer.modules
     pipeline = sentence_transformers.SentenceTransformer(modules=[encoder(tmp_path), modules.Pooling(16)], device="cpu")
     pipeline.add_adapter(lora())

@@ -38,7 +38,7 @@ def test_a_call_embeds_texts(minilm: Backbone, texts: Any) -> None:
 
 @pytest.mark.parametrize("images", [[PHOTO], PHOTO[None]], ids=["list", "array"])
 def test_a_call_embeds_images(lite: Backbone, images: Any) -> None:
-    """As `embed_images` does."""
+    """`backbone(images)` gives the rows of `embed_images`."""
     assert torch.equal(lite(images), lite.embed_images([PHOTO]))
 
 
@@ -49,7 +49,7 @@ def test_a_photograph_in_place_of_a_list_is_refused(lite: Backbone) -> None:
 
 
 def test_a_call_embeds_a_tensor(perceptron: Backbone) -> None:
-    """As `embed` does."""
+    """`backbone(tensor)` gives the rows of `embed`."""
     batch = torch.from_numpy(ROWS)
     assert torch.equal(perceptron(batch), perceptron.embed(batch))
 

@@ -178,8 +178,8 @@ def test_a_location_that_cannot_be_read_is_an_error_of_the_weights(location: Any
         read_state(location)
 
 
-def test_a_loop_of_links_is_no_checkpoint(tmp_path: Path) -> None:
-    """Its links end nowhere."""
+def test_a_loop_of_links_is_refused(tmp_path: Path) -> None:
+    """A link that leads to itself is not a checkpoint."""
     (tmp_path / "w.pth").symlink_to(tmp_path / "w.pth")
     with pytest.raises(WeightsError, match="no checkpoint at .*w.pth"):
         read_state(tmp_path / "w.pth")

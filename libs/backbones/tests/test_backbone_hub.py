@@ -160,7 +160,7 @@ def test_a_name_is_never_a_path(name: str) -> None:
         BACKBONES.registries[-1].get(f"transformers/{name}")()
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     """The error says how such folders are made."""
     with pytest.raises(WeightsError, match="no folder .*absent: give the folder that save_pretrained wrote"):
         BACKBONES.load("transformers/any/name", checkpoint=tmp_path / "absent")

@@ -40,7 +40,7 @@ def revision(module: nn.Module) -> str:
 
 @pytest.mark.parametrize("make", [linear, recurrent])
 def test_equal_quantised_modules_have_one_revision(make: Callable[[], nn.Module]) -> None:
-    """It was a TypeError."""
+    """The revision covers their packed parameters, whose values are equal."""
     assert revision(make()) == revision(make())
 
 

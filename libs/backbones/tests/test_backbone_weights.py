@@ -46,7 +46,7 @@ def test_a_broken_checkpoint_is_named(tmp_path: Path, name: str) -> None:
         read_state(tmp_path / name)
 
 
-def test_a_checkpoint_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
     """The error names the path; random weights do not replace the file."""
     with pytest.raises(WeightsError, match="no checkpoint at .*absent.pth"):
         BACKBONES.load("efficientnet-lite0", checkpoint=tmp_path / "absent.pth")

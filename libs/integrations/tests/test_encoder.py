@@ -43,7 +43,7 @@ def test_texts_are_rows_of_float32(encoder: Encoder) -> None:
 
 
 def test_a_single_text_is_one_row(encoder: Encoder) -> None:
-    """As SentenceTransformer returns it."""
+    """A text in place of a list gives [num_features], as SentenceTransformer does."""
     np.testing.assert_allclose(encoder.encode(TEXTS[0]), encoder.encode(TEXTS)[0], atol=1e-5)
 
 
@@ -54,7 +54,7 @@ def test_no_texts_are_no_rows(encoder: Encoder) -> None:
 
 
 def test_a_tensor_is_returned_if_it_is_selected(encoder: Encoder) -> None:
-    """Writable, as torch requires."""
+    """Its memory is writable, as torch requires."""
     rows = encoder.encode(TEXTS, convert_to_tensor=True)
     assert isinstance(rows, torch.Tensor)
     assert rows.add_(1).shape == (2, 384)
@@ -75,7 +75,7 @@ def test_queries_and_documents_have_their_prompts(running: RunningServer, encode
 
 
 def test_rows_are_shortened_before_they_are_normalised(running: RunningServer) -> None:
-    """The server does both."""
+    """The server does both, so that a shortened row has unit length."""
     short = Encoder(running.url(BACKBONE), truncate_dim=16)
     rows = short.encode(TEXTS, normalize_embeddings=True)
     assert (rows.shape, short.get_sentence_embedding_dimension()) == ((2, 16), 16)
@@ -84,7 +84,7 @@ def test_rows_are_shortened_before_they_are_normalised(running: RunningServer) -
 
 @pytest.mark.parametrize("url", ["localhost:50051", "grpc://localhost:50051", "grpc:///name", ""])
 def test_a_url_without_a_backbone_is_refused(url: str) -> None:
-    """Before anything connects."""
+    """The error comes before anything connects."""
     with pytest.raises(InvalidInputError, match=r"expected grpc://host:port/namespace/name"):
         Encoder(url)
 

@@ -68,7 +68,7 @@ def test_many_folders_that_link_each_other_are_an_error(tmp_path: Path) -> None:
 
 
 def test_links_inside_links_are_followed(tmp_path: Path) -> None:
-    """Up to five."""
+    """Folders may be linked up to five deep."""
     make(tmp_path, "5/file")
     for number in range(5):
         (tmp_path / str(number)).mkdir()

@@ -35,7 +35,7 @@ def png(*, text: str, packed: bool = False) -> bytes:
     ],
 )
 def test_a_large_image_is_read_without_its_texts(encoded: bytes, texts: dict[str, str]) -> None:
-    """Its pixels are the same."""
+    """Its pixels are the same as those of the image without texts."""
     image = open_image(encoded, 64).image
     assert {name: value for name, value in image.info.items() if name == "Comment"} == texts
     np.testing.assert_array_equal(np.asarray(image.convert("RGB")), PIXELS)
@@ -54,6 +54,6 @@ def test_a_large_image_of_very_many_texts_takes_little_memory() -> None:
 
 
 def test_a_large_image_that_is_cut_off_is_refused() -> None:
-    """Like a small one."""
+    """It is refused like a small one, although its texts are left out."""
     with pytest.raises((OSError, SyntaxError), match="truncated|broken|damaged"):
         open_image(png(text=LONG)[:-60], 64)

@@ -134,7 +134,7 @@ def test_gradients_and_the_open_inference_protocol(deployments: Deployments) -> 
 
 
 def test_health_is_that_of_the_ingress_or_of_a_backbone(deployments: Deployments) -> None:
-    """By the standard protocol."""
+    """gRPC's health service answers for the empty name and for each backbone's name."""
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
     with grpc.insecure_channel(deployments.address) as channel:

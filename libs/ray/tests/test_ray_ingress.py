@@ -129,7 +129,7 @@ async def test_a_watch_ends_so_that_a_replica_can_leave(tokens: Path) -> None:
     assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
 
 
-async def test_an_error_of_the_watch_stays_what_it_is(tokens: Path) -> None:
+async def test_an_error_of_the_watch_is_raised_unchanged(tokens: Path) -> None:
     """A TimeoutError of the work is not the end of the Watch."""
 
     async def fail() -> None:

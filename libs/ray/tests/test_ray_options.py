@@ -62,7 +62,7 @@ def test_a_call_may_have_no_name(method: str) -> None:
     ],
 )
 def test_bytes_that_are_not_a_message_are_refused(message: bytes, words: str) -> None:
-    """Before they cost time."""
+    """They are refused before they take time."""
     with pytest.raises(InvalidInputError, match=words):
         requested_name("/midrib.v1.EmbeddingService/Embed", message)
 

@@ -93,7 +93,7 @@ def test_a_replica_computes_in_its_own_process_unless_the_file_says_otherwise() 
     ],
 )
 def test_settings_that_cannot_hold_are_refused(fields: dict[str, Any], words: str) -> None:
-    """Before Ray is started."""
+    """The error comes before Ray is started."""
     with pytest.raises(ValueError, match=words):
         up(settings(**fields))
 

@@ -52,7 +52,7 @@ def test_the_left_registry_answers_first(left: Registry, right: Registry) -> Non
     assert (right + left).get("both", depth=None) is load_right
 
 
-def test_metadata_looks_past_what_does_not_fit(left: Registry, right: Registry) -> None:
+def test_an_entry_without_the_metadata_is_passed_over(left: Registry, right: Registry) -> None:
     """The left registry knows the key, but not the entry that is asked for."""
     assert (left + right).get("both", depth=2) is load_right
 
@@ -65,11 +65,11 @@ def test_ambiguity_is_within_one_registry(left: Registry, right: Registry) -> No
 
 
 def test_not_strict_gives_every_match_left_to_right(left: Registry, right: Registry) -> None:
-    """Shadowed entries included."""
+    """`strict=False` returns the shadowed entries too."""
     assert (left + right).get("both", strict=False) == [load_left, load_right, load_right]
 
 
-def test_a_listing_holds_what_can_be_reached(left: Registry, right: Registry) -> None:
+def test_a_listing_leaves_shadowed_entries_out(left: Registry, right: Registry) -> None:
     """An entry of the same identity further left hides the other one; len, in and iteration agree."""
     both = left + right
     assert list(both) == ["image/both", "image/both", "only-left", "only-right"]
@@ -132,7 +132,7 @@ def test_temporary_restores_every_registry(left: Registry, right: Registry) -> N
     assert "only-right" in right
 
 
-def test_what_is_found_on_the_left_asks_nothing_of_the_right(left: Registry) -> None:
+def test_a_name_on_the_left_is_found_without_asking_the_right(left: Registry) -> None:
     """A local name resolves although the server to the right does not exist."""
     both = left + ExternalRegistry(load_right, "far", names=must_not_be_asked)
     assert both.get("only-left") is load_left

@@ -107,7 +107,7 @@ def test_names_are_asked_anew_each_time() -> None:
     assert "b" in catalogue
 
 
-def test_models_may_declare_what_is_their_own() -> None:
+def test_each_model_may_have_declarations() -> None:
     """A mapping of names holds it; a model's namespace is the beginning of the model's name."""
     catalogue = ExternalRegistry(create, "server", names=lambda: _SERVED, license="MIT")
     lite = catalogue.describe("lite")
@@ -116,7 +116,7 @@ def test_models_may_declare_what_is_their_own() -> None:
     assert [entry.key for entry in catalogue.list(namespace="image/embedding")] == ["image/embedding/lite"]
 
 
-def test_a_model_that_breaks_what_its_catalogue_declares_is_told() -> None:
+def test_a_model_of_another_width_than_declared_is_refused() -> None:
     """The declared width of a model is checked at load."""
     catalogue = ExternalRegistry(create, "server", names=lambda: _SERVED)
     with pytest.raises(ContractError, match="num_features=20, but its registration declares 1280"):
@@ -152,7 +152,7 @@ def test_a_missing_catalogue_does_not_hand_its_keys_to_another() -> None:
     assert (ExternalRegistry(create, "wide", prefix="wide-open/") + present).explain("wide-open/x").shadows == ()
 
 
-def test_an_unknown_bare_name_is_told_of_the_catalogues_prefixes() -> None:
+def test_the_error_for_a_bare_name_lists_the_prefixes() -> None:
     """resnet18 may mean a library's model: the error names the prefix, and the library if it is not installed."""
     both = ExternalRegistry(create, "a", prefix="a/") + ExternalRegistry(
         create, "b", prefix="b/", requires="no_such_library", install="b[all]"
@@ -164,7 +164,7 @@ def test_an_unknown_bare_name_is_told_of_the_catalogues_prefixes() -> None:
 
 
 @pytest.mark.parametrize("names", [list_models, None], ids=["listed", "open"])
-def test_without_its_library_a_catalogue_is_empty_and_says_what_to_install(names: Any) -> None:
+def test_without_its_library_a_catalogue_is_empty(names: Any) -> None:
     """The function that lists names is not called; the error for one of its keys has the install line."""
     catalogue = ExternalRegistry(
         create, "lib", names=names, prefix="lib/", requires="no_such_library", install="lib[all]"
@@ -202,7 +202,7 @@ def test_models_of_one_kind_share_their_input() -> None:
     assert {entry.input for entry in catalogue.list()} == {TensorInput((3,))}
 
 
-def test_a_library_that_goes_missing_between_get_and_load_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_that_goes_missing_between_get_and_load_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """The entry knows its requirements."""
     catalogue = ExternalRegistry(create, "lib", names=list_models, requires="json")
     entry = catalogue.get("resnet18", with_metadata=True)

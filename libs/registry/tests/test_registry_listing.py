@@ -114,8 +114,8 @@ def test_metadata_that_no_entry_declares_is_an_error(registry: Registry, name: s
         registry.list(None, exclude=None, catalogues=True, **{name: 1})
 
 
-def test_a_description_tells_what_is_declared(registry: Registry) -> None:
-    """All of it, as JSON's own types; an input carries its kind."""
+def test_a_description_has_all_declarations(registry: Registry) -> None:
+    """They are in JSON's types; an input has its kind."""
     assert json.loads(json.dumps(registry.describe("lite0").as_dict())) == {
         "key": "image/classification/lite0",
         "name": "lite0",
@@ -232,7 +232,7 @@ def test_a_module_of_an_ordinary_package_is_not_credited_to_its_namesake(
     assert (explained.package, explained.version) == (None, None)
 
 
-def test_a_loader_without_a_signature_is_explained_all_the_same(registry: Registry) -> None:
+def test_a_loader_without_a_signature_is_explained_too(registry: Registry) -> None:
     """Some builtins have none."""
     registry(dict, name="x")
     assert registry.explain("x").signature == "(...)"

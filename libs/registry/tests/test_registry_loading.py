@@ -58,8 +58,8 @@ def test_load_calls_the_loader_with_the_arguments(registry: Registry) -> None:
     assert (module(1), num_features) == ("<1>", 7)
 
 
-def test_a_width_that_counts_as_an_int_comes_back_as_one(registry: Registry) -> None:
-    """Whatever integer type the loader used, the caller gets an int."""
+def test_a_width_of_any_integer_type_is_returned_as_int(registry: Registry) -> None:
+    """A loader may return a width of numpy's type, for example."""
     registry(lambda: (abs, Width()), name="x")
     assert registry.load("x") == (abs, 5)
 
@@ -81,10 +81,10 @@ def test_a_width_that_counts_as_an_int_comes_back_as_one(registry: Registry) -> 
         ),
     ],
 )
-def test_a_loader_that_breaks_the_contract_is_told_what_came_instead(
+def test_a_loader_that_breaks_the_contract_is_a_contract_error(
     registry: Registry, returned: object, message: str
 ) -> None:
-    """Got and expected, with the entry's key."""
+    """The error names the entry, the received value and the expected one."""
     registry(lambda: returned, name="x", namespace="a", num_features=4)
     with pytest.raises(ContractError, match=rf"^the loader of 'a/x' {message}"):
         registry.load("x")
@@ -102,8 +102,8 @@ def test_an_option_that_a_loader_passes_on_may_change_the_width(registry: Regist
         registry.load("x", pretrained=False)
 
 
-def test_arguments_that_the_loader_does_not_take_are_told_with_its_signature(registry: Registry) -> None:
-    """The loader is not even called."""
+def test_arguments_that_the_loader_does_not_take_are_refused_with_its_signature(registry: Registry) -> None:
+    """The loader is not called."""
 
     @registry(name="x")
     def loader(pretrained: bool = True) -> tuple[Any, int]:
@@ -123,7 +123,7 @@ def test_a_loader_without_a_signature_is_called(registry: Registry) -> None:
         registry.load("x", a=1)
 
 
-def test_the_loaders_own_errors_pass_unchanged(registry: Registry) -> None:
+def test_errors_that_the_loader_raises_pass_unchanged(registry: Registry) -> None:
     """The loader's author wrote the sentence."""
 
     @registry(name="x")

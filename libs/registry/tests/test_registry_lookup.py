@@ -54,7 +54,7 @@ def test_part_of_a_key_is_not_a_key(registry: Registry, key: str) -> None:
         registry.get(key)
 
 
-def test_what_is_not_a_string_is_not_in_a_registry(registry: Registry) -> None:
+def test_an_object_that_is_not_a_string_is_not_in_a_registry(registry: Registry) -> None:
     """`in` answers for any object, as for any container."""
     assert 3 not in registry
 
@@ -70,8 +70,8 @@ def test_an_ambiguous_key_lists_its_matches(registry: Registry) -> None:
 
 
 @pytest.mark.parametrize("method", ["load", "describe", "explain"])
-def test_whoever_wants_one_entry_is_told_of_several(registry: Registry, method: str) -> None:
-    """No method takes one of several silently."""
+def test_several_matches_are_an_error_for_a_single_entry(registry: Registry, method: str) -> None:
+    """No method chooses one of several silently."""
     registry(load_a, name="x", namespace="image")
     registry(load_b, name="x", namespace="text")
     with pytest.raises(KeyError, match="leads to 2 entries"):
@@ -125,8 +125,8 @@ def test_an_unknown_key_of_a_small_registry_lists_the_names(registry: Registry) 
         registry.get("zzz")
 
 
-def test_an_unknown_key_like_no_other_says_how_to_list(registry: Registry) -> None:
-    """Where nothing is near, there is still something to do."""
+def test_the_error_for_a_key_without_near_names_says_how_to_list(registry: Registry) -> None:
+    """Without a suggestion, the message still has a next step."""
     with pytest.raises(UnknownKeyError, match=r"'zzz' is not in .*; its available_keys\(\) lists every name$"):
         registry.get("zzz")
 

@@ -82,8 +82,8 @@ def test_a_registry_works_in_another_process(
         assert pool.apply(load_from, (registry, key)) == expected
 
 
-def test_what_cannot_be_pickled_is_the_loaders_fault() -> None:
-    """A lambda has no name to go by; pickle says so."""
+def test_a_registry_with_a_lambda_cannot_be_pickled() -> None:
+    """pickle finds functions by name, and a lambda has none."""
     registry = Registry("backbones")
     registry(lambda: (abs, 1), name="x")
     with pytest.raises((pickle.PicklingError, AttributeError), match="[Cc]an't pickle"):

@@ -64,10 +64,10 @@ def test_a_plugins_entry_is_explained_by_its_package(registry: Registry, install
     assert explained.where.endswith("plug_explained.py:3")
 
 
-def test_what_a_plugin_merely_imports_is_not_credited_to_it(
+def test_a_registration_in_a_package_that_a_plugin_imports_belongs_to_that_package(
     registry: Registry, install_package: Callable[..., None]
 ) -> None:
-    """A line of another package is that package's, though a plugin was being loaded when it ran."""
+    """The plugin that is being loaded is not named as its source."""
     code = "def add_too(registry):\n    registry(abs, name='too')"
     install_package("plug_imported", code, "plug_imported")
     install_package("plug_importing", "from plug_imported import add_too as add", "plug_importing:add")
@@ -120,10 +120,10 @@ def test_a_registry_without_a_group_has_no_plugins(install_package: Callable[...
         ),
     ],
 )
-def test_a_failing_plugin_is_kept_and_shown_and_hides_nobody(
+def test_a_failing_plugin_is_listed_and_adds_nothing(
     registry: Registry, install_package: Callable[..., None], code: str, value: str, error: str
 ) -> None:
-    """It adds nothing, even if it failed halfway; replaced entries are restored; other plugins are loaded."""
+    """Its entries are removed even if it failed halfway, replaced ones are restored, and other plugins are loaded."""
     install_package("plug_bad", code, value)
     install_package("plug_good", _ADDS.format(name="good"), "plug_good:add")
     assert registry.available_keys() == ["builtin", "plugged/good"]
@@ -158,10 +158,10 @@ def test_refresh_finds_late_installs_and_adds_nothing_twice(
     assert registry.plugin_failures == ()
 
 
-def test_refresh_tries_again_what_failed(
+def test_refresh_tries_failed_plugins_again(
     registry: Registry, install_package: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once its missing library is installed, it loads, and is not listed as failed any more."""
+    """Once its missing library is installed, a plugin loads, and is not listed as failed any more."""
     code = "import os\nif 'PLUG_WORKS' not in os.environ:\n    raise OSError('not yet')\n" + _ADDS.format(name="x")
     install_package("plug_mended", code, "plug_mended:add")
     assert [failure.error for failure in registry.plugin_failures] == ["OSError: not yet"]
@@ -171,10 +171,8 @@ def test_refresh_tries_again_what_failed(
     assert registry.plugin_failures == ()
 
 
-def test_a_plugin_may_look_up_what_is_there_while_it_loads(
-    registry: Registry, install_package: Callable[..., None]
-) -> None:
-    """It sees the entries so far, rather than waiting for itself."""
+def test_a_plugin_may_look_up_entries_while_it_loads(registry: Registry, install_package: Callable[..., None]) -> None:
+    """It sees the entries so far, and does not wait for itself."""
     code = "def add(registry):\n    registry(registry.get('builtin'), name='copied')"
     install_package("plug_looks", code, "plug_looks:add")
     assert registry.get("copied") is abs

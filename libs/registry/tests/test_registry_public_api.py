@@ -22,7 +22,7 @@ print("midrib.registry._description" in sys.modules)
 
 
 def test_the_package_exports_exactly_its_list() -> None:
-    """Whatever is public is in __all__, and nothing else is meant to be used."""
+    """Every public name is in __all__, and no other name is."""
     assert midrib.registry.__all__ == [
         "AbstractRegistry",
         "AmbiguousKeyError",
@@ -57,8 +57,8 @@ def test_every_exported_name_is_there(name: str) -> None:
     assert getattr(midrib.registry, name) is not None
 
 
-def test_an_attribute_that_is_not_there_is_an_attribute_error() -> None:
-    """Building names late does not turn every name into one."""
+def test_an_unknown_attribute_is_an_attribute_error() -> None:
+    """Names that are made at first use do not hide misspelt ones."""
     with pytest.raises(AttributeError, match="'midrib.registry' has no attribute 'Backbone'"):
         _ = midrib.registry.Backbone
 

@@ -78,7 +78,7 @@ def test_a_decorator_gives_the_function_back_unchanged(registry: Registry) -> No
         pytest.param({"fn": abs, "input": 224}, TypeError, r"input=224: it must be an InputSpec", id="input a number"),
     ],
 )
-def test_what_cannot_be_registered_is_refused_at_once(
+def test_a_wrong_registration_is_refused_at_once(
     registry: Registry, arguments: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     """A registration that could never be looked up or loaded fails where it is written."""
@@ -87,7 +87,7 @@ def test_what_cannot_be_registered_is_refused_at_once(
 
 
 def test_a_second_registration_names_both_places(registry: Registry) -> None:
-    """Whoever meets the clash sees the two lines to choose between."""
+    """The error shows the two lines to choose between."""
     registry(load_plain, name="x")
     with pytest.raises(DuplicateKeyError, match=rf"registered at {__file__}:\d+, and again at {__file__}:\d+"):
         registry(load_other, name="x")

@@ -66,7 +66,7 @@ def test_a_declaration_replaces_the_default(declared: Any, argument: str, value:
     ],
 )
 def test_an_argument_that_can_name_a_file_cannot_be_declared(loader: Callable[..., Any], argument: str) -> None:
-    """Whoever reaches the server could read its files."""
+    """Otherwise a client could read the server's files."""
     with pytest.raises(ValueError, match=f"remote_arguments '{argument}', which can name a file of the server"):
         entry(loader, remote_arguments=[argument])
 

@@ -73,7 +73,7 @@ def test_roots_come_from_a_file(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_an_error_at_construction(tmp_path: Path) -> None:
-    """Before any call."""
+    """The error comes before any call."""
     with pytest.raises(FileNotFoundError, match=r"roots\.pem"):
         endpoint_from("a:1", tls=tmp_path / "roots.pem")
 
@@ -102,6 +102,6 @@ def test_a_url_holds_the_backbones_name() -> None:
 
 @pytest.mark.parametrize("url", ["grpc://a:1", "grpc://a:1/", "a:1/name", "grpc:///name"])
 def test_a_url_without_a_name_is_refused(url: str) -> None:
-    """Nothing is guessed."""
+    """The client does not guess a backbone."""
     with pytest.raises(InvalidInputError, match="write grpc://host:port/namespace/name"):
         split_url(url)

@@ -69,7 +69,7 @@ def test_a_call_pauses_between_changes(alternating: tuple[AlternatingServer, str
 
 
 def test_a_stream_pauses_between_changes(alternating: tuple[AlternatingServer, str]) -> None:
-    """As a call does."""
+    """It pauses as a call does, so that it does not switch between two servers all the time."""
     server, address = alternating
     with Client(address, timeout=TIMEOUT_S) as client, pytest.raises(RevisionMismatchError, match="serves revision"):
         list(client.embed_stream(NAME, [ROWS]))
@@ -101,7 +101,7 @@ def test_the_first_change_is_followed_at_once() -> None:
 
 
 def test_a_pinned_revision_is_not_followed() -> None:
-    """The caller chose it."""
+    """The caller chose the revision, so another one is an error."""
     assert RevisionChanges(follows=False, timeout=1000.0).next_pause_s() is None
 
 

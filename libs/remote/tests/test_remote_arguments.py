@@ -159,8 +159,8 @@ def test_an_array_of_pictures(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("path", ["\0", "\ud800"], ids=repr)
-def test_an_image_path_that_cannot_exist(path: str) -> None:
-    """The index is named."""
+def test_an_image_path_that_cannot_exist_is_refused(path: str) -> None:
+    """The error names the image's index."""
     with pytest.raises(InvalidInputError, match=r"images\[0\] is .*not a path"):
         image_rows([path])
 
@@ -170,8 +170,8 @@ def test_an_image_path_that_cannot_exist(path: str) -> None:
     [torch.zeros(8, requires_grad=True), torch.zeros(8, dtype=torch.bfloat16), torch.zeros(8).to_sparse(), NoArray()],
     ids=["gradient", "bfloat16", "sparse", "object"],
 )
-def test_a_clip_that_numpy_cannot_read(clip: Any) -> None:
-    """The index is named."""
+def test_a_clip_that_numpy_cannot_read_is_refused(clip: Any) -> None:
+    """The error names the clip's index."""
     with pytest.raises(InvalidInputError, match=r"audio\[0\] is not an array of samples"):
         audio_rows([clip], 8000)
 

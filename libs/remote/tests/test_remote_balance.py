@@ -43,7 +43,7 @@ def test_a_fleet_of_clients_uses_every_machine_alike() -> None:
 
 
 @pytest.mark.parametrize("client", CLIENTS[:20])
-def test_a_machine_that_goes_changes_the_choice_by_itself_only(client: str) -> None:
+def test_only_a_removed_machine_is_replaced_in_the_choice(client: str) -> None:
     """The other connections stay."""
     before = choose_machines(MACHINES, 16, client)
     gone = before[5]

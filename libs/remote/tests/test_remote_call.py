@@ -45,8 +45,8 @@ def test_a_wait_ends_with_its_time() -> None:
     assert call.wait(0.0)
 
 
-def test_an_error_reaches_whoever_waits() -> None:
-    """In the caller's thread, as it was given."""
+def test_an_error_is_raised_in_the_thread_that_waits() -> None:
+    """It is the error with which the call failed."""
     call = a_call()
     call.fail(InternalError("broken"))
     with pytest.raises(InternalError, match="broken"):

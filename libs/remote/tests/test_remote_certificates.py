@@ -31,7 +31,7 @@ def renew(tls: Tls) -> None:
 
 
 def test_renewed_files_are_read_again(tls: Tls) -> None:
-    """Unchanged ones are not."""
+    """Files that have not changed are not read again."""
     store = CertificateStore()
     before = store.current(tls)
     assert store.current(tls) is before

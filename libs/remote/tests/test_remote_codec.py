@@ -30,7 +30,7 @@ def arrays(draw: st.DrawFn) -> Array:
 
 @given(item_id=IDS, array=arrays(), cuts=st.integers(0, 5))
 def test_an_item_is_written_as_protobuf_writes_it(item_id: int, array: Array, cuts: int) -> None:
-    """Whatever the rows, and however many pieces they come in, the bytes are the library's."""
+    """The bytes equal the library's for any rows, in any number of parts."""
     message = embedding_pb2.EmbedStreamRequest(
         item=embedding_pb2.Item(id=item_id, input=embedding_pb2.Input(tensor=encode_tensor(array)))
     )
@@ -73,7 +73,7 @@ def test_a_result_is_read_as_protobuf_reads_it(item_id: int, array: Array, nanos
 
 
 def test_fields_in_another_order_are_read_as_well() -> None:
-    """protobuf allows any order; messages that the fast reader does not expect goes to the library."""
+    """protobuf allows any order: messages that the fast reader does not expect go to the library."""
     tensor = b"\x1a\x04\x00\x00\x80\x3f" + b"\x12\x02\x01\x01" + b"\x08\x01"  # data, shape, dtype
     result = b"\x12" + bytes([len(tensor)]) + tensor + b"\x08\x07"  # embedding, id
     got = _decoded(b"\x12" + bytes([len(result)]) + result)
@@ -115,7 +115,7 @@ class SharedRows:
 
 @pytest.mark.parametrize("order", [1, -1], ids=["usual", "id-last"])
 def test_a_result_in_shared_memory_is_a_view_of_it(order: int) -> None:
-    """In the usual layout of its message, and in any other."""
+    """The fields of its message may be in any order."""
     got = decode_result(_shared_result(0, order), SharedRows())
     assert got is not None
     assert isinstance(got.outcome, np.ndarray)
@@ -126,7 +126,7 @@ def test_a_result_in_shared_memory_is_a_view_of_it(order: int) -> None:
 @pytest.mark.parametrize("order", [1, -1], ids=["usual", "id-last"])
 @pytest.mark.parametrize(("memory", "offset"), [(None, 0), (SharedRows(), 64)], ids=["no-memory", "outside"])
 def test_a_wrong_place_fails_its_item_only(memory: SharedRows | None, offset: int, order: int) -> None:
-    """The server is at fault, and the stream goes on."""
+    """Its outcome is an InternalError, because the server is at fault."""
     got = decode_result(_shared_result(offset, order), memory)
     assert got is not None
     assert (got.id, type(got.outcome), got.shared_bytes) == (3, InternalError, 0)

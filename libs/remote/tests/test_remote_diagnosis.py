@@ -85,8 +85,8 @@ def test_the_error_of_a_broken_connection_names_its_cause(text: str, reason: str
         "Application metadata not set. Ping /ray.serve.RayServeAPIService/ListApplications for available applications.",
     ],
 )
-def test_a_proxys_passing_refusal_does_not_mean_that_nobody_is_there(text: str) -> None:
-    """The call is made again until its deadline."""
+def test_a_passing_refusal_of_a_proxy_is_tried_again(text: str) -> None:
+    """The call is repeated until its deadline."""
     error = broken(text, "gpu-box:1")
     assert error.reason == "PROXY_BUSY"
     assert error.reason not in UNREACHABLE

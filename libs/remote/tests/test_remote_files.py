@@ -208,7 +208,7 @@ def test_arrays_give_their_rows(tmp_path: Path) -> None:
         ("x.csv", "no column 'text': it has 'a', 'b'"),
     ],
 )
-def test_unusable_inputs_are_told(tmp_path: Path, name: str, said: str) -> None:
+def test_unusable_inputs_are_refused(tmp_path: Path, name: str, said: str) -> None:
     """The error lists the kinds of inputs that can be used."""
     (tmp_path / "x.doc").touch()
     (tmp_path / "x.csv").write_text("a,b\n1,2\n")
@@ -216,7 +216,7 @@ def test_unusable_inputs_are_told(tmp_path: Path, name: str, said: str) -> None:
         read(tmp_path / name)
 
 
-def test_an_unknown_output_is_told_at_once(tmp_path: Path, texts: Path) -> None:
+def test_an_unknown_kind_of_output_is_refused_at_once(tmp_path: Path, texts: Path) -> None:
     """The error comes before anything is embedded."""
     with pytest.raises(InvalidInputError, match=r"end it in \.parquet, \.npy, \.safetensors"):
         embed_files(Lengths(), [texts], tmp_path / "out.doc")

@@ -167,21 +167,21 @@ NOT_UTF8 = pa.array([b"\xffone", b"two"])
         pytest.param(pa.DictionaryArray.from_arrays(pa.array([0, 1]), NOT_UTF8.view(pa.string())), id="dictionary"),
     ],
 )
-def test_a_text_that_is_not_utf8_spoils_its_own_row_in_every_layout(tmp_path: Path, texts: Any) -> None:
+def test_a_text_that_is_not_utf8_fails_alone_in_every_layout(tmp_path: Path, texts: Any) -> None:
     """The run goes on with the other rows."""
     items = read(write_file(tmp_path / "t.arrow", pa.table({"text": texts})))
     assert [item.error is None for item in items] == [False, True]
     assert items[1].value == "two"
 
 
-def test_a_path_that_is_not_utf8_spoils_its_own_row(tmp_path: Path) -> None:
+def test_a_path_that_is_not_utf8_fails_alone(tmp_path: Path) -> None:
     """It is inside of Hugging Face's {bytes, path}."""
     images = pa.StructArray.from_arrays([pa.array([b"\xff\xd8", None]), NOT_UTF8.view(pa.string())], ["bytes", "path"])
     items = read(write_file(tmp_path / "t.arrow", pa.table({"text": images})))
     assert (items[0].value, getattr(items[1].value, "name", None)) == (b"\xff\xd8", "two")
 
 
-def test_a_path_with_a_nul_spoils_its_own_row(tmp_path: Path) -> None:
+def test_a_path_with_a_nul_fails_alone(tmp_path: Path) -> None:
     """Python's file functions raise ValueError for it, not OSError."""
     images = pa.table({"text": [{"bytes": None, "path": "a\0b.png"}]})
     (item,) = read(write_file(tmp_path / "t.arrow", images))

@@ -78,7 +78,9 @@ def test_groups_of_parquet_are_limited_in_bytes(tmp_path: Path, monkeypatch: pyt
     assert [metadata.row_group(group).num_rows for group in range(3)] == [256, 256, 88]
 
 
-def test_safetensors_refuses_a_header_that_nobody_can_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_safetensors_header_above_the_librarys_limit_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The finished chunks become a Parquet file instead."""
     monkeypatch.setattr(writers, "_MAX_HEADER_BYTES", 100)
     (tmp_path / "t.txt").write_text("one\ntwo\n")

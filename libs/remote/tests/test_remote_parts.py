@@ -135,7 +135,7 @@ def test_a_server_may_allow_one_item_at_a_time() -> None:
     assert not window.room(1, backlog=True)
 
 
-def test_a_stream_may_send_half_of_what_broke_the_one_before() -> None:
+def test_a_stream_may_send_half_of_the_bytes_that_broke_the_last_one() -> None:
     """A proxy that limits the bytes of a call is passed with several streams; messages are smaller than a stream."""
     budget = ByteBudget()
     assert budget.allows(100 << 20, 1 << 20)

@@ -191,7 +191,7 @@ async def test_a_socket_to_which_too_many_connect_is_on_this_machine() -> None:
 
 
 async def test_a_server_that_hands_over_nothing_has_no_memory_left() -> None:
-    """It closes the connection."""
+    """A server without memory closes the connection in place of sending a descriptor."""
     offer = SharedMemory(socket=f"midrib-{secrets.token_hex(16)}", key=b"k", size_bytes=SIZE)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
         listening.bind(f"\0{offer.socket}")

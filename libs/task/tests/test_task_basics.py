@@ -49,8 +49,8 @@ def test_a_plain_trainer_trains_a_head(backbone: Pair, loader: DataLoader[Any], 
     assert results[0]["test_accuracy"] > 0.9
 
 
-def test_stages_log_under_their_own_names(backbone: Pair, loader: DataLoader[Any], trainer: MakeTrainer) -> None:
-    """train_, val_ and test_, each with the loss and the metrics."""
+def test_each_stage_logs_under_its_prefix(backbone: Pair, loader: DataLoader[Any], trainer: MakeTrainer) -> None:
+    """The prefixes are train_, val_ and test_; each stage has the loss and the metrics."""
     task, fitting = ClassificationTask(backbone, 3), trainer()
     fitting.fit(task, loader, loader)
     assert set(fitting.callback_metrics) == {"train_loss", "train_accuracy", "val_loss", "val_accuracy"}
@@ -86,8 +86,8 @@ def test_a_name_leads_to_a_registered_backbone() -> None:
     assert (task.num_features, task(torch.ones(2, 8)).shape) == (128, (2, 3))
 
 
-def test_a_url_leads_to_what_a_resolver_opens(served: list[nn.Module], remote: Pair) -> None:
-    """Local to remote is one string."""
+def test_a_url_is_opened_by_a_resolver(served: list[nn.Module], remote: Pair) -> None:
+    """Only the name changes between a local and a remote backbone."""
     served.append(remote[0])
     task = ClassificationTask("standin://host:1/some/name", 3)
     assert task.backbone is remote[0]
@@ -103,8 +103,8 @@ def test_a_loader_is_called_with_the_backbone_kwargs() -> None:
     assert task(torch.ones(2, 8)).shape == (2,)
 
 
-def test_a_users_own_registry_serves_names() -> None:
-    """The contributor guide's way: a registry, a loader in it, and the name in a task."""
+def test_a_name_may_be_in_the_users_registry() -> None:
+    """As in the contributor guide: a registry, a loader in it, and the name in a task."""
     registry = FlashRegistry("backbones")
 
     @registry(name="tiny", namespace="template/classification")
@@ -127,7 +127,7 @@ def test_a_users_own_registry_serves_names() -> None:
         pytest.param(3, TypeError, "got 3 of type int", id="a number"),
     ],
 )
-def test_a_wrong_backbone_says_what_is_accepted(backbone: Any, error: type[Exception], message: str) -> None:
+def test_a_wrong_backbone_is_refused(backbone: Any, error: type[Exception], message: str) -> None:
     """The error shows the value and what is accepted."""
     with pytest.raises(error, match=message):
         Task(backbone, num_outputs=1)
@@ -148,8 +148,8 @@ def test_a_mapping_is_a_batch_too(backbone: Pair, dataset: TensorDataset, traine
     assert fitting.callback_metrics["train_loss"].isfinite()
 
 
-def test_an_unknown_batch_says_what_is_accepted(backbone: Pair) -> None:
-    """A batch of three parts is an error."""
+def test_a_batch_of_another_form_is_refused(backbone: Pair) -> None:
+    """A batch of three parts is an error that names the accepted forms."""
     with pytest.raises(TypeError, match=r"expected \(inputs, targets\) or a mapping .*override split_batch"):
         ClassificationTask(backbone, 3).split_batch((1, 2, 3))
 

@@ -44,7 +44,7 @@ def test_the_second_epoch_never_runs_the_backbone(
     assert remote[0].calls == 3
 
 
-def test_the_next_run_finds_what_the_last_one_kept(
+def test_the_next_run_finds_the_features_of_the_last_one(
     remote: tuple[Any, int], loader: DataLoader[Any], tmp_path: Path
 ) -> None:
     """Features outlive the process: they are in the folder."""
@@ -244,8 +244,8 @@ def test_drafts_of_killed_processes_leave(tmp_path: Path) -> None:
     assert not draft.exists()
 
 
-def test_other_revisions_stay_if_there_is_no_room_anyway(tmp_path: Path) -> None:
-    """A shard larger than the whole cache pushes nothing out."""
+def test_other_revisions_stay_if_removing_them_makes_too_little_room(tmp_path: Path) -> None:
+    """A shard larger than the whole cache removes nothing."""
     FeatureCache(tmp_path, max_bytes=500, shard_rows=4).features("old", ROWS, Counted())
     large = torch.arange(300.0).reshape(100, 3)
     with pytest.warns(UserWarning, match="is full"):

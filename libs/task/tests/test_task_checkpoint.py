@@ -143,8 +143,8 @@ def test_a_pair_must_be_given_again(backbone: Pair, save: Callable[[Task], Path]
     assert ClassificationTask.load_from_checkpoint(path, backbone=backbone).recipe.num_features == 16
 
 
-def test_what_cannot_be_kept_must_be_given_again(local: Pair, save: Callable[[Task], Path]) -> None:
-    """A function or a module that the caller passed is named."""
+def test_functions_and_modules_must_be_passed_again(local: Pair, save: Callable[[Task], Path]) -> None:
+    """The error names them."""
     path = save(ClassificationTask(local, 2, loss_fn=F.cross_entropy))
     with pytest.raises(CheckpointError, match=r"was made with loss_fn .*load_from_checkpoint\(path, loss_fn=...\)"):
         ClassificationTask.load_from_checkpoint(path, backbone=local)

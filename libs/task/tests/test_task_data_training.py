@@ -229,8 +229,8 @@ def test_a_wav_whose_outer_length_is_too_small_is_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_backbones")
-def test_a_file_that_is_no_wav_says_what_it_needs(tmp_path: Path) -> None:
-    """Other formats of sound need soundfile."""
+def test_a_sound_that_is_not_wav_needs_soundfile(tmp_path: Path) -> None:
+    """The error has the install line, or the fault that soundfile finds."""
     (tmp_path / "a.wav").write_bytes(b"RIFF")
     with pytest.raises(MediaError, match=r"a\.wav.*(pip install soundfile|cannot be read as sound)"):
         ClassificationTask("loudness", labels=["tone"]).embed([tmp_path / "a.wav"])

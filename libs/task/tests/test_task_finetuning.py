@@ -84,10 +84,10 @@ def test_train_bn_lets_batch_norms_train_and_nothing_else(
     ],
 )
 @pytest.mark.parametrize("place", ["task", "finetune", "callback"])
-def test_a_strategy_says_what_trains_in_each_epoch(
+def test_a_strategy_decides_which_layers_train_in_each_epoch(
     local: Pair, loader: DataLoader[Any], trainer: MakeTrainer, strategy: Any, expected: list[Any], place: str
 ) -> None:
-    """The same, whether it is said to the task, to finetune, or to the Trainer."""
+    """The result is the same whether it is passed to the task, to finetune, or to the Trainer."""
     watch = Watch()
     at_trainer = [Finetuning(strategy)] * (place == "callback")
     task = ClassificationTask(local, 3, finetuning=strategy if place == "task" else "freeze")
@@ -144,8 +144,10 @@ def test_two_strategies_are_one_too_many(local: Pair, loader: DataLoader[Any], t
         task.finetune(trainer(callbacks=[Finetuning("no_freeze")]), loader, strategy="freeze")
 
 
-def test_what_a_loader_froze_stays_frozen(local: Pair, loader: DataLoader[Any], trainer: MakeTrainer) -> None:
-    """A parameter whose maker wants no gradient for it gets none by unfreezing."""
+def test_a_parameter_that_the_loader_froze_stays_frozen(
+    local: Pair, loader: DataLoader[Any], trainer: MakeTrainer
+) -> None:
+    """Unfreezing does not change a parameter whose loader wants no gradient for it."""
     local[0].get_submodule("0").requires_grad_(False)
     before = state_of(local[0])
     trainer().fit(ClassificationTask(local, 3, finetuning="no_freeze", learning_rate=0.1), loader)
@@ -212,9 +214,7 @@ def test_finetune_cannot_unfreeze_a_remote_backbone(
         pytest.param(3, TypeError, r"finetuning got 3, expected a name, \(name, argument\)", id="a number"),
     ],
 )
-def test_a_wrong_strategy_says_what_is_accepted(
-    local: Pair, strategy: Any, error: type[Exception], message: str
-) -> None:
+def test_a_wrong_strategy_is_refused(local: Pair, strategy: Any, error: type[Exception], message: str) -> None:
     """The error shows the value and what is accepted."""
     with pytest.raises(error, match=message):
         ClassificationTask(local, 3, finetuning=strategy)

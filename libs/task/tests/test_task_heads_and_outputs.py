@@ -55,7 +55,7 @@ def test_the_cosine_head_sees_directions_only() -> None:
         pytest.param(lambda *_: 1, 3, TypeError, "made int, expected an nn.Module", id="makes no module"),
     ],
 )
-def test_a_wrong_head_says_what_is_accepted(head: Any, outputs: Any, error: type[Exception], message: str) -> None:
+def test_a_wrong_head_is_refused(head: Any, outputs: Any, error: type[Exception], message: str) -> None:
     """The error shows the value and what is accepted."""
     with pytest.raises(error, match=message):
         Task((nn.Identity(), 8), num_outputs=outputs, head=head)
@@ -111,8 +111,8 @@ def test_top_k_is_at_most_all(classifier: ClassificationTask) -> None:
         classifier.predict(LOGITS, output=("top_k", {"k": 5}))
 
 
-def test_top_k_without_a_number_gives_what_there_is(classifier: ClassificationTask) -> None:
-    """Five, or all where there are fewer."""
+def test_top_k_gives_five_classes_by_default(classifier: ClassificationTask) -> None:
+    """With fewer than five classes it gives all."""
     assert [len(row) for row in classifier.predict(LOGITS, output="top_k")] == [3, 3]
 
 

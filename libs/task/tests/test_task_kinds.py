@@ -29,7 +29,7 @@ def test_targets_of_another_shape_are_refused() -> None:
 
 
 def test_an_embedding_task_gives_features(backbone: Pair) -> None:
-    """It has no head."""
+    """It has no head, so that forward and predict return the backbone's features."""
     task = EmbeddingTask(backbone)
     torch.testing.assert_close(task.predict(ROWS), task.eval()(ROWS))
     assert task.predict(ROWS).shape == (4, 16)
@@ -56,7 +56,7 @@ def test_an_embedder_leaves_the_task_as_it_was(local: Pair) -> None:
     assert all(parameter.requires_grad for parameter in task.head.parameters())
 
 
-def test_an_unknown_layer_is_named_with_those_there_are(local: Pair) -> None:
+def test_an_unknown_layer_is_refused(local: Pair) -> None:
     """The error shows the name that was given and the layers that exist."""
     with pytest.raises(ValueError, match=r"got layer 'neck', expected one of \['backbone', 'backbone.0', .*'head'\]"):
         ClassificationTask(local, 3).as_embedder("neck")
@@ -100,7 +100,7 @@ def test_targets_of_every_form_are_counted_right(targets: object) -> None:
 
 
 def test_soft_targets_of_several_labels_are_counted_from_one_half() -> None:
-    """0.95 counts as present."""
+    """The metrics count a target of 0.95 as present."""
     task = ClassificationTask((nn.Identity(), 2), 2, multi_label=True, head=nn.Identity())
     task.test_step((torch.tensor([[9.0, -9.0]]), torch.tensor([[0.95, 0.05]])), 0)
     assert task.metrics.take("test")["test_accuracy"] == 1.0

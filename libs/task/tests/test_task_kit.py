@@ -104,7 +104,7 @@ def test_the_kit_finds_a_prediction_that_loses_rows(local: tuple[nn.Module, int]
         kit_over(task).test_the_trainer_evaluates_and_predicts()
 
 
-def test_the_kit_says_what_it_needs() -> None:
+def test_the_kit_needs_a_task_and_a_batch() -> None:
     """A suite without a task or a batch cannot run."""
 
     class TestIncomplete(TaskTester):

@@ -138,10 +138,10 @@ def test_a_loss_and_a_function_are_averaged_over_rows(backbone: Pair) -> None:
     assert task.metrics.take("val") == {"val_loss": 2.0, "val_lambda_mean": 2.0}
 
 
-def test_early_stopping_and_checkpoints_see_what_is_logged(
+def test_early_stopping_and_checkpoints_monitor_the_logged_names(
     backbone: Pair, loader: DataLoader[Any], trainer: MakeTrainer, tmp_path: Path
 ) -> None:
-    """Lightning's own callbacks monitor a task's names, those of training and of validation."""
+    """Lightning's callbacks find the names of training and of validation."""
     keep = ModelCheckpoint(tmp_path, filename="best", monitor="val_accuracy", mode="max")
     stop = EarlyStopping("train_loss", patience=0, min_delta=100.0)
     fitting = trainer(max_epochs=5, callbacks=[keep, stop], enable_checkpointing=True)
@@ -181,7 +181,7 @@ def lambda_mean(predictions: Tensor, targets: Tensor) -> Tensor:
         pytest.param({"loss_fn": [3]}, TypeError, "loss_fn has 'int', which is 3", id="no loss"),
     ],
 )
-def test_wrong_losses_and_metrics_say_what_is_accepted(
+def test_wrong_losses_and_metrics_are_refused(
     local: Pair, options: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     """The error shows the value and what is accepted."""

@@ -70,9 +70,7 @@ def test_an_optimizer_comes_in_many_forms(
         ),
     ],
 )
-def test_a_wrong_optimizer_says_what_is_accepted(
-    local: Pair, optimizer_like: Any, error: type[Exception], message: str
-) -> None:
+def test_a_wrong_optimizer_is_refused(local: Pair, optimizer_like: Any, error: type[Exception], message: str) -> None:
     """The error shows the value and what is accepted."""
     with pytest.raises(error, match=message):
         optimizer_of(ClassificationTask(local, 3, optimizer=optimizer_like))
@@ -125,16 +123,16 @@ def test_a_scheduler_comes_in_many_forms(
     assert kind is None or type(scheduler["scheduler"]) is kind
 
 
-def test_a_scheduler_is_told_the_number_of_steps(local: Pair, loader: DataLoader[Any], trainer: MakeTrainer) -> None:
+def test_a_scheduler_gets_the_number_of_steps(local: Pair, loader: DataLoader[Any], trainer: MakeTrainer) -> None:
     """Three batches an epoch, two epochs: six steps."""
     task = ClassificationTask(local, 3, lr_scheduler="onecyclelr", learning_rate=0.1)
     assert scheduler_of(task, trainer(max_epochs=2), loader)["scheduler"].total_steps == 6
 
 
-def test_a_scheduler_that_counts_epochs_is_told_epochs(
+def test_a_scheduler_that_counts_epochs_gets_their_number(
     local: Pair, loader: DataLoader[Any], trainer: MakeTrainer
 ) -> None:
-    """The length is in the scheduler's own unit."""
+    """The length is in the scheduler's unit."""
     task = ClassificationTask(local, 3, lr_scheduler="cosineannealinglr", learning_rate=0.1)
     assert scheduler_of(task, trainer(max_epochs=4), loader)["scheduler"].T_max == 4
 

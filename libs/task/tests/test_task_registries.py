@@ -34,7 +34,7 @@ def test_what_a_subclass_registers_no_other_class_sees(kind: str) -> None:
     ]
 
 
-def test_a_subclass_inherits_what_its_parent_registered() -> None:
+def test_a_subclass_inherits_the_entries_of_its_parent() -> None:
     """Look-ups in a subclass also find the entries of its parent."""
 
     class Parent(ClassificationTask):
@@ -49,7 +49,7 @@ def test_a_subclass_inherits_what_its_parent_registered() -> None:
     assert isinstance(Child("raw", 8, head="none").head, nn.Identity)
 
 
-def test_a_class_tells_what_it_has() -> None:
+def test_a_class_lists_its_parts() -> None:
     """One method for each kind of part."""
     assert ClassificationTask.available_heads() == ["attentive", "cosine", "linear", "mlp"]
     assert ClassificationTask.available_outputs() == [
@@ -85,7 +85,7 @@ def test_features_are_computed_once_for_an_output(remote: tuple[Any, int]) -> No
     assert remote[0].calls == 1
 
 
-def test_a_subclass_inherits_what_is_registered_later() -> None:
+def test_a_subclass_inherits_later_entries_too() -> None:
     """A head that is registered on the parent after the subclass was defined has a name there too."""
 
     class Parent(ClassificationTask):
@@ -102,7 +102,7 @@ def test_a_subclass_inherits_what_is_registered_later() -> None:
 @pytest.mark.parametrize(
     "kind", ["backbones", "heads", "outputs", "optimizers_registry", "lr_schedulers_registry", "finetuning_strategies"]
 )
-def test_every_task_inherits_what_is_registered_on_task(kind: str) -> None:
+def test_every_task_inherits_the_entries_of_task(kind: str) -> None:
     """Entries that are registered after the class was defined are inherited too."""
     registry = getattr(Task, kind)
     with registry.temporary():

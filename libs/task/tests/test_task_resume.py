@@ -53,10 +53,10 @@ def test_a_training_goes_on_elsewhere(
     torch.testing.assert_close(moved, train(places[first], 3))
 
 
-def test_a_training_does_not_go_on_with_another_backbone(
+def test_a_training_does_not_continue_with_another_backbone(
     places: dict[str, Pair], train: Callable[..., torch.Tensor]
 ) -> None:
-    """Both revisions are named."""
+    """The error names both revisions."""
     train(places["server"], 1)
     with pytest.raises(RevisionError, match="and the checkpoint has"):
         train((nn.Linear(8, 16), 16), 2)

@@ -36,7 +36,7 @@ def test_the_template_takes_any_backbone() -> None:
         pytest.param((np.ones((3, 2)), np.ones(2)), r"targets of shape \[2\], expected \[rows", id="rows differ"),
     ],
 )
-def test_wrong_data_says_what_is_expected(rows: tuple[np.ndarray, np.ndarray] | None, message: str) -> None:
+def test_wrong_data_is_refused(rows: tuple[np.ndarray, np.ndarray] | None, message: str) -> None:
     """The error shows the value that was given and what is expected."""
     with pytest.raises(ValueError, match=message):
         TemplateData(rows)

@@ -41,7 +41,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Ranks:
     return lambda way: [json.loads((folder / f"{way}.{rank}").read_text()) for rank in (0, 1)]
 
 
-def test_two_ranks_share_what_was_unfrozen_on_the_way(ranks: Ranks) -> None:
+def test_two_ranks_average_the_gradients_of_unfrozen_layers(ranks: Ranks) -> None:
     """After unfreezing, the backbone's gradients are averaged over ranks as the head's are."""
     first, second = ranks("freeze_unfreeze")
     assert first["weights"] == second["weights"]

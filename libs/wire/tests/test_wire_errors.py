@@ -91,8 +91,8 @@ def test_a_reason_of_another_code_is_not_believed() -> None:
 @pytest.mark.parametrize(
     ("seconds", "nanos", "retry_after"), [(-5, 0, 0.0), (2, 500_000_000, 2.5), (2**62, 0, None), (-(2**62), 0, 0.0)]
 )
-def test_a_time_to_retry_that_nobody_can_wait_is_none(seconds: int, nanos: int, retry_after: float | None) -> None:
-    """Timers do not take every number that the message has."""
+def test_an_impossible_time_to_retry_is_ignored(seconds: int, nanos: int, retry_after: float | None) -> None:
+    """The message can hold numbers that no timer takes."""
     status = status_pb2.Status(code=code_pb2.UNAVAILABLE)
     delay = duration_pb2.Duration(seconds=seconds, nanos=nanos)
     status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))

@@ -36,7 +36,7 @@ async def test_waiters_come_in_order() -> None:
     assert (order, quota.held) == ([9, 1], 10)
 
 
-async def test_what_is_larger_than_the_limit_goes_alone() -> None:
+async def test_a_request_above_the_limit_is_admitted_alone() -> None:
     """Otherwise it would wait forever."""
     quota = Quota(10)
     await asyncio.wait_for(quota.acquire(25), 1)

@@ -79,7 +79,7 @@ def tls_only(certificates: Certificates) -> dict[str, Any]:
     return {name: path for name, path in certificates.files.items() if name != "tls_client_ca"}
 
 
-def test_tls_answers_whoever_trusts_its_certificate(
+def test_tls_answers_clients_that_trust_its_certificate(
     certificates: Certificates, test_registry: AbstractRegistry
 ) -> None:
     """A client without a certificate is refused too."""
@@ -185,7 +185,7 @@ SPOILT = [
 
 
 @pytest.mark.parametrize("spoil", SPOILT)
-def test_a_certificate_stays_until_there_is_a_good_one(
+def test_a_certificate_stays_until_it_is_replaced_by_a_valid_one(
     encrypted: BothPorts, certificates: Certificates, caplog: pytest.LogCaptureFixture, spoil: Any
 ) -> None:
     """Wrong files are logged once per port, not at every handshake; correct files are used afterwards."""

@@ -148,7 +148,7 @@ def test_a_measurement_that_other_processes_disturbed_changes_nothing(tmp_path: 
 
 
 def test_a_plan_whose_rows_differ_is_not_used(chosen: Comparisons, quiet: OtherLoad) -> None:
-    """As at load."""
+    """The parity check is that of a load."""
     setup, forward, module = slow_setup()
     module.error = 1.0
     with pytest.raises(ParityError, match="differs from its own module"):

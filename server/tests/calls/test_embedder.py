@@ -164,7 +164,7 @@ def test_opening_checks_the_call_before_it_reads_an_input(
 
 
 def test_no_rows_are_answered_without_a_device(server: RunningServer, embedder: RequestEmbedder) -> None:
-    """An embedding [0, num_features]."""
+    """The embedding of no rows is an array [0, num_features]."""
     request = embedding_pb2.EmbedRequest(
         backbone="gate", input=embedding_pb2.Input(tensor=encode_tensor(np.empty((0, 2), np.float32)))
     )

@@ -12,8 +12,8 @@ def resident(name: str, weight_bytes: int, last_used: float, *, movable: bool = 
     return Resident(name, weight_bytes, last_used, movable)
 
 
-def test_nothing_leaves_while_there_is_room() -> None:
-    """A free byte is used before a loaded one."""
+def test_nothing_is_unloaded_while_there_is_room() -> None:
+    """Free memory is used first."""
     assert evictions([resident("a", 60, 1)], 40, 100) == []
 
 
@@ -29,8 +29,8 @@ def test_the_busy_and_the_pinned_stay() -> None:
     assert evictions(present, 50, 100) == ["idle"]
 
 
-def test_what_cannot_fit_is_refused_with_the_reason() -> None:
-    """No backbone is unloaded for one that would not fit even then."""
+def test_a_backbone_that_cannot_fit_is_refused() -> None:
+    """No backbone is unloaded if that would not make enough room."""
     present = [resident("pinned", 60, 0, movable=False), resident("idle", 20, 1)]
     with pytest.raises(LimitExceededError, match=r"50 bytes of weights do not fit: the budget is 100.*\(pinned\)"):
         evictions(present, 50, 100)

@@ -132,7 +132,7 @@ async def test_while_items_arrive_nothing_is_measured(quiet: Callable[[], OtherL
 
 
 async def test_while_a_backbone_is_loaded_nothing_is_measured(quiet: Callable[[], OtherLoad]) -> None:
-    """The load measures too."""
+    """The load measures too, and two measurements would disturb each other."""
     looks = iter([True] * 20)
     async with disturbed() as loaded:
         calibration = IdleCalibration(lambda: [loaded], lambda: next(looks, False), IDLE_S, other_load=quiet)

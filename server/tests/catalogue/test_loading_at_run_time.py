@@ -184,7 +184,7 @@ def test_a_loading_backbone_asks_to_be_tried_again() -> None:
         assert loading.result().backbone.state == backbone_pb2.BACKBONE_STATE_READY
 
 
-async def test_whoever_is_to_be_loaded_is_loading_before_its_turn() -> None:
+async def test_a_backbone_that_waits_to_be_loaded_is_loading() -> None:
     """A backbone of the configuration that waits for the one before it is not unknown."""
     begun, go_on = threading.Event(), threading.Event()
     registry = Registry("slow")

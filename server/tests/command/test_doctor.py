@@ -31,7 +31,7 @@ def load_slow() -> tuple[nn.Module, int]:
     return Slow(), 2
 
 
-def test_doctor_passes_a_healthy_server_and_names_what_is_wrong(midrib: Any) -> None:
+def test_doctor_passes_a_healthy_server_and_names_faults(midrib: Any) -> None:
     """Each check has its verdict; the exit status is 0 only if all are good."""
     with serving({"name": "mlp-128", "arguments": {"num_features": 4}}) as server:
         well = midrib("doctor", server.url("template/classification/mlp-128"))

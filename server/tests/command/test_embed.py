@@ -58,8 +58,8 @@ def test_embed_refuses_to_replace_an_output_of_another_backbone(midrib: Any, tmp
     assert (midrib(*other, "--overwrite").returncode, np.load(out).shape) == (0, (3, 256))
 
 
-def test_a_failed_run_says_what_it_has_left(midrib: Any, tmp_path: Path) -> None:
-    """The folder of finished chunks is where the next run resumes."""
+def test_a_failed_run_names_the_folder_of_its_chunks(midrib: Any, tmp_path: Path) -> None:
+    """The next run resumes from the finished chunks."""
     rows, out = tmp_path / "rows.npy", tmp_path / "embeddings.npy"
     np.save(rows, np.ones((3, 4), np.float32))
     (tmp_path / "embeddings.npy.parts").mkdir()

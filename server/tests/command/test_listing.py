@@ -149,7 +149,7 @@ def test_names_are_never_cut(midrib: Any, my_module: str, monkeypatch: pytest.Mo
 
 
 def test_describe_takes_names_of_imported_modules(midrib: Any, my_module: str) -> None:
-    """As serve does."""
+    """`--import` registers them, as in serve."""
     fields = json.loads(midrib("describe", LONG, "--import", my_module, "--json").stdout)
     assert fields["key"] == f"my/embedding/{LONG}"
 

@@ -99,8 +99,8 @@ def test_ctrl_c_ends_the_start_of_the_command(module: str) -> None:
         pytest.param(["status", "{address}"], "reading http://{address}/metrics", id="status"),
     ],
 )
-def test_a_command_says_what_it_does_while_a_server_is_silent(silent: str, arguments: list[str], line: str) -> None:
-    """Ctrl-C ends it then."""
+def test_a_command_prints_a_line_while_a_server_is_silent(silent: str, arguments: list[str], line: str) -> None:
+    """Ctrl-C ends the command meanwhile."""
     with started(*(argument.format(address=silent) for argument in arguments)) as process:
         assert line.format(address=silent) in first_line(process, "stderr")
         process.send_signal(signal.SIGINT)

@@ -64,8 +64,8 @@ def test_rows_of_another_backbone_are_refused(midrib: Any, notes: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["none.npy", "other.npy", "t.csv", "other.parquet"])
-def test_a_file_that_is_no_output_is_one_sentence(midrib: Any, tmp_path: Path, name: str) -> None:
-    """Before the backbone loads."""
+def test_a_file_that_is_not_an_output_is_refused_in_one_sentence(midrib: Any, tmp_path: Path, name: str) -> None:
+    """The error comes before the backbone is loaded."""
     np.save(tmp_path / "other.npy", np.ones((2, 2)))
     (tmp_path / "other.parquet").write_bytes(b"PAR1")
     done = midrib("search", str(tmp_path / name), "a cat", "--backbone", BACKBONE)

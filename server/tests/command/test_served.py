@@ -46,10 +46,10 @@ def test_a_backbone_is_loaded_and_unloaded(midrib: Any, admin_server: RunningSer
         pytest.param(["load", "mlp-128-256?num_features=-8"], "cannot be built with num_features=-8", id="bad value"),
     ],
 )
-def test_what_cannot_be_loaded_is_one_sentence(
+def test_an_error_of_loading_is_one_sentence(
     midrib: Any, admin_server: RunningServer, arguments: list[str], words: str
 ) -> None:
-    """No traceback, exit status 1."""
+    """There is no traceback, and the exit status is 1."""
     done = midrib(*arguments, "--server", f"grpc://{admin_server.address}")
     assert (done.returncode, "Traceback" in done.stderr) == (1, False)
     assert done.stderr.splitlines()[-1].startswith("midrib: ")

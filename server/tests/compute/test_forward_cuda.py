@@ -80,8 +80,8 @@ def test_a_captured_graph_gives_the_rows_of_the_module() -> None:
     np.testing.assert_allclose(computed, plain([(batch(2, 5),)])[0], atol=1e-5)
 
 
-def test_gradients_come_from_a_gpu_too() -> None:
-    """They equal the CPU's."""
+def test_a_gpu_computes_gradients() -> None:
+    """They equal those of the CPU."""
     rows, grad = batch(0, 4), np.ones((4, 32), np.float32)
     (expected,) = Forward(module(), SPEC)([(rows, grad)])
     (computed,) = Forward(module(), SPEC, ComputeConfig(device="cuda"))([(rows, grad)])
@@ -98,6 +98,6 @@ class Greedy(nn.Module):
 
 
 def test_rows_that_do_not_fit_are_run_in_halves() -> None:
-    """On the computing stream."""
+    """The halves run on the computing stream, as the whole batch would."""
     (computed,) = Forward(Greedy(), SPEC, ComputeConfig(device="cuda"))([(batch(0, 4),)])
     np.testing.assert_array_equal(computed, batch(0, 4) * 2)

@@ -106,7 +106,7 @@ def test_a_body_that_describes_nothing_is_small(address: str | None) -> None:
 
 
 def test_a_deadline_in_milliseconds_is_kept(address: str | None) -> None:
-    """The header is Connect's."""
+    """The header Connect-Timeout-Ms sets it."""
     request = embedding_pb2.EmbedRequest(backbone=WORDS, input=INPUT)
     reply = call(address, EMBED, request.SerializeToString(), headers={"Connect-Timeout-Ms": "0.001"})
     assert (reply.status, reply.json["code"]) == (504, "deadline_exceeded")

@@ -76,11 +76,11 @@ def test_a_call_needs_a_token_with_its_scope(
 
 
 def test_the_stream_of_events_needs_a_token(guarded_server: RunningServer) -> None:
-    """As any other call."""
+    """The check is that of any other call."""
     assert ask(guarded_server, "/console/api/events").status == 401
 
 
-def test_without_the_setting_admin_nobody_may_load(test_registry: Registry) -> None:
+def test_without_the_setting_admin_loading_is_refused(test_registry: Registry) -> None:
     """The console allows nothing that gRPC refuses."""
     with serving("words", registry=test_registry, http_port=0, console=True) as running:
         reply = ask(running, "/console/api/load", body={"name": "linear"})

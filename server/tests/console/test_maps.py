@@ -151,7 +151,7 @@ def test_few_rows_and_few_numbers_are_drawn(shape: tuple[int, int]) -> None:
 
 
 def test_an_unknown_method_is_refused() -> None:
-    """With those that exist."""
+    """The error lists the methods that exist."""
     with pytest.raises(FileError, match="expected 'pca' or 'umap'"):
         project("tsne", VECTORS.astype(np.float32))
 
@@ -244,6 +244,6 @@ def test_a_process_that_dies_is_a_failure_of_the_server(
 
 
 def test_a_file_larger_than_the_room_is_refused(test_registry: Registry) -> None:
-    """Before it is received."""
+    """It is refused before it is received."""
     with serving("words", registry=test_registry, http_port=0, console=True, max_in_flight_bytes=1000) as running:
         assert ask(running, "/console/api/map?kind=npy", body=bytes(2000)).status == 413

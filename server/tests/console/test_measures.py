@@ -25,7 +25,7 @@ BOUNDS = (1.0, 2.0, 4.0, math.inf)
     ],
 )
 def test_a_quantile_is_interpolated_in_its_bucket(share: float, counts: tuple[int, ...], value: float | None) -> None:
-    """As Prometheus does."""
+    """The result is that of Prometheus' histogram_quantile."""
     assert quantile(share, BOUNDS, counts) == value
 
 
@@ -35,7 +35,7 @@ def readings() -> tuple[CollectorRegistry, Counter, Histogram]:
     return registry, counter, Histogram("item_seconds", "Items.", ["backbone"], registry=registry, buckets=BOUNDS)
 
 
-def test_a_window_counts_only_what_happened_within_it() -> None:
+def test_an_interval_counts_only_its_own_values() -> None:
     """Values from before do not count, nor do those of other labels."""
     registry, counter, histogram = readings()
     counter.labels("a").inc(100)

@@ -46,10 +46,10 @@ def counted(running: RunningServer, reason: str) -> float:
         pytest.param("UNKNOWN", GET, b"", id="another HTTP method"),
     ],
 )
-def test_a_refusal_before_the_handler_is_counted(
+def test_a_refusal_before_the_handler_is_counted_once(
     counting_server: RunningServer, reason: str, block: bytes, content: bytes
 ) -> None:
-    """Once."""
+    """The counter has the reason that the client receives."""
     before = counted(counting_server, reason)
     connection = Connection(counting_server.address)
     connection.send([frame(HEADERS, END_HEADERS, 1, block), frame(DATA, END_STREAM, 1, content)])

@@ -174,8 +174,8 @@ async def test_windows_grow_by_as_much_as_was_sent(session: Http2Session, stream
         handle_many(session, WINDOW_UPDATE, NO_FLAGS, stream, struct.pack(">I", 2000))
 
 
-async def test_a_client_may_grant_what_it_has_received(session: Http2Session, sender: Sender) -> None:
-    """However much that is."""
+async def test_a_client_may_grant_the_bytes_that_it_has_received(session: Http2Session, sender: Sender) -> None:
+    """Such window updates are not counted as a flood, however many bytes they grant."""
     for _ in range(10_000):
         assert sender.send_at_once(session.streams[1], 2000)
         session.handle(WINDOW_UPDATE, NO_FLAGS, 0, struct.pack(">I", 2000))

@@ -62,13 +62,13 @@ def test_a_timeout_is_read_in_its_unit(value: bytes, seconds: float | None) -> N
     ],
 )
 def test_a_field_against_the_rules_ends_the_stream(field: tuple[bytes, bytes]) -> None:
-    """RFC 9113, 8.2."""
+    """RFC 9113, section 8.2, lists the rules."""
     with pytest.raises(StreamError, match="header"):
         head(field)
 
 
 def test_headers_over_the_limit_are_refused_with_a_status() -> None:
-    """Their call alone ends."""
+    """Only their call ends, and the connection stays."""
     read = HeadDecoder(1000).head(Encoder().encode([*CALL, (b"x", b"y" * 1000)]))
     assert read.refusal is not None
     assert read.refusal[0] is grpc.StatusCode.RESOURCE_EXHAUSTED

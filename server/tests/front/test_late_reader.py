@@ -62,8 +62,8 @@ def test_a_client_that_reads_late_gets_the_status_of_its_stream(hasty: RunningSe
         assert connection.until(HEADERS, flags=END_STREAM)
 
 
-def test_what_is_not_grpc_is_refused_by_http(hasty: RunningServer) -> None:
-    """415 for another content type: HPACK's literal of the status, and no message."""
+def test_a_request_that_is_not_grpc_is_refused_by_an_http_status(hasty: RunningServer) -> None:
+    """Another content type is 415: HPACK's literal of the status, and no message."""
     strange = head(path=STREAM).replace(b"application/grpc", b"application/json")
     with closing(Connection(hasty.address)) as connection:
         connection.send([frame(HEADERS, END_HEADERS | END_STREAM, 1, strange)])

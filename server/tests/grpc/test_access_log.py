@@ -108,7 +108,7 @@ def test_a_stream_is_one_line(
 def test_a_call_that_its_client_leaves_is_a_line(
     settings: dict[str, Any], test_registry: Registry, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its status is CANCELLED."""
+    """It is logged with the status CANCELLED."""
     messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
     messages.put(next(stream_of(items=0)))
     with serving("words", registry=test_registry, **settings) as running:

@@ -172,8 +172,10 @@ def test_the_server_reads_no_further_than_its_limit(narrow: RunningServer, gate:
         assert batcher.counts.accepted == 6
 
 
-def test_draining_says_go_away_and_finishes_what_it_read(test_registry: Registry, gate: Any, stub_of: StubOf) -> None:
-    """Nothing accepted is lost."""
+def test_draining_sends_go_away_and_answers_the_items_that_were_read(
+    test_registry: Registry, gate: Any, stub_of: StubOf
+) -> None:
+    """No accepted item is lost."""
     with serving("gate", registry=test_registry) as running, grpc.insecure_channel(running.address) as channel:
         talk = Conversation(stub_of(channel), opening(), item(1, 13, 0))
         talk.hear()

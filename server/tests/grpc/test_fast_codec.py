@@ -108,7 +108,7 @@ def check_item(data: bytes) -> None:
 @SLOW
 @given(embeds)
 def test_an_embed_is_read_as_protobuf_reads_it(request: EmbedRequest) -> None:
-    """Whatever its fields; a tensor comes apart from the rest."""
+    """Any fields are read; a tensor is read apart from the others."""
     check_embed(request.SerializeToString())
 
 
@@ -128,14 +128,14 @@ def test_an_item_is_read_as_protobuf_reads_it(item: Item) -> None:
 
 @SLOW
 @given(items.map(lambda item: EmbedStreamRequest(item=item).SerializeToString()).flatmap(changed))
-def test_bytes_that_are_no_usual_item_are_read_as_protobuf_reads_them(data: bytes) -> None:
-    """As for an embed."""
+def test_items_of_another_layout_are_read_by_the_library(data: bytes) -> None:
+    """They give the same message, as Embed requests do."""
     check_item(data)
 
 
 @pytest.mark.parametrize("size", [0, 1, 7, 20])
-def test_what_is_cut_off_is_no_message(size: int) -> None:
-    """The handler then answers INVALID_ARGUMENT; it never sees half a tensor."""
+def test_a_message_that_is_cut_off_is_refused(size: int) -> None:
+    """The handler answers INVALID_ARGUMENT; it never sees half a tensor."""
     request = EmbedRequest(backbone="a", input=Input(tensor=encode_tensor(ROWS))).SerializeToString()
     check_embed(request[:size])
     check_item(EmbedStreamRequest(item=Item(id=1, input=Input(tensor=encode_tensor(ROWS)))).SerializeToString()[:size])
@@ -148,8 +148,8 @@ def test_a_tensor_is_a_view_of_its_message() -> None:
     assert not tensor.flags.owndata
 
 
-def test_other_messages_of_a_stream_come_as_they_are() -> None:
-    """`open`, and items of media."""
+def test_other_messages_of_a_stream_are_read_by_the_library() -> None:
+    """These are `open` and items of media."""
     opened = EmbedStreamRequest(open=Open(backbone="a"))
     texts = EmbedStreamRequest(item=Item(id=1, input=Input(texts=Texts(texts=["a"]))))
     assert EMBED_STREAM.parse(opened.SerializeToString()) == opened
@@ -180,6 +180,6 @@ def test_rows_that_do_not_lie_together_are_written_too() -> None:
 
 
 def test_other_responses_are_written_by_the_library() -> None:
-    """Refusals, `opened`, `go_away`."""
+    """These are refusals, `opened` and `go_away`."""
     response = EmbedStreamResponse(result=Result(id=1))
     assert written(response) == response.SerializeToString()

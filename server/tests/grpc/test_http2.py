@@ -219,10 +219,10 @@ def no_http2() -> Iterator[bytes]:
         pytest.param(no_http2, id="no HTTP/2"),
     ],
 )
-def test_a_hostile_connection_harms_nobody_else(
+def test_a_hostile_connection_does_not_affect_others(
     server_process: ServerProcess, connection: Connection, attack: Any
 ) -> None:
-    """Others are answered while it stands and after it, and it leaves little behind."""
+    """Others are answered while it is open and afterwards, and it leaves little memory behind."""
     before = server_process.mebibytes
     connection.send(attack())
     assert server_process.embed() == [1, 128]

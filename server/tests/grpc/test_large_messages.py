@@ -107,7 +107,7 @@ def test_a_large_gradient_equals_that_of_the_library(request: BackwardRequest) -
     ],
 )
 def test_other_messages_of_a_stream_are_read_by_the_library(message: EmbedStreamRequest) -> None:
-    """They have few bytes."""
+    """They are small, so that copying them takes no time."""
     assert large(STREAM, message) == message
 
 

@@ -81,7 +81,7 @@ def test_a_large_request_to_a_method_without_data_is_refused_with_a_reason(chann
 def test_a_tensor_over_a_limit_is_refused(
     channel: grpc.Channel, tensor: tensor_pb2.Tensor, code: grpc.StatusCode, words: str
 ) -> None:
-    """With the limit."""
+    """The error names the limit."""
     stub: Any = embedding_pb2_grpc.EmbeddingServiceStub(channel)
     request = embedding_pb2.EmbedRequest(backbone="linear", input=embedding_pb2.Input(tensor=tensor))
     with pytest.raises(grpc.RpcError, match=words) as caught:

@@ -30,7 +30,7 @@ def aging(test_registry: Registry) -> Iterator[RunningServer]:
         yield running
 
 
-def test_an_old_stream_says_go_away_and_answers_what_it_read(aging: RunningServer, gate: Any) -> None:
+def test_an_old_stream_sends_go_away_and_answers_the_items_that_were_read(aging: RunningServer, gate: Any) -> None:
     """The item that computes when the stream reaches its age is answered after GoAway; then the stream ends."""
     with grpc.insecure_channel(aging.address) as channel:
         talk = Conversation(embedding_pb2_grpc.EmbeddingServiceStub(channel), opening(), item(1, 13, 1))

@@ -237,8 +237,8 @@ def test_reflection_lists_the_services(channel: grpc.Channel) -> None:
 
 
 @pytest.mark.parametrize("detail", ["ErrorInfo", "RetryInfo", "BadRequest"])
-def test_reflection_knows_what_an_error_carries(channel: grpc.Channel, detail: str) -> None:
-    """No message names these types, yet a generic client has to print them."""
+def test_reflection_knows_the_details_of_errors(channel: grpc.Channel, detail: str) -> None:
+    """No message refers to these types, but a generic client has to print them."""
     stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
     question = reflection_pb2.ServerReflectionRequest(file_containing_symbol=f"google.rpc.{detail}")
     (answer,) = stub.ServerReflectionInfo(iter([question]), timeout=10)

@@ -60,7 +60,7 @@ def test_rows_and_items_are_counted_for_each_token(counted_server: RunningServer
 def test_refusals_are_counted_by_protocol_and_reason(
     counted_server: RunningServer, token_file: tuple[str, Path]
 ) -> None:
-    """Those before admission too."""
+    """Refusals before admission are counted too."""
     token, _ = token_file
     headers = {**JSON, "Authorization": f"Bearer {token}"}
     Answer(counted_server.server.http_address, {"model": "word", "input": "x"}, headers=headers)

@@ -76,6 +76,6 @@ def test_caches_keep_the_answers_of_origins_apart(cors_server: RunningServer, se
     connection.close()
 
 
-def test_without_the_setting_no_page_may(fresh_server: RunningServer) -> None:
-    """The default."""
+def test_without_the_setting_pages_of_other_origins_are_refused(fresh_server: RunningServer) -> None:
+    """`cors_origins` is empty by default."""
     assert headers(fresh_server, "OPTIONS", "/v1/embeddings", preflight(APP)) == (405, {})

@@ -109,7 +109,7 @@ def test_the_metadata_names_the_inputs(address: str) -> None:
     )
 
 
-def test_health_and_readiness_are_told(address: str) -> None:
+def test_health_and_readiness_are_answered(address: str) -> None:
     """The server and each model have both."""
     paths = ("/v2", "/v2/health/live", "/v2/health/ready", f"{LINEAR}/ready", "/v2/models/nothing/ready")
     assert [get(address, path)[0] for path in paths] == [200, 200, 200, 200, 404]

@@ -89,8 +89,8 @@ def test_every_reference_leads_to_a_schema(document: Any) -> None:
     assert document["openapi"].startswith("3.1")
 
 
-def test_tokens_are_asked_for_where_the_server_needs_them() -> None:
-    """As a bearer token."""
+def test_the_document_asks_for_tokens_if_the_server_needs_them() -> None:
+    """They are sent as bearer tokens."""
     assert openapi_document(tokens=True)["security"] == [{"token": []}]
     assert "security" not in openapi_document(tokens=False)
 

@@ -122,7 +122,7 @@ async def test_a_taken_port_is_named(media_server: RunningServer) -> None:
         await HttpServer(media_server.server.embedder, None).start("127.0.0.1", running.port)
 
 
-def test_without_the_library_the_error_says_what_to_install(
+def test_without_aiohttp_the_error_has_the_install_line(
     test_registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The error says to install the extra, or to leave out the port."""

@@ -187,7 +187,7 @@ async def test_images_are_decoded_a_few_at_a_time(pool: MediaPool, scribe: Any) 
 
 
 async def test_texts_of_several_parts_are_padded_to_the_longest(pool: MediaPool, scribe: Any) -> None:
-    """As in one part."""
+    """The rows equal those of one part."""
     rows = await pool.prepare(scribe, media_of_texts("a" * 200_000, "b" * 100_000))
     assert scribe.parts == [1, 1]
     assert rows.tolist() == [[1, 1], [1, 0]]

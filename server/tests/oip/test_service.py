@@ -50,8 +50,8 @@ def test_the_server_names_itself(inference: Inference) -> None:
     assert list(listener.extensions) == ["model_configuration", "model_repository", "parameters", "statistics"]
 
 
-def test_metadata_tells_what_goes_in_and_out(media: Inference) -> None:
-    """The tensor, or media as BYTES; the version is the revision."""
+def test_metadata_has_the_inputs_and_the_output(media: Inference) -> None:
+    """An input is the tensor, or media as BYTES; the version is the revision."""
     listener = media.ModelMetadata(oip.ModelMetadataRequest(name="image/embedding/picture"), timeout=10)
     assert [(entry.name, entry.datatype, list(entry.shape)) for entry in [*listener.inputs, *listener.outputs]] == [
         ("input", "FP32", [-1, 3, 8, 8]),
@@ -71,8 +71,8 @@ def test_the_configuration_says_the_same_in_tritons_form(media: Inference) -> No
     assert (listener.max_batch_size, list(listener.output[0].dims), listener.platform) == (1024, [4], "midrib")
 
 
-def test_statistics_count_what_every_protocol_asked(test_registry: Registry) -> None:
-    """Rows and batches, and where their time went."""
+def test_statistics_count_the_calls_of_every_protocol(test_registry: Registry) -> None:
+    """They have rows, batches and times."""
     with (
         serving("gate", "linear", registry=test_registry) as running,
         grpc.insecure_channel(running.address) as opened,
@@ -90,7 +90,7 @@ def test_statistics_count_what_every_protocol_asked(test_registry: Registry) -> 
 
 
 def test_the_index_lists_states(inference: Inference) -> None:
-    """Ordered by name."""
+    """The models are ordered by name."""
     listener = inference.RepositoryIndex(oip.RepositoryIndexRequest(), timeout=10).models
     assert [(entry.name, entry.state, entry.reason) for entry in listener] == [
         (GATE, "READY", ""),
@@ -99,7 +99,7 @@ def test_the_index_lists_states(inference: Inference) -> None:
 
 
 def test_loading_needs_admin(inference: Inference) -> None:
-    """As LoadBackbone does."""
+    """The checks are those of LoadBackbone."""
     with pytest.raises(grpc.RpcError, match="start the server with --admin") as caught:
         inference.RepositoryModelLoad(oip.RepositoryModelLoadRequest(model_name="linear"), timeout=10)
     assert caught.value.code() is Code.PERMISSION_DENIED

@@ -94,7 +94,7 @@ def narrow(test_registry: Registry) -> Iterator[RunningServer]:
 
 
 def test_a_stream_waits_for_room(narrow: RunningServer, gate: Any) -> None:
-    """Where a unary call would be refused, every request of a stream is answered in the end."""
+    """If a unary call would be refused, a stream's requests wait, and each is answered in the end."""
     with grpc.insecure_channel(narrow.address) as channel:
         talk = Conversation(channel, asking("0", 13, 0))
         assert gate.passing.wait(10)
@@ -106,7 +106,7 @@ def test_a_stream_waits_for_room(narrow: RunningServer, gate: Any) -> None:
         ]
 
 
-def test_a_server_going_away_answers_what_it_read(test_registry: Registry, gate: Any) -> None:
+def test_a_server_that_stops_answers_the_requests_that_it_has_read(test_registry: Registry, gate: Any) -> None:
     """Then it ends the stream with UNAVAILABLE, because this protocol has no message for it."""
     with serving("gate", registry=test_registry) as running, grpc.insecure_channel(running.address) as channel:
         talk = Conversation(channel, asking("a", 13, 1))

@@ -129,8 +129,8 @@ def test_a_stream_answers_in_order_and_one_bad_request_spoils_only_itself(got: A
     assert got["streamed"] == [[str(number), expected[number]] for number in range(20) if number != 10]
 
 
-def test_the_server_tells_what_tritonclient_asks(got: Any) -> None:
-    """Live, ready, metadata, configuration, statistics, index."""
+def test_every_query_of_tritonclient_is_answered(got: Any) -> None:
+    """These are live, ready, metadata, configuration, statistics and index."""
     assert got["asked"] == {
         "ready": [True, True, True],
         "not ready": False,

@@ -96,7 +96,7 @@ def test_it_is_small(served: Served) -> None:
     assert resident_kib < 120 * 1024
 
 
-def test_it_listens_before_it_imports_what_is_large(served: Served) -> None:
+def test_it_listens_before_slow_imports(served: Served) -> None:
     """It imports neither torch nor a loader's libraries before it listens."""
     assert "grpc" in served.libraries
     assert [name for name in ("torch", "tokenizers", "PIL", "scipy") if f"/{name}/" in served.libraries] == []

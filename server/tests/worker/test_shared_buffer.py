@@ -24,7 +24,7 @@ def test_it_holds_each_batch_and_never_shrinks(batches: list[tuple[int, int]]) -
         assert buffer.view(0, "uint8", (input_bytes,)).nbytes == input_bytes
 
 
-def test_growing_keeps_what_was_written() -> None:
+def test_growing_keeps_the_content() -> None:
     """A view that was made before shows it too."""
     buffer = new_shared_buffer()
     buffer.grow(100)

@@ -1,6 +1,6 @@
 """What a server does while its process has no file descriptor left for another connection: wait, and say so once.
 
-uvloop waits without a word. asyncio logs an error for each connection that it tries to accept.
+uvloop waits without a log line. asyncio logs an error for each connection that it tries to accept.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class DescriptorWatch:
         self._timer = self._loop.call_later(_LOOK_S, self._look)
 
     def close(self) -> None:
-        """Look no more."""
+        """Stop looking."""
         self._timer.cancel()
 
     def _look(self) -> None:
@@ -57,7 +57,7 @@ def _is_left() -> bool:
 
 
 def let_wait(server: asyncio.Server, connections: int) -> None:
-    """Let this many connections wait until they are accepted. net.core.somaxconn limits it too."""
+    """Let this many connections wait until they are accepted. The kernel's net.core.somaxconn limits the number too."""
     for each in server.sockets:
         with socket.socket(fileno=os.dup(each.fileno())) as listening:
             listening.listen(connections)

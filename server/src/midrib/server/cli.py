@@ -129,7 +129,7 @@ def demo(
         from midrib.backbones import keep_freed_memory
         from midrib.server._command.demo.run import run
     end_soon_after_ctrl_c()
-    keep_freed_memory()  # as the server does: the two are compared
+    keep_freed_memory()  # as in the server, because the demo compares both
     run(out, epochs=epochs)
 
 

@@ -34,7 +34,7 @@ def keep_freed_memory(
     The setting affects the whole process, so importing Midrib does not make it; `midrib serve` does. It needs glibc and
     does nothing elsewhere. A threshold set by glibc's variables (`MALLOC_TRIM_THRESHOLD_`, `MALLOC_MMAP_THRESHOLD_`)
     is left as it is.
-    environment, mallopt: by default those of the process.
+    environment, mallopt: the process's own by default.
     """
     _set(_KEEP, environment, mallopt)
 

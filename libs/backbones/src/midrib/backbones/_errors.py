@@ -36,7 +36,7 @@ class WeightsError(RuntimeError):
 def as_list(kind: str, items: Iterable[T]) -> list[T]:
     """Return the items of a call as a list, also those of an array, a column or a generator.
 
-    kind: of one item, such as "text".
+    kind: the kind of one item, such as "text".
     Raises TypeError for one item in place of a list, and for sets and mappings: their order, or their keys, would be
     embedded.
     """

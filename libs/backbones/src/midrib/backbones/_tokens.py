@@ -53,7 +53,7 @@ class Prompts:
 class PromptChoice:
     """The prompt of one call.
 
-    text: put before each text.  name: of one of the backbone's prompts, in place of a text.
+    text: put before each text.  name: names one of the backbone's prompts instead.
     Both None: the backbone's default prompt. Raises ValueError if both are set, TypeError for a text of another type.
     """
 

@@ -28,10 +28,10 @@ def embed(
 ) -> Dataset:
     """Return a lazy dataset with a row for each row: the copied columns, "embedding" and "error".
 
-    dataset: of any source of Ray.  backbone, column, options: see `Embedder`.
+    dataset: any of Ray's datasets.  backbone, column, options: see `Embedder`.
     batch_size: the most rows that an actor embeds at once.
     actors: their number, or the least and the most. For several, the dataset is divided into blocks of `batch_size`
-    rows, and the order of the rows changes.  resources: of an actor, such as {"num_cpus": 2, "num_gpus": 0.5}.
+    rows, and the order of the rows changes.  resources: those of an actor, such as {"num_cpus": 2, "num_gpus": 0.5}.
     A row that cannot be embedded has a null embedding and the reason in "error"; it does not end the job.
     The schema's metadata holds the backbone and its revision. A served backbone is pinned to its present revision.
     Raises InvalidInputError for a column that does not exist, BackboneNotFoundError for a URL without such a backbone.
@@ -46,7 +46,7 @@ class Pool:
     """The actors of a job.
 
     batch_size: the most rows that an actor takes at once.  actors: their number, or the least and the most.
-    resources: of an actor, in the words of `Dataset.map_batches`.
+    resources: an actor reserves them; they are arguments of `Dataset.map_batches`.
     Raises InvalidInputError for fewer than one row or actor.
     """
 
@@ -70,7 +70,7 @@ class Pool:
     ) -> Dataset:
         """Return the lazy dataset of an actor's results.
 
-        actor: a class whose instances take and return tables.  arguments, options: of its constructor.
+        actor: a class whose instances take and return tables.  arguments, options: passed to its constructor.
         udf_modifying_row_count: whether it returns more or fewer rows than it takes.
         """
         from ray.data import ActorPoolStrategy

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class Written:
     """The state of a job, in rows.
 
-    done: in files, those of earlier jobs and bad ones included.  bad: could not be embedded.
-    resumed: finished by earlier jobs.
+    done: rows in files, including bad rows and those of earlier jobs.  bad: rows that could not be embedded.
+    resumed: rows that earlier jobs finished.
     """
 
     done: int
@@ -52,7 +52,7 @@ def write_embeddings(
 ) -> Written:
     """Embed a dataset into the Parquet files of a folder. The same job again resumes one that was ended.
 
-    dataset: of any source of Ray, in any order.  backbone, column, options: see `Embedder`.
+    dataset: any of Ray's datasets, in any order.  backbone, column, options: see `Embedder`.
     folder: a path that every node sees, or a URL that pyarrow opens, such as s3://bucket/embeddings.
     id_column: the column that tells rows apart; two rows may not agree in all columns.
     part_rows: the most rows of a file; an actor holds one batch of them, and a kill loses at most the unfinished ones.
@@ -106,7 +106,7 @@ def _collect(
 class PartWriter:
     """Writes each table that it gets as an unfinished file, for `Dataset.map_batches`.
 
-    location: of the PartFolder.  finished: a reference to the Finished rows, which are skipped.
+    location: that of the PartFolder.  finished: a reference to the Finished rows, which are skipped.
     id_column: a column that the dataset must have.  backbone, column, options: see `Embedder`.
     """
 

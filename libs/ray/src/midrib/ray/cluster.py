@@ -24,7 +24,7 @@ class ClusterEmbedder:
     """A backbone in actors of a Ray cluster: one for each GPU, or for each node if there are none.
 
     An actor that dies is started again, and embeds its items again.
-    address: of the cluster: "auto", ip:port, ray://host:port, or "local" for one on this machine.
+    address: the cluster: "auto", ip:port, ray://host:port, or "local" for one on this machine.
     backbone: grpc://host:port/namespace/name, or 'namespace/name?argument=value' to load it into each actor.
     imports: modules that register backbones.  kwargs: the Client's.
     concurrency: how many calls keep all actors busy.

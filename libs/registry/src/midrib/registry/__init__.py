@@ -12,13 +12,14 @@ from midrib.registry._errors import (
     LoaderArgumentError,
     MissingLibraryError,
     UnknownKeyError,
+    nearest,
+    suggestion,
 )
 from midrib.registry._external import ExternalRegistry
 from midrib.registry._inputs import AudioInput, ImageInput, InputSpec, TensorInput, TextInput, in_words
 from midrib.registry._lookup import AbstractRegistry, ConcatRegistry
 from midrib.registry._plugins import PluginFailure
 from midrib.registry._registry import Registry
-from midrib.registry._unknown import nearest, suggestion
 
 if TYPE_CHECKING:
     from midrib.registry._description import Description, Explanation

@@ -7,7 +7,7 @@ import operator
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Protocol
 
-from midrib.registry._errors import ContractError, LoaderArgumentError, MissingLibraryError
+from midrib.registry._errors import ContractError, LoaderArgumentError, MissingLibraryError, nearest
 
 # The plain types that an annotation may name, and the Python types that each accepts.
 _PLAIN_TYPES: Final[Mapping[str, tuple[type, ...]]] = {
@@ -159,9 +159,7 @@ def _unusable(entry: Loadable, kwargs: Mapping[str, Any], error: Exception) -> L
 
 def _hint(name: str, signature: inspect.Signature) -> str:
     """Return "; did you mean ...?" for a misspelt argument, otherwise ""."""
-    import difflib
-
-    near = () if name in signature.parameters else difflib.get_close_matches(name, signature.parameters, n=1)
+    near = [] if name in signature.parameters else nearest(name, signature.parameters)[:1]
     return "".join(f"; {name!r}: did you mean {other!r}?" for other in near)
 
 

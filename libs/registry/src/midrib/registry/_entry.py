@@ -122,7 +122,7 @@ class Entry:
         """Warn, once in this process, that the key is an old name of this entry."""
         old = {*self.deprecated_aliases, *map(self._within, self.deprecated_aliases)}
         marker = object()
-        # setdefault is atomic: of several threads, one warns.
+        # setdefault is atomic: only one of several threads warns.
         if key in old and _warned.setdefault((key, self.key), marker) is marker:
             message = f"{key!r} is an old name and will be removed: use {self.key!r}"
             # The warning names the user's line, also if another library of ours made the call.

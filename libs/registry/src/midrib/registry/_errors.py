@@ -1,6 +1,17 @@
-"""The registry's errors; each derives from the builtin error that a caller expects."""
+"""The registry's errors, and the names that their messages suggest.
+
+Each error derives from the builtin error that a caller expects.
+"""
 
 from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+_MOST_NEAR: Final = 3
+# Too many names contain a shorter word to suggest one of them.
+_SHORTEST_WORD: Final = 3
 
 
 class UnknownKeyError(KeyError):
@@ -36,3 +47,30 @@ class ContractError(TypeError):
 def _sentence(error: KeyError) -> str:
     # KeyError shows the repr of its argument; our messages are sentences.
     return str(error.args[0]) if error.args else ""
+
+
+def suggestion(name: str, expected: Sequence[str]) -> str:
+    """Return "did you mean ...?" with the nearest of the expected names, or all of them if none is near."""
+    near = nearest(name, expected)
+    return f"did you mean {' or '.join(map(repr, near))}?" if near else f"expected one of {', '.join(expected)}"
+
+
+def nearest(key: str, keys: Iterable[str]) -> list[str]:
+    """Return at most three names: those that contain the key, or else those spelt like it. Case is ignored."""
+    import difflib
+
+    spellings = {name.casefold(): name for name in reversed(list(keys))}
+    word = _squeezed(key)
+    if len(word) >= _SHORTEST_WORD and (names := [name for name in spellings.values() if word in _squeezed(name)]):
+        return without_namespaces(sorted(names, key=len))[:_MOST_NEAR]
+    return [spellings[near] for near in difflib.get_close_matches(key.casefold(), list(spellings), n=_MOST_NEAR)]
+
+
+def without_namespaces(names: list[str]) -> list[str]:
+    """Return the names without those that repeat another one after a namespace."""
+    return [name for name in names if not any(name.endswith(f"/{other}") for other in names)]
+
+
+def _squeezed(name: str) -> str:
+    """Return a name in lower case without punctuation, so that "all_MiniLM" is found in "all-minilm-l6-v2"."""
+    return re.sub(r"[\W_]+", "", name.casefold())

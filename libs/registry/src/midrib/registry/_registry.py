@@ -27,9 +27,9 @@ class Registry(Registering, AbstractRegistry):
     def __init__(self, name: str, *, plugins: str | None = None) -> None:
         self.name = name
         self._plugins = Plugins(plugins)
-        self._index: dict[str, Entries] = {}  # by every spelling that leads to an entry
+        self._index: dict[str, Entries] = {}  # keyed by every spelling that leads to an entry
         self._entries: Entries = ()
-        self._journals: dict[int, list[tuple[Entry, Entry | None]]] = {}  # by thread: (added, replaced)
+        self._journals: dict[int, list[tuple[Entry, Entry | None]]] = {}  # keyed by thread: (added, replaced)
         self._lock = threading.RLock()
 
     def add(self, entry: Entry, *, override: bool = False) -> None:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import inspect
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, Final, Protocol
 
 from midrib.registry._entry import Entry
-from midrib.registry._errors import UnknownKeyError
+from midrib.registry._errors import UnknownKeyError, nearest, suggestion, without_namespaces
 from midrib.registry._plugins import PluginFailure
 
-_MOST_NEAR: Final = 3
 _MOST_LISTED: Final = 20
-# Too many names contain a shorter word to suggest one of them.
-_SHORTEST_WORD: Final = 3
 
 
 class Searchable(Protocol):
@@ -59,7 +55,7 @@ def _advice(registry: Searchable, key: str) -> Iterator[str]:
 
 def _names(keys: Iterable[str]) -> str:
     """Return the names of a small registry, or else how to list them."""
-    names = _without_namespaces(sorted(set(keys)))
+    names = without_namespaces(sorted(set(keys)))
     return f"it has {', '.join(names)}" if 0 < len(names) <= _MOST_LISTED else "its available_keys() lists every name"
 
 
@@ -99,30 +95,3 @@ def check_keywords(cls: type, keywords: Iterable[str]) -> None:
     for name in keywords:
         if name not in accepted:
             raise TypeError(f"{cls.__name__} got an unexpected argument {name!r}: {suggestion(name, accepted)}")
-
-
-def suggestion(name: str, expected: Sequence[str]) -> str:
-    """Return "did you mean ...?" with the nearest of the expected names, or all of them if none is near."""
-    near = nearest(name, expected)
-    return f"did you mean {' or '.join(map(repr, near))}?" if near else f"expected one of {', '.join(expected)}"
-
-
-def nearest(key: str, keys: Iterable[str]) -> list[str]:
-    """Return at most three names: those that contain the key, or else those spelt like it. Case is ignored."""
-    import difflib
-
-    spellings = {name.casefold(): name for name in reversed(list(keys))}
-    word = _squeezed(key)
-    if len(word) >= _SHORTEST_WORD and (names := [name for name in spellings.values() if word in _squeezed(name)]):
-        return _without_namespaces(sorted(names, key=len))[:_MOST_NEAR]
-    return [spellings[near] for near in difflib.get_close_matches(key.casefold(), list(spellings), n=_MOST_NEAR)]
-
-
-def _without_namespaces(names: list[str]) -> list[str]:
-    """Return the names without those that repeat another one after a namespace."""
-    return [name for name in names if not any(name.endswith(f"/{other}") for other in names)]
-
-
-def _squeezed(name: str) -> str:
-    """Return a name in lower case without punctuation, so that "all_MiniLM" is found in "all-minilm-l6-v2"."""
-    return re.sub(r"[\W_]+", "", name.casefold())

@@ -50,7 +50,7 @@ class _Packing(Enum):
 
 
 class _Field(NamedTuple):
-    """The layout of a length-delimited field. item_bytes: of one packed number of fixed size."""
+    """The layout of a length-delimited field. item_bytes: the size of a packed number, if it is fixed."""
 
     message: Descriptor | None
     packing: _Packing | None

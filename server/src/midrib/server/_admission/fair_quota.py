@@ -22,7 +22,7 @@ class FairQuota:
     """An amount that all flows may hold at the same time.
 
     A request larger than the limit is admitted when nothing else is held, so that nothing waits forever.
-    what: the unit, for the error.  held: by all flows.
+    what: the unit, for the error.  held: the amount that all flows hold now.
     """
 
     def __init__(self, limit: int, *, what: str = "bytes") -> None:
@@ -31,7 +31,7 @@ class FairQuota:
         self.held = 0
         self._shares: WeakValueDictionary[Hashable, Share] = WeakValueDictionary()
         self._waiting: dict[Share, None] = {}
-        self._next: Share | None = None  # of the flows that wait, the one that holds least
+        self._next: Share | None = None  # the waiting flow that holds least
 
     @property
     def room(self) -> int:

@@ -13,7 +13,7 @@ from midrib.wire import OverloadedError
 class Room(ABC):
     """An amount that requests hold at the same time. They either wait for room, in order, or are refused.
 
-    held: by the requests.
+    held: the amount that requests hold now.
     """
 
     __slots__ = ("_waiting", "held")

@@ -121,7 +121,7 @@ class Receipt:
 class Receiver:
     """Receives the messages of one call.
 
-    pools: of the tenant, and of the server.  receipt: of the request of a unary call that waits for room.
+    pools: the tenant's and the server's.  receipt: that of a unary call's request while it waits for room.
     """
 
     __slots__ = ("_in_fixed", "pools", "receipt")

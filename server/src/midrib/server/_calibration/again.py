@@ -35,7 +35,7 @@ def clearly_faster(
 ) -> ComputePlan:
     """Return the second plan if it is faster than the first one by 15 % in three of four trials, or else the first.
 
-    use: has the replica compute by a plan.  rows: of a batch; single rows take about a third of the measured time.
+    use: has the replica compute by a plan.  rows: the rows of a batch; single rows take a third of the measured time.
     Raises the errors of the module, and MeasurementStoppedError.
     """
     row, batch = (partial(forward, [(example_rows(forward.spec, count),)]) for count in (1, rows))

@@ -1,7 +1,7 @@
 """The compute plan of a backbone on a CPU: threads, parallel passes and micro-batches, by measurement.
 
-The batches measured here compute for a tenth of a second, because longer ones are not faster for each row, and the load
-waits; but they have a row for each thread.
+Each measured batch computes for about a tenth of a second: a longer one is not faster per row, and the load would take
+longer. But it has at least one row for each thread.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from midrib.server._engine.buckets import elements
 Clock = Callable[[], float]
 
 _BATCH_S = 0.1
-# A batch that takes little processor time may take this time at most: a module may wait, for example for another
-# process. Ten times as long, because other work slows a batch down too.
+# The most wall-clock time of a batch, whose size is chosen by processor time: a module may wait, for example for
+# another process. Ten times as long, because other work on the machine also slows a batch down.
 _LONGEST_BATCH_S = 10 * _BATCH_S
-# Threads are chosen by single rows, or by them and a batch of at most this many rows, in this time.
+# The thread count is chosen in this time, by passes of a single row, or of a single row and of at most this many rows.
 _THREAD_ROWS = 16
 _THREAD_SECONDS = 2.0
 # More threads must be faster by this share: on a machine that becomes busy they wait for each other, and a pass of two
@@ -70,8 +70,8 @@ def choose_threads(
     """Set the intra-op threads of this thread to the fastest of the counts, and return it.
 
     counts: rising.  parallel: whether batches may be computed by parallel passes, which do not use these threads.
-    Single rows decide if batches are computed so. Otherwise single rows and a batch have the same weight: the single
-    rows take about as long as the batch. Raises the errors of the module.
+    With parallel passes, only single rows are measured. Otherwise single rows and a batch have the same
+    weight: enough single rows are computed to take about as long as the batch. Raises the errors of the module.
     """
     torch.set_num_threads(counts[0])
     _pass(forward, 1)()  # the first pass also initialises: it is not measured
@@ -106,9 +106,9 @@ def _thread_trial(forward: Forward, clock: Clock, *, parallel: bool) -> list[Cal
 class PassCalibration:
     """Measures how a CPU divides a batch fastest, and sets up the device for that. Raises the errors of the module.
 
-    forward, device: of one replica.  limits: of a batch.  threads: of all passes together.
+    forward, device: those of one replica.  limits: the limits of a batch.  threads: the number for all passes together.
     seconds: the time for each of the two measurements.
-    size_clock: for the sizes of batches and passes. By default it counts the processor time of this thread, so that
+    size_clock: chooses the sizes of batches and passes. By default it counts this thread's processor time, so that
     other work on the machine does not change them.
     """
 
@@ -122,7 +122,7 @@ class PassCalibration:
 
     @cached_property
     def rows(self) -> int:
-        """The rows of a batch of a tenth of a second, but one for each thread, by `clock` of a second at most.
+        """The rows of a batch of a tenth of a second, at least one for each thread, and at most a second by `clock`.
 
         A backbone whose rows are slow needs parallel passes most. Within the limits; at least 1.
         """

@@ -54,7 +54,7 @@ class Embedded(NamedTuple):
 class Tensors(NamedTuple):
     """The tensors of a Backward call.
 
-    rows: the input, [rows, ...].  gradient: of its embedding, [rows, num_features].
+    rows: the input, [rows, ...].  gradient: the gradient of its embedding, [rows, num_features].
     """
 
     rows: WireTensor

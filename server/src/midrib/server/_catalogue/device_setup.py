@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 class WarmUpConfig:
     """The limits and the time of a replica's warm-up.
 
-    limits: of a batch.  threads: the counts to choose from, on a CPU.
+    limits: the limits of a batch.  threads: the thread counts to choose from, on a CPU.
     warm_up_s: the seconds for warm-up batches; on a CPU also for each measurement of parallel passes and micro-batches.
     """
 
@@ -66,7 +66,7 @@ class DeviceSetup:
         self._one_at_a_time = threading.Lock()
 
     def prepare(self) -> Compute:
-        """Return the same as `compute`, with the plan's measurement, as the interface of the engine. Raises alike.
+        """Return the result of `compute`, whose plan can be measured again, for the engine. Raises as `compute` does.
 
         A module that cannot compute any more is loaded again. Raises the errors of the loader too.
         """
@@ -100,7 +100,8 @@ class DeviceSetup:
     def measure_again(self, forward: Forward, stop: Stop, other_load: OtherLoad) -> bool:
         """Measure the plan of an idle replica again, and use the new one if it is clearly faster; on its thread.
 
-        other_load: created now.  Returns False if the measurement was stopped or disturbed: the plan stays as it was.
+        other_load: measures other processes from its creation on: create it now.
+        Returns False if the measurement was stopped or disturbed: the plan stays as it was.
         Raises ParityError, after which the plan is as it was, and the errors of the module.
         """
         plan = self.plan

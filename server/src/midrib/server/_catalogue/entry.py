@@ -14,7 +14,7 @@ from midrib.wire import BackboneLoadingError, UnavailableError
 class CatalogueEntry:
     """One served name, from the moment a load is requested.
 
-    arguments: of the loader, with which `loaded` was loaded.
+    arguments: the loader's arguments, with which `loaded` was loaded.
     """
 
     name: str

@@ -12,7 +12,7 @@ from midrib.wire import LimitExceededError
 class Resident:
     """A loaded backbone, as the budget sees it.
 
-    weight_bytes: of its parameters and buffers, on each of its devices.  last_used: on any one clock.
+    weight_bytes: the size of its weights on each of its devices.  last_used: a time, on the same clock for all.
     movable: idle and not pinned.
     """
 

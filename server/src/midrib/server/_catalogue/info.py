@@ -15,9 +15,9 @@ from midrib.server._settings import Settings
 class ServingInfo:
     """The properties of a loaded backbone that the server needs to accept calls for it; picklable.
 
-    devices: the names of all devices that the settings mean.  weight_bytes: of parameters and buffers, per device.
+    devices: the names of all devices that the settings mean.  weight_bytes: the size of its weights, per device.
     ids: the token ids that the module looks up.
-    tokenizer: of a text backbone; None for others.
+    tokenizer: the tokenizer of a text backbone; None for other backbones.
     """
 
     name: str

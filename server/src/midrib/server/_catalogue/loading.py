@@ -39,9 +39,9 @@ _NOMINAL_LENGTH = 16_000
 class Loaded:
     """A backbone ready to take items.
 
-    plans: the compute plan of each device, once it is measured.  weight_bytes: of its parameters and buffers, on each
-    device.  pinned: never unloaded to make room.  discard: frees the resources of a load that is not started.
-    worker_states: returns those of its replicas' processes; of none if they are threads.
+    plans: the compute plan of each device, once it is measured.  weight_bytes: the size of its parameters and buffers
+    on each device.  pinned: never unloaded to make room.  discard: frees the resources of a load that is not started.
+    worker_states: returns the states of its replicas' processes; none if the replicas are threads.
     """
 
     served: ServedBackbone

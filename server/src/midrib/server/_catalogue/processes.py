@@ -65,7 +65,7 @@ class ReplicaWorkers:
 class HostedInProcesses:
     """A backbone that a first worker has loaded.
 
-    workers: of each replica.  plans: of each device.  weights: the memory that the workers share.
+    workers: those of each replica.  plans: the plan of each device.  weights: the memory that the workers share.
     """
 
     info: ServingInfo

@@ -199,7 +199,7 @@ class _LoadProgress:
 
 def _print(line: str, stream: TextIO) -> None:
     try:
-        print(line, file=stream, flush=True)  # - the command's own output
+        print(line, file=stream, flush=True)
     except (OSError, ValueError) as error:
         logger.warning("%s cannot be written (%s): the server continues without it", stream.name, error)
         # At exit the interpreter would flush the buffered output again, fail, and change its exit status.

@@ -15,7 +15,7 @@ _STOP_S = 60.0
 
 
 class ServerProcess(NamedTuple):
-    """A running server process.  url: of the backbone that it serves."""
+    """A running server process.  url: the URL of the backbone that it serves."""
 
     url: str
     process: subprocess.Popen[str]

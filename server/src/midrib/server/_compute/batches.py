@@ -20,7 +20,7 @@ class Staging(Protocol):
     """The memory that a batch is computed from."""
 
     def release(self) -> None:
-        """Let the memory change. Called once, when the batch is finished or has failed."""
+        """Let others write to the memory. Called once, when the batch is finished or has failed."""
         ...
 
 

@@ -17,7 +17,7 @@ _EXAMPLE_TOKENS = 32
 def example_rows(spec: InputSpec, rows: int, shape: tuple[int, ...] | None = None) -> Array:
     """Return rows of an input, [rows, *shape], the same values every time: float32, or ids from 1 to 4.
 
-    shape: of one row; by default a usual one.
+    shape: the shape of one row; by default a usual one.
     """
     source = np.random.default_rng(0)
     if shape is None:

@@ -13,7 +13,7 @@ from midrib.server._engine.compute import Arrays
 class InPlaceRule:
     """Decides which batches of one replica are computed in place.
 
-    dtypes: in which the arrays of an item are staged.
+    dtypes: those in which the arrays of an item are staged.
     possible: whether the device reads the host's memory. Set to False once the module has written to its input:
     the input of a worker that dies is computed again.
     """

@@ -18,7 +18,7 @@ def staged_dtype(arrays: Sequence[Array], dtype: str) -> str:
 
     It is uint8 for pixels, which the device normalises.
 
-    dtype: of all other arrays, from the replica: a floating one, or int64 for integers of any width.
+    dtype: the replica's dtype for all other arrays: a floating one, or int64 for integers of any width.
     """
     return "uint8" if arrays[0].dtype == _PIXELS and dtype != "int64" else dtype
 
@@ -26,7 +26,8 @@ def staged_dtype(arrays: Sequence[Array], dtype: str) -> str:
 def lie_staged(arrays: Sequence[Array], dtypes: Sequence[str]) -> bool:
     """Return whether one item's arrays [rows, ...] lie in a client's memory as they would be staged: they need no copy.
 
-    dtypes: in which they are staged. Integers never do: a module may check one, and read it again to look it up.
+    dtypes: those in which they are staged. Integers are always copied: a module may check an id, and read it again to
+    look it up, and the client may change it in between.
     """
     return all(
         dtype != "int64"

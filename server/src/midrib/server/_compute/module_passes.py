@@ -19,7 +19,7 @@ class ModulePasses:
     """Runs a module on tensors that are on its device and in its compute dtype, or pixels of uint8.
 
     module: in eval mode, its weights frozen, on the device of the config.
-    spec: of its input; pixels are normalised as it says, on the device.
+    spec: describes its input; pixels are normalised as it says, on the device.
     num_features: the width of the module's output, which is checked after every pass; any width if None.
     """
 

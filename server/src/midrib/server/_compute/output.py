@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def checked(embed: Callable[[Tensor], Tensor], num_features: int | None) -> Callable[[Tensor], Tensor]:
-    """Return a function that computes the same, [rows, ...] to [rows, num_features], and checks each output.
+    """Return `embed` with a check of each output: [rows, ...] to [rows, num_features].
 
     num_features: the width that the output must have; any if None.
     Raises OutputError for an output of another type, dtype or shape, and the errors of `without_exit`.

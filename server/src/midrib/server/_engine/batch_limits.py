@@ -19,7 +19,7 @@ _KEPT = 0.8
 class BatchLimits:
     """Limits of a batch and of the queue.
 
-    max_rows, max_cost: of one batch.  max_queue_items, max_queue_cost: of the queued items of one flow.
+    max_rows, max_cost: limits of one batch.  max_queue_items, max_queue_cost: limits of one flow's queued items.
     max_delay_s: how long a small batch waits for more items under load.
     """
 

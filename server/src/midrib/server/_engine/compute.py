@@ -61,7 +61,7 @@ class Compute(Protocol):
     depth: int
 
     def stage(self, batch: Sequence[Arrays]) -> Staged:
-        """Stage a batch, in any thread. batch: for each item its arrays, [rows, ...]."""
+        """Stage a batch, in any thread. batch: the arrays of each item, [rows, ...]."""
         ...
 
     def close(self) -> None:
@@ -91,7 +91,7 @@ class Calibrated(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class BatchReport:
-    """The results of a batch: for each item its rows, [rows, ...], or its error.
+    """The results of a batch: the rows of each item, [rows, ...], or its error.
 
     staging_s: the seconds to stage it.  started, finished: when it computed, on time.monotonic.
     lost: the error of further batches, if this one has broken the replica.

@@ -33,7 +33,7 @@ _MAX_IDLE_FLOWS = 256
 class Flow:
     """The items of one client.
 
-    paid: the virtual time at which its items are paid for.  items, cost: of its queued items.
+    paid: the virtual time at which its items are paid for.  items, cost: the number and cost of its queued items.
     waiting: items that wait for room in the queue, in order of arrival, by the future that admits each.
     """
 

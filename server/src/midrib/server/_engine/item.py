@@ -40,7 +40,7 @@ class Outcome(NamedTuple):
 class Parts:
     """Settles an item once every item that was cut from it is done: with all rows, or with the first error.
 
-    done: of the item.
+    done: the item's future.
     """
 
     def __init__(self, done: asyncio.Future[Outcome]) -> None:

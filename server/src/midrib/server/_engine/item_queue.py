@@ -22,7 +22,7 @@ _MAX_STALE = 64
 class ItemQueue:
     """The queued items of one served backbone, in one heap for each bucket, ordered by the start tags of their flows.
 
-    items, rows, cost: of the queued items.  on_room: called after an item has left for which no caller waited.
+    items, rows, cost: totals of the queued items.  on_room: called after an item has left that no caller waits for.
     """
 
     def __init__(

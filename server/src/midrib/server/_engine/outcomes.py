@@ -18,8 +18,8 @@ from midrib.wire import Array
 class WorkTotals:
     """The work of all replicas since the backbone was loaded.
 
-    answered, failed: items.  rows: of the answered items.  queue_s: that those waited.
-    compute_s: of the batches.  last: when a batch was last computed, on time.time.
+    answered, failed: numbers of items.  rows: those of the answered items.  queue_s: the seconds that they waited.
+    compute_s: the seconds that batches computed.  last: when a batch was last computed, on time.time.
     """
 
     batches: int = 0

@@ -19,7 +19,7 @@ _SMOOTHING = 0.3
 class PrefetchTimer:
     """Predicts when a replica is free, by the times of its recent batches of about the same cost.
 
-    clock: in seconds, the clock of the batches' reports.
+    clock: the clock of the batches' reports, in seconds.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:

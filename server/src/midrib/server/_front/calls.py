@@ -31,7 +31,7 @@ class CallDetails(NamedTuple):
 class Calls:
     """Serves calls by the handlers of services.
 
-    max_message_bytes: of an answer.  interceptors: the outermost first.
+    max_message_bytes: the largest answer.  interceptors: the outermost first.
     refused: called with the reason of each call that a limit or a rule of gRPC ends.
     """
 

@@ -35,7 +35,7 @@ _LAST_BYTES_S = 5.0
 class Owner(Protocol):
     """The part of a server that its connections use.
 
-    limits: of each connection.
+    limits: the limits of each connection.
     """
 
     limits: FrontLimits
@@ -66,7 +66,7 @@ class Http2Connection(asyncio.Protocol):
         self._sender: Sender
         self._rest = b""
         self._is_greeted = self._is_draining = self._is_closing = False
-        self._is_waiting = False  # for a later iteration of the event loop, with frames that are not yet handled
+        self._is_waiting = False  # whether frames wait for a later iteration of the event loop
         self._last_call_s = 0.0
         self._timers: list[asyncio.TimerHandle] = []
 

@@ -22,7 +22,7 @@ from midrib.server._front.stream import Http2Stream
 _USUAL_INCREMENT = 1024
 # A client that grants the bytes it has received sends at most one update for this many of them.
 _BYTES_PER_UPDATE = 512
-# As frames without content: settings change the window of every stream.
+# Counted as this many frames without content, because settings change the window of every stream.
 _SETTINGS_WEIGHT = 8
 
 

@@ -38,7 +38,7 @@ class RequestHead(NamedTuple):
     metadata: the client's own fields; values of names that end in "-bin" are bytes.
     encoding: the compression of messages that are marked as compressed.
     refusal: the status and the message that end the call at once; None if it may start.
-    http_status: of the answer; not 200 if the request is not a call of gRPC.
+    http_status: the answer's status; not 200 if the request is not a gRPC call.
     """
 
     path: str

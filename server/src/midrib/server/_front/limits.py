@@ -28,11 +28,12 @@ _CALL_S = 60e-6
 class FrontLimits:
     """The limits of one connection.
 
-    max_message_bytes: of a message, unpacked, in either direction.  max_metadata_bytes: of the headers of one call.
+    max_message_bytes: the largest message after decompression, in either direction.
+    max_metadata_bytes: the largest headers of one call.
     max_streams: concurrent calls.  idle_s: seconds without a call after which the connection is closed.
     age_s: seconds after which the client is asked to open another connection; None: never.
-    age_grace_s: seconds that its calls then have.  min_ping_interval_s: seconds between two pings.
-    small_methods_bytes: of a message to any method except `data_methods`; None: as for those.
+    age_grace_s: the seconds that its calls then have to end.  min_ping_interval_s: the least seconds between two pings.
+    small_methods_bytes: the largest message to any method except `data_methods`; None for `max_message_bytes`.
     """
 
     max_message_bytes: int
@@ -112,7 +113,7 @@ class FrameTime:
     _of_loops: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, FrameTime]] = WeakKeyDictionary()
 
     def __init__(self) -> None:
-        self._end_s = 0.0  # of time.monotonic, which is finer than the clock of uvloop
+        self._end_s = 0.0  # on time.monotonic, which is finer than uvloop's clock
         self._is_running = False
         self._waiting: deque[Callable[[], None]] = deque()
 

@@ -22,7 +22,7 @@ _STOPS = b"server shutdown"
 class PortTls(NamedTuple):
     """TLS of a port.
 
-    accepts: whether a connection may be used after its handshake.  files: of the context.
+    accepts: whether a connection may be used after its handshake.  files: the certificate files of the context.
     """
 
     context: ssl.SSLContext
@@ -90,7 +90,7 @@ class PortListener:
         self._is_draining = True
         for server in self._servers:
             server.close()
-        for listening, _ in self._sockets:  # those of a listener that has not started too
+        for listening, _ in self._sockets:  # also the sockets of a listener that has not started
             listening.close()
         for connection in list(self._connections):
             connection.drain(_STOPS)

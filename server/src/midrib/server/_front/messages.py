@@ -24,7 +24,7 @@ _SMALL_PACKED_BYTES = 256
 class MessageError(Exception):
     """The client's messages break gRPC's rules or a limit: the call ends with a status.
 
-    code: of the status; the message of the exception is its text.
+    code: the code of the status, whose text is the exception's message.
     """
 
     def __init__(self, code: grpc.StatusCode, message: str) -> None:
@@ -79,7 +79,7 @@ class Assembler:
     Other unread bytes are kept in one buffer.
 
     encoding: the compression of messages that are marked as compressed.
-    max_bytes: of a message, packed and unpacked.
+    max_bytes: the largest message, both compressed and decompressed.
     """
 
     __slots__ = ("_buffer", "_encoding", "_is_large_packed", "_large", "_max_bytes", "_ready")
@@ -89,7 +89,7 @@ class Assembler:
         self._max_bytes = max_bytes
         self._buffer = bytearray()
         self._ready: bytes | None = None  # a message that came complete in one frame, and is not compressed
-        self._large: LargeBuffer | None = None  # of the next message; the buffer then has what follows it
+        self._large: LargeBuffer | None = None  # the next message; the buffer then holds the bytes behind it
         self._is_large_packed = False
 
     @property

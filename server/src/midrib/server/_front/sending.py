@@ -72,7 +72,7 @@ class Sender:
         self._transport = transport
         self._loop = asyncio.get_running_loop()
         self._parts: list[bytes | memoryview] = []
-        self._data_bytes = 0  # of the parts
+        self._data_bytes = 0  # the DATA bytes in the parts
         self._is_scheduled = False
         self._may_pump = self._pumps_later = False
         self._waiting: dict[SendingStream, None] = {}

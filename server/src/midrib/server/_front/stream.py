@@ -83,7 +83,7 @@ class Http2Stream:
         self._ahead_bytes = DEFAULT_WINDOW
         self.client_ended = False
         self._began = False
-        self._rest: memoryview | None = None  # of the message whose first bytes are pending
+        self._rest: memoryview | None = None  # the rest of the message whose first bytes are pending
         self._reader: asyncio.Future[None] | None = None
         self._forward: Callable[[], None] | None = None
         self._writers: list[asyncio.Future[None]] = []

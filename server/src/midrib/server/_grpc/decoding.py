@@ -102,7 +102,7 @@ class HandlerTable(Protocol):
 class DecodingServer:
     """Stands for a server in the generated `add_..._to_server`, and wraps the methods of the services.
 
-    codecs: by a method's path; protobuf's library reads and writes the messages of the other methods.
+    codecs: the fast codecs, by the method's path; protobuf's library reads and writes the messages of other methods.
     """
 
     def __init__(

@@ -54,7 +54,7 @@ class HostedServices:
         """Serve one call to its end.
 
         method: its path, "/package.Service/Method".
-        context: of a handler for raw bytes in both directions, which reads and writes by it. Raises AbortError if the
+        context: the context of a handler that reads and writes raw bytes. Raises AbortError if the
         call ends with a status other than OK.
         """
         CURRENT_ACCOUNTING.set(self._accounting)

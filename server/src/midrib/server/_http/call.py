@@ -24,7 +24,7 @@ from midrib.wire import Array, OverloadedError
 class CallAnswer(NamedTuple):
     """The embedding of one call.
 
-    by: the backbone that computed it.  features: [rows, dimensions].  tokens: of all texts, 0 for other media.
+    by: the backbone that computed it.  features: [rows, dimensions].  tokens: those of all texts, 0 for other media.
     """
 
     by: ServedDescription
@@ -39,7 +39,7 @@ CURRENT_CALL: ContextVar[HttpCall] = ContextVar("CURRENT_CALL")
 class HttpCall:
     """A request that counts in the quotas of the server and of its tenant, as one item.
 
-    caller: who calls, once the guard has let the request pass.  held: the bytes that it holds now.
+    caller: the caller, once the guard has let the request pass.  held: the bytes that the request holds now.
     refusal: the reason of the error that it ends in; empty if it ends well.
 
     It never waits for room, so that two calls cannot block each other: without room it is refused, at any stage.

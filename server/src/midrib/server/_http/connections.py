@@ -29,7 +29,7 @@ _CHECKS = 4
 class HttpConnection(web.RequestHandler):
     """A connection. Its early refusals have the form and the headers of all others, and are counted.
 
-    server: of the application.  refused: called with the reason of each early refusal.
+    server: the application's server.  refused: called with the reason of each early refusal.
     """
 
     __slots__ = ("__weakref__", "_refused")

@@ -6,7 +6,6 @@ Source of Connect's: https://connectrpc.com/docs/protocol#error-end-stream
 from __future__ import annotations
 
 import base64
-import difflib
 import logging
 import math
 from collections.abc import Awaitable, Callable
@@ -17,6 +16,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from google.rpc import code_pb2
 
+from midrib.registry import nearest
 from midrib.server._errors import public_error
 from midrib.server._http.call import CURRENT_CALL
 from midrib.wire import LimitExceededError, MidribError, UnauthenticatedError, error_to_status
@@ -71,7 +71,7 @@ def _message(request: web.Request, error: web.HTTPException) -> str:
     if not isinstance(error, web.HTTPNotFound):
         return error.text or error.reason
     resources = sorted({resource.canonical for resource in request.app.router.resources()})
-    near = difflib.get_close_matches(path, resources, n=1)
+    near = nearest(path, resources)
     advice = f"did you mean {near[0]}? " if near else ""
     return f"nothing is at {path}: {advice}GET /docs shows every path"
 

@@ -85,7 +85,7 @@ class ModelReady(AnswerFields):
 class Operation(NamedTuple):
     """One method of one path.
 
-    path: with its parameters in braces.  answer: describes the body of a 200.  media: the media type of that.
+    path: its parameters are in braces.  answer: describes the body of a 200.  media: the media type of that body.
     result: the body of a 200, if it is JSON that clients read.
     query: the values of each parameter of the query, by its name; then the body is a file.
     """

@@ -39,7 +39,7 @@ _PAGE_HEADERS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsa
 class Routes:
     """Answers requests by the engine that also serves the gRPC services.
 
-    operations: those of the console, which the description of the port has too.
+    operations: the console's, which the description of the port includes.
     """
 
     def __init__(self, embedder: RequestEmbedder, *, operations: Sequence[Operation] = ()) -> None:

@@ -42,8 +42,8 @@ class HttpServer:
     """Answers HTTP from the same engine as the gRPC services.
 
     tokens: those of the gRPC services; None if the server needs none.
-    routes: further ones, those of the Connect protocol and of the console.
-    operations: the description of those of the console, if it is on.
+    routes: further routes, such as those of the Connect protocol and of the console.
+    operations: describes the console's routes, if the console is on.
     port: the port that it listens on, once started.
     """
 

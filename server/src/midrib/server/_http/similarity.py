@@ -17,7 +17,7 @@ from midrib.wire import Array
 
 
 class Sentences(Fields):
-    """A sentence, and those to compare it with."""
+    """A sentence, and the sentences to compare it with."""
 
     source_sentence: str
     sentences: Annotated[list[str], FailFast()] = Field(min_length=1, max_length=MAX_INPUTS - 1)

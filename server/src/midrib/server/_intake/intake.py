@@ -22,7 +22,7 @@ MAX_PROMPT_CHARS = 2**13
 class Intake:
     """Reads and checks the inputs of one backbone.
 
-    max_rows, max_elements: of one item.
+    max_rows, max_elements: the limits of one item.
     ids: the token ids that the module looks up.
     pool: decodes media outside the event loop.
     finite: whether NaN and infinite values are refused.

@@ -16,14 +16,14 @@ from midrib.server._intake.validation import ItemLimits
 from midrib.v1 import embedding_pb2
 from midrib.wire import Array
 
-_FEATURE_BYTES = 4  # of float32, which most embeddings are
+_FEATURE_BYTES = 4  # float32, the dtype of most embeddings
 
 
 @dataclass(frozen=True)
 class ItemSizes:
     """Estimates the bytes of items of one backbone.
 
-    limits: of an item; a larger one is refused later, and counts as the largest.  num_features: of an embedding.
+    limits: those of an item; a larger one counts as the largest, and is refused later.  num_features: of an embedding.
     """
 
     limits: ItemLimits

@@ -22,7 +22,7 @@ _TENSOR, _IMAGES, _TEXTS, _AUDIO = 1, 2, 3, 4
 
 
 class WireField(NamedTuple):
-    """One field in the bytes of a message. begin: of its tag.  start, end: of its content."""
+    """One field in the bytes of a message. begin: where its tag begins.  start, end: the range of its content."""
 
     number: int
     is_sized: bool

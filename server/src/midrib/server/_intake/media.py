@@ -27,7 +27,7 @@ from midrib.wire import Array, InvalidInputError, LimitExceededError, Unavailabl
 # The weight of a part: characters of texts, or bytes of images and clips. A small image may have many pixels.
 _PART_WEIGHT = 2**18
 _LEAST_IMAGE_WEIGHT = 2**15
-_MAX_CHAR_BYTES = 4  # of a character in UTF-8
+_MAX_CHAR_BYTES = 4  # in UTF-8
 # One slow medium does not block all others. Further threads than cores compete with the event loop.
 _LEAST_THREADS = 2
 

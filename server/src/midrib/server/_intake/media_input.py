@@ -34,7 +34,7 @@ class Media:
 
     kind: "images", "texts" or "audio".
     items: encoded images, `bytes` or views; texts, `str` or views of UTF-8; or clips, `WireTensor`.
-    rate: of clips, in Hz.
+    rate: the sampling rate of clips, in Hz.
     """
 
     kind: str

@@ -19,7 +19,7 @@ _REMEMBERED = 1024
 
 @dataclass(frozen=True)
 class ItemLimits:
-    """The inputs that one backbone takes. name: of the backbone, for errors.  max_rows, max_elements: of one item."""
+    """The inputs that one backbone takes. name: the backbone's, for errors.  max_rows, max_elements: of one item."""
 
     name: str
     spec: InputSpec

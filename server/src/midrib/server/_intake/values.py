@@ -25,7 +25,7 @@ class IdRange(NamedTuple):
 class ValueCheck:
     """Checks the values that one backbone takes.
 
-    name: of the backbone, for errors.  takes_ids: whether its rows are token ids.
+    name: the backbone's name, for errors.  takes_ids: whether its rows are token ids.
     ids: those that the module looks up.
     finite: whether NaN and infinite values are refused.
     """

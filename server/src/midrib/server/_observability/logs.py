@@ -75,6 +75,6 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        elif record.exc_text:  # of another process
+        elif record.exc_text:  # a record of another process has only the text
             line["exception"] = record.exc_text
         return json.dumps(line)

@@ -27,7 +27,7 @@ _PAUSE_S = 0.1
 class HandoverSocket:
     """Hands descriptors to processes of the server's own user that know the key.
 
-    name: of the socket, without the leading zero.  Raises OSError if the socket cannot be opened.
+    name: the name of the socket, without the leading zero.  Raises OSError if the socket cannot be opened.
     """
 
     def __init__(self) -> None:

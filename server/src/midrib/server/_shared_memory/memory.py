@@ -30,7 +30,7 @@ class ResultPlace(NamedTuple):
 class ClientMemory(mmap.mmap):
     """Memory that a client may write to at any time. It is unmapped with the last array that refers to it.
 
-    number: of this memory, for workers.  descriptor: for workers to map it by; -1 in a worker.
+    number: names this memory to workers.  descriptor: workers map it by this; -1 in a worker.
     """
 
     number: int = 0

@@ -78,7 +78,7 @@ def _keep_from_other_programs(channel: Channel, buffers: list[int]) -> None:
 
 
 def _watch(channel: Channel, pid: int) -> None:
-    """End this process and its group when the other end of the channel is gone. pid: of this process."""
+    """End this process and its group when the other end of the channel is gone. pid: this process's id."""
     poll = select.poll()
     poll.register(channel.fileno(), 0)  # a hang-up is always reported
     poll.poll()

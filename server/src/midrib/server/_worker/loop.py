@@ -220,7 +220,7 @@ class _Batches:
 
 
 class _BoundPlace:
-    """A place in shared memory with its pass, and with the view for its rows. buffer: for the rows."""
+    """A place in shared memory with its pass, and with the view for its rows. buffer: the memory of the rows."""
 
     def __init__(self, place: BatchLocation, buffer: Viewable, bound: Bound) -> None:
         self.bound = bound

@@ -31,8 +31,8 @@ _MAX_DIMENSIONS = 32
 class Prepared:
     """The properties of a worker that is ready for batches.
 
-    depth: the batches that it should have at a time.  dtypes: of the arrays of an item, staged.
-    width: of a row of the result.  batch_s: seconds that the largest batch may take, as estimated.
+    depth: the batches that it should have at a time.  dtypes: the staged dtypes of an item's arrays.
+    width: the number of features of a result's row.  batch_s: the estimated seconds of the largest batch.
     plan: the compute plan; None on a GPU.
     """
 
@@ -45,7 +45,7 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """An array in a shared buffer. offset: in bytes. dtype: numpy's name."""
+    """An array in a shared buffer.  offset: its first byte.  dtype: numpy's name."""
 
     offset: int
     dtype: str
@@ -112,7 +112,7 @@ class BatchLocation:
 class MemoryChange:
     """A client's memory that a worker maps, whose descriptor comes with the message, or unmaps.
 
-    number: in the places of later batches.
+    number: names this memory in the places of later batches.
     """
 
     mapped: bool

@@ -48,8 +48,8 @@ class BatchTooLongError(WorkerDiedError):
 class WorkerSpec:
     """The work of a worker process.
 
-    name: for messages.  entry: "module:function", which gets the request and returns a `loop.Hosted`.
-    request: made of JSON's types.  descriptors: of files that it inherits, under the same numbers.
+    name: the worker's name in messages.  entry: "module:function", which gets the request and returns a `loop.Hosted`.
+    request: made of JSON's types.  descriptors: the files that it inherits, under the same numbers.
     max_load_s: the most seconds for one request, to load or to prepare.
     """
 

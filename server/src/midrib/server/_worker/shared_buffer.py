@@ -96,7 +96,7 @@ def lend(view: Array, on_release: Callable[[], object]) -> Array:
 def new_shared_buffer(*, may_be_sealed: bool = False) -> SharedBuffer:
     """Return an empty buffer whose descriptor a worker can inherit.
 
-    On Linux it cannot be made smaller: this process would end with SIGBUS at its next access.
+    On Linux it is sealed against shrinking: if a worker shrank it, this process's next access would end it by SIGBUS.
     may_be_sealed: whether a worker may forbid further changes, such as writing.
     """
     if hasattr(os, "memfd_create"):

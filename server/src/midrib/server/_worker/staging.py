@@ -33,7 +33,7 @@ class StagedPlace:
     """A place in a shared buffer, with its views.
 
     message: the encoded place.  inputs: views to write to; none if the inputs lie in a client's memory.
-    result_shape: of the rows.  buffer_index: of the shared buffer.
+    result_shape: the shape of the rows.  buffer_index: the index of the shared buffer.
     writes_to_client: whether the rows go to the client's memory, and not to the shared buffer.
     """
 

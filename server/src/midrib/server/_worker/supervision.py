@@ -44,7 +44,7 @@ class WorkerLostError(RuntimeError):
 
 @dataclass(frozen=True)
 class WorkerState:
-    """The process of a replica. running: False while it is being replaced.  pid: of the last one."""
+    """The process of a replica. running: False while it is being replaced.  pid: the last process's id."""
 
     running: bool
     pid: int

@@ -60,7 +60,7 @@ class Batch:
 
 @dataclass(slots=True, eq=False)
 class Part:
-    """Consecutive items of a batch that one pass computes. deaths: of workers that computed nothing but its item."""
+    """Consecutive items of a batch that one pass computes. deaths: workers that died computing only this item."""
 
     batch: Batch
     first: int

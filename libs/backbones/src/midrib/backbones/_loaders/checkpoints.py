@@ -47,7 +47,7 @@ _NUMBERS = (
 _MOST_CONTAINERS = 10_000_000
 # torch's list of allowed classes belongs to the process: two threads must not restore it in turn.
 _ALLOWING = threading.Lock()
-# The list of the files over which save_pretrained divides large weights ends so: of safetensors, or of pickles.
+# How the name ends of the list of files over which save_pretrained divides large weights, safetensors or pickles.
 _INDEX = ".index.json"
 
 
@@ -216,7 +216,7 @@ def _averages(state: Mapping[str, Any], names: Collection[str]) -> list[str]:
 
 
 def _container(state: Mapping[str, Any], names: Collection[str]) -> str | None:
-    """Return the key that holds the weights: of averaged ones, a known key, or the only one that holds tensors."""
+    """Return the key of the weights: averaged weights, a known key, or the only key that holds tensors."""
     usual = next((key for key in _CONTAINERS if _holds_tensors(state.get(key))), None)
     if usual not in AVERAGED:
         usual = next((key for key in _averages(state, names) if _holds_tensors(state[key])), usual)

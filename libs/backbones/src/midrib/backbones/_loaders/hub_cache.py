@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _CHUNK: Final = 1 << 20
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _SHA1: Final = re.compile(r"[0-9a-f]{40}")
-# Weights that are not read: of other frameworks, and pickles in the folder of safetensors.
+# Weights that are not read: those of other frameworks, and pickles beside safetensors.
 _OTHER_FRAMEWORKS: Final = (".h5", ".msgpack", ".onnx", ".onnx_data", ".ot")
 _OPENVINO: Final = "openvino_"
 _PICKLES: Final = (".bin", ".ckpt", ".pt", ".pth")
@@ -121,7 +121,7 @@ def _has_its_digest(blob: Path, version: tuple[int, int, int]) -> bool:
     """
     if _SHA256.fullmatch(blob.name):
         return _digest(blob, hashlib.sha256()) == blob.name
-    if _SHA1.fullmatch(blob.name):  # of git for small files, and of the content alone in some mirrors
+    if _SHA1.fullmatch(blob.name):  # git's digest for small files; the digest of the content alone in some mirrors
         git = hashlib.sha1(b"blob %d\0" % version[1], usedforsecurity=False)
         return blob.name in (_digest(blob, git), _digest(blob, hashlib.sha1(usedforsecurity=False)))
     return True

@@ -57,7 +57,7 @@ def load_efficientnet_lite(
 
 
 class DinoSize(NamedTuple):
-    """A published vision transformer of DINO. repository: of its weights as safetensors, in the original names."""
+    """A published vision transformer of DINO. repository: has its weights as safetensors, in the original names."""
 
     patch: int
     width: int

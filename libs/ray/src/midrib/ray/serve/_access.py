@@ -29,7 +29,7 @@ class IngressAccess:
     def check(self, method: str, headers: Iterable[tuple[str, str | bytes]]) -> None:
         """Raise UnauthenticatedError without a known token, PermissionDeniedError without the scope of the method.
 
-        method: its path, "/package.Service/Method".  headers: of the call.
+        method: its path, "/package.Service/Method".  headers: those of the call.
         """
         if self._tokens is None or (self._public_health and method.startswith(_HEALTH)):
             return

@@ -46,7 +46,7 @@ def deployment_of_all(settings: Settings, options: ServeOptions) -> Any:
 def deployment_of_one(settings: Settings, options: ServeOptions) -> tuple[Any, str]:
     """Return the deployment of a backbone behind the ingress, and the digest of its settings and options.
 
-    settings: with this backbone only.
+    settings: those with this backbone only.
     """
     from midrib.ray.serve._replica import BehindIngressReplica
 
@@ -59,7 +59,7 @@ def deployment_of_one(settings: Settings, options: ServeOptions) -> tuple[Any, s
 def ingress_deployment(settings: Settings, options: ServeOptions, applications: Mapping[str, str]) -> tuple[Any, str]:
     """Return the deployment that takes all calls, and the digest of its arguments and options.
 
-    applications: of the backbones, by their names and aliases.
+    applications: the backbones' applications, by their names and aliases.
     """
     from ray import serve
 

@@ -35,13 +35,13 @@ class ServeOptions:
     min_replicas, max_replicas: bounds of the autoscaling; equal for a fixed number. With a minimum of 0 the last
     replica leaves after `downscale_delay_s` without work, and the next call waits until one has started.
     num_cpus, num_gpus: the share of a node that a replica reserves. A CPU replica computes with `num_cpus` threads.
-    placement_group_bundles: of each replica's placement group, as for `ray.util.placement_group`. The first bundle must
-    hold the replica; actors that a backbone starts use the others.
+    placement_group_bundles: each replica's, as for `ray.util.placement_group`. The first bundle must hold the replica;
+    actors that a backbone starts use the others.
     placement_group_strategy: where the bundles are: PACK, SPREAD, STRICT_PACK or STRICT_SPREAD.
     upscale_delay_s, downscale_delay_s: how long more or fewer replicas must be due before their number changes.
     drain_s: how long a replica that leaves answers new calls, until every proxy knows that it leaves.
-    http_port: of Ray's HTTP ingress, which answers health checks only.  name: of the application.
-    ingress_replicas, ingress_cpus: of the processes that route calls if each backbone is a deployment.
+    http_port: the port of Ray's HTTP ingress, which answers health checks only.  name: the application's name.
+    ingress_replicas, ingress_cpus: how many processes route calls if each backbone is a deployment, and their CPUs.
     """
 
     min_replicas: int = 1

@@ -54,7 +54,7 @@ class Channels:
 async def relay(channel: grpc.aio.Channel, method: str, first: bytes, context: Any) -> None:
     """Pass a call on, and its answers back.
 
-    first: the message that has been read from the context.  context: of raw bytes.
+    first: the message that has been read from the context.  context: reads and writes raw bytes.
     Raises AbortError once the error of the other server is sent.
     """
     behaviour: Any = channel.stream_stream(method)

@@ -61,7 +61,7 @@ class BackboneReplica:
 class BehindIngressReplica(BackboneReplica):
     """Serves backbones on a free port of its node, for the replicas of `IngressReplica`.
 
-    digest: of the settings and options of its deployment.
+    digest: the digest of its deployment's settings and options.
     """
 
     async def __init__(self, settings: dict[str, Any], digest: str) -> None:  # type: ignore[misc] # Ray waits for it
@@ -89,7 +89,7 @@ class BehindIngressReplica(BackboneReplica):
 class IngressReplica:
     """Takes all calls if there are several deployments, and has `BackboneRouter` pass them on.
 
-    applications: of the backbones, by their names and aliases.  digest: of the deployment.
+    applications: the backbones' applications, by their names and aliases.  digest: the digest of its deployment.
     settings: the fields of Settings, for the tokens, health and the age of streams.
     """
 

@@ -35,7 +35,7 @@ def up(
 
     backbone_options: makes each backbone a deployment, with the options under its name or else with `options`. By
     default each replica serves all backbones.
-    address: of the cluster to join, as for `ray.init`; by default this process starts a Ray on this machine.
+    address: the cluster to join, as for `ray.init`; by default this process starts a Ray on this machine.
     ray_options: of `ray.init`.
     Raises ValueError for settings that cannot hold on Ray, ConnectionError if no cluster can be joined at the address,
     RuntimeError if the replicas cannot be started, for example because a port is in use, or because Ray Serve already

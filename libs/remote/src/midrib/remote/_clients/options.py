@@ -22,8 +22,8 @@ class StreamOptions(TypedDict, total=False):
     """The options of `embed_stream`.
 
     rate: samples a second of audio clips.
-    dtype: of the features, the backbone's compute type by default. "int8" sends a byte for each feature, off by at most
-    1/254 of its row's largest, and returns float32.
+    dtype: the type of the features, by default the backbone's compute type. "int8" sends a byte for each feature, off
+    by at most 1/254 of its row's largest, and returns float32.
     normalize: rows of unit length.  dimensions: keep only the first features.
     revision: refuse to answer with another revision.
     prompt: put before each text, in place of the backbone's default prompt; "" for none.

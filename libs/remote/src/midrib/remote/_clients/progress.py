@@ -10,7 +10,7 @@ from midrib.wire import Array
 
 
 def shown(results: Generator[Array, None, None], batches: object) -> Iterator[Array]:
-    """Yield the same results [rows, num_features], with a bar on stderr; its total is the length of batches."""
+    """Yield the results [rows, num_features] unchanged, with a bar on stderr; its total is the length of batches."""
     with closing(results), _bar(batches) as bar:
         for features in results:
             bar.update()

@@ -102,7 +102,7 @@ class RevisionChanges:
 class ReadAhead:
     """The calls of a stream that are under way, oldest first.
 
-    session: of the revision that all its results have.  changes: those that the stream follows.
+    session: that of the revision that all its results have.  changes: the revisions that the stream follows.
     """
 
     def __init__(self, session: CallSession, changes: RevisionChanges) -> None:

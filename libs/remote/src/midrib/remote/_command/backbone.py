@@ -19,7 +19,7 @@ def cluster_embedder(
 ) -> Iterator[ValueEmbedder]:
     """Yield a backbone that actors of a Ray cluster load, or call on its server; then leave the cluster.
 
-    address: of the cluster, such as "auto".
+    address: the cluster, such as "auto".
     Raises ImportError if Ray or midrib-ray is not installed.
     """
     from midrib.remote._command.names import cluster_module

@@ -37,7 +37,7 @@ class BenchPlan:
     """The measurements.
 
     rows: per call.  concurrency: the numbers of callers.  seconds: for each number of callers.
-    load: rows per second for which replicas are computed; None for no plan.  replica_cost: of one replica, an hour.
+    load: rows per second for which to plan replicas; None for no plan.  replica_cost: the cost of a replica, an hour.
     """
 
     rows: int
@@ -51,8 +51,8 @@ class BenchPlan:
 class Measurement:
     """The answers to several concurrent callers, each of which calls again as soon as it is answered.
 
-    rows: per call.  rows_per_s, calls_per_s: answered.  p50_ms, p99_ms: latency of a call.
-    answered_rows: in total, warm-up included.  computed_rows, computed_batches: over the same time, counted by the
+    rows: per call.  rows_per_s, calls_per_s: the answered ones.  p50_ms, p99_ms: the latency of a call.
+    answered_rows: the total, warm-up included.  computed_rows, computed_batches: in the same time, counted by the
     server; None if it has no counters.
     """
 
@@ -201,7 +201,7 @@ class _Callers:
 
 @dataclass(frozen=True)
 class _Answers:
-    """The answers to one caller.  calls: in total.  latencies_ms: of the calls after the warm-up."""
+    """The answers to one caller.  calls: their number.  latencies_ms: those of the calls after the warm-up."""
 
     calls: int
     latencies_ms: list[float]

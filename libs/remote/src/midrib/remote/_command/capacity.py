@@ -15,9 +15,9 @@ _ROWS: Final = 1_000_000
 class Capacity:
     """The replicas for a load.
 
-    load_rows_per_s: to be answered.  replica_rows_per_s: the highest measured rate of one server.
+    load_rows_per_s: the rate to answer.  replica_rows_per_s: the highest measured rate of one server.
     replicas: how many servers answer that load at 70 % of their rate.
-    cost_per_hour: of all replicas; None if the price of one is not known.  cost_per_million_rows: at that load.
+    cost_per_hour: the cost of all replicas; None if that of one is unknown.  cost_per_million_rows: at that load.
     """
 
     load_rows_per_s: float
@@ -40,7 +40,7 @@ class Capacity:
 def capacity_for(load: float, rate: float, replica_cost: float | None = None) -> Capacity:
     """Return the replicas for a load.
 
-    load, rate: rows per second, of all clients and of one measured server.  replica_cost: of one server, an hour.
+    load, rate: rows per second of all clients, and of one server.  replica_cost: the cost of one server, an hour.
     """
     replicas = max(1, math.ceil(load / (_UTILIZATION * rate)))
     if replica_cost is None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from midrib.registry import AudioInput, InputSpec, TextInput
 
-_DEFAULT_LENGTH: Final = 16  # of an axis of any length
+_DEFAULT_LENGTH: Final = 16  # for an axis of any length
 # Lengths are log-normal: most texts are short and a few are long. The median is between a query and a paragraph.
 _MEDIAN_WORDS, _MEDIAN_CLIP_S, _SPREAD = 16, 3.0, 0.6
 _MAX_WORDS, _MAX_CLIP_S = 400, 20.0
@@ -23,7 +23,7 @@ _WORDS: Final = (
 
 @dataclass(frozen=True)
 class Payload:
-    """The arguments of one call of `AsyncClient.embed`.  rows: of the call."""
+    """The arguments of one call of `AsyncClient.embed`.  rows: their number in the call."""
 
     arguments: dict[str, Any]
     rows: int

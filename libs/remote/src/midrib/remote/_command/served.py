@@ -38,7 +38,7 @@ def describe_local(name: str, *, as_json: bool) -> None:
 
 
 def describe_served(name: str, server: str | None, access: Access, *, as_json: bool) -> None:
-    """Print a server's backbone.  name: with a server's URL before it if server is None.
+    """Print a server's backbone.  name: has a server's URL before it if server is None.
 
     Raises InvalidInputError for a URL that names no server or no backbone.
     """

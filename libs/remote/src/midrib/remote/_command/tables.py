@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 _PIPE_WIDTH = 1000  # a pipe has no width, and its reader needs whole cells
-_LEAST_REST_WIDTH = 32  # of a table's columns beside the names
+_LEAST_REST_WIDTH = 32  # the columns of a table beside the names
 
 
 def stdout_console() -> Console:
@@ -34,7 +34,7 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def table_of(head: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> RenderableType:
-    """Return the same for a live display.  width: of the terminal, in columns."""
+    """Return the same for a live display.  width: that of the terminal, in columns."""
     if _fits(rows, width):
         return _table(head, rows)
     return Group(*(Text(line, overflow="fold") for line in _lines(head, rows)))

@@ -19,7 +19,7 @@ _PROXIES: Final = ("grpc_proxy", "https_proxy", "http_proxy")
 class Cause:
     """A kind of failure.
 
-    pattern: of the lower-cased text.  message: with {address}; gRPC's text is added to it.
+    pattern: found in the lower-cased text.  message: holds {address}; gRPC's text is added to it.
     passing: it may end by waiting, so a call tries again until its deadline.
     """
 

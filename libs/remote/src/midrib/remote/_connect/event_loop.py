@@ -169,7 +169,7 @@ class Runtime:
         closing.wait(_CLOSING_S)  # a loop that hangs must not delay a fork or an exit for longer
         self.soon(self.loop.stop)
         self._thread.join(_CLOSING_S)
-        for call in list(self._calls):  # of a loop that hangs
+        for call in list(self._calls):  # left by a loop that hangs
             call.leave()
         if not self._thread.is_alive():
             self.loop.close()

@@ -83,7 +83,7 @@ class UnaryCalls:
     async def run_async(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
         """Run one of the calls from another event loop, and return its result."""
         while True:
-            with contextlib.suppress(CancelledError):  # of this process's loop, which closed for a fork: call again
+            with contextlib.suppress(CancelledError):  # the loop of this process closed for a fork: call again
                 return await runtime().start(work()).result_async()
 
     async def invoke(self, method: str, request: Message, response: type[_Response]) -> _Response:

@@ -26,9 +26,9 @@ from midrib.wire import Array, InvalidInputError, RevisionMismatchError
 class Chunk:
     """Items that were embedded together.
 
-    ids: of the good items.  features: of the good items, [items, num_features].  kept: the good items' values of the
+    ids, features: those of the good items; features is [items, num_features].  kept: the good items' values of the
     columns that are copied to the output, by column.
-    bad: (id, error) of the other items.  digest: of all items, by which a resumed run finds changed inputs.
+    bad: (id, error) of the other items.  digest: that of all items, by which a resumed run finds changed inputs.
     """
 
     ids: list[str]
@@ -142,7 +142,7 @@ class ChunkStore:
     def _write_bad(self, bad: list[tuple[str, str]]) -> None:
         listing = self.output.path.with_name(self.output.path.name + ".bad.jsonl")
         if not bad:
-            listing.unlink(missing_ok=True)  # of an earlier run
+            listing.unlink(missing_ok=True)  # an earlier run may have left one
             return
         lines = "".join(json.dumps({"id": item_id, "error": error}) + "\n" for item_id, error in bad)
         write_whole(listing, lambda unfinished: unfinished.write_text(lines))

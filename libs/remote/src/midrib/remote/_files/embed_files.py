@@ -27,7 +27,7 @@ class Progress:
     """The state of a run, in items.
 
     done: finished, bad ones and those of earlier runs included.  bad: could not be embedded.
-    resumed: finished by earlier runs.  total: of all inputs.
+    resumed: items finished by earlier runs.  total: the number of all inputs.
     """
 
     done: int
@@ -72,12 +72,12 @@ def embed_files(
     inputs: folders of images or sounds, image and sound files, .txt (one item per line), .jsonl, .csv, .tsv,
     .parquet or .arrow (by column), .npy; paths, or URLs that fsspec opens (s3://, gs://, hf://).
     out: .parquet, .npy (ids beside it) or .safetensors; a path or such a URL.
-    column: of a table, the texts or encoded media.  id_column: of a table, the names of the rows, if it has them.
-    keep: of tables, the columns that are copied to the output.
+    column: a table's column of texts or encoded media.  id_column: its column of row names, if it has one.
+    keep: the columns of a table that are copied to the output.
     prompt: put before each text, such as "query: ", in place of the backbone's default prompt; "" for none.
     prompt_name: one of the backbone's prompts instead, such as "query".
     dimensions: keep the first features only.  normalize: scale rows to unit length, after that.
-    dtype: of the stored features, "float32" or "float16".
+    dtype: the type of the stored features, "float32" or "float16".
     chunk_items: the most items per chunk; smaller chunks are used while the backbone is slow.
     on_progress: called after each chunk.  kwargs: the Client's; priority is "bulk" and timeout 600 s by default.
     A run that was killed resumes where it stopped, with nothing lost or doubled: `<out>.parts` holds the finished part.

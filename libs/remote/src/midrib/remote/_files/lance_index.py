@@ -19,7 +19,7 @@ _SUFFIX: Final = ".lance"
 class LanceIndex:
     """A LanceDB table of the rows of one output; open it by `open_index`.
 
-    backbone, revision: of the backbone that made the features.
+    backbone, revision: those that made the features.
     """
 
     def __init__(self, table: Any) -> None:

@@ -18,8 +18,8 @@ from midrib.wire import Array, InvalidInputError
 class EmbeddedRows:
     """The content of an output.
 
-    ids: of the rows.  features: [rows, num_features].  kept: the values of the kept columns, by column.
-    backbone, revision: of the backbone that made the features.
+    ids: the rows' ids.  features: [rows, num_features].  kept: the values of the kept columns, by column.
+    backbone, revision: those that made the features.
     """
 
     ids: list[str]
@@ -33,7 +33,7 @@ class EmbeddedRows:
 class Match:
     """A row that is near to a query.
 
-    cosine: of its features and the query's.  kept: its values of the kept columns.
+    cosine: that of its features and the query's.  kept: its values of the kept columns.
     """
 
     id: str

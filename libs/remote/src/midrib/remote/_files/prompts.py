@@ -17,7 +17,7 @@ class ChosenPrompt:
     def check(self, kind: str, place: str) -> None:
         """Raise InvalidInputError if an item is not a text, but the run has a prompt.
 
-        place: of the item, for the error.
+        place: where the item is, for the error.
         """
         if (self.text or self.name) and kind != "texts":
             argument = f"prompt={self.text!r}" if self.text else f"prompt_name={self.name!r}"

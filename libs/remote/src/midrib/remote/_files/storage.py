@@ -20,7 +20,7 @@ _PACKAGES: Final = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "hf": "hf"
 
 @dataclass(frozen=True)
 class LocalFile:
-    """A file on this machine.  name: in ids and messages; the URL of a file that was downloaded."""
+    """A file on this machine.  name: used in ids and messages; the URL if the file was downloaded."""
 
     path: Path
     name: str
@@ -43,7 +43,7 @@ class LocalFile:
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file behind a URL.  filesystem: fsspec's.  path: in that file system."""
+    """A file behind a URL.  filesystem: fsspec's.  path: its path in that file system."""
 
     filesystem: Any
     path: str

@@ -87,8 +87,9 @@ def _input_head(dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[bytes, in
 def decode_result(data: bytes, memory: TensorMemory | None = None) -> Result | None:
     """Return the result in a stream response; None if the bytes are not a result.
 
-    memory: of the stream.  The features, [rows, num_features], are a view of data or of the memory. The outcome is an
-    InternalError if they cannot be read.
+    memory: the stream's shared memory.
+    The features, [rows, num_features], are a view of data or of memory. If they cannot be read, the outcome is an
+    InternalError.
     """
     if not data or data[0] != 0x12:  # EmbedStreamResponse.result
         return None

@@ -18,7 +18,8 @@ from midrib.wire import Array, aligned, checked_size, dtype_from_code
 class MappedSegment:
     """Memory of a descriptor, which the caller closes.
 
-    size_bytes: of the memory.  Raises OSError if it is smaller, or not sealed against shrinking: an access could fail.
+    size_bytes: the size of the memory.  Raises OSError if it is smaller, or not sealed against shrinking, because an
+    access could fail.
     """
 
     def __init__(self, descriptor: int, size_bytes: int) -> None:

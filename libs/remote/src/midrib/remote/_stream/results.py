@@ -17,7 +17,7 @@ from midrib.wire import InternalError, MidribError, is_floating
 class Results:
     """Settles the messages of a session. On the event loop only.
 
-    width: of a row of features.  wake: called after parts were queued again, to have them sent.
+    width: the number of features of a row.  wake: called after parts were queued again, to have them sent.
     """
 
     def __init__(self, name: str, width: int, queue: Queue, wake: Callable[[], None]) -> None:

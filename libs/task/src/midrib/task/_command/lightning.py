@@ -65,7 +65,7 @@ class TrainingCLI(LightningCLI):
     ) -> tuple[ClassificationTask, Trainer]:
         """Return the task for a backbone and the classes of the data, and the Trainer.
 
-        cache: a folder for the features.  backbone_kwargs: of the loader, beside those of the options.
+        cache: a folder for the features.  backbone_kwargs: further arguments of the loader.
         Raises ValueError if the Trainer refuses its options, and the errors of opening the backbone.
         """
         self.config_init = self.parser.instantiate_classes(self.config)

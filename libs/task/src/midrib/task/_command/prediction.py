@@ -20,7 +20,7 @@ class PredictedRow:
     """One row's answer.
 
     row: its file, or its place in a table.  labels: the likeliest classes, the likeliest first; with multi-label heads
-    those above one half.  probabilities: of these.  error: why the row cannot be predicted, None if it can.
+    those above one half.  probabilities: those of the labels.  error: why the row cannot be predicted, None if it can.
     backbone, revision: computed the features.
     """
 
@@ -37,7 +37,7 @@ def predict(
 ) -> Iterator[PredictedRow]:
     """Yield an answer for each item at the paths, in order.
 
-    head: a file that `midrib train` or Task.export wrote.  column: of a table, with the inputs.  top: how many labels
+    head: a file that `midrib train` or Task.export wrote.  column: a table's column of inputs.  top: how many labels
     to give each row of a head that gives one.
     Raises CheckpointError if the file is not an exported task, ValueError for a path that holds nothing to predict.
     """

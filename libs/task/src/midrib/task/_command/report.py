@@ -36,7 +36,7 @@ class Mistake:
 class Report:
     """The evaluation of a head on one stage of its data.
 
-    revision: of the backbone.  rows: by stage.  skipped: the rows that were left out, as (row, reason).
+    revision: the backbone's.  rows: their number, by stage.  skipped: the rows that were left out, as (row, reason).
     accuracy: the share of rows with exactly the right labels.  baseline: the accuracy of always giving the most
     frequent answer.  recall: by class, the share of its rows that were found.
     confusion: [classes, classes], rows by true class and predicted class; empty for multi-label data.

@@ -12,8 +12,8 @@ from midrib.task._data.samples import Samples, Skipped
 def read_folder(folder: Path, suffixes: Collection[str]) -> Samples:
     """Return the files of folder/CLASS/…, labelled with CLASS, in order of their paths.
 
-    suffixes: of the files to take, in lower case.  See `files_below` for hidden files and links.  Files of another
-    kind, and files outside the folders of classes, are left out.
+    suffixes: the endings of files to take, in lower case.  See `files_below` for hidden files and links.  Files of
+    another kind, and files outside the folders of classes, are left out.
     Raises ValueError if the folder does not exist or has no file to take in a folder of a class.
     """
     samples = list_files(folder, suffixes)

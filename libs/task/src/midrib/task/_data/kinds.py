@@ -24,7 +24,7 @@ _ANY_RATE = 16000
 class Kind:
     """One kind of data.
 
-    name: in errors.  input: the InputSpec of the backbones that take it.  suffixes: of its files, in lower case.
+    name: used in errors.  input: what its backbones take.  suffixes: the endings of its files, in lower case.
     columns: the usual names of a table's column with it; none for rows of numbers, which are several columns.
     source: turns a value of a table, and the table's folder, into a source; raises ValueError with the reason.
     check: raises ValueError, with the reason, for a source that cannot be used.

@@ -39,7 +39,7 @@ class DataOptions(TypedDict, total=False):
     """The options of every data module.
 
     val_split: the share of the training rows that validate if no validation data is given; 0: none. Default 0.2.
-    seed: of that split; default 0.  batch_size: default 32.  num_workers: processes that read; default 0, this one.
+    seed: makes that split; default 0.  batch_size: default 32.  num_workers: processes that read; default 0, this one.
     transform: changes each training item before the backbone's preprocessing, such as an augmentation: a uint8 tensor
     [3, height, width] for images, a str, or samples.  eval_transform: the same for all other stages.
     check: read every item once at the start, and leave out those that cannot be used; default True.

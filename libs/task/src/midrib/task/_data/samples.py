@@ -60,7 +60,7 @@ class Samples:
         )
 
     def without(self, reasons: Mapping[int, str]) -> Samples:
-        """Leave out rows.  reasons: by their index."""
+        """Leave out rows.  reasons: keyed by the rows' indices."""
         kept = self.select(row for row in range(len(self)) if row not in reasons)
         skipped = tuple(Skipped(self.names[row], reason) for row, reason in sorted(reasons.items()))
         return replace(kept, skipped=self.skipped + skipped)
@@ -83,7 +83,7 @@ def label_of(value: Any) -> str | tuple[str, ...]:
 
 def _name(value: Any) -> str:
     """Return the label. Raises ValueError if there is none."""
-    value = value.item() if hasattr(value, "item") else value  # of numpy or torch
+    value = value.item() if hasattr(value, "item") else value  # a scalar of numpy or torch
     if is_missing(value) or (isinstance(value, str) and not value.strip()):
         raise ValueError("it has no label")
     if isinstance(value, float) and value.is_integer():

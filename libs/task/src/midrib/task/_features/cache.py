@@ -24,7 +24,7 @@ Inputs: TypeAlias = Tensor | Sequence[str]
 
 
 def row_digests(inputs: Inputs) -> list[bytes]:
-    """Return the sha-256 of every row: of its element type, its shape and its bytes.
+    """Return the sha-256 of every row, over its element type, its shape and its bytes.
 
     inputs: [batch, ...], or strings.  Rows of integer ids are hashed without their trailing zeros, because the
     padding of a text depends on its batch.

@@ -24,7 +24,7 @@ from midrib.task._tasks.task import Task
 
 _THRESHOLD = 0.5
 _TOP = 5
-_TARGET_ERROR = re.compile(r"Target -?\d+ is out of bounds|0D or 1D target tensor expected")  # of cross entropy
+_TARGET_ERROR = re.compile(r"Target -?\d+ is out of bounds|0D or 1D target tensor expected")  # cross entropy's
 
 
 def _binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:

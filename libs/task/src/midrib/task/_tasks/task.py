@@ -46,7 +46,7 @@ class Task(HasRegistries, Persistent):
     num_outputs: the head's width.  head, optimizer, lr_scheduler: a name, a callable, or (either, kwargs); the
     scheduler also (either, kwargs, lightning_config).  loss_fn: functions of (outputs, targets): one, a list, a mapping
     from names; None for a task that is not trained.  metrics: torchmetrics or functions, likewise.
-    learning_rate: None leaves the optimizer's default.  backbone_learning_rate: of the backbone, if it trains.
+    learning_rate: None leaves the optimizer's default.  backbone_learning_rate: the one of the backbone, if it trains.
     finetuning: which layers train, see Finetuning; the default trains the head alone, over a local backbone or a
     remote one.  train_bn: batch norms of frozen layers train too.
     output_transform: the default output of predict: a name among available_outputs(), (name, kwargs), or a
@@ -169,7 +169,7 @@ class Task(HasRegistries, Persistent):
         train_bn: bool | None = None,
         **fit_kwargs: Any,
     ) -> None:
-        """Call trainer.fit with a finetuning strategy.  fit_kwargs: of fit, such as datamodule and ckpt_path.
+        """Call trainer.fit with a finetuning strategy.  fit_kwargs: passed to fit, such as datamodule and ckpt_path.
 
         Raises ValueError if the Trainer's Finetuning callback has another strategy.
         """

@@ -44,7 +44,7 @@ class FrontPort:
 class FrontEvents:
     """The functions that a front process calls.
 
-    ready: once it accepts connections.  ended: once the process is gone.  log: with each record of its log.
+    ready: called once it accepts connections.  ended: once the process is gone.  log: with each record of its log.
     """
 
     ready: Callable[[], None]

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias, TypeVar
 from midrib.server._front.messages import LargeBuffer
 from midrib.server._large import LARGE_BYTES, Buffer
 
-# Of a record: its kind, the number of its call, the bytes of its payload.
+# The head of a record: its kind, the number of its call, the bytes of its payload.
 _HEAD = struct.Struct("<BQI")
 _READ_BYTES = 256 * 1024
 # Smaller payloads are copied next to their heads; larger ones are sent from where they are.
@@ -44,7 +44,7 @@ def for_call(calls: Mapping[int, CallT], act: Callable[[CallT, Any], object]) ->
 class Link:
     """One end of the socket. All records of one iteration of the event loop are sent together.
 
-    max_bytes: of a payload.
+    max_bytes: the largest payload.
     """
 
     def __init__(self, connected: socket.socket, max_bytes: int) -> None:
@@ -56,7 +56,7 @@ class Link:
         self._handlers: Sequence[Handler] = ()
         self._lost: Callable[[], None] = self.close
         self._received = bytearray()
-        self._large: LargeBuffer | None = None  # of the payload that is being received
+        self._large: LargeBuffer | None = None  # the payload that is being received
         self._large_head = 0, 0  # the kind and the call of its record
         self._parts: list[Buffer] = []
         self._unsent: deque[Buffer] = deque()

@@ -13,7 +13,7 @@ class SharedPort:
     """A port that is reserved for this server, and does not listen itself.
 
     Raises OSError if another server has it, with or without SO_REUSEPORT.
-    number: of the port.
+    number: the port's number.
     """
 
     def __init__(self, host: str, port: int) -> None:

@@ -32,10 +32,10 @@ _LASTING_S = 30.0
 class FrontProcesses:
     """The server. Its methods are those of `grpc.aio.Server` that Midrib's server calls.
 
-    limits: of each connection.  interceptors: the outermost first.  number: of the processes.
+    limits: the limits of each connection.  interceptors: the outermost first.  number: how many processes to run.
     refused: called with the reason of each call that a limit or a rule of gRPC ends.
     fronts: the running processes, by their numbers from 0.  restarts: the number of processes that were replaced.
-    metrics: of the processes.
+    metrics: collects the state of the processes for Prometheus.
     """
 
     def __init__(

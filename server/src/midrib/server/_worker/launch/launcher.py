@@ -39,7 +39,7 @@ def launch(program: Program) -> tuple[LaunchedProcess, socket.socket]:
 def start_forking(module: str) -> None:
     """Start the process that forks workers, so that it imports their module before the first worker is needed.
 
-    Without it the first worker starts it. An error is left to that start.
+    Otherwise the first worker starts that process. Errors are not raised here: the first worker meets them again.
     """
     key = os.getpid(), module
     if CAN_FORK and key not in _UNUSABLE:

@@ -30,7 +30,7 @@ class Program:
     """The program of a worker.
 
     entry: "module:function".  buffers: descriptors for `bootstrap.main`.
-    descriptors: of other files, which the process has under the same numbers.
+    descriptors: other files, which the process has under the same numbers.
     """
 
     entry: str

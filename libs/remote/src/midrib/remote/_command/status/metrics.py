@@ -32,7 +32,7 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
 @dataclass(frozen=True)
 class Scrape:
-    """The metrics of a server at one time.  seconds: of a clock that only rises.  samples: by name and labels."""
+    """The metrics of a server at one time.  seconds: on a monotonic clock.  samples: keyed by name and labels."""
 
     seconds: float
     samples: Mapping[str, Mapping[Labels, float]]
@@ -45,7 +45,7 @@ class Scrape:
 class MetricsReader:
     """Read /metrics of one server.
 
-    address: of its HTTP port; without a scheme, https if TLS files are given and http otherwise.
+    address: that of its HTTP port; without a scheme, https if TLS files are given and http otherwise.
     Raises ValueError for an address of another protocol or a TLS file without a certificate, FileNotFoundError for one
     that does not exist.
     """

@@ -20,7 +20,7 @@ class WorkerStatus:
 class BackboneStatus:
     """A served name.
 
-    queue_items: items that wait.  rows_per_s: answered.  failed_items: since the load.  restarts: of its workers.
+    queue_items: items that wait.  rows_per_s: answered rows.  failed_items: since the load.  restarts: of its workers.
     plan: how it computes on a CPU, in words; "" on a GPU.  workers: one per replica; none if threads of the server
     compute.
     """
@@ -60,7 +60,7 @@ class FrontStatus:
 class ServerStatus:
     """A server.
 
-    memory_bytes: of the server's process, without workers.  device_memory_bytes: of each GPU, in that process.
+    memory_bytes: what the server's process uses, without workers.  device_memory_bytes: what it uses of each GPU.
     fronts: the processes that carry its connections, if they are not the server's.
     """
 

@@ -75,7 +75,7 @@ def _shown(status: ServerStatus | ConnectionError, width: int) -> RenderableType
 def tables(status: ServerStatus, width: int) -> RenderableType:
     """Return the tables of backbones, tenants and front processes, and a line about memory.
 
-    width: of the terminal, in columns.
+    width: that of the terminal, in columns.
     """
     head = ("backbone", "state", "queue", "rows/s", "failed", "MiB", "restarts", "workers", "plan")
     parts: list[RenderableType] = [table_of(head, [_cells(backbone) for backbone in status.backbones], width)]
