@@ -147,10 +147,10 @@ def signal_self(number: int) -> Callable[[], None]:
     return lambda: os.kill(os.getpid(), number)
 
 
-def hang_up() -> None:
-    """Send this process SIGHUP, which it ignores if it was started by nohup."""
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    os.kill(os.getpid(), signal.SIGHUP)
+def signal_unignored(number: int, handler: Any) -> None:
+    """Send this process a signal that it ignores if the tests were started in the background or by nohup."""
+    signal.signal(number, handler)
+    os.kill(os.getpid(), number)
 
 
 class Mode(torch.overrides.TorchFunctionMode):
@@ -196,8 +196,8 @@ def break_exit_and_process() -> None:
 MISDEEDS: dict[str, Callable[[], object]] = {
     "profiling signal": partial(signal.setitimer, signal.ITIMER_PROF, 0.001, 0.001),
     "SIGTERM": signal_self(signal.SIGTERM),
-    "SIGINT": signal_self(signal.SIGINT),
-    "SIGHUP": hang_up,
+    "SIGINT": partial(signal_unignored, signal.SIGINT, signal.default_int_handler),
+    "SIGHUP": partial(signal_unignored, signal.SIGHUP, signal.SIG_DFL),
     "SIGPIPE": signal_self(signal.SIGPIPE),
     "SIGABRT": signal_self(signal.SIGABRT),
     "SIGCHLD ignored": partial(signal.signal, signal.SIGCHLD, signal.SIG_IGN),

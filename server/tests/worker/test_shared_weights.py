@@ -94,8 +94,8 @@ def test_a_successor_computes_with_the_weights_of_the_worker_that_died(
 
 @pytest.fixture()
 def large(misbehaving: Registry) -> list[ReplicaWorkers]:
-    """Two replicas of a backbone with 1 GiB of weights."""
-    requested = BackboneSettings(name="random", arguments={"mib": 1024}, replicas=2)
+    """Two replicas of a backbone with 512 MiB of weights."""
+    requested = BackboneSettings(name="random", arguments={"mib": 512}, replicas=2)
     return host_in_processes(requested, Settings(warm_up_s=0, threads=1), misbehaving).workers
 
 
