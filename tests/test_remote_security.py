@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,12 @@ class Files:
         authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(self.server))
         authority.issue_cert("me@example.org").private_key_and_cert_chain_pem.write_to_path(str(self.mine))
         stranger.issue_cert("me@example.org").private_key_and_cert_chain_pem.write_to_path(str(self.theirs))
+        self.expired, self.early = folder / "expired.pem", folder / "early.pem"
+        now = datetime.now(UTC)
+        expired = authority.issue_cert("127.0.0.1", not_after=now - timedelta(days=1))
+        early = authority.issue_cert("127.0.0.1", not_before=now + timedelta(days=1))
+        expired.private_key_and_cert_chain_pem.write_to_path(str(self.expired))
+        early.private_key_and_cert_chain_pem.write_to_path(str(self.early))
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +100,23 @@ def test_the_error_names_an_unknown_authority(secure: RunningServer, files: File
     """The error says which argument names the right one."""
     with pytest.raises(UnavailableError, match="not signed by the authorities trusted here: pass tls="):
         Client(secure.address, tls=files.others, timeout=1.5).list()
+
+
+@pytest.mark.parametrize("name", ["expired", "early"])
+def test_the_error_names_a_certificate_out_of_its_time(files: Files, name: str) -> None:
+    """Its authority is trusted, so other roots would not help."""
+    certificate: Path = getattr(files, name)
+    with (
+        serving(MLP, tls_certificate=certificate, tls_key=certificate) as server,
+        pytest.raises(UnavailableError, match="has expired or is not valid yet: renew it"),
+    ):
+        Client(server.address, tls=files.roots, timeout=1.5).list()
+
+
+def test_the_error_names_a_client_certificate_that_has_expired(mutual: RunningServer, files: Files) -> None:
+    """The server only closes the connection, so it is one of the causes."""
+    with pytest.raises(UnavailableError, match="a certificate of this client .* that has not expired"):
+        Client(mutual.address, tls=Tls(files.roots, files.expired), timeout=1.5).list()
 
 
 def test_a_key_without_its_certificate_is_refused() -> None:

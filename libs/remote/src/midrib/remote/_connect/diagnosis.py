@@ -32,6 +32,11 @@ class Cause:
 # The first match is used, so narrow patterns come before wide ones.
 CAUSES: Final = (
     Cause(
+        "certificate has expired|certificate is not yet valid",
+        "TLS_FAILED",
+        "the certificate of {address} has expired or is not valid yet: renew it, and check the clocks of both machines",
+    ),
+    Cause(
         "certificate_verify_failed",
         "TLS_FAILED",
         "the certificate of {address} is not signed by the authorities trusted here: pass tls=<its roots.pem>, "
@@ -90,7 +95,7 @@ CAUSES: Final = (
         r"all (backends|addresses).*(socket closed|connection reset)",
         "CLOSED_AT_ONCE",
         "{address} closes every connection at once: it may want TLS (grpcs://), or a certificate of this client "
-        "(tls=Tls(...)), or not be a gRPC server",
+        "(tls=Tls(...)) that has not expired, or not be a gRPC server",
     ),
     Cause(
         "connect.*(refused|failed)",
