@@ -107,6 +107,8 @@ def test_a_missing_config_file_is_said(tmp_path: Path) -> None:
     [
         pytest.param("prot = 3", "midrib.toml: prot is unknown: did you mean 'port'", id="misspelt"),
         pytest.param("port = = 3", "midrib.toml is not valid TOML: Invalid value", id="not TOML"),
+        pytest.param("\udcff", "midrib.toml is not valid TOML: 'utf-8' codec", id="not UTF-8"),
+        pytest.param("quota = 3", "quota is unknown to this version: `midrib serve --print-config` shows", id="newer"),
         pytest.param('port = "x"', "midrib.toml: port is 'x', expected a whole number", id="kind"),
         pytest.param(
             "backbones = [3]", "midrib.toml: backbones.0 is 3, expected an object with", id="kind of an entry"
@@ -118,7 +120,7 @@ def test_a_missing_config_file_is_said(tmp_path: Path) -> None:
 def test_a_wrong_config_file_is_named(tmp_path: Path, text: str, message: str) -> None:
     """The sentence says which file to change."""
     config = tmp_path / "midrib.toml"
-    config.write_text(text)
+    config.write_text(text, encoding="utf-8", errors="surrogateescape")
     with pytest.raises(ValueError, match=message):
         load_settings(config)
 

@@ -224,6 +224,27 @@ def test_an_error_of_loading_is_printed_once(arguments: list[str], sentence: str
     assert sentence in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        pytest.param(
+            "--tokens", "write the setting `tokens = ...` into a file for --config, or set MIDRIB_TOKENS", id="one"
+        ),
+        pytest.param("--tls-cert=x", "write the setting `tls_certificate = ...` into a file", id="its beginning"),
+        pytest.param("--http", "did you mean --http-port?", id="an option's beginning"),
+        pytest.param("--prot", "did you mean --port", id="a misspelt option"),
+        pytest.param("-x", "did you mean one of those that --help shows?", id="nothing near"),
+    ],
+)
+def test_a_setting_without_an_option_says_where_to_write_it(
+    midrib: Any, monkeypatch: pytest.MonkeyPatch, option: str, words: str
+) -> None:
+    """`--tokens` and `--tls-certificate` are what a user tries first."""
+    monkeypatch.setenv("COLUMNS", "200")
+    done = midrib("serve", MLP, option)
+    assert (done.returncode, f"{option.partition('=')[0]} is not an option: {words}" in done.stderr) == (2, True)
+
+
 def test_an_unknown_scope_of_a_token_is_named(midrib: Any) -> None:
     """With the scopes that exist."""
     done = midrib("token", "team", "--scope", "write")

@@ -46,6 +46,16 @@ def test_embed_refuses_to_replace_an_output_of_other_inputs(midrib: Any, tmp_pat
     assert (midrib(*arguments).returncode, np.load(out).shape) == (1, (3, 128))
 
 
+def test_a_folder_in_place_of_the_output_is_not_offered_to_be_replaced(midrib: Any, tmp_path: Path) -> None:
+    """`--overwrite` would not help."""
+    rows, out = tmp_path / "rows.npy", tmp_path / "embeddings.npy"
+    np.save(rows, np.ones((3, 4), np.float32))
+    out.mkdir()
+    done = midrib("embed", str(rows), "--backbone", MLP, "--out", str(out))
+    assert f"output {out} is a folder: name a file in it" in done.stderr
+    assert (done.returncode, "--overwrite" in done.stderr) == (1, False)
+
+
 def test_embed_refuses_to_replace_an_output_of_another_backbone(midrib: Any, tmp_path: Path) -> None:
     """The inputs are the same; --overwrite replaces it."""
     rows, out = tmp_path / "rows.npy", tmp_path / "embeddings.npy"

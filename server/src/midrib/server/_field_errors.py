@@ -8,10 +8,12 @@ from typing import Any, Final, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
-from midrib.registry import suggestion
+from midrib.registry import nearest, suggestion
 
 _MAX_SHOWN: Final = 60
 _MAX_PLACE: Final = 100
+# Of the models only the settings have more.
+_MAX_NAMES: Final = 25
 _KINDS: Final[Mapping[type, str]] = {dict: "an object", list: "a list", tuple: "a list", str: "a string"}
 # The expected value, by the prefix of pydantic's type of an error.
 _EXPECTED: Final[Mapping[str, str]] = {
@@ -99,7 +101,10 @@ def shown(value: object) -> str:
 
 
 def _unknown(name: str, place: str, model: type[BaseModel]) -> str:
-    return f"{place} is unknown: {suggestion(name[:_MAX_PLACE], list(model.model_fields))}"
+    names = list(model.model_fields)
+    if len(names) > _MAX_NAMES and not nearest(name[:_MAX_PLACE], names):
+        return f"{place} is unknown to this version: `midrib serve --print-config` shows all settings"
+    return f"{place} is unknown: {suggestion(name[:_MAX_PLACE], names)}"
 
 
 def _model_at(model: type[BaseModel], path: tuple[str | int, ...]) -> type[BaseModel]:

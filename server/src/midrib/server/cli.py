@@ -24,8 +24,9 @@ BackboneNames = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
-@app.command(rich_help_panel=START)
+@app.command(rich_help_panel=START, context_settings={"ignore_unknown_options": True})
 def serve(  # a flag is a parameter
+    context: typer.Context,
     backbones: BackboneNames = None,
     *,
     config: Annotated[Path | None, typer.Option(help="A TOML file of settings: see --print-config.")] = None,
@@ -43,8 +44,9 @@ def serve(  # a flag is a parameter
 ) -> None:
     """Serve backbones over gRPC, and over HTTP with --http-port, until SIGTERM or Ctrl-C."""
     from midrib.server._command.configuration import render_config
-    from midrib.server._load_settings import load_settings
+    from midrib.server._load_settings import load_settings, refuse_options
 
+    refuse_options(context, backbones or ())
     settings = load_settings(
         config,
         backbones=[parse_backbone(text) for text in backbones] if backbones else None,

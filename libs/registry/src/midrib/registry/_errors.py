@@ -50,8 +50,11 @@ def _sentence(error: KeyError) -> str:
 
 
 def suggestion(name: str, expected: Sequence[str]) -> str:
-    """Return "did you mean ...?" with the nearest of the expected names, or all of them if none is near."""
-    near = nearest(name, expected)
+    """Return "did you mean ...?" with the nearest of the expected names, or all of them if none is near.
+
+    A name is near too if it is a word of the unknown one: "tls" of "tls_roots".
+    """
+    near = nearest(name, expected) or [known for known in expected if known in name.split("_")]
     return f"did you mean {' or '.join(map(repr, near))}?" if near else f"expected one of {', '.join(expected)}"
 
 

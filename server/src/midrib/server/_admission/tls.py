@@ -31,8 +31,13 @@ class TlsFiles:
     def context(self) -> ssl.SSLContext:
         """Read the files and return a context.
 
-        Raises FileNotFoundError for a missing file, OSError for an invalid certificate or a key of another one.
+        Raises OSError for a file that cannot be read, an invalid certificate, or a key of another one.
         """
+        for file in self._files():
+            try:
+                file.open("rb").close()  # OpenSSL's error does not name the file
+            except OSError as error:
+                raise OSError(f"TLS cannot read {file} ({error.strerror}): check the path and your rights") from error
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         try:
             # An empty password: without one, an encrypted key would make OpenSSL ask the terminal.
@@ -44,7 +49,7 @@ class TlsFiles:
                 context.options |= ssl.OP_NO_TICKET
                 context.num_tickets = 0
         except ssl.SSLError as error:
-            files = ", ".join(str(file) for file in (self.certificate, self.key, self.client_ca) if file is not None)
+            files = ", ".join(map(str, self._files()))
             raise OSError(
                 f"TLS cannot use {files} ({error.reason or 'unreadable'}): give PEM files, the chain and the "
                 "unencrypted key that belongs to it"
@@ -88,7 +93,10 @@ class TlsFiles:
         return False
 
     def _state(self) -> list[tuple[int, int, int] | None]:
-        return [_stamp(file) for file in (self.certificate, self.key, self.client_ca) if file is not None]
+        return [_stamp(file) for file in self._files()]
+
+    def _files(self) -> list[Path]:
+        return [file for file in (self.certificate, self.key, self.client_ca) if file is not None]
 
 
 def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:

@@ -23,9 +23,9 @@ from collections.abc import Sequence
 from contextvars import ContextVar
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from midrib.server._admission.quotas import Limit, Quota
 from midrib.server._admission.rates import Rate
@@ -104,6 +104,8 @@ class Tenant:
 # The tenant of the call that the current task serves; None on a server without tokens.
 CURRENT_TENANT: ContextVar[Tenant | None] = ContextVar("midrib_tenant", default=None)
 
+_MAKE_ENTRY: Final = "`midrib token NAME` makes an entry"
+
 # An operator may write the token in place of its hash: errors do not quote the file.
 _ENTRIES = TypeAdapter(list[TokenEntry], config=ConfigDict(hide_input_in_errors=True))
 
@@ -111,7 +113,7 @@ _ENTRIES = TypeAdapter(list[TokenEntry], config=ConfigDict(hide_input_in_errors=
 class AccessTokens:
     """The tokens of a file; after `reload`, calls are checked against the changed file.
 
-    Raises FileNotFoundError, or ValueError for an invalid file.
+    Raises OSError for a file that cannot be read, or ValueError for an invalid one, with its name.
     """
 
     def __init__(self, path: Path) -> None:
@@ -122,9 +124,7 @@ class AccessTokens:
 
     def reload(self) -> None:
         """Read the file again. Raises OSError or ValueError for an invalid file, and keeps the tokens as they were."""
-        entries = _ENTRIES.validate_python(tomllib.loads(self._path.read_text()).get("tokens", []))
-        if not entries:  # a file that is being written is empty for a moment, which withdraws no token
-            raise ValueError(f"{self._path} holds no [[tokens]]: `midrib token NAME` makes an entry")
+        entries = _read(self._path)
         hashes = []
         for entry in entries:
             tenant = self._tenants.setdefault(entry.name, Tenant(entry))
@@ -153,6 +153,28 @@ class AccessTokens:
             raise _unknown()
         caller.require(scope)
         return caller
+
+
+def _read(path: Path) -> list[TokenEntry]:
+    """Return the entries of a file. Raises OSError or ValueError, with the file's name."""
+    try:
+        entries = _ENTRIES.validate_python(tomllib.loads(path.read_text(encoding="utf-8")).get("tokens", []))
+    except OSError as error:
+        raise OSError(
+            f"the token file {path} cannot be read ({error.strerror}): check the setting `tokens` and your rights"
+        ) from error
+    except ValidationError as error:
+        wrong = "; ".join(f"{_place(detail['loc'])}: {detail['msg']}" for detail in error.errors(include_input=False))
+        raise ValueError(f"{path} is not a token file ({wrong}): {_MAKE_ENTRY}") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid TOML ({error}): {_MAKE_ENTRY}") from error
+    if not entries:  # a file that is being written is empty for a moment, which withdraws no token
+        raise ValueError(f"{path} holds no [[tokens]]: {_MAKE_ENTRY}")
+    return entries
+
+
+def _place(path: tuple[int | str, ...]) -> str:
+    return ".".join(map(str, ("tokens", *path)))
 
 
 def _unknown() -> UnauthenticatedError:

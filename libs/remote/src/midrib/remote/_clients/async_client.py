@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, NoReturn, Self, Unpack
 
 from numpy.typing import ArrayLike
 
@@ -34,6 +34,15 @@ class AsyncClient(ClientBase):
 
     The arguments and errors are `Client`'s.
     """
+
+    def __enter__(self) -> NoReturn:
+        """Raise TypeError: this client is closed by a coroutine."""
+        raise TypeError(
+            "AsyncClient needs `async with AsyncClient(...)`; without an event loop, use `with Client(...)`"
+        )
+
+    def __exit__(self, *_error: object) -> None:
+        """Python looks for it before it calls `__enter__`."""
 
     async def __aenter__(self) -> Self:
         return self

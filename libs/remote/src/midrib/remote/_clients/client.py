@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterable, Iterator
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, NoReturn, Self, Unpack
 
 from numpy.typing import ArrayLike
 
@@ -42,6 +42,13 @@ class Client(ClientBase):
     never. True: calls raise UnsupportedError if that is not possible.
     Connecting is lazy: the first call connects, and raises UnavailableError if no server answers.
     """
+
+    async def __aenter__(self) -> NoReturn:
+        """Raise TypeError: this client blocks, and would stop the event loop."""
+        raise TypeError("Client needs `with Client(...)`; on an event loop, use `async with AsyncClient(...)`")
+
+    async def __aexit__(self, *_error: object) -> None:
+        """Python looks for it before it calls `__aenter__`."""
 
     def __enter__(self) -> Self:
         return self

@@ -93,6 +93,8 @@ def _check_prompt(info: BackboneInfo, prompt: str | None, name: str | None) -> N
 STREAM_OPTIONS: Final = StreamOptions.__optional_keys__
 EMBED_OPTIONS: Final = EmbedOptions.__optional_keys__
 _CLIENT_ARGUMENTS: Final = {"timeout", "token", "tls", "hedge_s", "priority", "shared_memory"}
+# The names that other libraries have for our arguments.
+_OTHER_NAMES: Final = {"sentences": "texts", "documents": "texts"}
 _MAX_DIMENSIONS: Final = 2**31 - 1
 _DEFAULTS: Final = FeatureOptions()
 
@@ -125,7 +127,7 @@ def _unexpected(name: str, accepted: frozenset[str]) -> TypeError:
     if name in _CLIENT_ARGUMENTS:
         advice = f"it belongs to the client, for all its calls: Client(address, {name}=...)"
     else:
-        advice = suggestion(name, sorted(accepted))
+        advice = suggestion(_OTHER_NAMES.get(name, name), sorted(accepted))
     return TypeError(f"got an unexpected argument {name!r}: {advice}")
 
 

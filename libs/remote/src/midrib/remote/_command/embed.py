@@ -84,14 +84,17 @@ def embed(
 def backbone_of_output(out: str, inputs: Sequence[str], column: str, id_column: str) -> str | None:
     """Return the name of the backbone that made a local output; None if there is none.
 
-    Raises FileExistsError if it holds other items than the inputs. The same command may be run again.
+    Raises FileExistsError if it holds other items than the inputs, and InvalidInputError for a folder or another file
+    that cannot be an output. The same command may be run again.
     """
     from midrib.remote._files.formats.columns import InputColumns
     from midrib.remote._files.sources import Sources
-    from midrib.remote._files.storage import Downloads, is_url
+    from midrib.remote._files.storage import Downloads, is_url, output_at
+    from midrib.remote._files.writers import check_output
 
     if is_url(out) or not Path(out).exists():
         return None
+    check_output(output_at(out))
     with Downloads() as downloads:
         ids = {item.id for item in Sources(list(inputs), InputColumns(column, id_column), downloads).items()}
     backbone, earlier_ids = _backbone_and_ids(out)
