@@ -15,7 +15,7 @@ import pytest
 from midrib.registry import Registry
 from midrib.server import Server, Settings
 from midrib.server._front.call import CallContext
-from midrib.server._front.connection import Http2Connection
+from midrib.server._front.connection import Http2Connection, _set_options
 from midrib.server._front.frames import DATA, END_HEADERS, END_STREAM, HEADERS, Http2Error
 from midrib.server._front.headers import trailers
 from midrib.server._front.limits import AbuseCounter, FrontLimits
@@ -177,3 +177,17 @@ def test_a_large_message_to_a_small_method_is_refused_before_it_arrives(test_reg
         call = frame(HEADERS, END_HEADERS, 1, head(path=b"/grpc.health.v1.Health/Check"))
         connection.send([call, frame(DATA, NO_FLAGS, 1, message(b"x", declared=2**20))])
         assert connection.until(RST_STREAM)
+
+
+def test_a_client_whose_machine_is_gone_is_noticed_within_minutes() -> None:
+    """By TCP's probes, also while its stream is open and neither side sends; the system's default is two hours."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()):
+        connection, _ = listener.accept()
+        with connection:
+            _set_options(connection)
+            idle_s, interval_s, count = (
+                connection.getsockopt(socket.IPPROTO_TCP, option)
+                for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+            )
+            assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    assert idle_s + interval_s * count <= 180

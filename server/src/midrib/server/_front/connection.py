@@ -30,6 +30,9 @@ _GREETING_S = 20.0
 _PONG_S = 5.0
 # Seconds for a client to read the last bytes before its connection is aborted.
 _LAST_BYTES_S = 5.0
+# TCP finds after two minutes that the machine of a silent client is gone: the system's default is over two hours, for
+# which an idle stream would keep its connection. Some systems lack the first name.
+_KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
 
 
 class Owner(Protocol):
@@ -256,3 +259,6 @@ def _set_options(connection: socket.socket | None) -> None:
     if connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in _KEEPALIVE.items():
+            if hasattr(socket, name):
+                connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
