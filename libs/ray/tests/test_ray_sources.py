@@ -130,7 +130,7 @@ def test_a_sink_has_ids_columns_and_the_revision(
 
 
 def test_embeddings_as_numpy_files(cluster: None, server: RunningServer, tmp_path: Path) -> None:
-    """As docs/scale.md writes them: Ray pickles lists, and writes tensors as arrays."""
+    """As docs/ray.md writes them: Ray pickles lists, and writes tensors as arrays."""
     embedded = midrib.ray.embed(ray.data.from_arrow(TABLE), server.url(MINILM))
     tensors = embedded.map_batches(lambda batch: {"embedding": np.stack(batch["embedding"])})
     tensors.write_numpy(str(tmp_path / "out"), column="embedding")

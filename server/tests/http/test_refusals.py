@@ -173,6 +173,12 @@ def test_a_name_with_more_slashes_is_a_model(address: str) -> None:
             "nothing is at /v1/embedding: did you mean /v1/embeddings? GET /docs shows every path",
             id="misspelt",
         ),
+        pytest.param(
+            "/infer",
+            404,
+            "nothing is at /infer: did you mean /v2/models/{name}/infer? GET /docs shows every path",
+            id="part of a path",
+        ),
         pytest.param("/rank", 404, "nothing is at /rank: GET /docs shows every path", id="unknown"),
         pytest.param("/v1/models", 405, "/v1/models does not take POST: use GET or HEAD", id="method"),
     ],

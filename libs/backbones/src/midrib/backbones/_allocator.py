@@ -39,16 +39,13 @@ def keep_freed_memory(
     _set(_KEEP, environment, mallopt)
 
 
-def return_freed_memory(
-    environment: Mapping[str, str] = os.environ, mallopt: Callable[[int, int], int] | None = None
-) -> None:
+def return_freed_memory() -> None:
     """Return freed blocks of 64 KiB and more to the system at once, until `keep_freed_memory` is called again.
 
     Otherwise the messages of a flood leave holes that other messages do not fit into. It takes a third more processor
-    time per message of 200 KB. It needs glibc and does nothing elsewhere; the thresholds are those of
-    `keep_freed_memory`, and so are the parameters.
+    time per message of 200 KB. It needs glibc and does nothing elsewhere. glibc's variables take precedence.
     """
-    _set(_RETURN, environment, mallopt)
+    _set(_RETURN, os.environ, None)
 
 
 def _set(settings: _Settings, environment: Mapping[str, str], mallopt: Callable[[int, int], int] | None) -> None:

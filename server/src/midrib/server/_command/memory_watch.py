@@ -12,12 +12,12 @@ from midrib.backbones import keep_freed_memory, release_freed_memory, return_fre
 from midrib.server._settings import MEBI
 
 _LOOK_S = 0.05
-# Above the first growth, freed memory is returned at once; below the second one, it is kept again.
+# If the process has grown by the first number of bytes, freed memory is returned at once; below the second, it is kept.
 _MUCH_BYTES = 16 * MEBI
 _LITTLE_BYTES = 8 * MEBI
 # The free pages inside the heap are returned again once the process has grown by this since the last time.
 _STEP_BYTES = MEBI
-# A process that was large at each of this number of looks (in 10 seconds) needs the memory: its size counts as small.
+# A process that is large at this number of looks in sequence (10 seconds) needs its memory: its size counts as small.
 _LOOKS_UNTIL_LASTING = 200
 _STATM_BYTES = 256
 
@@ -63,7 +63,7 @@ class MemoryWatch:
         self._timer = self._loop.call_later(_LOOK_S, self._look)
 
     def close(self) -> None:
-        """Look no more."""
+        """Stop looking."""
         self._timer.cancel()
         self._memory.close()
 
@@ -97,8 +97,7 @@ class MemoryWatch:
     def _trim(self, resident: int) -> None:
         """Return the free pages inside the heap too; a thread does so, because it takes milliseconds.
 
-        A process that stays larger than it was, because it has loaded another backbone, has none left after the first
-        time.
+        If the process stays larger, because it has loaded another backbone, no free page is left after the first time.
         """
         if self._trimming is not None and not self._trimming.done():
             return

@@ -13,8 +13,9 @@ from midrib.wire import Array, InvalidInputError
 class IdRange(NamedTuple):
     """The token ids that a module looks up.
 
-    first: 0; -1 if the module reads it as the token whose id is 0; -2 - last if it reads tokens that are not pooled.
-    last: the largest; None if it is not known.
+    first: 0 for a module without special ids; -1 if -1 stands for the token whose id is 0; -2 - last if -2 - id stands
+    for a token that is read but not pooled.
+    last: the largest id; None if it is not known.
     """
 
     first: int = 0

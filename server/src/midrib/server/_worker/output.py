@@ -38,9 +38,9 @@ class WorkerOutput:
         self._thread = threading.Thread(target=self._read, name=f"output-{name}", daemon=True)
         self._thread.start()
 
-    def tail(self, timeout_s: float = 1.0) -> str:
-        """Return the last lines of a worker that has ended."""
-        self._thread.join(timeout_s)
+    def tail(self) -> str:
+        """Return the last lines of a worker that has ended; wait for them for a second at most."""
+        self._thread.join(timeout=1.0)
         return "\n".join(_printable(line) for line in _lines(self._tail)[-_MAX_LINES:])
 
     def _read(self) -> None:

@@ -93,15 +93,15 @@ def lend(view: Array, on_release: Callable[[], object]) -> Array:
     return lent.reshape(view.shape)
 
 
-def new_shared_buffer(*, may_be_sealed: bool = False) -> SharedBuffer:
+def new_shared_buffer() -> SharedBuffer:
     """Return an empty buffer whose descriptor a worker can inherit.
 
-    On Linux it is sealed against shrinking: if a worker shrank it, this process's next access would end it by SIGBUS.
-    may_be_sealed: whether a worker may forbid further changes, such as writing.
+    On Linux it is sealed against shrinking, because this process's next access would then end it by SIGBUS, and against
+    further seals, such as one that forbids writing.
     """
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("midrib-batch", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | (0 if may_be_sealed else fcntl.F_SEAL_SEAL))
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
         return SharedBuffer(descriptor)
     with tempfile.TemporaryFile() as file:  # macOS: a file without a name, in memory as far as the system has room
         return SharedBuffer(os.dup(file.fileno()))

@@ -123,8 +123,8 @@ class UnaryCalls:
     ) -> _Response:
         """Call one machine once. Raises UnavailableError if it does not answer in time, and the server's errors."""
         limit = _Limit(deadline, request.ByteSize())
-        # A dead connection costs a third of the time or less, so that each address can be tried. Loading takes long
-        # without a sign of life.
+        # A dead connection costs a third of the time or less, so that each address can be tried. A call that loads a
+        # backbone may be silent for all of its time.
         share_s = max(1.0, self.timeout / (2 + len(self.endpoint.addresses)))
         silence_s = limit.left_s if method in _SLOW else min(limit.left_s, share_s)
         channel = current_runtime().channel(address, self.endpoint, number=self._connection)
