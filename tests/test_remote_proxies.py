@@ -20,7 +20,7 @@ from tests.tcp_proxy import TcpProxy, start
 MLP = {"name": "template/classification/mlp-128", "arguments": {"num_features": 8}}
 NAME = str(MLP["name"])
 X = np.ones((2, 8), np.float32)
-HEADERS, SETTINGS, GOAWAY = 1, 4, 7
+HEADERS, RST_STREAM, SETTINGS, GOAWAY = 1, 3, 4, 7
 END_OF_STREAM_AND_HEADERS = 5
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
@@ -43,12 +43,15 @@ NO_APPLICATION = (
 
 
 class Proxy(TcpProxy):
-    """An HTTP/2 proxy that answers every call with these headers until it `has_server`; then it passes bytes on."""
+    """An HTTP/2 proxy that answers every call with a frame until it `has_server`; then it passes bytes on.
 
-    def __init__(self, target: str, headers: bytes) -> None:
+    answer: returns the frame for a stream.
+    """
+
+    def __init__(self, target: str, answer: Callable[[int], bytes]) -> None:
         self.has_server = threading.Event()
         self.refused = threading.Event()
-        self._headers = headers
+        self._answer = answer
         super().__init__(target)
 
     def handle(self, near: socket.socket) -> None:
@@ -64,8 +67,7 @@ class Proxy(TcpProxy):
             while len(head := frames.read(9)) == 9:
                 frames.read(int.from_bytes(head[:3], "big"))
                 if head[3] == HEADERS:
-                    stream = int.from_bytes(head[5:], "big")
-                    connection.sendall(frame(HEADERS, END_OF_STREAM_AND_HEADERS, stream, self._headers))
+                    connection.sendall(self._answer(int.from_bytes(head[5:], "big")))
                     self.refused.set()
                 if self.has_server.is_set():
                     connection.sendall(frame(GOAWAY, 0, 0, bytes(8)))
@@ -89,33 +91,46 @@ def embed(address: str) -> Any:
 CALLS: list[Callable[[str], Any]] = [embed, module]
 
 
-def check_waited_for(server: RunningServer, *, headers: bytes, after_s: float) -> None:
-    """Check calls, at the same time, through proxies that answer every call with these headers for some seconds."""
+def only_headers(headers: bytes) -> Callable[[int], bytes]:
+    return lambda stream: frame(HEADERS, END_OF_STREAM_AND_HEADERS, stream, headers)
+
+
+def reset(code: int) -> Callable[[int], bytes]:
+    return lambda stream: frame(RST_STREAM, 0, stream, code.to_bytes(4, "big"))
+
+
+def check_waited_for(server: RunningServer, *, answer: Callable[[int], bytes], after_s: float) -> None:
+    """Check calls, at the same time, through proxies that answer every call with this frame for some seconds."""
     with ExitStack() as stack:
         expected = stack.enter_context(Client(server.address)).embed(NAME, X)
-        proxies = [stack.enter_context(closing(Proxy(server.address, headers))) for _ in CALLS]
+        proxies = [stack.enter_context(closing(Proxy(server.address, answer))) for _ in CALLS]
         timers = [threading.Timer(after_s, proxy.has_server.set) for proxy in proxies]
         threads = stack.enter_context(ThreadPoolExecutor())
         answers = [threads.submit(call, proxy.address) for call, proxy in zip(CALLS, proxies, strict=True)]
         for timer in timers:
             timer.start()
             stack.callback(timer.join)
-        for answer, proxy in zip(answers, proxies, strict=True):
-            np.testing.assert_allclose(answer.result(), expected, atol=1e-6)
+        for result, proxy in zip(answers, proxies, strict=True):
+            np.testing.assert_allclose(result.result(), expected, atol=1e-6)
             assert proxy.refused.is_set()
 
 
 @pytest.mark.parametrize("status", [502, 503])
 def test_a_proxy_without_a_server_is_waited_for(server: RunningServer, status: int) -> None:
     """For longer than the five seconds after which a wrong address is an error."""
-    check_waited_for(server, headers=html(status), after_s=6.0)
+    check_waited_for(server, answer=only_headers(html(status)), after_s=6.0)
 
 
 def test_a_proxy_that_has_no_routes_yet_is_waited_for(server: RunningServer) -> None:
     """Traefik answers 404 from the start of its listener until it has read its routes."""
-    check_waited_for(server, headers=html(404), after_s=1.0)
+    check_waited_for(server, answer=only_headers(html(404)), after_s=1.0)
 
 
 def test_an_ingress_of_ray_that_knows_no_application_yet_is_waited_for(server: RunningServer) -> None:
     """HAProxy does so if it starts while Ray starts the controller of Serve again."""
-    check_waited_for(server, headers=NO_APPLICATION, after_s=6.0)
+    check_waited_for(server, answer=only_headers(NO_APPLICATION), after_s=6.0)
+
+
+def test_a_proxy_that_has_no_room_for_another_call_is_waited_for(server: RunningServer) -> None:
+    """It resets each call with ENHANCE_YOUR_CALM, as does a Midrib server above max_connection_streams."""
+    check_waited_for(server, answer=reset(11), after_s=1.0)

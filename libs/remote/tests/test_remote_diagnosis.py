@@ -83,6 +83,7 @@ def test_the_error_of_a_broken_connection_names_its_cause(text: str, reason: str
     [
         *(f"Received http2 header with status: {status}" for status in (429, 502, 503, 504)),
         "Application metadata not set. Ping /ray.serve.RayServeAPIService/ListApplications for available applications.",
+        "Stream removed (RST_STREAM (Received RST_STREAM with error code 11))",
     ],
 )
 def test_a_proxys_passing_refusal_does_not_mean_that_nobody_is_there(text: str) -> None:

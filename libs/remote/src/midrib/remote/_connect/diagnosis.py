@@ -11,6 +11,8 @@ from midrib.wire import UnavailableError
 
 # In the text of Ray Serve's ingress for a call that it can pass to no application. The status is NOT_FOUND.
 RAY_INGRESS: Final = "/ray.serve.rayserveapiservice/"
+# In gRPC's text for a call that is reset with ENHANCE_YOUR_CALM: its connection holds as many as it may.
+CALL_REFUSED: Final = "rst_stream with error code 11"
 # The variables that gRPC reads, in its order.
 _PROXIES: Final = ("grpc_proxy", "https_proxy", "http_proxy")
 
@@ -57,7 +59,7 @@ CAUSES: Final = (
     ),
     Cause("dns|resolv", "NO_SERVER", "{address} cannot be resolved: check the name"),
     Cause(
-        r"status:? (408|425|429|502|503|504)\b",
+        rf"status:? (408|425|429|502|503|504)\b|{CALL_REFUSED}",
         "PROXY_BUSY",
         "the proxy at {address} reaches no server, or has no room for another call",
         passing=True,

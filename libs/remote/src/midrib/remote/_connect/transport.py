@@ -14,7 +14,7 @@ from google.rpc import status_pb2
 
 from midrib.remote._connect.address import Endpoint
 from midrib.remote._connect.certificates import Certificates
-from midrib.remote._connect.diagnosis import RAY_INGRESS, broken
+from midrib.remote._connect.diagnosis import CALL_REFUSED, RAY_INGRESS, broken
 from midrib.wire import (
     DeadlineExceededError,
     InternalError,
@@ -58,6 +58,7 @@ _BROKEN = {
 _REFUSED_BY_PROXY: Final = (
     (grpc.StatusCode.UNIMPLEMENTED, "received http2 header with status"),
     (grpc.StatusCode.NOT_FOUND, RAY_INGRESS),
+    (grpc.StatusCode.RESOURCE_EXHAUSTED, CALL_REFUSED),
 )
 # The texts of refused headers: Midrib's for a call and for a connection, grpcio's, and the HTTP status of a proxy.
 _LARGE_HEADERS: Final = re.compile(r"headers have \d+ bytes|headers_too_large|metadata size exceeds|status:? 431\b")
@@ -233,8 +234,8 @@ def _error(code: grpc.StatusCode, details: str | None, trailing: Any, address: s
             f"{address} refused the headers of a call, which hold the token ({text}): check that the token is not "
             "another file's text, or raise the server's max_metadata_bytes"
         )
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return LimitExceededError(f"{address}: {text}: send fewer rows at a time")
     if code in _BROKEN or any(code is other and words in text.lower() for other, words in _REFUSED_BY_PROXY):
         return broken(text, address)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return LimitExceededError(f"{address}: {text}: send fewer rows at a time")
     return status_to_error(status_pb2.Status(code=code.value[0], message=f"{address}: {text}"))
