@@ -134,3 +134,15 @@ def test_an_ingress_of_ray_that_knows_no_application_yet_is_waited_for(server: R
 def test_a_proxy_that_has_no_room_for_another_call_is_waited_for(server: RunningServer) -> None:
     """It resets each call with ENHANCE_YOUR_CALM, as does a Midrib server above max_connection_streams."""
     check_waited_for(server, answer=reset(11), after_s=1.0)
+
+
+def test_a_training_continues_where_a_connection_permits_one_call() -> None:
+    """The stream occupies it, so gradients use a second connection; before, each gradient waited and opened another."""
+    with ExitStack() as stack:
+        limited = stack.enter_context(serving(MLP, max_connection_streams=1))
+        proxy = stack.enter_context(closing(TcpProxy(limited.address)))
+        backbone = RemoteBackbone(f"grpc://{proxy.address}/{NAME}", timeout=9.0)
+        rows = torch.ones((2, 8), requires_grad=True)
+        for _ in range(6):
+            backbone(rows).sum().backward()
+        assert proxy.connections <= 5

@@ -23,6 +23,8 @@ from midrib.wire import DeadlineExceededError, MidribError, UnavailableError
 
 # Seconds after which an unreachable address is an error: a server that is starting has this long.
 CONNECT_S: Final = 5.0
+# The number of a connection that no stream uses, see `Runtime.channel`.
+_WITHOUT_STREAMS: Final = -1
 BACKBONES: Final = "/midrib.v1.BackboneService"
 _SLOW: Final = {f"{BACKBONES}/LoadBackbone", f"{BACKBONES}/UnloadBackbone"}
 _Response = TypeVar("_Response", bound=Message)
@@ -75,6 +77,7 @@ class UnaryCalls:
         self.endpoint = endpoint
         self.timeout = checked_seconds("timeout", timeout)
         self._first = 0
+        self._connection = 0
 
     def run(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
         """Run one of the calls from a thread without an event loop, and return its result."""
@@ -124,13 +127,15 @@ class UnaryCalls:
         # without a sign of life.
         share_s = max(1.0, self.timeout / (2 + len(self.endpoint.addresses)))
         silence_s = limit.left_s if method in _SLOW else min(limit.left_s, share_s)
-        channel = current_runtime().channel(address, self.endpoint)
+        channel = current_runtime().channel(address, self.endpoint, number=self._connection)
         path = method if method.startswith("/") else f"/midrib.v1.{method}"
         unary = call(channel, address, self.endpoint, path, request, response, limit.longest_s)
         try:
             result = await while_progressing(unary, address, silence_s, limit.extend)
         except TimeoutError as error:  # DeadlineExceededError is one too
             current_runtime().drop(channel)
+            # A stream of this process may occupy the only call that a connection permits: use one without streams.
+            self._connection = _WITHOUT_STREAMS if self._connection == 0 else 0
             raise UnavailableError(f"{address} is silent", reason="SILENT") from error
         except MidribError as error:
             if error.reason == "CONNECT_TIMEOUT":
