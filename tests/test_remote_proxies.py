@@ -110,8 +110,8 @@ def check_waited_for(server: RunningServer, *, answer: Callable[[int], bytes], a
         for timer in timers:
             timer.start()
             stack.callback(timer.join)
-        for answer, proxy in zip(answers, proxies, strict=True):
-            np.testing.assert_allclose(answer.result(), expected, atol=1e-6)
+        for result, proxy in zip(answers, proxies, strict=True):
+            np.testing.assert_allclose(result.result(), expected, atol=1e-6)
             assert proxy.refused.is_set()
 
 
