@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from midrib import media
 
 
@@ -12,6 +14,13 @@ def test_the_public_list_is_sorted_and_whole() -> None:
     """Every listed name exists, and none is listed twice."""
     assert media.__all__ == sorted(set(media.__all__))
     assert all(hasattr(media, name) for name in media.__all__)
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"heix"])
+def test_a_heic_photograph_names_the_reader_that_is_missing(brand: bytes) -> None:
+    """Telephones save it; it is no damaged file."""
+    with pytest.raises(ValueError, match="got a HEIC image, .* convert it to JPEG, or install pillow-heif"):
+        media.open_image(b"\0\0\0\x18ftyp" + brand + bytes(100))
 
 
 def test_media_imports_neither_torch_nor_grpc() -> None:
