@@ -25,7 +25,8 @@ LOCAL, REMOTE = "efficientnet-lite0", "grpc://{address}/efficientnet-lite0"
 @pytest.fixture(scope="module")
 def heads_server() -> Iterator[RunningServer]:
     """A server in place of the pages' gpu-box."""
-    with serving("image/classification/efficientnet-lite0", "text/embedding/all-minilm-l6-v2") as running:
+    names = ("image/classification/efficientnet-lite0", "text/embedding/all-minilm-l6-v2")
+    with serving(*names, warm_up_s=0.0) as running:
         yield running
 
 
@@ -48,11 +49,18 @@ def run(command: str, folder: Path, environment: dict[str, str]) -> str:
     return done.stdout
 
 
+@pytest.fixture(scope="module")
+def first_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pictures and the texts that the first command writes."""
+    folder = tmp_path_factory.mktemp("data")
+    run(commands("README.md", "first_data.py")[0], folder, CHILD_ENVIRONMENT)
+    return folder
+
+
 @pytest.fixture()
-def data(tmp_path: Path) -> Path:
-    """A folder with the pictures and the texts that the first command writes."""
-    run(commands("README.md", "first_data.py")[0], tmp_path, CHILD_ENVIRONMENT)
-    return tmp_path
+def data(first_data: Path, tmp_path: Path) -> Path:
+    """A folder with a copy of them, for one test's head."""
+    return Path(shutil.copytree(first_data, tmp_path, dirs_exist_ok=True))
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ COMMANDS = re.findall(r"^\$ (curl (?:.*\\\n)*.*)$", PAGE.read_text(), re.MULTILI
 @pytest.fixture(scope="module")
 def page_server() -> Iterator[RunningServer]:
     """A server of the backbone that the page starts."""
-    with serving("text/embedding/all-minilm-l6-v2", http_port=0) as running:
+    with serving("text/embedding/all-minilm-l6-v2", http_port=0, warm_up_s=0.0) as running:
         yield running
 
 

@@ -51,7 +51,7 @@ pytestmark = IGNORED_HINTS
 def page_server() -> Iterator[RunningServer]:
     """A server for the address that the pages write."""
     perceptron = {"name": "template/classification/mlp-128", "arguments": {"num_features": 8}}
-    with serving(perceptron, "image/classification/efficientnet-lite0") as running:
+    with serving(perceptron, "image/classification/efficientnet-lite0", warm_up_s=0.0) as running:
         yield running
 
 

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -31,13 +32,14 @@ def environment(tmp_path: Path, child_environment: dict[str, str]) -> dict[str, 
 
 
 def script(page: str) -> str:
-    """Return a tutorial as one shell script. Each `python` block is run after those before it, in one program."""
+    """Return a tutorial as one shell script. Each run of `python` blocks is one program, after all those before it."""
     programs: list[str] = []
     lines: list[str] = []
-    for language, code in re.findall(r"```(bash|python)\n(.*?)```", (TUTORIALS / page).read_text(), re.DOTALL):
+    blocks = re.findall(r"```(bash|python)\n(.*?)```", (TUTORIALS / page).read_text(), re.DOTALL)
+    for (language, code), (following, _) in pairwise([*blocks, ("", "")]):
         if language == "python":
             programs.append(code)
-            code = f"python - <<'PYTHON'\n{''.join(programs)}PYTHON\n"
+            code = "" if following == "python" else f"python - <<'PYTHON'\n{''.join(programs)}PYTHON\n"
         lines.append(code)
     return "".join(lines)
 
@@ -59,7 +61,7 @@ def run(code: str, folder: Path, environment: dict[str, str]) -> str:
 
 def test_the_tutorial_for_data_engineers_runs(tmp_path: Path, environment: dict[str, str]) -> None:
     """It runs in process, and then with the server that it names."""
-    with serving(BACKBONE) as server:
+    with serving(BACKBONE, warm_up_s=0.0) as server:
         code = script("data-engineer.md").replace("localhost:50051", server.address)
         run(code, tmp_path, environment)
     assert (tmp_path / "notes.parquet").is_file()

@@ -37,7 +37,7 @@ def write_vectors(folder: Path) -> None:
     """Write the vectors of TEXTS into vectors.parquet, with two columns of the input."""
     rows = [f"{index},{text},{kind}" for index, (text, kind) in enumerate(TEXTS)]
     (folder / "notes.csv").write_text("\n".join(["id,text,kind", *rows, ""]))
-    with serving(BACKBONE) as running:
+    with serving(BACKBONE, warm_up_s=0.0) as running:
         embed_files(
             running.url(BACKBONE), [folder / "notes.csv"], str(folder / "vectors.parquet"), keep=["text", "kind"]
         )

@@ -60,7 +60,7 @@ def recipe_environment() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def recipe_server() -> Iterator[RunningServer]:
-    with serving(BACKBONE, http_port=0) as running:
+    with serving(BACKBONE, http_port=0, warm_up_s=0.0) as running:
         yield running
 
 

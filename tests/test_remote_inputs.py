@@ -107,7 +107,7 @@ def test_an_input_that_is_not_a_batch_is_refused(backbone: RemoteBackbone, x: An
 
 def test_images_in_place_of_a_tensor_are_refused() -> None:
     """The module takes tensors; the error says which method prepares images."""
-    with serving({"name": "efficientnet-lite0", "arguments": {"pretrained": False}}) as server:
+    with serving({"name": "efficientnet-lite0", "arguments": {"pretrained": False}}, warm_up_s=0.0) as server:
         backbone = RemoteBackbone(server.url("efficientnet-lite0"))
         with pytest.raises(InvalidInputError, match=r"got list, .*: pass images to .*\.embed_images"):
             backbone([np.zeros((4, 4, 3), np.uint8)])

@@ -25,7 +25,7 @@ SENTENCES = ["a leaf has a midrib", "veins branch from it", "", "gradient descen
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RunningServer]:
-    with serving(IMAGES, TEXTS, registry=BACKBONES) as running:
+    with serving(IMAGES, TEXTS, registry=BACKBONES, warm_up_s=0.0) as running:
         yield running
 
 

@@ -40,7 +40,7 @@ def local(name: str) -> Backbone:
 @pytest.fixture(scope="module")
 def server(name: str) -> Iterator[RunningServer]:
     torch.manual_seed(0)
-    with serving({"name": name, "arguments": ARGUMENTS[name]}) as running:
+    with serving({"name": name, "arguments": ARGUMENTS[name]}, warm_up_s=0.0) as running:
         yield running
 
 

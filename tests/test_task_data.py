@@ -26,7 +26,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RunningServer]:
-    with serving(IMAGES, TEXTS) as running:
+    with serving(IMAGES, TEXTS, warm_up_s=0.0) as running:
         yield running
 
 

@@ -21,7 +21,7 @@ pytestmark = IGNORED_HINTS
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    with serving(BACKBONE) as server:
+    with serving(BACKBONE, warm_up_s=0.0) as server:
         yield server.address
 
 

@@ -24,7 +24,7 @@ TEXTS = ["The cat sleeps.", "The bakery opens at six."]
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[RunningServer]:
-    with serving(BACKBONE) as server:
+    with serving(BACKBONE, warm_up_s=0.0) as server:
         yield server
 
 
