@@ -22,7 +22,6 @@ from midrib.server._catalogue.catalogue import Catalogue
 from midrib.server._catalogue.entry import CatalogueEntry
 from midrib.server._catalogue.processes import start_forking
 from midrib.server._descriptors import DescriptorWatch
-from midrib.server._engine.description import State
 from midrib.server._foreign import in_thread
 from midrib.server._grpc.backbone_service import BackboneService
 from midrib.server._grpc.codecs.fast import CODECS
@@ -170,10 +169,10 @@ class Server:
         except (OSError, ValueError):
             logger.exception("the token file cannot be read: the present tokens stay in force")
 
-    async def load(self, *, on_progress: Callable[[int, State], object] = lambda _number, _state: None) -> None:
+    async def load(self, *, on_progress: Callable[[int, str], object] = lambda _index, _event: None) -> None:
         """Load and warm every backbone of the settings, then report ready. Raises the first error of a load.
 
-        on_progress: called with the index of a backbone in the settings when its load begins, and when it is ready.
+        on_progress: called with the index of a backbone in the settings and "loading", then "ready".
         """
         for module in self.settings.imports:
             await in_thread(partial(import_module, module), f"importing {module!r}")
@@ -181,9 +180,9 @@ class Server:
             self.catalogue.expect(requested)
         self.catalogue.starting = False
         for index, requested in enumerate(self.settings.backbones):
-            on_progress(index, State.LOADING)
+            on_progress(index, "loading")
             await self.catalogue.load(requested)
-            on_progress(index, State.READY)
+            on_progress(index, "ready")
         self.catalogue.complete = True
         await self._health.set("", _SERVING)
 

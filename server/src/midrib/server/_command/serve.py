@@ -21,7 +21,6 @@ import uvloop
 from midrib.backbones import keep_freed_memory
 from midrib.server._command.memory_watch import MemoryWatch
 from midrib.server._command.watchdog import ExitWatchdog
-from midrib.server._engine.description import State
 from midrib.server._observability import logs
 from midrib.server._server import Server
 from midrib.server._settings import Settings
@@ -185,10 +184,10 @@ class _LoadProgress:
         self._shown = shown and len(self._names) > 1 and settings.log_format == "text"
         self._began = time.monotonic()
 
-    def show(self, index: int, state: State) -> None:
-        """Print a line for a backbone, by its index in the settings."""
+    def show(self, index: int, event: str) -> None:
+        """Print a line for a backbone, by its index in the settings. event: "loading" or "ready"."""
         place = f"{index + 1} of {len(self._names)}: {self._names[index]}"
-        if state is State.LOADING:
+        if event == "loading":
             self._began = time.monotonic()
             line = f"loading {place} ..."
         else:
