@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import numpy as np
 from hypothesis import given
@@ -32,3 +33,14 @@ def test_growing_keeps_the_content() -> None:
     early[:] = np.arange(100)
     buffer.grow(1 << 20)
     assert np.array_equal(buffer.view(0, "uint8", (1 << 20,))[:100], early)
+
+
+def test_batches_that_grow_need_few_descriptors() -> None:
+    """Each mapping has one, and the views of earlier batches keep it."""
+    buffer = new_shared_buffer()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    views = []
+    for size in range(1, 1 << 20, 4096):
+        buffer.grow(size)
+        views.append(buffer.view(0, "uint8", (size,)))
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 10

@@ -57,7 +57,7 @@ class SharedBuffer:
     def grow(self, size: int) -> None:
         """Make the file at least as large as `size` bytes; only the server's process calls this."""
         if len(self._bytes) < size and os.fstat(self.descriptor).st_size < size:  # grown since it was mapped
-            os.ftruncate(self.descriptor, _whole_pages(size))
+            os.ftruncate(self.descriptor, _rounded(size))
 
     def view(self, offset: int, dtype: str, shape: Sequence[int]) -> Array:
         """Return the bytes at an offset as an array [*shape]; maps the file again if it has grown."""
@@ -70,16 +70,18 @@ class SharedBuffer:
     def _map_again(self, end: int) -> None:
         """Map the bytes before `end`, and not the whole file: the other process may have made it larger than memory.
 
-        Raises ValueError beyond its end.
+        A mapping has a descriptor of its own, and views keep it: so there are few.
+        Raises ValueError beyond the end of the file.
         """
         size = os.fstat(self.descriptor).st_size
         if end > size:
             raise ValueError(f"{end} bytes of a shared buffer of {size} bytes were requested")
-        self._bytes = np.frombuffer(mmap.mmap(self.descriptor, _whole_pages(end)), np.uint8)
+        self._bytes = np.frombuffer(mmap.mmap(self.descriptor, min(_rounded(end), size)), np.uint8)
 
 
-def _whole_pages(size: int) -> int:
-    return -(-size // _PAGE) * _PAGE
+def _rounded(size: int) -> int:
+    """Return the next power of two, at least a page; pages that nobody writes take no memory."""
+    return max(_PAGE, 1 << (size - 1).bit_length())
 
 
 def lend(view: Array, on_release: Callable[[], object]) -> Array:
