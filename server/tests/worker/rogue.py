@@ -193,8 +193,14 @@ def break_exit_and_process() -> None:
     replace(np, "empty")()
 
 
+def profile() -> None:
+    """Interrupt this process after each millisecond of processor time, as a profiler does."""
+    signal.signal(signal.SIGPROF, lambda _number, _frame: None)
+    signal.setitimer(signal.ITIMER_PROF, 0.001, 0.001)
+
+
 MISDEEDS: dict[str, Callable[[], object]] = {
-    "profiling signal": partial(signal.setitimer, signal.ITIMER_PROF, 0.001, 0.001),
+    "profiling signal": profile,
     "SIGTERM": signal_self(signal.SIGTERM),
     "SIGINT": partial(signal_unignored, signal.SIGINT, signal.default_int_handler),
     "SIGHUP": partial(signal_unignored, signal.SIGHUP, signal.SIG_DFL),
