@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from pathlib import Path
 from tomllib import TOMLDecodeError
 from typing import Any
 
-import typer
 from pydantic import ValidationError
 from pydantic_settings import SettingsConfigDict, SettingsError
 
-from midrib.registry import nearest
 from midrib.server._field_errors import FieldError, field_errors
 from midrib.server._settings import PREFIX, Settings
 
@@ -41,24 +39,6 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
     except ValidationError as error:
         errors = field_errors(error, Settings, "the settings")
         raise ValueError("\n".join(_with_source(wrong, values, config) for wrong in errors)) from error
-
-
-def refuse_options(context: typer.Context, words: Iterable[str]) -> None:
-    """Raise BadParameter for an option that `midrib serve` does not have, with the setting or option of that name."""
-    options = [option for parameter in context.command.params for option in parameter.opts]
-    settings = {f"--{name.replace('_', '-')}": name for name in Settings.model_fields}
-    for word in words:
-        if not word.startswith("-"):
-            continue
-        name = word.partition("=")[0]
-        likely = [option for option in options if option.startswith(name)]
-        if not likely and (setting := next((settings[near] for near in settings if near.startswith(name)), None)):
-            raise typer.BadParameter(
-                f"{name} is not an option: write the setting `{setting} = ...` into a file for --config, "
-                f"or set {PREFIX}{setting.upper()}"
-            )
-        near = " or ".join(likely or nearest(name, options)) or "one of those that --help shows"
-        raise typer.BadParameter(f"{name} is not an option: did you mean {near}?")
 
 
 def _with_source(error: FieldError, flags: Collection[str], config: Path | None) -> str:

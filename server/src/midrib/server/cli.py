@@ -12,6 +12,7 @@ from midrib.remote._command.options import START, USE
 from midrib.remote._command.responsive import end_soon_after_ctrl_c, ended_by_ctrl_c
 from midrib.remote.cli import application, parse_backbone, run
 from midrib.server._command import heads
+from midrib.server._command.unknown_options import refuse_in_names
 
 app = application()
 
@@ -44,9 +45,9 @@ def serve(  # a flag is a parameter
 ) -> None:
     """Serve backbones over gRPC, and over HTTP with --http-port, until SIGTERM or Ctrl-C."""
     from midrib.server._command.configuration import render_config
-    from midrib.server._load_settings import load_settings, refuse_options
+    from midrib.server._load_settings import load_settings
 
-    refuse_options(context, backbones or ())
+    refuse_in_names(context, backbones or ())
     settings = load_settings(
         config,
         backbones=[parse_backbone(text) for text in backbones] if backbones else None,

@@ -16,9 +16,9 @@ from typing import Annotated, Any
 
 import typer
 
-from midrib.registry import nearest
 from midrib.remote._command.responsive import end_soon_after_ctrl_c, ended_by_ctrl_c
 from midrib.remote.cli import import_modules, parse_backbone
+from midrib.server._command.unknown_options import near_options
 
 _INSTALL = "pip install 'midrib-server[train]'"
 _LIGHTNING_OPTIONS = ("--model.", "--trainer.", "--trainer", "--print_config")
@@ -142,8 +142,7 @@ def _check_lightning_options(context: typer.Context) -> None:
         name = argument.partition("=")[0]
         is_number = name[1:2].isdigit()  # the value of the option before it, as in --trainer.devices -1
         if name.startswith("-") and not is_number and not name.startswith(_LIGHTNING_OPTIONS):
-            options = [option for parameter in context.command.params for option in parameter.opts]
-            near = " or ".join(nearest(name, options)) or "one of those that --help shows"
+            near = near_options(context, name)
             raise typer.BadParameter(f"{name} is not an option of this command: did you mean {near}?")
     if context.args and not context.args[0].startswith("-"):
         raise typer.BadParameter(f"got the argument {context.args[0]!r}: pass the data with --data")
