@@ -42,12 +42,9 @@ class ModulePasses:
         """
         self._keep_eval_mode()
         with torch.inference_mode():
-            batch = self._floats(inputs[0])
-            if self.graphs is not None and (rows := self.graphs.replay(batch)) is not None:
+            if self.graphs is not None and (rows := self.graphs.replay(self._floats(inputs[0]))) is not None:
                 return rows
-            return _within_memory(
-                inputs, lambda tensors: self._embed(batch if tensors is inputs else self._floats(tensors[0]))
-            )
+            return _within_memory(inputs, lambda tensors: self._embed(self._floats(tensors[0])))
 
     def embed_alone(self, inputs: Sequence[Tensor]) -> Tensor:
         """Return the embedding of one row, [1, ...] to [1, num_features], by the module itself. Raises as `embed`."""
